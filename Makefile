@@ -1,0 +1,54 @@
+# Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
+# registries: uv is installed into .tools/, everything else into .venv from uv.lock.
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-all lint generate bench clean
+
+UV  := .tools/bin/uv
+RUN := $(UV) run --frozen --no-sync
+STAMP := .venv/.synced
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(UV):
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "contex needs python3 >= 3.11"; exit 1; }
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+# UV_NO_CONFIG and a Python that is already there: nothing is fetched but packages.
+$(STAMP): $(UV) uv.lock pyproject.toml clients/python/pyproject.toml
+	$(UV) sync --frozen --no-progress --python-preference only-system
+	@touch $@
+
+demo: $(STAMP) ## run the whole story on real input: match, deliver, kill -9, resume
+	$(RUN) contex demo
+
+serve: $(STAMP) ## start a server on the built-in store, data in ./data
+	$(RUN) contex serve
+
+test: $(STAMP) ## all tests that need nothing but Python
+	$(RUN) pytest -m "not toolchain"
+
+test-all: $(STAMP) ## also the tests that need other toolchains
+	$(RUN) pytest
+
+lint: $(STAMP) ## ruff, mypy --strict, import layers, buf
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports --no-cache
+	$(RUN) buf lint
+	$(RUN) buf format --diff --exit-code
+
+STUBS := clients/python
+generate: $(STAMP) ## recreate the stubs from protos/
+	rm -f $(STUBS)/contex/v1/*_pb2*
+	$(RUN) python -m grpc_tools.protoc -I protos --python_out=$(STUBS) --mypy_out=$(STUBS) protos/contex/v1/*.proto
+	$(RUN) python -m grpc_tools.protoc -I protos --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) protos/contex/v1/*_service.proto
+	@touch $(STUBS)/contex/v1/__init__.py
+
+bench: $(STAMP) ## measure against raw store and bare gRPC; writes benchmarks/results/
+	$(RUN) python -m benchmarks
+
+clean: ## remove what the verbs made, but not ./data
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis

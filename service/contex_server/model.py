@@ -1,0 +1,188 @@
+"""The values of the domain. No I/O, no dependency."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+DATA_PUBLISHED = "data_published"
+DATA_DELETED = "data_deleted"
+AGENT_REGISTERED = "agent_registered"
+AGENT_UNREGISTERED = "agent_unregistered"
+RESERVED_TYPES = frozenset({DATA_PUBLISHED, DATA_DELETED, AGENT_REGISTERED, AGENT_UNREGISTERED})
+
+_SEQUENCE = re.compile(r"(0|[1-9][0-9]{0,19})(?:-(0|[1-9][0-9]{0,19}))?")
+_U64_MAX = 2**64 - 1
+
+
+class Sequence(NamedTuple):
+    """An event's position in its project's log; ordered as a pair of integers."""
+
+    ms: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads "{unix_ms}-{n}" or "{unix_ms}" (n = 0).
+
+        Raises:
+            ValueError: The text is no sequence.
+        """
+        found = _SEQUENCE.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text[:40]!r} is not of the form {{unix_ms}}-{{n}}")
+        ms, n = int(found[1]), int(found[2] or 0)
+        if ms > _U64_MAX or n > _U64_MAX:
+            raise ValueError(f"{text[:48]!r} exceeds 64 bits")
+        return cls(ms, n)
+
+    def next(self) -> Sequence:
+        """The smallest sequence after this one."""
+        return Sequence(self.ms, self.n + 1) if self.n < _U64_MAX else Sequence(self.ms + 1, 0)
+
+    def prev(self) -> Sequence:
+        """The greatest sequence before this one.
+
+        Raises:
+            ValueError: This is the first sequence.
+        """
+        if self.n:
+            return Sequence(self.ms, self.n - 1)
+        if not self.ms:
+            raise ValueError("nothing is before sequence 0")
+        return Sequence(self.ms - 1, _U64_MAX)
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.n}"
+
+
+BEGINNING = Sequence(0, 0)
+END_OF_TIME = Sequence(_U64_MAX, _U64_MAX)
+
+
+class Durability(IntEnum):
+    """What an acknowledgement promises; the numbers are those of the API."""
+
+    MEMORY = 1
+    FSYNC = 2
+    REPLICATED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event that is ready to append.
+
+    Attributes:
+        body: The serialised `contex.v1.Event`, without what only the store knows.
+        data_key: Its data key, or empty.
+        expected_revision: The key's revision that the append depends on, if any.
+        tombstone: Deletes the key; the event takes over the digest of the deleted datum.
+        digest: Identifies the describing text, 16 bytes; empty: not matched.
+    """
+
+    body: bytes
+    data_key: str = ""
+    expected_revision: int | None = None
+    tombstone: bool = False
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Drafts that are appended together or not at all."""
+
+    project: str
+    drafts: tuple[Draft, ...]
+    request_id: str = ""
+    durability: Durability = Durability.FSYNC
+    vectors: dict[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where an append went: consecutive sequences from `first`, one revision for each draft."""
+
+    first: Sequence
+    revisions: tuple[int, ...]
+    durability: Durability
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as it lies in the log.
+
+    Attributes:
+        sequence: Its position.
+        body: The serialised `contex.v1.Event` without its sequence.
+    """
+
+    sequence: Sequence
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """The latest event of a data key."""
+
+    data_key: str
+    revision: int
+    sequence: Sequence
+    deleted: bool
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as the domain sees it; the same fields as `contex.v1.Event`."""
+
+    sequence: Sequence
+    event_type: str
+    data_key: str
+    payload: bytes
+    content_type: str
+    description: str
+    publisher: str
+    revision: int
+    text_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One line of what an agent wants, with the digest of its text."""
+
+    text: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A registration.
+
+    Attributes:
+        threshold: Lowest score that matches, in (0, 1].
+        max_matches: How many data a registration returns for each need.
+        registered_ms: When it was registered first, unix milliseconds.
+        updated_ms: When it last changed, unix milliseconds.
+    """
+
+    agent_id: str
+    needs: tuple[Need, ...]
+    threshold: float
+    max_matches: int
+    registered_ms: int
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Why an event reached an agent."""
+
+    need_index: int
+    need: str
+    score: float
+    cosine: float
+    threshold: float
+    model: str
