@@ -520,24 +520,30 @@ class AcknowledgeRequest(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
     """The agent's id."""
     cursor: _builtins.str
-    """The cursor of the last message the agent has dealt with."""
+    """The cursor of a message."""
+    sequence: _builtins.str
+    """The sequence of an event: exact also in the middle of a batch."""
     def __init__(
         self,
         *,
         project: _builtins.str = ...,
         agent_id: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        sequence: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "position", b"position", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cursor", b"cursor", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cursor", b"cursor", "position", b"position", "project", b"project", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_position: _TypeAlias = _typing.Literal["cursor", "sequence"]  # noqa: Y015
+    _WhichOneofArgType_position: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_position) -> _WhichOneofReturnType_position | None: ...
 
 Global___AcknowledgeRequest: _TypeAlias = AcknowledgeRequest  # noqa: Y015
 
