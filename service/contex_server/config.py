@@ -15,7 +15,7 @@ KIB, MIB = 1024, 1024 * 1024
 class Limits(BaseModel):
     """The bounds of the API, as `protos/` documents them."""
 
-    payload_bytes: int = Field(MIB, ge=1, le=8 * MIB)
+    payload_bytes: int = Field(default=MIB, ge=1, le=8 * MIB)
     events_per_batch: int = 1_000
     batch_bytes: int = 8 * MIB
     message_bytes: int = 16 * MIB
@@ -45,30 +45,30 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    port: int = Field(50051, ge=0, le=65_535)
+    port: int = Field(default=50051, ge=0, le=65_535)
     insecure: bool = False
-    workers: int = Field(1, ge=1, le=64)
-    shutdown_grace_s: float = Field(5.0, gt=0, le=8.0)
+    workers: int = Field(default=1, ge=1, le=64)
+    shutdown_grace_s: float = Field(default=4.0, gt=0, le=6.0)
 
     redis_url: str | None = None
     """redis://, rediss:// or unix:// for one server; redis+sentinel://host:port,…/service;
     redis+cluster://host:port. None: the bundled Valkey, in `data_dir`."""
     data_dir: Path = Path("data")
-    request_window_s: int = Field(600, ge=10, le=86_400)
+    request_window_s: int = Field(default=600, ge=10, le=86_400)
     """A request_id is remembered for at least this long."""
-    replication_timeout_ms: int = Field(2_000, ge=1)
-    replay_page_events: int = Field(1_000, ge=1, le=10_000)
-    feed_bytes: int = Field(4 * MIB, ge=64 * KIB)
+    replication_timeout_ms: int = Field(default=2_000, ge=1)
+    replay_page_events: int = Field(default=1_000, ge=1, le=10_000)
+    feed_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
     """What a live feed keeps for its readers; who is further behind reads from the log."""
-    message_bytes: int = Field(MIB, ge=16 * KIB, le=3 * MIB)
+    message_bytes: int = Field(default=MIB, ge=16 * KIB, le=3 * MIB)
     """Upper bound of a stream message that holds more than one event."""
-    pending_appends: int = Field(10_000, ge=1)
+    pending_appends: int = Field(default=10_000, ge=1)
 
-    heartbeat_interval_ms: int = Field(15_000, ge=100, le=60_000)
-    match_threshold: float = Field(0.35, gt=0, le=1)
-    embed_timeout_ms: int = Field(5_000, ge=1)
+    heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
+    match_threshold: float = Field(default=0.35, gt=0, le=1)
+    embed_timeout_ms: int = Field(default=5_000, ge=1)
     """A publish waits this long for an embedding before it is appended without."""
-    index_idle_s: float = Field(600.0, gt=0)
+    index_idle_s: float = Field(default=600.0, gt=0)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

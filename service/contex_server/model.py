@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple, Self
+from functools import lru_cache
+from typing import NamedTuple, Protocol, Self
 
 DATA_PUBLISHED = "data_published"
 DATA_DELETED = "data_deleted"
@@ -110,17 +111,22 @@ class Appended:
     duplicate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An event as it lies in the log.
+class Entry(NamedTuple):
+    """An event as it lies in the log: cheap enough to hold millions.
 
     Attributes:
-        sequence: Its position.
+        id: Its sequence as text.
         body: The serialised `contex.v1.Event` without its sequence.
     """
 
-    sequence: Sequence
+    id: bytes
     body: bytes
+
+    @property
+    def sequence(self) -> Sequence:
+        """Its position, parsed."""
+        ms, n = self.id.split(b"-")
+        return Sequence(int(ms), int(n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,7 @@ class KeyState:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as the domain sees it; the same fields as `contex.v1.Event`."""
+    """An event as the domain sees it: what `contex.v1.Event` holds, less the metadata."""
 
     sequence: Sequence
     event_type: str
@@ -146,7 +152,64 @@ class Event:
     description: str
     publisher: str
     revision: int
+    previous_sequence: Sequence | None
     text_digest: bytes
+
+
+class EventCodec(Protocol):
+    """Between events and the bytes in the log; the wire format is known to the edge only."""
+
+    def decode(self, entry: Entry) -> Event:
+        """Reads an entry."""
+        ...
+
+    def encode(self, event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
+        """The body of an event that the service itself writes; the payload is JSON."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a reader wants: each non-empty part must fit; equal filters share work.
+
+    Attributes:
+        event_types: Exact types.
+        data_keys: Globs: "*" is any run of characters, "?" any one.
+        publishers: Exact publishers.
+    """
+
+    event_types: frozenset[str] = frozenset()
+    data_keys: frozenset[str] = frozenset()
+    publishers: frozenset[str] = frozenset()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everything passes."""
+        return not (self.event_types or self.data_keys or self.publishers)
+
+    def passes(self, event: Event) -> bool:
+        """Whether the event is wanted."""
+        if self.event_types and event.event_type not in self.event_types:
+            return False
+        if self.publishers and event.publisher not in self.publishers:
+            return False
+        if not self.data_keys:
+            return True
+        return bool(event.data_key) and _globs(self.data_keys).fullmatch(event.data_key) is not None
+
+
+@lru_cache(maxsize=4_096)
+def _globs(globs: frozenset[str]) -> re.Pattern[str]:
+    """One pattern for several globs. Runs of "*" become one, so none is exponential."""
+
+    def translate(glob: str) -> str:
+        parts = re.split(r"(\*+|\?)", glob)
+        return "".join(
+            ".*" if part.startswith("*") else "." if part == "?" else re.escape(part)
+            for part in parts
+        )
+
+    return re.compile("|".join(sorted(map(translate, globs))), re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,210 @@
+"""Typed exceptions: one for each way a call can fail, all made by `from_rpc_error`.
+
+An error of the service carries a reason (see `contex.v1.ErrorReason`). One without a reason
+did not come from the service, but from the transport or a proxy on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from .v1 import error_reason_pb2, event_service_pb2
+
+_REASON_PREFIX = "ERROR_REASON_"
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class ContexError(Exception):
+    """A call was refused, or did not get through.
+
+    Attributes:
+        message: For people.
+        code: The canonical gRPC code.
+        reason: Name of the `ErrorReason` without its prefix; empty if the error did not come
+            from the service.
+        metadata: Facts about the error, such as `actual_revision`.
+        retry_after: Seconds to wait before a retry, if the server said so.
+        violations: Refused fields, each with a description of its limit.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        violations: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+        self.violations = tuple(violations)
+
+    def __str__(self) -> str:
+        return f"{self.reason or self.code.name}: {self.message}"
+
+
+class InvalidArgument(ContexError):
+    """The request is wrong; `violations` names the fields. Fix it, don't retry."""
+
+
+class NotFound(ContexError):
+    """There is no such event or agent."""
+
+
+class FailedPrecondition(ContexError):
+    """The system is not in the state that the call needs."""
+
+
+class RevisionConflict(FailedPrecondition):
+    """Somebody else published first: read the datum again and decide again."""
+
+    @property
+    def data_key(self) -> str:
+        """The datum whose revision was not the expected one."""
+        return self.metadata.get("data_key", "")
+
+    @property
+    def actual_revision(self) -> int:
+        """The revision the datum has."""
+        return int(self.metadata.get("actual_revision", "0"))
+
+
+class OutOfRange(ContexError):
+    """The position lies outside the log."""
+
+
+class SequenceTrimmed(OutOfRange):
+    """The position is older than the oldest event that can still be read.
+
+    Start at `earliest_sequence`, and know that something was missed.
+    """
+
+    @property
+    def earliest_sequence(self) -> str:
+        """The oldest position that can still be read from."""
+        return self.metadata.get("earliest_sequence", "")
+
+
+class Aborted(ContexError):
+    """Others changed the same thing at the same time. A retry can succeed."""
+
+
+class ResourceExhausted(ContexError):
+    """The server or its store has no room for this now."""
+
+
+class Unavailable(ContexError):
+    """The server, or something it needs, can't be reached."""
+
+
+class DeadlineExceeded(ContexError):
+    """The answer did not come in time; whether the call took effect is unknown."""
+
+
+class Internal(ContexError):
+    """A defect of the service; `metadata["error_id"]` finds it in the server's log."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.INTERNAL: Internal,
+}
+_BY_REASON: dict[str, type[ContexError]] = {
+    "REVISION_CONFLICT": RevisionConflict,
+    "SEQUENCE_TRIMMED": SequenceTrimmed,
+}
+
+
+def from_rpc_error(error: grpc.RpcError) -> ContexError:
+    """Makes the typed exception of a failed call, sync or asyncio; `error` is its cause."""
+    reason, metadata, retry_after = "", dict[str, str](), None
+    violations: list[tuple[str, str]] = []
+    for detail in _details(error):
+        info = error_details_pb2.ErrorInfo()
+        retry = error_details_pb2.RetryInfo()
+        bad_request = error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(bad_request):
+            violations += [(v.field, v.description) for v in bad_request.field_violations]
+    made = _make(error.details() or "", error.code(), reason, metadata, retry_after, violations)
+    made.__cause__ = error
+    return made
+
+
+def from_refusal(refusal: event_service_pb2.Refusal) -> ContexError:
+    """Makes the typed exception of a batch that a publish stream refused."""
+    return _make(
+        refusal.message,
+        _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN),
+        _reason_name(refusal.reason),
+        dict(refusal.metadata),
+        refusal.retry_delay_ms / 1000 if refusal.retry_delay_ms else None,
+        (),
+    )
+
+
+def is_transient(error: ContexError) -> bool:
+    """Tells whether the same call can succeed later.
+
+    Besides what the service declares retryable, that is what the transport reports when a
+    connection breaks. HTTP/2 resets arrive as INTERNAL, UNKNOWN or CANCELLED, without a reason.
+    """
+    if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return True
+    if error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED):
+        # Without a reason it is the transport's own "message too large".
+        return bool(error.reason) or error.retry_after is not None
+    return not error.reason and error.code in (
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+    )
+
+
+def _make(
+    message: str,
+    code: grpc.StatusCode,
+    reason: str,
+    metadata: Mapping[str, str],
+    retry_after: float | None,
+    violations: Iterable[tuple[str, str]],
+) -> ContexError:
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ContexError)
+    return kind(message, code, reason, metadata, retry_after, violations)
+
+
+def _details(error: grpc.RpcError) -> Iterable[any_pb2.Any]:
+    try:
+        status = rpc_status.from_call(cast(grpc.Call, error))
+    except (ValueError, DecodeError):  # not ours, or mangled on the way
+        return ()
+    return status.details if status is not None else ()
+
+
+def _reason_name(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
+    if reason == error_reason_pb2.ERROR_REASON_UNSPECIFIED:
+        return ""
+    value = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number.get(reason)
+    return value.name.removeprefix(_REASON_PREFIX) if value else ""

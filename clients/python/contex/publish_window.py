@@ -1,0 +1,107 @@
+"""The unanswered batches of a publish stream. No I/O: both publish streams drive it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import grpc
+
+from . import responses
+from .backoff import Backoff
+from .errors import ContexError, Internal, is_transient
+from .retry import IDEMPOTENCY_WINDOW_S
+from .v1 import event_service_pb2
+from .values import BatchResult
+
+
+class PublishWindow:
+    """A bounded run of batches that were not answered yet, numbered from 0 as they came.
+
+    A batch is in the window from before it is first sent until its answer is there. So whatever
+    a broken call leaves unanswered is sent again, in order and with the same request_ids, on the
+    next: a batch that had been appended is answered as a duplicate, nothing is appended twice.
+
+    Args:
+        size: How many batches may be unanswered.
+        backoff: Waits between calls.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"window must be at least 1, not {size}")
+        self._size = size
+        self._backoff = backoff or Backoff()
+        self._clock = clock
+        self._unanswered: deque[tuple[event_service_pb2.PublishStreamRequest, float]] = deque()
+        self.first = 0
+        """Number of the oldest unanswered batch."""
+        self.reconnects = 0
+
+    @property
+    def end(self) -> int:
+        """Number that the next batch will get."""
+        return self.first + len(self._unanswered)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another batch may be added."""
+        return len(self._unanswered) < self._size
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything is answered."""
+        return not self._unanswered
+
+    def add(self, request: event_service_pb2.PublishStreamRequest) -> None:
+        """Adds a batch, to be sent."""
+        self._unanswered.append((request, self._clock()))
+
+    def get(self, number: int) -> event_service_pb2.PublishStreamRequest:
+        """An unanswered batch by its number."""
+        return self._unanswered[number - self.first][0]
+
+    def on_response(self, response: event_service_pb2.PublishStreamResponse) -> BatchResult:
+        """Takes the next answer.
+
+        Raises:
+            Internal: It is not the answer to the oldest unanswered batch.
+        """
+        expected = self._unanswered[0][0].request_id if self._unanswered else "none"
+        if response.request_id != expected:
+            raise Internal(
+                f"got the answer to batch {response.request_id!r}, expected {expected!r}",
+                grpc.StatusCode.INTERNAL,
+            )
+        self._backoff.reset()
+        self._unanswered.popleft()
+        self.first += 1
+        return responses.batch_result(response)
+
+    def on_break(self, error: ContexError) -> float:
+        """Takes the error that a call ended with.
+
+        Returns:
+            Seconds to wait before the next call.
+
+        Raises:
+            ContexError: `error` itself, where a new call would not help, or where the server may
+                no longer know the request_ids, so that a batch could be appended twice.
+        """
+        delay = self._backoff.next_delay(error.retry_after)
+        if not is_transient(error):
+            raise error
+        if self._unanswered:
+            age_s = self._clock() - self._unanswered[0][1]
+            if age_s + delay > IDEMPOTENCY_WINDOW_S:
+                raise error
+        self.reconnects += 1
+        return delay

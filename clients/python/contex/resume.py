@@ -1,0 +1,194 @@
+"""The state of a stream that survives its connections. No I/O: both subscriptions drive it.
+
+A driver repeats: `take` an item; if there is none, open a call with `request` unless one is
+open, read one message and pass it to `on_message`. When a call breaks it passes the error to
+`on_error`, or calls `on_end` or `on_silence`, drops the call and waits as long as it is told.
+
+Why no item is lost or seen twice: a message is taken only whole, its items are handed out
+before anything else is read, and a new call starts at the cursor of the last message taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from . import responses
+from .backoff import Backoff
+from .errors import ContexError, Unavailable, is_transient
+from .v1 import agent_service_pb2, event_service_pb2
+from .values import Event, MatchedEvent
+
+StreamRequest = (
+    event_service_pb2.ReplayRequest
+    | event_service_pb2.SubscribeRequest
+    | agent_service_pb2.ListenRequest
+)
+StreamMessage = (
+    event_service_pb2.ReplayResponse
+    | event_service_pb2.SubscribeResponse
+    | agent_service_pb2.ListenResponse
+)
+
+T = TypeVar("T")
+
+DEFAULT_HEARTBEAT_S = 15.0
+_MISSED_HEARTBEATS = 3
+_MAX_UNEXPLAINED_FAILURES = 5
+
+
+class ResumableStream(Generic[T]):
+    """What is known about a stream across all its calls.
+
+    Args:
+        request: The first request. A later one is the same with the cursor as its start.
+        decode: Turns one item of a message into what is handed out.
+        sequence_of: The sequence of an item that was handed out.
+        reconnect: Whether a break is mended; if not, it raises.
+        ends: Whether the end of the stream is its end (a replay), or a break.
+        backoff: Waits between calls.
+    """
+
+    def __init__(
+        self,
+        request: StreamRequest,
+        decode: Callable[[Any], T],
+        sequence_of: Callable[[T], str],
+        *,
+        reconnect: bool = True,
+        ends: bool = False,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._request = request
+        self._decode = decode
+        self._sequence_of = sequence_of
+        self._reconnect = reconnect
+        self._ends = ends
+        self._backoff = backoff or Backoff()
+        self._items: Iterator[T] = iter(())
+        self._items_left = 0
+        self._received_cursor: str | None = None
+        self.cursor: str | None = None
+        self.position: str | None = None
+        self.caught_up = False
+        self.finished = False
+        self.reconnects = 0
+        self.fell_behind = 0
+
+    @property
+    def request(self) -> StreamRequest:
+        """The request of the next call: the first one, or one that resumes."""
+        if self._received_cursor is None:
+            return self._request
+        resumed = type(self._request)()
+        resumed.CopyFrom(self._request)  # type: ignore[arg-type]
+        resumed.cursor = self._received_cursor  # takes the place of any other start
+        return resumed
+
+    @property
+    def silence_limit_s(self) -> float:
+        """Seconds without a message after which a connection counts as broken."""
+        interval_ms = getattr(self._request, "heartbeat_interval_ms", 0)
+        return _MISSED_HEARTBEATS * (interval_ms / 1000 or DEFAULT_HEARTBEAT_S)
+
+    def on_message(self, message: StreamMessage) -> None:
+        """Takes a message that was received whole. All items must have been taken before."""
+        self._backoff.reset()
+        self._received_cursor = message.cursor or self._received_cursor
+        kind = message.WhichOneof("message")
+        if kind == "caught_up":
+            self.caught_up = True
+        elif kind == "fell_behind":
+            self.caught_up = False
+            self.fell_behind += 1
+        batch = message.events.events if kind == "events" else ()
+        self._items = map(self._decode, batch)
+        self._items_left = len(batch)
+        if not batch:
+            self.cursor = self._received_cursor
+
+    def take(self) -> T | None:
+        """Hands out the next item of the last message; `None`: read another message."""
+        if not self._items_left:
+            return None
+        item = next(self._items)
+        self._items_left -= 1
+        self.position = self._sequence_of(item)
+        if not self._items_left:
+            self.cursor = self._received_cursor
+        return item
+
+    def take_all(self) -> None:
+        """Counts the last message as handed out whole, for those who read messages."""
+        while self.take() is not None:
+            pass
+
+    def on_error(self, error: ContexError) -> float:
+        """Takes the error that a call ended with.
+
+        Returns:
+            Seconds to wait before the next call.
+
+        Raises:
+            ContexError: `error` itself, where a new call would not help.
+        """
+        if not self._reconnect or not is_transient(error) or self._is_hopeless(error):
+            raise error
+        return self._broken(error.retry_after)
+
+    def on_end(self) -> float | None:
+        """Takes the end of a call without an error: `None` if the stream is complete."""
+        if self._ends:
+            self.finished = True
+            return None
+        if not self._reconnect:
+            raise Unavailable("the server ended the stream", grpc.StatusCode.UNAVAILABLE)
+        return self._broken(None)
+
+    def on_silence(self) -> float:
+        """Takes the fact that nothing was received for `silence_limit_s`."""
+        if not self._reconnect:
+            raise Unavailable(
+                f"no message for {self.silence_limit_s:g} s", grpc.StatusCode.UNAVAILABLE
+            )
+        return self._broken(None)
+
+    def _broken(self, retry_after: float | None) -> float:
+        self.caught_up = False
+        self.reconnects += 1
+        return self._backoff.next_delay(retry_after)
+
+    def _is_hopeless(self, error: ContexError) -> bool:
+        # A server that is not there will come back. An INTERNAL or UNKNOWN that comes again
+        # and again is no broken connection, but a defect that should be seen.
+        return (
+            error.code is not grpc.StatusCode.UNAVAILABLE
+            and not error.reason
+            and self._backoff.failures >= _MAX_UNEXPLAINED_FAILURES
+        )
+
+
+def event_stream(
+    request: event_service_pb2.ReplayRequest | event_service_pb2.SubscribeRequest,
+    reconnect: bool,
+    *,
+    ends: bool = False,
+) -> ResumableStream[Event]:
+    """The state of a stream of events."""
+    return ResumableStream(
+        request, responses.event, lambda event: event.sequence, reconnect=reconnect, ends=ends
+    )
+
+
+def match_stream(
+    request: agent_service_pb2.ListenRequest, reconnect: bool
+) -> ResumableStream[MatchedEvent]:
+    """The state of an agent's stream."""
+    return ResumableStream(
+        request,
+        responses.matched_event,
+        lambda matched: matched.event.sequence,
+        reconnect=reconnect,
+    )

@@ -1,0 +1,281 @@
+"""The composition root: builds everything from the settings, and stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Self
+
+import grpc
+import structlog
+from contex.v1 import agent_service_pb2, event_service_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from contex_server import workers
+from contex_server.config import Settings
+from contex_server.errors import ContexError
+from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
+from contex_server.log.port import EventLog
+from contex_server.log.redis import RedisLog
+from contex_server.matching.embedder import Embedder, MiniLM
+from contex_server.matching.embeddings import Embeddings
+from contex_server.matching.score import CosineScorer
+from contex_server.publishing import Publisher
+from contex_server.rpc.agents import AgentServicer
+from contex_server.rpc.events import EventServicer
+from contex_server.rpc.handlers import Calls, bind
+from contex_server.rpc.wire import ProtobufCodec
+from contex_server.subscriptions.agents import Agents
+from contex_server.subscriptions.hub import Hub
+from contex_server.subscriptions.matchmaker import Matchmaker
+from contex_server.subscriptions.streams import Drain
+from contex_server.telemetry import configure_logging
+
+log = structlog.get_logger(__name__)
+
+_EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+_AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
+_SERVICES = (_EVENTS.full_name, _AGENTS.full_name)
+_STORE_CHECK_S = 1.0
+_STORE_WAIT_S = 15.0
+
+
+class StartupError(Exception):
+    """The server can't start, for a reason that its operator can mend."""
+
+
+class Server:
+    """A running server on a store that is running already."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.drain = Drain()
+        self.calls = Calls(self.drain)
+        self._stack = AsyncExitStack()
+        self._health = health.aio.HealthServicer()
+
+    @classmethod
+    async def start(
+        cls, settings: Settings, store_url: str, *, embedder: Embedder | None = None
+    ) -> Self:
+        """Builds the server and returns when it serves.
+
+        Raises:
+            StartupError: The store can't be reached or the port is taken.
+        """
+        self = cls(settings)
+        try:
+            await self._build(store_url, embedder)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _build(self, store_url: str, embedder: Embedder | None) -> None:
+        # What is pushed first is closed last: the store outlives everything else.
+        settings, stack = self.settings, self._stack
+        self.log = await _open_log(settings, store_url)
+        stack.push_async_callback(self.log.close)
+        if embedder is None:
+            embedder = MiniLM()
+            await asyncio.to_thread(embedder.load)
+        stack.push_async_callback(embedder.close)
+        codec = ProtobufCodec()
+        embeddings = Embeddings(
+            self.log, codec, embedder, timeout_s=settings.embed_timeout_ms / 1000
+        )
+        self.hub = Hub(self.log, codec, feed_bytes=settings.feed_bytes)
+        stack.push_async_callback(self.hub.close)
+        self.matchmaker = Matchmaker(
+            self.log,
+            self.hub,
+            codec,
+            embeddings,
+            CosineScorer(),
+            feed_bytes=settings.feed_bytes,
+            idle_s=settings.index_idle_s,
+        )
+        stack.push_async_callback(self.matchmaker.close)
+        agents = Agents(
+            self.log,
+            codec,
+            embeddings,
+            self.matchmaker,
+            default_threshold=settings.match_threshold,
+        )
+        self._grpc = grpc.aio.server(options=_options(settings))
+        self._grpc.add_generic_rpc_handlers(
+            (
+                bind(
+                    _EVENTS,
+                    EventServicer(
+                        settings,
+                        self.log,
+                        codec,
+                        Publisher(self.log, embeddings),
+                        self.hub,
+                        self.drain,
+                    ),
+                    self.calls,
+                ),
+                bind(
+                    _AGENTS,
+                    AgentServicer(settings, self.log, agents, self.matchmaker, self.drain),
+                    self.calls,
+                ),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(
+            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            self.port = self._grpc.add_insecure_port(f"{host}:{settings.port}")
+        except RuntimeError as error:
+            raise StartupError(f"can't listen on {host}:{settings.port}: {error}") from error
+        await self._grpc.start()
+        await self._set_health(serving=True)
+        watch = asyncio.create_task(self._watch_store(), name="contex-store-watch")
+        stack.callback(watch.cancel)
+        log.info("serving", host=settings.host, port=self.port)
+
+    async def stop(self) -> None:
+        """Not serving; streams end with a final cursor; calls finish; the store last."""
+        grace = self.settings.shutdown_grace_s
+        await self._health.enter_graceful_shutdown()
+        self.drain.start()
+        stopping = asyncio.create_task(self._grpc.stop(grace))
+        if not await self.calls.finished(grace):
+            log.warning("calls_cancelled", calls=self.calls.active, after_s=grace)
+        await stopping
+        await self.calls.finished(1.0)
+        await self._stack.aclose()
+        log.info("stopped")
+
+    async def _watch_store(self) -> None:
+        """Health follows the store: without it nothing can be answered."""
+        serving = True
+        while True:
+            await asyncio.sleep(_STORE_CHECK_S)
+            try:
+                await self.log.ping()
+                reached = True
+            except ContexError:
+                reached = False
+            if reached != serving and not self.drain.started:
+                serving = reached
+                log.warning("store_reachable" if reached else "store_unreachable")
+                await self._set_health(serving=serving)
+
+    async def _set_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *_SERVICES):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+async def _open_log(settings: Settings, store_url: str) -> EventLog:
+    deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
+    while True:
+        try:
+            return await RedisLog.open(
+                store_url,
+                request_window_s=settings.request_window_s,
+                replication_timeout_ms=settings.replication_timeout_ms,
+                max_pending=settings.pending_appends,
+            )
+        except ContexError as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise StartupError(error.message) from error
+            await asyncio.sleep(0.25)
+        except ValueError as error:
+            raise StartupError(str(error)) from error
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.limits.message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Without these, some of thousands of clients that connect at once are refused.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 30_000),
+        # Idle clients may ping this often; with the default, 5 minutes, they are cut off.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Dead clients are noticed, and their streams' memory freed.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # One process: a second server on the port must fail, not share it.
+        ("grpc.so_reuseport", 1 if settings.workers > 1 else 0),
+    ]
+
+
+async def serve_worker(settings: Settings, store_url: str, lifeline: workers.Lifeline) -> None:
+    """Serves until the lifeline ends; what a worker process runs."""
+    configure_logging(settings.log_level, settings.log_format)
+    server = await Server.start(settings, store_url)
+    lifeline.ready()
+    await lifeline.ended()
+    await server.stop()
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        store_url = settings.redis_url
+        if store_url is None:
+            valkey = EmbeddedValkey(settings.data_dir)
+            stack.push_async_callback(valkey.stop)
+            await valkey.start()
+            store_url = valkey.url
+        if settings.workers == 1:
+            server = await Server.start(settings, store_url)
+            stack.push_async_callback(server.stop)
+            await stop.wait()
+        else:
+            with _reserved_port(settings) as port:
+                fixed = settings.model_copy(update={"port": port})
+                await workers.supervise(serve_worker, fixed, store_url, stop)
+
+
+@contextmanager
+def _reserved_port(settings: Settings) -> Iterator[int]:
+    """Holds a port that workers share: refused if it is taken, chosen if it is 0."""
+    host = settings.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    port = settings.port
+    try:
+        # Alone first: the workers share the port with each other, not with a stranger.
+        with socket.socket(family, socket.SOCK_STREAM) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((host, port))
+            port = alone.getsockname()[1]
+        shared = socket.socket(family, socket.SOCK_STREAM)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((host, port))
+    except OSError as error:
+        raise StartupError(f"can't listen on {host}:{port}: {error}") from error
+    with shared:
+        yield port
+
+
+def serve(settings: Settings) -> int:
+    """Runs a server until SIGTERM or SIGINT; returns the process's exit code.
+
+    Raises:
+        StartupError: It can't start, and an operator can mend it.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_serve(settings))
+    except (DataDirectoryInUse, ContexError) as error:
+        raise StartupError(str(error)) from error
+    return 0

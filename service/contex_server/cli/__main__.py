@@ -1,0 +1,3 @@
+from contex_server.cli import main
+
+main()

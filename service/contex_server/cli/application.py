@@ -1,0 +1,54 @@
+"""The command line as a whole: which commands there are."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from contex_server.cli import agents, health, publish, read, serve
+from contex_server.cli.demo.command import demo
+from contex_server.cli.exits import epilog
+
+application = typer.Typer(
+    name="contex",
+    epilog=epilog(),
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"contex {version('contex-server')}")
+        raise typer.Exit
+
+
+@application.callback(no_args_is_help=True)
+def contex(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Contex: an event-sourced context bus for AI agents.
+
+    Publishers write facts into a project's log; agents say in plain words what they need and
+    receive each fact that fits. `contex serve` starts a server, `contex demo` shows it all.
+    """
+
+
+application.command()(serve.serve)
+application.command()(health.health)
+application.command()(publish.publish)
+application.command()(read.events)
+application.command()(read.replay)
+application.command()(read.tail)
+application.command()(agents.register)
+application.command()(agents.listen)
+application.add_typer(agents.registry, name="agents")
+application.command()(demo)

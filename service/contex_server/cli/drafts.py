@@ -1,0 +1,189 @@
+"""Events to publish, made of arguments, files and JSON lines."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import mimetypes
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from contex_server.cli.exits import InputError
+from contex_server.cli.output import JSON_CONTENT_TYPE, is_json
+
+if TYPE_CHECKING:
+    from contex import NewEvent
+
+TEXT_CONTENT_TYPE = "text/plain; charset=utf-8"
+BINARY_CONTENT_TYPE = "application/octet-stream"
+
+_LINE_KEYS = frozenset(
+    {"data_key", "description", "event_type", "metadata", "content_type"}
+    | {"data", "payload", "payload_text", "payload_base64", "tombstone", "expected_revision"}
+    # Printed by `--json` too, and ignored, so that its output can be piped in.
+    | {"sequence", "time", "revision", "previous_sequence", "publisher"}
+    | {"score", "matches", "payload_omitted"}
+)
+_AGENT_TYPES = frozenset({"agent_registered", "agent_unregistered"})
+
+
+def parse_metadata(entries: list[str]) -> dict[str, str]:
+    """Reads `--meta k=v` options.
+
+    Raises:
+        InputError: An entry has no "=", or a key is given twice.
+    """
+    metadata: dict[str, str] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise InputError(f"--meta {entry!r} is not of the form key=value")
+        if key in metadata:
+            raise InputError(f"--meta {key!r} is given twice")
+        metadata[key] = value
+    return metadata
+
+
+def read_payload(value: str, content_type: str | None) -> tuple[bytes, str]:
+    """The payload that VALUE, `-` or `@file` names, and its content type.
+
+    Without a content type JSON is recognised, then the file's suffix, then text.
+
+    Raises:
+        InputError: A file can't be read, or VALUE starts like JSON but is none.
+    """
+    name = None
+    try:
+        if value == "-":
+            payload = sys.stdin.buffer.read()
+        elif value.startswith("@"):
+            name = value[1:]
+            payload = Path(name).read_bytes()
+        else:
+            payload = value.encode()
+    except (OSError, UnicodeEncodeError) as error:
+        raise InputError(f"can't read {value!r}: {error}") from None
+    if content_type is not None:
+        return payload, content_type
+    return payload, _guess_content_type(payload, name)
+
+
+def _guess_content_type(payload: bytes, file_name: str | None) -> str:
+    guessed = mimetypes.guess_type(file_name)[0] if file_name else None
+    if guessed and not is_json(guessed):
+        return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return BINARY_CONTENT_TYPE
+    try:
+        orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        if guessed or payload.lstrip()[:1] in (b"{", b"["):
+            raise InputError(
+                f"the value looks like JSON but is not: {error}; "
+                "to publish it as text, add --content-type text/plain"
+            ) from None
+        return TEXT_CONTENT_TYPE
+    return JSON_CONTENT_TYPE
+
+
+def parse_line(line: bytes) -> NewEvent | None:
+    """One line of a bulk publish as an event; None where a line publishes nothing.
+
+    An object with data_key, one of data (or payload), payload_text and payload_base64, and
+    optionally description, event_type, content_type, metadata, tombstone and expected_revision.
+    What `contex replay --json` prints is understood too: a deletion becomes a tombstone, and
+    registrations of agents are left out.
+
+    Raises:
+        InputError: The line is no such object.
+    """
+    from contex import NewEvent
+
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line, parse_constant=_no_constant)
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise InputError("not a JSON object")
+    unknown = sorted(record.keys() - _LINE_KEYS)
+    if unknown:
+        raise InputError(f"unknown key {unknown[0]!r}")
+    event_type = _text(record, "event_type")
+    if event_type in _AGENT_TYPES:
+        return None
+    tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
+    if event_type in ("data_published", "data_deleted"):
+        event_type = ""
+    payload, content_type = (b"", None) if tombstone else _line_payload(record)
+    return NewEvent(
+        data_key=_text(record, "data_key"),
+        payload=payload,
+        description=_text(record, "description"),
+        event_type=event_type,
+        content_type=None if tombstone else _text(record, "content_type") or content_type,
+        metadata=_metadata(record),
+        tombstone=tombstone,
+        expected_revision=_revision(record),
+    )
+
+
+def _line_payload(record: dict[str, Any]) -> tuple[bytes, str]:
+    given = [k for k in ("data", "payload", "payload_text", "payload_base64") if k in record]
+    if len(given) != 1:
+        raise InputError("needs exactly one of data, payload, payload_text and payload_base64")
+    value = record[given[0]]
+    if given[0] in ("data", "payload"):
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return _encode(text, given[0]), JSON_CONTENT_TYPE
+    if not isinstance(value, str):
+        raise InputError(f"{given[0]} is not a text")
+    if given[0] == "payload_text":
+        return _encode(value, given[0]), TEXT_CONTENT_TYPE
+    try:
+        return base64.b64decode(value, validate=True), BINARY_CONTENT_TYPE
+    except binascii.Error as error:
+        raise InputError(f"payload_base64: {error}") from None
+
+
+def _encode(text: str, key: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{key} holds half of a surrogate pair") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{key} is not a text")
+    return value
+
+
+def _metadata(record: dict[str, Any]) -> dict[str, str]:
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InputError("metadata is not an object of texts")
+    return metadata
+
+
+def _revision(record: dict[str, Any]) -> int | None:
+    revision = record.get("expected_revision")
+    if revision is None:
+        return None
+    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+        raise InputError("expected_revision is not a number from 0")
+    return revision

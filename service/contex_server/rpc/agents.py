@@ -1,0 +1,228 @@
+"""AgentService: validate, call the domain, convert."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from contex.v1 import agent_service_pb2, event_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from contex_server.config import Settings
+from contex_server.errors import invalid_field
+from contex_server.log.port import EventLog
+from contex_server.model import Agent, Entry, Sequence
+from contex_server.rpc import validate, wire
+from contex_server.rpc.cursors import (
+    Token,
+    decode_position,
+    decode_text,
+    encode_position,
+    encode_text,
+)
+from contex_server.rpc.handlers import Write
+from contex_server.subscriptions.agents import Agents, MatchedDatum
+from contex_server.subscriptions.feed import Delivery
+from contex_server.subscriptions.matchmaker import Matchmaker
+from contex_server.subscriptions.pages import check_readable
+from contex_server.subscriptions.streams import Drain, StreamLimits, stream
+
+_DEFAULT_MAX_MATCHES = 10
+
+
+class AgentServicer:
+    """See `protos/contex/v1/agent_service.proto`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        agents: Agents,
+        matchmaker: Matchmaker,
+        drain: Drain,
+    ) -> None:
+        self._settings = settings
+        self._limits = settings.limits
+        self._log = log
+        self._agents = agents
+        self._matchmaker = matchmaker
+        self._drain = drain
+
+    async def register_agent(
+        self, request: agent_service_pb2.RegisterAgentRequest
+    ) -> agent_service_pb2.RegisterAgentResponse:
+        """RegisterAgent."""
+        project, agent_id = _ids(request)
+        last_seen = None
+        if request.HasField("last_seen_sequence"):
+            last_seen = validate.sequence(request.last_seen_sequence, "last_seen_sequence")
+        registered = await self._agents.register(
+            project,
+            agent_id,
+            validate.needs(request.needs, self._limits, required=True),
+            last_seen=last_seen,
+            threshold=validate.threshold(request),
+            max_matches=validate.max_matches(
+                request.max_matches or _DEFAULT_MAX_MATCHES, self._limits
+            ),
+        )
+        return agent_service_pb2.RegisterAgentResponse(
+            agent=_agent(registered.agent, registered.acknowledged),
+            data=self._data(registered.data),
+            sequence=str(registered.sequence),
+            cursor=encode_position(Token.CURSOR, project, registered.resume),
+        )
+
+    async def update_agent(
+        self, request: agent_service_pb2.UpdateAgentRequest
+    ) -> agent_service_pb2.UpdateAgentResponse:
+        """UpdateAgent."""
+        project, agent_id = _ids(request)
+        max_matches = None
+        if request.HasField("max_matches"):
+            max_matches = validate.max_matches(request.max_matches, self._limits)
+        updated = await self._agents.update(
+            project,
+            agent_id,
+            needs=validate.needs(request.needs, self._limits, required=False),
+            threshold=validate.threshold(request),
+            max_matches=max_matches,
+        )
+        return agent_service_pb2.UpdateAgentResponse(
+            agent=_agent(updated.agent, updated.acknowledged),
+            data=self._data(updated.data),
+            sequence=str(updated.sequence),
+        )
+
+    async def get_agent(
+        self, request: agent_service_pb2.GetAgentRequest
+    ) -> agent_service_pb2.GetAgentResponse:
+        """GetAgent."""
+        agent, acknowledged = await self._agents.get(*_ids(request))
+        return agent_service_pb2.GetAgentResponse(agent=_agent(agent, acknowledged))
+
+    async def list_agents(
+        self, request: agent_service_pb2.ListAgentsRequest
+    ) -> agent_service_pb2.ListAgentsResponse:
+        """ListAgents."""
+        project = validate.project(request.project)
+        size = validate.page_size(request.page_size, self._limits)
+        after = ""
+        if request.page_token:
+            after = decode_text(Token.AGENTS_PAGE, project, request.page_token, "page_token")
+        page = await self._agents.page(project, after, size + 1)
+        response = agent_service_pb2.ListAgentsResponse(
+            agents=[_agent(agent, acknowledged) for agent, acknowledged in page[:size]]
+        )
+        if len(page) > size:
+            last = response.agents[-1].agent_id
+            response.next_page_token = encode_text(Token.AGENTS_PAGE, project, last)
+        return response
+
+    async def unregister_agent(
+        self, request: agent_service_pb2.UnregisterAgentRequest
+    ) -> agent_service_pb2.UnregisterAgentResponse:
+        """UnregisterAgent."""
+        sequence = await self._agents.unregister(*_ids(request))
+        return agent_service_pb2.UnregisterAgentResponse(sequence=str(sequence))
+
+    async def listen(self, request: agent_service_pb2.ListenRequest, write: Write) -> None:
+        """Listen."""
+        project, agent_id = _ids(request)
+        heartbeat_s = validate.heartbeat_s(
+            request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
+        )
+        _, acknowledged = await self._agents.get(project, agent_id)
+        position = self._start(project, request, acknowledged)
+        check_readable(await self._log.bounds(project), position)
+        async with (
+            self._matchmaker.project(project) as matcher,
+            matcher.listening(agent_id) as listening,
+        ):
+
+            async def select(entries: list[Entry]) -> list[Delivery]:
+                return await matcher.select(listening, entries)
+
+            messages = stream(
+                self._log,
+                project,
+                listening.feed,
+                select,
+                position,
+                heartbeat_s=heartbeat_s,
+                limits=StreamLimits(
+                    self._settings.message_bytes, self._settings.replay_page_events
+                ),
+                drain=self._drain,
+            )
+            async with aclosing(messages):
+                async for message in messages:
+                    await write(wire.stream_message(project, message, matched=True))
+
+    async def acknowledge(
+        self, request: agent_service_pb2.AcknowledgeRequest
+    ) -> agent_service_pb2.AcknowledgeResponse:
+        """Acknowledge."""
+        project, agent_id = _ids(request)
+        match request.WhichOneof("position"):
+            case "cursor":
+                position = decode_position(Token.CURSOR, project, request.cursor, "cursor")
+            case "sequence":
+                position = validate.sequence(request.sequence, "sequence")
+            case _:
+                raise invalid_field("position", "a cursor or a sequence is required")
+        stands = await self._agents.acknowledge(project, agent_id, position)
+        return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
+
+    def _start(
+        self,
+        project: str,
+        request: agent_service_pb2.ListenRequest,
+        acknowledged: Sequence,
+    ) -> Sequence:
+        match request.WhichOneof("start"):
+            case "cursor":
+                return decode_position(Token.CURSOR, project, request.cursor, "cursor")
+            case "after_sequence":
+                return validate.sequence(request.after_sequence, "after_sequence")
+            case _:
+                return acknowledged
+
+    def _data(self, data: list[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
+        """The data whole, until the answer is full; then without their payloads."""
+        left = self._limits.answer_bytes
+        messages = []
+        for datum in data:
+            message = event_pb2.MatchedEvent(
+                event=wire.event_message(datum.entry),
+                matches=[wire.match_message(match) for match in datum.matches],
+            )
+            left -= len(message.event.payload)
+            if left < 0:
+                left += len(message.event.payload)
+                message.event.ClearField("payload")
+                message.payload_omitted = True
+            messages.append(message)
+        return messages
+
+
+def _ids(request: object) -> tuple[str, str]:
+    return (
+        validate.project(request.project),  # type: ignore[attr-defined]
+        validate.agent_id(request.agent_id),  # type: ignore[attr-defined]
+    )
+
+
+def _agent(agent: Agent, acknowledged: Sequence) -> agent_service_pb2.Agent:
+    return agent_service_pb2.Agent(
+        agent_id=agent.agent_id,
+        needs=[need.text for need in agent.needs],
+        threshold=agent.threshold,
+        max_matches=agent.max_matches,
+        registered_time=_timestamp(agent.registered_ms),
+        updated_time=_timestamp(agent.updated_ms),
+        acknowledged_sequence=str(acknowledged),
+    )
+
+
+def _timestamp(unix_ms: int) -> Timestamp:
+    return Timestamp(seconds=unix_ms // 1000, nanos=unix_ms % 1000 * 1_000_000)

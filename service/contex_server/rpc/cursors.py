@@ -1,0 +1,92 @@
+"""Cursors and page tokens: opaque outside, checked inside. See docs/adr/0002.
+
+Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the project, the kind
+and the rest, then the rest: the position as two big-endian 64-bit integers, or a text.
+The checksum finds damage and mix-ups between projects; it is no protection, and needs to
+be none, since a cursor grants nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+import zlib
+from enum import IntEnum
+from functools import lru_cache
+
+from contex_server.errors import ContexError, Reason
+from contex_server.model import Sequence
+
+_HEAD = struct.Struct(">BI")
+_POSITION = struct.Struct(">QQ")
+
+
+class Token(IntEnum):
+    """What a token is for; one kind is never taken for another."""
+
+    CURSOR = 1
+    BACKWARDS = 2
+    EVENTS_PAGE = 3
+    AGENTS_PAGE = 4
+
+
+def encode_position(token: Token, project: str, position: Sequence) -> str:
+    """A token for a position in the project's log."""
+    return _encode(token, project, _POSITION.pack(position.ms, position.n))
+
+
+def decode_position(token: Token, project: str, text: str, field: str) -> Sequence:
+    """Reads what `encode_position` wrote.
+
+    Raises:
+        ContexError: CURSOR_INVALID.
+    """
+    rest = _decode(token, project, text, field)
+    if len(rest) != _POSITION.size:
+        raise _invalid(field)
+    return Sequence(*_POSITION.unpack(rest))
+
+
+def encode_text(token: Token, project: str, value: str) -> str:
+    """A token that carries a text."""
+    return _encode(token, project, value.encode())
+
+
+def decode_text(token: Token, project: str, text: str, field: str) -> str:
+    """Reads what `encode_text` wrote.
+
+    Raises:
+        ContexError: CURSOR_INVALID.
+    """
+    return _decode(token, project, text, field).decode()
+
+
+@lru_cache(maxsize=1_024)
+def _checksum_start(token: Token, project: str) -> int:
+    return zlib.crc32(bytes([token]) + project.encode() + b"\0")
+
+
+def _encode(token: Token, project: str, rest: bytes) -> str:
+    head = _HEAD.pack(token, zlib.crc32(rest, _checksum_start(token, project)))
+    return base64.urlsafe_b64encode(head + rest).rstrip(b"=").decode()
+
+
+def _decode(token: Token, project: str, text: str, field: str) -> bytes:
+    try:
+        raw = base64.b64decode(text.encode() + b"=" * (-len(text) % 4), b"-_", validate=True)
+        kind, checksum = _HEAD.unpack_from(raw)
+    except (binascii.Error, struct.error, UnicodeError) as error:
+        raise _invalid(field) from error
+    rest = raw[_HEAD.size :]
+    if kind != token or zlib.crc32(rest, _checksum_start(token, project)) != checksum:
+        raise _invalid(field)
+    return rest
+
+
+def _invalid(field: str) -> ContexError:
+    return ContexError(
+        Reason.CURSOR_INVALID,
+        f"{field}: damaged, or made for another project or call",
+        field=field,
+    )

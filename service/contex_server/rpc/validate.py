@@ -1,0 +1,341 @@
+"""Requests into domain values. Every field is checked here, and nowhere else.
+
+All functions raise `ContexError` INVALID_FIELD, with the field and its limit, unless they
+say otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from datetime import UTC
+
+from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from contex_server.config import Limits
+from contex_server.errors import ContexError, Reason, invalid_field
+from contex_server.model import (
+    BEGINNING,
+    DATA_DELETED,
+    DATA_PUBLISHED,
+    END_OF_TIME,
+    RESERVED_TYPES,
+    Durability,
+    EventFilter,
+    Sequence,
+)
+from contex_server.publishing import NewEvent
+
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
+_DATA_KEY = re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}")
+_EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_PUBLISHER = re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:\s*;[\x20-\x7e]*)?")
+_GLOB = re.compile(r"[A-Za-z0-9_.:/@#$+=~%*?-]{1,256}")
+
+_LIMITS = {
+    "project": "1 to 64 characters of A-Z a-z 0-9 _ . -, a letter or digit first",
+    "agent_id": "1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, a letter or digit first",
+    "data_key": "1 to 256 characters of A-Z a-z 0-9 _ . : / @ # $ + = ~ % -",
+    "event_type": "a letter, then up to 63 characters of A-Z a-z 0-9 _ . -",
+    "publisher": "at most 128 characters of A-Z a-z 0-9 _ . : / @ + -",
+    "request_id": "at most 64 characters of A-Z a-z 0-9 _ . : -",
+}
+
+PublishLike = event_service_pb2.PublishRequest | event_service_pb2.PublishStreamRequest
+RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
+
+
+def project(value: str) -> str:
+    """A project's name."""
+    return _match(_PROJECT, value, "project")
+
+
+def agent_id(value: str) -> str:
+    """An agent's id."""
+    return _match(_AGENT_ID, value, "agent_id")
+
+
+def sequence(value: str, field: str) -> Sequence:
+    """A sequence; required."""
+    try:
+        return Sequence.parse(value)
+    except ValueError as error:
+        raise invalid_field(field, f"must be a sequence such as 1764000000000-0: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A checked publish."""
+
+    project: str
+    events: tuple[NewEvent, ...]
+    request_id: str
+    durability: Durability
+
+
+def publish(request: PublishLike, limits: Limits) -> Publish:
+    """A publish, or one batch of a stream.
+
+    Raises:
+        ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
+    """
+    name = project(request.project)
+    request_id = _match(_REQUEST_ID, request.request_id, "request_id")
+    publisher = _match(_PUBLISHER, request.publisher, "publisher")
+    durability = request.durability
+    if durability not in _DURABILITIES:
+        raise invalid_field("durability", f"{durability} is no Durability")
+    count = len(request.events)
+    if not 1 <= count <= limits.events_per_batch:
+        raise invalid_field("events", f"must hold 1 to {limits.events_per_batch}, not {count}")
+    if count > 1:
+        size = request.ByteSize()
+        if size > limits.batch_bytes:
+            raise _too_large("events", size, limits.batch_bytes)
+    events = tuple(
+        _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
+    )
+    return Publish(name, events, request_id, _DURABILITIES[durability])
+
+
+_DURABILITIES = {
+    event_pb2.DURABILITY_UNSPECIFIED: Durability.FSYNC,
+    event_pb2.DURABILITY_MEMORY: Durability.MEMORY,
+    event_pb2.DURABILITY_FSYNC: Durability.FSYNC,
+    event_pb2.DURABILITY_REPLICATED: Durability.REPLICATED,
+}
+
+
+def _new_event(
+    event: event_service_pb2.NewEvent, index: int, publisher: str, limits: Limits
+) -> NewEvent:
+    try:
+        return _checked_event(event, publisher, limits)
+    except ContexError as error:
+        field = f"events[{index}].{error.field}"
+        message = error.message.replace(f"{error.field}:", f"{field}:", 1)
+        raise ContexError(error.reason, message, metadata=error.metadata, field=field) from None
+
+
+def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Limits) -> NewEvent:
+    key, kind, payload = event.data_key, event.event_type, event.payload
+    content_type, description, tombstone = event.content_type, event.description, event.tombstone
+    if kind:
+        if kind in RESERVED_TYPES:
+            raise ContexError(
+                Reason.EVENT_TYPE_RESERVED,
+                f"event_type: {kind!r} is written by the service only; leave it empty to "
+                "publish data, set tombstone to delete",
+                field="event_type",
+            )
+        _match(_EVENT_TYPE, kind, "event_type")
+    if key or not kind:
+        _match(_DATA_KEY, key, "data_key")
+    if len(payload) > limits.payload_bytes:
+        raise _too_large("payload", len(payload), limits.payload_bytes)
+    if content_type and (
+        len(content_type) > limits.content_type_chars or not _CONTENT_TYPE.fullmatch(content_type)
+    ):
+        raise invalid_field(
+            "content_type",
+            f"must be a media type of at most {limits.content_type_chars} characters",
+        )
+    if len(description) * 4 > limits.description_bytes:
+        size = len(description.encode())
+        if size > limits.description_bytes:
+            raise invalid_field(
+                "description", f"must be at most {limits.description_bytes} bytes, not {size}"
+            )
+    if event.metadata:
+        _check_metadata(dict(event.metadata), limits)
+    if tombstone:
+        for field, given in (
+            ("payload", payload),
+            ("content_type", content_type),
+            ("event_type", kind),
+        ):
+            if given:
+                raise invalid_field(field, "must be empty where tombstone is set")
+    kind = kind or (DATA_DELETED if tombstone else DATA_PUBLISHED)
+    body = event_pb2.Event(
+        event_type=kind,
+        data_key=key,
+        payload=payload,
+        content_type=content_type,
+        description=description,
+        publisher=publisher,
+        metadata=event.metadata,
+    ).SerializeToString()
+    expected = event.expected_revision if event.HasField("expected_revision") else None
+    if expected is not None:
+        if not key:
+            raise invalid_field("expected_revision", "needs a data_key")
+        if expected > 2**53:
+            raise invalid_field("expected_revision", "must be at most 2^53")
+    return NewEvent(body, key, kind, payload, content_type, description, tombstone, expected)
+
+
+def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
+    if len(metadata) > limits.metadata_entries:
+        raise invalid_field(
+            "metadata", f"must have at most {limits.metadata_entries} entries, not {len(metadata)}"
+        )
+    for key in metadata:
+        if not 1 <= len(key) <= limits.metadata_key_chars:
+            raise invalid_field(
+                "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
+            )
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    if size > limits.metadata_bytes:
+        raise invalid_field(
+            "metadata", f"must be at most {limits.metadata_bytes} bytes in all, not {size}"
+        )
+
+
+def event_filter(message: event_pb2.EventFilter, limits: Limits) -> EventFilter:
+    """A filter."""
+    for field, values, pattern in (
+        ("filter.event_types", message.event_types, _EVENT_TYPE),
+        ("filter.data_keys", message.data_keys, _GLOB),
+        ("filter.publishers", message.publishers, _PUBLISHER),
+    ):
+        if len(values) > limits.filter_entries:
+            raise invalid_field(
+                field, f"must have at most {limits.filter_entries} entries, not {len(values)}"
+            )
+        for index, value in enumerate(values):
+            if not pattern.fullmatch(value):
+                raise invalid_field(f"{field}[{index}]", f"{_short(value)} can match nothing")
+    return EventFilter(
+        frozenset(message.event_types),
+        frozenset(message.data_keys),
+        frozenset(message.publishers),
+    )
+
+
+def lower_end(position: event_pb2.Position, given: bool) -> Sequence:
+    """`since` as an exclusive lower bound; unset: the beginning."""
+    if not given:
+        return BEGINNING
+    if position.WhichOneof("at") == "sequence":
+        return sequence(position.sequence, "since.sequence")
+    return _before_instant(_instant(position, "since"))
+
+
+def upper_end(position: event_pb2.Position, given: bool) -> Sequence:
+    """`until` as an inclusive upper bound; unset: the end."""
+    if not given:
+        return END_OF_TIME
+    if position.WhichOneof("at") == "sequence":
+        return sequence(position.sequence, "until.sequence")
+    return Sequence(_instant(position, "until"), 2**64 - 1)
+
+
+def _instant(position: event_pb2.Position, field: str) -> int:
+    if position.WhichOneof("at") != "time":
+        raise invalid_field(field, "must have a sequence or a time")
+    return _unix_ms(position.time, f"{field}.time")
+
+
+def from_time(value: Timestamp) -> Sequence:
+    """The position just before an instant."""
+    return _before_instant(_unix_ms(value, "from_time"))
+
+
+def _before_instant(unix_ms: int) -> Sequence:
+    return Sequence(unix_ms, 0).prev() if unix_ms else BEGINNING
+
+
+def _unix_ms(value: Timestamp, field: str) -> int:
+    try:
+        unix_ms = value.ToDatetime(UTC).timestamp() * 1000
+    except (ValueError, OverflowError):
+        unix_ms = -1
+    if unix_ms < 0:
+        raise invalid_field(field, "must be a time between the years 1970 and 9999")
+    return int(value.seconds * 1000 + value.nanos // 1_000_000)
+
+
+def page_size(value: int, limits: Limits) -> int:
+    """How many entries a page has; 0 is the default, 100."""
+    if not 0 <= value <= limits.page_size:
+        raise invalid_field("page_size", f"must be 0 to {limits.page_size}, not {value}")
+    return value or 100
+
+
+def is_backwards(order: int) -> bool:
+    """Whether a range is read newest first."""
+    if order not in (
+        event_pb2.ORDER_UNSPECIFIED,
+        event_pb2.ORDER_FORWARDS,
+        event_pb2.ORDER_BACKWARDS,
+    ):
+        raise invalid_field("order", f"{order} is no Order")
+    return order == event_pb2.ORDER_BACKWARDS
+
+
+def heartbeat_s(interval_ms: int, default_ms: int, limits: Limits) -> float:
+    """The heartbeat interval in seconds; 0 is the default."""
+    low, high = limits.heartbeat_ms
+    if interval_ms and not low <= interval_ms <= high:
+        raise invalid_field(
+            "heartbeat_interval_ms", f"must be 0 or {low} to {high}, not {interval_ms}"
+        )
+    return (interval_ms or default_ms) / 1000
+
+
+def needs(values: SequenceOf[str], limits: Limits, *, required: bool) -> list[str]:
+    """An agent's needs."""
+    low = 1 if required else 0
+    if not low <= len(values) <= limits.needs_per_agent:
+        raise invalid_field(
+            "needs", f"must hold {low} to {limits.needs_per_agent}, not {len(values)}"
+        )
+    for index, need in enumerate(values):
+        if not need.strip() or len(need) > limits.need_chars:
+            raise invalid_field(
+                f"needs[{index}]",
+                f"must have 1 to {limits.need_chars} characters and not be blank, "
+                f"not {len(need)} characters",
+            )
+    return list(values)
+
+
+def threshold(request: RegisterLike) -> float | None:
+    """The lowest score that matches, if it is given."""
+    if not request.HasField("threshold"):
+        return None
+    if not 0 < request.threshold <= 1:
+        raise invalid_field("threshold", f"must be above 0 and at most 1, not {request.threshold}")
+    return request.threshold
+
+
+def max_matches(value: int, limits: Limits) -> int:
+    """How many data a registration returns for each need."""
+    if not 1 <= value <= limits.max_matches:
+        raise invalid_field("max_matches", f"must be 1 to {limits.max_matches}, not {value}")
+    return value
+
+
+def _match(pattern: re.Pattern[str], value: str, field: str) -> str:
+    if not pattern.fullmatch(value):
+        raise invalid_field(field, f"must be {_LIMITS[field]}; got {_short(value)}")
+    return value
+
+
+def _short(value: str) -> str:
+    return repr(value) if len(value) <= 48 else f"{value[:32]!r}… ({len(value)} characters)"
+
+
+def _too_large(field: str, size: int, limit: int) -> ContexError:
+    return ContexError(
+        Reason.PAYLOAD_TOO_LARGE,
+        f"{field}: {size} bytes, and the limit is {limit}",
+        metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
+        field=field,
+    )

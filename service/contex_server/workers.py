@@ -1,0 +1,120 @@
+"""Several server processes on one port: spawned, watched, replaced when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+import structlog
+
+from contex_server.config import Settings
+
+log = structlog.get_logger(__name__)
+
+_STOP_TIMEOUT_S = 8.0
+_RESTART_S = (0.5, 10.0)
+# Forked processes would inherit gRPC's threads and locks in an unknown state.
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class Lifeline:
+    """A worker's pipe to its supervisor; it ends with the supervisor, however that ends."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(connection.fileno(), self._ended.set)
+        loop.add_signal_handler(signal.SIGTERM, self._ended.set)
+        # Ctrl-C reaches the whole terminal group; the supervisor decides.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def ready(self) -> None:
+        """Tells the supervisor that the worker serves."""
+        self._connection.send(True)
+
+    async def ended(self) -> None:
+        """Returns when the worker shall stop."""
+        await self._ended.wait()
+
+
+Worker = Callable[[Settings, str, Lifeline], Awaitable[None]]
+
+
+async def supervise(
+    worker: Worker, settings: Settings, store_url: str, stop: asyncio.Event
+) -> None:
+    """Keeps `settings.workers` processes running until `stop` is set."""
+    keepers = [
+        asyncio.create_task(_keep(number, worker, settings, store_url))
+        for number in range(settings.workers)
+    ]
+    try:
+        await stop.wait()
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+
+async def _keep(number: int, worker: Worker, settings: Settings, store_url: str) -> None:
+    delay = _RESTART_S[0]
+    while True:
+        ours, theirs = _SPAWN.Pipe()
+        process = _SPAWN.Process(
+            target=_run, args=(worker, settings, store_url, theirs), name=f"contex-worker-{number}"
+        )
+        process.start()
+        theirs.close()
+        try:
+            await _readable(ours.fileno())
+            if _is_ready(ours):
+                log.info("worker_serving", worker=number, pid=process.pid)
+                delay = _RESTART_S[0]
+                await _readable(process.sentinel)
+        finally:
+            ours.close()
+            await _end(process)
+        log.error("worker_died", worker=number, code=process.exitcode, restart_in_s=delay)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, _RESTART_S[1])
+
+
+def _run(worker: Worker, settings: Settings, store_url: str, connection: Connection) -> None:
+    async def main() -> None:
+        await worker(settings, store_url, Lifeline(connection))
+
+    asyncio.run(main())
+
+
+def _is_ready(connection: Connection) -> bool:
+    try:
+        return bool(connection.recv())
+    except EOFError:
+        return False
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(descriptor, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _end(process: SpawnProcess) -> None:
+    if process.is_alive():
+        process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await _readable(process.sentinel)
+        except TimeoutError:
+            log.warning("worker_killed", pid=process.pid, after_s=_STOP_TIMEOUT_S)
+            process.kill()
+    process.join()

@@ -1,0 +1,285 @@
+"""What every implementation of the log port keeps to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from contex.v1 import event_pb2
+from contex_server.errors import ContexError, Reason
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.port import AgentWrite, EventLog
+from contex_server.log.redis import RedisLog
+from contex_server.model import (
+    BEGINNING,
+    END_OF_TIME,
+    Append,
+    Draft,
+    Durability,
+    Entry,
+    Sequence,
+)
+
+P = "shop"
+DIGEST = bytes(range(16))
+
+
+@pytest.fixture(params=["redis"])
+async def log(request: pytest.FixtureRequest, valkey: EmbeddedValkey) -> AsyncIterator[EventLog]:
+    opened = await RedisLog.open(valkey.url)
+    yield opened
+    await opened.close()
+
+
+def body(key: str = "", text: str = "x") -> bytes:
+    return event_pb2.Event(
+        event_type="data_published", data_key=key, payload=text.encode()
+    ).SerializeToString()
+
+
+def draft(key: str = "k", text: str = "x", **options: object) -> Draft:
+    return Draft(body(key, text), key, digest=DIGEST, **options)  # type: ignore[arg-type]
+
+
+def one(key: str = "k", text: str = "x", request_id: str = "", **options: object) -> Append:
+    return Append(P, (draft(key, text, **options),), request_id)
+
+
+async def everything(log: EventLog, project: str = P) -> list[Entry]:
+    return await log.read(project, BEGINNING, END_OF_TIME, 10_000)
+
+
+def parse(entry: Entry) -> event_pb2.Event:
+    return event_pb2.Event.FromString(entry.body)
+
+
+async def test_an_append_is_read_back_with_what_the_store_adds(log: EventLog) -> None:
+    first = await log.append(one(text="a"))
+    second = await log.append(one(text="b"))
+    assert (first.revisions, second.revisions) == ((1,), (2,))
+    assert first.durability is Durability.FSYNC
+    a, b = await everything(log)
+    assert (a.sequence, b.sequence) == (first.first, second.first)
+    assert (parse(a).payload, parse(a).revision, parse(a).previous_sequence) == (b"a", 1, "")
+    assert (parse(b).revision, parse(b).previous_sequence) == (2, str(first.first))
+    assert parse(b).text_digest == DIGEST
+
+
+async def test_a_batch_has_consecutive_sequences(log: EventLog) -> None:
+    appended = await log.append(Append(P, tuple(draft(f"k{i}") for i in range(2_500))))
+    entries = await everything(log)
+    first = appended.first
+    assert [e.sequence for e in entries] == [Sequence(first.ms, first.n + i) for i in range(2_500)]
+    assert appended.revisions == (1,) * 2_500
+
+
+async def test_an_event_without_a_key_has_no_revision(log: EventLog) -> None:
+    assert (await log.append(one(key=""))).revisions == (0,)
+    assert [chunk async for chunk in log.state(P)] == [[]]
+
+
+@pytest.mark.parametrize("revision", [300, 70_000])
+async def test_large_revisions_are_encoded_right(log: EventLog, revision: int) -> None:
+    for start in range(0, revision, 5_000):
+        count = min(5_000, revision - start)
+        await log.append(Append(P, tuple(draft("k") for _ in range(count))))
+    (last,) = await log.read_back(P, END_OF_TIME, BEGINNING, 1)
+    assert parse(last).revision == revision
+
+
+async def test_a_request_is_answered_once(log: EventLog) -> None:
+    append = Append(P, tuple(draft(f"k{i}") for i in range(3)), "r-1")
+    first = await log.append(append)
+    await log.append(one("k0"))
+    again = await log.append(append)
+    assert again.duplicate
+    assert not first.duplicate
+    assert (again.first, again.revisions) == (first.first, first.revisions)
+    assert len(await everything(log)) == 4
+
+
+async def test_the_same_request_at_the_same_time_is_appended_once(log: EventLog) -> None:
+    answers = await asyncio.gather(*(log.append(one(request_id="r")) for _ in range(20)))
+    assert sorted(a.duplicate for a in answers) == [False] + [True] * 19
+    assert len({a.first for a in answers}) == 1
+    assert len(await everything(log)) == 1
+
+
+async def test_a_request_id_belongs_to_its_project(log: EventLog) -> None:
+    await log.append(one(request_id="r"))
+    other = await log.append(Append("other", (draft(),), "r"))
+    assert not other.duplicate
+
+
+async def test_a_lost_update_is_refused_whole(log: EventLog) -> None:
+    await log.append(one("b"))
+    with pytest.raises(ContexError) as refused:
+        await log.append(
+            Append(P, (draft("a"), draft("b", expected_revision=0), draft("c")), "r")
+        )
+    assert refused.value.reason is Reason.REVISION_CONFLICT
+    assert refused.value.metadata == {
+        "data_key": "b",
+        "expected_revision": "0",
+        "actual_revision": "1",
+    }
+    assert len(await everything(log)) == 1
+    # Nothing is remembered of it either: the same request may succeed later.
+    assert not (await log.append(one(request_id="r"))).duplicate
+
+
+async def test_expectations_see_the_batch_before_them(log: EventLog) -> None:
+    await log.append(
+        Append(P, (draft("a", expected_revision=0), draft("a", expected_revision=1)))
+    )
+    with pytest.raises(ContexError, match="revision 3"):
+        await log.append(
+            Append(P, (draft("a", expected_revision=2), draft("a", expected_revision=2)))
+        )
+
+
+async def test_of_racing_writers_one_wins_each_round(log: EventLog) -> None:
+    async def write() -> bool:
+        try:
+            await log.append(one(expected_revision=0))
+        except ContexError:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(write() for _ in range(20)))) == 1
+
+
+async def test_a_deletion_keeps_history_and_text(log: EventLog) -> None:
+    await log.append(one("k"))
+    gone = await log.append(Append(P, (Draft(body("k", ""), "k", tombstone=True),)))
+    (state,) = [s async for chunk in log.state(P) for s in chunk]
+    assert (state.deleted, state.revision, state.sequence) == (True, 2, gone.first)
+    assert parse((await everything(log))[1]).text_digest == DIGEST
+    back = await log.append(one("k"))
+    assert back.revisions == (3,)
+    (state,) = [s async for chunk in log.state(P) for s in chunk]
+    assert not state.deleted
+
+
+async def test_ranges_are_exclusive_below_and_inclusive_above(log: EventLog) -> None:
+    for i in range(5):
+        await log.append(one(f"k{i}"))
+    s = [e.sequence for e in await everything(log)]
+    assert [e.sequence for e in await log.read(P, s[0], s[3], 10)] == s[1:4]
+    assert [e.sequence for e in await log.read(P, s[0], s[3], 2)] == s[1:3]
+    assert [e.sequence for e in await log.read_back(P, s[3], s[0], 10)] == s[3:0:-1]
+    assert [e.sequence for e in await log.read_back(P, s[3], s[0], 2)] == s[3:1:-1]
+    got = await log.get(P, [s[2], Sequence(1, 1)])
+    assert got[0] is not None
+    assert got[0].sequence == s[2]
+    assert got[1] is None
+
+
+async def test_bounds_tell_what_can_be_read(log: EventLog) -> None:
+    assert await log.bounds(P) == (None, BEGINNING, False)
+    await log.append(one())
+    last = await log.append(one())
+    first, tail, trimmed = await log.bounds(P)
+    assert (tail, trimmed) == (last.first, False)
+    assert first is not None
+    assert first < tail
+
+
+async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) -> None:
+    follower = log.follower(log.bucket(P))
+    try:
+        waiting = asyncio.create_task(follower.poll({P: BEGINNING}))
+        await asyncio.sleep(0.05)
+        appended = await log.append(one())
+        received = await waiting
+        assert [e.sequence for e in received[P]] == [appended.first]
+        # Cancelled polls lose nothing.
+        cancelled = asyncio.create_task(follower.poll({P: appended.first}))
+        await asyncio.sleep(0.02)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        second = await log.append(one())
+        received = await follower.poll({P: appended.first})
+        assert [e.sequence for e in received[P]] == [second.first]
+    finally:
+        await follower.close()
+
+
+async def test_vectors_stay_as_they_were_first(log: EventLog) -> None:
+    await log.append(Append(P, (draft(),), vectors={b"d1": b"one"}))
+    await log.put_vectors(P, {b"d1": b"other", b"d2": b"two"})
+    assert await log.vectors(P, [b"d1", b"d2", b"d3"]) == {b"d1": b"one", b"d2": b"two"}
+
+
+async def test_agents_are_compared_and_set(log: EventLog) -> None:
+    def write(expected: bytes, record: bytes, cursor: Sequence | None = None) -> AgentWrite:
+        return AgentWrite(P, "a1", expected, record, cursor, body(), {})
+
+    created = await log.write_agent(write(b"", b"one"))
+    assert created is not None
+    assert created.cursor == created.sequence
+    assert await log.write_agent(write(b"", b"two")) is None
+    assert await log.write_agent(write(b"other", b"two")) is None
+    changed = await log.write_agent(write(b"one", b"two"))
+    assert changed is not None
+    assert changed.cursor == created.sequence
+    moved = await log.write_agent(write(b"two", b"three", Sequence(5, 1)))
+    assert moved is not None
+    assert moved.cursor == Sequence(5, 1)
+    stored = await log.agent(P, "a1")
+    assert stored == ("a1", b"three", Sequence(5, 1))
+    assert await log.write_agent(write(b"three", b"")) is not None
+    assert await log.agent(P, "a1") is None
+    assert await log.acknowledge(P, "a1", Sequence(9, 9)) is None
+    assert len(await everything(log)) == 4
+
+
+async def test_agents_are_listed_by_id(log: EventLog) -> None:
+    for name in ("c", "a", "b"):
+        await log.write_agent(AgentWrite(P, name, b"", b"r", None, body(), {}))
+    assert [a.agent_id for a in await log.agents(P, "", 2)] == ["a", "b"]
+    assert [a.agent_id for a in await log.agents(P, "b", 2)] == ["c"]
+
+
+async def test_a_cursor_only_moves_forward(log: EventLog) -> None:
+    await log.write_agent(AgentWrite(P, "a", b"", b"r", BEGINNING, body(), {}))
+    assert await log.acknowledge(P, "a", Sequence(10, 2)) == Sequence(10, 2)
+    assert await log.acknowledge(P, "a", Sequence(9, 9)) == Sequence(10, 2)
+    assert await log.acknowledge(P, "a", Sequence(10, 10)) == Sequence(10, 10)
+
+
+async def test_replication_is_not_claimed_without_a_replica(valkey: EmbeddedValkey) -> None:
+    log = await RedisLog.open(valkey.url, replication_timeout_ms=50)
+    append = Append(P, (draft(),), durability=Durability.REPLICATED)
+    assert (await log.append(append)).durability is Durability.FSYNC
+    await log.close()
+
+
+async def test_a_full_queue_refuses_and_sends_nothing(valkey: EmbeddedValkey) -> None:
+    log = await RedisLog.open(valkey.url, max_pending=3)
+    results = await asyncio.gather(
+        *(log.append(one(f"k{i}")) for i in range(10)), return_exceptions=True
+    )
+    refused = [r for r in results if isinstance(r, ContexError)]
+    assert {r.reason for r in refused} == {Reason.OVERLOADED}
+    assert len(await everything(log)) == 10 - len(refused) >= 3
+    await log.close()
+
+
+async def test_a_cancelled_append_does_not_stop_the_others(log: EventLog) -> None:
+    tasks = [asyncio.create_task(log.append(one(f"k{i}"))) for i in range(10)]
+    await asyncio.sleep(0)
+    tasks[3].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(r, asyncio.CancelledError) for r in results].count(True) == 1
+    await log.append(one("after"))
+
+
+async def test_functions_are_loaded_again_where_they_are_gone(log: EventLog) -> None:
+    await log.append(one())
+    await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
+    assert (await log.append(one())).revisions == (2,)
+    await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
+    written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, body(), {}))
+    assert written is not None

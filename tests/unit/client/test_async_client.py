@@ -1,0 +1,183 @@
+"""The asyncio client against a fake service over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+from contex import AsyncClient, Client, NewEvent, NotFound, RevisionConflict, Unavailable
+
+from tests.unit.client.fakes import FakeEvents, event, serving
+
+
+@pytest.fixture
+async def events() -> FakeEvents:
+    return FakeEvents()
+
+
+@pytest.fixture
+async def port(events: FakeEvents) -> AsyncIterator[int]:
+    async with serving(events) as port:
+        yield port
+
+
+@pytest.fixture
+async def client(port: int) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(f"127.0.0.1:{port}", publisher="me", timeout=5.0) as client:
+        yield client
+
+
+async def take(subscription, count: int) -> list[str]:
+    return [(await anext(subscription)).sequence for _ in range(count)]
+
+
+async def test_a_lost_answer_appends_nothing_twice(client: AsyncClient, events: FakeEvents) -> None:
+    events.lose_answers = 2
+    receipt = await client.publish("p", "k", {"a": 1})
+    assert (receipt.sequence, receipt.duplicate) == ("1-0", True)
+    assert len(events.log) == 1
+    assert len(events.publish_attempts) == 3
+    assert len(set(events.publish_attempts)) == 1
+    assert [found.value async for found in client.list_events("p", page_size=1)] == [{"a": 1}]
+
+
+async def test_a_subscription_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:
+    events.log = [event(number) for number in range(1, 8)]
+    events.break_after = [1, 0, 2, 1, 1]
+    async with client.subscribe("p") as subscription:
+        assert await take(subscription, 7) == [f"{number}-0" for number in range(1, 8)]
+        assert subscription.reconnects >= 4
+        await client.publish("p", "k", "live")
+        assert await take(subscription, 1) == ["8-0"]
+        assert subscription.caught_up
+        cursor = subscription.cursor
+    await client.publish("p", "k", "next")
+    async with client.subscribe("p", cursor=cursor) as subscription:
+        assert await take(subscription, 1) == ["9-0"]
+
+
+async def test_cancelling_a_wait_loses_nothing(client: AsyncClient, events: FakeEvents) -> None:
+    async with client.subscribe("p", start="end") as subscription:
+        for number in range(1, 4):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(subscription), 0.1)
+            await client.publish("p", "k", number)
+            assert await take(subscription, 1) == [f"{number}-0"]
+
+
+async def test_silence_is_a_break(client: AsyncClient, events: FakeEvents) -> None:
+    events.hang = True
+    async with client.subscribe("p", heartbeat_interval_ms=100) as subscription:
+        reading = asyncio.create_task(take(subscription, 1))
+        while subscription.reconnects < 1:
+            await asyncio.sleep(0.01)
+        events.hang = False
+        await client.publish("p", "k", 1)
+        assert await reading == ["1-0"]
+
+
+async def test_closing_ends_an_iteration(client: AsyncClient, events: FakeEvents) -> None:
+    subscription = client.subscribe("p")
+    reading = asyncio.create_task(anext(subscription, "ended"))
+    while not events.requests:
+        await asyncio.sleep(0.01)
+    await client.close()
+    assert await reading == "ended"
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.publish("p", "k", 1)
+
+
+async def test_an_agent_may_start_before_the_server(events: FakeEvents, unused_tcp_port) -> None:
+    async with AsyncClient(f"127.0.0.1:{unused_tcp_port}", timeout=5.0) as client:
+        subscription = client.subscribe("p")
+        reading = asyncio.create_task(take(subscription, 1))
+        publishing = asyncio.create_task(client.publish("p", "k", 1))
+        with pytest.raises(Unavailable):
+            await client.health()
+        async with serving(events, unused_tcp_port):
+            assert (await publishing).sequence == "1-0"
+            assert await reading == ["1-0"]
+            assert await client.health() == "SERVING"
+            await subscription.close()
+
+
+async def test_a_replay_ends_and_resumes(client: AsyncClient, events: FakeEvents) -> None:
+    events.log = [event(number) for number in range(1, 11)]
+    events.break_after = [1, 2]
+    async with client.replay("p") as replay:
+        found = [replayed.sequence async for replayed in replay]
+    assert found == [f"{number}-0" for number in range(1, 11)]
+    assert replay.reconnects == 2
+
+
+async def test_agents(client: AsyncClient) -> None:
+    registration = await client.register_agent("p", "a", ["what"])
+    assert [datum.score for datum, _ in registration.by_need()["what"]] == [0.7]
+    assert await client.acknowledge("p", "a", registration.data[0]) == "1-0"
+    assert await client.acknowledge("p", "a", cursor="c") == "cursor:c"
+    async with client.listen("p", "a") as matches:
+        with pytest.raises(NotFound) as caught:
+            await anext(matches)
+    assert caught.value.metadata == {"agent_id": "a"}
+
+
+async def test_a_publish_stream_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:
+    async def batches() -> AsyncIterator[list[NewEvent]]:
+        for number in range(20):
+            await asyncio.sleep(0)
+            yield [NewEvent("bad" if number == 7 else "k", number)]
+
+    events.stream_breaks_after = [3, 0, 9]
+    events.refuse = {"bad"}
+    async with client.publish_stream("p", batches(), window=4) as stream:
+        results = [result async for result in stream]
+    assert stream.reconnects == 3
+    assert len(results) == 20
+    assert isinstance(results[7].error, RevisionConflict)
+    assert results[7].error.actual_revision == 7
+    assert [stored.payload for stored in events.log] == [
+        b"%d" % number for number in range(20) if number != 7
+    ]
+    receipts = [result.receipts[0].sequence for result in results if result.error is None]
+    assert receipts == [stored.sequence for stored in events.log]
+
+
+async def test_results_come_while_the_source_waits(client: AsyncClient) -> None:
+    queue: asyncio.Queue[list[NewEvent]] = asyncio.Queue()
+
+    async def batches() -> AsyncIterator[list[NewEvent]]:
+        while True:
+            yield await queue.get()
+
+    async with client.publish_stream("p", batches()) as stream:
+        for number in range(1, 4):
+            queue.put_nowait([NewEvent("k", number)])
+            assert (await anext(stream)).receipts[0].sequence == f"{number}-0"
+
+
+async def test_what_the_source_raises_comes_after_the_results(client: AsyncClient) -> None:
+    def batches():
+        yield [NewEvent("k", 1)]
+        raise LookupError("source")
+
+    async with client.publish_stream("p", batches()) as stream:
+        assert (await anext(stream)).error is None
+        with pytest.raises(LookupError):
+            await anext(stream)
+
+
+async def test_the_blocking_client_over_a_real_channel(port: int, events: FakeEvents) -> None:
+    def use() -> list[str]:
+        with Client(f"127.0.0.1:{port}", timeout=5.0) as client:
+            assert client.health() == "SERVING"
+            batches = [[NewEvent("k", number)] for number in range(10)]
+            with client.publish_stream("p", batches, window=3) as results:
+                assert len(list(results)) == 10
+            with client.subscribe("p") as subscription:
+                return [found.sequence for found in itertools.islice(subscription, 10)]
+
+    events.stream_breaks_after = [2, 3]
+    events.break_after = [2, 1]
+    assert await asyncio.to_thread(use) == [f"{number}-0" for number in range(1, 11)]

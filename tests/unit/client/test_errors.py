@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pickle
+
+import contex
+import grpc
+import pytest
+
+from tests.unit.client.fakes import rich_status, trailers
+
+
+class FailedCall(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, message: str, metadata: object = None) -> None:
+        self._answer = (code, message, metadata)
+
+    def code(self) -> grpc.StatusCode:
+        return self._answer[0]
+
+    def details(self) -> str:
+        return self._answer[1]
+
+    def trailing_metadata(self) -> object:
+        return self._answer[2]
+
+
+def test_everything_the_server_says_is_there() -> None:
+    status = rich_status(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "no",
+        reason="REVISION_CONFLICT",
+        metadata={"data_key": "k", "actual_revision": "7"},
+        retry_after=1.5,
+        violations=(("events[0].data_key", "too long"),),
+    )
+    failed = FailedCall(grpc.StatusCode.FAILED_PRECONDITION, "no", trailers(status))
+    error = contex.from_rpc_error(failed)
+    assert type(error) is contex.RevisionConflict
+    assert (error.data_key, error.actual_revision) == ("k", 7)
+    assert (error.code, error.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "REVISION_CONFLICT",
+    )
+    assert error.retry_after == 1.5
+    assert error.violations == (("events[0].data_key", "too long"),)
+    assert error.__cause__ is failed
+    assert str(error) == "REVISION_CONFLICT: no"
+
+
+def test_a_trimmed_position_tells_where_to_start() -> None:
+    code = grpc.StatusCode.OUT_OF_RANGE
+    status = rich_status(code, reason="SEQUENCE_TRIMMED", metadata={"earliest_sequence": "5-0"})
+    error = contex.from_rpc_error(FailedCall(code, "no", trailers(status)))
+    assert isinstance(error, contex.SequenceTrimmed)
+    assert isinstance(error, contex.OutOfRange)
+    assert error.earliest_sequence == "5-0"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, contex.InvalidArgument),
+        (grpc.StatusCode.NOT_FOUND, contex.NotFound),
+        (grpc.StatusCode.FAILED_PRECONDITION, contex.FailedPrecondition),
+        (grpc.StatusCode.OUT_OF_RANGE, contex.OutOfRange),
+        (grpc.StatusCode.ABORTED, contex.Aborted),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, contex.ResourceExhausted),
+        (grpc.StatusCode.UNAVAILABLE, contex.Unavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, contex.DeadlineExceeded),
+        (grpc.StatusCode.INTERNAL, contex.Internal),
+        (grpc.StatusCode.UNIMPLEMENTED, contex.ContexError),
+    ],
+)
+@pytest.mark.parametrize(
+    "metadata",
+    [None, (), (("grpc-status-details-bin", b"\xff\xff"),), (("x", "y"),)],
+)
+def test_without_details_the_code_decides(
+    code: grpc.StatusCode, expected: type, metadata: object
+) -> None:
+    error = contex.from_rpc_error(FailedCall(code, "no", metadata))
+    assert type(error) is expected
+    assert (error.reason, error.metadata, error.retry_after) == ("", {}, None)
+    assert str(error) == f"{code.name}: no"
+
+
+def test_errors_survive_pickling() -> None:
+    error = contex.RevisionConflict(
+        "no", grpc.StatusCode.FAILED_PRECONDITION, "REVISION_CONFLICT", {"actual_revision": "2"}
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.actual_revision, str(copy)) == (type(error), 2, str(error))
