@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -200,16 +201,8 @@ class EventFilter:
 
 @lru_cache(maxsize=4_096)
 def _globs(globs: frozenset[str]) -> re.Pattern[str]:
-    """One pattern for several globs. Runs of "*" become one, so none is exponential."""
-
-    def translate(glob: str) -> str:
-        parts = re.split(r"(\*+|\?)", glob)
-        return "".join(
-            ".*" if part.startswith("*") else "." if part == "?" else re.escape(part)
-            for part in parts
-        )
-
-    return re.compile("|".join(sorted(map(translate, globs))), re.DOTALL)
+    """One pattern for several globs; fnmatch's are atomic, so no glob is exponential."""
+    return re.compile("|".join(map(fnmatch.translate, sorted(globs))))
 
 
 @dataclass(frozen=True, slots=True)

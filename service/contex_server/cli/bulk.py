@@ -54,9 +54,9 @@ async def publish_lines(
     sent: deque[Batch] = deque()
     unreadable: list[InputError] = []
 
-    async def batches() -> AsyncIterator[list[NewEvent]]:
+    async def drafts() -> AsyncIterator[list[NewEvent]]:
         try:
-            async for batch in _batches(descriptor):
+            async for batch in batches(descriptor):
                 sent.append(batch)
                 yield batch.events
         except InputError as error:
@@ -68,7 +68,7 @@ async def publish_lines(
     with Progress("published", shown=not as_json, total_bytes=_size(descriptor)) as progress:
         async with (
             options.connect(target, timeout, publisher) as client,
-            client.publish_stream(project, batches(), durability=durability) as results,
+            client.publish_stream(project, drafts(), durability=durability) as results,
         ):
             await client.health()  # a stream would wait for a server that was never there
             async for result in results:
@@ -115,21 +115,21 @@ def _size(descriptor: int) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-async def _batches(descriptor: int) -> AsyncIterator[Batch]:
+async def batches(descriptor: int) -> AsyncIterator[Batch]:
     """Batches of what has arrived: a slow pipe is published line by line, a file in big pieces."""
     tail = b""
     number = 0
     while chunk := await _read(descriptor):
         *lines, tail = (tail + chunk).split(b"\n")
-        for batch in _pack(lines, number):
+        for batch in pack(lines, number):
             yield batch
         number += len(lines)
     if tail:
-        for batch in _pack([tail], number):
+        for batch in pack([tail], number):
             yield batch
 
 
-def _pack(lines: list[bytes], before: int) -> Iterator[Batch]:
+def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
     """Splits lines into batches; `before` is the number of lines before the first.
 
     Raises:

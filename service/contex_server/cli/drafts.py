@@ -122,7 +122,7 @@ def parse_line(line: bytes) -> NewEvent | None:
     tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
     if event_type in ("data_published", "data_deleted"):
         event_type = ""
-    payload, content_type = (b"", None) if tombstone else _line_payload(record)
+    payload, content_type = (None, None) if tombstone else _line_payload(record)
     return NewEvent(
         data_key=_text(record, "data_key"),
         payload=payload,

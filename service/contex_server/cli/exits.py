@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
         return code
 
     OK = 0, "done; also: Ctrl-C ended tail -f or listen"
-    UNEXPECTED = 1, "unexpected error, or a check of the demo did not hold"
+    UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
     USAGE = 2, "wrong use of the command, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
     NOT_FOUND = 4, "no such agent or event"

@@ -33,8 +33,12 @@ _ELLIPSIS = "…"
 
 def print_json(record: dict[str, Any]) -> None:
     """Prints one object as one line, and flushes neither stdout nor its text layer."""
-    line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.write(encode_json(record))
+
+
+def encode_json(record: dict[str, Any]) -> bytes:
+    """One object as one line, its end included."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def flush() -> None:

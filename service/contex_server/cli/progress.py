@@ -88,5 +88,6 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._shown and not isinstance(error, BrokenPipeError):
+        done = error is None or (self._events and not isinstance(error, BrokenPipeError))
+        if self._shown and done:
             error_console().print(self.summary())

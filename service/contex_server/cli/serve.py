@@ -80,7 +80,11 @@ def serve(
     try:
         from contex_server import app
 
-        code = app.serve(settings)
+        try:
+            code = app.serve(settings)
+        except app.StartupError as error:
+            complain(str(error))
+            code = ExitCode.UNEXPECTED
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except Exception as error:
@@ -100,5 +104,5 @@ def explain(error: ValidationError, flags: dict[str, Any]) -> list[str]:
         variable = f"CONTEX_{name.upper()}"
         if name in flags or variable not in os.environ:
             variable = "--" + name.replace("_", "-")
-        lines.append(f"{variable} {str(problem['input'])!r}: {message}")
+        lines.append(f"{variable} {problem['input']}: {message}")
     return lines

@@ -31,6 +31,7 @@ DIGEST_BYTES = 16
 _SEPARATORS = re.compile(r"[\s_./:\-@#$=~%\\]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
 _DIGIT = re.compile(r"\d")
+_LETTER = re.compile(r"[^\W\d_]")
 
 _VOLATILE = re.compile(
     r"""
@@ -106,7 +107,7 @@ def describe(
     if description:
         description = " ".join(description.split()).rstrip(".")
     parts = (_words(data_key or event_type), description, outline)
-    return ". ".join([part for part in parts if part])
+    return ". ".join([part for part in parts if part]) or data_key or event_type
 
 
 def text_digest(text: str, model_id: str) -> bytes:
@@ -177,8 +178,7 @@ def _children(container: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _leading(text: str) -> str:
-    phrase = _without_volatile(_cut(text[: 2 * OUTLINE_CHARS], OUTLINE_CHARS))
-    return phrase
+    return _without_volatile(_cut(text, OUTLINE_CHARS))
 
 
 def _name(name: str) -> str:
@@ -212,6 +212,3 @@ def _cut(text: str, chars: int) -> str:
         return text
     head, space, _ = text[: chars + 1].rpartition(" ")
     return head if space else text[:chars]
-
-
-_LETTER = re.compile(r"[^\W\d_]")

@@ -1,0 +1,147 @@
+"""Arguments and options, without a server: what is refused, and how."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contex_server.cli.agents import read_needs
+from contex_server.cli.application import application
+from contex_server.cli.exits import ExitCode
+from typer.testing import CliRunner
+
+COMMANDS = ["serve", "health", "publish", "events", "replay", "tail", "register", "listen", "demo"]
+AGENT_COMMANDS = ["show", "update", "unregister", "ack"]
+# Nothing listens on port 9 of the loopback: what gets as far as connecting ends with 6.
+NOBODY = ["--target", "127.0.0.1:9", "--timeout", "0.2"]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONTEX_TARGET", "CONTEX_PROJECT", "CONTEX_PUBLISHER", "CONTEX_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(application, arguments)
+    return result.exit_code, result.stderr
+
+
+def test_help_lists_the_commands_and_the_exit_codes() -> None:
+    result = CliRunner().invoke(application, ["--help"])
+    assert result.exit_code == ExitCode.OK
+    assert all(f"\n  {command} " in result.stdout for command in [*COMMANDS, "agents"])
+    assert all(f"{code.value:<4}{code.meaning}" in result.stdout for code in ExitCode)
+
+
+@pytest.mark.parametrize(
+    "command", [[name] for name in COMMANDS] + [["agents", name] for name in AGENT_COMMANDS]
+)
+def test_each_command_has_help(command: list[str]) -> None:
+    result = CliRunner().invoke(application, [*command, "-h"])
+    assert result.exit_code == ExitCode.OK
+    # The list of commands shows only what fits; a command must be described in one line.
+    parent = CliRunner().invoke(application, [*command[:-1], "--help"]).stdout
+    (line,) = (x for x in parent.splitlines() if x.startswith(f"  {command[-1]} "))
+    assert not line.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["publish"], "KEY"),
+        (["publish", "k"], "VALUE"),
+        (["publish", "k", "{oops"], "looks like JSON"),
+        (["publish", "k", "@/does/not/exist"], "can't read"),
+        (["publish", "k", "1", "--meta", "x"], "--meta"),
+        (["publish", "k", "1", "--durability", "hope"], "none of memory, fsync, replicated"),
+        (["publish", "k", "1", "--expected-revision", "-1"], "expected-revision"),
+        (["publish", "k", "1", "--delete"], "takes no VALUE"),
+        (["publish", "k", "--delete", "-d", "x"], "takes no --description"),
+        (["publish", "k", "--stream", "-"], "KEY goes into the lines"),
+        (["publish", "--stream", "-", "--meta", "a=b"], "--meta goes into the lines"),
+        (["publish", "--stream", "/does/not/exist", *NOBODY], "can't read"),
+        (["events", "--since", "yesterday"], "neither a sequence"),
+        (["replay", "--until", "2026-01-31T15:30:00"], "no time zone"),
+        (["events", "--limit", "-1"], "limit"),
+        (["tail", "-n", "x"], "lines"),
+        (["register", "a"], "--need"),
+        (["register", "a", "--needs-file", "/does/not/exist"], "can't read"),
+        (["agents", "-p", "x", "show", "a"], "after 'show'"),
+        (["demo", "--needs", "x"], "go together"),
+        (["serve", "--port", "99999"], "--port 99999"),
+        (["serve", "--host", "192.0.2.1"], "--insecure"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_use_is_told_without_a_trace(arguments: list[str], told: str) -> None:
+    code, error = invoke(*arguments)
+    assert code == ExitCode.USAGE
+    assert told in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["health"],
+        ["publish", "k", "1"],
+        ["publish", "k", "--delete"],
+        ["events"],
+        ["replay"],
+        ["tail"],
+        ["tail", "-f"],
+        ["register", "a", "--need", "x"],
+        ["listen", "a"],
+        ["agents"],
+        ["agents", "show", "a"],
+        ["agents", "update", "a", "--threshold", "0.5"],
+        ["agents", "unregister", "a"],
+        ["agents", "ack", "a", "1-0"],
+    ],
+)
+def test_a_server_that_is_not_there(arguments: list[str]) -> None:
+    code, error = invoke(*arguments, *NOBODY)
+    assert code == ExitCode.UNAVAILABLE
+    assert error.startswith("contex: ")
+    assert "Traceback" not in error
+
+
+def test_an_unknown_outcome_tells_how_to_repeat() -> None:
+    code, error = invoke("publish", "k", "1", "--request-id", "r-1", *NOBODY)
+    assert code == ExitCode.UNAVAILABLE
+    assert "--request-id r-1 is safe" in error
+
+
+def test_a_needs_file_skips_comments_and_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "needs.txt"
+    path.write_text("# ours\n\n  payment providers  \nAPI timeouts\n")
+    assert read_needs(["first"], path) == ["first", "payment providers", "API timeouts"]
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    heavy = ["grpc", "faiss", "numpy", "onnxruntime", "pydantic_settings", "redis", "rich.table"]
+    program = (
+        "import sys; import contex_server.cli.application; "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_publishing_does_not_load_the_server() -> None:
+    heavy = ["faiss", "numpy", "onnxruntime", "redis", "contex_server.app"]
+    program = (
+        "import sys; from typer.testing import CliRunner; "
+        "from contex_server.cli.application import application; "
+        f"CliRunner().invoke(application, ['publish', 'k', '1', *{NOBODY}]); "
+        f"assert 'grpc' in sys.modules; print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contex import NewEvent
+from contex_server.cli import drafts, output
+from contex_server.cli.exits import InputError
+from hypothesis import given
+from hypothesis import strategies as st
+
+JSON, TEXT, BINARY = "application/json", "text/plain; charset=utf-8", "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type", "expected"),
+    [
+        ('{"a": 1}', None, (b'{"a": 1}', JSON)),
+        ("42", None, (b"42", JSON)),
+        ("null", None, (b"null", JSON)),
+        ("hello", None, (b"hello", TEXT)),
+        ("NaN", None, (b"NaN", TEXT)),
+        ("", None, (b"", TEXT)),
+        ("{broken", "text/x", (b"{broken", "text/x")),
+    ],
+)
+def test_json_is_recognised(value: str, content_type: str | None, expected: Any) -> None:
+    assert drafts.read_payload(value, content_type) == expected
+
+
+@pytest.mark.parametrize("value", ['{"a": 1', "[1, 2", '  {"a": }'])
+def test_broken_json_is_not_published_as_text(value: str) -> None:
+    with pytest.raises(InputError, match="looks like JSON"):
+        drafts.read_payload(value, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "content_type"),
+    [
+        ("x.json", b"[1]\n", JSON),
+        ("x.conf", b"[1]", JSON),
+        ("x.conf", b"a = 1", TEXT),
+        ("x.md", b"# hi", "text/markdown; charset=utf-8"),
+        ("x.csv", b"1", "text/csv; charset=utf-8"),
+        ("x.png", b"\x89PNG", "image/png"),
+        ("x", b"\xff\xfe", BINARY),
+    ],
+)
+def test_a_file_is_read(tmp_path: Path, name: str, content: bytes, content_type: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert drafts.read_payload(f"@{path}", None) == (content, content_type)
+
+
+def test_a_broken_json_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("oops")
+    with pytest.raises(InputError, match="looks like JSON"):
+        drafts.read_payload(f"@{path}", None)
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(InputError, match="can't read '@/does/not/exist'"):
+        drafts.read_payload("@/does/not/exist", None)
+
+
+def test_a_dash_reads_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"[1]\n")))
+    assert drafts.read_payload("-", None) == (b"[1]\n", JSON)
+
+
+def test_metadata() -> None:
+    assert drafts.parse_metadata(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for entries in (["a"], ["=1"], ["a=1", "a=2"]):
+        with pytest.raises(InputError, match="--meta"):
+            drafts.parse_metadata(entries)
+
+
+def parsed(**record: Any) -> NewEvent | None:
+    return drafts.parse_line(json.dumps(record).encode())
+
+
+def test_a_line_becomes_an_event() -> None:
+    assert parsed(
+        data_key="k",
+        data={"a": [1, "é"]},
+        description="d",
+        event_type="t",
+        metadata={"m": "1"},
+        expected_revision=3,
+    ) == NewEvent(
+        data_key="k",
+        payload='{"a":[1,"é"]}'.encode(),
+        description="d",
+        event_type="t",
+        content_type=JSON,
+        metadata={"m": "1"},
+        expected_revision=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "payload", "content_type"),
+    [
+        ({"data": None}, b"null", JSON),
+        ({"payload": 12345678901234567890123}, b"12345678901234567890123", JSON),
+        ({"payload_text": "hi"}, b"hi", TEXT),
+        ({"payload_text": "<a>", "content_type": "text/html"}, b"<a>", "text/html"),
+        ({"payload_base64": "/wA="}, b"\xff\x00", BINARY),
+    ],
+)
+def test_payloads_of_lines(record: dict[str, Any], payload: bytes, content_type: str) -> None:
+    event = parsed(data_key="k", **record)
+    assert event is not None
+    assert (event.payload, event.content_type) == (payload, content_type)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"data_key":"k"}', "exactly one of"),
+        (b'{"data_key":"k","data":1,"payload":2}', "exactly one of"),
+        (b'{"data_key":"k","data":NaN}', "NaN is not JSON"),
+        (b'{"data_key":"k","data":"\\ud800"}', "surrogate"),
+        (b'{"data_key":1,"data":1}', "data_key is not a text"),
+        (b'{"data_key":"k","daat":1}', "unknown key 'daat'"),
+        (b'{"data_key":"k","payload_base64":"!"}', "payload_base64"),
+        (b'{"data_key":"k","payload_text":1}', "payload_text is not a text"),
+        (b'{"data_key":"k","data":1,"metadata":{"a":1}}', "metadata"),
+        (b'{"data_key":"k","data":1,"metadata":[1]}', "metadata"),
+        (b'{"data_key":"k","data":1,"expected_revision":-1}', "expected_revision"),
+        (b'{"data_key":"k","data":1,"expected_revision":true}', "expected_revision"),
+    ],
+)
+def test_a_wrong_line_says_what_is_wrong(line: bytes, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        drafts.parse_line(line)
+
+
+@pytest.mark.parametrize("line", [b"", b"  \r", b'{"event_type":"agent_registered"}'])
+def test_a_line_can_publish_nothing(line: bytes) -> None:
+    assert drafts.parse_line(line) is None
+
+
+def test_a_deletion_becomes_a_tombstone() -> None:
+    for record in ({"event_type": "data_deleted"}, {"tombstone": True}):
+        event = parsed(data_key="k", description="", **record)
+        assert event == NewEvent(data_key="k", payload=None, tombstone=True)
+
+
+@given(
+    payload=st.binary(min_size=1, max_size=40) | st.sampled_from([b"{}", b"[1.50]", b'"a"']),
+    content_type=st.sampled_from([JSON, TEXT, BINARY]),
+    event_type=st.sampled_from(["data_published", "deployed"]),
+)
+def test_what_json_prints_can_be_published_again(
+    payload: bytes, content_type: str, event_type: str
+) -> None:
+    from tests.unit.cli.test_output import event
+
+    original = event(payload=payload, content_type=content_type, event_type=event_type)
+    again = drafts.parse_line(output.encode_json(output.event_record(original)))
+    assert again is not None
+    assert again.data_key == original.data_key
+    assert again.content_type == content_type
+    assert again.event_type == ("" if event_type == "data_published" else event_type)
+    assert again.metadata == original.metadata
+    if content_type == JSON and again.payload != payload:
+        assert json.loads(str(again.payload, "utf-8")) == json.loads(payload)  # type: ignore[call-overload]
+    else:
+        assert again.payload == payload

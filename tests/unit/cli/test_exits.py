@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+from contex import (
+    Aborted,
+    ContexError,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    RevisionConflict,
+    Unavailable,
+)
+from contex_server.cli.exits import (
+    ExitCode,
+    InputError,
+    complain_about,
+    describe,
+    epilog,
+    exit_code,
+)
+
+_CODES: list[tuple[type[ContexError], grpc.StatusCode, ExitCode]] = [
+    (InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, ExitCode.INVALID_ARGUMENT),
+    (NotFound, grpc.StatusCode.NOT_FOUND, ExitCode.NOT_FOUND),
+    (RevisionConflict, grpc.StatusCode.FAILED_PRECONDITION, ExitCode.CONFLICT),
+    (Aborted, grpc.StatusCode.ABORTED, ExitCode.CONFLICT),
+    (Unavailable, grpc.StatusCode.UNAVAILABLE, ExitCode.UNAVAILABLE),
+    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, ExitCode.UNAVAILABLE),
+    (ResourceExhausted, grpc.StatusCode.RESOURCE_EXHAUSTED, ExitCode.UNAVAILABLE),
+    (OutOfRange, grpc.StatusCode.OUT_OF_RANGE, ExitCode.OUT_OF_RANGE),
+    (Internal, grpc.StatusCode.INTERNAL, ExitCode.UNEXPECTED),
+    (ContexError, grpc.StatusCode.UNIMPLEMENTED, ExitCode.UNEXPECTED),
+]
+
+
+@pytest.mark.parametrize(("kind", "status", "code"), _CODES)
+def test_each_error_has_its_exit_code(
+    kind: type[ContexError], status: grpc.StatusCode, code: ExitCode
+) -> None:
+    assert exit_code(kind("no", status)) is code
+
+
+def test_the_codes_are_the_documented_numbers() -> None:
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 130, 143]
+    assert all(f"{code.value}" in epilog() and code.meaning in epilog() for code in ExitCode)
+
+
+def test_an_error_is_one_line_with_reason_and_fields() -> None:
+    error = InvalidArgument(
+        "the request\nis wrong",
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        violations=[("project", "must not be empty"), ("data_key", "at most 256 characters")],
+    )
+    assert describe(error) == (
+        "the request is wrong [INVALID_FIELD]; project: must not be empty; "
+        "data_key: at most 256 characters"
+    )
+
+
+def test_what_the_message_says_is_not_said_twice() -> None:
+    error = InvalidArgument(
+        "project: must not be empty",
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        violations=[("project", "must not be empty")],
+    )
+    assert describe(error) == "project: must not be empty [INVALID_FIELD]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (InputError("can't read it"), ExitCode.USAGE, "contex: can't read it\n"),
+        (
+            RuntimeError("first\nsecond"),
+            ExitCode.UNEXPECTED,
+            "contex: RuntimeError: first (CONTEX_DEBUG=1 shows where)\n",
+        ),
+        (KeyError(), ExitCode.UNEXPECTED, "contex: KeyError:  (CONTEX_DEBUG=1 shows where)\n"),
+    ],
+)
+def test_complaining_is_one_line(
+    error: Exception, code: ExitCode, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complain_about(error) is code
+    assert capsys.readouterr().err == told
+
+
+def test_a_trace_is_shown_on_demand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONTEX_DEBUG", "1")
+    try:
+        raise RuntimeError("inside")
+    except RuntimeError as error:
+        complain_about(error)
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from contex import Event, Match, MatchedEvent
+from contex_server.cli import output
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def event(**fields: Any) -> Event:
+    return Event(
+        **{
+            "sequence": "1764000000123-4",
+            "event_type": "data_published",
+            "data_key": "api_config",
+            "payload": b'{"timeout":30}',
+            "content_type": "application/json",
+            "description": "API endpoint",
+            "publisher": "ops",
+            "metadata": {"team": "core"},
+            "revision": 2,
+            "previous_sequence": "1764000000000-0",
+            **fields,
+        }
+    )
+
+
+def printed(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    output.print_json(record)
+    output.flush()
+    line = capsys.readouterr().out
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    decoded: dict[str, Any] = json.loads(line)
+    return decoded
+
+
+def test_an_event_has_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(output.event_record(event()), capsys) == {
+        "sequence": "1764000000123-4",
+        "time": "2025-11-24T16:00:00.123Z",
+        "event_type": "data_published",
+        "data_key": "api_config",
+        "revision": 2,
+        "previous_sequence": "1764000000000-0",
+        "publisher": "ops",
+        "description": "API endpoint",
+        "content_type": "application/json",
+        "metadata": {"team": "core"},
+        "payload": {"timeout": 30},
+    }
+
+
+def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    match = Match(1, "API timeouts", 0.7, 0.7, 0.35, "minilm")
+    record = printed(output.matched_record(MatchedEvent(event(), (match,))), capsys)
+    assert record["score"] == 0.7
+    assert record["payload_omitted"] is False
+    assert record["matches"] == [
+        {
+            "need_index": 1,
+            "need": "API timeouts",
+            "score": 0.7,
+            "cosine": 0.7,
+            "threshold": 0.35,
+            "model": "minilm",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "content_type", "entry"),
+    [
+        (b"null", "", {"payload": None}),
+        (b'"x"', "application/json; charset=utf-8", {"payload": "x"}),
+        (b"[1,\r\n 2]", "application/problem+json", {"payload": [1, 2]}),
+        (b"hello\nthere", "text/plain", {"payload_text": "hello\nthere"}),
+        (b"{oops", "application/json", {"payload_text": "{oops"}),
+        (b"\xff\x00", "application/octet-stream", {"payload_base64": "/wA="}),
+        (b"\xff", "application/json", {"payload_base64": "/w=="}),
+        (b"", "application/json", {}),
+    ],
+)
+def test_the_payload_is_shown_as_what_it_is(
+    payload: bytes, content_type: str, entry: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = printed(output.event_record(event(payload=payload, content_type=content_type)), capsys)
+    assert {k: v for k, v in record.items() if k.startswith("payload")} == entry
+
+
+@pytest.mark.parametrize(
+    "payload", [b"123456789012345678901234567890", b"0.1000", b'[1,\n "\\u00e9"]']
+)
+def test_numbers_keep_their_digits(payload: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json(output.event_record(event(payload=payload)))
+    output.flush()
+    line = capsys.readouterr().out
+    assert json.loads(line)["payload"] == json.loads(payload)
+    if b"\n" not in payload:
+        assert payload.decode() in line
+
+
+@given(st.binary(max_size=60), st.sampled_from(["", "application/json", "text/plain", "x/y"]))
+def test_every_payload_makes_one_valid_line(payload: bytes, content_type: str) -> None:
+    record = output.event_record(event(payload=payload, content_type=content_type))
+    line = output.encode_json(record)
+    assert line.count(b"\n") == 1
+    json.loads(line)
+
+
+@given(st.text())
+def test_plain_text_cannot_steer_a_terminal(text: str) -> None:
+    shown = output.plain(text)
+    shown.encode()  # no surrogates
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+    assert len(output.plain(text, 10)) <= 10
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "text/plain", "image/png\x1b[2J"]))
+def test_a_line_for_people_is_one_printable_line(payload: bytes, content_type: str) -> None:
+    line = output.event_line(event(payload=payload, content_type=content_type, data_key="a\x1b"))
+    assert line.isprintable() or not any(ord(c) < 32 for c in line)
+    assert "\n" not in line
+
+
+def test_a_line_for_people_says_what_happened() -> None:
+    assert output.event_line(event()) == (
+        '16:00:00.123  1764000000123-4  api_config r2  by ops  {"timeout":30}'
+    )
+    assert "data_deleted" in output.event_line(event(event_type="data_deleted", payload=b""))
+
+
+def test_a_match_for_people_names_the_best_need() -> None:
+    matches = (
+        Match(0, "payments", 0.4, 0.4, 0.35, "m"),
+        Match(1, "API timeouts", 0.71, 0.71, 0.35, "m"),
+    )
+    line = output.matched_line(MatchedEvent(event(), matches))
+    assert line.startswith("0.71  API timeouts (+1)  ←  ")
+
+
+def test_markup_in_foreign_text_is_not_interpreted() -> None:
+    assert output.cell("[bold]x[/]").plain == "[bold]x[/]"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+from contex_server.errors import ContexError, Reason
+from contex_server.model import Sequence
+from contex_server.rpc.cursors import (
+    Token,
+    decode_position,
+    decode_text,
+    encode_position,
+    encode_text,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+u64 = st.integers(0, 2**64 - 1)
+sequences = st.builds(Sequence, u64, u64)
+
+
+def invalid(token: Token, project: str, text: str) -> None:
+    with pytest.raises(ContexError) as refused:
+        decode_position(token, project, text, "cursor")
+    assert refused.value.reason is Reason.CURSOR_INVALID
+    assert refused.value.field == "cursor"
+
+
+@given(st.sampled_from(Token), sequences)
+def test_a_position_comes_back(token: Token, position: Sequence) -> None:
+    text = encode_position(token, "p", position)
+    assert decode_position(token, "p", text, "cursor") == position
+    assert len(text) == 28
+
+
+@given(st.text())
+def test_a_text_comes_back(value: str) -> None:
+    value = value.encode(errors="ignore").decode()
+    token = encode_text(Token.AGENTS_PAGE, "p", value)
+    assert decode_text(Token.AGENTS_PAGE, "p", token, "page_token") == value
+
+
+@given(sequences, st.integers(0, 27), st.characters(codec="ascii"))
+def test_damage_is_found(position: Sequence, index: int, character: str) -> None:
+    text = encode_position(Token.CURSOR, "p", position)
+    damaged = text[:index] + character + text[index + 1 :]
+    if damaged != text:
+        invalid(Token.CURSOR, "p", damaged)
+
+
+@given(st.text())
+def test_anything_else_is_refused(text: str) -> None:
+    invalid(Token.CURSOR, "p", text)
+
+
+def test_tokens_are_for_one_project_and_one_use() -> None:
+    text = encode_position(Token.CURSOR, "p", Sequence(1, 2))
+    invalid(Token.CURSOR, "q", text)
+    invalid(Token.BACKWARDS, "p", text)
+    invalid(Token.CURSOR, "p", encode_text(Token.CURSOR, "p", "short"))

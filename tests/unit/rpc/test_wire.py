@@ -1,0 +1,90 @@
+"""Joined bytes mean what the real parser reads in them."""
+
+from __future__ import annotations
+
+from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
+from contex_server.model import Entry, Match, Sequence
+from contex_server.rpc import wire
+from contex_server.rpc.cursors import Token, decode_position
+from contex_server.subscriptions.feed import Chunk, Delivery
+from contex_server.subscriptions.streams import Kind, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+events = st.builds(
+    event_pb2.Event,
+    event_type=st.text(max_size=10),
+    data_key=st.text(max_size=10),
+    payload=st.binary(max_size=5_000),
+    metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    revision=st.integers(0, 2**63),
+)
+numbered = st.lists(st.tuples(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1), events))
+
+
+def entry(ms: int, n: int, event: event_pb2.Event) -> Entry:
+    return Entry(f"{ms}-{n}".encode(), event.SerializeToString())
+
+
+@given(numbered)
+def test_a_joined_batch_is_a_batch(rows: list[tuple[int, int, event_pb2.Event]]) -> None:
+    entries = [entry(*row) for row in rows]
+    batch = event_pb2.EventBatch.FromString(wire.batch_bytes(entries))
+    for (ms, n, event), read in zip(rows, batch.events, strict=True):
+        event.sequence = f"{ms}-{n}"
+        assert read == event
+
+
+@given(numbered.filter(bool), st.integers(0, 2**32))
+def test_a_joined_response_is_a_response(
+    rows: list[tuple[int, int, event_pb2.Event]], position: int
+) -> None:
+    deliveries = [Delivery(Sequence(ms, n), entry(ms, n, e)) for ms, n, e in rows]
+    chunk = Chunk(deliveries, Sequence(position, 0))
+    raw = wire.stream_message("p", Message(Kind.EVENTS, chunk.position, chunk), matched=False)
+    response = event_service_pb2.SubscribeResponse.FromString(raw)
+    assert response.WhichOneof("message") == "events"
+    assert len(response.events.events) == len(rows)
+    assert decode_position(Token.CURSOR, "p", response.cursor, "cursor") == chunk.position
+    assert response.server_time.seconds > 1_700_000_000
+
+
+def test_matches_travel_with_their_event() -> None:
+    match = Match(1, "a need", 0.5, 0.25, 0.125, "model")
+    event = event_pb2.Event(data_key="k", payload=b"x" * 300)
+    chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
+    raw = wire.stream_message("p", Message(Kind.EVENTS, chunk.position, chunk), matched=True)
+    (matched,) = agent_service_pb2.ListenResponse.FromString(raw).events.events
+    assert matched.event.sequence == "7-1"
+    assert matched.event.payload == event.payload
+    (read,) = matched.matches
+    assert (read.need_index, read.need, read.score) == (1, "a need", 0.5)
+    assert (read.parts.cosine, read.parts.threshold, read.parts.model) == (0.25, 0.125, "model")
+
+
+def test_every_kind_of_message_parses() -> None:
+    at = Sequence(5, 0)
+    for message, expected in (
+        (Message(Kind.CAUGHT_UP, at), "caught_up"),
+        (Message(Kind.FELL_BEHIND, at, tail=Sequence(8, 1)), "fell_behind"),
+        (Message(Kind.CHECKPOINT, at, final=True), "checkpoint"),
+        (Message(Kind.HEARTBEAT, at), "heartbeat"),
+    ):
+        raw = wire.stream_message("p", message, matched=False)
+        response = event_service_pb2.SubscribeResponse.FromString(raw)
+        assert response.WhichOneof("message") == expected
+        assert response.checkpoint.final == (expected == "checkpoint")
+        assert response.fell_behind.tail_sequence == ("8-1" if message.tail else "")
+
+
+def test_a_chunk_is_rendered_once() -> None:
+    chunk = Chunk([Delivery(Sequence(1, 0), Entry(b"1-0", b""))], Sequence(1, 0))
+    message = Message(Kind.EVENTS, chunk.position, chunk)
+    first = wire.stream_message("p", message, matched=False)
+    assert wire.stream_message("p", message, matched=False) is first
+
+
+def test_the_codec_reads_what_the_store_adds() -> None:
+    body = event_pb2.Event(data_key="k", revision=3, previous_sequence="4-5").SerializeToString()
+    event = wire.ProtobufCodec().decode(Entry(b"6-7", body))
+    assert (event.sequence, event.revision, event.previous_sequence) == ((6, 7), 3, (4, 5))
