@@ -31,6 +31,10 @@ from contex_server.model import Sequence as LogSequence
 _MAX_EVENTS = 1_024
 """Events of one function call: some 5 ms during which the store serves nobody else."""
 _MAX_BYTES = 8 * 1024 * 1024
+_PACE_S = 0.002
+_FULL_EVENTS = 128
+"""Under load calls start at least 2 ms apart unless this many events wait: with 256 unary
+publishes in flight a call then carries some 10 instead of 3, and each costs a third less."""
 
 FcallBuilder = Callable[[str, Sequence[Append]], Command]
 _Waiting = tuple[Append, "asyncio.Future[Appended]"]
@@ -97,6 +101,8 @@ class Appender:
             await self._connection.disconnect(nowait=True)
 
     async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        started, shared = 0.0, False
         while True:
             if not self._waiting:
                 self._idle.set()
@@ -104,7 +110,12 @@ class Appender:
                 await self._wake.wait()
                 # One turn of the loop: what was received together is appended together.
                 await asyncio.sleep(0)
+            if shared and len(self._waiting) < _FULL_EVENTS and self._events() < _FULL_EVENTS:
+                # The last call carried several: more are on their way. A lone publisher,
+                # who waits for each answer, is never kept waiting here.
+                await asyncio.sleep(max(0.0, started + _PACE_S - clock()))
             batch = self._take()
+            started, shared = clock(), len(batch) > 1
             try:
                 await self._commit(batch)
             except STORE_ERRORS as error:
@@ -116,6 +127,9 @@ class Appender:
                 _fail(batch, ContexError(Reason.INTERNAL, f"append failed: {error!r}"))
                 if not isinstance(error, Exception):
                     raise
+
+    def _events(self) -> int:
+        return sum(len(append.drafts) for append, _ in self._waiting)
 
     def _take(self) -> list[_Waiting]:
         events = size = 0

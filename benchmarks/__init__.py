@@ -1,0 +1,1 @@
+"""Measures Contex against the ceilings of what it is built on; see README.md."""

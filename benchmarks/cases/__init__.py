@@ -1,0 +1,24 @@
+"""The benchmarks, in the order in which they run."""
+
+from benchmarks.bench import Case
+from benchmarks.cases import (
+    embedding,
+    fanout,
+    latency,
+    publish_stream,
+    publish_unary,
+    replay,
+    store_memory,
+    subscribers,
+)
+
+CASES: dict[str, Case] = {
+    "publish_unary": publish_unary.run,
+    "publish_stream": publish_stream.run,
+    "replay": replay.run,
+    "fanout": fanout.run,
+    "latency": latency.run,
+    "subscribers": subscribers.run,
+    "store_memory": store_memory.run,
+    "embedding": embedding.run,
+}

@@ -1,0 +1,104 @@
+"""The load client: grpc.aio and raw bytes, the same code for Contex and for its ceilings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from contex.v1 import event_service_pb2
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", -1),
+    # A connection for each channel; by default channels to one address share one.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_EVENTS = "/contex.v1.EventService"
+PUBLISH = f"{_EVENTS}/Publish"
+PUBLISH_STREAM = f"{_EVENTS}/PublishStream"
+REPLAY = f"{_EVENTS}/Replay"
+SUBSCRIBE = f"{_EVENTS}/Subscribe"
+
+_PUBLISHED = 0x0A
+"""First byte of a PublishStreamResponse that is no refusal: field 1, `published`."""
+
+Unary = Callable[[bytes], Any]
+
+
+class Refused(Exception):
+    """The server did not take a batch."""
+
+
+@asynccontextmanager
+async def channels(target: str, count: int = 1) -> AsyncIterator[list[grpc.aio.Channel]]:
+    """Connected channels, a connection each."""
+    opened = [grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(count)]
+    try:
+        await asyncio.gather(*(channel.channel_ready() for channel in opened))
+        yield opened
+    finally:
+        await asyncio.gather(*(channel.close() for channel in opened))
+
+
+def unary(channel: grpc.aio.Channel, method: str) -> Unary:
+    """A unary method on bytes."""
+    return channel.unary_unary(method)
+
+
+async def closed_loop(calls: Sequence[Unary], requests: Iterable[bytes], in_flight: int) -> float:
+    """Makes all requests with so many in flight, spread over `calls`; returns the seconds."""
+    source = iter(requests)
+
+    async def worker(call: Unary) -> None:
+        for request in source:
+            await call(request)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(worker(calls[i % len(calls)]) for i in range(in_flight)))
+    return time.perf_counter() - start
+
+
+async def publish_stream(
+    channel: grpc.aio.Channel,
+    requests: Iterable[bytes],
+    in_flight: int = 16,
+    *,
+    acknowledged: Callable[[], None] = lambda: None,
+) -> float:
+    """Sends batches over one PublishStream; returns the seconds until the last answer.
+
+    Args:
+        channel: Where to.
+        requests: Serialised PublishStreamRequests.
+        in_flight: Batches that may be unanswered; the server reads ahead by 16.
+        acknowledged: Called for each answer.
+
+    Raises:
+        Refused: A batch was refused.
+    """
+    call = channel.stream_stream(PUBLISH_STREAM)()
+    window = asyncio.Semaphore(in_flight)
+
+    async def send() -> None:
+        for request in requests:
+            await window.acquire()
+            await call.write(request)
+        await call.done_writing()
+
+    start = time.perf_counter()
+    sender = asyncio.create_task(send())
+    try:
+        while (answer := await call.read()) is not grpc.aio.EOF:
+            if answer[0] != _PUBLISHED:
+                message = event_service_pb2.PublishStreamResponse.FromString(answer)
+                raise Refused(message.refused.message)
+            window.release()
+            acknowledged()
+        await sender
+        return time.perf_counter() - start
+    finally:
+        sender.cancel()
+        call.cancel()

@@ -1,0 +1,36 @@
+"""What is published: requests as bytes, made before the clock starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from contex.v1 import event_service_pb2
+
+EXAMPLE = event_service_pb2.NewEvent(
+    data_key="api_config",
+    payload=b'{"base_url":"https://api.example.com","timeout":30}',
+    description="API endpoint and timeouts",
+)
+"""The documentation's example event."""
+
+BATCH = 64
+_REQUEST_ID_HEAD = bytes([3 << 3 | 2, 32])
+
+
+def example(key: int) -> event_service_pb2.NewEvent:
+    """The example under another key; the texts of all of them are few."""
+    event = event_service_pb2.NewEvent()
+    event.CopyFrom(EXAMPLE)
+    event.data_key = f"api_config_{key}"
+    return event
+
+
+def request(project: str, events: Sequence[event_service_pb2.NewEvent]) -> bytes:
+    """A PublishRequest or PublishStreamRequest: their fields are the same."""
+    return event_service_pb2.PublishRequest(project=project, events=events).SerializeToString()
+
+
+def with_request_id(raw: bytes) -> bytes:
+    """The request with a fresh random id of 32 characters, as our clients send it."""
+    return b"".join((raw, _REQUEST_ID_HEAD, os.urandom(16).hex().encode()))

@@ -1,0 +1,22 @@
+"""`python -m benchmarks.profiled FILE serve …`: the server with cProfile around its event loop."""
+
+from __future__ import annotations
+
+import cProfile
+import sys
+
+
+def main() -> None:
+    """Runs `contex` with the remaining arguments; the statistics go to the file."""
+    file, sys.argv = sys.argv[1], ["contex", *sys.argv[2:]]
+    from contex_server import cli
+
+    profile = cProfile.Profile()
+    try:
+        profile.runcall(cli.main)
+    finally:
+        profile.dump_stats(file)
+
+
+if __name__ == "__main__":
+    main()
