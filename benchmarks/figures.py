@@ -58,8 +58,10 @@ class Figure:
         if self.target.kind == "ratio":
             return self.ratio is not None and self.ratio >= self.target.bound
         value = median(self.ours)
-        return value <= self.target.bound if self.target.kind == "most" else (
-            value >= self.target.bound
+        return (
+            value <= self.target.bound
+            if self.target.kind == "most"
+            else (value >= self.target.bound)
         )
 
     def as_json(self) -> dict[str, Any]:

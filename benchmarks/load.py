@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -66,7 +66,7 @@ async def publish_stream(
     requests: Iterable[bytes],
     in_flight: int = 16,
     *,
-    acknowledged: Callable[[], None] = lambda: None,
+    before_each: Callable[[], Awaitable[None]] | None = None,
 ) -> float:
     """Sends batches over one PublishStream; returns the seconds until the last answer.
 
@@ -74,7 +74,7 @@ async def publish_stream(
         channel: Where to.
         requests: Serialised PublishStreamRequests.
         in_flight: Batches that may be unanswered; the server reads ahead by 16.
-        acknowledged: Called for each answer.
+        before_each: Awaited before each batch: a pace.
 
     Raises:
         Refused: A batch was refused.
@@ -85,6 +85,8 @@ async def publish_stream(
     async def send() -> None:
         for request in requests:
             await window.acquire()
+            if before_each is not None:
+                await before_each()
             await call.write(request)
         await call.done_writing()
 
@@ -96,7 +98,6 @@ async def publish_stream(
                 message = event_service_pb2.PublishStreamResponse.FromString(answer)
                 raise Refused(message.refused.message)
             window.release()
-            acknowledged()
         await sender
         return time.perf_counter() - start
     finally:

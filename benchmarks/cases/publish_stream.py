@@ -33,9 +33,7 @@ async def run(bench: Bench) -> list[Figure]:
                 requests = _requests(project, batches)
                 await publish_stream(open_[0], requests[:5], WINDOW)  # Embeds the texts.
                 before = server.cpu()
-                seconds = await publish_stream(
-                    open_[0], _requests(project, batches), WINDOW
-                )
+                seconds = await publish_stream(open_[0], _requests(project, batches), WINDOW)
                 after = server.cpu()
                 ours.append(batches * BATCH / seconds)
                 cpu.append((after.server - before.server) / (batches * BATCH) * 1e6)
@@ -65,9 +63,7 @@ async def run(bench: Bench) -> list[Figure]:
             details,
         ),
         Figure(name, "events/s", ours, pipelined, "raw function calls, 16 in flight"),
-        Figure(
-            name, "events/s", ours, single, "unary Publish, 256 in flight", Target("ratio", 10)
-        ),
+        Figure(name, "events/s", ours, single, "unary Publish, 256 in flight", Target("ratio", 10)),
     ]
 
 

@@ -107,6 +107,7 @@ class Server:
             embeddings,
             self.matchmaker,
             default_threshold=settings.match_threshold,
+            answer_bytes=settings.limits.answer_bytes,
         )
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(

@@ -164,6 +164,10 @@ class EventCodec(Protocol):
         """Reads an entry."""
         ...
 
+    def without_payload(self, entry: Entry) -> Entry:
+        """The same entry with an empty payload."""
+        ...
+
     def encode(self, event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
         """The body of an event that the service itself writes; the payload is JSON."""
         ...

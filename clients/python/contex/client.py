@@ -506,6 +506,7 @@ class AsyncClient:
     async def _once(
         self, method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request
     ) -> Response:
+        self._check_open()
         try:
             return await method(request, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -517,6 +518,7 @@ class AsyncClient:
         request: Request,
         retry: Retry | None = None,
     ) -> Response:
+        self._check_open()
         retry = retry or Retry(self._timeout)
         while True:
             try:
@@ -569,7 +571,6 @@ class AsyncClient:
 
     def _open_channel(self) -> aio.Channel:
         # Not in the constructor: an asyncio channel belongs to the loop it is made in.
-        self._check_open()
         if self._channel is None:
             options = channel_options(self._timeout)
             self._channel = aio.insecure_channel(self._target, options=options)

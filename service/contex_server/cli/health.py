@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from contex_server.cli import options
-from contex_server.cli.exits import ExitCode
+from contex_server.cli.exits import ExitCode, complain
 from contex_server.cli.output import print_json, print_line
 from contex_server.cli.running import run
 
@@ -34,7 +34,7 @@ def health(
 async def _health(
     service: str, wait: float, target: str, timeout: float, as_json: bool
 ) -> ExitCode:
-    from contex import DeadlineExceeded, Unavailable
+    from contex import DeadlineExceeded, NotFound, Unavailable
 
     deadline = time.monotonic() + wait
     async with options.connect(target, timeout) as client:
@@ -46,6 +46,9 @@ async def _health(
                 status = await client.health(service)
             except (Unavailable, DeadlineExceeded) as error:
                 refusal = error
+            except NotFound:
+                complain(f"{target} has no service {service!r}")
+                return ExitCode.NOT_FOUND
             latency_ms = (time.monotonic() - started) * 1000
             if status == "SERVING" or time.monotonic() >= deadline:
                 break

@@ -31,6 +31,7 @@ from contex_server.model import Sequence as LogSequence
 _MAX_EVENTS = 1_024
 """Events of one function call: some 5 ms during which the store serves nobody else."""
 _MAX_BYTES = 8 * 1024 * 1024
+_MAX_PENDING_BYTES = 256 * 1024 * 1024
 _PACE_S = 0.002
 _FULL_EVENTS = 128
 """Under load calls start at least 2 ms apart unless this many events wait: with 256 unary
@@ -72,6 +73,7 @@ class Appender:
         self._max_pending = max_pending
         self._confirm = confirm
         self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -80,14 +82,16 @@ class Appender:
 
     async def append(self, append: Append) -> Appended:
         """See `EventLog.append`."""
-        if len(self._waiting) >= self._max_pending:
+        if len(self._waiting) >= self._max_pending or self._bytes > _MAX_PENDING_BYTES:
             raise ContexError(
                 Reason.OVERLOADED,
-                f"{self._max_pending} publishes are waiting for the store already",
+                f"{len(self._waiting)} publishes of {self._bytes} bytes are waiting for the "
+                "store already",
                 retry_after_ms=250,
             )
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((append, future))
+        self._bytes += _size(append)
         self._idle.clear()
         self._wake.set()
         return await future
@@ -135,14 +139,15 @@ class Appender:
         events = size = 0
         for taken, (append, _) in enumerate(self._waiting):
             events += len(append.drafts)
-            size += sum(len(draft.body) for draft in append.drafts)
+            size += _size(append)
             if taken and (events > _MAX_EVENTS or size > _MAX_BYTES):
                 break
         else:
             taken = len(self._waiting)
         batch = list(islice(self._waiting, taken))
-        for _ in batch:
+        for append, _ in batch:
             self._waiting.popleft()
+            self._bytes -= _size(append)
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:
@@ -188,6 +193,10 @@ class Appender:
             await self._connection.disconnect(nowait=True)
             self._connection = None
         await self._connections.topology_changed()
+
+
+def _size(append: Append) -> int:
+    return sum(len(draft.body) for draft in append.drafts)
 
 
 def _fail(batch: list[_Waiting], error: ContexError) -> None:

@@ -51,6 +51,8 @@ from contex_server.model import (
 BUCKETS = 256
 _BLOCK_MS = 2_000
 _FOLLOW_COUNT = 1_000
+_FOLLOW_BYTES = 4 * 1024 * 1024
+"""What one poll should bring at most; the count adapts to the size of the events."""
 _SCAN_COUNT = 1_000
 _FUNCTIONS = files("contex_server.log").joinpath("functions.lua").read_text()
 
@@ -386,13 +388,14 @@ class _RedisFollower:
         self._connections = connections
         self._bucket = bucket
         self._connection: AbstractConnection | None = None
+        self._count = 64
 
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
         """See `Follower.poll`."""
         names: dict[Any, str] = {key(project, "events").encode(): project for project in positions}
         command = hiredis.pack_command(
             (
-                *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", _FOLLOW_COUNT, "STREAMS"),
+                *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", self._count, "STREAMS"),
                 *names,
                 *(str(position) for position in positions.values()),
             )
@@ -412,7 +415,13 @@ class _RedisFollower:
         if not reply:
             return {}
         streams = reply.items() if isinstance(reply, dict) else reply
-        return {names[name]: [Entry(row[0], row[1][1]) for row in rows] for name, rows in streams}
+        received = {
+            names[name]: [Entry(row[0], row[1][1]) for row in rows] for name, rows in streams
+        }
+        entries = [entry for several in received.values() for entry in several]
+        size = sum(len(entry.body) for entry in entries) // len(entries) + 1
+        self._count = max(1, min(_FOLLOW_COUNT, _FOLLOW_BYTES // size, self._count * 8))
+        return received
 
     async def close(self) -> None:
         """See `Follower.close`."""

@@ -9,7 +9,8 @@ that moves keeps its text, its digest and its embedding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
@@ -20,7 +21,6 @@ import orjson
 OUTLINE_CHARS = 1_200
 """The default model reads 256 tokens, which is about as much."""
 STRING_CHARS = 200
-DEPTH = 16
 FIELDS_PER_OBJECT = 64
 ELEMENTS_PER_ARRAY = 4
 VALUES = 512
@@ -140,40 +140,37 @@ def _decode(payload: bytes) -> str:
 
 
 def _outline(value: Any) -> str:
-    """Field names and short strings of a parsed JSON value, in document order."""
+    """Field names and short strings of a parsed JSON value.
+
+    Level by level, so that a long first field does not crowd out its siblings and no depth
+    overflows the stack.
+    """
     parts: dict[str, None] = {}
     room = OUTLINE_CHARS
     budget = VALUES
-    # Iterators instead of recursion: depth costs a list entry, and a wide container
-    # is never listed beyond its bound.
-    stack: list[Iterator[tuple[str, Any]]] = [iter((("", value),))]
-    while stack:
-        for name, child in stack[-1]:
-            budget -= 1
-            part = _name(name) if name else ""
-            kind = type(child)
-            if kind is str:
-                phrase = _phrase(child if len(child) <= STRING_CHARS else _cut(child, STRING_CHARS))
-                if phrase:
-                    part = f"{part} {phrase}" if part else phrase
-            if part and part not in parts:
-                room -= len(part) + 2
-                if room < 0:
-                    return ", ".join(parts)
-                parts[part] = None
-            if budget <= 0:
-                return ", ".join(parts)
-            if (kind is dict or kind is list) and child and len(stack) < DEPTH:
-                stack.append(_children(child))
+    waiting: deque[tuple[str, Any]] = deque([("", value)])
+    while waiting and budget:
+        name, child = waiting.popleft()
+        budget -= 1
+        part = _name(name) if name else ""
+        kind = type(child)
+        if kind is str:
+            phrase = _phrase(child if len(child) <= STRING_CHARS else _cut(child, STRING_CHARS))
+            if phrase:
+                part = f"{part} {phrase}" if part else phrase
+        elif (kind is dict or kind is list) and len(waiting) < budget:
+            waiting.extend(_children(child))
+        if part and part not in parts:
+            room -= len(part) + 2
+            if room < 0:
                 break
-        else:
-            stack.pop()
+            parts[part] = None
     return ", ".join(parts)
 
 
-def _children(container: Any) -> Iterator[tuple[str, Any]]:
+def _children(container: Any) -> Iterable[tuple[str, Any]]:
     if type(container) is dict:
-        return islice(iter(container.items()), FIELDS_PER_OBJECT)
+        return islice(container.items(), FIELDS_PER_OBJECT)
     return (("", element) for element in islice(container, ELEMENTS_PER_ARRAY))
 
 

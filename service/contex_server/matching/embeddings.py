@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import structlog
 from cachetools import LRUCache
+from numpy.typing import NDArray
+
 from contex_server.errors import ContexError, embedder_unavailable
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import describe, text_digest
 from contex_server.matching.embedder import Embedder, pack, unpack
 from contex_server.model import DATA_DELETED, Event, EventCodec
-from numpy.typing import NDArray
 
 log = structlog.get_logger(__name__)
 

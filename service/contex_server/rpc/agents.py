@@ -67,7 +67,7 @@ class AgentServicer:
         )
         return agent_service_pb2.RegisterAgentResponse(
             agent=_agent(registered.agent, registered.acknowledged),
-            data=self._data(registered.data),
+            data=_data(registered.data),
             sequence=str(registered.sequence),
             cursor=encode_position(Token.CURSOR, project, registered.resume),
         )
@@ -89,7 +89,7 @@ class AgentServicer:
         )
         return agent_service_pb2.UpdateAgentResponse(
             agent=_agent(updated.agent, updated.acknowledged),
-            data=self._data(updated.data),
+            data=_data(updated.data),
             sequence=str(updated.sequence),
         )
 
@@ -187,22 +187,16 @@ class AgentServicer:
             case _:
                 return acknowledged
 
-    def _data(self, data: list[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
-        """The data whole, until the answer is full; then without their payloads."""
-        left = self._limits.answer_bytes
-        messages = []
-        for datum in data:
-            message = event_pb2.MatchedEvent(
-                event=wire.event_message(datum.entry),
-                matches=[wire.match_message(match) for match in datum.matches],
-            )
-            left -= len(message.event.payload)
-            if left < 0:
-                left += len(message.event.payload)
-                message.event.ClearField("payload")
-                message.payload_omitted = True
-            messages.append(message)
-        return messages
+
+def _data(data: list[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
+    return [
+        event_pb2.MatchedEvent(
+            event=wire.event_message(datum.entry),
+            matches=[wire.match_message(match) for match in datum.matches],
+            payload_omitted=datum.payload_omitted,
+        )
+        for datum in data
+    ]
 
 
 def _ids(request: object) -> tuple[str, str]:

@@ -151,8 +151,9 @@ def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Li
             raise invalid_field(
                 "description", f"must be at most {limits.description_bytes} bytes, not {size}"
             )
-    if event.metadata:
-        _check_metadata(dict(event.metadata), limits)
+    metadata = dict(event.metadata) if event.metadata else None
+    if metadata:
+        _check_metadata(metadata, limits)
     if tombstone:
         for field, given in (
             ("payload", payload),
@@ -169,7 +170,7 @@ def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Li
         content_type=content_type,
         description=description,
         publisher=publisher,
-        metadata=event.metadata,
+        metadata=metadata,
     ).SerializeToString()
     expected = event.expected_revision if event.HasField("expected_revision") else None
     if expected is not None:

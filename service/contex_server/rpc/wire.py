@@ -184,6 +184,12 @@ class ProtobufCodec:
             text_digest=message.text_digest,
         )
 
+    def without_payload(self, entry: Entry) -> Entry:
+        """See `EventCodec.without_payload`."""
+        message = event_pb2.Event.FromString(entry.body)
+        message.ClearField("payload")
+        return Entry(entry.id, message.SerializeToString())
+
     def encode(self, event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
         """See `EventCodec.encode`."""
         return event_pb2.Event(

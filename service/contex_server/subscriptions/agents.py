@@ -31,10 +31,11 @@ _FETCH = 64
 
 @dataclass(frozen=True, slots=True)
 class MatchedDatum:
-    """A datum with its event, whole."""
+    """A datum with its event, whole unless the answer would have grown too large."""
 
     entry: Entry
     matches: tuple[Match, ...]
+    payload_omitted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,14 @@ class Agents:
         matchmaker: Matchmaker,
         *,
         default_threshold: float,
+        answer_bytes: int,
     ) -> None:
         self._log = log
         self._codec = codec
         self._embeddings = embeddings
         self._matchmaker = matchmaker
         self._default_threshold = default_threshold
+        self._answer_bytes = answer_bytes
 
     async def register(
         self,
@@ -226,14 +229,18 @@ class Agents:
 
     async def _fetch(self, project: str, found: list[Datum]) -> list[MatchedDatum]:
         data: list[MatchedDatum] = []
+        left = self._answer_bytes
         for start in range(0, len(found), _FETCH):
             part = found[start : start + _FETCH]
             entries = await self._log.get(project, [datum.sequence for datum in part])
-            data += [
-                MatchedDatum(entry, datum.matches)
-                for entry, datum in zip(entries, part, strict=True)
-                if entry is not None
-            ]
+            for entry, datum in zip(entries, part, strict=True):
+                if entry is None:
+                    continue
+                omit = len(entry.body) > left
+                if omit:
+                    entry = self._codec.without_payload(entry)
+                left -= len(entry.body)
+                data.append(MatchedDatum(entry, datum.matches, omit))
         return data
 
 

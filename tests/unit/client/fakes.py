@@ -42,7 +42,8 @@ def rich_status(
             error_details_pb2.ErrorInfo(reason=reason, domain="contex.dev", metadata=metadata or {})
         )
     if retry_after is not None:
-        delay = duration_pb2.Duration(nanos=int(retry_after * 1e9))
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(retry_after * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if violations:
         details.append(

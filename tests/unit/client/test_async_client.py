@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from contex import AsyncClient, Client, NewEvent, NotFound, RevisionConflict, Unavailable
@@ -33,6 +33,11 @@ async def take(subscription, count: int) -> list[str]:
     return [(await anext(subscription)).sequence for _ in range(count)]
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def test_a_lost_answer_appends_nothing_twice(client: AsyncClient, events: FakeEvents) -> None:
     events.lose_answers = 2
     receipt = await client.publish("p", "k", {"a": 1})
@@ -45,10 +50,10 @@ async def test_a_lost_answer_appends_nothing_twice(client: AsyncClient, events: 
 
 async def test_a_subscription_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:
     events.log = [event(number) for number in range(1, 8)]
-    events.break_after = [1, 0, 2, 1, 1]
+    events.break_after = [1, 0, 2]
     async with client.subscribe("p") as subscription:
         assert await take(subscription, 7) == [f"{number}-0" for number in range(1, 8)]
-        assert subscription.reconnects >= 4
+        assert subscription.reconnects == 3
         await client.publish("p", "k", "live")
         assert await take(subscription, 1) == ["8-0"]
         assert subscription.caught_up
@@ -71,8 +76,7 @@ async def test_silence_is_a_break(client: AsyncClient, events: FakeEvents) -> No
     events.hang = True
     async with client.subscribe("p", heartbeat_interval_ms=100) as subscription:
         reading = asyncio.create_task(take(subscription, 1))
-        while subscription.reconnects < 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: subscription.reconnects > 0)
         events.hang = False
         await client.publish("p", "k", 1)
         assert await reading == ["1-0"]
@@ -81,8 +85,7 @@ async def test_silence_is_a_break(client: AsyncClient, events: FakeEvents) -> No
 async def test_closing_ends_an_iteration(client: AsyncClient, events: FakeEvents) -> None:
     subscription = client.subscribe("p")
     reading = asyncio.create_task(anext(subscription, "ended"))
-    while not events.requests:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(events.requests))
     await client.close()
     assert await reading == "ended"
     with pytest.raises(RuntimeError, match="closed"):

@@ -33,18 +33,24 @@ def test_every_batch_is_appended_once_and_answered_in_order(
     in_flight: list[str] = []
     while len(results) < total:
         assert window.end - window.first <= size
-        match data.draw(st.sampled_from(["add", "send", "answer", "break"])):
-            case "add" if added < total and window.has_room:
-                window.add(request(added))
-                added += 1
-            case "send" if sent < window.end:
+        possible = {
+            "answer": bool(in_flight),
+            "send": sent < window.end,
+            "add": added < total and window.has_room,
+            "break": True,
+        }
+        match data.draw(st.sampled_from([act for act, can in possible.items() if can])):
+            case "answer":
+                results.append(window.on_response(answer(in_flight.pop(0))).request_id)
+            case "send":
                 request_id = window.get(sent).request_id
                 if request_id not in appended:
                     appended.append(request_id)
                 in_flight.append(request_id)
                 sent += 1
-            case "answer" if in_flight:
-                results.append(window.on_response(answer(in_flight.pop(0))).request_id)
+            case "add":
+                window.add(request(added))
+                added += 1
             case "break":
                 window.on_break(UNAVAILABLE)
                 sent = window.first

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import grpc
 import grpc_testing
@@ -41,10 +42,23 @@ def client(channel: grpc_testing.Channel) -> Iterator[Client]:
 
 
 @pytest.fixture
-def run() -> Iterator[Run]:
+def run() -> Run:
     """Runs the client in a thread; the test is the server."""
-    with ThreadPoolExecutor() as pool:
-        yield pool.submit
+
+    def start(function: Callable[[], object]) -> Future[object]:
+        future: Future[object] = Future()
+
+        def target() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        # A daemon, so that a client that hangs fails its test and not the whole run.
+        threading.Thread(target=target, daemon=True).start()
+        return future
+
+    return start
 
 
 def published(*sequences: str) -> event_service_pb2.PublishResponse:
@@ -76,7 +90,7 @@ def test_publish(channel, client: Client, run: Run) -> None:
     future = run(lambda: client.publish("p", "k", {"a": 1}, description="d", expected_revision=0))
     _, request, call = channel.take_unary_unary(PUBLISH)
     succeed(call, published("1-0"))
-    receipt = future.result()
+    receipt = future.result(10)
     assert (receipt.sequence, receipt.revision, receipt.durability.name) == ("1-0", 1, "FSYNC")
     assert (request.project, request.publisher, len(request.request_id)) == ("p", "me", 32)
     event = request.events[0]
@@ -107,7 +121,7 @@ def test_a_publish_is_repeated_with_its_request_id(
         fail(call, **failure)
     _, request, call = channel.take_unary_unary(PUBLISH)
     succeed(call, published("1-0", "1-1"))
-    assert [receipt.sequence for receipt in future.result()] == ["1-0", "1-1"]
+    assert [receipt.sequence for receipt in future.result(10)] == ["1-0", "1-1"]
     assert all(earlier == request for earlier in seen)
 
 
@@ -122,7 +136,7 @@ def test_a_conflict_is_not_repeated(channel, client: Client, run: Run) -> None:
         metadata={"data_key": "k", "actual_revision": "4"},
     )
     with pytest.raises(RevisionConflict) as caught:
-        future.result()
+        future.result(10)
     assert caught.value.actual_revision == 4
 
 
@@ -133,7 +147,7 @@ def test_publishing_gives_up_when_the_wait_would_be_too_long(
     _, _, call = channel.take_unary_unary(PUBLISH)
     fail(call, grpc.StatusCode.UNAVAILABLE, reason="STORE_UNAVAILABLE", retry_after=60.0)
     with pytest.raises(Unavailable) as caught:
-        future.result()
+        future.result(10)
     assert caught.value.retry_after == 60.0
 
 
@@ -142,7 +156,7 @@ def test_an_ambiguous_unregister_is_not_repeated(channel, client: Client, run: R
     _, _, call = channel.take_unary_unary(UNREGISTER)
     fail(call, grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(Unavailable):
-        future.result()
+        future.result(10)
 
 
 def test_get_event_raises_not_found(channel, client: Client, run: Run) -> None:
@@ -150,7 +164,7 @@ def test_get_event_raises_not_found(channel, client: Client, run: Run) -> None:
     _, _, call = channel.take_unary_unary(GET_EVENT)
     fail(call, grpc.StatusCode.NOT_FOUND, reason="EVENT_NOT_FOUND")
     with pytest.raises(NotFound) as caught:
-        future.result()
+        future.result(10)
     assert caught.value.reason == "EVENT_NOT_FOUND"
 
 
@@ -163,7 +177,7 @@ def test_list_events_walks_the_pages(channel, client: Client, run: Run) -> None:
             events=map(fakes.event, numbers), next_page_token=token
         )
         succeed(call, page)
-    assert future.result() == ["1-0", "2-0", "3-0"]
+    assert future.result(10) == ["1-0", "2-0", "3-0"]
 
 
 def test_register_agent(channel, client: Client, run: Run) -> None:
@@ -173,7 +187,7 @@ def test_register_agent(channel, client: Client, run: Run) -> None:
     response = agent_service_pb2.RegisterAgentResponse(sequence="5-0", cursor="c")
     response.agent.agent_id = "a"
     succeed(call, response)
-    assert (future.result().sequence, future.result().cursor) == ("5-0", "c")
+    assert (future.result(10).sequence, future.result(10).cursor) == ("5-0", "c")
 
 
 def test_a_subscription_resumes_without_a_duplicate_or_a_gap(
@@ -211,7 +225,7 @@ def test_a_subscription_resumes_without_a_duplicate_or_a_gap(
     _, request, call = channel.take_unary_stream(SUBSCRIBE)
     assert request.cursor == "c3"
     call.send_response(batch("c4", 5, 6))
-    assert future.result() == [f"{number}-0" for number in range(1, 7)]
+    assert future.result(10) == [f"{number}-0" for number in range(1, 7)]
     call.cancelled()
     assert (subscription.reconnects, subscription.position) == (3, "6-0")
 
@@ -225,7 +239,7 @@ def test_a_silent_subscription_is_broken(channel, client: Client, run: Run) -> N
     silent.cancelled()
     assert request.cursor == "c1"
     call.send_response(batch("c2", 1))
-    assert future.result().sequence == "1-0"
+    assert future.result(10).sequence == "1-0"
     subscription.close()
 
 
@@ -240,7 +254,7 @@ def test_a_trimmed_position_raises(channel, client: Client, run: Run) -> None:
             metadata={"earliest_sequence": "5-0"},
         )
         with pytest.raises(SequenceTrimmed) as caught:
-            future.result()
+            future.result(10)
     assert caught.value.earliest_sequence == "5-0"
 
 
@@ -250,7 +264,7 @@ def test_without_reconnect_a_break_raises(channel, client: Client, run: Run) -> 
         _, _, call = channel.take_unary_stream(LISTEN)
         fail(call, grpc.StatusCode.UNAVAILABLE)
         with pytest.raises(Unavailable):
-            future.result()
+            future.result(10)
 
 
 def test_closing_from_another_thread_ends_the_iteration(channel, client: Client, run: Run) -> None:
@@ -260,7 +274,7 @@ def test_closing_from_another_thread_ends_the_iteration(channel, client: Client,
     assert request.cursor == "c"
     client.close()
     call.cancelled()
-    assert future.result() == []
+    assert future.result(10) == []
     with pytest.raises(RuntimeError, match="closed"):
         client.publish("p", "k", 1)
 
@@ -278,7 +292,7 @@ def test_messages_are_there_raw(channel, client: Client, run: Run) -> None:
         message = event_service_pb2.SubscribeResponse(cursor=kind)
         getattr(message, kind).SetInParent()
         call.send_response(message)
-    assert future.result() == ["events", "caught_up", "heartbeat"]
+    assert future.result(10) == ["events", "caught_up", "heartbeat"]
     assert (subscription.caught_up, subscription.cursor) == (True, "heartbeat")
     subscription.close()
 
@@ -291,7 +305,7 @@ def test_a_replay_ends_by_itself(channel, client: Client, run: Run) -> None:
     message.events.events.extend(map(fakes.event, [1, 2]))
     call.send_response(message)
     call.terminate((), grpc.StatusCode.OK, "")
-    assert future.result() == ["1-0", "2-0"]
+    assert future.result(10) == ["1-0", "2-0"]
 
 
 def test_a_publish_stream_sends_unanswered_batches_again(channel, client: Client, run: Run) -> None:
@@ -315,10 +329,10 @@ def test_a_publish_stream_sends_unanswered_batches_again(channel, client: Client
 
     _, call = channel.take_stream_stream(PUBLISH_STREAM)
     assert [call.take_request(), call.take_request()] == [second, third]
-    call.requests_closed()
     call.send_response(answer(second, "2-0"))
+    call.requests_closed()
     call.send_response(answer(third, "3-0"))
-    assert future.result() == ["1-0", "2-0", "3-0"]
+    assert future.result(10) == ["1-0", "2-0", "3-0"]
 
 
 def test_what_the_source_of_a_publish_stream_raises_comes_after_the_results(
@@ -337,6 +351,6 @@ def test_what_the_source_of_a_publish_stream_raises_comes_after_the_results(
             request_id=request.request_id, published=published("1-0")
         )
     )
-    assert future.result().receipts[0].sequence == "1-0"
+    assert future.result(10).receipts[0].sequence == "1-0"
     with pytest.raises(LookupError):
         next(results)

@@ -34,8 +34,8 @@ def test_names_description_and_outline() -> None:
     text = describe("api_config", "API endpoint and timeouts.", orjson.dumps(CONFIG), "")
     assert text == (
         "api config. API endpoint and timeouts. base url https://api.example.com/v1, timeout, "
-        "auth, type bearer, token url https://auth.example.com/token, endpoints, users, orders, "
-        "updated at"
+        "auth, endpoints, updated at, type bearer, token url https://auth.example.com/token, "
+        "users, orders"
     )
 
 
@@ -112,6 +112,10 @@ def test_maps_by_id_describe_what_they_hold() -> None:
     ids = ("550e8400-e29b-41d4-a716-446655440000", "123e4567-e89b-12d3-a456-426614174000")
     texts = {outline({"carts": {i: {"item": "lamp"}}}) for i in ids}
     assert texts == {"carts, item lamp"}
+
+
+def test_siblings_come_before_what_is_deeper() -> None:
+    assert outline({"long": ["word " * 30] * 9, "port": 1}).startswith("long, port, word")
 
 
 def test_repetition_is_said_once() -> None:

@@ -210,6 +210,14 @@ class View:
                     not delivery.unexpected and not delivery.unknown,
                 ),
             ]
+        rows.append(
+            (
+                "first start, stop by SIGTERM",
+                f"{figures.start:.2f} s, {figures.stop:.2f} s",
+                "",
+                None,
+            )
+        )
         rows.append(("the whole run", f"{figures.total:.1f} s", "", None))
         for name, measured, required, held in rows:
             verdict = "" if held is None else "[green]ok[/]" if held else "[bold red]FAILED[/]"

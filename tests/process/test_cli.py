@@ -1,0 +1,368 @@
+"""The command line against a real server process: what each command prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from contex_server.cli.application import application
+from contex_server.cli.exits import ExitCode
+from typer.testing import CliRunner
+
+CONTEX = [sys.executable, "-m", "contex_server.cli"]
+API_CONFIG = '{"base_url":"https://api.example.com","timeout":30}'
+MATCHED_KEYS = {"score", "matches", "payload_omitted"}
+EVENT_KEYS = {
+    "sequence",
+    "time",
+    "event_type",
+    "data_key",
+    "revision",
+    "previous_sequence",
+    "publisher",
+    "description",
+    "content_type",
+    "metadata",
+    "payload",
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        (record,) = self.records
+        return record
+
+
+@dataclass(frozen=True)
+class Contex:
+    """Commands for one project of the server."""
+
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> Done:
+        """Runs a command in this process, which saves the half second of starting another."""
+        result = CliRunner(env=self.environment).invoke(application, arguments, input=stdin)
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    def ok(self, *arguments: str, stdin: str | None = None) -> Done:
+        done = self(*arguments, stdin=stdin)
+        assert (done.code, done.err) == (ExitCode.OK, "")
+        return done
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Starts a command in a process of its own."""
+        return subprocess.Popen(
+            [*CONTEX, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.environment},
+            **options,
+        )
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    """A server on a free port."""
+    with TemporaryDirectory(prefix="ctx") as directory:
+        log = Path(directory, "log")
+        with log.open("wb") as file:
+            server = subprocess.Popen(
+                [*CONTEX, "serve", "--port", "0", "--data-dir", directory, "--log-format", "json"],
+                stdout=file,
+                stderr=file,
+            )
+        try:
+            yield f"127.0.0.1:{_port(server, log)}"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(10) == 0
+
+
+def _port(server: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        for line in log.read_text().splitlines():
+            record = json.loads(line)
+            if record["event"] == "serving":
+                port: int = record["port"]
+                return port
+        time.sleep(0.05)
+    raise AssertionError(f"not serving:\n{log.read_text()}")
+
+
+@pytest.fixture
+def contex(target: str, request: pytest.FixtureRequest) -> Contex:
+    """Commands for a project of the test's own."""
+    project = request.node.name.replace("[", ".").rstrip("]")[:64]
+    return Contex({"CONTEX_TARGET": target, "CONTEX_PROJECT": project, "CONTEX_DEBUG": ""})
+
+
+def publish(contex: Contex, *arguments: str) -> dict[str, Any]:
+    return contex.ok("publish", *arguments, "--json").record
+
+
+def test_health(contex: Contex, target: str) -> None:
+    assert contex.ok("health").out.startswith(f"SERVING  {target}  ")
+    record = contex.ok("health", "--service", "contex.v1.AgentService", "--json").record
+    assert (record["status"], record["target"]) == ("SERVING", target)
+    assert record["latency_ms"] > 0
+    assert contex("health", "--service", "nobody.knows").code == ExitCode.NOT_FOUND
+
+
+def test_publish_and_list(contex: Contex) -> None:
+    first = contex.ok(
+        *("publish", "api_config", API_CONFIG, "-d", "API endpoint and timeouts"),
+        *("--meta", "team=core", "--publisher", "ops", "--request-id", "r-1", "--json"),
+    ).record
+    assert first.keys() == {
+        "sequence",
+        "data_key",
+        "revision",
+        "durability",
+        "duplicate",
+        "request_id",
+    }
+    assert (first["revision"], first["durability"], first["duplicate"]) == (1, "FSYNC", False)
+    assert contex.ok("publish", "note", "hello").out.startswith("note revision 1  ")
+
+    events = contex.ok("events", "--json").records
+    assert [event["data_key"] for event in events] == ["api_config", "note"]
+    assert events[0].keys() == EVENT_KEYS
+    assert events[0]["payload"] == json.loads(API_CONFIG)
+    assert events[0]["metadata"] == {"team": "core"}
+    assert events[0]["publisher"] == "ops"
+    assert events[1].keys() == EVENT_KEYS - {"payload"} | {"payload_text"}
+
+    table = contex.ok("events").out
+    assert "api_config" in table
+    assert "hello" in table
+
+
+def test_a_request_id_appends_once(contex: Contex) -> None:
+    first = publish(contex, "k", "1", "--request-id", "r-1")
+    again = publish(contex, "k", "1", "--request-id", "r-1")
+    assert (first["duplicate"], again["duplicate"]) == (False, True)
+    assert first["sequence"] == again["sequence"]
+
+
+def test_an_expected_revision(contex: Contex) -> None:
+    publish(contex, "k", "1", "--expected-revision", "0")
+    done = contex("publish", "k", "2", "--expected-revision", "0")
+    assert done.code == ExitCode.CONFLICT
+    assert "revision 1" in done.err
+    assert "[REVISION_CONFLICT]" in done.err
+    assert publish(contex, "k", "2", "--expected-revision", "1")["revision"] == 2
+
+
+def test_a_deletion(contex: Contex) -> None:
+    publish(contex, "k", "1")
+    assert publish(contex, "k", "--delete")["revision"] == 2
+    deleted = contex.ok("events", "--type", "data_deleted", "--json").record
+    assert "payload" not in deleted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["publish", "bad key", "1"], ExitCode.INVALID_ARGUMENT, "data_key"),
+        (["publish", "k", "1", "-p", "bad project"], ExitCode.INVALID_ARGUMENT, "project"),
+        (["publish", "k", "1", "--type", "data_deleted"], ExitCode.INVALID_ARGUMENT, "RESERVED"),
+        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "needs"),
+        (["register", "a", "--need", "x", "--threshold", "2"], ExitCode.INVALID_ARGUMENT, "thresh"),
+        (["agents", "show", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
+        (["agents", "unregister", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
+        (["agents", "update", "nobody", "--threshold", ".5"], ExitCode.NOT_FOUND, "AGENT_NOT"),
+        (["agents", "ack", "nobody", "0"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
+        (["listen", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
+        (["events", "--since", "99999999999999-0"], ExitCode.OUT_OF_RANGE, "IN_FUTURE"),
+        (["replay", "--since", "99999999999999-0"], ExitCode.OUT_OF_RANGE, "IN_FUTURE"),
+    ],
+)
+def test_refusals(contex: Contex, arguments: Sequence[str], code: ExitCode, told: str) -> None:
+    done = contex(*arguments)
+    assert done.code == code
+    assert told in done.err
+    assert done.err.startswith("contex: ")
+    assert done.err.count("\n") == 1
+
+
+def test_filters_ranges_and_orders(contex: Contex) -> None:
+    places = [publish(contex, f"k{n}", str(n), "--publisher", f"p{n % 2}") for n in range(4)]
+    sequences = [place["sequence"] for place in places]
+
+    def keys(*arguments: str) -> list[str]:
+        return [event["data_key"] for event in contex.ok(*arguments, "--json").records]
+
+    assert keys("events", "--since", sequences[1]) == ["k2", "k3"]
+    assert keys("events", "--until", sequences[1]) == ["k0", "k1"]
+    assert keys("events", "--backwards", "--limit", "2") == ["k3", "k2"]
+    assert keys("events", "--key", "k[0-3]") == []
+    assert keys("events", "--key", "k1", "--key", "?3") == ["k1", "k3"]
+    assert keys("events", "--publisher", "p0", "--until", "2999-01-01T00:00:00Z") == ["k0", "k2"]
+    assert keys("events", "--since", "2999-01-01T00:00:00Z") == []
+    assert keys("tail", "-n", "2") == ["k2", "k3"]
+    assert keys("tail", "-n", "1", "--key", "k0") == ["k0"]
+    replayed = contex("replay", "--backwards", "--until", sequences[2], "--json")
+    assert [event["data_key"] for event in replayed.records] == ["k2", "k1", "k0"]
+    assert replayed.err.startswith("replayed 3 events in ")
+
+
+def test_bulk_and_back(contex: Contex) -> None:
+    lines = [{"data_key": f"k{n % 7}", "data": {"n": n}, "description": "d"} for n in range(600)]
+    text = "\n".join(map(json.dumps, lines))
+    process = contex.start("publish", "--stream", "-", "--json", stdin=subprocess.PIPE)
+    out, err = process.communicate(text, timeout=20)
+    assert (process.returncode, err) == (ExitCode.OK, "")
+    totals = json.loads(out)
+    assert (totals["published"], totals["refused"]) == (600, 0)
+
+    replayed = contex("replay", "--json").out
+    assert [json.loads(line)["payload"]["n"] for line in replayed.splitlines()] == [*range(600)]
+
+    process = contex.start("publish", "--stream", "-", "-p", "copy", stdin=subprocess.PIPE)
+    out, err = process.communicate(replayed, timeout=20)
+    assert (process.returncode, err.startswith("published 600 events in ")) == (ExitCode.OK, True)
+    assert len(contex.ok("events", "-p", "copy", "--limit", "0", "--json").records) == 600
+
+
+def test_bulk_reports_what_it_refuses(contex: Contex, tmp_path: Path) -> None:
+    good, bad = '{"data_key":"k","data":1}', '{"data_key":"bad key","data":1}'
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join([good] * 256 + [bad] + [good] * 3))
+    done = contex("publish", "--stream", str(path))
+    assert done.code == ExitCode.INVALID_ARGUMENT
+    assert done.out.startswith("published 256  refused 4  ")
+    assert "contex: lines 257-260 refused: " in done.err
+
+    path.write_text(f"{good}\n{good}\noops\n{good}")
+    done = contex("publish", "--stream", str(path))
+    assert done.code == ExitCode.USAGE
+    assert done.out.startswith("published 2  refused 0  ")
+    assert "contex: line 3: not JSON" in done.err
+
+
+def test_agents(contex: Contex) -> None:
+    publish(contex, "api_config", API_CONFIG, "-d", "API endpoint and timeouts")
+    needs = ["API endpoints and timeouts", "payment providers"]
+    options = [part for need in needs for part in ("--need", need)]
+    registered = contex.ok("register", "checkout", *options, "--json").record
+    assert (registered["agent_id"], registered["needs"]) == ("checkout", needs)
+    assert registered["cursor"]
+    (datum,) = registered["data"]
+    assert datum.keys() == EVENT_KEYS | MATCHED_KEYS
+    assert datum["payload"] == json.loads(API_CONFIG)
+    (match,) = datum["matches"]
+    assert match["need"] == needs[0]
+    assert match["score"] >= match["threshold"]
+
+    shown = contex.ok("register", "checkout", *options, "--threshold", "0.9").out
+    assert "payment providers" in shown
+    assert "nothing yet" in shown
+    assert "api_config" in contex.ok("agents", "update", "checkout", "--threshold", "0.3").out
+    assert contex.ok("agents", "show", "checkout", "--json").record["threshold"] == 0.3
+    assert "checkout" in contex.ok("agents").out
+    (listed,) = contex.ok("agents", "--json").records
+    assert listed["needs"] == needs
+
+    acknowledged = contex.ok("agents", "ack", "checkout", registered["sequence"], "--json").record
+    assert acknowledged["agent_id"] == "checkout"
+    assert contex.ok("agents", "unregister", "checkout", "--json").record["sequence"]
+    assert contex.ok("agents", "--json").records == []
+    assert "no agents" in contex.ok("agents").out
+
+
+def test_listen_prints_as_matches_arrive_and_acknowledges(contex: Contex) -> None:
+    contex.ok("register", "checkout", "--need", "API endpoints and timeouts")
+    listening = contex.start("listen", "checkout", "--ack", "--json")
+    published = publish(contex, "api_config", API_CONFIG, "-d", "API endpoint and timeouts")
+    publish(contex, "weather", '"sunny"', "-d", "weather of tomorrow")
+    assert listening.stdout is not None
+    matched = json.loads(listening.stdout.readline())
+    assert matched.keys() == EVENT_KEYS | MATCHED_KEYS
+    assert matched["sequence"] == published["sequence"]
+    listening.send_signal(signal.SIGINT)
+    rest, err = listening.communicate(timeout=10)
+    assert (listening.returncode, rest, err) == (ExitCode.OK, "", "")
+    agent = contex.ok("agents", "show", "checkout", "--json").record
+    assert agent["acknowledged_sequence"] == published["sequence"]
+
+    again = contex.ok("listen", "checkout", "--after", "0", "--count", "1").out
+    assert "API endpoints and timeouts" in again
+    assert "api_config r1" in again
+
+
+def test_tail_follows_without_a_gap(contex: Contex) -> None:
+    publish(contex, "before", "1")
+    following = contex.start("tail", "-f", "-n", "1", "--key", "[!x]*", "--key", "*")
+    assert following.stdout is not None
+    assert "before r1" in following.stdout.readline()
+    publish(contex, "after", "2")
+    assert "after r1" in following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    rest, err = following.communicate(timeout=10)
+    assert (following.returncode, rest, err) == (ExitCode.OK, "", "")
+
+
+def test_interrupting_a_command_that_would_end(contex: Contex) -> None:
+    publishing = contex.start("publish", "--stream", "-", stdin=subprocess.PIPE)
+    assert publishing.stdin is not None
+    publishing.stdin.write('{"data_key":"k","data":1}\n')
+    publishing.stdin.flush()
+    deadline = time.monotonic() + 10
+    while not contex("events", "--json").out and time.monotonic() < deadline:
+        time.sleep(0.05)
+    publishing.send_signal(signal.SIGINT)
+    assert publishing.wait(5) == ExitCode.INTERRUPTED
+    publishing.communicate()
+    assert len(contex.ok("events", "--json").records) == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(contex: Contex) -> None:
+    lines = "\n".join('{"data_key":"k","data":"%s"}' % ("x" * 500) for _ in range(1_000))
+    publishing = contex.start("publish", "--stream", "-", stdin=subprocess.PIPE)
+    publishing.communicate(lines, timeout=20)
+    replaying = contex.start("replay", "--json")
+    assert replaying.stdout is not None
+    assert replaying.stderr is not None
+    replaying.stdout.readline()
+    replaying.stdout.close()
+    assert replaying.wait(10) == ExitCode.OK
+    assert replaying.stderr.read() == ""
+    replaying.stderr.close()
+
+
+def test_a_port_that_is_taken(target: str, tmp_path: Path) -> None:
+    port = target.rpartition(":")[2]
+    done = subprocess.run(
+        [*CONTEX, "serve", "--port", port, "--data-dir", str(tmp_path), "--log-level", "error"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == ExitCode.UNEXPECTED
+    assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
