@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import grpc
 from contex.v1 import event_service_pb2
 
-from benchmarks.load import SUBSCRIBE
+from benchmarks.load import SUBSCRIBE, open_stream, read
 
 # First byte of a SubscribeResponse: which message it is.
 EVENTS, CAUGHT_UP, FELL_BEHIND = 0x0A, 0x12, 0x1A
@@ -53,13 +53,13 @@ async def audience(
 
     async def subscribe(index: int) -> None:
         nonlocal joined
-        call = channels[index % len(channels)].unary_stream(method)(request)
+        call = open_stream(channels[index % len(channels)], method, request)
         try:
             await call.read()
             joined += 1
             if joined == count:
                 everybody.set()
-            while (raw := await call.read()) is not grpc.aio.EOF:
+            while (raw := await read(call)) is not None:
                 on_message(index, raw)
             raise Ended(f"subscriber {index}: {await call.details()}")
         finally:

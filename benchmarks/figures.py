@@ -21,7 +21,7 @@ class Target:
 
     def __str__(self) -> str:
         sign = "≤" if self.kind == "most" else "≥"
-        return f"{sign} {number(self.bound)}{' ×' if self.kind == 'ratio' else ''}"
+        return f"{sign} {number(self.bound)}{' x' if self.kind == 'ratio' else ''}"
 
 
 @dataclass(frozen=True, slots=True)

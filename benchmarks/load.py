@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from contex.v1 import event_service_pb2
@@ -25,7 +25,9 @@ SUBSCRIBE = f"{_EVENTS}/Subscribe"
 _PUBLISHED = 0x0A
 """First byte of a PublishStreamResponse that is no refusal: field 1, `published`."""
 
-Unary = Callable[[bytes], Any]
+Unary = Callable[[bytes], Awaitable[bytes]]
+DuplexCall = grpc.aio.StreamStreamCall[bytes, bytes]
+StreamCall = grpc.aio.UnaryStreamCall[bytes, bytes]
 
 
 class Refused(Exception):
@@ -45,7 +47,21 @@ async def channels(target: str, count: int = 1) -> AsyncIterator[list[grpc.aio.C
 
 def unary(channel: grpc.aio.Channel, method: str) -> Unary:
     """A unary method on bytes."""
-    return channel.unary_unary(method)
+    # With its default serializers grpc.aio passes bytes as they are; the stubs can't say so.
+    call: Any = channel.unary_unary(method)
+    return cast(Unary, call)
+
+
+def open_stream(channel: grpc.aio.Channel, method: str, request: bytes) -> StreamCall:
+    """Starts a call of a method that answers with a stream, on bytes."""
+    call: Any = channel.unary_stream(method)
+    return cast(StreamCall, call(request))
+
+
+async def read(call: StreamCall | DuplexCall) -> bytes | None:
+    """The next message, or None at the end."""
+    raw = await call.read()
+    return raw if isinstance(raw, bytes) else None
 
 
 async def closed_loop(calls: Sequence[Unary], requests: Iterable[bytes], in_flight: int) -> float:
@@ -79,7 +95,8 @@ async def publish_stream(
     Raises:
         Refused: A batch was refused.
     """
-    call = channel.stream_stream(PUBLISH_STREAM)()
+    method: Any = channel.stream_stream(PUBLISH_STREAM)
+    call = cast(DuplexCall, method())
     window = asyncio.Semaphore(in_flight)
 
     async def send() -> None:
@@ -93,7 +110,7 @@ async def publish_stream(
     start = time.perf_counter()
     sender = asyncio.create_task(send())
     try:
-        while (answer := await call.read()) is not grpc.aio.EOF:
+        while (answer := await read(call)) is not None:
             if answer[0] != _PUBLISHED:
                 message = event_service_pb2.PublishStreamResponse.FromString(answer)
                 raise Refused(message.refused.message)

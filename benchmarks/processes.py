@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-
 from contex_server.log.connections import Connections, connect
 
 _START_S = 60.0

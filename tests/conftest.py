@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from contex_server.app import Server
+from contex_server.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.matching.embedder import Embedder, MiniLM, Vector
+from structlog.testing import capture_logs
+
+StartServer = Callable[..., Coroutine[Any, Any, Server]]
 
 
 @pytest.fixture
@@ -26,3 +35,65 @@ async def valkey(data_dir: Path) -> AsyncIterator[EmbeddedValkey]:
     await store.start()
     yield store
     await store.stop()
+
+
+class _LeftOpen:
+    """An embedder that outlives the servers that use it, one after the other."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.model_id = embedder.model_id
+        self.dimension = embedder.dimension
+
+    async def embed(self, texts: Any) -> Vector:
+        return await self._embedder.embed(texts)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Iterator[Embedder]:
+    """The default model, loaded once."""
+    model = MiniLM()
+    model.load()
+    yield _LeftOpen(model)
+    asyncio.run(model.close())
+
+
+@pytest.fixture
+async def start_server(minilm: Embedder) -> AsyncIterator[StartServer]:
+    """Starts servers in this process: `await start_server(store_url, **settings)`.
+
+    They are stopped after the test, which fails if one of them met a defect of its own.
+    """
+    servers: list[Server] = []
+
+    async def start(url: str, *, embedder: Embedder | None = None, **settings: Any) -> Server:
+        chosen = Settings(port=0, **{"shutdown_grace_s": 1.0, **settings})
+        server = await Server.start(chosen, url, embedder=embedder or minilm)
+        servers.append(server)
+        return server
+
+    with capture_logs() as logs:
+        yield start
+        for server in reversed(servers):
+            if not server.drain.started:
+                await server.stop()
+    assert [entry for entry in logs if entry["event"] in _DEFECTS] == []
+
+
+_DEFECTS = ("internal_error", "matcher_failed", "calls_cancelled")
+
+
+@pytest.fixture
+async def server(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
+    """A server on a store of its own."""
+    return await start_server(valkey.url)
+
+
+@pytest.fixture
+async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to `server`."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as opened:
+        yield opened

@@ -42,7 +42,7 @@ class _Received:
 
     counts: list[int] = field(default_factory=lambda: [0] * SUBSCRIBERS)
     messages: int = 0
-    bytes: int = 0
+    size_bytes: int = 0
     fell_behind: int = 0
     _progressed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,7 +71,7 @@ class _Received:
     def _take(self, index: int, count: int, raw: bytes) -> None:
         self.counts[index] += count
         self.messages += 1
-        self.bytes += len(raw)
+        self.size_bytes += len(raw)
         self._progressed.set()
 
 
@@ -99,7 +99,7 @@ async def run(bench: Bench) -> list[Figure]:
             behind += received.fell_behind
             cpu.append(found.server_cpu / received.total * 1e6)
             per_message = received.total / received.messages
-            message_bytes = received.bytes // received.messages
+            message_bytes = received.size_bytes // received.messages
             sizes.append(per_message)
 
             plain = await _bare(bare, max(20, round(events / per_message)), message_bytes)

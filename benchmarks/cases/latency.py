@@ -70,7 +70,7 @@ async def run(bench: Bench) -> list[Figure]:
     }
     return [
         Figure(
-            f"publish → delivery, 100 events/s × 100 subscribers, p{percent}",
+            f"publish → delivery, 100 events/s to 100 subscribers, p{percent}",
             "ms",
             [_percentile(r.due, percent) for r in ours],
             [_percentile(r.due, percent) for r in bare_ones],

@@ -19,7 +19,9 @@ async def run(bench: Bench) -> list[Figure]:
     """Events a second over one stream."""
     batches = bench.size(1_500, 150)
     calls = bench.size(6_000, 1_000)
-    sequential, pipelined, ours, single, cpu = [], [], [], [], []
+    sequential: list[float] = []
+    pipelined: list[float] = []
+    ours, single, cpu = [], [], []
     async with bench.server("publish_stream") as server, channels(server.target, CHANNELS) as open_:
         with raw_store(server.store_socket) as store:
             for number in range(bench.runs):

@@ -6,10 +6,11 @@ import time
 
 import grpc
 from contex.v1 import event_service_pb2
+from contex_server.log.redis import key
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
-from benchmarks.load import REPLAY, channels, publish_stream
+from benchmarks.load import REPLAY, channels, open_stream, publish_stream, read
 from benchmarks.messages import BATCH, request
 from benchmarks.store import raw_store
 
@@ -26,7 +27,7 @@ async def run(bench: Bench) -> list[Figure]:
         seconds = await publish_stream(channel, [batch] * (events // BATCH))
         bench.say(f"{events:,} events appended in {seconds:.1f} s")
         with raw_store(server.store_socket) as store:
-            rows = store.command("XREVRANGE", *_key_range(), "COUNT", 1_000)
+            rows = store.command("XREVRANGE", key(PROJECT, "events"), "+", "-", "COUNT", 1_000)
             size = sum(len(row[1][1]) for row in rows) / len(rows)
             for _ in range(bench.runs):
                 count, seconds = store.scan(PROJECT)
@@ -69,17 +70,11 @@ def _event(index: int) -> event_service_pb2.NewEvent:
         data_key=f"service_{index}",
         payload=(
             b'{"service":"checkout","region":"eu-central-1","replicas":%d,"image":'
-            b'"registry.example.com/shop/checkout","status":"healthy","owner":"payments"}'
+            b'"registry.example.com/shop/checkout","status":"healthy","owner":"payments","tier":1}'
         )
         % (index + 1),
         description="Deployment of a service: image, region, replicas and health",
     )
-
-
-def _key_range() -> tuple[str, str, str]:
-    from contex_server.log.redis import key
-
-    return key(PROJECT, "events"), "+", "-"
 
 
 _REQUEST = event_service_pb2.ReplayRequest(project=PROJECT).SerializeToString()
@@ -87,17 +82,17 @@ _REQUEST = event_service_pb2.ReplayRequest(project=PROJECT).SerializeToString()
 
 async def _replay(channel: grpc.aio.Channel) -> tuple[list[bytes], float]:
     start = time.perf_counter()
-    call = channel.unary_stream(REPLAY)(_REQUEST)
+    call = open_stream(channel, REPLAY, _REQUEST)
     messages: list[bytes] = []
-    while (raw := await call.read()) is not grpc.aio.EOF:
+    while (raw := await read(call)) is not None:
         messages.append(raw)
     return messages, time.perf_counter() - start
 
 
 async def _replay_parsed(channel: grpc.aio.Channel) -> int:
-    call = channel.unary_stream(REPLAY)(_REQUEST)
+    call = open_stream(channel, REPLAY, _REQUEST)
     count = 0
-    while (raw := await call.read()) is not grpc.aio.EOF:
+    while (raw := await read(call)) is not None:
         count += _count(raw)
     return count
 

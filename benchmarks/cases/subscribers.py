@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-
 from benchmarks.audience import EVENTS, audience, from_end
 from benchmarks.bare import POST
 from benchmarks.bare import SUBSCRIBE as BARE_SUBSCRIBE

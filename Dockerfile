@@ -1,0 +1,52 @@
+# The server with everything it needs to run alone: the bundled Valkey and the embedding model.
+#
+#   docker build -t contex .
+#   docker run --rm --read-only --tmpfs /tmp -v contex-data:/data -p 127.0.0.1:50051:50051 contex
+#
+# Needs Linux on x86_64 or aarch64. See docs/operations/running.md, and compose.yaml for a
+# store of its own.
+ARG PYTHON_VERSION=3.13
+
+FROM python:${PYTHON_VERSION}-slim AS build
+RUN pip install --no-cache-dir --disable-pip-version-check 'uv>=0.9,<1'
+ENV UV_PYTHON=/usr/local/bin/python3 \
+    UV_PYTHON_DOWNLOADS=never \
+    UV_PROJECT_ENVIRONMENT=/opt/contex \
+    UV_LINK_MODE=copy \
+    UV_COMPILE_BYTECODE=1 \
+    UV_NO_CACHE=1
+WORKDIR /src
+# The dependencies first: they change seldom, and make up nearly all of the image.
+COPY pyproject.toml uv.lock ./
+COPY clients/python/pyproject.toml clients/python/
+RUN uv sync --frozen --no-dev --no-install-workspace
+COPY LICENSE README.md ./
+COPY clients/python clients/python
+COPY service service
+RUN uv sync --frozen --no-dev --no-editable
+
+FROM python:${PYTHON_VERSION}-slim
+LABEL org.opencontainers.image.title="contex" \
+      org.opencontainers.image.description="Contex: an event-sourced context bus for AI agents" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# The owner of /data is what a new volume takes over.
+RUN groupadd --gid 10001 contex \
+    && useradd --uid 10001 --gid contex --no-create-home --home-dir /data --shell /usr/sbin/nologin contex \
+    && install --directory --owner=contex --group=contex --mode=0700 /data
+COPY --from=build /opt/contex /opt/contex
+ENV PATH=/opt/contex/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    CONTEX_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+# Loading a large data directory takes its time: that is not unhealthy for two minutes.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 CMD ["contex", "health"]
+ENTRYPOINT ["contex"]
+# All addresses of the container. There is no authentication yet: publish the port on a
+# loopback or private address only.
+CMD ["serve", "--host", "0.0.0.0", "--insecure"]

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from contex_server.app import Server
+from contex_server.log.embedded import EmbeddedValkey
+
+from tests.conftest import StartServer
+from tests.integration.support import Api, Words
+
+
+@pytest.fixture
+def api(channel: grpc.aio.Channel) -> Api:
+    """The services of `server`."""
+    return Api(channel)
+
+
+@pytest.fixture
+def words() -> Words:
+    """An embedder that counts shared words, and can be made to fail."""
+    return Words()
+
+
+@pytest.fixture
+async def word_server(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> AsyncIterator[Server]:
+    """A server that matches by shared words; its matchers close as soon as they are idle."""
+    return await start_server(valkey.url, embedder=words, index_idle_s=0.05)
+
+
+@pytest.fixture
+async def word_api(word_server: Server) -> AsyncIterator[Api]:
+    """The services of `word_server`."""
+    async with Api.of(word_server) as api:
+        yield api
