@@ -35,15 +35,16 @@ class DataDirectoryInUse(Exception):
 class EmbeddedValkey:
     """Starts, watches and stops the bundled Valkey of one data directory.
 
-    The directory is locked for the life of the server. A Valkey that outlived a server
-    that was killed is shut down first, so that two never write the same file. When the
-    process dies it is started again: nothing acknowledged is lost (`appendfsync always`),
-    and clients reconnect to the same socket.
+    Two locks keep the data safe. The server holds one for its life, so there is one server.
+    Valkey inherits the other, so a Valkey that outlived a server that was killed is waited
+    for, and two never write the same file. When the process dies it is started again:
+    nothing acknowledged is lost (`appendfsync always`), and clients reconnect to the same
+    socket.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._directory = data_dir.resolve() / "valkey"
-        self._lock: IO[str] | None = None
+        self._locks: list[IO[str]] = []
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._socket = self._directory / "valkey.sock"
@@ -66,11 +67,16 @@ class EmbeddedValkey:
             ContexError: STORE_UNAVAILABLE; the reason is in `valkey.log` beside the data.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._directory / "lock")
+        server_lock = _lock(self._directory / "server.lock")
+        if server_lock is None:
+            raise DataDirectoryInUse(
+                f"the data directory {self._directory.parent} is in use by another server"
+            )
+        self._locks.append(server_lock)
         if len(str(self._socket).encode()) > _MAX_SOCKET_PATH:
             short = tempfile.mkdtemp(prefix="contex-")
             self._socket = Path(short) / "valkey.sock"
-        await self._stop_orphan()
+        self._locks.append(await self._outlive_orphan())
         await self._spawn()
         self._watcher = asyncio.create_task(self._watch(), name="contex-valkey-watch")
 
@@ -89,9 +95,8 @@ class EmbeddedValkey:
                 process.kill()
                 await process.wait()
         self._process = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        while self._locks:
+            self._locks.pop().close()
         if self._socket.parent != self._directory:
             self._socket.unlink(missing_ok=True)
             self._socket.parent.rmdir()
@@ -103,7 +108,6 @@ class EmbeddedValkey:
             "unixsocketperm": "700",
             "dir": str(self._directory),
             "logfile": str(self._directory / "valkey.log"),
-            "pidfile": str(self._directory / "valkey.pid"),
             "appendonly": "yes",
             "appendfsync": "always",
             "save": "",
@@ -121,7 +125,11 @@ class EmbeddedValkey:
             # Its own session: Ctrl-C in a terminal must reach the server, not the store.
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            pass_fds=[self._locks[-1].fileno()],
         )
+        self._locks[-1].truncate(0)
+        self._locks[-1].write(str(self._process.pid))
+        self._locks[-1].flush()
         await self._answering()
         log.info("valkey_started", pid=self.pid, directory=str(self._directory))
 
@@ -152,36 +160,32 @@ class EmbeddedValkey:
             except Exception as error:
                 log.error("valkey_restart_failed", error=str(error))
 
-    async def _stop_orphan(self) -> None:
-        pidfile = self._directory / "valkey.pid"
-        if not await _pings(self.url):
-            return
-        pid = int(pidfile.read_text()) if pidfile.exists() else None
-        log.warning("valkey_orphan", pid=pid)
-        connections = connect(self.url)
-        try:
-            async with connections.lease(0) as connection:
-                await execute_one(connection, "SHUTDOWN")
-        except STORE_ERRORS:
-            pass  # It closes the connection instead of answering.
-        finally:
-            await connections.close()
-        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT_S
-        while pid is not None and _alive(pid):
-            if asyncio.get_running_loop().time() > deadline:
-                os.kill(pid, signal.SIGKILL)
+    async def _outlive_orphan(self) -> IO[str]:
+        """Ends a Valkey whose server was killed; returns the lock that it held."""
+        path = self._directory / "valkey.lock"
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _STOP_TIMEOUT_S
+        asked = False
+        while (lock := _lock(path)) is None:
+            if not asked:
+                log.warning("valkey_orphan", directory=str(self._directory))
+                asked = await _shut_down(self.url)
+            if clock() > deadline:
+                # The lock is held, so the process that wrote its id there is alive.
+                os.kill(int(path.read_text()), signal.SIGKILL)
+                deadline = clock() + _STOP_TIMEOUT_S
             await asyncio.sleep(0.02)
+        return lock
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path) -> IO[str] | None:
+    """The open, locked file; None if another process holds it."""
     handle = path.open("a+")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except OSError:
         handle.close()
-        raise DataDirectoryInUse(
-            f"the data directory {path.parent.parent} is in use by another server"
-        ) from error
+        return None
     return handle
 
 
@@ -190,11 +194,17 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _alive(pid: int) -> bool:
+async def _shut_down(url: str) -> bool:
+    """Asks a store to end; False if it can't be reached."""
+    connections = connect(url)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+        async with connections.lease(0) as connection:
+            await execute_one(connection, "SHUTDOWN")
+    except STORE_ERRORS as error:
+        # It closes the connection instead of answering.
+        return "closed" in str(error).lower()
+    finally:
+        await connections.close()
     return True
 
 
