@@ -167,7 +167,7 @@ async def test_who_does_not_read_the_answers_is_not_read_either(server: Server) 
             appended, before = len(await other.log()) // 300, appended
         # 16 batches in work, and answers of 7 kB each up to the window.
         assert 16 <= appended < 100
-        await other.publish(event("others go on"))
+        await other.publish(event("other"))
         answers = [await call.read() for _ in range(400)]
         assert [a.request_id for a in answers] == [str(i) for i in range(400)]
         assert await call.read() is grpc.aio.EOF

@@ -15,6 +15,7 @@ from contex_server.errors import ContexError, Reason, shutting_down
 from contex_server.log.port import EventLog
 from contex_server.model import (
     BEGINNING,
+    END_OF_TIME,
     Append,
     Appended,
     Durability,
@@ -264,6 +265,10 @@ class EventServicer:
             return validate.from_time(request.from_time)
         if start == "cursor":
             position = decode_position(Token.CURSOR, project, request.cursor, "cursor")
+            if position.n == END_OF_TIME.n and position > bounds.tail:
+                # The place before an instant, from a stream that started at that instant:
+                # nothing has been published since, or the instant is still to come.
+                return position
         else:
             position = validate.sequence(request.after_sequence, "after_sequence")
         check_readable(bounds, position)

@@ -168,6 +168,7 @@ class ProjectMatcher:
         self._restarts = 0
         self._position: Sequence | None = None
         self._arrivals: list[tuple[Sequence, asyncio.Future[None]]] = []
+        self._error: ContexError | None = None
         # Held while a chunk is matched and while an agent is loaded: an agent's needs
         # are never older than the events they are matched with.
         self._lock = asyncio.Lock()
@@ -202,6 +203,8 @@ class ProjectMatcher:
             ContexError: AGENT_NOT_FOUND, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         async with self._lock:
+            if self._error is not None:
+                raise self._error
             listening = self._listening.get(agent_id)
             if listening is None:
                 agent, vectors = await self._load(agent_id)
@@ -416,6 +419,8 @@ class ProjectMatcher:
             self._arrived(position)
 
     async def _reached(self, position: Sequence) -> None:
+        if self._error is not None:
+            raise self._error
         if self._position is None or self._position < position:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._arrivals.append((position, future))
@@ -432,6 +437,7 @@ class ProjectMatcher:
         self._arrivals = waiting
 
     def _fail(self, error: ContexError) -> None:
+        self._error = error
         for listening in self._listening.values():
             listening.feed.fail(error)
         for _, future in self._arrivals:
