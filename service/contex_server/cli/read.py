@@ -58,6 +58,7 @@ async def _events(
     as_json: bool,
 ) -> None:
     listed: list[Event] = []
+    count = 0
     more = False
     async with options.connect(target, timeout) as client:
         async for event in client.list_events(
@@ -71,13 +72,15 @@ async def _events(
             # One more than the limit tells whether there is more.
             page_size=min(limit + 1, _PAGE_EVENTS) if limit else _PAGE_EVENTS,
         ):
-            if limit and len(listed) == limit:
+            if limit and count == limit:
                 more = True
                 break
-            listed.append(event)
+            count += 1
+            if as_json:
+                print_json(event_record(event))
+            else:
+                listed.append(event)
     if as_json:
-        for event in listed:
-            print_json(event_record(event))
         return
     console().print(events_table(listed) if listed else "no events")
     if more:

@@ -292,18 +292,16 @@ class EventServicer:
 
     def _messages(self, wanted: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
         """The events that pass, in messages of bounded size."""
-        message: list[Entry] = []
-        size = 0
-        for entry in entries:
-            if not self._passes(wanted, entry):
-                continue
-            size += len(entry.body)
-            if message and size > self._settings.message_bytes:
-                yield message
-                message, size = [], len(entry.body)
-            message.append(entry)
-        if message:
-            yield message
+        if not wanted.is_open:
+            entries = [entry for entry in entries if wanted.passes(self._codec.decode(entry))]
+        start = size = 0
+        for index, (_, body) in enumerate(entries):
+            size += len(body)
+            if size > self._settings.message_bytes and index > start:
+                yield entries[start:index]
+                start, size = index, len(body)
+        if entries:
+            yield entries[start:]
 
 
 @dataclass(frozen=True, slots=True)

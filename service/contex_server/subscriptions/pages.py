@@ -53,7 +53,7 @@ async def pages(
             entries = await ahead
             last = len(entries) < count
             if not last:
-                size = sum(len(entry.body) for entry in entries) // len(entries) + 64
+                size = sum([len(body) for _, body in entries]) // len(entries) + 64
                 count = max(1, min(max_events, _PAGE_BYTES // size, count * 8))
                 edge = entries[-1].sequence
                 if backwards:

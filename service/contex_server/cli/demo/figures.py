@@ -24,8 +24,7 @@ class Figures:
         delivery_new_ms: The same, where the text had to be embedded first.
         unanswered_at_kill: Events handed to the client and not acknowledged at the kill.
         repeated: Events of batches that turned out to have been appended before the kill.
-        outage: From the kill to the next acknowledgement.
-        resumed: From the restart to the moment all listeners had caught up.
+        outage: The longest wait for an acknowledgement from the kill on.
         update_reached_best: The agent whose need an updated datum fits best received it.
     """
 

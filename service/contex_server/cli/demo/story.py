@@ -268,7 +268,7 @@ class Story:
         delivered_before = listeners.deliveries
         acknowledged = 0
         started = time.monotonic()
-        killed_at = 0.0
+        last = 0.0
         restart: asyncio.Task[float] | None = None
         try:
             with self._view.progress("acknowledged", self._events) as advance:
@@ -278,16 +278,18 @@ class Story:
                     async for count in acknowledgements:
                         acknowledged += count
                         advance(count)
-                        if restart is None and acknowledged >= self._events * _KILL_AFTER:
-                            killed_at = time.monotonic()
+                        if restart is not None:
+                            # Some acknowledgements were on their way when the server died.
+                            figures.outage = max(figures.outage, time.monotonic() - last)
+                            last = time.monotonic()
+                        elif acknowledged >= self._events * _KILL_AFTER:
+                            last = time.monotonic()
                             self._server.kill()
                             figures.acknowledged_before_kill = acknowledged
                             figures.unanswered_at_kill = len(journal.published) - len(
                                 journal.acknowledged
                             )
                             restart = asyncio.create_task(self._server.start())
-                        elif restart is not None and not figures.outage:
-                            figures.outage = time.monotonic() - killed_at
             if restart is None:
                 raise StoryFailed("the stream ended before the server was killed")
             figures.restart = await restart
