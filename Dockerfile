@@ -38,6 +38,7 @@ COPY --from=build /opt/contex /opt/contex
 ENV PATH=/opt/contex/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     CONTEX_DATA_DIR=/data
 USER 10001:10001
 WORKDIR /data

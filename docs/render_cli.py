@@ -34,19 +34,21 @@ def page() -> str:
     """The whole page."""
     exits = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
     parts = [_INTRODUCTION, "\n".join(["| exit code | meaning |", "|---|---|", *exits, ""])]
-    for name, command in _commands("contex", typer.main.get_command(application)):
-        context = command.context_class(command, info_name=name, terminal_width=_WIDTH)
-        lines = [line.rstrip() for line in command.get_help(context).strip().splitlines()]
-        parts.append("\n".join([f"## {name}", "", "```text", *lines, "```", ""]))
+    contex: Any = typer.main.get_command(application)
+    top = contex.context_class(
+        contex, info_name="contex", terminal_width=_WIDTH, **contex.context_settings
+    )
+    for context in _subcommands(top):
+        lines = [line.rstrip() for line in context.get_help().strip().splitlines()]
+        parts.append("\n".join([f"## {context.command_path}", "", "```text", *lines, "```", ""]))
     return "\n".join(parts)
 
 
-def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-    children = getattr(command, "commands", {})
-    if name != "contex":  # its help is the list of what follows
-        yield name, command
-    for child, its_command in children.items():
-        yield from _commands(f"{name} {child}", its_command)
+def _subcommands(parent: Any) -> Iterator[Any]:
+    for name, command in getattr(parent.command, "commands", {}).items():
+        context = command.context_class(command, info_name=name, parent=parent)
+        yield context
+        yield from _subcommands(context)
 
 
 if __name__ == "__main__":

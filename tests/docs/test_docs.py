@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import contex
+import grpc
 import pytest
 import typer
 from contex.v1 import error_reason_pb2, event_service_pb2
@@ -24,6 +25,9 @@ from contex_server.cli.exits import ExitCode
 from contex_server.config import Settings
 from contex_server.errors import Reason
 from contex_server.rpc.status import code_of
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from typer.testing import CliRunner
 
 from docs import render_cli
@@ -174,6 +178,14 @@ def expectation(shown: str) -> str:
         pattern += ".*" if found.lastindex == 1 else _VARYING[found.lastindex - 2]
         at = found.end()
     return pattern + re.escape(text[at:])
+
+
+def test_reflection_lists_the_services(target: str) -> None:
+    with grpc.insecure_channel(target) as channel:
+        services = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert {"contex.v1.EventService", "contex.v1.AgentService", "grpc.health.v1.Health"} <= {
+        *services
+    }
 
 
 # -- what is shown but not run -----------------------------------------------------------

@@ -82,8 +82,8 @@ def serve(
 
         try:
             code = app.serve(settings)
-        except app.StartupError as error:
-            complain(str(error))
+        except (app.StartupError, OSError) as error:
+            complain(f"can't start: {error}")
             code = ExitCode.UNEXPECTED
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
