@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha import reflection
 
 from contex_server import workers
 from contex_server.config import Settings
-from contex_server.errors import ContexError
-from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
+from contex_server.errors import ContexError, StartupError
+from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
 from contex_server.log.redis import RedisLog
 from contex_server.matching.embedder import Embedder, MiniLM
@@ -43,10 +43,6 @@ _AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
 _SERVICES = (_EVENTS.full_name, _AGENTS.full_name)
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
-
-
-class StartupError(Exception):
-    """The server can't start, for a reason that its operator can mend."""
 
 
 class Server:
@@ -241,9 +237,18 @@ async def serve_worker(settings: Settings, store_url: str, lifeline: workers.Lif
 
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
+    serving = False
+    task = asyncio.current_task()
+    assert task is not None
+
+    def end() -> None:
+        if not serving and not stop.is_set():
+            task.cancel()  # A start may take long: a large log, a store that is away.
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     async with AsyncExitStack() as stack:
         store_url = settings.redis_url
         if store_url is None:
@@ -255,10 +260,12 @@ async def _serve(settings: Settings) -> None:
             server = await Server.start(settings, store_url)
             stack.push_async_callback(server.stop)
             _calm_garbage_collector()
+            serving = True
             await stop.wait()
         else:
             with _reserved_port(settings) as port:
                 fixed = settings.model_copy(update={"port": port})
+                serving = True
                 await workers.supervise(serve_worker, fixed, store_url, stop)
 
 
@@ -292,6 +299,8 @@ def serve(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_format)
     try:
         asyncio.run(_serve(settings))
-    except (DataDirectoryInUse, ContexError) as error:
-        raise StartupError(str(error)) from error
+    except asyncio.CancelledError:
+        log.info("stopped", during="start")
+    except ContexError as error:
+        raise StartupError(error.message) from error
     return 0

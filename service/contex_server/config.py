@@ -28,7 +28,6 @@ class Limits(BaseModel):
     need_chars: int = 1_000
     max_matches: int = 100
     filter_entries: int = 32
-    glob_chars: int = 256
     page_size: int = 1_000
     page_bytes: int = 2 * MIB
     page_scanned_events: int = 20_000
@@ -54,7 +53,7 @@ class Settings(BaseSettings):
     """redis://, rediss:// or unix:// for one server; redis+sentinel://host:port,…/service;
     redis+cluster://host:port. None: the bundled Valkey, in `data_dir`."""
     data_dir: Path = Path("data")
-    request_window_s: int = Field(default=600, ge=10, le=86_400)
+    request_window_s: int = Field(default=600, ge=600, le=86_400)
     """A request_id is remembered for at least this long."""
     replication_timeout_ms: int = Field(default=2_000, ge=1)
     replay_page_events: int = Field(default=1_000, ge=1, le=10_000)

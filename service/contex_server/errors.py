@@ -56,6 +56,10 @@ class ContexError(Exception):
         self.retry_after_ms = retry_after_ms
 
 
+class StartupError(Exception):
+    """The server can't start, for a reason that its operator can mend."""
+
+
 def invalid_field(field: str, problem: str) -> ContexError:
     """A field is out of its limits; `problem` states the limit."""
     return ContexError(Reason.INVALID_FIELD, f"{field}: {problem}", field=field)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -12,10 +13,11 @@ from multiprocessing.context import SpawnProcess
 import structlog
 
 from contex_server.config import Settings
+from contex_server.errors import ContexError, StartupError
 
 log = structlog.get_logger(__name__)
 
-_STOP_TIMEOUT_S = 8.0
+_STOP_TIMEOUT_S = 6.5
 _RESTART_S = (0.5, 10.0)
 # Forked processes would inherit gRPC's threads and locks in an unknown state.
 _SPAWN = multiprocessing.get_context("spawn")
@@ -48,20 +50,30 @@ Worker = Callable[[Settings, str, Lifeline], Awaitable[None]]
 async def supervise(
     worker: Worker, settings: Settings, store_url: str, stop: asyncio.Event
 ) -> None:
-    """Keeps `settings.workers` processes running until `stop` is set."""
+    """Keeps `settings.workers` processes running until `stop` is set.
+
+    Raises:
+        StartupError: A worker ended before any had ever served; its log says why.
+    """
+    served = asyncio.Event()
     keepers = [
-        asyncio.create_task(_keep(number, worker, settings, store_url))
+        asyncio.create_task(_keep(number, worker, settings, store_url, served))
         for number in range(settings.workers)
     ]
+    stopped = asyncio.create_task(stop.wait())
     try:
-        await stop.wait()
+        done, _ = await asyncio.wait({stopped, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
+        for task in (stopped, *keepers):
+            task.cancel()
+        await asyncio.gather(stopped, *keepers, return_exceptions=True)
 
 
-async def _keep(number: int, worker: Worker, settings: Settings, store_url: str) -> None:
+async def _keep(
+    number: int, worker: Worker, settings: Settings, store_url: str, served: asyncio.Event
+) -> None:
     delay = _RESTART_S[0]
     while True:
         ours, theirs = _SPAWN.Pipe()
@@ -74,11 +86,14 @@ async def _keep(number: int, worker: Worker, settings: Settings, store_url: str)
             await _readable(ours.fileno())
             if _is_ready(ours):
                 log.info("worker_serving", worker=number, pid=process.pid)
+                served.set()
                 delay = _RESTART_S[0]
                 await _readable(process.sentinel)
         finally:
             ours.close()
             await _end(process)
+        if not served.is_set():
+            raise StartupError(f"worker {number} could not start; its log says why")
         log.error("worker_died", worker=number, code=process.exitcode, restart_in_s=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, _RESTART_S[1])
@@ -88,7 +103,11 @@ def _run(worker: Worker, settings: Settings, store_url: str, connection: Connect
     async def main() -> None:
         await worker(settings, store_url, Lifeline(connection))
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except (StartupError, ContexError) as error:
+        log.error("worker_failed", error=str(error))
+        sys.exit(1)
 
 
 def _is_ready(connection: Connection) -> bool:

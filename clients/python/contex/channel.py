@@ -56,7 +56,7 @@ def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:
         ("grpc.enable_retries", 1),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         # Finds a dead connection below a quiet stream. Well above the server's limit of one
-        # ping in 10 s, and never on a channel without calls.
+        # ping in 5 s, and never on a channel without calls.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),

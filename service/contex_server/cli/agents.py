@@ -1,8 +1,7 @@
-"""`contex register`, `listen` and `agents`: what agents need, and what reaches them."""
+"""`contex register` and `agents`: what agents need."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +13,6 @@ from contex_server.cli.output import (
     agent_record,
     cell,
     console,
-    error_console,
-    flush,
-    matched_line,
     matched_record,
     payload_preview,
     plain,
@@ -28,10 +24,9 @@ from contex_server.cli.output import (
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:
-    from contex import Agent, AsyncClient, MatchedEvent, Registration
+    from contex import Agent, Registration
     from rich.table import Table
 
-AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.")]
 Needs = Annotated[
     list[str] | None,
     typer.Option("--need", "-n", help="What the agent wants to know, in plain words. Repeatable."),
@@ -47,9 +42,6 @@ Threshold = Annotated[
 MaxMatches = Annotated[
     int | None, typer.Option(help="Data shown for each need, 1 to 100. [default: 10]")
 ]
-
-_ACKNOWLEDGE_EVERY_S = 0.5
-_ACKNOWLEDGE_AT_EXIT_S = 5.0
 
 
 def read_needs(needs: list[str] | None, file: Path | None) -> list[str]:
@@ -77,7 +69,7 @@ def _needs_or_exit(needs: list[str] | None, file: Path | None) -> list[str]:
 
 
 def register(
-    agent_id: AgentId,
+    agent_id: options.AgentId,
     needs: Needs = None,
     needs_file: NeedsFile = None,
     threshold: Threshold = None,
@@ -150,109 +142,6 @@ def _show_registration(registration: Registration, as_json: bool) -> None:
     )
 
 
-def listen(
-    agent_id: AgentId,
-    acknowledge: Annotated[
-        bool,
-        typer.Option("--ack", help="Acknowledge what was printed: the next listen goes on there."),
-    ] = False,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SEQUENCE",
-            help="Start after this event; 0: the beginning. [default: the last acknowledged]",
-        ),
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Stop after this many events.")] = None,
-    project: options.Project = "default",
-    target: options.Target = options.DEFAULT_TARGET,
-    timeout: options.Timeout = 10.0,
-    as_json: options.Json = False,
-) -> None:
-    """Print what matches an agent's needs, as it arrives.
-
-    Begins with what the agent has not acknowledged, and goes on until Ctrl-C.
-    """
-
-    async def work() -> None:
-        async with options.connect(target, timeout) as client:
-            # A stream would wait for a server that was never there.
-            await client.get_agent(project, agent_id)
-            acknowledger = Acknowledger(client, project, agent_id) if acknowledge else None
-            try:
-                await _listen(client, project, agent_id, after, count, as_json, acknowledger)
-            finally:
-                if acknowledger is not None:
-                    await acknowledger.close()
-
-    run(work(), follows=True)
-
-
-async def _listen(
-    client: AsyncClient,
-    project: str,
-    agent_id: str,
-    after: str | None,
-    count: int | None,
-    as_json: bool,
-    acknowledger: Acknowledger | None,
-) -> None:
-    printed = 0
-    async with client.listen(project, agent_id, after_sequence=after) as stream:
-        async for matched in stream:
-            if as_json:
-                print_json(matched_record(matched))
-            else:
-                print_line(matched_line(matched))
-            flush()
-            if acknowledger is not None:
-                acknowledger.printed(matched)
-            printed += 1
-            if printed == count:
-                return
-
-
-class Acknowledger:
-    """Acknowledges the newest event that was printed, at most twice a second, and at the end."""
-
-    def __init__(self, client: AsyncClient, project: str, agent_id: str) -> None:
-        self._client = client
-        self._project = project
-        self._agent_id = agent_id
-        self._newest: MatchedEvent | None = None
-        self._acknowledged: MatchedEvent | None = None
-        self._task = asyncio.create_task(self._run())
-
-    def printed(self, matched: MatchedEvent) -> None:
-        """Notes that an event has reached the reader."""
-        self._newest = matched
-
-    async def close(self) -> None:
-        """Acknowledges the rest."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        async with asyncio.timeout(_ACKNOWLEDGE_AT_EXIT_S):
-            await self._acknowledge()
-
-    async def _run(self) -> None:
-        from contex import ContexError
-
-        while True:
-            await asyncio.sleep(_ACKNOWLEDGE_EVERY_S)
-            try:
-                await self._acknowledge()
-            except ContexError as error:
-                # The stream tells what is wrong, or the next attempt succeeds.
-                error_console().print(f"not acknowledged yet: {error}", markup=False)
-
-    async def _acknowledge(self) -> None:
-        newest = self._newest
-        if newest is None or newest is self._acknowledged:
-            return
-        await self._client.acknowledge(self._project, self._agent_id, newest)
-        self._acknowledged = newest
-
-
 registry = typer.Typer(
     help="List, show and change the registered agents.",
     invoke_without_command=True,
@@ -312,7 +201,7 @@ def _agents_table(agents: list[Agent]) -> Table:
 
 @registry.command("show")
 def show(
-    agent_id: AgentId,
+    agent_id: options.AgentId,
     project: options.Project = "default",
     target: options.Target = options.DEFAULT_TARGET,
     timeout: options.Timeout = 10.0,
@@ -343,7 +232,7 @@ def _show_agent(agent: Agent, as_json: bool) -> None:
 
 @registry.command("update")
 def update(
-    agent_id: AgentId,
+    agent_id: options.AgentId,
     needs: Needs = None,
     needs_file: NeedsFile = None,
     threshold: Threshold = None,
@@ -375,7 +264,7 @@ def update(
 
 @registry.command("unregister")
 def unregister(
-    agent_id: AgentId,
+    agent_id: options.AgentId,
     project: options.Project = "default",
     target: options.Target = options.DEFAULT_TARGET,
     timeout: options.Timeout = 10.0,
@@ -396,7 +285,7 @@ def unregister(
 
 @registry.command("ack")
 def ack(
-    agent_id: AgentId,
+    agent_id: options.AgentId,
     sequence: Annotated[
         str, typer.Argument(metavar="SEQUENCE", help="The last event it has dealt with.")
     ],

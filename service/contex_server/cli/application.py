@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from contex_server.cli import agents, health, publish, read, serve
+from contex_server.cli import agents, health, listen, publish, read, serve
 from contex_server.cli.demo.command import demo
 from contex_server.cli.exits import epilog
 
@@ -49,6 +49,6 @@ application.command()(read.events)
 application.command()(read.replay)
 application.command()(read.tail)
 application.command()(agents.register)
-application.command()(agents.listen)
+application.command()(listen.listen)
 application.add_typer(agents.registry, name="agents")
 application.command()(demo)

@@ -137,6 +137,9 @@ def parse_line(line: bytes) -> NewEvent | None:
 
 def _line_payload(record: dict[str, Any]) -> tuple[bytes, str]:
     given = [k for k in ("data", "payload", "payload_text", "payload_base64") if k in record]
+    content_type = _text(record, "content_type")
+    if not given and content_type and not is_json(content_type):
+        return b"", content_type  # as `--json` prints an empty payload
     if len(given) != 1:
         raise InputError("needs exactly one of data, payload, payload_text and payload_base64")
     value = record[given[0]]

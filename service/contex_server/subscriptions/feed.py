@@ -84,7 +84,7 @@ class Feed:
     _readers: set[Reader] = field(default_factory=set)
     _idle: int = 0
     """Readers that wait at the end of the ring."""
-    _chunks: dict[tuple[int, int], Chunk] = field(default_factory=dict)
+    _chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.floor = self.position
@@ -154,7 +154,7 @@ class Feed:
         end = self._first + len(self._ring)
         if start == end:
             return None
-        shared = self._chunks.get((start, end))
+        shared = self._chunks.get((start, end, max_bytes))
         if shared is not None:
             return shared
         taken: list[Delivery] = []
@@ -168,7 +168,7 @@ class Feed:
         chunk = Chunk(taken, self.position if complete else taken[-1].sequence)
         if len(self._chunks) >= _SHARED_CHUNKS:
             self._chunks.pop(next(iter(self._chunks)))
-        self._chunks[(start, end)] = chunk
+        self._chunks[start, end, max_bytes] = chunk
         return chunk
 
 
@@ -228,12 +228,15 @@ class Reader:
         try:
             await self._waiting
         finally:
-            feed._idle -= 1
+            if self._waiting.cancelled():
+                feed._idle -= 1
             self._waiting = None
 
     def wake(self) -> None:
         """Lets `wait` return."""
         if self._waiting is not None and not self._waiting.done():
+            # Counted at once: it has something to take before its task runs.
+            self._feed._idle -= 1
             self._waiting.set_result(None)
 
     def close(self) -> None:

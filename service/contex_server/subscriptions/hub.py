@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from contex_server.errors import ContexError
 from contex_server.log.port import EventLog
 from contex_server.model import Entry, EventCodec, EventFilter, Sequence
 from contex_server.subscriptions.feed import Delivery, Feed
@@ -59,6 +60,11 @@ class Channel:
                 feed.extend(deliveries, self.tail)
             else:
                 feed.extend([d for d in deliveries if self._passes(wanted, d)], self.tail)
+
+    def fail(self, error: ContexError) -> None:
+        """Ends every feed; readers get the error."""
+        for feed in self._feeds.values():
+            feed.fail(error)
 
     def _passes(self, wanted: EventFilter, delivery: Delivery) -> bool:
         if delivery.event is None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import orjson
 import structlog
 
-from contex_server.errors import ContexError, Reason, agent_not_found
+from contex_server.errors import ContexError, Reason, agent_not_found, embedder_unavailable
 from contex_server.log.port import EventLog
 from contex_server.matching.embeddings import Embeddings, Vector
 from contex_server.matching.matcher import DataIndex, NeedIndex
@@ -26,6 +27,7 @@ from contex_server.matching.score import Scorer
 from contex_server.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
+    BEGINNING,
     DATA_DELETED,
     Agent,
     Entry,
@@ -43,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.1, 5.0)
 _BUILD_CHUNK = 500
+_PATIENCE_S = 10.0
+"""How long a registration waits for the matching to come to it."""
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -249,7 +253,7 @@ class ProjectMatcher:
         agent = decode_agent(stored.record)
         return agent, await self._services.need_vectors(self.project, agent)
 
-    async def _reload(self, agent_id: str) -> None:
+    async def _reload(self, agent_id: str, ended: dict[str, Listening]) -> None:
         listening = self._listening.get(agent_id)
         if listening is None:
             return
@@ -260,9 +264,13 @@ class ProjectMatcher:
                 raise
             del self._listening[agent_id]
             self._needs.remove_agent(agent_id)
-            listening.feed.fail(error)
+            ended[agent_id] = listening
         else:
             self._needs.set_agent(listening.agent, listening.vectors)
+
+    def _end(self, ended: dict[str, Listening]) -> None:
+        for agent_id, listening in ended.items():
+            listening.feed.fail(agent_not_found(self.project, agent_id))
 
     # -- data --------------------------------------------------------------------
 
@@ -282,7 +290,7 @@ class ProjectMatcher:
                     # Whoever waits gets the exception; nobody may be left to.
                     self._build.add_done_callback(lambda t: t.cancelled() or t.exception())
                 await asyncio.shield(self._build)
-            await self._reached(at_least)
+            await self._reached(max(at_least, self._data.as_of) if self._data else at_least)
             if self._data is not None:
                 break
         assert self._position is not None
@@ -297,6 +305,8 @@ class ProjectMatcher:
             async for chunk in services.log.state(self.project):
                 for start in range(0, len(chunk), _BUILD_CHUNK):
                     await self._index(data, chunk[start : start + _BUILD_CHUNK])
+            # The scan may have seen events that the matching has not come to yet.
+            data.as_of = (await services.log.bounds(self.project)).tail
             for state in self._during_build:
                 await self._index(data, [state])
             # No await since the last look at _during_build: nothing can slip in between.
@@ -327,6 +337,7 @@ class ProjectMatcher:
                 )
                 feed = await stack.enter_async_context(channel.feed(EVERYTHING))
                 reader = _attach(feed)
+                stack.callback(reader.close)
                 self._position = feed.position
                 self._opened.set_result(None)
                 while True:
@@ -338,9 +349,10 @@ class ProjectMatcher:
                     except Behind:
                         reader.close()
                         reader = _attach(feed)
-                        await self._restart(feed.position)
+                        stack.callback(reader.close)
+                        await self._persistently(partial(self._restart, feed.position))
                         continue
-                    await self._persistently(chunk)
+                    await self._persistently(partial(self._match_chunk, chunk))
         except Exception as error:
             if not self._opened.done():
                 self._opened.set_exception(error)
@@ -350,12 +362,13 @@ class ProjectMatcher:
         finally:
             self._services.forget(self)
 
-    async def _persistently(self, chunk: Chunk) -> None:
+    async def _persistently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does it with the lock held, again and again while store or model are away."""
         delay = _BACKOFF_S[0]
         while True:
             try:
                 async with self._lock:
-                    await self._match_chunk(chunk)
+                    await work()
                 return
             except ContexError as error:
                 log.warning("matching_interrupted", project=self.project, error=error.message)
@@ -372,6 +385,7 @@ class ProjectMatcher:
         wanted = self._listening or self._data is not None or self._build is not None
         vectors = await self._vectors(events) if wanted else {}
         outgoing: dict[str, list[Delivery]] = {}
+        ended: dict[str, Listening] = {}
         start = 0
         for index, event in enumerate([*events, None]):
             if event is not None and event.event_type not in (AGENT_REGISTERED, AGENT_UNREGISTERED):
@@ -385,12 +399,13 @@ class ProjectMatcher:
                         Delivery(delivery.sequence, delivery.entry, matches, delivery.event)
                     )
             if event is not None:
-                await self._reload(orjson.loads(event.payload)["agent_id"])
+                await self._reload(orjson.loads(event.payload)["agent_id"], ended)
         # From here on nothing waits and nothing fails: the chunk counts as a whole.
         for event in events:
             self._keep(event, vectors)
-        for agent_id, listening in self._listening.items():
+        for agent_id, listening in (*self._listening.items(), *ended.items()):
             listening.feed.extend(outgoing.get(agent_id, ()), chunk.position)
+        self._end(ended)
         self._arrived(chunk.position)
 
     def _keep(self, event: Event, vectors: dict[bytes, Vector]) -> None:
@@ -409,14 +424,15 @@ class ProjectMatcher:
     async def _restart(self, position: Sequence) -> None:
         """The log was faster than the matching: agents read it, the data are indexed anew."""
         log.info("matcher_behind", project=self.project, position=str(position))
-        async with self._lock:
-            self._restarts += 1
-            self._data = None
-            for agent_id in tuple(self._listening):
-                await self._reload(agent_id)
-            for listening in self._listening.values():
-                listening.feed.reset(position)
-            self._arrived(position)
+        self._restarts += 1
+        self._data = None
+        ended: dict[str, Listening] = {}
+        for agent_id in tuple(self._listening):
+            await self._reload(agent_id, ended)
+        for listening in self._listening.values():
+            listening.feed.reset(position)
+        self._end(ended)
+        self._arrived(position)
 
     async def _reached(self, position: Sequence) -> None:
         if self._error is not None:
@@ -424,7 +440,13 @@ class ProjectMatcher:
         if self._position is None or self._position < position:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._arrivals.append((position, future))
-            await future
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    await future
+            except TimeoutError:
+                raise embedder_unavailable(
+                    f"matching has not come to {position} within {_PATIENCE_S:.0f} s"
+                ) from None
 
     def _arrived(self, position: Sequence) -> None:
         self._position = position
@@ -459,6 +481,7 @@ class _Data:
             services.embeddings.dimension, services.scorer, services.embeddings.model_id
         )
         self.latest: dict[str, Sequence] = {}
+        self.as_of = BEGINNING
 
     def apply(self, state: KeyState, vectors: dict[bytes, Vector]) -> None:
         vector = vectors.get(state.digest)

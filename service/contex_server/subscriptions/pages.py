@@ -87,8 +87,8 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
         )
     # Conservative by one: a reader that stands exactly on the last trimmed event has
     # missed nothing, but that can't be told from what the store keeps.
-    if bounds.trimmed and position != BEGINNING and (not bounds.first or position < bounds.first):
-        earliest = bounds.first or bounds.tail
+    earliest = bounds.first or bounds.tail
+    if bounds.trimmed and BEGINNING < position < earliest:
         raise ContexError(
             Reason.SEQUENCE_TRIMMED,
             f"events after {position} can no longer be read; the earliest is {earliest}",

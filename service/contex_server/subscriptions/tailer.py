@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from contex_server.errors import ContexError
+from contex_server.errors import ContexError, Reason
 from contex_server.log.port import Follower
 from contex_server.model import Entry, Sequence
 
@@ -25,6 +25,10 @@ class Followed(Protocol):
 
     def receive(self, entries: list[Entry]) -> None:
         """Takes new events, in log order, and moves the tail."""
+        ...
+
+    def fail(self, error: ContexError) -> None:
+        """Ends what the channel feeds."""
         ...
 
 
@@ -53,6 +57,16 @@ class Tailer:
         """Ends the task and closes the connection."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _hand_over(self, followed: Followed, entries: list[Entry]) -> None:
+        try:
+            followed.receive(entries)
+        except Exception:
+            # Something in the log that is no event. Who follows the project must know;
+            # the other projects of the bucket go on.
+            log.exception("tailer_failed", project=followed.project, first=entries[0].id)
+            followed.fail(ContexError(Reason.INTERNAL, "the log holds what is no event"))
+            await asyncio.sleep(_BACKOFF_S[1])
 
     async def _run(self) -> None:
         delay = _BACKOFF_S[0]
@@ -85,7 +99,7 @@ class Tailer:
                 delay = _BACKOFF_S[0]
                 for project, entries in received.items():
                     if entries and project in self._followed:
-                        self._followed[project].receive(entries)
+                        await self._hand_over(self._followed[project], entries)
         finally:
             changed.cancel()
             await self._follower.close()

@@ -26,7 +26,7 @@ async def test_every_kind_of_store_has_connections(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["", "http://x", "localhost:6379", "redis+sentinel://one:26379"])
 def test_another_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="URL|Sentinel"):
+    with pytest.raises(ValueError, match="store URL"):
         connect(url)
 
 

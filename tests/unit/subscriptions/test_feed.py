@@ -155,3 +155,21 @@ def test_no_reader_ever_misses_or_repeats(steps: list[tuple[str, int]], max_byte
         for _ in range(len(log) + 2):
             read(index)
         assert seen[index] == log
+
+
+async def test_a_woken_reader_is_not_taken_for_idle() -> None:
+    feed = Feed(BEGINNING, 10_000)
+    reader = attach(feed, BEGINNING)
+    waiting = asyncio.create_task(reader.wait())
+    await asyncio.sleep(0)
+    feed.extend([delivery(1)], at(1))
+    feed.extend([delivery(2)], at(2))
+    await waiting
+    assert drain(reader) == [1, 2]
+    cancelled = asyncio.create_task(reader.wait())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    feed.extend([delivery(3)], at(3))
+    feed.extend([delivery(4)], at(4))
+    assert drain(reader) == [3, 4]

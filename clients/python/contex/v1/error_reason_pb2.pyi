@@ -40,8 +40,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     16 MiB is answered RESOURCE_EXHAUSTED by gRPC itself, without a reason.)
     """
     ERROR_REASON_PAYLOAD_MALFORMED: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The payload is not what its content type says; the message
-    tells line and column. Fix the payload. Not retryable.
+    """INVALID_ARGUMENT. The payload is not what its content type says, as an empty one
+    is no JSON; the message tells line and column. Fix the payload. Not retryable.
     """
     ERROR_REASON_EVENT_TYPE_RESERVED: _ErrorReason.ValueType  # 5
     """INVALID_ARGUMENT. The event type is one that only the service writes. Leave it
@@ -88,8 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     appended is unknown: retry it with the same request_id. RetryInfo. Retryable.
     """
     ERROR_REASON_EMBEDDER_UNAVAILABLE: _ErrorReason.ValueType  # 16
-    """UNAVAILABLE. The embedding model can't be reached; needed to register an agent,
-    not to publish. RetryInfo. Retryable.
+    """UNAVAILABLE. The embedding model can't be reached; needed to register an agent and
+    to listen to what was published meanwhile, not to publish. RetryInfo. Retryable.
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 17
     """UNAVAILABLE. The server is shutting down. Reconnect, streams with their last
@@ -125,8 +125,8 @@ publish its address. Not retryable. (A message beyond the transport's limit of
 16 MiB is answered RESOURCE_EXHAUSTED by gRPC itself, without a reason.)
 """
 ERROR_REASON_PAYLOAD_MALFORMED: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The payload is not what its content type says; the message
-tells line and column. Fix the payload. Not retryable.
+"""INVALID_ARGUMENT. The payload is not what its content type says, as an empty one
+is no JSON; the message tells line and column. Fix the payload. Not retryable.
 """
 ERROR_REASON_EVENT_TYPE_RESERVED: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT. The event type is one that only the service writes. Leave it
@@ -173,8 +173,8 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 15
 appended is unknown: retry it with the same request_id. RetryInfo. Retryable.
 """
 ERROR_REASON_EMBEDDER_UNAVAILABLE: ErrorReason.ValueType  # 16
-"""UNAVAILABLE. The embedding model can't be reached; needed to register an agent,
-not to publish. RetryInfo. Retryable.
+"""UNAVAILABLE. The embedding model can't be reached; needed to register an agent and
+to listen to what was published meanwhile, not to publish. RetryInfo. Retryable.
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 17
 """UNAVAILABLE. The server is shutting down. Reconnect, streams with their last

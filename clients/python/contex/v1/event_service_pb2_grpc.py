@@ -134,7 +134,9 @@ class EventServiceServicer:
     def PublishStream(self, request_iterator, context):
         """Appends batches over one stream: one answer for each request, in order. The
         batches of a stream are appended in the order they were sent. A batch that is
-        refused is answered with its error and appends nothing; the stream goes on.
+        refused is answered with its error and appends nothing; the stream goes on. Where
+        it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
+        ends: open another and send what is unanswered again, with the same request_ids.
         Flow control: the server reads ahead by at most 16 unanswered batches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

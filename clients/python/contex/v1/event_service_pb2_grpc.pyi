@@ -67,7 +67,9 @@ class EventServiceStub:
     PublishStream: _grpc.StreamStreamMultiCallable[_event_service_pb2.PublishStreamRequest, _event_service_pb2.PublishStreamResponse]
     """Appends batches over one stream: one answer for each request, in order. The
     batches of a stream are appended in the order they were sent. A batch that is
-    refused is answered with its error and appends nothing; the stream goes on.
+    refused is answered with its error and appends nothing; the stream goes on. Where
+    it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
+    ends: open another and send what is unanswered again, with the same request_ids.
     Flow control: the server reads ahead by at most 16 unanswered batches.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
@@ -123,7 +125,9 @@ class EventServiceAsyncStub(EventServiceStub):
     PublishStream: _aio.StreamStreamMultiCallable[_event_service_pb2.PublishStreamRequest, _event_service_pb2.PublishStreamResponse]  # type: ignore[assignment]
     """Appends batches over one stream: one answer for each request, in order. The
     batches of a stream are appended in the order they were sent. A batch that is
-    refused is answered with its error and appends nothing; the stream goes on.
+    refused is answered with its error and appends nothing; the stream goes on. Where
+    it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
+    ends: open another and send what is unanswered again, with the same request_ids.
     Flow control: the server reads ahead by at most 16 unanswered batches.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
@@ -188,7 +192,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.PublishStreamResponse], _abc.AsyncIterator[_event_service_pb2.PublishStreamResponse]]:
         """Appends batches over one stream: one answer for each request, in order. The
         batches of a stream are appended in the order they were sent. A batch that is
-        refused is answered with its error and appends nothing; the stream goes on.
+        refused is answered with its error and appends nothing; the stream goes on. Where
+        it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
+        ends: open another and send what is unanswered again, with the same request_ids.
         Flow control: the server reads ahead by at most 16 unanswered batches.
         """
 
