@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import count
 
 from contex.v1 import event_service_pb2
 
@@ -18,12 +19,21 @@ BATCH = 64
 _REQUEST_ID_HEAD = bytes([3 << 3 | 2, 32])
 
 
-def example(key: int) -> event_service_pb2.NewEvent:
-    """The example under another key; the texts of all of them are few."""
-    event = event_service_pb2.NewEvent()
-    event.CopyFrom(EXAMPLE)
-    event.data_key = f"api_config_{key}"
-    return event
+KEYS = 64
+_timeouts = count(1)
+
+
+def example() -> event_service_pb2.NewEvent:
+    """The example with another timeout, under one of `KEYS` keys.
+
+    Each payload is new, but the describing texts are as few as the keys: they are known.
+    """
+    timeout = next(_timeouts)
+    return event_service_pb2.NewEvent(
+        data_key=f"api_config_{timeout % KEYS}",
+        payload=b'{"base_url":"https://api.example.com","timeout":%d}' % timeout,
+        description=EXAMPLE.description,
+    )
 
 
 def request(project: str, events: Sequence[event_service_pb2.NewEvent]) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from statistics import median
 
 from benchmarks.bench import Bench
-from benchmarks.cases.publish_unary import CHANNELS, IN_FLIGHT
+from benchmarks.cases.publish_unary import CHANNELS, IN_FLIGHT, singles
 from benchmarks.figures import Figure, Target
 from benchmarks.load import PUBLISH, channels, closed_loop, publish_stream, unary
-from benchmarks.messages import BATCH, example, request, with_request_id
+from benchmarks.messages import BATCH, KEYS, example, request, with_request_id
 from benchmarks.store import pack_append, raw_store
 
 WINDOW = 16
@@ -42,11 +42,10 @@ async def run(bench: Bench) -> list[Figure]:
                 store.forget(project)
 
                 project = f"unary-{number}"
-                raws = [request(project, [example(k)]) for k in range(BATCH)]
                 publish = [unary(channel, PUBLISH) for channel in open_]
-                await closed_loop(publish, raws, IN_FLIGHT)
-                singles = [with_request_id(raws[i % BATCH]) for i in range(calls)]
-                single.append(calls / await closed_loop(publish, singles, IN_FLIGHT))
+                await closed_loop(publish, singles(project, 10 * KEYS), IN_FLIGHT)
+                requests = singles(project, calls)
+                single.append(calls / await closed_loop(publish, requests, IN_FLIGHT))
                 store.forget(project)
                 bench.say(
                     f"raw {sequential[-1]:,.0f}/s, raw pipelined {pipelined[-1]:,.0f}/s, "
@@ -70,5 +69,6 @@ async def run(bench: Bench) -> list[Figure]:
 
 
 def _requests(project: str, count: int) -> list[bytes]:
-    raw = request(project, [example(k) for k in range(BATCH)])
-    return [with_request_id(raw) for _ in range(count)]
+    return [
+        with_request_id(request(project, [example() for _ in range(BATCH)])) for _ in range(count)
+    ]

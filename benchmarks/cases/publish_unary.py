@@ -8,11 +8,10 @@ from benchmarks.bare import UNARY
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
 from benchmarks.load import PUBLISH, channels, closed_loop, unary
-from benchmarks.messages import example, request, with_request_id
+from benchmarks.messages import KEYS, example, request, with_request_id
 from benchmarks.processes import Measured, bare_server
 from benchmarks.store import raw_store
 
-KEYS = 64
 IN_FLIGHT = 256
 CHANNELS = 4
 RESPONSE = event_service_pb2.PublishResponse(
@@ -31,12 +30,12 @@ async def run(bench: Bench) -> list[Figure]:
     ):
         for number in range(bench.runs):
             project = f"unary-{number}"
-            raws = [request(project, [example(k)]) for k in range(KEYS)]
-            requests = [with_request_id(raws[i % KEYS]) for i in range(calls)]
-            rate, cpu, _ = await _measure(bare, UNARY, requests, raws)
+            requests = singles(project, calls)
+            warm = singles(project, 10 * KEYS)
+            rate, cpu, _ = await _measure(bare, UNARY, requests, warm)
             ceiling.append(rate)
             ceiling_cpu.append(cpu)
-            rate, cpu, store = await _measure(server, PUBLISH, requests, raws)
+            rate, cpu, store = await _measure(server, PUBLISH, requests, warm)
             ours.append(rate)
             our_cpu.append(cpu)
             store_cpu.append(store)
@@ -64,6 +63,11 @@ async def run(bench: Bench) -> list[Figure]:
     ]
 
 
+def singles(project: str, count: int) -> list[bytes]:
+    """Publishes of one event each."""
+    return [with_request_id(request(project, [example()])) for _ in range(count)]
+
+
 async def _measure(
     server: Measured, method: str, requests: list[bytes], warm: list[bytes]
 ) -> tuple[float, float, float]:
@@ -71,7 +75,7 @@ async def _measure(
     async with channels(server.target, CHANNELS) as opened:
         calls = [unary(channel, method) for channel in opened]
         # Embeds the texts, and settles the connections.
-        await closed_loop(calls, warm * 10, IN_FLIGHT)
+        await closed_loop(calls, warm, IN_FLIGHT)
         before = server.cpu()
         seconds = await closed_loop(calls, requests, IN_FLIGHT)
         after = server.cpu()

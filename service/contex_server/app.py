@@ -208,8 +208,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Dead clients are noticed, and their streams' memory freed.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # One process: a second server on the port must fail, not share it.
-        ("grpc.so_reuseport", 1 if settings.workers > 1 else 0),
+        # The port is reserved already; see _reserved_port.
+        ("grpc.so_reuseport", 1),
     ]
 
 
@@ -250,33 +250,34 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     async with AsyncExitStack() as stack:
+        # First what fails at once: a port in use.
+        port = stack.enter_context(_reserved_port(settings))
+        settings = settings.model_copy(update={"port": port})
         store_url = settings.redis_url
         if store_url is None:
             valkey = EmbeddedValkey(settings.data_dir)
             stack.push_async_callback(valkey.stop)
             await valkey.start()
             store_url = valkey.url
-        if settings.workers == 1:
-            server = await Server.start(settings, store_url)
-            stack.push_async_callback(server.stop)
-            _calm_garbage_collector()
+        if settings.workers > 1:
             serving = True
-            await stop.wait()
-        else:
-            with _reserved_port(settings) as port:
-                fixed = settings.model_copy(update={"port": port})
-                serving = True
-                await workers.supervise(serve_worker, fixed, store_url, stop)
+            await workers.supervise(serve_worker, settings, store_url, stop)
+            return
+        server = await Server.start(settings, store_url)
+        stack.push_async_callback(server.stop)
+        _calm_garbage_collector()
+        serving = True
+        await stop.wait()
 
 
 @contextmanager
 def _reserved_port(settings: Settings) -> Iterator[int]:
-    """Holds a port that workers share: refused if it is taken, chosen if it is 0."""
+    """Holds the port for this server's processes: refused if taken, chosen if it is 0."""
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     port = settings.port
     try:
-        # Alone first: the workers share the port with each other, not with a stranger.
+        # Alone first: processes of one server share the port, strangers don't.
         with socket.socket(family, socket.SOCK_STREAM) as alone:
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             alone.bind((host, port))

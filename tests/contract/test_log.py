@@ -115,9 +115,7 @@ async def test_a_request_id_belongs_to_its_project(log: EventLog) -> None:
 async def test_a_lost_update_is_refused_whole(log: EventLog) -> None:
     await log.append(one("b"))
     with pytest.raises(ContexError) as refused:
-        await log.append(
-            Append(P, (draft("a"), draft("b", expected_revision=0), draft("c")), "r")
-        )
+        await log.append(Append(P, (draft("a"), draft("b", expected_revision=0), draft("c")), "r"))
     assert refused.value.reason is Reason.REVISION_CONFLICT
     assert refused.value.metadata == {
         "data_key": "b",
@@ -130,9 +128,7 @@ async def test_a_lost_update_is_refused_whole(log: EventLog) -> None:
 
 
 async def test_expectations_see_the_batch_before_them(log: EventLog) -> None:
-    await log.append(
-        Append(P, (draft("a", expected_revision=0), draft("a", expected_revision=1)))
-    )
+    await log.append(Append(P, (draft("a", expected_revision=0), draft("a", expected_revision=1))))
     with pytest.raises(ContexError, match="revision 3"):
         await log.append(
             Append(P, (draft("a", expected_revision=2), draft("a", expected_revision=2)))

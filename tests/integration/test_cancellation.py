@@ -326,7 +326,7 @@ def left_behind(server: Server, before: set[asyncio.Task[Any]]) -> dict[str, Any
 
 def _accepts(task: asyncio.Task[Any]) -> bool:
     """Whether it is gRPC's wait for the next call, a new task for each."""
-    return "_request_call" in repr(task.get_coro())
+    return "AioServer._request_call" in repr(task)
 
 
 def kept_objects() -> list[object]:

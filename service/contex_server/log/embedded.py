@@ -65,9 +65,13 @@ class EmbeddedValkey:
 
         Raises:
             DataDirectoryInUse: Another server holds the directory.
+            StartupError: The directory can't be created.
             ContexError: STORE_UNAVAILABLE; the reason is in `valkey.log` beside the data.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(f"can't create the data directory: {error}") from error
         server_lock = _lock(self._directory / "server.lock")
         if server_lock is None:
             raise DataDirectoryInUse(

@@ -50,7 +50,9 @@ class Calls:
         self._tasks.add(task)
         try:
             return await work
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.InternalError):
+            # The client has left; a write to it fails with gRPC's own error, and gRPC
+            # knows what to make of that.
             raise
         except BaseException as error:
             failure = as_contex_error(error, method)

@@ -34,7 +34,7 @@ async def take(subscription, count: int) -> list[str]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():  # noqa: ASYNC110
+    while not is_so():
         await asyncio.sleep(0.01)
 
 
