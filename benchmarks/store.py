@@ -68,6 +68,9 @@ class RawStore:
     def forget(self, project: str) -> None:
         """Removes a project that has been measured, so that the store stays small."""
         self.command("DEL", *(key(project, kind) for kind in _KINDS))
+        # Large keys are freed in the background.
+        while b"lazyfree_pending_objects:0" not in self.command("INFO", "memory"):
+            time.sleep(0.01)
 
     def pipelined(self, packed: Sequence[bytes], depth: int) -> float:
         """Sends all commands with `depth` unanswered at most; returns the seconds."""

@@ -33,7 +33,10 @@ from redis.exceptions import (
 from contex_server.errors import ContexError, Reason, store_unavailable
 
 Command = tuple[Any, ...]
-SOCKET_TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0
+"""Of a connection attempt, and of a call with its replies. Not redis-py's socket timeout:
+that wraps each write in asyncio.wait_for, which costs a task and, up to Python 3.11, loses
+a cancellation that comes in the turn of the loop in which the write ends."""
 _READ_BYTES = 256 * 1024
 
 
@@ -77,7 +80,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     if parts.scheme in ("redis", "rediss", "unix"):
         return _Pooled(
             BlockingConnectionPool.from_url(
-                url, max_connections=max_connections, timeout=SOCKET_TIMEOUT_S, **_OPTIONS
+                url, max_connections=max_connections, timeout=TIMEOUT_S, **_OPTIONS
             )
         )
     if parts.scheme == "redis+sentinel":
@@ -86,7 +89,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
             raise ValueError("the store URL names no service: redis+sentinel://host:port/service")
         hosts = [_host(h, 26379) for h in parts.netloc.rpartition("@")[2].split(",")]
         database = int(dict(parse_qsl(parts.query)).get("db", "0"))
-        sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": SOCKET_TIMEOUT_S})  # type: ignore[no-untyped-call]
+        sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": TIMEOUT_S})  # type: ignore[no-untyped-call]
         return _Pooled(
             SentinelConnectionPool(  # type: ignore[no-untyped-call]
                 service,
@@ -107,7 +110,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
                 username=parts.username,
                 password=parts.password,
                 protocol=3,
-                socket_timeout=SOCKET_TIMEOUT_S,
+                socket_timeout=TIMEOUT_S,
             ),
             max_connections,
         )
@@ -120,8 +123,8 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
 _OPTIONS: dict[str, Any] = {
     "protocol": 3,
     "legacy_responses": False,
-    "socket_timeout": SOCKET_TIMEOUT_S,
-    "socket_connect_timeout": SOCKET_TIMEOUT_S,
+    "socket_timeout": None,
+    "socket_connect_timeout": TIMEOUT_S,
     "socket_read_size": _READ_BYTES,
     "retry": Retry(NoBackoff(), 0),
 }
@@ -143,7 +146,8 @@ class _Pooled:
 
     @asynccontextmanager
     async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
-        connection = await self._pool.get_connection()
+        async with asyncio.timeout(TIMEOUT_S):
+            connection = await self._pool.get_connection()
         try:
             yield connection
         except ResponseError:
@@ -156,7 +160,12 @@ class _Pooled:
 
     async def open(self, bucket: int) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()
-        await connection.connect()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     async def topology_changed(self) -> None:
@@ -194,7 +203,7 @@ class _Clustered:
                 BlockingConnectionPool(
                     connection_class=node.connection_class,
                     max_connections=self._max_connections,
-                    timeout=SOCKET_TIMEOUT_S,
+                    timeout=TIMEOUT_S,
                     **{**node.connection_kwargs, **_OPTIONS},
                 )
             )
@@ -220,17 +229,18 @@ class _Clustered:
 async def execute(connection: AbstractConnection, *commands: Command) -> list[Any]:
     """Sends commands in one write and returns their replies, bytes undecoded.
 
-    An error reply stands in the list in its place; a connection error is raised.
+    An error reply stands in the list in its place; a connection error is raised, and so is
+    TimeoutError if the replies are not there within `TIMEOUT_S`.
     """
-    await connection.send_packed_command(
-        [hiredis.pack_command(command) for command in commands], check_health=False
-    )
+    packed = [hiredis.pack_command(command) for command in commands]
     replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except ResponseError as error:
-            replies.append(error)
+    async with asyncio.timeout(TIMEOUT_S):
+        await connection.send_packed_command(packed, check_health=False)
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
     return replies
 
 

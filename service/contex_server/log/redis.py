@@ -20,7 +20,6 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-import hiredis
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
@@ -393,20 +392,17 @@ class _RedisFollower:
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
         """See `Follower.poll`."""
         names: dict[Any, str] = {key(project, "events").encode(): project for project in positions}
-        command = hiredis.pack_command(
-            (
-                *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", self._count, "STREAMS"),
-                *names,
-                *(str(position) for position in positions.values()),
-            )
+        command = (
+            *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", self._count, "STREAMS"),
+            *names,
+            *(str(position) for position in positions.values()),
         )
         try:
             if self._connection is None:
                 self._connection = await self._connections.open(self._bucket)
-            # The socket timeout of 5 s is longer than the blocking, so a store that
-            # hangs is noticed. Any failure, also a cancellation, closes the connection.
-            await self._connection.send_packed_command(command, check_health=False)
-            reply = await self._connection.read_response(disable_decoding=True)
+            # It blocks for less than the timeout, so a store that hangs is noticed. Any
+            # failure, also a cancellation, closes the connection.
+            reply = await execute_one(self._connection, *command)
         except STORE_ERRORS as error:
             await self.close()
             if is_topology_change(error):

@@ -10,7 +10,7 @@ import structlog
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from contex_server.errors import ContexError, embedder_unavailable
+from contex_server.errors import ContexError, Reason, embedder_unavailable
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import describe, text_digest
 from contex_server.matching.embedder import Embedder, pack, unpack
@@ -95,8 +95,12 @@ class Embeddings:
         vectors = await self._find(project, texts)
         fresh = {d: pack(v) for d, v in vectors.items() if not self.is_stored(project, d)}
         if fresh:
-            await self._log.put_vectors(project, fresh)
-            self.appended(project, fresh)
+            try:
+                await self._log.put_vectors(project, fresh)
+                self.appended(project, fresh)
+            except ContexError as error:
+                if error.reason is not Reason.STORE_FULL:
+                    raise  # Without room they are not kept, but reads go on.
         return vectors
 
     async def of_events(self, project: str, events: Iterable[Event]) -> dict[bytes, Vector]:

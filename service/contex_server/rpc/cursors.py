@@ -16,7 +16,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 from contex_server.errors import ContexError, Reason
-from contex_server.model import Sequence
+from contex_server.model import END_OF_TIME, Sequence
 
 _HEAD = struct.Struct(">BI")
 _POSITION = struct.Struct(">QQ")
@@ -45,7 +45,11 @@ def decode_position(token: Token, project: str, text: str, field: str) -> Sequen
     rest = _decode(token, project, text, field)
     if len(rest) != _POSITION.size:
         raise _invalid(field)
-    return Sequence(*_POSITION.unpack(rest))
+    position = Sequence(*_POSITION.unpack(rest))
+    if position == END_OF_TIME:
+        # Forged: no event is there, nothing comes after it, and no token is made for it.
+        raise _invalid(field)
+    return position
 
 
 def encode_text(token: Token, project: str, value: str) -> str:
@@ -59,7 +63,10 @@ def decode_text(token: Token, project: str, text: str, field: str) -> str:
     Raises:
         ContexError: CURSOR_INVALID.
     """
-    return _decode(token, project, text, field).decode()
+    try:
+        return _decode(token, project, text, field).decode()
+    except UnicodeDecodeError as error:
+        raise _invalid(field) from error
 
 
 @lru_cache(maxsize=1_024)

@@ -12,7 +12,7 @@ from contex.v1 import event_pb2, event_service_pb2
 
 from contex_server.config import Settings
 from contex_server.errors import ContexError, Reason, shutting_down
-from contex_server.log.port import EventLog
+from contex_server.log.port import Bounds, EventLog
 from contex_server.model import (
     BEGINNING,
     END_OF_TIME,
@@ -169,11 +169,11 @@ class EventServicer:
         wanted = validate.event_filter(request.filter, self._limits)
         backwards = validate.is_backwards(request.order)
         size = validate.page_size(request.page_size, self._limits)
-        after, until = await self._range(project, request)
+        after, until, bounds = await self._range(project, request)
         token = Token.EVENTS_PAGE
         if request.page_token:
             resume = decode_position(token, project, request.page_token, "page_token")
-            after, until = _continue(after, until, resume, backwards)
+            after, until = _continue(bounds, after, until, resume, backwards)
         response = event_service_pb2.ListEventsResponse()
         scanned = held = 0
         source = pages(
@@ -206,12 +206,12 @@ class EventServicer:
         project = validate.project(request.project)
         wanted = validate.event_filter(request.filter, self._limits)
         backwards = validate.is_backwards(request.order)
-        after, until = await self._range(project, request)
+        after, until, bounds = await self._range(project, request)
         # A cursor of one direction resumes nothing in the other.
         token = Token.BACKWARDS if backwards else Token.CURSOR
         if request.cursor:
             resume = decode_position(token, project, request.cursor, "cursor")
-            after, until = _continue(after, until, resume, backwards)
+            after, until = _continue(bounds, after, until, resume, backwards)
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
@@ -290,14 +290,14 @@ class EventServicer:
         self,
         project: str,
         request: event_service_pb2.ListEventsRequest | event_service_pb2.ReplayRequest,
-    ) -> tuple[Sequence, Sequence]:
+    ) -> tuple[Sequence, Sequence, Bounds]:
         """The range as (after, until]; its upper end is fixed by what is there now."""
         after = validate.lower_end(request.since, request.HasField("since"))
         until = validate.upper_end(request.until, request.HasField("until"))
         bounds = await self._log.bounds(project)
         if request.since.WhichOneof("at") == "sequence":
             check_readable(bounds, after)
-        return after, min(until, bounds.tail)
+        return after, min(until, bounds.tail), bounds
 
     def _passes(self, wanted: EventFilter, entry: Entry) -> bool:
         return wanted.is_open or wanted.passes(self._codec.decode(entry))
@@ -349,9 +349,10 @@ def _published(appended: Appended) -> event_service_pb2.PublishResponse:
 
 
 def _continue(
-    after: Sequence, until: Sequence, resume: Sequence, backwards: bool
+    bounds: Bounds, after: Sequence, until: Sequence, resume: Sequence, backwards: bool
 ) -> tuple[Sequence, Sequence]:
-    """What is left of a range after `resume` has been read."""
+    """What is left of a range after `resume` has been read; forwards it must have no gap."""
     if not backwards:
+        check_readable(bounds, resume)
         return max(after, resume), until
     return after, min(until, resume.prev()) if resume > BEGINNING else BEGINNING

@@ -50,10 +50,12 @@ class Calls:
         self._tasks.add(task)
         try:
             return await work
-        except (asyncio.CancelledError, grpc.aio.InternalError):
-            # The client has left; a write to it fails with gRPC's own error, and gRPC
-            # knows what to make of that.
+        except asyncio.CancelledError:
             raise
+        except grpc.aio.InternalError:
+            # A write failed: the client has left, and gRPC is about to cancel the call. It
+            # would log its own error with a trace, as if it were a defect.
+            raise asyncio.CancelledError from None
         except BaseException as error:
             failure = as_contex_error(error, method)
         finally:

@@ -34,7 +34,7 @@ _DATA_KEY = re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}")
 _EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _PUBLISHER = re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:\s*;[\x20-\x7e]*)?")
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
 _GLOB = re.compile(r"[A-Za-z0-9_.:/@#$+=~%*?-]{1,256}")
 
 _LIMITS = {
