@@ -66,7 +66,7 @@ SERVER = textwrap.dedent("""
 
     async def main():
         # As on a system that does not end children with their parent.
-        embedded._die_with_parent = lambda: None
+        embedded._launched = lambda binary: [binary]
         store = embedded.EmbeddedValkey(Path(sys.argv[1]))
         await store.start()
         print(store.pid, flush=True)

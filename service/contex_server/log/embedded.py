@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
 import os
 import signal
@@ -26,7 +25,16 @@ _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 3.0
 _MAX_SOCKET_PATH = 100
 """sun_path holds 108 bytes on Linux and 104 on macOS."""
-_PR_SET_PDEATHSIG = 1
+
+# Has Linux end the store when the server dies, however it dies. In the child's own first
+# steps rather than a preexec_fn: a process with gRPC's threads can't safely run code
+# between fork and exec.
+_LAUNCHER = (
+    "import ctypes, os, signal, sys;"
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM);"  # 1 is PR_SET_PDEATHSIG
+    "os.getppid() == int(sys.argv[1]) or sys.exit();"
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 class DataDirectoryInUse(StartupError):
@@ -122,14 +130,13 @@ class EmbeddedValkey:
             "aof-load-truncated": "yes",
         }
         self._process = await asyncio.create_subprocess_exec(
-            str(get_binary_path()),
+            *_launched(str(get_binary_path())),
             *(part for name, value in options.items() for part in (f"--{name}", value)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             # Its own session: Ctrl-C in a terminal must reach the server, not the store.
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             pass_fds=[self._locks[-1].fileno()],
         )
         self._locks[-1].truncate(0)
@@ -196,13 +203,10 @@ def _lock(path: Path) -> IO[str] | None:
     return handle
 
 
-# Loaded here: between fork and exec nothing may take a lock.
-_LIBC = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """Has Linux end the store when the server dies, however it dies."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _launched(binary: str) -> list[str]:
+    if sys.platform != "linux":
+        return [binary]
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), binary]
 
 
 async def _shut_down(url: str) -> bool:
