@@ -13,7 +13,7 @@ def documents() -> Iterator[Document]:
     """Documents of the installed distributions by name, each name once."""
     found: dict[str, Document] = {}
     for distribution in distributions():
-        name = distribution.metadata["Name"]
+        name = _field(distribution, "Name")
         # The first on the path is the one that is imported.
         if name and (key := _key(name)) not in found:
             found[key] = _document(key, name, distribution)
@@ -25,17 +25,22 @@ def _key(name: str) -> str:
 
 
 def _document(key: str, name: str, distribution: Distribution) -> Document:
-    metadata = distribution.metadata
-    summary = metadata["Summary"] or ""
+    summary = _field(distribution, "Summary")
     data = {
         "name": name,
         "version": distribution.version,
         "summary": summary,
-        "keywords": _keywords(metadata["Keywords"] or ""),
-        "license": metadata["License-Expression"] or _first_line(metadata["License"] or ""),
+        "keywords": _keywords(_field(distribution, "Keywords")),
+        "license": _field(distribution, "License-Expression")
+        or _first_line(_field(distribution, "License")),
         "requires": _names(distribution.requires or []),
     }
     return Document(key, summary, {name: value for name, value in data.items() if value})
+
+
+def _field(distribution: Distribution, name: str) -> str:
+    # A field that is absent is None up to Python 3.12, and a KeyError some day.
+    return str(distribution.metadata.get(name, ""))
 
 
 def _keywords(text: str) -> list[str]:
