@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import grpc
-from contex.v1 import event_service_pb2
+from contex.v1 import event_pb2, event_service_pb2
 from contex_server.log.redis import key
 
 from benchmarks.bench import Bench
@@ -34,16 +35,13 @@ async def run(bench: Bench) -> list[Figure]:
                 assert count == events, count
                 raw_rates.append(count / seconds)
                 before = server.cpu()
-                messages, seconds = await _replay(channel)
+                seconds, complete = await _receive(channel)
                 after = server.cpu()
-                count = sum(_count(raw) for raw in messages)
-                assert count == events, count
-                received.append(count / seconds)
-                cpu.append((after.server - before.server) / count * 1e6)
-                start = time.perf_counter()
-                count = await _replay_parsed(channel)
-                parsed.append(count / (time.perf_counter() - start))
-                assert count == events, count
+                received.append(events / seconds)
+                cpu.append((after.server - before.server) / events * 1e6)
+                count, seconds, expected = await _parse(channel)
+                parsed.append(count / seconds)
+                assert (count, complete) == (events, expected), (count, complete, expected)
                 bench.say(
                     f"XRANGE {raw_rates[-1]:,.0f}/s, received {received[-1]:,.0f}/s, "
                     f"parsed {parsed[-1]:,.0f}/s"
@@ -80,22 +78,32 @@ def _event(index: int) -> event_service_pb2.NewEvent:
 _REQUEST = event_service_pb2.ReplayRequest(project=PROJECT).SerializeToString()
 
 
-async def _replay(channel: grpc.aio.Channel) -> tuple[list[bytes], float]:
+_Ends = tuple[int, str]
+"""How many messages came, and the sequence of the last event: whether a replay was whole."""
+
+
+async def _receive(channel: grpc.aio.Channel) -> tuple[float, _Ends]:
+    """Takes every message as bytes; returns the seconds."""
     start = time.perf_counter()
     call = open_stream(channel, REPLAY, _REQUEST)
-    messages: list[bytes] = []
+    count, last = 0, b""
     while (raw := await read(call)) is not None:
-        messages.append(raw)
-    return messages, time.perf_counter() - start
+        count, last = count + 1, raw
+    seconds = time.perf_counter() - start
+    return seconds, (count, _events(last)[-1].sequence)
 
 
-async def _replay_parsed(channel: grpc.aio.Channel) -> int:
+async def _parse(channel: grpc.aio.Channel) -> tuple[int, float, _Ends]:
+    """Parses every message; returns the events and the seconds."""
+    start = time.perf_counter()
     call = open_stream(channel, REPLAY, _REQUEST)
-    count = 0
+    count, messages, last = 0, 0, b""
     while (raw := await read(call)) is not None:
-        count += _count(raw)
-    return count
+        count += len(_events(raw))
+        messages, last = messages + 1, raw
+    seconds = time.perf_counter() - start
+    return count, seconds, (messages, _events(last)[-1].sequence)
 
 
-def _count(raw: bytes) -> int:
-    return len(event_service_pb2.ReplayResponse.FromString(raw).events.events)
+def _events(raw: bytes) -> Sequence[event_pb2.Event]:
+    return event_service_pb2.ReplayResponse.FromString(raw).events.events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,13 +322,12 @@ class Words:
     """
 
     model_id = "words@1"
-    dimension = 512
+    dimension = 2_048
 
     def __init__(self) -> None:
         self.down = False
         self.delay_s = 0.0
         self.embedded: list[str] = []
-        self._places: dict[str, int] = {}
 
     async def embed(self, texts: Any) -> Vector:
         await asyncio.sleep(self.delay_s)
@@ -337,7 +337,7 @@ class Words:
         for row, text in zip(rows, texts, strict=True):
             self.embedded.append(text)
             for word in set(re.findall("[a-z]+", text.lower())):
-                row[self._places.setdefault(word, len(self._places))] = 1
+                row[zlib.crc32(word.encode()) % self.dimension] = 1
             row /= max(1.0, float(np.linalg.norm(row)))
         return rows
 

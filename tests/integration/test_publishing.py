@@ -117,9 +117,7 @@ async def test_a_request_from_two_connections_at_once_is_appended_once(server: S
             request = PublishRequest(
                 project=P, events=[event("a"), event("b", b'"%d"' % i)], request_id=f"r-{i}"
             )
-            answers = await asyncio.gather(
-                one.events.Publish(request), two.events.Publish(request)
-            )
+            answers = await asyncio.gather(one.events.Publish(request), two.events.Publish(request))
             assert sorted(a.duplicate for a in answers) == [False, True]
             assert answers[0].receipts == answers[1].receipts
         again = await two.events.Publish(request)
@@ -168,9 +166,7 @@ async def _raise(error: BaseException) -> None:
 
 async def test_a_publish_is_all_or_nothing(api: Api) -> None:
     await api.publish(event("b"))
-    refused = await refusal(
-        api.publish(event("a"), event("b", expected_revision=0), event("c"))
-    )
+    refused = await refusal(api.publish(event("a"), event("b", expected_revision=0), event("c")))
     assert refused.metadata["actual_revision"] == "1"
     assert len(await api.log()) == 1
 
@@ -203,4 +199,3 @@ async def test_a_publish_whose_client_left_is_no_defect(server: Server, api: Api
     await api.publish(event("last"))
     assert (await api.log())[-1].data_key == "last"
     assert server.calls.active == 0
-

@@ -33,9 +33,7 @@ async def fill(api: Api, count: int, size: int = 10) -> list[str]:
     """Publishes that many events under 7 keys."""
     sequences: list[str] = []
     for part in batches(range(count), 1_000):
-        sequences += await api.publish(
-            *(event(f"k{i % 7}", b'"%s"' % (b"x" * size)) for i in part)
-        )
+        sequences += await api.publish(*(event(f"k{i % 7}", b'"%s"' % (b"x" * size)) for i in part))
     return sequences
 
 
@@ -67,9 +65,7 @@ async def test_get_finds_exactly_the_sequence(api: Api) -> None:
     got = await api.events.GetEvent(GetEventRequest(project=P, sequence=str(first)))
     assert got.event.sequence == sequence
     for absent in ("0", f"{first}-{n + 1}", f"{first - 1}-{n}", f"{2**64 - 1}-{2**64 - 1}"):
-        refused = await refusal(
-            api.events.GetEvent(GetEventRequest(project=P, sequence=absent))
-        )
+        refused = await refusal(api.events.GetEvent(GetEventRequest(project=P, sequence=absent)))
         assert (refused.code, refused.reason) == ("NOT_FOUND", "EVENT_NOT_FOUND")
 
 

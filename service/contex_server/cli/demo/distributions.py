@@ -39,8 +39,9 @@ def _document(key: str, name: str, distribution: Distribution) -> Document:
 
 
 def _field(distribution: Distribution, name: str) -> str:
-    # A field that is absent is None up to Python 3.12, and a KeyError some day.
-    return str(distribution.metadata.get(name, ""))
+    # An absent field is None up to Python 3.12, and a KeyError some day.
+    metadata = distribution.metadata
+    return metadata[name] if name in metadata else ""  # noqa: SIM401 - it has no get()
 
 
 def _keywords(text: str) -> list[str]:
