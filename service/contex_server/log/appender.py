@@ -239,9 +239,10 @@ def _resolve(
         )
         return
     first, *revisions = text.lstrip("=").split(" ")
+    ms, n = first.split("-")
     future.set_result(
         Appended(
-            LogSequence.parse(first),
+            LogSequence(int(ms), int(n)),
             tuple(map(int, revisions)),
             reached,
             duplicate=text[0] == "=",

@@ -53,6 +53,8 @@ _FOLLOW_COUNT = 1_000
 _FOLLOW_BYTES = 4 * 1024 * 1024
 """What one poll should bring at most; the count adapts to the size of the events."""
 _SCAN_COUNT = 1_000
+# What Entry(…) does, without its keyword arguments: twice as fast, on the hottest path.
+_entry = tuple.__new__
 _FUNCTIONS = files("contex_server.log").joinpath("functions.lua").read_text()
 
 log = structlog.get_logger(__name__)
@@ -194,7 +196,7 @@ class RedisLog:
         rows = await self._command(
             project, "XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count
         )
-        return [Entry(row[0], row[1][1]) for row in rows]
+        return [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
 
     async def read_back(
         self, project: str, until: Sequence, after: Sequence, count: int
@@ -203,7 +205,7 @@ class RedisLog:
         rows = await self._command(
             project, "XREVRANGE", key(project, "events"), str(until), f"({after}", "COUNT", count
         )
-        return [Entry(row[0], row[1][1]) for row in rows]
+        return [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         """See `EventLog.get`."""
@@ -412,7 +414,8 @@ class _RedisFollower:
             return {}
         streams = reply.items() if isinstance(reply, dict) else reply
         received = {
-            names[name]: [Entry(row[0], row[1][1]) for row in rows] for name, rows in streams
+            names[name]: [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
+            for name, rows in streams
         }
         entries = [entry for several in received.values() for entry in several]
         size = sum(len(entry.body) for entry in entries) // len(entries) + 1

@@ -85,8 +85,11 @@ def publish(request: PublishLike, limits: Limits) -> Publish:
         ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
     """
     name = project(request.project)
-    request_id = _match(_REQUEST_ID, request.request_id, "request_id")
-    publisher = _match(_PUBLISHER, request.publisher, "publisher")
+    request_id, publisher = request.request_id, request.publisher
+    if request_id:
+        _match(_REQUEST_ID, request_id, "request_id")
+    if publisher:
+        _match(_PUBLISHER, publisher, "publisher")
     durability = request.durability
     if durability not in _DURABILITIES:
         raise invalid_field("durability", f"{durability} is no Durability")
