@@ -83,7 +83,7 @@ async def start_server(minilm: Embedder) -> AsyncIterator[StartServer]:
     assert [entry for entry in logs if entry["event"] in _DEFECTS] == []
 
 
-_DEFECTS = ("internal_error", "matcher_failed", "calls_cancelled")
+_DEFECTS = ("internal_error", "matcher_failed", "tailer_failed")
 
 
 @pytest.fixture

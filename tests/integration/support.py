@@ -305,7 +305,7 @@ def documented_codes() -> dict[str, str]:
 async def eventually(holds: Callable[[], object], timeout: float = DEADLINE_S) -> None:
     """Waits for something that happens elsewhere on the loop."""
     async with asyncio.timeout(timeout):
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(0.01)
 
 

@@ -16,8 +16,8 @@ from contex_server.subscriptions.matchmaker import Listening, ProjectMatcher
 from contex_server.subscriptions.streams import _Pulse
 
 from tests.integration.support import (
-    P,
     Api,
+    P,
     PublishRequest,
     PublishStreamRequest,
     Words,

@@ -182,7 +182,7 @@ async def test_writers_on_many_connections_share_one_order(server: Server) -> No
 
     written = await asyncio.gather(*(write(c, n) for n, c in enumerate(clients)))
     log = await clients[0].log()
-    assert sorted(order(s) for s in sum(written, [])) == [order(e.sequence) for e in log]
+    assert sorted(order(s) for part in written for s in part) == [order(e.sequence) for e in log]
     for number, sequences in enumerate(written):
         assert [e.sequence for e in log if e.data_key == f"w{number}"] == sequences
         assert [e.revision for e in log if e.data_key == f"w{number}"] == list(range(1, 26))

@@ -14,8 +14,8 @@ from contex_server.app import Server
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.support import (
-    P,
     Api,
+    P,
     Stream,
     event,
     eventually,
@@ -113,7 +113,7 @@ async def test_from_an_instant_to_come(api: Api) -> None:
     (early,) = await api.publish(event("early"))
     assert ms(early) < soon
     await stream.quiet(0.2)
-    while time.time_ns() // 1_000_000 <= soon:  # noqa: ASYNC110
+    while time.time_ns() // 1_000_000 <= soon:
         await asyncio.sleep(0.05)
     late = await api.publish(event("late"))
     assert (await stream.count(1)).sequences == late

@@ -1,0 +1,423 @@
+"""Listen: what reaches an agent, live and from the log; updates; outages of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import pytest
+from contex_server.app import Server
+from contex_server.log.embedded import EmbeddedValkey
+
+from tests.conftest import StartServer
+from tests.integration.support import (
+    AcknowledgeRequest,
+    Api,
+    NewEvent,
+    P,
+    Stream,
+    UnregisterAgentRequest,
+    UpdateAgentRequest,
+    Words,
+    event,
+    eventually,
+    order,
+    own,
+    refusal,
+)
+
+
+async def update(api: Api, agent_id: str = "a", **fields: Any) -> None:
+    await api.agents.UpdateAgent(UpdateAgentRequest(project=P, agent_id=agent_id, **fields))
+
+
+async def unregister(api: Api, agent_id: str = "a") -> None:
+    await api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id=agent_id))
+
+
+async def acknowledge(api: Api, agent_id: str = "a", **position: str) -> None:
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id=agent_id, **position))
+
+
+def deliveries(stream: Stream) -> list[tuple[str, list[tuple[int, float]]]]:
+    """What was delivered, and why."""
+    return [
+        (m.event.sequence, [(x.need_index, round(x.score, 4)) for x in m.matches])
+        for m in stream.matched
+    ]
+
+
+async def test_the_default_model_delivers_what_is_meant(api: Api) -> None:
+    await api.register("a", "reading zip archives", "secure sockets with TLS")
+    stream = await api.listen("a").live()
+    await api.publish(event("zipfile", description="Read and write ZIP archives"))
+    await api.publish(event("calendar", description="Print calendars of months and years"))
+    await api.publish(event("ssl", description="TLS encryption for sockets"))
+    await stream.count(2)
+    assert stream.keys == ["zipfile", "ssl"]
+    assert [m.matches[0].need_index for m in stream.matched] == [0, 1]
+
+
+async def test_a_key_nobody_knew_reaches_the_agent_whole_and_explained(word_api: Api) -> None:
+    registered = await word_api.register("a", "beta", "alpha")
+    stream = await word_api.listen("a").live()
+    (sequence,) = await word_api.publish(
+        event("alpha.new", b'"text"', metadata={"m": "x"}), publisher="somebody"
+    )
+    await stream.count(1)
+    (delivered,) = stream.matched
+    assert delivered.event == (await word_api.log())[-1]
+    assert delivered.event.sequence == sequence
+    (match,) = delivered.matches
+    assert (match.need_index, match.need) == (1, "alpha")
+    assert match.score == pytest.approx(1 / 3**0.5, abs=1e-3)
+    assert match.parts.threshold == registered.agent.threshold
+    assert match.parts.model == "words@1"
+    assert not delivered.payload_omitted
+
+
+async def test_what_does_not_match_only_moves_the_cursor(word_api: Api) -> None:
+    await word_api.register("a", "alpha")
+    stream = await word_api.listen("a", heartbeat_interval_ms=100).live()
+    before = stream.cursor
+    await word_api.publish(event("beta"), own("gamma"), event("delta.words.many"))
+    await stream.until(lambda s: "checkpoint" in s.kinds)
+    assert stream.cursor != before
+    assert stream.events == []
+    fresh = await word_api.publish(event("alpha"))
+    rest = await word_api.listen("a", cursor=stream.cursor).live()
+    assert rest.sequences == fresh
+
+
+async def test_a_deletion_reaches_whom_the_datum_reached(word_api: Api) -> None:
+    await word_api.register("a", "alpha words")
+    stream = await word_api.listen("a").live()
+    await word_api.publish(event("k", b'"alpha words"'))
+    await word_api.publish(event("k", b"", tombstone=True))
+    await word_api.publish(event("other", b"", tombstone=True))
+    await word_api.publish(event("k", b'"alpha words"'))
+    await stream.count(3)
+    assert [e.event_type for e in stream.events] == [
+        "data_published",
+        "data_deleted",
+        "data_published",
+    ]
+    assert len({tuple(m.matches[0].need for m in stream.matched)}) == 1
+
+
+async def test_an_event_about_no_datum_reaches_the_agent_too(word_api: Api) -> None:
+    await word_api.register("a", "sale")
+    stream = await word_api.listen("a").live()
+    await word_api.publish(own("sale"))
+    await stream.count(1)
+    assert stream.events[0].event_type == "sale"
+
+
+async def test_registrations_never_match(word_api: Api) -> None:
+    await word_api.register("a", "agent registered needs alpha")
+    stream = await word_api.listen("a", after_sequence="0").live()
+    await word_api.register("b", "agent registered needs alpha")
+    await stream.quiet(0.2)
+    assert stream.events == []
+
+
+async def test_new_needs_take_effect_on_a_live_stream(word_api: Api) -> None:
+    await word_api.register("a", "alpha")
+    stream = await word_api.listen("a").live()
+    await word_api.publish(event("alpha"), event("beta"))
+    await update(word_api, needs=["beta"])
+    await word_api.publish(event("alpha"), event("beta"))
+    await stream.count(2)
+    await update(word_api, threshold=0.9)
+    await word_api.publish(event("beta.words"), event("beta"))
+    await word_api.register("a", "gamma")
+    await word_api.publish(event("beta"), event("gamma"))
+    await stream.count(4)
+    assert stream.keys == ["alpha", "beta", "beta", "gamma"]
+    assert [m.matches[0].parts.threshold for m in stream.matched][2] == 0.9
+
+
+async def test_needs_are_never_older_than_the_events_they_are_matched_with(
+    word_server: Server,
+) -> None:
+    needs = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+    async with Api.of(word_server) as api, Api.of(word_server) as other:
+        await api.register("a", "first")
+        stream = await api.listen("a").live()
+        every = [event(need) for need in needs]
+        for need in needs:
+            await asyncio.gather(
+                other.publish(*every), update(api, needs=[need]), other.publish(*every)
+            )
+        await update(api, needs=["last"])
+        await api.publish(*every, event("last"))
+        await stream.until(lambda s: "last" in s.keys)
+        changes = [order(e.sequence) for e in await api.log() if e.event_type == "agent_registered"]
+        for delivered in stream.events[:-1]:
+            replaced = changes[needs.index(delivered.data_key) + 2]
+            assert order(delivered.sequence) < replaced
+        assert "fell_behind" not in stream.kinds
+
+
+async def test_unregistering_ends_the_streams(word_api: Api) -> None:
+    await word_api.register("a", "alpha")
+    await word_api.register("b", "alpha")
+    streams = [await word_api.listen("a").live() for _ in range(3)]
+    other = await word_api.listen("b").live()
+    await word_api.publish(event("alpha.last"))
+    await unregister(word_api)
+    for stream in streams:
+        refused = await stream.refusal()
+        assert (refused.code, refused.reason) == ("NOT_FOUND", "AGENT_NOT_FOUND")
+        assert stream.keys == ["alpha.last"]
+    await word_api.publish(event("alpha.later"))
+    await other.count(2)
+
+
+async def test_what_was_not_acknowledged_comes_again(word_api: Api) -> None:
+    await word_api.register("a", "alpha")
+    s = [(await word_api.publish(event("alpha")))[0] for _ in range(6)]
+    first = await word_api.listen("a").live()
+    assert first.sequences == s
+    await first.cancel()
+    assert (await word_api.listen("a").live()).sequences == s
+    await acknowledge(word_api, sequence=s[3])
+    assert (await word_api.listen("a").live()).sequences == s[4:]
+    await acknowledge(word_api, cursor=first.cursor)
+    last = await word_api.listen("a").live()
+    assert last.sequences == []
+    fresh = await word_api.publish(event("alpha"))
+    assert (await last.count(1)).sequences == fresh
+
+
+async def test_two_streams_of_an_agent_both_get_everything(word_server: Server) -> None:
+    async with Api.of(word_server) as one, Api.of(word_server) as two:
+        await one.register("a", "alpha")
+        first, second = await one.listen("a").live(), await two.listen("a").live()
+        s = [(await one.publish(event(f"alpha.{i}")))[0] for i in range(20)]
+        assert (await first.count(20)).sequences == s
+        await first.cancel()
+        s += await two.publish(event("alpha.more"))
+        assert (await second.count(21)).sequences == s
+        assert deliveries(first) == deliveries(second)[:20]
+
+
+async def test_caught_up_is_said_once_and_in_its_place(word_api: Api) -> None:
+    await word_api.register("a", "alpha", last_seen_sequence="0")
+    for _ in range(3):
+        await word_api.publish(*(event(f"{'alpha' if n % 2 else 'beta'}.{n}") for n in range(300)))
+    stream = await word_api.listen("a").live()
+    assert len(stream.events) == 450
+    assert set(stream.kinds[:-1]) == {"events"}
+    for i in range(10):
+        await word_api.publish(event(f"alpha.{i}"))
+    await stream.count(460)
+    assert stream.kinds.count("caught_up") == 1
+
+
+async def test_a_burst_that_fits_the_feed_leaves_nobody_behind(word_server: Server) -> None:
+    async with Api.of(word_server) as api:
+        await api.register("a", "alpha")
+        stream = await api.listen("a").live()
+        payload = b'"%s"' % (b"1" * 20_000)
+        for _ in range(3):
+            await api.publish(*(event(f"alpha.{i}", payload) for i in range(40)))
+        await stream.count(120)
+        assert "fell_behind" not in stream.kinds
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_log_and_the_live_stream_deliver_the_same(word_server: Server, seed: int) -> None:
+    randomly = random.Random(seed)
+    vocabulary = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+
+    def text() -> str:
+        return " ".join(randomly.sample(vocabulary, randomly.randrange(1, 4)))
+
+    def change() -> NewEvent:
+        key = f"k{randomly.randrange(12)}"
+        if randomly.random() < 0.2:
+            return event(key, b"", tombstone=True)
+        if randomly.random() < 0.2:
+            return own(randomly.choice(vocabulary))
+        return event(key, b'{"%s": %d}' % (text().encode(), randomly.random() * 9))
+
+    async with Api.of(word_server) as api, Api.of(word_server) as writer:
+        agents = {}
+        for n in range(6):
+            needs = [text() for _ in range(randomly.randrange(1, 5))]
+            answer = await api.register(f"a{n}", *needs, threshold=randomly.choice([0.2, 0.4, 0.5]))
+            agents[f"a{n}"] = answer.sequence
+        live = {name: await api.listen(name).live() for name in agents}
+        for _ in range(60):
+            await writer.publish(*(change() for _ in range(randomly.randrange(1, 9))))
+        await writer.publish(event("end", b'"%s"' % " ".join(vocabulary).encode()))
+        for name, since in agents.items():
+            again = await api.listen(name, after_sequence=since).live()
+            assert again.sequences
+            await live[name].count(len(again.events))
+            assert deliveries(live[name]) == deliveries(again)
+            # A third reader joins half-way.
+            middle = again.sequences[len(again.sequences) // 2]
+            half = await api.listen(name, after_sequence=middle).live()
+            assert deliveries(half) == [d for d in deliveries(again) if order(d[0]) > order(middle)]
+
+
+async def test_agents_join_while_others_publish(word_server: Server) -> None:
+    async with Api.of(word_server) as writer:
+        writing = True
+
+        async def write() -> None:
+            n = 0
+            while writing:
+                n += 1
+                await writer.publish(event(f"alpha.{n % 20}"), event(f"beta.{n % 20}"))
+
+        async def join(number: int) -> None:
+            need = "alpha" if number % 2 else "beta"
+            async with Api.of(word_server) as api:
+                await asyncio.sleep(0.05 * number)
+                answer = await api.register(f"a{number}", need)
+                stream = await api.listen(f"a{number}").live()
+                await written.wait()
+                (last,) = await api.publish(event(need, b'"last"'))
+                await stream.until(lambda s: last in s.sequences)
+                expected = [
+                    e.sequence
+                    for e in await api.log()
+                    if e.data_key.startswith(need) and order(e.sequence) > order(answer.sequence)
+                ]
+                upto = expected.index(last)
+                assert stream.sequences[: upto + 1] == expected[: upto + 1]
+                assert stream.kinds.count("caught_up") == 1
+
+        written = asyncio.Event()
+        writer_task = asyncio.create_task(write())
+        readers = [asyncio.create_task(join(n)) for n in range(12)]
+        await asyncio.sleep(1.0)
+        writing = False
+        await writer_task
+        written.set()
+        await asyncio.gather(*readers)
+    await eventually(lambda: word_server.hub.channels == 0)
+
+
+# -- two servers on one store ------------------------------------------------------
+
+
+async def test_servers_on_one_store_are_one_service(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> None:
+    here = await start_server(valkey.url, embedder=words)
+    there = await start_server(valkey.url, embedder=Words())
+    async with Api.of(here) as one, Api.of(there) as two:
+        answer = await one.register("a", "alpha")
+        plain = await two.subscribe().live()
+        agent = await two.listen("a", cursor=answer.cursor).live()
+        s = await one.publish(event("alpha.one"))
+        s += await two.publish(event("alpha.two"))
+        assert (await agent.count(2)).sequences == s
+        await plain.count(3)
+        assert plain.sequences[1:] == s
+        # What one embedded, the other reads.
+        await one.publish(event("alpha.one", b'{"n": 1}'))
+        await agent.count(3)
+        await update(one, needs=["beta"])
+        await one.publish(event("alpha.one"), event("beta.one"))
+        await agent.count(4)
+        assert agent.keys[3] == "beta.one"
+        both = await one.listen("a", cursor=agent.cursor).live()
+        await two.publish(event("beta.two"))
+        assert (await both.count(1)).keys == (await agent.count(5)).keys[4:] == ["beta.two"]
+        data = await two.register("b", "beta")
+        assert sorted(d.event.data_key for d in data.data) == ["beta.one", "beta.two"]
+        await unregister(one)
+        for stream in (agent, both):
+            assert (await stream.refusal()).reason == "AGENT_NOT_FOUND"
+
+
+async def test_a_text_is_embedded_once(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> None:
+    here = await start_server(valkey.url, embedder=words)
+    there = await start_server(valkey.url, embedder=(other := Words()))
+    async with Api.of(here) as one, Api.of(there) as two:
+        await one.register("a", "alpha")
+        stream = await two.listen("a").live()
+        for i in range(10):
+            await one.publish(event("alpha", b'{"gauge": %d}' % i))
+            await two.publish(event("alpha", b'{"gauge": %d}' % i))
+        await stream.count(20)
+    assert sorted(words.embedded + other.embedded) == ["alpha", "alpha. gauge"]
+
+
+# -- the model fails ----------------------------------------------------------------
+
+
+async def test_while_the_model_is_away_publishes_are_taken_and_agents_get_them_afterwards(
+    word_server: Server, word_api: Api, words: Words
+) -> None:
+    api = word_api
+    await api.register("a", "alpha")
+    agent, plain = await api.listen("a").live(), await api.subscribe(from_end=True).live()
+    await api.publish(event("alpha.before"))
+    await agent.count(1)
+    words.down = True
+    during = [
+        (await api.publish(event(f"{'alpha' if i % 2 else 'beta'}.{'abcdefgh'[i]}")))[0]
+        for i in range(8)
+    ]
+    await plain.count(9)
+    assert plain.sequences[1:] == during
+    await agent.quiet(0.3)
+    refused = await refusal(api.register("b", "gamma"))
+    assert (refused.code, refused.reason) == ("UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
+    assert refused.retry_after_ms
+    refused = await refusal(update_call(api, needs=["gamma"]))
+    assert refused.reason == "EMBEDDER_UNAVAILABLE"
+    # Nothing of the refused registration is left.
+    assert [e.event_type for e in await api.log()].count("agent_registered") == 1
+    words.down = False
+    await agent.count(5)
+    after = await api.publish(event("alpha.after"))
+    await agent.count(6)
+    assert agent.sequences[1:] == during[1::2] + after
+    assert "fell_behind" not in agent.kinds
+    again = await api.listen("a").live()
+    assert deliveries(again) == deliveries(agent)
+    await api.register("b", "gamma")
+
+
+def update_call(api: Api, **fields: Any) -> Any:
+    return api.agents.UpdateAgent(UpdateAgentRequest(project=P, agent_id="a", **fields))
+
+
+async def test_a_slow_model_delays_a_publish_only_so_long(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> None:
+    server = await start_server(valkey.url, embedder=words, embed_timeout_ms=100)
+    async with Api.of(server) as api:
+        await api.register("a", "alpha")
+        stream = await api.listen("a").live()
+        words.delay_s = 1.5
+        started = time.monotonic()
+        (sequence,) = await api.publish(event("alpha.late"))
+        assert time.monotonic() - started < 1.2
+        assert (await stream.count(1)).sequences == [sequence]
+
+
+async def test_a_stream_over_a_past_without_vectors_embeds_it(word_api: Api, words: Words) -> None:
+    await word_api.register("a", "alpha", last_seen_sequence="0")
+    words.down = True
+    s = [(await word_api.publish(event(f"alpha.{name}")))[0] for name in "abc"]
+    await word_api.publish(event("alpha.a", b"", tombstone=True))
+    refused = await word_api.listen("a").refusal()
+    assert (refused.code, refused.reason) == ("UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
+    words.down = False
+    stream = await word_api.listen("a").live()
+    assert stream.sequences[:3] == s
+    assert stream.events[3].event_type == "data_deleted"
+    found = await word_api.register("b", "alpha")
+    assert sorted(d.event.data_key for d in found.data) == ["alpha.b", "alpha.c"]
