@@ -6,19 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-import grpc
 from contex.v1 import event_service_pb2
 
-from benchmarks.load import SUBSCRIBE, open_stream, read
+from benchmarks.http2 import Connection
+from benchmarks.load import SUBSCRIBE
 
 # First byte of a SubscribeResponse: which message it is.
 EVENTS, CAUGHT_UP, FELL_BEHIND = 0x0A, 0x12, 0x1A
 
 OnMessage = Callable[[int, bytes], None]
-
-
-class Ended(Exception):
-    """A subscription ended by itself."""
 
 
 def from_end(project: str) -> bytes:
@@ -30,44 +26,53 @@ def from_end(project: str) -> bytes:
 
 @asynccontextmanager
 async def audience(
-    channels: Sequence[grpc.aio.Channel],
+    connections: Sequence[Connection],
     count: int,
     request: bytes,
     on_message: OnMessage,
     *,
     method: str = SUBSCRIBE,
 ) -> AsyncIterator[None]:
-    """Subscribers, all of them joined while the block runs.
+    """Subscribers, all of them joined when the block begins; the connections' end is theirs.
 
     A subscriber has joined with its first message, which is not passed on.
 
     Args:
-        channels: They are spread over these.
+        connections: They are spread over these.
         count: How many.
         request: What each subscribes to.
         on_message: Called with the subscriber's number and each message.
         method: Which subscription.
+
+    Raises:
+        StreamEnded: The server ended a subscription.
     """
-    joined = 0
+    joined = [False] * count
+    left = count
     everybody = asyncio.Event()
 
-    async def subscribe(index: int) -> None:
-        nonlocal joined
-        call = open_stream(channels[index % len(channels)], method, request)
-        try:
-            await call.read()
-            joined += 1
-            if joined == count:
-                everybody.set()
-            while (raw := await read(call)) is not None:
+    def receiver(index: int) -> Callable[[bytes], None]:
+        def receive(raw: bytes) -> None:
+            nonlocal left
+            if joined[index]:
                 on_message(index, raw)
-            raise Ended(f"subscriber {index}: {await call.details()}")
-        finally:
-            call.cancel()
+                return
+            joined[index] = True
+            left -= 1
+            if not left:
+                everybody.set()
 
+        return receive
+
+    for index in range(count):
+        connections[index % len(connections)].subscribe(method, request, receiver(index))
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(subscribe(index)) for index in range(count)]
+        watching = [group.create_task(_watch(connection)) for connection in connections]
         await everybody.wait()
         yield
-        for task in tasks:
+        for task in watching:
             task.cancel()
+
+
+async def _watch(connection: Connection) -> None:
+    await asyncio.shield(connection.failed)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import grpc
 from contex.v1 import event_service_pb2
 
 from benchmarks.audience import EVENTS, FELL_BEHIND, audience, from_end
@@ -15,12 +14,13 @@ from benchmarks.bare import POST
 from benchmarks.bare import SUBSCRIBE as BARE_SUBSCRIBE
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
+from benchmarks.http2 import Connection, connections
 from benchmarks.load import SUBSCRIBE, channels, publish_stream, unary
 from benchmarks.messages import BATCH, request
 from benchmarks.processes import Measured, bare_server
 
 SUBSCRIBERS = 1_000
-CHANNELS = 16
+CONNECTIONS = 16
 WINDOW = 4_096
 """Events that the slowest subscriber may be behind the publisher. The server's live window
 holds some 20,000 of these; beyond it readers would go back to the log."""
@@ -120,7 +120,7 @@ async def run(bench: Bench) -> list[Figure]:
             {
                 "events": events,
                 "window_events": WINDOW,
-                "channels": CHANNELS,
+                "connections": CONNECTIONS,
                 "events_per_message": sizes,
                 "fell_behind": behind,
                 "server_us_per_delivery": cpu,
@@ -140,7 +140,10 @@ async def _contex(server: Measured, project: str, events: int) -> _Result:
         published += BATCH
         await received.all_have(published - WINDOW)
 
-    async with channels(server.target, CHANNELS + 1) as (publisher, *opened):
+    async with (
+        channels(server.target) as (publisher,),
+        connections(server.target, CONNECTIONS) as opened,
+    ):
         await publish_stream(publisher, [batch])  # Embeds the text.
 
         async def publish() -> None:
@@ -154,7 +157,10 @@ async def _contex(server: Measured, project: str, events: int) -> _Result:
 
 async def _bare(server: Measured, messages: int, size: int) -> _Result:
     received = _Received()
-    async with channels(server.target, CHANNELS + 1) as (publisher, *opened):
+    async with (
+        channels(server.target) as (publisher,),
+        connections(server.target, CONNECTIONS) as opened,
+    ):
         post = unary(publisher, POST)
 
         async def publish() -> None:
@@ -170,7 +176,7 @@ async def _bare(server: Measured, messages: int, size: int) -> _Result:
 
 async def _timed(
     server: Measured,
-    opened: list[grpc.aio.Channel],
+    opened: list[Connection],
     method: str,
     subscribe: bytes,
     received: _Received,

@@ -14,11 +14,12 @@ from benchmarks.bare import POST
 from benchmarks.bare import SUBSCRIBE as BARE_SUBSCRIBE
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
+from benchmarks.http2 import connections
 from benchmarks.load import PUBLISH, SUBSCRIBE, channels, unary
 from benchmarks.messages import EXAMPLE, request, with_request_id
 from benchmarks.processes import Measured, bare_server
 
-CHANNELS = 50
+CONNECTIONS = 50
 _STEPS = 5
 """They join in as many groups, and the median group says what one costs: once in a while
 the C library gives back to the system what was free since the start, 70 MB at a time."""
@@ -50,7 +51,7 @@ async def run(bench: Bench) -> list[Figure]:
             ceiling,
             Target("most", 60),
             {
-                "channels": CHANNELS,
+                "connections": CONNECTIONS,
                 "whole_growth_kb": [found.whole_kb for found in ours],
                 "whole_growth_after_an_event_kb": [found.after_kb for found in ours],
             },
@@ -102,33 +103,34 @@ async def _measure(server: Measured, subscribe: str, publish: str, count: int) -
             if not waiting:
                 complete.set()
 
-    async with channels(server.target, CHANNELS + 1) as (publisher, *opened):
+    async with channels(server.target) as (publisher,), AsyncExitStack() as crowd:
         call = unary(publisher, publish)
         # What is needed once, the model and the first subscription, is not a subscriber's.
         await call(with_request_id(request(project, [EXAMPLE])))
-        async with audience(opened, 1, from_end(project), lambda *_: None, method=subscribe):
+        async with (
+            connections(server.target, 1) as alone,
+            audience(alone, 1, from_end(project), lambda *_: None, method=subscribe),
+        ):
             pass
+        opened = await crowd.enter_async_context(connections(server.target, CONNECTIONS))
         await asyncio.sleep(_SETTLE_S)
         memory = [server.memory_bytes()]
         joined = 0.0
-        async with AsyncExitStack() as crowd:
-            for _ in range(_STEPS):
-                start = time.perf_counter()
-                await crowd.enter_async_context(
-                    audience(
-                        opened, count // _STEPS, from_end(project), on_message, method=subscribe
-                    )
-                )
-                joined += time.perf_counter() - start
-                await asyncio.sleep(_SETTLE_S)
-                memory.append(server.memory_bytes())
+        for _ in range(_STEPS):
             start = time.perf_counter()
-            await call(message)
-            async with asyncio.timeout(30):
-                await complete.wait()
-            reached = time.perf_counter() - start
+            await crowd.enter_async_context(
+                audience(opened, count // _STEPS, from_end(project), on_message, method=subscribe)
+            )
+            joined += time.perf_counter() - start
             await asyncio.sleep(_SETTLE_S)
-            after = server.memory_bytes()
+            memory.append(server.memory_bytes())
+        start = time.perf_counter()
+        await call(message)
+        async with asyncio.timeout(30):
+            await complete.wait()
+        reached = time.perf_counter() - start
+        await asyncio.sleep(_SETTLE_S)
+        after = server.memory_bytes()
     return _Crowd(
         each_kb=median(b - a for a, b in pairwise(memory)) / (count // _STEPS) / 1e3,
         whole_kb=(memory[-1] - memory[0]) / count / 1e3,

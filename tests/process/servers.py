@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,9 @@ class ServerProcess:
         assert self._reader is not None
         started = time.monotonic()
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            # Not Popen's method: it polls, and may take the exit code from asyncio's watcher.
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
         code = await self._process.wait()
         took = time.monotonic() - started
         await self._reader

@@ -122,7 +122,14 @@ async def test_an_idle_client_that_pings_is_not_cut_off(server: ServerProcess) -
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     ]
-    async with grpc.aio.insecure_channel(server.target, options=options) as channel:
+    # Local pools: two connections, one of them with no call at all.
+    options.append(("grpc.use_local_subchannel_pool", 1))
+    async with (
+        grpc.aio.insecure_channel(server.target, options=options) as channel,
+        grpc.aio.insecure_channel(server.target, options=options) as resting,
+    ):
+        async with asyncio.timeout(10):
+            await resting.channel_ready()
         stub = event_service_pb2_grpc.EventServiceStub(channel)
         stream = stub.Subscribe(
             event_service_pb2.SubscribeRequest(project="p", heartbeat_interval_ms=60_000)
@@ -135,6 +142,7 @@ async def test_an_idle_client_that_pings_is_not_cut_off(server: ServerProcess) -
         assert not done
         assert time.monotonic() - started >= 23
         assert channel.get_state() is grpc.ChannelConnectivity.READY
+        assert resting.get_state() is grpc.ChannelConnectivity.READY
         async with AsyncClient(server.target) as client:
             await healthy(client)
             await client.publish("p", "k", 1)

@@ -1,0 +1,59 @@
+"""What a server process holds for readers that do not read."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import psutil
+from contex import AsyncClient, NewEvent
+from contex.v1 import event_service_pb2, event_service_pb2_grpc
+
+from tests.process.servers import ServerProcess
+
+READERS = 20
+EVENTS = 1_500
+SIZE = 8_000
+
+
+async def test_readers_ten_megabytes_behind_cost_little_and_miss_nothing(
+    server: ServerProcess,
+) -> None:
+    # Small windows: what the readers don't take must not lie in gRPC either.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    channels = [grpc.aio.insecure_channel(server.target, options=options) for _ in range(READERS)]
+    async with AsyncClient(server.target, timeout=60) as client:
+        await client.publish("p", "warm", 1)
+        streams = [
+            event_service_pb2_grpc.EventServiceStub(channel).Subscribe(
+                event_service_pb2.SubscribeRequest(project="p", from_end=True)
+            )
+            for channel in channels
+        ]
+        for stream in streams:
+            assert (await stream.read()).WhichOneof("message") == "caught_up"
+        before = psutil.Process(server.pid).memory_info().rss
+        for start in range(0, EVENTS, 100):
+            await client.publish_batch(
+                "p",
+                [NewEvent(f"k{n}", "x" * SIZE) for n in range(start, start + 100)],
+            )
+        await asyncio.sleep(0.5)
+        grown = psutil.Process(server.pid).memory_info().rss - before
+    # Unbounded it would be 12 MB for each. The feed holds 4 MiB for all of them together.
+    assert grown < 100_000_000
+
+    async def read(stream: grpc.aio.UnaryStreamCall) -> tuple[list[str], int]:  # type: ignore[type-arg]
+        keys: list[str] = []
+        lagged = 0
+        while len(keys) < EVENTS:
+            message = await stream.read()
+            keys += [event.data_key for event in message.events.events]
+            lagged += message.WhichOneof("message") == "fell_behind"
+        return keys, lagged
+
+    for keys, lagged in await asyncio.gather(*map(read, streams)):
+        assert keys == [f"k{n}" for n in range(EVENTS)]
+        assert lagged
+    for channel in channels:
+        await channel.close()
