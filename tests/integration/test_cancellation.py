@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 from contex_server.app import Server
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import RedisLog
+from contex_server.model import BEGINNING
 from contex_server.subscriptions.feed import Feed, Reader
 from contex_server.subscriptions.hub import Channel
 from contex_server.subscriptions.matchmaker import Listening, ProjectMatcher
@@ -334,6 +337,14 @@ def kept_objects() -> list[object]:
     return [thing for thing in gc.get_objects() if isinstance(thing, KEPT)]
 
 
+async def nothing_is_kept() -> None:
+    try:
+        await eventually(lambda: kept_objects() == [], timeout=15)
+    except TimeoutError:
+        kept = {repr(thing)[:80]: gc.get_referrers(thing) for thing in kept_objects()}
+        raise AssertionError(f"kept: {kept}") from None
+
+
 @pytest.mark.parametrize("how", ["cancels", "disconnects"])
 @pytest.mark.parametrize("name", PHASES)
 async def test_who_leaves_leaves_nothing_behind(scene: Scene, name: str, how: str) -> None:
@@ -359,13 +370,14 @@ async def test_who_leaves_leaves_nothing_behind(scene: Scene, name: str, how: st
         raise AssertionError(f"left behind: {left_behind(server, before)}") from None
     scene.calls.clear()
     before.clear()  # These tasks' frames hold what they worked on.
-    await eventually(lambda: kept_objects() == [])
+    await nothing_is_kept()
     await scene.writer.publish(event("alpha.after"))
     stream = await scene.writer.subscribe(from_end=True).live()
     await stream.cancel()
 
 
 async def test_many_come_and_go_at_any_moment(scene: Scene) -> None:
+    await eventually(lambda: not left_behind(scene.server, asyncio.all_tasks()))
     before = asyncio.all_tasks()
 
     async def visit(number: int) -> None:
@@ -382,4 +394,21 @@ async def test_many_come_and_go_at_any_moment(scene: Scene) -> None:
     await asyncio.gather(write(), *(visit(n) for n in range(20)))
     await eventually(lambda: not left_behind(scene.server, before))
     before.clear()  # These tasks' frames hold what they worked on.
-    await eventually(lambda: kept_objects() == [])
+    await nothing_is_kept()
+
+
+async def test_a_poll_of_the_store_ends_in_whatever_turn_it_is_cancelled(
+    valkey: EmbeddedValkey,
+) -> None:
+    log = await RedisLog.open(valkey.url)
+    for turns in range(40):
+        follower = log.follower(log.bucket(P))
+        poll = asyncio.create_task(follower.poll({P: BEGINNING}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        poll.cancel()
+        # By itself it would end after two seconds.
+        await asyncio.wait([poll], timeout=1.0)
+        assert poll.cancelled()
+        await follower.close()
+    await log.close()
