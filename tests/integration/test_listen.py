@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from typing import Any
 
+import grpc
 import pytest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.subscriptions import matchmaker
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -17,6 +21,7 @@ from tests.integration.support import (
     Api,
     NewEvent,
     P,
+    Refusal,
     Stream,
     UnregisterAgentRequest,
     UpdateAgentRequest,
@@ -421,3 +426,56 @@ async def test_a_stream_over_a_past_without_vectors_embeds_it(word_api: Api, wor
     assert stream.events[3].event_type == "data_deleted"
     found = await word_api.register("b", "alpha")
     assert sorted(d.event.data_key for d in found.data) == ["alpha.b", "alpha.c"]
+
+
+async def test_who_waits_for_matching_that_is_held_up_is_told(
+    word_server: Server, word_api: Api, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matchmaker, "_PATIENCE_S", 0.3)
+    api = word_api
+    await api.register("a", "alpha")
+    stream = await api.listen("a").live()
+    words.down = True
+    await api.publish(event("alpha.late"))
+    # The need is known already, but the data can't be told as of now.
+    refused = await refusal(api.register("b", "alpha"))
+    assert (refused.code, refused.reason) == ("UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
+    words.down = False
+    await stream.count(1)
+    answer = await api.register("b", "alpha")
+    assert [d.event.data_key for d in answer.data] == ["alpha.late"]
+
+
+# -- the store fails ------------------------------------------------------------------
+
+
+async def test_streams_outlive_a_store_that_was_killed(
+    valkey: EmbeddedValkey, word_server: Server, word_api: Api
+) -> None:
+    api = word_api
+    await api.register("a", "alpha")
+    agent, plain = await api.listen("a").live(), await api.subscribe(from_end=True).live()
+    filtered = await api.subscribe(from_end=True, data_keys=["beta*"]).live()
+    published: list[str] = []
+    for round_ in range(3):
+        published += await api.publish(event(f"alpha.{round_}"), event(f"beta.{round_}"))
+        assert valkey.pid is not None
+        os.kill(valkey.pid, signal.SIGKILL)
+        while True:
+            try:
+                published += await api.publish(
+                    event("alpha.again"), event("beta.again"), request_id=f"r{round_}"
+                )
+                break
+            except grpc.aio.AioRpcError as error:
+                assert Refusal.of(error).reason == "STORE_UNAVAILABLE"
+                await asyncio.sleep(0.1)
+    await plain.count(len(published))
+    await agent.count(len(published) // 2)
+    await filtered.count(len(published) // 2)
+    assert plain.sequences == published
+    assert agent.sequences == published[::2]
+    assert filtered.sequences == published[1::2]
+    assert [e.sequence for e in await api.log()][1:] == published
+    for stream in (agent, plain, filtered):
+        assert "fell_behind" not in stream.kinds

@@ -10,10 +10,12 @@ import pytest
 from contex_server.app import Server
 from contex_server.config import KIB, MIB
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import key
 from contex_server.subscriptions.feed import Feed
+from redis.asyncio import Redis
 
 from tests.conftest import StartServer
-from tests.integration.support import Api, Stream, Words, event, order
+from tests.integration.support import Api, P, Stream, Words, after, event, order
 
 SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
 """Without it a fast loopback lets gRPC itself buffer for a reader that does not read."""
@@ -140,3 +142,31 @@ async def test_readers_of_different_speed_do_not_disturb_each_other(
     assert most <= 256 * KIB + 11_000
     for api in [*apis, writer]:
         await api.channel.close()
+
+
+@pytest.mark.parametrize("reader", ["subscribe", "replay", "listen", "live"])
+async def test_a_log_that_is_trimmed_in_front_of_a_slow_reader_makes_no_gap(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words, reader: str
+) -> None:
+    server = await start_server(valkey.url, embedder=words, feed_bytes=64 * KIB)
+    async with Api.of(server, SMALL_WINDOW) as slow, Api.of(server) as fast:
+        await fast.register("a", "alpha", last_seen_sequence="0")
+        live = await slow.subscribe(from_end=True).live()
+        sequences, _ = await grow(fast, server, 10, 50_000)
+        stream = {
+            "subscribe": lambda: slow.subscribe(after_sequence=sequences[0]),
+            "replay": lambda: slow.replay(since=after(sequences[0])),
+            "listen": lambda: slow.listen("a", after_sequence=sequences[0]),
+            "live": lambda: live,
+        }[reader]()
+        await stream.read()
+        async with Redis(unix_socket_path=valkey.url.removeprefix("unix://")) as store:
+            await store.xtrim(key(P, "events"), maxlen=5, approximate=False)
+        refused = await stream.refusal()
+        assert (refused.code, refused.reason) == ("OUT_OF_RANGE", "SEQUENCE_TRIMMED")
+        assert refused.metadata == {"earliest_sequence": sequences[-5]}
+        # Up to there all has come.
+        assert len(stream.events) > 1
+        start = sequences.index(stream.sequences[0])
+        assert stream.sequences == sequences[start : start + len(stream.events)]
+        assert start in (0, 1)

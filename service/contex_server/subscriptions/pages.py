@@ -33,21 +33,36 @@ async def pages(
     until: Sequence,
     *,
     backwards: bool = False,
+    resumed: bool = False,
     max_events: int,
 ) -> AsyncGenerator[Page, None]:
     """Reads (after, until] until it is exhausted.
 
+    With `resumed`, `after` has been read already, and a gap behind it is refused too.
+
     Page sizes adapt to the events, so that about 1 MiB is held at a time, and twice that
     with the page that is fetched ahead.
+
+    Raises:
+        ContexError: SEQUENCE_TRIMMED if, forwards, the log was trimmed beyond what was read.
     """
 
-    async def fetch(after: Sequence, until: Sequence, count: int) -> list[Entry]:
+    async def fetch(after: Sequence, until: Sequence, count: int, *, follows: bool) -> list[Entry]:
         if backwards:
             return await log.read_back(project, until, after, count)
-        return await log.read(project, after, until, count)
+        if not follows or after == BEGINNING:
+            return await log.read(project, after, until, count)
+        # Together with the event that was read last: while that one is there, none behind
+        # it can be missing. Checked in the same read, so a log that is being trimmed in
+        # front of a slow reader makes no gap.
+        entries = await log.read(project, after.prev(), until, count + 1)
+        if entries and entries[0].sequence == after:
+            return entries[1:]
+        check_readable(await log.bounds(project), after)
+        return entries[:count]
 
     count = min(_FIRST_PAGE, max_events)
-    ahead = asyncio.create_task(fetch(after, until, count))
+    ahead = asyncio.create_task(fetch(after, until, count, follows=resumed))
     try:
         while True:
             entries = await ahead
@@ -66,7 +81,7 @@ async def pages(
             if last:
                 yield Page(entries, last=True)
                 return
-            ahead = asyncio.create_task(fetch(after, until, count))
+            ahead = asyncio.create_task(fetch(after, until, count, follows=True))
             yield Page(entries, last=False)
     finally:
         ahead.cancel()

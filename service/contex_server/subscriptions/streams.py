@@ -108,13 +108,21 @@ async def stream(
     """
     pulse = _Pulse(heartbeat_s)
     reader: Reader | None = None
+    fell_behind = False
     try:
         while True:
             # From the log, until the feed has all that comes after.
             while reader is None:
                 floor = feed.floor
                 caught_up_to = position
-                source = pages(log, project, position, END_OF_TIME, max_events=limits.page_events)
+                source = pages(
+                    log,
+                    project,
+                    position,
+                    END_OF_TIME,
+                    resumed=fell_behind,
+                    max_events=limits.page_events,
+                )
                 async with aclosing(source):
                     async for page in source:
                         if page.entries:
@@ -164,6 +172,7 @@ async def stream(
                             yield Message(Kind.CHECKPOINT if moved else Kind.HEARTBEAT, position)
                             pulse.sent()
             except Behind:
+                fell_behind = True
                 check_readable(await log.bounds(project), position)
                 yield Message(Kind.FELL_BEHIND, position, tail=feed.position)
                 pulse.sent()
