@@ -26,43 +26,49 @@ from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/agent_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x01\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\r\n\x05needs\x18\x02 \x03(\t\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x13\n\x0bmax_matches\x18\x04 \x01(\r\x12\x33\n\x0fregistered_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cupdated_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x07 \x01(\t\"\xbb\x01\n\x14RegisterAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\r\n\x05needs\x18\x03 \x03(\t\x12\x1f\n\x12last_seen_sequence\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmax_matches\x18\x06 \x01(\rB\x15\n\x13_last_seen_sequenceB\x0c\n\n_threshold\"\x81\x01\n\x15RegisterAgentResponse\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\x12%\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\"\x96\x01\n\x12UpdateAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\r\n\x05needs\x18\x03 \x03(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmax_matches\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0e\n\x0c_max_matches\"o\n\x13UpdateAgentResponse\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\x12%\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\x12\x10\n\x08sequence\x18\x03 \x01(\t\"4\n\x0fGetAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"3\n\x10GetAgentResponse\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\"K\n\x11ListAgentsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x12ListAgentsResponse\x12 \n\x06\x61gents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x16UnregisterAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"+\n\x17UnregisterAgentResponse\x12\x10\n\x08sequence\x18\x01 \x01(\t\"\x86\x01\n\rListenRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x06\x63ursor\x18\x03 \x01(\tH\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\tH\x00\x12\x1d\n\x15heartbeat_interval_ms\x18\x05 \x01(\rB\x07\n\x05start\"\xbc\x02\n\x0eListenResponse\x12.\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x1c.contex.v1.MatchedEventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"i\n\x12\x41\x63knowledgeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x06\x63ursor\x18\x03 \x01(\tH\x00\x12\x12\n\x08sequence\x18\x04 \x01(\tH\x00\x42\n\n\x08position\"4\n\x13\x41\x63knowledgeResponse\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\t2\xa9\x04\n\x0c\x41gentService\x12R\n\rRegisterAgent\x12\x1f.contex.v1.RegisterAgentRequest\x1a .contex.v1.RegisterAgentResponse\x12L\n\x0bUpdateAgent\x12\x1d.contex.v1.UpdateAgentRequest\x1a\x1e.contex.v1.UpdateAgentResponse\x12\x43\n\x08GetAgent\x12\x1a.contex.v1.GetAgentRequest\x1a\x1b.contex.v1.GetAgentResponse\x12I\n\nListAgents\x12\x1c.contex.v1.ListAgentsRequest\x1a\x1d.contex.v1.ListAgentsResponse\x12X\n\x0fUnregisterAgent\x12!.contex.v1.UnregisterAgentRequest\x1a\".contex.v1.UnregisterAgentResponse\x12?\n\x06Listen\x12\x18.contex.v1.ListenRequest\x1a\x19.contex.v1.ListenResponse0\x01\x12L\n\x0b\x41\x63knowledge\x12\x1d.contex.v1.AcknowledgeRequest\x1a\x1e.contex.v1.AcknowledgeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/agent_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x7f\n\x04Need\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmax_matches\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x19\n\x11\x65xclude_data_keys\x18\x04 \x03(\tB\x0c\n\n_thresholdB\x0e\n\x0c_max_matches\":\n\x08MinDelta\x12\x17\n\x0fpayload_changed\x18\x01 \x01(\x08\x12\x15\n\rjson_pointers\x18\x02 \x03(\t\"\xa3\x02\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\r\n\x05needs\x18\x02 \x03(\t\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x13\n\x0bmax_matches\x18\x04 \x01(\r\x12\x33\n\x0fregistered_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cupdated_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x07 \x01(\t\x12#\n\nneed_specs\x18\x08 \x03(\x0b\x32\x0f.contex.v1.Need\x12&\n\tmin_delta\x18\t \x01(\x0b\x32\x13.contex.v1.MinDelta\"\xf2\x02\n\x14RegisterAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\r\n\x05needs\x18\x03 \x03(\t\x12\x1f\n\x12last_seen_sequence\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmax_matches\x18\x06 \x01(\r\x12#\n\nneed_specs\x18\x07 \x03(\x0b\x32\x0f.contex.v1.Need\x12&\n\tmin_delta\x18\x08 \x01(\x0b\x32\x13.contex.v1.MinDelta\x12\x1f\n\x12max_context_tokens\x18\t \x01(\rH\x02\x88\x01\x01\x12\x30\n\x0e\x63ontext_format\x18\n \x01(\x0e\x32\x18.contex.v1.ContextFormatB\x15\n\x13_last_seen_sequenceB\x0c\n\n_thresholdB\x15\n\x13_max_context_tokens\"\xa6\x01\n\x15RegisterAgentResponse\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\x12%\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.contex.v1.Context\"\xcd\x02\n\x12UpdateAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\r\n\x05needs\x18\x03 \x03(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmax_matches\x18\x05 \x01(\rH\x01\x88\x01\x01\x12#\n\nneed_specs\x18\x06 \x03(\x0b\x32\x0f.contex.v1.Need\x12&\n\tmin_delta\x18\x07 \x01(\x0b\x32\x13.contex.v1.MinDelta\x12\x1f\n\x12max_context_tokens\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x30\n\x0e\x63ontext_format\x18\t \x01(\x0e\x32\x18.contex.v1.ContextFormatB\x0c\n\n_thresholdB\x0e\n\x0c_max_matchesB\x15\n\x13_max_context_tokens\"\x94\x01\n\x13UpdateAgentResponse\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\x12%\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12#\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x12.contex.v1.Context\"4\n\x0fGetAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"3\n\x10GetAgentResponse\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\"K\n\x11ListAgentsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x12ListAgentsResponse\x12 \n\x06\x61gents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x16UnregisterAgentRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"+\n\x17UnregisterAgentResponse\x12\x10\n\x08sequence\x18\x01 \x01(\t\"\xb8\x01\n\rListenRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x06\x63ursor\x18\x03 \x01(\tH\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\tH\x00\x12\x1d\n\x15heartbeat_interval_ms\x18\x05 \x01(\r\x12\x30\n\x0e\x63ontext_format\x18\x06 \x01(\x0e\x32\x18.contex.v1.ContextFormatB\x07\n\x05start\"\xee\x02\n\x0eListenResponse\x12.\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x1c.contex.v1.MatchedEventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x30\n\rneeds_changed\x18\x08 \x01(\x0b\x32\x17.contex.v1.NeedsChangedH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"V\n\x0cNeedsChanged\x12\x1f\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Agent\x12%\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\"i\n\x12\x41\x63knowledgeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x06\x63ursor\x18\x03 \x01(\tH\x00\x12\x12\n\x08sequence\x18\x04 \x01(\tH\x00\x42\n\n\x08position\"4\n\x13\x41\x63knowledgeResponse\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\t2\xa9\x04\n\x0c\x41gentService\x12R\n\rRegisterAgent\x12\x1f.contex.v1.RegisterAgentRequest\x1a .contex.v1.RegisterAgentResponse\x12L\n\x0bUpdateAgent\x12\x1d.contex.v1.UpdateAgentRequest\x1a\x1e.contex.v1.UpdateAgentResponse\x12\x43\n\x08GetAgent\x12\x1a.contex.v1.GetAgentRequest\x1a\x1b.contex.v1.GetAgentResponse\x12I\n\nListAgents\x12\x1c.contex.v1.ListAgentsRequest\x1a\x1d.contex.v1.ListAgentsResponse\x12X\n\x0fUnregisterAgent\x12!.contex.v1.UnregisterAgentRequest\x1a\".contex.v1.UnregisterAgentResponse\x12?\n\x06Listen\x12\x18.contex.v1.ListenRequest\x1a\x19.contex.v1.ListenResponse0\x01\x12L\n\x0b\x41\x63knowledge\x12\x1d.contex.v1.AcknowledgeRequest\x1a\x1e.contex.v1.AcknowledgeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.agent_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AGENT']._serialized_start=101
-  _globals['_AGENT']._serialized_end=315
-  _globals['_REGISTERAGENTREQUEST']._serialized_start=318
-  _globals['_REGISTERAGENTREQUEST']._serialized_end=505
-  _globals['_REGISTERAGENTRESPONSE']._serialized_start=508
-  _globals['_REGISTERAGENTRESPONSE']._serialized_end=637
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=640
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=790
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=792
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=903
-  _globals['_GETAGENTREQUEST']._serialized_start=905
-  _globals['_GETAGENTREQUEST']._serialized_end=957
-  _globals['_GETAGENTRESPONSE']._serialized_start=959
-  _globals['_GETAGENTRESPONSE']._serialized_end=1010
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1012
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1087
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1089
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1168
-  _globals['_UNREGISTERAGENTREQUEST']._serialized_start=1170
-  _globals['_UNREGISTERAGENTREQUEST']._serialized_end=1229
-  _globals['_UNREGISTERAGENTRESPONSE']._serialized_start=1231
-  _globals['_UNREGISTERAGENTRESPONSE']._serialized_end=1274
-  _globals['_LISTENREQUEST']._serialized_start=1277
-  _globals['_LISTENREQUEST']._serialized_end=1411
-  _globals['_LISTENRESPONSE']._serialized_start=1414
-  _globals['_LISTENRESPONSE']._serialized_end=1730
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1732
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1837
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=1839
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1891
-  _globals['_AGENTSERVICE']._serialized_start=1894
-  _globals['_AGENTSERVICE']._serialized_end=2447
+  _globals['_NEED']._serialized_start=100
+  _globals['_NEED']._serialized_end=227
+  _globals['_MINDELTA']._serialized_start=229
+  _globals['_MINDELTA']._serialized_end=287
+  _globals['_AGENT']._serialized_start=290
+  _globals['_AGENT']._serialized_end=581
+  _globals['_REGISTERAGENTREQUEST']._serialized_start=584
+  _globals['_REGISTERAGENTREQUEST']._serialized_end=954
+  _globals['_REGISTERAGENTRESPONSE']._serialized_start=957
+  _globals['_REGISTERAGENTRESPONSE']._serialized_end=1123
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=1126
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=1459
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=1462
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=1610
+  _globals['_GETAGENTREQUEST']._serialized_start=1612
+  _globals['_GETAGENTREQUEST']._serialized_end=1664
+  _globals['_GETAGENTRESPONSE']._serialized_start=1666
+  _globals['_GETAGENTRESPONSE']._serialized_end=1717
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1719
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1794
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1796
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1875
+  _globals['_UNREGISTERAGENTREQUEST']._serialized_start=1877
+  _globals['_UNREGISTERAGENTREQUEST']._serialized_end=1936
+  _globals['_UNREGISTERAGENTRESPONSE']._serialized_start=1938
+  _globals['_UNREGISTERAGENTRESPONSE']._serialized_end=1981
+  _globals['_LISTENREQUEST']._serialized_start=1984
+  _globals['_LISTENREQUEST']._serialized_end=2168
+  _globals['_LISTENRESPONSE']._serialized_start=2171
+  _globals['_LISTENRESPONSE']._serialized_end=2537
+  _globals['_NEEDSCHANGED']._serialized_start=2539
+  _globals['_NEEDSCHANGED']._serialized_end=2625
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=2627
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=2732
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=2734
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=2786
+  _globals['_AGENTSERVICE']._serialized_start=2789
+  _globals['_AGENTSERVICE']._serialized_end=3342
 # @@protoc_insertion_point(module_scope)

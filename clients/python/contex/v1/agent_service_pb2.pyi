@@ -21,6 +21,84 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Need(_message.Message):
+    """One thing that an agent wants to know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    MAX_MATCHES_FIELD_NUMBER: _builtins.int
+    EXCLUDE_DATA_KEYS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """In plain words, 1 to 1,000 characters."""
+    threshold: _builtins.float
+    """Lowest score that matches, above 0 and at most 1. Unset: the agent's."""
+    max_matches: _builtins.int
+    """How many data an answer returns for this need, 1 to 100. Unset: the agent's."""
+    @_builtins.property
+    def exclude_data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Data keys that never match this need: globs ("*" any run of characters, "?" one),
+        32 at most, 256 characters each.
+        """
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        threshold: _builtins.float | None = ...,
+        max_matches: _builtins.int | None = ...,
+        exclude_data_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "max_matches", b"max_matches", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "exclude_data_keys", b"exclude_data_keys", "max_matches", b"max_matches", "text", b"text", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_matches: _TypeAlias = _typing.Literal["max_matches"]  # noqa: Y015
+    _WhichOneofArgType__max_matches: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_matches) -> _WhichOneofReturnType__max_matches | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___Need: _TypeAlias = Need  # noqa: Y015
+
+@_typing.final
+class MinDelta(_message.Message):
+    """When an update is worth pushing. An update is an event whose key had an event
+    before that is described by the same text; everything else always is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_CHANGED_FIELD_NUMBER: _builtins.int
+    JSON_POINTERS_FIELD_NUMBER: _builtins.int
+    payload_changed: _builtins.bool
+    """Push an update only if it changes the payload."""
+    @_builtins.property
+    def json_pointers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Push an update only if it changes the value at one of these JSON pointers (RFC
+        6901), 16 at most, 256 characters each; "" is the whole. For payloads that are
+        JSON; of others the whole payload is compared. Implies payload_changed.
+        """
+
+    def __init__(
+        self,
+        *,
+        payload_changed: _builtins.bool = ...,
+        json_pointers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_pointers", b"json_pointers", "payload_changed", b"payload_changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MinDelta: _TypeAlias = MinDelta  # noqa: Y015
+
+@_typing.final
 class Agent(_message.Message):
     """A registration."""
 
@@ -33,6 +111,8 @@ class Agent(_message.Message):
     REGISTERED_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_TIME_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    NEED_SPECS_FIELD_NUMBER: _builtins.int
+    MIN_DELTA_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, a
     letter or digit first.
@@ -57,6 +137,16 @@ class Agent(_message.Message):
     def updated_time(self) -> _timestamp_pb2.Timestamp:
         """When the registration last changed."""
 
+    @_builtins.property
+    def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """The needs with their own thresholds, maxima and exclusions, in the order of
+        `needs`.
+        """
+
+    @_builtins.property
+    def min_delta(self) -> Global___MinDelta:
+        """Which updates are pushed; unset: all."""
+
     def __init__(
         self,
         *,
@@ -67,10 +157,12 @@ class Agent(_message.Message):
         registered_time: _timestamp_pb2.Timestamp | None = ...,
         updated_time: _timestamp_pb2.Timestamp | None = ...,
         acknowledged_sequence: _builtins.str = ...,
+        need_specs: _abc.Iterable[Global___Need] | None = ...,
+        min_delta: Global___MinDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["registered_time", b"registered_time", "updated_time", b"updated_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_delta", b"min_delta", "registered_time", b"registered_time", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "max_matches", b"max_matches", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "max_matches", b"max_matches", "min_delta", b"min_delta", "need_specs", b"need_specs", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,6 +180,10 @@ class RegisterAgentRequest(_message.Message):
     LAST_SEEN_SEQUENCE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
+    NEED_SPECS_FIELD_NUMBER: _builtins.int
+    MIN_DELTA_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -101,9 +197,27 @@ class RegisterAgentRequest(_message.Message):
     """Lowest score that matches, above 0 and at most 1. Unset: the server's default."""
     max_matches: _builtins.int
     """How many data to return for each need, 1 to 100; 0 means 10."""
+    max_context_tokens: _builtins.int
+    """Tokens that the answer's data may take when written out, 1 to 10,000,000. Whole
+    data are kept in the order of their scores, and of each need at least the best
+    one where it fits; what is left out is named in the answer's context. Unset: no
+    bound.
+    """
+    context_format: _event_pb2.ContextFormat.ValueType
+    """Writes the data out in the answer's context."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it needs."""
+        """What it needs. Either these or need_specs."""
+
+    @_builtins.property
+    def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """What it needs, with a threshold, a maximum and exclusions for each. Either these
+        or needs.
+        """
+
+    @_builtins.property
+    def min_delta(self) -> Global___MinDelta:
+        """Which updates are pushed. Unset: all."""
 
     def __init__(
         self,
@@ -114,17 +228,25 @@ class RegisterAgentRequest(_message.Message):
         last_seen_sequence: _builtins.str | None = ...,
         threshold: _builtins.float | None = ...,
         max_matches: _builtins.int = ...,
+        need_specs: _abc.Iterable[Global___Need] | None = ...,
+        min_delta: Global___MinDelta | None = ...,
+        max_context_tokens: _builtins.int | None = ...,
+        context_format: _event_pb2.ContextFormat.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_threshold", b"_threshold", "last_seen_sequence", b"last_seen_sequence", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_threshold", b"_threshold", "agent_id", b"agent_id", "last_seen_sequence", b"last_seen_sequence", "max_matches", b"max_matches", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "need_specs", b"need_specs", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_seen_sequence: _TypeAlias = _typing.Literal["last_seen_sequence"]  # noqa: Y015
     _WhichOneofArgType__last_seen_sequence: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence"]  # noqa: Y015
+    _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_seen_sequence) -> _WhichOneofReturnType__last_seen_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
@@ -140,6 +262,7 @@ class RegisterAgentResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """The data are the state as of this sequence."""
     cursor: _builtins.str
@@ -156,6 +279,10 @@ class RegisterAgentResponse(_message.Message):
         met. At most max_matches for each need.
         """
 
+    @_builtins.property
+    def context(self) -> _event_pb2.Context:
+        """The data written out, where max_context_tokens or context_format was given."""
+
     def __init__(
         self,
         *,
@@ -163,10 +290,11 @@ class RegisterAgentResponse(_message.Message):
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        context: _event_pb2.Context | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "cursor", b"cursor", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "cursor", b"cursor", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +311,10 @@ class UpdateAgentRequest(_message.Message):
     NEEDS_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
+    NEED_SPECS_FIELD_NUMBER: _builtins.int
+    MIN_DELTA_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -191,9 +323,21 @@ class UpdateAgentRequest(_message.Message):
     """The new threshold, above 0 and at most 1."""
     max_matches: _builtins.int
     """The new number of data for each need, 1 to 100."""
+    max_context_tokens: _builtins.int
+    """As in RegisterAgentRequest."""
+    context_format: _event_pb2.ContextFormat.ValueType
+    """As in RegisterAgentRequest."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The new needs, all of them; empty: unchanged."""
+        """The new needs, all of them; empty: unchanged. Either these or need_specs."""
+
+    @_builtins.property
+    def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """The new needs, with a threshold, a maximum and exclusions for each."""
+
+    @_builtins.property
+    def min_delta(self) -> Global___MinDelta:
+        """Which updates are pushed from now on; an empty message: all."""
 
     def __init__(
         self,
@@ -203,15 +347,23 @@ class UpdateAgentRequest(_message.Message):
         needs: _abc.Iterable[_builtins.str] | None = ...,
         threshold: _builtins.float | None = ...,
         max_matches: _builtins.int | None = ...,
+        need_specs: _abc.Iterable[Global___Need] | None = ...,
+        min_delta: Global___MinDelta | None = ...,
+        max_context_tokens: _builtins.int | None = ...,
+        context_format: _event_pb2.ContextFormat.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "max_matches", b"max_matches", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "max_matches", b"max_matches", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "need_specs", b"need_specs", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_matches: _TypeAlias = _typing.Literal["max_matches"]  # noqa: Y015
     _WhichOneofArgType__max_matches: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_matches) -> _WhichOneofReturnType__max_matches | None: ...
     @_typing.overload
@@ -228,6 +380,7 @@ class UpdateAgentResponse(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """The data are the state as of this sequence."""
     @_builtins.property
@@ -238,16 +391,21 @@ class UpdateAgentResponse(_message.Message):
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
         """The live data that match now; as in RegisterAgentResponse."""
 
+    @_builtins.property
+    def context(self) -> _event_pb2.Context:
+        """The data written out, where max_context_tokens or context_format was given."""
+
     def __init__(
         self,
         *,
         agent: Global___Agent | None = ...,
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
+        context: _event_pb2.Context | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,6 +578,7 @@ class ListenRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -432,6 +591,8 @@ class ListenRequest(_message.Message):
     """After this long without a message the server sends a checkpoint or a
     heartbeat: 100 to 60,000 ms; 0 means 15,000.
     """
+    context_format: _event_pb2.ContextFormat.ValueType
+    """Writes each event out in MatchedEvent.context, for an agent's prompt."""
     def __init__(
         self,
         *,
@@ -440,10 +601,11 @@ class ListenRequest(_message.Message):
         cursor: _builtins.str = ...,
         after_sequence: _builtins.str = ...,
         heartbeat_interval_ms: _builtins.int = ...,
+        context_format: _event_pb2.ContextFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_id", b"agent_id", "cursor", b"cursor", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_id", b"agent_id", "context_format", b"context_format", "cursor", b"cursor", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "after_sequence"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
@@ -462,6 +624,7 @@ class ListenResponse(_message.Message):
     FELL_BEHIND_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    NEEDS_CHANGED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
@@ -487,6 +650,10 @@ class ListenResponse(_message.Message):
         """Nothing happened."""
 
     @_builtins.property
+    def needs_changed(self) -> Global___NeedsChanged:
+        """The agent's registration was changed; the next events are matched by it."""
+
+    @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
         """The server's clock when the message was made."""
 
@@ -498,18 +665,54 @@ class ListenResponse(_message.Message):
         fell_behind: _event_pb2.FellBehind | None = ...,
         checkpoint: _event_pb2.Checkpoint | None = ...,
         heartbeat: _event_pb2.Heartbeat | None = ...,
+        needs_changed: Global___NeedsChanged | None = ...,
         cursor: _builtins.str = ...,
         server_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "server_time", b"server_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "needs_changed", b"needs_changed", "server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "cursor", b"cursor", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "server_time", b"server_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "cursor", b"cursor", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "needs_changed", b"needs_changed", "server_time", b"server_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "caught_up", "fell_behind", "checkpoint", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "caught_up", "fell_behind", "checkpoint", "heartbeat", "needs_changed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ListenResponse: _TypeAlias = ListenResponse  # noqa: Y015
+
+@_typing.final
+class NeedsChanged(_message.Message):
+    """The agent's registration as it is from here on, and what that brings. Sent also
+    when the stream reads in the log that it was changed while the agent was away.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The registration."""
+
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
+        """The data that match it as of this message's cursor and did not match it before,
+        best score first, at most max_matches for each need. Each with its context where
+        the stream has a context_format. What was published later follows as events.
+        """
+
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+        data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NeedsChanged: _TypeAlias = NeedsChanged  # noqa: Y015
 
 @_typing.final
 class AcknowledgeRequest(_message.Message):

@@ -41,9 +41,13 @@ class AgentServiceStub:
     Explained  Every delivery names the needs it met, the scores and their parts.
 
     What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times). A
-    deletion is matched by the text of the datum it deletes. The agent's current needs
-    apply, also to events of the past. agent_* events never match.
+    outline of its payload (names and short texts; no numbers, booleans or times), and
+    for long payloads its passages; the best passage counts. The score is a calibrated
+    probability, so one threshold means the same for every need and in every project,
+    and the same pair has the same score at a registration and live. A deletion is
+    matched by the text of the datum it deletes. The agent's current needs apply, also
+    to events of the past. Events that the service writes about agents, feedback and
+    models never match.
 
     Example flow
     1. RegisterAgent(project "shop", agent_id "checkout",
@@ -115,9 +119,13 @@ class AgentServiceServicer:
     Explained  Every delivery names the needs it met, the scores and their parts.
 
     What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times). A
-    deletion is matched by the text of the datum it deletes. The agent's current needs
-    apply, also to events of the past. agent_* events never match.
+    outline of its payload (names and short texts; no numbers, booleans or times), and
+    for long payloads its passages; the best passage counts. The score is a calibrated
+    probability, so one threshold means the same for every need and in every project,
+    and the same pair has the same score at a registration and live. A deletion is
+    matched by the text of the datum it deletes. The agent's current needs apply, also
+    to events of the past. Events that the service writes about agents, feedback and
+    models never match.
 
     Example flow
     1. RegisterAgent(project "shop", agent_id "checkout",
@@ -140,7 +148,8 @@ class AgentServiceServicer:
 
     def UpdateAgent(self, request, context):
         """Changes some fields of a registration. Streams that are listening apply the
-        change from the next event on.
+        change from the next event on, after a needs_changed message with the data that
+        match now and did not before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,9 +256,13 @@ class AgentService:
     Explained  Every delivery names the needs it met, the scores and their parts.
 
     What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times). A
-    deletion is matched by the text of the datum it deletes. The agent's current needs
-    apply, also to events of the past. agent_* events never match.
+    outline of its payload (names and short texts; no numbers, booleans or times), and
+    for long payloads its passages; the best passage counts. The score is a calibrated
+    probability, so one threshold means the same for every need and in every project,
+    and the same pair has the same score at a registration and live. A deletion is
+    matched by the text of the datum it deletes. The agent's current needs apply, also
+    to events of the past. Events that the service writes about agents, feedback and
+    models never match.
 
     Example flow
     1. RegisterAgent(project "shop", agent_id "checkout",

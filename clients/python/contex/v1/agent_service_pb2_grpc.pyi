@@ -42,9 +42,13 @@ class AgentServiceStub:
       Explained  Every delivery names the needs it met, the scores and their parts.
 
     What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times). A
-    deletion is matched by the text of the datum it deletes. The agent's current needs
-    apply, also to events of the past. agent_* events never match.
+    outline of its payload (names and short texts; no numbers, booleans or times), and
+    for long payloads its passages; the best passage counts. The score is a calibrated
+    probability, so one threshold means the same for every need and in every project,
+    and the same pair has the same score at a registration and live. A deletion is
+    matched by the text of the datum it deletes. The agent's current needs apply, also
+    to events of the past. Events that the service writes about agents, feedback and
+    models never match.
 
     Example flow
       1. RegisterAgent(project "shop", agent_id "checkout",
@@ -67,7 +71,8 @@ class AgentServiceStub:
     """
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
     """Changes some fields of a registration. Streams that are listening apply the
-    change from the next event on.
+    change from the next event on, after a needs_changed message with the data that
+    match now and did not before.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]
     """Returns a registration."""
@@ -104,9 +109,13 @@ class AgentServiceAsyncStub(AgentServiceStub):
       Explained  Every delivery names the needs it met, the scores and their parts.
 
     What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times). A
-    deletion is matched by the text of the datum it deletes. The agent's current needs
-    apply, also to events of the past. agent_* events never match.
+    outline of its payload (names and short texts; no numbers, booleans or times), and
+    for long payloads its passages; the best passage counts. The score is a calibrated
+    probability, so one threshold means the same for every need and in every project,
+    and the same pair has the same score at a registration and live. A deletion is
+    matched by the text of the datum it deletes. The agent's current needs apply, also
+    to events of the past. Events that the service writes about agents, feedback and
+    models never match.
 
     Example flow
       1. RegisterAgent(project "shop", agent_id "checkout",
@@ -126,7 +135,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
     """Changes some fields of a registration. Streams that are listening apply the
-    change from the next event on.
+    change from the next event on, after a needs_changed message with the data that
+    match now and did not before.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Returns a registration."""
@@ -162,9 +172,13 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
       Explained  Every delivery names the needs it met, the scores and their parts.
 
     What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times). A
-    deletion is matched by the text of the datum it deletes. The agent's current needs
-    apply, also to events of the past. agent_* events never match.
+    outline of its payload (names and short texts; no numbers, booleans or times), and
+    for long payloads its passages; the best passage counts. The score is a calibrated
+    probability, so one threshold means the same for every need and in every project,
+    and the same pair has the same score at a registration and live. A deletion is
+    matched by the text of the datum it deletes. The agent's current needs apply, also
+    to events of the past. Events that the service writes about agents, feedback and
+    models never match.
 
     Example flow
       1. RegisterAgent(project "shop", agent_id "checkout",
@@ -194,7 +208,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.UpdateAgentResponse, _abc.Awaitable[_agent_service_pb2.UpdateAgentResponse]]:
         """Changes some fields of a registration. Streams that are listening apply the
-        change from the next event on.
+        change from the next event on, after a needs_changed message with the data that
+        match now and did not before.
         """
 
     @_abc_1.abstractmethod

@@ -99,6 +99,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A defect of the service; the log has the details under "error_id".
     Report it. Retry with care.
     """
+    ERROR_REASON_DATA_KEY_NOT_FOUND: _ErrorReason.ValueType  # 19
+    """NOT_FOUND. The data key has no event, or is deleted, at the moment asked about:
+    "data_key". Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with
@@ -183,5 +187,9 @@ cursor. RetryInfo. Retryable.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
 """INTERNAL. A defect of the service; the log has the details under "error_id".
 Report it. Retry with care.
+"""
+ERROR_REASON_DATA_KEY_NOT_FOUND: ErrorReason.ValueType  # 19
+"""NOT_FOUND. The data key has no event, or is deleted, at the moment asked about:
+"data_key". Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -36,6 +36,46 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ContextFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContextFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContextFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTEXT_FORMAT_UNSPECIFIED: _ContextFormat.ValueType  # 0
+    """Nothing is written out; where tokens must be counted, those of the JSON form are."""
+    CONTEXT_FORMAT_JSON: _ContextFormat.ValueType  # 1
+    """A JSON array of {"data_key", "description", "data"}."""
+    CONTEXT_FORMAT_YAML: _ContextFormat.ValueType  # 2
+    """The same as YAML."""
+    CONTEXT_FORMAT_MARKDOWN: _ContextFormat.ValueType  # 3
+    """A heading for each datum, its description, and the payload: Markdown and text as
+    they are, everything else in a code block.
+    """
+    CONTEXT_FORMAT_TOON: _ContextFormat.ValueType  # 4
+    """The same structure as JSON in TOON (token-oriented object notation), which needs
+    fewer tokens for uniform data.
+    """
+
+class ContextFormat(_ContextFormat, metaclass=_ContextFormatEnumTypeWrapper):
+    """How data are written out for an agent's prompt."""
+
+CONTEXT_FORMAT_UNSPECIFIED: ContextFormat.ValueType  # 0
+"""Nothing is written out; where tokens must be counted, those of the JSON form are."""
+CONTEXT_FORMAT_JSON: ContextFormat.ValueType  # 1
+"""A JSON array of {"data_key", "description", "data"}."""
+CONTEXT_FORMAT_YAML: ContextFormat.ValueType  # 2
+"""The same as YAML."""
+CONTEXT_FORMAT_MARKDOWN: ContextFormat.ValueType  # 3
+"""A heading for each datum, its description, and the payload: Markdown and text as
+they are, everything else in a code block.
+"""
+CONTEXT_FORMAT_TOON: ContextFormat.ValueType  # 4
+"""The same structure as JSON in TOON (token-oriented object notation), which needs
+fewer tokens for uniform data.
+"""
+Global___ContextFormat: _TypeAlias = ContextFormat  # noqa: Y015
+
 class _Order:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -129,11 +169,13 @@ class Event(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     PREVIOUS_SEQUENCE_FIELD_NUMBER: _builtins.int
     TEXT_DIGEST_FIELD_NUMBER: _builtins.int
+    OPAQUE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """Position in the project's log, "{unix_ms}-{n}". Set by the store."""
     event_type: _builtins.str
     """What happened. The service itself writes "data_published", "data_deleted",
-    "agent_registered" and "agent_unregistered"; any other type is a publisher's own.
+    "agent_registered", "agent_unregistered", "match_feedback" and
+    "matching_model_changed"; any other type is a publisher's own.
     """
     data_key: _builtins.str
     """The datum this event is about; empty for an event about none."""
@@ -154,8 +196,13 @@ class Event(_message.Message):
     """Sequence of the previous event of the same data key; empty for the first."""
     text_digest: _builtins.bytes
     """Identifies the text that the event is matched by (16 bytes). Two events with
-    the same digest are described by the same text and share one embedding.
-    Empty for events that are not matched (agent_registered, agent_unregistered).
+    the same digest are described by the same text and share their embeddings.
+    Empty for events that are not matched: those that the service writes about
+    agents, feedback and models.
+    """
+    opaque: _builtins.bool
+    """True where the payload's bytes could not be described: the event is matched by
+    its key and description only.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -175,10 +222,11 @@ class Event(_message.Message):
         revision: _builtins.int = ...,
         previous_sequence: _builtins.str = ...,
         text_digest: _builtins.bytes = ...,
+        opaque: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "metadata", b"metadata", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sequence", b"sequence", "text_digest", b"text_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sequence", b"sequence", "text_digest", b"text_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,12 +242,26 @@ class Match(_message.Message):
     NEED_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PASSAGE_FIELD_NUMBER: _builtins.int
     need_index: _builtins.int
     """Position of the need in the agent's list, from 0."""
     need: _builtins.str
     """The need, in the agent's words."""
     score: _builtins.float
-    """How well the event fits the need, 0 to 1; at least the agent's threshold."""
+    """The calibrated probability that the event answers the need, 0 to 1: of the pairs
+    with a score near 0.7, about 70 % are right. At least the need's threshold,
+    except in ExplainResponse.
+    """
+    path: _builtins.str
+    """Where in the payload the passage lies that decided the score: a JSON pointer
+    ("/servers/3", "/servers/3-7" for several items) in JSON, YAML and TOML, headings
+    ("Install > Linux") in Markdown, "rows 2-9" in CSV, a path of elements
+    ("/catalog/book[3]") in XML, "paragraphs 3-5" in text. Empty: the head, which is
+    the key, the description and the outline.
+    """
+    passage: _builtins.str
+    """The words of that passage, 400 characters at most."""
     @_builtins.property
     def parts(self) -> Global___ScoreParts:
         """What the score was made of."""
@@ -211,10 +273,12 @@ class Match(_message.Message):
         need: _builtins.str = ...,
         score: _builtins.float = ...,
         parts: Global___ScoreParts | None = ...,
+        path: _builtins.str = ...,
+        passage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "need_index", b"need_index", "parts", b"parts", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "need_index", b"need_index", "parts", b"parts", "passage", b"passage", "path", b"path", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,29 +286,72 @@ Global___Match: _TypeAlias = Match  # noqa: Y015
 
 @_typing.final
 class ScoreParts(_message.Message):
-    """The parts of a score, so that a match can be understood and recomputed."""
+    """The parts of a score, so that a match can be understood and recomputed: the guide
+    has the formula ("Matching"), `scorer` its version.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COSINE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    BACKGROUND_MEAN_FIELD_NUMBER: _builtins.int
+    BACKGROUND_DEVIATION_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    LEXICAL_FIELD_NUMBER: _builtins.int
+    BACKGROUND_PASSAGES_FIELD_NUMBER: _builtins.int
+    BACKGROUND_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SCORER_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     cosine: _builtins.float
-    """Cosine of the embeddings of the need and of the event's text, -1 to 1."""
+    """Cosine of the embeddings of the need and of the passage, -1 to 1."""
     threshold: _builtins.float
     """The threshold that was applied."""
     model: _builtins.str
     """Identity of the embedding model."""
+    background_mean: _builtins.float
+    """Mean of the need's cosines over the project's own data, mixed with the shipped
+    background while the project is small.
+    """
+    background_deviation: _builtins.float
+    """Standard deviation of the same."""
+    standing: _builtins.float
+    """(cosine - background_mean) / background_deviation: how far the passage stands
+    out from the rest of the project for this need.
+    """
+    lexical: _builtins.float
+    """How much of the need's words the passage has, weighted by how rare they are in
+    the project (BM25 divided by what a perfect passage would get), 0 to 1.
+    """
+    background_passages: _builtins.int
+    """The background: how many passages of the project it was made of, ..."""
+    background_sequence: _builtins.str
+    """... and its version: the project's data as of this sequence."""
+    scorer: _builtins.str
+    """Identity of the formula and its fitted weights."""
+    share: _builtins.float
+    """The logarithm of the passage's weight against all that compete with it in the
+    project: the crowd of unrelated data, and the two best for this need. Near 0 where
+    nothing else comes close.
+    """
     def __init__(
         self,
         *,
         cosine: _builtins.float = ...,
         threshold: _builtins.float = ...,
         model: _builtins.str = ...,
+        background_mean: _builtins.float = ...,
+        background_deviation: _builtins.float = ...,
+        standing: _builtins.float = ...,
+        lexical: _builtins.float = ...,
+        background_passages: _builtins.int = ...,
+        background_sequence: _builtins.str = ...,
+        scorer: _builtins.str = ...,
+        share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosine", b"cosine", "model", b"model", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background_deviation", b"background_deviation", "background_mean", b"background_mean", "background_passages", b"background_passages", "background_sequence", b"background_sequence", "cosine", b"cosine", "lexical", b"lexical", "model", b"model", "scorer", b"scorer", "share", b"share", "standing", b"standing", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,9 +366,14 @@ class MatchedEvent(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     MATCHES_FIELD_NUMBER: _builtins.int
     PAYLOAD_OMITTED_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     payload_omitted: _builtins.bool
     """True when the payload was left out because the answer would have grown
     beyond 3 MiB; read it with EventService.GetEvent. Only in unary answers.
+    """
+    context: _builtins.str
+    """The event written out in the format that the stream asked for; empty unless it
+    asked (ListenRequest.context_format).
     """
     @_builtins.property
     def event(self) -> Global___Event:
@@ -277,14 +389,93 @@ class MatchedEvent(_message.Message):
         event: Global___Event | None = ...,
         matches: _abc.Iterable[Global___Match] | None = ...,
         payload_omitted: _builtins.bool = ...,
+        context: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "matches", b"matches", "payload_omitted", b"payload_omitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "event", b"event", "matches", b"matches", "payload_omitted", b"payload_omitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MatchedEvent: _TypeAlias = MatchedEvent  # noqa: Y015
+
+@_typing.final
+class Context(_message.Message):
+    """Data written out within a budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNTER_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The data that fit, in the order of their scores, in `format`; empty if the format
+    was left unspecified.
+    """
+    format: Global___ContextFormat.ValueType
+    """The format."""
+    tokens: _builtins.int
+    """Tokens of what was kept."""
+    token_counter: _builtins.str
+    """What counted them: the name of the server's tokenizer, or "estimate" for one token
+    for every 3 bytes of UTF-8 begun, which errs on the safe side for English and JSON.
+    """
+    @_builtins.property
+    def omitted(self) -> _containers.RepeatedCompositeFieldContainer[Global___OmittedDatum]:
+        """The data that matched and were left out, best first."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        format: Global___ContextFormat.ValueType = ...,
+        tokens: _builtins.int = ...,
+        token_counter: _builtins.str = ...,
+        omitted: _abc.Iterable[Global___OmittedDatum] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "omitted", b"omitted", "text", b"text", "token_counter", b"token_counter", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Context: _TypeAlias = Context  # noqa: Y015
+
+@_typing.final
+class OmittedDatum(_message.Message):
+    """A datum that matched and did not fit into the budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_KEY_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    data_key: _builtins.str
+    """Its key."""
+    sequence: _builtins.str
+    """The event that it is."""
+    score: _builtins.float
+    """Its best score."""
+    tokens: _builtins.int
+    """Tokens that it would have taken."""
+    def __init__(
+        self,
+        *,
+        data_key: _builtins.str = ...,
+        sequence: _builtins.str = ...,
+        score: _builtins.float = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key", b"data_key", "score", b"score", "sequence", b"sequence", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OmittedDatum: _TypeAlias = OmittedDatum  # noqa: Y015
 
 @_typing.final
 class EventBatch(_message.Message):

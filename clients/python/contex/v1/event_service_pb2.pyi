@@ -61,15 +61,16 @@ class NewEvent(_message.Message):
     """
     event_type: _builtins.str
     """Empty: "data_published", or "data_deleted" if tombstone is set. Otherwise the
-    publisher's own type: a letter, then up to 63 of A-Z a-z 0-9 _ . -. The four
+    publisher's own type: a letter, then up to 63 of A-Z a-z 0-9 _ . -. The
     reserved types are refused (EVENT_TYPE_RESERVED).
     """
     payload: _builtins.bytes
-    """The fact; 1 MiB at most by default. Must be well-formed if it is JSON."""
+    """The fact; 1 MiB at most by default. Must be what its content type says."""
     content_type: _builtins.str
     """Media type of the payload, 128 characters at most. Empty: "application/json".
-    JSON and text/* are read for matching; other types are matched by key and
-    description.
+    JSON, YAML, TOML, CSV, XML, Markdown and text are read for matching, and refused
+    with line and column where they are declared and malformed; types that don't
+    tell, such as application/octet-stream, are detected and never refused.
     """
     description: _builtins.str
     """What the datum is, in plain words, 4,096 bytes at most. Optional, and the
