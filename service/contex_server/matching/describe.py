@@ -1,211 +1,146 @@
-"""The text that stands for an event in matching.
+"""The texts that stand for an event in matching.
 
 A describing text is the data key in words, the publisher's description, and an outline of
-the payload: its field names and short strings. Whatever changes without changing what the
-datum is *about* (numbers, booleans, nulls, timestamps, ids) is left out, so that a gauge
-that moves keeps its text, its digest and its embedding.
+the payload: its names and texts, whatever its format. A payload with more to say than the
+outline has room for is described by *passages* as well, each of which is embedded on its own.
+Whatever changes without changing what the datum is *about* (numbers, booleans, nulls,
+timestamps, ids) is left out, so that a gauge that moves keeps its texts, their digest and
+their embeddings.
 """
 
 from __future__ import annotations
 
-import re
-from collections import deque
-from collections.abc import Iterable
-from functools import lru_cache
+from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
-from typing import Any, Literal
 
-import orjson
+from contex_server.matching.formats.media import Format, media
+from contex_server.matching.formats.passages import (
+    MAX_PASSAGES,
+    OUTLINE_CHARS,
+    PASSAGE_CHARS,
+    Passage,
+    PayloadMalformed,
+)
+from contex_server.matching.formats.reading import read
+from contex_server.matching.words import in_words, phrase
 
-OUTLINE_CHARS = 1_200
-"""The default model reads 256 tokens, which is about as much."""
-STRING_CHARS = 200
-FIELDS_PER_OBJECT = 64
-ELEMENTS_PER_ARRAY = 4
-VALUES = 512
-"""How many values of a payload are looked at, whatever its shape."""
+__all__ = [
+    "DIGEST_BYTES",
+    "MAX_PASSAGES",
+    "OUTLINE_CHARS",
+    "PASSAGE_CHARS",
+    "Description",
+    "Format",
+    "Passage",
+    "PayloadMalformed",
+    "describe",
+    "text_digest",
+]
 
 DIGEST_BYTES = 16
 
-_SEPARATORS = re.compile(r"[\s_./:\-@#$=~%\\]+")
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
-_DIGIT = re.compile(r"\d")
-_LETTER = re.compile(r"[^\W\d_]")
 
-_VOLATILE = re.compile(
-    r"""
-    (?<![A-Za-z0-9])(?:
-        \d{4}-\d\d-\d\d (?:[T\ ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?\ ?(?:Z|[+-]\d\d:?\d\d)?)?
-      | \d{8}T\d{4,6}Z?
-      | (?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\ )?
-        \d{1,2}[\ -](?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*[\ -]\d{2,4}
-        (?:\ \d\d:\d\d(?::\d\d)?\ ?(?:GMT|UTC|[+-]\d{4})?)?
-      | [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
-      | 0x[0-9a-f]+
-      | (?=[a-f]*\d)[0-9a-f]{8,}
-      | (?=(?:[a-z]*\d){3})[a-z0-9]{16,}
-    )(?![A-Za-z0-9])
-    |
-    # A number that stands alone, with its unit; "gpt-4", "v2.1" and "/users/7" are names.
-    (?<![^\s()\[\]{}"'<>=:,;|~])
-    [-+$€£¥]?\d[\d.,:/+%-]*(?:e[-+]?\d+)?
-    \ ?(?:%|(?:ns|us|µs|ms|s|sec|min|h|[kmgt]?i?b|[kmg]?hz|°?[cf]|k?wh?|z)(?![A-Za-z0-9]))?
-    (?![^\s()\[\]{}"'<>=:,;|~.!?%])
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-
-
-class PayloadMalformed(ValueError):
-    """The payload is not what its content type says.
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an event is about.
 
     Attributes:
-        line: Where, from 1.
-        column: Where in that line, from 1.
+        title: The data key in words, or the event type if there is none.
+        summary: The publisher's description in one line.
+        passages: The payload; at least one, and the first is the head.
+        format: How the payload was read.
+        truncated: Some of the payload is in no passage: it has more than `MAX_PASSAGES`, or
+            more than is looked at.
     """
 
-    def __init__(self, problem: str, line: int, column: int) -> None:
-        super().__init__(f"{problem} (line {line}, column {column})")
-        self.line = line
-        self.column = column
+    title: str
+    summary: str
+    passages: tuple[Passage, ...]
+    format: Format
+    truncated: bool
+
+    @property
+    def described(self) -> bool:
+        """False if there is a payload that only title and summary stand for."""
+        return self.format is not Format.OPAQUE
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is embedded, in one line for each passage.
+
+        The head comes with title and summary, the others with title and path.
+        """
+        title, passages = self.title, self.passages
+        head = _sentences(title, self.summary, passages[0].text)
+        if len(passages) == 1:
+            return (head,)
+        return (
+            head,
+            *[_sentences(title, _path_words(self.format, p.path), p.text) for p in passages[1:]],
+        )
+
+    def digest(self) -> bytes:
+        """Identifies the texts: under one model, they have the same embeddings.
+
+        Returns:
+            `DIGEST_BYTES` bytes of BLAKE2b over the texts, each after its length.
+        """
+        texts = "".join([f"{len(text)}:{text}" for text in self.texts])
+        return blake2b(texts.encode(), digest_size=DIGEST_BYTES, person=b"description").digest()
 
 
 def describe(
     data_key: str, description: str, payload: bytes, content_type: str, event_type: str = ""
-) -> str:
+) -> Description:
     """Says in words what an event is about.
 
     Args:
         data_key: Name of the datum; if it is empty the event type takes its place.
         description: The publisher's words, taken whole.
-        payload: The fact. JSON and text are outlined, anything else is ignored.
+        payload: The fact. Its format is detected if the content type does not tell.
         content_type: Media type of the payload; empty means JSON.
         event_type: The event's type.
 
     Returns:
-        One line, at most the lengths of the key's words and the description and
-        `OUTLINE_CHARS` together; the same for every payload that differs only in numbers,
-        booleans, nulls, timestamps and ids. Some 5 µs for a small JSON object.
+        Title, summary and passages; their texts are the same for every payload that differs
+        only in numbers, booleans, nulls, timestamps and ids. Some 10 µs for a small JSON
+        object.
 
     Raises:
-        PayloadMalformed: The payload is not JSON, or not UTF-8, but should be.
+        PayloadMalformed: The payload is not what its content type says.
     """
-    kind = _kind(content_type)
-    if kind == "json":
-        try:
-            value = orjson.loads(payload)
-        except orjson.JSONDecodeError as error:
-            raise PayloadMalformed(
-                f"not valid JSON: {error.msg}", error.lineno, error.colno
-            ) from None
-        outline = _outline(value)
-    elif kind == "text":
-        outline = _leading(_decode(payload))
-    else:
-        outline = ""
+    format, content = read(payload, media(content_type))
+    title = in_words(data_key or event_type)
     if description:
         description = " ".join(description.split()).rstrip(".")
-    parts = (_words(data_key or event_type), description, outline)
-    return ". ".join([part for part in parts if part]) or data_key or event_type
+    passages = content.passages
+    if not (title or description or passages[0].text):
+        title = data_key or event_type
+    return Description(title, description, passages, format, content.truncated)
 
 
-def text_digest(text: str, model_id: str) -> bytes:
-    """Identifies a text under a model: the two have one embedding.
+def text_digest(text: str) -> bytes:
+    """Identifies a single text, such as a need; never equal to a description's digest.
 
     Returns:
         `DIGEST_BYTES` bytes of BLAKE2b.
     """
-    return blake2b(f"{model_id}\0{text}".encode(), digest_size=DIGEST_BYTES).digest()
+    return blake2b(text.encode(), digest_size=DIGEST_BYTES, person=b"need").digest()
 
 
-@lru_cache(maxsize=1_024)
-def _kind(content_type: str) -> Literal["json", "text", "opaque"]:
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in ("", "application/json") or media_type.endswith("+json"):
-        return "json"
-    return "text" if media_type.startswith("text/") else "opaque"
+def _sentences(*parts: str) -> str:
+    return ". ".join([part for part in parts if part])
 
 
-def _decode(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError as error:
-        line_start = payload.rfind(b"\n", 0, error.start) + 1
-        raise PayloadMalformed(
-            "not valid UTF-8",
-            payload.count(b"\n", 0, error.start) + 1,
-            len(payload[line_start : error.start].decode()) + 1,
-        ) from None
-
-
-def _outline(value: Any) -> str:
-    """Field names and short strings of a parsed JSON value.
-
-    Level by level, so that a long first field does not crowd out its siblings and no depth
-    overflows the stack.
-    """
-    parts: dict[str, None] = {}
-    room = OUTLINE_CHARS
-    budget = VALUES
-    waiting: deque[tuple[str, Any]] = deque([("", value)])
-    while waiting and budget:
-        name, child = waiting.popleft()
-        budget -= 1
-        part = _name(name) if name else ""
-        kind = type(child)
-        if kind is str:
-            phrase = _phrase(child if len(child) <= STRING_CHARS else _cut(child, STRING_CHARS))
-            if phrase:
-                part = f"{part} {phrase}" if part else phrase
-        elif (kind is dict or kind is list) and len(waiting) < budget:
-            waiting.extend(_children(child))
-        if part and part not in parts:
-            room -= len(part) + 2
-            if room < 0:
-                break
-            parts[part] = None
-    return ", ".join(parts)
-
-
-def _children(container: Any) -> Iterable[tuple[str, Any]]:
-    if type(container) is dict:
-        return islice(container.items(), FIELDS_PER_OBJECT)
-    return (("", element) for element in islice(container, ELEMENTS_PER_ARRAY))
-
-
-def _leading(text: str) -> str:
-    return _without_volatile(_cut(text, OUTLINE_CHARS))
-
-
-def _name(name: str) -> str:
-    return _words(name if len(name) <= STRING_CHARS else name[:STRING_CHARS])
-
-
-@lru_cache(maxsize=16_384)
-def _words(name: str) -> str:
-    """An identifier as words: "apiConfig.base_url" is "api config base url"."""
-    name = _without_volatile(name)
-    return _SEPARATORS.sub(" ", _HUMP.sub(" ", name)).strip().lower()
-
-
-@lru_cache(maxsize=16_384)
-def _phrase(text: str) -> str:
-    return _without_volatile(text)
-
-
-def _without_volatile(text: str) -> str:
-    """The text in one line, without timestamps, ids and numbers that stand alone."""
-    if _DIGIT.search(text):
-        text = _VOLATILE.sub(" ", text)
-        if not _LETTER.search(text):
+def _path_words(format: Format, path: str) -> str:
+    """A path as far as it says something: names and headings, no positions."""
+    match format:
+        case Format.JSON | Format.YAML | Format.TOML:
+            tokens = [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")]
+            return " ".join(filter(None, map(in_words, tokens)))
+        case Format.XML:
+            return " ".join(filter(None, map(in_words, path.split("/"))))
+        case Format.MARKDOWN:
+            return phrase(path.replace(" > ", ", "))
+        case _:
             return ""
-    return " ".join(text.split())
-
-
-def _cut(text: str, chars: int) -> str:
-    """The beginning of a text, up to a word's end."""
-    if len(text) <= chars:
-        return text
-    head, space, _ = text[: chars + 1].rpartition(" ")
-    return head if space else text[:chars]

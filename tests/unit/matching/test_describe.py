@@ -9,7 +9,11 @@ import orjson
 import pytest
 from contex_server.matching.describe import (
     DIGEST_BYTES,
+    MAX_PASSAGES,
     OUTLINE_CHARS,
+    PASSAGE_CHARS,
+    Description,
+    Format,
     PayloadMalformed,
     describe,
     text_digest,
@@ -26,16 +30,32 @@ CONFIG = {
 }
 
 
-def outline(payload: Any) -> str:
+WORDS = ["alpha", "beta", "delta", "lamp", "shade", "orange", "table", "chair", "window", "river"]
+
+
+def of(payload: Any) -> Description:
     return describe("", "", orjson.dumps(payload), "")
 
 
+def outline(payload: Any) -> str:
+    (passage,) = of(payload).passages
+    assert passage.path == ""
+    return passage.text
+
+
+def prose(words: int, seed: int = 1) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
+
+
 def test_names_description_and_outline() -> None:
-    text = describe("api_config", "API endpoint and timeouts.", orjson.dumps(CONFIG), "")
-    assert text == (
+    described = describe("api_config", "API endpoint and timeouts.", orjson.dumps(CONFIG), "")
+    assert (described.title, described.summary) == ("api config", "API endpoint and timeouts")
+    assert (described.format, described.truncated, described.described) == ("json", False, True)
+    assert described.texts == (
         "api config. API endpoint and timeouts. base url https://api.example.com/v1, timeout, "
         "auth, endpoints, updated at, type bearer, token url https://auth.example.com/token, "
-        "users, orders"
+        "users, orders",
     )
 
 
@@ -53,11 +73,13 @@ def test_names_description_and_outline() -> None:
     ],
 )
 def test_key_in_words(key: str, words: str) -> None:
-    assert describe(key, "", b"1", "") == words
+    described = describe(key, "", b"1", "")
+    assert described.title == words
+    assert described.texts == (words,)
 
 
 def test_event_type_stands_in_for_the_key() -> None:
-    assert describe("", "", b"{}", "", "userLoggedIn") == "user logged in"
+    assert describe("", "", b"{}", "", "userLoggedIn").title == "user logged in"
 
 
 @pytest.mark.parametrize(
@@ -123,15 +145,100 @@ def test_repetition_is_said_once() -> None:
     assert outline({"users": users}) == "users, name Ada, role admin, name Bob"
 
 
-def test_long_strings_end_at_a_word() -> None:
-    text = outline("word " * 100)
-    assert len(text) <= 200
-    assert text.endswith("word")
+def test_what_fits_is_one_passage() -> None:
+    names = [f"name{letter}" for letter in "abcdefghijklmnop"]
+    assert outline(names) == ", ".join(names)
+    assert outline("word " * 200) == " ".join(["word"] * 200)
 
 
-def test_only_the_first_elements_of_an_array_count() -> None:
-    names = ["Ada", "Bob", "Cleo", "Dan", "Eve"]
-    assert outline(names) == outline(names[:4])
+def test_a_head_that_does_not_fit_is_the_beginning_of_everything() -> None:
+    described = of({"people": [prose(30, i) for i in range(9)], "about": "word " * 300, "z": "end"})
+    head, *_ = described.passages
+    assert head.text.startswith("people, about word word")
+    assert len(head.text) <= OUTLINE_CHARS
+    assert head.text.count(".") == 4  # Of an array only the first elements.
+    assert "z end" in head.text
+
+
+def test_array_elements_share_passages() -> None:
+    servers = [{"host": f"host{c}", "about": prose(20, i)} for i, c in enumerate("abcdefghijkl")]
+    described = of({"servers": servers})
+    assert not described.truncated
+    assert [p.path for p in described.passages] == [
+        "",
+        "/servers/0-4",
+        "/servers/5-9",
+        "/servers/10-11",
+    ]
+    assert all(len(p.text) <= PASSAGE_CHARS for p in described.passages[1:])
+    assert described.passages[1].text.startswith("servers, host hosta, about ")
+    assert described.passages[2].text.startswith("host hostf, about ")
+
+
+def test_large_members_have_passages_of_their_own() -> None:
+    described = of(
+        {
+            "intro": prose(100, 1),
+            "a/b": {"~c": {"text": prose(100, 2)}, "more": prose(100, 3)},
+            "outro": {"x": prose(25, 4), "y": prose(25, 5)},
+        }
+    )
+    assert [p.path for p in described.passages] == [
+        "",
+        "/intro",
+        "/a~1b/~0c/text",
+        "/a~1b/more",
+        "/outro",
+    ]
+    assert described.texts[2].startswith("a b c text. a b, c, text ")
+
+
+def test_members_of_the_outermost_object_are_named_by_the_first() -> None:
+    described = of({f"field{c}": prose(30, i) for i, c in enumerate("abcdefgh")})
+    assert [p.path for p in described.passages] == ["", "/fielda", "/fielde"]
+
+
+def test_long_strings_are_split_at_paragraphs_and_sentences() -> None:
+    paragraph = " ".join(prose(12, i) for i in range(20))
+    described = of({"body": f"{paragraph}\n\n{prose(30)}"})
+    _, *passages = described.passages
+    assert {p.path for p in passages} == {"/body"}
+    assert all(p.text.endswith(".") for p in passages)
+    assert passages[0].text.startswith("body ")
+    assert " ".join(p.text for p in passages).replace(",", "") == f"body {paragraph} {prose(30)}"
+
+
+def test_names_alone_do_not_make_a_passage() -> None:
+    described = of({"a": "x", "outer": {"inner": {"text": prose(300)}}})
+    assert "/outer/inner/text" in [p.path for p in described.passages]
+    assert not {"outer", "outer, inner"} & {p.text for p in described.passages}
+
+
+def test_the_number_of_passages_is_bounded() -> None:
+    described = of([prose(100, i) for i in range(100)])
+    assert described.truncated
+    assert len(described.passages) == MAX_PASSAGES
+    assert described.passages[-1].path == f"/{MAX_PASSAGES - 2}"
+
+
+def test_a_series_that_grows_keeps_its_digest() -> None:
+    def series(points: int, readings: int) -> bytes:
+        return of(
+            {
+                "about": prose(300),
+                "points": [{"t": i, "value": i / 7, "state": "ok"} for i in range(points)],
+                "readings": list(range(readings)),
+                "by_id": {f"8f3a9c2b{i:04}": {"unit": "celsius"} for i in range(readings)},
+            }
+        ).digest()
+
+    assert series(1, 1) == series(2, 7) == series(500, 20_000)
+
+
+def test_elements_that_differ_keep_what_they_share() -> None:
+    people = [{"name": c, "role": "admin", "about": prose(60, ord(c))} for c in "abcdefgh"]
+    texts = " ".join(p.text for p in of(people).passages[1:])
+    assert texts.count("role admin") == len(people)
 
 
 @pytest.mark.parametrize("content_type", ["", "application/json", "Application/LD+JSON; a=b"])
@@ -154,38 +261,11 @@ def test_malformed_json_says_where(
     assert (raised.value.line, raised.value.column) == (line, column)
 
 
-def test_text_is_outlined_by_its_beginning() -> None:
-    payload = "Über  uns:\nLampen, ".encode() + b"much more " * 1_000
-    text = describe("about", "", payload, "text/plain; charset=utf-8")
-    assert text.startswith("about. Über uns: Lampen, much more")
-    assert len(text) <= len("about. ") + OUTLINE_CHARS
-
-
-def test_malformed_text_says_where() -> None:
-    with pytest.raises(PayloadMalformed) as raised:
-        describe("key", "", "one\nzwölf".encode() + b"\xff", "text/markdown")
-    assert (raised.value.line, raised.value.column) == (2, 6)
-
-
-def test_other_types_are_not_read() -> None:
-    assert describe("logo", "The logo", b"\xff\x00", "image/png") == "logo. The logo"
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"[" * 1_000 + b"]" * 1_000,
-        b"{%s}" % b",".join(b'"k%d":"v%d"' % (i, i) for i in range(50_000)),
-        b'"%s"' % (b"1a " * 300_000),
-        b'"%s"' % (b"a" * 1_000_000),
-        b"[%s]" % b",".join([b"1"] * 400_000),
-        b'{"a":' * 900 + b'"x"' + b"}" * 900,
-        b'{"%s":1}' % (b"aB_" * 300_000),
-    ],
-    ids=["deep", "wide", "words", "long", "numbers", "nested objects", "long name"],
-)
-def test_large_payloads_stay_bounded(payload: bytes) -> None:
-    assert len(describe("", "", payload, "")) <= OUTLINE_CHARS
+def test_what_is_no_text_is_not_described() -> None:
+    described = describe("logo", "The logo", b"\xff\x00", "image/png")
+    assert described.texts == ("logo. The logo",)
+    assert (described.format, described.described) == (Format.OPAQUE, False)
+    assert describe("logo", "", b"", "image/png").described
 
 
 numbers = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
@@ -209,36 +289,61 @@ def reroll(value: Any, rng: random.Random) -> Any:
 
 
 @given(values, st.text(string.ascii_letters + "_.:-", max_size=256), st.text(max_size=100))
-def test_any_value_has_a_bounded_line(value: Any, key: str, description: str) -> None:
-    text = describe(key, description, orjson.dumps(value), "")
-    assert len(text) <= 2 * len(key) + len(description) + OUTLINE_CHARS + 4
-    assert not re.search(r"[\r\n\t]", text.replace(key, "") if key == text else text)
+def test_any_value_has_bounded_lines(value: Any, key: str, description: str) -> None:
+    described = describe(key, description, orjson.dumps(value), "")
+    head, *others = described.texts
+    assert len(head) <= 2 * len(key) + len(description) + OUTLINE_CHARS + 4
+    for text in described.texts:
+        assert not re.search(r"[\r\n\t]", text)
+    assert len(others) < MAX_PASSAGES
 
 
-@given(values, st.integers())
-def test_numbers_do_not_change_the_text(value: Any, seed: int) -> None:
-    assert outline(value) == outline(reroll(value, random.Random(seed)))
+@given(values, st.integers(), st.integers(1, 40))
+def test_numbers_do_not_change_the_texts(value: Any, seed: int, size: int) -> None:
+    value = {"long": [f"w{prose(size * 5, i)}" for i in range(9)], "value": value}
+    other = reroll(value, random.Random(seed))
+    first, second = of(value), of(other)
+    assert first == second
+    assert first.digest() == second.digest()
 
 
-@given(st.binary(max_size=200), st.sampled_from(["", "text/csv", "image/png"]))
-def test_any_bytes_are_described_or_malformed(payload: bytes, content_type: str) -> None:
-    malformed: PayloadMalformed | None = None
-    try:
-        first = describe("key", "", payload, content_type)
-    except PayloadMalformed as error:
-        malformed = error
-    else:
-        assert first == describe("key", "", payload, content_type)
-    assert malformed is None or min(malformed.line, malformed.column) >= 1
+def words_of(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(words_of, value), *map(words_of, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(words_of, value))
+    return set(value.lower().split()) if isinstance(value, str) else set()
 
 
-@given(st.text(max_size=2_000))
-def test_any_text_is_cut(text: str) -> None:
-    assert len(describe("", "", text.encode(), "text/plain")) <= OUTLINE_CHARS
+lettered = st.text("abcdefgh", min_size=1, max_size=9)
+sentences = st.lists(lettered, max_size=60).map(" ".join)
+documents = st.recursive(
+    volatile | sentences,
+    lambda inner: st.lists(inner) | st.dictionaries(lettered, inner),
+    max_leaves=60,
+)
 
 
-def test_digest_depends_on_text_and_model() -> None:
-    digests = {text_digest("a", "m"), text_digest("b", "m"), text_digest("a", "n")}
-    assert len(digests) == 3
+@given(st.lists(documents, max_size=6))
+def test_every_word_is_in_a_passage(value: Any) -> None:
+    described = of(value)
+    assert not described.truncated
+    said = " ".join(p.text for p in described.passages).lower()
+    assert words_of(value) <= set(re.findall(r"\w+", said))
+
+
+def test_digest_depends_on_all_texts() -> None:
+    def digest(*texts: str) -> bytes:
+        return describe("key", "", orjson.dumps(texts), "").digest()
+
+    long = [prose(100, i) for i in range(4)]
+    digests = {digest("a"), digest("b"), digest(*long), digest(*long[:3], long[3] + " tail")}
+    assert len(digests) == 4
     assert {len(d) for d in digests} == {DIGEST_BYTES}
-    assert text_digest("a", "m").hex() == "58d024af687dccfcb01a4b956aececb6"
+    assert digest("a").hex() == "cbef3ee5402433b2b78d109bf2567b81"
+
+
+def test_needs_and_descriptions_never_share_a_digest() -> None:
+    described = describe("key", "", b"{}", "")
+    assert text_digest(described.texts[0]) not in (described.digest(), text_digest("other"))
+    assert text_digest("a").hex() == "2b3035409e84c2b1e6872f61b16e4093"

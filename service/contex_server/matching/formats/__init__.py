@@ -1,0 +1,1 @@
+"""How payloads of each format become words and passages."""

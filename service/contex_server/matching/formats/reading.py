@@ -1,0 +1,110 @@
+"""Reading a payload in the format that it has or seems to have.
+
+What reads a format is imported when there is a payload in it, so that who publishes JSON
+does not pay for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from contex_server.matching.formats.media import Format, Media, decode
+from contex_server.matching.formats.passages import Content, Passage, PayloadMalformed
+from contex_server.matching.formats.tree import NamePlace, describe_tree, pointer
+
+_NOTHING = Content((Passage("", ""),))
+_HTML = ("<!doctype html", "<html")
+
+
+def read(payload: bytes, kind: Media) -> tuple[Format, Content]:
+    """Puts a payload in words, and says in which format it was.
+
+    Raises:
+        PayloadMalformed: It is not what its content type says. One whose type says nothing
+            is never malformed: at worst it is opaque.
+    """
+    if kind.format is Format.JSON:
+        return Format.JSON, read_json(payload)
+    if kind.encoding is None:
+        return _opaque(payload)
+    if kind.format is Format.XML:
+        return Format.XML, _xml(payload, kind.encoding)
+    if kind.format is not None:
+        return _text(decode(payload, kind.encoding), kind.format, kind)
+    return _detected(payload, kind)
+
+
+def read_json(payload: bytes) -> Content:
+    """Puts JSON in words.
+
+    Raises:
+        PayloadMalformed: It is no JSON.
+    """
+    try:
+        value = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise PayloadMalformed(f"not valid JSON: {error.msg}", error.lineno, error.colno) from None
+    return describe_tree(value, pointer)
+
+
+def _detected(payload: bytes, kind: Media) -> tuple[Format, Content]:
+    from contex_server.matching.formats.detect import candidates
+
+    try:
+        text = decode(payload, kind.encoding or "")
+    except PayloadMalformed:
+        return _opaque(payload)
+    for format in candidates(text):
+        try:
+            if format is Format.XML:
+                return format, _xml(payload, kind.encoding or "")
+            return _text(text, format, kind)
+        except PayloadMalformed:
+            continue
+    return _opaque(payload)
+
+
+def _text(text: str, format: Format, kind: Media) -> tuple[Format, Content]:
+    if format is Format.JSON:
+        return format, read_json(text.encode())
+    if format is Format.YAML:
+        from contex_server.matching.formats.yaml import load_yaml
+
+        return format, _tree(*load_yaml(text))
+    if format is Format.CSV:
+        from contex_server.matching.formats.csv import describe_csv
+
+        return format, describe_csv(text, tabs=kind.subtype == "tab-separated-values")
+    if format is Format.MARKDOWN:
+        from contex_server.matching.formats.markdown import describe_markdown
+
+        return format, describe_markdown(text)
+    if format is Format.TOML:
+        from contex_server.matching.formats.toml import TOML_CHARS, load_toml
+
+        if len(text) <= TOML_CHARS:
+            return format, _tree(load_toml(text), True)
+    from contex_server.matching.formats.text import HTML_CHARS, describe_text, without_tags
+
+    if kind.subtype == "html" or text[:100].lstrip().lower().startswith(_HTML):
+        shown = describe_text(without_tags(text[:HTML_CHARS]))
+        return Format.TEXT, shown._replace(truncated=shown.truncated or len(text) > HTML_CHARS)
+    return Format.TEXT, describe_text(text)
+
+
+def _xml(payload: bytes, encoding: str) -> Content:
+    from contex_server.matching.formats.xml import load_xml, xpath
+
+    return _tree(*load_xml(payload, encoding), xpath)
+
+
+def _tree(value: Any, complete: bool, path: NamePlace = pointer) -> Content:
+    content = describe_tree(value, path)
+    return content if complete else content._replace(truncated=True)
+
+
+def _opaque(payload: bytes) -> tuple[Format, Content]:
+    """Nothing to say about it, which is all that there is to say if it is empty."""
+    return Format.OPAQUE if payload else Format.TEXT, _NOTHING

@@ -1,0 +1,126 @@
+"""From names and texts to the words that matching goes by.
+
+Whatever changes without changing what a datum is *about* (numbers, timestamps, ids) is left
+out, so that a gauge that moves keeps its text, its digest and its embedding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+STRING_CHARS = 200
+"""A name is read so far; a longer text is not worth remembering."""
+READ_CHARS = 131_072
+"""A text is read so far: all that passages hold, and as much again of numbers and markup."""
+
+_SEPARATORS = re.compile(r"[\s_./:\-@#$=~%\\\[\]]+")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
+_DIGIT = re.compile(r"\d")
+_LETTER = re.compile(r"[^\W\d_]")
+_SENTENCE_END = re.compile(r"[.!?…](?=\s)|[\u3002\uff01\uff1f]")
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
+
+_VOLATILE = re.compile(
+    r"""
+    (?<![A-Za-z0-9])(?:
+        \d{4}-\d\d-\d\d (?:[T\ ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?\ ?(?:Z|[+-]\d\d:?\d\d)?)?
+      | \d{8}T\d{4,6}Z?
+      | (?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\ )?
+        \d{1,2}[\ -](?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*[\ -]\d{2,4}
+        (?:\ \d\d:\d\d(?::\d\d)?\ ?(?:GMT|UTC|[+-]\d{4})?)?
+      | [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
+      | 0x[0-9a-f]+
+      | (?=[a-f]*\d)[0-9a-f]{8,}
+      | (?=(?:[a-z]*\d){3})[a-z0-9]{16,}
+    )(?![A-Za-z0-9])
+    |
+    # A number that stands alone, with its unit; "gpt-4", "v2.1" and "/users/7" are names.
+    (?<![^\s()\[\]{}"'<>=:,;|~])
+    [-+$€£¥]?\d[\d.,:/+%-]*(?:e[-+]?\d+)?
+    \ ?(?:%|(?:ns|us|µs|ms|s|sec|min|h|[kmgt]?i?b|[kmg]?hz|°?[cf]|k?wh?|z)(?![A-Za-z0-9]))?
+    (?![^\s()\[\]{}"'<>=:,;|~.!?%])
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def in_words(name: str) -> str:
+    """An identifier as words: "apiConfig.base_url" is "api config base url"."""
+    return _in_words(name if len(name) <= STRING_CHARS else name[:STRING_CHARS])
+
+
+@lru_cache(maxsize=16_384)
+def _in_words(name: str) -> str:
+    return _SEPARATORS.sub(" ", _HUMP.sub(" ", without_volatile(name))).strip().lower()
+
+
+def phrase(text: str) -> str:
+    """The text in one line without what is volatile, read up to `READ_CHARS`."""
+    if len(text) <= STRING_CHARS:
+        return _phrase(text)
+    return without_volatile(text if len(text) <= READ_CHARS else cut(text, READ_CHARS))
+
+
+@lru_cache(maxsize=16_384)
+def _phrase(text: str) -> str:
+    return without_volatile(text)
+
+
+def without_volatile(text: str) -> str:
+    """The text in one line, without timestamps, ids and numbers that stand alone."""
+    if _DIGIT.search(text):
+        text = _VOLATILE.sub(" ", text)
+        if not _LETTER.search(text):
+            return ""
+    return " ".join(text.split())
+
+
+def cut(text: str, chars: int) -> str:
+    """The beginning of a text, up to a word's end."""
+    if len(text) <= chars:
+        return text
+    head, space, _ = text[: chars + 1].rpartition(" ")
+    return head if space else text[:chars]
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """What blank lines separate, in the order of the text, read up to `READ_CHARS`."""
+    text = text[:READ_CHARS]
+    start = 0
+    for blank in _BLANK_LINES.finditer(text):
+        if blank.start() > start:
+            yield text[start : blank.start()]
+        start = blank.end()
+    if start < len(text):
+        yield text[start:]
+
+
+def pieces(text: str, chars: int) -> list[str]:
+    """The words of a text in lines of at most `chars`.
+
+    Lines end where a paragraph does, or else a sentence, a word, or at worst anywhere.
+    """
+    if len(text) <= chars:
+        words = phrase(text)
+        return [words] if words else []
+    return [piece for paragraph in paragraphs(text) for piece in lines(phrase(paragraph), chars)]
+
+
+def lines(text: str, chars: int) -> Iterator[str]:
+    """Splits one line into lines of at most `chars`, at the ends of sentences if it can."""
+    start = 0
+    while len(text) - start > chars:
+        window = text[start : start + chars + 1]
+        end = max((found.end() for found in _SENTENCE_END.finditer(window)), default=0)
+        if end < chars // 4 or end > chars:
+            end = window.rfind(" ")
+        if end <= 0:
+            end = chars
+        yield text[start : start + end].rstrip()
+        start += end
+        while text[start : start + 1] == " ":
+            start += 1
+    if start < len(text):
+        yield text[start:]
