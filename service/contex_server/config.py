@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB = 1024, 1024 * 1024
@@ -26,6 +35,9 @@ class Limits(BaseModel):
     metadata_bytes: int = 4_096
     needs_per_agent: int = 32
     need_chars: int = 1_000
+    json_pointers: int = 16
+    json_pointer_chars: int = 256
+    comment_chars: int = 1_000
     max_matches: int = 100
     filter_entries: int = 32
     page_size: int = 1_000
@@ -34,6 +46,73 @@ class Limits(BaseModel):
     answer_bytes: int = 3 * MIB
     batches_in_flight: int = 16
     heartbeat_ms: tuple[int, int] = (100, 60_000)
+    context_tokens: int = 10_000_000
+
+
+class EmbedderSettings(BaseModel):
+    """Which model makes the vectors, and how it wants to be used.
+
+    What is None is the model's own default, or what its directory says.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["builtin", "local", "openai"] = "builtin"
+    """The built-in all-MiniLM-L6-v2; a directory with an ONNX model; an OpenAI-compatible
+    endpoint."""
+
+    path: Path | None = Field(default=None, validate_default=True)
+    """local: the directory."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """local: how token vectors become a text's."""
+
+    base_url: str | None = Field(default=None, validate_default=True)
+    """openai: what lies before /embeddings."""
+    model: str | None = Field(default=None, validate_default=True)
+    """openai: the model's name there."""
+    api_key: SecretStr | None = None
+    dimension: int | None = Field(default=None, ge=1, le=65_536)
+    """openai: length of a vector. None: the endpoint is asked at the start, and must answer."""
+    shorten: bool = False
+    """openai: asks for vectors of `dimension`, which few models can make."""
+    batch_size: int = Field(default=64, ge=1, le=2_048)
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Requests at once."""
+    timeout_s: float = Field(default=10.0, gt=0, le=600)
+    max_retries: int = Field(default=3, ge=0, le=10)
+
+    need_prefix: str | None = Field(default=None, max_length=1_000)
+    datum_prefix: str | None = Field(default=None, max_length=1_000)
+    """Written before a need and before what describes a datum, with whatever space is between."""
+    max_tokens: int | None = Field(default=None, ge=8, le=131_072)
+
+    @field_validator("path", "base_url", "model")
+    @classmethod
+    def _needed_with_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = "local" if info.field_name == "path" else "openai"
+        if info.data.get("kind") == kind and not value:
+            raise ValueError(f"needed with kind {kind}")
+        if info.data.get("kind", kind) != kind and value is not None:
+            raise ValueError(f"is for kind {kind}, and kind is {info.data['kind']}")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("not an http:// or https:// URL")
+            if parts.username is not None or parts.query or parts.fragment:
+                raise ValueError("credentials, query or fragment; a key belongs into api_key")
+        return value
+
+    @field_validator("shorten")
+    @classmethod
+    def _shorten_to(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("dimension") is None:
+            raise ValueError("needs dimension")
+        return value
 
 
 class Settings(BaseSettings):
@@ -64,10 +143,18 @@ class Settings(BaseSettings):
     pending_appends: int = Field(default=10_000, ge=1)
 
     heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
-    match_threshold: float = Field(default=0.35, gt=0, le=1)
+    match_threshold: float = Field(default=0.4, gt=0, le=1)
+    """Where the weights of the score were best; see matching/data/weights.json."""
     embed_timeout_ms: int = Field(default=5_000, ge=1)
     """A publish waits this long for an embedding before it is appended without."""
     index_idle_s: float = Field(default=600.0, gt=0)
+    tokenizer: Path | None = None
+    """A tokenizer.json by which max_context_tokens is counted; None: an estimate."""
+
+    embedder: EmbedderSettings = EmbedderSettings()
+    previous_embedder: EmbedderSettings | None = None
+    """The model that goes on serving projects whose vectors are still its own, while they are
+    embedded anew. The built-in one needs no mention."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -37,6 +37,25 @@ def serve(
         bool | None,
         typer.Option("--insecure", help="Allow an address that other machines can reach."),
     ] = None,
+    embedder_path: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="An embedding model of your own instead of the built-in one: a directory with "
+            "model.onnx and tokenizer.json.",
+        ),
+    ] = None,
+    embedder_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible endpoint instead: what lies before /embeddings. Its key "
+            "is taken from CONTEX_EMBEDDER__API_KEY.",
+        ),
+    ] = None,
+    embedder_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name at --embedder-url.")
+    ] = None,
     log_level: Annotated[
         str | None,
         typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]"),
@@ -61,6 +80,9 @@ def serve(
         "log_format": log_format,
     }
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    embedder = embedder_of(embedder_path, embedder_url, embedder_model)
+    if embedder:
+        given["embedder"] = embedder
 
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
@@ -93,17 +115,35 @@ def serve(
     raise typer.Exit(code)
 
 
+_EMBEDDER_FLAGS = {"path": "path", "base_url": "url", "model": "model"}
+
+
+def embedder_of(path: Path | None, url: str | None, model: str | None) -> dict[str, Any]:
+    """The flags as fields of EmbedderSettings; which kind it is follows from them."""
+    if path is not None and url is not None:
+        raise typer.BadParameter("give --embedder-path or --embedder-url, not both")
+    fields = {"path": path, "base_url": url, "model": model}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if path is not None or url is not None:
+        given["kind"] = "local" if path is not None else "openai"
+    return given
+
+
 def explain(error: ValidationError, flags: dict[str, Any]) -> list[str]:
     """One line for each setting that is out of its range, named as it was given."""
     lines = []
     for problem in error.errors():
-        name = "__".join(str(part) for part in problem["loc"])
+        names = [str(part) for part in problem["loc"]]
         message = problem["msg"].removeprefix("Value error, ")
-        if not name:
+        if not names:
             lines.append(message)
             continue
-        variable = f"CONTEX_{name.upper()}"
-        if name in flags or variable not in os.environ:
-            variable = "--" + name.replace("_", "-")
-        lines.append(f"{variable} {problem['input']}: {message}")
+        variable = f"CONTEX_{'__'.join(names).upper()}"
+        if len(names) == 1 and (names[0] in flags or variable not in os.environ):
+            variable = "--" + names[0].replace("_", "-")
+        elif names[0] == "embedder" and names[-1] in flags.get("embedder", ()):
+            variable = f"--embedder-{_EMBEDDER_FLAGS.get(names[-1], names[-1])}"
+        # An embedder's values are not shown: one of them, or of what is mistyped, is a key.
+        shown = "" if names[0].endswith("embedder") else f" {problem['input']}"
+        lines.append(f"{variable}{shown}: {message}")
     return lines

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from contex_server.cli.serve import explain
+from contex_server.cli.serve import embedder_of, explain
 from contex_server.config import Settings
 from pydantic import ValidationError
+from typer import BadParameter
 
 
 def problems(flags: dict[str, Any]) -> list[str]:
@@ -42,3 +44,56 @@ def test_a_rule_about_several_settings_speaks_for_itself() -> None:
 
 def test_each_problem_has_its_line() -> None:
     assert len(problems({"port": -1, "workers": 0, "log_format": "xml"})) == 3
+
+
+def test_embedder_flags_are_named_as_they_were_given(tmp_path: Path) -> None:
+    (line,) = problems({"embedder": embedder_of(None, "ftp://models", "tiny")})
+    assert line == "--embedder-url: not an http:// or https:// URL"
+    (line,) = problems({"embedder": embedder_of(tmp_path, None, "tiny")})
+    assert line == "--embedder-model: is for kind openai, and kind is local"
+    with pytest.raises(BadParameter, match="not both"):
+        embedder_of(tmp_path, "http://models", None)
+
+
+def test_what_an_embedder_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTEX_EMBEDDER__KIND", "local")
+    assert problems({}) == ["CONTEX_EMBEDDER__PATH: needed with kind local"]
+    monkeypatch.setenv("CONTEX_EMBEDDER__KIND", "openai")
+    assert problems({}) == [
+        "CONTEX_EMBEDDER__BASE_URL: needed with kind openai",
+        "CONTEX_EMBEDDER__MODEL: needed with kind openai",
+    ]
+    assert problems({"embedder": embedder_of(None, "http://models/v1", None)}) == [
+        "CONTEX_EMBEDDER__MODEL: needed with kind openai"
+    ]
+    monkeypatch.setenv("CONTEX_EMBEDDER__KIND", "builtin")
+    monkeypatch.setenv("CONTEX_PREVIOUS_EMBEDDER__SHORTEN", "true")
+    assert problems({}) == ["CONTEX_PREVIOUS_EMBEDDER__SHORTEN: needs dimension"]
+
+
+def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTEX_EMBEDDER__KIND", "openai")
+    monkeypatch.setenv("CONTEX_EMBEDDER__API_KEY", "sk-secret")
+    monkeypatch.setenv("CONTEX_EMBEDDER__APIKEY", "sk-secret")
+    monkeypatch.setenv("CONTEX_EMBEDDER__BASE_URL", "https://user:sk-secret@models/v1")
+    lines = problems({})
+    assert [line.partition(":")[0] for line in lines] == [
+        "CONTEX_EMBEDDER__BASE_URL",
+        "CONTEX_EMBEDDER__MODEL",
+        "CONTEX_EMBEDDER__APIKEY",
+    ]
+    assert "sk-secret" not in "".join(lines)
+
+
+def test_flags_and_variables_of_an_embedder_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTEX_EMBEDDER__API_KEY", "sk-secret")
+    monkeypatch.setenv("CONTEX_EMBEDDER__DIMENSION", "768")
+    monkeypatch.setenv("CONTEX_PREVIOUS_EMBEDDER__KIND", "local")
+    monkeypatch.setenv("CONTEX_PREVIOUS_EMBEDDER__PATH", "/models/old")
+    settings = Settings(embedder=embedder_of(None, "http://models/v1", "tiny"))
+    assert settings.embedder.kind == "openai"
+    assert settings.embedder.dimension == 768
+    assert settings.embedder.api_key is not None
+    assert settings.previous_embedder is not None
+    assert settings.previous_embedder.path == Path("/models/old")
+    assert "sk-secret" not in repr(settings)

@@ -1,0 +1,185 @@
+"""Callers that wait at the same time are served together, by turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+from cachetools import LRUCache
+
+from contex_server.matching.embedders.port import Vector
+
+Compute = Callable[[list[str]], Awaitable[Sequence[Vector | Exception]]]
+"""A vector, or why there is none, for each of these texts; or an exception for all."""
+
+
+class Batcher:
+    """Gives each text to the model once, however many wait for it, in bounded turns.
+
+    A turn takes one text of each waiting caller after the other, so that somebody with a
+    thousand texts delays somebody with one by a turn at most.
+
+    An instance belongs to one event loop at a time.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        texts_per_turn: int,
+        chars_per_turn: int,
+        concurrency: int = 1,
+        cached_texts: int = 2_048,
+    ) -> None:
+        """Creates a batcher; no task runs while nobody waits.
+
+        Args:
+            compute: Embeds the texts of one turn, all different.
+            texts_per_turn: Most texts of a turn.
+            chars_per_turn: A turn that has reached so many characters is full.
+            concurrency: Turns that may be under way at once.
+            cached_texts: How many vectors of recent texts are kept.
+        """
+        self._compute = compute
+        self._texts_per_turn = texts_per_turn
+        self._chars_per_turn = chars_per_turn
+        self._concurrency = concurrency
+        self._recent: LRUCache[str, Vector] = LRUCache(cached_texts)
+        self._jobs: dict[str, _Job] = {}
+        self._callers: deque[deque[_Job]] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def is_recent(self, text: str) -> bool:
+        """Whether the vector of a text is still at hand."""
+        return text in self._recent
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """The vectors of these texts, in their order.
+
+        Raises:
+            RuntimeError: The batcher is closed.
+            Exception: What `compute` raised or returned for one of the texts.
+        """
+        if self._closed:
+            raise RuntimeError("the embedder is closed")
+        rows: dict[str, Vector] = {}
+        jobs: dict[str, _Job] = {}
+        for text in dict.fromkeys(texts):
+            recent = self._recent.get(text)
+            if recent is None:
+                jobs[text] = self._job(text)
+            else:
+                rows[text] = recent
+        if jobs:
+            self._callers.append(deque(job for job in jobs.values() if not job.taken))
+            self._work()
+            try:
+                # Not gather: cancelling this caller must not cancel what others wait for.
+                await asyncio.wait([job.done for job in jobs.values()])
+            finally:
+                for job in jobs.values():
+                    job.waiters -= 1
+            for text, job in jobs.items():
+                rows[text] = job.done.result()
+        return [rows[text] for text in texts]
+
+    async def close(self) -> None:
+        """Abandons the turns under way; texts that still wait fail."""
+        self._closed = True
+        workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
+        if workers:
+            await asyncio.wait(workers)
+
+    def _job(self, text: str) -> _Job:
+        job = self._jobs.get(text)
+        if job is None:
+            job = self._jobs[text] = _Job(text)
+        job.waiters += 1
+        return job
+
+    def _work(self) -> None:
+        # A worker starts after whoever else is ready to run, and takes their texts along.
+        if len(self._workers) < self._concurrency:
+            worker = asyncio.create_task(self._take_turns(), name="contex-embed")
+            self._workers.add(worker)
+            worker.add_done_callback(self._stopped)
+
+    def _stopped(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not self._workers and (self._closed or worker.cancelled()):
+            self._callers.clear()
+            for job in self._jobs.values():
+                job.fail(RuntimeError("the embedder was closed"))
+            self._jobs.clear()
+        elif self._callers:
+            self._work()
+
+    async def _take_turns(self) -> None:
+        while turn := self._next_turn():
+            try:
+                vectors = await self._compute([job.text for job in turn])
+                for job, vector in zip(turn, vectors, strict=True):
+                    if isinstance(vector, Exception):
+                        job.fail(vector)
+                    else:
+                        self._recent[job.text] = vector
+                        job.succeed(vector)
+            except Exception as error:
+                for job in turn:
+                    job.fail(error)
+            finally:
+                for job in turn:
+                    del self._jobs[job.text]
+                    job.fail(RuntimeError("the embedder was closed"))
+
+    def _next_turn(self) -> list[_Job]:
+        """Texts that somebody still waits for; empty if there are none."""
+        turn: list[_Job] = []
+        chars = 0
+        while self._callers and len(turn) < self._texts_per_turn and chars < self._chars_per_turn:
+            caller = self._callers.popleft()
+            while caller:
+                job = caller.popleft()
+                if job.taken:
+                    continue
+                job.taken = True
+                if job.waiters:
+                    turn.append(job)
+                    chars += len(job.text)
+                    break
+                del self._jobs[job.text]
+            if caller:
+                self._callers.append(caller)
+        return turn
+
+
+class _Job:
+    """A text that one or more callers wait for."""
+
+    __slots__ = ("done", "taken", "text", "waiters")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.waiters = 0
+        self.taken = False
+        self.done: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+
+    def succeed(self, vector: Vector) -> None:
+        if not self.done.done():
+            self.done.set_result(vector)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+            # Looked at, so that asyncio does not complain where the callers have left.
+            self.done.exception()
+
+
+def stacked(rows: Sequence[Vector], dimension: int) -> Vector:
+    """float32 [len(rows), dimension], also of no rows."""
+    return np.stack(rows) if rows else np.empty((0, dimension), np.float32)

