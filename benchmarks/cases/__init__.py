@@ -5,6 +5,7 @@ from benchmarks.cases import (
     embedding,
     fanout,
     latency,
+    matching,
     publish_stream,
     publish_unary,
     replay,
@@ -21,4 +22,5 @@ CASES: dict[str, Case] = {
     "subscribers": subscribers.run,
     "store_memory": store_memory.run,
     "embedding": embedding.run,
+    "matching": matching.run,
 }

@@ -1,0 +1,85 @@
+"""Which data answer needs, best first: one rule for registrations and questions."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from contex_server.matching.data import DataIndex, Ranking
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.needs import best_first
+from contex_server.matching.score import RIVALS, Floats, Scorer
+from contex_server.model import Match, Need
+from contex_server.model import Sequence as LogSequence
+
+Found = list[tuple[str, tuple[Match, ...]]]
+
+
+def answer(
+    data: DataIndex,
+    scorer: Scorer,
+    model_id: str,
+    needs: Sequence[tuple[Need, Encoding]],
+    as_of: LogSequence,
+    admits: Callable[[str], bool] = lambda _: True,
+) -> Found:
+    """Finds the data that some needs want.
+
+    Each need takes its `max_matches` best data whose score reaches its threshold; where
+    scores are equal, the first by key.
+
+    Args:
+        data: The project's data.
+        scorer: Formula and weights.
+        model_id: The model of the encodings.
+        needs: The needs.
+        as_of: What the data are the state of.
+        admits: Which data keys count at all.
+
+    Returns:
+        Each datum once, with the needs that took it, best first; best datum first.
+    """
+    by_key: defaultdict[str, list[Match]] = defaultdict(list)
+    crowd = scorer.crowd(data.background.passages)
+    for index, (need, encoding) in enumerate(needs):
+        ranking = data.rank(encoding, scorer.lowest_fit(need.threshold, crowd))
+        shares, scores = scored(ranking, scorer, crowd)
+        candidates = (
+            (-float(scores[at]), data_key, at)
+            for at in np.flatnonzero(scores >= need.threshold).tolist()
+            for data_key in data.data_keys(int(ranking.serials[at]))
+            if not need.excludes(data_key) and admits(data_key)
+        )
+        for negated, data_key, at in heapq.nsmallest(need.max_matches, candidates):
+            by_key[data_key].append(
+                Match(
+                    need_index=index,
+                    need=need.text,
+                    score=-negated,
+                    passage=int(ranking.passages[at]),
+                    cosine=float(ranking.cosines[at]),
+                    standing=float(ranking.standing[at]),
+                    lexical=float(ranking.lexical[at]),
+                    share=float(shares[at]),
+                    mean=ranking.mean,
+                    deviation=ranking.deviation,
+                    threshold=need.threshold,
+                    model=model_id,
+                    scorer=scorer.name,
+                    background_passages=data.background.passages,
+                    background_as_of=as_of,
+                )
+            )
+    found = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
+    found.sort(key=lambda item: (-item[1][0].score, item[0]))
+    return found
+
+
+def scored(ranking: Ranking, scorer: Scorer, crowd: float) -> tuple[Floats, Floats]:
+    """The shares and scores of a need's whole ranking."""
+    rivalry = scorer.rivalry(ranking.fits[:RIVALS], crowd).sum()
+    shares = scorer.share(ranking.fits, rivalry, crowd)
+    return shares, scorer.score(ranking.standing, ranking.lexical, shares)

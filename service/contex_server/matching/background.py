@@ -1,0 +1,272 @@
+"""What is usual in a project: the mean and covariance of its vectors, and how rare its words are.
+
+A need q has, over passages with mean m and second moment M, the mean cosine q·m and the
+variance qᵀMq - (q·m)²: no scan is needed to know how a need scores against the whole project.
+Both are kept as sums of whole numbers, so that they don't depend on the order of changes: every
+process with the same data has the same background to the last bit. A small project's own is
+mixed with a shipped one, as if that were `PRIOR_PASSAGES` more passages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.score import rarity
+from contex_server.matching.terms import PAIR_WEIGHT, TermIds, is_pair
+
+PRIOR_PASSAGES = 50.0
+PASSAGES_PER_TEXT = 8
+"""How many passages of one text count, so that a long document does not stand for the project."""
+_SCALE = 2.0**14
+"""Components are rounded to 2^-14: sums of products stay whole, and exact in float64, up to
+2^25 passages. It moves a mean cosine by less than 1e-5."""
+MIN_DEVIATION = 0.02
+_FLUSH = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """The background of text in general, under one model.
+
+    Attributes:
+        mean: float64 [dimension], the mean vector.
+        second: float64 [dimension, dimension], the mean of x xᵀ.
+        term_ids: uint32, ascending: the terms that are known.
+        term_share: float32, the share of passages that have each of them.
+        length: Average length of a passage in terms.
+    """
+
+    mean: NDArray[np.float64]
+    second: NDArray[np.float64]
+    term_ids: TermIds
+    term_share: NDArray[np.float32]
+    length: float
+
+    def share(self, ids: TermIds) -> NDArray[np.float64]:
+        """The share of passages that have each term; 0 where it is not known."""
+        at = np.searchsorted(self.term_ids, ids)
+        at[at == len(self.term_ids)] = 0
+        return np.where(self.term_ids[at] == ids, self.term_share[at].astype(np.float64), 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Usual:
+    """What a background makes of a need.
+
+    Attributes:
+        mean: Mean cosine.
+        deviation: Standard deviation of the cosines.
+        weights: float64 [terms], how much each of the need's terms counts.
+        mass: All of these together; 1 if there are none.
+    """
+
+    mean: float
+    deviation: float
+    weights: NDArray[np.float64]
+    mass: float
+
+
+class Background:
+    """The background of one project. Not for use by several threads at once."""
+
+    def __init__(self, prior: Prior) -> None:
+        self._prior = prior
+        self._sum = np.rint(PRIOR_PASSAGES * prior.mean * _SCALE)
+        self._products = np.rint(PRIOR_PASSAGES * prior.second * _SCALE**2)
+        self._frequencies: Counter[int] = Counter()
+        self._length = 0
+        self._pending: list[tuple[NDArray[np.float64], float]] = []
+        self.passages = 0
+        """How many passages it is made of."""
+
+    @property
+    def prior(self) -> Prior:
+        """The shipped background that is mixed in."""
+        return self._prior
+
+    @property
+    def weight(self) -> float:
+        """How many passages it counts for, with those of the prior."""
+        return self.passages + PRIOR_PASSAGES
+
+    @property
+    def average_length(self) -> float:
+        """The average length of a passage in terms."""
+        prior = self._prior
+        return (self._length + PRIOR_PASSAGES * prior.length) / self.weight
+
+    def add(self, encoding: Encoding) -> None:
+        """Takes a text in."""
+        self._change(encoding, 1)
+
+    def remove(self, encoding: Encoding) -> None:
+        """Takes a text out that was taken in before."""
+        self._change(encoding, -1)
+
+    def _change(self, encoding: Encoding, sign: int) -> None:
+        counted = encoding.terms[:PASSAGES_PER_TEXT]
+        self.passages += sign * len(counted)
+        for terms in counted:
+            self._length += sign * terms.length
+            ids = terms.ids.tolist()
+            if sign > 0:
+                self._frequencies.update(ids)
+            else:
+                self._frequencies.subtract(ids)
+                for term in ids:
+                    if not self._frequencies[term]:
+                        del self._frequencies[term]
+        rounded = np.rint(encoding.vectors[: len(counted)].astype(np.float64) * _SCALE)
+        self._pending.append((rounded, float(sign)))
+        if len(self._pending) >= _FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            rows = np.concatenate([vectors for vectors, _ in self._pending])
+            signs = np.concatenate([np.full(len(v), sign) for v, sign in self._pending])
+            self._pending.clear()
+            self._sum += signs @ rows
+            self._products += (rows * signs[:, None]).T @ rows
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The mean vector and the second moment, the prior mixed in."""
+        self._flush()
+        return self._sum / (_SCALE * self.weight), self._products / (_SCALE**2 * self.weight)
+
+    def means(self, needs: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean of each need's cosines, and of their squares.
+
+        Args:
+            needs: float32 [n, dimension], rows of length 1.
+
+        Returns:
+            Two float64 [n].
+        """
+        self._flush()
+        exact = needs.astype(np.float64)
+        means = exact @ self._sum / (_SCALE * self.weight)
+        squares = np.vecdot(exact @ self._products, exact) / (_SCALE**2 * self.weight)
+        return means, squares
+
+    def cosines(
+        self, needs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each need's cosines, as `means` takes them."""
+        means, squares = self.means(needs)
+        return means, deviations(means, squares)
+
+    def frequencies(self, ids: TermIds) -> NDArray[np.float64]:
+        """How many passages have each term, with those of the prior."""
+        known = self._frequencies
+        own = np.fromiter((known.get(term, 0) for term in ids.tolist()), np.float64, len(ids))
+        return own + PRIOR_PASSAGES * self._prior.share(ids)
+
+    def rarity(self, ids: TermIds) -> NDArray[np.float64]:
+        """How much each term counts."""
+        return rarities(ids, self.frequencies(ids), self.weight)
+
+    def usual(self, needs: Sequence[Encoding]) -> list[Usual]:
+        """What each need's scores are measured by."""
+        if not needs:
+            return []
+        means, widths = self.cosines(np.concatenate([need.vectors[:1] for need in needs]))
+        edges = np.cumsum([len(need.terms[0].ids) for need in needs])
+        ids = np.concatenate([need.terms[0].ids for need in needs])
+        weights = np.split(self.rarity(ids), edges[:-1])
+        return [
+            Usual(mean, deviation, each, float(each.sum()) or 1.0)
+            for mean, deviation, each in zip(means.tolist(), widths.tolist(), weights, strict=True)
+        ]
+
+
+def deviations(means: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviations of cosines from their means and the means of their squares."""
+    found: NDArray[np.float64] = np.sqrt(np.maximum(squares - means**2, MIN_DEVIATION**2))
+    return found
+
+
+def rarities(
+    ids: TermIds, frequencies: NDArray[np.float64], passages: float
+) -> NDArray[np.float64]:
+    """How much terms of these frequencies count; a pair of words counts half."""
+    weights = rarity(frequencies, passages)
+    weights[is_pair(ids)] *= PAIR_WEIGHT
+    return weights
+
+
+def prior_of(encodings: Iterable[Encoding], shares: Prior | None = None) -> Prior:
+    """The background that some texts make.
+
+    Args:
+        encodings: Texts of many kinds.
+        shares: Where to take terms and length from; by default they are counted.
+    """
+    frequencies: Counter[int] = Counter()
+    length = passages = 0
+    rows = []
+    for encoding in encodings:
+        rows.append(encoding.vectors.astype(np.float64))
+        for terms in encoding.terms:
+            frequencies.update(terms.ids.tolist())
+            length += terms.length
+            passages += 1
+    vectors = np.concatenate(rows)
+    mean, second = vectors.mean(0), vectors.T @ vectors / len(vectors)
+    if shares is not None:
+        return Prior(mean, second, shares.term_ids, shares.term_share, shares.length)
+    kept = sorted(term for term, count in frequencies.items() if count >= 3)
+    share = np.array([frequencies[term] / passages for term in kept], np.float32)
+    return Prior(mean, second, np.array(kept, np.uint32), share, length / passages)
+
+
+def pack_prior(prior: Prior) -> bytes:
+    """The prior as a file: numpy's compressed archive, the second moment as a triangle."""
+    buffer = BytesIO()
+    np.savez_compressed(
+        buffer,
+        mean=prior.mean.astype(np.float32),
+        second=prior.second[np.triu_indices(len(prior.mean))].astype(np.float16),
+        term_ids=prior.term_ids,
+        term_share=prior.term_share.astype(np.float16),
+        length=np.float64(prior.length),
+    )
+    return buffer.getvalue()
+
+
+def unpack_prior(packed: bytes) -> Prior:
+    """Reads what `pack_prior` wrote."""
+    with np.load(BytesIO(packed)) as archive:
+        mean = archive["mean"].astype(np.float64)
+        second = np.zeros((len(mean), len(mean)))
+        second[np.triu_indices(len(mean))] = archive["second"].astype(np.float64)
+        return Prior(
+            mean,
+            second + np.triu(second, 1).T,
+            archive["term_ids"],
+            archive["term_share"].astype(np.float32),
+            float(archive["length"]),
+        )
+
+
+@cache
+def shipped_prior() -> Prior:
+    """The background under the built-in model; `benchmarks.matching prior` makes it."""
+    packed = (files("contex_server.matching") / "data" / "prior.npz").read_bytes()
+    return unpack_prior(packed)
+
+
+@cache
+def shipped_texts() -> tuple[str, ...]:
+    """Texts of many kinds, for the background under another model."""
+    text = (files("contex_server.matching") / "data" / "prior.txt").read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if line and not line.startswith("#"))

@@ -1,0 +1,361 @@
+"""A project's data by meaning and words: which of them answer a need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contex_server.matching.background import Background, Usual
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.postings import Postings
+from contex_server.matching.score import RIVALS, Scorer, saturation
+from contex_server.matching.terms import TermIds, Terms
+from contex_server.matching.vectors import ROUNDING, VectorIndex
+
+Floats = NDArray[np.float64]
+
+_FIRST_CANDIDATES = 64
+_MOST_CANDIDATES = 4_096
+"""No more are asked for where FAISS's answer is approximate."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """The texts that fit a need, best first.
+
+    Attributes:
+        serials: int64 [n], which texts.
+        passages: int64 [n], the best passage of each.
+        cosines: float64 [n], and so on: the parts of their fits.
+        standing: z.
+        lexical: l.
+        fits: f.
+        mean: Mean cosine of the need over the background.
+        deviation: Standard deviation of the same.
+    """
+
+    serials: NDArray[np.int64]
+    passages: NDArray[np.int64]
+    cosines: Floats
+    standing: Floats
+    lexical: Floats
+    fits: Floats
+    mean: float
+    deviation: float
+
+
+@dataclass(slots=True, eq=False)
+class Text:
+    """A text that at least one datum has.
+
+    Attributes:
+        serial: Names the text; never used again.
+        slots: int64 [passages], where its passages lie.
+        terms: Of each passage.
+        data_keys: The data it describes.
+    """
+
+    serial: int
+    digest: bytes
+    slots: NDArray[np.int64]
+    terms: tuple[Terms, ...]
+    data_keys: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change of a datum did to the texts.
+
+    Attributes:
+        added: The serial and the encoding of a text that came.
+        removed: Those of one that went.
+    """
+
+    added: tuple[int, Encoding] | None = None
+    removed: tuple[int, Encoding] | None = None
+
+
+NO_CHANGE = Change()
+
+
+class DataIndex:
+    """The texts of a project's live data. Not for use by several threads at once."""
+
+    def __init__(self, dimension: int, scorer: Scorer, background: Background) -> None:
+        self._scorer = scorer
+        self._vectors = VectorIndex(dimension)
+        self._postings = Postings()
+        self.background = background
+        self._texts: dict[bytes, Text] = {}
+        self._by_serial: dict[int, Text] = {}
+        self._digests: dict[str, bytes] = {}
+        self._next_serial = 1
+        self._free: list[int] = []
+        self._serial_of = np.zeros(0, np.int64)
+        self._passage_of = np.zeros(0, np.int64)
+        self._lengths = np.zeros(0)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, serial: int) -> bool:
+        return serial in self._by_serial
+
+    @property
+    def passages(self) -> int:
+        """How many passages are indexed."""
+        return len(self._vectors)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, of vectors, terms and what belongs to each slot."""
+        terms = sum(
+            sum(t.ids.nbytes + t.counts.nbytes + 300 for t in text.terms) + 500
+            for text in self._texts.values()
+        )
+        arrays = self._serial_of.nbytes + self._passage_of.nbytes + self._lengths.nbytes
+        return self._vectors.nbytes + self._postings.nbytes + terms + arrays
+
+    def digest_of(self, data_key: str) -> bytes | None:
+        """The digest of a datum's text; None if the datum is not there."""
+        return self._digests.get(data_key)
+
+    def text(self, digest: bytes) -> Text | None:
+        """The text with this digest, if a datum has it."""
+        return self._texts.get(digest)
+
+    def data_keys(self, serial: int) -> set[str]:
+        """The data of a text; empty if it is gone."""
+        text = self._by_serial.get(serial)
+        return text.data_keys if text is not None else set()
+
+    def put(self, data_key: str, digest: bytes, encoding: Encoding) -> Change:
+        """Adds a datum, or replaces it."""
+        before = self._digests.get(data_key)
+        if before == digest:
+            return NO_CHANGE
+        text, added = self._texts.get(digest), None
+        if text is None:
+            text = self._add(digest, encoding)
+            added = text.serial, encoding
+        text.data_keys.add(data_key)
+        self._digests[data_key] = digest
+        removed = None if before is None else self._release(data_key, before)
+        return Change(added, removed)
+
+    def remove(self, data_key: str) -> Change:
+        """Removes a datum, if it is there."""
+        digest = self._digests.pop(data_key, None)
+        return NO_CHANGE if digest is None else Change(None, self._release(data_key, digest))
+
+    def rank(self, need: Encoding, lowest: float) -> Ranking:
+        """Every text whose fit reaches `lowest`, and at any rate the best rivals, best first.
+
+        FAISS gives the texts with the highest cosines. What it did not give has a lower
+        cosine than the last of them, so its words tell the highest fit it can have; who may
+        reach `lowest` is measured too, and FAISS asked for more where words alone don't
+        decide. This is Fagin's threshold algorithm; it finds what going through everything
+        would, except where the vectors are so many that FAISS's own answer is approximate.
+
+        Args:
+            need: The need's encoding.
+            lowest: The lowest fit that counts.
+        """
+        (usual,) = self.background.usual([need])
+        lexical = self._lexical(need.terms[0].ids, usual)
+        count = _FIRST_CANDIDATES
+        while True:
+            slots, nearness = self._vectors.search(need.vectors[:1], count)
+            complete = count >= len(self._vectors)
+            if complete or (count >= _MOST_CANDIDATES and not self._vectors.is_exact):
+                return self._ranking(need, usual, slots[0], lexical)
+            edge = float(nearness[0, -1]) + ROUNDING
+            ranking = self._sifted(need, usual, slots[0], lexical, edge, lowest)
+            if ranking is not None:
+                return ranking
+            count *= 8
+
+    def measure(self, need: Encoding, text: Text) -> Ranking:
+        """All passages of one text against a need, best first."""
+        (usual,) = self.background.usual([need])
+        lexical = self._lexical(need.terms[0].ids, usual)
+        return self._ranking(need, usual, text.slots, lexical, every=True)
+
+    def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:
+        """The texts with the highest cosines.
+
+        Returns:
+            At most `count` serials, the cosines of their nearest passages, and the highest
+            that a passage of any other text may have.
+        """
+        slots, nearness = self._vectors.search(need.vectors[:1], _FIRST_CANDIDATES)
+        serials = self._serial_of[slots[0]]
+        first = np.sort(np.unique(serials, return_index=True)[1])
+        if len(first) > count:
+            edge = float(nearness[0, first[count]])
+        elif len(serials) < len(self._vectors):
+            edge = float(nearness[0, -1])
+        else:
+            edge = -np.inf
+        kept = first[:count]
+        return serials[kept].tolist(), nearness[0, kept], edge
+
+    def rivals(
+        self, need: Encoding, usual: Usual, serials: Iterable[int], edge: float
+    ) -> Floats | None:
+        """The best `RIVALS` fits of all texts that count as rivals, best first.
+
+        Args:
+            need: The need.
+            usual: What the background makes of it.
+            serials: The texts nearest to it; those that are gone are left out.
+            edge: The highest cosine that a passage of any other text may have.
+
+        Returns:
+            None if others may be better than these by their cosine alone.
+        """
+        texts = [text for s in serials if (text := self._by_serial.get(s)) is not None]
+        slots = np.concatenate([np.empty(0, np.int64), *(text.slots for text in texts)])
+        lexical = self._lexical(need.terms[0].ids, usual)
+        ranking = self._sifted(need, usual, slots, lexical, edge + ROUNDING, np.inf)
+        return None if ranking is None else ranking.fits[:RIVALS]
+
+    # -- writing -----------------------------------------------------------------
+
+    def _add(self, digest: bytes, encoding: Encoding) -> Text:
+        slots = self._take_slots(encoding.passages)
+        text = Text(self._next_serial, digest, slots, encoding.terms, set())
+        self._next_serial += 1
+        self._vectors.put(slots, encoding.vectors)
+        self._serial_of[slots] = text.serial
+        self._passage_of[slots] = np.arange(len(slots))
+        for slot, terms in zip(slots.tolist(), encoding.terms, strict=True):
+            self._lengths[slot] = terms.length
+            self._postings.add(slot, terms)
+        self._texts[digest] = self._by_serial[text.serial] = text
+        self.background.add(encoding)
+        return text
+
+    def _release(self, data_key: str, digest: bytes) -> tuple[int, Encoding] | None:
+        text = self._texts[digest]
+        text.data_keys.remove(data_key)
+        if text.data_keys:
+            return None
+        del self._texts[digest], self._by_serial[text.serial]
+        encoding = Encoding(self._vectors.vectors(text.slots), text.terms)
+        self.background.remove(encoding)
+        for slot, terms in zip(text.slots.tolist(), text.terms, strict=True):
+            self._postings.remove(slot, terms)
+        self._vectors.remove(text.slots)
+        self._serial_of[text.slots] = 0
+        self._free += text.slots.tolist()
+        return text.serial, encoding
+
+    def _take_slots(self, count: int) -> NDArray[np.int64]:
+        while len(self._free) < count:
+            size = len(self._serial_of)
+            grown = max(64, 2 * size)
+            self._serial_of = np.resize(self._serial_of, grown)
+            self._serial_of[size:] = 0
+            self._passage_of = np.resize(self._passage_of, grown)
+            self._lengths = np.resize(self._lengths, grown)
+            self._free += range(grown - 1, size - 1, -1)
+        return np.array([self._free.pop() for _ in range(count)], np.int64)
+
+    # -- reading -----------------------------------------------------------------
+
+    def _lexical(self, ids: TermIds, usual: Usual) -> Floats:
+        """l of every slot for a need of these terms."""
+        found = np.zeros(len(self._serial_of))
+        average = self.background.average_length
+        for term, weight in zip(ids.tolist(), usual.weights.tolist(), strict=True):
+            occurrences = self._postings.get(term)
+            if occurrences is not None:
+                slots = occurrences.slots
+                counts = occurrences.counts.astype(np.float64)
+                found[slots] += weight * saturation(counts, self._lengths[slots], average)
+        return found / usual.mass
+
+    def _sifted(
+        self,
+        need: Encoding,
+        usual: Usual,
+        slots: NDArray[np.int64],
+        lexical: Floats,
+        edge: float,
+        lowest: float,
+    ) -> Ranking | None:
+        """The ranking of some passages and of all others that reach `lowest` or are rivals.
+
+        Args:
+            need: The need.
+            usual: What the background makes of it.
+            slots: Passages that are ranked in any case.
+            lexical: l of every slot.
+            edge: The highest cosine that another passage may have.
+            lowest: The lowest fit that counts.
+
+        Returns:
+            None if another passage may count by its cosine alone.
+        """
+        ranking = self._ranking(need, usual, slots, lexical)
+        second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
+        rival_floor = self._scorer.rival_floor(self._scorer.crowd(self.background.passages))
+        wanted = min(lowest, max(second, rival_floor))
+        standing = self._scorer.standing(
+            np.array(edge), np.array(usual.mean), np.array(usual.deviation)
+        )
+        if float(self._scorer.fit(standing, np.zeros(()))) >= wanted:
+            return None
+        others = np.flatnonzero(self._scorer.fit(standing, lexical) >= wanted)
+        together = np.union1d(slots, others)
+        if len(together) == len(slots):
+            return ranking
+        return self._ranking(need, usual, together, lexical)
+
+    def _ranking(
+        self,
+        need: Encoding,
+        usual: Usual,
+        slots: NDArray[np.int64],
+        lexical: Floats,
+        *,
+        every: bool = False,
+    ) -> Ranking:
+        cosines = self._vectors.cosines(need.vectors[0], slots)
+        standing = self._scorer.standing(cosines, np.array(usual.mean), np.array(usual.deviation))
+        part = lexical[slots]
+        fits = self._scorer.fit(standing, part)
+        # Best first; where fits are equal, the first text and passage.
+        order = np.lexsort((self._passage_of[slots], self._serial_of[slots], -fits))
+        if not every:
+            _, first = np.unique(self._serial_of[slots][order], return_index=True)
+            order = order[np.sort(first)]
+        slots = slots[order]
+        return Ranking(
+            self._serial_of[slots],
+            self._passage_of[slots],
+            cosines[order],
+            standing[order],
+            part[order],
+            fits[order],
+            usual.mean,
+            usual.deviation,
+        )
+
+
+def lexical_of(ids: TermIds, rarity: Floats, terms: Terms, average_length: float) -> float:
+    """What a passage gets for a need's words, before it is divided by what there is to get.
+
+    Args:
+        ids: The need's terms, ascending.
+        rarity: What each counts.
+        terms: The passage's terms.
+        average_length: Average length of a passage.
+    """
+    counts = terms.counts_of(ids)
+    length = np.array(float(terms.length))
+    return float(rarity @ saturation(counts, length, average_length))

@@ -1,0 +1,235 @@
+"""The score of one need and one event, taken apart so that a person can follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from contex_server.matching.answers import scored
+from contex_server.matching.data import DataIndex, lexical_of
+from contex_server.matching.describe import Description
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
+from contex_server.matching.terms import words_of
+from contex_server.model import DATA_DELETED, Event, Match, Need
+from contex_server.model import Sequence as LogSequence
+
+TEXT_CHARS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One term of the log-odds."""
+
+    name: str
+    value: float
+    weight: float
+
+    @property
+    def log_odds(self) -> float:
+        """What it adds."""
+        return self.value * self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class TermHit:
+    """A word of the need: its share of the need's weight, and what of it the passage gets."""
+
+    word: str
+    stem: str
+    weight: float
+    hit: float
+
+
+@dataclass(frozen=True, slots=True)
+class PassageScore:
+    """A passage and its score, were it the datum's only one."""
+
+    path: str
+    text: str
+    score: float
+    cosine: float
+    lexical: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """See `contex.v1.ExplainResponse`.
+
+    Attributes:
+        rank: The datum's place for this need, from 1; 0 if the event is not its latest.
+    """
+
+    match: Match
+    matched: bool
+    verdict: str
+    contributions: tuple[Contribution, ...]
+    terms: tuple[TermHit, ...]
+    passages: tuple[PassageScore, ...]
+    rank: int
+    data_count: int
+
+
+def explain(
+    data: DataIndex,
+    scorer: Scorer,
+    model_id: str,
+    need: Need,
+    need_encoding: Encoding,
+    event: Event,
+    encoding: Encoding,
+    description: Description,
+    as_of: LogSequence,
+) -> Explanation:
+    """Scores an event for a need as a delivery would, and says what each part did.
+
+    Args:
+        data: The project's data.
+        scorer: Formula and weights.
+        model_id: The model of the encodings.
+        need: The need.
+        need_encoding: Its encoding.
+        event: The event.
+        encoding: Its text's.
+        description: Its text.
+        as_of: What the data are the state of.
+    """
+    background = data.background
+    crowd = scorer.crowd(background.passages)
+    ids = need_encoding.terms[0].ids
+    rarity = background.rarity(ids)
+    mass = float(rarity.sum()) or 1.0
+    means, deviations = background.cosines(need_encoding.vectors[:1])
+    cosines: Floats = np.clip(
+        encoding.vectors.astype(np.float64) @ need_encoding.vectors[0].astype(np.float64), -1, 1
+    )
+    lexical = np.array(
+        [
+            lexical_of(ids, rarity, terms, background.average_length) / mass
+            for terms in encoding.terms
+        ]
+    )
+    standing = scorer.standing(cosines, means, deviations)
+    fits = scorer.fit(standing, lexical)
+    best = int(np.argmax(fits))
+    ranking = data.rank(need_encoding, 0.0)
+    text = data.text(event.text_digest)
+    others = ranking.fits[ranking.serials != (text.serial if text else -1)]
+    top = np.sort(np.append(others[:RIVALS], fits[best]))[::-1][:RIVALS]
+    rivalry = float(scorer.rivalry(top, crowd).sum())
+    shares = scorer.share(fits, np.array(rivalry), crowd)
+    scores = scorer.score(standing, lexical, shares)
+    contributions = tuple(
+        Contribution(name, value, weight)
+        for name, value, weight in scorer.contributions(
+            float(standing[best]), float(lexical[best]), float(shares[best])
+        )
+    )
+    passages = [
+        PassageScore(
+            passage.path,
+            (description.texts[0] if at == 0 else passage.text)[:TEXT_CHARS],
+            float(scores[at]),
+            float(cosines[at]),
+            float(lexical[at]),
+        )
+        for at, passage in enumerate(description.passages[: encoding.passages])
+    ]
+    chosen = passages[min(best, len(passages) - 1)]
+    match = Match(
+        need_index=0,
+        need=need.text,
+        score=float(scores[best]),
+        passage=best,
+        cosine=float(cosines[best]),
+        standing=float(standing[best]),
+        lexical=float(lexical[best]),
+        share=float(shares[best]),
+        mean=float(means[0]),
+        deviation=float(deviations[0]),
+        threshold=need.threshold,
+        model=model_id,
+        scorer=scorer.name,
+        background_passages=background.passages,
+        background_as_of=as_of,
+        path=chosen.path,
+        passage_text=chosen.text,
+    )
+    terms = _term_hits(need.text, encoding, best, data, mass)
+    excluded = need.excludes(event.data_key)
+    matched = match.score >= need.threshold and not excluded
+    rank = 0
+    if text is not None and event.data_key in text.data_keys:
+        _, all_scores = scored(ranking, scorer, crowd)
+        place = int(np.flatnonzero(ranking.serials == text.serial)[0])
+        rank = 1 + int((all_scores > all_scores[place]).sum())
+    return Explanation(
+        match,
+        matched,
+        _verdict(match, matched, excluded, terms, event, rank, len(data)),
+        contributions,
+        terms,
+        tuple(sorted(passages, key=lambda passage: -passage.score)),
+        rank,
+        len(data),
+    )
+
+
+def _term_hits(
+    text: str, encoding: Encoding, passage: int, data: DataIndex, mass: float
+) -> tuple[TermHit, ...]:
+    background, terms = data.background, encoding.terms[passage]
+    hits: list[TermHit] = []
+    seen: set[int] = set()
+    for word in words_of(text):
+        if word.id in seen:
+            continue
+        seen.add(word.id)
+        weight = float(background.rarity(np.array([word.id], np.uint32))[0])
+        at = np.flatnonzero(terms.ids == word.id)
+        got = 0.0
+        if len(at):
+            got = float(
+                saturation(
+                    terms.counts[at].astype(np.float64),
+                    np.array(float(terms.length)),
+                    background.average_length,
+                )[0]
+            )
+        hits.append(TermHit(word.word, word.stem, weight / mass, weight * got / mass))
+    return tuple(hits)
+
+
+def _verdict(
+    match: Match,
+    matched: bool,
+    excluded: bool,
+    terms: tuple[TermHit, ...],
+    event: Event,
+    rank: int,
+    count: int,
+) -> str:
+    score, threshold = f"{match.score:.2f}", f"{match.threshold:.2f}"
+    what = "The datum deleted here" if event.event_type == DATA_DELETED else "It"
+    if excluded:
+        first = f"{what} does not match: its key is one that the need excludes."
+    elif matched:
+        first = f"{what} matches: {score} reaches the threshold {threshold}."
+    else:
+        first = f"{what} does not match: {score} is below the threshold {threshold}."
+    words = [term.word for term in terms if term.hit > 0 and " " not in term.word]
+    meaning = (
+        f"the meaning stands {match.standing:.1f} deviations out from the project's usual"
+        if match.standing > 0
+        else "the meaning is no nearer than is usual in the project"
+    )
+    hit = f"it has {_listed(words)}" if words else "it has none of the need's words"
+    place = f", and {rank - 1} of {count:,} data fit better" if rank > 1 else ""
+    return f"{first} {meaning.capitalize()}, {hit}{place}."
+
+
+def _listed(words: list[str]) -> str:
+    quoted = [f'"{word}"' for word in words[:5]]
+    more = f" and {len(words) - 5} more of its words" if len(words) > 5 else ""
+    return ", ".join(quoted) + more

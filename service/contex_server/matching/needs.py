@@ -1,0 +1,252 @@
+"""The needs of the agents that listen here: which of them a new text answers.
+
+`NeedRows` compares a text with every need at once, and cheaply. The few needs that may be met
+are then scored exactly, as `DataIndex` scores them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from contex_server.matching.background import Usual
+from contex_server.matching.data import NO_CHANGE, Change, DataIndex
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.needs_numbers import KEPT, Floats, Rows
+from contex_server.matching.needs_rows import ROUNDING, NeedRows, Pairs
+from contex_server.matching.score import RIVALS, Scorer, saturation
+from contex_server.model import Agent, Match
+
+
+class NeedIndex:
+    """Needs by agent. Not for use by several threads at once.
+
+    A need that several agents share is one row.
+    """
+
+    def __init__(self, dimension: int, scorer: Scorer, data: DataIndex, model_id: str) -> None:
+        self._scorer = scorer
+        self._data = data
+        self._model_id = model_id
+        self._agents: dict[str, Agent] = {}
+        self._row_of: dict[bytes, int] = {}
+        self._wanted_by: dict[int, dict[str, list[int]]] = {}
+        self._rows = NeedRows(dimension, scorer, data)
+        # What holds until the data change: by row, what the background makes of a need, and
+        # the fits of its rivals.
+        self._usual: dict[int, Usual] = {}
+        self._rivals: dict[int, Floats] = {}
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    @property
+    def needs(self) -> int:
+        """How many different needs there are."""
+        return len(self._row_of)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return self._rows.nbytes
+
+    def agents(self) -> Iterable[Agent]:
+        """All agents."""
+        return self._agents.values()
+
+    def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
+        """Adds an agent, or replaces it.
+
+        Args:
+            agent: The agent.
+            needs: The encodings of its needs.
+        """
+        wanted: dict[bytes, list[int]] = {}
+        for index, need in enumerate(agent.needs):
+            wanted.setdefault(need.digest, []).append(index)
+        new = [digest for digest in wanted if digest not in self._row_of]
+        rows = self._rows.add([needs[wanted[digest][0]] for digest in new])
+        for digest, row in zip(new, rows, strict=True):
+            self._row_of[digest] = row
+            self._wanted_by[row] = {}
+        for digest, indexes in wanted.items():
+            self._wanted_by[self._row_of[digest]][agent.agent_id] = indexes
+        before = self._agents.get(agent.agent_id)
+        self._agents[agent.agent_id] = agent
+        given_up = {need.digest for need in before.needs} - wanted.keys() if before else set()
+        self._release(agent.agent_id, given_up)
+        self._set_thresholds(wanted.keys() | given_up)
+
+    def remove_agent(self, agent_id: str) -> None:
+        """Removes an agent, if it is there."""
+        agent = self._agents.pop(agent_id, None)
+        if agent is not None:
+            digests = {need.digest for need in agent.needs}
+            self._release(agent_id, digests)
+            self._set_thresholds(digests)
+
+    # -- following the data ------------------------------------------------------
+
+    def changed(self, change: Change) -> None:
+        """Takes note of what the data index has taken in or let go."""
+        if change != NO_CHANGE:
+            self._usual.clear()
+            self._rivals.clear()
+            self._rows.changed(change)
+
+    # -- matching ----------------------------------------------------------------
+
+    def scan(self, encodings: Sequence[Encoding]) -> list[Pairs]:
+        """The needs that each text may concern."""
+        return self._rows.scan(encodings)
+
+    def match(
+        self, encoding: Encoding, pairs: Pairs, data_key: str, serial: int | None
+    ) -> dict[str, tuple[Match, ...]]:
+        """The agents that an event concerns.
+
+        Args:
+            encoding: Its text.
+            pairs: What `scan` found for it.
+            data_key: Its data key, for exclusions.
+            serial: The text in the data index, if it is there.
+
+        Returns:
+            By agent id, the needs that it meets with a score of at least the need's
+            threshold, best first. Agents without one are absent.
+        """
+        thresholds = self._rows.numbers.threshold
+        highest = self._score_alone(pairs.standing, pairs.lexical)
+        rows = np.unique(pairs.rows[highest >= thresholds[pairs.rows] - ROUNDING])
+        if not len(rows):
+            return {}
+        usual = self._usual_of(rows)
+        cosines, standing, lexical = self._measured(encoding, rows, usual)
+        best = self._scorer.fit(standing, lexical).argmax(1)
+        at = np.arange(len(rows))
+        cosines, standing, lexical = cosines[at, best], standing[at, best], lexical[at, best]
+        fits = self._scorer.fit(standing, lexical)
+        crowd = self._scorer.crowd(self._data.background.passages)
+        by_agent: defaultdict[str, list[Match]] = defaultdict(list)
+        for index in np.flatnonzero(self._score_alone(standing, lexical) >= thresholds[rows]):
+            row, fit = int(rows[index]), float(fits[index])
+            rivals = self._rivals_of(row, usual[index])
+            if serial is None:
+                rivals = np.sort(np.append(rivals, fit))[::-1][:RIVALS]
+            rivalry = self._scorer.rivalry(rivals, crowd).sum()
+            share = float(self._scorer.share(fits[index], rivalry, crowd))
+            score = float(self._scorer.score(standing[index], lexical[index], np.array(share)))
+            for agent_id, indexes in self._wanted_by[row].items():
+                agent = self._agents[agent_id]
+                for need_index in indexes:
+                    wanted = agent.needs[need_index]
+                    if score < wanted.threshold or wanted.excludes(data_key):
+                        continue
+                    by_agent[agent_id].append(
+                        Match(
+                            need_index=need_index,
+                            need=wanted.text,
+                            score=score,
+                            passage=int(best[index]),
+                            cosine=float(cosines[index]),
+                            standing=float(standing[index]),
+                            lexical=float(lexical[index]),
+                            share=share,
+                            mean=usual[index].mean,
+                            deviation=usual[index].deviation,
+                            threshold=wanted.threshold,
+                            model=self._model_id,
+                            scorer=self._scorer.name,
+                            background_passages=self._data.background.passages,
+                        )
+                    )
+        return {agent_id: best_first(matches) for agent_id, matches in by_agent.items()}
+
+    # -- exactly -----------------------------------------------------------------
+
+    def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:
+        """The scores if nothing else were a rival: no score is higher."""
+        scorer = self._scorer
+        crowd = scorer.crowd(self._data.background.passages)
+        fits = scorer.fit(standing, lexical)
+        share = scorer.share(fits, scorer.rivalry(fits, crowd), crowd)
+        return scorer.score(standing, lexical, share)
+
+    def _usual_of(self, rows: Rows) -> list[Usual]:
+        missing = [row for row in rows.tolist() if row not in self._usual]
+        found = self._data.background.usual([self._rows.need(row) for row in missing])
+        self._usual.update(zip(missing, found, strict=True))
+        return [self._usual[row] for row in rows.tolist()]
+
+    def _measured(
+        self, encoding: Encoding, rows: Rows, usual: Sequence[Usual]
+    ) -> tuple[Floats, Floats, Floats]:
+        """Cosine, standing and words of some needs with each passage, [rows, passages]."""
+        exact = self._rows.vectors[rows].astype(np.float64)
+        cosines = np.clip(exact @ encoding.vectors.T.astype(np.float64), -1.0, 1.0)
+        standing = self._scorer.standing(
+            cosines,
+            np.array([[one.mean] for one in usual]),
+            np.array([[one.deviation] for one in usual]),
+        )
+        ids = np.concatenate([self._rows.terms[row].ids for row in rows.tolist()])
+        weights = np.concatenate([one.weights for one in usual])
+        owner = np.repeat(np.arange(len(rows)), [len(one.weights) for one in usual])
+        masses = np.array([one.mass for one in usual])
+        average = self._data.background.average_length
+        lexical = np.zeros_like(cosines)
+        for passage, terms in enumerate(encoding.terms):
+            counts = terms.counts_of(ids)
+            hit = np.flatnonzero(counts)
+            got = weights[hit] * saturation(counts[hit], np.array(float(terms.length)), average)
+            lexical[:, passage] = np.bincount(owner[hit], got, len(rows)) / masses
+        return cosines, standing, lexical
+
+    def _rivals_of(self, row: int, usual: Usual) -> Floats:
+        """The fits of the best data of a need, best first."""
+        found = self._rivals.get(row)
+        if found is not None:
+            return found
+        need, numbers = self._rows.need(row), self._rows.numbers
+        if numbers.edge[row] < np.inf:
+            found = self._data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
+        if found is None:
+            numbers.found(row, *self._data.nearest(need, KEPT))
+            found = self._data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
+        if found is None:
+            found = self._data.rank(need, np.inf).fits[:RIVALS]
+        self._rivals[row] = found
+        return found
+
+    # -- plumbing ----------------------------------------------------------------
+
+    def _set_thresholds(self, digests: Iterable[bytes]) -> None:
+        """Notes the lowest threshold that is set on each need."""
+        rows = [row for digest in digests if (row := self._row_of.get(digest)) is not None]
+        thresholds = [
+            min(
+                self._agents[agent_id].needs[index].threshold
+                for agent_id, indexes in self._wanted_by[row].items()
+                for index in indexes
+            )
+            for row in rows
+        ]
+        self._rows.set_thresholds(rows, thresholds)
+
+    def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
+        for digest in digests:
+            row = self._row_of[digest]
+            agents = self._wanted_by[row]
+            del agents[agent_id]
+            if not agents:
+                del self._wanted_by[row], self._row_of[digest]
+                self._rows.remove(row)
+                self._usual.pop(row, None)
+                self._rivals.pop(row, None)
+
+
+def best_first(matches: list[Match]) -> tuple[Match, ...]:
+    """Matches by score; where scores are equal, by need."""
+    return tuple(sorted(matches, key=lambda match: (-match.score, match.need_index)))

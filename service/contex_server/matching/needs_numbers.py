@@ -1,0 +1,141 @@
+"""What is known of each need without looking at any text again, as arrays by row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contex_server.matching.background import deviations
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+KEPT = 8
+"""Nearest texts remembered for each need: as many may go before they are looked for again."""
+_ROUNDING = 5e-5
+"""More than means can be off: the background rounds components, these sums are of float32."""
+_ROW_ARRAYS = (
+    "best",
+    "best_cosine",
+    "deviation",
+    "edge",
+    "lowest_fit",
+    "mass",
+    "mean",
+    "square",
+    "sum",
+    "threshold",
+)
+
+
+class Numbers:
+    """Arrays with a row for each need, and some to spare.
+
+    Attributes:
+        sum: float64, the need's cosines over the background together.
+        square: float64, the squares of these together.
+        mean: float64, their mean, rather too low than too high.
+        deviation: float64, their standard deviation, rather too low than too high.
+        mass: float64, what its words weigh together.
+        threshold: float64, the lowest that an agent has set.
+        lowest_fit: float64, the fit that this asks for; infinite where there is no need.
+        best: int64 [rows, KEPT], serials of the texts nearest to it, or 0.
+        best_cosine: float64 [rows, KEPT], theirs.
+        edge: float64, the highest cosine that any other text may have; infinite as long as
+            nothing is known.
+    """
+
+    def __init__(self) -> None:
+        self.sum = np.zeros(0)
+        self.square = np.zeros(0)
+        self.mean = np.zeros(0)
+        self.deviation = np.zeros(0)
+        self.mass = np.zeros(0)
+        self.threshold = np.zeros(0)
+        self.lowest_fit = np.zeros(0)
+        self.edge = np.zeros(0)
+        self.best = np.zeros((0, KEPT), np.int64)
+        self.best_cosine = np.zeros((0, KEPT))
+
+    def __len__(self) -> int:
+        return len(self.sum)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return sum(int(getattr(self, name).nbytes) for name in _ROW_ARRAYS)
+
+    def grow(self, rows: int) -> None:
+        """Makes room."""
+        before = len(self)
+        for name in _ROW_ARRAYS:
+            array = getattr(self, name)
+            grown = np.zeros((rows, *array.shape[1:]), array.dtype)
+            grown[:before] = array
+            setattr(self, name, grown)
+        self.deviation[before:] = 1.0
+        self.clear(np.arange(before, rows))
+
+    def clear(self, rows: Rows | int) -> None:
+        """Forgets needs: rows without one ask for an infinite fit."""
+        self.lowest_fit[rows] = self.edge[rows] = np.inf
+        self.mass[rows] = self.best[rows] = 0
+        self.best_cosine[rows] = -np.inf
+
+    # -- over the background -----------------------------------------------------
+
+    def set_moments(self, rows: Rows, means: Floats, squares: Floats, weight: float) -> None:
+        """Sets what the background of this weight says about needs."""
+        self.sum[rows] = means * weight
+        self.square[rows] = squares * weight
+        self._derive(rows, weight)
+
+    def move(self, rows: slice, cosines: Floats, signs: Floats, weight: float) -> None:
+        """Follows the background.
+
+        Args:
+            rows: Which needs.
+            cosines: float64 [rows, n], theirs with passages that came and went.
+            signs: float64 [n], 1 or -1.
+            weight: What the background weighs now.
+        """
+        self.sum[rows] += cosines @ signs
+        self.square[rows] += cosines**2 @ signs
+        self._derive(rows, weight)
+
+    def _derive(self, rows: Rows | slice, weight: float) -> None:
+        means = self.sum[rows] / weight
+        self.mean[rows] = means - _ROUNDING
+        self.deviation[rows] = deviations(means, self.square[rows] / weight - 2 * _ROUNDING)
+
+    # -- nearest texts -----------------------------------------------------------
+
+    def found(self, row: int, serials: list[int], cosines: Floats, edge: float) -> None:
+        """Takes the nearest texts of a need in, as `DataIndex.nearest` gives them."""
+        self.best[row], self.best_cosine[row] = 0, -np.inf
+        self.best[row, : len(serials)] = serials
+        self.best_cosine[row, : len(serials)] = cosines
+        self.edge[row] = edge
+
+    def came(self, serial: int, rows: Rows, cosines: Floats) -> None:
+        """Takes a text in where it is among the nearest.
+
+        Args:
+            serial: The text.
+            rows: Needs to which it is nearer than their edge.
+            cosines: float64 [rows], theirs with its nearest passage.
+        """
+        worst = self.best_cosine[rows].argmin(1)
+        given_up = self.best_cosine[rows, worst]
+        taken = cosines > given_up
+        self.edge[rows] = np.maximum(self.edge[rows], np.where(taken, given_up, cosines))
+        rows, worst = rows[taken], worst[taken]
+        self.best[rows, worst] = serial
+        self.best_cosine[rows, worst] = cosines[taken]
+
+    def gone(self, serials: list[int]) -> None:
+        """Makes room where texts were among the nearest that are gone."""
+        known = np.flatnonzero(self.edge < np.inf)
+        row, place = np.nonzero(np.isin(self.best[known], serials))
+        self.best[known[row], place] = 0
+        self.best_cosine[known[row], place] = -np.inf

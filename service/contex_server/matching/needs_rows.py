@@ -1,0 +1,321 @@
+"""The rows of the needs' index: which needs a text may concern, found without scoring any.
+
+One product of matrices gives the cosines of all needs with a text, an inverted index the words
+in common. What else is known of each need follows every change of the data, in the same pass,
+and is rounded so that no need is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contex_server.matching.background import PASSAGES_PER_TEXT, rarities
+from contex_server.matching.data import Change, DataIndex
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.needs_numbers import Floats, Numbers, Rows
+from contex_server.matching.postings import Postings
+from contex_server.matching.score import Scorer, saturation
+from contex_server.matching.terms import Terms
+
+ROUNDING = 1e-6
+"""More than cosines in float32 and sums that follow changes can be off."""
+_WORDS_APART = 0.15
+"""Needs that share more of their words than this are looked at whatever their cosine."""
+_SMALLER = 0.8
+_LARGER = 1.5
+"""Masses are those of a project smaller by a fifth, until it is smaller or half as large again:
+words weigh more the more data there are, so shares of them are never underestimated."""
+_BLOCK_ROWS = 8_192
+_PENDING_PASSAGES = 1_024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """The needs that a text may concern, each with the passages that say so.
+
+    Attributes:
+        rows: int64 [n].
+        standing: float64 [n], at least z.
+        lexical: float64 [n], at least l.
+    """
+
+    rows: Rows
+    standing: Floats
+    lexical: Floats
+
+
+class _Pending(NamedTuple):
+    """A text that came (1) or went (-1) and is not in the numbers yet."""
+
+    serial: int
+    encoding: Encoding
+    sign: int
+
+
+class NeedRows:
+    """Needs by row; a row that is free asks for more than any text has.
+
+    Attributes:
+        vectors: float32 [rows, dimension].
+        terms: By row, where there is a need.
+        numbers: What is known of each.
+    """
+
+    def __init__(self, dimension: int, scorer: Scorer, data: DataIndex) -> None:
+        self._scorer = scorer
+        self._data = data
+        self.vectors = np.zeros((0, dimension), np.float32)
+        self.terms: dict[int, Terms] = {}
+        self.numbers = Numbers()
+        self._postings = Postings()
+        self._free: list[int] = []
+        self._used = 0
+        self._pending: list[_Pending] = []
+        self._pending_passages = 0
+        self._mass_weight = 0.0
+        self._crowd = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        terms = sum(terms.ids.nbytes + 600 for terms in self.terms.values())
+        return self.vectors.nbytes + self._postings.nbytes + self.numbers.nbytes + terms
+
+    def need(self, row: int) -> Encoding:
+        """The need of a row."""
+        return Encoding(self.vectors[row : row + 1], (self.terms[row],))
+
+    def add(self, needs: Sequence[Encoding]) -> list[int]:
+        """Takes needs in; their thresholds are set later."""
+        if not needs:
+            return []
+        background, numbers = self._data.background, self.numbers
+        if self.terms:
+            self.scan(())
+        else:
+            self._pending.clear()
+            self._mass_weight = _SMALLER * background.weight
+            self._crowd = self._scorer.crowd(background.passages)
+        if len(needs) > len(self._free):
+            self._grow(max(64, 3 * len(numbers) // 2, len(numbers) + len(needs)))
+        rows = [self._free.pop() for _ in needs]
+        self._used = max(self._used, *(row + 1 for row in rows))
+        self.vectors[rows] = np.concatenate([need.vectors[:1] for need in needs])
+        means, squares = background.means(self.vectors[rows])
+        numbers.set_moments(np.array(rows), means, squares, background.weight)
+        for row, need in zip(rows, needs, strict=True):
+            terms = self.terms[row] = need.terms[0]
+            self._postings.add(row, terms)
+            frequencies = background.frequencies(terms.ids)
+            numbers.mass[row] = rarities(terms.ids, frequencies, self._mass_weight).sum()
+        return rows
+
+    def remove(self, row: int) -> None:
+        """Lets a need go."""
+        self._postings.remove(row, self.terms.pop(row))
+        self.numbers.clear(row)
+        self._free.append(row)
+
+    def set_thresholds(self, rows: list[int], thresholds: list[float]) -> None:
+        """Sets the lowest score that matches for needs."""
+        self.numbers.threshold[rows] = thresholds
+        self._set_lowest_fits(np.array(rows, np.int64))
+
+    def changed(self, change: Change) -> None:
+        """Takes note of what the data index has taken in or let go."""
+        for text, sign in ((change.removed, -1), (change.added, 1)):
+            if text is not None and self.terms:
+                self._pending.append(_Pending(*text, sign))
+                self._pending_passages += text[1].passages
+        if self._pending_passages > _PENDING_PASSAGES:
+            self.scan(())
+
+    def scan(self, encodings: Sequence[Encoding]) -> list[Pairs]:
+        """The needs that each text may concern."""
+        pending, self._pending, self._pending_passages = self._pending, [], 0
+        if not self.terms:
+            return [_pairs([]) for _ in encodings]
+        if pending:
+            self._update_masses(pending)
+            self._update_lowest_fits()
+            self.numbers.gone([text.serial for text in pending if text.sign < 0])
+        near = self._compare(encodings, pending)
+        found: list[Pairs] = []
+        for encoding in encodings:
+            found.append(
+                _pairs(
+                    [
+                        self._likely(vector, terms, *next(near))
+                        for vector, terms in zip(encoding.vectors, encoding.terms, strict=True)
+                    ]
+                )
+            )
+        return found
+
+    # -- comparing ---------------------------------------------------------------
+
+    def _compare(
+        self, encodings: Sequence[Encoding], pending: Sequence[_Pending]
+    ) -> Iterator[tuple[Rows, Floats]]:
+        """Compares all needs with all passages of some texts, and moves their numbers.
+
+        Returns:
+            For each passage of each encoding the needs that may be near enough, and their
+            cosines.
+        """
+        numbers, weight = self.numbers, self._data.background.weight
+        places: dict[int, slice] = {}
+        flat: list[NDArray[np.float32]] = []
+        for encoding in [*encodings, *(text.encoding for text in pending)]:
+            if id(encoding) not in places:
+                places[id(encoding)] = slice(len(flat), len(flat) + encoding.passages)
+                flat.extend(encoding.vectors)
+        if not flat:
+            return iter(())
+        signs = np.zeros(len(flat))
+        for text in pending:
+            place = places[id(text.encoding)]
+            signs[place][:PASSAGES_PER_TEXT] += text.sign
+        moving = np.flatnonzero(signs)
+        came = [
+            (text.serial, places[id(text.encoding)])
+            for text in pending
+            if text.sign > 0 and text.serial in self._data
+        ]
+        asked = [at for e in encodings for at in range(*places[id(e)].indices(len(flat)))]
+        passages = np.stack(flat).T
+        none = np.empty(0, np.int64)
+        hits: list[tuple[NDArray[np.int64], Rows, Floats]] = [(none, none, np.empty(0))]
+        for start in range(0, self._used, _BLOCK_ROWS):
+            part = slice(start, min(start + _BLOCK_ROWS, self._used))
+            product = self.vectors[part] @ passages
+            if len(moving):
+                moved = product[:, moving].astype(np.float64)
+                numbers.move(part, moved, signs[moving], weight)
+            for serial, place in came:
+                nearest = product[:, place].max(1).astype(np.float64)
+                rows = np.flatnonzero(nearest > numbers.edge[part] - ROUNDING)
+                numbers.came(serial, rows + start, nearest[rows])
+            if asked:
+                wanted = product[:, asked]
+                row, passage = np.nonzero(wanted >= self._least_cosines(part)[:, None])
+                hits.append((passage, row + start, wanted[row, passage].astype(np.float64)))
+        passage, row, cosine = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+        order = np.argsort(passage, kind="stable")
+        edges = np.searchsorted(passage[order], np.arange(1, len(asked)))
+        return zip(np.split(row[order], edges), np.split(cosine[order], edges), strict=True)
+
+    def _least_cosines(self, rows: slice) -> NDArray[np.float32]:
+        """The cosine that each need asks of a passage which has few of its words."""
+        numbers, weights = self.numbers, self._scorer.weights
+        words = weights.fit_lexical * _WORDS_APART
+        standing = (numbers.lowest_fit[rows] - words) / weights.fit_standing
+        cosines = numbers.mean[rows] + standing * numbers.deviation[rows] - ROUNDING
+        return np.where(standing > 0, cosines, -2.0).astype(np.float32)
+
+    def _likely(
+        self, vector: NDArray[np.float32], terms: Terms, near: Rows, cosines: Floats
+    ) -> Pairs:
+        """The needs that a passage may meet, by its words too.
+
+        Args:
+            vector: The passage's vector.
+            terms: Its terms.
+            near: The needs that are near enough.
+            cosines: Theirs.
+        """
+        numbers = self.numbers
+        words = self._words(terms)
+        apart = words > _WORDS_APART * numbers.mass[: self._used]
+        apart[near] = False
+        wordy = np.flatnonzero(apart)
+        rows = np.concatenate([near, wordy])
+        cosines = np.concatenate([cosines, (self.vectors[wordy] @ vector).astype(np.float64)])
+        standing = self._scorer.standing(
+            cosines + ROUNDING, numbers.mean[rows], numbers.deviation[rows]
+        )
+        lexical = np.minimum(words[rows] / np.maximum(numbers.mass[rows], ROUNDING), 1.0)
+        kept = self._scorer.fit(standing, lexical) >= numbers.lowest_fit[rows] - ROUNDING
+        return Pairs(rows[kept], standing[kept], lexical[kept])
+
+    def _words(self, terms: Terms) -> Floats:
+        """What a passage of these terms gets for the words of each need, [used rows]."""
+        background = self._data.background
+        at = [i for i, term in enumerate(terms.ids.tolist()) if term in self._postings]
+        if not at:
+            return np.zeros(self._used)
+        ids = terms.ids[at]
+        weights = background.rarity(ids) * saturation(
+            terms.counts[at].astype(np.float64),
+            np.array(float(terms.length)),
+            background.average_length,
+        )
+        slots, sizes = self._postings.slots(ids.tolist())
+        found = np.bincount(slots, np.repeat(weights, sizes), self._used)
+        return found.astype(np.float64, copy=False)
+
+    # -- following ---------------------------------------------------------------
+
+    def _update_masses(self, pending: Sequence[_Pending]) -> None:
+        """Follows how rare words are now."""
+        background, numbers = self._data.background, self.numbers
+        weight = self._mass_weight
+        if not weight <= background.weight <= weight * _LARGER / _SMALLER:
+            self._mass_weight = weight = _SMALLER * background.weight
+            ids = np.fromiter(self._postings.terms(), np.uint32, len(self._postings))
+            moved = rarities(ids, background.frequencies(ids), weight)
+            numbers.mass[:] = 0
+        else:
+            counted = [
+                (terms.ids, text.sign)
+                for text in pending
+                for terms in text.encoding.terms[:PASSAGES_PER_TEXT]
+            ]
+            signs = np.repeat([sign for _, sign in counted], [len(ids) for ids, _ in counted])
+            ids, inverse = np.unique(
+                np.concatenate([ids for ids, _ in counted]), return_inverse=True
+            )
+            more = np.bincount(inverse, signs, len(ids)).astype(np.float64, copy=False)
+            wanted = [at for at in np.flatnonzero(more).tolist() if int(ids[at]) in self._postings]
+            ids, more = ids[wanted], more[wanted]
+            now = background.frequencies(ids)
+            moved = rarities(ids, now, weight) - rarities(ids, now - more, weight)
+        slots, sizes = self._postings.slots(ids.tolist())
+        numbers.mass += np.bincount(slots, np.repeat(moved, sizes), len(numbers))
+
+    def _update_lowest_fits(self) -> None:
+        crowd = self._scorer.crowd(self._data.background.passages)
+        if not 0.95 < crowd / self._crowd < 1.05:
+            self._crowd = crowd
+            self._set_lowest_fits(np.array(list(self.terms)))
+
+    def _set_lowest_fits(self, rows: Rows) -> None:
+        """Which fit needs ask for at least in a crowd like this, or a tenth smaller."""
+        numbers = self.numbers
+        thresholds, which = np.unique(numbers.threshold[rows], return_inverse=True)
+        fits = [self._scorer.lowest_fit(t, 0.9 * self._crowd) for t in thresholds.tolist()]
+        numbers.lowest_fit[rows] = np.array(fits)[which]
+
+    def _grow(self, size: int) -> None:
+        before = len(self.vectors)
+        vectors = np.zeros((size, self.vectors.shape[1]), np.float32)
+        vectors[:before] = self.vectors
+        self.vectors = vectors
+        self.numbers.grow(size)
+        self._free += range(size - 1, before - 1, -1)
+
+
+def _pairs(parts: Sequence[Pairs]) -> Pairs:
+    if len(parts) == 1:
+        return parts[0]
+    none = [np.empty(0)]
+    return Pairs(
+        np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)]),
+        np.concatenate([*none, *(part.standing for part in parts)]),
+        np.concatenate([*none, *(part.lexical for part in parts)]),
+    )

@@ -1,0 +1,101 @@
+"""An inverted index that follows every change at once: term → where it occurs, and how often.
+
+tantivy was measured for this and left out: a change becomes visible with a commit, it can't be
+asked which of many needs a new text meets, and it rounds lengths, so that the two directions
+would disagree; see ADR 9.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contex_server.matching.terms import Terms
+
+MAX_SLOTS = 1 << 24
+_COUNT_BITS = 8
+_BYTES_EACH = 200
+"""Of a list and its place in the dictionary, apart from what it holds."""
+
+
+class Occurrences(NamedTuple):
+    """Where a term occurs.
+
+    Attributes:
+        slots: int64 [n].
+        counts: uint8 [n], how often it occurs there.
+    """
+
+    slots: NDArray[np.int64]
+    counts: NDArray[np.uint8]
+
+
+class Postings:
+    """Terms of texts by slot; slots are below `MAX_SLOTS`.
+
+    Most terms occur once or twice, so a list is as small as can be: one packed number an
+    occurrence, the slot and, in the lowest 8 bits, the count.
+    """
+
+    def __init__(self) -> None:
+        self._lists: dict[int, array[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def __contains__(self, term: int) -> bool:
+        return term in self._lists
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the lists in bytes, about."""
+        return sum(4 * len(found) for found in self._lists.values()) + _BYTES_EACH * len(self)
+
+    def add(self, slot: int, terms: Terms) -> None:
+        """Adds a text."""
+        packed = ((slot << _COUNT_BITS) | terms.counts.astype(np.int64)).tolist()
+        for term, one in zip(terms.ids.tolist(), packed, strict=True):
+            found = self._lists.get(term)
+            if found is None:
+                self._lists[term] = array("I", (one,))
+            else:
+                found.append(one)
+
+    def remove(self, slot: int, terms: Terms) -> None:
+        """Removes a text that was added with these terms."""
+        packed = ((slot << _COUNT_BITS) | terms.counts.astype(np.int64)).tolist()
+        for term, one in zip(terms.ids.tolist(), packed, strict=True):
+            found = self._lists[term]
+            last = found.pop()
+            if not found:
+                del self._lists[term]
+            if last != one:
+                at = np.flatnonzero(np.frombuffer(found, np.uint32) == one)[0]
+                found[at] = last
+
+    def get(self, term: int) -> Occurrences | None:
+        """Where a term occurs."""
+        found = self._lists.get(term)
+        if found is None:
+            return None
+        packed = np.array(found, np.uint32)
+        return Occurrences((packed >> _COUNT_BITS).astype(np.int64), packed.astype(np.uint8))
+
+    def slots(self, terms: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where several terms occur, which all do.
+
+        Returns:
+            The slots, term after term, and how many each term has.
+        """
+        lists = [self._lists[term] for term in terms]
+        sizes = np.fromiter(map(len, lists), np.int64, len(lists))
+        packed = np.frombuffer(b"".join(lists), np.uint32)
+        return (packed >> _COUNT_BITS).astype(np.int64), sizes
+
+    def terms(self) -> Iterator[int]:
+        """All terms."""
+        return iter(self._lists)

@@ -1,0 +1,156 @@
+"""Texts to the words that they are compared by: folded, without stop words, stemmed.
+
+Single words and pairs of neighbours both count: "read only" is more than "read" and "only".
+A term is kept as the CRC-32 of its stem; that two stems of a project share one is as likely
+as not once it has 55,000 of them, and then costs one need a few hundredths.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from zlib import crc32
+
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+
+TermIds = NDArray[np.uint32]
+
+PAIR_WEIGHT = 0.5
+"""What a pair of neighbouring words counts against a single word of the same rarity."""
+_MAX_COUNT = 255
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+_MARKS = re.compile(r"[\u0300-\u036f]+")
+_PAIR_BIT = np.uint32(1 << 31)
+
+# Words that say nothing about what is wanted: the usual English ones, and those in which
+# people put a request ("please tell me", "I want to know").
+_STOP_WORDS = """
+    a about above after again against all am an and any are as at be because been before being
+    below between both but by can could did do does doing don down during each few for from
+    further had has have having he her here hers him his how i if in into is it its itself just
+    ll me more most my no nor not now of off on once only or other our out over own re s same she
+    should so some such t than that the their them then there these they this those through to
+    too under until up ve very was we were what when where which while who whom why will with
+    would you your
+    find get give help know let like need please show tell want
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of a text.
+
+    Attributes:
+        ids: uint32 [n], ascending, each once. The highest bit marks a pair of words.
+        counts: uint8 [n], how often each occurs, weighted by where.
+    """
+
+    ids: TermIds
+    counts: NDArray[np.uint8]
+
+    @property
+    def length(self) -> int:
+        """All counts together: the text's length in terms."""
+        return int(self.counts.sum(dtype=np.int64))
+
+    def counts_of(self, ids: TermIds) -> NDArray[np.float64]:
+        """How often each of some terms occurs."""
+        if not len(self.ids):
+            return np.zeros(len(ids))
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[at] == ids, self.counts[at], 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a text: as it stands there, as it is compared, and its term."""
+
+    word: str
+    stem: str
+    id: int
+
+
+NO_TERMS = Terms(np.empty(0, np.uint32), np.empty(0, np.uint8))
+
+
+def terms_of(parts: Iterable[tuple[str, int]]) -> Terms:
+    """The terms of a text's parts.
+
+    Args:
+        parts: Each with how many times its words count.
+    """
+    counts: Counter[int] = Counter()
+    for text, weight in parts:
+        if text:
+            for term in _term_ids(text):
+                counts[term] += weight
+    if not counts:
+        return NO_TERMS
+    ids = np.fromiter(counts.keys(), np.uint32, len(counts))
+    values = np.fromiter(counts.values(), np.int64, len(counts))
+    order = np.argsort(ids)
+    return Terms(ids[order], np.minimum(values[order], _MAX_COUNT).astype(np.uint8))
+
+
+def is_pair(ids: TermIds) -> NDArray[np.bool_]:
+    """Which of the terms are pairs of words."""
+    marked: NDArray[np.bool_] = (ids & _PAIR_BIT) != 0
+    return marked
+
+
+def words_of(text: str) -> list[Word]:
+    """The words of a text that count, in its order, then its pairs of neighbours."""
+    words = [Word(word, stem, _id(stem)) for word, stem in _stems(text)]
+    pairs = [
+        Word(f"{a.word} {b.word}", f"{a.stem} {b.stem}", _pair_id(a.stem, b.stem))
+        for a, b in pairwise(words)
+    ]
+    return words + pairs
+
+
+def _term_ids(text: str) -> list[int]:
+    stems = [stem for _, stem in _stems(text)]
+    ids = [_id(stem) for stem in stems]
+    ids += [_pair_id(a, b) for a, b in pairwise(stems)]
+    return ids
+
+
+@lru_cache(maxsize=65_536)
+def _id(stem: str) -> int:
+    return crc32(stem.encode()) & 0x7FFFFFFF
+
+
+def _pair_id(first: str, second: str) -> int:
+    return crc32(f"{first} {second}".encode()) | 0x80000000
+
+
+def _stems(text: str) -> list[tuple[str, str]]:
+    folded = text.lower()
+    if not folded.isascii():
+        folded = _MARKS.sub("", unicodedata.normalize("NFKD", folded))
+    words = [word for word in _WORD.findall(folded) if word not in STOP_WORDS]
+    return list(zip(words, _stemmed(words), strict=True))
+
+
+class _Stemmers(threading.local):
+    """A stemmer keeps state while it works, so each thread has its own."""
+
+    def __init__(self) -> None:
+        self.english = Stemmer.Stemmer("english")
+
+
+_stemmers = _Stemmers()
+
+
+def _stemmed(words: Sequence[str]) -> list[str]:
+    stems: list[str] = _stemmers.english.stemWords(words)
+    return stems

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from contex_server.matching.terms import NO_TERMS, STOP_WORDS, Terms, is_pair, terms_of, words_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def counts(*parts: tuple[str, int]) -> dict[int, int]:
+    terms = terms_of(parts)
+    return dict(zip(terms.ids.tolist(), terms.counts.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Payments failing", "payment FAILED"),
+        ("the payments of the customers", "payments customers"),
+        ("show me what payments need", "payment"),
+        ("naïve café", "naive cafe"),
+        ("billing/invoice-service.v2", "billing invoice service v 2"),
+        ("ﬁle", "file"),
+    ],
+)
+def test_texts_that_have_the_same_terms(one: str, other: str) -> None:
+    assert counts((one, 1)) == counts((other, 1))
+
+
+def test_pairs_of_neighbours_are_terms_of_their_own() -> None:
+    one, other = terms_of([("read only replica", 1)]), terms_of([("replica read", 1)])
+    assert is_pair(one.ids).tolist() == [False, False, True] or is_pair(one.ids).sum() == 1
+    assert not set(one.ids[is_pair(one.ids)]) & set(other.ids[is_pair(other.ids)])
+
+
+def test_words_count_as_often_as_their_part_says() -> None:
+    twice = counts(("payment", 2), ("payment gateway", 1))
+    assert sorted(twice.values()) == [1, 1, 3]
+    assert counts(("payment " * 300, 2)) == dict.fromkeys(counts(("payment payment", 1)), 255)
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(1, 3))))
+def test_terms_are_ascending_each_once_and_never_none(parts: list[tuple[str, int]]) -> None:
+    terms = terms_of(parts)
+    assert terms.ids.dtype == np.uint32
+    assert terms.counts.dtype == np.uint8
+    assert (np.diff(terms.ids.astype(np.int64)) > 0).all()
+    assert (terms.counts > 0).all()
+    assert terms.length == sum(terms.counts.tolist())
+
+
+@given(st.text())
+def test_the_words_of_a_text_are_its_terms(text: str) -> None:
+    assert {word.id for word in words_of(text)} == counts((text, 1)).keys()
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.lists(st.integers(0, 40), unique=True))
+def test_counts_of_terms(known: list[int], asked: list[int]) -> None:
+    ids = np.array(sorted(known), np.uint32)
+    terms = Terms(ids, (ids + 1).astype(np.uint8))
+    found = terms.counts_of(np.array(asked, np.uint32))
+    assert found.tolist() == [float(i + 1) if i in known else 0.0 for i in asked]
+
+
+def test_texts_without_words_have_no_terms() -> None:
+    assert terms_of([]) is NO_TERMS
+    assert terms_of([(" ".join(STOP_WORDS), 1), ("", 2), ("…!", 1)]) is NO_TERMS
+
+
+def test_threads_stem_alike() -> None:
+    texts = [f"shipping containers {n} delayed" for n in range(200)]
+    expected, found = [counts((text, 1)) for text in texts], {}
+
+    def work(name: int) -> None:
+        found[name] = [counts((text, 1)) for text in texts]
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(found[name] == expected for name in range(4))
