@@ -1,0 +1,328 @@
+"""Data written out for an agent's prompt, within a budget of tokens."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any
+
+import orjson
+import toon_format
+import yaml
+
+from contex_server.matching.formats.media import Format, media
+from contex_server.matching.payload_values import LongInteger, plain_value, text_of
+from contex_server.matching.tokens import TokenCounter
+
+_REFITS = 8
+"""How often room that the counts of the parts hid is filled again."""
+
+
+class Form(IntEnum):
+    """How data are written out; the numbers are those of `contex.v1.ContextFormat`."""
+
+    UNSPECIFIED = 0
+    JSON = 1
+    YAML = 2
+    MARKDOWN = 3
+    TOON = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A datum that matched.
+
+    Attributes:
+        sequence: The event that it is.
+        score: Its best score.
+        needs: The needs that it met, by their index.
+    """
+
+    data_key: str
+    description: str
+    payload: bytes
+    content_type: str
+    sequence: str
+    score: float
+    needs: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What of some data was kept.
+
+    Attributes:
+        kept: Indices of the data kept, best first.
+        tokens: Tokens of `text`; of the JSON if no form was asked for.
+        omitted: Index, and tokens on its own, of each datum left out, best first.
+        text: The kept data written out; empty if no form was asked for.
+    """
+
+    kept: tuple[int, ...]
+    tokens: int
+    omitted: tuple[tuple[int, int], ...]
+    text: str
+
+
+def render(items: Sequence[Item], form: Form) -> str:
+    """Writes data out, in their order.
+
+    JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without the
+    description where it is empty, and `data` as `plain_value` has it. They parse back to
+    just that, so no payload or description can end its place or pass for another datum.
+
+    Markdown has a heading for each datum, its description in one line that is neither
+    heading nor fence, and the payload. A fence is longer than any in the payload, which so
+    can't leave it. Payloads in Markdown and plain text stand as they are: they may hold
+    headings, or open a fence or comment that swallows what follows. Who does not trust the
+    publishers takes another form.
+    """
+    return _join([_piece(item, form) for item in items], form)
+
+
+def render_one(item: Item, form: Form) -> str:
+    """Writes one datum out: an object in JSON, YAML and TOON, a section in Markdown."""
+    if form is Form.UNSPECIFIED:
+        return ""
+    if form is Form.MARKDOWN:
+        return _section(item)
+    value = _object(item)
+    if form is Form.JSON:
+        return _json(value)
+    return _yaml(value) if form is Form.YAML else toon_format.dumps(value)
+
+
+def fit(items: Sequence[Item], budget: int | None, form: Form, counter: TokenCounter) -> Fitted:
+    """Keeps whole data within a budget.
+
+    Everything is kept if it fits. Else the best datum of each need is, all of them if they
+    fit together; then the best that fits of each need that got none; then, by score, each
+    that still fits. What does not fit is passed over for smaller data behind it. Whether a
+    datum fits beside others is reckoned by its tokens on its own, which may be some more or
+    less than it adds to the whole; the whole is counted, and never exceeds the budget.
+    (But for the list of no data, which is written whatever the budget.)
+
+    Args:
+        items: Best first.
+        budget: Tokens of the written text; None: no bound.
+        form: How it is written. `UNSPECIFIED` counts as JSON.
+        counter: What counts the tokens.
+    """
+    written = form or Form.JSON
+    packing = _Packing([_piece(item, written) for item in items], budget, written, counter)
+    everything = range(len(items))
+    if not packing.take(everything):
+        leaders = _leaders(items)
+        if not packing.take(leaders):
+            packing.fill(leaders)
+        for need in sorted(frozenset().union(*[item.needs for item in items])):
+            serving = {index for index in everything if need in items[index].needs}
+            if packing.kept.isdisjoint(serving):
+                packing.fill(serving, most=1)
+        packing.fill(everything)
+    kept = tuple(sorted(packing.kept))
+    return Fitted(
+        kept,
+        packing.tokens,
+        tuple([(index, packing.cost(index)) for index in everything if index not in packing.kept]),
+        packing.text if form else "",
+    )
+
+
+def _leaders(items: Sequence[Item]) -> list[int]:
+    """The best datum of each need, best first."""
+    best: dict[int, int] = {}
+    for index, item in enumerate(items):
+        for need in item.needs:
+            best.setdefault(need, index)
+    return sorted(set(best.values()))
+
+
+class _Packing:
+    """What is kept so far; it never exceeds the budget."""
+
+    def __init__(
+        self, pieces: Sequence[Any], budget: int | None, form: Form, counter: TokenCounter
+    ) -> None:
+        self.kept: set[int] = set()
+        self._pieces = pieces
+        self._budget = budget
+        self._form = form
+        self._counter = counter
+        self._costs: dict[int, int] = {}
+        self._refused: set[int] = set()
+        self._shares: dict[int, int] = {}
+        self.text = _join([], form)
+        self.tokens = self._nothing = counter.count(self.text)
+
+    def cost(self, index: int) -> int:
+        """Tokens of a datum on its own."""
+        if index not in self._costs:
+            text = _join([self._pieces[index]], self._form)
+            self._costs[index] = self._counter.count(text)
+        return self._costs[index]
+
+    def take(self, indices: Sequence[int]) -> bool:
+        """Keeps these too, if all of them fit."""
+        wanted = self.kept.union(indices)
+        if wanted == self.kept:
+            return True
+        text = _join([self._pieces[index] for index in sorted(wanted)], self._form)
+        tokens = self._counter.count(text)
+        if self._budget is not None and tokens > self._budget:
+            return False
+        self.kept, self.text, self.tokens = wanted, text, tokens
+        return True
+
+    def fill(self, wanted: Container[int], most: int | None = None) -> None:
+        """Keeps each datum that is wanted and fits, in order, but no more than `most`."""
+        assert self._budget is not None
+        for _ in range(_REFITS):
+            room = self._budget - self.tokens
+            added: list[int] = []
+            for index in range(len(self._pieces)):
+                if len(added) == most:
+                    break
+                if index in self.kept or index in self._refused or index not in wanted:
+                    continue
+                if self.cost(index) <= self._budget and self._share(index) <= room:
+                    room -= self._share(index)
+                    added.append(index)
+            if not added:
+                return
+            # All of them, or as many as are found to fit, and one that does not.
+            fitting, beyond = 0, len(added) + 1
+            probe = len(added)
+            while beyond - fitting > 1:
+                if self.take(added[:probe]):
+                    fitting = probe
+                else:
+                    beyond = probe
+                probe = (fitting + beyond) // 2
+            self._refused.update(added[fitting : fitting + 1])
+            if most is not None and fitting:
+                return
+
+    def _share(self, index: int) -> int:
+        """Tokens that a datum is reckoned to add."""
+        if self._form is not Form.TOON:
+            return self.cost(index) - self._nothing
+        if index not in self._shares:
+            # Of a table the header is paid once, so that the second row is what counts.
+            twice = _join([self._pieces[index]] * 2, self._form)
+            self._shares[index] = self._counter.count(twice) - self.cost(index)
+        return self._shares[index]
+
+
+def _piece(item: Item, form: Form) -> Any:
+    """A datum, as far as it can be written by itself."""
+    if form is Form.JSON:
+        return _json(_object(item))
+    if form is Form.YAML:
+        return _yaml([_object(item)])
+    return _section(item) if form is Form.MARKDOWN else _object(item)
+
+
+def _join(pieces: Sequence[Any], form: Form) -> str:
+    if form is Form.UNSPECIFIED:
+        return ""
+    if form is Form.JSON:
+        return f"[{','.join(pieces)}]"
+    if form is Form.YAML:
+        return "".join(pieces) or "[]\n"
+    if form is Form.MARKDOWN:
+        return "\n".join(pieces)
+    return toon_format.dumps(pieces)  # Uniform data become one table.
+
+
+def _object(item: Item) -> dict[str, Any]:
+    described = {"description": item.description} if item.description else {}
+    data = plain_value(item.payload, item.content_type)
+    return {"data_key": item.data_key, **described, "data": data}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=_digits, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+
+
+def _digits(number: Any) -> orjson.Fragment:
+    assert isinstance(number, LongInteger | Decimal)
+    return orjson.Fragment(str(number))
+
+
+class _YamlDumper(yaml.CSafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(value: Any) -> str:
+    text: str = yaml.dump(
+        value, Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, width=1 << 30
+    )
+    return text
+
+
+def _represent_text(dumper: _YamlDumper, text: str) -> yaml.ScalarNode:
+    # Lines stay lines, which models read better than escapes, where libyaml allows it.
+    # Behind more than one newline at the end it would write the end of the document.
+    is_block = "\n" in text and not text[0].isspace() and not text.endswith("\n\n")
+    style = "|" if is_block else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _represent_number(dumper: _YamlDumper, number: LongInteger | Decimal) -> yaml.ScalarNode:
+    text = str(number)
+    if text.lstrip("-").isdigit():
+        return dumper.represent_scalar("tag:yaml.org,2002:int", text)
+    mantissa, _, exponent = text.partition("E")
+    if "." not in mantissa:
+        mantissa += ".0"
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:float", f"{mantissa}e{exponent}" if exponent else mantissa
+    )
+
+
+_YamlDumper.add_representer(str, _represent_text)
+_YamlDumper.add_representer(LongInteger, _represent_number)
+_YamlDumper.add_representer(Decimal, _represent_number)
+
+_TICKS = re.compile("`+")
+_LANGUAGES = {
+    Format.JSON: "json",
+    Format.YAML: "yaml",
+    Format.TOML: "toml",
+    Format.CSV: "csv",
+    Format.XML: "xml",
+}
+
+
+def _section(item: Item) -> str:
+    """A datum in Markdown; ends with a newline."""
+    parts = [f"## {item.data_key}\n"]
+    description = " ".join(item.description.split())
+    if description:
+        # What would begin a heading, quote, fence or HTML is text behind a backslash.
+        escape = "\\" if description[0] in "#>`~<" else ""
+        parts.append(f"{escape}{description}\n")
+    kind = media(item.content_type)
+    text = text_of(item.payload, kind)
+    if text is None:
+        media_type = item.content_type.partition(";")[0].replace("`", "").strip()
+        encoded = base64.b64encode(item.payload).decode()
+        parts.append(_fenced(encoded, f"base64 {media_type}".strip()))
+    elif kind.format in (Format.MARKDOWN, Format.TEXT):
+        parts.append(text if text.endswith("\n") else f"{text}\n")
+    else:
+        parts.append(_fenced(text, _LANGUAGES.get(kind.format, "") if kind.format else ""))
+    return "\n".join(parts)
+
+
+def _fenced(text: str, info: str) -> str:
+    longest = max(map(len, _TICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    newline = "" if text.endswith("\n") or not text else "\n"
+    return f"{fence}{info}\n{text}{newline}{fence}\n"

@@ -1,0 +1,208 @@
+"""Payloads as plain values, so that they can be written in another notation or compared."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import tomllib
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import orjson
+import yaml
+
+from contex_server.matching.formats.media import Format, Media, decode, media
+from contex_server.matching.formats.passages import PayloadMalformed
+
+NESTING = 100
+"""What nests deeper stays text: the writers of YAML and TOON recurse."""
+
+_INTEGER_DIGITS = 640
+"""Longer ones Python may be set to refuse, since reading them is quadratic."""
+
+# Numbers that a double may not hold: many digits, or a large exponent.
+_INEXACT = re.compile(rb"[\d.]{16}|[eE][+-]?\d{3}")
+# Scalars that mean the same in JSON; a version "3.10" or a time "22:22" is kept as written.
+_YAML_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
+_YAML_FLOAT = re.compile(r"-?(?:0|[1-9]\d{0,6})\.(?:0|\d{0,6}[1-9])")
+_YAML_WORDS = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+
+
+class LongInteger(int):
+    """An integer that may exceed 64 bits, so that a writer can tell."""
+
+
+def plain_value(payload: bytes, content_type: str) -> Any:
+    """What a payload says, in the types of JSON and without loss.
+
+    Returns:
+        JSON's value; numbers that neither 64 bits nor a double hold are a LongInteger or a
+        Decimal. YAML's and TOML's
+        value, where it has one in JSON's types: comments are left out, and dates, and
+        numbers that JSON would write differently, are strings as they were written. Of
+        everything else, of YAML with tags or aliases, and of what nests deeper than
+        `NESTING`, the text. {"base64": …, "content_type": …} of what is not text.
+    """
+    kind = media(content_type)
+    if kind.format is Format.JSON:
+        try:
+            value = orjson.loads(payload)
+            if _is_shallow(value):
+                return exact_json(payload) if may_be_inexact(payload) else value
+        except ValueError:
+            pass
+    text = text_of(payload, kind)
+    if text is None:
+        return {"base64": base64.b64encode(payload).decode(), "content_type": content_type}
+    if kind.format is Format.YAML:
+        return _from_yaml(text)
+    if kind.format is Format.TOML:
+        return _from_toml(text)
+    return text
+
+
+def text_of(payload: bytes, kind: Media) -> str | None:
+    """The payload's text in its charset, UTF-8 if it names none; None if it has none."""
+    try:
+        return decode(payload, kind.encoding or "")
+    except PayloadMalformed:
+        return None
+
+
+def may_be_inexact(payload: bytes) -> bool:
+    """Whether JSON may hold numbers that differ as doubles from what is written."""
+    return _INEXACT.search(payload) is not None
+
+
+def exact_json(payload: bytes) -> Any:
+    """The value of valid JSON with every digit of its numbers: int and Decimal, no float.
+
+    Raises:
+        ValueError: It nests too deep, or a number's exponent has more than 18 digits.
+    """
+    try:
+        return json.loads(payload, parse_int=_integer, parse_float=Decimal)
+    except (RecursionError, InvalidOperation) as error:
+        raise ValueError(f"JSON that can't be read exactly: {error!r}") from None
+
+
+def _integer(digits: str) -> int | Decimal:
+    if len(digits) < 20:
+        return int(digits)
+    return LongInteger(digits) if len(digits) <= _INTEGER_DIGITS else Decimal(digits)
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(NESTING):
+        below: list[Any] = []
+        for node in level:
+            if type(node) is dict:
+                below.extend(node.values())
+            elif type(node) is list:
+                below.extend(node)
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def _from_toml(text: str) -> Any:
+    try:
+        value = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if _is_shallow(value) and _is_json(value) else text
+
+
+def _is_json(value: Any) -> bool:
+    """Whether every scalar below, without dates, is one that JSON has."""
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        kind = type(node)
+        if kind is dict:
+            waiting.extend(node.values())
+        elif kind is list:
+            waiting.extend(node)
+        elif kind is int:
+            if not -(2**63) <= node < 2**63:
+                return False
+        elif kind is float:
+            if not math.isfinite(node):
+                return False
+        elif kind is not str and kind is not bool:
+            return False
+    return True
+
+
+class _NotPlain(Exception):
+    """YAML that says more than JSON can."""
+
+
+def _from_yaml(text: str) -> Any:
+    """Reads events, since libyaml's loader recurses and overflows the stack."""
+    try:
+        return _build(text)
+    except (_NotPlain, yaml.YAMLError):
+        return text
+
+
+class _Node:
+    """A mapping or sequence that is being read."""
+
+    __slots__ = ("key", "tree")
+
+    def __init__(self, tree: dict[str, Any] | list[Any]) -> None:
+        self.tree = tree
+        self.key: str | None = None
+
+    def add(self, value: Any, *, is_text: bool) -> None:
+        tree = self.tree
+        if isinstance(tree, list):
+            tree.append(value)
+        elif self.key is not None:
+            tree[self.key] = value
+            self.key = None
+        elif is_text and value not in tree:
+            self.key = value
+        else:
+            raise _NotPlain
+
+
+def _build(text: str) -> Any:
+    documents: list[Any] = []
+    open_nodes = [_Node(documents)]
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.ScalarEvent):
+            if event.tag is not None:
+                raise _NotPlain
+            value = event.value if event.style else _plain_scalar(event.value)
+            open_nodes[-1].add(value, is_text=isinstance(value, str))
+        elif isinstance(event, yaml.CollectionStartEvent):
+            if event.tag is not None or len(open_nodes) > NESTING:
+                raise _NotPlain
+            node = _Node({} if isinstance(event, yaml.MappingStartEvent) else [])
+            open_nodes[-1].add(node.tree, is_text=False)
+            open_nodes.append(node)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_nodes.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            raise _NotPlain  # Written out, a few lines of aliases of aliases are gigabytes.
+    if len(documents) != 1:
+        raise _NotPlain
+    return documents[0]
+
+
+def _plain_scalar(text: str) -> Any:
+    if text in _YAML_WORDS:
+        return _YAML_WORDS[text]
+    if _YAML_INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _YAML_FLOAT.fullmatch(text) else text
