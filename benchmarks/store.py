@@ -14,8 +14,7 @@ from contex.v1 import event_service_pb2
 from contex_server.config import Limits
 from contex_server.log.connections import connect
 from contex_server.log.redis import RedisLog, key
-from contex_server.matching.describe import describe, text_digest
-from contex_server.matching.embedder import MiniLM
+from contex_server.matching.describe import describe
 from contex_server.model import Append, Draft
 from contex_server.rpc import validate
 
@@ -118,16 +117,13 @@ def pack_append(raw_request: bytes) -> bytes:
             event.data_key,
             event.expected_revision,
             event.tombstone,
-            text_digest(
-                describe(
-                    event.data_key,
-                    event.description,
-                    event.payload,
-                    event.content_type,
-                    event.event_type,
-                ),
-                MiniLM.model_id,
-            ),
+            describe(
+                event.data_key,
+                event.description,
+                event.payload,
+                event.content_type,
+                event.event_type,
+            ).digest(),
         )
         for event in checked.events
     )

@@ -14,7 +14,8 @@ import pytest
 from contex_server.app import Server
 from contex_server.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.matching.embedder import Embedder, MiniLM, Vector
+from contex_server.matching.embedders import Embedder, Role, Vector
+from contex_server.matching.embedders.minilm import MiniLM
 from structlog.testing import capture_logs
 
 StartServer = Callable[..., Coroutine[Any, Any, Server]]
@@ -44,9 +45,13 @@ class _LeftOpen:
         self._embedder = embedder
         self.model_id = embedder.model_id
         self.dimension = embedder.dimension
+        self.max_tokens = embedder.max_tokens
 
-    async def embed(self, texts: Any) -> Vector:
-        return await self._embedder.embed(texts)
+    async def start(self) -> None:
+        await self._embedder.start()
+
+    async def embed(self, texts: Any, role: Role) -> Vector:
+        return await self._embedder.embed(texts, role)
 
     async def close(self) -> None:
         pass
@@ -69,9 +74,19 @@ async def start_server(minilm: Embedder) -> AsyncIterator[StartServer]:
     """
     servers: list[Server] = []
 
-    async def start(url: str, *, embedder: Embedder | None = None, **settings: Any) -> Server:
+    async def start(
+        url: str,
+        *,
+        embedder: Embedder | None = None,
+        previous: tuple[Embedder, ...] = (),
+        **settings: Any,
+    ) -> Server:
+        if embedder is not None and embedder.model_id.startswith("words"):
+            # Where vectors count shared words, sharing one is what a test means by a match,
+            # however much better another datum fits; no word in common is below 2e-4.
+            settings.setdefault("match_threshold", 1e-3)
         chosen = Settings(port=0, **{"shutdown_grace_s": 1.0, **settings})
-        server = await Server.start(chosen, url, embedder=embedder or minilm)
+        server = await Server.start(chosen, url, embedder=embedder or minilm, previous=previous)
         servers.append(server)
         return server
 

@@ -12,27 +12,34 @@ from typing import Self
 
 import grpc
 import structlog
-from contex.v1 import agent_service_pb2, event_service_pb2
+from contex.v1 import agent_service_pb2, event_service_pb2, match_service_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from contex_server import workers
-from contex_server.config import Settings
+from contex_server.config import EmbedderSettings, Settings
 from contex_server.errors import ContexError, StartupError
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
 from contex_server.log.redis import RedisLog
-from contex_server.matching.embedder import Embedder, MiniLM
+from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
 from contex_server.matching.embeddings import Embeddings
-from contex_server.matching.score import CosineScorer
+from contex_server.matching.models import Models
+from contex_server.matching.score import Scorer
+from contex_server.matching.tokens import token_counter
 from contex_server.publishing import Publisher
 from contex_server.rpc.agents import AgentServicer
 from contex_server.rpc.events import EventServicer
 from contex_server.rpc.handlers import Calls, bind
+from contex_server.rpc.matches import MatchServicer
 from contex_server.rpc.wire import ProtobufCodec
 from contex_server.subscriptions.agents import Agents
+from contex_server.subscriptions.backtest import Backtests
+from contex_server.subscriptions.feedback import Feedback
 from contex_server.subscriptions.hub import Hub
 from contex_server.subscriptions.matchmaker import Matchmaker
+from contex_server.subscriptions.questions import Questions
+from contex_server.subscriptions.reembedding import Reembedding
 from contex_server.subscriptions.streams import Drain
 from contex_server.telemetry import configure_logging
 
@@ -40,7 +47,8 @@ log = structlog.get_logger(__name__)
 
 _EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 _AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
-_SERVICES = (_EVENTS.full_name, _AGENTS.full_name)
+_MATCHES = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
+_SERVICES = (_EVENTS.full_name, _AGENTS.full_name, _MATCHES.full_name)
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
 
@@ -58,53 +66,75 @@ class Server:
 
     @classmethod
     async def start(
-        cls, settings: Settings, store_url: str, *, embedder: Embedder | None = None
+        cls,
+        settings: Settings,
+        store_url: str,
+        *,
+        embedder: Embedder | None = None,
+        previous: tuple[Embedder, ...] = (),
     ) -> Self:
         """Builds the server and returns when it serves.
+
+        Args:
+            settings: Its settings.
+            store_url: The store.
+            embedder: A started model instead of the one that the settings name.
+            previous: Started models that may still serve some projects.
 
         Raises:
             StartupError: The store can't be reached or the port is taken.
         """
         self = cls(settings)
         try:
-            await self._build(store_url, embedder)
+            await self._build(store_url, embedder, previous)
         except BaseException:
             await self._stack.aclose()
             raise
         return self
 
-    async def _build(self, store_url: str, embedder: Embedder | None) -> None:
+    async def _build(
+        self, store_url: str, embedder: Embedder | None, previous: tuple[Embedder, ...]
+    ) -> None:
         # What is pushed first is closed last: the store outlives everything else.
         settings, stack = self.settings, self._stack
         self.log = await _open_log(settings, store_url)
         stack.push_async_callback(self.log.close)
-        if embedder is None:
-            embedder = MiniLM()
-            await asyncio.to_thread(embedder.load)
-        stack.push_async_callback(embedder.close)
+        models = await self._models(embedder, previous)
+        stack.push_async_callback(models.close)
         codec = ProtobufCodec()
-        embeddings = Embeddings(
-            self.log, codec, embedder, timeout_s=settings.embed_timeout_ms / 1000
-        )
+        embeddings = Embeddings(self.log, codec, models, timeout_s=settings.embed_timeout_ms / 1000)
         self.hub = Hub(self.log, codec, feed_bytes=settings.feed_bytes)
         stack.push_async_callback(self.hub.close)
+        reembedding = Reembedding(self.log, codec, embeddings)
+        stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
             self.log,
             self.hub,
             codec,
             embeddings,
-            CosineScorer(),
+            Scorer(),
             feed_bytes=settings.feed_bytes,
             idle_s=settings.index_idle_s,
+            use_model=reembedding.consider,
         )
         stack.push_async_callback(self.matchmaker.close)
+        try:
+            counter = token_counter(settings.tokenizer)
+        except ValueError as error:
+            raise StartupError(str(error)) from error
+        questions = Questions(
+            self.log,
+            codec,
+            self.matchmaker,
+            counter,
+            answer_bytes=settings.limits.answer_bytes,
+        )
         agents = Agents(
             self.log,
             codec,
             embeddings,
-            self.matchmaker,
+            questions,
             default_threshold=settings.match_threshold,
-            answer_bytes=settings.limits.answer_bytes,
         )
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(
@@ -115,7 +145,7 @@ class Server:
                         settings,
                         self.log,
                         codec,
-                        Publisher(self.log, embeddings),
+                        Publisher(self.log, codec, embeddings),
                         self.hub,
                         self.drain,
                     ),
@@ -124,6 +154,20 @@ class Server:
                 bind(
                     _AGENTS,
                     AgentServicer(settings, self.log, agents, self.matchmaker, self.drain),
+                    self.calls,
+                ),
+                bind(
+                    _MATCHES,
+                    MatchServicer(
+                        settings,
+                        self.log,
+                        agents,
+                        questions,
+                        Backtests(self.log, codec, self.matchmaker, questions),
+                        Feedback(self.log, codec, agents, questions),
+                        self.matchmaker,
+                        reembedding,
+                    ),
                     self.calls,
                 ),
             )
@@ -142,6 +186,25 @@ class Server:
         watch = asyncio.create_task(self._watch_store(), name="contex-store-watch")
         stack.callback(watch.cancel)
         log.info("serving", host=settings.host, port=self.port)
+
+    async def _models(self, embedder: Embedder | None, given: tuple[Embedder, ...]) -> Models:
+        """Starts the configured model, and those that may still serve some projects."""
+        settings = self.settings
+        if embedder is None:
+            embedder = create(settings.embedder)
+            self._stack.push_async_callback(embedder.close)
+            await _start(embedder)
+        others = list(given)
+        previous = settings.previous_embedder
+        if previous is not None and previous != settings.embedder:
+            others.append(create(previous))
+            self._stack.push_async_callback(others[-1].close)
+            await _start(others[-1])
+        if settings.embedder.kind != "builtin":
+            # Its identity is known, and it is read when something has to be embedded with it.
+            others.append(create(EmbedderSettings()))
+            self._stack.push_async_callback(others[-1].close)
+        return Models(embedder, tuple(others))
 
     async def stop(self) -> None:
         """Not serving; streams end with a final cursor; calls finish; the store last."""
@@ -175,6 +238,13 @@ class Server:
         status = health_pb2.HealthCheckResponse
         for name in ("", *_SERVICES):
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+async def _start(embedder: Embedder) -> None:
+    try:
+        await embedder.start()
+    except (ModelInvalid, ModelCorrupt, OSError) as error:
+        raise StartupError(f"the embedding model can't be used: {error}") from error
 
 
 async def _open_log(settings: Settings, store_url: str) -> EventLog:

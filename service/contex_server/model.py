@@ -13,7 +13,11 @@ DATA_PUBLISHED = "data_published"
 DATA_DELETED = "data_deleted"
 AGENT_REGISTERED = "agent_registered"
 AGENT_UNREGISTERED = "agent_unregistered"
-RESERVED_TYPES = frozenset({DATA_PUBLISHED, DATA_DELETED, AGENT_REGISTERED, AGENT_UNREGISTERED})
+MATCH_FEEDBACK = "match_feedback"
+MODEL_CHANGED = "matching_model_changed"
+SERVICE_TYPES = frozenset({AGENT_REGISTERED, AGENT_UNREGISTERED, MATCH_FEEDBACK, MODEL_CHANGED})
+"""What the service writes about itself: never matched."""
+RESERVED_TYPES = SERVICE_TYPES | {DATA_PUBLISHED, DATA_DELETED}
 
 _SEQUENCE = re.compile(r"(0|[1-9][0-9]{0,19})(?:-(0|[1-9][0-9]{0,19}))?")
 _U64_MAX = 2**64 - 1
@@ -93,13 +97,20 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Drafts that are appended together or not at all."""
+    """Drafts that are appended together or not at all.
+
+    Attributes:
+        vectors: Encodings of the drafts' texts by digest, as `matching/encoding.py` packs
+            them, for those that the store may not have yet.
+        model: The embedding model they come from.
+    """
 
     project: str
     drafts: tuple[Draft, ...]
     request_id: str = ""
     durability: Durability = Durability.FSYNC
     vectors: dict[bytes, bytes] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +166,7 @@ class Event:
     revision: int
     previous_sequence: Sequence | None
     text_digest: bytes
+    opaque: bool = False
 
 
 class EventCodec(Protocol):
@@ -170,6 +182,10 @@ class EventCodec(Protocol):
 
     def encode(self, event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
         """The body of an event that the service itself writes; the payload is JSON."""
+        ...
+
+    def mark_opaque(self, body: bytes) -> bytes:
+        """The body of an event whose payload can't be described."""
         ...
 
 
@@ -198,9 +214,13 @@ class EventFilter:
             return False
         if self.publishers and event.publisher not in self.publishers:
             return False
+        return self.admits_key(event.data_key)
+
+    def admits_key(self, data_key: str) -> bool:
+        """Whether events of this data key are wanted, as far as the key goes."""
         if not self.data_keys:
             return True
-        return bool(event.data_key) and _globs(self.data_keys).fullmatch(event.data_key) is not None
+        return bool(data_key) and _globs(self.data_keys).fullmatch(data_key) is not None
 
 
 @lru_cache(maxsize=4_096)
@@ -211,10 +231,39 @@ def _globs(globs: frozenset[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One line of what an agent wants, with the digest of its text."""
+    """One line of what an agent wants.
+
+    Attributes:
+        digest: Identifies its text.
+        threshold: Lowest score that matches, in (0, 1].
+        max_matches: How many data an answer returns for it.
+        exclude: Globs over data keys that never match.
+        own_threshold: The threshold where the need has one of its own; else None.
+        own_max_matches: The maximum, likewise.
+    """
 
     text: str
     digest: bytes
+    threshold: float
+    max_matches: int
+    exclude: frozenset[str] = frozenset()
+    own_threshold: float | None = None
+    own_max_matches: int | None = None
+
+    def excludes(self, data_key: str) -> bool:
+        """Whether the data key is one of those that never match."""
+        return bool(self.exclude) and _globs(self.exclude).fullmatch(data_key) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class MinDelta:
+    """Which updates of a datum are worth pushing.
+
+    Attributes:
+        json_pointers: Only those that change one of these values; empty: the payload.
+    """
+
+    json_pointers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +271,11 @@ class Agent:
     """A registration.
 
     Attributes:
-        threshold: Lowest score that matches, in (0, 1].
-        max_matches: How many data a registration returns for each need.
+        threshold: Threshold of needs that have none of their own.
+        max_matches: Maximum of needs that have none of their own.
         registered_ms: When it was registered first, unix milliseconds.
         updated_ms: When it last changed, unix milliseconds.
+        min_delta: Which updates are pushed; None: all.
     """
 
     agent_id: str
@@ -234,15 +284,38 @@ class Agent:
     max_matches: int
     registered_ms: int
     updated_ms: int
+    min_delta: MinDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Why an event reached an agent."""
+    """Why an event reached an agent; see `contex.v1.Match` and `ScoreParts`.
+
+    Attributes:
+        need_index: Position of the need in the agent's list.
+        score: The probability.
+        passage: Position of the passage that decided, from 0.
+        mean: Mean cosine of the need over the background.
+        deviation: Standard deviation of the same.
+        background_as_of: The version of the background.
+        path: Where the passage lies; filled in by who has the event.
+        passage_text: Its words, likewise.
+    """
 
     need_index: int
     need: str
     score: float
+    passage: int
     cosine: float
+    standing: float
+    lexical: float
+    share: float
+    mean: float
+    deviation: float
     threshold: float
     model: str
+    scorer: str
+    background_passages: int
+    background_as_of: Sequence = BEGINNING
+    path: str = ""
+    passage_text: str = ""

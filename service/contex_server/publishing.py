@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contex_server.errors import ContexError, Reason
 from contex_server.log.port import EventLog
-from contex_server.matching.describe import PayloadMalformed, describe
+from contex_server.matching.describe import Description, PayloadMalformed, describe
 from contex_server.matching.embeddings import Embeddings
-from contex_server.model import Append, Appended, Draft, Durability
+from contex_server.model import Append, Appended, Draft, Durability, EventCodec
+
+_INLINE_BYTES = 16 * 1024
+"""A larger payload is described in a thread: 1 MiB of YAML takes 0.2 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,9 @@ class NewEvent:
 class Publisher:
     """Appends facts with the vectors they are matched by."""
 
-    def __init__(self, log: EventLog, embeddings: Embeddings) -> None:
+    def __init__(self, log: EventLog, codec: EventCodec, embeddings: Embeddings) -> None:
         self._log = log
+        self._codec = codec
         self._embeddings = embeddings
 
     async def prepare(
@@ -54,28 +59,33 @@ class Publisher:
             ContexError: PAYLOAD_MALFORMED.
         """
         drafts: list[Draft] = []
-        texts: dict[bytes, str] = {}
+        texts: dict[bytes, Description] = {}
         for index, event in enumerate(events):
-            digest = b""
+            digest, body = b"", event.body
             if not event.tombstone:
-                text = _describe(index, event)
-                digest = self._embeddings.digest(text)
-                texts[digest] = text
+                if len(event.payload) > _INLINE_BYTES:
+                    description = await asyncio.to_thread(_describe, index, event)
+                else:
+                    description = _describe(index, event)
+                digest = description.digest()
+                texts[digest] = description
+                if not description.described:
+                    body = self._codec.mark_opaque(body)
             drafts.append(
-                Draft(event.body, event.data_key, event.expected_revision, event.tombstone, digest)
+                Draft(body, event.data_key, event.expected_revision, event.tombstone, digest)
             )
-        vectors = await self._embeddings.for_append(project, texts) if texts else {}
-        return Append(project, tuple(drafts), request_id, durability, vectors)
+        model, vectors = await self._embeddings.for_append(project, texts) if texts else ("", {})
+        return Append(project, tuple(drafts), request_id, durability, vectors, model)
 
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""
         appended = await self._log.append(append)
         if append.vectors:
-            self._embeddings.appended(append.project, append.vectors)
+            self._embeddings.appended(append.project, append.model, append.vectors)
         return appended
 
 
-def _describe(index: int, event: NewEvent) -> str:
+def _describe(index: int, event: NewEvent) -> Description:
     try:
         return describe(
             event.data_key, event.description, event.payload, event.content_type, event.event_type

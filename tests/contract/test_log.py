@@ -173,10 +173,10 @@ async def test_ranges_are_exclusive_below_and_inclusive_above(log: EventLog) -> 
 
 
 async def test_bounds_tell_what_can_be_read(log: EventLog) -> None:
-    assert await log.bounds(P) == (None, BEGINNING, False)
+    assert await log.bounds(P) == (None, BEGINNING, False, 0)
     await log.append(one())
     last = await log.append(one())
-    first, tail, trimmed = await log.bounds(P)
+    first, tail, trimmed, _ = await log.bounds(P)
     assert (tail, trimmed) == (last.first, False)
     assert first is not None
     assert first < tail
@@ -203,14 +203,49 @@ async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) ->
 
 
 async def test_vectors_stay_as_they_were_first(log: EventLog) -> None:
-    await log.append(Append(P, (draft(),), vectors={b"d1": b"one"}))
-    await log.put_vectors(P, {b"d1": b"other", b"d2": b"two"})
-    assert await log.vectors(P, [b"d1", b"d2", b"d3"]) == {b"d1": b"one", b"d2": b"two"}
+    await log.append(Append(P, (draft(),), vectors={b"d1": b"one"}, model="m"))
+    await log.put_vectors(P, "m", {b"d1": b"other", b"d2": b"two"})
+    assert await log.vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d1": b"one", b"d2": b"two"}
+    assert await log.missing_vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d3"}
+    assert await log.vectors(P, "other", [b"d1"]) == {}
+    assert await log.missing_vectors(P, "other", [b"d1"]) == {b"d1"}
+
+
+async def test_the_first_model_decides_until_it_is_changed(log: EventLog) -> None:
+    assert await log.model(P) == ""
+    await log.append(Append(P, (draft(),)))
+    assert await log.model(P) == ""
+    await log.append(Append(P, (draft(),), vectors={b"d": b"1"}, model="old"))
+    await log.put_vectors(P, "new", {b"d": b"2"})
+    assert await log.model(P) == "old"
+    assert await log.change_model(P, "another", "new", b"body") is None
+    tail = (await log.bounds(P)).tail
+    sequence = await log.change_model(P, "old", "new", b"body")
+    assert sequence is not None
+    assert sequence > tail
+    (entry,) = await log.read(P, tail, END_OF_TIME, 10)
+    assert (entry.sequence, entry.body) == (sequence, b"body")
+    assert await log.model(P) == "new"
+    assert await log.vectors(P, "old", [b"d"]) == {}
+    assert await log.vectors(P, "new", [b"d"]) == {b"d": b"2"}
+
+
+async def test_a_task_belongs_to_one_owner_until_it_expires(log: EventLog) -> None:
+    assert await log.claim(P, "t", "a", 60_000)
+    assert await log.claim(P, "t", "a", 60_000)
+    assert not await log.claim(P, "t", "b", 60_000)
+    assert await log.claim(P, "other", "b", 60_000)
+    await log.disclaim(P, "t", "b")
+    assert not await log.claim(P, "t", "b", 60_000)
+    await log.disclaim(P, "t", "a")
+    assert await log.claim(P, "t", "b", 50)
+    await asyncio.sleep(0.1)
+    assert await log.claim(P, "t", "a", 60_000)
 
 
 async def test_agents_are_compared_and_set(log: EventLog) -> None:
     def write(expected: bytes, record: bytes, cursor: Sequence | None = None) -> AgentWrite:
-        return AgentWrite(P, "a1", expected, record, cursor, body(), {})
+        return AgentWrite(P, "a1", expected, record, cursor, body())
 
     created = await log.write_agent(write(b"", b"one"))
     assert created is not None
@@ -233,13 +268,13 @@ async def test_agents_are_compared_and_set(log: EventLog) -> None:
 
 async def test_agents_are_listed_by_id(log: EventLog) -> None:
     for name in ("c", "a", "b"):
-        await log.write_agent(AgentWrite(P, name, b"", b"r", None, body(), {}))
+        await log.write_agent(AgentWrite(P, name, b"", b"r", None, body()))
     assert [a.agent_id for a in await log.agents(P, "", 2)] == ["a", "b"]
     assert [a.agent_id for a in await log.agents(P, "b", 2)] == ["c"]
 
 
 async def test_a_cursor_only_moves_forward(log: EventLog) -> None:
-    await log.write_agent(AgentWrite(P, "a", b"", b"r", BEGINNING, body(), {}))
+    await log.write_agent(AgentWrite(P, "a", b"", b"r", BEGINNING, body()))
     assert await log.acknowledge(P, "a", Sequence(10, 2)) == Sequence(10, 2)
     assert await log.acknowledge(P, "a", Sequence(9, 9)) == Sequence(10, 2)
     assert await log.acknowledge(P, "a", Sequence(10, 10)) == Sequence(10, 10)
@@ -277,5 +312,5 @@ async def test_functions_are_loaded_again_where_they_are_gone(log: EventLog) -> 
     await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
     assert (await log.append(one())).revisions == (2,)
     await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
-    written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, body(), {}))
+    written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, body()))
     assert written is not None

@@ -19,9 +19,10 @@ from contex.v1 import (
     event_pb2,
     event_service_pb2,
     event_service_pb2_grpc,
+    match_service_pb2_grpc,
 )
 from contex_server.app import Server
-from contex_server.matching.embedder import Vector
+from contex_server.matching.embedders import Role, Vector
 from google.rpc import error_details_pb2, status_pb2
 
 DEADLINE_S = 30.0
@@ -54,6 +55,7 @@ class Api:
         self.channel = channel
         self.events: Any = event_service_pb2_grpc.EventServiceStub(channel)
         self.agents: Any = agent_service_pb2_grpc.AgentServiceStub(channel)
+        self.matches: Any = match_service_pb2_grpc.MatchServiceStub(channel)
 
     @classmethod
     def of(cls, server: Server, *options: tuple[str, Any]) -> Self:
@@ -314,6 +316,9 @@ def batches(items: Iterable[Any], size: int) -> list[list[Any]]:
     return [every[i : i + size] for i in range(0, len(every), size)]
 
 
+_SALT = 38
+
+
 class Words:
     """An embedder whose similarities can be told by eye: by the words that texts share.
 
@@ -322,14 +327,23 @@ class Words:
     """
 
     model_id = "words@1"
-    dimension = 2_048
+    dimension = 512
+    max_tokens = 1_000
+
+    @classmethod
+    def place(cls, word: str) -> int:
+        """The component of a word; those of the tests' words differ."""
+        return zlib.crc32(word.encode(), _SALT) % cls.dimension
 
     def __init__(self) -> None:
         self.down = False
         self.delay_s = 0.0
         self.embedded: list[str] = []
 
-    async def embed(self, texts: Any) -> Vector:
+    async def start(self) -> None:
+        pass
+
+    async def embed(self, texts: Any, role: Role) -> Vector:
         await asyncio.sleep(self.delay_s)
         if self.down:
             raise RuntimeError("the model is down")
@@ -337,7 +351,7 @@ class Words:
         for row, text in zip(rows, texts, strict=True):
             self.embedded.append(text)
             for word in set(re.findall("[a-z]+", text.lower())):
-                row[zlib.crc32(word.encode()) % self.dimension] = 1
+                row[self.place(word)] = 1
             row /= max(1.0, float(np.linalg.norm(row)))
         return rows
 

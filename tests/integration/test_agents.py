@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import pytest
 from contex_server.app import Server
 from contex_server.config import Limits
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.matching.score import shipped_weights
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -47,6 +49,21 @@ async def acknowledge(api: Api, agent_id: str = "a", **position: str) -> str:
     return str((await api.agents.Acknowledge(request)).acknowledged_sequence)
 
 
+def recomputed(match: Any) -> float:
+    """The score out of its parts, by the formula of the guide."""
+    weights, parts = shipped_weights(), match.parts
+    assert parts.scorer == weights.version
+    standing = (parts.cosine - parts.background_mean) / parts.background_deviation
+    assert parts.standing == pytest.approx(min(12.0, standing))
+    log_odds = (
+        weights.bias
+        + weights.standing * parts.standing
+        + weights.lexical * parts.lexical
+        + weights.share * parts.share
+    )
+    return 1 / (1 + math.exp(-log_odds))
+
+
 async def test_the_default_model_finds_what_is_meant(api: Api) -> None:
     await api.publish(
         event(
@@ -63,7 +80,9 @@ async def test_the_default_model_finds_what_is_meant(api: Api) -> None:
         (match,) = datum.matches
         assert match.need == answer.agent.needs[match.need_index]
         assert answer.agent.threshold <= match.score <= 1
-        assert match.parts.cosine == pytest.approx(match.score)
+        assert recomputed(match) == pytest.approx(match.score, abs=1e-9)
+        assert match.parts.background_passages == 3
+        assert match.parts.background_sequence == answer.sequence
         assert match.parts.threshold == answer.agent.threshold
         assert match.parts.model.startswith("all-MiniLM")
 
@@ -76,16 +95,17 @@ async def test_the_answer_holds_the_data_whole_and_best_first(word_api: Api) -> 
         event("gamma"),
         event("alpha", b"2", metadata={"m": "y"}),
     )
-    answer = await word_api.register("a", "alpha", "alpha beta gamma", "nothing like it")
-    found = {d.event.data_key: {m.need_index: m.score for m in d.matches} for d in answer.data}
-    one, two = 1 / 3**0.5, 2 / 6**0.5
-    assert found == {
-        "alpha": {0: pytest.approx(1, abs=1e-3), 1: pytest.approx(one, abs=1e-3)},
-        "alpha.beta": {0: pytest.approx(1 / 2**0.5, abs=1e-3), 1: pytest.approx(two, abs=1e-3)},
-        "beta": {1: pytest.approx(one, abs=1e-3)},
-        "gamma": {1: pytest.approx(one, abs=1e-3)},
-    }
-    assert keys(answer) == ["alpha", "alpha.beta", "beta", "gamma"]
+    answer = await word_api.register(
+        "a", "alpha", "alpha beta gamma", "nothing like it", threshold=1e-6
+    )
+    found: dict[int, list[str]] = {}
+    for datum in answer.data:
+        for match in datum.matches:
+            found.setdefault(match.need_index, []).append(datum.event.data_key)
+    assert sorted(found[0]) == ["alpha", "alpha.beta"]
+    assert sorted(found[1]) == ["alpha", "alpha.beta", "beta", "gamma"]
+    best = [max(m.score for m in datum.matches) for datum in answer.data]
+    assert best == sorted(best, reverse=True)
     for datum in answer.data:
         scores = [m.score for m in datum.matches]
         assert scores == sorted(scores, reverse=True)
@@ -117,8 +137,10 @@ async def test_data_published_after_the_index_was_built_are_in_the_next_answer(
         await api.publish(event("alpha.two"))
         await api.publish(event("alpha.one", b"", tombstone=True))
         assert keys(await api.register("b", "alpha")) == ["alpha.two"]
-        await api.publish(event("alpha.two", description="now about beta and gamma and delta"))
-        assert keys(await api.register("c", "alpha", threshold=0.5)) == []
+        await api.publish(event("other", b'"alpha"'))
+        await api.publish(event("other", b'"beta"'))
+        await api.publish(event("alpha.two", b"", tombstone=True))
+        assert keys(await api.register("c", "alpha")) == []
 
 
 async def test_at_most_so_many_for_each_need(word_api: Api) -> None:
@@ -134,8 +156,12 @@ async def test_at_most_so_many_for_each_need(word_api: Api) -> None:
 
 async def test_only_what_reaches_the_threshold(word_api: Api) -> None:
     await word_api.publish(event("alpha"), event("alpha.beta"), event("alpha.beta.gamma"))
-    assert keys(await word_api.register("a", "alpha", threshold=0.7)) == ["alpha", "alpha.beta"]
-    assert keys(await word_api.register("b", "alpha", threshold=1.0)) == ["alpha"]
+    every = await word_api.register("a", "alpha", threshold=1e-6)
+    scores = {d.event.data_key: d.matches[0].score for d in every.data}
+    assert list(scores) == ["alpha", "alpha.beta", "alpha.beta.gamma"]
+    for threshold in (*scores.values(), 0.01, 0.5, 1.0):
+        answer = await word_api.register("b", "alpha", threshold=threshold)
+        assert keys(answer) == [key for key, score in scores.items() if score >= threshold]
 
 
 async def test_an_answer_that_grows_too_large_leaves_payloads_out(
@@ -380,6 +406,7 @@ async def test_a_need_may_be_said_twice_and_by_several(word_api: Api) -> None:
     await stream_a.live()
     await stream_b.live()
     await update(word_api, "b", needs=["gamma"])
+    await stream_b.until(lambda s: "needs_changed" in s.kinds)
     await word_api.publish(event("alpha.again"))
     assert (await stream_a.count(1)).keys == ["alpha.again"]
     await stream_b.quiet(0.2)

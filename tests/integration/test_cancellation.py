@@ -15,7 +15,7 @@ from contex_server.log.redis import RedisLog
 from contex_server.model import BEGINNING
 from contex_server.subscriptions.feed import Feed, Reader
 from contex_server.subscriptions.hub import Channel
-from contex_server.subscriptions.matchmaker import Listening, ProjectMatcher
+from contex_server.subscriptions.project_matcher import Listening, ProjectMatcher
 from contex_server.subscriptions.streams import _Pulse
 
 from tests.integration.support import (
@@ -320,7 +320,7 @@ def left_behind(server: Server, before: set[asyncio.Task[Any]]) -> dict[str, Any
         "channels": hub.channels,
         "tailers": hub.tailers,
         "matchers": maker.matchers,
-        "closing": [*hub._closing, *maker._closing],
+        "closing": [*hub._closing, *maker._tasks],
         "wakers": len(server.drain._wakers),
         "tasks": [t for t in asyncio.all_tasks() - before if not t.done() and not _accepts(t)],
     }

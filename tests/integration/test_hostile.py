@@ -15,12 +15,28 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from contex.v1 import agent_service_pb2, error_reason_pb2, event_pb2, event_service_pb2
+from contex.v1 import (
+    agent_service_pb2,
+    error_reason_pb2,
+    event_pb2,
+    event_service_pb2,
+    match_service_pb2,
+)
+from contex.v1.agent_service_pb2 import MinDelta, Need
+from contex.v1.match_service_pb2 import (
+    AgentNeed,
+    BacktestRequest,
+    ExplainRequest,
+    ExportFeedbackRequest,
+    GetMatchingStatusRequest,
+    MatchRequest,
+    RecordFeedbackRequest,
+)
 from contex_server.app import Server
 from contex_server.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.matching.embedder import Embedder
-from contex_server.model import END_OF_TIME, Sequence
+from contex_server.matching.embedders import Embedder
+from contex_server.model import END_OF_TIME, RESERVED_TYPES, Sequence
 from contex_server.rpc.cursors import Token, encode_position, encode_text
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -63,6 +79,7 @@ KIB, MIB = 1024, 1024 * 1024
 SERVICES = (
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"],
+    match_service_pb2.DESCRIPTOR.services_by_name["MatchService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -80,6 +97,12 @@ VALID: dict[str, Message] = {
     "UnregisterAgent": UnregisterAgentRequest(project=P, agent_id=AGENT),
     "Listen": ListenRequest(project=P, agent_id=AGENT),
     "Acknowledge": AcknowledgeRequest(project=P, agent_id=AGENT, sequence="0"),
+    "Match": MatchRequest(project=P, questions=[Need(text="a question")]),
+    "Explain": ExplainRequest(project=P, text="a need", data_key="k0"),
+    "Backtest": BacktestRequest(project=P, needs=[Need(text="a need")]),
+    "RecordFeedback": RecordFeedbackRequest(project=P, agent_id=AGENT, sequence="1-0"),
+    "ExportFeedback": ExportFeedbackRequest(project=P),
+    "GetMatchingStatus": GetMatchingStatusRequest(project=P),
 }
 
 
@@ -258,7 +281,14 @@ for _rpc in sorted(METHODS.keys() - {"PublishStream"}):
             refuse(_rpc, f"agent_id {_name}", "agent_id", agent_id=_text)
 
 # An agent that nobody registered.
-for _rpc in ("UpdateAgent", "GetAgent", "UnregisterAgent", "Listen", "Acknowledge"):
+for _rpc in (
+    "UpdateAgent",
+    "GetAgent",
+    "UnregisterAgent",
+    "Listen",
+    "Acknowledge",
+    "RecordFeedback",
+):
     for _where, _changes in {"here": {"agent_id": "nobody"}, "there": {"project": "other"}}.items():
         refuse(
             _rpc,
@@ -413,11 +443,24 @@ NO_TIME = {
     "too many nanos": Timestamp(seconds=5, nanos=1_000_000_000),
     "negative second, many nanos": Timestamp(seconds=-1, nanos=999_999_999),
 }
+for _rpc, _field in (
+    *((_rpc, "since") for _rpc in ("ListEvents", "Replay", "Backtest", "ExportFeedback")),
+    *((_rpc, "until") for _rpc in ("ListEvents", "Replay", "Backtest", "ExportFeedback")),
+    ("Match", "as_of"),
+    ("Explain", "as_of"),
+):
+    refuse(_rpc, f"{_field} nowhere", _field, **{_field: position()})
+    for _name, _time in NO_TIME.items():
+        refuse(_rpc, f"{_field} {_name}", f"{_field}.time", **{_field: position(time=_time)})
+for _rpc in ("Match", "Explain"):
+    for _text in ("", "-1-0", "x"):
+        refuse(_rpc, f"as_of {_text}", "as_of.sequence", as_of=position(sequence=_text))
+for _rpc in ("Backtest", "ExportFeedback"):
+    for _text in ("", "-1-0", "x"):
+        for _field in ("since", "until"):
+            bad_place = {_field: position(sequence=_text)}
+            refuse(_rpc, f"{_field} {_text}", f"{_field}.sequence", **bad_place)
 for _rpc in ("ListEvents", "Replay"):
-    for _field in ("since", "until"):
-        refuse(_rpc, f"{_field} nowhere", _field, **{_field: position()})
-        for _name, _time in NO_TIME.items():
-            refuse(_rpc, f"{_field} {_name}", f"{_field}.time", **{_field: position(time=_time)})
     for _value in (3, 99, -1, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"order {_value}", "order", order=_value)
 for _name, _time in NO_TIME.items():
@@ -569,6 +612,128 @@ for _rpc in ("RegisterAgent", "UpdateAgent"):
     for _value in (101, 2**32 - 1):
         refuse(_rpc, f"max_matches {_value}", "max_matches", max_matches=_value)
 refuse("UpdateAgent", "max_matches 0", "max_matches", max_matches=0)
+
+# Needs with thresholds, maxima and exclusions of their own; what an answer may take.
+for _rpc, _list in {
+    "RegisterAgent": "need_specs",
+    "UpdateAgent": "need_specs",
+    "Match": "questions",
+    "Backtest": "needs",
+}.items():
+    _changes = {"needs": []} if _list == "need_specs" else {}
+    for _field, _bad_needs in {
+        "text": [Need(), Need(text=" \t"), Need(text="a" * 1_001), Need(text="a" * 100_000)],
+        "threshold": [Need(text="a", threshold=t) for t in (0.0, -1.0, 1.1, float("nan"))],
+        "max_matches": [Need(text="a", max_matches=m) for m in (0, 101, 2**32 - 1)],
+        "exclude_data_keys": [Need(text="a", exclude_data_keys=["*"] * 33)],
+    }.items():
+        for _number, _bad_need in enumerate(_bad_needs):
+            refuse(
+                _rpc,
+                f"{_list} {_field} {_number}",
+                f"{_list}[1].{_field}",
+                **_changes,
+                **{_list: [Need(text="fine"), _bad_need]},
+            )
+    for _text in ("", "a b", "a" * 257, "[a-z]"):
+        refuse(
+            _rpc,
+            f"{_list} excludes {_text[:9]!r}",
+            f"{_list}[0].exclude_data_keys[1]",
+            **_changes,
+            **{_list: [Need(text="a", exclude_data_keys=["x*", _text])]},
+        )
+    refuse(_rpc, f"{_list} too many", _list, **_changes, **{_list: [Need(text="a")] * 33})
+for _rpc in ("RegisterAgent", "UpdateAgent"):
+    refuse(_rpc, "needs twice", "need_specs", needs=["a need"], need_specs=[Need(text="a need")])
+for _rpc, _list in {"Match": "questions", "Backtest": "needs"}.items():
+    refuse(_rpc, "no needs", _list, **{_list: []})
+for _rpc in ("RegisterAgent", "UpdateAgent", "Backtest"):
+    for _number, _pointers in enumerate((["a"], ["/~2"], ["/~"], ["/" + "a" * 256])):
+        refuse(
+            _rpc,
+            f"pointer {_number}",
+            "min_delta.json_pointers[1]",
+            min_delta=MinDelta(json_pointers=["/a", *_pointers]),
+        )
+    refuse(
+        _rpc,
+        "pointers too many",
+        "min_delta.json_pointers",
+        min_delta=MinDelta(json_pointers=["/a"] * 17),
+    )
+for _rpc in ("RegisterAgent", "UpdateAgent", "Match"):
+    for _value in (0, 10_000_001, 2**32 - 1):
+        refuse(_rpc, f"tokens {_value}", "max_context_tokens", max_context_tokens=_value)
+for _rpc in ("RegisterAgent", "UpdateAgent", "Match", "Listen"):
+    for _value in (5, 99, -1):
+        refuse(_rpc, f"format {_value}", "context_format", context_format=_value)
+for _rpc in ("Match", "Explain", "Backtest"):
+    for _number in (0.0, -1.0, 1.0000001, float("nan")):
+        refuse(_rpc, f"threshold {_number}", "threshold", threshold=_number)
+for _value in (101, 2**32 - 1):
+    refuse("Match", f"max_matches {_value}", "max_matches", max_matches=_value)
+for _text in ("", "a b", "[a-z]", "a" * 257):
+    refuse("Match", f"keys {_text[:9]!r}", "data_keys[1]", data_keys=["x*", _text])
+refuse("Match", "keys too many", "data_keys", data_keys=["*"] * 33)
+
+# Explain.
+for _name, _text in {"blank": " ", "too long": "a" * 1_001}.items():
+    refuse("Explain", f"text {_name}", "text", text=_text)
+for _name, _text in {"empty": "", **long_names(256), **NASTY, "star": "*"}.items():
+    refuse("Explain", f"key {_name}", "data_key", data_key=_text)
+for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():
+    refuse("Explain", f"sequence {_name}", "sequence", sequence=_text)
+refuse(
+    "Explain",
+    "a key that nobody knows",
+    expect={
+        "reason": "DATA_KEY_NOT_FOUND",
+        "code": "NOT_FOUND",
+        "metadata": frozenset({"data_key"}),
+    },
+    data_key="nobody.knows",
+)
+refuse(
+    "Explain",
+    "no event",
+    expect={
+        "reason": "EVENT_NOT_FOUND",
+        "code": "NOT_FOUND",
+        "metadata": frozenset({"sequence"}),
+    },
+    sequence="5-5",
+)
+for _name, _text in some({"empty": "", **long_names(128), **NASTY}, *_FEW).items():
+    refuse(
+        "Explain",
+        f"agent_id {_name}",
+        "agent_need.agent_id",
+        agent_need=AgentNeed(agent_id=_text),
+    )
+refuse(
+    "Explain",
+    "a need too many",
+    "agent_need.need_index",
+    agent_need=AgentNeed(agent_id=AGENT, need_index=1),
+)
+
+# Feedback.
+for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():
+    refuse("RecordFeedback", f"sequence {_name}", "sequence", sequence=_text)
+for _value in (1, 2**32 - 1):
+    refuse("RecordFeedback", f"need {_value}", "need_index", need_index=_value)
+refuse("RecordFeedback", "a long comment", "comment", comment="a" * 1_001)
+refuse("RecordFeedback", "a bad request id", "request_id", request_id="a b")
+refuse(
+    "RecordFeedback",
+    "no event",
+    expect={
+        "reason": "EVENT_NOT_FOUND",
+        "code": "NOT_FOUND",
+        "metadata": frozenset({"sequence"}),
+    },
+)
 refuse("RegisterAgent", "no needs", "needs", needs=[])
 
 # Publishes.
@@ -594,7 +759,7 @@ refuse_event("key of a tombstone empty", "data_key", event("", b"", tombstone=Tr
 refuse_event("key bad beside an own type", "data_key", event("a b", event_type="note"))
 for _name, _text in {**long_names(64), **NASTY, "digit first": "1a", "dot first": ".a"}.items():
     refuse_event(f"type {_name}", "event_type", event(event_type=_text))
-for _text in ("data_published", "data_deleted", "agent_registered", "agent_unregistered"):
+for _text in sorted(RESERVED_TYPES):
     for _bad_event in (event(event_type=_text), own(_text), own(_text, tombstone=True)):
         refuse_event(
             f"type {_text} {_bad_event.data_key} {_bad_event.tombstone}",
@@ -695,6 +860,10 @@ for _name, (_payload, _type, _place) in {
     "JSON by suffix": (b"<", "application/problem+json; v=1", "line 1, column 1"),
     "JSON in capitals": (b"<", "APPLICATION/JSON", "line 1, column 1"),
     "text not UTF-8": (b"gr\xc3\xbc\n\xc3\xbc\xff", "text/plain", "line 2, column 2"),
+    "YAML": (b"a: 1\nb: [1, 2\n", "application/yaml", "line 3"),
+    "TOML": (b"a = 1\nb = \n", "application/toml", "line 2, column 5"),
+    "XML": (b"<a>\n<b></a>", "application/xml", "line 2, column 6"),
+    "CSV": (b'a,b\n1,"2\n', "text/csv", "line"),
     "text cut off": (b"a\xc3", "text/markdown", "line 1, column 2"),
     "text of surrogates": (b"\xed\xa0\x80", "text/plain", "line 1, column 1"),
 }.items():

@@ -52,6 +52,7 @@ async def test_streams_end_with_a_final_cursor_and_resume_elsewhere(
             await stream.live()
         await one.publish(*(event(f"alpha.{i}") for i in range(3)))
         await streams[0][0].count(4)
+        await streams[3][0].count(3)
         stopping = asyncio.create_task(here.stop())
         for stream, _ in streams:
             ends_well(stream, await stream.refusal())

@@ -265,7 +265,7 @@ async def test_a_listener_of_a_full_store_reads_also_what_was_never_embedded(
 
 # -- health and reflection -----------------------------------------------------------
 
-NAMES = ("", "contex.v1.EventService", "contex.v1.AgentService")
+NAMES = ("", "contex.v1.EventService", "contex.v1.AgentService", "contex.v1.MatchService")
 Serving = health_pb2.HealthCheckResponse
 
 

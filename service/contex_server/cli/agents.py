@@ -2,84 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from contex_server.cli import options
-from contex_server.cli.exits import InputError, complain_about
+from contex_server.cli.found import show_context, show_found, show_omitted
+from contex_server.cli.needs import Exclude, Needs, NeedsFile, needs_or_exit
 from contex_server.cli.output import (
     agent_record,
     cell,
     console,
-    matched_record,
-    payload_preview,
     plain,
     print_json,
     print_line,
+    registration_record,
     rfc3339,
     table,
 )
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:
-    from contex import Agent, Registration
+    from contex import Agent, MinDelta, Need, Registration
     from rich.table import Table
 
-Needs = Annotated[
-    list[str] | None,
-    typer.Option("--need", "-n", help="What the agent wants to know, in plain words. Repeatable."),
-]
-NeedsFile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A file with one need a line; # starts a comment."),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Lowest score that matches, above 0, at most 1. [default: the server's]"),
-]
 MaxMatches = Annotated[
     int | None, typer.Option(help="Data shown for each need, 1 to 100. [default: 10]")
 ]
-
-
-def read_needs(needs: list[str] | None, file: Path | None) -> list[str]:
-    """The needs of `--need` and `--needs-file`, in this order.
-
-    Raises:
-        InputError: The file can't be read.
-    """
-    found = list(needs or ())
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"can't read {str(file)!r}: {error}") from None
-        stripped = (line.strip() for line in lines)
-        found += [line for line in stripped if line and not line.startswith("#")]
-    return found
-
-
-def _needs_or_exit(needs: list[str] | None, file: Path | None) -> list[str]:
-    try:
-        return read_needs(needs, file)
-    except InputError as error:
-        raise typer.Exit(complain_about(error)) from None
 
 
 def register(
     agent_id: options.AgentId,
     needs: Needs = None,
     needs_file: NeedsFile = None,
-    threshold: Threshold = None,
+    exclude: Exclude = None,
+    threshold: options.Threshold = None,
     max_matches: MaxMatches = None,
+    only_changes: options.OnlyChanges = None,
+    pointers: options.OnlyChangesAt = None,
     last_seen: Annotated[
         str | None,
         typer.Option(
             metavar="SEQUENCE", help="The last event the agent knows; 0: it wants everything."
         ),
     ] = None,
+    max_tokens: options.MaxTokens = None,
+    chosen_format: options.FormatOption = None,
     project: options.Project = "default",
     target: options.Target = options.DEFAULT_TARGET,
     timeout: options.Timeout = 10.0,
@@ -89,57 +57,52 @@ def register(
 
     A registration of the same id is replaced.
     """
-    lines = _needs_or_exit(needs, needs_file)
-    if not lines:
+    wanted = needs_or_exit(needs, needs_file, exclude)
+    if not wanted:
         raise typer.BadParameter("missing; or use --needs-file", param_hint="--need")
+    min_delta = options.min_delta(only_changes, pointers)
 
     async def work() -> None:
         async with options.connect(target, timeout) as client:
             registration = await client.register_agent(
                 project,
                 agent_id,
-                lines,
+                wanted,
                 last_seen_sequence=last_seen,
                 threshold=threshold,
                 max_matches=max_matches,
+                min_delta=min_delta,
+                max_context_tokens=max_tokens,
+                context_format=options.context_format(chosen_format),
             )
-        _show_registration(registration, as_json)
+        _show_registration(registration, chosen_format, as_json)
 
     run(work())
 
 
-def _show_registration(registration: Registration, as_json: bool) -> None:
+def _show_registration(
+    registration: Registration, chosen_format: options.Format | None, as_json: bool
+) -> None:
     agent = registration.agent
     if as_json:
-        print_json(
-            {
-                **agent_record(agent),
-                "sequence": registration.sequence,
-                "cursor": registration.cursor,
-                "data": [matched_record(datum) for datum in registration.data],
-            }
-        )
+        print_json(registration_record(registration))
         return
-    for need, found in registration.by_need().items():
-        result = table(
-            "score", "data key", "rev", "description", "payload", numbers=("score", "rev")
-        )
-        for matched, match in found[: agent.max_matches]:
-            event = matched.event
-            result.add_row(
-                f"{match.score:.2f}",
-                cell(event.data_key),
-                str(event.revision),
-                cell(event.description, 60),
-                cell(payload_preview(event, 40)),
-            )
-        console().print(cell(need), style="bold")
-        console().print(result if found else "  nothing yet\n")
+    if chosen_format is not None:
+        show_context(registration.context)
+        return
+    limits = {need.text: need.max_matches for need in agent.need_specs}
+    show_found(
+        {
+            need: found[: limits.get(need) or agent.max_matches]
+            for need, found in registration.by_need().items()
+        }
+    )
     console().print(
         f"{plain(agent.agent_id)}: {len(registration.data)} data match, "
         f"as of {registration.sequence}",
         markup=False,
     )
+    show_omitted(registration.context, console())
 
 
 registry = typer.Typer(
@@ -224,10 +187,40 @@ def _show_agent(agent: Agent, as_json: bool) -> None:
         return
     result = table("", "")
     result.show_header = False
-    for name, value in agent_record(agent).items():
-        text = "\n".join(map(plain, value)) if isinstance(value, list) else plain(str(value))
-        result.add_row(name, Text(text))
+    for name, value in _agent_rows(agent).items():
+        result.add_row(name, Text(value))
     console().print(result)
+
+
+def _agent_rows(agent: Agent) -> dict[str, str]:
+    record: dict[str, Any] = agent_record(agent)
+    del record["need_specs"]
+    record["needs"] = "\n".join(
+        map(need_line, agent.need_specs) if agent.need_specs else map(plain, agent.needs)
+    )
+    record["min_delta"] = _updates(agent.min_delta)
+    return {name: value if name == "needs" else plain(str(value)) for name, value in record.items()}
+
+
+def need_line(need: Need) -> str:
+    """A need and its options on one line."""
+    options_of_it = []
+    if need.threshold is not None:
+        options_of_it.append(f"threshold {need.threshold:g}")
+    if need.max_matches is not None:
+        options_of_it.append(f"at most {need.max_matches}")
+    if need.exclude_data_keys:
+        options_of_it.append(f"not {', '.join(map(plain, need.exclude_data_keys))}")
+    return plain(need.text) + (f"  ({'; '.join(options_of_it)})" if options_of_it else "")
+
+
+def _updates(min_delta: MinDelta | None) -> str:
+    if min_delta is None or not (min_delta.payload_changed or min_delta.json_pointers):
+        return "all updates"
+    if not min_delta.json_pointers:
+        return "updates that change the payload"
+    pointers = (pointer or "the whole" for pointer in min_delta.json_pointers)
+    return f"updates that change {' or '.join(pointers)}"
 
 
 @registry.command("update")
@@ -235,8 +228,13 @@ def update(
     agent_id: options.AgentId,
     needs: Needs = None,
     needs_file: NeedsFile = None,
-    threshold: Threshold = None,
+    exclude: Exclude = None,
+    threshold: options.Threshold = None,
     max_matches: MaxMatches = None,
+    only_changes: options.OnlyChanges = None,
+    pointers: options.OnlyChangesAt = None,
+    max_tokens: options.MaxTokens = None,
+    chosen_format: options.FormatOption = None,
     project: options.Project = "default",
     target: options.Target = options.DEFAULT_TARGET,
     timeout: options.Timeout = 10.0,
@@ -246,18 +244,22 @@ def update(
 
     New needs replace all old ones.
     """
-    lines = _needs_or_exit(needs, needs_file)
+    wanted = needs_or_exit(needs, needs_file, exclude)
+    min_delta = options.min_delta(only_changes, pointers)
 
     async def work() -> None:
         async with options.connect(target, timeout) as client:
             registration = await client.update_agent(
                 project,
                 agent_id,
-                needs=lines or None,
+                needs=wanted or None,
                 threshold=threshold,
                 max_matches=max_matches,
+                min_delta=min_delta,
+                max_context_tokens=max_tokens,
+                context_format=options.context_format(chosen_format),
             )
-        _show_registration(registration, as_json)
+        _show_registration(registration, chosen_format, as_json)
 
     run(work())
 

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from contex_server.cli import agents, health, listen, publish, read, serve
+from contex_server.cli import (
+    agents,
+    backtest,
+    explain,
+    feedback,
+    health,
+    listen,
+    match,
+    matching,
+    publish,
+    read,
+    serve,
+)
 from contex_server.cli.demo.command import demo
 from contex_server.cli.exits import epilog
 
@@ -51,4 +63,9 @@ application.command()(read.tail)
 application.command()(agents.register)
 application.command()(listen.listen)
 application.add_typer(agents.registry, name="agents")
+application.command()(match.match)
+application.command()(explain.explain)
+application.command()(backtest.backtest)
+application.add_typer(feedback.feedback, name="feedback")
+application.command()(matching.matching)
 application.command()(demo)

@@ -26,9 +26,12 @@ _LINE_KEYS = frozenset(
     | {"data", "payload", "payload_text", "payload_base64", "tombstone", "expected_revision"}
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     | {"sequence", "time", "revision", "previous_sequence", "publisher"}
-    | {"score", "matches", "payload_omitted"}
+    | {"opaque", "score", "matches", "payload_omitted", "backfilled", "context"}
 )
-_AGENT_TYPES = frozenset({"agent_registered", "agent_unregistered"})
+# What the service itself writes about agents, feedback and models.
+_SERVICE_TYPES = frozenset(
+    {"agent_registered", "agent_unregistered", "match_feedback", "matching_model_changed"}
+)
 
 
 def parse_metadata(entries: list[str]) -> dict[str, str]:
@@ -97,8 +100,8 @@ def parse_line(line: bytes) -> NewEvent | None:
 
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
     optionally description, event_type, content_type, metadata, tombstone and expected_revision.
-    What `contex replay --json` prints is understood too: a deletion becomes a tombstone, and
-    registrations of agents are left out.
+    What `contex replay --json` prints is understood too: a deletion becomes a tombstone, and what
+    the service wrote about agents, feedback and models is left out.
 
     Raises:
         InputError: The line is no such object.
@@ -117,7 +120,7 @@ def parse_line(line: bytes) -> NewEvent | None:
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}")
     event_type = _text(record, "event_type")
-    if event_type in _AGENT_TYPES:
+    if event_type in _SERVICE_TYPES:
         return None
     tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
     if event_type in ("data_published", "data_deleted"):

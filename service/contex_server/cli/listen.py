@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ from contex_server.cli.output import (
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:
-    from contex import AsyncClient, MatchedEvent
+    from contex import AsyncClient, NeedsChanged
 
 _ACKNOWLEDGE_EVERY_S = 0.5
 _ACKNOWLEDGE_AT_EXIT_S = 5.0
@@ -39,6 +40,10 @@ def listen(
         ),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after this many events.")] = None,
+    chosen_format: Annotated[
+        options.Format | None,
+        typer.Option("--format", help="Print each event written out for a prompt instead."),
+    ] = None,
     project: options.Project = "default",
     target: options.Target = options.DEFAULT_TARGET,
     timeout: options.Timeout = 10.0,
@@ -46,7 +51,8 @@ def listen(
 ) -> None:
     """Print what matches an agent's needs, as it arrives.
 
-    Begins with what the agent has not acknowledged, and goes on until Ctrl-C.
+    Begins with what the agent has not acknowledged, and goes on until Ctrl-C. Where its needs are
+    changed meanwhile, what matches now and did not before is printed next.
     """
 
     async def work() -> None:
@@ -55,7 +61,9 @@ def listen(
             await client.get_agent(project, agent_id)
             acknowledger = Acknowledger(client, project, agent_id) if acknowledge else None
             try:
-                await _listen(client, project, agent_id, after, count, as_json, acknowledger)
+                await _listen(
+                    client, project, agent_id, after, count, chosen_format, as_json, acknowledger
+                )
             finally:
                 if acknowledger is not None:
                     await acknowledger.close()
@@ -69,38 +77,64 @@ async def _listen(
     agent_id: str,
     after: str | None,
     count: int | None,
+    chosen_format: options.Format | None,
     as_json: bool,
     acknowledger: Acknowledger | None,
 ) -> None:
     printed = 0
-    async with client.listen(project, agent_id, after_sequence=after) as stream:
+    async with client.listen(
+        project,
+        agent_id,
+        after_sequence=after,
+        context_format=options.context_format(chosen_format),
+        on_needs_changed=_tell_change,
+    ) as stream:
         async for matched in stream:
             if as_json:
                 print_json(matched_record(matched))
+            elif chosen_format is not None:
+                sys.stdout.write(matched.context.rstrip("\n") + "\n")
             else:
                 print_line(matched_line(matched))
             flush()
             if acknowledger is not None:
-                acknowledger.printed(matched)
+                # What a change of the needs brings is older than the position, which stays.
+                acknowledger.printed(
+                    stream.position, cursor=stream.cursor if matched.backfilled else None
+                )
             printed += 1
             if printed == count:
                 return
 
 
+def _tell_change(changed: NeedsChanged) -> None:
+    count = len(changed.agent.needs)
+    error_console().print(
+        f"the registration was changed: {count} need{'s' if count != 1 else ''}; "
+        f"{len(changed.data)} data match now and did not before",
+        markup=False,
+    )
+
+
 class Acknowledger:
-    """Acknowledges the newest event that was printed, at most twice a second, and at the end."""
+    """Acknowledges what was printed, at most twice a second, and at the end."""
 
     def __init__(self, client: AsyncClient, project: str, agent_id: str) -> None:
         self._client = client
         self._project = project
         self._agent_id = agent_id
-        self._newest: MatchedEvent | None = None
-        self._acknowledged: MatchedEvent | None = None
+        self._newest: tuple[str | None, str | None] = (None, None)
+        self._acknowledged: tuple[str | None, str | None] = (None, None)
         self._task = asyncio.create_task(self._run())
 
-    def printed(self, matched: MatchedEvent) -> None:
-        """Notes that an event has reached the reader."""
-        self._newest = matched
+    def printed(self, position: str | None, *, cursor: str | None = None) -> None:
+        """Notes up to where what the stream brought has reached the reader.
+
+        Args:
+            position: The stream's position.
+            cursor: A cursor of the stream at or after it, to be acknowledged instead.
+        """
+        self._newest = (None if cursor is not None else position, cursor)
 
     async def close(self) -> None:
         """Acknowledges the rest."""
@@ -122,7 +156,8 @@ class Acknowledger:
 
     async def _acknowledge(self) -> None:
         newest = self._newest
-        if newest is None or newest is self._acknowledged:
+        if newest == self._acknowledged:
             return
-        await self._client.acknowledge(self._project, self._agent_id, newest)
+        position, cursor = newest
+        await self._client.acknowledge(self._project, self._agent_id, position, cursor=cursor)
         self._acknowledged = newest

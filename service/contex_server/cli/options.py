@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from contex_server.cli.positions import parse_position
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from contex import AsyncClient
+    from contex import AsyncClient, ContextFormat, MinDelta
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -58,6 +59,51 @@ Until = Annotated[
     str | None,
     typer.Option(metavar="POSITION", help="Up to and including this sequence or RFC 3339 time."),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Lowest score that matches, above 0, at most 1. [default: the server's]"),
+]
+AsOf = Annotated[
+    str | None,
+    typer.Option(metavar="POSITION", help="As of this sequence or RFC 3339 time. [default: now]"),
+]
+OnlyChanges = Annotated[
+    bool | None,
+    typer.Option(
+        "--min-delta/--no-min-delta",
+        help="Leave out updates that don't change the payload, or none.",
+        show_default=False,
+    ),
+]
+OnlyChangesAt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--min-delta-pointer",
+        metavar="POINTER",
+        help="Leave out updates that don't change the value at this JSON pointer. Repeatable.",
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Tokens that the data may take when written out; the best are kept."
+    ),
+]
+
+
+class Format(StrEnum):
+    """How data are written out for an agent's prompt: the names of `contex.ContextFormat`."""
+
+    JSON = "json"
+    YAML = "yaml"
+    MARKDOWN = "markdown"
+    TOON = "toon"
+
+
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="Print the data written out for a prompt instead."),
+]
 Backwards = Annotated[bool, typer.Option("--backwards", help="Newest first.")]
 
 
@@ -92,6 +138,28 @@ class Filter:
             parse_position(since, "--since"),
             parse_position(until, "--until"),
         )
+
+
+def context_format(chosen: Format | None) -> ContextFormat | None:
+    """The client's value of `--format`."""
+    from contex import ContextFormat
+
+    return None if chosen is None else ContextFormat(chosen)
+
+
+def min_delta(only_changes: bool | None, pointers: list[str] | None) -> MinDelta | None:
+    """What `--min-delta` and `--min-delta-pointer` say; None where they are not given.
+
+    Raises:
+        typer.BadParameter: They contradict each other.
+    """
+    from contex import MinDelta
+
+    if pointers and only_changes is False:
+        raise typer.BadParameter("contradicts --no-min-delta", param_hint="--min-delta-pointer")
+    if pointers:
+        return MinDelta(True, tuple(pointers))
+    return None if only_changes is None else MinDelta(only_changes)
 
 
 def connect(target: str, timeout: float = 10.0, publisher: str = "") -> AsyncClient:

@@ -22,12 +22,24 @@ class Progress:
         verb: What is done to the events, in the past tense: "replayed".
         shown: Whether to say anything at all.
         total_bytes: Size of the input, for a bar; None: no bar.
+        bar: A bar that `reach` moves.
+        things: What is counted.
     """
 
-    def __init__(self, verb: str, *, shown: bool = True, total_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        verb: str,
+        *,
+        shown: bool = True,
+        total_bytes: int | None = None,
+        bar: bool = False,
+        things: str = "events",
+    ) -> None:
         self._verb = verb
         self._shown = shown
         self._total_bytes = total_bytes
+        self._has_bar = bar or total_bytes is not None
+        self._things = things
         self._bytes = 0
         self._events = 0
         self._started = self._refreshed = time.monotonic()
@@ -55,11 +67,18 @@ class Progress:
             self._refreshed = now
             self._bar.update(self._task, completed=self._bytes, description=self.summary())
 
+    def reach(self, events: int, total_events: int) -> None:
+        """Sets how many events are done, of how many: both are told on the way."""
+        self._events = events
+        if self._bar is not None and self._task is not None:
+            total = max(events, total_events)
+            self._bar.update(self._task, completed=events, total=total, description=self.summary())
+
     def summary(self) -> str:
         """The state in words."""
         seconds = max(self.seconds, 1e-6)
         return (
-            f"{self._verb} {self._events:,} events in {seconds:.1f} s "
+            f"{self._verb} {self._events:,} {self._things} in {seconds:.1f} s "
             f"({self._events / seconds:,.0f}/s)"
         )
 
@@ -68,7 +87,7 @@ class Progress:
             from rich import progress
 
             columns: list[progress.ProgressColumn] = [progress.SpinnerColumn()]
-            if self._total_bytes is not None:
+            if self._has_bar:
                 columns += [progress.BarColumn(), progress.TaskProgressColumn()]
             self._bar = progress.Progress(
                 *columns,

@@ -58,8 +58,8 @@ end
 
 -- Appends the events of many publishes, each publish whole or not at all.
 --
--- KEYS  events, state, vectors, requests:0, requests:1
--- ARGV  request window in seconds,
+-- KEYS  events, state, vectors, requests:0, requests:1, matching
+-- ARGV  request window in seconds, the vectors' model,
 --       number of vectors, then for each: digest, vector,
 --       then for each publish: request_id or "", number of events, and for each event:
 --       data key or "", expected revision or "", "T" (tombstone) or "", digest, body
@@ -70,7 +70,9 @@ end
 local function append(keys, args)
   local events, state = keys[1], keys[2]
   local window = tonumber(args[1])
-  local first = put_vectors(keys[3], args, 3, tonumber(args[2]))
+  local vectors = tonumber(args[3])
+  local first = put_vectors(keys[3], args, 4, vectors)
+  if vectors > 0 then redis.call('HSETNX', keys[6], 'model', args[2]) end
 
   -- Request ids lie in one of two hashes, by turns of a window; each expires when
   -- its turn comes again, so an id is known for one window at least and two at most.
@@ -174,16 +176,14 @@ end
 
 -- Writes, replaces or removes a registration, and its event, if it is still as expected.
 --
--- KEYS  events, agents, cursors, vectors
+-- KEYS  events, agents, cursors
 -- ARGV  agent id, expected record ("" = absent), new record ("" = remove),
---       cursor ("" = keep, or the new event's sequence for a new agent), event body,
---       number of vectors, then for each: digest, vector
+--       cursor ("" = keep, or the new event's sequence for a new agent), event body
 -- Returns {sequence, cursor}, or nil if the record was not the expected one.
 local function agent(keys, args)
   local events, agents, cursors = keys[1], keys[2], keys[3]
   local id, expected, record, cursor = args[1], args[2], args[3], args[4]
   if (redis.call('HGET', agents, id) or '') ~= expected then return nil end
-  put_vectors(keys[4], args, 7, tonumber(args[6]))
   local sequence = add(events, args[5])
   if record == '' then
     redis.call('HDEL', agents, id)
@@ -224,6 +224,36 @@ local function acknowledge(keys, args)
   return held
 end
 
+-- Lets another embedding model decide in a project, and tells it in the log.
+--
+-- KEYS  events, matching, vectors of the old model
+-- ARGV  old model, new model, event body
+-- Returns the event's sequence, or nil if the old model did not decide any more.
+local function change_model(keys, args)
+  if (redis.call('HGET', keys[2], 'model') or '') ~= args[1] then return nil end
+  redis.call('HSET', keys[2], 'model', args[2])
+  redis.call('UNLINK', keys[3])
+  return add(keys[1], args[3])
+end
+
+-- Takes, keeps or, with a time of 0, gives back a task that one process does.
+--
+-- KEYS  task
+-- ARGV  owner, for how many milliseconds
+-- Returns 1 if the task is the owner's now.
+local function claim(keys, args)
+  local holder = redis.call('GET', keys[1])
+  if holder and holder ~= args[1] then return 0 end
+  if tonumber(args[2]) > 0 then
+    redis.call('SET', keys[1], args[1], 'PX', args[2])
+    return 1
+  end
+  redis.call('DEL', keys[1])
+  return 0
+end
+
 redis.register_function('contex1_append', append)
+redis.register_function('contex1_change_model', change_model)
+redis.register_function('contex1_claim', claim)
 redis.register_function('contex1_agent', agent)
 redis.register_function('contex1_acknowledge', acknowledge)

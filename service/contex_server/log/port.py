@@ -15,11 +15,13 @@ class Bounds(NamedTuple):
         first: The oldest event that is still there; None if the log is empty.
         tail: The newest event there ever was; "0-0" if there was none.
         trimmed: Whether events before `first` have been removed.
+        length: How many events are there.
     """
 
     first: Sequence | None
     tail: Sequence
     trimmed: bool
+    length: int = 0
 
 
 class AgentRecord(NamedTuple):
@@ -39,7 +41,6 @@ class AgentWrite(NamedTuple):
         cursor: Where to set the durable cursor. None keeps it, and puts that of a
             new agent on the event's own sequence.
         body: The serialised event.
-        vectors: Vectors of the needs, by text digest.
     """
 
     project: str
@@ -48,7 +49,6 @@ class AgentWrite(NamedTuple):
     record: bytes
     cursor: Sequence | None
     body: bytes
-    vectors: Mapping[bytes, bytes]
 
 
 class AgentWritten(NamedTuple):
@@ -127,12 +127,46 @@ class EventLog(Protocol):
         """
         ...
 
-    async def vectors(self, project: str, digests: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The vectors that are stored for these text digests."""
+    async def vectors(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> dict[bytes, bytes]:
+        """The encodings that are stored for these text digests under a model."""
         ...
 
-    async def put_vectors(self, project: str, vectors: Mapping[bytes, bytes]) -> None:
-        """Stores vectors; what is there already stays."""
+    async def missing_vectors(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> set[bytes]:
+        """Those of the text digests that nothing is stored for under a model."""
+        ...
+
+    async def put_vectors(self, project: str, model: str, vectors: Mapping[bytes, bytes]) -> None:
+        """Stores encodings; what is there already stays."""
+        ...
+
+    async def model(self, project: str) -> str:
+        """The model that decides in a project: the first that anything was stored under,
+        until it is changed; "" if nothing was."""
+        ...
+
+    async def change_model(
+        self, project: str, expected: str, model: str, body: bytes
+    ) -> Sequence | None:
+        """Lets another model decide, and appends the event that tells it.
+
+        What was stored under the old model is dropped. Returns the event's sequence, or None
+        if `expected` did not decide any more.
+        """
+        ...
+
+    async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
+        """Takes or keeps a task that one process in the whole deployment does.
+
+        Returns whether it is `owner`'s for the next `ttl_ms`.
+        """
+        ...
+
+    async def disclaim(self, project: str, task: str, owner: str) -> None:
+        """Gives a task back, if it is still `owner`'s."""
         ...
 
     async def write_agent(self, write: AgentWrite) -> AgentWritten | None:

@@ -4,7 +4,9 @@ Keys of a project, all in the cluster slot of its bucket `b` (`{b}` is the hash 
 
     ctx:{b}:p:<project>:events       stream; one field "e" an entry, see functions.lua
     ctx:{b}:p:<project>:state        hash: data key -> latest revision, sequence, digest
-    ctx:{b}:p:<project>:vectors      hash: text digest -> embedding
+    ctx:{b}:p:<project>:vectors:<m>  hash: text digest -> encoding, under a model
+    ctx:{b}:p:<project>:matching     hash: "model" -> the one that decides
+    ctx:{b}:p:<project>:task:<t>     string: which process does a task, until it expires
     ctx:{b}:p:<project>:agents       hash: agent id -> registration
     ctx:{b}:p:<project>:cursors      hash: agent id -> acknowledged sequence
     ctx:{b}:p:<project>:requests:0|1 hash: request id -> first answer, by turns of a window
@@ -17,6 +19,7 @@ import binascii
 from collections.abc import AsyncIterator, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import lru_cache
+from hashlib import blake2b
 from importlib.resources import files
 from typing import Any
 
@@ -70,6 +73,11 @@ def bucket_of(project: str) -> int:
 def key(project: str, kind: str) -> str:
     """The name of one of a project's keys."""
     return f"ctx:{{{bucket_of(project)}}}:p:{project}:{kind}"
+
+
+def vectors_key(project: str, model: str) -> str:
+    """The name of the key that holds a project's encodings under a model."""
+    return key(project, f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}")
 
 
 class RedisLog:
@@ -142,8 +150,11 @@ class RedisLog:
     def _fcall_append(self, project: str, appends: SequenceOf[Append]) -> Command:
         vectors: dict[bytes, bytes] = {}
         publishes: list[Any] = []
+        model = next((append.model for append in appends if append.vectors), "")
         for append in appends:
-            vectors.update(append.vectors)
+            if append.model == model:
+                # Of two models, one's vectors are left to be computed when they are needed.
+                vectors.update(append.vectors)
             publishes += (append.request_id, len(append.drafts))
             for draft in append.drafts:
                 expected = draft.expected_revision
@@ -157,13 +168,15 @@ class RedisLog:
         return (
             "FCALL",
             "contex1_append",
-            5,
+            6,
             key(project, "events"),
             key(project, "state"),
-            key(project, "vectors"),
+            vectors_key(project, model),
             key(project, "requests:0"),
             key(project, "requests:1"),
+            key(project, "matching"),
             self._request_window_s,
+            model,
             len(vectors),
             *(item for pair in vectors.items() for item in pair),
             *publishes,
@@ -228,6 +241,7 @@ class RedisLog:
             _sequence(first[0]) if first else None,
             _sequence(fields[b"last-generated-id"]),
             trimmed=fields[b"entries-added"] > fields[b"length"],
+            length=fields[b"length"],
         )
 
     def bucket(self, project: str) -> int:
@@ -254,19 +268,69 @@ class RedisLog:
             if cursor == b"0":
                 return
 
-    async def vectors(self, project: str, digests: Iterable[bytes]) -> dict[bytes, bytes]:
+    async def vectors(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> dict[bytes, bytes]:
         """See `EventLog.vectors`."""
         wanted = list(digests)
         if not wanted:
             return {}
-        found = await self._command(project, "HMGET", key(project, "vectors"), *wanted)
+        found = await self._command(project, "HMGET", vectors_key(project, model), *wanted)
         return {d: v for d, v in zip(wanted, found, strict=True) if v is not None}
 
-    async def put_vectors(self, project: str, vectors: Mapping[bytes, bytes]) -> None:
+    async def missing_vectors(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> set[bytes]:
+        """See `EventLog.missing_vectors`."""
+        wanted, name = list(digests), vectors_key(project, model)
+        if not wanted:
+            return set()
+        found = await self._commands(project, *(("HEXISTS", name, d) for d in wanted))
+        return {d for d, there in zip(wanted, found, strict=True) if not there}
+
+    async def put_vectors(self, project: str, model: str, vectors: Mapping[bytes, bytes]) -> None:
         """See `EventLog.put_vectors`."""
-        name = key(project, "vectors")
+        name = vectors_key(project, model)
         if vectors:
-            await self._commands(project, *(("HSETNX", name, d, v) for d, v in vectors.items()))
+            await self._commands(
+                project,
+                ("HSETNX", key(project, "matching"), "model", model),
+                *(("HSETNX", name, d, v) for d, v in vectors.items()),
+            )
+
+    async def model(self, project: str) -> str:
+        """See `EventLog.model`."""
+        found = await self._command(project, "HGET", key(project, "matching"), "model")
+        return "" if found is None else str(found.decode())
+
+    async def change_model(
+        self, project: str, expected: str, model: str, body: bytes
+    ) -> Sequence | None:
+        """See `EventLog.change_model`."""
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_change_model",
+            3,
+            key(project, "events"),
+            key(project, "matching"),
+            vectors_key(project, expected),
+            expected,
+            model,
+            body,
+        )
+        return None if reply is None else _sequence(reply)
+
+    async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
+        """See `EventLog.claim`."""
+        name = key(project, f"task:{task}")
+        reply = await self._command(project, "FCALL", "contex1_claim", 1, name, owner, ttl_ms)
+        return bool(reply)
+
+    async def disclaim(self, project: str, task: str, owner: str) -> None:
+        """See `EventLog.disclaim`."""
+        name = key(project, f"task:{task}")
+        await self._command(project, "FCALL", "contex1_claim", 1, name, owner, 0)
 
     async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
         """See `EventLog.write_agent`."""
@@ -275,18 +339,15 @@ class RedisLog:
             project,
             "FCALL",
             "contex1_agent",
-            4,
+            3,
             key(project, "events"),
             key(project, "agents"),
             key(project, "cursors"),
-            key(project, "vectors"),
             write.agent_id,
             write.expected,
             write.record,
             "" if write.cursor is None else str(write.cursor),
             write.body,
-            len(write.vectors),
-            *(item for pair in write.vectors.items() for item in pair),
         )
         if reply is None:
             return None

@@ -1,168 +1,247 @@
-"""Embeddings by text digest: computed once for each project and text, kept in the log's store."""
+"""Encodings by text digest: computed once for each project, text and model; kept in the store."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import structlog
-from cachetools import LRUCache
-from numpy.typing import NDArray
+from cachetools import LRUCache, TTLCache
 
 from contex_server.errors import ContexError, Reason, embedder_unavailable
 from contex_server.log.port import EventLog
-from contex_server.matching.describe import describe, text_digest
-from contex_server.matching.embedder import Embedder, pack, unpack
+from contex_server.matching.describe import (
+    Description,
+    PayloadMalformed,
+    describe,
+    text_digest,
+)
+from contex_server.matching.embedders import Role
+from contex_server.matching.encoding import (
+    Encoding,
+    Recipe,
+    as_stored,
+    of_description,
+    of_need,
+    pack,
+    unpack,
+)
+from contex_server.matching.models import Models
 from contex_server.model import DATA_DELETED, Event, EventCodec
 
 log = structlog.get_logger(__name__)
 
-Vector = NDArray[np.float32]
-
-_CACHED_VECTORS = 20_000
-"""30 MB at 384 dimensions."""
+_CACHED_BYTES = 48 * 1024 * 1024
 _KNOWN_DIGESTS = 200_000
+_KNOWN_MODELS = 10_000
+_MODEL_TTL_S = 30.0
+_INLINE_BYTES = 16 * 1024
+"""A larger payload is described in a thread: 1 MiB of YAML takes 0.2 s."""
+
+NEED_DIGEST = text_digest
+"""Identifies a need's text."""
 
 
 class Embeddings:
-    """Finds the vector of a text: in memory, in the store, or from the model."""
+    """Finds the encoding of a text: in memory, in the store, or by the model."""
 
     def __init__(
-        self, event_log: EventLog, codec: EventCodec, embedder: Embedder, *, timeout_s: float
+        self, event_log: EventLog, codec: EventCodec, models: Models, *, timeout_s: float
     ) -> None:
         """Creates it.
 
         Args:
-            event_log: Where vectors are kept.
-            codec: Reads events, to describe one whose vector is missing.
-            embedder: The model.
+            event_log: Where encodings are kept.
+            codec: Reads events, to describe one whose encoding is missing.
+            models: The models.
             timeout_s: How long a publish waits for the model.
         """
         self._log = event_log
         self._codec = codec
-        self._embedder = embedder
+        self.models = models
         self._timeout_s = timeout_s
-        self._vectors: LRUCache[tuple[str, bytes], Vector] = LRUCache(_CACHED_VECTORS)
-        self._stored: LRUCache[tuple[str, bytes], bool] = LRUCache(_KNOWN_DIGESTS)
+        self._cache: LRUCache[tuple[str, str, bytes], Encoding] = LRUCache(
+            _CACHED_BYTES, getsizeof=_size
+        )
+        self._stored: LRUCache[tuple[str, str, bytes], bool] = LRUCache(_KNOWN_DIGESTS)
+        self._deciding: TTLCache[str, str] = TTLCache(_KNOWN_MODELS, _MODEL_TTL_S)
 
-    @property
-    def model_id(self) -> str:
-        """The embedding model's identity."""
-        return self._embedder.model_id
+    # -- which model -------------------------------------------------------------
 
-    @property
-    def dimension(self) -> int:
-        """Length of a vector."""
-        return self._embedder.dimension
+    async def model_of(self, project: str) -> str:
+        """The model that decides in a project, or the configured one if that is not here.
 
-    def digest(self, text: str) -> bytes:
-        """Identifies a text under this model."""
-        return text_digest(text, self._embedder.model_id)
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        known = self._deciding.get(project)
+        if known is None:
+            known = await self._log.model(project)
+            if known:
+                self._deciding[project] = known
+        return self.models.usable(known) if known else self.models.configured_id
 
-    def is_stored(self, project: str, digest: bytes) -> bool:
-        """Whether the store is known to have the vector already; False may be wrong."""
-        return (project, digest) in self._stored
+    def model_changed(self, project: str, model: str) -> None:
+        """Takes note of what the log says."""
+        self._deciding[project] = model
 
-    async def for_append(self, project: str, texts: Mapping[bytes, str]) -> dict[bytes, bytes]:
-        """The packed vectors that an append must bring along, by digest.
+    # -- publishing --------------------------------------------------------------
+
+    def is_stored(self, project: str, model: str, digest: bytes) -> bool:
+        """Whether the store is known to have the encoding already; False may be wrong."""
+        return (project, model, digest) in self._stored
+
+    async def for_append(
+        self, project: str, texts: Mapping[bytes, Description]
+    ) -> tuple[str, dict[bytes, bytes]]:
+        """The model, and the packed encodings that an append must bring along, by digest.
 
         Never fails: if the model is late or broken the event is appended without, and who
-        needs the vector first computes it (`of_events`).
+        needs the encoding first computes it (`of_events`).
         """
-        missing = {d: t for d, t in texts.items() if not self.is_stored(project, d)}
+        model = self._deciding.get(project, "")
+        missing = {d: t for d, t in texts.items() if not self.is_stored(project, model, d)}
         if not missing:
-            return {}
+            return model, {}
         try:
             async with asyncio.timeout(self._timeout_s):
-                vectors = await self._find(project, missing)
+                model = await self.model_of(project)
+                found = await self.stored(project, model, missing)
+                recipes = {d: of_description(t) for d, t in missing.items() if d not in found}
+                encodings = await self._embed(project, model, recipes, Role.DATUM)
         except (ContexError, TimeoutError) as error:
-            log.warning("embedding_late", project=project, texts=len(missing), error=repr(error))
-            return {}
-        return {d: pack(v) for d, v in vectors.items() if not self.is_stored(project, d)}
+            log.warning("embedding_late", project=project, texts=len(texts), error=repr(error))
+            return model, {}
+        return model, {digest: pack(encoding) for digest, encoding in encodings.items()}
 
-    def appended(self, project: str, digests: Iterable[bytes]) -> None:
-        """Remembers that the store has these vectors now."""
+    def appended(self, project: str, model: str, digests: Iterable[bytes]) -> None:
+        """Remembers that the store has these encodings now."""
         for digest in digests:
-            self._stored[project, digest] = True
+            self._stored[project, model, digest] = True
 
-    async def of_texts(self, project: str, texts: Mapping[bytes, str]) -> dict[bytes, Vector]:
-        """The vectors of all these texts, by digest; what was missing is stored.
+    # -- matching ----------------------------------------------------------------
+
+    async def of_needs(
+        self, project: str, model: str, needs: Mapping[bytes, str]
+    ) -> dict[bytes, Encoding]:
+        """The encodings of these needs, by digest; what was missing is stored.
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        vectors = await self._find(project, texts)
-        fresh = {d: pack(v) for d, v in vectors.items() if not self.is_stored(project, d)}
-        if fresh:
-            try:
-                await self._log.put_vectors(project, fresh)
-                self.appended(project, fresh)
-            except ContexError as error:
-                if error.reason is not Reason.STORE_FULL:
-                    raise  # Without room they are not kept, but reads go on.
-        return vectors
+        found = await self.stored(project, model, needs)
+        recipes = {d: of_need(text) for d, text in needs.items() if d not in found}
+        return found | await self._compute(project, model, recipes, Role.NEED)
 
-    async def of_events(self, project: str, events: Iterable[Event]) -> dict[bytes, Vector]:
-        """The vectors of these events, by digest; those of the past are in the store.
+    async def of_questions(
+        self, project: str, model: str, questions: Mapping[bytes, str]
+    ) -> dict[bytes, Encoding]:
+        """The same for questions that are asked once: nothing is stored for them."""
+        found = await self.stored(project, model, questions)
+        recipes = {d: of_need(text) for d, text in questions.items() if d not in found}
+        return found | await self._embed(project, model, recipes, Role.NEED)
+
+    async def of_events(
+        self, project: str, model: str, events: Iterable[Event]
+    ) -> dict[bytes, Encoding]:
+        """The encodings of these events, by digest; those of the past are in the store.
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         by_digest = {event.text_digest: event for event in events if event.text_digest}
-        vectors = await self.stored(project, by_digest)
-        texts = {
-            digest: await self._text(project, event)
+        found = await self.stored(project, model, by_digest)
+        recipes = {
+            digest: of_description(await self.description(project, event))
             for digest, event in by_digest.items()
-            if digest not in vectors
+            if digest not in found
         }
-        if texts:
-            vectors |= await self.of_texts(project, texts)
-        return vectors
+        return found | await self._compute(project, model, recipes, Role.DATUM)
 
-    async def _text(self, project: str, event: Event) -> str:
+    async def stored(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> dict[bytes, Encoding]:
+        """What memory or the store has."""
+        found: dict[bytes, Encoding] = {}
+        absent: list[bytes] = []
+        for digest in digests:
+            encoding = self._cache.get((project, model, digest))
+            if encoding is None:
+                absent.append(digest)
+            else:
+                found[digest] = encoding
+        packed = await self._log.vectors(project, model, absent)
+        for digest in absent:
+            if digest in packed:
+                self._stored[project, model, digest] = True
+                found[digest] = self._keep(project, model, digest, unpack(packed[digest]))
+            else:
+                self._stored.pop((project, model, digest), None)
+        return found
+
+    async def description(self, project: str, event: Event) -> Description:
+        """The texts that an event of the log is matched by; of a deletion, those of its datum."""
         while event.event_type == DATA_DELETED and event.previous_sequence is not None:
             (entry,) = await self._log.get(project, [event.previous_sequence])
             if entry is None:
                 break
             event = self._codec.decode(entry)
+        if len(event.payload) > _INLINE_BYTES:
+            return await asyncio.to_thread(describe_event, event)
         return describe_event(event)
 
-    async def stored(self, project: str, digests: Iterable[bytes]) -> dict[bytes, Vector]:
-        """What memory or the store has."""
-        found: dict[bytes, Vector] = {}
-        absent: list[bytes] = []
-        for digest in digests:
-            vector = self._vectors.get((project, digest))
-            if vector is None:
-                absent.append(digest)
-            else:
-                found[digest] = vector
-        stored = await self._log.vectors(project, absent)
-        if stored:
-            rows = unpack(list(stored.values()))
-            for digest, vector in zip(stored, rows, strict=True):
-                self._stored[project, digest] = True
-                self._vectors[project, digest] = found[digest] = vector
+    async def _compute(
+        self, project: str, model: str, recipes: Mapping[bytes, Recipe], role: Role
+    ) -> dict[bytes, Encoding]:
+        encodings = await self._embed(project, model, recipes, role)
+        if encodings:
+            try:
+                packed = {digest: pack(encoding) for digest, encoding in encodings.items()}
+                await self._log.put_vectors(project, model, packed)
+                self.appended(project, model, packed)
+            except ContexError as error:
+                if error.reason is not Reason.STORE_FULL:
+                    raise  # Without room they are not kept, but reads go on.
+        return encodings
+
+    async def _embed(
+        self, project: str, model: str, recipes: Mapping[bytes, Recipe], role: Role
+    ) -> dict[bytes, Encoding]:
+        texts = [text for recipe in recipes.values() for text in recipe.texts]
+        if not texts:
+            return {}
+        try:
+            rows = await self.models.embedder(model).embed(texts, role)
+        except Exception as error:
+            raise embedder_unavailable(error) from error
+        found: dict[bytes, Encoding] = {}
+        at = 0
+        for digest, recipe in recipes.items():
+            vectors = rows[at : at + len(recipe.texts)]
+            at += len(recipe.texts)
+            # As the store keeps it, so that every process scores the same.
+            encoding = as_stored(recipe.encoding(vectors))
+            found[digest] = self._keep(project, model, digest, encoding)
         return found
 
-    async def _find(self, project: str, texts: Mapping[bytes, str]) -> dict[bytes, Vector]:
-        vectors = await self.stored(project, texts)
-        missing = {d: t for d, t in texts.items() if d not in vectors}
-        if missing:
-            try:
-                rows = await self._embedder.embed(list(missing.values()))
-            except Exception as error:
-                raise embedder_unavailable(error) from error
-            for digest, row in zip(missing, rows, strict=True):
-                # As the store keeps it, so that every process scores the same.
-                vector = unpack(pack(row))[0]
-                self._vectors[project, digest] = vectors[digest] = vector
-        return vectors
+    def _keep(self, project: str, model: str, digest: bytes, encoding: Encoding) -> Encoding:
+        if _size(encoding) <= _CACHED_BYTES:
+            self._cache[project, model, digest] = encoding
+        return encoding
 
 
-def describe_event(event: Event) -> str:
-    """The text that an event of the log is matched by."""
-    return describe(
-        event.data_key, event.description, event.payload, event.content_type, event.event_type
-    )
+def describe_event(event: Event) -> Description:
+    """The texts that an event of the log is matched by."""
+    try:
+        return describe(
+            event.data_key, event.description, event.payload, event.content_type, event.event_type
+        )
+    except PayloadMalformed:
+        # It was accepted by an earlier version, or imported: what can be said without it.
+        return describe(
+            event.data_key, event.description, b"", "application/octet-stream", event.event_type
+        )
+
+
+def _size(encoding: Encoding) -> int:
+    return encoding.vectors.nbytes + sum(5 * len(t.ids) + 300 for t in encoding.terms) + 200

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 
-from contex.v1 import agent_service_pb2, event_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
+from contex.v1 import agent_service_pb2
 
 from contex_server.config import Settings
 from contex_server.errors import invalid_field
 from contex_server.log.port import EventLog
-from contex_server.model import Agent, Entry, Sequence
+from contex_server.model import Entry, Sequence
 from contex_server.rpc import validate, wire
 from contex_server.rpc.cursors import (
     Token,
@@ -20,13 +20,13 @@ from contex_server.rpc.cursors import (
     encode_text,
 )
 from contex_server.rpc.handlers import Write
-from contex_server.subscriptions.agents import Agents, MatchedDatum
+from contex_server.subscriptions.agents import Agents
 from contex_server.subscriptions.feed import Delivery
 from contex_server.subscriptions.matchmaker import Matchmaker
 from contex_server.subscriptions.pages import check_readable
 from contex_server.subscriptions.streams import Drain, StreamLimits, stream
 
-_DEFAULT_MAX_MATCHES = 10
+DEFAULT_MAX_MATCHES = 10
 
 
 class AgentServicer:
@@ -55,21 +55,23 @@ class AgentServicer:
         last_seen = None
         if request.HasField("last_seen_sequence"):
             last_seen = validate.sequence(request.last_seen_sequence, "last_seen_sequence")
-        registered = await self._agents.register(
-            project,
-            agent_id,
-            validate.needs(request.needs, self._limits, required=True),
-            last_seen=last_seen,
-            threshold=validate.threshold(request),
+        wishes = replace(
+            validate.wishes(request, self._limits, required=True),
             max_matches=validate.max_matches(
-                request.max_matches or _DEFAULT_MAX_MATCHES, self._limits
+                request.max_matches or DEFAULT_MAX_MATCHES, self._limits
             ),
         )
+        budget = validate.budget(request, self._limits)
+        registered = await self._agents.register(
+            project, agent_id, wishes, last_seen=last_seen, budget=budget
+        )
+        answer = registered.answer
         return agent_service_pb2.RegisterAgentResponse(
-            agent=_agent(registered.agent, registered.acknowledged),
-            data=_data(registered.data),
-            sequence=str(registered.sequence),
+            agent=wire.agent_message(registered.agent, registered.acknowledged),
+            data=wire.data_messages(answer.data),
+            sequence=str(answer.sequence),
             cursor=encode_position(Token.CURSOR, project, registered.resume),
+            context=wire.context_message(answer.context),
         )
 
     async def update_agent(
@@ -77,20 +79,18 @@ class AgentServicer:
     ) -> agent_service_pb2.UpdateAgentResponse:
         """UpdateAgent."""
         project, agent_id = _ids(request)
-        max_matches = None
+        wishes = validate.wishes(request, self._limits, required=False)
         if request.HasField("max_matches"):
-            max_matches = validate.max_matches(request.max_matches, self._limits)
-        updated = await self._agents.update(
-            project,
-            agent_id,
-            needs=validate.needs(request.needs, self._limits, required=False),
-            threshold=validate.threshold(request),
-            max_matches=max_matches,
-        )
+            maximum = validate.max_matches(request.max_matches, self._limits)
+            wishes = replace(wishes, max_matches=maximum)
+        budget = validate.budget(request, self._limits)
+        updated = await self._agents.update(project, agent_id, wishes, budget=budget)
+        answer = updated.answer
         return agent_service_pb2.UpdateAgentResponse(
-            agent=_agent(updated.agent, updated.acknowledged),
-            data=_data(updated.data),
-            sequence=str(updated.sequence),
+            agent=wire.agent_message(updated.agent, updated.acknowledged),
+            data=wire.data_messages(answer.data),
+            sequence=str(answer.sequence),
+            context=wire.context_message(answer.context),
         )
 
     async def get_agent(
@@ -98,7 +98,7 @@ class AgentServicer:
     ) -> agent_service_pb2.GetAgentResponse:
         """GetAgent."""
         agent, acknowledged = await self._agents.get(*_ids(request))
-        return agent_service_pb2.GetAgentResponse(agent=_agent(agent, acknowledged))
+        return agent_service_pb2.GetAgentResponse(agent=wire.agent_message(agent, acknowledged))
 
     async def list_agents(
         self, request: agent_service_pb2.ListAgentsRequest
@@ -111,7 +111,7 @@ class AgentServicer:
             after = decode_text(Token.AGENTS_PAGE, project, request.page_token, "page_token")
         page = await self._agents.page(project, after, size + 1)
         response = agent_service_pb2.ListAgentsResponse(
-            agents=[_agent(agent, acknowledged) for agent, acknowledged in page[:size]]
+            agents=[wire.agent_message(agent, acknowledged) for agent, acknowledged in page[:size]]
         )
         if len(page) > size:
             last = response.agents[-1].agent_id
@@ -131,6 +131,7 @@ class AgentServicer:
         heartbeat_s = validate.heartbeat_s(
             request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
         )
+        form = validate.context_format(request.context_format)
         _, acknowledged = await self._agents.get(project, agent_id)
         position = self._start(project, request, acknowledged)
         check_readable(await self._log.bounds(project), position)
@@ -156,7 +157,7 @@ class AgentServicer:
             )
             async with aclosing(messages):
                 async for message in messages:
-                    await write(wire.stream_message(project, message, matched=True))
+                    await write(wire.stream_message(project, message, matched=True, form=form))
 
     async def acknowledge(
         self, request: agent_service_pb2.AcknowledgeRequest
@@ -188,35 +189,8 @@ class AgentServicer:
                 return acknowledged
 
 
-def _data(data: list[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
-    return [
-        event_pb2.MatchedEvent(
-            event=wire.event_message(datum.entry),
-            matches=[wire.match_message(match) for match in datum.matches],
-            payload_omitted=datum.payload_omitted,
-        )
-        for datum in data
-    ]
-
-
 def _ids(request: object) -> tuple[str, str]:
     return (
         validate.project(request.project),  # type: ignore[attr-defined]
         validate.agent_id(request.agent_id),  # type: ignore[attr-defined]
     )
-
-
-def _agent(agent: Agent, acknowledged: Sequence) -> agent_service_pb2.Agent:
-    return agent_service_pb2.Agent(
-        agent_id=agent.agent_id,
-        needs=[need.text for need in agent.needs],
-        threshold=agent.threshold,
-        max_matches=agent.max_matches,
-        registered_time=_timestamp(agent.registered_ms),
-        updated_time=_timestamp(agent.updated_ms),
-        acknowledged_sequence=str(acknowledged),
-    )
-
-
-def _timestamp(unix_ms: int) -> Timestamp:
-    return Timestamp(seconds=unix_ms // 1000, nanos=unix_ms % 1000 * 1_000_000)

@@ -25,6 +25,7 @@ _CODES = {
     Reason.EVENT_TYPE_RESERVED: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.CURSOR_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.EVENT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.DATA_KEY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.AGENT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.REVISION_CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SEQUENCE_TRIMMED: grpc.StatusCode.OUT_OF_RANGE,

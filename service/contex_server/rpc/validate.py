@@ -11,11 +11,13 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from datetime import UTC
 
-from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
+from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2, match_service_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.config import Limits
 from contex_server.errors import ContexError, Reason, invalid_field
+from contex_server.matching.context import Form
+from contex_server.matching.delta import parse_pointer
 from contex_server.model import (
     BEGINNING,
     DATA_DELETED,
@@ -24,9 +26,12 @@ from contex_server.model import (
     RESERVED_TYPES,
     Durability,
     EventFilter,
+    MinDelta,
     Sequence,
 )
 from contex_server.publishing import NewEvent
+from contex_server.subscriptions.agents import NeedSpec, Wishes
+from contex_server.subscriptions.questions import Budget
 
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
@@ -48,6 +53,12 @@ _LIMITS = {
 
 PublishLike = event_service_pb2.PublishRequest | event_service_pb2.PublishStreamRequest
 RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
+MatchLike = (
+    match_service_pb2.MatchRequest
+    | match_service_pb2.ExplainRequest
+    | match_service_pb2.BacktestRequest
+)
+BudgetLike = RegisterLike | match_service_pb2.MatchRequest
 
 
 def project(value: str) -> str:
@@ -55,9 +66,16 @@ def project(value: str) -> str:
     return _match(_PROJECT, value, "project")
 
 
-def agent_id(value: str) -> str:
+def agent_id(value: str, field: str = "agent_id") -> str:
     """An agent's id."""
-    return _match(_AGENT_ID, value, "agent_id")
+    if not _AGENT_ID.fullmatch(value):
+        raise invalid_field(field, f"must be {_LIMITS['agent_id']}; got {_short(value)}")
+    return value
+
+
+def data_key(value: str) -> str:
+    """A data key."""
+    return _match(_DATA_KEY, value, "data_key")
 
 
 def sequence(value: str, field: str) -> Sequence:
@@ -293,36 +311,152 @@ def heartbeat_s(interval_ms: int, default_ms: int, limits: Limits) -> float:
     return (interval_ms or default_ms) / 1000
 
 
-def needs(values: SequenceOf[str], limits: Limits, *, required: bool) -> list[str]:
-    """An agent's needs."""
-    low = 1 if required else 0
-    if not low <= len(values) <= limits.needs_per_agent:
-        raise invalid_field(
-            "needs", f"must hold {low} to {limits.needs_per_agent}, not {len(values)}"
-        )
-    for index, need in enumerate(values):
-        if not need.strip() or len(need) > limits.need_chars:
-            raise invalid_field(
-                f"needs[{index}]",
-                f"must have 1 to {limits.need_chars} characters and not be blank, "
-                f"not {len(need)} characters",
-            )
-    return list(values)
+def wishes(request: RegisterLike, limits: Limits, *, required: bool) -> Wishes:
+    """What a call says of a registration."""
+    texts, specs = list(request.needs), list(request.need_specs)
+    if texts and specs:
+        raise invalid_field("need_specs", "must be empty where needs are given")
+    if specs:
+        needs = need_specs(specs, "need_specs", limits)
+    else:
+        _check_count("needs", len(texts), limits.needs_per_agent, at_least=int(required))
+        for index, text in enumerate(texts):
+            _check_need(text, f"needs[{index}]", limits)
+        needs = tuple(NeedSpec(text) for text in texts)
+    return Wishes(
+        needs=needs or None,
+        threshold=threshold(request),
+        max_matches=None,
+        min_delta=(min_delta(request.min_delta, limits),)
+        if request.HasField("min_delta")
+        else None,
+    )
 
 
-def threshold(request: RegisterLike) -> float | None:
-    """The lowest score that matches, if it is given."""
-    if not request.HasField("threshold"):
+def need_specs(
+    specs: SequenceOf[agent_service_pb2.Need], field: str, limits: Limits
+) -> tuple[NeedSpec, ...]:
+    """Needs with thresholds, maxima and exclusions of their own; at least one."""
+    _check_count(field, len(specs), limits.needs_per_agent, at_least=1)
+    found = []
+    for index, spec in enumerate(specs):
+        name = f"{field}[{index}]"
+        _check_need(spec.text, f"{name}.text", limits)
+        lowest = own_max = None
+        if spec.HasField("threshold"):
+            lowest = _threshold(spec.threshold, f"{name}.threshold")
+        if spec.HasField("max_matches"):
+            own_max = max_matches(spec.max_matches, limits, f"{name}.max_matches")
+        globs = data_keys(spec.exclude_data_keys, f"{name}.exclude_data_keys", limits)
+        found.append(NeedSpec(spec.text, lowest, own_max, globs))
+    return tuple(found)
+
+
+def min_delta(message: agent_service_pb2.MinDelta, limits: Limits) -> MinDelta | None:
+    """Which updates are pushed; None: all."""
+    pointers = message.json_pointers
+    _check_count("min_delta.json_pointers", len(pointers), limits.json_pointers)
+    for index, pointer in enumerate(pointers):
+        field = f"min_delta.json_pointers[{index}]"
+        if len(pointer) > limits.json_pointer_chars:
+            raise invalid_field(field, f"must have at most {limits.json_pointer_chars} characters")
+        try:
+            parse_pointer(pointer)
+        except ValueError as error:
+            raise invalid_field(field, f"must be a JSON pointer (RFC 6901): {error}") from None
+    if not message.payload_changed and not pointers:
         return None
-    if not 0 < request.threshold <= 1:
-        raise invalid_field("threshold", f"must be above 0 and at most 1, not {request.threshold}")
-    return request.threshold
+    return MinDelta(tuple(pointers))
 
 
-def max_matches(value: int, limits: Limits) -> int:
-    """How many data a registration returns for each need."""
+def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[str]:
+    """Globs over data keys."""
+    _check_count(field, len(values), limits.filter_entries)
+    for index, value in enumerate(values):
+        if not _GLOB.fullmatch(value):
+            raise invalid_field(f"{field}[{index}]", f"{_short(value)} can match nothing")
+    return frozenset(values)
+
+
+def budget(request: BudgetLike, limits: Limits) -> Budget:
+    """What an answer may take when it is written out."""
+    tokens = None
+    if request.HasField("max_context_tokens"):
+        tokens = request.max_context_tokens
+        if not 1 <= tokens <= limits.context_tokens:
+            raise invalid_field(
+                "max_context_tokens", f"must be 1 to {limits.context_tokens}, not {tokens}"
+            )
+    return Budget(tokens, context_format(request.context_format))
+
+
+def context_format(value: int) -> Form:
+    """How data are written out."""
+    try:
+        return Form(value)
+    except ValueError:
+        raise invalid_field("context_format", f"{value} is no ContextFormat") from None
+
+
+def as_of(position: event_pb2.Position, given: bool) -> Sequence | None:
+    """The moment to ask about; None: now."""
+    if not given:
+        return None
+    if position.WhichOneof("at") == "sequence":
+        return sequence(position.sequence, "as_of.sequence")
+    return Sequence(_instant(position, "as_of"), 2**64 - 1)
+
+
+def threshold(request: RegisterLike | MatchLike) -> float | None:
+    """The lowest score that matches, if it is given."""
+    return _threshold(request.threshold, "threshold") if request.HasField("threshold") else None
+
+
+def _threshold(value: float, field: str) -> float:
+    if not 0 < value <= 1:
+        raise invalid_field(field, f"must be above 0 and at most 1, not {value}")
+    return value
+
+
+def need(text: str, field: str, limits: Limits) -> str:
+    """One need in words."""
+    _check_need(text, field, limits)
+    return text
+
+
+def comment(value: str, limits: Limits) -> str:
+    """A remark for people."""
+    if len(value) > limits.comment_chars:
+        raise invalid_field(
+            "comment", f"must have at most {limits.comment_chars} characters, not {len(value)}"
+        )
+    return value
+
+
+def request_id(value: str) -> str:
+    """An idempotency key, or nothing."""
+    return _match(_REQUEST_ID, value, "request_id")
+
+
+def _check_need(text: str, field: str, limits: Limits) -> None:
+    if not text.strip() or len(text) > limits.need_chars:
+        raise invalid_field(
+            field,
+            f"must have 1 to {limits.need_chars} characters and not be blank, "
+            f"not {len(text)} characters",
+        )
+
+
+def _check_count(field: str, count: int, limit: int, *, at_least: int = 0) -> None:
+    if not at_least <= count <= limit:
+        bounds = f"{at_least} to {limit}" if at_least else f"at most {limit}"
+        raise invalid_field(field, f"must hold {bounds}, not {count}")
+
+
+def max_matches(value: int, limits: Limits, field: str = "max_matches") -> int:
+    """How many data an answer returns for each need."""
     if not 1 <= value <= limits.max_matches:
-        raise invalid_field("max_matches", f"must be 1 to {limits.max_matches}, not {value}")
+        raise invalid_field(field, f"must be 1 to {limits.max_matches}, not {value}")
     return value
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from contex.v1 import event_pb2
+from contex.v1 import agent_service_pb2, event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contex_server.model import Entry, Event, Match, Sequence
+from contex_server.matching.context import Form, Item, render_one
+from contex_server.model import Agent, Entry, Event, Match, Need, Sequence
 from contex_server.rpc.cursors import Token, encode_position
-from contex_server.subscriptions.feed import Chunk
+from contex_server.subscriptions.feed import Chunk, Delivery, NeedsChange
+from contex_server.subscriptions.questions import MatchedDatum, Written
 from contex_server.subscriptions.streams import Kind, Message
 
 # Tags: field number * 8 + wire type 2. The stream responses share these numbers.
@@ -23,6 +25,7 @@ _EVENT_SEQUENCE = 1 << 3 | 2
 _BATCH_EVENTS = 1 << 3 | 2
 _MATCHED_EVENT = 1 << 3 | 2
 _MATCHED_MATCHES = 2 << 3 | 2
+_MATCHED_CONTEXT = 4 << 3 | 2
 _RESPONSE_EVENTS = 1 << 3 | 2
 _RESPONSE_CAUGHT_UP = 2 << 3 | 2
 _RESPONSE_FELL_BEHIND = 3 << 3 | 2
@@ -30,6 +33,9 @@ _RESPONSE_CHECKPOINT = 4 << 3 | 2
 _RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
+_RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
+_OPAQUE = bytes([12 << 3, 1])
+"""Event.opaque = true."""
 
 
 def _varint(value: int) -> bytes:
@@ -74,7 +80,7 @@ def batch_bytes(entries: Iterable[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def matched_batch_bytes(chunk: Chunk) -> bytes:
+def matched_batch_bytes(chunk: Chunk, form: Form = Form.UNSPECIFIED) -> bytes:
     """A `contex.v1.MatchedEventBatch`, serialised."""
     return b"".join(
         _field(
@@ -86,10 +92,35 @@ def matched_batch_bytes(chunk: Chunk) -> bytes:
                         _field(_MATCHED_MATCHES, match_message(match).SerializeToString())
                         for match in delivery.matches
                     ),
+                    _context_field(delivery, form),
                 )
             ),
         )
         for delivery in chunk.deliveries
+    )
+
+
+def _context_field(delivery: Delivery, form: Form) -> bytes:
+    text = _context_of(delivery, form)
+    return _field(_MATCHED_CONTEXT, text.encode()) if text else b""
+
+
+def _context_of(delivery: Delivery, form: Form) -> str:
+    """An event written out."""
+    if form is Form.UNSPECIFIED or delivery.event is None:
+        return ""
+    event = delivery.event
+    return render_one(
+        Item(
+            event.data_key or event.event_type,
+            event.description,
+            event.payload,
+            event.content_type,
+            str(event.sequence),
+            max((match.score for match in delivery.matches), default=0.0),
+            frozenset(match.need_index for match in delivery.matches),
+        ),
+        form,
     )
 
 
@@ -99,10 +130,101 @@ def match_message(match: Match) -> event_pb2.Match:
         need_index=match.need_index,
         need=match.need,
         score=match.score,
+        path=match.path,
+        passage=match.passage_text,
         parts=event_pb2.ScoreParts(
-            cosine=match.cosine, threshold=match.threshold, model=match.model
+            cosine=match.cosine,
+            threshold=match.threshold,
+            model=match.model,
+            background_mean=match.mean,
+            background_deviation=match.deviation,
+            standing=match.standing,
+            lexical=match.lexical,
+            share=match.share,
+            background_passages=match.background_passages,
+            background_sequence=str(match.background_as_of),
+            scorer=match.scorer,
         ),
     )
+
+
+def data_messages(data: Iterable[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
+    """The data of an answer."""
+    return [
+        event_pb2.MatchedEvent(
+            event=event_message(datum.entry),
+            matches=[match_message(match) for match in datum.matches],
+            payload_omitted=datum.payload_omitted,
+        )
+        for datum in data
+    ]
+
+
+def context_message(written: Written | None) -> event_pb2.Context | None:
+    """An answer written out."""
+    if written is None:
+        return None
+    return event_pb2.Context(
+        text=written.text,
+        format=event_pb2.ContextFormat.ValueType(written.form),
+        tokens=written.tokens,
+        token_counter=written.counter,
+        omitted=[
+            event_pb2.OmittedDatum(
+                data_key=datum.data_key,
+                sequence=str(datum.sequence),
+                score=datum.score,
+                tokens=datum.tokens,
+            )
+            for datum in written.omitted
+        ],
+    )
+
+
+def agent_message(agent: Agent, acknowledged: Sequence) -> agent_service_pb2.Agent:
+    """A registration."""
+    delta = agent.min_delta
+    return agent_service_pb2.Agent(
+        agent_id=agent.agent_id,
+        needs=[need.text for need in agent.needs],
+        need_specs=[_need_message(need) for need in agent.needs],
+        threshold=agent.threshold,
+        max_matches=agent.max_matches,
+        registered_time=timestamp(agent.registered_ms),
+        updated_time=timestamp(agent.updated_ms),
+        acknowledged_sequence=str(acknowledged),
+        min_delta=None
+        if delta is None
+        else agent_service_pb2.MinDelta(payload_changed=True, json_pointers=delta.json_pointers),
+    )
+
+
+def _need_message(need: Need) -> agent_service_pb2.Need:
+    return agent_service_pb2.Need(
+        text=need.text,
+        threshold=need.own_threshold,
+        max_matches=need.own_max_matches,
+        exclude_data_keys=sorted(need.exclude),
+    )
+
+
+def timestamp(unix_ms: int) -> Timestamp:
+    """Unix milliseconds as the API has them."""
+    return Timestamp(seconds=unix_ms // 1000, nanos=unix_ms % 1000 * 1_000_000)
+
+
+def _needs_changed_bytes(change: NeedsChange, form: Form) -> bytes:
+    return agent_service_pb2.NeedsChanged(
+        agent=agent_message(change.agent, change.acknowledged),
+        data=[
+            event_pb2.MatchedEvent(
+                event=event_message(delivery.entry),
+                matches=[match_message(match) for match in delivery.matches],
+                context=_context_of(delivery, form),
+            )
+            for delivery in change.data
+        ],
+    ).SerializeToString()
 
 
 def response_bytes(
@@ -128,21 +250,27 @@ def checkpoint_response(project: str, position: Sequence, token: Token) -> bytes
     return response_bytes(project, _RESPONSE_CHECKPOINT, b"", position, token)
 
 
-def stream_message(project: str, message: Message, *, matched: bool) -> bytes:
+def stream_message(
+    project: str, message: Message, *, matched: bool, form: Form = Form.UNSPECIFIED
+) -> bytes:
     """A SubscribeResponse, or, with `matched`, a ListenResponse.
 
-    What carries events is rendered once for all the readers of a chunk.
+    What carries events is rendered once for all the readers of a chunk that want the form.
     """
     chunk = message.chunk
     if chunk is not None:
-        if chunk.rendered is None:
-            batch = (
-                matched_batch_bytes(chunk)
-                if matched
-                else batch_bytes(delivery.entry for delivery in chunk.deliveries)
-            )
-            chunk.rendered = events_response(project, batch, message.position, Token.CURSOR)
-        return chunk.rendered
+        rendered = chunk.rendered.get(form)
+        if rendered is None:
+            kind = _RESPONSE_EVENTS
+            if chunk.change is not None:
+                kind, content = _RESPONSE_NEEDS_CHANGED, _needs_changed_bytes(chunk.change, form)
+            elif matched:
+                content = matched_batch_bytes(chunk, form)
+            else:
+                content = batch_bytes(delivery.entry for delivery in chunk.deliveries)
+            rendered = response_bytes(project, kind, content, message.position, Token.CURSOR)
+            chunk.rendered[form] = rendered
+        return rendered
     content = b""
     if message.kind is Kind.FELL_BEHIND and message.tail is not None:
         content = event_pb2.FellBehind(tail_sequence=str(message.tail)).SerializeToString()
@@ -182,6 +310,7 @@ class ProtobufCodec:
             revision=message.revision,
             previous_sequence=Sequence.parse(previous) if previous else None,
             text_digest=message.text_digest,
+            opaque=message.opaque,
         )
 
     def without_payload(self, entry: Entry) -> Entry:
@@ -195,3 +324,7 @@ class ProtobufCodec:
         return event_pb2.Event(
             event_type=event_type, payload=payload, metadata=metadata
         ).SerializeToString()
+
+    def mark_opaque(self, body: bytes) -> bytes:
+        """See `EventCodec.mark_opaque`."""
+        return body + _OPAQUE

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import orjson
 
@@ -15,37 +15,54 @@ from contex_server.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
     Agent,
-    Entry,
     EventCodec,
-    Match,
+    MinDelta,
     Need,
 )
 from contex_server.model import Sequence as LogSequence
-from contex_server.subscriptions.agent_record import decode_agent, encode_agent
-from contex_server.subscriptions.matchmaker import Datum, Matchmaker
+from contex_server.subscriptions.agent_record import (
+    decode_agent,
+    encode_agent,
+    make_need,
+    registered_payload,
+)
 from contex_server.subscriptions.pages import check_readable
+from contex_server.subscriptions.questions import Answer, Budget, Questions
 
 _TRIES = 5
-_FETCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class MatchedDatum:
-    """A datum with its event, whole unless the answer would have grown too large."""
+class NeedSpec:
+    """A need as it was asked for; what is None is the agent's."""
 
-    entry: Entry
-    matches: tuple[Match, ...]
-    payload_omitted: bool
+    text: str
+    threshold: float | None = None
+    max_matches: int | None = None
+    exclude: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a call says of a registration; None: nothing.
+
+    Attributes:
+        min_delta: A change of it: (None,) for all updates.
+    """
+
+    needs: tuple[NeedSpec, ...] | None
+    threshold: float | None
+    max_matches: int | None
+    min_delta: tuple[MinDelta | None] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A registration, and the data that match it as of `sequence`."""
+    """A registration, and the data that match it."""
 
     agent: Agent
     acknowledged: LogSequence
-    data: list[MatchedDatum]
-    sequence: LogSequence
+    answer: Answer
     resume: LogSequence
 
 
@@ -57,29 +74,26 @@ class Agents:
         log: EventLog,
         codec: EventCodec,
         embeddings: Embeddings,
-        matchmaker: Matchmaker,
+        questions: Questions,
         *,
         default_threshold: float,
-        answer_bytes: int,
     ) -> None:
         self._log = log
         self._codec = codec
         self._embeddings = embeddings
-        self._matchmaker = matchmaker
+        self._questions = questions
         self._default_threshold = default_threshold
-        self._answer_bytes = answer_bytes
 
     async def register(
         self,
         project: str,
         agent_id: str,
-        needs: Sequence[str],
+        wishes: Wishes,
         *,
         last_seen: LogSequence | None,
-        threshold: float | None,
-        max_matches: int,
+        budget: Budget,
     ) -> Registration:
-        """See `AgentService.RegisterAgent`.
+        """See `AgentService.RegisterAgent`; needs and maximum are required.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, AGENT_CONFLICT,
@@ -87,27 +101,28 @@ class Agents:
         """
         if last_seen is not None:
             check_readable(await self._log.bounds(project), last_seen)
+        threshold = self._default_threshold if wishes.threshold is None else wishes.threshold
+        assert wishes.needs is not None
+        assert wishes.max_matches is not None
+        needs = with_defaults(wishes.needs, threshold, wishes.max_matches)
+        max_matches = wishes.max_matches
+        min_delta = wishes.min_delta[0] if wishes.min_delta is not None else None
 
         def change(current: Agent | None, now_ms: int) -> Agent:
             return Agent(
                 agent_id=agent_id,
-                needs=self._needs(needs),
-                threshold=self._default_threshold if threshold is None else threshold,
+                needs=needs,
+                threshold=threshold,
                 max_matches=max_matches,
                 registered_ms=current.registered_ms if current else now_ms,
                 updated_ms=now_ms,
+                min_delta=min_delta,
             )
 
-        return await self._write(project, agent_id, change, last_seen)
+        return await self._write(project, agent_id, change, last_seen, budget)
 
     async def update(
-        self,
-        project: str,
-        agent_id: str,
-        *,
-        needs: Sequence[str],
-        threshold: float | None,
-        max_matches: int | None,
+        self, project: str, agent_id: str, wishes: Wishes, *, budget: Budget
     ) -> Registration:
         """See `AgentService.UpdateAgent`.
 
@@ -119,15 +134,20 @@ class Agents:
         def change(current: Agent | None, now_ms: int) -> Agent:
             if current is None:
                 raise agent_not_found(project, agent_id)
-            return replace(
-                current,
-                needs=self._needs(needs) if needs else current.needs,
-                threshold=current.threshold if threshold is None else threshold,
-                max_matches=current.max_matches if max_matches is None else max_matches,
+            threshold = current.threshold if wishes.threshold is None else wishes.threshold
+            maximum = current.max_matches if wishes.max_matches is None else wishes.max_matches
+            specs = wishes.needs or tuple(map(spec_of, current.needs))
+            return Agent(
+                agent_id=agent_id,
+                needs=with_defaults(specs, threshold, maximum),
+                threshold=threshold,
+                max_matches=maximum,
+                registered_ms=current.registered_ms,
                 updated_ms=now_ms,
+                min_delta=wishes.min_delta[0] if wishes.min_delta else current.min_delta,
             )
 
-        return await self._write(project, agent_id, change, None)
+        return await self._write(project, agent_id, change, None, budget)
 
     async def get(self, project: str, agent_id: str) -> tuple[Agent, LogSequence]:
         """A registration and its durable cursor.
@@ -157,7 +177,7 @@ class Agents:
                 raise agent_not_found(project, agent_id)
             body = self._codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
             written = await self._log.write_agent(
-                AgentWrite(project, agent_id, stored.record, b"", None, body, {})
+                AgentWrite(project, agent_id, stored.record, b"", None, body)
             )
             if written is not None:
                 return written.sequence
@@ -177,27 +197,24 @@ class Agents:
             raise agent_not_found(project, agent_id)
         return stands
 
-    def _needs(self, needs: Sequence[str]) -> tuple[Need, ...]:
-        return tuple(Need(text, self._embeddings.digest(text)) for text in needs)
-
     async def _write(
         self,
         project: str,
         agent_id: str,
         change: Callable[[Agent | None, int], Agent],
         cursor: LogSequence | None,
+        budget: Budget,
     ) -> Registration:
         stored, agent, written = await self._compare_and_set(project, agent_id, change, cursor)
-        async with self._matchmaker.project(project) as matcher:
-            vectors = await self._matchmaker.need_vectors(project, agent)
-            found, sequence = await matcher.matching_data(agent, vectors, written.sequence)
+        answer = await self._questions.now(
+            project, agent.needs, at_least=written.sequence, budget=budget
+        )
         acknowledged = written.cursor
-        if cursor is None and stored is None and sequence > acknowledged:
+        if cursor is None and stored is None and answer.sequence > acknowledged:
             # The answer already shows what was published while it was made.
-            moved = await self._log.acknowledge(project, agent_id, sequence)
+            moved = await self._log.acknowledge(project, agent_id, answer.sequence)
             acknowledged = moved or acknowledged
-        data = await self._fetch(project, found)
-        return Registration(agent, acknowledged, data, sequence, cursor or sequence)
+        return Registration(agent, acknowledged, answer, cursor or answer.sequence)
 
     async def _compare_and_set(
         self,
@@ -209,9 +226,13 @@ class Agents:
         for _ in range(_TRIES):
             stored = await self._log.agent(project, agent_id)
             now_ms = time.time_ns() // 1_000_000
-            agent = change(decode_agent(stored.record) if stored else None, now_ms)
+            before = decode_agent(stored.record) if stored else None
+            agent = change(before, now_ms)
             # Before the write: a registration whose needs can't be embedded is refused.
-            await self._matchmaker.need_vectors(project, agent)
+            model = await self._embeddings.model_of(project)
+            await self._embeddings.of_needs(
+                project, model, {need.digest: need.text for need in agent.needs}
+            )
             written = await self._log.write_agent(
                 AgentWrite(
                     project,
@@ -219,29 +240,12 @@ class Agents:
                     stored.record if stored else b"",
                     encode_agent(agent),
                     cursor,
-                    self._codec.encode(AGENT_REGISTERED, _event_payload(agent), {}),
-                    {},
+                    self._codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
                 )
             )
             if written is not None:
                 return stored, agent, written
         raise _conflict(agent_id)
-
-    async def _fetch(self, project: str, found: list[Datum]) -> list[MatchedDatum]:
-        data: list[MatchedDatum] = []
-        left = self._answer_bytes
-        for start in range(0, len(found), _FETCH):
-            part = found[start : start + _FETCH]
-            entries = await self._log.get(project, [datum.sequence for datum in part])
-            for entry, datum in zip(entries, part, strict=True):
-                if entry is None:
-                    continue
-                omit = len(entry.body) > left
-                if omit:
-                    entry = self._codec.without_payload(entry)
-                left -= len(entry.body)
-                data.append(MatchedDatum(entry, datum.matches, omit))
-        return data
 
 
 def _conflict(agent_id: str) -> ContexError:
@@ -252,12 +256,23 @@ def _conflict(agent_id: str) -> ContexError:
     )
 
 
-def _event_payload(agent: Agent) -> bytes:
-    return orjson.dumps(
-        {
-            "agent_id": agent.agent_id,
-            "needs": [need.text for need in agent.needs],
-            "threshold": agent.threshold,
-            "max_matches": agent.max_matches,
-        }
+def with_defaults(
+    specs: Iterable[NeedSpec], threshold: float, max_matches: int
+) -> tuple[Need, ...]:
+    """Needs with the agent's threshold and maximum where they have none of their own."""
+    return tuple(
+        make_need(
+            spec.text,
+            threshold,
+            max_matches,
+            own_threshold=spec.threshold,
+            own_max_matches=spec.max_matches,
+            exclude=spec.exclude,
+        )
+        for spec in specs
     )
+
+
+def spec_of(need: Need) -> NeedSpec:
+    """A need as it was asked for."""
+    return NeedSpec(need.text, need.own_threshold, need.own_max_matches, need.exclude)

@@ -15,9 +15,23 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from contex_server.errors import ContexError
-from contex_server.model import Entry, Event, Match, Sequence
+from contex_server.model import Agent, Entry, Event, Match, Sequence
 
 _SHARED_CHUNKS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NeedsChange:
+    """A registration as it is from here on, and the data that it brings.
+
+    Attributes:
+        acknowledged: The agent's durable cursor.
+        data: What matches now and did not before: events with their matches.
+    """
+
+    agent: Agent
+    acknowledged: Sequence
+    data: tuple[Delivery, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -29,16 +43,21 @@ class Delivery:
         entry: The event as it lies in the log.
         matches: Why it goes to this reader, in an agent's feed; empty in others.
         event: The decoded event, once somebody needed it.
+        change: In an agent's feed, where the event changed its registration: a message of
+            its own instead of the event.
     """
 
     sequence: Sequence
     entry: Entry
     matches: tuple[Match, ...] = ()
     event: Event | None = None
+    change: NeedsChange | None = None
 
     @property
     def size(self) -> int:
         """Bytes it counts for."""
+        if self.change is not None:
+            return 64 + sum(delivery.size for delivery in self.change.data)
         return len(self.entry.body) + 64
 
 
@@ -47,14 +66,19 @@ class Chunk:
     """Deliveries that go out as one message.
 
     Attributes:
-        deliveries: In log order; may be empty.
+        deliveries: In log order; may be empty. A change of needs is alone in its chunk.
         position: Everything up to here has been delivered, with this chunk.
-        rendered: The message's bytes, made by the first who needs them.
+        rendered: The message's bytes by form, made by the first who needs them.
     """
 
     deliveries: SequenceOf[Delivery]
     position: Sequence
-    rendered: bytes | None = None
+    rendered: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def change(self) -> NeedsChange | None:
+        """The change of needs that this message tells, if it is one."""
+        return self.deliveries[0].change if self.deliveries else None
 
 
 class Behind(Exception):
@@ -161,7 +185,7 @@ class Feed:
         size = 0
         for delivery in islice(self._ring, start - self._first, None):
             size += delivery.size
-            if taken and size > max_bytes:
+            if taken and (size > max_bytes or delivery.change or taken[0].change):
                 break
             taken.append(delivery)
         complete = start + len(taken) == end

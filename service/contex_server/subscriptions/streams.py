@@ -127,7 +127,7 @@ async def stream(
                     async for page in source:
                         if page.entries:
                             caught_up_to = page.entries[-1].sequence
-                        for chunk in _split(
+                        for chunk in split(
                             await select(page.entries), caught_up_to, limits.message_bytes
                         ):
                             position = chunk.position
@@ -184,7 +184,7 @@ async def stream(
         pulse.close()
 
 
-def _split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list[Chunk]:
+def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list[Chunk]:
     """Chunks of about `message_bytes`; the last one's position is `end`."""
     if not deliveries:
         return []
@@ -192,7 +192,8 @@ def _split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> lis
     size = 0
     for delivery in deliveries:
         size += delivery.size
-        if chunks[-1] and size > message_bytes:
+        alone = delivery.change or (chunks[-1] and chunks[-1][0].change)
+        if chunks[-1] and (alone or size > message_bytes):
             chunks.append([])
             size = delivery.size
         chunks[-1].append(delivery)

@@ -50,7 +50,25 @@ def test_a_joined_response_is_a_response(
 
 
 def test_matches_travel_with_their_event() -> None:
-    match = Match(1, "a need", 0.5, 0.25, 0.125, "model")
+    match = Match(
+        need_index=1,
+        need="a need",
+        score=0.5,
+        passage=0,
+        cosine=0.25,
+        standing=2.5,
+        lexical=0.75,
+        share=-1.5,
+        mean=0.0625,
+        deviation=0.03125,
+        threshold=0.125,
+        model="model",
+        scorer="scorer",
+        background_passages=7,
+        background_as_of=Sequence(7, 0),
+        path="/a",
+        passage_text="words",
+    )
     event = event_pb2.Event(data_key="k", payload=b"x" * 300)
     chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
     raw = wire.stream_message("p", Message(Kind.EVENTS, chunk.position, chunk), matched=True)
@@ -59,7 +77,13 @@ def test_matches_travel_with_their_event() -> None:
     assert matched.event.payload == event.payload
     (read,) = matched.matches
     assert (read.need_index, read.need, read.score) == (1, "a need", 0.5)
-    assert (read.parts.cosine, read.parts.threshold, read.parts.model) == (0.25, 0.125, "model")
+    parts = read.parts
+    assert (read.path, read.passage) == ("/a", "words")
+    assert (parts.cosine, parts.threshold, parts.model) == (0.25, 0.125, "model")
+    assert (parts.standing, parts.lexical, parts.share) == (2.5, 0.75, -1.5)
+    assert (parts.background_mean, parts.background_deviation) == (0.0625, 0.03125)
+    assert (parts.background_passages, parts.background_sequence) == (7, "7-0")
+    assert parts.scorer == "scorer"
 
 
 def test_every_kind_of_message_parses() -> None:

@@ -1,0 +1,97 @@
+"""The embedding models that this process has, and what goes with each."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from contex_server.errors import embedder_unavailable
+from contex_server.matching.background import Prior, prior_of, shipped_prior, shipped_texts
+from contex_server.matching.embedders import Embedder, Role
+from contex_server.matching.embedders.minilm import MODEL_ID
+from contex_server.matching.encoding import Recipe
+from contex_server.matching.terms import terms_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """An embedding model in use.
+
+    Attributes:
+        id: Its identity.
+        dimension: Length of its vectors.
+        prior: The background of text in general under it.
+    """
+
+    id: str
+    dimension: int
+    prior: Prior
+    embedder: Embedder
+
+
+class Models:
+    """The configured model, and those that still serve projects which were embedded with them."""
+
+    def __init__(self, configured: Embedder, others: tuple[Embedder, ...] = ()) -> None:
+        self._embedders = {e.model_id: e for e in (*others, configured)}
+        self.configured_id = configured.model_id
+        self._priors: dict[str, asyncio.Task[Prior]] = {}
+
+    def has(self, model_id: str) -> bool:
+        """Whether this process can embed with the model."""
+        return model_id in self._embedders
+
+    def usable(self, model_id: str) -> str:
+        """The model itself if it is here, otherwise the configured one."""
+        return model_id if model_id in self._embedders else self.configured_id
+
+    def embedder(self, model_id: str) -> Embedder:
+        """The model's embedder.
+
+        Raises:
+            KeyError: It is not here.
+        """
+        return self._embedders[model_id]
+
+    async def get(self, model_id: str) -> Model:
+        """A model with its background.
+
+        Raises:
+            ContexError: EMBEDDER_UNAVAILABLE.
+            KeyError: It is not here.
+        """
+        embedder = self._embedders[model_id]
+        task = self._priors.get(model_id)
+        if task is None:
+            task = self._priors[model_id] = asyncio.create_task(_prior(embedder))
+        try:
+            prior = await asyncio.shield(task)
+        except Exception as error:
+            if self._priors.get(model_id) is task:
+                del self._priors[model_id]
+            raise embedder_unavailable(error) from error
+        return Model(model_id, embedder.dimension, prior, embedder)
+
+    async def close(self) -> None:
+        """Ends what is being computed; the embedders are closed by who made them."""
+        for task in self._priors.values():
+            task.cancel()
+        await asyncio.gather(*self._priors.values(), return_exceptions=True)
+
+
+async def _prior(embedder: Embedder) -> Prior:
+    shipped = shipped_prior()
+    if embedder.model_id == MODEL_ID:
+        return shipped
+    texts = shipped_texts()
+    log.info("embedding_background", model=embedder.model_id, texts=len(texts))
+    vectors = await embedder.embed(texts, Role.DATUM)
+    encodings = [
+        Recipe((text,), False, (terms_of(((text, 1),)),)).encoding(vectors[i : i + 1])
+        for i, text in enumerate(texts)
+    ]
+    return prior_of(encodings, shipped)
