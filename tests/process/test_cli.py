@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 CONTEX = [sys.executable, "-m", "contex_server.cli"]
 API_CONFIG = '{"base_url":"https://api.example.com","timeout":30}'
-MATCHED_KEYS = {"score", "matches", "payload_omitted"}
+MATCHED_KEYS = {"score", "matches", "payload_omitted", "backfilled"}
 EVENT_KEYS = {
     "sequence",
     "time",
@@ -33,6 +33,7 @@ EVENT_KEYS = {
     "description",
     "content_type",
     "metadata",
+    "opaque",
     "payload",
 }
 

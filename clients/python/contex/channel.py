@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 MAX_MESSAGE_BYTES = 32 << 20
@@ -18,7 +19,24 @@ _READS = (
     ("contex.v1.EventService", "ListEvents"),
     ("contex.v1.AgentService", "GetAgent"),
     ("contex.v1.AgentService", "ListAgents"),
+    ("contex.v1.MatchService", "Match"),
+    ("contex.v1.MatchService", "Explain"),
+    ("contex.v1.MatchService", "GetMatchingStatus"),
 )
+
+# Streams that can't be resumed: gRPC repeats them as long as nothing has arrived.
+_STREAMED_READS = (
+    ("contex.v1.MatchService", "Backtest"),
+    ("contex.v1.MatchService", "ExportFeedback"),
+)
+
+_RETRY_POLICY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
 
 
 def service_config(timeout: float) -> dict[str, Any]:
@@ -34,19 +52,22 @@ def service_config(timeout: float) -> dict[str, Any]:
     return {
         "methodConfig": [
             {
-                "name": [{"service": service, "method": method} for service, method in _READS],
+                "name": _names(_READS),
                 "timeout": f"{timeout:.3f}s",
                 "waitForReady": False,
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
+                "retryPolicy": _RETRY_POLICY,
+            },
+            {
+                "name": _names(_STREAMED_READS),
+                "waitForReady": False,
+                "retryPolicy": _RETRY_POLICY,
+            },
         ]
     }
+
+
+def _names(methods: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"service": service, "method": method} for service, method in methods]
 
 
 def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:

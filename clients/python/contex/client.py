@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-import grpc
-from grpc import aio
 from grpc_health.v1 import health_pb2
 
 from . import requests, responses
-from .channel import HEALTH_CHECK, channel_options
-from .errors import from_rpc_error
+from .channel import HEALTH_CHECK
+from .matching import AsyncMatching
 from .publish_stream import Batches, PublishStream
 from .publish_window import PublishWindow
-from .resume import ResumableStream, event_stream, match_stream
+from .resume import event_stream, match_stream
 from .retry import Retry
-from .subscription import StreamCall, Subscription
-from .v1 import (
-    agent_service_pb2,
-    agent_service_pb2_grpc,
-    event_service_pb2,
-    event_service_pb2_grpc,
+from .subscription import Subscription
+from .v1 import agent_service_pb2, event_service_pb2
+from .values import (
+    Agent,
+    ContextFormat,
+    Durability,
+    Event,
+    MatchedEvent,
+    MinDelta,
+    Need,
+    NeedsChanged,
+    NewEvent,
+    Receipt,
+    Registration,
 )
-from .values import Agent, Durability, Event, MatchedEvent, NewEvent, Receipt, Registration
-
-if TYPE_CHECKING:
-    from .v1.agent_service_pb2_grpc import AgentServiceAsyncStub
-    from .v1.event_service_pb2_grpc import EventServiceAsyncStub
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncMatching):
     """A client of one Contex server, for asyncio.
 
     It opens one channel, at the first call, and keeps it. Use it in an `async with`, or
@@ -51,43 +44,6 @@ class AsyncClient:
         channel: A channel of your own, for example a TLS one; it is left open by `close`.
             `contex.channel_options` has the options it should have.
     """
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:50051",
-        *,
-        publisher: str = "",
-        timeout: float = 10.0,
-        channel: aio.Channel | None = None,
-    ) -> None:
-        self._target = target
-        self._publisher = publisher
-        self._timeout = timeout
-        self._channel = channel
-        self._owns_channel = channel is None
-        self._event_stub: EventServiceAsyncStub | None = None
-        self._agent_stub: AgentServiceAsyncStub | None = None
-        self._streams: weakref.WeakSet[Subscription[Any] | PublishStream] = weakref.WeakSet()
-        self._closed = False
-
-    async def close(self) -> None:
-        """Ends all streams of this client and closes its channel."""
-        self._closed = True
-        for stream in list(self._streams):
-            await stream.close()
-        if self._owns_channel and self._channel is not None:
-            await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # Publishing
 
@@ -352,22 +308,29 @@ class AsyncClient:
         self,
         project: str,
         agent_id: str,
-        needs: Iterable[str],
+        needs: Iterable[str | Need],
         *,
         last_seen_sequence: str | None = None,
         threshold: float | None = None,
         max_matches: int | None = None,
+        min_delta: MinDelta | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
     ) -> Registration:
         """Registers an agent, or replaces its registration, and returns what matches now.
 
         Args:
             project: The project.
             agent_id: The agent's id.
-            needs: What it needs, one line of plain words each.
+            needs: What it needs: one line of plain words each, or a `Need` with options.
             last_seen_sequence: Sets the durable cursor; `"0"`: everything. By default a new agent
                 starts now and a known one keeps its cursor.
             threshold: Lowest score that matches; by default the server's.
             max_matches: How many data to return for each need; by default 10.
+            min_delta: Which updates are pushed; by default all.
+            max_context_tokens: Budget for the data when they are written out: whole data are kept,
+                best first; the answer's context names what was left out.
+            context_format: Writes the data out in the answer's context.
         """
         request = requests.register_agent(
             project,
@@ -376,6 +339,9 @@ class AsyncClient:
             last_seen_sequence=last_seen_sequence,
             threshold=threshold,
             max_matches=max_matches,
+            min_delta=min_delta,
+            max_context_tokens=max_context_tokens,
+            context_format=context_format,
         )
         return responses.registered(await self._repeated(self._agents.RegisterAgent, request))
 
@@ -384,17 +350,29 @@ class AsyncClient:
         project: str,
         agent_id: str,
         *,
-        needs: Iterable[str] | None = None,
+        needs: Iterable[str | Need] | None = None,
         threshold: float | None = None,
         max_matches: int | None = None,
+        min_delta: MinDelta | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
     ) -> Registration:
         """Changes what is not `None` and returns what matches now.
+
+        Arguments as of `register_agent`; an empty `MinDelta()` pushes all updates again.
 
         Raises:
             NotFound: The agent is not registered.
         """
         request = requests.update_agent(
-            project, agent_id, needs=needs, threshold=threshold, max_matches=max_matches
+            project,
+            agent_id,
+            needs=needs,
+            threshold=threshold,
+            max_matches=max_matches,
+            min_delta=min_delta,
+            max_context_tokens=max_context_tokens,
+            context_format=context_format,
         )
         return responses.updated(await self._repeated(self._agents.UpdateAgent, request))
 
@@ -435,9 +413,14 @@ class AsyncClient:
         cursor: str | None = None,
         after_sequence: str | None = None,
         heartbeat_interval_ms: int = 0,
+        context_format: ContextFormat | None = None,
+        on_needs_changed: Callable[[NeedsChanged], object] | None = None,
         reconnect: bool = True,
     ) -> Subscription[MatchedEvent]:
         """Streams everything that matches the agent's needs, without end.
+
+        When the needs are changed meanwhile, what matches now and did not before comes next, with
+        `backfilled` set; then the stream goes on.
 
         Args:
             project: The project.
@@ -445,6 +428,9 @@ class AsyncClient:
             cursor: Where to start; by default the durable cursor, which `acknowledge` moves.
             after_sequence: Start after this event instead.
             heartbeat_interval_ms: As of `subscribe`.
+            context_format: Writes each event out in its `context`, for an agent's prompt.
+            on_needs_changed: Called with the changed registration, before the data that it brings
+                are iterated over.
             reconnect: As of `subscribe`.
 
         Raises:
@@ -456,8 +442,10 @@ class AsyncClient:
             cursor=cursor,
             after_sequence=after_sequence,
             heartbeat_interval_ms=heartbeat_interval_ms,
+            context_format=context_format,
         )
-        return self._subscription(lambda: self._agents.Listen, match_stream(request, reconnect))
+        stream = match_stream(request, reconnect, on_needs_changed=on_needs_changed)
+        return self._subscription(lambda: self._agents.Listen, stream)
 
     async def acknowledge(
         self,
@@ -501,32 +489,6 @@ class AsyncClient:
         response = await self._once(check, request)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
-    # How calls are made
-
-    async def _once(
-        self, method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request
-    ) -> Response:
-        self._check_open()
-        try:
-            return await method(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-
-    async def _repeated(
-        self,
-        method: aio.UnaryUnaryMultiCallable[Request, Response],
-        request: Request,
-        retry: Retry | None = None,
-    ) -> Response:
-        self._check_open()
-        retry = retry or Retry(self._timeout)
-        while True:
-            try:
-                return await method(request, timeout=retry.attempt_timeout())
-            except grpc.RpcError as error:
-                delay = retry.delay_after(from_rpc_error(error))
-            await asyncio.sleep(delay)
-
     async def _list_events(
         self, request: event_service_pb2.ListEventsRequest
     ) -> AsyncIterator[Event]:
@@ -548,34 +510,3 @@ class AsyncClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
-
-    def _subscription(
-        self, method: Callable[[], Callable[[Any], object]], stream: ResumableStream[T]
-    ) -> Subscription[T]:
-        self._check_open()
-        subscription = Subscription(lambda request: cast(StreamCall, method()(request)), stream)
-        self._streams.add(subscription)
-        return subscription
-
-    @property
-    def _events(self) -> EventServiceAsyncStub:
-        if self._event_stub is None:
-            self._event_stub = event_service_pb2_grpc.EventServiceStub(self._open_channel())
-        return self._event_stub
-
-    @property
-    def _agents(self) -> AgentServiceAsyncStub:
-        if self._agent_stub is None:
-            self._agent_stub = agent_service_pb2_grpc.AgentServiceStub(self._open_channel())
-        return self._agent_stub
-
-    def _open_channel(self) -> aio.Channel:
-        # Not in the constructor: an asyncio channel belongs to the loop it is made in.
-        if self._channel is None:
-            options = channel_options(self._timeout)
-            self._channel = aio.insecure_channel(self._target, options=options)
-        return self._channel
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")

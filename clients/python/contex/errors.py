@@ -60,7 +60,16 @@ class InvalidArgument(ContexError):
 
 
 class NotFound(ContexError):
-    """There is no such event or agent."""
+    """There is no such event, agent or datum."""
+
+
+class DataKeyNotFound(NotFound):
+    """The data key has no event, or is deleted, at the moment asked about."""
+
+    @property
+    def data_key(self) -> str:
+        """The datum that is not there."""
+        return self.metadata.get("data_key", "")
 
 
 class FailedPrecondition(ContexError):
@@ -129,6 +138,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.INTERNAL: Internal,
 }
 _BY_REASON: dict[str, type[ContexError]] = {
+    "DATA_KEY_NOT_FOUND": DataKeyNotFound,
     "REVISION_CONFLICT": RevisionConflict,
     "SEQUENCE_TRIMMED": SequenceTrimmed,
 }

@@ -5,15 +5,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from google.protobuf import timestamp_pb2
 
 from . import payload as payloads
-from .v1 import agent_service_pb2, event_pb2, event_service_pb2
-from .values import Durability, Event, MatchedEvent, NewEvent
+from .v1 import agent_service_pb2, event_pb2, event_service_pb2, match_service_pb2
+from .values import (
+    ContextFormat,
+    Durability,
+    Event,
+    MatchedEvent,
+    MinDelta,
+    Need,
+    NewEvent,
+)
 
 Start = Literal["beginning", "end"]
+T = TypeVar("T")
 
 
 def publish(
@@ -130,11 +139,15 @@ def listen(
     cursor: str | None,
     after_sequence: str | None,
     heartbeat_interval_ms: int,
+    context_format: ContextFormat | None,
 ) -> agent_service_pb2.ListenRequest:
     """An agent's stream; without a start position, from its durable cursor."""
     _at_most_one(cursor=cursor, after_sequence=after_sequence)
     request = agent_service_pb2.ListenRequest(
-        project=project, agent_id=agent_id, heartbeat_interval_ms=heartbeat_interval_ms
+        project=project,
+        agent_id=agent_id,
+        heartbeat_interval_ms=heartbeat_interval_ms,
+        context_format=_context_format(context_format),
     )
     if cursor is not None:
         request.cursor = cursor
@@ -146,40 +159,55 @@ def listen(
 def register_agent(
     project: str,
     agent_id: str,
-    needs: Iterable[str],
+    needs: Iterable[str | Need],
     *,
     last_seen_sequence: str | None,
     threshold: float | None,
     max_matches: int | None,
+    min_delta: MinDelta | None,
+    max_context_tokens: int | None,
+    context_format: ContextFormat | None,
 ) -> agent_service_pb2.RegisterAgentRequest:
     """A registration."""
-    request = agent_service_pb2.RegisterAgentRequest(
-        project=project, agent_id=agent_id, needs=_lines(needs), max_matches=max_matches or 0
+    lines, specs = _lines_or_specs(needs)
+    return agent_service_pb2.RegisterAgentRequest(
+        project=project,
+        agent_id=agent_id,
+        needs=lines,
+        need_specs=specs,
+        last_seen_sequence=last_seen_sequence,
+        threshold=threshold,
+        max_matches=max_matches or 0,
+        min_delta=_min_delta(min_delta),
+        max_context_tokens=max_context_tokens,
+        context_format=_context_format(context_format),
     )
-    if last_seen_sequence is not None:
-        request.last_seen_sequence = last_seen_sequence
-    if threshold is not None:
-        request.threshold = threshold
-    return request
 
 
 def update_agent(
     project: str,
     agent_id: str,
     *,
-    needs: Iterable[str] | None,
+    needs: Iterable[str | Need] | None,
     threshold: float | None,
     max_matches: int | None,
+    min_delta: MinDelta | None,
+    max_context_tokens: int | None,
+    context_format: ContextFormat | None,
 ) -> agent_service_pb2.UpdateAgentRequest:
     """A change of a registration; what is `None` stays."""
-    request = agent_service_pb2.UpdateAgentRequest(
-        project=project, agent_id=agent_id, needs=_lines(needs or ())
+    lines, specs = _lines_or_specs(needs or ())
+    return agent_service_pb2.UpdateAgentRequest(
+        project=project,
+        agent_id=agent_id,
+        needs=lines,
+        need_specs=specs,
+        threshold=threshold,
+        max_matches=max_matches,
+        min_delta=_min_delta(min_delta),
+        max_context_tokens=max_context_tokens,
+        context_format=_context_format(context_format),
     )
-    if threshold is not None:
-        request.threshold = threshold
-    if max_matches is not None:
-        request.max_matches = max_matches
-    return request
 
 
 def acknowledge(
@@ -195,13 +223,122 @@ def acknowledge(
     request = agent_service_pb2.AcknowledgeRequest(project=project, agent_id=agent_id)
     if cursor is not None:
         request.cursor = cursor
-    elif isinstance(position, MatchedEvent):
-        request.sequence = position.event.sequence
-    elif isinstance(position, Event):
-        request.sequence = position.sequence
     elif position is not None:
-        request.sequence = position
+        request.sequence = _sequence(position)
     return request
+
+
+def match(
+    project: str,
+    questions: Iterable[str | Need],
+    *,
+    threshold: float | None,
+    max_matches: int | None,
+    data_keys: Iterable[str],
+    as_of: str | datetime | None,
+    max_context_tokens: int | None,
+    context_format: ContextFormat | None,
+) -> match_service_pb2.MatchRequest:
+    """Questions about the data."""
+    return match_service_pb2.MatchRequest(
+        project=project,
+        questions=_specs(questions),
+        threshold=threshold,
+        max_matches=max_matches or 0,
+        data_keys=_several(data_keys),
+        as_of=_position(as_of),
+        max_context_tokens=max_context_tokens,
+        context_format=_context_format(context_format),
+    )
+
+
+def explain(
+    project: str,
+    *,
+    need: str | None,
+    agent_id: str | None,
+    need_index: int,
+    data_key: str | None,
+    sequence: str | None,
+    threshold: float | None,
+    as_of: str | datetime | None,
+) -> match_service_pb2.ExplainRequest:
+    """Why a need, in words or of an agent, and a datum, by key or sequence, match or don't."""
+    if (need is None) == (agent_id is None):
+        raise ValueError("give a need or an agent_id")
+    if (data_key is None) == (sequence is None):
+        raise ValueError("give a data_key or a sequence")
+    request = match_service_pb2.ExplainRequest(
+        project=project,
+        threshold=threshold,
+        as_of=_position(as_of),
+    )
+    if data_key is not None:
+        request.data_key = data_key
+    if sequence is not None:
+        request.sequence = sequence
+    if need is not None:
+        request.text = need
+    if agent_id is not None:
+        agent_need = match_service_pb2.AgentNeed(agent_id=agent_id, need_index=need_index)
+        request.agent_need.CopyFrom(agent_need)
+    return request
+
+
+def backtest(
+    project: str,
+    needs: Iterable[str | Need],
+    *,
+    threshold: float | None,
+    since: str | datetime | None,
+    until: str | datetime | None,
+    min_delta: MinDelta | None,
+    summary_only: bool,
+) -> match_service_pb2.BacktestRequest:
+    """What needs would have received in a range of the log."""
+    return match_service_pb2.BacktestRequest(
+        project=project,
+        needs=_specs(needs),
+        threshold=threshold,
+        since=_position(since),
+        until=_position(until),
+        min_delta=_min_delta(min_delta),
+        summary_only=summary_only,
+    )
+
+
+def record_feedback(
+    project: str,
+    agent_id: str,
+    event: str | Event | MatchedEvent,
+    *,
+    need_index: int | None,
+    useful: bool,
+    comment: str,
+    request_id: str | None,
+) -> match_service_pb2.RecordFeedbackRequest:
+    """A judgement of a match, by default of its best one, with a fresh request_id."""
+    if need_index is None:
+        best = event.matches[:1] if isinstance(event, MatchedEvent) else ()
+        need_index = best[0].need_index if best else 0
+    return match_service_pb2.RecordFeedbackRequest(
+        project=project,
+        agent_id=agent_id,
+        sequence=_sequence(event),
+        need_index=need_index,
+        useful=useful,
+        comment=comment,
+        request_id=new_request_id() if request_id is None else request_id,
+    )
+
+
+def export_feedback(
+    project: str, *, since: str | datetime | None, until: str | datetime | None
+) -> match_service_pb2.ExportFeedbackRequest:
+    """The feedback of a project."""
+    return match_service_pb2.ExportFeedbackRequest(
+        project=project, since=_position(since), until=_position(until)
+    )
 
 
 def new_request_id() -> str:
@@ -232,6 +369,52 @@ def _durability(durability: Durability | None) -> event_pb2.Durability.ValueType
     return event_pb2.Durability.ValueType(Durability(durability))
 
 
+def _sequence(event: str | Event | MatchedEvent) -> str:
+    if isinstance(event, MatchedEvent):
+        return event.event.sequence
+    return event.sequence if isinstance(event, Event) else event
+
+
+def _lines_or_specs(
+    needs: Iterable[str | Need],
+) -> tuple[list[str], list[agent_service_pb2.Need]]:
+    """Needs as lines where none has an option, which older servers understand too."""
+    needs = _several(needs)
+    lines = [need for need in needs if isinstance(need, str)]
+    return (lines, []) if len(lines) == len(needs) else ([], _specs(needs))
+
+
+def _specs(needs: Iterable[str | Need]) -> list[agent_service_pb2.Need]:
+    return [_spec(Need(need) if isinstance(need, str) else need) for need in _several(needs)]
+
+
+def _spec(need: Need) -> agent_service_pb2.Need:
+    return agent_service_pb2.Need(
+        text=need.text,
+        threshold=need.threshold,
+        max_matches=need.max_matches,
+        exclude_data_keys=_several(need.exclude_data_keys),
+    )
+
+
+def _min_delta(min_delta: MinDelta | None) -> agent_service_pb2.MinDelta | None:
+    if min_delta is None:
+        return None
+    return agent_service_pb2.MinDelta(
+        payload_changed=min_delta.payload_changed,
+        json_pointers=_several(min_delta.json_pointers),
+    )
+
+
+def _context_format(
+    context_format: ContextFormat | None,
+) -> event_pb2.ContextFormat.ValueType:
+    if context_format is None:
+        return event_pb2.CONTEXT_FORMAT_UNSPECIFIED
+    name = ContextFormat(context_format).name
+    return event_pb2.ContextFormat.Value(f"CONTEXT_FORMAT_{name}")
+
+
 def _position(at: str | datetime | None) -> event_pb2.Position | None:
     if at is None:
         return None
@@ -253,16 +436,16 @@ def _filter(
     event_types: Iterable[str], data_keys: Iterable[str], publishers: Iterable[str]
 ) -> event_pb2.EventFilter:
     return event_pb2.EventFilter(
-        event_types=_lines(event_types),
-        data_keys=_lines(data_keys),
-        publishers=_lines(publishers),
+        event_types=_several(event_types),
+        data_keys=_several(data_keys),
+        publishers=_several(publishers),
     )
 
 
-def _lines(lines: Iterable[str]) -> list[str]:
-    if isinstance(lines, str):  # its characters would be taken for the lines
-        raise TypeError(f"expected several strings, not the one {lines!r}")
-    return list(lines)
+def _several(items: Iterable[T]) -> list[T]:
+    if isinstance(items, str):  # its characters would be taken for the items
+        raise TypeError(f"expected several strings, not the one {items!r}")
+    return list(items)
 
 
 def _order(backwards: bool) -> event_pb2.Order.ValueType:

@@ -6,12 +6,16 @@ open, read one message and pass it to `on_message`. When a call breaks it passes
 
 Why no item is lost or seen twice: a message is taken only whole, its items are handed out
 before anything else is read, and a new call starts at the cursor of the last message taken.
+
+The data of a needs_changed message lie before the position that the stream has reached, in the
+order of their scores. They are handed out like events and leave `position` where it is: moved
+to one of them, it would skip those that are still to come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
 
@@ -19,7 +23,7 @@ from . import responses
 from .backoff import Backoff
 from .errors import ContexError, Unavailable, is_transient
 from .v1 import agent_service_pb2, event_service_pb2
-from .values import Event, MatchedEvent
+from .values import Event, MatchedEvent, NeedsChanged
 
 StreamRequest = (
     event_service_pb2.ReplayRequest
@@ -49,6 +53,7 @@ class ResumableStream(Generic[T]):
         reconnect: Whether a break is mended; if not, it raises.
         ends: Whether the end of the stream is its end (a replay), or a break.
         backoff: Waits between calls.
+        on_needs_changed: Is told of a changed registration before its data are handed out.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class ResumableStream(Generic[T]):
         reconnect: bool = True,
         ends: bool = False,
         backoff: Backoff | None = None,
+        on_needs_changed: Callable[[NeedsChanged], object] | None = None,
     ) -> None:
         self._request = request
         self._decode = decode
@@ -67,8 +73,10 @@ class ResumableStream(Generic[T]):
         self._reconnect = reconnect
         self._ends = ends
         self._backoff = backoff or Backoff()
+        self._on_needs_changed = on_needs_changed
         self._items: Iterator[T] = iter(())
         self._items_left = 0
+        self._items_are_new = True
         self._received_cursor: str | None = None
         self.cursor: str | None = None
         self.position: str | None = None
@@ -76,6 +84,7 @@ class ResumableStream(Generic[T]):
         self.finished = False
         self.reconnects = 0
         self.fell_behind = 0
+        self.needs_changed: NeedsChanged | None = None
 
     @property
     def request(self) -> StreamRequest:
@@ -106,8 +115,16 @@ class ResumableStream(Generic[T]):
         batch = message.events.events if kind == "events" else ()
         self._items = map(self._decode, batch)
         self._items_left = len(batch)
-        if not batch:
+        changed = None
+        if isinstance(message, agent_service_pb2.ListenResponse) and kind == "needs_changed":
+            changed = self.needs_changed = responses.needs_changed(message.needs_changed)
+            self._items = cast("Iterator[T]", iter(changed.data))
+            self._items_left = len(changed.data)
+        self._items_are_new = changed is None
+        if not self._items_left:
             self.cursor = self._received_cursor
+        if changed is not None and self._on_needs_changed is not None:
+            self._on_needs_changed(changed)
 
     def take(self) -> T | None:
         """Hands out the next item of the last message; `None`: read another message."""
@@ -115,7 +132,8 @@ class ResumableStream(Generic[T]):
             return None
         item = next(self._items)
         self._items_left -= 1
-        self.position = self._sequence_of(item)
+        if self._items_are_new:
+            self.position = self._sequence_of(item)
         if not self._items_left:
             self.cursor = self._received_cursor
         return item
@@ -183,7 +201,10 @@ def event_stream(
 
 
 def match_stream(
-    request: agent_service_pb2.ListenRequest, reconnect: bool
+    request: agent_service_pb2.ListenRequest,
+    reconnect: bool,
+    *,
+    on_needs_changed: Callable[[NeedsChanged], object] | None = None,
 ) -> ResumableStream[MatchedEvent]:
     """The state of an agent's stream."""
     return ResumableStream(
@@ -191,4 +212,5 @@ def match_stream(
         responses.matched_event,
         lambda matched: matched.event.sequence,
         reconnect=reconnect,
+        on_needs_changed=on_needs_changed,
     )

@@ -13,6 +13,7 @@ from grpc import aio
 
 from .errors import from_rpc_error
 from .resume import ResumableStream, StreamMessage, StreamRequest
+from .values import NeedsChanged
 
 T = TypeVar("T")
 
@@ -53,7 +54,10 @@ class Subscription(Generic[T]):
 
     @property
     def position(self) -> str | None:
-        """Sequence of the last item handed out; `after_sequence` with it resumes exactly."""
+        """Sequence of the last item handed out; `after_sequence` with it resumes exactly.
+
+        It never moves back: what a change of the needs brings from before leaves it as it is.
+        """
         return self._stream.position
 
     @property
@@ -70,6 +74,11 @@ class Subscription(Generic[T]):
     def fell_behind(self) -> int:
         """How often the server had to read for this stream from the log again."""
         return self._stream.fell_behind
+
+    @property
+    def needs_changed(self) -> NeedsChanged | None:
+        """The last change of the agent's registration that the stream has told; `None`: none."""
+        return self._stream.needs_changed
 
     def messages(self) -> AsyncIterator[StreamMessage]:
         """Iterates over the raw messages instead, checkpoints and heartbeats included."""

@@ -6,39 +6,36 @@ too. What is here is only how a blocking call is made. `AsyncClient` documents t
 
 from __future__ import annotations
 
-import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
 
-import grpc
 from grpc_health.v1 import health_pb2
 
 from . import requests, responses
-from .blocking import StreamCall
-from .channel import HEALTH_CHECK, channel_options
-from .errors import from_rpc_error
+from .channel import HEALTH_CHECK
 from .publish_window import PublishWindow
-from .resume import ResumableStream, StreamMessage, event_stream, match_stream
+from .resume import event_stream, match_stream
 from .retry import Retry
+from .sync_matching import Matching
 from .sync_publish_stream import SyncPublishStream
 from .sync_subscription import SyncSubscription
-from .v1 import (
-    agent_service_pb2,
-    agent_service_pb2_grpc,
-    event_service_pb2,
-    event_service_pb2_grpc,
+from .v1 import agent_service_pb2, event_service_pb2
+from .values import (
+    Agent,
+    ContextFormat,
+    Durability,
+    Event,
+    MatchedEvent,
+    MinDelta,
+    Need,
+    NeedsChanged,
+    NewEvent,
+    Receipt,
+    Registration,
 )
-from .values import Agent, Durability, Event, MatchedEvent, NewEvent, Receipt, Registration
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-T = TypeVar("T")
 
 
-class Client:
+class Client(Matching):
     """`AsyncClient` for code without asyncio: same methods, plain iterators and context managers.
 
     Calls may be made from several threads; a stream belongs to one.
@@ -49,46 +46,6 @@ class Client:
         timeout: Seconds for a call with all its attempts. Streams have no such limit.
         channel: A channel of your own; it is left open by `close`.
     """
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:50051",
-        *,
-        publisher: str = "",
-        timeout: float = 10.0,
-        channel: grpc.Channel | None = None,
-    ) -> None:
-        self._publisher = publisher
-        self._timeout = timeout
-        self._owns_channel = channel is None
-        if channel is None:
-            channel = grpc.insecure_channel(target, options=channel_options(timeout))
-        self._channel = channel
-        self._events = event_service_pb2_grpc.EventServiceStub(channel)
-        self._agents = agent_service_pb2_grpc.AgentServiceStub(channel)
-        self._streams: weakref.WeakSet[SyncSubscription[Any] | SyncPublishStream] = (
-            weakref.WeakSet()
-        )
-        self._closed = False
-
-    def close(self) -> None:
-        """Ends all streams of this client and closes its channel."""
-        self._closed = True
-        for stream in list(self._streams):
-            stream.close()
-        if self._owns_channel:
-            self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Publishing
 
@@ -264,11 +221,14 @@ class Client:
         self,
         project: str,
         agent_id: str,
-        needs: Iterable[str],
+        needs: Iterable[str | Need],
         *,
         last_seen_sequence: str | None = None,
         threshold: float | None = None,
         max_matches: int | None = None,
+        min_delta: MinDelta | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
     ) -> Registration:
         """Registers an agent, or replaces its registration, and returns what matches now."""
         request = requests.register_agent(
@@ -278,6 +238,9 @@ class Client:
             last_seen_sequence=last_seen_sequence,
             threshold=threshold,
             max_matches=max_matches,
+            min_delta=min_delta,
+            max_context_tokens=max_context_tokens,
+            context_format=context_format,
         )
         return responses.registered(self._repeated(self._agents.RegisterAgent, request))
 
@@ -286,13 +249,23 @@ class Client:
         project: str,
         agent_id: str,
         *,
-        needs: Iterable[str] | None = None,
+        needs: Iterable[str | Need] | None = None,
         threshold: float | None = None,
         max_matches: int | None = None,
+        min_delta: MinDelta | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
     ) -> Registration:
         """Changes what is not `None` and returns what matches now."""
         request = requests.update_agent(
-            project, agent_id, needs=needs, threshold=threshold, max_matches=max_matches
+            project,
+            agent_id,
+            needs=needs,
+            threshold=threshold,
+            max_matches=max_matches,
+            min_delta=min_delta,
+            max_context_tokens=max_context_tokens,
+            context_format=context_format,
         )
         return responses.updated(self._repeated(self._agents.UpdateAgent, request))
 
@@ -320,6 +293,8 @@ class Client:
         cursor: str | None = None,
         after_sequence: str | None = None,
         heartbeat_interval_ms: int = 0,
+        context_format: ContextFormat | None = None,
+        on_needs_changed: Callable[[NeedsChanged], object] | None = None,
         reconnect: bool = True,
     ) -> SyncSubscription[MatchedEvent]:
         """Streams everything that matches the agent's needs, without end."""
@@ -329,8 +304,10 @@ class Client:
             cursor=cursor,
             after_sequence=after_sequence,
             heartbeat_interval_ms=heartbeat_interval_ms,
+            context_format=context_format,
         )
-        return self._subscription(self._agents.Listen, match_stream(request, reconnect))
+        stream = match_stream(request, reconnect, on_needs_changed=on_needs_changed)
+        return self._subscription(self._agents.Listen, stream)
 
     def acknowledge(
         self,
@@ -356,32 +333,6 @@ class Client:
         response = self._once(check, request)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
-    # How calls are made
-
-    def _once(
-        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
-    ) -> Response:
-        self._check_open()
-        try:
-            return method(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-
-    def _repeated(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[Request, Response],
-        request: Request,
-        retry: Retry | None = None,
-    ) -> Response:
-        self._check_open()
-        retry = retry or Retry(self._timeout)
-        while True:
-            try:
-                return method(request, timeout=retry.attempt_timeout())
-            except grpc.RpcError as error:
-                delay = retry.delay_after(from_rpc_error(error))
-            time.sleep(delay)
-
     def _list_events(self, request: event_service_pb2.ListEventsRequest) -> Iterator[Event]:
         while True:
             page = self._once(self._events.ListEvents, request)
@@ -399,17 +350,3 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
-
-    def _subscription(
-        self, method: Callable[[Any], object], stream: ResumableStream[T]
-    ) -> SyncSubscription[T]:
-        self._check_open()
-        subscription = SyncSubscription(
-            lambda request: cast(StreamCall[StreamMessage], method(request)), stream
-        )
-        self._streams.add(subscription)
-        return subscription
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")

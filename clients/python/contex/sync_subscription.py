@@ -12,6 +12,7 @@ import grpc
 from .blocking import StreamCall, Watchdog, cancel
 from .errors import ContexError, from_rpc_error
 from .resume import ResumableStream, StreamMessage, StreamRequest
+from .values import NeedsChanged
 
 T = TypeVar("T")
 
@@ -57,6 +58,11 @@ class SyncSubscription(Generic[T]):
     def fell_behind(self) -> int:
         """How often the server had to read for this stream from the log again."""
         return self._stream.fell_behind
+
+    @property
+    def needs_changed(self) -> NeedsChanged | None:
+        """The last change of the agent's registration that the stream has told."""
+        return self._stream.needs_changed
 
     def messages(self) -> Iterator[StreamMessage]:
         """Iterates over the raw messages instead, checkpoints and heartbeats included."""

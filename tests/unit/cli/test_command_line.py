@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from contex_server.cli.agents import read_needs
 from contex_server.cli.application import application
 from contex_server.cli.exits import ExitCode
 from typer.testing import CliRunner
 
-COMMANDS = ["serve", "health", "publish", "events", "replay", "tail", "register", "listen", "demo"]
+COMMANDS = [
+    *("serve", "health", "publish", "events", "replay", "tail", "register", "listen"),
+    *("match", "explain", "backtest", "matching", "demo"),
+]
 AGENT_COMMANDS = ["show", "update", "unregister", "ack"]
 # Nothing listens on port 9 of the loopback: what gets as far as connecting ends with 6.
 NOBODY = ["--target", "127.0.0.1:9", "--timeout", "0.2"]
@@ -32,12 +33,15 @@ def invoke(*arguments: str) -> tuple[int, str]:
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     result = CliRunner().invoke(application, ["--help"])
     assert result.exit_code == ExitCode.OK
-    assert all(f"\n  {command} " in result.stdout for command in [*COMMANDS, "agents"])
+    assert all(f"\n  {command} " in result.stdout for command in [*COMMANDS, "agents", "feedback"])
     assert all(f"{code.value:<4}{code.meaning}" in result.stdout for code in ExitCode)
 
 
 @pytest.mark.parametrize(
-    "command", [[name] for name in COMMANDS] + [["agents", name] for name in AGENT_COMMANDS]
+    "command",
+    [[name] for name in COMMANDS]
+    + [["agents", name] for name in AGENT_COMMANDS]
+    + [["feedback", "give"], ["feedback", "export"]],
 )
 def test_each_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(application, [*command, "-h"])
@@ -69,6 +73,13 @@ def test_each_command_has_help(command: list[str]) -> None:
         (["tail", "-n", "x"], "lines"),
         (["register", "a"], "--need"),
         (["register", "a", "--needs-file", "/does/not/exist"], "can't read"),
+        (["match"], "QUESTION"),
+        (["match", "x", "--format", "xml"], "--format"),
+        (["match", "x", "--as-of", "then"], "neither a sequence"),
+        (["explain", "x"], "NEED and KEY"),
+        (["backtest"], "NEED"),
+        (["backtest", "x", "--since", "then"], "neither a sequence"),
+        (["feedback", "give", "a", "1-0"], "--useful"),
         (["agents", "-p", "x", "show", "a"], "after 'show'"),
         (["demo", "--needs", "x"], "go together"),
         (["serve", "--port", "99999"], "--port 99999"),
@@ -95,6 +106,14 @@ def test_wrong_use_is_told_without_a_trace(arguments: list[str], told: str) -> N
         ["tail", "-f"],
         ["register", "a", "--need", "x"],
         ["listen", "a"],
+        ["match", "x"],
+        ["explain", "x", "k"],
+        ["backtest", "x"],
+        ["backtest", "x", "--threshold", "0.5"],
+        ["feedback", "give", "a", "1-0", "--useful"],
+        ["feedback", "export"],
+        ["matching"],
+        ["matching", "--watch"],
         ["agents"],
         ["agents", "show", "a"],
         ["agents", "update", "a", "--threshold", "0.5"],
@@ -115,14 +134,17 @@ def test_an_unknown_outcome_tells_how_to_repeat() -> None:
     assert "--request-id r-1 is safe" in error
 
 
-def test_a_needs_file_skips_comments_and_empty_lines(tmp_path: Path) -> None:
-    path = tmp_path / "needs.txt"
-    path.write_text("# ours\n\n  payment providers  \nAPI timeouts\n")
-    assert read_needs(["first"], path) == ["first", "payment providers", "API timeouts"]
-
-
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    heavy = ["grpc", "faiss", "numpy", "onnxruntime", "pydantic_settings", "redis", "rich.table"]
+    heavy = [
+        "grpc",
+        "faiss",
+        "numpy",
+        "onnxruntime",
+        "pydantic_settings",
+        "redis",
+        "rich.table",
+        "yaml",
+    ]
     program = (
         "import sys; import contex_server.cli.application; "
         f"print([name for name in {heavy} if name in sys.modules])"

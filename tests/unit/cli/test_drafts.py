@@ -12,6 +12,8 @@ from contex_server.cli.exits import InputError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.unit.cli.test_output import event
+
 JSON, TEXT, BINARY = "application/json", "text/plain; charset=utf-8", "application/octet-stream"
 
 
@@ -145,7 +147,16 @@ def test_a_wrong_line_says_what_is_wrong(line: bytes, told: str) -> None:
         drafts.parse_line(line)
 
 
-@pytest.mark.parametrize("line", [b"", b"  \r", b'{"event_type":"agent_registered"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"  \r",
+        b'{"event_type":"agent_registered"}',
+        b'{"event_type":"match_feedback","opaque":false}',
+        b'{"event_type":"matching_model_changed"}',
+    ],
+)
 def test_a_line_can_publish_nothing(line: bytes) -> None:
     assert drafts.parse_line(line) is None
 
@@ -164,8 +175,6 @@ def test_a_deletion_becomes_a_tombstone() -> None:
 def test_what_json_prints_can_be_published_again(
     payload: bytes, content_type: str, event_type: str
 ) -> None:
-    from tests.unit.cli.test_output import event
-
     assume(payload or content_type != JSON)  # which the server would not have taken
     original = event(payload=payload, content_type=content_type, event_type=event_type)
     again = drafts.parse_line(output.encode_json(output.event_record(original)))

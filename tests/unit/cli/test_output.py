@@ -1,10 +1,31 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from contex import Event, Match, MatchedEvent
+from contex import (
+    Agent,
+    BacktestSummary,
+    Context,
+    Contribution,
+    Event,
+    Explanation,
+    Feedback,
+    Match,
+    MatchAnswer,
+    MatchedEvent,
+    MatchingStatus,
+    MinDelta,
+    Need,
+    NeedSummary,
+    OmittedDatum,
+    PassageScore,
+    Registration,
+    TermHit,
+)
 from contex_server.cli import output
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,25 +71,71 @@ def test_an_event_has_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
         "description": "API endpoint",
         "content_type": "application/json",
         "metadata": {"team": "core"},
+        "opaque": False,
         "payload": {"timeout": 30},
     }
 
 
 def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    match = Match(1, "API timeouts", 0.7, 0.7, 0.35, "minilm")
-    record = printed(output.matched_record(MatchedEvent(event(), (match,))), capsys)
+    match = Match(1, "API timeouts", 0.7, 0.6, 0.35, "minilm", "/servers/3", "words", lexical=0.5)
+    matched = MatchedEvent(event(), (match,))
+    record = printed(output.matched_record(matched), capsys)
     assert record["score"] == 0.7
     assert record["payload_omitted"] is False
+    assert record["backfilled"] is False
+    assert "context" not in record
     assert record["matches"] == [
         {
             "need_index": 1,
             "need": "API timeouts",
             "score": 0.7,
-            "cosine": 0.7,
+            "cosine": 0.6,
             "threshold": 0.35,
             "model": "minilm",
+            "path": "/servers/3",
+            "passage": "words",
+            "background_mean": 0.0,
+            "background_deviation": 0.0,
+            "standing": 0.0,
+            "lexical": 0.5,
+            "background_passages": 0,
+            "background_sequence": "",
+            "scorer": "",
+            "share": 0.0,
         }
     ]
+    written_out = output.matched_record(replace(matched, context="- x"))
+    assert written_out["context"] == "- x"
+
+
+def test_every_key_is_documented() -> None:
+    documented = set(re.findall(r"\w+", output.__doc__ or ""))
+    match = Match(0, "n", 0.7, 0.7, 0.35, "m")
+    matched = MatchedEvent(event(), (match,), context="x")
+    agent = Agent("a", ("n",), 0.3, 1, event().time, event().time, "0", (Need("n"),), MinDelta())
+    context = Context("", None, 0, "estimate", (OmittedDatum("k", "1-0", 0.4, 7),))
+    terms = ((Contribution("bias", 1, 1, 1),), (TermHit("w", "w", 1, 1),))
+    passages = (PassageScore("", "", 0.1, 0.1, 0.1),)
+    summary = BacktestSummary(1, 1, 1, 1, (NeedSummary(1, (1,)),))
+    records = [
+        output.registration_record(Registration(agent, (matched,), "1-0", "c", context)),
+        output.answer_record(MatchAnswer((matched,), "1-0", context, ("q",))),
+        output.explanation_record(Explanation(event(), match, True, "v", *terms, passages)),
+        output.summary_record(summary, [("n", 0.3)], [0.05]),
+        output.feedback_record(Feedback("2-0", event().time, "a", "n", event(), match, True)),
+        output.status_record(MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3)),
+    ]
+    assert keys_of(json.loads(b"[" + b",".join(map(output.encode_json, records)) + b"]")) <= (
+        documented | {"team", "timeout", "05"}  # of the example's payload, metadata, thresholds
+    )
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    return {key.removeprefix("0.") for key in value}.union(*map(keys_of, value.values()))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +207,11 @@ def test_a_match_for_people_names_the_best_need() -> None:
     )
     line = output.matched_line(MatchedEvent(event(), matches))
     assert line.startswith("0.71  API timeouts (+1)  ←  ")
+    assert " at " not in line
+    placed = replace(matches[1], path="/servers/3\x1b")
+    assert "api_config r2  at /servers/3\\x1b  by ops" in output.matched_line(
+        MatchedEvent(event(), (matches[0], placed))
+    )
 
 
 def test_markup_in_foreign_text_is_not_interpreted() -> None:

@@ -13,6 +13,8 @@ from contex.v1 import (
     event_pb2,
     event_service_pb2,
     event_service_pb2_grpc,
+    match_service_pb2,
+    match_service_pb2_grpc,
 )
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -190,6 +192,15 @@ class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
         )
 
     async def Listen(self, request, context):
+        if request.agent_id == "changing":
+            message = agent_service_pb2.ListenResponse(cursor="c1")
+            message.events.events.append(matched(7, "n"))
+            yield message
+            message = agent_service_pb2.ListenResponse(cursor="c2")
+            message.needs_changed.agent.needs.append("another")
+            message.needs_changed.data.append(matched(5, "another"))
+            yield message
+            await asyncio.sleep(60)
         status = rich_status(
             grpc.StatusCode.NOT_FOUND,
             reason="AGENT_NOT_FOUND",
@@ -199,11 +210,101 @@ class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
         yield
 
 
+def matched(number: int, *needs: str, score: float = 0.5) -> event_pb2.MatchedEvent:
+    message = event_pb2.MatchedEvent(event=event(number))
+    for index, need in enumerate(needs):
+        message.matches.add(need_index=index, need=need, score=score)
+    return message
+
+
+class FakeMatching(match_service_pb2_grpc.MatchServiceServicer):
+    """Answers about nothing in particular; notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[object] = []
+        self.unavailable = 0
+        """How many calls are answered UNAVAILABLE first."""
+        self.break_after: int | None = None
+        """After how many messages a backtest breaks."""
+
+    async def _take(self, request, context) -> None:
+        self.requests.append(request)
+        if self.unavailable:
+            self.unavailable -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    async def Match(self, request, context):
+        await self._take(request, context)
+        response = match_service_pb2.MatchResponse(sequence="9-0")
+        for number, question in enumerate(request.questions, 1):
+            datum = response.data.add(event=event(number))
+            datum.matches.add(need_index=number - 1, need=question.text, score=0.5)
+        if request.context_format:
+            response.context.format = request.context_format
+            response.context.text = "written out"
+            response.context.omitted.add(data_key="k", sequence="1-0", score=0.4, tokens=7)
+        return response
+
+    async def Explain(self, request, context):
+        await self._take(request, context)
+        if request.data_key == "missing":
+            status = rich_status(
+                grpc.StatusCode.NOT_FOUND,
+                reason="DATA_KEY_NOT_FOUND",
+                metadata={"data_key": "missing"},
+            )
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no", trailers(status))
+        response = match_service_pb2.ExplainResponse(event=event(1), verdict="fits", rank=2)
+        response.match.parts.standing = 1.5
+        response.contributions.add(name="bias", value=1, weight=-2, log_odds=-2)
+        response.contributions.add(name="standing", value=1.5, weight=2, log_odds=3)
+        response.terms.add(word="payments", stem="payment", weight=0.6, hit=0.5)
+        response.passages.add(path="/a", text="words", score=0.7, cosine=0.6, lexical=0.5)
+        return response
+
+    async def Backtest(self, request, context):
+        await self._take(request, context)
+        first = match_service_pb2.BacktestResponse()
+        first.progress.events_read, first.progress.events_total = 1, 2
+        second = match_service_pb2.BacktestResponse()
+        second.events.events.extend([matched(1, "need"), matched(2, "need")])
+        last = match_service_pb2.BacktestResponse()
+        last.summary.events_judged = 2
+        last.summary.needs.add(events_matched=2, events_at_threshold=[2] * 10 + [0] * 9)
+        for sent, message in enumerate((first, second, last)):
+            if sent == self.break_after:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            yield message
+
+    async def RecordFeedback(self, request, context):
+        await self._take(request, context)
+        return match_service_pb2.RecordFeedbackResponse(sequence="10-0")
+
+    async def ExportFeedback(self, request, context):
+        await self._take(request, context)
+        for number in range(1, 4):
+            response = match_service_pb2.ExportFeedbackResponse(
+                sequence=f"{number + 10}-0", agent_id="a", need="n", useful=number % 2 == 1
+            )
+            response.event.CopyFrom(event(number))
+            response.time.FromMilliseconds(number)
+            yield response
+
+    async def GetMatchingStatus(self, request, context):
+        await self._take(request, context)
+        return match_service_pb2.GetMatchingStatusResponse(
+            model="a", configured_model="b", texts_embedded=1, texts_total=4, default_threshold=0.3
+        )
+
+
 @contextlib.asynccontextmanager
-async def serving(events: FakeEvents, port: int = 0) -> AsyncIterator[int]:
+async def serving(
+    events: FakeEvents, port: int = 0, matching: FakeMatching | None = None
+) -> AsyncIterator[int]:
     server = aio.server(options=[("grpc.so_reuseport", 0)])
     event_service_pb2_grpc.add_EventServiceServicer_to_server(events, server)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(FakeAgents(), server)
+    match_service_pb2_grpc.add_MatchServiceServicer_to_server(matching or FakeMatching(), server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

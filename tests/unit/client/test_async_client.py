@@ -7,7 +7,15 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from contex import AsyncClient, Client, NewEvent, NotFound, RevisionConflict, Unavailable
+from contex import (
+    AsyncClient,
+    Client,
+    NeedsChanged,
+    NewEvent,
+    NotFound,
+    RevisionConflict,
+    Unavailable,
+)
 
 from tests.unit.client.fakes import FakeEvents, event, serving
 
@@ -124,6 +132,20 @@ async def test_agents(client: AsyncClient) -> None:
         with pytest.raises(NotFound) as caught:
             await anext(matches)
     assert caught.value.metadata == {"agent_id": "a"}
+
+
+async def test_a_change_of_needs_is_told_and_what_it_brings_is_iterated_over(
+    client: AsyncClient,
+) -> None:
+    told: list[NeedsChanged] = []
+    async with client.listen("p", "changing", on_needs_changed=told.append) as matches:
+        assert (await anext(matches)).event.sequence == "7-0"
+        assert matches.needs_changed is None
+        brought = await anext(matches)
+        assert (brought.event.sequence, brought.backfilled) == ("5-0", True)
+        assert (matches.position, matches.cursor) == ("7-0", "c2")
+        assert told == [matches.needs_changed]
+        assert told[0].agent.needs == ("another",)
 
 
 async def test_a_publish_stream_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:

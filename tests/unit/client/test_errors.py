@@ -55,6 +55,15 @@ def test_a_trimmed_position_tells_where_to_start() -> None:
     assert error.earliest_sequence == "5-0"
 
 
+def test_a_missing_datum_is_named() -> None:
+    code = grpc.StatusCode.NOT_FOUND
+    status = rich_status(code, reason="DATA_KEY_NOT_FOUND", metadata={"data_key": "k"})
+    error = contex.from_rpc_error(FailedCall(code, "no", trailers(status)))
+    assert isinstance(error, contex.DataKeyNotFound)
+    assert isinstance(error, contex.NotFound)
+    assert error.data_key == "k"
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

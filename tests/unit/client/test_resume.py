@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from contex import NeedsChanged
 from contex.errors import ContexError, NotFound, Unavailable
 from contex.resume import StreamRequest, event_stream, match_stream
 from contex.v1 import agent_service_pb2, event_service_pb2
@@ -111,6 +112,62 @@ def test_a_message_of_an_unknown_kind_only_moves_the_cursor() -> None:
     stream = event_stream(event_service_pb2.SubscribeRequest(), reconnect=True)
     stream.on_message(subscribe_response("c1"))
     assert (stream.take(), stream.cursor) == (None, "c1")
+
+
+def listen_response(cursor: str, *numbers: int) -> agent_service_pb2.ListenResponse:
+    message = agent_service_pb2.ListenResponse(cursor=cursor)
+    message.events.events.extend(fakes.matched(number, "n") for number in numbers)
+    return message
+
+
+def needs_changed(cursor: str, *numbers: int) -> agent_service_pb2.ListenResponse:
+    message = agent_service_pb2.ListenResponse(cursor=cursor)
+    message.needs_changed.agent.needs.append("n")
+    message.needs_changed.data.extend(fakes.matched(number, "n") for number in numbers)
+    return message
+
+
+def test_what_a_change_of_needs_brings_is_handed_out_and_moves_no_position() -> None:
+    told: list[NeedsChanged] = []
+    stream = match_stream(
+        agent_service_pb2.ListenRequest(), reconnect=True, on_needs_changed=told.append
+    )
+    stream.on_message(listen_response("c1", 7))
+    first = stream.take()
+    assert first is not None
+    assert not first.backfilled
+
+    stream.on_message(needs_changed("c2", 5, 3))
+    assert [changed.agent.needs for changed in told] == [("n",)]
+    assert stream.needs_changed is told[0]
+    for sequence, cursor in (("5-0", "c1"), ("3-0", "c2")):
+        item = stream.take()
+        assert item is not None
+        assert (item.event.sequence, item.backfilled) == (sequence, True)
+        assert (stream.position, stream.cursor) == ("7-0", cursor)
+    assert stream.take() is None
+
+    stream.on_message(listen_response("c3", 8))
+    assert stream.take() is not None
+    assert (stream.position, stream.cursor) == ("8-0", "c3")
+
+
+def test_a_break_within_a_change_of_needs_loses_and_repeats_nothing() -> None:
+    stream = match_stream(agent_service_pb2.ListenRequest(agent_id="a"), reconnect=True)
+    stream.on_message(needs_changed("c1", 2, 1))
+    assert stream.take() is not None
+    stream.on_error(UNAVAILABLE)
+    assert stream.take() is not None
+    assert (stream.position, stream.cursor) == (None, "c1")
+    assert stream.request == agent_service_pb2.ListenRequest(agent_id="a", cursor="c1")
+
+
+def test_a_change_of_needs_that_brings_nothing_is_told() -> None:
+    stream = match_stream(agent_service_pb2.ListenRequest(), reconnect=True)
+    stream.on_message(needs_changed("c1"))
+    assert stream.take() is None
+    assert stream.cursor == "c1"
+    assert stream.needs_changed is not None
 
 
 def test_resuming_replaces_only_the_start() -> None:

@@ -9,13 +9,28 @@ from concurrent.futures import Future
 import grpc
 import grpc_testing
 import pytest
-from contex import Client, NewEvent, NotFound, RevisionConflict, SequenceTrimmed, Unavailable
-from contex.v1 import agent_service_pb2, event_service_pb2
+from contex import (
+    Client,
+    ContextFormat,
+    NeedsChanged,
+    NewEvent,
+    NotFound,
+    RevisionConflict,
+    SequenceTrimmed,
+    Unavailable,
+)
+from contex.v1 import (
+    agent_service_pb2,
+    event_pb2,
+    event_service_pb2,
+    match_service_pb2,
+)
 
 from tests.unit.client import fakes
 
 EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
+MATCHING = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
 PUBLISH = EVENTS.methods_by_name["Publish"]
 PUBLISH_STREAM = EVENTS.methods_by_name["PublishStream"]
 SUBSCRIBE = EVENTS.methods_by_name["Subscribe"]
@@ -31,7 +46,7 @@ Run = Callable[[Callable[[], object]], Future[object]]
 
 @pytest.fixture
 def channel() -> grpc_testing.Channel:
-    descriptors = [EVENTS, AGENTS]
+    descriptors = [EVENTS, AGENTS, MATCHING]
     return grpc_testing.channel(descriptors, grpc_testing.strict_real_time())
 
 
@@ -277,6 +292,23 @@ def test_closing_from_another_thread_ends_the_iteration(channel, client: Client,
     assert future.result(10) == []
     with pytest.raises(RuntimeError, match="closed"):
         client.publish("p", "k", 1)
+
+
+def test_a_change_of_needs_is_told(channel, client: Client, run: Run) -> None:
+    told: list[NeedsChanged] = []
+    subscription = client.listen(
+        "p", "a", context_format=ContextFormat.JSON, on_needs_changed=told.append
+    )
+    future = run(lambda: next(subscription))
+    _, request, call = channel.take_unary_stream(LISTEN)
+    assert request.context_format == event_pb2.CONTEXT_FORMAT_JSON
+    message = agent_service_pb2.ListenResponse(cursor="c")
+    message.needs_changed.data.append(fakes.matched(5, "n"))
+    call.send_response(message)
+    assert future.result(10).backfilled
+    assert told == [subscription.needs_changed]
+    assert (subscription.position, subscription.cursor) == (None, "c")
+    subscription.close()
 
 
 def test_messages_are_there_raw(channel, client: Client, run: Run) -> None:

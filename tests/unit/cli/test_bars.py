@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from contex import NeedSummary
+from contex_server.cli import bars
+from contex_server.cli.backtest import histogram
+from hypothesis import given
+from hypothesis import strategies as st
+
+numbers = st.floats(-1e6, 1e6)
+shares = st.floats(0, 1)
+widths = st.integers(1, 60)
+
+
+@given(numbers, numbers, widths)
+def test_bars_have_their_width_whatever_they_show(value: float, other: float, width: int) -> None:
+    assert len(bars.bar(value, width)) == width
+    assert len(bars.marked_bar(value, other, width)) == width
+    assert len(bars.signed_bar(value, other, width)) == 2 * width + 1
+    assert len(bars.part_bar(abs(value), abs(other), 1.0, width)) == width
+
+
+@given(shares, shares, widths)
+def test_a_longer_bar_is_more(one: float, other: float, width: int) -> None:
+    less, more = sorted((one, other))
+    filled = len(bars.bar(less, width).strip())
+    assert filled <= len(bars.bar(more, width).strip())
+    assert (filled == 0) == (less == 0)
+
+
+def test_bars_read_as_they_should() -> None:
+    assert bars.bar(0.5, 4) == "██  "
+    assert bars.bar(0.001, 4) == "▏   "
+    assert bars.marked_bar(0.9, 0.5, 8) == "████┃██▎"
+    assert bars.marked_bar(0.1, 1.0, 8) == "▊      ┃"
+    assert bars.signed_bar(2, 4, 4) == "    │██  "
+    assert bars.signed_bar(-3, 4, 2) == "▐█│  "
+    assert bars.signed_bar(-0.001, 4, 2) == " ▕│  "
+    assert bars.signed_bar(0, 0, 2) == "  │  "
+    assert bars.part_bar(0.5, 1.0, 2.0, 8) == "██░░    "
+    assert bars.part_bar(0, 0.0, 2.0, 3) == "   "
+
+
+THRESHOLDS = (0.05, 0.1, 0.15)
+
+
+def test_a_histogram_marks_the_chosen_threshold() -> None:
+    lines = histogram(NeedSummary(3, (4, 3, 1)), 0.1, THRESHOLDS)
+    assert [line[:6] for line in lines] == ["  0.05", "▸ 0.10", "  0.15"]
+    assert lines[0].endswith("█" * 40 + "  4")
+    assert lines[1].endswith("█" * 30 + " " * 10 + "  3")
+
+
+def test_a_threshold_between_gets_a_line_of_its_own() -> None:
+    lines = histogram(NeedSummary(2, (4, 3, 1)), 0.12, THRESHOLDS)
+    assert [line[:6] for line in lines] == ["  0.05", "  0.10", "▸ 0.12", "  0.15"]
+    assert lines[2].endswith("  2")
+
+
+def test_a_histogram_of_nothing() -> None:
+    lines = histogram(NeedSummary(0, (0, 0, 0)), 0.1, THRESHOLDS)
+    assert all(line.endswith("  0") and "█" not in line for line in lines)

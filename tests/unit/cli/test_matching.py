@@ -1,0 +1,290 @@
+"""The commands about matching, and those about agents, against a service with canned answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contex.v1 import event_pb2
+from contex_server.cli import matching as matching_command
+from contex_server.cli.application import application
+from contex_server.cli.exits import ExitCode
+from typer.testing import CliRunner
+
+from tests.unit.cli.service import NEED, Agents, Matching, serving
+
+MATCH_KEYS = {
+    *("need_index", "need", "score", "cosine", "threshold", "model", "path", "passage"),
+    *("background_mean", "background_deviation", "standing", "lexical"),
+    *("background_passages", "background_sequence", "scorer", "share"),
+}
+AGENT_KEYS = {
+    *("agent_id", "needs", "need_specs", "threshold", "max_matches", "min_delta"),
+    *("registered_time", "updated_time", "acknowledged_sequence"),
+}
+
+
+class Contex:
+    """Commands for the service, and what it was asked last."""
+
+    def __init__(self, target: str, agents: Agents, matching: Matching) -> None:
+        self._environment = {"CONTEX_TARGET": target, "CONTEX_PROJECT": "p", "CONTEX_DEBUG": ""}
+        self.agents = agents
+        self.matching = matching
+
+    def __call__(self, *arguments: str) -> tuple[str, str]:
+        done = CliRunner(env=self._environment).invoke(application, arguments)
+        assert done.exit_code == ExitCode.OK, done.output
+        return done.stdout, done.stderr
+
+    def records(self, *arguments: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self(*arguments, "--json")[0].splitlines()]
+
+    def refused(self, *arguments: str) -> str:
+        done = CliRunner(env=self._environment).invoke(application, arguments)
+        assert done.exit_code == ExitCode.USAGE
+        return done.stderr
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Contex]:
+    with serving() as (target, agents, matching):
+        yield Contex(target, agents, matching)
+
+
+@pytest.fixture
+def contex(service: Contex) -> Contex:
+    service.agents.requests.clear()
+    service.matching.requests.clear()
+    service.matching.texts_embedded.clear()
+    return service
+
+
+def test_match_shows_score_place_and_words(contex: Contex) -> None:
+    out, err = contex("match", NEED, "--top", "3", "--min-score", "0.4", "--key", "pay*")
+    assert out.startswith(NEED)
+    for shown in ("0.83", "payments.yaml", "/providers/0-1", "stripe adyen", "as of 9-0"):
+        assert shown in out
+    assert err == ""
+    (request,) = contex.matching.requests
+    assert (request.project, request.max_matches, request.threshold) == ("p", 3, 0.4)
+    assert (list(request.data_keys), request.HasField("as_of")) == (["pay*"], False)
+
+
+def test_match_explained_draws_the_parts(contex: Contex) -> None:
+    out, _ = contex("match", NEED, "--explain", "--as-of", "5-0")
+    probability, standing, lexical = (line.split() for line in out.splitlines()[3:6])
+    assert probability == ["probability", "███████┃████████▋", "0.83", "┃", "threshold", "0.35"]
+    assert standing[:3] == ["standing", "│█████▍", "2.41"]
+    assert lexical[:3] == ["lexical", "████████▍", "0.42"]
+    assert contex.matching.requests[0].as_of.sequence == "5-0"
+
+
+def test_match_writes_out_a_context(contex: Contex) -> None:
+    out, err = contex("match", NEED, "--format", "yaml", "--max-tokens", "200")
+    assert out == "- data_key: payments.yaml\n"
+    assert "0.40  big  9,000 tokens" in err
+    assert "120 tokens (estimate)" in err
+    (request,) = contex.matching.requests
+    assert request.context_format == event_pb2.CONTEXT_FORMAT_YAML
+    assert request.max_context_tokens == 200
+    assert "big  9,000 tokens" in contex("match", NEED, "--max-tokens", "200")[0]
+
+
+def test_match_for_programs(contex: Contex) -> None:
+    (record,) = contex.records("match", NEED, "--format", "yaml")
+    assert record.keys() == {"questions", "sequence", "data", "context"}
+    assert record["data"][0]["matches"][0].keys() == MATCH_KEYS
+    assert record["context"] == {
+        "text": "- data_key: payments.yaml",
+        "format": "yaml",
+        "tokens": 120,
+        "token_counter": "estimate",
+        "omitted": [{"data_key": "big", "sequence": "7-0", "score": 0.4, "tokens": 9000}],
+    }
+    assert contex.records("match", NEED)[0]["context"] is None
+
+
+def test_explain_adds_up(contex: Contex) -> None:
+    out, _ = contex("explain", NEED, "payments.yaml")
+    assert "matches: score 0.83 ≥ threshold 0.35" in out
+    assert "Two words of three hit" in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert rows["bias"] == ["bias", "1.000", "-3.100", "-3.10", "████████████│"]
+    assert rows["sum"][1] == "+1.59"
+    assert rows["payment"][2:] == ["0.50", "0.40", "█████████████░░░"]
+    assert rows["use"][2:] == ["0.20", "-", "░░░░░░"]
+    assert "(head)" in out
+    assert "place 1 of 1,200 data" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "need", "datum"),
+    [
+        ([NEED, "k"], NEED, "k"),
+        ([NEED, "--sequence", "1-0"], NEED, "1-0"),
+        (["--agent", "a", "--need-index", "2", "k"], ("a", 2), "k"),
+        (["--agent", "a", "--sequence", "1-0"], ("a", 0), "1-0"),
+    ],
+)
+def test_explain_takes_a_need_and_a_datum(
+    contex: Contex, arguments: list[str], need: Any, datum: str
+) -> None:
+    (record,) = contex.records("explain", *arguments)
+    assert record["log_odds"] == pytest.approx(1.586)
+    assert record["match"].keys() == MATCH_KEYS
+    (request,) = contex.matching.requests
+    asked = request.agent_need
+    assert need in (request.text, (asked.agent_id, asked.need_index))
+    assert datum in (request.data_key, request.sequence)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["x"], ["x", "k", "--sequence", "1-0"], ["x", "k", "--agent", "a"]]
+)
+def test_explain_refuses_too_few_and_too_many(contex: Contex, arguments: list[str]) -> None:
+    assert "takes " in contex.refused("explain", *arguments)
+
+
+def test_backtest(contex: Contex) -> None:
+    out, err = contex("backtest", "x", "y", "--since", "1-0", "--min-delta-pointer", "/price")
+    assert out.startswith("0.83  ")
+    assert "12 of 40 events would have been delivered, about 4 data; --min-delta held" in out
+    assert out.count("▸ 0.33  ") == 2  # the server's default threshold
+    assert err.startswith("read 40 events in ")
+    (request,) = contex.matching.requests
+    assert [need.text for need in request.needs] == ["x", "y"]
+    assert list(request.min_delta.json_pointers) == ["/price"]
+    assert not request.HasField("threshold")
+
+
+def test_backtest_for_programs(contex: Contex, tmp_path: Path) -> None:
+    path = tmp_path / "needs.yaml"
+    path.write_text("[{text: y, threshold: 0.7}]")
+    options = ("--needs-file", str(path), "--threshold", "0.4", "--min-delta")
+    event, last = contex.records("backtest", "x", *options)
+    assert event["backfilled"] is False
+    assert last["summary"]["updates_held_back"] == 2
+    needs = last["summary"]["needs"]
+    assert [(need["need"], need["threshold"]) for need in needs] == [("x", 0.4), ("y", 0.7)]
+    assert list(needs[0]["events_at_threshold"])[::18] == ["0.05", "0.95"]
+    (request,) = contex.matching.requests
+    assert request.min_delta.payload_changed
+    (last,) = contex.records("backtest", "x", "--summary")
+    assert last.keys() == {"summary"}
+
+
+def test_feedback(contex: Contex, tmp_path: Path) -> None:
+    out, _ = contex("feedback", "give", "a", "1-0", "--not-useful", "--comment", "old")
+    assert out == "1-0 was not useful for a  10-0\n"
+    assert contex.records("feedback", "give", "a", "1-0", "--useful") == [{"sequence": "10-0"}]
+    first, second = contex.matching.requests
+    assert (first.useful, first.comment, second.useful) == (False, "old", True)
+
+    path = tmp_path / "feedback.jsonl"
+    out, err = contex("feedback", "export", str(path), "--until", "2026-01-01T00:00:00Z")
+    assert out == ""
+    assert err.startswith("exported 2 judgements in ")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["useful"] for record in records] == [True, False]
+    assert records[0].keys() == (MATCH_KEYS - {"need_index"}) | {
+        *("useful", "comment", "agent_id", "time", "feedback_sequence", "sequence", "data_key"),
+        *("revision", "description", "content_type", "payload"),
+    }
+    lines = contex("feedback", "export")[0].splitlines()
+    assert [json.loads(line) for line in lines] == records
+    assert "can't write" in contex.refused("feedback", "export", str(tmp_path))
+
+
+def test_matching_shows_how_a_change_of_the_model_comes_on(
+    contex: Contex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching_command, "_ASK_EVERY_S", 0.001)
+    out, err = contex("matching")
+    assert "1,200 data, 3,400 passages" in out
+    assert "embedding anew" not in out + err
+
+    contex.matching.texts_embedded = [100]
+    assert "100 of 400 texts (25%)" in contex("matching")[0]
+
+    contex.matching.texts_embedded = [100, 100, 300]
+    out, err = contex("matching", "--watch")
+    assert [line.split("  ")[-1].strip() for line in err.splitlines()] == [
+        "100 of 400 texts (25%)",
+        "300 of 400 texts (75%)",
+    ]
+    assert "new" in out
+
+    contex.matching.texts_embedded = [100, 300]
+    records = contex.records("matching", "--watch")
+    assert [record["texts_embedded"] for record in records] == [100, 300, 0]
+    assert records[-1]["model"] == records[-1]["configured_model"]
+
+
+def test_register_with_all_options(contex: Contex) -> None:
+    out, _ = contex(
+        *("register", "a", "--need", NEED, "--exclude", "test/*", "--min-delta"),
+        *("--max-tokens", "100"),
+    )
+    for shown in ("/providers/0-1", "stripe adyen", "a: 1 data match", "big  9,000 tokens"):
+        assert shown in out
+    (request,) = contex.agents.requests
+    assert list(request.need_specs[0].exclude_data_keys) == ["test/*"]
+    assert request.min_delta.payload_changed
+    assert request.max_context_tokens == 100
+    assert contex("register", "a", "--need", NEED, "--format", "yaml")[0].startswith("- data_key")
+
+
+def test_a_registration_for_programs(contex: Contex) -> None:
+    (record,) = contex.records("register", "a", "--need", NEED)
+    assert record.keys() == AGENT_KEYS | {"sequence", "cursor", "data", "context"}
+    assert (record["context"], record["min_delta"]) == (None, None)
+    assert not contex.agents.requests[0].HasField("min_delta")
+
+
+def test_updating_can_clear_the_delta(contex: Contex) -> None:
+    contex("agents", "update", "a", "--no-min-delta")
+    (request,) = contex.agents.requests
+    assert request.HasField("min_delta")
+    assert not request.min_delta.payload_changed
+    assert "contradicts" in contex.refused(
+        *("agents", "update", "a", "--no-min-delta", "--min-delta-pointer", "/x")
+    )
+    assert "together with needs" in contex.refused("agents", "update", "a", "--exclude", "x")
+
+
+def test_an_agent_shows_the_options_of_its_needs(contex: Contex) -> None:
+    out, _ = contex("agents", "show", "a")
+    assert f"{NEED}  (threshold 0.5; at most 3; not test/*, tmp/*)" in out
+    assert "updates that change /price or the whole" in out
+    (record,) = contex.records("agents", "show", "a")
+    assert record["min_delta"] == {"payload_changed": False, "json_pointers": ["/price", ""]}
+    assert record["need_specs"][1] == {
+        "text": "weather",
+        "threshold": None,
+        "max_matches": None,
+        "exclude": [],
+    }
+
+
+def test_listen_tells_a_change_of_needs_and_what_it_brings(contex: Contex) -> None:
+    out, err = contex("listen", "a", "--count", "2", "--ack")
+    new, old = out.splitlines()
+    assert "new r3  at /providers/0-1" in new
+    assert "old r3" in old
+    assert err == "the registration was changed: 1 need; 1 data match now and did not before\n"
+    # The event that was printed last is older than the stream's position: the cursor is not.
+    assert contex.agents.requests[-1].cursor == "c2"
+    contex("listen", "a", "--count", "1", "--ack")
+    assert contex.agents.requests[-1].sequence == "1764000000125-0"
+
+    records = contex.records("listen", "a", "--count", "2")
+    assert [record["backfilled"] for record in records] == [False, True]
+
+
+def test_listen_prints_what_is_written_out(contex: Contex) -> None:
+    assert contex("listen", "a", "--count", "1", "--format", "markdown")[0] == "# new\n"
+    assert contex.agents.requests[0].context_format == event_pb2.CONTEXT_FORMAT_MARKDOWN

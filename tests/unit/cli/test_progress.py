@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from contex_server.cli import progress
+from rich.console import Console
+
+
+@pytest.fixture
+def errors(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(progress, "error_console", lambda: console)
+    return written
+
+
+def test_a_total_that_is_told_on_the_way_moves_the_bar(errors: io.StringIO) -> None:
+    with progress.Progress("read", bar=True) as shown:
+        shown.reach(10, 40)
+        assert shown.events == 10
+        shown.reach(45, 40)  # the total was an estimate
+    assert "100%" in errors.getvalue()
+    assert "read 45 events in" in errors.getvalue()
+
+
+def test_what_is_counted_can_be_named(errors: io.StringIO) -> None:
+    with progress.Progress("exported", things="judgements") as shown:
+        shown.advance(2)
+    assert "exported 2 judgements in" in errors.getvalue()
+    assert "%" not in errors.getvalue()
