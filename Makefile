@@ -1,14 +1,14 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint generate bench clean
+.PHONY: help demo serve test test-all lint generate bench bench-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
 STAMP := .venv/.synced
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(UV):
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "contex needs python3 >= 3.11"; exit 1; }
@@ -49,6 +49,11 @@ generate: $(STAMP) ## recreate the stubs from protos/
 
 bench: $(STAMP) ## measure against raw store and bare gRPC; writes benchmarks/results/
 	$(RUN) python -m benchmarks
+
+DATA ?= ../shared/data/needs
+bench-matching: $(STAMP) ## measure matching on DATA=folder; writes the tables of docs/guide/matching.md
+	$(UV) sync --frozen --inexact --no-progress --python-preference only-system --group bench
+	$(RUN) python -m benchmarks.matching report --data $(DATA)
 
 clean: ## remove what the verbs made, but not ./data
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ import typer
 from contex.v1 import error_reason_pb2, event_service_pb2
 from contex_server.cli.application import application
 from contex_server.cli.exits import ExitCode
-from contex_server.config import Settings
+from contex_server.config import EmbedderSettings, Settings
 from contex_server.errors import Reason
 from contex_server.rpc.status import code_of
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -251,7 +251,12 @@ def test_named_files_exist(page: str) -> None:
 def test_every_setting_is_in_the_table() -> None:
     table = {row[0].strip("`"): row[1].strip("`") for row in rows("README.md", "variable")}
     assert table.pop("CONTEX_LIMITS__*") == ""
-    fields = {n: f for n, f in Settings.model_fields.items() if n != "limits"}
+    assert table.pop("CONTEX_PREVIOUS_EMBEDDER__*") == ""
+    embedder = {f"embedder__{n}": f for n, f in EmbedderSettings.model_fields.items()}
+    left_out = ("limits", "embedder", "previous_embedder")
+    fields = {n: f for n, f in Settings.model_fields.items() if n not in left_out}
+    at = list(fields).index("log_level")
+    fields = dict([*list(fields.items())[:at], *embedder.items(), *list(fields.items())[at:]])
     assert list(table) == [f"CONTEX_{name.upper()}" for name in fields]
     for name, field in fields.items():
         shown = "none" if field.default is None else str(field.default)

@@ -1,0 +1,1 @@
+"""How good matching is: data sets, the fit of the score's weights, and what they are worth."""
