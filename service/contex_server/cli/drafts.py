@@ -7,7 +7,7 @@ import binascii
 import json
 import mimetypes
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -75,8 +75,25 @@ def read_payload(value: str, content_type: str | None) -> tuple[bytes, str]:
     return payload, _guess_content_type(payload, name)
 
 
+# Python's own table has these from 3.14 on, or not at all.
+_SUFFIXES = {
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".toml": "application/toml",
+    ".md": "text/markdown",
+    ".csv": "text/csv",
+    ".tsv": "text/tab-separated-values",
+    ".xml": "application/xml",
+}
+
+
+def _guess_by_name(file_name: str) -> str | None:
+    suffix = PurePath(file_name).suffix.lower()
+    return _SUFFIXES.get(suffix) or mimetypes.guess_type(file_name)[0]
+
+
 def _guess_content_type(payload: bytes, file_name: str | None) -> str:
-    guessed = mimetypes.guess_type(file_name)[0] if file_name else None
+    guessed = _guess_by_name(file_name) if file_name else None
     if guessed and not is_json(guessed):
         return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
     try:

@@ -53,6 +53,8 @@ class Prior:
 
     def share(self, ids: TermIds) -> NDArray[np.float64]:
         """The share of passages that have each term; 0 where it is not known."""
+        if not len(self.term_ids):
+            return np.zeros(len(ids))
         at = np.searchsorted(self.term_ids, ids)
         at[at == len(self.term_ids)] = 0
         return np.where(self.term_ids[at] == ids, self.term_share[at].astype(np.float64), 0.0)

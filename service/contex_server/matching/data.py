@@ -170,10 +170,11 @@ class DataIndex:
         while True:
             slots, nearness = self._vectors.search(need.vectors[:1], count)
             complete = count >= len(self._vectors)
-            if complete or (count >= _MOST_CANDIDATES and not self._vectors.is_exact):
+            if complete:
                 return self._ranking(need, usual, slots[0], lexical)
             edge = float(nearness[0, -1]) + ROUNDING
-            ranking = self._sifted(need, usual, slots[0], lexical, edge, lowest)
+            last = count >= _MOST_CANDIDATES and not self._vectors.is_exact
+            ranking = self._sifted(need, usual, slots[0], lexical, edge, lowest, last=last)
             if ranking is not None:
                 return ranking
             count *= 8
@@ -287,6 +288,8 @@ class DataIndex:
         lexical: Floats,
         edge: float,
         lowest: float,
+        *,
+        last: bool = False,
     ) -> Ranking | None:
         """The ranking of some passages and of all others that reach `lowest` or are rivals.
 
@@ -297,9 +300,10 @@ class DataIndex:
             lexical: l of every slot.
             edge: The highest cosine that another passage may have.
             lowest: The lowest fit that counts.
+            last: Settle for these passages and those that have a word of the need.
 
         Returns:
-            None if another passage may count by its cosine alone.
+            None if another passage may count by its cosine alone, unless `last`.
         """
         ranking = self._ranking(need, usual, slots, lexical)
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
@@ -308,9 +312,9 @@ class DataIndex:
         standing = self._scorer.standing(
             np.array(edge), np.array(usual.mean), np.array(usual.deviation)
         )
-        if float(self._scorer.fit(standing, np.zeros(()))) >= wanted:
+        if not last and float(self._scorer.fit(standing, np.zeros(()))) >= wanted:
             return None
-        others = np.flatnonzero(self._scorer.fit(standing, lexical) >= wanted)
+        others = np.flatnonzero((lexical > 0) & (self._scorer.fit(standing, lexical) >= wanted))
         together = np.union1d(slots, others)
         if len(together) == len(slots):
             return ranking

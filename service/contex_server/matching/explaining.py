@@ -162,8 +162,10 @@ def explain(
     rank = 0
     if text is not None and event.data_key in text.data_keys:
         _, all_scores = scored(ranking, scorer, crowd)
-        place = int(np.flatnonzero(ranking.serials == text.serial)[0])
-        rank = 1 + int((all_scores > all_scores[place]).sum())
+        # Where FAISS's answer is approximate, the text may be missing in the ranking.
+        own = all_scores[ranking.serials == text.serial]
+        better = ranking.serials[all_scores > (own[0] if len(own) else match.score)]
+        rank = 1 + sum(len(data.data_keys(serial)) for serial in better.tolist())
     return Explanation(
         match,
         matched,

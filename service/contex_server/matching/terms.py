@@ -134,10 +134,10 @@ def _pair_id(first: str, second: str) -> int:
 
 
 def _stems(text: str) -> list[tuple[str, str]]:
-    folded = text.lower()
-    if not folded.isascii():
-        folded = _MARKS.sub("", unicodedata.normalize("NFKD", folded))
-    words = [word for word in _WORD.findall(folded) if word not in STOP_WORDS]
+    if not text.isascii():
+        # First, since some capitals come out of it: "㎒" is "MHz".
+        text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
+    words = [word for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
     return list(zip(words, _stemmed(words), strict=True))
 
 

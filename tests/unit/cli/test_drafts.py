@@ -42,6 +42,10 @@ def test_broken_json_is_not_published_as_text(value: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "content_type"),
     [
+        ("services.yaml", b"a: 1", "application/yaml"),
+        ("services.YML", b"a: 1", "application/yaml"),
+        ("settings.toml", b"a = 1", "application/toml"),
+        ("products.tsv", b"a\tb", "text/tab-separated-values; charset=utf-8"),
         ("x.json", b"[1]\n", JSON),
         ("x.conf", b"[1]", JSON),
         ("x.conf", b"a = 1", TEXT),

@@ -53,7 +53,8 @@ def test_any_history_of_the_same_texts_gives_the_same_bits(seed: int) -> None:
     plain, other = Background(prior()), Background(prior())
     for text in kept:
         plain.add(text)
-    coming, there = [*kept, *passing], []
+    coming = [*kept, *passing]
+    there: list[Encoding] = []
     randomly.shuffle(coming)
     while coming or len(there) > len(kept):
         if coming and randomly.random() < 0.7:
@@ -96,6 +97,16 @@ def test_an_empty_project_has_the_priors() -> None:
     assert second == pytest.approx(known.second, abs=1e-8)
     assert background.average_length == known.length
     assert background.usual([]) == []
+
+
+def test_a_prior_that_knows_no_term() -> None:
+    corpus = Corpus(5)
+    made = prior_of([corpus.text()])
+    assert not len(made.term_ids)
+    need = corpus.need()
+    (usual,) = Background(made).usual([need])
+    assert len(usual.weights) == len(need.terms[0].ids)
+    assert usual.mass > 0
 
 
 def test_a_prior_survives_being_packed() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from contex_server.matching import data as data_module
 from contex_server.matching.background import Background
 from contex_server.matching.data import NO_CHANGE, DataIndex, Ranking
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import Scorer, shipped_weights
+from contex_server.matching.terms import NO_TERMS
+from contex_server.matching.vectors import VectorIndex
 
 from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import DIMENSION, Corpus, prior
@@ -45,9 +49,9 @@ class Project:
         assert (np.diff(ranking.fits) <= 0).all()
         assert {d for d, fit in fits.items() if fit >= lowest + 1e-9} <= set(found)
         rival_floor = SCORER.rival_floor(truth.crowd)
-        for fit, best in zip(ranking.fits[:2], sorted(fits.values(), reverse=True), strict=False):
-            if best >= max(rival_floor, lowest) + 1e-9 or len(texts) <= 64:
-                assert fit == pytest.approx(best, abs=1e-9)
+        best = sorted(fits.values(), reverse=True)[:2]
+        rivals = [fit for fit in best if fit >= rival_floor + 1e-9]
+        assert ranking.fits[: len(rivals)] == pytest.approx(rivals, abs=1e-9)
         for at, digest in enumerate(found):
             parts = truth.parts(need, texts[digest])
             if ranking.fits[at] >= lowest:
@@ -92,6 +96,44 @@ def test_rankings_are_those_of_brute_force(seed: int, keys: int) -> None:
         project.remove(key)
     assert (len(index), index.passages) == (0, 0)
     assert not len(index.rank(corpus.need(), 0.0).fits)
+
+
+def test_an_approximate_ranking_has_all_that_words_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_module, "VectorIndex", partial(VectorIndex, exact_vectors=100))
+    monkeypatch.setattr(data_module, "_MOST_CANDIDATES", 64)
+    corpus, project = Corpus(8), Project()
+    for n in range(300):
+        project.put(f"k{n}", n.to_bytes(16), corpus.text())
+    texts = project.truth()
+    truth = BruteForce(texts.values(), prior(), SCORER.weights)
+    for _ in range(10):
+        need = corpus.need()
+        all_parts = {digest: truth.parts(need, text) for digest, text in texts.items()}
+        for lowest in (0.5, 3.0, 6.0):
+            ranking = project.index.rank(need, lowest)
+            fits = dict(zip(ranking.serials.tolist(), ranking.fits.tolist(), strict=True))
+            for digest, parts in all_parts.items():
+                if parts.fit >= lowest + 1e-9 and parts.lexical:
+                    text = project.index.text(digest)
+                    assert text is not None
+                    assert fits[text.serial] == pytest.approx(parts.fit, abs=1e-9)
+
+
+def test_a_text_far_away_is_found_by_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among more near ones than an approximate index is asked for."""
+    monkeypatch.setattr(data_module, "VectorIndex", partial(VectorIndex, exact_vectors=100))
+    monkeypatch.setattr(data_module, "_MOST_CANDIDATES", 64)
+    corpus, project = Corpus(9), Project()
+    need = corpus.need()
+    for n in range(200):
+        row = need.vectors + 0.01 * corpus.numbers.normal(size=need.vectors.shape)
+        row /= np.linalg.norm(row)
+        project.put(f"k{n}", n.to_bytes(16), Encoding(row.astype(np.float32), (NO_TERMS,)))
+    project.put("far", b"f" * 16, Encoding(-need.vectors, need.terms))
+    far = project.index.text(b"f" * 16)
+    assert far is not None
+    ranking = project.index.rank(need, 0.5)
+    assert far.serial in ranking.serials.tolist()
 
 
 def test_other_histories_give_the_same_fits() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contex_server.matching.describe import describe
+from contex_server.matching.embedders.units import unit
 from contex_server.matching.encoding import (
     BRIEF_SHARE,
     Encoding,
@@ -11,7 +12,6 @@ from contex_server.matching.encoding import (
     of_need,
     pack,
     stacked,
-    unit,
     unpack,
 )
 from contex_server.matching.terms import NO_TERMS, Terms, terms_of
@@ -49,6 +49,7 @@ def test_cosines_of_stored_vectors_are_nearly_the_same() -> None:
     rows = unit(np.random.default_rng(0).normal(size=(50, 384)).astype(np.float32))
     stored = as_stored(Encoding(rows, (NO_TERMS,) * 50)).vectors
     assert np.abs(stored @ stored.T - rows @ rows.T).max() < 1e-4
+    assert pack(Encoding(stored, (NO_TERMS,) * 50)) == pack(Encoding(rows, (NO_TERMS,) * 50))
     packed = pack(Encoding(rows[:1], (terms_of([("one two", 1)]),)))
     assert len(packed) == 6 + 768 + 2 + 3 * 5
 

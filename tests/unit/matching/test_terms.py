@@ -23,6 +23,8 @@ def counts(*parts: tuple[str, int]) -> dict[int, int]:
         ("naïve café", "naive cafe"),
         ("billing/invoice-service.v2", "billing invoice service v 2"),
         ("ﬁle", "file"),
+        ("2400 ㎒", "2400 mhz"),
+        ("İSTANBUL", "istanbul"),
     ],
 )
 def test_texts_that_have_the_same_terms(one: str, other: str) -> None:
@@ -53,6 +55,7 @@ def test_terms_are_ascending_each_once_and_never_none(parts: list[tuple[str, int
 
 @given(st.text())
 def test_the_words_of_a_text_are_its_terms(text: str) -> None:
+    assert all(word.word == word.word.lower() for word in words_of(text))
     assert {word.id for word in words_of(text)} == counts((text, 1)).keys()
 
 

@@ -103,7 +103,8 @@ def test_recall_of_codes_over_clusters_that_change() -> None:
 
     def rows(n: int) -> NDArray[np.float32]:
         drawn = centres[random.integers(0, 60, n)] + 0.7 * random.normal(size=(n, dimension))
-        return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn.astype(np.float32)
 
     vectors = rows(count)
     index = VectorIndex(dimension, exact_vectors=4_000)
