@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from contex_server.errors import ContexError, Reason
@@ -231,6 +231,9 @@ class Questions:
                     position,
                 )
             )
+            if index.latest.get(event.data_key) != event.sequence:
+                # The rank is that of the datum as it is, which this event is no longer.
+                explanation = replace(explanation, rank=0)
         return Explained(entry, event, explanation)
 
     @asynccontextmanager
