@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from contex.v1 import agent_service_pb2
 
@@ -27,6 +29,8 @@ from contex_server.subscriptions.pages import check_readable
 from contex_server.subscriptions.streams import Drain, StreamLimits, stream
 
 DEFAULT_MAX_MATCHES = 10
+_INLINE_BYTES = 16 * 1024
+"""What is larger is written out in a thread: 1 MiB of JSON as YAML takes 0.9 s."""
 
 
 class AgentServicer:
@@ -157,7 +161,12 @@ class AgentServicer:
             )
             async with aclosing(messages):
                 async for message in messages:
-                    await write(wire.stream_message(project, message, matched=True, form=form))
+                    render = partial(wire.stream_message, project, message, matched=True, form=form)
+                    await write(
+                        await asyncio.to_thread(render)
+                        if form and wire.size_of(message) > _INLINE_BYTES
+                        else render()
+                    )
 
     async def acknowledge(
         self, request: agent_service_pb2.AcknowledgeRequest

@@ -250,6 +250,13 @@ def checkpoint_response(project: str, position: Sequence, token: Token) -> bytes
     return response_bytes(project, _RESPONSE_CHECKPOINT, b"", position, token)
 
 
+def size_of(message: Message) -> int:
+    """About how many bytes of events a stream message carries."""
+    if message.chunk is None:
+        return 0
+    return sum(delivery.size for delivery in message.chunk.deliveries)
+
+
 def stream_message(
     project: str, message: Message, *, matched: bool, form: Form = Form.UNSPECIFIED
 ) -> bytes:

@@ -16,7 +16,8 @@ from contex_server.model import (
 )
 from contex_server.subscriptions.pages import pages
 
-_PAGE_EVENTS = 2_000
+_PAGE_EVENTS = 500
+"""Decoding a page holds the event loop for 3 ms."""
 
 
 async def fold(

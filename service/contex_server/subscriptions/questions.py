@@ -30,7 +30,7 @@ from contex_server.subscriptions.matchmaker import Matchmaker
 from contex_server.subscriptions.pages import check_readable
 
 _FETCH = 64
-_INDEX_CHUNK = 500
+_INDEX_CHUNK = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contex_server.config import Settings
 from contex_server.matching.score import RIVALS, Scorer, rarity, saturation, shipped_weights
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +109,7 @@ def test_the_shipped_weights_are_complete() -> None:
     assert 0 < weights.default_threshold < 1
     assert min(weights.standing, weights.lexical, weights.share) >= 0
     assert 0 < weights.rival_floor < 1
+
+
+def test_the_server_s_default_threshold_is_the_fitted_one() -> None:
+    assert Settings().match_threshold == shipped_weights().default_threshold
