@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 from contex_server.errors import ContexError, Reason
 from contex_server.log.port import EventLog
-from contex_server.matching.describe import Description, PayloadMalformed, describe
+from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
 from contex_server.matching.embeddings import Embeddings
 from contex_server.model import Append, Appended, Draft, Durability, EventCodec
-
-_INLINE_BYTES = 16 * 1024
-"""A larger payload is described in a thread: 1 MiB of YAML takes 0.2 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Publisher:
         for index, event in enumerate(events):
             digest, body = b"", event.body
             if not event.tombstone:
-                if len(event.payload) > _INLINE_BYTES:
+                if len(event.payload) > INLINE_BYTES:
                     description = await asyncio.to_thread(_describe, index, event)
                 else:
                     description = _describe(index, event)

@@ -11,10 +11,10 @@ from cachetools import LRUCache, TTLCache
 from contex_server.errors import ContexError, Reason, embedder_unavailable
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import (
+    INLINE_BYTES,
     Description,
     PayloadMalformed,
     describe,
-    text_digest,
 )
 from contex_server.matching.embedders import Role
 from contex_server.matching.encoding import (
@@ -35,11 +35,6 @@ _CACHED_BYTES = 48 * 1024 * 1024
 _KNOWN_DIGESTS = 200_000
 _KNOWN_MODELS = 10_000
 _MODEL_TTL_S = 30.0
-_INLINE_BYTES = 16 * 1024
-"""A larger payload is described in a thread: 1 MiB of YAML takes 0.2 s."""
-
-NEED_DIGEST = text_digest
-"""Identifies a need's text."""
 
 
 class Embeddings:
@@ -186,7 +181,7 @@ class Embeddings:
             if entry is None:
                 break
             event = self._codec.decode(entry)
-        if len(event.payload) > _INLINE_BYTES:
+        if len(event.payload) > INLINE_BYTES:
             return await asyncio.to_thread(describe_event, event)
         return describe_event(event)
 

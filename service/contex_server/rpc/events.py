@@ -28,6 +28,7 @@ from contex_server.publishing import Publisher
 from contex_server.rpc import validate, wire
 from contex_server.rpc.cursors import Token, decode_position, encode_position
 from contex_server.rpc.handlers import Write
+from contex_server.rpc.ranges import log_range
 from contex_server.rpc.status import refusal
 from contex_server.subscriptions.feed import Delivery
 from contex_server.subscriptions.hub import Hub
@@ -169,7 +170,7 @@ class EventServicer:
         wanted = validate.event_filter(request.filter, self._limits)
         backwards = validate.is_backwards(request.order)
         size = validate.page_size(request.page_size, self._limits)
-        after, until, bounds = await self._range(project, request)
+        after, until, bounds = await log_range(self._log, project, request)
         token = Token.EVENTS_PAGE
         if request.page_token:
             resume = decode_position(token, project, request.page_token, "page_token")
@@ -206,7 +207,7 @@ class EventServicer:
         project = validate.project(request.project)
         wanted = validate.event_filter(request.filter, self._limits)
         backwards = validate.is_backwards(request.order)
-        after, until, bounds = await self._range(project, request)
+        after, until, bounds = await log_range(self._log, project, request)
         # A cursor of one direction resumes nothing in the other.
         token = Token.BACKWARDS if backwards else Token.CURSOR
         if request.cursor:
@@ -285,19 +286,6 @@ class EventServicer:
             position = validate.sequence(request.after_sequence, "after_sequence")
         check_readable(bounds, position)
         return position
-
-    async def _range(
-        self,
-        project: str,
-        request: event_service_pb2.ListEventsRequest | event_service_pb2.ReplayRequest,
-    ) -> tuple[Sequence, Sequence, Bounds]:
-        """The range as (after, until]; its upper end is fixed by what is there now."""
-        after = validate.lower_end(request.since, request.HasField("since"))
-        until = validate.upper_end(request.until, request.HasField("until"))
-        bounds = await self._log.bounds(project)
-        if request.since.WhichOneof("at") == "sequence":
-            check_readable(bounds, after)
-        return after, min(until, bounds.tail), bounds
 
     def _passes(self, wanted: EventFilter, entry: Entry) -> bool:
         return wanted.is_open or wanted.passes(self._codec.decode(entry))

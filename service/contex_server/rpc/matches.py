@@ -14,12 +14,12 @@ from contex_server.model import Need, Sequence
 from contex_server.rpc import validate, wire
 from contex_server.rpc.agents import DEFAULT_MAX_MATCHES
 from contex_server.rpc.handlers import Write
+from contex_server.rpc.ranges import log_range
 from contex_server.subscriptions.agents import Agents, NeedSpec, with_defaults
 from contex_server.subscriptions.backtest import Backtest, Backtests, Progress, Summary
 from contex_server.subscriptions.feed import Chunk
 from contex_server.subscriptions.feedback import Feedback, Judgement
 from contex_server.subscriptions.matchmaker import Matchmaker
-from contex_server.subscriptions.pages import check_readable
 from contex_server.subscriptions.questions import Questions
 from contex_server.subscriptions.reembedding import Reembedding
 from contex_server.subscriptions.streams import split
@@ -97,18 +97,12 @@ class MatchServicer:
     async def backtest(self, request: match_service_pb2.BacktestRequest, write: Write) -> None:
         """Backtest."""
         project, limits = validate.project(request.project), self._limits
-        since = validate.lower_end(request.since, request.HasField("since"))
-        until = validate.upper_end(request.until, request.HasField("until"))
         needs = self._needs(
             validate.need_specs(request.needs, "needs", limits), validate.threshold(request), 1
         )
         delta = validate.min_delta(request.min_delta, limits)
-        bounds = await self._log.bounds(project)
-        if request.since.WhichOneof("at") == "sequence":
-            check_readable(bounds, since)
-        asked = Backtest(
-            project, needs, since, min(until, bounds.tail), delta, not request.summary_only
-        )
+        since, until, _ = await log_range(self._log, project, request)
+        asked = Backtest(project, needs, since, until, delta, not request.summary_only)
         async with aclosing(self._backtests.run(asked)) as parts:
             async for part in parts:
                 for message in self._backtest_messages(part):
@@ -171,14 +165,8 @@ class MatchServicer:
     ) -> None:
         """ExportFeedback."""
         project = validate.project(request.project)
-        since = validate.lower_end(request.since, request.HasField("since"))
-        until = validate.upper_end(request.until, request.HasField("until"))
-        bounds = await self._log.bounds(project)
-        if request.since.WhichOneof("at") == "sequence":
-            check_readable(bounds, since)
-        async with aclosing(
-            self._feedback.export(project, since, min(until, bounds.tail))
-        ) as pages:
+        since, until, _ = await log_range(self._log, project, request)
+        async with aclosing(self._feedback.export(project, since, until)) as pages:
             async for page in pages:
                 for judgement in page:
                     await write(_judgement(judgement).SerializeToString())

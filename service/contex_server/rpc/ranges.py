@@ -1,0 +1,33 @@
+"""The range of the log that a request asks for."""
+
+from __future__ import annotations
+
+from contex.v1 import event_service_pb2, match_service_pb2
+
+from contex_server.log.port import Bounds, EventLog
+from contex_server.model import Sequence
+from contex_server.rpc import validate
+from contex_server.subscriptions.pages import check_readable
+
+RangeLike = (
+    event_service_pb2.ListEventsRequest
+    | event_service_pb2.ReplayRequest
+    | match_service_pb2.BacktestRequest
+    | match_service_pb2.ExportFeedbackRequest
+)
+
+
+async def log_range(
+    log: EventLog, project: str, request: RangeLike
+) -> tuple[Sequence, Sequence, Bounds]:
+    """The range as (after, until]; its upper end is fixed by what is there now.
+
+    Raises:
+        ContexError: INVALID_FIELD, SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, STORE_UNAVAILABLE.
+    """
+    after = validate.lower_end(request.since, request.HasField("since"))
+    until = validate.upper_end(request.until, request.HasField("until"))
+    bounds = await log.bounds(project)
+    if request.since.WhichOneof("at") == "sequence":
+        check_readable(bounds, after)
+    return after, min(until, bounds.tail), bounds
