@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,62 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _HeldBackReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeldBackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldBackReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELD_BACK_REASON_UNSPECIFIED: _HeldBackReason.ValueType  # 0
+    """Never sent."""
+    HELD_BACK_REASON_MIN_DELTA: _HeldBackReason.ValueType  # 1
+    """The agent's min_delta: the update changed nothing that it asked for."""
+    HELD_BACK_REASON_EXCLUDED: _HeldBackReason.ValueType  # 2
+    """The need excludes the key."""
+    HELD_BACK_REASON_BELOW_THRESHOLD: _HeldBackReason.ValueType  # 3
+    """The score is below the need's threshold."""
+
+class HeldBackReason(_HeldBackReason, metaclass=_HeldBackReasonEnumTypeWrapper):
+    """Why a datum was not sent."""
+
+HELD_BACK_REASON_UNSPECIFIED: HeldBackReason.ValueType  # 0
+"""Never sent."""
+HELD_BACK_REASON_MIN_DELTA: HeldBackReason.ValueType  # 1
+"""The agent's min_delta: the update changed nothing that it asked for."""
+HELD_BACK_REASON_EXCLUDED: HeldBackReason.ValueType  # 2
+"""The need excludes the key."""
+HELD_BACK_REASON_BELOW_THRESHOLD: HeldBackReason.ValueType  # 3
+"""The score is below the need's threshold."""
+Global___HeldBackReason: _TypeAlias = HeldBackReason  # noqa: Y015
+
+class _DeliveryKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeliveryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELIVERY_KIND_UNSPECIFIED: _DeliveryKind.ValueType  # 0
+    """Never sent."""
+    DELIVERY_KIND_STREAM: _DeliveryKind.ValueType  # 1
+    """By a Listen stream."""
+    DELIVERY_KIND_NEEDS_CHANGED: _DeliveryKind.ValueType  # 2
+    """By a Listen stream, in a needs_changed message."""
+    DELIVERY_KIND_ANSWER: _DeliveryKind.ValueType  # 3
+    """In the answer of RegisterAgent or UpdateAgent."""
+
+class DeliveryKind(_DeliveryKind, metaclass=_DeliveryKindEnumTypeWrapper):
+    """How an event was sent."""
+
+DELIVERY_KIND_UNSPECIFIED: DeliveryKind.ValueType  # 0
+"""Never sent."""
+DELIVERY_KIND_STREAM: DeliveryKind.ValueType  # 1
+"""By a Listen stream."""
+DELIVERY_KIND_NEEDS_CHANGED: DeliveryKind.ValueType  # 2
+"""By a Listen stream, in a needs_changed message."""
+DELIVERY_KIND_ANSWER: DeliveryKind.ValueType  # 3
+"""In the answer of RegisterAgent or UpdateAgent."""
+Global___DeliveryKind: _TypeAlias = DeliveryKind  # noqa: Y015
 
 @_typing.final
 class Need(_message.Message):
@@ -771,3 +828,432 @@ class AcknowledgeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class GetAgentContextRequest(_message.Message):
+    """Asks what an agent knew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    OMIT_PAYLOADS_FIELD_NUMBER: _builtins.int
+    NEAR_MISSES_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    agent_id: _builtins.str
+    """The agent."""
+    omit_payloads: _builtins.bool
+    """Leaves payloads out."""
+    near_misses: _builtins.int
+    """How many data that nearly matched are listed in held_back, 0 to 100. They score at
+    least half of their need's threshold.
+    """
+    @_builtins.property
+    def as_of(self) -> _event_pb2.Position:
+        """The moment. Unset: now. What was sent within the millisecond of a sequence counts."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        as_of: _event_pb2.Position | None = ...,
+        omit_payloads: _builtins.bool = ...,
+        near_misses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "as_of", b"as_of", "near_misses", b"near_misses", "omit_payloads", b"omit_payloads", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAgentContextRequest: _TypeAlias = GetAgentContextRequest  # noqa: Y015
+
+@_typing.final
+class GetAgentContextResponse(_message.Message):
+    """What an agent knew at a moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    HELD_BACK_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    LAST_SENT_TIME_FIELD_NUMBER: _builtins.int
+    LAST_SENT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sent_sequence: _builtins.str
+    """The newest event that it had been sent; empty: none."""
+    @_builtins.property
+    def as_of(self) -> _event_pb2.Moment:
+        """The moment."""
+
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The registration as it was, with the cursor that it had acknowledged."""
+
+    @_builtins.property
+    def known(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownDatum]:
+        """The data that it had been sent and not been told to be deleted, by key."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
+        """What existed, matched its needs and had not been sent, best first."""
+
+    @_builtins.property
+    def held_back(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBack]:
+        """What matched or nearly did, and was not sent for a reason."""
+
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentStream]:
+        """Its streams, newest first, 10 at most: whether it was connected."""
+
+    @_builtins.property
+    def last_sent_time(self) -> _timestamp_pb2.Timestamp:
+        """When the agent was last sent anything; unset: never."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _event_pb2.Moment | None = ...,
+        agent: Global___Agent | None = ...,
+        known: _abc.Iterable[Global___KnownDatum] | None = ...,
+        pending: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
+        held_back: _abc.Iterable[Global___HeldBack] | None = ...,
+        streams: _abc.Iterable[Global___AgentStream] | None = ...,
+        last_sent_time: _timestamp_pb2.Timestamp | None = ...,
+        last_sent_sequence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "last_sent_time", b"last_sent_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "held_back", b"held_back", "known", b"known", "last_sent_sequence", b"last_sent_sequence", "last_sent_time", b"last_sent_time", "pending", b"pending", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAgentContextResponse: _TypeAlias = GetAgentContextResponse  # noqa: Y015
+
+@_typing.final
+class KnownDatum(_message.Message):
+    """A datum that an agent had been sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_KEY_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SENT_TIME_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    LATEST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LATEST_REVISION_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    data_key: _builtins.str
+    """Its key."""
+    sequence: _builtins.str
+    """The event that it had been sent last of this key, ..."""
+    revision: _builtins.int
+    """... its revision, ..."""
+    acknowledged: _builtins.bool
+    """Whether it had acknowledged it."""
+    latest_sequence: _builtins.str
+    """The datum's latest event at the moment: another than `sequence` where the agent's
+    knowledge was out of date.
+    """
+    latest_revision: _builtins.int
+    """Its revision."""
+    deleted: _builtins.bool
+    """Whether the datum was deleted by then."""
+    @_builtins.property
+    def sent_time(self) -> _timestamp_pb2.Timestamp:
+        """... when, ..."""
+
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveredNeed]:
+        """... and why."""
+
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """The event that it had been sent. Unset with omit_payloads, or if it can't be read."""
+
+    def __init__(
+        self,
+        *,
+        data_key: _builtins.str = ...,
+        sequence: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        sent_time: _timestamp_pb2.Timestamp | None = ...,
+        needs: _abc.Iterable[Global___DeliveredNeed] | None = ...,
+        acknowledged: _builtins.bool = ...,
+        latest_sequence: _builtins.str = ...,
+        latest_revision: _builtins.int = ...,
+        deleted: _builtins.bool = ...,
+        event: _event_pb2.Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sent_time", b"sent_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "data_key", b"data_key", "deleted", b"deleted", "event", b"event", "latest_revision", b"latest_revision", "latest_sequence", b"latest_sequence", "needs", b"needs", "revision", b"revision", "sent_time", b"sent_time", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownDatum: _TypeAlias = KnownDatum  # noqa: Y015
+
+@_typing.final
+class DeliveredNeed(_message.Message):
+    """Why an event was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEED_INDEX_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    need_index: _builtins.int
+    """Position of the need in the agent's list at the time, from 0."""
+    need: _builtins.str
+    """Its text; empty if that registration is no longer on record."""
+    score: _builtins.float
+    """The probability that was computed, rounded to four digits."""
+    def __init__(
+        self,
+        *,
+        need_index: _builtins.int = ...,
+        need: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "need_index", b"need_index", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveredNeed: _TypeAlias = DeliveredNeed  # noqa: Y015
+
+@_typing.final
+class HeldBack(_message.Message):
+    """A datum that was not sent for a reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    reason: Global___HeldBackReason.ValueType
+    """Why."""
+    @_builtins.property
+    def data(self) -> _event_pb2.MatchedEvent:
+        """The datum as it was, with the need and the score."""
+
+    def __init__(
+        self,
+        *,
+        reason: Global___HeldBackReason.ValueType = ...,
+        data: _event_pb2.MatchedEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBack: _TypeAlias = HeldBack  # noqa: Y015
+
+@_typing.final
+class AgentStream(_message.Message):
+    """A Listen stream of an agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    OPENED_TIME_FIELD_NUMBER: _builtins.int
+    CLOSED_TIME_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    START_SEQUENCE_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    """Identifies it."""
+    peer: _builtins.str
+    """The client's address."""
+    client: _builtins.str
+    """The client's user agent."""
+    start_sequence: _builtins.str
+    """Where it started."""
+    @_builtins.property
+    def opened_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @_builtins.property
+    def closed_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; unset where it was open, or its server died."""
+
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+        opened_time: _timestamp_pb2.Timestamp | None = ...,
+        closed_time: _timestamp_pb2.Timestamp | None = ...,
+        peer: _builtins.str = ...,
+        client: _builtins.str = ...,
+        start_sequence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_time", b"closed_time", "opened_time", b"opened_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "closed_time", b"closed_time", "opened_time", b"opened_time", "peer", b"peer", "start_sequence", b"start_sequence", "stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentStream: _TypeAlias = AgentStream  # noqa: Y015
+
+@_typing.final
+class ListDeliveriesRequest(_message.Message):
+    """Asks for deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    sequence: _builtins.str
+    """Everybody's who was sent this event, by agent."""
+    agent_id: _builtins.str
+    """This agent's, by time."""
+    order: _event_pb2.Order.ValueType
+    """In which order; unset: oldest first. Not with sequence."""
+    page_size: _builtins.int
+    """Deliveries a page: 1 to 1,000; 0 means 100. A page may hold some more, because the
+    events of one message stay together.
+    """
+    page_token: _builtins.str
+    """next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def since(self) -> _event_pb2.Position:
+        """Lower end, by the time of sending. Unset: the oldest. Not with sequence."""
+
+    @_builtins.property
+    def until(self) -> _event_pb2.Position:
+        """Upper end, included. Unset: now. Not with sequence."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        sequence: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        since: _event_pb2.Position | None = ...,
+        until: _event_pb2.Position | None = ...,
+        order: _event_pb2.Order.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "of", b"of", "sequence", b"sequence", "since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "of", b"of", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "sequence", b"sequence", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_of: _TypeAlias = _typing.Literal["sequence", "agent_id"]  # noqa: Y015
+    _WhichOneofArgType_of: _TypeAlias = _typing.Literal["of", b"of"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_of) -> _WhichOneofReturnType_of | None: ...
+
+Global___ListDeliveriesRequest: _TypeAlias = ListDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """An event that was sent to an agent. It is recorded before it is sent: what an agent has
+    received is always on record, and what is on record may have been lost on the way. Then
+    it is sent again, which is recorded too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    DATA_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RESEND_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """The agent."""
+    sequence: _builtins.str
+    """The event."""
+    data_key: _builtins.str
+    """Its data key."""
+    revision: _builtins.int
+    """Its revision."""
+    kind: Global___DeliveryKind.ValueType
+    """How."""
+    resend: _builtins.bool
+    """Whether the agent had been sent this event before."""
+    position: _builtins.str
+    """Where the stream stood with the message that carried it: resuming with its cursor
+    means resuming here.
+    """
+    stream_id: _builtins.str
+    """The stream; empty with DELIVERY_KIND_ANSWER."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent."""
+
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveredNeed]:
+        """Why: the needs and the probabilities."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        sequence: _builtins.str = ...,
+        data_key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        kind: Global___DeliveryKind.ValueType = ...,
+        resend: _builtins.bool = ...,
+        needs: _abc.Iterable[Global___DeliveredNeed] | None = ...,
+        position: _builtins.str = ...,
+        stream_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "data_key", b"data_key", "kind", b"kind", "needs", b"needs", "position", b"position", "resend", b"resend", "revision", b"revision", "sequence", b"sequence", "stream_id", b"stream_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class ListDeliveriesResponse(_message.Message):
+    """A page of deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
+        """The deliveries."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[Global___Delivery] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeliveriesResponse: _TypeAlias = ListDeliveriesResponse  # noqa: Y015

@@ -101,6 +101,16 @@ class AgentServiceStub:
                 request_serializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeResponse.FromString,
                 _registered_method=True)
+        self.GetAgentContext = channel.unary_unary(
+                '/contex.v1.AgentService/GetAgentContext',
+                request_serializer=contex_dot_v1_dot_agent__service__pb2.GetAgentContextRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_agent__service__pb2.GetAgentContextResponse.FromString,
+                _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/contex.v1.AgentService/ListDeliveries',
+                request_serializer=contex_dot_v1_dot_agent__service__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_agent__service__pb2.ListDeliveriesResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -194,6 +204,23 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAgentContext(self, request, context):
+        """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
+        been sent, what it had acknowledged, what matched and had not reached it yet, and what
+        had been held back and why. AGENT_NOT_FOUND where it was not registered then,
+        RECORDS_EXPIRED where records of that time are not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """Returns who was sent an event, or what was sent to an agent, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -231,6 +258,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Acknowledge,
                     request_deserializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeRequest.FromString,
                     response_serializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'GetAgentContext': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAgentContext,
+                    request_deserializer=contex_dot_v1_dot_agent__service__pb2.GetAgentContextRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_agent__service__pb2.GetAgentContextResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=contex_dot_v1_dot_agent__service__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_agent__service__pb2.ListDeliveriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -454,6 +491,60 @@ class AgentService:
             '/contex.v1.AgentService/Acknowledge',
             contex_dot_v1_dot_agent__service__pb2.AcknowledgeRequest.SerializeToString,
             contex_dot_v1_dot_agent__service__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAgentContext(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/GetAgentContext',
+            contex_dot_v1_dot_agent__service__pb2.GetAgentContextRequest.SerializeToString,
+            contex_dot_v1_dot_agent__service__pb2.GetAgentContextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/ListDeliveries',
+            contex_dot_v1_dot_agent__service__pb2.ListDeliveriesRequest.SerializeToString,
+            contex_dot_v1_dot_agent__service__pb2.ListDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -91,6 +91,14 @@ class AgentServiceStub:
     """Moves the agent's durable cursor forward. Moving it back is not possible and
     not an error: the answer tells where it stands.
     """
+    GetAgentContext: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]
+    """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
+    been sent, what it had acknowledged, what matched and had not reached it yet, and what
+    had been held back and why. AGENT_NOT_FOUND where it was not registered then,
+    RECORDS_EXPIRED where records of that time are not kept.
+    """
+    ListDeliveries: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListDeliveriesRequest, _agent_service_pb2.ListDeliveriesResponse]
+    """Returns who was sent an event, or what was sent to an agent, page by page."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -155,6 +163,14 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Moves the agent's durable cursor forward. Moving it back is not possible and
     not an error: the answer tells where it stands.
     """
+    GetAgentContext: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]  # type: ignore[assignment]
+    """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
+    been sent, what it had acknowledged, what matched and had not reached it yet, and what
+    had been held back and why. AGENT_NOT_FOUND where it was not registered then,
+    RECORDS_EXPIRED where records of that time are not kept.
+    """
+    ListDeliveries: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListDeliveriesRequest, _agent_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
+    """Returns who was sent an event, or what was sent to an agent, page by page."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """AgentService keeps what agents need and brings them what matches.
@@ -258,5 +274,25 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves the agent's durable cursor forward. Moving it back is not possible and
         not an error: the answer tells where it stands.
         """
+
+    @_abc_1.abstractmethod
+    def GetAgentContext(
+        self,
+        request: _agent_service_pb2.GetAgentContextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.GetAgentContextResponse, _abc.Awaitable[_agent_service_pb2.GetAgentContextResponse]]:
+        """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
+        been sent, what it had acknowledged, what matched and had not reached it yet, and what
+        had been held back and why. AGENT_NOT_FOUND where it was not registered then,
+        RECORDS_EXPIRED where records of that time are not kept.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeliveries(
+        self,
+        request: _agent_service_pb2.ListDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.ListDeliveriesResponse, _abc.Awaitable[_agent_service_pb2.ListDeliveriesResponse]]:
+        """Returns who was sent an event, or what was sent to an agent, page by page."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

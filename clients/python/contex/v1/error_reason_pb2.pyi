@@ -103,6 +103,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. The data key has no event, or is deleted, at the moment asked about:
     "data_key". Not retryable.
     """
+    ERROR_REASON_TIME_IN_FUTURE: _ErrorReason.ValueType  # 20
+    """OUT_OF_RANGE. The time lies in the future of the store's clock: "now". One second
+    of disagreement between clocks is allowed. Not retryable.
+    """
+    ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 21
+    """NOT_FOUND. The data key never had this revision: "data_key", "revision",
+    "actual_revision" (its newest as of the moment asked about). Not retryable.
+    """
+    ERROR_REASON_RECORDS_EXPIRED: _ErrorReason.ValueType  # 22
+    """OUT_OF_RANGE. Records of that time are no longer kept, or were not kept yet:
+    "earliest_time" (RFC 3339). Ask about a later time. Not retryable.
+    """
+    ERROR_REASON_FORMAT_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """UNIMPLEMENTED. The server was installed without what this format needs: "format",
+    "extra" (what an operator has to install). Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with
@@ -191,5 +207,21 @@ Report it. Retry with care.
 ERROR_REASON_DATA_KEY_NOT_FOUND: ErrorReason.ValueType  # 19
 """NOT_FOUND. The data key has no event, or is deleted, at the moment asked about:
 "data_key". Not retryable.
+"""
+ERROR_REASON_TIME_IN_FUTURE: ErrorReason.ValueType  # 20
+"""OUT_OF_RANGE. The time lies in the future of the store's clock: "now". One second
+of disagreement between clocks is allowed. Not retryable.
+"""
+ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 21
+"""NOT_FOUND. The data key never had this revision: "data_key", "revision",
+"actual_revision" (its newest as of the moment asked about). Not retryable.
+"""
+ERROR_REASON_RECORDS_EXPIRED: ErrorReason.ValueType  # 22
+"""OUT_OF_RANGE. Records of that time are no longer kept, or were not kept yet:
+"earliest_time" (RFC 3339). Ask about a later time. Not retryable.
+"""
+ERROR_REASON_FORMAT_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""UNIMPLEMENTED. The server was installed without what this format needs: "format",
+"extra" (what an operator has to install). Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

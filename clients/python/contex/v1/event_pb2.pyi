@@ -660,11 +660,14 @@ class Position(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    UNIX_MS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """An event's place. As the lower end of a range and as a start it means
     "after this event"; as the upper end, "up to and including it". "0" is
     the place before the first event.
     """
+    unix_ms: _builtins.int
+    """The same as `time`, in milliseconds since 1970-01-01T00:00:00Z."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """An instant (milliseconds count). As the lower end of a range and as a
@@ -677,13 +680,46 @@ class Position(_message.Message):
         *,
         sequence: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        unix_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "sequence", b"sequence", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "sequence", b"sequence", "time", b"time", "unix_ms", b"unix_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "sequence", b"sequence", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "sequence", b"sequence", "time", b"time", "unix_ms", b"unix_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["sequence", "time"]  # noqa: Y015
+    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["sequence", "time", "unix_ms"]  # noqa: Y015
     _WhichOneofArgType_at: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_at) -> _WhichOneofReturnType_at | None: ...
 
 Global___Position: _TypeAlias = Position  # noqa: Y015
+
+@_typing.final
+class Moment(_message.Message):
+    """The moment that an answer is as of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.str
+    """The newest event that counts: the answer holds everything up to it and nothing
+    after it. "0-0" where there was none yet.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The instant that was meant: the one asked for, or the event's own where a sequence
+        was asked for, or the store's clock where nothing was.
+        """
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moment: _TypeAlias = Moment  # noqa: Y015

@@ -57,9 +57,7 @@ class MatchRequest(_message.Message):
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
-        """The moment to ask about. Unset: now. A moment in the past is answered by folding
-        the log up to it.
-        """
+        """The moment to ask about. Unset: now."""
 
     def __init__(
         self,
