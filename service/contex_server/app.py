@@ -51,6 +51,7 @@ _MATCHES = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
 _SERVICES = (_EVENTS.full_name, _AGENTS.full_name, _MATCHES.full_name)
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
+_DAY_MS = 24 * 3600 * 1000
 
 
 class Server:
@@ -256,6 +257,9 @@ async def _open_log(settings: Settings, store_url: str) -> EventLog:
                 request_window_s=settings.request_window_s,
                 replication_timeout_ms=settings.replication_timeout_ms,
                 max_pending=settings.pending_appends,
+                audit_retention_ms=settings.audit_retention_days * _DAY_MS,
+                delivery_retention_ms=settings.delivery_retention_days * _DAY_MS,
+                journal_entries=settings.journal_entries,
             )
         except ContexError as error:
             if asyncio.get_running_loop().time() > deadline:

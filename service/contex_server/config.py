@@ -156,6 +156,21 @@ class Settings(BaseSettings):
     """The model that goes on serving projects whose vectors are still its own, while they are
     embedded anew. The built-in one needs no mention."""
 
+    snapshot_events: int = Field(default=1_000, ge=10)
+    """A snapshot of a project's state is taken after so many events, ..."""
+    snapshot_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
+    """... or after events of so many bytes."""
+    snapshot_cache_bytes: int = Field(default=64 * MIB, ge=0)
+    """Snapshots that a process keeps at hand."""
+    delivery_records: bool = True
+    """Whether it is recorded what agents are sent, before it is sent."""
+    delivery_retention_days: int = Field(default=30, ge=1, le=3_650)
+    """How long that, and what agents acknowledge, stays on record."""
+    journal_entries: int = Field(default=100_000, ge=1_000)
+    """How many entries an agent's journal holds at most, about."""
+    audit_retention_days: int = Field(default=365, ge=0, le=36_500)
+    """How long it stays on record who did what; 0: for ever."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 

@@ -76,6 +76,33 @@ class Durability(IntEnum):
     REPLICATED = 3
 
 
+class Origin(NamedTuple):
+    """Who makes a call, and from where.
+
+    Attributes:
+        identity: The name that the client gives itself; not verified.
+        peer: Its address, as gRPC writes it.
+        client: Its user agent.
+    """
+
+    identity: str = ""
+    peer: str = ""
+    client: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads what `str` wrote."""
+        return cls(*text.split("\t"))
+
+    def __str__(self) -> str:
+        return "\t".join(self)
+
+
+UNKNOWN = Origin()
+SERVICE = Origin("contex")
+"""The service itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """An event that is ready to append.
@@ -86,6 +113,7 @@ class Draft:
         expected_revision: The key's revision that the append depends on, if any.
         tombstone: Deletes the key; the event takes over the digest of the deleted datum.
         digest: Identifies the describing text, 16 bytes; empty: not matched.
+        event_type: Its type.
     """
 
     body: bytes
@@ -93,6 +121,7 @@ class Draft:
     expected_revision: int | None = None
     tombstone: bool = False
     digest: bytes = b""
+    event_type: str = DATA_PUBLISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +129,8 @@ class Append:
     """Drafts that are appended together or not at all.
 
     Attributes:
+        publisher: Who is named in the events.
+        origin: Who made the call.
         vectors: Encodings of the drafts' texts by digest, as `matching/encoding.py` packs
             them, for those that the store may not have yet.
         model: The embedding model they come from.
@@ -111,6 +142,8 @@ class Append:
     durability: Durability = Durability.FSYNC
     vectors: dict[bytes, bytes] = field(default_factory=dict)
     model: str = ""
+    publisher: str = ""
+    origin: Origin = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

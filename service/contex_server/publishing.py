@@ -10,7 +10,7 @@ from contex_server.errors import ContexError, Reason
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
 from contex_server.matching.embeddings import Embeddings
-from contex_server.model import Append, Appended, Draft, Durability, EventCodec
+from contex_server.model import Append, Appended, Draft, Durability, EventCodec, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Publisher:
         events: Sequence[NewEvent],
         request_id: str,
         durability: Durability,
+        publisher: str,
+        origin: Origin,
     ) -> Append:
         """Describes and embeds the events; what it returns is ready for `append`.
 
@@ -69,10 +71,19 @@ class Publisher:
                 if not description.described:
                     body = self._codec.mark_opaque(body)
             drafts.append(
-                Draft(body, event.data_key, event.expected_revision, event.tombstone, digest)
+                Draft(
+                    body,
+                    event.data_key,
+                    event.expected_revision,
+                    event.tombstone,
+                    digest,
+                    event.event_type,
+                )
             )
         model, vectors = await self._embeddings.for_append(project, texts) if texts else ("", {})
-        return Append(project, tuple(drafts), request_id, durability, vectors, model)
+        return Append(
+            project, tuple(drafts), request_id, durability, vectors, model, publisher, origin
+        )
 
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""

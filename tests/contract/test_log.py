@@ -173,10 +173,10 @@ async def test_ranges_are_exclusive_below_and_inclusive_above(log: EventLog) -> 
 
 
 async def test_bounds_tell_what_can_be_read(log: EventLog) -> None:
-    assert await log.bounds(P) == (None, BEGINNING, False, 0)
+    assert (await log.bounds(P))[:4] == (None, BEGINNING, False, 0)
     await log.append(one())
     last = await log.append(one())
-    first, tail, trimmed, _ = await log.bounds(P)
+    first, tail, trimmed, *_ = await log.bounds(P)
     assert (tail, trimmed) == (last.first, False)
     assert first is not None
     assert first < tail
@@ -218,9 +218,9 @@ async def test_the_first_model_decides_until_it_is_changed(log: EventLog) -> Non
     await log.append(Append(P, (draft(),), vectors={b"d": b"1"}, model="old"))
     await log.put_vectors(P, "new", {b"d": b"2"})
     assert await log.model(P) == "old"
-    assert await log.change_model(P, "another", "new", b"body") is None
+    assert await log.change_model(P, "another", "new", "t", b"body") is None
     tail = (await log.bounds(P)).tail
-    sequence = await log.change_model(P, "old", "new", b"body")
+    sequence = await log.change_model(P, "old", "new", "t", b"body")
     assert sequence is not None
     assert sequence > tail
     (entry,) = await log.read(P, tail, END_OF_TIME, 10)
@@ -245,7 +245,7 @@ async def test_a_task_belongs_to_one_owner_until_it_expires(log: EventLog) -> No
 
 async def test_agents_are_compared_and_set(log: EventLog) -> None:
     def write(expected: bytes, record: bytes, cursor: Sequence | None = None) -> AgentWrite:
-        return AgentWrite(P, "a1", expected, record, cursor, body())
+        return AgentWrite(P, "a1", expected, record, cursor, "agent_registered", body())
 
     created = await log.write_agent(write(b"", b"one"))
     assert created is not None
@@ -268,13 +268,13 @@ async def test_agents_are_compared_and_set(log: EventLog) -> None:
 
 async def test_agents_are_listed_by_id(log: EventLog) -> None:
     for name in ("c", "a", "b"):
-        await log.write_agent(AgentWrite(P, name, b"", b"r", None, body()))
+        await log.write_agent(AgentWrite(P, name, b"", b"r", None, "agent_registered", body()))
     assert [a.agent_id for a in await log.agents(P, "", 2)] == ["a", "b"]
     assert [a.agent_id for a in await log.agents(P, "b", 2)] == ["c"]
 
 
 async def test_a_cursor_only_moves_forward(log: EventLog) -> None:
-    await log.write_agent(AgentWrite(P, "a", b"", b"r", BEGINNING, body()))
+    await log.write_agent(AgentWrite(P, "a", b"", b"r", BEGINNING, "agent_registered", body()))
     assert await log.acknowledge(P, "a", Sequence(10, 2)) == Sequence(10, 2)
     assert await log.acknowledge(P, "a", Sequence(9, 9)) == Sequence(10, 2)
     assert await log.acknowledge(P, "a", Sequence(10, 10)) == Sequence(10, 10)
@@ -312,5 +312,5 @@ async def test_functions_are_loaded_again_where_they_are_gone(log: EventLog) -> 
     await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
     assert (await log.append(one())).revisions == (2,)
     await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
-    written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, body()))
+    written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, "agent_registered", body()))
     assert written is not None

@@ -219,7 +219,7 @@ def _fail(batch: list[_Waiting], error: ContexError) -> None:
 def _resolve(
     append: Append, future: asyncio.Future[Appended], answer: bytes, reached: Durability
 ) -> None:
-    """Reads one reply of the append function; see functions.lua."""
+    """Reads one reply of the append function; see functions/."""
     text = answer.decode()
     if text[0] == "!":
         index, actual = text[1:].split(" ")

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from contex_server.model import Append, Appended, Entry, KeyState, Sequence
+from contex_server.model import (
+    SERVICE,
+    UNKNOWN,
+    Append,
+    Appended,
+    Entry,
+    KeyState,
+    Origin,
+    Sequence,
+)
 
 
 class Bounds(NamedTuple):
@@ -16,12 +26,14 @@ class Bounds(NamedTuple):
         tail: The newest event there ever was; "0-0" if there was none.
         trimmed: Whether events before `first` have been removed.
         length: How many events are there.
+        now_ms: The store's clock, unix milliseconds.
     """
 
     first: Sequence | None
     tail: Sequence
     trimmed: bool
     length: int = 0
+    now_ms: int = 0
 
 
 class AgentRecord(NamedTuple):
@@ -40,7 +52,9 @@ class AgentWrite(NamedTuple):
         record: The new record; b"" removes the registration.
         cursor: Where to set the durable cursor. None keeps it, and puts that of a
             new agent on the event's own sequence.
+        event_type: Its type.
         body: The serialised event.
+        origin: Who made the call.
     """
 
     project: str
@@ -48,7 +62,9 @@ class AgentWrite(NamedTuple):
     expected: bytes
     record: bytes
     cursor: Sequence | None
+    event_type: str
     body: bytes
+    origin: Origin = UNKNOWN
 
 
 class AgentWritten(NamedTuple):
@@ -56,6 +72,109 @@ class AgentWritten(NamedTuple):
 
     sequence: Sequence
     cursor: Sequence
+
+
+class SnapshotInfo(NamedTuple):
+    """A snapshot of a project's state.
+
+    Attributes:
+        sequence: The state is as of this event.
+        events: How many events had been counted then, ...
+        bytes: ... and their bytes; see `Counters`.
+        keys: How many keys it holds.
+        size: Its bytes as it is stored.
+    """
+
+    sequence: Sequence
+    events: int
+    bytes: int
+    keys: int
+    size: int = 0
+
+
+class Counters(NamedTuple):
+    """What the store counts of a project.
+
+    Attributes:
+        events: Events appended since `counted_since`, ...
+        bytes: ... and their bytes.
+        keys: Keys that ever were, ...
+        deleted: ... and those whose latest event is a deletion.
+        agents: Registrations.
+        counted_since: "0-0" if from the beginning.
+    """
+
+    events: int
+    bytes: int
+    keys: int
+    deleted: int
+    agents: int
+    counted_since: Sequence
+
+
+class Dimension(StrEnum):
+    """What events are counted by."""
+
+    DATA_KEY = "k"
+    EVENT_TYPE = "t"
+    PUBLISHER = "p"
+    NEED = "n"
+
+
+class Tier(StrEnum):
+    """How finely: by minute, in hashes of an hour, or by hour, in hashes of a day."""
+
+    MINUTES = "h"
+    HOURS = "d"
+
+
+class Note(NamedTuple):
+    """A line of a stream of records: the audit, or an agent's journal.
+
+    Attributes:
+        sequence: When it was written, and its place.
+        fields: What it says; functions/journal.lua and `projections` know how to read it.
+    """
+
+    sequence: Sequence
+    fields: dict[bytes, bytes]
+
+
+class SentEvent(NamedTuple):
+    """An event in a message to an agent.
+
+    Attributes:
+        needs: The needs it met: position in the agent's list, and score.
+    """
+
+    sequence: Sequence
+    data_key: str
+    revision: int
+    deleted: bool
+    needs: tuple[tuple[int, float], ...]
+
+
+class Sent(NamedTuple):
+    """A message to an agent, as it is noted in its journal.
+
+    Attributes:
+        stream_id: The stream that carries it, or "".
+        number: Its number in the stream, from 1: a message is noted once.
+        kind: How it is sent; opaque to the log.
+        registration: Which registration the needs are of: when it was updated, unix ms.
+        position: Where the stream stands with it.
+        need_names: A name for each need, to count by.
+        events: What it carries.
+    """
+
+    agent_id: str
+    stream_id: str
+    number: int
+    kind: str
+    registration: int
+    position: Sequence
+    need_names: tuple[str, ...]
+    events: tuple[SentEvent, ...]
 
 
 class Follower(Protocol):
@@ -111,6 +230,16 @@ class EventLog(Protocol):
         """What can be read."""
         ...
 
+    async def history(
+        self, project: str, sequence: Sequence, count: int, max_bytes: int
+    ) -> list[Entry]:
+        """The event at a sequence and those before it of the same data key, newest first.
+
+        It ends after `count`, when `max_bytes` are exceeded, at the key's first event, and
+        in front of one that can't be read any more.
+        """
+        ...
+
     def bucket(self, project: str) -> int:
         """The bucket whose follower sees the project."""
         ...
@@ -124,6 +253,40 @@ class EventLog(Protocol):
 
         A key that changes meanwhile may come twice or with its newer event; none that
         existed at the start is missing.
+        """
+        ...
+
+    async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
+        """The latest event of some keys, of those that ever had one."""
+        ...
+
+    async def put_snapshot(self, project: str, info: SnapshotInfo, snapshot: bytes) -> bool:
+        """Stores a snapshot; False if there is one at its sequence or after it."""
+        ...
+
+    async def snapshot_before(self, project: str, until: Sequence) -> SnapshotInfo | None:
+        """The newest snapshot at or before a sequence."""
+        ...
+
+    async def snapshots(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
+        """The first `count` snapshots after a sequence, in order."""
+        ...
+
+    async def snapshot(self, project: str, sequence: Sequence) -> bytes | None:
+        """A snapshot, as it was stored."""
+        ...
+
+    async def counters(self, project: str) -> Counters:
+        """What is counted of a project as events are appended."""
+        ...
+
+    async def activity(
+        self, project: str, dimension: Dimension, tier: Tier, numbers: Iterable[int]
+    ) -> list[dict[bytes, bytes]]:
+        """Counts by name, for hours or days given by their number since 1970.
+
+        A value is "<slot>:<count> …", newest slot first: the minute of the hour, or the hour
+        of the day, in UTC.
         """
         ...
 
@@ -149,7 +312,7 @@ class EventLog(Protocol):
         ...
 
     async def change_model(
-        self, project: str, expected: str, model: str, body: bytes
+        self, project: str, expected: str, model: str, event_type: str, body: bytes
     ) -> Sequence | None:
         """Lets another model decide, and appends the event that tells it.
 
@@ -181,8 +344,62 @@ class EventLog(Protocol):
         """The first `count` registrations with an id greater than `after`, by id."""
         ...
 
-    async def acknowledge(self, project: str, agent_id: str, sequence: Sequence) -> Sequence | None:
+    async def acknowledge(
+        self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
+    ) -> Sequence | None:
         """Moves a durable cursor forward; returns where it stands, None without agent."""
+        ...
+
+    async def note_sent(self, project: str, messages: Iterable[Sent]) -> None:
+        """Notes messages in the journals of their agents; one that is noted already is left."""
+        ...
+
+    async def note_stream(
+        self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin
+    ) -> None:
+        """Notes that a stream of an agent is opened at `start`, or, with None, has ended."""
+        ...
+
+    async def journal(
+        self, project: str, agent_id: str, after: Sequence, until: Sequence, count: int
+    ) -> list[Note]:
+        """The first `count` notes of an agent's journal in (after, until], oldest first."""
+        ...
+
+    async def journal_back(
+        self, project: str, agent_id: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Note]:
+        """The last `count` notes in (after, until], newest first."""
+        ...
+
+    async def journals(self, project: str) -> list[str]:
+        """The agents that have a journal, or had one, by id."""
+        ...
+
+    async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
+        """The agents that an event was sent to, each with the places in its journal."""
+        ...
+
+    async def note_actions(self, project: str, actions: Iterable[bytes]) -> None:
+        """Adds records of actions to the audit; what they hold is opaque to the log."""
+        ...
+
+    async def audit(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Note]:
+        """The first `count` records of the audit in (after, until], oldest first."""
+        ...
+
+    async def audit_back(
+        self, project: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Note]:
+        """The last `count` records in (after, until], newest first."""
+        ...
+
+    async def put_presence(self, project: str, owner: str, presence: str) -> None:
+        """Says what a server process has open in a project; "" takes it back."""
+        ...
+
+    async def presence(self, project: str) -> dict[str, str]:
+        """What each server process said last."""
         ...
 
     async def ping(self) -> None:

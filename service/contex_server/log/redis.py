@@ -2,7 +2,7 @@
 
 Keys of a project, all in the cluster slot of its bucket `b` (`{b}` is the hash tag):
 
-    ctx:{b}:p:<project>:events       stream; one field "e" an entry, see functions.lua
+    ctx:{b}:p:<project>:events       stream; one field "e" an entry, see functions/
     ctx:{b}:p:<project>:state        hash: data key -> latest revision, sequence, digest
     ctx:{b}:p:<project>:vectors:<m>  hash: text digest -> encoding, under a model
     ctx:{b}:p:<project>:matching     hash: "model" -> the one that decides
@@ -10,16 +10,15 @@ Keys of a project, all in the cluster slot of its bucket `b` (`{b}` is the hash 
     ctx:{b}:p:<project>:agents       hash: agent id -> registration
     ctx:{b}:p:<project>:cursors      hash: agent id -> acknowledged sequence
     ctx:{b}:p:<project>:requests:0|1 hash: request id -> first answer, by turns of a window
+
+and those of the records, in redis_records.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import binascii
 from collections.abc import AsyncIterator, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
-from functools import lru_cache
-from hashlib import blake2b
 from importlib.resources import files
 from typing import Any
 
@@ -40,17 +39,26 @@ from contex_server.log.connections import (
     translate,
 )
 from contex_server.log.port import AgentRecord, AgentWrite, AgentWritten, Bounds, Follower
+from contex_server.log.redis_keys import (
+    agent_keys,
+    bucket_of,
+    key,
+    parse_sequence,
+    vectors_key,
+)
+from contex_server.log.redis_records import RedisRecords
 from contex_server.model import (
     BEGINNING,
+    SERVICE,
     Append,
     Appended,
     Durability,
     Entry,
     KeyState,
+    Origin,
     Sequence,
 )
 
-BUCKETS = 256
 _BLOCK_MS = 2_000
 _FOLLOW_COUNT = 1_000
 _FOLLOW_BYTES = 4 * 1024 * 1024
@@ -58,29 +66,15 @@ _FOLLOW_BYTES = 4 * 1024 * 1024
 _SCAN_COUNT = 1_000
 # What Entry(…) does, without its keyword arguments: twice as fast, on the hottest path.
 _entry = tuple.__new__
-_FUNCTIONS = files("contex_server.log").joinpath("functions.lua").read_text()
+_FUNCTIONS = "\n".join(
+    files("contex_server.log").joinpath("functions", f"{name}.lua").read_text()
+    for name in ("common", "activity", "append", "journal", "agents", "tasks")
+)
 
 log = structlog.get_logger(__name__)
 
 
-@lru_cache(maxsize=65_536)
-def bucket_of(project: str) -> int:
-    """The bucket of a project: CRC16 as in Redis Cluster, modulo 256."""
-    return binascii.crc_hqx(project.encode(), 0) % BUCKETS
-
-
-@lru_cache(maxsize=65_536)
-def key(project: str, kind: str) -> str:
-    """The name of one of a project's keys."""
-    return f"ctx:{{{bucket_of(project)}}}:p:{project}:{kind}"
-
-
-def vectors_key(project: str, model: str) -> str:
-    """The name of the key that holds a project's encodings under a model."""
-    return key(project, f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}")
-
-
-class RedisLog:
+class RedisLog(RedisRecords):
     """`EventLog` on any Redis >= 7.2 or Valkey >= 8."""
 
     def __init__(
@@ -90,7 +84,11 @@ class RedisLog:
         request_window_s: int = 600,
         replication_timeout_ms: int = 2_000,
         max_pending: int = 10_000,
+        audit_retention_ms: int = 0,
+        delivery_retention_ms: int = 0,
+        journal_entries: int = 100_000,
     ) -> None:
+        super().__init__(audit_retention_ms, delivery_retention_ms, journal_entries)
         self._connections = connections
         self._request_window_s = request_window_s
         self._replication_timeout_ms = replication_timeout_ms
@@ -155,7 +153,12 @@ class RedisLog:
             if append.model == model:
                 # Of two models, one's vectors are left to be computed when they are needed.
                 vectors.update(append.vectors)
-            publishes += (append.request_id, len(append.drafts))
+            publishes += (
+                append.request_id,
+                str(append.origin),
+                append.publisher,
+                len(append.drafts),
+            )
             for draft in append.drafts:
                 expected = draft.expected_revision
                 publishes += (
@@ -163,19 +166,24 @@ class RedisLog:
                     "" if expected is None else expected,
                     "T" if draft.tombstone else "",
                     draft.digest,
+                    draft.event_type,
                     draft.body,
                 )
         return (
             "FCALL",
             "contex1_append",
-            6,
+            9,
             key(project, "events"),
             key(project, "state"),
             vectors_key(project, model),
             key(project, "requests:0"),
             key(project, "requests:1"),
             key(project, "matching"),
+            key(project, "stats"),
+            key(project, "activity"),
+            key(project, "audit"),
             self._request_window_s,
+            self._audit_retention_ms,
             model,
             len(vectors),
             *(item for pair in vectors.items() for item in pair),
@@ -230,19 +238,31 @@ class RedisLog:
     async def bounds(self, project: str) -> Bounds:
         """See `EventLog.bounds`."""
         try:
-            info = await self._command(project, "XINFO", "STREAM", key(project, "events"))
+            time, info = await self._commands(
+                project, ("TIME",), ("XINFO", "STREAM", key(project, "events"))
+            )
         except ResponseError as error:
             if "no such key" in str(error):
-                return Bounds(None, BEGINNING, trimmed=False)
+                time = await self._command(project, "TIME")
+                return Bounds(None, BEGINNING, trimmed=False, now_ms=_ms(time))
             raise translate(error) from error
         fields = info if isinstance(info, dict) else dict(zip(info[::2], info[1::2], strict=True))
         first = fields[b"first-entry"]
         return Bounds(
-            _sequence(first[0]) if first else None,
-            _sequence(fields[b"last-generated-id"]),
+            parse_sequence(first[0]) if first else None,
+            parse_sequence(fields[b"last-generated-id"]),
             trimmed=fields[b"entries-added"] > fields[b"length"],
             length=fields[b"length"],
+            now_ms=_ms(time),
         )
+
+    async def history(
+        self, project: str, sequence: Sequence, count: int, max_bytes: int
+    ) -> list[Entry]:
+        """See `EventLog.history`."""
+        command = ("FCALL_RO", "contex1_history", 1, key(project, "events"))
+        found = await self._command(project, *command, str(sequence), count, max_bytes)
+        return [Entry(*pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     def bucket(self, project: str) -> int:
         """See `EventLog.bucket`."""
@@ -267,6 +287,18 @@ class RedisLog:
             ]
             if cursor == b"0":
                 return
+
+    async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
+        """See `EventLog.latest`."""
+        wanted = list(data_keys)
+        if not wanted:
+            return {}
+        found = await self._command(project, "HMGET", key(project, "state"), *wanted)
+        return {
+            name: _key_state(name.encode(), value)
+            for name, value in zip(wanted, found, strict=True)
+            if value is not None
+        }
 
     async def vectors(
         self, project: str, model: str, digests: Iterable[bytes]
@@ -304,22 +336,28 @@ class RedisLog:
         return "" if found is None else str(found.decode())
 
     async def change_model(
-        self, project: str, expected: str, model: str, body: bytes
+        self, project: str, expected: str, model: str, event_type: str, body: bytes
     ) -> Sequence | None:
         """See `EventLog.change_model`."""
         reply = await self._command(
             project,
             "FCALL",
             "contex1_change_model",
-            3,
+            6,
             key(project, "events"),
+            key(project, "stats"),
+            key(project, "activity"),
+            key(project, "audit"),
             key(project, "matching"),
             vectors_key(project, expected),
             expected,
             model,
+            event_type,
             body,
+            str(SERVICE),
+            self._audit_retention_ms,
         )
-        return None if reply is None else _sequence(reply)
+        return None if reply is None else parse_sequence(reply)
 
     async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
         """See `EventLog.claim`."""
@@ -339,20 +377,27 @@ class RedisLog:
             project,
             "FCALL",
             "contex1_agent",
-            3,
+            10,
             key(project, "events"),
-            key(project, "agents"),
-            key(project, "cursors"),
+            key(project, "stats"),
+            key(project, "activity"),
+            key(project, "audit"),
+            *agent_keys(project, write.agent_id),
             write.agent_id,
             write.expected,
             write.record,
             "" if write.cursor is None else str(write.cursor),
+            write.event_type,
             write.body,
+            str(write.origin),
+            self._audit_retention_ms,
+            self._delivery_retention_ms,
+            self._journal_entries,
         )
         if reply is None:
             return None
-        sequence = _sequence(reply[0])
-        return AgentWritten(sequence, _sequence(reply[1]) if reply[1] else sequence)
+        sequence = parse_sequence(reply[0])
+        return AgentWritten(sequence, parse_sequence(reply[1]) if reply[1] else sequence)
 
     async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
         """See `EventLog.agent`."""
@@ -363,7 +408,7 @@ class RedisLog:
         )
         if record is None:
             return None
-        return AgentRecord(agent_id, record, _sequence(cursor or b"0-0"))
+        return AgentRecord(agent_id, record, parse_sequence(cursor or b"0-0"))
 
     async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
         """See `EventLog.agents`."""
@@ -377,24 +422,28 @@ class RedisLog:
             ("HMGET", key(project, "cursors"), *page),
         )
         return [
-            AgentRecord(agent_id.decode(), record, _sequence(cursor or b"0-0"))
+            AgentRecord(agent_id.decode(), record, parse_sequence(cursor or b"0-0"))
             for agent_id, record, cursor in zip(page, records, cursors, strict=True)
             if record is not None
         ]
 
-    async def acknowledge(self, project: str, agent_id: str, sequence: Sequence) -> Sequence | None:
+    async def acknowledge(
+        self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
+    ) -> Sequence | None:
         """See `EventLog.acknowledge`."""
         reply = await self._command(
             project,
             "FCALL",
             "contex1_acknowledge",
-            2,
-            key(project, "agents"),
-            key(project, "cursors"),
+            6,
+            *agent_keys(project, agent_id),
             agent_id,
+            self._delivery_retention_ms,
+            self._journal_entries,
             str(sequence),
+            str(origin),
         )
-        return None if reply is None else _sequence(reply)
+        return None if reply is None else parse_sequence(reply)
 
     async def ping(self) -> None:
         """See `EventLog.ping`."""
@@ -528,18 +577,20 @@ async def load_functions(connection: AbstractConnection) -> None:
     await execute_one(connection, "FUNCTION", "LOAD", "REPLACE", _FUNCTIONS)
 
 
+def _ms(time: Any) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000
+
+
 def _counts(reply: Any) -> tuple[int, int]:
     """The reply of WAITAOF: fsynced locally, by replicas. An error counts as neither."""
     return (int(reply[0]), int(reply[1])) if isinstance(reply, list) else (0, 0)
 
 
-def _sequence(text: bytes) -> Sequence:
-    return Sequence.parse(text.decode())
-
-
 def _key_state(name: bytes, value: bytes) -> KeyState:
     revision, sequence, rest = value.split(b" ", 2)
-    return KeyState(name.decode(), int(revision), _sequence(sequence), rest[:1] == b"D", rest[1:])
+    return KeyState(
+        name.decode(), int(revision), parse_sequence(sequence), rest[:1] == b"D", rest[1:]
+    )
 
 
-__all__ = ["BUCKETS", "ContexError", "RedisLog", "bucket_of", "key", "load_functions"]
+__all__ = ["ContexError", "RedisLog", "bucket_of", "key", "load_functions"]

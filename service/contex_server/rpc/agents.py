@@ -14,6 +14,7 @@ from contex_server.errors import invalid_field
 from contex_server.log.port import EventLog
 from contex_server.model import Entry, Sequence
 from contex_server.rpc import validate, wire
+from contex_server.rpc.caller import caller
 from contex_server.rpc.cursors import (
     Token,
     decode_position,
@@ -67,7 +68,7 @@ class AgentServicer:
         )
         budget = validate.budget(request, self._limits)
         registered = await self._agents.register(
-            project, agent_id, wishes, last_seen=last_seen, budget=budget
+            project, agent_id, wishes, last_seen=last_seen, budget=budget, origin=caller()
         )
         answer = registered.answer
         return agent_service_pb2.RegisterAgentResponse(
@@ -88,7 +89,9 @@ class AgentServicer:
             maximum = validate.max_matches(request.max_matches, self._limits)
             wishes = replace(wishes, max_matches=maximum)
         budget = validate.budget(request, self._limits)
-        updated = await self._agents.update(project, agent_id, wishes, budget=budget)
+        updated = await self._agents.update(
+            project, agent_id, wishes, budget=budget, origin=caller()
+        )
         answer = updated.answer
         return agent_service_pb2.UpdateAgentResponse(
             agent=wire.agent_message(updated.agent, updated.acknowledged),
@@ -126,7 +129,7 @@ class AgentServicer:
         self, request: agent_service_pb2.UnregisterAgentRequest
     ) -> agent_service_pb2.UnregisterAgentResponse:
         """UnregisterAgent."""
-        sequence = await self._agents.unregister(*_ids(request))
+        sequence = await self._agents.unregister(*_ids(request), caller())
         return agent_service_pb2.UnregisterAgentResponse(sequence=str(sequence))
 
     async def listen(self, request: agent_service_pb2.ListenRequest, write: Write) -> None:
@@ -180,8 +183,16 @@ class AgentServicer:
                 position = validate.sequence(request.sequence, "sequence")
             case _:
                 raise invalid_field("position", "a cursor or a sequence is required")
-        stands = await self._agents.acknowledge(project, agent_id, position)
+        stands = await self._agents.acknowledge(project, agent_id, position, caller())
         return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
+
+    async def get_agent_context(self, request: object) -> object:
+        """GetAgentContext."""
+        raise NotImplementedError
+
+    async def list_deliveries(self, request: object) -> object:
+        """ListDeliveries."""
+        raise NotImplementedError
 
     def _start(
         self,

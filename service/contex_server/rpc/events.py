@@ -26,6 +26,7 @@ from contex_server.model import (
 )
 from contex_server.publishing import Publisher
 from contex_server.rpc import validate, wire
+from contex_server.rpc.caller import caller
 from contex_server.rpc.cursors import Token, decode_position, encode_position
 from contex_server.rpc.handlers import Write
 from contex_server.rpc.ranges import log_range
@@ -137,9 +138,15 @@ class EventServicer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prepare(self, request: validate.PublishLike) -> Append:
-        checked = validate.publish(request, self._limits)
+        origin = caller()
+        checked = validate.publish(request, origin.identity, self._limits)
         return await self._publisher.prepare(
-            checked.project, checked.events, checked.request_id, checked.durability
+            checked.project,
+            checked.events,
+            checked.request_id,
+            checked.durability,
+            checked.publisher,
+            origin,
         )
 
     async def _append(self, prepared: asyncio.Task[Append]) -> Appended:

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from contex_server.errors import ContexError, Reason, shutting_down
+from contex_server.rpc.caller import recognise
 from contex_server.rpc.status import abort, as_contex_error
 from contex_server.subscriptions.streams import Drain
 
@@ -91,6 +92,7 @@ def _handler(
     async def unary(raw: bytes, context: Context) -> bytes:
         async def work() -> bytes:
             calls.check_open()
+            recognise(context)
             response: Message = await behavior(parse(raw))
             return response.SerializeToString()
 
@@ -100,6 +102,7 @@ def _handler(
     async def stream(raw: bytes, context: Context) -> None:
         async def work() -> None:
             calls.check_open()
+            recognise(context)
             await behavior(parse(raw), context.write)
 
         await calls.run(name, context, work())
@@ -111,6 +114,7 @@ def _handler(
 
         async def work() -> None:
             calls.check_open()
+            recognise(context)
             await behavior(requests(), context.write)
 
         await calls.run(name, context, work())

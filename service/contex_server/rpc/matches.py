@@ -12,6 +12,7 @@ from contex_server.log.port import EventLog
 from contex_server.matching.explaining import Explanation
 from contex_server.model import Need, Sequence
 from contex_server.rpc import validate, wire
+from contex_server.rpc.caller import caller
 from contex_server.rpc.agents import DEFAULT_MAX_MATCHES
 from contex_server.rpc.handlers import Write
 from contex_server.rpc.ranges import log_range
@@ -157,6 +158,7 @@ class MatchServicer:
             useful=request.useful,
             comment=validate.comment(request.comment, self._limits),
             request_id=validate.request_id(request.request_id),
+            origin=caller(),
         )
         return match_service_pb2.RecordFeedbackResponse(sequence=str(sequence))
 

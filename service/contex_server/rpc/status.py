@@ -37,6 +37,10 @@ _CODES = {
     Reason.EMBEDDER_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+    Reason.TIME_IN_FUTURE: grpc.StatusCode.OUT_OF_RANGE,
+    Reason.REVISION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.RECORDS_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
+    Reason.FORMAT_UNAVAILABLE: grpc.StatusCode.UNIMPLEMENTED,
 }
 
 

@@ -94,16 +94,17 @@ class Publish:
     events: tuple[NewEvent, ...]
     request_id: str
     durability: Durability
+    publisher: str
 
 
-def publish(request: PublishLike, limits: Limits) -> Publish:
-    """A publish, or one batch of a stream.
+def publish(request: PublishLike, identity: str, limits: Limits) -> Publish:
+    """A publish, or one batch of a stream; who names no publisher is named by `identity`.
 
     Raises:
         ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
     """
     name = project(request.project)
-    request_id, publisher = request.request_id, request.publisher
+    request_id, publisher = request.request_id, request.publisher or identity
     if request_id:
         _match(_REQUEST_ID, request_id, "request_id")
     if publisher:
@@ -121,7 +122,7 @@ def publish(request: PublishLike, limits: Limits) -> Publish:
     events = tuple(
         _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
     )
-    return Publish(name, events, request_id, _DURABILITIES[durability])
+    return Publish(name, events, request_id, _DURABILITIES[durability], publisher)
 
 
 _DURABILITIES = {

@@ -18,6 +18,7 @@ from contex_server.model import (
     EventCodec,
     MinDelta,
     Need,
+    Origin,
 )
 from contex_server.model import Sequence as LogSequence
 from contex_server.subscriptions.agent_record import (
@@ -92,6 +93,7 @@ class Agents:
         *,
         last_seen: LogSequence | None,
         budget: Budget,
+        origin: Origin,
     ) -> Registration:
         """See `AgentService.RegisterAgent`; needs and maximum are required.
 
@@ -119,10 +121,10 @@ class Agents:
                 min_delta=min_delta,
             )
 
-        return await self._write(project, agent_id, change, last_seen, budget)
+        return await self._write(project, agent_id, change, last_seen, budget, origin)
 
     async def update(
-        self, project: str, agent_id: str, wishes: Wishes, *, budget: Budget
+        self, project: str, agent_id: str, wishes: Wishes, *, budget: Budget, origin: Origin
     ) -> Registration:
         """See `AgentService.UpdateAgent`.
 
@@ -147,7 +149,7 @@ class Agents:
                 min_delta=wishes.min_delta[0] if wishes.min_delta else current.min_delta,
             )
 
-        return await self._write(project, agent_id, change, None, budget)
+        return await self._write(project, agent_id, change, None, budget, origin)
 
     async def get(self, project: str, agent_id: str) -> tuple[Agent, LogSequence]:
         """A registration and its durable cursor.
@@ -165,7 +167,7 @@ class Agents:
         stored = await self._log.agents(project, after, count)
         return [(decode_agent(record.record), record.cursor) for record in stored]
 
-    async def unregister(self, project: str, agent_id: str) -> LogSequence:
+    async def unregister(self, project: str, agent_id: str, origin: Origin) -> LogSequence:
         """Removes a registration and its cursor; returns the event's sequence.
 
         Raises:
@@ -177,13 +179,24 @@ class Agents:
                 raise agent_not_found(project, agent_id)
             body = self._codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
             written = await self._log.write_agent(
-                AgentWrite(project, agent_id, stored.record, b"", None, body)
+                AgentWrite(
+                    project,
+                    agent_id,
+                    stored.record,
+                    b"",
+                    None,
+                    AGENT_UNREGISTERED,
+                    body,
+                    origin,
+                )
             )
             if written is not None:
                 return written.sequence
         raise _conflict(agent_id)
 
-    async def acknowledge(self, project: str, agent_id: str, sequence: LogSequence) -> LogSequence:
+    async def acknowledge(
+        self, project: str, agent_id: str, sequence: LogSequence, origin: Origin
+    ) -> LogSequence:
         """Moves the durable cursor forward; returns where it stands.
 
         Raises:
@@ -192,7 +205,7 @@ class Agents:
         bounds = await self._log.bounds(project)
         if sequence > bounds.tail:
             check_readable(bounds, sequence)
-        stands = await self._log.acknowledge(project, agent_id, sequence)
+        stands = await self._log.acknowledge(project, agent_id, sequence, origin)
         if stands is None:
             raise agent_not_found(project, agent_id)
         return stands
@@ -204,8 +217,11 @@ class Agents:
         change: Callable[[Agent | None, int], Agent],
         cursor: LogSequence | None,
         budget: Budget,
+        origin: Origin,
     ) -> Registration:
-        stored, agent, written = await self._compare_and_set(project, agent_id, change, cursor)
+        stored, agent, written = await self._compare_and_set(
+            project, agent_id, change, cursor, origin
+        )
         answer = await self._questions.now(
             project, agent.needs, at_least=written.sequence, budget=budget
         )
@@ -222,6 +238,7 @@ class Agents:
         agent_id: str,
         change: Callable[[Agent | None, int], Agent],
         cursor: LogSequence | None,
+        origin: Origin,
     ) -> tuple[AgentRecord | None, Agent, AgentWritten]:
         for _ in range(_TRIES):
             stored = await self._log.agent(project, agent_id)
@@ -240,7 +257,9 @@ class Agents:
                     stored.record if stored else b"",
                     encode_agent(agent),
                     cursor,
+                    AGENT_REGISTERED,
                     self._codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
+                    origin,
                 )
             )
             if written is not None:

@@ -17,6 +17,7 @@ from contex_server.model import (
     Entry,
     EventCodec,
     Match,
+    Origin,
 )
 from contex_server.model import Sequence as LogSequence
 from contex_server.subscriptions.agents import Agents
@@ -66,6 +67,7 @@ class Feedback:
         useful: bool,
         comment: str,
         request_id: str,
+        origin: Origin,
     ) -> LogSequence:
         """Notes a verdict, with the score that the match has now; see `RecordFeedback`.
 
@@ -95,7 +97,8 @@ class Feedback:
             }
         )
         body = self._codec.encode(MATCH_FEEDBACK, payload, {})
-        appended = await self._log.append(Append(project, (Draft(body),), request_id))
+        draft = Draft(body, event_type=MATCH_FEEDBACK)
+        appended = await self._log.append(Append(project, (draft,), request_id, origin=origin))
         return appended.first
 
     async def export(

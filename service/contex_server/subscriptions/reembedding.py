@@ -122,7 +122,7 @@ class Reembedding:
         body = self._codec.encode(
             MODEL_CHANGED, orjson.dumps({"model": target, "previous": current}), {}
         )
-        sequence = await self._log.change_model(project, current, target, body)
+        sequence = await self._log.change_model(project, current, target, MODEL_CHANGED, body)
         if sequence is not None:
             self._embeddings.model_changed(project, target)
             log.info("reembedded", project=project, model=target, texts=done)

@@ -1,0 +1,187 @@
+-- Arguments before a publish's events, and of each event.
+local HEAD, EACH = 4, 6
+
+local function put_vectors(key, args, from, count)
+  for i = from, from + 2 * count - 1, 2 do
+    redis.call('HSETNX', key, args[i], args[i + 1])
+  end
+  return from + 2 * count
+end
+
+-- Appends the events of many publishes, each publish whole or not at all.
+--
+-- KEYS  events, state, vectors, requests:0, requests:1, matching, stats, activity, audit
+-- ARGV  request window in seconds, retention of audit records in ms, the vectors' model,
+--       number of vectors, then for each: digest, vector,
+--       then for each publish: request_id or "", origin, publisher, number of events, and for
+--       each event: data key or "", expected revision or "", "T" (tombstone) or "", digest,
+--       type, body
+-- Returns for each publish one string:
+--       "<first sequence> <revision> …"   appended; the sequences are consecutive
+--       "=<first sequence> <revision> …"  the request was answered before, like this
+--       "!<index of the event> <actual revision>"  a revision was not the expected one
+local function append(keys, args)
+  local events, state = keys[1], keys[2]
+  local window, retention_ms = tonumber(args[1]), tonumber(args[2])
+  local vectors = tonumber(args[4])
+  local first = put_vectors(keys[3], args, 5, vectors)
+  if vectors > 0 then redis.call('HSETNX', keys[6], 'model', args[3]) end
+
+  -- Request ids lie in one of two hashes, by turns of a window; each expires when
+  -- its turn comes again, so an id is known for one window at least and two at most.
+  local now_s = now()
+  local turn = math.floor(now_s / window)
+  local current, before = keys[4 + turn % 2], keys[5 - turn % 2]
+
+  local ids, names, seen = {}, {}, {}
+  local at = first
+  while at <= #args do
+    if args[at] ~= '' then ids[#ids + 1] = args[at] end
+    local upto = at + HEAD - 1 + EACH * tonumber(args[at + 3])
+    for i = at + HEAD, upto, EACH do
+      local name = args[i]
+      if name ~= '' and not seen[name] then
+        seen[name] = true
+        names[#names + 1] = name
+      end
+    end
+    at = upto + 1
+  end
+
+  local answered = lookup(before, ids)
+  for id, answer in pairs(lookup(current, ids)) do answered[id] = answer end
+  local revision, sequence, mark, digest = {}, {}, {}, {}
+  for name, value in pairs(lookup(state, names)) do
+    local r, s, m, d = string.match(value, STATE)
+    revision[name], sequence[name], mark[name], digest[name] = tonumber(r), s, m, d
+  end
+
+  local replies, requests, touched, tallied, earliest = {}, {}, {}, tally(), nil
+  at = first
+  while at <= #args do
+    local id, origin, publisher = args[at], args[at + 1], args[at + 2]
+    local from, upto = at + HEAD, at + HEAD - 1 + EACH * tonumber(args[at + 3])
+    at = upto + 1
+    local reply
+    if id ~= '' and answered[id] then
+      reply = '=' .. answered[id]
+    else
+      local ahead = {}
+      for i = from, upto, EACH do
+        local name = args[i]
+        if name ~= '' then
+          local actual = (revision[name] or 0) + (ahead[name] or 0)
+          if args[i + 1] ~= '' and tonumber(args[i + 1]) ~= actual then
+            reply = '!' .. (i - from) / EACH .. ' ' .. whole(actual)
+            break
+          end
+          ahead[name] = (ahead[name] or 0) + 1
+        end
+      end
+    end
+    if not reply then
+      local parts = {}
+      for i = from, upto, EACH do
+        local name, tombstone, text = args[i], args[i + 2] == 'T', args[i + 3]
+        local kind, body = args[i + 4], args[i + 5]
+        local count_now = 0
+        if name ~= '' then
+          count_now = (revision[name] or 0) + 1
+          if tombstone then text = digest[name] or '' end
+          body = body .. TAG_REVISION .. varint(count_now)
+          if sequence[name] then
+            body = body .. TAG_PREVIOUS_SEQUENCE .. varint(#sequence[name]) .. sequence[name]
+          end
+        end
+        if text ~= '' then body = body .. TAG_TEXT_DIGEST .. varint(#text) .. text end
+        local placed = redis.call('XADD', events, '*', 'e', body)
+        if not parts[1] then parts[1] = placed end
+        parts[#parts + 1] = whole(count_now)
+        counted(tallied, #body, name, kind, publisher)
+        if name ~= '' then
+          if (mark[name] == 'D') ~= tombstone then
+            tallied.deleted = tallied.deleted + (tombstone and 1 or -1)
+          end
+          revision[name], sequence[name], digest[name] = count_now, placed, text
+          mark[name] = tombstone and 'D' or 'L'
+          touched[name] = true
+        end
+      end
+      reply = table.concat(parts, ' ')
+      earliest = earliest or parts[1]
+      local line = parts[1] .. ' ' .. #parts - 1 .. ' ' .. id .. '\t' .. origin
+      record(keys[9], now_s, retention_ms, 'p', line)
+      if id ~= '' then
+        answered[id] = reply
+        requests[#requests + 1] = id
+        requests[#requests + 1] = reply
+      end
+    end
+    replies[#replies + 1] = reply
+  end
+
+  local values = {}
+  for name in pairs(touched) do
+    values[#values + 1] = name
+    values[#values + 1] = whole(revision[name]) .. ' ' .. sequence[name] .. ' ' .. mark[name] .. digest[name]
+  end
+  chunked('HSET', state, values)
+  count(events, keys[7], keys[8], tallied, earliest)
+  if #requests > 0 then
+    local fresh = redis.call('EXISTS', current) == 0
+    chunked('HSET', current, requests)
+    -- One millisecond early: at the turn itself the hash must be gone already.
+    if fresh then redis.call('PEXPIREAT', current, (turn + 2) * window * 1000 - 1) end
+  end
+  return replies
+end
+
+-- Reads a varint; returns it, and where the next byte is.
+local function read_varint(body, at)
+  local value, scale = 0, 1
+  while true do
+    local byte = string.byte(body, at)
+    at = at + 1
+    if byte < 128 then return value + byte * scale, at end
+    value = value + (byte - 128) * scale
+    scale = scale * 128
+  end
+end
+
+-- The previous sequence in an event's bytes, or nil. All its fields are varints or bytes.
+local function previous_sequence(body)
+  local at, size = 1, #body
+  while at <= size do
+    local tag, value
+    tag, at = read_varint(body, at)
+    value, at = read_varint(body, at)
+    if tag % 8 == 2 then
+      if tag == 82 then return string.sub(body, at, at + value - 1) end
+      at = at + value
+    end
+  end
+end
+
+-- The event at a sequence and those before it of the same data key, by the links between
+-- them, newest first.
+--
+-- KEYS  events
+-- ARGV  sequence, how many at most, bytes after which no further one is added
+-- Returns {sequence, body, …}; it ends at the key's first event, or where one is missing.
+local function history(keys, args)
+  local at, most, room = args[1], tonumber(args[2]), tonumber(args[3])
+  local found = {}
+  while at and #found < 2 * most and room > 0 do
+    local row = redis.call('XRANGE', keys[1], at, at)[1]
+    if not row then break end
+    local body = row[2][2]
+    found[#found + 1] = row[1]
+    found[#found + 1] = body
+    room = room - #body
+    at = previous_sequence(body)
+  end
+  return found
+end
+
+redis.register_function('contex1_append', append)
+redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

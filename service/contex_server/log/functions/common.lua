@@ -1,0 +1,69 @@
+#!lua name=contex1
+
+-- The write side of the log: these files, joined, are one library. Every function is
+-- atomic: it checks first, then writes, so a refused append leaves nothing behind (but the
+-- vectors of its texts, which are true of the texts whoever publishes them). The store
+-- refuses to start a function when its memory limit is reached, so none stops half-way.
+--
+-- An event lies in the stream as one field "e": the serialised contex.v1.Event as
+-- the server sent it, followed by the fields that are only known here. Protobuf
+-- allows fields in any order, so appending bytes is enough.
+local TAG_REVISION = '\72' -- field 9, varint: 9 * 8
+local TAG_PREVIOUS_SEQUENCE = '\82' -- field 10, bytes: 10 * 8 + 2
+local TAG_TEXT_DIGEST = '\90' -- field 11, bytes: 11 * 8 + 2
+
+-- Values of the state hash: "<revision> <sequence> <L|D><digest>": (L)ive or (D)eleted.
+local STATE = '^(%d+) (%S+) (.)(.*)$'
+
+-- Multi-value commands go out in chunks: Lua's unpack is bounded by its C stack.
+local CHUNK = 1000
+
+local function varint(n)
+  local out = ''
+  while n >= 128 do
+    out = out .. string.char(n % 128 + 128)
+    n = math.floor(n / 128)
+  end
+  return out .. string.char(n)
+end
+
+-- A whole number, also beyond the 14 digits that Lua writes by itself.
+local function whole(n)
+  return string.format('%.0f', n)
+end
+
+local function chunked(command, key, values)
+  for from = 1, #values, CHUNK do
+    redis.call(command, key, unpack(values, from, math.min(from + CHUNK - 1, #values)))
+  end
+end
+
+local function lookup(key, fields)
+  local found = {}
+  for from = 1, #fields, CHUNK do
+    local upto = math.min(from + CHUNK - 1, #fields)
+    local values = redis.call('HMGET', key, unpack(fields, from, upto))
+    for i = 1, #values do
+      if values[i] then found[fields[from + i - 1]] = values[i] end
+    end
+  end
+  return found
+end
+
+local function split(sequence)
+  local ms, n = string.match(sequence, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(n)
+end
+
+-- Adds a line to a stream of records, which lets go of what is older than its retention,
+-- 0 meaning never.
+local function record(stream, now_s, retention_ms, ...)
+  if retention_ms > 0 then
+    return redis.call('XADD', stream, 'MINID', '~', whole(now_s * 1000 - retention_ms), '*', ...)
+  end
+  return redis.call('XADD', stream, '*', ...)
+end
+
+local function now()
+  return tonumber(redis.call('TIME')[1])
+end
