@@ -163,7 +163,7 @@ class Sent(NamedTuple):
         kind: How it is sent; opaque to the log.
         registration: Which registration the needs are of: when it was updated, unix ms.
         position: Where the stream stands with it.
-        need_names: A name for each need, to count by.
+        needs: The needs of that registration.
         events: What it carries.
     """
 
@@ -173,7 +173,7 @@ class Sent(NamedTuple):
     kind: str
     registration: int
     position: Sequence
-    need_names: tuple[str, ...]
+    needs: tuple[str, ...]
     events: tuple[SentEvent, ...]
 
 

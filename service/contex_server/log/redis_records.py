@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
+
 from contex_server.log.connections import Command
 from contex_server.log.port import (
     Counters,
@@ -144,8 +146,9 @@ class RedisRecords:
             sent.kind,
             sent.registration,
             str(sent.position),
-            len(sent.need_names),
-            *sent.need_names,
+            orjson.dumps(sent.needs),
+            len(sent.needs),
+            *sent.needs,
             *(
                 part
                 for event in sent.events

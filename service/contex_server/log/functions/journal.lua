@@ -11,13 +11,14 @@
 --   k  everything up to here, written down: what is known, record, cursor, streams
 --
 -- Beside it: "sent", a hash of what was sent last of each data key ("<event> <revision>
--- <L|D> <ms> <registration> <needs>", and in COUNTER the entries since the checkpoint), and
--- "streams", a hash of open and recent streams ("<opened ms> <closed ms or 0> <position>\t
--- <origin>", and under "<stream id>#" the number of its last message).
+-- <L|D> <ms> <registration> <needs>"), of the needs of the registrations that this refers to
+-- (under NEEDS and the registration, a JSON list), and in COUNTER of the entries since the
+-- checkpoint; and "streams", a hash of open and recent streams ("<opened ms> <closed ms or
+-- 0> <position>\t<origin>", and under "<stream id>#" the number of its last message).
 --
 -- A key that all these functions take: journal, sent, streams, journals (a set of the agents
 -- that have one), agents, cursors.
-local COUNTER = '\1'
+local COUNTER, NEEDS = '\1', '\2'
 local CHECKPOINT_ENTRIES = 256
 local STREAMS_KEPT = 10
 
@@ -28,22 +29,40 @@ local function agent_keys(keys, from)
   }
 end
 
-local function lines_of(hash, skipped)
-  local held, lines = redis.call('HGETALL', hash), {}
+local function sent_lines(a)
+  local held, lines, used = redis.call('HGETALL', a.sent), {}, {}
   for i = 1, #held, 2 do
-    if not string.find(held[i], skipped) then
+    if string.byte(held[i]) > 32 then
+      used[string.match(held[i + 1], '^%S+ %S+ %S+ %S+ (%S+)')] = true
       lines[#lines + 1] = held[i] .. ' ' .. held[i + 1]
     end
+  end
+  for i = 1, #held, 2 do
+    if string.sub(held[i], 1, 1) == NEEDS then
+      if used[string.sub(held[i], 2)] then
+        lines[#lines + 1] = held[i] .. ' ' .. held[i + 1]
+      else
+        redis.call('HDEL', a.sent, held[i])
+      end
+    end
+  end
+  return table.concat(lines, '\n')
+end
+
+local function stream_lines(a)
+  local held, lines = redis.call('HGETALL', a.streams), {}
+  for i = 1, #held, 2 do
+    if string.sub(held[i], -1) ~= '#' then lines[#lines + 1] = held[i] .. ' ' .. held[i + 1] end
   end
   return table.concat(lines, '\n')
 end
 
 local function checkpoint(a, id)
   redis.call('XADD', a.journal, '*',
-    'k', lines_of(a.sent, '^\1'),
+    'k', sent_lines(a),
     'record', redis.call('HGET', a.agents, id) or '',
     'cursor', redis.call('HGET', a.cursors, id) or '',
-    'streams', lines_of(a.streams, '#$'))
+    'streams', stream_lines(a))
   redis.call('HSET', a.sent, COUNTER, 0)
 end
 
@@ -75,7 +94,7 @@ end
 -- ARGV  agent id, retention in ms, entries kept,
 --       stream id or "", number of the message in its stream,
 --       kind, registration, position,
---       number of needs, then the name of each,
+--       the needs as a JSON list, their number, then each,
 --       then for each event: sequence, data key, revision, "L" or "D", "<need index>:<score>,…"
 -- Returns 1, or 0 if this message was noted before.
 local function deliver(keys, args)
@@ -88,9 +107,8 @@ local function deliver(keys, args)
     if last and tonumber(last) >= number then return 0 end
     redis.call('HSET', a.streams, stream .. '#', number)
   end
-  local registration, names = args[7], {}
-  local first = 10 + tonumber(args[9])
-  for i = 10, first - 1 do names[#names + 1] = args[i] end
+  local registration = args[7]
+  local first = 11 + tonumber(args[10])
 
   local lines = { (stream ~= '' and stream or '-') .. ' ' .. args[6] .. ' ' .. registration .. ' ' .. args[8] }
   local before, wanted, by_need = {}, {}, {}
@@ -103,8 +121,8 @@ local function deliver(keys, args)
     if args[i + 1] ~= '' then wanted[#wanted + 1] = args[i + 1] end
     if not before[event] then
       for index in string.gmatch(args[i + 4], '(%d+):') do
-        local name = names[tonumber(index) + 1]
-        if name then by_need[name] = (by_need[name] or 0) + 1 end
+        local name = id .. ': ' .. args[11 + tonumber(index)]
+        by_need[name] = (by_need[name] or 0) + 1
       end
     end
   end
@@ -135,6 +153,7 @@ local function deliver(keys, args)
     values[#values + 1] = value
   end
   chunked('HSET', a.sent, values)
+  redis.call('HSETNX', a.sent, NEEDS .. registration, args[9])
   count_by(keys[7], 'n', ms, by_need)
   return 1
 end
