@@ -39,6 +39,7 @@ from contex_server.subscriptions.feedback import Feedback
 from contex_server.subscriptions.hub import Hub
 from contex_server.subscriptions.matchmaker import Matchmaker
 from contex_server.subscriptions.questions import Questions
+from contex_server.subscriptions.recorder import Recorder
 from contex_server.subscriptions.reembedding import Reembedding
 from contex_server.subscriptions.streams import Drain
 from contex_server.telemetry import configure_logging
@@ -130,11 +131,14 @@ class Server:
             counter,
             answer_bytes=settings.limits.answer_bytes,
         )
+        recorder = Recorder(self.log, enabled=settings.delivery_records)
+        stack.push_async_callback(recorder.close)
         agents = Agents(
             self.log,
             codec,
             embeddings,
             questions,
+            recorder,
             default_threshold=settings.match_threshold,
         )
         self._grpc = grpc.aio.server(options=_options(settings))
@@ -154,7 +158,9 @@ class Server:
                 ),
                 bind(
                     _AGENTS,
-                    AgentServicer(settings, self.log, agents, self.matchmaker, self.drain),
+                    AgentServicer(
+                        settings, self.log, agents, self.matchmaker, recorder, self.drain
+                    ),
                     self.calls,
                 ),
                 bind(

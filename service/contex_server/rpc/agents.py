@@ -12,6 +12,7 @@ from contex.v1 import agent_service_pb2
 from contex_server.config import Settings
 from contex_server.errors import invalid_field
 from contex_server.log.port import EventLog
+from contex_server.matching.context import Form
 from contex_server.model import Entry, Sequence
 from contex_server.rpc import validate, wire
 from contex_server.rpc.caller import caller
@@ -26,8 +27,9 @@ from contex_server.rpc.handlers import Write
 from contex_server.subscriptions.agents import Agents
 from contex_server.subscriptions.feed import Delivery
 from contex_server.subscriptions.matchmaker import Matchmaker
-from contex_server.subscriptions.pages import check_readable
-from contex_server.subscriptions.streams import Drain, StreamLimits, stream
+from contex_server.log.pages import check_readable
+from contex_server.subscriptions.recorder import Recorder
+from contex_server.subscriptions.streams import Drain, Message, StreamLimits, stream
 
 DEFAULT_MAX_MATCHES = 10
 _INLINE_BYTES = 16 * 1024
@@ -43,6 +45,7 @@ class AgentServicer:
         log: EventLog,
         agents: Agents,
         matchmaker: Matchmaker,
+        recorder: Recorder,
         drain: Drain,
     ) -> None:
         self._settings = settings
@@ -50,6 +53,7 @@ class AgentServicer:
         self._log = log
         self._agents = agents
         self._matchmaker = matchmaker
+        self._recorder = recorder
         self._drain = drain
 
     async def register_agent(
@@ -162,14 +166,22 @@ class AgentServicer:
                 ),
                 drain=self._drain,
             )
-            async with aclosing(messages):
-                async for message in messages:
-                    render = partial(wire.stream_message, project, message, matched=True, form=form)
-                    await write(
-                        await asyncio.to_thread(render)
-                        if form and wire.size_of(message) > _INLINE_BYTES
-                        else render()
-                    )
+            record = self._recorder.stream(project, agent_id, caller())
+            await record.opened(position)
+            try:
+                async with aclosing(messages):
+                    async for message in messages:
+                        if message.chunk is not None:
+                            await record.sending(message.chunk)
+                        await write(await self._rendered(project, message, form))
+            finally:
+                record.closed()
+
+    async def _rendered(self, project: str, message: Message, form: Form) -> bytes:
+        render = partial(wire.stream_message, project, message, matched=True, form=form)
+        if form and wire.size_of(message) > _INLINE_BYTES:
+            return await asyncio.to_thread(render)
+        return render()
 
     async def acknowledge(
         self, request: agent_service_pb2.AcknowledgeRequest

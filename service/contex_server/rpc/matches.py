@@ -12,8 +12,8 @@ from contex_server.log.port import EventLog
 from contex_server.matching.explaining import Explanation
 from contex_server.model import Need, Sequence
 from contex_server.rpc import validate, wire
-from contex_server.rpc.caller import caller
 from contex_server.rpc.agents import DEFAULT_MAX_MATCHES
+from contex_server.rpc.caller import caller
 from contex_server.rpc.handlers import Write
 from contex_server.rpc.ranges import log_range
 from contex_server.subscriptions.agents import Agents, NeedSpec, with_defaults

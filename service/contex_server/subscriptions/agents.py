@@ -27,8 +27,9 @@ from contex_server.subscriptions.agent_record import (
     make_need,
     registered_payload,
 )
-from contex_server.subscriptions.pages import check_readable
+from contex_server.log.pages import check_readable
 from contex_server.subscriptions.questions import Answer, Budget, Questions
+from contex_server.subscriptions.recorder import Recorder
 
 _TRIES = 5
 
@@ -76,6 +77,7 @@ class Agents:
         codec: EventCodec,
         embeddings: Embeddings,
         questions: Questions,
+        recorder: Recorder,
         *,
         default_threshold: float,
     ) -> None:
@@ -83,6 +85,7 @@ class Agents:
         self._codec = codec
         self._embeddings = embeddings
         self._questions = questions
+        self._recorder = recorder
         self._default_threshold = default_threshold
 
     async def register(
@@ -230,6 +233,11 @@ class Agents:
             # The answer already shows what was published while it was made.
             moved = await self._log.acknowledge(project, agent_id, answer.sequence)
             acknowledged = moved or acknowledged
+        await self._recorder.answered(
+            project,
+            agent,
+            [(self._codec.decode(datum.entry), datum.matches) for datum in answer.data],
+        )
         return Registration(agent, acknowledged, answer, cursor or answer.sequence)
 
     async def _compare_and_set(

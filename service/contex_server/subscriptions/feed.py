@@ -45,6 +45,7 @@ class Delivery:
         event: The decoded event, once somebody needed it.
         change: In an agent's feed, where the event changed its registration: a message of
             its own instead of the event.
+        agent: In an agent's feed: the registration by which it matched.
     """
 
     sequence: Sequence
@@ -52,6 +53,7 @@ class Delivery:
     matches: tuple[Match, ...] = ()
     event: Event | None = None
     change: NeedsChange | None = None
+    agent: Agent | None = None
 
     @property
     def size(self) -> int:

@@ -178,6 +178,7 @@ class ProjectMatcher:
                             entry,
                             await self.explained(event, matches, self._position),
                             event,
+                            agent=agent,
                         )
                     )
         return deliveries
@@ -248,7 +249,7 @@ class ProjectMatcher:
             if datum is not None:
                 decoded = services.codec.decode(datum)
                 told = await self.explained(decoded, matches, self._position)
-                data.append(Delivery(decoded.sequence, datum, told, decoded))
+                data.append(Delivery(decoded.sequence, datum, told, decoded, agent=agent))
         stored = await services.log.agent(self.project, agent.agent_id)
         return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
@@ -386,7 +387,9 @@ class ProjectMatcher:
                 if listening is not None and await self._is_worth(listening.agent, event):
                     told = await self.explained(event, matches, position)
                     outgoing.setdefault(agent_id, []).append(
-                        Delivery(delivery.sequence, delivery.entry, told, event)
+                        Delivery(
+                            delivery.sequence, delivery.entry, told, event, agent=listening.agent
+                        )
                     )
         last = events[-1]
         ended: tuple[Listening, ContexError] | None = None
