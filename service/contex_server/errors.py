@@ -80,6 +80,15 @@ def agent_not_found(project: str, agent_id: str) -> ContexError:
     )
 
 
+def event_not_found(project: str, sequence: object) -> ContexError:
+    """No event of the project has this sequence."""
+    return ContexError(
+        Reason.EVENT_NOT_FOUND,
+        f"no event of project {project!r} has sequence {sequence}",
+        field="sequence",
+    )
+
+
 def store_unavailable(cause: object) -> ContexError:
     """The store can't be reached; what was in flight has an unknown outcome."""
     return ContexError(

@@ -372,6 +372,12 @@ class EventLog(Protocol):
         """The last `count` notes in (after, until], newest first."""
         ...
 
+    async def journal_notes(
+        self, project: str, places: Iterable[tuple[str, Sequence]]
+    ) -> list[Note | None]:
+        """Notes by agent and place, None where there is none any more."""
+        ...
+
     async def journals(self, project: str) -> list[str]:
         """The agents that have a journal, or had one, by id."""
         ...

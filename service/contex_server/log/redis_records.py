@@ -195,6 +195,17 @@ class RedisRecords:
         name = key(project, f"journal:{agent_id}")
         return await self._notes(project, "XREVRANGE", name, str(until), f"({after}", count)
 
+    async def journal_notes(
+        self, project: str, places: Iterable[tuple[str, Sequence]]
+    ) -> list[Note | None]:
+        """See `EventLog.journal_notes`."""
+        commands = [
+            ("XRANGE", key(project, f"journal:{agent_id}"), str(place), str(place))
+            for agent_id, place in places
+        ]
+        replies = await self._commands(project, *commands) if commands else []
+        return [_note(rows[0]) if rows else None for rows in replies]
+
     async def journals(self, project: str) -> list[str]:
         """See `EventLog.journals`."""
         found = await self._command(project, "SMEMBERS", key(project, "journals"))
@@ -234,10 +245,7 @@ class RedisRecords:
         self, project: str, command: str, name: str, start: str, end: str, count: int
     ) -> list[Note]:
         rows = await self._command(project, command, name, start, end, "COUNT", count)
-        return [
-            Note(parse_sequence(place), dict(zip(fields[::2], fields[1::2], strict=True)))
-            for place, fields in rows
-        ]
+        return [_note(row) for row in rows]
 
     # -- presence ----------------------------------------------------------------
 
@@ -254,6 +262,11 @@ class RedisRecords:
         found = await self._command(project, "HGETALL", key(project, "presence"))
         pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
         return {owner.decode(): said.decode() for owner, said in pairs}
+
+
+def _note(row: Any) -> Note:
+    place, fields = row
+    return Note(parse_sequence(place), dict(zip(fields[::2], fields[1::2], strict=True)))
 
 
 def _snapshot_info(row: Any) -> SnapshotInfo:

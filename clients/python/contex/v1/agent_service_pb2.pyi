@@ -35,6 +35,10 @@ class _HeldBackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldBa
     """The need excludes the key."""
     HELD_BACK_REASON_BELOW_THRESHOLD: _HeldBackReason.ValueType  # 3
     """The score is below the need's threshold."""
+    HELD_BACK_REASON_ANSWER_FULL: _HeldBackReason.ValueType  # 4
+    """It was there when the agent registered, and the answer had no room for it
+    (max_matches or max_context_tokens); it has not changed since.
+    """
 
 class HeldBackReason(_HeldBackReason, metaclass=_HeldBackReasonEnumTypeWrapper):
     """Why a datum was not sent."""
@@ -47,6 +51,10 @@ HELD_BACK_REASON_EXCLUDED: HeldBackReason.ValueType  # 2
 """The need excludes the key."""
 HELD_BACK_REASON_BELOW_THRESHOLD: HeldBackReason.ValueType  # 3
 """The score is below the need's threshold."""
+HELD_BACK_REASON_ANSWER_FULL: HeldBackReason.ValueType  # 4
+"""It was there when the agent registered, and the answer had no room for it
+(max_matches or max_context_tokens); it has not changed since.
+"""
 Global___HeldBackReason: _TypeAlias = HeldBackReason  # noqa: Y015
 
 class _DeliveryKind:
@@ -977,7 +985,9 @@ class KnownDatum(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that it had been sent. Unset with omit_payloads, or if it can't be read."""
+        """The event that it had been sent. Unset with omit_payloads, where the answer would have
+        grown beyond 3 MiB, or where it can't be read any more.
+        """
 
     def __init__(
         self,
