@@ -27,16 +27,21 @@ from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
 from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
+from contex_server.projections.snapshots import Snapshots
+from contex_server.projections.snapshotter import Snapshotter
+from contex_server.projections.states import States
 from contex_server.publishing import Publisher
 from contex_server.rpc.agents import AgentServicer
 from contex_server.rpc.events import EventServicer
 from contex_server.rpc.handlers import Calls, bind
 from contex_server.rpc.matches import MatchServicer
 from contex_server.rpc.wire import ProtobufCodec
+from contex_server.subscriptions.agent_context import AgentContexts
 from contex_server.subscriptions.agents import Agents
 from contex_server.subscriptions.backtest import Backtests
 from contex_server.subscriptions.feedback import Feedback
 from contex_server.subscriptions.hub import Hub
+from contex_server.subscriptions.journals import Journals
 from contex_server.subscriptions.matchmaker import Matchmaker
 from contex_server.subscriptions.questions import Questions
 from contex_server.subscriptions.recorder import Recorder
@@ -107,6 +112,23 @@ class Server:
         embeddings = Embeddings(self.log, codec, models, timeout_s=settings.embed_timeout_ms / 1000)
         self.hub = Hub(self.log, codec, feed_bytes=settings.feed_bytes)
         stack.push_async_callback(self.hub.close)
+        snapshots = Snapshots(self.log, cache_bytes=settings.snapshot_cache_bytes)
+        snapshotter = Snapshotter(
+            self.log,
+            codec,
+            snapshots,
+            events=settings.snapshot_events,
+            size=settings.snapshot_bytes,
+        )
+        stack.push_async_callback(snapshotter.close)
+        snapshotter.start()
+        states = States(
+            self.log,
+            codec,
+            snapshots,
+            cache_bytes=settings.snapshot_cache_bytes,
+            far=snapshotter.appended,
+        )
         reembedding = Reembedding(self.log, codec, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
@@ -141,43 +163,43 @@ class Server:
             recorder,
             default_threshold=settings.match_threshold,
         )
+        journals = Journals(self.log)
+        contexts = AgentContexts(
+            self.log,
+            codec,
+            states,
+            journals,
+            questions,
+            self.matchmaker,
+            answer_bytes=settings.limits.answer_bytes,
+        )
+        publisher = Publisher(self.log, codec, embeddings, snapshotter.appended)
+        servicers = {
+            _EVENTS: EventServicer(settings, self.log, codec, publisher, self.hub, self.drain),
+            _AGENTS: AgentServicer(
+                settings,
+                self.log,
+                agents,
+                self.matchmaker,
+                recorder,
+                journals,
+                contexts,
+                self.drain,
+            ),
+            _MATCHES: MatchServicer(
+                settings,
+                self.log,
+                agents,
+                questions,
+                Backtests(self.log, codec, self.matchmaker, questions),
+                Feedback(self.log, codec, agents, questions),
+                self.matchmaker,
+                reembedding,
+            ),
+        }
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(
-            (
-                bind(
-                    _EVENTS,
-                    EventServicer(
-                        settings,
-                        self.log,
-                        codec,
-                        Publisher(self.log, codec, embeddings),
-                        self.hub,
-                        self.drain,
-                    ),
-                    self.calls,
-                ),
-                bind(
-                    _AGENTS,
-                    AgentServicer(
-                        settings, self.log, agents, self.matchmaker, recorder, self.drain
-                    ),
-                    self.calls,
-                ),
-                bind(
-                    _MATCHES,
-                    MatchServicer(
-                        settings,
-                        self.log,
-                        agents,
-                        questions,
-                        Backtests(self.log, codec, self.matchmaker, questions),
-                        Feedback(self.log, codec, agents, questions),
-                        self.matchmaker,
-                        reembedding,
-                    ),
-                    self.calls,
-                ),
-            )
+            tuple(bind(service, servicer, self.calls) for service, servicer in servicers.items())
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contex_server.errors import ContexError, Reason
@@ -35,10 +35,18 @@ class NewEvent:
 class Publisher:
     """Appends facts with the vectors they are matched by."""
 
-    def __init__(self, log: EventLog, codec: EventCodec, embeddings: Embeddings) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        codec: EventCodec,
+        embeddings: Embeddings,
+        appended: Callable[[str], None],
+    ) -> None:
         self._log = log
         self._codec = codec
         self._embeddings = embeddings
+        self._appended = appended
+        """Told of each project that has grown."""
 
     async def prepare(
         self,
@@ -88,6 +96,7 @@ class Publisher:
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""
         appended = await self._log.append(append)
+        self._appended(append.project)
         if append.vectors:
             self._embeddings.appended(append.project, append.model, append.vectors)
         return appended

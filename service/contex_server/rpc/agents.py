@@ -10,11 +10,13 @@ from functools import partial
 from contex.v1 import agent_service_pb2
 
 from contex_server.config import Settings
-from contex_server.errors import invalid_field
+from contex_server.errors import event_not_found, invalid_field
+from contex_server.log.pages import check_readable
 from contex_server.log.port import EventLog
 from contex_server.matching.context import Form
 from contex_server.model import Entry, Sequence
-from contex_server.rpc import validate, wire
+from contex_server.projections.moments import resolve
+from contex_server.rpc import knowing, validate, wire
 from contex_server.rpc.caller import caller
 from contex_server.rpc.cursors import (
     Token,
@@ -24,10 +26,11 @@ from contex_server.rpc.cursors import (
     encode_text,
 )
 from contex_server.rpc.handlers import Write
+from contex_server.subscriptions.agent_context import AgentContexts
 from contex_server.subscriptions.agents import Agents
 from contex_server.subscriptions.feed import Delivery
+from contex_server.subscriptions.journals import Journals, Sending
 from contex_server.subscriptions.matchmaker import Matchmaker
-from contex_server.log.pages import check_readable
 from contex_server.subscriptions.recorder import Recorder
 from contex_server.subscriptions.streams import Drain, Message, StreamLimits, stream
 
@@ -46,6 +49,8 @@ class AgentServicer:
         agents: Agents,
         matchmaker: Matchmaker,
         recorder: Recorder,
+        journals: Journals,
+        contexts: AgentContexts,
         drain: Drain,
     ) -> None:
         self._settings = settings
@@ -54,6 +59,8 @@ class AgentServicer:
         self._agents = agents
         self._matchmaker = matchmaker
         self._recorder = recorder
+        self._journals = journals
+        self._contexts = contexts
         self._drain = drain
 
     async def register_agent(
@@ -198,13 +205,73 @@ class AgentServicer:
         stands = await self._agents.acknowledge(project, agent_id, position, caller())
         return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
 
-    async def get_agent_context(self, request: object) -> object:
+    async def get_agent_context(
+        self, request: agent_service_pb2.GetAgentContextRequest
+    ) -> agent_service_pb2.GetAgentContextResponse:
         """GetAgentContext."""
-        raise NotImplementedError
+        project, agent_id = _ids(request)
+        near_misses = validate.near_misses(request.near_misses)
+        as_of = validate.moment(request.as_of, "as_of") if request.HasField("as_of") else None
+        context = await self._contexts.get(
+            project,
+            agent_id,
+            await resolve(self._log, project, as_of),
+            payloads=not request.omit_payloads,
+            near_misses=near_misses,
+        )
+        return knowing.context_message(context)
 
-    async def list_deliveries(self, request: object) -> object:
+    async def list_deliveries(
+        self, request: agent_service_pb2.ListDeliveriesRequest
+    ) -> agent_service_pb2.ListDeliveriesResponse:
         """ListDeliveries."""
-        raise NotImplementedError
+        project = validate.project(request.project)
+        size = validate.page_size(request.page_size, self._limits)
+        backwards = validate.is_backwards(request.order)
+        match request.WhichOneof("of"):
+            case "sequence":
+                sendings, token = await self._receivers(project, request, size)
+            case "agent_id":
+                sendings, token = await self._sent_to(project, request, size, backwards)
+            case _:
+                raise invalid_field("of", "a sequence or an agent_id is required")
+        return agent_service_pb2.ListDeliveriesResponse(
+            deliveries=map(knowing.delivery_message, sendings), next_page_token=token
+        )
+
+    async def _receivers(
+        self, project: str, request: agent_service_pb2.ListDeliveriesRequest, size: int
+    ) -> tuple[list[Sending], str]:
+        for field in ("since", "until"):
+            if request.HasField(field):
+                raise invalid_field(field, "must be unset where a sequence is given")
+        event = validate.sequence(request.sequence, "sequence")
+        after, kind = "", Token.RECEIVERS_PAGE
+        if request.page_token:
+            after = decode_text(kind, project, request.page_token, "page_token")
+        sendings, last = await self._journals.receivers(project, event, after, size)
+        if not sendings and not after and (await self._log.get(project, [event]))[0] is None:
+            raise event_not_found(project, event)
+        return sendings, encode_text(kind, project, last) if last else ""
+
+    async def _sent_to(
+        self,
+        project: str,
+        request: agent_service_pb2.ListDeliveriesRequest,
+        size: int,
+        backwards: bool,
+    ) -> tuple[list[Sending], str]:
+        agent_id = validate.agent_id(request.agent_id)
+        after = validate.lower_end(request.since, request.HasField("since"))
+        until = validate.upper_end(request.until, request.HasField("until"))
+        kind = Token.DELIVERIES_BACK_PAGE if backwards else Token.DELIVERIES_PAGE
+        if request.page_token:
+            resume = decode_position(kind, project, request.page_token, "page_token")
+            after, until = (after, resume.prev()) if backwards else (resume, until)
+        sendings, place = await self._journals.sent_to(
+            project, agent_id, after, until, size, backwards=backwards
+        )
+        return sendings, encode_position(kind, project, place) if place else ""
 
     def _start(
         self,

@@ -29,6 +29,9 @@ class Token(IntEnum):
     BACKWARDS = 2
     EVENTS_PAGE = 3
     AGENTS_PAGE = 4
+    DELIVERIES_PAGE = 5
+    DELIVERIES_BACK_PAGE = 6
+    RECEIVERS_PAGE = 7
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:

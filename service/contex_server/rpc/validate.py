@@ -29,6 +29,7 @@ from contex_server.model import (
     MinDelta,
     Sequence,
 )
+from contex_server.projections.moments import Instant
 from contex_server.publishing import NewEvent
 from contex_server.subscriptions.agents import NeedSpec, Wishes
 from contex_server.subscriptions.questions import Budget
@@ -50,6 +51,10 @@ _LIMITS = {
     "publisher": "at most 128 characters of A-Z a-z 0-9 _ . : / @ + -",
     "request_id": "at most 64 characters of A-Z a-z 0-9 _ . : -",
 }
+
+_YEARS = "must be a time between the years 1970 and 9999"
+_LAST_MS = 253_402_300_799_999
+_NEAR_MISSES = 100
 
 PublishLike = event_service_pb2.PublishRequest | event_service_pb2.PublishStreamRequest
 RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
@@ -259,10 +264,29 @@ def upper_end(position: event_pb2.Position, given: bool) -> Sequence:
     return Sequence(_instant(position, "until"), 2**64 - 1)
 
 
+def moment(position: event_pb2.Position, field: str) -> Sequence | Instant:
+    """A moment to ask about."""
+    if position.WhichOneof("at") == "sequence":
+        return sequence(position.sequence, f"{field}.sequence")
+    return Instant(_instant(position, field))
+
+
 def _instant(position: event_pb2.Position, field: str) -> int:
-    if position.WhichOneof("at") != "time":
-        raise invalid_field(field, "must have a sequence or a time")
-    return _unix_ms(position.time, f"{field}.time")
+    match position.WhichOneof("at"):
+        case "time":
+            return _unix_ms(position.time, f"{field}.time")
+        case "unix_ms":
+            if not 0 <= position.unix_ms <= _LAST_MS:
+                raise invalid_field(f"{field}.unix_ms", _YEARS)
+            return position.unix_ms
+    raise invalid_field(field, "must have a sequence, a time or unix_ms")
+
+
+def near_misses(value: int) -> int:
+    """How many data that nearly matched are listed."""
+    if value > _NEAR_MISSES:
+        raise invalid_field("near_misses", f"must be at most {_NEAR_MISSES}, not {value}")
+    return value
 
 
 def from_time(value: Timestamp) -> Sequence:
@@ -280,7 +304,7 @@ def _unix_ms(value: Timestamp, field: str) -> int:
     except (ValueError, OverflowError):
         unix_ms = -1
     if unix_ms < 0:
-        raise invalid_field(field, "must be a time between the years 1970 and 9999")
+        raise invalid_field(field, _YEARS)
     return int(value.seconds * 1000 + value.nanos // 1_000_000)
 
 
