@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from redis.asyncio import Redis
 
 from tests.conftest import StartServer
 from tests.integration.support import Api, Words
@@ -36,3 +38,11 @@ async def word_api(word_server: Server) -> AsyncIterator[Api]:
     """The services of `word_server`."""
     async with Api.of(word_server) as api:
         yield api
+
+
+@pytest.fixture
+async def store(valkey: EmbeddedValkey) -> AsyncIterator[Any]:
+    """The store, behind the server's back."""
+    client = Redis.from_url(valkey.url)
+    yield client
+    await client.aclose()

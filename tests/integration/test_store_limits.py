@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,6 @@ from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis import key
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from redis.asyncio import Redis
 
 from tests.integration.support import (
     DEADLINE_S,
@@ -39,14 +38,6 @@ from tests.integration.support import (
 )
 
 BACKWARDS = event_pb2.ORDER_BACKWARDS
-
-
-@pytest.fixture
-async def store(valkey: EmbeddedValkey) -> AsyncIterator[Any]:
-    """The store, behind the server's back."""
-    client = Redis.from_url(valkey.url)
-    yield client
-    await client.aclose()
 
 
 # -- a trimmed log -------------------------------------------------------------------
