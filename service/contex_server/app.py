@@ -149,6 +149,7 @@ class Server:
         questions = Questions(
             self.log,
             codec,
+            states,
             self.matchmaker,
             counter,
             answer_bytes=settings.limits.answer_bytes,
@@ -191,7 +192,7 @@ class Server:
                 self.log,
                 agents,
                 questions,
-                Backtests(self.log, codec, self.matchmaker, questions),
+                Backtests(self.log, codec, states, self.matchmaker, questions),
                 Feedback(self.log, codec, agents, questions),
                 self.matchmaker,
                 reembedding,

@@ -209,6 +209,10 @@ class EventCodec(Protocol):
         """Reads an entry."""
         ...
 
+    def key_state(self, entry: Entry) -> KeyState | None:
+        """The state of an entry's data key after it; None if it is about none."""
+        ...
+
     def without_payload(self, entry: Entry) -> Entry:
         """The same entry with an empty payload."""
         ...

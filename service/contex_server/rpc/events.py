@@ -12,6 +12,7 @@ from contex.v1 import event_pb2, event_service_pb2
 
 from contex_server.config import Settings
 from contex_server.errors import ContexError, Reason, shutting_down
+from contex_server.log.pages import check_readable, pages
 from contex_server.log.port import Bounds, EventLog
 from contex_server.model import (
     BEGINNING,
@@ -33,7 +34,6 @@ from contex_server.rpc.ranges import log_range
 from contex_server.rpc.status import refusal
 from contex_server.subscriptions.feed import Delivery
 from contex_server.subscriptions.hub import Hub
-from contex_server.subscriptions.pages import check_readable, pages
 from contex_server.subscriptions.streams import Drain, StreamLimits, stream
 
 T = TypeVar("T")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contex.v1 import event_service_pb2, match_service_pb2
 
+from contex_server.log.pages import check_readable
 from contex_server.log.port import Bounds, EventLog
 from contex_server.model import Sequence
 from contex_server.rpc import validate
-from contex_server.subscriptions.pages import check_readable
 
 RangeLike = (
     event_service_pb2.ListEventsRequest

@@ -29,7 +29,7 @@ from contex_server.model import (
     MinDelta,
     Sequence,
 )
-from contex_server.projections.moments import Instant
+from contex_server.projections.moments import Asked, Instant
 from contex_server.publishing import NewEvent
 from contex_server.subscriptions.agents import NeedSpec, Wishes
 from contex_server.subscriptions.questions import Budget
@@ -423,13 +423,9 @@ def context_format(value: int) -> Form:
         raise invalid_field("context_format", f"{value} is no ContextFormat") from None
 
 
-def as_of(position: event_pb2.Position, given: bool) -> Sequence | None:
+def as_of(position: event_pb2.Position, given: bool, field: str = "as_of") -> Asked:
     """The moment to ask about; None: now."""
-    if not given:
-        return None
-    if position.WhichOneof("at") == "sequence":
-        return sequence(position.sequence, "as_of.sequence")
-    return Sequence(_instant(position, "as_of"), 2**64 - 1)
+    return moment(position, field) if given else None
 
 
 def threshold(request: RegisterLike | MatchLike) -> float | None:

@@ -14,7 +14,17 @@ from contex.v1 import agent_service_pb2, event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.matching.context import Form, Item, render_one
-from contex_server.model import Agent, Entry, Event, Match, Need, Sequence
+from contex_server.model import (
+    DATA_DELETED,
+    Agent,
+    Entry,
+    Event,
+    KeyState,
+    Match,
+    Need,
+    Sequence,
+)
+from contex_server.projections.moments import Moment
 from contex_server.rpc.cursors import Token, encode_position
 from contex_server.subscriptions.feed import Chunk, Delivery, NeedsChange
 from contex_server.subscriptions.questions import MatchedDatum, Written
@@ -34,6 +44,7 @@ _RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 _RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
+_parse = event_pb2.Event.FromString
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
 
@@ -213,6 +224,11 @@ def timestamp(unix_ms: int) -> Timestamp:
     return Timestamp(seconds=unix_ms // 1000, nanos=unix_ms % 1000 * 1_000_000)
 
 
+def moment_message(moment: Moment) -> event_pb2.Moment:
+    """The moment that an answer is as of."""
+    return event_pb2.Moment(sequence=str(moment.sequence), time=timestamp(moment.unix_ms))
+
+
 def _needs_changed_bytes(change: NeedsChange, form: Form) -> bytes:
     return agent_service_pb2.NeedsChanged(
         agent=agent_message(change.agent, change.acknowledged),
@@ -318,6 +334,21 @@ class ProtobufCodec:
             previous_sequence=Sequence.parse(previous) if previous else None,
             text_digest=message.text_digest,
             opaque=message.opaque,
+        )
+
+    def key_state(self, entry: Entry) -> KeyState | None:
+        """See `EventCodec.key_state`."""
+        message = _parse(entry.body)
+        data_key = message.data_key
+        if not data_key:
+            return None
+        ms, n = entry.id.split(b"-")
+        return KeyState(
+            data_key,
+            message.revision,
+            Sequence(int(ms), int(n)),
+            message.event_type == DATA_DELETED,
+            message.text_digest,
         )
 
     def without_payload(self, entry: Entry) -> Entry:

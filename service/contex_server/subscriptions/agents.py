@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import orjson
 
 from contex_server.errors import ContexError, Reason, agent_not_found
+from contex_server.log.pages import check_readable
 from contex_server.log.port import AgentRecord, AgentWrite, AgentWritten, EventLog
 from contex_server.matching.embeddings import Embeddings
 from contex_server.model import (
@@ -27,7 +28,6 @@ from contex_server.subscriptions.agent_record import (
     make_need,
     registered_payload,
 )
-from contex_server.log.pages import check_readable
 from contex_server.subscriptions.questions import Answer, Budget, Questions
 from contex_server.subscriptions.recorder import Recorder
 

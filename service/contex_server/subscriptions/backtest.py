@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.matching.encoding import Encoding
 from contex_server.model import (
@@ -16,17 +17,15 @@ from contex_server.model import (
     Entry,
     Event,
     EventCodec,
-    KeyState,
     Match,
     MinDelta,
     Need,
 )
 from contex_server.model import Sequence as LogSequence
+from contex_server.projections.states import States
 from contex_server.subscriptions.feed import Chunk, Delivery
-from contex_server.subscriptions.folding import apply
 from contex_server.subscriptions.index import Index
 from contex_server.subscriptions.matchmaker import Matchmaker
-from contex_server.subscriptions.pages import pages
 from contex_server.subscriptions.questions import Questions
 
 STEPS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -87,21 +86,27 @@ class Backtests:
     """Runs backtests, with the code that matches live."""
 
     def __init__(
-        self, log: EventLog, codec: EventCodec, matchmaker: Matchmaker, questions: Questions
+        self,
+        log: EventLog,
+        codec: EventCodec,
+        states: States,
+        matchmaker: Matchmaker,
+        questions: Questions,
     ) -> None:
         self._log = log
         self._codec = codec
+        self._states = states
         self._matchmaker = matchmaker
         self._questions = questions
 
     async def run(self, asked: Backtest) -> AsyncGenerator[Chunk | Progress | Summary, None]:
         """See `MatchService.Backtest`.
 
-        The log is folded up to the range, then each of its events is taken in and matched
-        on its own: it is judged by the data as of itself.
+        It starts with the state in front of the range, then each event is taken in and
+        matched on its own: it is judged by the data as of itself.
 
         Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         # Scores down to the lowest step are wanted, and thresholds are applied here.
         lowest = min(STEPS[0], *(need.threshold for need in asked.needs))
@@ -110,28 +115,19 @@ class Backtests:
         summary = Summary([NeedSummary(need.threshold) for need in asked.needs])
         progress = Progress(asked.since, 0, await self._estimate(asked), 0)
         told = time.monotonic()
-        state: dict[str, KeyState] = {}
         index: Index | None = None
-        source = pages(
-            self._log, asked.project, LogSequence(0, 0), asked.until, max_events=_PAGE_EVENTS
-        )
+        source = pages(self._log, asked.project, asked.since, asked.until, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
+                if not page.entries:
+                    break
+                if index is None:
+                    index = await self._start(asked, agent)
                 events = [self._codec.decode(entry) for entry in page.entries]
-                before = [event for event in events if event.sequence <= asked.since]
-                for event in before:
-                    apply(state, event)
-                if len(before) < len(events):
-                    if index is None:
-                        index = await self._start(asked, agent, state)
-                    part = page.entries[len(before) :]
-                    chunk = await self._judge(
-                        asked, agent, index, part, events[len(before) :], summary
-                    )
-                    if chunk.deliveries and asked.events:
-                        yield chunk
-                if events:
-                    progress.sequence = events[-1].sequence
+                chunk = await self._judge(asked, agent, index, page.entries, events, summary)
+                if chunk.deliveries and asked.events:
+                    yield chunk
+                progress.sequence = events[-1].sequence
                 progress.read += len(events)
                 progress.total = max(progress.total, progress.read)
                 progress.matched = summary.matched
@@ -142,14 +138,16 @@ class Backtests:
         yield summary
 
     async def _estimate(self, asked: Backtest) -> int:
-        """How many events there are up to the end of the range: as many as all, at most."""
+        """How many events the range has, if they came evenly."""
         bounds = await self._log.bounds(asked.project)
-        if asked.until >= bounds.tail or bounds.first is None:
-            return bounds.length
+        if bounds.first is None:
+            return 0
+        start, end = max(bounds.first.ms, asked.since.ms), min(bounds.tail.ms, asked.until.ms)
         whole = bounds.tail.ms - bounds.first.ms or 1
-        return int(bounds.length * max(0, asked.until.ms - bounds.first.ms) / whole)
+        return int(bounds.length * max(0, min(1, (end - start) / whole)))
 
-    async def _start(self, asked: Backtest, agent: Agent, state: dict[str, KeyState]) -> Index:
+    async def _start(self, asked: Backtest, agent: Agent) -> Index:
+        state = await self._states.at(asked.project, asked.since)
         index = await self._questions.built(asked.project, state)
         found = await self._matchmaker.embeddings.of_questions(
             asked.project, index.model.id, {need.digest: need.text for need in agent.needs}

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from contex_server.errors import ContexError, Reason, invalid_field
+from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.model import (
     MATCH_FEEDBACK,
@@ -21,7 +22,6 @@ from contex_server.model import (
 )
 from contex_server.model import Sequence as LogSequence
 from contex_server.subscriptions.agents import Agents
-from contex_server.subscriptions.pages import pages
 from contex_server.subscriptions.questions import Questions
 
 _PAGE_EVENTS = 1_000

@@ -11,7 +11,7 @@ from contex_server.matching.models import Model
 from contex_server.matching.needs import NeedIndex
 from contex_server.matching.score import Scorer
 from contex_server.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Sequence
-from contex_server.subscriptions.folding import state_of
+from contex_server.projections.fold import state_of
 
 
 class Index:

@@ -35,9 +35,9 @@ from contex_server.model import (
     Need,
     Sequence,
 )
+from contex_server.projections.fold import state_of
 from contex_server.subscriptions.agent_record import decode_agent, registered_agent
 from contex_server.subscriptions.feed import Behind, Delivery, Feed, NeedsChange, Reader
-from contex_server.subscriptions.folding import state_of
 from contex_server.subscriptions.hub import EVERYTHING, Channel
 from contex_server.subscriptions.index import Index
 

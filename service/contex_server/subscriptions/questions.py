@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from contex_server.errors import ContexError, Reason
 from contex_server.log.port import EventLog
@@ -19,15 +20,15 @@ from contex_server.model import (
     Event,
     EventCodec,
     EventFilter,
-    KeyState,
     Match,
     Need,
 )
 from contex_server.model import Sequence as LogSequence
-from contex_server.subscriptions.folding import fold
+from contex_server.projections.moments import Asked, resolve
+from contex_server.projections.state import State
+from contex_server.projections.states import States
 from contex_server.subscriptions.index import Index
 from contex_server.subscriptions.matchmaker import Matchmaker
-from contex_server.subscriptions.pages import check_readable
 
 _FETCH = 64
 _INDEX_CHUNK = 200
@@ -106,6 +107,7 @@ class Questions:
         self,
         log: EventLog,
         codec: EventCodec,
+        states: States,
         matchmaker: Matchmaker,
         counter: TokenCounter,
         *,
@@ -113,6 +115,7 @@ class Questions:
     ) -> None:
         self._log = log
         self._codec = codec
+        self._states = states
         self._matchmaker = matchmaker
         self._counter = counter
         self._answer_bytes = answer_bytes
@@ -145,14 +148,14 @@ class Questions:
         questions: Sequence[Need],
         *,
         data_keys: frozenset[str],
-        as_of: LogSequence | None,
+        as_of: Asked,
         budget: Budget,
     ) -> Answer:
         """See `MatchService.Match`.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, EMBEDDER_UNAVAILABLE,
-                STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
+                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         async with self.index(project, as_of) as (index, position):
             encodings = await self._matchmaker.embeddings.of_questions(
@@ -170,7 +173,7 @@ class Questions:
         *,
         data_key: str,
         sequence: LogSequence | None,
-        as_of: LogSequence | None,
+        as_of: Asked,
     ) -> Explained:
         """See `MatchService.Explain`.
 
@@ -183,7 +186,7 @@ class Questions:
 
         Raises:
             ContexError: DATA_KEY_NOT_FOUND, EVENT_NOT_FOUND, SEQUENCE_TRIMMED,
-                SEQUENCE_IN_FUTURE, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+                SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         services = self._matchmaker
         async with self.index(project, as_of) as (index, position):
@@ -237,37 +240,33 @@ class Questions:
         return Explained(entry, event, explanation)
 
     @asynccontextmanager
-    async def index(
-        self, project: str, as_of: LogSequence | None
-    ) -> AsyncIterator[tuple[Index, LogSequence]]:
+    async def index(self, project: str, as_of: Asked) -> AsyncIterator[tuple[Index, LogSequence]]:
         """A project's index, now or at a moment of the past, and the sequence it is as of.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, EMBEDDER_UNAVAILABLE,
-                STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
+                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        bounds = await self._log.bounds(project)
-        if as_of is None or as_of >= bounds.tail:
+        tail = (await self._log.bounds(project)).tail
+        moment = tail if as_of is None else (await resolve(self._log, project, as_of)).sequence
+        if moment >= tail:
             async with (
                 self._matchmaker.project(project) as matcher,
-                matcher.at(bounds.tail) as (index, position),
+                matcher.at(moment) as (index, position),
             ):
-                yield index, position
-            return
-        if bounds.trimmed and bounds.first is not None:
-            # A fold needs the whole log.
-            check_readable(bounds, min(as_of, bounds.first.prev()))
-        state = await fold(self._log, self._codec, project, as_of)
-        yield await self.built(project, state), as_of
+                if as_of is None or position == moment:
+                    yield index, position
+                    return
+        state = await self._states.at(project, moment)
+        yield await self.built(project, state), moment
 
-    async def built(self, project: str, state: dict[str, KeyState]) -> Index:
+    async def built(self, project: str, state: State) -> Index:
         """An index of a state, by the model that decides in the project now."""
         services = self._matchmaker
         model_id = await services.embeddings.model_of(project)
         index = Index(await services.embeddings.models.get(model_id), services.scorer)
-        states = list(state.values())
-        for start in range(0, len(states), _INDEX_CHUNK):
-            part = states[start : start + _INDEX_CHUNK]
+        data = state.all()
+        while part := list(islice(data, _INDEX_CHUNK)):
             encodings = await services.encodings_of_states(project, model_id, part)
             await services.work(partial(index.apply_all, part, encodings))
         return index

@@ -10,10 +10,10 @@ from enum import Enum, auto
 from typing import Protocol
 
 from contex_server.errors import shutting_down
+from contex_server.log.pages import check_readable, pages
 from contex_server.log.port import EventLog
 from contex_server.model import END_OF_TIME, Entry, Sequence
 from contex_server.subscriptions.feed import Behind, Chunk, Delivery, Feed, Reader
-from contex_server.subscriptions.pages import check_readable, pages
 
 
 class Kind(Enum):

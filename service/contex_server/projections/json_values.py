@@ -1,0 +1,85 @@
+"""JSON as values of Python that are equal where the JSON is, and written back as it was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+from contex_server.matching.payload_values import may_be_inexact
+
+_SAFE_DIGITS = 18
+
+
+class Number:
+    """A number by its digits: one that Python would round or refuse."""
+
+    __slots__ = ("digits",)
+
+    def __init__(self, digits: str) -> None:
+        self.digits = digits
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Number and self.digits == other.digits
+
+    def __hash__(self) -> int:
+        return hash(self.digits)
+
+
+def parse(*payloads: bytes) -> list[Any]:
+    """The values of valid JSON, to be compared with each other.
+
+    If one of them has a number that a double may not hold, all numbers with a point or an
+    exponent are a `Number`, and long integers are.
+
+    Raises:
+        ValueError: It is no JSON, or nests too deep.
+    """
+    if not any(map(may_be_inexact, payloads)):
+        return [orjson.loads(payload) for payload in payloads]
+    return [parse_all_digits(payload) for payload in payloads]
+
+
+def parse_all_digits(payload: bytes) -> Any:
+    """The value of valid JSON, to be compared with others that are parsed like this.
+
+    Raises:
+        ValueError: It is no JSON, or nests too deep.
+    """
+    try:
+        return json.loads(payload, parse_int=_integer, parse_float=Number)
+    except RecursionError as error:
+        raise ValueError("nests too deep") from error
+
+
+def _integer(digits: str) -> int | Number:
+    return int(digits) if len(digits) <= _SAFE_DIGITS else Number(digits)
+
+
+def write(value: Any) -> str:
+    """The value as JSON.
+
+    Raises:
+        ValueError: It nests deeper than 250 levels.
+    """
+    try:
+        return orjson.dumps(value, default=_digits).decode()
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _digits(value: Any) -> orjson.Fragment:
+    return orjson.Fragment(value.digits)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Equality of JSON values: as Python's, but that 1, 1.0 and true are three values."""
+    kind = type(one)
+    if kind is not type(other) or one != other:
+        return False
+    if kind is dict:
+        return all(is_same(value, other[name]) for name, value in one.items())
+    if kind is list:
+        return all(map(is_same, one, other))
+    return True
