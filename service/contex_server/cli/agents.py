@@ -9,17 +9,8 @@ import typer
 from contex_server.cli import options
 from contex_server.cli.found import show_context, show_found, show_omitted
 from contex_server.cli.needs import Exclude, Needs, NeedsFile, needs_or_exit
-from contex_server.cli.output import (
-    agent_record,
-    cell,
-    console,
-    plain,
-    print_json,
-    print_line,
-    registration_record,
-    rfc3339,
-    table,
-)
+from contex_server.cli.output import cell, console, plain, print_json, print_line, table
+from contex_server.cli.records import agent_record, registration_record, rfc3339
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:

@@ -9,23 +9,13 @@ import typer
 from contex_server.cli import options
 from contex_server.cli.bars import bar
 from contex_server.cli.needs import Exclude, NeedsFile, needs_or_exit
-from contex_server.cli.output import (
-    cell,
-    console,
-    flush,
-    matched_line,
-    matched_record,
-    print_json,
-    print_line,
-    summary_record,
-)
-from contex_server.cli.positions import parse_position
+from contex_server.cli.output import cell, console, flush, matched_line, print_json, print_line
+from contex_server.cli.positions import Place, parse_position
 from contex_server.cli.progress import Progress
+from contex_server.cli.records import matched_record, summary_record
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from contex import AsyncClient, BacktestSummary, MinDelta, Need, NeedSummary
 
 _BAR = 40
@@ -80,8 +70,8 @@ async def _stream(
     project: str,
     needs: list[str | Need],
     threshold: float | None,
-    since: str | datetime | None,
-    until: str | datetime | None,
+    since: Place | None,
+    until: Place | None,
     min_delta: MinDelta | None,
     summary_only: bool,
     as_json: bool,

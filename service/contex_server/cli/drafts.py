@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from contex_server.cli.exits import InputError
-from contex_server.cli.output import JSON_CONTENT_TYPE, is_json
+from contex_server.cli.records import JSON_CONTENT_TYPE, is_json
 
 if TYPE_CHECKING:
     from contex import NewEvent
@@ -26,7 +26,7 @@ _LINE_KEYS = frozenset(
     | {"data", "payload", "payload_text", "payload_base64", "tombstone", "expected_revision"}
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     | {"sequence", "time", "revision", "previous_sequence", "publisher"}
-    | {"opaque", "score", "matches", "payload_omitted", "backfilled", "context"}
+    | {"opaque", "score", "matches", "payload_omitted", "backfilled", "context", "deleted"}
 )
 # What the service itself writes about agents, feedback and models.
 _SERVICE_TYPES = frozenset(
@@ -117,8 +117,9 @@ def parse_line(line: bytes) -> NewEvent | None:
 
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
     optionally description, event_type, content_type, metadata, tombstone and expected_revision.
-    What `contex replay --json` prints is understood too: a deletion becomes a tombstone, and what
-    the service wrote about agents, feedback and models is left out.
+    What `contex replay --json` and `contex state --json` print is understood too: a deletion
+    becomes a tombstone, and summaries and what the service wrote about agents, feedback and models
+    are left out.
 
     Raises:
         InputError: The line is no such object.
@@ -133,6 +134,8 @@ def parse_line(line: bytes) -> NewEvent | None:
         raise InputError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
         raise InputError("not a JSON object")
+    if record.keys() == {"summary"}:
+        return None
     unknown = sorted(record.keys() - _LINE_KEYS)
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}")

@@ -27,10 +27,11 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
     USAGE = 2, "wrong use of the command, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
-    NOT_FOUND = 4, "no such agent, event or datum"
+    NOT_FOUND = 4, "no such agent, event, datum or revision"
     CONFLICT = 5, "conflict: the data key has another revision than expected"
     UNAVAILABLE = 6, "server or store unavailable, overloaded or too slow; retry"
-    OUT_OF_RANGE = 7, "the position is trimmed, or beyond the end of the log"
+    OUT_OF_RANGE = 7, "the moment is no longer on record, or still to come"
+    UNSUPPORTED = 8, "the server can't do this: it is older, or lacks an extra"
     INTERRUPTED = 130, "interrupted (Ctrl-C)"
     TERMINATED = 143, "terminated (SIGTERM)"
 
@@ -44,6 +45,7 @@ _OF_STATUS = {
     "DEADLINE_EXCEEDED": ExitCode.UNAVAILABLE,
     "RESOURCE_EXHAUSTED": ExitCode.UNAVAILABLE,
     "OUT_OF_RANGE": ExitCode.OUT_OF_RANGE,
+    "UNIMPLEMENTED": ExitCode.UNSUPPORTED,
 }
 
 

@@ -9,15 +9,9 @@ import typer
 from contex_server.cli import options
 from contex_server.cli.bars import bar, part_bar, signed_bar
 from contex_server.cli.found import parts_lines
-from contex_server.cli.output import (
-    cell,
-    console,
-    explanation_record,
-    plain,
-    print_json,
-    table,
-)
-from contex_server.cli.positions import parse_position
+from contex_server.cli.output import cell, console, plain, print_json, table
+from contex_server.cli.positions import parse_moment
+from contex_server.cli.records import explanation_record
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:
@@ -55,7 +49,7 @@ def explain(
     """Take the score of a need and a datum apart."""
     words = [word for word in (first, second) if word is not None]
     need, data_key = _need_and_key(words, agent_id, sequence)
-    moment = parse_position(as_of, "--as-of")
+    moment = parse_moment(as_of, "--at")
 
     async def work() -> None:
         async with options.connect(target, timeout) as client:

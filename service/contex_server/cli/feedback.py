@@ -5,25 +5,17 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
 from contex_server.cli import options
 from contex_server.cli.exits import InputError
-from contex_server.cli.output import (
-    encode_json,
-    feedback_record,
-    plain,
-    print_json,
-    print_line,
-)
-from contex_server.cli.positions import parse_position
+from contex_server.cli.output import encode_json, plain, print_json, print_line
+from contex_server.cli.positions import Place, parse_position
 from contex_server.cli.progress import Progress
+from contex_server.cli.records import feedback_record
 from contex_server.cli.running import run
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 feedback = typer.Typer(
     help="Judge matches, and export the judgements.",
@@ -93,8 +85,8 @@ def export(
 
 async def _export(
     file: str,
-    since: str | datetime | None,
-    until: str | datetime | None,
+    since: Place | None,
+    until: Place | None,
     project: str,
     target: str,
     timeout: float,

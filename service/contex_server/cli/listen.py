@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contex_server.cli import options
-from contex_server.cli.output import (
-    error_console,
-    flush,
-    matched_line,
-    matched_record,
-    print_json,
-    print_line,
-)
+from contex_server.cli.output import error_console, flush, matched_line, print_json, print_line
+from contex_server.cli.records import matched_record
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:

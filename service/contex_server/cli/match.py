@@ -8,8 +8,9 @@ import typer
 
 from contex_server.cli import options
 from contex_server.cli.found import show_context, show_found, show_omitted
-from contex_server.cli.output import answer_record, console, print_json
-from contex_server.cli.positions import parse_position
+from contex_server.cli.output import console, print_json
+from contex_server.cli.positions import parse_moment
+from contex_server.cli.records import answer_record
 from contex_server.cli.running import run
 
 
@@ -41,7 +42,7 @@ def match(
     as_json: options.Json = False,
 ) -> None:
     """Find the data that answer questions, without an agent."""
-    moment = parse_position(as_of, "--as-of")
+    moment = parse_moment(as_of, "--at")
 
     async def work() -> None:
         async with options.connect(target, timeout) as client:

@@ -10,15 +10,8 @@ import typer
 
 from contex_server.cli import options
 from contex_server.cli.bars import bar
-from contex_server.cli.output import (
-    cell,
-    console,
-    error_console,
-    flush,
-    print_json,
-    status_record,
-    table,
-)
+from contex_server.cli.output import cell, console, error_console, flush, print_json, table
+from contex_server.cli.records import status_record
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contex_server.cli.positions import parse_position
+from contex_server.cli.positions import Place, parse_position
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from contex import AsyncClient, ContextFormat, MinDelta
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -52,12 +50,12 @@ Since = Annotated[
     str | None,
     typer.Option(
         metavar="POSITION",
-        help="After this sequence, or from this RFC 3339 time on (2026-01-31T15:30:00Z).",
+        help="After this sequence, or from this time on: 2026-01-31T15:30:00Z, 15:30, '2h ago'.",
     ),
 ]
 Until = Annotated[
     str | None,
-    typer.Option(metavar="POSITION", help="Up to and including this sequence or RFC 3339 time."),
+    typer.Option(metavar="POSITION", help="Up to and including this sequence or time."),
 ]
 Threshold = Annotated[
     float | None,
@@ -65,8 +63,15 @@ Threshold = Annotated[
 ]
 AsOf = Annotated[
     str | None,
-    typer.Option(metavar="POSITION", help="As of this sequence or RFC 3339 time. [default: now]"),
+    typer.Option(
+        "--at",
+        "--as-of",
+        metavar="POSITION",
+        help="As of this sequence or time: 15:30, 'yesterday 15:30', '2h ago'. [default: now]",
+    ),
 ]
+Prefix = Annotated[str, typer.Option(metavar="TEXT", help="Only data whose key starts with this.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=0, help="At most this many; 0: all.")]
 OnlyChanges = Annotated[
     bool | None,
     typer.Option(
@@ -114,8 +119,8 @@ class Filter:
     event_types: tuple[str, ...] = ()
     data_keys: tuple[str, ...] = ()
     publishers: tuple[str, ...] = ()
-    since: str | datetime | None = None
-    until: str | datetime | None = None
+    since: Place | None = None
+    until: Place | None = None
 
     @classmethod
     def of(
@@ -129,7 +134,7 @@ class Filter:
         """Reads the options.
 
         Raises:
-            typer.BadParameter: A position is neither a sequence nor a time.
+            typer.BadParameter: A position can't be understood.
         """
         return cls(
             tuple(types or ()),

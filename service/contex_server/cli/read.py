@@ -12,13 +12,13 @@ from contex_server.cli.output import (
     console,
     error_console,
     event_line,
-    event_record,
     events_table,
     flush,
     print_json,
     print_line,
 )
 from contex_server.cli.progress import Progress
+from contex_server.cli.records import event_record
 from contex_server.cli.running import run
 
 if TYPE_CHECKING:

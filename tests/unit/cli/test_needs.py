@@ -7,7 +7,7 @@ import pytest
 from contex import Need
 from contex_server.cli.exits import InputError
 from contex_server.cli.needs import read_needs
-from contex_server.cli.output import need_record
+from contex_server.cli.records import need_record
 
 
 def test_a_text_file_skips_comments_and_empty_lines(tmp_path: Path) -> None:

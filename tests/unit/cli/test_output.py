@@ -26,7 +26,7 @@ from contex import (
     Registration,
     TermHit,
 )
-from contex_server.cli import output
+from contex_server.cli import output, records
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +60,7 @@ def printed(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[
 
 
 def test_an_event_has_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(output.event_record(event()), capsys) == {
+    assert printed(records.event_record(event()), capsys) == {
         "sequence": "1764000000123-4",
         "time": "2025-11-24T16:00:00.123Z",
         "event_type": "data_published",
@@ -79,7 +79,7 @@ def test_an_event_has_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     match = Match(1, "API timeouts", 0.7, 0.6, 0.35, "minilm", "/servers/3", "words", lexical=0.5)
     matched = MatchedEvent(event(), (match,))
-    record = printed(output.matched_record(matched), capsys)
+    record = printed(records.matched_record(matched), capsys)
     assert record["score"] == 0.7
     assert record["payload_omitted"] is False
     assert record["backfilled"] is False
@@ -104,12 +104,12 @@ def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> No
             "share": 0.0,
         }
     ]
-    written_out = output.matched_record(replace(matched, context="- x"))
+    written_out = records.matched_record(replace(matched, context="- x"))
     assert written_out["context"] == "- x"
 
 
 def test_every_key_is_documented() -> None:
-    documented = set(re.findall(r"\w+", output.__doc__ or ""))
+    documented = set(re.findall(r"\w+", records.__doc__ or ""))
     match = Match(0, "n", 0.7, 0.7, 0.35, "m")
     matched = MatchedEvent(event(), (match,), context="x")
     agent = Agent("a", ("n",), 0.3, 1, event().time, event().time, "0", (Need("n"),), MinDelta())
@@ -117,15 +117,15 @@ def test_every_key_is_documented() -> None:
     terms = ((Contribution("bias", 1, 1, 1),), (TermHit("w", "w", 1, 1),))
     passages = (PassageScore("", "", 0.1, 0.1, 0.1),)
     summary = BacktestSummary(1, 1, 1, 1, (NeedSummary(1, (1,)),))
-    records = [
-        output.registration_record(Registration(agent, (matched,), "1-0", "c", context)),
-        output.answer_record(MatchAnswer((matched,), "1-0", context, ("q",))),
-        output.explanation_record(Explanation(event(), match, True, "v", *terms, passages)),
-        output.summary_record(summary, [("n", 0.3)], [0.05]),
-        output.feedback_record(Feedback("2-0", event().time, "a", "n", event(), match, True)),
-        output.status_record(MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3)),
+    printed = [
+        records.registration_record(Registration(agent, (matched,), "1-0", "c", context)),
+        records.answer_record(MatchAnswer((matched,), "1-0", context, ("q",))),
+        records.explanation_record(Explanation(event(), match, True, "v", *terms, passages)),
+        records.summary_record(summary, [("n", 0.3)], [0.05]),
+        records.feedback_record(Feedback("2-0", event().time, "a", "n", event(), match, True)),
+        records.status_record(MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3)),
     ]
-    assert keys_of(json.loads(b"[" + b",".join(map(output.encode_json, records)) + b"]")) <= (
+    assert keys_of(json.loads(b"[" + b",".join(map(output.encode_json, printed)) + b"]")) <= (
         documented | {"team", "timeout", "05"}  # of the example's payload, metadata, thresholds
     )
 
@@ -154,7 +154,9 @@ def keys_of(value: Any) -> set[str]:
 def test_the_payload_is_shown_as_what_it_is(
     payload: bytes, content_type: str, entry: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = printed(output.event_record(event(payload=payload, content_type=content_type)), capsys)
+    record = printed(
+        records.event_record(event(payload=payload, content_type=content_type)), capsys
+    )
     assert {k: v for k, v in record.items() if k.startswith("payload")} == entry
 
 
@@ -162,7 +164,7 @@ def test_the_payload_is_shown_as_what_it_is(
     "payload", [b"123456789012345678901234567890", b"0.1000", b'[1,\n "\\u00e9"]']
 )
 def test_numbers_keep_their_digits(payload: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_json(output.event_record(event(payload=payload)))
+    output.print_json(records.event_record(event(payload=payload)))
     output.flush()
     line = capsys.readouterr().out
     assert json.loads(line)["payload"] == json.loads(payload)
@@ -172,7 +174,7 @@ def test_numbers_keep_their_digits(payload: bytes, capsys: pytest.CaptureFixture
 
 @given(st.binary(max_size=60), st.sampled_from(["", "application/json", "text/plain", "x/y"]))
 def test_every_payload_makes_one_valid_line(payload: bytes, content_type: str) -> None:
-    record = output.event_record(event(payload=payload, content_type=content_type))
+    record = records.event_record(event(payload=payload, content_type=content_type))
     line = output.encode_json(record)
     assert line.count(b"\n") == 1
     json.loads(line)
