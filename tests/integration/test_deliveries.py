@@ -290,13 +290,13 @@ async def test_a_stream_waits_for_its_records_while_the_store_is_away(
         stream = await api.listen("a").live()
         note, calls = word_server.log.note_sent, 0
 
-        async def lossy(project: str, messages: Any) -> None:
+        async def lossy(project: str, messages: Any, *, repeated: bool) -> None:
             nonlocal calls
             calls += 1
             several = list(messages)
             if calls == 1:
                 raise store_unavailable("never reached")
-            await note(project, several)
+            await note(project, several, repeated=repeated)
             if calls == 2:
                 raise store_unavailable("the answer was lost")
 

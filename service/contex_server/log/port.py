@@ -27,6 +27,7 @@ class Bounds(NamedTuple):
         trimmed: Whether events before `first` have been removed.
         length: How many events are there.
         now_ms: The store's clock, unix milliseconds.
+        added: How many events there ever were.
     """
 
     first: Sequence | None
@@ -34,6 +35,7 @@ class Bounds(NamedTuple):
     trimmed: bool
     length: int = 0
     now_ms: int = 0
+    added: int = 0
 
 
 class AgentRecord(NamedTuple):
@@ -96,8 +98,8 @@ class Counters(NamedTuple):
     """What the store counts of a project.
 
     Attributes:
-        events: Events appended since `counted_since`, ...
-        bytes: ... and their bytes.
+        events: Events that were ever appended.
+        bytes: Bytes of those since `counted_since`.
         keys: Keys that ever were, ...
         deleted: ... and those whose latest event is a deletion.
         agents: Registrations.
@@ -122,10 +124,10 @@ class Dimension(StrEnum):
 
 
 class Tier(StrEnum):
-    """How finely: by minute, in hashes of an hour, or by hour, in hashes of a day."""
+    """How finely: by minute, hour after hour, or by hour, day after day."""
 
-    MINUTES = "h"
-    HOURS = "d"
+    MINUTES = "minutes"
+    HOURS = "hours"
 
 
 class Note(NamedTuple):
@@ -285,9 +287,13 @@ class EventLog(Protocol):
     ) -> list[dict[bytes, bytes]]:
         """Counts by name, for hours or days given by their number since 1970.
 
-        A value is "<slot>:<count> …", newest slot first: the minute of the hour, or the hour
-        of the day, in UTC.
+        A value is "<slot>:<count> …", in no order: the minute of the hour, or the hour of the
+        day, in UTC. Minutes are kept for eight days.
         """
+        ...
+
+    async def roll_up(self, project: str) -> int:
+        """Adds up the counts of hours that are over, for reading days; how many those were."""
         ...
 
     async def vectors(
@@ -350,8 +356,13 @@ class EventLog(Protocol):
         """Moves a durable cursor forward; returns where it stands, None without agent."""
         ...
 
-    async def note_sent(self, project: str, messages: Iterable[Sent]) -> None:
-        """Notes messages in the journals of their agents; one that is noted already is left."""
+    async def note_sent(
+        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+    ) -> None:
+        """Notes messages in the journals of their agents.
+
+        With `repeated`, messages of streams that are noted already are left.
+        """
         ...
 
     async def note_stream(

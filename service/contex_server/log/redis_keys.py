@@ -41,6 +41,18 @@ def agent_keys(project: str, agent_id: str) -> tuple[str, ...]:
     )
 
 
+def counted_keys(project: str) -> tuple[str, ...]:
+    """The names of the keys that whatever appends writes to, in the order that the functions
+    take them."""
+    return (
+        key(project, "events"),
+        key(project, "stats"),
+        key(project, "activity"),
+        key(project, "activity-open"),
+        key(project, "audit"),
+    )
+
+
 def parse_sequence(text: bytes) -> Sequence:
     """A sequence as the store writes it."""
     return Sequence.parse(text.decode())

@@ -22,6 +22,7 @@ import orjson
 
 from contex_server.log.connections import Command
 from contex_server.log.port import (
+    Bounds,
     Counters,
     Dimension,
     Note,
@@ -32,8 +33,9 @@ from contex_server.log.port import (
 from contex_server.log.redis_keys import agent_keys, key, parse_sequence
 from contex_server.model import Origin, Sequence
 
-_MESSAGES = 256
-"""Messages that are noted in one write: some 10 ms of the store's time."""
+_MESSAGES = 128
+"""Messages that are noted in one call: some 3 ms of the store's time."""
+_SCAN_COUNT = 1_000
 
 
 class RedisRecords:
@@ -50,6 +52,10 @@ class RedisRecords:
         raise NotImplementedError
 
     async def _commands(self, project: str, *commands: Command) -> list[Any]:
+        raise NotImplementedError
+
+    async def bounds(self, project: str) -> Bounds:
+        """See `EventLog.bounds`."""
         raise NotImplementedError
 
     # -- snapshots ---------------------------------------------------------------
@@ -94,13 +100,13 @@ class RedisRecords:
         """See `EventLog.counters`."""
         stats, keys, agents = await self._commands(
             project,
-            ("HMGET", key(project, "stats"), "events", "bytes", "deleted", "since"),
+            ("HMGET", key(project, "stats"), "bytes", "deleted", "since"),
             ("HLEN", key(project, "state")),
             ("HLEN", key(project, "agents")),
         )
-        events, size, deleted, since = stats
+        size, deleted, since = stats
         return Counters(
-            events=int(events or 0),
+            events=(await self.bounds(project)).added,
             bytes=int(size or 0),
             keys=keys,
             deleted=int(deleted or 0),
@@ -112,55 +118,134 @@ class RedisRecords:
         self, project: str, dimension: Dimension, tier: Tier, numbers: Iterable[int]
     ) -> list[dict[bytes, bytes]]:
         """See `EventLog.activity`."""
-        commands = [
-            ("HGETALL", key(project, f"activity:{dimension}:{tier}{number}")) for number in numbers
-        ]
+        wanted = list(numbers)
+        if tier is Tier.MINUTES:
+            return await self._hours(project, dimension, wanted)
+        commands = [("HGETALL", key(project, f"activity:{dimension}:{day}")) for day in wanted]
+        # First the hours that are open: what is added to its day meanwhile comes twice, and
+        # that can be told.
+        open_hours = await self._open_hours(project)
+        hours = [hour for hour in open_hours if hour // 24 in set(wanted)]
+        counts = await self._hours(project, dimension, hours)
         replies = await self._commands(project, *commands) if commands else []
+        days = {day: _pairs(reply) for day, reply in zip(wanted, replies, strict=True)}
+        for hour, names in zip(hours, counts, strict=True):
+            day, slot = days[hour // 24], hour % 24
+            for name, value in names.items():
+                if not _has_slot(day.get(name, b""), slot):
+                    total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
+                    day[name] = b"%d:%d %s" % (slot, total, day.get(name, b""))
+        return [{name: value.rstrip() for name, value in days[day].items()} for day in wanted]
+
+    async def _open_hours(self, project: str) -> list[int]:
+        found = await self._command(project, "SMEMBERS", key(project, "activity-open"))
+        return sorted(map(int, found))
+
+    async def _hours(
+        self, project: str, dimension: Dimension, hours: list[int]
+    ) -> list[dict[bytes, bytes]]:
+        commands = [("HGETALL", key(project, f"activity:{hour}")) for hour in hours]
+        replies = await self._commands(project, *commands) if commands else []
+        letter = dimension.value.encode()
         return [
-            reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+            {name[1:]: value for name, value in _pairs(reply).items() if name.startswith(letter)}
             for reply in replies
         ]
 
+    async def roll_up(self, project: str) -> int:
+        """See `EventLog.roll_up`."""
+        time = await self._command(project, "TIME")
+        now = int(time[0]) // 3600
+        over = [hour for hour in await self._open_hours(project) if hour < now]
+        for hour in over:
+            await self._roll_up(project, hour)
+            await self._command(
+                project,
+                "FCALL",
+                "contex1_rolled_up",
+                2,
+                key(project, "activity"),
+                key(project, "activity-open"),
+                hour,
+            )
+        return len(over)
+
+    async def _roll_up(self, project: str, hour: int) -> None:
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._command(
+                project, "HSCAN", key(project, f"activity:{hour}"), cursor, "COUNT", _SCAN_COUNT
+            )
+            totals: dict[str, list[Any]] = {}
+            for name, value in zip(fields[::2], fields[1::2], strict=True):
+                total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
+                totals.setdefault(chr(name[0]), []).extend((name[1:], total))
+            for letter, counts in totals.items():
+                await self._command(
+                    project,
+                    "FCALL",
+                    "contex1_roll_up",
+                    1,
+                    key(project, f"activity:{letter}:{hour // 24}"),
+                    hour % 24,
+                    *counts,
+                )
+            if cursor == b"0":
+                return
+
     # -- journals ----------------------------------------------------------------
 
-    async def note_sent(self, project: str, messages: Iterable[Sent]) -> None:
+    async def note_sent(
+        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+    ) -> None:
         """See `EventLog.note_sent`."""
-        commands = [self._deliver(project, sent) for sent in messages]
-        for start in range(0, len(commands), _MESSAGES):
-            await self._commands(project, *commands[start : start + _MESSAGES])
+        several = list(messages)
+        for start in range(0, len(several), _MESSAGES):
+            some = several[start : start + _MESSAGES]
+            await self._command(project, *self._deliver(project, some, repeated))
 
-    def _deliver(self, project: str, sent: Sent) -> Command:
-        receivers = [key(project, f"receivers:{event.sequence}") for event in sent.events]
-        return (
-            "FCALL",
-            "contex1_deliver",
-            7 + len(receivers),
-            *agent_keys(project, sent.agent_id),
+    def _deliver(self, project: str, messages: list[Sent], repeated: bool) -> Command:
+        sequences = {event.sequence for sent in messages for event in sent.events}
+        places = {sequence: index for index, sequence in enumerate(sequences, 1)}
+        agents = (agent_keys(project, sent.agent_id)[:3] for sent in messages)
+        keys = (
             key(project, "activity"),
-            *receivers,
-            sent.agent_id,
+            key(project, "activity-open"),
+            key(project, "journals"),
+            key(project, "agents"),
+            key(project, "cursors"),
+            *(key(project, f"receivers:{sequence}") for sequence in places),
+            *(name for names in agents for name in names),
+        )
+        arguments: list[Any] = [
             self._delivery_retention_ms,
             self._journal_entries,
-            sent.stream_id,
-            sent.number,
-            sent.kind,
-            sent.registration,
-            str(sent.position),
-            orjson.dumps(sent.needs),
-            len(sent.needs),
-            *sent.needs,
-            *(
-                part
-                for event in sent.events
-                for part in (
+            "R" if repeated else "",
+            len(places),
+        ]
+        for sent in messages:
+            arguments += (
+                sent.agent_id,
+                sent.stream_id or "-",
+                sent.number,
+                sent.kind,
+                sent.registration,
+                str(sent.position),
+                orjson.dumps(sent.needs),
+                len(sent.needs),
+                *sent.needs,
+                len(sent.events),
+            )
+            for event in sent.events:
+                arguments += (
+                    places[event.sequence],
                     str(event.sequence),
                     event.data_key,
                     event.revision,
                     "D" if event.deleted else "L",
                     ",".join(f"{index}:{score:.4g}" for index, score in event.needs) or "-",
                 )
-            ),
-        )
+        return ("FCALL", "contex1_deliver", len(keys), *keys, *arguments)
 
     async def note_stream(
         self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin
@@ -214,10 +299,9 @@ class RedisRecords:
     async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
         """See `EventLog.receivers`."""
         found = await self._command(project, "HGETALL", key(project, f"receivers:{sequence}"))
-        pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
         return {
             agent_id.decode(): [parse_sequence(place) for place in places.split(b" ")]
-            for agent_id, places in pairs
+            for agent_id, places in _pairs(found).items()
         }
 
     # -- the audit ---------------------------------------------------------------
@@ -260,8 +344,16 @@ class RedisRecords:
     async def presence(self, project: str) -> dict[str, str]:
         """See `EventLog.presence`."""
         found = await self._command(project, "HGETALL", key(project, "presence"))
-        pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
-        return {owner.decode(): said.decode() for owner, said in pairs}
+        return {owner.decode(): said.decode() for owner, said in _pairs(found).items()}
+
+
+def _pairs(reply: Any) -> dict[bytes, bytes]:
+    """A hash, as either version of the protocol has it."""
+    return dict(reply if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True))
+
+
+def _has_slot(value: bytes, slot: int) -> bool:
+    return any(part.partition(b":")[0] == b"%d" % slot for part in value.split(b" "))
 
 
 def _note(row: Any) -> Note:

@@ -267,7 +267,7 @@ def _made(record: bytes) -> int:
 
 def _message(text: str) -> SentMessage:
     head, *lines = text.split("\n")
-    stream_id, kind, registration, position = head.split(" ")
+    stream_id, _, kind, registration, position = head.split(" ")
     return SentMessage(
         "" if stream_id == "-" else stream_id,
         kind,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import aclosing
 from functools import partial
 from uuid import uuid4
@@ -66,6 +67,8 @@ class Snapshotter:
         self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._appended: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._rolled_up: dict[str, int] = {}
+        """The hour in which each project's counts were last added up."""
         self._slots = asyncio.Semaphore(_PROJECTS)
         self._looking: asyncio.Task[None] | None = None
 
@@ -99,12 +102,20 @@ class Snapshotter:
     async def _look(self, project: str) -> None:
         async with self._slots:
             try:
+                await self._roll_up(project)
                 await self.look(project)
             except ContexError as error:
                 self._appended.add(project)
                 log.warning("snapshot_interrupted", project=project, error=error.message)
             except Exception:
                 log.exception("snapshot_failed", project=project)
+
+    async def _roll_up(self, project: str) -> None:
+        """Adds up the counts of the hours that are over. Whoever else does it does no harm."""
+        hour = int(time.time()) // 3600
+        if self._rolled_up.get(project) != hour:
+            await self._log.roll_up(project)
+            self._rolled_up[project] = hour
 
     async def look(self, project: str) -> None:
         """Takes the snapshots that are due, unless another process is at it.

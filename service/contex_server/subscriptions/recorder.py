@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import groupby
+from typing import NamedTuple
 from uuid import uuid4
 
 import structlog
@@ -32,13 +33,22 @@ _EVENTS = 500
 _CLOSE_S = 2.0
 
 
+class _Waiting(NamedTuple):
+    """Messages that wait to be noted."""
+
+    project: str
+    messages: tuple[Sent, ...]
+    repeated: bool
+    future: asyncio.Future[None]
+
+
 class Recorder:
     """Records deliveries for all streams of a process."""
 
     def __init__(self, event_log: EventLog, *, enabled: bool) -> None:
         self._log = event_log
         self._enabled = enabled
-        self._waiting: list[tuple[str, tuple[Sent, ...], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._run(), name="contex-recorder")
@@ -70,9 +80,11 @@ class Recorder:
         """The record of a new stream of an agent."""
         return RecordedStream(self, project, agent_id, origin)
 
-    async def _record(self, project: str, messages: Iterable[Sent]) -> None:
+    async def _record(
+        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+    ) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((project, tuple(messages), future))
+        self._waiting.append(_Waiting(project, tuple(messages), repeated, future))
         self._wake.set()
         await future
 
@@ -83,21 +95,23 @@ class Recorder:
             await asyncio.sleep(0)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
-            by_project = sorted(waiting, key=lambda item: item[0])
+            by_project = sorted(waiting, key=lambda item: item.project)
             await asyncio.gather(
                 *(
-                    self._note(project, [(messages, future) for _, messages, future in several])
-                    for project, several in groupby(by_project, key=lambda item: item[0])
+                    self._note(project, list(several))
+                    for project, several in groupby(by_project, key=lambda item: item.project)
                 )
             )
 
-    async def _note(
-        self, project: str, several: list[tuple[tuple[Sent, ...], asyncio.Future[None]]]
-    ) -> None:
-        wanted = [(messages, future) for messages, future in several if not future.done()]
+    async def _note(self, project: str, several: list[_Waiting]) -> None:
+        wanted = [item for item in several if not item.future.done()]
         error: Exception | None = None
         try:
-            await self._log.note_sent(project, [m for messages, _ in wanted for m in messages])
+            await self._log.note_sent(
+                project,
+                [message for item in wanted for message in item.messages],
+                repeated=any(item.repeated for item in wanted),
+            )
         except ContexError as refused:
             if refused.reason is Reason.STORE_FULL:
                 # Reads go on where the store takes no writes.
@@ -107,12 +121,12 @@ class Recorder:
         except Exception as failure:
             log.exception("recording_failed", project=project)
             error = ContexError(Reason.INTERNAL, f"recording failed: {failure!r}")
-        for _, future in wanted:
-            if not future.done():
+        for item in wanted:
+            if not item.future.done():
                 if error is None:
-                    future.set_result(None)
+                    item.future.set_result(None)
                 else:
-                    future.set_exception(error)
+                    item.future.set_exception(error)
 
     def _in_background(self, work: asyncio.Task[None]) -> None:
         self._tasks.add(work)
@@ -160,16 +174,16 @@ class RecordedStream:
         if not self._recorder._enabled or not chunk.deliveries:
             return
         messages = self._messages(chunk)
-        delay = _BACKOFF_S[0]
+        delay, repeated = _BACKOFF_S[0], False
         while messages:
             try:
-                await self._recorder._record(self._project, messages)
+                await self._recorder._record(self._project, messages, repeated=repeated)
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
                 # What was noted already is left, by the messages' numbers.
                 await asyncio.sleep(random.uniform(delay / 2, delay))
-                delay = min(2 * delay, _BACKOFF_S[1])
+                delay, repeated = min(2 * delay, _BACKOFF_S[1]), True
             else:
                 return
 

@@ -1,13 +1,16 @@
--- What is counted as events are appended: in all, and by minute of the hour and hour of the
--- day, for each data key, type and publisher (and, by deliveries, for each need).
+-- What is counted as events are appended: by data key, type and publisher, and, by
+-- deliveries, by need; for each minute.
 --
--- A hash holds one hour or one day of one dimension: "<activity>:<dimension>:h<hours since
--- 1970>" or "…:d<days since 1970>". A value is "<slot>:<count> …", newest slot first, slots
--- being minutes or hours. Hashes of hours expire, those of days stay. Their names follow
--- from the time, which only the store knows; they share the hash tag of the declared key.
+-- A hash "<activity>:<hours since 1970>" holds one hour. Its fields are a dimension's letter
+-- and a name, its values "<minute>:<count> …", newest minute first. When the hour is over,
+-- `roll_up` adds it to hashes "<activity>:<dimension>:<days since 1970>" whose values are
+-- "<hour of the day>:<count> …", and lets it expire. Hours that are not rolled up yet are in
+-- the set <open>. The names of the hashes follow from the time, which only the store knows;
+-- they share the hash tag of the declared key.
 local MINUTES_KEPT_MS = 8 * 24 * 3600 * 1000
 
-local function count_in(key, slot, counts, ttl_ms)
+-- Adds `counts` of a slot to values that are written newest slot first.
+local function add_up(key, slot, counts)
   local names, values = {}, {}
   for name in pairs(counts) do names[#names + 1] = name end
   if #names == 0 then return end
@@ -26,16 +29,45 @@ local function count_in(key, slot, counts, ttl_ms)
     values[#values + 1] = slot .. ':' .. whole(n) .. (before and ' ' .. before or '')
   end
   chunked('HSET', key, values)
-  if ttl_ms and next(held) == nil then redis.call('PEXPIRE', key, ttl_ms) end
+  return next(held) == nil
 end
 
-local function count_by(activity, dimension, ms, counts)
+local function count_minute(activity, open, ms, counts)
   local minutes = math.floor(ms / 60000)
-  local hours = math.floor(minutes / 60)
-  local days = math.floor(hours / 24)
-  local prefix = activity .. ':' .. dimension .. ':'
-  count_in(prefix .. 'h' .. hours, minutes % 60, counts, MINUTES_KEPT_MS)
-  count_in(prefix .. 'd' .. days, hours % 24, counts)
+  local hour = math.floor(minutes / 60)
+  if add_up(activity .. ':' .. hour, minutes % 60, counts) then
+    redis.call('SADD', open, hour)
+  end
+end
+
+-- Adds counts of an hour that is over to its day. Counts that are there already stay, so a
+-- call may be repeated.
+--
+-- KEYS  day
+-- ARGV  hour of the day, then for each name: name, count
+local function roll_up(keys, args)
+  local slot, names, values = args[1], {}, {}
+  for i = 2, #args, 2 do names[#names + 1] = args[i] end
+  local held = lookup(keys[1], names)
+  for i = 2, #args, 2 do
+    local before = held[args[i]]
+    if not before or string.match(before, '^%d+') ~= slot then
+      values[#values + 1] = args[i]
+      values[#values + 1] = slot .. ':' .. args[i + 1] .. (before and ' ' .. before or '')
+    end
+  end
+  chunked('HSET', keys[1], values)
+  return 1
+end
+
+-- Ends the roll-up of an hour.
+--
+-- KEYS  activity, open
+-- ARGV  hours since 1970
+local function rolled_up(keys, args)
+  redis.call('SREM', keys[2], args[1])
+  redis.call('PEXPIRE', keys[1] .. ':' .. args[1], MINUTES_KEPT_MS)
+  return 1
 end
 
 local function tally()
@@ -43,34 +75,41 @@ local function tally()
 end
 
 local function counted(tallied, bytes, name, kind, publisher)
+  local keys, types, publishers = tallied.keys, tallied.types, tallied.publishers
   tallied.events = tallied.events + 1
   tallied.bytes = tallied.bytes + bytes
-  if name ~= '' then tallied.keys[name] = (tallied.keys[name] or 0) + 1 end
-  tallied.types[kind] = (tallied.types[kind] or 0) + 1
-  tallied.publishers[publisher] = (tallied.publishers[publisher] or 0) + 1
+  if name ~= '' then keys[name] = (keys[name] or 0) + 1 end
+  types[kind] = (types[kind] or 0) + 1
+  publishers[publisher] = (publishers[publisher] or 0) + 1
 end
 
 -- Writes what was tallied; `first` is the sequence of the first event.
-local function count(events, stats, activity, tallied, first)
+local function count(events, stats, activity, open, tallied, first)
   if tallied.events == 0 then return end
-  local total = redis.call('HINCRBY', stats, 'events', tallied.events)
-  redis.call('HINCRBY', stats, 'bytes', tallied.bytes)
+  local bytes = redis.call('HINCRBY', stats, 'bytes', tallied.bytes)
   if tallied.deleted ~= 0 then redis.call('HINCRBY', stats, 'deleted', tallied.deleted) end
-  if total == tallied.events then
-    local alone = redis.call('XLEN', events) == total
+  if bytes == tallied.bytes then
+    local alone = redis.call('XLEN', events) == tallied.events
     redis.call('HSET', stats, 'since', alone and '0-0' or first)
   end
+  local counts = {}
+  for name, n in pairs(tallied.keys) do counts['k' .. name] = n end
+  for name, n in pairs(tallied.types) do counts['t' .. name] = n end
+  for name, n in pairs(tallied.publishers) do counts['p' .. name] = n end
   local ms = split(first)
-  count_by(activity, 'k', ms, tallied.keys)
-  count_by(activity, 't', ms, tallied.types)
-  count_by(activity, 'p', ms, tallied.publishers)
+  count_minute(activity, open, ms, counts)
 end
 
 -- Adds an event that the service writes about itself, about no data key.
-local function add_alone(events, stats, activity, body, kind)
-  local placed = redis.call('XADD', events, '*', 'e', body)
+--
+-- keys: events, stats, activity, open
+local function add_alone(keys, body, kind)
+  local placed = redis.call('XADD', keys[1], '*', 'e', body)
   local tallied = tally()
   counted(tallied, #body, '', kind, '')
-  count(events, stats, activity, tallied, placed)
+  count(keys[1], keys[2], keys[3], keys[4], tallied, placed)
   return placed
 end
+
+redis.register_function('contex1_roll_up', roll_up)
+redis.register_function('contex1_rolled_up', rolled_up)

@@ -10,7 +10,8 @@ end
 
 -- Appends the events of many publishes, each publish whole or not at all.
 --
--- KEYS  events, state, vectors, requests:0, requests:1, matching, stats, activity, audit
+-- KEYS  events, stats, activity, activity-open, audit, state, vectors, requests:0,
+--       requests:1, matching
 -- ARGV  request window in seconds, retention of audit records in ms, the vectors' model,
 --       number of vectors, then for each: digest, vector,
 --       then for each publish: request_id or "", origin, publisher, number of events, and for
@@ -21,17 +22,17 @@ end
 --       "=<first sequence> <revision> …"  the request was answered before, like this
 --       "!<index of the event> <actual revision>"  a revision was not the expected one
 local function append(keys, args)
-  local events, state = keys[1], keys[2]
+  local events, state = keys[1], keys[6]
   local window, retention_ms = tonumber(args[1]), tonumber(args[2])
   local vectors = tonumber(args[4])
-  local first = put_vectors(keys[3], args, 5, vectors)
-  if vectors > 0 then redis.call('HSETNX', keys[6], 'model', args[3]) end
+  local first = put_vectors(keys[7], args, 5, vectors)
+  if vectors > 0 then redis.call('HSETNX', keys[10], 'model', args[3]) end
 
   -- Request ids lie in one of two hashes, by turns of a window; each expires when
   -- its turn comes again, so an id is known for one window at least and two at most.
   local now_s = now()
   local turn = math.floor(now_s / window)
-  local current, before = keys[4 + turn % 2], keys[5 - turn % 2]
+  local current, before = keys[8 + turn % 2], keys[9 - turn % 2]
 
   local ids, names, seen = {}, {}, {}
   local at = first
@@ -110,7 +111,7 @@ local function append(keys, args)
       reply = table.concat(parts, ' ')
       earliest = earliest or parts[1]
       local line = parts[1] .. ' ' .. #parts - 1 .. ' ' .. id .. '\t' .. origin
-      record(keys[9], now_s, retention_ms, 'p', line)
+      record(keys[5], now_s, retention_ms, 'p', line)
       if id ~= '' then
         answered[id] = reply
         requests[#requests + 1] = id
@@ -126,7 +127,7 @@ local function append(keys, args)
     values[#values + 1] = whole(revision[name]) .. ' ' .. sequence[name] .. ' ' .. mark[name] .. digest[name]
   end
   chunked('HSET', state, values)
-  count(events, keys[7], keys[8], tallied, earliest)
+  count(events, keys[2], keys[3], keys[4], tallied, earliest)
   if #requests > 0 then
     local fresh = redis.call('EXISTS', current) == 0
     chunked('HSET', current, requests)

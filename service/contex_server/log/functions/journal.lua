@@ -5,7 +5,8 @@
 --   r  "<event> <L|U>\t<origin>", record   it was registered (L) or unregistered (U)
 --   o  "<stream id> <position>\t<origin>"  a stream was opened
 --   c  "<stream id>"                       a stream ended
---   d  what was sent: first line "<stream id or -> <kind> <registration> <position>", then
+--   d  what was sent: first line "<stream id or -> <number of the message in its stream>
+--      <kind> <registration> <position>", then
 --      for each event "<S|R> <event> <revision> <L|D> <needs> <data key>": (S)ent or (R)esent
 --   a  "<position> <cursor>\t<origin>"     it acknowledged; where its cursor stands now
 --   k  everything up to here, written down: what is known, record, cursor, streams
@@ -14,7 +15,7 @@
 -- <L|D> <ms> <registration> <needs>"), of the needs of the registrations that this refers to
 -- (under NEEDS and the registration, a JSON list), and in COUNTER of the entries since the
 -- checkpoint; and "streams", a hash of open and recent streams ("<opened ms> <closed ms or
--- 0> <position>\t<origin>", and under "<stream id>#" the number of its last message).
+-- 0> <position>\t<origin>").
 --
 -- A key that all these functions take: journal, sent, streams, journals (a set of the agents
 -- that have one), agents, cursors.
@@ -51,9 +52,7 @@ end
 
 local function stream_lines(a)
   local held, lines = redis.call('HGETALL', a.streams), {}
-  for i = 1, #held, 2 do
-    if string.sub(held[i], -1) ~= '#' then lines[#lines + 1] = held[i] .. ' ' .. held[i + 1] end
-  end
+  for i = 1, #held, 2 do lines[#lines + 1] = held[i] .. ' ' .. held[i + 1] end
   return table.concat(lines, '\n')
 end
 
@@ -66,95 +65,163 @@ local function checkpoint(a, id)
   redis.call('HSET', a.sent, COUNTER, 0)
 end
 
--- Adds an entry, and from time to time a checkpoint in front of it. Call it before anything
--- is written to `sent`.
-local function note(a, id, limits, ...)
-  local since = redis.call('HINCRBY', a.sent, COUNTER, 1)
-  if since > CHECKPOINT_ENTRIES and since > redis.call('HLEN', a.sent) then
+-- What comes before an entry: a checkpoint, where the journal begins (also that of an agent
+-- which is older than its journal), and from time to time. `since` are the entries since the
+-- last one. Returns how many they are now, with the entry.
+local function prepare(a, id, limits, since)
+  if since == 0 and redis.call('EXISTS', a.journal) == 0 then
+    redis.call('SADD', a.journals, id)
+    checkpoint(a, id)
+  elseif since >= CHECKPOINT_ENTRIES and since >= redis.call('HLEN', a.sent) then
     checkpoint(a, id)
     if limits.retention_ms > 0 then
       redis.call('XTRIM', a.journal, 'MINID', '~', whole(now() * 1000 - limits.retention_ms))
     end
     redis.call('XTRIM', a.journal, 'MAXLEN', '~', limits.entries)
+    since = 0
   end
-  return redis.call('XADD', a.journal, '*', ...)
+  return since + 1
 end
 
--- A journal begins with a checkpoint: also that of an agent which is older than it.
-local function began(a, id)
-  if redis.call('EXISTS', a.journal) == 0 then
-    redis.call('SADD', a.journals, id)
-    checkpoint(a, id)
-  end
+-- Prepares for an entry, before anything is changed that a checkpoint holds.
+local function begin(a, id, limits)
+  local since = prepare(a, id, limits, tonumber(redis.call('HGET', a.sent, COUNTER) or 0))
+  redis.call('HSET', a.sent, COUNTER, since)
 end
 
--- Notes what is about to be sent to an agent, in one message.
---
--- KEYS  journal … cursors, activity, then for each event where its receivers are noted
--- ARGV  agent id, retention in ms, entries kept,
---       stream id or "", number of the message in its stream,
---       kind, registration, position,
---       the needs as a JSON list, their number, then each,
---       then for each event: sequence, data key, revision, "L" or "D", "<need index>:<score>,…"
--- Returns 1, or 0 if this message was noted before.
-local function deliver(keys, args)
-  local a, id = agent_keys(keys, 1), args[1]
-  local limits = { retention_ms = tonumber(args[2]), entries = tonumber(args[3]) }
-  local stream, number = args[4], tonumber(args[5])
-  began(a, id)
-  if stream ~= '' then
-    local last = redis.call('HGET', a.streams, stream .. '#')
-    if last and tonumber(last) >= number then return 0 end
-    redis.call('HSET', a.streams, stream .. '#', number)
+-- Whether a message of a stream is in the journal already.
+local function is_noted(a, stream, number)
+  local start = stream .. ' ' .. number .. ' '
+  for _, row in ipairs(redis.call('XREVRANGE', a.journal, '+', '-', 'COUNT', 100)) do
+    if row[2][1] == 'd' and string.sub(row[2][2], 1, #start) == start then return true end
   end
-  local registration = args[7]
-  local first = 11 + tonumber(args[10])
+  return false
+end
 
-  local lines = { (stream ~= '' and stream or '-') .. ' ' .. args[6] .. ' ' .. registration .. ' ' .. args[8] }
-  local before, wanted, by_need = {}, {}, {}
-  local event = 0
-  for i = first, #args, 5 do
-    event = event + 1
-    before[event] = redis.call('HGET', keys[7 + event], id)
-    lines[#lines + 1] = (before[event] and 'R ' or 'S ') .. args[i] .. ' ' .. args[i + 2] .. ' '
-      .. args[i + 3] .. ' ' .. args[i + 4] .. ' ' .. args[i + 1]
-    if args[i + 1] ~= '' then wanted[#wanted + 1] = args[i + 1] end
-    if not before[event] then
-      for index in string.gmatch(args[i + 4], '(%d+):') do
-        local name = id .. ': ' .. args[11 + tonumber(index)]
-        by_need[name] = (by_need[name] or 0) + 1
-      end
-    end
+-- Notes one message, its events' receivers in `receivers` and, where they changed, `changed`,
+-- and the needs it meets in `needs_counted`. Returns its place.
+local function note_message(a, message, limits, receivers, changed, needs_counted)
+  local id, prefix = message.agent, NEEDS .. message.registration
+  local wanted, places = { COUNTER, prefix }, {}
+  for i, event in ipairs(message.events) do
+    if event.name ~= '' then wanted[#wanted + 1] = event.name end
+    places[i] = receivers[event.receivers]
   end
-
-  -- The events that one message brings of a key are in order: the last one counts.
   local held = lookup(a.sent, wanted)
-  local placed = note(a, id, limits, 'd', table.concat(lines, '\n'))
-  local ms = split(placed)
-  local fresh, values = {}, {}
-  event = 0
-  for i = first, #args, 5 do
-    event = event + 1
-    local name, revision = args[i + 1], tonumber(args[i + 2])
-    if name ~= '' then
-      local known = fresh[name] or held[name]
-      if not known or tonumber(string.match(known, '^%S+ (%d+)')) < revision then
-        fresh[name] = args[i] .. ' ' .. args[i + 2] .. ' ' .. args[i + 3] .. ' ' .. whole(ms) .. ' '
-          .. registration .. ' ' .. args[i + 4]
+  local since = prepare(a, id, limits, tonumber(held[COUNTER] or 0))
+
+  local lines = {
+    message.stream .. ' ' .. message.number .. ' ' .. message.kind .. ' ' .. message.registration
+      .. ' ' .. message.position,
+  }
+  for i, event in ipairs(message.events) do
+    local before = places[i][id]
+    lines[#lines + 1] = (before and 'R ' or 'S ') .. event.sequence .. ' ' .. event.revision
+      .. ' ' .. event.mark .. ' ' .. event.needs .. ' ' .. event.name
+    if not before then
+      for index in string.gmatch(event.needs, '(%d+):') do
+        local name = 'n' .. id .. ': ' .. message.texts[tonumber(index) + 1]
+        needs_counted[name] = (needs_counted[name] or 0) + 1
       end
     end
-    local sends = before[event]
-    if sends and #sends > 400 then sends = string.match(sends, '^%S+') end
-    redis.call('HSET', keys[7 + event], id, sends and sends .. ' ' .. placed or placed)
-    if limits.retention_ms > 0 then redis.call('PEXPIRE', keys[7 + event], limits.retention_ms) end
   end
+  local placed = redis.call('XADD', a.journal, '*', 'd', table.concat(lines, '\n'))
+
+  local ms = whole(split(placed))
+  local fresh = { [COUNTER] = whole(since) }
+  if not held[prefix] then fresh[prefix] = message.needs end
+  for i, event in ipairs(message.events) do
+    local name = event.name
+    local known = fresh[name] or held[name]
+    if name ~= '' and (not known
+        or tonumber(string.match(known, '^%S+ (%d+)')) < tonumber(event.revision)) then
+      fresh[name] = event.sequence .. ' ' .. event.revision .. ' ' .. event.mark .. ' ' .. ms
+        .. ' ' .. message.registration .. ' ' .. event.needs
+    end
+    local before = places[i][id]
+    if before and #before > 400 then before = string.match(before, '^%S+') end
+    places[i][id] = before and before .. ' ' .. placed or placed
+    changed[event.receivers][id] = true
+  end
+  local values = {}
   for name, value in pairs(fresh) do
     values[#values + 1] = name
     values[#values + 1] = value
   end
   chunked('HSET', a.sent, values)
-  redis.call('HSETNX', a.sent, NEEDS .. registration, args[9])
-  count_by(keys[7], 'n', ms, by_need)
+  return placed
+end
+
+-- Notes what is about to be sent to agents.
+--
+-- KEYS  activity, activity-open, journals, agents, cursors, for each event the hash of its
+--       receivers, then for each message: journal, sent, streams
+-- ARGV  retention in ms, entries kept, "R" where the call is repeated, number of events, then
+--       for each message: agent id, stream id or "-", its number in the stream, kind,
+--       registration, position, the needs as a JSON list, their number, then each, number of
+--       events, and for each: which of the events, sequence, data key, revision, "L" or "D",
+--       "<need index>:<score>,…"
+local function deliver(keys, args)
+  local limits = { retention_ms = tonumber(args[1]), entries = tonumber(args[2]) }
+  local repeated, count_events = args[3] == 'R', tonumber(args[4])
+  local at, key = 5, 5 + count_events
+  local messages, asked = {}, {}
+  for i = 1, count_events do asked[i] = {} end
+  while at <= #args do
+    local message = {
+      agent = args[at], stream = args[at + 1], number = args[at + 2], kind = args[at + 3],
+      registration = args[at + 4], position = args[at + 5], needs = args[at + 6],
+      texts = {}, events = {},
+      keys = {
+        journal = keys[key + 1], sent = keys[key + 2], streams = keys[key + 3],
+        journals = keys[3], agents = keys[4], cursors = keys[5],
+      },
+    }
+    key = key + 3
+    local texts = tonumber(args[at + 7])
+    for i = 1, texts do message.texts[i] = args[at + 7 + i] end
+    at = at + 8 + texts
+    local events = tonumber(args[at])
+    for i = 1, events do
+      local event = {
+        receivers = tonumber(args[at + 1]), sequence = args[at + 2], name = args[at + 3],
+        revision = args[at + 4], mark = args[at + 5], needs = args[at + 6],
+      }
+      message.events[i] = event
+      asked[event.receivers][message.agent] = true
+      at = at + 6
+    end
+    at = at + 1
+    messages[#messages + 1] = message
+  end
+
+  local receivers, changed = {}, {}
+  for i = 1, count_events do
+    local ids = {}
+    for id in pairs(asked[i]) do ids[#ids + 1] = id end
+    receivers[i], changed[i] = lookup(keys[5 + i], ids), {}
+  end
+  local needs_counted, placed = {}, nil
+  for _, message in ipairs(messages) do
+    if not (repeated and message.stream ~= '-'
+        and is_noted(message.keys, message.stream, message.number)) then
+      placed = note_message(message.keys, message, limits, receivers, changed, needs_counted)
+    end
+  end
+  for i = 1, count_events do
+    local values = {}
+    for id in pairs(changed[i]) do
+      values[#values + 1] = id
+      values[#values + 1] = receivers[i][id]
+    end
+    if #values > 0 then
+      chunked('HSET', keys[5 + i], values)
+      if limits.retention_ms > 0 then
+        redis.call('PEXPIRE', keys[5 + i], limits.retention_ms)
+      end
+    end
+  end
+  if placed then count_minute(keys[1], keys[2], (split(placed)), needs_counted) end
   return 1
 end
 
@@ -165,25 +232,22 @@ end
 local function stream(keys, args)
   local a, id, name = agent_keys(keys, 1), args[1], args[4]
   local limits = { retention_ms = tonumber(args[2]), entries = tonumber(args[3]) }
-  began(a, id)
+  begin(a, id, limits)
   if args[5] == 'c' then
     local held = redis.call('HGET', a.streams, name)
-    local placed = note(a, id, limits, 'c', name)
+    local placed = redis.call('XADD', a.journal, '*', 'c', name)
     if held then
       redis.call('HSET', a.streams, name, (string.gsub(held, '^(%d+) 0 ', '%1 ' .. whole(split(placed)) .. ' ')))
     end
-    redis.call('HDEL', a.streams, name .. '#')
     return 1
   end
   local said = args[6] .. '\t' .. args[7]
-  local placed = note(a, id, limits, 'o', name .. ' ' .. said)
+  local placed = redis.call('XADD', a.journal, '*', 'o', name .. ' ' .. said)
   redis.call('HSET', a.streams, name, whole(split(placed)) .. ' 0 ' .. said)
   -- The oldest goes, closed or not: what it says of them is in the journal.
   local held, known = redis.call('HGETALL', a.streams), {}
   for i = 1, #held, 2 do
-    if not string.find(held[i], '#$') then
-      known[#known + 1] = { held[i], tonumber(string.match(held[i + 1], '^(%d+)')) }
-    end
+    known[#known + 1] = { held[i], tonumber(string.match(held[i + 1], '^(%d+)')) }
   end
   if #known > STREAMS_KEPT then
     table.sort(known, function(x, y) return x[2] < y[2] end)
