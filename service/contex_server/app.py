@@ -12,7 +12,7 @@ from typing import Self
 
 import grpc
 import structlog
-from contex.v1 import agent_service_pb2, event_service_pb2, match_service_pb2
+from contex.v1 import agent_service_pb2, event_service_pb2, match_service_pb2, state_service_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -27,6 +27,7 @@ from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
 from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
+from contex_server.projections.history import History
 from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
 from contex_server.projections.states import States
@@ -35,6 +36,7 @@ from contex_server.rpc.agents import AgentServicer
 from contex_server.rpc.events import EventServicer
 from contex_server.rpc.handlers import Calls, bind
 from contex_server.rpc.matches import MatchServicer
+from contex_server.rpc.state import StateServicer
 from contex_server.rpc.wire import ProtobufCodec
 from contex_server.subscriptions.agent_context import AgentContexts
 from contex_server.subscriptions.agents import Agents
@@ -54,7 +56,8 @@ log = structlog.get_logger(__name__)
 _EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 _AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
 _MATCHES = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
-_SERVICES = (_EVENTS.full_name, _AGENTS.full_name, _MATCHES.full_name)
+_STATES = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
+_SERVICES = tuple(service.full_name for service in (_EVENTS, _AGENTS, _MATCHES, _STATES))
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
 _DAY_MS = 24 * 3600 * 1000
@@ -196,6 +199,14 @@ class Server:
                 Feedback(self.log, codec, agents, questions),
                 self.matchmaker,
                 reembedding,
+            ),
+            _STATES: StateServicer(
+                settings,
+                self.log,
+                codec,
+                states,
+                History(self.log, codec, snapshots),
+                self.drain,
             ),
         }
         self._grpc = grpc.aio.server(options=_options(settings))

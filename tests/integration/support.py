@@ -20,6 +20,7 @@ from contex.v1 import (
     event_service_pb2,
     event_service_pb2_grpc,
     match_service_pb2_grpc,
+    state_service_pb2_grpc,
 )
 from contex_server.app import Server
 from contex_server.matching.embedders import Role, Vector
@@ -49,13 +50,14 @@ Event = event_pb2.Event
 
 
 class Api:
-    """Both services over one channel, by the generated stubs."""
+    """The services over one channel, by the generated stubs."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.events: Any = event_service_pb2_grpc.EventServiceStub(channel)
         self.agents: Any = agent_service_pb2_grpc.AgentServiceStub(channel)
         self.matches: Any = match_service_pb2_grpc.MatchServiceStub(channel)
+        self.states: Any = state_service_pb2_grpc.StateServiceStub(channel)
 
     @classmethod
     def of(cls, server: Server, *options: tuple[str, Any]) -> Self:

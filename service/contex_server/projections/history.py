@@ -59,8 +59,8 @@ class Revision(NamedTuple):
 
     @property
     def patch_bytes(self) -> int:
-        """How long its patch is, in characters."""
-        return len(self.patch.json_patch) + len(self.patch.unified_diff) if self.patch else 0
+        """How long its patch is."""
+        return self.patch.nbytes if self.patch else 0
 
 
 class Page(NamedTuple):

@@ -41,6 +41,12 @@ class Patch(NamedTuple):
     unified_diff: str = ""
     omitted: Omitted = Omitted.NOT
 
+    @property
+    def nbytes(self) -> int:
+        """How long it is in UTF-8."""
+        text = self.json_patch or self.unified_diff
+        return len(text) if text.isascii() else len(text.encode())
+
 
 def patch(before: Event, after: Event) -> Patch:
     """What leads from one event's payload to another's.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 
 _CONTEXT = 3
-_LINES = 5_000
-_PAIRS = 200_000
-"""Between the first and the last difference of two texts so many lines are compared at most,
-with so many equal pairs; what is more is replaced as a whole. About a second at worst."""
+_WORK = 4_000_000
+"""Pairs of lines that are looked at beyond what anchors tell; what is left is replaced as a
+whole. A second at worst."""
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _NO_NEWLINE = "\\ No newline at end of file\n"
 
+Block = tuple[int, int, int]
+"""Where equal lines begin on both sides, and how many they are."""
 Opcode = tuple[str, int, int, int, int]
 """As difflib's: equal, replace, delete or insert, and the two ranges of lines."""
 
@@ -25,35 +27,113 @@ def lines(text: str) -> list[str]:
 
 
 def opcodes(before: Sequence[str], after: Sequence[str]) -> list[Opcode]:
-    """What leads from some lines to others."""
-    shorter = min(len(before), len(after))
-    start = 0
-    while start < shorter and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < shorter - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    old, new = len(before) - end, len(after) - end
-    found: list[Opcode] = [("equal", 0, start, 0, start)] if start else []
-    one, other = before[start:old], after[start:new]
-    if not _is_affordable(one, other):
-        found.append(("replace", start, old, start, new))
-    elif one or other:
-        matcher = SequenceMatcher(None, one, other, autojunk=False)
-        found += [
-            (tag, a + start, b + start, c + start, d + start)
-            for tag, a, b, c, d in matcher.get_opcodes()
-        ]
-    if end:
-        found.append(("equal", old, len(before), new, len(after)))
+    """What leads from some lines to others.
+
+    Lines that each side has once hold the two together (patience diff); what is between
+    them is compared by difflib as long as the work is bounded.
+    """
+    found: list[Opcode] = []
+    i = j = 0
+    for a, b, size in (*_merged(_blocks(before, after)), (len(before), len(after), 0)):
+        if i < a and j < b:
+            found.append(("replace", i, a, j, b))
+        elif i < a:
+            found.append(("delete", i, a, j, b))
+        elif j < b:
+            found.append(("insert", i, a, j, b))
+        if size:
+            found.append(("equal", a, a + size, b, b + size))
+        i, j = a + size, b + size
     return found
 
 
-def _is_affordable(one: Sequence[str], other: Sequence[str]) -> bool:
-    if len(one) + len(other) > _LINES:
-        return False
-    counts = Counter(other)
-    return sum(counts[line] for line in one) <= _PAIRS
+def _merged(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks that touch on both sides are one."""
+    held: Block | None = None
+    for a, b, size in blocks:
+        if held is not None and held[0] + held[2] == a and held[1] + held[2] == b:
+            held = (held[0], held[1], held[2] + size)
+            continue
+        if held is not None:
+            yield held
+        held = (a, b, size)
+    if held is not None:
+        yield held
+
+
+def _blocks(before: Sequence[str], after: Sequence[str]) -> Iterator[Block]:
+    """What is the same, in order."""
+    end = _common(reversed(before), reversed(after))
+    start = min(_common(before, after), min(len(before), len(after)) - end)
+    if start:
+        yield 0, 0, start
+    work = _WORK
+    i = j = start
+    old, new = len(before) - end, len(after) - end
+    for a, b in (*_anchors(before[start:old], after[start:new], start), (old, new)):
+        one, other = before[i:a], after[j:b]
+        cost = len(one) * len(other)
+        if cost:
+            affordable = cost <= work
+            work -= cost if affordable else 0
+            yield from ((x + i, y + j, size) for x, y, size in _matched(one, other, affordable))
+        if a < old or b < new:
+            yield a, b, 1
+        i, j = a + 1, b + 1
+    if end:
+        yield old, new, end
+
+
+def _matched(one: Sequence[str], other: Sequence[str], affordable: bool) -> Iterator[Block]:
+    if affordable:
+        blocks = SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
+        yield from (block for block in blocks if block.size)
+        return
+    start = _common(one, other)
+    if start:
+        yield 0, 0, start
+    end = min(_common(reversed(one), reversed(other)), min(len(one), len(other)) - start)
+    if end:
+        yield len(one) - end, len(other) - end, end
+
+
+def _common(one: Iterable[str], other: Iterable[str]) -> int:
+    """How many lines are the same from the start on."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _anchors(one: Sequence[str], other: Sequence[str], offset: int) -> list[tuple[int, int]]:
+    """The longest run, in order on both sides, of lines that each side has once."""
+    counts, others = Counter(one), Counter(other)
+    places = {line: place for place, line in enumerate(other) if others[line] == 1}
+    pairs = [
+        (place, places[line])
+        for place, line in enumerate(one)
+        if counts[line] == 1 and line in places
+    ]
+    lasts: list[int] = []
+    """The smallest place that an increasing run of each length ends at."""
+    ends: list[int] = []
+    before: list[int] = []
+    for index, (_, place) in enumerate(pairs):
+        length = bisect_left(lasts, place)
+        before.append(ends[length - 1] if length else -1)
+        if length == len(lasts):
+            lasts.append(place)
+            ends.append(index)
+        else:
+            lasts[length], ends[length] = place, index
+    found: list[tuple[int, int]] = []
+    at = ends[-1] if ends else -1
+    while at >= 0:
+        found.append((pairs[at][0] + offset, pairs[at][1] + offset))
+        at = before[at]
+    return found[::-1]
 
 
 def unified_diff(before: str, after: str) -> str:

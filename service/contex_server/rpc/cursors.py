@@ -1,7 +1,8 @@
 """Cursors and page tokens: opaque outside, checked inside. See docs/adr/0002.
 
 Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the project, the kind
-and the rest, then the rest: the position as two big-endian 64-bit integers, or a text.
+and the rest, then the rest: the position as two big-endian 64-bit integers, or a text, or
+some such integers and a text.
 The checksum finds damage and mix-ups between projects; it is no protection, and needs to
 be none, since a cursor grants nothing.
 """
@@ -29,6 +30,9 @@ class Token(IntEnum):
     BACKWARDS = 2
     EVENTS_PAGE = 3
     AGENTS_PAGE = 4
+    STATE_PAGE = 5
+    DIFF_PAGE = 6
+    HISTORY_PAGE = 7
     DELIVERIES_PAGE = 5
     DELIVERIES_BACK_PAGE = 6
     RECEIVERS_PAGE = 7
@@ -70,6 +74,32 @@ def decode_text(token: Token, project: str, text: str, field: str) -> str:
         return _decode(token, project, text, field).decode()
     except UnicodeDecodeError as error:
         raise _invalid(field) from error
+
+
+def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: str = "") -> str:
+    """A token that carries numbers, of 64 bits each, and a text."""
+    return _encode(token, project, struct.pack(f">{len(numbers)}Q", *numbers) + value.encode())
+
+
+def decode_place(
+    token: Token, project: str, text: str, field: str, count: int
+) -> tuple[tuple[int, ...], str]:
+    """Reads what `encode_place` wrote with so many numbers.
+
+    Raises:
+        ContexError: CURSOR_INVALID.
+    """
+    rest = _decode(token, project, text, field)
+    try:
+        numbers = struct.unpack_from(f">{count}Q", rest)
+        return numbers, rest[8 * count :].decode()
+    except (struct.error, UnicodeDecodeError) as error:
+        raise _invalid(field) from error
+
+
+def invalid_token(field: str) -> ContexError:
+    """The refusal of a token that is whole but fits no call that is made with it."""
+    return _invalid(field)
 
 
 @lru_cache(maxsize=1_024)

@@ -11,7 +11,13 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from datetime import UTC
 
-from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2, match_service_pb2
+from contex.v1 import (
+    agent_service_pb2,
+    event_pb2,
+    event_service_pb2,
+    match_service_pb2,
+    state_service_pb2,
+)
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.config import Limits
@@ -30,6 +36,7 @@ from contex_server.model import (
     Sequence,
 )
 from contex_server.projections.moments import Asked, Instant
+from contex_server.projections.state import Selection
 from contex_server.publishing import NewEvent
 from contex_server.subscriptions.agents import NeedSpec, Wishes
 from contex_server.subscriptions.questions import Budget
@@ -62,6 +69,11 @@ MatchLike = (
     match_service_pb2.MatchRequest
     | match_service_pb2.ExplainRequest
     | match_service_pb2.BacktestRequest
+)
+SelectionLike = (
+    state_service_pb2.GetStateRequest
+    | state_service_pb2.StreamStateRequest
+    | state_service_pb2.DiffStatesRequest
 )
 BudgetLike = RegisterLike | match_service_pb2.MatchRequest
 
@@ -401,6 +413,44 @@ def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[
         if not _GLOB.fullmatch(value):
             raise invalid_field(f"{field}[{index}]", f"{_short(value)} can match nothing")
     return frozenset(values)
+
+
+def selection(request: SelectionLike, limits: Limits, *, deleted: bool = False) -> Selection:
+    """Which keys of a state are wanted."""
+    prefix = request.prefix
+    if prefix:
+        _part_of_key(prefix, "prefix")
+    return Selection(data_keys(request.data_keys, "data_keys", limits), prefix, deleted)
+
+
+def _part_of_key(value: str, field: str) -> str:
+    if not _DATA_KEY.fullmatch(value):
+        limit = f"must be empty or {_LIMITS['data_key']}"
+        raise invalid_field(field, f"{limit}; got {_short(value)}")
+    return value
+
+
+def is_whole(view: int) -> bool:
+    """Whether whole events are wanted, and not only keys."""
+    if view not in (
+        state_service_pb2.STATE_VIEW_UNSPECIFIED,
+        state_service_pb2.STATE_VIEW_FULL,
+        state_service_pb2.STATE_VIEW_KEYS,
+    ):
+        raise invalid_field("view", f"{view} is no StateView")
+    return view != state_service_pb2.STATE_VIEW_KEYS
+
+
+def after_data_key(value: str) -> str:
+    """A data key to go on after, or nothing."""
+    return _part_of_key(value, "after_data_key") if value else ""
+
+
+def revision(value: int) -> int:
+    """The number of a revision."""
+    if value < 1:
+        raise invalid_field("revision", "must be at least 1")
+    return value
 
 
 def budget(request: BudgetLike, limits: Limits) -> Budget:
