@@ -8,17 +8,26 @@ from typing import Annotated
 import typer
 
 from contex_server.cli import (
+    activity,
     agents,
+    audit,
     backtest,
+    blame,
+    deliveries,
+    diff,
     explain,
     feedback,
     health,
+    history,
+    knew,
     listen,
     match,
     matching,
     publish,
     read,
     serve,
+    state,
+    stats,
 )
 from contex_server.cli.demo.command import demo
 from contex_server.cli.exits import epilog
@@ -60,12 +69,21 @@ application.command()(publish.publish)
 application.command()(read.events)
 application.command()(read.replay)
 application.command()(read.tail)
+application.command()(state.state)
+application.command()(diff.diff)
+application.command()(history.history)
+application.command()(blame.blame)
 application.command()(agents.register)
 application.command()(listen.listen)
 application.add_typer(agents.registry, name="agents")
+application.command()(knew.knew)
+application.command()(deliveries.deliveries)
 application.command()(match.match)
 application.command()(explain.explain)
 application.command()(backtest.backtest)
 application.add_typer(feedback.feedback, name="feedback")
 application.command()(matching.matching)
+application.command()(stats.stats)
+application.command()(activity.activity)
+application.command()(audit.audit)
 application.command()(demo)

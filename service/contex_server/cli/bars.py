@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_RISING = " ▁▂▃▄▅▆▇█"
 _FULL, _LIGHT, _RIGHT_HALF, _RIGHT_EIGHTH = "█", "░", "▐", "▕"
 _AXIS, _MARK = "│", "┃"
 
@@ -52,3 +55,39 @@ def part_bar(part: float, whole: float, scale: float, width: int) -> str:
         cells = max(cells, 1)
     filled = round(cells * min(part / whole, 1.0)) if whole > 0 else 0
     return (_FULL * filled + _LIGHT * (cells - filled)).ljust(width)
+
+
+def fitted(counts: Sequence[int], width: int) -> list[int]:
+    """Counts side by side in at most `width` columns: neighbours are added up, or columns doubled.
+
+    Every column stands for the same number of counts; only the last may stand for fewer.
+    """
+    if len(counts) > width:
+        each = -(-len(counts) // width)
+        return [sum(counts[i : i + each]) for i in range(0, len(counts), each)]
+    each = width // len(counts) if counts else 0
+    return [count for count in counts for _ in range(each)]
+
+
+def sparkline(counts: Sequence[int], most: int | None = None) -> str:
+    """A column of eighths for each count. What is not 0 is always to be seen.
+
+    Args:
+        counts: What is drawn, oldest first.
+        most: The count that fills a column; None: the highest of them.
+    """
+    return columns(counts, 1, most)[0]
+
+
+def columns(counts: Sequence[int], height: int, most: int | None = None) -> list[str]:
+    """The same over several lines, the upper ones first."""
+    scale = max(counts, default=0) if most is None else most
+    full = height * 8
+    levels = [
+        min(max(round(count / scale * full), 1), full) if count > 0 and scale > 0 else 0
+        for count in counts
+    ]
+    return [
+        "".join(_RISING[min(max(level - 8 * line, 0), 8)] for level in levels)
+        for line in reversed(range(height))
+    ]

@@ -9,7 +9,7 @@ import typer
 from contex_server.cli import options
 from contex_server.cli.bars import bar, part_bar, signed_bar
 from contex_server.cli.found import parts_lines
-from contex_server.cli.output import cell, console, plain, print_json, table
+from contex_server.cli.output import cell, console, plain, print_json, styled, table
 from contex_server.cli.positions import parse_moment
 from contex_server.cli.records import explanation_record
 from contex_server.cli.running import run
@@ -140,7 +140,7 @@ def terms_table(explanation: Explanation) -> Table:
             cell(term.stem, 40),
             f"{term.weight:.2f}",
             f"{term.hit:.2f}" if term.hit else "-",
-            _text(part_bar(term.hit, term.weight, scale, _BAR)),
+            styled(part_bar(term.hit, term.weight, scale, _BAR)),
         )
     return result
 
@@ -152,7 +152,7 @@ def passages_table(explanation: Explanation) -> Table:
     for passage in explanation.passages:
         result.add_row(
             f"{passage.score:.2f}",
-            _text(bar(passage.score, 8)),
+            styled(bar(passage.score, 8)),
             f"{passage.cosine:.2f}",
             f"{passage.lexical:.2f}",
             cell(passage.path or "(head)", 60),
@@ -168,13 +168,7 @@ def _bars(*columns: str, numbers: tuple[str, ...]) -> Table:
 
 
 def _signed(value: float, scale: float) -> Any:
-    return _text(signed_bar(value, scale, _SIDE), "green" if value >= 0 else "red")
-
-
-def _text(text: str, style: str = "") -> Any:
-    from rich.text import Text
-
-    return Text(text, style=style)
+    return styled(signed_bar(value, scale, _SIDE), "green" if value >= 0 else "red")
 
 
 def _print(text: str, style: str | None = None) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
 from contex_server.cli import options
-from contex_server.cli.exits import InputError
+from contex_server.cli.files import written
 from contex_server.cli.output import encode_json, plain, print_json, print_line
 from contex_server.cli.positions import Place, parse_position
 from contex_server.cli.progress import Progress
@@ -91,8 +88,7 @@ async def _export(
     target: str,
     timeout: float,
 ) -> None:
-    out = nullcontext(sys.stdout.buffer) if file == "-" else _create(file)
-    with Progress("exported", things="judgements") as progress, out as lines:
+    with Progress("exported", things="judgements") as progress, written(file) as lines:
         async with (
             options.connect(target, timeout) as client,
             client.export_feedback(project, since=since, until=until) as judgements,
@@ -100,11 +96,3 @@ async def _export(
             async for judgement in judgements:
                 lines.write(encode_json(feedback_record(judgement)))
                 progress.advance(1)
-        lines.flush()
-
-
-def _create(file: str) -> BinaryIO:
-    try:
-        return Path(file).open("wb")
-    except OSError as error:
-        raise InputError(f"can't write {file!r}: {error.strerror}") from None

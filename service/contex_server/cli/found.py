@@ -12,6 +12,8 @@ from contex_server.cli.output import (
     error_console,
     payload_preview,
     plain,
+    print_cut,
+    styled,
     table,
 )
 
@@ -61,10 +63,10 @@ def passage(matched: MatchedEvent, match: Match) -> str:
 def _show_parts(matched: MatchedEvent, match: Match) -> None:
     event = matched.event
     place = f"  at {plain(match.path, 60)}" if match.path else ""
-    _line(f"  {match.score:.2f}  {plain(event.data_key)} r{event.revision}{place}")
-    _line(f"        {plain(passage(matched, match), 100)}", "dim")
+    print_cut(f"  {match.score:.2f}  {plain(event.data_key)} r{event.revision}{place}")
+    print_cut(styled(f"        {plain(passage(matched, match), 100)}", "dim"))
     for line in parts_lines(match):
-        _line(f"        {line}")
+        print_cut(f"        {line}")
     console().print()
 
 
@@ -100,10 +102,3 @@ def show_omitted(context: Context | None, where: Console) -> None:
             f"  {datum.score:.2f}  {plain(datum.data_key)}  {datum.tokens:,} tokens",
             markup=False,
         )
-
-
-def _line(text: str, style: str | None = None) -> None:
-    """Prints a line as it is, cut to the width of the terminal."""
-    from rich.text import Text
-
-    console().print(Text(text), style=style, no_wrap=True, overflow="ellipsis", crop=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from contex_server.cli.records import rfc3339
+from contex_server.cli.records import is_json, rfc3339
 
 if TYPE_CHECKING:
     from contex import Event, MatchedEvent
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 _PIPE_COLUMNS = 160
 _ELLIPSIS = "…"
@@ -63,6 +66,30 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def styled(text: str, style: str = "") -> Text:
+    """Text as it is, without markup."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def assembled(*parts: str | Text | tuple[str, str]) -> Text:
+    """A line of parts: texts as they are, and texts with their style."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)
+
+
+def print_cut(text: str | Text) -> None:
+    """Prints a line as it is, cut to the width of the terminal."""
+    console().print(
+        styled(text) if isinstance(text, str) else text,
+        no_wrap=True,
+        overflow="ellipsis",
+        crop=True,
+    )
+
+
 def table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:
     """An empty table; `numbers` names the columns that are aligned to the right."""
     from rich import box
@@ -92,6 +119,11 @@ def plain(text: str, limit: int | None = None) -> str:
     return text if limit is None or len(text) <= limit else text[: limit - 1] + _ELLIPSIS
 
 
+def printable(line: str) -> str:
+    """A line with its spaces kept, that can't steer a terminal."""
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", line.expandtabs(4))
+
+
 def payload_preview(event: Event, limit: int = 60) -> str:
     """The payload in a few characters."""
     if not event.payload:
@@ -100,6 +132,21 @@ def payload_preview(event: Event, limit: int = 60) -> str:
     if "\ufffd" in text[:limit]:
         return f"({len(event.payload):,} bytes of {plain(event.content_type, 40)})"
     return plain(text, limit)
+
+
+def payload_lines(event: Event) -> list[str]:
+    """The whole payload: JSON set out over lines, other text as it is, of bytes only the size."""
+    if is_json(event.content_type):
+        with suppress(ValueError, RecursionError):
+            # Unlike orjson it keeps integers of any size.
+            value = json.loads(event.payload)
+            text = json.dumps(value, ensure_ascii=False, indent=2)
+            return list(map(printable, text.split("\n")))
+    try:
+        text = event.payload.decode()
+    except UnicodeDecodeError:
+        return [payload_preview(event)]
+    return list(map(printable, text.rstrip("\n").split("\n")))
 
 
 def event_line(event: Event, limit: int = 100, path: str = "") -> str:

@@ -8,9 +8,9 @@ import typer
 
 from contex_server.cli import options
 from contex_server.cli.exits import complain
+from contex_server.cli.listing import Limited
 from contex_server.cli.output import (
     console,
-    error_console,
     event_line,
     events_table,
     flush,
@@ -35,9 +35,7 @@ def events(
     keys: options.Keys = None,
     publishers: options.Publishers = None,
     backwards: options.Backwards = False,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=0, help="At most this many events; 0: all.")
-    ] = 100,
+    limit: options.Limit = 100,
     project: options.Project = "default",
     target: options.Target = options.DEFAULT_TARGET,
     timeout: options.Timeout = 10.0,
@@ -58,10 +56,9 @@ async def _events(
     as_json: bool,
 ) -> None:
     listed: list[Event] = []
-    count = 0
-    more = False
+    limited = Limited(limit)
     async with options.connect(target, timeout) as client:
-        async for event in client.list_events(
+        found = client.list_events(
             project,
             since=wanted.since,
             until=wanted.until,
@@ -69,13 +66,9 @@ async def _events(
             data_keys=wanted.data_keys,
             publishers=wanted.publishers,
             backwards=backwards,
-            # One more than the limit tells whether there is more.
-            page_size=min(limit + 1, _PAGE_EVENTS) if limit else _PAGE_EVENTS,
-        ):
-            if limit and count == limit:
-                more = True
-                break
-            count += 1
+            page_size=limited.page_size,
+        )
+        async for event in limited.of(found):
             if as_json:
                 print_json(event_record(event))
             else:
@@ -83,8 +76,7 @@ async def _events(
     if as_json:
         return
     console().print(events_table(listed) if listed else "no events")
-    if more:
-        error_console().print(f"the first {limit:,} are shown; --limit 0 shows all")
+    limited.remark()
 
 
 def replay(
@@ -164,7 +156,7 @@ def tail(
     timeout: options.Timeout = 10.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show the newest events, and with -f every new one as it arrives."""
+    """Show the newest events, and with -f new ones as they arrive."""
     wanted = options.Filter.of(types, keys, publishers)
     run(_tail(lines, follow, wanted, project, target, timeout, as_json), follows=follow)
 
