@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,12 @@ class Bench:
         """The full size, or the quick one."""
         return quick if self.quick else full
 
-    def server(self, name: str) -> AbstractAsyncContextManager[ContexServer]:
-        """A fresh `contex serve`."""
+    def server(
+        self, name: str, settings: Mapping[str, str] = {}
+    ) -> AbstractAsyncContextManager[ContexServer]:
+        """A fresh `contex serve`; `settings` are CONTEX_* variables."""
         profile = self.profile_dir / f"{name}.pstats" if self.profile_dir else None
-        return contex_server(self.data_dir, profile=profile)
+        return contex_server(self.data_dir, profile=profile, settings=settings)
 
     def say(self, text: str) -> None:
         """Tells how it goes."""

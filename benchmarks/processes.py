@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,19 +91,20 @@ class ContexServer(Measured):
 
 @asynccontextmanager
 async def contex_server(
-    parent_dir: Path, *, profile: Path | None = None
+    parent_dir: Path, *, profile: Path | None = None, settings: Mapping[str, str] = {}
 ) -> AsyncIterator[ContexServer]:
     """A server with a fresh data directory below `parent_dir`, removed afterwards.
 
     Args:
         parent_dir: On a real disk: acknowledgements mean fsync.
         profile: Where cProfile's statistics of the server's event loop go.
+        settings: CONTEX_* variables; everything else is the default.
     """
     data_dir = Path(tempfile.mkdtemp(prefix="contex-bench-", dir=parent_dir))
     entry = ("benchmarks.profiled", str(profile)) if profile else ("contex_server.cli",)
     arguments = ("serve", "--port", "0", "--data-dir", str(data_dir), "--log-format", "json")
     try:
-        async with _process(("-m", *entry, *arguments)) as (process, port, log):
+        async with _process(("-m", *entry, *arguments), settings) as (process, port, log):
             yield ContexServer(process, port, log, data_dir)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
@@ -119,10 +120,12 @@ async def bare_server(response_bytes: int = 0) -> AsyncIterator[Measured]:
 @asynccontextmanager
 async def _process(
     arguments: Sequence[str],
+    settings: Mapping[str, str] = {},
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, list[str]]]:
     """Runs Python until the block ends; it says where it serves in a line of JSON."""
     # The server's settings are its defaults, whatever the shell has set.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
+    environment |= settings
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,

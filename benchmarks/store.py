@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,10 @@ from contex_server.config import Limits
 from contex_server.log.connections import connect
 from contex_server.log.redis import RedisLog, key
 from contex_server.matching.describe import describe
-from contex_server.model import Append, Draft
+from contex_server.model import Append, Draft, Origin
 from contex_server.rpc import validate
 
 _READ_BYTES = 256 * 1024
-_KINDS = ("events", "state", "vectors", "agents", "cursors", "requests:0", "requests:1")
 
 
 class RawStore:
@@ -57,16 +57,23 @@ class RawStore:
         return int(text.partition("used_memory:")[2].split()[0])
 
     def memory_by_key(self, project: str) -> dict[str, int]:
-        """Bytes of each of a project's keys."""
-        sizes = {
-            kind: self.command("MEMORY", "USAGE", key(project, kind), "SAMPLES", 0)
-            for kind in _KINDS
-        }
-        return {kind: size for kind, size in sizes.items() if size}
+        """Bytes of a project's keys, by kind: what stands before the second colon."""
+        sizes: Counter[str] = Counter()
+        start = len(key(project, ""))
+        for name in self._keys(project):
+            kind = name[start:].decode().partition(":")[0]
+            sizes[kind] += self.command("MEMORY", "USAGE", name, "SAMPLES", 0)
+        return dict(sizes)
+
+    def _keys(self, project: str) -> list[bytes]:
+        found: list[bytes] = self.command("KEYS", key(project, "*"))
+        return found
 
     def forget(self, project: str) -> None:
         """Removes a project that has been measured, so that the store stays small."""
-        self.command("DEL", *(key(project, kind) for kind in _KINDS))
+        names = self._keys(project)
+        for start in range(0, len(names), 1_000):
+            self.command("DEL", *names[start : start + 1_000])
         # Large keys are freed in the background.
         while b"lazyfree_pending_objects:0" not in self.command("INFO", "memory"):
             time.sleep(0.01)
@@ -110,7 +117,9 @@ def pack_append(raw_request: bytes) -> bytes:
 
     The describing texts are taken as known: no vectors go along.
     """
-    checked = validate.publish(event_service_pb2.PublishRequest.FromString(raw_request), Limits())
+    checked = validate.publish(
+        event_service_pb2.PublishRequest.FromString(raw_request), "", Limits()
+    )
     drafts = tuple(
         Draft(
             event.body,
@@ -124,13 +133,17 @@ def pack_append(raw_request: bytes) -> bytes:
                 event.content_type,
                 event.event_type,
             ).digest(),
+            event.event_type,
         )
         for event in checked.events
     )
-    append = Append(checked.project, drafts, checked.request_id, checked.durability)
+    append = Append(checked.project, drafts, checked.request_id, checked.durability, origin=_ORIGIN)
     packed: bytes = hiredis.pack_command(_BUILDER._fcall_append(checked.project, [append]))
     return packed
 
 
+_ORIGIN = Origin(
+    "", "ipv4:127.0.0.1:50000", "grpc-python-asyncio/1.85.1 grpc-c/53.0.0 (linux; chttp2)"
+)
 # Never connects: only its command builder is used.
 _BUILDER = RedisLog(connect("unix:///nowhere"))

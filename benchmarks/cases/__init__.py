@@ -11,6 +11,7 @@ from benchmarks.cases import (
     replay,
     store_memory,
     subscribers,
+    time_travel,
 )
 
 CASES: dict[str, Case] = {
@@ -23,4 +24,5 @@ CASES: dict[str, Case] = {
     "store_memory": store_memory.run,
     "embedding": embedding.run,
     "matching": matching.run,
+    "time": time_travel.run,
 }

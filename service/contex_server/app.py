@@ -124,7 +124,6 @@ class Server:
             size=settings.snapshot_bytes,
         )
         stack.push_async_callback(snapshotter.close)
-        snapshotter.start()
         states = States(
             self.log,
             codec,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from uuid import uuid4
 
@@ -27,12 +27,14 @@ from contex_server.projections.snapshots import Snapshots, Taken
 log = structlog.get_logger(__name__)
 
 _TASK = "snapshot"
-_CLAIM_MS = 30_000
+_CLAIM_MS = 10_000
 _LOOK_S = 1.0
+_LEAST_LOOK_S = 0.1
 _PROJECTS = 4
 """How many are worked on at once."""
-_CATCH_UP = 2
-"""So many intervals behind, snapshots are taken of the past, one at each interval."""
+_CATCH_UP = 12
+"""So many intervals behind, snapshots are taken of the past, one at each interval. Up to
+there the present is enough: it costs a scan of the keys, and no event is decoded."""
 
 
 class Snapshotter:
@@ -45,7 +47,7 @@ class Snapshotter:
         events: Events after which one is due, ...
         size: ... or bytes of events. At least half as many events as there are keys must
             have come, so that a snapshot costs every event the same, however many keys.
-        look_s: How often it looks.
+        look_s: How long it waits at most, where a project grows, until it looks.
     """
 
     def __init__(
@@ -67,48 +69,50 @@ class Snapshotter:
         self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._appended: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._claimed: dict[str, float] = {}
+        """When each task that this process has was last claimed."""
         self._rolled_up: dict[str, int] = {}
         """The hour in which each project's counts were last added up."""
         self._slots = asyncio.Semaphore(_PROJECTS)
-        self._looking: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begins to look."""
-        self._looking = asyncio.create_task(self._run(), name="contex-snapshotter")
 
     async def close(self) -> None:
         """Stops, also halfway through a snapshot; what there was stays valid."""
-        tasks = [*self._tasks.values(), *([self._looking] if self._looking else [])]
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Who takes over need not wait.
+        await asyncio.gather(*map(self._give_back, tuple(self._claimed)))
 
     def appended(self, project: str) -> None:
         """Notes that a project has grown, or that its snapshots are far apart."""
         self._appended.add(project)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._look_s)
-            for project in self._appended - self._tasks.keys():
-                self._appended.discard(project)
-                task = asyncio.create_task(self._look(project), name=f"contex-snapshot-{project}")
-                self._tasks[project] = task
-                task.add_done_callback(partial(self._looked, project))
+        if project not in self._tasks:
+            task = asyncio.create_task(self._look_on(project), name=f"contex-snapshot-{project}")
+            self._tasks[project] = task
+            task.add_done_callback(partial(self._looked, project))
 
     def _looked(self, project: str, _task: asyncio.Task[None]) -> None:
         del self._tasks[project]
 
-    async def _look(self, project: str) -> None:
-        async with self._slots:
-            try:
-                await self._roll_up(project)
-                await self.look(project)
-            except ContexError as error:
-                self._appended.add(project)
-                log.warning("snapshot_interrupted", project=project, error=error.message)
-            except Exception:
-                log.exception("snapshot_failed", project=project)
+    async def _look_on(self, project: str) -> None:
+        """Looks at a project for as long as it grows, more often the faster that is."""
+        delay = min(_LEAST_LOOK_S, self._look_s)
+        while project in self._appended:
+            await asyncio.sleep(delay)
+            self._appended.discard(project)
+            async with self._slots:
+                try:
+                    await self._roll_up(project)
+                    grown = await self.look(project)
+                    wanted = delay * self._events / max(grown, 1)
+                    delay = min(max(wanted, _LEAST_LOOK_S), self._look_s)
+                except ContexError as error:
+                    self._appended.add(project)
+                    log.warning("snapshot_interrupted", project=project, error=error.message)
+                except Exception:
+                    log.exception("snapshot_failed", project=project)
+        await self._give_back(project)
 
     async def _roll_up(self, project: str) -> None:
         """Adds up the counts of the hours that are over. Whoever else does it does no harm."""
@@ -117,24 +121,39 @@ class Snapshotter:
             await self._log.roll_up(project)
             self._rolled_up[project] = hour
 
-    async def look(self, project: str) -> None:
+    async def look(self, project: str) -> int:
         """Takes the snapshots that are due, unless another process is at it.
+
+        Returns:
+            How many events there were after the newest snapshot.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, STORE_FULL.
         """
         counters = await self._log.counters(project)
         newest = await self._log.snapshot_before(project, END_OF_TIME)
+        grown = counters.events - (newest.events if newest else 0)
         if not await self._is_due(project, counters, newest):
-            return
-        if not await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
-            self._appended.add(project)
-            return
-        try:
+            return grown
+        if await self._has_task(project):
             await self._take(project, counters)
-        finally:
-            # Cancelled too: who takes over need not wait.
-            await self._log.disclaim(project, _TASK, self._owner)
+        else:
+            self._appended.add(project)
+        return grown
+
+    async def _has_task(self, project: str) -> bool:
+        """Whether the task is this process's; it is kept for as long as the project grows."""
+        now = time.monotonic()
+        if now > self._claimed.get(project, 0.0) + _CLAIM_MS / 2_000:
+            if not await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
+                return False
+            self._claimed[project] = now
+        return True
+
+    async def _give_back(self, project: str) -> None:
+        if self._claimed.pop(project, None) is not None:
+            with suppress(ContexError):
+                await self._log.disclaim(project, _TASK, self._owner)
 
     async def _is_due(self, project: str, now: Counters, newest: SnapshotInfo | None) -> bool:
         if newest is None and now.counted_since > BEGINNING:
@@ -159,10 +178,9 @@ class Snapshotter:
                     raise
             else:
                 return
-        await self._take_now(project)
+        await self._take_now(project, counters)
 
-    async def _take_now(self, project: str) -> None:
-        counters = await self._log.counters(project)
+    async def _take_now(self, project: str, counters: Counters) -> None:
         sequence, state = await live(self._log, self._codec, project)
         await self._put(project, sequence, state, counters.events, counters.bytes)
 
@@ -201,7 +219,7 @@ class Snapshotter:
                         size += len(body)
                 due = fresh >= self._events or fresh_bytes >= self._bytes
                 if due and fresh >= len(state) // 2:
-                    if not await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
+                    if not await self._has_task(project):
                         return
                     await self._put(project, page.entries[-1].sequence, state, events, size)
                     fresh = fresh_bytes = 0
