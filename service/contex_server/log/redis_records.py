@@ -15,6 +15,7 @@ ctx:{b}:p:<project>:presence            hash: what each server process has open
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -224,6 +225,7 @@ class RedisRecords:
             len(places),
         ]
         for sent in messages:
+            met = Counter(index for event in sent.events for index, _ in event.needs)
             arguments += (
                 sent.agent_id,
                 sent.stream_id or "-",
@@ -233,17 +235,19 @@ class RedisRecords:
                 str(sent.position),
                 orjson.dumps(sent.needs),
                 len(sent.needs),
-                *sent.needs,
-                len(sent.events),
             )
+            for index, need in enumerate(sent.needs):
+                arguments += (need, met[index])
+            arguments.append(len(sent.events))
             for event in sent.events:
+                ms, n = event.sequence
+                mark = "D" if event.deleted else "L"
                 arguments += (
                     places[event.sequence],
-                    str(event.sequence),
-                    event.data_key,
                     event.revision,
-                    "D" if event.deleted else "L",
-                    ",".join(f"{index}:{score:.4g}" for index, score in event.needs) or "-",
+                    f"{ms}-{n} {event.revision} {mark}",
+                    ",".join([f"{index}:{score:.4g}" for index, score in event.needs]) or "-",
+                    event.data_key,
                 )
         return ("FCALL", "contex1_deliver", len(keys), *keys, *arguments)
 
@@ -298,11 +302,12 @@ class RedisRecords:
 
     async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
         """See `EventLog.receivers`."""
-        found = await self._command(project, "HGETALL", key(project, f"receivers:{sequence}"))
-        return {
-            agent_id.decode(): [parse_sequence(place) for place in places.split(b" ")]
-            for agent_id, places in _pairs(found).items()
-        }
+        found = await self._command(project, "GET", key(project, f"receivers:{sequence}"))
+        receivers: dict[str, list[Sequence]] = {}
+        words = (found or b"").decode().split()
+        for agent_id, place in zip(words[::2], words[1::2], strict=True):
+            receivers.setdefault(agent_id, []).append(Sequence.parse(place))
+        return receivers
 
     # -- the audit ---------------------------------------------------------------
 

@@ -98,14 +98,21 @@ local function is_noted(a, stream, number)
   return false
 end
 
--- Notes one message, its events' receivers in `receivers` and, where they changed, `changed`,
--- and the needs it meets in `needs_counted`. Returns its place.
-local function note_message(a, message, limits, receivers, changed, needs_counted)
+-- Whether an event was sent to an agent before; `added` is what this call adds.
+local function was_sent(key, added, id)
+  local start = '\n' .. id .. ' '
+  if added and string.find(added, start, 1, true) then return true end
+  local held = redis.call('GET', key)
+  return held and string.find(held, start, 1, true) ~= nil
+end
+
+-- Notes one message. What it adds to the receivers of its events goes into `added`, the needs
+-- that it meets into `needs_counted`. Returns its place.
+local function note_message(a, message, limits, keys, added, needs_counted)
   local id, prefix = message.agent, NEEDS .. message.registration
-  local wanted, places = { COUNTER, prefix }, {}
-  for i, event in ipairs(message.events) do
+  local wanted = { COUNTER, prefix }
+  for _, event in ipairs(message.events) do
     if event.name ~= '' then wanted[#wanted + 1] = event.name end
-    places[i] = receivers[event.receivers]
   end
   local held = lookup(a.sent, wanted)
   local since = prepare(a, id, limits, tonumber(held[COUNTER] or 0))
@@ -114,114 +121,109 @@ local function note_message(a, message, limits, receivers, changed, needs_counte
     message.stream .. ' ' .. message.number .. ' ' .. message.kind .. ' ' .. message.registration
       .. ' ' .. message.position,
   }
+  local fresh, resent = {}, false
   for i, event in ipairs(message.events) do
-    local before = places[i][id]
-    lines[#lines + 1] = (before and 'R ' or 'S ') .. event.sequence .. ' ' .. event.revision
-      .. ' ' .. event.mark .. ' ' .. event.needs .. ' ' .. event.name
-    if not before then
-      for index in string.gmatch(event.needs, '(%d+):') do
-        local name = 'n' .. id .. ': ' .. message.texts[tonumber(index) + 1]
-        needs_counted[name] = (needs_counted[name] or 0) + 1
-      end
-    end
+    local name = event.name
+    local known = fresh[name] and fresh[name].said or held[name]
+    local is_new = name ~= ''
+      and (not known or tonumber(string.match(known, '^%S+ (%d+)')) < event.revision)
+    if is_new then fresh[name] = event end
+    -- A revision above all that were sent of its key was never sent.
+    event.resend = not is_new and was_sent(keys[5 + event.at], added[event.at], id)
+    resent = resent or event.resend
+    lines[i + 1] = (event.resend and 'R ' or 'S ') .. event.said .. ' ' .. event.needs .. ' ' .. name
   end
   local placed = redis.call('XADD', a.journal, '*', 'd', table.concat(lines, '\n'))
 
-  local ms = whole(split(placed))
-  local fresh = { [COUNTER] = whole(since) }
-  if not held[prefix] then fresh[prefix] = message.needs end
-  for i, event in ipairs(message.events) do
-    local name = event.name
-    local known = fresh[name] or held[name]
-    if name ~= '' and (not known
-        or tonumber(string.match(known, '^%S+ (%d+)')) < tonumber(event.revision)) then
-      fresh[name] = event.sequence .. ' ' .. event.revision .. ' ' .. event.mark .. ' ' .. ms
-        .. ' ' .. message.registration .. ' ' .. event.needs
-    end
-    local before = places[i][id]
-    if before and #before > 400 then before = string.match(before, '^%S+') end
-    places[i][id] = before and before .. ' ' .. placed or placed
-    changed[event.receivers][id] = true
+  local line = id .. ' ' .. placed .. '\n'
+  local values = { COUNTER, whole(since) }
+  for _, event in ipairs(message.events) do
+    added[event.at] = (added[event.at] or '\n') .. line
   end
-  local values = {}
-  for name, value in pairs(fresh) do
+  if not held[prefix] then
+    values[3], values[4] = prefix, message.needs
+  end
+  local suffix = ' ' .. whole(split(placed)) .. ' ' .. message.registration .. ' '
+  for name, event in pairs(fresh) do
     values[#values + 1] = name
-    values[#values + 1] = value
+    values[#values + 1] = event.said .. suffix .. event.needs
   end
   chunked('HSET', a.sent, values)
+
+  for i, need in ipairs(message.texts) do
+    local n = need.count
+    if resent then
+      n = 0
+      for _, event in ipairs(message.events) do
+        if not event.resend and string.find(',' .. event.needs, ',' .. i - 1 .. ':', 1, true) then
+          n = n + 1
+        end
+      end
+    end
+    if n > 0 then
+      local name = 'n' .. id .. ': ' .. need.text
+      needs_counted[name] = (needs_counted[name] or 0) + n
+    end
+  end
   return placed
 end
 
 -- Notes what is about to be sent to agents.
 --
--- KEYS  activity, activity-open, journals, agents, cursors, for each event the hash of its
---       receivers, then for each message: journal, sent, streams
+-- KEYS  activity, activity-open, journals, agents, cursors, for each event where its receivers
+--       are, then for each message: journal, sent, streams
 -- ARGV  retention in ms, entries kept, "R" where the call is repeated, number of events, then
 --       for each message: agent id, stream id or "-", its number in the stream, kind,
---       registration, position, the needs as a JSON list, their number, then each, number of
---       events, and for each: which of the events, sequence, data key, revision, "L" or "D",
---       "<need index>:<score>,…"
+--       registration, position, the needs as a JSON list, their number, then each with how
+--       many events meet it, number of events, and for each: which of the events, revision,
+--       "<sequence> <revision> <L|D>", "<need index>:<score>,…", data key
 local function deliver(keys, args)
   local limits = { retention_ms = tonumber(args[1]), entries = tonumber(args[2]) }
   local repeated, count_events = args[3] == 'R', tonumber(args[4])
   local at, key = 5, 5 + count_events
-  local messages, asked = {}, {}
-  for i = 1, count_events do asked[i] = {} end
+  local added, needs_counted, placed = {}, {}, nil
   while at <= #args do
     local message = {
       agent = args[at], stream = args[at + 1], number = args[at + 2], kind = args[at + 3],
       registration = args[at + 4], position = args[at + 5], needs = args[at + 6],
       texts = {}, events = {},
-      keys = {
-        journal = keys[key + 1], sent = keys[key + 2], streams = keys[key + 3],
-        journals = keys[3], agents = keys[4], cursors = keys[5],
-      },
+    }
+    local a = {
+      journal = keys[key + 1], sent = keys[key + 2], streams = keys[key + 3],
+      journals = keys[3], agents = keys[4], cursors = keys[5],
     }
     key = key + 3
     local texts = tonumber(args[at + 7])
-    for i = 1, texts do message.texts[i] = args[at + 7 + i] end
-    at = at + 8 + texts
+    at = at + 8
+    for i = 1, texts do
+      message.texts[i] = { text = args[at], count = tonumber(args[at + 1]) }
+      at = at + 2
+    end
     local events = tonumber(args[at])
-    for i = 1, events do
-      local event = {
-        receivers = tonumber(args[at + 1]), sequence = args[at + 2], name = args[at + 3],
-        revision = args[at + 4], mark = args[at + 5], needs = args[at + 6],
-      }
-      message.events[i] = event
-      asked[event.receivers][message.agent] = true
-      at = at + 6
-    end
     at = at + 1
-    messages[#messages + 1] = message
-  end
-
-  local receivers, changed = {}, {}
-  for i = 1, count_events do
-    local ids = {}
-    for id in pairs(asked[i]) do ids[#ids + 1] = id end
-    receivers[i], changed[i] = lookup(keys[5 + i], ids), {}
-  end
-  local needs_counted, placed = {}, nil
-  for _, message in ipairs(messages) do
-    if not (repeated and message.stream ~= '-'
-        and is_noted(message.keys, message.stream, message.number)) then
-      placed = note_message(message.keys, message, limits, receivers, changed, needs_counted)
+    for i = 1, events do
+      message.events[i] = {
+        at = tonumber(args[at]), revision = tonumber(args[at + 1]), said = args[at + 2],
+        needs = args[at + 3], name = args[at + 4],
+      }
+      at = at + 5
+    end
+    if not (repeated and message.stream ~= '-' and is_noted(a, message.stream, message.number)) then
+      placed = note_message(a, message, limits, keys, added, needs_counted)
     end
   end
-  for i = 1, count_events do
-    local values = {}
-    for id in pairs(changed[i]) do
-      values[#values + 1] = id
-      values[#values + 1] = receivers[i][id]
-    end
-    if #values > 0 then
-      chunked('HSET', keys[5 + i], values)
-      if limits.retention_ms > 0 then
-        redis.call('PEXPIRE', keys[5 + i], limits.retention_ms)
-      end
+  if not placed then return 0 end
+  local ms = split(placed)
+  for i, lines in pairs(added) do
+    local name = keys[5 + i]
+    local size = redis.call('APPEND', name, lines)
+    -- Kept from the first on; who is sent an old event lets it be kept anew.
+    local event_ms = tonumber(string.match(name, '(%d+)-%d+$'))
+    if limits.retention_ms > 0 and (size == #lines or event_ms < ms - 3600000) then
+      redis.call('PEXPIRE', name, limits.retention_ms)
     end
   end
-  if placed then count_minute(keys[1], keys[2], (split(placed)), needs_counted) end
+  count_minute(keys[1], keys[2], ms, needs_counted)
   return 1
 end
 
