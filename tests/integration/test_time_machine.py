@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -16,13 +15,13 @@ import pytest
 from contex.v1 import event_pb2, state_service_pb2
 from contex_server.app import Server
 from contex_server.config import Settings
-from contex_server.errors import ContexError
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis import RedisLog
+from contex_server.model import END_OF_TIME
 from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
 from contex_server.rpc.wire import ProtobufCodec
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -94,6 +93,7 @@ class World:
 
     async def start(self) -> None:
         await self.store.start()
+        self.log = await RedisLog.open(self.store.url)
         for place in range(2):
             await self.start_server(place)
 
@@ -117,18 +117,14 @@ class World:
     async def restart_store(self) -> None:
         await self.store.stop()
         await self.store.start()
-        for server in self.servers:
-            async with asyncio.timeout(DEADLINE_S):
-                while True:
-                    with suppress(ContexError):
-                        await server.log.ping()
-                        break
-                    await asyncio.sleep(0.01)
+        await self.log.close()
+        self.log = await RedisLog.open(self.store.url)
 
     async def stop(self) -> None:
         for api, server in zip(self.apis, self.servers, strict=True):
             await api.channel.close()
             await server.stop()
+        await self.log.close()
         await self.store.stop()
 
 
@@ -366,16 +362,38 @@ class History(RuleBasedStateMachine):
         batch = [NewEvent(data_key=key, payload=b'{"n":%d}' % n) for n in range(times)]
         self.world.run(self._publish(0, batch, "burst"))
 
-    @rule(events=st.sampled_from([1, _FEW_EVENTS]))
-    def take_snapshots(self, events: int) -> None:
+    @rule(events=st.sampled_from([1, _FEW_EVENTS, None]))
+    def take_snapshots(self, events: int | None) -> None:
         self.world.run(self._look(events))
 
-    @rule(calls=st.integers(0, 14), events=st.sampled_from([1, _FEW_EVENTS]))
-    def take_snapshots_and_be_killed(self, calls: int, events: int) -> None:
+    @rule(calls=st.integers(0, 14), events=st.sampled_from([1, _FEW_EVENTS, None]))
+    def take_snapshots_and_be_killed(self, calls: int, events: int | None) -> None:
         self.world.run(self._look(events, calls))
 
-    async def _look(self, events: int, calls: int | None = None) -> None:
-        log = await RedisLog.open(self.world.store.url)
+    @rule(batches=st.lists(BATCH, min_size=4, max_size=8))
+    def take_snapshots_while_others_publish(self, batches: list[Any]) -> None:
+        async def publish() -> None:
+            for n, batch in enumerate(batches):
+                await self._publish(n % 2, self._new(batch), f"writer-{n}")
+
+        async def take() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                publishing = tasks.create_task(publish())
+                while not publishing.done():
+                    await self._look(None)
+
+        self.world.run(take())
+
+    async def _look(self, events: int | None, calls: int | None = None) -> None:
+        """Looks, as a process does to which a snapshot is due after so many events.
+
+        None: after as many as there are now, which takes one of what is there, not of the past.
+        """
+        log = self.world.log
+        if events is None:
+            newest = await log.snapshot_before(self.project, END_OF_TIME)
+            behind = (await log.counters(self.project)).events - (newest.events if newest else 0)
+            events = max(1, behind)
         seen: Any = log if calls is None else _Mortal(log, calls)
         snapshots = Snapshots(seen, cache_bytes=0)
         snapshotter = Snapshotter(seen, ProtobufCodec(), snapshots, events=events, size=1 << 30)
@@ -384,8 +402,6 @@ class History(RuleBasedStateMachine):
         except _Killed:
             # As when its claim has expired.
             await log.disclaim(self.project, "snapshot", snapshotter._owner)
-        finally:
-            await log.close()
 
     @precondition(lambda self: self.restarts < 1)
     @rule(what=st.sampled_from(["server", "store"]))
@@ -644,6 +660,8 @@ def test_every_read_of_the_past_is_the_fold_of_the_log(world: World) -> None:
             derandomize=True,
             deadline=None,
             database=None,
+            # Shrinking takes minutes here; allow it to understand a failure.
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -112,6 +112,17 @@ def test_what_differs_is_what_differs_key_by_key(
     assert differing(one, one, wanted) == []
 
 
+def test_two_events_of_one_millisecond_differ() -> None:
+    one, other = (
+        State(
+            Sequence(1, n),
+            decode(encode({"a": KeyState("a", n, Sequence(1, n), False, b"")})),
+        )
+        for n in (1, 2)
+    )
+    assert differing(one, other, Selection()) == ["a"]
+
+
 @given(SEQUENCES)
 def test_the_empty_state_has_nothing(sequence: Sequence) -> None:
     state = State(sequence)
