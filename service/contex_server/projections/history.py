@@ -202,11 +202,14 @@ class History:
                         break
                 return (await _compared(chain, patches=True))[0]
             steps -= len(part)
+        raise await self._gone(project, f"revision {revision} of {data_key!r}")
+
+    async def _gone(self, project: str, what: str) -> ContexError:
         bounds = await self._log.bounds(project)
         earliest = bounds.first or bounds.tail
-        raise ContexError(
+        return ContexError(
             Reason.SEQUENCE_TRIMMED,
-            f"revision {revision} of {data_key!r} can no longer be read",
+            f"{what} can no longer be read; the earliest event is {earliest}",
             metadata={"earliest_sequence": str(earliest)},
         )
 
@@ -216,7 +219,7 @@ class History:
         It reads at most 10,000 revisions and 64 MiB, for at most 10 seconds.
 
         Raises:
-            ContexError: EVENT_NOT_FOUND if not even that event can be read any more;
+            ContexError: SEQUENCE_TRIMMED if not even that event can be read any more;
                 STORE_UNAVAILABLE.
         """
         deadline = time.monotonic() + _BLAME_S
@@ -241,11 +244,7 @@ class History:
             ):
                 break
         if newest is None or blamed is None:
-            raise ContexError(
-                Reason.EVENT_NOT_FOUND,
-                f"event {start} of project {project!r} can no longer be read",
-                metadata={"sequence": str(start)},
-            )
+            raise await self._gone(project, f"event {start}")
         return Blamed(newest, blamed.parts(), truncated=not (reached and blamed.complete))
 
     async def _nearest(self, project: str, latest: KeyState, revision: int) -> KeyState:
