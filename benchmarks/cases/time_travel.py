@@ -24,6 +24,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
 from benchmarks.load import channels, open_stream, publish_stream, read, unary
 from benchmarks.messages import BATCH, example, request
+from benchmarks.messages import KEYS as KEYS_EACH
 from benchmarks.processes import ContexServer
 from benchmarks.store import raw_store
 
@@ -97,6 +98,9 @@ async def _reading(bench: Bench) -> list[Figure]:
                 + f" ms; history {median(history[-1]):.1f} ms, "
                 f"activity {median(activity[-1]):.1f} ms"
             )
+        with raw_store(server.store_socket) as store:
+            kinds = store.memory_by_key(largest)
+        snapshots = (kinds["snapshots"] + kinds["snapshot-data"]) / sizes[-1]
     return [
         *(
             Figure(
@@ -139,6 +143,7 @@ async def _reading(bench: Bench) -> list[Figure]:
             target=Target("most", 50),
             details={"p99": _percentiles(activity, 99)},
         ),
+        Figure(f"store, an event: snapshots of {KEYS:,} keys", "bytes", [snapshots]),
     ]
 
 
@@ -217,6 +222,7 @@ def _percentiles(runs: list[list[float]], percent: float) -> list[float]:
 async def _recording(bench: Bench) -> list[Figure]:
     sizes = {0: bench.size(1_500, 20), AGENTS: bench.size(300, 10)}
     rates: dict[tuple[bool, int], list[float]] = {}
+    deliveries: dict[bool, list[float]] = {}
     stored: dict[str, float] = {}
     async with (
         bench.server("recording") as on,
@@ -231,8 +237,10 @@ async def _recording(bench: Bench) -> list[Figure]:
                     (True, on, on_channel),
                 ):
                     project = f"p{number}-{agents}"
-                    rate = await _publish(channel, project, sizes[agents], agents)
-                    rates.setdefault((recorded, agents), []).append(rate)
+                    published, delivered = await _publish(channel, project, sizes[agents], agents)
+                    rates.setdefault((recorded, agents), []).append(published)
+                    if agents:
+                        deliveries.setdefault(recorded, []).append(delivered * agents)
                     if recorded:
                         await asyncio.sleep(2.0)  # The last snapshot.
                         stored |= _bytes(server, project, sizes[agents] * BATCH, agents)
@@ -256,6 +264,13 @@ async def _recording(bench: Bench) -> list[Figure]:
             )
             for agents in (0, AGENTS)
         ),
+        Figure(
+            f"their deliveries to {AGENTS} agents",
+            "events/s",
+            deliveries[True],
+            deliveries[False],
+            "without",
+        ),
         *(Figure(name, "bytes", [value]) for name, value in stored.items()),
     ]
 
@@ -271,7 +286,10 @@ def _bytes(server: ContexServer, project: str, events: int, agents: int) -> dict
     if not agents:
         return {
             "store, an event: the log": kinds["events"] / events,
-            "store, an event: snapshots": (kinds["snapshots"] + kinds["snapshot-data"]) / events,
+            f"store, an event: snapshots of {KEYS_EACH} keys": (
+                kinds["snapshots"] + kinds["snapshot-data"]
+            )
+            / events,
             "store, an event: audit": kinds["audit"] / events,
             "store, an event: counts": (kinds["activity"] + kinds["stats"]) / events,
         }
@@ -279,16 +297,20 @@ def _bytes(server: ContexServer, project: str, events: int, agents: int) -> dict
     return {"store, a delivery: its records": journals / (events * agents)}
 
 
-async def _publish(channel: grpc.aio.Channel, project: str, batches: int, agents: int) -> float:
-    """Events a second, until the last is acknowledged and has reached every agent."""
+async def _publish(
+    channel: grpc.aio.Channel, project: str, batches: int, agents: int
+) -> tuple[float, float]:
+    """Events a second until the last is acknowledged, and until it has reached every agent."""
     requests = [request(project, [example() for _ in range(BATCH)]) for _ in range(batches)]
     await publish_stream(channel, requests[:3])  # Embeds the texts.
     async with _listeners(channel, project, agents) as received:
         start = time.perf_counter()
         await publish_stream(channel, requests)
+        published = time.perf_counter()
         while agents and min(received) < batches * BATCH:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        return batches * BATCH / (time.perf_counter() - start)
+        events = batches * BATCH
+        return events / (published - start), events / (time.perf_counter() - start)
 
 
 @asynccontextmanager

@@ -35,7 +35,8 @@ from contex_server.log.redis_keys import agent_keys, key, parse_sequence
 from contex_server.model import Origin, Sequence
 
 _MESSAGES = 128
-"""Messages that are noted in one call: some 3 ms of the store's time."""
+_EVENTS = 512
+"""Messages, and events in them, that are noted in one call: some 3 ms of the store's time."""
 _SCAN_COUNT = 1_000
 
 
@@ -200,9 +201,15 @@ class RedisRecords:
         self, project: str, messages: Iterable[Sent], *, repeated: bool = False
     ) -> None:
         """See `EventLog.note_sent`."""
-        several = list(messages)
-        for start in range(0, len(several), _MESSAGES):
-            some = several[start : start + _MESSAGES]
+        some: list[Sent] = []
+        events = 0
+        for sent in messages:
+            if some and (len(some) == _MESSAGES or events + len(sent.events) > _EVENTS):
+                await self._command(project, *self._deliver(project, some, repeated))
+                some, events = [], 0
+            some.append(sent)
+            events += len(sent.events)
+        if some:
             await self._command(project, *self._deliver(project, some, repeated))
 
     def _deliver(self, project: str, messages: list[Sent], repeated: bool) -> Command:

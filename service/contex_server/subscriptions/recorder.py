@@ -28,7 +28,7 @@ STREAM = "stream"
 NEEDS_CHANGED = "needs_changed"
 ANSWER = "answer"
 _BACKOFF_S = (0.05, 2.0)
-_EVENTS = 500
+_EVENTS = 256
 """Events of one note: what is longer is split."""
 _CLOSE_S = 2.0
 
