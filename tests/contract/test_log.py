@@ -9,7 +9,7 @@ import pytest
 from contex.v1 import event_pb2
 from contex_server.errors import ContexError, Reason
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.port import AgentWrite, EventLog
+from contex_server.log.port import AgentWrite, EventLog, SnapshotInfo
 from contex_server.log.redis import RedisLog
 from contex_server.model import (
     BEGINNING,
@@ -18,6 +18,7 @@ from contex_server.model import (
     Draft,
     Durability,
     Entry,
+    KeyState,
     Sequence,
 )
 
@@ -314,3 +315,77 @@ async def test_functions_are_loaded_again_where_they_are_gone(log: EventLog) -> 
     await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
     written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, "agent_registered", body()))
     assert written is not None
+
+
+async def test_a_history_is_walked_from_event_to_event(log: EventLog) -> None:
+    sequences = []
+    for n in range(5):
+        appended = await log.append(Append(P, (draft("k", str(n)), draft("other", "y" * 1_000))))
+        sequences.append(appended.first)
+    found = await log.history(P, sequences[4], 10, 1_000_000)
+    assert [entry.sequence for entry in found] == sequences[::-1]
+    assert [parse(entry).payload for entry in found] == [b"4", b"3", b"2", b"1", b"0"]
+    found = await log.history(P, sequences[2], 2, 1_000_000)
+    assert [entry.sequence for entry in found] == [sequences[2], sequences[1]]
+    # By bytes: at least one, and none after the bytes are exceeded.
+    other = Sequence(sequences[4].ms, sequences[4].n + 1)
+    assert len(await log.history(P, other, 10, 1)) == 1
+    assert len(await log.history(P, other, 10, 1_500)) == 2
+    assert await log.history(P, Sequence(5, 5), 10, 1_000) == []
+    assert await log.history("empty", Sequence(5, 5), 10, 1_000) == []
+
+
+async def test_the_latest_of_some_keys(log: EventLog) -> None:
+    await log.append(Append(P, (draft("a"), draft("b"), draft("a"))))
+    (last,) = (await log.append(one("b", tombstone=True)),)
+    found = await log.latest(P, ["a", "b", "nobody"])
+    assert found.keys() == {"a", "b"}
+    assert (found["a"].revision, found["a"].deleted, found["a"].digest) == (2, False, DIGEST)
+    assert (found["b"].revision, found["b"].deleted) == (2, True)
+    assert found["b"].sequence == last.first
+    assert {s.data_key: s async for chunk in _all(log) for s in chunk} == found
+    assert await log.latest(P, []) == {}
+
+
+async def _all(log: EventLog) -> AsyncIterator[list[KeyState]]:
+    async for chunk in log.state(P):
+        yield chunk
+
+
+async def test_snapshots_are_put_in_order_and_found_by_place(log: EventLog) -> None:
+    assert await log.snapshot_before(P, END_OF_TIME) is None
+    assert await log.snapshots(P, BEGINNING, 10) == []
+    places = [Sequence(ms, n) for ms, n in ((10, 0), (10, 5), (2**40, 7))]
+    for number, place in enumerate(places, 1):
+        info = SnapshotInfo(place, number, 100 * number, 10 * number)
+        assert await log.put_snapshot(P, info, bytes(range(256)) * number)
+    for place in (*places, Sequence(10, 1), Sequence(1, 0)):
+        assert not await log.put_snapshot(P, SnapshotInfo(place, 9, 9, 9), b"late")
+    found = await log.snapshots(P, BEGINNING, 10)
+    assert [info.sequence for info in found] == places
+    assert found[1] == SnapshotInfo(places[1], 2, 200, 20, 512)
+    assert await log.snapshots(P, places[0], 1) == [found[1]]
+    assert await log.snapshot_before(P, END_OF_TIME) == found[2]
+    assert await log.snapshot_before(P, places[1]) == found[1]
+    assert await log.snapshot_before(P, Sequence(10, 4)) == found[0]
+    assert await log.snapshot_before(P, Sequence(9, 9)) is None
+    assert await log.snapshot(P, places[1]) == bytes(range(256)) * 2
+    assert await log.snapshot(P, Sequence(10, 4)) is None
+    assert await log.snapshots("other", BEGINNING, 10) == []
+
+
+async def test_what_is_appended_is_counted(log: EventLog) -> None:
+    assert (await log.counters(P)).events == 0
+    await log.append(Append(P, (draft("a"), draft("b"), draft(""))))
+    await log.append(one("a", tombstone=True))
+    entries = await everything(log)
+    counters = await log.counters(P)
+    assert (counters.events, counters.keys, counters.deleted) == (4, 2, 1)
+    assert counters.bytes == sum(len(entry.body) for entry in entries)
+    assert counters.counted_since == BEGINNING
+
+
+async def test_the_clock_is_the_stores(log: EventLog) -> None:
+    empty = (await log.bounds(P)).now_ms
+    appended = await log.append(one())
+    assert empty <= appended.first.ms <= (await log.bounds(P)).now_ms
