@@ -21,6 +21,7 @@ from contex.v1 import (
     event_pb2,
     event_service_pb2,
     match_service_pb2,
+    state_service_pb2,
 )
 from contex.v1.agent_service_pb2 import MinDelta, Need
 from contex.v1.match_service_pb2 import (
@@ -32,12 +33,21 @@ from contex.v1.match_service_pb2 import (
     MatchRequest,
     RecordFeedbackRequest,
 )
+from contex.v1.state_service_pb2 import (
+    DiffStatesRequest,
+    GetBlameRequest,
+    GetHistoryRequest,
+    GetRevisionRequest,
+    GetStateRequest,
+    StreamStateRequest,
+)
 from contex_server.app import Server
 from contex_server.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders import Embedder
 from contex_server.model import END_OF_TIME, RESERVED_TYPES, Sequence
-from contex_server.rpc.cursors import Token, encode_position, encode_text
+from contex_server.rpc.cursors import Token, encode_place, encode_position, encode_text
+from contex_server.rpc.state import fingerprint
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -80,6 +90,7 @@ SERVICES = (
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"],
     match_service_pb2.DESCRIPTOR.services_by_name["MatchService"],
+    state_service_pb2.DESCRIPTOR.services_by_name["StateService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -103,6 +114,12 @@ VALID: dict[str, Message] = {
     "RecordFeedback": RecordFeedbackRequest(project=P, agent_id=AGENT, sequence="1-0"),
     "ExportFeedback": ExportFeedbackRequest(project=P),
     "GetMatchingStatus": GetMatchingStatusRequest(project=P),
+    "GetState": GetStateRequest(project=P),
+    "StreamState": StreamStateRequest(project=P),
+    "DiffStates": DiffStatesRequest(project=P, base=event_pb2.Position(sequence="0")),
+    "GetHistory": GetHistoryRequest(project=P, data_key="k0"),
+    "GetRevision": GetRevisionRequest(project=P, data_key="k0", revision=1),
+    "GetBlame": GetBlameRequest(project=P, data_key="k0"),
 }
 
 
@@ -140,7 +157,8 @@ class Scene:
     async def state(self) -> Any:
         """What a refused call must leave as it is."""
         log = self.server.log
-        return await log.bounds(P), await log.agents(P, "", 10)
+        bounds = await log.bounds(P)
+        return bounds._replace(now_ms=0), await log.agents(P, "", 10)
 
     async def count(self) -> int:
         return len((await self.api.page(page_size=1_000)).events)
@@ -399,6 +417,15 @@ def sequence_change(field: str, text: str) -> dict[str, Any]:
     return {container: position(sequence=text)} if leaf else {field: text}
 
 
+# What StateService asks moments by.
+MOMENTS = (
+    ("GetState", "as_of"),
+    ("StreamState", "as_of"),
+    ("DiffStates", "base"),
+    ("DiffStates", "target"),
+    ("GetHistory", "as_of"),
+    ("GetBlame", "as_of"),
+)
 FUTURE = {
     "reason": "SEQUENCE_IN_FUTURE",
     "code": "OUT_OF_RANGE",
@@ -414,6 +441,7 @@ for _rpc, _field in (
     ("RegisterAgent", "last_seen_sequence"),
     ("Listen", "after_sequence"),
     ("Acknowledge", "sequence"),
+    *((_rpc, f"{_field}.sequence") for _rpc, _field in MOMENTS),
 ):
     _bad = {"empty": "", **NO_SEQUENCE}
     _few = ("empty", "negative", "newline", "beyond 64 bits", "far too long")
@@ -448,10 +476,33 @@ for _rpc, _field in (
     *((_rpc, "until") for _rpc in ("ListEvents", "Replay", "Backtest", "ExportFeedback")),
     ("Match", "as_of"),
     ("Explain", "as_of"),
+    *MOMENTS,
 ):
     refuse(_rpc, f"{_field} nowhere", _field, **{_field: position()})
+    for _value in (-1, 253_402_300_800_000, 2**63 - 1, -(2**63)):
+        refuse(
+            _rpc,
+            f"{_field} at {_value} ms",
+            f"{_field}.unix_ms",
+            **{_field: position(unix_ms=_value)},
+        )
     for _name, _time in NO_TIME.items():
         refuse(_rpc, f"{_field} {_name}", f"{_field}.time", **{_field: position(time=_time)})
+for _rpc, _field in (("Match", "as_of"), ("Explain", "as_of"), *MOMENTS):
+    for _name, _place in {
+        "time": position(time=Timestamp(seconds=253_402_300_799)),
+        "unix_ms": position(unix_ms=253_402_300_799_999),
+    }.items():
+        refuse(
+            _rpc,
+            f"{_field} beyond by {_name}",
+            expect={
+                "reason": "TIME_IN_FUTURE",
+                "code": "OUT_OF_RANGE",
+                "metadata": frozenset({"now"}),
+            },
+            **{_field: _place},
+        )
 for _rpc in ("Match", "Explain"):
     for _text in ("", "-1-0", "x"):
         refuse(_rpc, f"as_of {_text}", "as_of.sequence", as_of=position(sequence=_text))
@@ -467,7 +518,7 @@ for _name, _time in NO_TIME.items():
     refuse("Subscribe", f"from_time {_name}", "from_time", from_time=_time)
 
 # Sizes of pages, heartbeats.
-for _rpc in ("ListEvents", "ListAgents"):
+for _rpc in ("ListEvents", "ListAgents", "GetState", "DiffStates", "GetHistory"):
     for _value in (-1, 1_001, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"page_size {_value}", "page_size", page_size=_value)
 for _rpc in ("Subscribe", "Listen"):
@@ -557,6 +608,9 @@ for _rpc, _field, _token, _more in (
     ("Replay", "cursor", Token.BACKWARDS, {"order": event_pb2.ORDER_BACKWARDS}),
     ("ListEvents", "page_token", Token.EVENTS_PAGE, {}),
     ("ListAgents", "page_token", Token.AGENTS_PAGE, {}),
+    ("GetState", "page_token", Token.STATE_PAGE, {}),
+    ("DiffStates", "page_token", Token.DIFF_PAGE, {}),
+    ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
 ):
     _empty = {"empty": ""} if METHODS[_rpc].name in ("Subscribe", "Listen", "Acknowledge") else {}
     for _name, _text in {**_empty, **bad_tokens(_token)}.items():
@@ -735,6 +789,43 @@ refuse(
     },
 )
 refuse("RegisterAgent", "no needs", "needs", needs=[])
+
+# States and histories.
+for _rpc in ("GetState", "StreamState", "DiffStates"):
+    for _text in ("", "a b", "[a-z]", "a" * 257):
+        refuse(_rpc, f"keys {_text[:9]!r}", "data_keys[1]", data_keys=["x*", _text])
+    refuse(_rpc, "keys too many", "data_keys", data_keys=["*"] * 33)
+    for _name, _text in {**some({**long_names(256), **NASTY}, *_FEW[1:]), "star": "*"}.items():
+        refuse(_rpc, f"prefix {_name}", "prefix", prefix=_text)
+    for _value in (3, 99, -1, 2**31 - 1, -(2**31)):
+        refuse(_rpc, f"view {_value}", "view", view=_value)
+for _name, _text in {**some({**long_names(256), **NASTY}, *_FEW[1:]), "star": "*"}.items():
+    refuse("StreamState", f"after {_name}", "after_data_key", after_data_key=_text)
+for _rpc in ("GetHistory", "GetRevision", "GetBlame"):
+    for _name, _text in {"empty": "", **long_names(256), **NASTY, "star": "*"}.items():
+        refuse(_rpc, f"key {_name}", "data_key", data_key=_text)
+    refuse(
+        _rpc,
+        "a key that nobody knows",
+        expect={
+            "reason": "DATA_KEY_NOT_FOUND",
+            "code": "NOT_FOUND",
+            "metadata": frozenset({"data_key"}),
+        },
+        data_key="nobody.knows",
+    )
+refuse("GetRevision", "revision 0", "revision", revision=0)
+for _value in (2, 2**53, 2**64 - 1):
+    refuse(
+        "GetRevision",
+        f"revision {_value}",
+        expect={
+            "reason": "REVISION_NOT_FOUND",
+            "code": "NOT_FOUND",
+            "metadata": frozenset({"data_key", "revision", "actual_revision"}),
+        },
+        revision=_value,
+    )
 
 # Publishes.
 for _name, _text in {**long_names(64), **NASTY, "slash": "a/b"}.items():
@@ -1048,6 +1139,27 @@ async def test_a_forged_token_with_a_right_checksum_is_no_defect(
         api.listen(AGENT, cursor=cursor).live(),
     ):
         assert await reason_of(call) in ("", "CURSOR_INVALID", "SEQUENCE_IN_FUTURE")
+
+
+@pytest.mark.parametrize("place", EDGES, ids=str)
+@pytest.mark.parametrize("key", ["", "k0", "~", "\0"])
+async def test_a_forged_page_of_states_is_no_defect(
+    unharmed: Scene, place: Sequence, key: str
+) -> None:
+    def page(rpc: str, token: Token, *numbers: int) -> Message:
+        request: Any = type(VALID[rpc])()
+        request.CopyFrom(VALID[rpc])
+        request.page_token = encode_place(token, P, (fingerprint(request), *numbers), key)
+        return request
+
+    for rpc, request in (
+        ("GetState", page("GetState", Token.STATE_PAGE, *place, 2**64 - 1, 2**64 - 1)),
+        ("DiffStates", page("DiffStates", Token.DIFF_PAGE, *place, 0, *place, 2**64 - 1)),
+        ("GetHistory", page("GetHistory", Token.HISTORY_PAGE, *place, 7, *place)),
+        ("GetHistory", page("GetHistory", Token.HISTORY_PAGE, 1, 0, 7, *place)),
+    ):
+        reason = await reason_of(unharmed.call(rpc, request.SerializeToString()))
+        assert reason in ("", "CURSOR_INVALID"), rpc
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff", b"\xed\xa0\x80", b"\0", b"x" * 100_000])

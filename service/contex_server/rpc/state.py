@@ -293,20 +293,20 @@ class StateServicer:
     def _page(
         self, token: Token, request: Listing, numbers: tuple[int, ...], last: str = ""
     ) -> str:
-        return encode_place(token, request.project, (_fingerprint(request), *numbers), last)
+        return encode_place(token, request.project, (fingerprint(request), *numbers), last)
 
     def _resume(self, token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
         """What a token of the same request carries: its numbers, and the key to go on after."""
         numbers, last = decode_place(
             token, request.project, request.page_token, "page_token", count + 1
         )
-        if numbers[0] != _fingerprint(request):
+        if numbers[0] != fingerprint(request):
             raise invalid_token("page_token")
         return numbers[1:], last
 
 
-def _fingerprint(request: Listing) -> int:
-    """Of all fields that must not change from page to page."""
+def fingerprint(request: Listing) -> int:
+    """A checksum of all fields that must not change from page to page."""
     same = type(request)()
     same.CopyFrom(request)  # type: ignore[arg-type]
     same.ClearField("page_token")
