@@ -23,7 +23,12 @@ from contex.v1 import (
     match_service_pb2,
     state_service_pb2,
 )
-from contex.v1.agent_service_pb2 import MinDelta, Need
+from contex.v1.agent_service_pb2 import (
+    GetAgentContextRequest,
+    ListDeliveriesRequest,
+    MinDelta,
+    Need,
+)
 from contex.v1.match_service_pb2 import (
     AgentNeed,
     BacktestRequest,
@@ -114,6 +119,8 @@ VALID: dict[str, Message] = {
     "RecordFeedback": RecordFeedbackRequest(project=P, agent_id=AGENT, sequence="1-0"),
     "ExportFeedback": ExportFeedbackRequest(project=P),
     "GetMatchingStatus": GetMatchingStatusRequest(project=P),
+    "GetAgentContext": GetAgentContextRequest(project=P, agent_id=AGENT),
+    "ListDeliveries": ListDeliveriesRequest(project=P, agent_id=AGENT),
     "GetState": GetStateRequest(project=P),
     "StreamState": StreamStateRequest(project=P),
     "DiffStates": DiffStatesRequest(project=P, base=event_pb2.Position(sequence="0")),
@@ -306,6 +313,7 @@ for _rpc in (
     "Listen",
     "Acknowledge",
     "RecordFeedback",
+    "GetAgentContext",
 ):
     for _where, _changes in {"here": {"agent_id": "nobody"}, "there": {"project": "other"}}.items():
         refuse(
@@ -417,8 +425,8 @@ def sequence_change(field: str, text: str) -> dict[str, Any]:
     return {container: position(sequence=text)} if leaf else {field: text}
 
 
-# What StateService asks moments by.
 MOMENTS = (
+    ("GetAgentContext", "as_of"),
     ("GetState", "as_of"),
     ("StreamState", "as_of"),
     ("DiffStates", "base"),
@@ -462,6 +470,7 @@ for _rpc, _field in (
             )
 
 # Positions and times.
+RANGES = ("ListEvents", "Replay", "Backtest", "ExportFeedback", "ListDeliveries")
 NO_TIME = {
     "before 1970": Timestamp(seconds=-1),
     "long before": Timestamp(seconds=-(2**63)),
@@ -472,8 +481,8 @@ NO_TIME = {
     "negative second, many nanos": Timestamp(seconds=-1, nanos=999_999_999),
 }
 for _rpc, _field in (
-    *((_rpc, "since") for _rpc in ("ListEvents", "Replay", "Backtest", "ExportFeedback")),
-    *((_rpc, "until") for _rpc in ("ListEvents", "Replay", "Backtest", "ExportFeedback")),
+    *((_rpc, "since") for _rpc in RANGES),
+    *((_rpc, "until") for _rpc in RANGES),
     ("Match", "as_of"),
     ("Explain", "as_of"),
     *MOMENTS,
@@ -506,19 +515,19 @@ for _rpc, _field in (("Match", "as_of"), ("Explain", "as_of"), *MOMENTS):
 for _rpc in ("Match", "Explain"):
     for _text in ("", "-1-0", "x"):
         refuse(_rpc, f"as_of {_text}", "as_of.sequence", as_of=position(sequence=_text))
-for _rpc in ("Backtest", "ExportFeedback"):
+for _rpc in ("Backtest", "ExportFeedback", "ListDeliveries"):
     for _text in ("", "-1-0", "x"):
         for _field in ("since", "until"):
             bad_place = {_field: position(sequence=_text)}
             refuse(_rpc, f"{_field} {_text}", f"{_field}.sequence", **bad_place)
-for _rpc in ("ListEvents", "Replay"):
+for _rpc in ("ListEvents", "Replay", "ListDeliveries"):
     for _value in (3, 99, -1, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"order {_value}", "order", order=_value)
 for _name, _time in NO_TIME.items():
     refuse("Subscribe", f"from_time {_name}", "from_time", from_time=_time)
 
 # Sizes of pages, heartbeats.
-for _rpc in ("ListEvents", "ListAgents", "GetState", "DiffStates", "GetHistory"):
+for _rpc in ("ListEvents", "ListAgents", "GetState", "DiffStates", "GetHistory", "ListDeliveries"):
     for _value in (-1, 1_001, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"page_size {_value}", "page_size", page_size=_value)
 for _rpc in ("Subscribe", "Listen"):
@@ -572,7 +581,7 @@ _SOME = Sequence(1_764_000_000_000, 0)
 
 def bad_tokens(token: Token) -> dict[str, str]:
     whole = encode_position(token, P, _SOME)
-    if token is Token.AGENTS_PAGE:
+    if token in (Token.AGENTS_PAGE, Token.RECEIVERS_PAGE):
         whole = encode_text(token, P, AGENT)
     changed = "B" if whole[12] == "A" else "A"
     return {
@@ -596,7 +605,7 @@ def bad_tokens(token: Token) -> dict[str, str]:
             for other in Token
             if other is not token
         },
-        "of no kind": forged(9, struct.pack(">QQ", *_SOME)),  # type: ignore[arg-type]
+        "of no kind": forged(255, struct.pack(">QQ", *_SOME)),  # type: ignore[arg-type]
     }
 
 
@@ -608,6 +617,14 @@ for _rpc, _field, _token, _more in (
     ("Replay", "cursor", Token.BACKWARDS, {"order": event_pb2.ORDER_BACKWARDS}),
     ("ListEvents", "page_token", Token.EVENTS_PAGE, {}),
     ("ListAgents", "page_token", Token.AGENTS_PAGE, {}),
+    ("ListDeliveries", "page_token", Token.DELIVERIES_PAGE, {}),
+    (
+        "ListDeliveries",
+        "page_token",
+        Token.DELIVERIES_BACK_PAGE,
+        {"order": event_pb2.ORDER_BACKWARDS},
+    ),
+    ("ListDeliveries", "page_token", Token.RECEIVERS_PAGE, {"sequence": "1-0"}),
     ("GetState", "page_token", Token.STATE_PAGE, {}),
     ("DiffStates", "page_token", Token.DIFF_PAGE, {}),
     ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
@@ -789,6 +806,23 @@ refuse(
     },
 )
 refuse("RegisterAgent", "no needs", "needs", needs=[])
+
+# What was sent.
+for _value in (101, 2**32 - 1):
+    refuse("GetAgentContext", f"near_misses {_value}", "near_misses", near_misses=_value)
+CASES.append(
+    Case("ListDeliveries", "of nothing", lambda: ListDeliveriesRequest(project=P), field="of")
+)
+for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():
+    refuse("ListDeliveries", f"sequence {_name}", "sequence", sequence=_text)
+for _field in ("since", "until"):
+    refuse(
+        "ListDeliveries",
+        f"sequence with {_field}",
+        _field,
+        sequence="1-0",
+        **{_field: event_pb2.Position(sequence="0")},
+    )
 
 # States and histories.
 for _rpc in ("GetState", "StreamState", "DiffStates"):

@@ -13,7 +13,7 @@ import base64
 import binascii
 import struct
 import zlib
-from enum import IntEnum
+from enum import IntEnum, unique
 from functools import lru_cache
 
 from contex_server.errors import ContexError, Reason
@@ -23,6 +23,7 @@ _HEAD = struct.Struct(">BI")
 _POSITION = struct.Struct(">QQ")
 
 
+@unique
 class Token(IntEnum):
     """What a token is for; one kind is never taken for another."""
 
@@ -33,9 +34,11 @@ class Token(IntEnum):
     STATE_PAGE = 5
     DIFF_PAGE = 6
     HISTORY_PAGE = 7
-    DELIVERIES_PAGE = 5
-    DELIVERIES_BACK_PAGE = 6
-    RECEIVERS_PAGE = 7
+    DELIVERIES_PAGE = 8
+    DELIVERIES_BACK_PAGE = 9
+    RECEIVERS_PAGE = 10
+    AUDIT_PAGE = 11
+    AUDIT_BACK_PAGE = 12
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:
