@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -27,18 +28,25 @@ class Number:
         return hash(self.digits)
 
 
-def parse(*payloads: bytes) -> list[Any]:
-    """The values of valid JSON, to be compared with each other.
+def parse(one: bytes, other: bytes) -> tuple[Any, Any]:
+    """The values of two pieces of valid JSON, to be compared with each other. Not to be changed.
 
     If one of them has a number that a double may not hold, all numbers with a point or an
     exponent are a `Number`, and long integers are.
 
     Raises:
-        ValueError: It is no JSON, or nests too deep.
+        ValueError: One is no JSON, or nests too deep.
     """
-    if not any(map(may_be_inexact, payloads)):
-        return [orjson.loads(payload) for payload in payloads]
-    return [parse_all_digits(payload) for payload in payloads]
+    first, second = _parsed(one), _parsed(other)
+    if first is None or second is None:
+        return parse_all_digits(one), parse_all_digits(other)
+    return first[0], second[0]
+
+
+@lru_cache(maxsize=4)
+def _parsed(payload: bytes) -> tuple[Any] | None:
+    """The value, unless it takes care; of a history each payload is compared twice."""
+    return None if may_be_inexact(payload) else (orjson.loads(payload),)
 
 
 def parse_all_digits(payload: bytes) -> Any:

@@ -22,6 +22,8 @@ PATCH_BYTES = 256 * 1024
 _VERBOSE_BYTES = 4 * 1024
 """A longer patch than this is given up for the whole document where that is shorter."""
 
+_ABSENT = object()
+
 Operation = dict[str, Any]
 
 
@@ -120,10 +122,14 @@ def _compare_objects(
     before: dict[str, Any], after: dict[str, Any], path: str, found: list[Operation]
 ) -> None:
     for name, value in before.items():
-        if name in after:
-            _compare(value, after[name], f"{path}/{escape(name)}", found)
-        else:
+        other = after.get(name, _ABSENT)
+        if other is _ABSENT:
             found.append({"op": "remove", "path": f"{path}/{escape(name)}"})
+            continue
+        kind = type(value)
+        # Most values are the same: no path is made for them.
+        if kind is not type(other) or kind is dict or kind is list or value != other:
+            _compare(value, other, f"{path}/{escape(name)}", found)
     for name, value in after.items():
         if name not in before:
             found.append({"op": "add", "path": f"{path}/{escape(name)}", "value": value})

@@ -68,13 +68,13 @@ class Snapshot:
 
     def at(self, index: int) -> KeyState:
         """The state of the key at a place."""
-        start = int(self.ends[index - 1]) if index else 0
+        start = self.ends.item(index - 1) if index else 0
         return KeyState(
             self.keys[index],
-            int(self.revisions[index]),
-            Sequence(int(self.ms[index]), int(self.n[index])),
-            bool(self.marks[index]),
-            self.digests[start : int(self.ends[index])],
+            self.revisions.item(index),
+            Sequence(self.ms.item(index), self.n.item(index)),
+            self.marks.item(index),
+            self.digests[start : self.ends.item(index)],
         )
 
     def get(self, data_key: str) -> KeyState | None:
