@@ -1,7 +1,7 @@
 """What leads from one payload to another: a JSON Patch (RFC 6902), or a unified diff.
 
 A differ of our own: the library jsonpatch takes 98 ms for a thousand small updates, this one
-6 ms, and that is what a page of a key's history holds.
+11 ms, and that is what a page of a key's history holds.
 """
 
 from __future__ import annotations
