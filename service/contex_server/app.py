@@ -12,7 +12,14 @@ from typing import Self
 
 import grpc
 import structlog
-from contex.v1 import agent_service_pb2, event_service_pb2, match_service_pb2, state_service_pb2
+from contex.v1 import (
+    agent_service_pb2,
+    audit_service_pb2,
+    event_service_pb2,
+    match_service_pb2,
+    project_service_pb2,
+    state_service_pb2,
+)
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -27,24 +34,29 @@ from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
 from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
+from contex_server.projections.audit import AuditTrail
 from contex_server.projections.history import History
 from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
 from contex_server.projections.states import States
 from contex_server.publishing import Publisher
 from contex_server.rpc.agents import AgentServicer
+from contex_server.rpc.audit import AuditServicer
 from contex_server.rpc.events import EventServicer
 from contex_server.rpc.handlers import Calls, bind
 from contex_server.rpc.matches import MatchServicer
+from contex_server.rpc.project import ProjectServicer
 from contex_server.rpc.state import StateServicer
 from contex_server.rpc.wire import ProtobufCodec
 from contex_server.subscriptions.agent_context import AgentContexts
 from contex_server.subscriptions.agents import Agents
+from contex_server.subscriptions.auditing import Audit
 from contex_server.subscriptions.backtest import Backtests
 from contex_server.subscriptions.feedback import Feedback
 from contex_server.subscriptions.hub import Hub
 from contex_server.subscriptions.journals import Journals
 from contex_server.subscriptions.matchmaker import Matchmaker
+from contex_server.subscriptions.presence import Presence
 from contex_server.subscriptions.questions import Questions
 from contex_server.subscriptions.recorder import Recorder
 from contex_server.subscriptions.reembedding import Reembedding
@@ -57,7 +69,11 @@ _EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 _AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
 _MATCHES = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
 _STATES = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
-_SERVICES = tuple(service.full_name for service in (_EVENTS, _AGENTS, _MATCHES, _STATES))
+_AUDIT = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
+_PROJECTS = project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"]
+_SERVICES = tuple(
+    service.full_name for service in (_EVENTS, _AGENTS, _MATCHES, _STATES, _AUDIT, _PROJECTS)
+)
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
 _DAY_MS = 24 * 3600 * 1000
@@ -156,6 +172,10 @@ class Server:
             counter,
             answer_bytes=settings.limits.answer_bytes,
         )
+        audit = Audit(self.log)
+        stack.push_async_callback(audit.close)
+        presence = Presence(self.log)
+        stack.push_async_callback(presence.close)
         recorder = Recorder(self.log, enabled=settings.delivery_records)
         stack.push_async_callback(recorder.close)
         agents = Agents(
@@ -178,7 +198,9 @@ class Server:
         )
         publisher = Publisher(self.log, codec, embeddings, snapshotter.appended)
         servicers = {
-            _EVENTS: EventServicer(settings, self.log, codec, publisher, self.hub, self.drain),
+            _EVENTS: EventServicer(
+                settings, self.log, codec, publisher, self.hub, audit, presence, self.drain
+            ),
             _AGENTS: AgentServicer(
                 settings,
                 self.log,
@@ -187,6 +209,7 @@ class Server:
                 recorder,
                 journals,
                 contexts,
+                presence,
                 self.drain,
             ),
             _MATCHES: MatchServicer(
@@ -198,6 +221,7 @@ class Server:
                 Feedback(self.log, codec, agents, questions),
                 self.matchmaker,
                 reembedding,
+                audit,
             ),
             _STATES: StateServicer(
                 settings,
@@ -205,8 +229,11 @@ class Server:
                 codec,
                 states,
                 History(self.log, codec, snapshots),
+                audit,
                 self.drain,
             ),
+            _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
+            _PROJECTS: ProjectServicer(self.log, presence, settings.limits),
         }
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(

@@ -104,6 +104,8 @@ class Counters(NamedTuple):
         deleted: ... and those whose latest event is a deletion.
         agents: Registrations.
         counted_since: "0-0" if from the beginning.
+        snapshots: Snapshots that were taken, ...
+        snapshot_bytes: ... and their bytes.
     """
 
     events: int
@@ -112,6 +114,8 @@ class Counters(NamedTuple):
     deleted: int
     agents: int
     counted_since: Sequence
+    snapshots: int = 0
+    snapshot_bytes: int = 0
 
 
 class Dimension(StrEnum):

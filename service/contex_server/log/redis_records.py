@@ -38,6 +38,7 @@ _MESSAGES = 128
 _EVENTS = 512
 """Messages, and events in them, that are noted in one call: some 3 ms of the store's time."""
 _SCAN_COUNT = 1_000
+_STATS = ("bytes", "deleted", "since", "snapshots", "snapshot_bytes")
 
 
 class RedisRecords:
@@ -68,9 +69,10 @@ class RedisRecords:
             project,
             "FCALL",
             "contex1_snapshot",
-            2,
+            3,
             key(project, "snapshots"),
             key(project, "snapshot-data"),
+            key(project, "stats"),
             str(info.sequence),
             snapshot,
             f"{info.events} {info.bytes} {info.keys}",
@@ -102,11 +104,11 @@ class RedisRecords:
         """See `EventLog.counters`."""
         stats, keys, agents = await self._commands(
             project,
-            ("HMGET", key(project, "stats"), "bytes", "deleted", "since"),
+            ("HMGET", key(project, "stats"), *_STATS),
             ("HLEN", key(project, "state")),
             ("HLEN", key(project, "agents")),
         )
-        size, deleted, since = stats
+        size, deleted, since, snapshots, snapshot_bytes = stats
         return Counters(
             events=(await self.bounds(project)).added,
             bytes=int(size or 0),
@@ -114,6 +116,8 @@ class RedisRecords:
             deleted=int(deleted or 0),
             agents=agents,
             counted_since=parse_sequence(since or b"0-0"),
+            snapshots=int(snapshots or 0),
+            snapshot_bytes=int(snapshot_bytes or 0),
         )
 
     async def activity(

@@ -31,6 +31,7 @@ from contex_server.subscriptions.agents import Agents
 from contex_server.subscriptions.feed import Delivery
 from contex_server.subscriptions.journals import Journals, Sending
 from contex_server.subscriptions.matchmaker import Matchmaker
+from contex_server.subscriptions.presence import Presence
 from contex_server.subscriptions.recorder import Recorder
 from contex_server.subscriptions.streams import Drain, Message, StreamLimits, stream
 
@@ -51,6 +52,7 @@ class AgentServicer:
         recorder: Recorder,
         journals: Journals,
         contexts: AgentContexts,
+        presence: Presence,
         drain: Drain,
     ) -> None:
         self._settings = settings
@@ -61,6 +63,7 @@ class AgentServicer:
         self._recorder = recorder
         self._journals = journals
         self._contexts = contexts
+        self._presence = presence
         self._drain = drain
 
     async def register_agent(
@@ -176,11 +179,12 @@ class AgentServicer:
             record = self._recorder.stream(project, agent_id, caller())
             await record.opened(position)
             try:
-                async with aclosing(messages):
-                    async for message in messages:
-                        if message.chunk is not None:
-                            await record.sending(message.chunk)
-                        await write(await self._rendered(project, message, form))
+                with self._presence.listener(project):
+                    async with aclosing(messages):
+                        async for message in messages:
+                            if message.chunk is not None:
+                                await record.sending(message.chunk)
+                            await write(await self._rendered(project, message, form))
             finally:
                 record.closed()
 

@@ -32,8 +32,10 @@ from contex_server.rpc.cursors import Token, decode_position, encode_position
 from contex_server.rpc.handlers import Write
 from contex_server.rpc.ranges import log_range
 from contex_server.rpc.status import refusal
+from contex_server.subscriptions.auditing import Audit
 from contex_server.subscriptions.feed import Delivery
 from contex_server.subscriptions.hub import Hub
+from contex_server.subscriptions.presence import Presence
 from contex_server.subscriptions.streams import Drain, StreamLimits, stream
 
 T = TypeVar("T")
@@ -51,6 +53,8 @@ class EventServicer:
         codec: EventCodec,
         publisher: Publisher,
         hub: Hub,
+        audit: Audit,
+        presence: Presence,
         drain: Drain,
     ) -> None:
         self._settings = settings
@@ -59,6 +63,8 @@ class EventServicer:
         self._codec = codec
         self._publisher = publisher
         self._hub = hub
+        self._audit = audit
+        self._presence = presence
         self._drain = drain
 
     # -- writing -----------------------------------------------------------------
@@ -220,6 +226,7 @@ class EventServicer:
         if request.cursor:
             resume = decode_position(token, project, request.cursor, "cursor")
             after, until = _continue(bounds, after, until, resume, backwards)
+        count = 0
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
@@ -231,19 +238,23 @@ class EventServicer:
             backwards=backwards,
             max_events=self._settings.replay_page_events,
         )
-        async with aclosing(source):
-            async for page in source:
-                for entries in self._messages(wanted, page.entries):
-                    batch = wire.batch_bytes(entries)
-                    position = entries[-1].sequence
-                    await write(wire.events_response(project, batch, position, token))
-                    last = loop.time()
-                if page.entries and loop.time() - last >= checkpoint_s:
-                    position = page.entries[-1].sequence
-                    await write(wire.checkpoint_response(project, position, token))
-                    last = loop.time()
-                if self._drain.started and not page.last:
-                    raise shutting_down()
+        try:
+            async with aclosing(source):
+                async for page in source:
+                    for entries in self._messages(wanted, page.entries):
+                        batch = wire.batch_bytes(entries)
+                        position = entries[-1].sequence
+                        await write(wire.events_response(project, batch, position, token))
+                        last = loop.time()
+                        count += len(entries)
+                    if page.entries and loop.time() - last >= checkpoint_s:
+                        position = page.entries[-1].sequence
+                        await write(wire.checkpoint_response(project, position, token))
+                        last = loop.time()
+                    if self._drain.started and not page.last:
+                        raise shutting_down()
+        finally:
+            self._audit.exported(project, caller(), "Replay", count)
 
     async def subscribe(self, request: event_service_pb2.SubscribeRequest, write: Write) -> None:
         """Subscribe."""
@@ -258,6 +269,8 @@ class EventServicer:
             return [Delivery(e.sequence, e) for e in entries if self._passes(wanted, e)]
 
         async with self._hub.channel(project) as channel, channel.feed(wanted) as feed:
+            origin, end = caller(), position
+            stream_id = self._audit.opened(project, origin, "Subscribe", position)
             messages = stream(
                 self._log,
                 project,
@@ -270,9 +283,14 @@ class EventServicer:
                 ),
                 drain=self._drain,
             )
-            async with aclosing(messages):
-                async for message in messages:
-                    await write(wire.stream_message(project, message, matched=False))
+            try:
+                with self._presence.subscriber(project):
+                    async with aclosing(messages):
+                        async for message in messages:
+                            await write(wire.stream_message(project, message, matched=False))
+                            end = message.position
+            finally:
+                self._audit.closed(project, origin, "Subscribe", stream_id, end)
 
     async def _start(self, project: str, request: event_service_pb2.SubscribeRequest) -> Sequence:
         start = request.WhichOneof("start")

@@ -17,6 +17,7 @@ from contex_server.rpc.caller import caller
 from contex_server.rpc.handlers import Write
 from contex_server.rpc.ranges import log_range
 from contex_server.subscriptions.agents import Agents, NeedSpec, with_defaults
+from contex_server.subscriptions.auditing import Audit
 from contex_server.subscriptions.backtest import Backtest, Backtests, Progress, Summary
 from contex_server.subscriptions.feed import Chunk
 from contex_server.subscriptions.feedback import Feedback, Judgement
@@ -39,6 +40,7 @@ class MatchServicer:
         feedback: Feedback,
         matchmaker: Matchmaker,
         reembedding: Reembedding,
+        audit: Audit,
     ) -> None:
         self._settings = settings
         self._limits = settings.limits
@@ -49,6 +51,7 @@ class MatchServicer:
         self._feedback = feedback
         self._matchmaker = matchmaker
         self._reembedding = reembedding
+        self._audit = audit
 
     async def match(
         self, request: match_service_pb2.MatchRequest
@@ -168,10 +171,15 @@ class MatchServicer:
         """ExportFeedback."""
         project = validate.project(request.project)
         since, until, _ = await log_range(self._log, project, request)
-        async with aclosing(self._feedback.export(project, since, until)) as pages:
-            async for page in pages:
-                for judgement in page:
-                    await write(_judgement(judgement).SerializeToString())
+        count = 0
+        try:
+            async with aclosing(self._feedback.export(project, since, until)) as pages:
+                async for page in pages:
+                    for judgement in page:
+                        await write(_judgement(judgement).SerializeToString())
+                        count += 1
+        finally:
+            self._audit.exported(project, caller(), "ExportFeedback", count)
 
     async def get_matching_status(
         self, request: match_service_pb2.GetMatchingStatusRequest

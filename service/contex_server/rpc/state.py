@@ -23,8 +23,10 @@ from contex_server.projections.state import State, differing
 from contex_server.projections.states import States
 from contex_server.rpc import state_messages as messages
 from contex_server.rpc import validate, wire
+from contex_server.rpc.caller import caller
 from contex_server.rpc.cursors import Token, decode_place, encode_place, invalid_token
 from contex_server.rpc.handlers import Write
+from contex_server.subscriptions.auditing import Audit
 from contex_server.subscriptions.streams import Drain
 
 T = TypeVar("T")
@@ -48,6 +50,7 @@ class StateServicer:
         codec: EventCodec,
         states: States,
         history: History,
+        audit: Audit,
         drain: Drain,
     ) -> None:
         self._limits = settings.limits
@@ -56,6 +59,7 @@ class StateServicer:
         self._codec = codec
         self._states = states
         self._history = history
+        self._audit = audit
         self._drain = drain
 
     # -- states ------------------------------------------------------------------
@@ -116,20 +120,25 @@ class StateServicer:
             ).SerializeToString()
 
         part: list[Datum] = []
-        held, written = 0, False
+        held = written = 0
         data = self._data(project, state, keys, whole=whole)
-        async with aclosing(data):  # type: ignore[type-var]
-            async for datum in data:
-                size = messages.size_of(datum)
-                if part and held + size > self._message_bytes:
-                    await write(message(part))
-                    part, held, written = [], 0, True
-                    if self._drain.started:
-                        raise shutting_down()
-                part.append(datum)
-                held += size
-        if part or not written:
-            await write(message(part))
+        try:
+            async with aclosing(data):  # type: ignore[type-var]
+                async for datum in data:
+                    size = messages.size_of(datum)
+                    if part and held + size > self._message_bytes:
+                        await write(message(part))
+                        written += len(part)
+                        part, held = [], 0
+                        if self._drain.started:
+                            raise shutting_down()
+                    part.append(datum)
+                    held += size
+            if part or not written:
+                await write(message(part))
+                written += len(part)
+        finally:
+            self._audit.exported(project, caller(), "StreamState", written)
 
     async def diff_states(
         self, request: state_service_pb2.DiffStatesRequest

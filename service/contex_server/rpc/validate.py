@@ -504,9 +504,18 @@ def comment(value: str, limits: Limits) -> str:
     return value
 
 
-def request_id(value: str) -> str:
+def request_id(value: str, field: str = "request_id") -> str:
     """An idempotency key, or nothing."""
-    return _match(_REQUEST_ID, value, "request_id")
+    if not _REQUEST_ID.fullmatch(value):
+        raise invalid_field(field, f"must be {_LIMITS['request_id']}; got {_short(value)}")
+    return value
+
+
+def publisher(value: str, field: str) -> str:
+    """A publisher's name, or nothing."""
+    if not _PUBLISHER.fullmatch(value):
+        raise invalid_field(field, f"must be {_LIMITS['publisher']}; got {_short(value)}")
+    return value
 
 
 def _check_need(text: str, field: str, limits: Limits) -> None:

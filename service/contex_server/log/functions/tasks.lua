@@ -17,7 +17,7 @@ end
 -- Stores a snapshot of the state as of a sequence, and its line in the list of snapshots,
 -- which has the sequences as its ids.
 --
--- KEYS  snapshots, snapshot-data
+-- KEYS  snapshots, snapshot-data, stats
 -- ARGV  sequence, the snapshot, "<events> <bytes> <keys>"
 -- Returns 1, or 0 if there is one at the sequence or after it.
 local function snapshot(keys, args)
@@ -29,6 +29,8 @@ local function snapshot(keys, args)
   end
   redis.call('HSET', keys[2], args[1], args[2])
   redis.call('XADD', keys[1], args[1], 's', args[3] .. ' ' .. #args[2])
+  redis.call('HINCRBY', keys[3], 'snapshots', 1)
+  redis.call('HINCRBY', keys[3], 'snapshot_bytes', #args[2])
   return 1
 end
 

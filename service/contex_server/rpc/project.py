@@ -1,0 +1,150 @@
+"""ProjectService: validate, call the domain, convert."""
+
+from __future__ import annotations
+
+from contex.v1 import event_pb2, project_service_pb2
+
+from contex_server.config import Limits
+from contex_server.errors import invalid_field
+from contex_server.log.port import Dimension, EventLog, Tier
+from contex_server.model import BEGINNING, END_OF_TIME, Sequence
+from contex_server.projections.activity import (
+    DAY,
+    HOUR,
+    MINUTE,
+    By,
+    Question,
+    Series,
+    Total,
+    rate,
+    read_activity,
+)
+from contex_server.projections.moments import check_not_in_future
+from contex_server.rpc import validate, wire
+from contex_server.subscriptions.presence import Presence
+
+_TOP, _MAX_TOP = 10, 100
+_MAX_BUCKET_S = 366 * DAY
+_OFFSET_MINUTES = 24 * 60
+_NAME_CHARS = 1_200
+_DIMENSIONS: dict[int, By] = {
+    project_service_pb2.ACTIVITY_DIMENSION_UNSPECIFIED: Total.TOTAL,
+    project_service_pb2.ACTIVITY_DIMENSION_TOTAL: Total.TOTAL,
+    project_service_pb2.ACTIVITY_DIMENSION_DATA_KEY: Dimension.DATA_KEY,
+    project_service_pb2.ACTIVITY_DIMENSION_EVENT_TYPE: Dimension.EVENT_TYPE,
+    project_service_pb2.ACTIVITY_DIMENSION_PUBLISHER: Dimension.PUBLISHER,
+    project_service_pb2.ACTIVITY_DIMENSION_NEED: Dimension.NEED,
+}
+
+
+class ProjectServicer:
+    """See `protos/contex/v1/project_service.proto`."""
+
+    def __init__(self, log: EventLog, presence: Presence, limits: Limits) -> None:
+        self._log = log
+        self._presence = presence
+        self._limits = limits
+
+    async def get_stats(
+        self, request: project_service_pb2.GetStatsRequest
+    ) -> project_service_pb2.GetStatsResponse:
+        """GetStats."""
+        project = validate.project(request.project)
+        bounds = await self._log.bounds(project)
+        counters = await self._log.counters(project)
+        snapshot = await self._log.snapshot_before(project, END_OF_TIME)
+        streams = await self._presence.count(project, bounds.now_ms)
+        hour = bounds.now_ms // 1000 // HOUR
+        hours = (hour - 1, hour)
+        counts = await self._log.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
+        by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
+        return project_service_pb2.GetStatsResponse(
+            event_count=bounds.length,
+            first_sequence=str(bounds.first) if bounds.first else "",
+            last_sequence=str(bounds.tail),
+            event_bytes=counters.bytes,
+            data_key_count=counters.keys - counters.deleted,
+            deleted_key_count=counters.deleted,
+            agent_count=counters.agents,
+            subscriber_count=streams.subscribers,
+            listener_count=streams.listeners,
+            events_per_second=rate(bounds.now_ms, by_hour),
+            snapshot_sequence=str(snapshot.sequence) if snapshot else "",
+            snapshot_count=counters.snapshots,
+            snapshot_bytes=counters.snapshot_bytes,
+            counted_since=str(counters.counted_since),
+        )
+
+    async def get_activity(
+        self, request: project_service_pb2.GetActivityRequest
+    ) -> project_service_pb2.GetActivityResponse:
+        """GetActivity."""
+        project = validate.project(request.project)
+        now_ms = (await self._log.bounds(project)).now_ms
+        found = await read_activity(self._log, project, self._question(request, now_ms))
+        buckets = found.buckets
+        return project_service_pb2.GetActivityResponse(
+            series=map(_series, found.series),
+            total=_series(found.total),
+            start_time=wire.timestamp(buckets.start * 1000),
+            end_time=wire.timestamp(buckets.end * 1000),
+            bucket_seconds=buckets.bucket_s,
+            name_count=found.names,
+            peak_hours=found.peak_hours,
+            counted_since=str(found.counted_since),
+        )
+
+    def _question(self, request: project_service_pb2.GetActivityRequest, now_ms: int) -> Question:
+        by = _DIMENSIONS.get(request.dimension)
+        if by is None:
+            raise invalid_field("dimension", f"{request.dimension} is no ActivityDimension")
+        until_ms = self._ms(request.until, "until", now_ms) if request.HasField("until") else now_ms
+        since_ms = max(0, until_ms - DAY * 1000)
+        if request.HasField("since"):
+            since_ms = self._ms(request.since, "since", now_ms)
+            if since_ms > until_ms:
+                raise invalid_field("since", "must not be after until")
+        length = request.bucket_seconds
+        unit = HOUR if length >= HOUR else MINUTE
+        if length % unit or length > _MAX_BUCKET_S:
+            raise invalid_field(
+                "bucket_seconds",
+                f"must be a multiple of {unit} and at most {_MAX_BUCKET_S}, not {length}",
+            )
+        names = list(request.names)
+        if by is Total.TOTAL and names:
+            raise invalid_field("names", "must be empty where all events are counted together")
+        if len(names) > self._limits.filter_entries:
+            raise invalid_field("names", f"must have at most {self._limits.filter_entries} entries")
+        for index, name in enumerate(names):
+            if not 1 <= len(name) <= _NAME_CHARS:
+                raise invalid_field(f"names[{index}]", f"must have 1 to {_NAME_CHARS} characters")
+        if request.top > _MAX_TOP:
+            raise invalid_field("top", f"must be 0 to {_MAX_TOP}, not {request.top}")
+        offset = request.utc_offset_minutes
+        if abs(offset) > _OFFSET_MINUTES:
+            raise invalid_field(
+                "utc_offset_minutes", f"must be -{_OFFSET_MINUTES} to {_OFFSET_MINUTES}"
+            )
+        return Question(
+            by,
+            since_ms,
+            until_ms,
+            length,
+            frozenset(names),
+            request.top or _TOP,
+            offset * MINUTE,
+        )
+
+    def _ms(self, position: event_pb2.Position, field: str, now_ms: int) -> int:
+        moment = validate.moment(position, field)
+        if isinstance(moment, Sequence):
+            return 0 if moment == BEGINNING else moment.ms
+        check_not_in_future(moment.unix_ms, now_ms)
+        return moment.unix_ms
+
+
+def _series(series: Series) -> project_service_pb2.ActivitySeries:
+    return project_service_pb2.ActivitySeries(
+        name=series.name, total=series.total, counts=series.counts
+    )
