@@ -29,7 +29,7 @@ _OF_NUMBERS = bytes(
     ord("0" if c in b"0123456789." else "e" if c in b"eE" else "-" if c in b"+-" else " ")
     for c in range(256)
 )
-_INEXACT = (b"0" * 16, b"e000", b"e-000")
+_MANY_DIGITS = b"0" * 16
 # Scalars that mean the same in JSON; a version "3.10" or a time "22:22" is kept as written.
 _YAML_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _YAML_FLOAT = re.compile(r"-?(?:0|[1-9]\d{0,6})\.(?:0|\d{0,6}[1-9])")
@@ -84,7 +84,7 @@ def text_of(payload: bytes, kind: Media) -> str | None:
 def may_be_inexact(payload: bytes) -> bool:
     """Whether JSON may hold numbers that differ as doubles from what is written."""
     shape = payload.translate(_OF_NUMBERS)
-    return any(sign in shape for sign in _INEXACT)
+    return _MANY_DIGITS in shape or b"e000" in shape or b"e-000" in shape
 
 
 def exact_json(payload: bytes) -> Any:

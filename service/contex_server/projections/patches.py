@@ -59,13 +59,13 @@ def patch(before: Event, after: Event) -> Patch:
         return Patch()
     if max(len(before.payload), len(after.payload)) > PATCH_BYTES:
         return Patch(omitted=Omitted.TOO_LARGE)
-    kinds = media(before.content_type), media(after.content_type)
-    if all(kind.format is Format.JSON for kind in kinds):
+    kind, other_kind = media(before.content_type), media(after.content_type)
+    if kind.format is Format.JSON is other_kind.format:
         try:
             return Patch(json_patch=json_patch(before.payload, after.payload))
         except ValueError:
             pass  # An event of a publisher's own type need not be what its content type says.
-    one, other = (text_of(e.payload, k) for e, k in zip((before, after), kinds, strict=True))
+    one, other = text_of(before.payload, kind), text_of(after.payload, other_kind)
     if one is None or other is None:
         return Patch(omitted=Omitted.BINARY)
     return Patch(unified_diff=unified_diff(one, other))
@@ -136,6 +136,8 @@ def _compare_objects(
 
 
 def _compare_arrays(before: list[Any], after: list[Any], path: str, found: list[Operation]) -> None:
+    if is_same(before, after):
+        return
     shorter = min(len(before), len(after))
     start = 0
     while start < shorter and is_same(before[start], after[start]):

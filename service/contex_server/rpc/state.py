@@ -92,7 +92,7 @@ class StateServicer:
                 if response.data and held > self._limits.page_bytes:
                     break
                 omit = held > self._limits.page_bytes
-                response.data.append(messages.datum_message(datum, omit_payload=omit))
+                messages.fill_datum(response.data.add(), datum, omit_payload=omit)
         if len(response.data) < len(keys):
             numbers = (*moment.sequence, moment.unix_ms, count)
             last = response.data[-1].data_key
@@ -113,11 +113,12 @@ class StateServicer:
         keys = await _searched(state, lambda: list(state.select(wanted, after)))
 
         def message(data: Iterable[Datum]) -> bytes:
-            return state_service_pb2.StreamStateResponse(
-                data=map(messages.datum_message, data),
-                as_of=wire.moment_message(moment),
-                data_count=count,
-            ).SerializeToString()
+            response = state_service_pb2.StreamStateResponse(
+                as_of=wire.moment_message(moment), data_count=count
+            )
+            for datum in data:
+                messages.fill_datum(response.data.add(), datum)
+            return response.SerializeToString()
 
         part: list[Datum] = []
         held = written = 0
@@ -188,9 +189,7 @@ class StateServicer:
                 if response.changes and held > self._limits.page_bytes:
                     break
                 omit = held > self._limits.page_bytes
-                response.changes.append(
-                    messages.change_message(change, whole=whole, omit_payload=omit)
-                )
+                messages.fill_change(response.changes.add(), change, whole=whole, omit_payload=omit)
         if len(response.changes) < len(page):
             numbers = (
                 *base_moment.sequence,
@@ -234,8 +233,8 @@ class StateServicer:
             # The first may be larger than a page on its own.
             size_bytes = len(revision.entry.body) + revision.patch_bytes
             omitted = payloads and size_bytes > self._limits.page_bytes
-            response.revisions.append(
-                messages.revision_message(revision, payload=payloads, omitted=omitted)
+            messages.fill_revision(
+                response.revisions.add(), revision, payload=payloads, omitted=omitted
             )
         if page.next is not None:
             numbers = (*moment.sequence, moment.unix_ms, *page.next)
@@ -251,7 +250,9 @@ class StateServicer:
             validate.data_key(request.data_key),
             validate.revision(request.revision),
         )
-        return state_service_pb2.GetRevisionResponse(revision=messages.revision_message(revision))
+        response = state_service_pb2.GetRevisionResponse()
+        messages.fill_revision(response.revision, revision)
+        return response
 
     async def get_blame(
         self, request: state_service_pb2.GetBlameRequest

@@ -34,70 +34,68 @@ def size_of_change(change: Change, *, whole: bool) -> int:
     return size
 
 
-def datum_message(datum: Datum, *, omit_payload: bool = False) -> state_service_pb2.Datum:
-    """A datum at a moment."""
+def fill_datum(
+    message: state_service_pb2.Datum, datum: Datum, *, omit_payload: bool = False
+) -> None:
+    """A datum at a moment. (Filling in place spares two copies of the event.)"""
     state = datum.state
-    message = state_service_pb2.Datum(
-        data_key=state.data_key,
-        sequence=str(state.sequence),
-        revision=state.revision,
-        deleted=state.deleted,
-        payload_omitted=omit_payload and datum.entry is not None,
-    )
+    message.data_key = state.data_key
+    message.sequence = str(state.sequence)
+    message.revision = state.revision
+    if state.deleted:
+        message.deleted = True
     if datum.entry is not None:
-        message.event.CopyFrom(_event(datum.entry, payload=not omit_payload))
-    return message
+        _fill_event(message.event, datum.entry, payload=not omit_payload)
+        message.payload_omitted = omit_payload
 
 
-def change_message(
-    change: Change, *, whole: bool, omit_payload: bool = False
-) -> state_service_pb2.Change:
+def fill_change(
+    message: state_service_pb2.Change, change: Change, *, whole: bool, omit_payload: bool = False
+) -> None:
     """A datum that differs."""
-    before, after = (
-        None
-        if datum is None
-        else datum_message(datum if whole else Datum(datum.state), omit_payload=omit_payload)
-        for datum in (change.before, change.after)
-    )
-    if before is None:
-        kind = state_service_pb2.CHANGE_KIND_ADDED
-    elif after is None:
-        kind = state_service_pb2.CHANGE_KIND_REMOVED
+    message.data_key = change.data_key
+    if change.before is None:
+        message.kind = state_service_pb2.CHANGE_KIND_ADDED
+    elif change.after is None:
+        message.kind = state_service_pb2.CHANGE_KIND_REMOVED
     else:
-        kind = state_service_pb2.CHANGE_KIND_CHANGED
-    return state_service_pb2.Change(
-        kind=kind,
-        data_key=change.data_key,
-        before=before,
-        after=after,
-        patch=patch_message(change.patch),
-    )
+        message.kind = state_service_pb2.CHANGE_KIND_CHANGED
+    for side, datum in ((message.before, change.before), (message.after, change.after)):
+        if datum is not None:
+            fill_datum(side, datum if whole else Datum(datum.state), omit_payload=omit_payload)
+    if change.patch is not None:
+        _fill_patch(message.patch, change.patch)
 
 
-def patch_message(patch: Patch | None) -> state_service_pb2.Patch | None:
-    """What leads from one payload to another."""
-    if patch is None:
-        return None
-    message = state_service_pb2.Patch(
-        omitted=state_service_pb2.PatchOmitted.ValueType(patch.omitted)
-    )
+def fill_revision(
+    message: state_service_pb2.Revision,
+    revision: Revision,
+    *,
+    payload: bool = True,
+    omitted: bool = False,
+) -> None:
+    """An event in a history; `omitted` if its payload had to be left out."""
+    _fill_event(message.event, revision.entry, payload=payload and not omitted)
+    message.time.FromMilliseconds(revision.event.sequence.ms)
+    if revision.patch is not None:
+        _fill_patch(message.patch, revision.patch)
+    message.payload_omitted = omitted
+
+
+def _fill_patch(message: state_service_pb2.Patch, patch: Patch) -> None:
+    message.SetInParent()
     if patch.json_patch:
         message.json_patch = patch.json_patch
     elif patch.unified_diff:
         message.unified_diff = patch.unified_diff
-    return message
+    elif patch.omitted:
+        message.omitted = state_service_pb2.PatchOmitted.ValueType(patch.omitted)
 
 
-def revision_message(
-    revision: Revision, *, payload: bool = True, omitted: bool = False
-) -> state_service_pb2.Revision:
-    """An event in a history; `omitted` if its payload had to be left out."""
-    return state_service_pb2.Revision(
-        event=_event(revision.entry, payload=payload and not omitted),
-        time=wire.timestamp(revision.event.sequence.ms),
-        patch=patch_message(revision.patch),
-        payload_omitted=omitted,
-    )
+def _fill_event(message: event_pb2.Event, entry: Entry, *, payload: bool) -> None:
+    message.MergeFromString(wire.event_bytes(entry))
+    if not payload:
+        message.ClearField("payload")
 
 
 def part_messages(
@@ -121,10 +119,3 @@ def part_messages(
             return found, False
         found.append(message)
     return found, True
-
-
-def _event(entry: Entry, *, payload: bool) -> event_pb2.Event:
-    message = wire.event_message(entry)
-    if not payload:
-        message.ClearField("payload")
-    return message

@@ -331,7 +331,7 @@ class ProtobufCodec:
             description=message.description,
             publisher=message.publisher,
             revision=message.revision,
-            previous_sequence=Sequence.parse(previous) if previous else None,
+            previous_sequence=Sequence(*map(int, previous.split("-"))) if previous else None,
             text_digest=message.text_digest,
             opaque=message.opaque,
         )
