@@ -94,7 +94,9 @@ class _AuditFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditForm
     AUDIT_FORMAT_UNSPECIFIED: _AuditFormat.ValueType  # 0
     """The same as AUDIT_FORMAT_CSV."""
     AUDIT_FORMAT_CSV: _AuditFormat.ValueType  # 1
-    """CSV (RFC 4180) with a header line."""
+    """CSV (RFC 4180) with a header line. A text that a spreadsheet would take for a formula
+    is written after an apostrophe.
+    """
     AUDIT_FORMAT_JSON_LINES: _AuditFormat.ValueType  # 2
     """A JSON object a line."""
     AUDIT_FORMAT_PARQUET: _AuditFormat.ValueType  # 3
@@ -110,7 +112,9 @@ class AuditFormat(_AuditFormat, metaclass=_AuditFormatEnumTypeWrapper):
 AUDIT_FORMAT_UNSPECIFIED: AuditFormat.ValueType  # 0
 """The same as AUDIT_FORMAT_CSV."""
 AUDIT_FORMAT_CSV: AuditFormat.ValueType  # 1
-"""CSV (RFC 4180) with a header line."""
+"""CSV (RFC 4180) with a header line. A text that a spreadsheet would take for a formula
+is written after an apostrophe.
+"""
 AUDIT_FORMAT_JSON_LINES: AuditFormat.ValueType  # 2
 """A JSON object a line."""
 AUDIT_FORMAT_PARQUET: AuditFormat.ValueType  # 3

@@ -30,8 +30,9 @@ class AuditServiceStub:
 
     Guarantees
     Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-    has its record, written in the same step as the action itself, or, for what
-    is delivered, before it is sent. Refused calls have none.
+    has its record, written in the same step as the action itself; what is
+    delivered before it is sent; Subscribe and exports within a fraction of a
+    second. Refused calls have none.
     One row    is one action: an event that was published, an event that was delivered to
     an agent, a stream that was opened.
     Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
@@ -70,8 +71,9 @@ class AuditServiceServicer:
 
     Guarantees
     Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-    has its record, written in the same step as the action itself, or, for what
-    is delivered, before it is sent. Refused calls have none.
+    has its record, written in the same step as the action itself; what is
+    delivered before it is sent; Subscribe and exports within a fraction of a
+    second. Refused calls have none.
     One row    is one action: an event that was published, an event that was delivered to
     an agent, a stream that was opened.
     Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
@@ -128,8 +130,9 @@ class AuditService:
 
     Guarantees
     Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-    has its record, written in the same step as the action itself, or, for what
-    is delivered, before it is sent. Refused calls have none.
+    has its record, written in the same step as the action itself; what is
+    delivered before it is sent; Subscribe and exports within a fraction of a
+    second. Refused calls have none.
     One row    is one action: an event that was published, an event that was delivered to
     an agent, a stream that was opened.
     Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
