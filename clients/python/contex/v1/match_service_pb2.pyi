@@ -490,7 +490,7 @@ class BacktestProgress(_message.Message):
     sequence: _builtins.str
     """Up to here the log has been read."""
     events_read: _builtins.int
-    """Events read so far, those before the range included."""
+    """Events of the range that have been read so far."""
     events_total: _builtins.int
     """Events to read in all, as an estimate."""
     events_matched: _builtins.int

@@ -127,7 +127,7 @@ class Datum(_message.Message):
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The latest event. Unset with STATE_VIEW_KEYS."""
+        """The latest event. Unset with STATE_VIEW_KEYS, and where it can no longer be read."""
 
     def __init__(
         self,
@@ -446,7 +446,7 @@ class Change(_message.Message):
 
     @_builtins.property
     def patch(self) -> Global___Patch:
-        """From before to after; unset where one of them is not there."""
+        """From before to after; unset where one of them is not there, or with omit_patches."""
 
     def __init__(
         self,
@@ -788,9 +788,10 @@ class GetBlameResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True where the walk ended before every part was found, after 10,000 revisions or at
-    the oldest that can still be read: the parts left are then said to be set by the
-    oldest revision seen, and may be older.
+    """True where the walk ended before every part was found, after 10,000 revisions, 64 MiB
+    or 10 seconds, or at the oldest that can still be read: the parts left are then said
+    to be set by the oldest revision seen, and may be older. True also where the datum has
+    more parts than an answer holds, 10,000 and 2 MiB: then the first of them are told.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
@@ -798,7 +799,9 @@ class GetBlameResponse(_message.Message):
 
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlamedPart]:
-        """Its parts, in the order of the payload."""
+        """Its parts, in the order of the payload. A payload that is no text is one part, with an
+        empty path and value.
+        """
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Moment:
