@@ -284,12 +284,10 @@ def _bytes(server: ContexServer, project: str, events: int, agents: int) -> dict
         kinds = store.memory_by_key(project)
         store.forget(project)
     if not agents:
+        snapshots = kinds["snapshots"] + kinds["snapshot-data"]
         return {
             "store, an event: the log": kinds["events"] / events,
-            f"store, an event: snapshots of {KEYS_EACH} keys": (
-                kinds["snapshots"] + kinds["snapshot-data"]
-            )
-            / events,
+            f"store, an event: snapshots of {KEYS_EACH} keys": snapshots / events,
             "store, an event: audit": kinds["audit"] / events,
             "store, an event: counts": (kinds["activity"] + kinds["stats"]) / events,
         }

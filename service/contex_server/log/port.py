@@ -262,6 +262,15 @@ class EventLog(Protocol):
         """
         ...
 
+    async def state_now(
+        self, project: str, max_keys: int
+    ) -> tuple[Sequence, list[KeyState]] | None:
+        """The latest event of every key at one moment, and the sequence that this is as of.
+
+        None where there are more than `max_keys`, which would hold up the store.
+        """
+        ...
+
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
         """The latest event of some keys, of those that ever had one."""
         ...

@@ -287,6 +287,27 @@ class RedisLog(RedisRecords):
             if cursor == b"0":
                 return
 
+    async def state_now(
+        self, project: str, max_keys: int
+    ) -> tuple[Sequence, list[KeyState]] | None:
+        """See `EventLog.state_now`."""
+        reply = await self._command(
+            project,
+            "FCALL_RO",
+            "contex1_state_now",
+            2,
+            key(project, "events"),
+            key(project, "state"),
+            max_keys,
+        )
+        if reply is None:
+            return None
+        newest, fields = reply
+        states = [
+            _key_state(name, value) for name, value in zip(fields[::2], fields[1::2], strict=True)
+        ]
+        return parse_sequence(newest), states
+
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
         """See `EventLog.latest`."""
         wanted = list(data_keys)

@@ -20,10 +20,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
+from redis.exceptions import ResponseError
 
-from contex_server.log.connections import Command
+from contex_server.log.connections import Command, translate
 from contex_server.log.port import (
-    Bounds,
     Counters,
     Dimension,
     Note,
@@ -55,10 +55,6 @@ class RedisRecords:
         raise NotImplementedError
 
     async def _commands(self, project: str, *commands: Command) -> list[Any]:
-        raise NotImplementedError
-
-    async def bounds(self, project: str) -> Bounds:
-        """See `EventLog.bounds`."""
         raise NotImplementedError
 
     # -- snapshots ---------------------------------------------------------------
@@ -102,15 +98,23 @@ class RedisRecords:
 
     async def counters(self, project: str) -> Counters:
         """See `EventLog.counters`."""
-        stats, keys, agents = await self._commands(
-            project,
+        commands: list[Command] = [
             ("HMGET", key(project, "stats"), *_STATS),
             ("HLEN", key(project, "state")),
             ("HLEN", key(project, "agents")),
-        )
+        ]
+        stream: Command = ("XINFO", "STREAM", key(project, "events"))
+        try:
+            stats, keys, agents, info = await self._commands(project, *commands, stream)
+            added = int(_pairs(info)[b"entries-added"])
+        except ResponseError as error:
+            if "no such key" not in str(error):
+                raise translate(error) from error
+            stats, keys, agents = await self._commands(project, *commands)
+            added = 0
         size, deleted, since, snapshots, snapshot_bytes = stats
         return Counters(
-            events=(await self.bounds(project)).added,
+            events=added,
             bytes=int(size or 0),
             keys=keys,
             deleted=int(deleted or 0),

@@ -9,13 +9,16 @@ from contex_server.log.port import EventLog
 from contex_server.model import BEGINNING, EventCodec, KeyState, Sequence
 from contex_server.projections.fold import PAGE_EVENTS, take
 
+_AT_ONCE_KEYS = 5_000
+"""So many keys the store tells at one moment, in some 2 ms."""
+
 
 async def live(
     log: EventLog, codec: EventCodec, project: str
 ) -> tuple[Sequence, dict[str, KeyState]]:
     """The state of every key, and the sequence that it is exactly the state as of.
 
-    The keys are read while the log goes on, so some come newer than others. No key comes
+    Of many keys, they are read while the log goes on, so some come newer than others. No key comes
     newer than the end of the log after that, and what changed up to there is read from the
     log, over the keys.
 
@@ -23,6 +26,10 @@ async def live(
         ContexError: SEQUENCE_TRIMMED if the log was trimmed beyond its end as it was;
             STORE_UNAVAILABLE.
     """
+    at_once = await log.state_now(project, _AT_ONCE_KEYS)
+    if at_once is not None:
+        sequence, states = at_once
+        return sequence, {state.data_key: state for state in states}
     start = (await log.bounds(project)).tail
     state: dict[str, KeyState] = {}
     async for chunk in log.state(project):

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _TASK = "snapshot"
 _CLAIM_MS = 10_000
 _LOOK_S = 1.0
-_LEAST_LOOK_S = 0.1
+_LEAST_LOOK_S = 0.02
 _PROJECTS = 4
 """How many are worked on at once."""
 _CATCH_UP = 12
@@ -71,6 +71,8 @@ class Snapshotter:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._claimed: dict[str, float] = {}
         """When each task that this process has was last claimed."""
+        self._newest: dict[str, SnapshotInfo] = {}
+        """The newest snapshot of each project whose task this process has."""
         self._rolled_up: dict[str, int] = {}
         """The hour in which each project's counts were last added up."""
         self._slots = asyncio.Semaphore(_PROJECTS)
@@ -131,12 +133,15 @@ class Snapshotter:
             ContexError: STORE_UNAVAILABLE, STORE_FULL.
         """
         counters = await self._log.counters(project)
-        newest = await self._log.snapshot_before(project, END_OF_TIME)
+        # Nobody else takes snapshots while the task is this process's.
+        newest = self._newest.get(project)
+        if newest is None:
+            newest = await self._log.snapshot_before(project, END_OF_TIME)
         grown = counters.events - (newest.events if newest else 0)
         if not await self._is_due(project, counters, newest):
             return grown
         if await self._has_task(project):
-            await self._take(project, counters)
+            await self._take(project, counters, newest)
         else:
             self._appended.add(project)
         return grown
@@ -145,12 +150,14 @@ class Snapshotter:
         """Whether the task is this process's; it is kept for as long as the project grows."""
         now = time.monotonic()
         if now > self._claimed.get(project, 0.0) + _CLAIM_MS / 2_000:
+            self._newest.pop(project, None)
             if not await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
                 return False
             self._claimed[project] = now
         return True
 
     async def _give_back(self, project: str) -> None:
+        self._newest.pop(project, None)
         if self._claimed.pop(project, None) is not None:
             with suppress(ContexError):
                 await self._log.disclaim(project, _TASK, self._owner)
@@ -165,13 +172,13 @@ class Snapshotter:
         enough = events >= self._events or size >= self._bytes
         return enough and events >= now.keys // 2
 
-    async def _take(self, project: str, counters: Counters) -> None:
+    async def _take(self, project: str, counters: Counters, newest: SnapshotInfo | None) -> None:
         """Brings the snapshots up to the end of the log."""
-        taken = await self._snapshots.before(project, END_OF_TIME)
-        behind = counters.events - (taken.info.events if taken.info else 0)
-        older = taken.info is None and counters.counted_since > BEGINNING
+        behind = counters.events - (newest.events if newest else 0)
+        older = newest is None and counters.counted_since > BEGINNING
         if older or behind >= _CATCH_UP * max(self._events, counters.keys // 2):
             try:
+                taken = await self._snapshots.before(project, END_OF_TIME)
                 await self._take_of_the_past(project, taken, counters)
             except ContexError as error:
                 if error.reason is not Reason.SEQUENCE_TRIMMED:
@@ -230,6 +237,7 @@ class Snapshotter:
         data = await asyncio.to_thread(encode, state)
         info = SnapshotInfo(sequence, events, size, len(state), len(data))
         if await self._log.put_snapshot(project, info, data):
+            self._newest[project] = info
             log.debug(
                 "snapshot",
                 project=project,

@@ -14,6 +14,17 @@ local function claim(keys, args)
   return 0
 end
 
+-- The whole state, and the sequence that it is as of: the two are of one moment.
+--
+-- KEYS  events, state
+-- ARGV  how many keys at most
+-- Returns {sequence, {data key, value, …}}, or nil if there are more keys.
+local function state_now(keys, args)
+  if redis.call('HLEN', keys[2]) > tonumber(args[1]) then return nil end
+  local newest = redis.call('XREVRANGE', keys[1], '+', '-', 'COUNT', 1)[1]
+  return { newest and newest[1] or '0-0', redis.call('HGETALL', keys[2]) }
+end
+
 -- Stores a snapshot of the state as of a sequence, and its line in the list of snapshots,
 -- which has the sequences as its ids.
 --
@@ -35,4 +46,5 @@ local function snapshot(keys, args)
 end
 
 redis.register_function('contex1_claim', claim)
+redis.register_function{ function_name = 'contex1_state_now', callback = state_now, flags = { 'no-writes' } }
 redis.register_function('contex1_snapshot', snapshot)
