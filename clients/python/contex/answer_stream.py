@@ -11,6 +11,7 @@ import grpc
 from grpc import aio
 
 from .errors import ContexError, from_rpc_error
+from .retry import Retry
 
 T = TypeVar("T")
 
@@ -26,10 +27,16 @@ class AnswerStream(Generic[T]):
     """
 
     def __init__(
-        self, open_call: Callable[[], AnswerCall], decode: Callable[[Any], Iterable[T]]
+        self,
+        open_call: Callable[[], AnswerCall],
+        decode: Callable[[Any], Iterable[T]],
+        retry: Callable[[], Retry] | None = None,
     ) -> None:
         self._open_call = open_call
         self._decode = decode
+        self._retry = retry
+        """Where `open_call` goes on after what was decoded: how a lost connection is retried."""
+        self._outage: Retry | None = None
         self._call: AnswerCall | None = None
         self._items: Iterator[T] = iter(())
         self._ended = False
@@ -68,6 +75,26 @@ class AnswerStream(Generic[T]):
 
     async def _read(self) -> Any:
         """Reads one message; `None` at the end."""
+        while True:
+            try:
+                message = await self._attempt()
+            except ContexError as error:
+                if self._retry is None or error.code is grpc.StatusCode.CANCELLED:
+                    self._ended = True
+                    raise
+                self._outage = self._outage or self._retry()
+                try:
+                    delay = self._outage.delay_after(error)
+                except ContexError:
+                    self._ended = True
+                    raise
+                self._call = None
+                await asyncio.sleep(delay)
+            else:
+                self._outage = None
+                return message
+
+    async def _attempt(self) -> Any:
         if self._call is None:
             self._call = self._open_call()
         elif self._call.cancelled():
@@ -75,7 +102,6 @@ class AnswerStream(Generic[T]):
         try:
             message = await self._call.read()
         except grpc.RpcError as error:
-            self._ended = True
             raise from_rpc_error(error) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()

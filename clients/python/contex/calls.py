@@ -12,18 +12,28 @@ import grpc
 from grpc import aio
 
 from .answer_stream import AnswerCall, AnswerStream
-from .channel import channel_options
+from .channel import channel_options, identity_metadata
 from .errors import from_rpc_error
 from .publish_stream import PublishStream
 from .resume import ResumableStream
 from .retry import Retry
 from .subscription import StreamCall, Subscription
-from .v1 import agent_service_pb2_grpc, event_service_pb2_grpc, match_service_pb2_grpc
+from .v1 import (
+    agent_service_pb2_grpc,
+    audit_service_pb2_grpc,
+    event_service_pb2_grpc,
+    match_service_pb2_grpc,
+    project_service_pb2_grpc,
+    state_service_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from .v1.agent_service_pb2_grpc import AgentServiceAsyncStub
+    from .v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from .v1.event_service_pb2_grpc import EventServiceAsyncStub
     from .v1.match_service_pb2_grpc import MatchServiceAsyncStub
+    from .v1.project_service_pb2_grpc import ProjectServiceAsyncStub
+    from .v1.state_service_pb2_grpc import StateServiceAsyncStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -49,6 +59,10 @@ class AsyncCalls:
         self._event_stub: EventServiceAsyncStub | None = None
         self._agent_stub: AgentServiceAsyncStub | None = None
         self._match_stub: MatchServiceAsyncStub | None = None
+        self._state_stub: StateServiceAsyncStub | None = None
+        self._audit_stub: AuditServiceAsyncStub | None = None
+        self._project_stub: ProjectServiceAsyncStub | None = None
+        self._metadata = identity_metadata(publisher)
         self._streams: weakref.WeakSet[Subscription[Any] | AnswerStream[Any] | PublishStream] = (
             weakref.WeakSet()
         )
@@ -78,7 +92,7 @@ class AsyncCalls:
     ) -> Response:
         self._check_open()
         try:
-            return await method(request, timeout=self._timeout)
+            return await method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -92,27 +106,33 @@ class AsyncCalls:
         retry = retry or Retry(self._timeout)
         while True:
             try:
-                return await method(request, timeout=retry.attempt_timeout())
+                return await method(
+                    request, timeout=retry.attempt_timeout(), metadata=self._metadata
+                )
             except grpc.RpcError as error:
                 delay = retry.delay_after(from_rpc_error(error))
             await asyncio.sleep(delay)
 
     def _subscription(
-        self, method: Callable[[], Callable[[Any], object]], stream: ResumableStream[T]
+        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
     ) -> Subscription[T]:
         self._check_open()
-        subscription = Subscription(lambda request: cast(StreamCall, method()(request)), stream)
+        subscription = Subscription(
+            lambda request: cast(StreamCall, method()(request, metadata=self._metadata)), stream
+        )
         self._streams.add(subscription)
         return subscription
 
     def _answers(
         self,
-        method: Callable[[], Callable[[Request], object]],
+        method: Callable[[], Callable[..., object]],
         request: Request,
         decode: Callable[[Response], Iterable[T]],
     ) -> AnswerStream[T]:
         self._check_open()
-        stream = AnswerStream(lambda: cast(AnswerCall, method()(request)), decode)
+        stream = AnswerStream(
+            lambda: cast(AnswerCall, method()(request, metadata=self._metadata)), decode
+        )
         self._streams.add(stream)
         return stream
 
@@ -133,6 +153,24 @@ class AsyncCalls:
         if self._match_stub is None:
             self._match_stub = match_service_pb2_grpc.MatchServiceStub(self._open_channel())
         return self._match_stub
+
+    @property
+    def _states(self) -> StateServiceAsyncStub:
+        if self._state_stub is None:
+            self._state_stub = state_service_pb2_grpc.StateServiceStub(self._open_channel())
+        return self._state_stub
+
+    @property
+    def _audit(self) -> AuditServiceAsyncStub:
+        if self._audit_stub is None:
+            self._audit_stub = audit_service_pb2_grpc.AuditServiceStub(self._open_channel())
+        return self._audit_stub
+
+    @property
+    def _projects(self) -> ProjectServiceAsyncStub:
+        if self._project_stub is None:
+            self._project_stub = project_service_pb2_grpc.ProjectServiceStub(self._open_channel())
+        return self._project_stub
 
     def _open_channel(self) -> aio.Channel:
         # Not in the constructor: an asyncio channel belongs to the loop it is made in.

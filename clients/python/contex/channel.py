@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Largest message received. Streams send about 1 MiB, unless one event is larger."""
+
+IDENTITY = "contex-identity"
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -19,15 +22,26 @@ _READS = (
     ("contex.v1.EventService", "ListEvents"),
     ("contex.v1.AgentService", "GetAgent"),
     ("contex.v1.AgentService", "ListAgents"),
+    ("contex.v1.AgentService", "GetAgentContext"),
+    ("contex.v1.AgentService", "ListDeliveries"),
     ("contex.v1.MatchService", "Match"),
     ("contex.v1.MatchService", "Explain"),
     ("contex.v1.MatchService", "GetMatchingStatus"),
+    ("contex.v1.StateService", "GetState"),
+    ("contex.v1.StateService", "DiffStates"),
+    ("contex.v1.StateService", "GetHistory"),
+    ("contex.v1.StateService", "GetRevision"),
+    ("contex.v1.StateService", "GetBlame"),
+    ("contex.v1.AuditService", "ListRecords"),
+    ("contex.v1.ProjectService", "GetStats"),
+    ("contex.v1.ProjectService", "GetActivity"),
 )
 
 # Streams that can't be resumed: gRPC repeats them as long as nothing has arrived.
 _STREAMED_READS = (
     ("contex.v1.MatchService", "Backtest"),
     ("contex.v1.MatchService", "ExportFeedback"),
+    ("contex.v1.AuditService", "ExportRecords"),
 )
 
 _RETRY_POLICY = {
@@ -70,9 +84,22 @@ def _names(methods: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"service": service, "method": method} for service, method in methods]
 
 
+def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
+    """The metadata by which a client says who it is, with every call."""
+    return ((IDENTITY, name),) if name else ()
+
+
+def _version() -> str:
+    try:
+        return version("contex-client")
+    except PackageNotFoundError:  # run from a folder that is not installed
+        return "unknown"
+
+
 def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:
     """Options for a channel to Contex; use them too where you make the channel yourself."""
     return [
+        ("grpc.primary_user_agent", f"contex-python/{_version()}"),
         ("grpc.service_config", json.dumps(service_config(timeout))),
         ("grpc.enable_retries", 1),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

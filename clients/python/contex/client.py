@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2
 
 from . import requests, responses
 from .channel import HEALTH_CHECK
-from .matching import AsyncMatching
+from .history import AsyncHistory
+from .moments import At
 from .publish_stream import Batches, PublishStream
 from .publish_window import PublishWindow
 from .resume import event_stream, match_stream
@@ -31,7 +32,7 @@ from .values import (
 )
 
 
-class AsyncClient(AsyncMatching):
+class AsyncClient(AsyncHistory):
     """A client of one Contex server, for asyncio.
 
     It opens one channel, at the first call, and keeps it. Use it in an `async with`, or
@@ -39,7 +40,7 @@ class AsyncClient(AsyncMatching):
 
     Args:
         target: gRPC target of the server.
-        publisher: Who publishes, as it is noted in each event.
+        publisher: Who this is: noted in each event that is published, and in the audit.
         timeout: Seconds for a call with all its attempts. Streams have no such limit.
         channel: A channel of your own, for example a TLS one; it is left open by `close`.
             `contex.channel_options` has the options it should have.
@@ -161,7 +162,7 @@ class AsyncClient(AsyncMatching):
         """
         self._check_open()
         stream = PublishStream(
-            lambda: self._events.PublishStream(),
+            lambda: self._events.PublishStream(metadata=self._metadata),
             batches,
             lambda batch: requests.publish_batch(
                 project, batch, publisher=self._publisher, durability=durability
@@ -187,8 +188,8 @@ class AsyncClient(AsyncMatching):
         self,
         project: str,
         *,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
@@ -228,8 +229,8 @@ class AsyncClient(AsyncMatching):
         self,
         project: str,
         *,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),

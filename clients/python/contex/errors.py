@@ -72,6 +72,15 @@ class DataKeyNotFound(NotFound):
         return self.metadata.get("data_key", "")
 
 
+class RevisionNotFound(NotFound):
+    """The data key never had this revision."""
+
+    @property
+    def actual_revision(self) -> int:
+        """Its newest revision."""
+        return int(self.metadata.get("actual_revision", "0"))
+
+
 class FailedPrecondition(ContexError):
     """The system is not in the state that the call needs."""
 
@@ -106,6 +115,19 @@ class SequenceTrimmed(OutOfRange):
         return self.metadata.get("earliest_sequence", "")
 
 
+class TimeInFuture(OutOfRange):
+    """The time is still to come, by the store's clock."""
+
+
+class RecordsExpired(OutOfRange):
+    """Records of that time are no longer kept, or were not kept yet."""
+
+    @property
+    def earliest_time(self) -> str:
+        """The earliest time that can be asked about, RFC 3339."""
+        return self.metadata.get("earliest_time", "")
+
+
 class Aborted(ContexError):
     """Others changed the same thing at the same time. A retry can succeed."""
 
@@ -122,6 +144,19 @@ class DeadlineExceeded(ContexError):
     """The answer did not come in time; whether the call took effect is unknown."""
 
 
+class Unimplemented(ContexError):
+    """The server can't do this: it is older, or lacks an extra."""
+
+
+class FormatUnavailable(Unimplemented):
+    """The server was installed without what this format needs."""
+
+    @property
+    def extra(self) -> str:
+        """What its operator has to install."""
+        return self.metadata.get("extra", "")
+
+
 class Internal(ContexError):
     """A defect of the service; `metadata["error_id"]` finds it in the server's log."""
 
@@ -136,11 +171,16 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: Internal,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
 }
 _BY_REASON: dict[str, type[ContexError]] = {
     "DATA_KEY_NOT_FOUND": DataKeyNotFound,
+    "FORMAT_UNAVAILABLE": FormatUnavailable,
+    "RECORDS_EXPIRED": RecordsExpired,
     "REVISION_CONFLICT": RevisionConflict,
+    "REVISION_NOT_FOUND": RevisionNotFound,
     "SEQUENCE_TRIMMED": SequenceTrimmed,
+    "TIME_IN_FUTURE": TimeInFuture,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 
 from . import requests, responses
 from .answer_stream import AnswerStream
@@ -16,6 +15,7 @@ from .answers import (
     MatchingStatus,
 )
 from .calls import AsyncCalls
+from .moments import At
 from .retry import Retry
 from .v1 import match_service_pb2
 from .values import ContextFormat, Event, MatchedEvent, MinDelta, Need
@@ -32,7 +32,7 @@ class AsyncMatching(AsyncCalls):
         threshold: float | None = None,
         max_matches: int | None = None,
         data_keys: Iterable[str] = (),
-        as_of: str | datetime | None = None,
+        as_of: At | None = None,
         max_context_tokens: int | None = None,
         context_format: ContextFormat | None = None,
     ) -> MatchAnswer:
@@ -73,7 +73,7 @@ class AsyncMatching(AsyncCalls):
         data_key: str | None = None,
         sequence: str | None = None,
         threshold: float | None = None,
-        as_of: str | datetime | None = None,
+        as_of: At | None = None,
     ) -> Explanation:
         """Takes the score of a need and a datum apart, whether or not they match.
 
@@ -110,8 +110,8 @@ class AsyncMatching(AsyncCalls):
         needs: Iterable[str | Need],
         *,
         threshold: float | None = None,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
         min_delta: MinDelta | None = None,
         summary_only: bool = False,
     ) -> AnswerStream[MatchedEvent | BacktestProgress | BacktestSummary]:
@@ -187,8 +187,8 @@ class AsyncMatching(AsyncCalls):
         self,
         project: str,
         *,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
     ) -> AnswerStream[Feedback]:
         """Streams all feedback with what the judged matches were made of.
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from google.protobuf import timestamp_pb2
-
 from . import payload as payloads
+from .moments import At, position, timestamp
 from .v1 import agent_service_pb2, event_pb2, event_service_pb2, match_service_pb2
 from .values import (
     ContextFormat,
@@ -59,8 +58,8 @@ def publish_batch(
 def list_events(
     project: str,
     *,
-    since: str | datetime | None,
-    until: str | datetime | None,
+    since: At | None,
+    until: At | None,
     event_types: Iterable[str],
     data_keys: Iterable[str],
     publishers: Iterable[str],
@@ -70,10 +69,10 @@ def list_events(
     """The first page of a range of events."""
     return event_service_pb2.ListEventsRequest(
         project=project,
-        since=_position(since),
-        until=_position(until),
+        since=position(since),
+        until=position(until),
         filter=_filter(event_types, data_keys, publishers),
-        order=_order(backwards),
+        order=order(backwards),
         page_size=page_size,
     )
 
@@ -81,8 +80,8 @@ def list_events(
 def replay(
     project: str,
     *,
-    since: str | datetime | None,
-    until: str | datetime | None,
+    since: At | None,
+    until: At | None,
     event_types: Iterable[str],
     data_keys: Iterable[str],
     publishers: Iterable[str],
@@ -91,10 +90,10 @@ def replay(
     """A bounded range as a stream."""
     return event_service_pb2.ReplayRequest(
         project=project,
-        since=_position(since),
-        until=_position(until),
+        since=position(since),
+        until=position(until),
         filter=_filter(event_types, data_keys, publishers),
-        order=_order(backwards),
+        order=order(backwards),
     )
 
 
@@ -126,7 +125,7 @@ def subscribe(
     if after_sequence is not None:
         request.after_sequence = after_sequence
     if from_time is not None:
-        request.from_time.CopyFrom(_timestamp(from_time))
+        request.from_time.CopyFrom(timestamp(from_time))
     if cursor is not None:
         request.cursor = cursor
     return request
@@ -235,7 +234,7 @@ def match(
     threshold: float | None,
     max_matches: int | None,
     data_keys: Iterable[str],
-    as_of: str | datetime | None,
+    as_of: At | None,
     max_context_tokens: int | None,
     context_format: ContextFormat | None,
 ) -> match_service_pb2.MatchRequest:
@@ -245,8 +244,8 @@ def match(
         questions=_specs(questions),
         threshold=threshold,
         max_matches=max_matches or 0,
-        data_keys=_several(data_keys),
-        as_of=_position(as_of),
+        data_keys=several(data_keys),
+        as_of=position(as_of),
         max_context_tokens=max_context_tokens,
         context_format=_context_format(context_format),
     )
@@ -261,7 +260,7 @@ def explain(
     data_key: str | None,
     sequence: str | None,
     threshold: float | None,
-    as_of: str | datetime | None,
+    as_of: At | None,
 ) -> match_service_pb2.ExplainRequest:
     """Why a need, in words or of an agent, and a datum, by key or sequence, match or don't."""
     if (need is None) == (agent_id is None):
@@ -271,7 +270,7 @@ def explain(
     request = match_service_pb2.ExplainRequest(
         project=project,
         threshold=threshold,
-        as_of=_position(as_of),
+        as_of=position(as_of),
     )
     if data_key is not None:
         request.data_key = data_key
@@ -290,8 +289,8 @@ def backtest(
     needs: Iterable[str | Need],
     *,
     threshold: float | None,
-    since: str | datetime | None,
-    until: str | datetime | None,
+    since: At | None,
+    until: At | None,
     min_delta: MinDelta | None,
     summary_only: bool,
 ) -> match_service_pb2.BacktestRequest:
@@ -300,8 +299,8 @@ def backtest(
         project=project,
         needs=_specs(needs),
         threshold=threshold,
-        since=_position(since),
-        until=_position(until),
+        since=position(since),
+        until=position(until),
         min_delta=_min_delta(min_delta),
         summary_only=summary_only,
     )
@@ -333,11 +332,11 @@ def record_feedback(
 
 
 def export_feedback(
-    project: str, *, since: str | datetime | None, until: str | datetime | None
+    project: str, *, since: At | None, until: At | None
 ) -> match_service_pb2.ExportFeedbackRequest:
     """The feedback of a project."""
     return match_service_pb2.ExportFeedbackRequest(
-        project=project, since=_position(since), until=_position(until)
+        project=project, since=position(since), until=position(until)
     )
 
 
@@ -379,13 +378,13 @@ def _lines_or_specs(
     needs: Iterable[str | Need],
 ) -> tuple[list[str], list[agent_service_pb2.Need]]:
     """Needs as lines where none has an option, which older servers understand too."""
-    needs = _several(needs)
+    needs = several(needs)
     lines = [need for need in needs if isinstance(need, str)]
     return (lines, []) if len(lines) == len(needs) else ([], _specs(needs))
 
 
 def _specs(needs: Iterable[str | Need]) -> list[agent_service_pb2.Need]:
-    return [_spec(Need(need) if isinstance(need, str) else need) for need in _several(needs)]
+    return [_spec(Need(need) if isinstance(need, str) else need) for need in several(needs)]
 
 
 def _spec(need: Need) -> agent_service_pb2.Need:
@@ -393,7 +392,7 @@ def _spec(need: Need) -> agent_service_pb2.Need:
         text=need.text,
         threshold=need.threshold,
         max_matches=need.max_matches,
-        exclude_data_keys=_several(need.exclude_data_keys),
+        exclude_data_keys=several(need.exclude_data_keys),
     )
 
 
@@ -402,7 +401,7 @@ def _min_delta(min_delta: MinDelta | None) -> agent_service_pb2.MinDelta | None:
         return None
     return agent_service_pb2.MinDelta(
         payload_changed=min_delta.payload_changed,
-        json_pointers=_several(min_delta.json_pointers),
+        json_pointers=several(min_delta.json_pointers),
     )
 
 
@@ -415,40 +414,29 @@ def _context_format(
     return event_pb2.ContextFormat.Value(f"CONTEXT_FORMAT_{name}")
 
 
-def _position(at: str | datetime | None) -> event_pb2.Position | None:
-    if at is None:
-        return None
-    if isinstance(at, datetime):
-        return event_pb2.Position(time=_timestamp(at))
-    return event_pb2.Position(sequence=at)
-
-
-def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
-    if time.tzinfo is None or time.utcoffset() is None:
-        # protobuf would take it for UTC, its writer most likely meant local time.
-        raise ValueError(f"a datetime needs a time zone: {time!r}")
-    timestamp = timestamp_pb2.Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
-
-
 def _filter(
     event_types: Iterable[str], data_keys: Iterable[str], publishers: Iterable[str]
 ) -> event_pb2.EventFilter:
     return event_pb2.EventFilter(
-        event_types=_several(event_types),
-        data_keys=_several(data_keys),
-        publishers=_several(publishers),
+        event_types=several(event_types),
+        data_keys=several(data_keys),
+        publishers=several(publishers),
     )
 
 
-def _several(items: Iterable[T]) -> list[T]:
+def several(items: Iterable[T]) -> list[T]:
+    """Items as a list.
+
+    Raises:
+        TypeError: They are one string.
+    """
     if isinstance(items, str):  # its characters would be taken for the items
         raise TypeError(f"expected several strings, not the one {items!r}")
     return list(items)
 
 
-def _order(backwards: bool) -> event_pb2.Order.ValueType:
+def order(backwards: bool) -> event_pb2.Order.ValueType:
+    """In which order a range is read."""
     return event_pb2.ORDER_BACKWARDS if backwards else event_pb2.ORDER_FORWARDS
 
 

@@ -13,10 +13,11 @@ from grpc_health.v1 import health_pb2
 
 from . import requests, responses
 from .channel import HEALTH_CHECK
+from .moments import At
 from .publish_window import PublishWindow
 from .resume import event_stream, match_stream
 from .retry import Retry
-from .sync_matching import Matching
+from .sync_history import History
 from .sync_publish_stream import SyncPublishStream
 from .sync_subscription import SyncSubscription
 from .v1 import agent_service_pb2, event_service_pb2
@@ -35,14 +36,14 @@ from .values import (
 )
 
 
-class Client(Matching):
+class Client(History):
     """`AsyncClient` for code without asyncio: same methods, plain iterators and context managers.
 
     Calls may be made from several threads; a stream belongs to one.
 
     Args:
         target: gRPC target of the server.
-        publisher: Who publishes, as it is noted in each event.
+        publisher: Who this is: noted in each event that is published, and in the audit.
         timeout: Seconds for a call with all its attempts. Streams have no such limit.
         channel: A channel of your own; it is left open by `close`.
     """
@@ -142,8 +143,8 @@ class Client(Matching):
         self,
         project: str,
         *,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
@@ -167,8 +168,8 @@ class Client(Matching):
         self,
         project: str,
         *,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -9,7 +10,8 @@ from typing import Any, Generic, Self, TypeVar
 import grpc
 
 from .blocking import StreamCall, cancel
-from .errors import from_rpc_error
+from .errors import ContexError, from_rpc_error
+from .retry import Retry
 
 T = TypeVar("T")
 
@@ -21,10 +23,15 @@ class SyncAnswerStream(Generic[T]):
     """
 
     def __init__(
-        self, open_call: Callable[[], StreamCall[Any]], decode: Callable[[Any], Iterable[T]]
+        self,
+        open_call: Callable[[], StreamCall[Any]],
+        decode: Callable[[Any], Iterable[T]],
+        retry: Callable[[], Retry] | None = None,
     ) -> None:
         self._open_call = open_call
         self._decode = decode
+        self._retry = retry
+        self._outage: Retry | None = None
         self._call: StreamCall[Any] | None = None
         self._items: Iterator[T] = iter(())
         self._ended = False
@@ -62,12 +69,26 @@ class SyncAnswerStream(Generic[T]):
 
     def _read(self) -> Any:
         """Reads one message; `None` at the end."""
-        if self._call is None:
-            self._call = self._open_call()
-        try:
-            return next(self._call, None)
-        except grpc.RpcError as error:
-            self._ended = True
-            if self._closed:  # it was close() that cancelled the call
-                return None
-            raise from_rpc_error(error) from error
+        while True:
+            if self._call is None:
+                self._call = self._open_call()
+            try:
+                message = next(self._call, None)
+            except grpc.RpcError as error:
+                if self._closed:  # it was close() that cancelled the call
+                    return None
+                failure = from_rpc_error(error)
+                if self._retry is None:
+                    self._ended = True
+                    raise failure from error
+                self._outage = self._outage or self._retry()
+                try:
+                    delay = self._outage.delay_after(failure)
+                except ContexError:
+                    self._ended = True
+                    raise
+                self._call = None
+                time.sleep(delay)
+            else:
+                self._outage = None
+                return message

@@ -11,14 +11,21 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 
 from .blocking import StreamCall
-from .channel import channel_options
+from .channel import channel_options, identity_metadata
 from .errors import from_rpc_error
 from .resume import ResumableStream, StreamMessage
 from .retry import Retry
 from .sync_answer_stream import SyncAnswerStream
 from .sync_publish_stream import SyncPublishStream
 from .sync_subscription import SyncSubscription
-from .v1 import agent_service_pb2_grpc, event_service_pb2_grpc, match_service_pb2_grpc
+from .v1 import (
+    agent_service_pb2_grpc,
+    audit_service_pb2_grpc,
+    event_service_pb2_grpc,
+    match_service_pb2_grpc,
+    project_service_pb2_grpc,
+    state_service_pb2_grpc,
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -45,6 +52,10 @@ class Calls:
         self._events = event_service_pb2_grpc.EventServiceStub(channel)
         self._agents = agent_service_pb2_grpc.AgentServiceStub(channel)
         self._matching = match_service_pb2_grpc.MatchServiceStub(channel)
+        self._states = state_service_pb2_grpc.StateServiceStub(channel)
+        self._audit = audit_service_pb2_grpc.AuditServiceStub(channel)
+        self._projects = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self._metadata = identity_metadata(publisher)
         self._streams: weakref.WeakSet[
             SyncSubscription[Any] | SyncAnswerStream[Any] | SyncPublishStream
         ] = weakref.WeakSet()
@@ -74,7 +85,7 @@ class Calls:
     ) -> Response:
         self._check_open()
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -88,29 +99,34 @@ class Calls:
         retry = retry or Retry(self._timeout)
         while True:
             try:
-                return method(request, timeout=retry.attempt_timeout())
+                return method(request, timeout=retry.attempt_timeout(), metadata=self._metadata)
             except grpc.RpcError as error:
                 delay = retry.delay_after(from_rpc_error(error))
             time.sleep(delay)
 
     def _subscription(
-        self, method: Callable[[Any], object], stream: ResumableStream[T]
+        self, method: Callable[..., object], stream: ResumableStream[T]
     ) -> SyncSubscription[T]:
         self._check_open()
         subscription = SyncSubscription(
-            lambda request: cast(StreamCall[StreamMessage], method(request)), stream
+            lambda request: cast(
+                StreamCall[StreamMessage], method(request, metadata=self._metadata)
+            ),
+            stream,
         )
         self._streams.add(subscription)
         return subscription
 
     def _answers(
         self,
-        method: Callable[[Request], object],
+        method: Callable[..., object],
         request: Request,
         decode: Callable[[Response], Iterable[T]],
     ) -> SyncAnswerStream[T]:
         self._check_open()
-        stream = SyncAnswerStream(lambda: cast(StreamCall[Response], method(request)), decode)
+        stream = SyncAnswerStream(
+            lambda: cast(StreamCall[Response], method(request, metadata=self._metadata)), decode
+        )
         self._streams.add(stream)
         return stream
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 
 from . import requests, responses
 from .answers import (
@@ -14,6 +13,7 @@ from .answers import (
     MatchAnswer,
     MatchingStatus,
 )
+from .moments import At
 from .retry import Retry
 from .sync_answer_stream import SyncAnswerStream
 from .sync_calls import Calls
@@ -32,7 +32,7 @@ class Matching(Calls):
         threshold: float | None = None,
         max_matches: int | None = None,
         data_keys: Iterable[str] = (),
-        as_of: str | datetime | None = None,
+        as_of: At | None = None,
         max_context_tokens: int | None = None,
         context_format: ContextFormat | None = None,
     ) -> MatchAnswer:
@@ -59,7 +59,7 @@ class Matching(Calls):
         data_key: str | None = None,
         sequence: str | None = None,
         threshold: float | None = None,
-        as_of: str | datetime | None = None,
+        as_of: At | None = None,
     ) -> Explanation:
         """Takes the score of a need and a datum apart, whether or not they match."""
         request = requests.explain(
@@ -80,8 +80,8 @@ class Matching(Calls):
         needs: Iterable[str | Need],
         *,
         threshold: float | None = None,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
         min_delta: MinDelta | None = None,
         summary_only: bool = False,
     ) -> SyncAnswerStream[MatchedEvent | BacktestProgress | BacktestSummary]:
@@ -125,8 +125,8 @@ class Matching(Calls):
         self,
         project: str,
         *,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        since: At | None = None,
+        until: At | None = None,
     ) -> SyncAnswerStream[Feedback]:
         """Streams all feedback with what the judged matches were made of."""
         request = requests.export_feedback(project, since=since, until=until)

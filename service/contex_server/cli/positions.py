@@ -61,7 +61,7 @@ def read_position(text: str) -> Place | None:
     if _UNIX_MS.fullmatch(text):
         return int(text)
     time, is_exact = _exact_time(text), True
-    if time is None:
+    if time is None and not text.isdecimal():
         time, is_exact = read_time(text, datetime.now().astimezone()), False
     if time is not None and not is_exact:
         print(f"{text} = {time.isoformat(timespec=_precision(time))}", file=sys.stderr)

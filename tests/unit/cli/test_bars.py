@@ -40,6 +40,31 @@ def test_bars_read_as_they_should() -> None:
     assert bars.part_bar(0, 0.0, 2.0, 3) == "   "
 
 
+@given(st.lists(st.integers(0, 10**9), max_size=300), widths)
+def test_fitted_counts_lose_nothing(counts: list[int], width: int) -> None:
+    drawn = bars.fitted(counts, width)
+    assert len(drawn) <= width
+    if len(counts) > width:
+        assert sum(drawn) == sum(counts)
+    else:
+        assert drawn == [c for c in counts for _ in range(width // max(len(counts), 1))]
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=80), st.integers(1, 8))
+def test_columns_show_everything_that_is_not_zero(counts: list[int], height: int) -> None:
+    lines = bars.columns(counts, height)
+    assert [len(line) for line in lines] == [len(counts)] * height
+    assert [character != " " for character in lines[-1]] == [count > 0 for count in counts]
+
+
+def test_columns_read_as_they_should() -> None:
+    assert bars.sparkline([0, 1, 4, 8]) == " ▁▄█"
+    assert bars.sparkline([1, 1000]) == "▁█"
+    assert bars.sparkline([4], most=8) == "▄"
+    assert bars.sparkline([]) == ""
+    assert bars.columns([1, 2, 4], 2) == ["  █", "▄██"]
+
+
 THRESHOLDS = (0.05, 0.1, 0.15)
 
 

@@ -76,7 +76,8 @@ def test_a_missing_datum_is_named() -> None:
         (grpc.StatusCode.UNAVAILABLE, contex.Unavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, contex.DeadlineExceeded),
         (grpc.StatusCode.INTERNAL, contex.Internal),
-        (grpc.StatusCode.UNIMPLEMENTED, contex.ContexError),
+        (grpc.StatusCode.UNIMPLEMENTED, contex.Unimplemented),
+        (grpc.StatusCode.DATA_LOSS, contex.ContexError),
     ],
 )
 @pytest.mark.parametrize(
