@@ -266,7 +266,9 @@ async def test_the_formats_hold_the_same(word_api: Api) -> None:
         for column in ("actor", "peer", "client", "request_id", "agent_id", "data_key"):
             assert row[column] == line[column] == cells[column] == getattr(record, column)
         assert int(row["revision"]) == line["revision"] == cells["revision"] == record.revision
-        assert (row["actor_verified"], line["actor_verified"]) == ("false", False)
+        verified = record.actor_verified
+        assert verified == (name(record) == "DELIVERED")
+        assert (row["actor_verified"], line["actor_verified"]) == (str(verified).lower(), verified)
     # Exports are actions themselves.
     done = await until_records(api, 3, actions=[action("EXPORTED")])
     assert [(r.detail, r.count) for r in done] == [("ExportRecords", len(whole))] * 3

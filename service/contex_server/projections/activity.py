@@ -137,7 +137,7 @@ async def read_activity(log: EventLog, project: str, asked: Question) -> Activit
     bounds = await log.bounds(project)
     buckets, tier = buckets_of(asked, bounds.now_ms)
     dimension = asked.by if isinstance(asked.by, Dimension) else Dimension.EVENT_TYPE
-    span = HOUR if tier is Tier.MINUTES else DAY
+    span, slot_s = (HOUR, MINUTE) if tier is Tier.MINUTES else (DAY, HOUR)
     # Nothing was counted before the first event or after the newest.
     first = max(buckets.start, bounds.first.ms // 1000 if bounds.first else 0)
     if bounds.trimmed:
@@ -149,7 +149,7 @@ async def read_activity(log: EventLog, project: str, asked: Question) -> Activit
         part = numbers[start : start + _READ_HOURS]
         found = await log.activity(project, dimension, tier, part)
         for number, counts in zip(part, found, strict=True):
-            tallied.add(number * span, span // 60 if tier is Tier.HOURS else MINUTE, counts)
+            tallied.add(number * span, slot_s, counts)
     counters = await log.counters(project)
     return tallied.result(counters.counted_since)
 

@@ -117,6 +117,8 @@ class Row:
     count: int = 0
     stream_id: str = ""
     detail: str = ""
+    verified: bool = False
+    """Whether the actor is who it says: so far, the service itself only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +346,16 @@ def _of_audit(note: Note, events: dict[Sequence, Event]) -> list[Row]:
         sequence, mark, agent_id = text.split(" ")
         action = Action.REGISTERED if mark == "L" else Action.UNREGISTERED
         return [Row(place, action, *origin, agent_id=agent_id, sequence=sequence)]
-    return [Row(place, Action.ADMINISTERED, *origin, sequence=text, event_type=MODEL_CHANGED)]
+    return [
+        Row(
+            place,
+            Action.ADMINISTERED,
+            *origin,
+            sequence=text,
+            event_type=MODEL_CHANGED,
+            verified=True,
+        )
+    ]
 
 
 def _published(
@@ -405,6 +416,7 @@ def _of_journal(note: Note, agent_id: str) -> list[Row]:
                     revision=sent.revision,
                     stream_id=message.stream_id,
                     detail=f"{message.kind}, resend" if sent.resend else message.kind,
+                    verified=True,
                 )
                 for index, sent in enumerate(message.events)
             ]

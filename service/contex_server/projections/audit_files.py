@@ -167,7 +167,7 @@ def _values(row: Row) -> tuple[Any, ...]:
         rfc3339(row.place.note.ms),
         row.action.value,
         row.actor,
-        False,
+        row.verified,
         row.peer,
         row.client,
         row.request_id,

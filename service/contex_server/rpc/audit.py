@@ -159,6 +159,7 @@ def _record(row: Row) -> audit_service_pb2.AuditRecord:
         time=wire.timestamp(row.place.note.ms),
         action=audit_service_pb2.AuditAction.Value(f"AUDIT_ACTION_{row.action}"),
         actor=row.actor,
+        actor_verified=row.verified,
         peer=row.peer,
         client=row.client,
         request_id=row.request_id,

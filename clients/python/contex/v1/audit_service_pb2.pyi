@@ -150,7 +150,9 @@ class AuditRecord(_message.Message):
     actor: _builtins.str
     """Who, by the name the client gave; empty if it gave none, "contex" for the service."""
     actor_verified: _builtins.bool
-    """Whether the name was verified. False until there is authentication."""
+    """Whether the name was verified: true for the service itself, false for clients until
+    there is authentication.
+    """
     peer: _builtins.str
     """From where: the client's address as gRPC knows it, such as "ipv4:10.0.0.7:51834".
     Empty in records of deliveries; see the SUBSCRIBED record of the same stream_id.

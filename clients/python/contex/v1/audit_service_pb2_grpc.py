@@ -40,6 +40,7 @@ class AuditServiceStub:
 
     Who: until clients are authenticated, an actor is the name that the client gave
     (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
+    What the service does by itself has the actor "contex", verified.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -81,6 +82,7 @@ class AuditServiceServicer:
 
     Who: until clients are authenticated, an actor is the name that the client gave
     (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
+    What the service does by itself has the actor "contex", verified.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -140,6 +142,7 @@ class AuditService:
 
     Who: until clients are authenticated, an actor is the name that the client gave
     (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
+    What the service does by itself has the actor "contex", verified.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)

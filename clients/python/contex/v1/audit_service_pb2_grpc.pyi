@@ -41,6 +41,7 @@ class AuditServiceStub:
 
     Who: until clients are authenticated, an actor is the name that the client gave
     (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
+    What the service does by itself has the actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -76,6 +77,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     Who: until clients are authenticated, an actor is the name that the client gave
     (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
+    What the service does by itself has the actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -107,6 +109,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Who: until clients are authenticated, an actor is the name that the client gave
     (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
+    What the service does by itself has the actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
