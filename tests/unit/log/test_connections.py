@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from contex_server.errors import Reason
 from contex_server.log.connections import connect, translate
-from contex_server.log.redis import BUCKETS, bucket_of, key
+from contex_server.log.redis import bucket_of, key
+from contex_server.log.redis_keys import BUCKETS
 from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ResponseError
 
 
