@@ -256,7 +256,13 @@ async def test_a_listener_of_a_full_store_reads_also_what_was_never_embedded(
 
 # -- health and reflection -----------------------------------------------------------
 
-NAMES = ("", "contex.v1.EventService", "contex.v1.AgentService", "contex.v1.MatchService")
+NAMES = (
+    "",
+    *(
+        f"contex.v1.{name}Service"
+        for name in ("Event", "Agent", "Match", "State", "Audit", "Project")
+    ),
+)
 Serving = health_pb2.HealthCheckResponse
 
 

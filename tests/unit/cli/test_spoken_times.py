@@ -64,8 +64,11 @@ def test_times_as_people_say_them(text: str, meant: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "12", "2026", "-1", "٣", "then", "31 Feb", "25:00", "01/02/2026", "1.2.2026", "1-2-3"]
-    + ["gestern", "hier 15:30", "il y a 2 heures", "0001-01-01", "x" * 500, "api_config"],
+    [
+        *("", "5", "12", "2026", "-1", "٣", "then", "31 Feb", "25:00", "01/02/2026", "1.2.2026"),
+        *("1-2-3", "gestern", "hier 15:30", "il y a 2 heures", "0001-01-01", "x" * 500),
+        "api_config",
+    ],
 )
 def test_what_has_no_or_two_meanings_is_not_understood(text: str) -> None:
     assert read_time(text, wednesday()) is None
