@@ -378,7 +378,7 @@ class AsyncHistory(AsyncMatching):
         Args:
             project: The project.
             dimension: By what they are counted.
-            since: Lower end; by default 24 hours before the upper one.
+            since: Lower end; by default 24 hours before the upper one, or the first event.
             until: Upper end, included; by default now.
             bucket_seconds: A multiple of 60, or from 3600 on of 3600; 0: chosen.
             names: Only these names or globs.

@@ -6,7 +6,7 @@ from contex.v1 import event_pb2, project_service_pb2
 
 from contex_server.config import Limits
 from contex_server.errors import invalid_field
-from contex_server.log.port import Dimension, EventLog, Tier
+from contex_server.log.port import Bounds, Dimension, EventLog, Tier
 from contex_server.model import BEGINNING, END_OF_TIME, Sequence
 from contex_server.projections.activity import (
     DAY,
@@ -80,8 +80,8 @@ class ProjectServicer:
     ) -> project_service_pb2.GetActivityResponse:
         """GetActivity."""
         project = validate.project(request.project)
-        now_ms = (await self._log.bounds(project)).now_ms
-        found = await read_activity(self._log, project, self._question(request, now_ms))
+        asked = self._question(request, await self._log.bounds(project))
+        found = await read_activity(self._log, project, asked)
         buckets = found.buckets
         return project_service_pb2.GetActivityResponse(
             series=map(_series, found.series),
@@ -94,12 +94,17 @@ class ProjectServicer:
             counted_since=str(found.counted_since),
         )
 
-    def _question(self, request: project_service_pb2.GetActivityRequest, now_ms: int) -> Question:
+    def _question(
+        self, request: project_service_pb2.GetActivityRequest, bounds: Bounds
+    ) -> Question:
+        now_ms = bounds.now_ms
         by = _DIMENSIONS.get(request.dimension)
         if by is None:
             raise invalid_field("dimension", f"{request.dimension} is no ActivityDimension")
         until_ms = self._ms(request.until, "until", now_ms) if request.HasField("until") else now_ms
         since_ms = max(0, until_ms - DAY * 1000)
+        if bounds.first is not None and not bounds.trimmed:
+            since_ms = min(max(since_ms, bounds.first.ms), until_ms)
         if request.HasField("since"):
             since_ms = self._ms(request.since, "since", now_ms)
             if since_ms > until_ms:

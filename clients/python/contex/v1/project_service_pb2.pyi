@@ -196,7 +196,9 @@ class GetActivityRequest(_message.Message):
     """
     @_builtins.property
     def since(self) -> _event_pb2.Position:
-        """Lower end. Unset: 24 hours before the upper end. Rounded down to a bucket."""
+        """Lower end. Unset: 24 hours before the upper end, or the first event where that is
+        later. Rounded down to a bucket.
+        """
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:

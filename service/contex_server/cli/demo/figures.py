@@ -25,6 +25,7 @@ class Figures:
         unanswered_at_kill: Events handed to the client and not acknowledged at the kill.
         repeated: Events of batches that turned out to have been appended before the kill.
         outage: The longest wait for an acknowledgement from the kill on.
+        unrecorded: Events that agents received and of which no delivery is on record.
         update_reached_best: The agent whose need an updated datum fits best received it.
     """
 
@@ -57,6 +58,7 @@ class Figures:
     deliveries_expected: int = 0
     delivery: DeliveryFindings | None = None
     reconnects: int = 0
+    unrecorded: int = 0
     stop: float = 0.0
     total: float = 0.0
 
@@ -72,6 +74,7 @@ class Figures:
             and self.delivery is not None
             and self.delivery.hold
             and self.reconnects >= self.agents
+            and not self.unrecorded
         )
 
     def record(self) -> dict[str, Any]:

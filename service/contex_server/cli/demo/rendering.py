@@ -196,6 +196,12 @@ class View:
                     f"{figures.deliveries_expected:,}",
                     figures.deliveries == figures.deliveries_expected > 0,
                 ),
+                (
+                    "received and not on record",
+                    str(figures.unrecorded),
+                    "0",
+                    not figures.unrecorded,
+                ),
                 ("deliveries missing", str(delivery.missing), "0", not delivery.missing),
                 (
                     "deliveries twice or out of order",

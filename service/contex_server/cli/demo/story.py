@@ -83,6 +83,7 @@ class Story:
         self._editions: dict[str, int] = {}
         self._registrations: dict[str, Registration] = {}
         self._matched_keys: set[str] = set()
+        self._killed_ms = 0
         self.figures = Figures(corpus=corpus.name, agents=len(corpus.agents), needs=corpus.needs)
 
     async def run(self, client: AsyncClient) -> Figures:
@@ -117,6 +118,7 @@ class Story:
             await self._add_one(client, listeners, late)
             await self._time_deliveries(client, listeners)
             await self._kill_in_the_middle(client, listeners)
+            await self._ask_what_they_knew(client, listeners)
             await self._verify(client, listeners, dict(starts))
         figures.stop = await self._server.stop()
         figures.total = time.monotonic() - started
@@ -284,6 +286,7 @@ class Story:
                             last = time.monotonic()
                         elif acknowledged >= self._events * _KILL_AFTER:
                             last = time.monotonic()
+                            self._killed_ms = time.time_ns() // 1_000_000
                             self._server.kill()
                             figures.acknowledged_before_kill = acknowledged
                             figures.unanswered_at_kill = len(journal.published) - len(
@@ -313,6 +316,31 @@ class Story:
                 self._journal.draft(self._next_edition(self._random.choice(chosen)))
                 for _ in range(size)
             ]
+
+    async def _ask_what_they_knew(self, client: AsyncClient, listeners: Listeners) -> None:
+        """What was on record when the server died, and whether it is what was received."""
+        self._view.step("Ask what the agents knew when the server was killed")
+        stale = known = pending = 0
+        for name in self._registrations:
+            context = await client.agent_context(
+                PROJECT, name, as_of=self._killed_ms, omit_payloads=True
+            )
+            known += len(context.known)
+            stale += sum(datum.stale for datum in context.known)
+            pending += len(context.pending)
+        self._view.say(
+            f"{known:,} data had been sent to them, {stale:,} of these were out of date by then, "
+            f"and {pending:,} that matched had not been sent"
+        )
+        for listener in listeners.all:
+            on_record = {
+                delivery.sequence
+                async for delivery in client.deliveries(
+                    PROJECT, agent_id=listener.agent_id, page_size=1_000
+                )
+            }
+            received = {delivered.sequence for delivered in listener.delivered}
+            self.figures.unrecorded += len(received - on_record)
 
     async def _verify(
         self, client: AsyncClient, listeners: Listeners, starts: dict[str, str]
