@@ -17,10 +17,12 @@ import pytest
 import pytest_asyncio
 from contex.v1 import (
     agent_service_pb2,
+    audit_service_pb2,
     error_reason_pb2,
     event_pb2,
     event_service_pb2,
     match_service_pb2,
+    project_service_pb2,
     state_service_pb2,
 )
 from contex.v1.agent_service_pb2 import (
@@ -29,6 +31,7 @@ from contex.v1.agent_service_pb2 import (
     MinDelta,
     Need,
 )
+from contex.v1.audit_service_pb2 import AuditFilter, ExportRecordsRequest, ListRecordsRequest
 from contex.v1.match_service_pb2 import (
     AgentNeed,
     BacktestRequest,
@@ -38,6 +41,7 @@ from contex.v1.match_service_pb2 import (
     MatchRequest,
     RecordFeedbackRequest,
 )
+from contex.v1.project_service_pb2 import GetActivityRequest, GetStatsRequest
 from contex.v1.state_service_pb2 import (
     DiffStatesRequest,
     GetBlameRequest,
@@ -96,6 +100,8 @@ SERVICES = (
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"],
     match_service_pb2.DESCRIPTOR.services_by_name["MatchService"],
     state_service_pb2.DESCRIPTOR.services_by_name["StateService"],
+    audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -127,6 +133,10 @@ VALID: dict[str, Message] = {
     "GetHistory": GetHistoryRequest(project=P, data_key="k0"),
     "GetRevision": GetRevisionRequest(project=P, data_key="k0", revision=1),
     "GetBlame": GetBlameRequest(project=P, data_key="k0"),
+    "ListRecords": ListRecordsRequest(project=P),
+    "ExportRecords": ExportRecordsRequest(project=P),
+    "GetStats": GetStatsRequest(project=P),
+    "GetActivity": GetActivityRequest(project=P),
 }
 
 
@@ -470,7 +480,16 @@ for _rpc, _field in (
             )
 
 # Positions and times.
-RANGES = ("ListEvents", "Replay", "Backtest", "ExportFeedback", "ListDeliveries")
+RANGES = (
+    "ListEvents",
+    "Replay",
+    "Backtest",
+    "ExportFeedback",
+    "ListDeliveries",
+    "ListRecords",
+    "ExportRecords",
+    "GetActivity",
+)
 NO_TIME = {
     "before 1970": Timestamp(seconds=-1),
     "long before": Timestamp(seconds=-(2**63)),
@@ -515,19 +534,27 @@ for _rpc, _field in (("Match", "as_of"), ("Explain", "as_of"), *MOMENTS):
 for _rpc in ("Match", "Explain"):
     for _text in ("", "-1-0", "x"):
         refuse(_rpc, f"as_of {_text}", "as_of.sequence", as_of=position(sequence=_text))
-for _rpc in ("Backtest", "ExportFeedback", "ListDeliveries"):
+for _rpc in RANGES[2:]:
     for _text in ("", "-1-0", "x"):
         for _field in ("since", "until"):
             bad_place = {_field: position(sequence=_text)}
             refuse(_rpc, f"{_field} {_text}", f"{_field}.sequence", **bad_place)
-for _rpc in ("ListEvents", "Replay", "ListDeliveries"):
+for _rpc in ("ListEvents", "Replay", "ListDeliveries", "ListRecords"):
     for _value in (3, 99, -1, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"order {_value}", "order", order=_value)
 for _name, _time in NO_TIME.items():
     refuse("Subscribe", f"from_time {_name}", "from_time", from_time=_time)
 
 # Sizes of pages, heartbeats.
-for _rpc in ("ListEvents", "ListAgents", "GetState", "DiffStates", "GetHistory", "ListDeliveries"):
+for _rpc in (
+    "ListEvents",
+    "ListAgents",
+    "GetState",
+    "DiffStates",
+    "GetHistory",
+    "ListDeliveries",
+    "ListRecords",
+):
     for _value in (-1, 1_001, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"page_size {_value}", "page_size", page_size=_value)
 for _rpc in ("Subscribe", "Listen"):
@@ -625,6 +652,13 @@ for _rpc, _field, _token, _more in (
         {"order": event_pb2.ORDER_BACKWARDS},
     ),
     ("ListDeliveries", "page_token", Token.RECEIVERS_PAGE, {"sequence": "1-0"}),
+    ("ListRecords", "page_token", Token.AUDIT_PAGE, {}),
+    (
+        "ListRecords",
+        "page_token",
+        Token.AUDIT_BACK_PAGE,
+        {"order": event_pb2.ORDER_BACKWARDS},
+    ),
     ("GetState", "page_token", Token.STATE_PAGE, {}),
     ("DiffStates", "page_token", Token.DIFF_PAGE, {}),
     ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
@@ -823,6 +857,57 @@ for _field in ("since", "until"):
         sequence="1-0",
         **{_field: event_pb2.Position(sequence="0")},
     )
+
+# The audit, and activity.
+for _rpc in ("ListRecords", "ExportRecords"):
+    for _list, _bad in {
+        "actors": some({**long_names(128), **NASTY}, *_FEW[1:]),
+        "agent_ids": some({"empty": "", **long_names(128), **NASTY}, *_FEW),
+        "data_keys": some({"empty": "", **long_names(256), **NASTY}, *_FEW),
+    }.items():
+        for _name, _text in _bad.items():
+            refuse(
+                _rpc,
+                f"{_list} {_name}",
+                f"filter.{_list}[1]",
+                filter=AuditFilter(**{_list: ["a", _text]}),
+            )
+        refuse(
+            _rpc, f"{_list} too many", f"filter.{_list}", filter=AuditFilter(**{_list: ["a"] * 33})
+        )
+    for _value in (0, 12, 99, -1, 2**31 - 1, -(2**31)):
+        refuse(
+            _rpc,
+            f"action {_value}",
+            "filter.actions[1]",
+            filter=AuditFilter(actions=[1, _value]),  # type: ignore[list-item]
+        )
+    refuse(_rpc, "actions too many", "filter.actions", filter=AuditFilter(actions=[1] * 17))  # type: ignore[list-item]
+    for _name, _text in some({**long_names(64), **NASTY}, *_FEW[1:]).items():
+        refuse(
+            _rpc, f"request_id {_name}", "filter.request_id", filter=AuditFilter(request_id=_text)
+        )
+for _value in (4, 99, -1, 2**31 - 1, -(2**31)):
+    refuse("ExportRecords", f"format {_value}", "format", format=_value)
+for _value in (6, 99, -1, 2**31 - 1, -(2**31)):
+    refuse("GetActivity", f"dimension {_value}", "dimension", dimension=_value)
+for _value in (1, 59, 61, 3_599, 3_660, 2**32 - 1):
+    refuse("GetActivity", f"bucket {_value}", "bucket_seconds", bucket_seconds=_value)
+for _value in (101, 2**32 - 1):
+    refuse("GetActivity", f"top {_value}", "top", top=_value)
+for _value in (1_441, -1_441, 2**31 - 1, -(2**31)):
+    refuse("GetActivity", f"offset {_value}", "utc_offset_minutes", utc_offset_minutes=_value)
+for _name, _text in {"empty": "", "too long": "a" * 1_201}.items():
+    refuse("GetActivity", f"names {_name}", "names[1]", dimension=2, names=["a", _text])
+refuse("GetActivity", "names too many", "names", dimension=2, names=["a"] * 33)
+refuse("GetActivity", "names of all together", "names", names=["a"])
+refuse(
+    "GetActivity",
+    "more buckets than there may be",
+    "bucket_seconds",
+    bucket_seconds=3_600,
+    since=event_pb2.Position(unix_ms=0),
+)
 
 # States and histories.
 for _rpc in ("GetState", "StreamState", "DiffStates"):
