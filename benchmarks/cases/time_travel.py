@@ -167,11 +167,13 @@ async def _span(channel: grpc.aio.Channel, project: str) -> tuple[int, int]:
     """First and last millisecond in which all keys are there; waits for the snapshots."""
     get_stats = unary(channel, f"{_PROJECT}/GetStats")
     asked = project_service_pb2.GetStatsRequest(project=project).SerializeToString()
+    taken = -1
     while True:
         stats = project_service_pb2.GetStatsResponse.FromString(await get_stats(asked))
-        if stats.snapshot_count * 2_000 >= stats.event_count:
+        if stats.snapshot_count == taken:
             break
-        await asyncio.sleep(0.2)
+        taken = stats.snapshot_count
+        await asyncio.sleep(1.5)
     listing = unary(channel, "/contex.v1.EventService/ListEvents")
     first = event_service_pb2.ListEventsRequest(project=project, page_size=KEYS)
     page = event_service_pb2.ListEventsResponse.FromString(await listing(first.SerializeToString()))

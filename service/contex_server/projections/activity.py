@@ -102,18 +102,21 @@ def buckets_of(asked: Question, now_ms: int) -> tuple[Buckets, Tier]:
         ContexError: INVALID_FIELD: they would be too many; RECORDS_EXPIRED: minutes of
             that time are no longer kept.
     """
-    since, until = asked.since_ms // 1000, asked.until_ms // 1000
+    since, until, offset = asked.since_ms // 1000, asked.until_ms // 1000, asked.offset_s
+    # An hour's minutes are let go of eight days after the hour, so those of this one are there.
+    kept = (now_ms // 1000 - MINUTES_KEPT_S) // HOUR * HOUR
     length = asked.bucket_s or _chosen(until - since)
-    has_minutes = since >= now_ms // 1000 - MINUTES_KEPT_S
-    if length % HOUR and not has_minutes:
-        earliest = rfc3339(now_ms - MINUTES_KEPT_S * 1000)
+    start = (since + offset) // length * length - offset
+    if start < kept and not asked.bucket_s and length % HOUR:
+        length = HOUR
+    if start < kept and length % HOUR:
+        earliest = rfc3339((-(-(kept + offset) // length) * length - offset) * 1000)
         raise ContexError(
             Reason.RECORDS_EXPIRED,
             f"buckets shorter than an hour are kept since {earliest}",
             metadata={"earliest_time": earliest},
         )
-    offset = asked.offset_s
-    by_minutes = bool(length % HOUR) or (bool(offset % HOUR) and has_minutes)
+    by_minutes = bool(length % HOUR or (offset % HOUR and start >= kept))
     if not by_minutes:
         offset = offset // HOUR * HOUR
     start = (since + offset) // length * length - offset
