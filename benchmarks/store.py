@@ -17,7 +17,7 @@ from contex_server.log.connections import connect
 from contex_server.log.redis import RedisLog, key
 from contex_server.matching.describe import describe
 from contex_server.model import Append, Draft, Origin
-from contex_server.rpc import validate
+from contex_server.rpc import validate_publish
 
 _READ_BYTES = 256 * 1024
 
@@ -117,7 +117,7 @@ def pack_append(raw_request: bytes) -> bytes:
 
     The describing texts are taken as known: no vectors go along.
     """
-    checked = validate.publish(
+    checked = validate_publish.publish(
         event_service_pb2.PublishRequest.FromString(raw_request), "", Limits()
     )
     drafts = tuple(

@@ -16,7 +16,7 @@ from contex_server.log.port import EventLog
 from contex_server.matching.context import Form
 from contex_server.model import Entry, Sequence
 from contex_server.projections.moments import resolve
-from contex_server.rpc import knowing, validate, wire
+from contex_server.rpc import knowing, validate, validate_needs, wire
 from contex_server.rpc.caller import caller
 from contex_server.rpc.cursors import (
     Token,
@@ -75,12 +75,12 @@ class AgentServicer:
         if request.HasField("last_seen_sequence"):
             last_seen = validate.sequence(request.last_seen_sequence, "last_seen_sequence")
         wishes = replace(
-            validate.wishes(request, self._limits, required=True),
-            max_matches=validate.max_matches(
+            validate_needs.wishes(request, self._limits, required=True),
+            max_matches=validate_needs.max_matches(
                 request.max_matches or DEFAULT_MAX_MATCHES, self._limits
             ),
         )
-        budget = validate.budget(request, self._limits)
+        budget = validate_needs.budget(request, self._limits)
         registered = await self._agents.register(
             project, agent_id, wishes, last_seen=last_seen, budget=budget, origin=caller()
         )
@@ -98,11 +98,11 @@ class AgentServicer:
     ) -> agent_service_pb2.UpdateAgentResponse:
         """UpdateAgent."""
         project, agent_id = _ids(request)
-        wishes = validate.wishes(request, self._limits, required=False)
+        wishes = validate_needs.wishes(request, self._limits, required=False)
         if request.HasField("max_matches"):
-            maximum = validate.max_matches(request.max_matches, self._limits)
+            maximum = validate_needs.max_matches(request.max_matches, self._limits)
             wishes = replace(wishes, max_matches=maximum)
-        budget = validate.budget(request, self._limits)
+        budget = validate_needs.budget(request, self._limits)
         updated = await self._agents.update(
             project, agent_id, wishes, budget=budget, origin=caller()
         )
@@ -152,7 +152,7 @@ class AgentServicer:
         heartbeat_s = validate.heartbeat_s(
             request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
         )
-        form = validate.context_format(request.context_format)
+        form = validate_needs.context_format(request.context_format)
         _, acknowledged = await self._agents.get(project, agent_id)
         position = self._start(project, request, acknowledged)
         check_readable(await self._log.bounds(project), position)
@@ -214,7 +214,7 @@ class AgentServicer:
     ) -> agent_service_pb2.GetAgentContextResponse:
         """GetAgentContext."""
         project, agent_id = _ids(request)
-        near_misses = validate.near_misses(request.near_misses)
+        near_misses = validate_needs.near_misses(request.near_misses)
         as_of = validate.moment(request.as_of, "as_of") if request.HasField("as_of") else None
         context = await self._contexts.get(
             project,

@@ -26,7 +26,7 @@ from contex_server.model import (
     Sequence,
 )
 from contex_server.publishing import Publisher
-from contex_server.rpc import validate, wire
+from contex_server.rpc import validate, validate_publish, wire
 from contex_server.rpc.caller import caller
 from contex_server.rpc.cursors import Token, decode_position, encode_position
 from contex_server.rpc.handlers import Write
@@ -143,9 +143,9 @@ class EventServicer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _prepare(self, request: validate.PublishLike) -> Append:
+    async def _prepare(self, request: validate_publish.PublishLike) -> Append:
         origin = caller()
-        checked = validate.publish(request, origin.identity, self._limits)
+        checked = validate_publish.publish(request, origin.identity, self._limits)
         return await self._publisher.prepare(
             checked.project,
             checked.events,

@@ -11,7 +11,7 @@ from contex_server.errors import invalid_field
 from contex_server.log.port import EventLog
 from contex_server.matching.explaining import Explanation
 from contex_server.model import Need, Sequence
-from contex_server.rpc import validate, wire
+from contex_server.rpc import validate, validate_needs, wire
 from contex_server.rpc.agents import DEFAULT_MAX_MATCHES
 from contex_server.rpc.caller import caller
 from contex_server.rpc.handlers import Write
@@ -58,17 +58,17 @@ class MatchServicer:
     ) -> match_service_pb2.MatchResponse:
         """Match."""
         limits = self._limits
-        maximum = validate.max_matches(request.max_matches or DEFAULT_MAX_MATCHES, limits)
+        maximum = validate_needs.max_matches(request.max_matches or DEFAULT_MAX_MATCHES, limits)
         answer = await self._questions.ask(
             validate.project(request.project),
             self._needs(
-                validate.need_specs(request.questions, "questions", limits),
-                validate.threshold(request),
+                validate_needs.need_specs(request.questions, "questions", limits),
+                validate_needs.threshold(request),
                 maximum,
             ),
             data_keys=validate.data_keys(request.data_keys, "data_keys", limits),
             as_of=validate.as_of(request.as_of, request.HasField("as_of")),
-            budget=validate.budget(request, limits),
+            budget=validate_needs.budget(request, limits),
         )
         return match_service_pb2.MatchResponse(
             data=wire.data_messages(answer.data),
@@ -102,9 +102,11 @@ class MatchServicer:
         """Backtest."""
         project, limits = validate.project(request.project), self._limits
         needs = self._needs(
-            validate.need_specs(request.needs, "needs", limits), validate.threshold(request), 1
+            validate_needs.need_specs(request.needs, "needs", limits),
+            validate_needs.threshold(request),
+            1,
         )
-        delta = validate.min_delta(request.min_delta, limits)
+        delta = validate_needs.min_delta(request.min_delta, limits)
         since, until, _ = await log_range(self._log, project, request)
         asked = Backtest(project, needs, since, until, delta, not request.summary_only)
         async with aclosing(self._backtests.run(asked)) as parts:
@@ -159,7 +161,7 @@ class MatchServicer:
             validate.sequence(request.sequence, "sequence"),
             request.need_index,
             useful=request.useful,
-            comment=validate.comment(request.comment, self._limits),
+            comment=validate_needs.comment(request.comment, self._limits),
             request_id=validate.request_id(request.request_id),
             origin=caller(),
         )
@@ -217,10 +219,10 @@ class MatchServicer:
         return with_defaults(specs, lowest, maximum)
 
     async def _need(self, project: str, request: match_service_pb2.ExplainRequest) -> Need:
-        threshold = validate.threshold(request)
+        threshold = validate_needs.threshold(request)
         match request.WhichOneof("need"):
             case "text":
-                text = validate.need(request.text, "text", self._limits)
+                text = validate_needs.need(request.text, "text", self._limits)
                 (need,) = self._needs((NeedSpec(text),), threshold, 1)
             case "agent_need":
                 agent_id = validate.agent_id(request.agent_need.agent_id, "agent_need.agent_id")
