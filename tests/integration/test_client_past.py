@@ -317,6 +317,34 @@ async def test_identity_goes_with_every_call(word_server: Server, client: AsyncC
     assert names == {AuditAction.REGISTERED: "ops", AuditAction.SUBSCRIBED: "ops"}
 
 
+async def test_identity_goes_with_streamed_publishes(
+    word_server: Server, client: AsyncClient
+) -> None:
+    async with client.publish_stream(P, [[NewEvent("k1", 1)]]) as acks:
+        assert [ack async for ack in acks]
+    assert await in_thread(
+        word_server, lambda blocking: list(blocking.publish_stream(P, [[NewEvent("k2", 2)]]))
+    )
+    published = [r async for r in client.audit(P) if r.action is AuditAction.PUBLISHED]
+    assert {r.actor for r in published} == {"ops", "sync"}
+
+
+async def test_a_publisher_that_is_no_name(word_server: Server) -> None:
+    address = f"127.0.0.1:{word_server.port}"
+    async with AsyncClient(address, publisher="Zo\u00eb") as client:
+        with pytest.raises(contex.InvalidArgument, match="contex-identity"):
+            await client.stats(P)
+
+    def blocking() -> None:
+        with (
+            Client(address, publisher="Zo\u00eb") as client,
+            pytest.raises(contex.InvalidArgument, match="contex-identity"),
+        ):
+            client.stats(P)
+
+    await asyncio.to_thread(blocking)
+
+
 def test_both_clients_have_the_same_methods() -> None:
     def methods(of: type) -> dict[str, list[str]]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -15,6 +15,7 @@ from .answer_stream import AnswerCall, AnswerStream
 from .channel import channel_options, identity_metadata
 from .errors import from_rpc_error
 from .publish_stream import PublishStream
+from .requests import Page, PageRequest
 from .resume import ResumableStream
 from .retry import Retry
 from .subscription import StreamCall, Subscription
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
+PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
+PageT = TypeVar("PageT", bound=Page)
 
 
 class AsyncCalls:
@@ -112,6 +115,17 @@ class AsyncCalls:
             except grpc.RpcError as error:
                 delay = retry.delay_after(from_rpc_error(error))
             await asyncio.sleep(delay)
+
+    async def _pages(
+        self, method: aio.UnaryUnaryMultiCallable[PageRequestT, PageT], request: PageRequestT
+    ) -> AsyncIterator[PageT]:
+        """All pages of an answer; `request` asks for the first."""
+        while True:
+            page = await self._once(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def _subscription(
         self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]

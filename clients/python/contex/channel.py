@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from urllib.parse import quote
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Largest message received. Streams send about 1 MiB, unless one event is larger."""
@@ -85,8 +86,12 @@ def _names(methods: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
-    """The metadata by which a client says who it is, with every call."""
-    return ((IDENTITY, name),) if name else ()
+    """The metadata by which a client says who it is, with every call.
+
+    What metadata can't carry is escaped: gRPC would fail in its own way, where the service says
+    which names it takes.
+    """
+    return ((IDENTITY, quote(name, safe="/:@+")),) if name else ()
 
 
 def _version() -> str:

@@ -493,21 +493,13 @@ class AsyncClient(AsyncHistory):
     async def _list_events(
         self, request: event_service_pb2.ListEventsRequest
     ) -> AsyncIterator[Event]:
-        while True:
-            page = await self._once(self._events.ListEvents, request)
+        async for page in self._pages(self._events.ListEvents, request):
             for event in page.events:
                 yield responses.event(event)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def _list_agents(
         self, request: agent_service_pb2.ListAgentsRequest
     ) -> AsyncIterator[Agent]:
-        while True:
-            page = await self._once(self._agents.ListAgents, request)
+        async for page in self._pages(self._agents.ListAgents, request):
             for agent in page.agents:
                 yield responses.agent(agent)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

@@ -93,11 +93,9 @@ class AsyncHistory(AsyncMatching):
             keys_only=keys_only,
             include_deleted=include_deleted,
         )
-        pages = [await self._once(self._states.GetState, request)]
-        while pages[-1].next_page_token:
-            request.page_token = pages[-1].next_page_token
-            pages.append(await self._once(self._states.GetState, request))
-        return past_responses.state(pages)
+        return past_responses.state(
+            [page async for page in self._pages(self._states.GetState, request)]
+        )
 
     def stream_state(
         self,
@@ -158,11 +156,9 @@ class AsyncHistory(AsyncMatching):
             keys_only=keys_only,
             omit_patches=omit_patches,
         )
-        pages = [await self._once(self._states.DiffStates, request)]
-        while pages[-1].next_page_token:
-            request.page_token = pages[-1].next_page_token
-            pages.append(await self._once(self._states.DiffStates, request))
-        return past_responses.diff(pages)
+        return past_responses.diff(
+            [page async for page in self._pages(self._states.DiffStates, request)]
+        )
 
     def history(
         self,
@@ -400,32 +396,20 @@ class AsyncHistory(AsyncMatching):
     async def _history(
         self, request: state_service_pb2.GetHistoryRequest
     ) -> AsyncIterator[Revision]:
-        while True:
-            page = await self._once(self._states.GetHistory, request)
+        async for page in self._pages(self._states.GetHistory, request):
             for revision in page.revisions:
                 yield past_responses.revision(revision)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def _deliveries(
         self, request: agent_service_pb2.ListDeliveriesRequest
     ) -> AsyncIterator[Delivery]:
-        while True:
-            page = await self._once(self._agents.ListDeliveries, request)
+        async for page in self._pages(self._agents.ListDeliveries, request):
             for delivery in page.deliveries:
                 yield past_responses.delivery(delivery)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def _records(
         self, request: audit_service_pb2.ListRecordsRequest
     ) -> AsyncIterator[AuditRecord]:
-        while True:
-            page = await self._once(self._audit.ListRecords, request)
+        async for page in self._pages(self._audit.ListRecords, request):
             for record in page.records:
                 yield past_responses.audit_record(record)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -85,7 +86,7 @@ class State:
     """A project's data at a moment: iterate over it, or ask for a key.
 
     Attributes:
-        data: By key.
+        data: In the order of their keys.
         as_of: The moment.
     """
 
@@ -104,10 +105,21 @@ class State:
         Raises:
             KeyError: It is not there.
         """
-        for datum in self.data:
-            if datum.data_key == data_key:
-                return datum
-        raise KeyError(data_key)
+        place = self._place(data_key)
+        if place is None:
+            raise KeyError(data_key)
+        return self.data[place]
+
+    def __contains__(self, data_key: object) -> bool:
+        if isinstance(data_key, str):
+            return self._place(data_key) is not None
+        return data_key in self.data
+
+    def _place(self, data_key: str) -> int | None:
+        # Keys are ASCII: their bytes have the order of their characters.
+        place = bisect_left(self.data, data_key, key=lambda datum: datum.data_key)
+        found = place < len(self.data) and self.data[place].data_key == data_key
+        return place if found else None
 
 
 class ChangeKind(enum.Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .moments import instant
 from .past import (
@@ -48,6 +48,13 @@ from .v1 import (
 E = TypeVar("E", bound=enum.Enum)
 
 
+class _Names(Protocol):
+    """An enumeration as it is generated."""
+
+    def Name(self, number: Any) -> str:
+        """The name of a value; ValueError for one that is not known."""
+
+
 def moment(message: event_pb2.Moment) -> Moment:
     """The moment of an answer."""
     return Moment(message.sequence, instant(message.time))
@@ -81,7 +88,8 @@ class StateProgress:
 
     def take(self, message: state_service_pb2.StreamStateResponse) -> Iterator[Datum]:
         """The data of a message."""
-        self.as_of = moment(message.as_of)
+        if self.as_of is None:  # later it would tell the time of the event, not the one asked for
+            self.as_of = moment(message.as_of)
         self.data_count = message.data_count
         self.request.as_of.sequence = message.as_of.sequence
         if message.data:
@@ -143,7 +151,7 @@ def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentCo
             HeldBack(
                 _named(
                     HeldBackReason,
-                    agent_service_pb2.HeldBackReason.DESCRIPTOR.values_by_number,
+                    agent_service_pb2.HeldBackReason,
                     held.reason,
                     "HELD_BACK_REASON_",
                 ),
@@ -179,7 +187,7 @@ def delivery(message: agent_service_pb2.Delivery) -> Delivery:
         time=instant(message.time),
         kind=_named(
             DeliveryKind,
-            agent_service_pb2.DeliveryKind.DESCRIPTOR.values_by_number,
+            agent_service_pb2.DeliveryKind,
             message.kind,
             "DELIVERY_KIND_",
         ),
@@ -197,7 +205,7 @@ def audit_record(message: audit_service_pb2.AuditRecord) -> AuditRecord:
         time=instant(message.time),
         action=_named(
             AuditAction,
-            audit_service_pb2.AuditAction.DESCRIPTOR.values_by_number,
+            audit_service_pb2.AuditAction,
             message.action,
             "AUDIT_ACTION_",
         ),
@@ -262,7 +270,7 @@ def _patch(message: state_service_pb2.Patch) -> Patch:
     if message.omitted:
         omitted = _named(
             PatchOmitted,
-            state_service_pb2.PatchOmitted.DESCRIPTOR.values_by_number,
+            state_service_pb2.PatchOmitted,
             message.omitted,
             "PATCH_OMITTED_",
         )
@@ -292,8 +300,9 @@ def _needs(messages: Iterable[agent_service_pb2.DeliveredNeed]) -> tuple[Deliver
     return tuple(DeliveredNeed(need.need_index, need.need, need.score) for need in messages)
 
 
-def _named(known: type[E], numbers: object, number: int, prefix: str) -> E:
+def _named(known: type[E], names: _Names, number: int, prefix: str) -> E:
     """The value of an enumeration; OTHER for what a newer server has added."""
-    described = numbers.get(number)  # type: ignore[attr-defined]
-    name = described.name.removeprefix(prefix) if described else ""
-    return known[name] if name in known.__members__ else known["OTHER"]
+    try:
+        return known[names.Name(number).removeprefix(prefix)]
+    except (ValueError, KeyError):
+        return known["OTHER"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from . import payload as payloads
 from .moments import At, position, timestamp
@@ -21,6 +21,20 @@ from .values import (
 )
 
 Start = Literal["beginning", "end"]
+
+
+class PageRequest(Protocol):
+    """Asks for a page."""
+
+    page_token: str
+
+
+class Page(Protocol):
+    """A page of an answer."""
+
+    next_page_token: str
+
+
 T = TypeVar("T")
 
 

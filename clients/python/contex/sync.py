@@ -121,7 +121,9 @@ class Client(History):
         """Publishes batch after batch over one stream, with many in flight."""
         self._check_open()
         stream = SyncPublishStream(
-            lambda request_iterator: self._events.PublishStream(request_iterator),
+            lambda request_iterator: self._events.PublishStream(
+                request_iterator, metadata=self._metadata
+            ),
             batches,
             lambda batch: requests.publish_batch(
                 project, batch, publisher=self._publisher, durability=durability
@@ -335,19 +337,11 @@ class Client(History):
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
     def _list_events(self, request: event_service_pb2.ListEventsRequest) -> Iterator[Event]:
-        while True:
-            page = self._once(self._events.ListEvents, request)
+        for page in self._pages(self._events.ListEvents, request):
             for event in page.events:
                 yield responses.event(event)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def _list_agents(self, request: agent_service_pb2.ListAgentsRequest) -> Iterator[Agent]:
-        while True:
-            page = self._once(self._agents.ListAgents, request)
+        for page in self._pages(self._agents.ListAgents, request):
             for agent in page.agents:
                 yield responses.agent(agent)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

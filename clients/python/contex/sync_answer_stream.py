@@ -1,8 +1,8 @@
-"""The blocking side of a call that streams its answers and can't be resumed."""
+"""The blocking side of a call that streams its answers and ends."""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -35,11 +35,11 @@ class SyncAnswerStream(Generic[T]):
         self._call: StreamCall[Any] | None = None
         self._items: Iterator[T] = iter(())
         self._ended = False
-        self._closed = False
+        self._closed = threading.Event()
 
     def close(self) -> None:
         """Ends the call; an iteration under way stops."""
-        self._closed = True
+        self._closed.set()
         cancel(self._call)
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class SyncAnswerStream(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        while not self._closed:
+        while not self._closed.is_set():
             for item in self._items:
                 return item
             message = None if self._ended else self._read()
@@ -69,26 +69,35 @@ class SyncAnswerStream(Generic[T]):
 
     def _read(self) -> Any:
         """Reads one message; `None` at the end."""
-        while True:
+        while not self._closed.is_set():
             if self._call is None:
                 self._call = self._open_call()
+                if self._closed.is_set():  # close() has not seen this call
+                    self._call.cancel()
             try:
                 message = next(self._call, None)
             except grpc.RpcError as error:
-                if self._closed:  # it was close() that cancelled the call
+                if self._closed.is_set():  # it was close() that cancelled the call
                     return None
-                failure = from_rpc_error(error)
-                if self._retry is None:
-                    self._ended = True
-                    raise failure from error
-                self._outage = self._outage or self._retry()
-                try:
-                    delay = self._outage.delay_after(failure)
-                except ContexError:
-                    self._ended = True
-                    raise
-                self._call = None
-                time.sleep(delay)
+                self._closed.wait(self._delay_after(from_rpc_error(error)))
             else:
                 self._outage = None
                 return message
+        return None
+
+    def _delay_after(self, error: ContexError) -> float:
+        """Seconds until the next call.
+
+        Raises:
+            ContexError: `error` itself, where there is none.
+        """
+        try:
+            if self._retry is None:
+                raise error
+            self._outage = self._outage or self._retry()
+            delay = self._outage.delay_after(error)
+        except ContexError:
+            self._ended = True
+            raise
+        self._call = None
+        return delay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -13,6 +13,7 @@ import grpc
 from .blocking import StreamCall
 from .channel import channel_options, identity_metadata
 from .errors import from_rpc_error
+from .requests import Page, PageRequest
 from .resume import ResumableStream, StreamMessage
 from .retry import Retry
 from .sync_answer_stream import SyncAnswerStream
@@ -30,6 +31,8 @@ from .v1 import (
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
+PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
+PageT = TypeVar("PageT", bound=Page)
 
 
 class Calls:
@@ -103,6 +106,17 @@ class Calls:
             except grpc.RpcError as error:
                 delay = retry.delay_after(from_rpc_error(error))
             time.sleep(delay)
+
+    def _pages(
+        self, method: grpc.UnaryUnaryMultiCallable[PageRequestT, PageT], request: PageRequestT
+    ) -> Iterator[PageT]:
+        """All pages of an answer; `request` asks for the first."""
+        while True:
+            page = self._once(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def _subscription(
         self, method: Callable[..., object], stream: ResumableStream[T]

@@ -90,11 +90,7 @@ class History(Matching):
             keys_only=keys_only,
             include_deleted=include_deleted,
         )
-        pages = [self._once(self._states.GetState, request)]
-        while pages[-1].next_page_token:
-            request.page_token = pages[-1].next_page_token
-            pages.append(self._once(self._states.GetState, request))
-        return past_responses.state(pages)
+        return past_responses.state(list(self._pages(self._states.GetState, request)))
 
     def stream_state(
         self,
@@ -148,11 +144,7 @@ class History(Matching):
             keys_only=keys_only,
             omit_patches=omit_patches,
         )
-        pages = [self._once(self._states.DiffStates, request)]
-        while pages[-1].next_page_token:
-            request.page_token = pages[-1].next_page_token
-            pages.append(self._once(self._states.DiffStates, request))
-        return past_responses.diff(pages)
+        return past_responses.diff(list(self._pages(self._states.DiffStates, request)))
 
     def history(
         self,
@@ -313,28 +305,16 @@ class History(Matching):
         return past_responses.activity(self._once(self._projects.GetActivity, request))
 
     def _history(self, request: state_service_pb2.GetHistoryRequest) -> Iterator[Revision]:
-        while True:
-            page = self._once(self._states.GetHistory, request)
+        for page in self._pages(self._states.GetHistory, request):
             for revision in page.revisions:
                 yield past_responses.revision(revision)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def _deliveries(self, request: agent_service_pb2.ListDeliveriesRequest) -> Iterator[Delivery]:
-        while True:
-            page = self._once(self._agents.ListDeliveries, request)
+        for page in self._pages(self._agents.ListDeliveries, request):
             for delivery in page.deliveries:
                 yield past_responses.delivery(delivery)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def _records(self, request: audit_service_pb2.ListRecordsRequest) -> Iterator[AuditRecord]:
-        while True:
-            page = self._once(self._audit.ListRecords, request)
+        for page in self._pages(self._audit.ListRecords, request):
             for record in page.records:
                 yield past_responses.audit_record(record)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
