@@ -161,6 +161,10 @@ class Internal(ContexError):
     """A defect of the service; `metadata["error_id"]` finds it in the server's log."""
 
 
+class DataLoss(ContexError):
+    """A part of what the service keeps is missing or damaged; `metadata` tells which."""
+
+
 _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -171,6 +175,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: Internal,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
 }
 _BY_REASON: dict[str, type[ContexError]] = {

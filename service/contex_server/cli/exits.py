@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 6, "server or store unavailable, overloaded or too slow; retry"
     OUT_OF_RANGE = 7, "the moment is no longer on record, or still to come"
     UNSUPPORTED = 8, "the server can't do this: it is older, or lacks an extra"
+    DAMAGED = 9, "what is kept is damaged, or differs from what it should be"
     INTERRUPTED = 130, "interrupted (Ctrl-C)"
     TERMINATED = 143, "terminated (SIGTERM)"
 
@@ -46,6 +47,7 @@ _OF_STATUS = {
     "RESOURCE_EXHAUSTED": ExitCode.UNAVAILABLE,
     "OUT_OF_RANGE": ExitCode.OUT_OF_RANGE,
     "UNIMPLEMENTED": ExitCode.UNSUPPORTED,
+    "DATA_LOSS": ExitCode.DAMAGED,
 }
 
 

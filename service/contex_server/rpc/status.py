@@ -41,6 +41,10 @@ _CODES = {
     Reason.REVISION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.RECORDS_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.FORMAT_UNAVAILABLE: grpc.StatusCode.UNIMPLEMENTED,
+    Reason.ARCHIVE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.ARCHIVE_DAMAGED: grpc.StatusCode.DATA_LOSS,
+    Reason.ARCHIVE_DISABLED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.LEGAL_HOLD: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

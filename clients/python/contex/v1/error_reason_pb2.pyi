@@ -119,6 +119,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED. The server was installed without what this format needs: "format",
     "extra" (what an operator has to install). Not retryable.
     """
+    ERROR_REASON_ARCHIVE_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """UNAVAILABLE. The events asked for are in the archive, and its storage can't be
+    reached or refuses. What is in the store can be read, and publishing goes on.
+    RetryInfo. Retryable.
+    """
+    ERROR_REASON_ARCHIVE_DAMAGED: _ErrorReason.ValueType  # 25
+    """DATA_LOSS. A part of the archive is missing or is not what was written: "object",
+    "first_sequence", "last_sequence". An operator must bring it back. Not retryable.
+    """
+    ERROR_REASON_ARCHIVE_DISABLED: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION. The server has no archive, and this needs one. An operator
+    must name one (CONTEX_ARCHIVE_URL). Not retryable.
+    """
+    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION. The project is on legal hold: nothing of it may be removed
+    or erased until the hold is lifted. Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with
@@ -223,5 +240,22 @@ ERROR_REASON_RECORDS_EXPIRED: ErrorReason.ValueType  # 22
 ERROR_REASON_FORMAT_UNAVAILABLE: ErrorReason.ValueType  # 23
 """UNIMPLEMENTED. The server was installed without what this format needs: "format",
 "extra" (what an operator has to install). Not retryable.
+"""
+ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""UNAVAILABLE. The events asked for are in the archive, and its storage can't be
+reached or refuses. What is in the store can be read, and publishing goes on.
+RetryInfo. Retryable.
+"""
+ERROR_REASON_ARCHIVE_DAMAGED: ErrorReason.ValueType  # 25
+"""DATA_LOSS. A part of the archive is missing or is not what was written: "object",
+"first_sequence", "last_sequence". An operator must bring it back. Not retryable.
+"""
+ERROR_REASON_ARCHIVE_DISABLED: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION. The server has no archive, and this needs one. An operator
+must name one (CONTEX_ARCHIVE_URL). Not retryable.
+"""
+ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION. The project is on legal hold: nothing of it may be removed
+or erased until the hold is lifted. Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
