@@ -67,7 +67,7 @@ def minilm() -> Iterator[Embedder]:
 
 
 @pytest.fixture
-async def start_server(minilm: Embedder) -> AsyncIterator[StartServer]:
+async def start_server(minilm: Embedder, tmp_path: Path) -> AsyncIterator[StartServer]:
     """Starts servers in this process: `await start_server(store_url, **settings)`.
 
     They are stopped after the test, which fails if one of them met a defect of its own.
@@ -85,6 +85,7 @@ async def start_server(minilm: Embedder) -> AsyncIterator[StartServer]:
             # Where vectors count shared words, sharing one is what a test means by a match,
             # however much better another datum fits; no word in common is below 2e-4.
             settings.setdefault("match_threshold", 1e-3)
+        settings.setdefault("archive_url", (tmp_path / "archive").as_uri())
         chosen = Settings(port=0, **{"shutdown_grace_s": 1.0, **settings})
         server = await Server.start(chosen, url, embedder=embedder or minilm, previous=previous)
         servers.append(server)

@@ -24,8 +24,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from contex_server import workers
+from contex_server.archive.archive import Archive
+from contex_server.archive.archived_log import with_archive
+from contex_server.archive.objects import Objects
 from contex_server.config import EmbedderSettings, Settings
 from contex_server.errors import ContexError, StartupError
+from contex_server.log.archive_port import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
 from contex_server.log.redis import RedisLog
@@ -34,12 +38,16 @@ from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
 from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
+from contex_server.model import EventCodec
 from contex_server.projections.audit import AuditTrail
 from contex_server.projections.history import History
 from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
 from contex_server.projections.states import States
 from contex_server.publishing import Publisher
+from contex_server.retention.archiver import Archiver
+from contex_server.retention.policy import Retention, Retentions
+from contex_server.retention.removal import Removal
 from contex_server.rpc.agents import AgentServicer
 from contex_server.rpc.audit import AuditServicer
 from contex_server.rpc.events import EventServicer
@@ -76,7 +84,8 @@ _SERVICES = tuple(
 )
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
-_DAY_MS = 24 * 3600 * 1000
+_DAY_S = 24 * 3600
+_DAY_MS = _DAY_S * 1000
 
 
 class Server:
@@ -123,11 +132,16 @@ class Server:
     ) -> None:
         # What is pushed first is closed last: the store outlives everything else.
         settings, stack = self.settings, self._stack
-        self.log = await _open_log(settings, store_url)
-        stack.push_async_callback(self.log.close)
+        store = await _open_log(settings, store_url)
+        stack.push_async_callback(store.close)
+        codec = ProtobufCodec()
+        archive = _open_archive(settings, store, codec)
+        self.log: EventLog = store
+        if archive is not None:
+            stack.push_async_callback(archive.close)
+            self.log = with_archive(store, archive, codec)
         models = await self._models(embedder, previous)
         stack.push_async_callback(models.close)
-        codec = ProtobufCodec()
         embeddings = Embeddings(self.log, codec, models, timeout_s=settings.embed_timeout_ms / 1000)
         self.hub = Hub(self.log, codec, feed_bytes=settings.feed_bytes)
         stack.push_async_callback(self.hub.close)
@@ -147,6 +161,21 @@ class Server:
             cache_bytes=settings.snapshot_cache_bytes,
             far=snapshotter.appended,
         )
+        retentions = Retentions(store, _default_retention(settings))
+        appended = [snapshotter.appended]
+        if archive is not None:
+            removal = Removal(store, self.log, archive, codec, states)
+            archiver = Archiver(
+                store,
+                archive,
+                codec,
+                retentions,
+                events=settings.segment_events,
+                size=settings.segment_bytes,
+                expire=removal.expire,
+            )
+            stack.push_async_callback(archiver.close)
+            appended.append(archiver.appended)
         reembedding = Reembedding(self.log, codec, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
@@ -196,7 +225,7 @@ class Server:
             self.matchmaker,
             answer_bytes=settings.limits.answer_bytes,
         )
-        publisher = Publisher(self.log, codec, embeddings, snapshotter.appended)
+        publisher = Publisher(self.log, codec, embeddings, *appended)
         servicers = {
             _EVENTS: EventServicer(
                 settings, self.log, codec, publisher, self.hub, audit, presence, self.drain
@@ -314,7 +343,29 @@ async def _start(embedder: Embedder) -> None:
         raise StartupError(f"the embedding model can't be used: {error}") from error
 
 
-async def _open_log(settings: Settings, store_url: str) -> EventLog:
+def _open_archive(settings: Settings, store: StoreLog, codec: EventCodec) -> Archive | None:
+    url = settings.archive_url
+    if url is None and settings.redis_url is None:
+        url = (settings.data_dir / "archive").resolve().as_uri()
+    if url is None or url == "none":
+        return None
+    try:
+        objects = Objects.open(url)
+    except (ValueError, OSError) as error:
+        raise StartupError(f"the archive can't be used: {error}") from error
+    return Archive(store, objects, codec, cache_bytes=settings.archive_cache_bytes)
+
+
+def _default_retention(settings: Settings) -> Retention:
+    return Retention(
+        store_seconds=int(settings.store_days * _DAY_S),
+        store_events=settings.store_events,
+        store_bytes=settings.store_bytes,
+        archive_seconds=int(settings.archive_days * _DAY_S),
+    )
+
+
+async def _open_log(settings: Settings, store_url: str) -> StoreLog:
     deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
     while True:
         try:

@@ -171,6 +171,25 @@ class Settings(BaseSettings):
     audit_retention_days: int = Field(default=365, ge=0, le=36_500)
     """How long it stays on record who did what; 0: for ever."""
 
+    archive_url: str | None = None
+    """Where old events go: file:///directory, s3://bucket/prefix, gs://…, az://… with
+    credentials from the environment. None: `data_dir`/archive with the bundled store, and no
+    archive with another; "none": no archive."""
+    archive_cache_bytes: int = Field(default=64 * MIB, ge=8 * MIB)
+    """What a process keeps at hand of archived events."""
+    segment_events: int = Field(default=50_000, ge=10, le=1_000_000)
+    """A segment of the archive holds so many events, ..."""
+    segment_bytes: int = Field(default=32 * MIB, ge=64 * KIB, le=512 * MIB)
+    """... or so many bytes of them."""
+    store_events: int = Field(default=1_000_000, ge=0)
+    """The oldest of more events than this move from the store to the archive, ..."""
+    store_bytes: int = Field(default=512 * MIB, ge=0)
+    """... and of more bytes than this, ..."""
+    store_days: float = Field(default=0, ge=0, le=36_500)
+    """... and those that are older; 0 sets no limit. A project may have its own of all."""
+    archive_days: float = Field(default=0, ge=0, le=36_500)
+    """How long events stay in the archive; 0: for ever."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 

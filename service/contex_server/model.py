@@ -213,6 +213,10 @@ class EventCodec(Protocol):
         """The state of an entry's data key after it; None if it is about none."""
         ...
 
+    def contents(self, entry: Entry) -> tuple[str, str]:
+        """What an event is filed under: its data key, or "", and its type."""
+        ...
+
     def without_payload(self, entry: Entry) -> Entry:
         """The same entry with an empty payload."""
         ...

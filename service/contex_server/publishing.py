@@ -40,7 +40,7 @@ class Publisher:
         log: EventLog,
         codec: EventCodec,
         embeddings: Embeddings,
-        appended: Callable[[str], None],
+        *appended: Callable[[str], None],
     ) -> None:
         self._log = log
         self._codec = codec
@@ -96,7 +96,8 @@ class Publisher:
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""
         appended = await self._log.append(append)
-        self._appended(append.project)
+        for note in self._appended:
+            note(append.project)
         if append.vectors:
             self._embeddings.appended(append.project, append.model, append.vectors)
         return appended

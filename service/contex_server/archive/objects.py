@@ -86,7 +86,8 @@ class Objects:
             found = await obstore.get_async(self._store, name)
             return bytes(await found.bytes_async())
 
-        return await self._run(get)
+        data: bytes = await self._run(get)
+        return data
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
         """The bytes [start, end) of an object.
@@ -109,7 +110,8 @@ class Objects:
                 found.update({meta["path"]: meta["size"] for meta in page})
             return found
 
-        return await self._run(collect)
+        names: dict[str, int] = await self._run(collect)
+        return names
 
     async def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is no error."""

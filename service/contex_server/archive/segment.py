@@ -50,18 +50,6 @@ class SegmentDamaged(Exception):
     """These bytes are no segment, or not the one that was written."""
 
 
-class Contents(NamedTuple):
-    """What an event is filed under in the index.
-
-    Attributes:
-        data_key: Its data key, or "".
-        event_type: Its type.
-    """
-
-    data_key: str
-    event_type: str
-
-
 class Sealed(NamedTuple):
     """A segment, ready to be stored.
 
@@ -69,13 +57,13 @@ class Sealed(NamedTuple):
         data: The object.
         digest: The SHA-256 that names it, in hexadecimal.
         index_offset: Where its index begins.
-        index: What it holds.
+        summary: What it holds.
     """
 
     data: bytes
     digest: str
     index_offset: int
-    index: SegmentIndex
+    summary: SegmentIndex
 
 
 @dataclass(frozen=True)
@@ -140,7 +128,8 @@ class SegmentIndex:
         if index == len(self.keys) or self.keys[index] != data_key:
             return []
         start = self.ends.item(index - 1) if index else 0
-        return self.places[start : self.ends.item(index)].tolist()
+        found: list[int] = self.places[start : self.ends.item(index)].tolist()
+        return found
 
 
 @dataclass
@@ -157,7 +146,7 @@ class SegmentBuilder:
     ordinal: int
     previous: str
     events: int = 0
-    bytes: int = 0
+    body_bytes: int = 0
     last: Sequence | None = None
     _blocks: list[bytes] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
@@ -168,15 +157,17 @@ class SegmentBuilder:
     _types: Counter[str] = field(default_factory=Counter)
     _snapshots: list[tuple[SnapshotInfo, bytes]] = field(default_factory=list)
 
-    def add(self, entry: Entry, contents: Contents) -> bool:
-        """Takes an event; returns whether a block is full, and waits for `pack`."""
-        if contents.data_key:
-            self._places.setdefault(contents.data_key, []).append(self.events)
-        self._types[contents.event_type] += 1
+    def add(self, entry: Entry, contents: tuple[str, str]) -> bool:
+        """Takes an event, to be filed under its `EventCodec.contents`; returns whether a block
+        is full, and waits for `pack`."""
+        data_key, event_type = contents
+        if data_key:
+            self._places.setdefault(data_key, []).append(self.events)
+        self._types[event_type] += 1
         self._pending.append(entry)
         self._pending_bytes += len(entry.body)
         self.events += 1
-        self.bytes += len(entry.body)
+        self.body_bytes += len(entry.body)
         return self._pending_bytes >= BLOCK_BYTES
 
     def pack(self) -> None:
@@ -213,7 +204,7 @@ class SegmentBuilder:
             self._firsts[0],
             self.last,
             self.events,
-            self.bytes,
+            self.body_bytes,
             dict(self._types),
             tuple(snapshots),
             offsets,

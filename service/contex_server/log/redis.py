@@ -11,7 +11,7 @@ Keys of a project, all in the cluster slot of its bucket `b` (`{b}` is the hash 
     ctx:{b}:p:<project>:cursors      hash: agent id -> acknowledged sequence
     ctx:{b}:p:<project>:requests:0|1 hash: request id -> first answer, by turns of a window
 
-and those of the records, in redis_records.py.
+and those of the records, in redis_records.py, and of the archive, in redis_archive.py.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from contex_server.log.connections import (
     translate,
 )
 from contex_server.log.port import AgentRecord, AgentWrite, AgentWritten, Bounds, Follower
+from contex_server.log.redis_archive import RedisArchive
 from contex_server.log.redis_keys import (
     agent_keys,
     bucket_of,
@@ -69,14 +70,14 @@ _SCAN_COUNT = 1_000
 _entry = tuple.__new__
 _FUNCTIONS = "\n".join(
     files("contex_server.log").joinpath("functions", f"{name}.lua").read_text()
-    for name in ("common", "activity", "append", "journal", "agents", "tasks")
+    for name in ("common", "activity", "append", "journal", "agents", "tasks", "archive")
 )
 
 log = structlog.get_logger(__name__)
 
 
-class RedisLog(RedisRecords):
-    """`EventLog` on any Redis >= 7.2 or Valkey >= 8."""
+class RedisLog(RedisRecords, RedisArchive):
+    """`StoreLog` on any Redis >= 7.2 or Valkey >= 8."""
 
     def __init__(
         self,
@@ -480,6 +481,9 @@ class RedisLog(RedisRecords):
         "no such key" is left to the caller, everything else is translated. A function
         that is not there has done nothing: it is loaded, and the call repeated.
         """
+        return await self._commands_of(bucket_of(project), *commands)
+
+    async def _commands_of(self, bucket: int, *commands: Command) -> list[Any]:
 
         async def run(connection: AbstractConnection) -> list[Any]:
             replies = await execute(connection, *commands)
@@ -491,7 +495,7 @@ class RedisLog(RedisRecords):
                     raise reply
             return replies
 
-        result: list[Any] = await self._with(bucket_of(project), run)
+        result: list[Any] = await self._with(bucket, run)
         return result
 
     async def _with(self, bucket: int, work: Any) -> Any:

@@ -23,6 +23,11 @@ def key(project: str, kind: str) -> str:
     return f"ctx:{{{bucket_of(project)}}}:p:{project}:{kind}"
 
 
+def projects_key(bucket: int) -> str:
+    """The name of the key that the projects of a bucket are listed in."""
+    return f"ctx:{{{bucket}}}:projects"
+
+
 def vectors_key(project: str, model: str) -> str:
     """The name of the key that holds a project's encodings under a model."""
     return key(project, f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}")

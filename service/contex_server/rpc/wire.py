@@ -351,6 +351,11 @@ class ProtobufCodec:
             message.text_digest,
         )
 
+    def contents(self, entry: Entry) -> tuple[str, str]:
+        """See `EventCodec.contents`."""
+        message = _parse(entry.body)
+        return message.data_key, message.event_type
+
     def without_payload(self, entry: Entry) -> Entry:
         """See `EventCodec.without_payload`."""
         message = event_pb2.Event.FromString(entry.body)

@@ -91,6 +91,8 @@ local function count(events, stats, activity, open, tallied, first)
   if bytes == tallied.bytes then
     local alone = redis.call('XLEN', events) == tallied.events
     redis.call('HSET', stats, 'since', alone and '0-0' or first)
+    local bucket, project = string.match(events, '^(ctx:{%d+}):p:(.*):events$')
+    redis.call('SADD', bucket .. ':projects', project)
   end
   local counts = {}
   for name, n in pairs(tallied.keys) do counts['k' .. name] = n end

@@ -1,0 +1,144 @@
+-- Which of a project's events are in the archive, in the hash <archive>:
+--   segments, events, bytes, size  counts and sizes, see archive_port.py
+--   first, last                    what can be read there
+--   moved                          bytes of all events that were ever archived
+--   removed                        how many events are gone for good
+--   rewrites                       how often a segment was replaced
+--   directory, digest, remains     the last being "<last> <line>" of a segment as below
+-- and its segments in the stream <segments>, each with the sequence of its last event as id
+-- and one field "r": "<ordinal> <first> <events> <bytes> <size> <index offset> <digest> <name>".
+
+-- Whether a sequence is after another; halves of up to 64 bits, which numbers can't hold.
+local function is_after(one, other)
+  local a, b = { string.match(one, '^(%d+)-(%d+)$') }, { string.match(other, '^(%d+)-(%d+)$') }
+  for i = 1, 2 do
+    if #a[i] ~= #b[i] then return #a[i] > #b[i] end
+    if a[i] ~= b[i] then return a[i] > b[i] end
+  end
+  return false
+end
+
+-- Events of a stream that are not there any more.
+local function missing(events)
+  local info, added, length = redis.pcall('XINFO', 'STREAM', events), 0, 0
+  for i = 1, #info, 2 do
+    if info[i] == 'entries-added' then added = info[i + 1] end
+    if info[i] == 'length' then length = info[i + 1] end
+  end
+  return added - length
+end
+
+local function owns(task, owner)
+  return redis.call('GET', task) == owner
+end
+
+-- KEYS  task, archive, segments, events
+-- ARGV  owner, ordinal, directory, last, first, events, bytes, size, digest, line
+-- Returns 1, or 0 if the task is somebody else's or the segment is not the next.
+local function add_segment(keys, args)
+  if not owns(keys[1], args[1]) then return 0 end
+  local archive = keys[2]
+  if (redis.call('HGET', archive, 'segments') or '0') ~= args[2] then return 0 end
+  if redis.call('EXISTS', archive) == 0 then
+    redis.call('HSET', archive, 'directory', args[3], 'removed', missing(keys[4]))
+  end
+  redis.call('HSETNX', archive, 'first', args[5])
+  redis.call('XADD', keys[3], args[4], 'r', args[10])
+  redis.call('HINCRBY', archive, 'segments', 1)
+  redis.call('HINCRBY', archive, 'events', args[6])
+  redis.call('HINCRBY', archive, 'bytes', args[7])
+  redis.call('HINCRBY', archive, 'moved', args[7])
+  redis.call('HINCRBY', archive, 'size', args[8])
+  redis.call('HSET', archive, 'last', args[4], 'digest', args[9])
+  return 1
+end
+
+-- The segments are written anew into another stream that takes the place of theirs: an entry
+-- can't be changed.
+--
+-- KEYS  task, archive, segments, a name for the other stream
+-- ARGV  owner, last, bytes, size, digest, line
+local function replace_segment(keys, args)
+  if not owns(keys[1], args[1]) then return 0 end
+  local rows, found = redis.call('XRANGE', keys[3], '-', '+'), false
+  redis.call('DEL', keys[4])
+  for _, row in ipairs(rows) do
+    local line = row[2][2]
+    if row[1] == args[2] then
+      local fields = {}
+      for field in string.gmatch(line, '%S+') do fields[#fields + 1] = field end
+      redis.call('HINCRBY', keys[2], 'bytes', tonumber(args[3]) - tonumber(fields[4]))
+      redis.call('HINCRBY', keys[2], 'size', tonumber(args[4]) - tonumber(fields[5]))
+      line, found = args[6], true
+    end
+    redis.call('XADD', keys[4], row[1], 'r', line)
+  end
+  if not found then
+    redis.call('DEL', keys[4])
+    return 0
+  end
+  redis.call('RENAME', keys[4], keys[3])
+  redis.call('HINCRBY', keys[2], 'rewrites', 1)
+  if redis.call('HGET', keys[2], 'last') == args[2] then
+    redis.call('HSET', keys[2], 'digest', args[5])
+  end
+  return 1
+end
+
+-- KEYS  task, archive, segments, audit
+-- ARGV  owner, first, remains, what first was, action, retention of audit records in ms
+local function remove_segments(keys, args)
+  if not owns(keys[1], args[1]) then return 0 end
+  if redis.call('HGET', keys[2], 'first') ~= args[4] then return 0 end
+  for _, row in ipairs(redis.call('XRANGE', keys[3], '-', '(' .. args[2])) do
+    local fields = {}
+    for field in string.gmatch(row[2][2], '%S+') do fields[#fields + 1] = field end
+    redis.call('HINCRBY', keys[2], 'events', -fields[3])
+    redis.call('HINCRBY', keys[2], 'removed', fields[3])
+    redis.call('HINCRBY', keys[2], 'bytes', -fields[4])
+    redis.call('HINCRBY', keys[2], 'size', -fields[5])
+  end
+  redis.call('XTRIM', keys[3], 'MINID', args[2])
+  redis.call('HSET', keys[2], 'first', args[2], 'remains', args[3])
+  record(keys[4], now(), tonumber(args[6]), 'x', args[5])
+  return 1
+end
+
+-- KEYS  archive, events
+-- ARGV  the last to be removed, the first to be kept
+-- Returns how many were removed; none where they are not archived.
+local function trim(keys, args)
+  local last = redis.call('HGET', keys[1], 'last')
+  if not last or is_after(args[1], last) then return 0 end
+  return redis.call('XTRIM', keys[2], 'MINID', '=', args[2])
+end
+
+-- KEYS  snapshots, snapshot-data
+-- ARGV  the last to be removed
+-- Returns how many were removed.
+local function drop_snapshots(keys, args)
+  local newest = redis.call('XREVRANGE', keys[1], '+', '-', 'COUNT', 1)[1]
+  if not newest then return 0 end
+  local gone = {}
+  for _, row in ipairs(redis.call('XRANGE', keys[1], '-', args[1])) do
+    if row[1] ~= newest[1] then gone[#gone + 1] = row[1] end
+  end
+  chunked('XDEL', keys[1], gone)
+  chunked('HDEL', keys[2], gone)
+  return #gone
+end
+
+-- KEYS  retention, audit
+-- ARGV  value, action, retention of audit records in ms
+local function put_retention(keys, args)
+  redis.call('SET', keys[1], args[1])
+  record(keys[2], now(), tonumber(args[3]), 'x', args[2])
+  return 1
+end
+
+redis.register_function('contex1_add_segment', add_segment)
+redis.register_function('contex1_replace_segment', replace_segment)
+redis.register_function('contex1_remove_segments', remove_segments)
+redis.register_function('contex1_trim', trim)
+redis.register_function('contex1_drop_snapshots', drop_snapshots)
+redis.register_function('contex1_put_retention', put_retention)

@@ -1,0 +1,368 @@
+"""Moves old events from the store to the archive, in the background.
+
+A segment is built, stored and read back before it is recorded, and recorded before its events
+are removed from the store. Whatever stops halfway leaves at worst an object that nobody
+knows, and the next to take up the task deletes it.
+
+One process in the whole deployment does it for a project. Who has lost the task without
+noticing can do no harm: the store refuses what it records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import NamedTuple
+from uuid import uuid4
+
+import structlog
+
+from contex_server.archive.archive import Archive
+from contex_server.archive.segment import Sealed, SegmentBuilder
+from contex_server.errors import ContexError, Reason
+from contex_server.failpoints import reached
+from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
+from contex_server.log.pages import pages
+from contex_server.log.port import Bounds, SnapshotInfo
+from contex_server.model import Entry, EventCodec, Sequence
+from contex_server.retention.policy import Retention, Retentions
+
+log = structlog.get_logger(__name__)
+
+TASK = "archive"
+CLAIM_MS = 30_000
+_LOOK_S = 1.0
+_LOOK_AT_ALL_S = 60.0
+_PAGE_EVENTS = 500
+"""Filing a page holds the event loop for a millisecond."""
+_SLACK = 1.25
+"""By so much may events exceed their age in the store: then fewer, larger segments are made."""
+_SNAPSHOT_EVENTS = 5_000
+"""How far apart the snapshots in a segment are, at least."""
+_SNAPSHOTS = 10_000
+_BACKOFF_S = (1.0, 60.0)
+_WARN = 1.5
+"""It is logged when the store holds so many times as much as it should."""
+
+
+class Due(NamedTuple):
+    """What has to leave the store.
+
+    Attributes:
+        events: So many of the oldest events, ...
+        bytes: ... and more, until they have so many bytes, ...
+        before_ms: ... and all that are older than this; unix milliseconds.
+        at_once: Whether they go even where they don't fill a segment.
+    """
+
+    events: int
+    bytes: int
+    before_ms: int
+    at_once: bool
+
+
+class Archiver:
+    """Looks at the projects that grow, and once a minute at all.
+
+    Args:
+        store: The log, without what is archived.
+        archive: Where segments go.
+        codec: Reads events.
+        retentions: What is kept where.
+        events: A segment is full with so many events, ...
+        size: ... or with so many bytes of them.
+        expire: Removes from the archive of a project what is too old, with the retention
+            that holds, as the owner of the task.
+        look_s: How long it waits, where a project grows, until it looks.
+    """
+
+    def __init__(
+        self,
+        store: StoreLog,
+        archive: Archive,
+        codec: EventCodec,
+        retentions: Retentions,
+        *,
+        events: int,
+        size: int,
+        expire: Callable[[str, Retention, str], Awaitable[None]],
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._codec = codec
+        self._retentions = retentions
+        self._events = events
+        self._bytes = size
+        self._expire = expire
+        self._look_s = look_s
+        self.owner = f"{os.getpid()}-{uuid4().hex[:12]}"
+        self._grown: set[str] = set()
+        self._claimed: dict[str, float] = {}
+        self._warned: dict[str, float] = {}
+        self._task = asyncio.create_task(self._run(), name="contex-archiver")
+
+    async def close(self) -> None:
+        """Stops, also halfway through a segment; nothing was changed then."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for project in tuple(self._claimed):
+            with suppress(ContexError):
+                await self._store.disclaim(project, TASK, self.owner)
+
+    def appended(self, project: str) -> None:
+        """Notes that a project has grown."""
+        self._grown.add(project)
+
+    async def _run(self) -> None:
+        all_at, delay = 0.0, _BACKOFF_S[0]
+        while True:
+            await asyncio.sleep(self._look_s)
+            projects = set(self._grown)
+            self._grown.clear()
+            try:
+                if time.monotonic() >= all_at:
+                    projects.update(await self._store.projects())
+                    all_at = time.monotonic() + _LOOK_AT_ALL_S
+                for project in sorted(projects):
+                    await self.look(project)
+                delay = _BACKOFF_S[0]
+            except ContexError as error:
+                self._grown |= projects
+                log.warning("archiving_interrupted", error=error.message, retry_s=delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _BACKOFF_S[1])
+            except Exception:
+                log.exception("archiving_failed")
+                await asyncio.sleep(_BACKOFF_S[1])
+
+    async def look(self, project: str) -> int:
+        """Archives what is due, unless another process is at it.
+
+        Returns:
+            How many segments were made.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        made = 0
+        retention = await self._retentions.of(project)
+        while True:
+            archived = await self._store.archived(project)
+            bounds = await self._store.bounds(project)
+            if bounds.first is not None and bounds.first <= archived.last:
+                # Whoever recorded them was stopped; see also `_move`.
+                await self._finish(project, archived.last)
+                continue
+            due = await self._due(project, retention, archived, bounds)
+            if due is None:
+                break
+            if not await self.claim(project):
+                self._grown.add(project)
+                return made
+            if not await self._move(project, archived, bounds, due):
+                break
+            made += 1
+        if retention.archive_seconds and not retention.legal_hold and archived.events:
+            oldest = archived.first or archived.last
+            if oldest.ms < bounds.now_ms - retention.archive_seconds * 1000 and await self.claim(
+                project
+            ):
+                await self._expire(project, retention, self.owner)
+        return made
+
+    async def archive_all(self, project: str) -> None:
+        """Moves every event that the store holds to the archive.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        everything = Due(0, 0, 1 << 62, at_once=True)
+        while True:
+            archived = await self._store.archived(project)
+            bounds = await self._store.bounds(project)
+            if bounds.first is None:
+                return
+            if bounds.first <= archived.last:
+                await self._finish(project, archived.last)
+            elif await self.claim(project):
+                await self._move(project, archived, bounds, everything)
+            else:
+                await asyncio.sleep(self._look_s)
+
+    async def claim(self, project: str) -> bool:
+        """Whether the task is this process's, for the next `CLAIM_MS` / 2 at least."""
+        now = time.monotonic()
+        if now > self._claimed.get(project, 0.0) + CLAIM_MS / 2_000:
+            fresh = project not in self._claimed
+            if not await self._store.claim(project, TASK, self.owner, CLAIM_MS):
+                self._claimed.pop(project, None)
+                return False
+            if fresh:
+                await self._sweep(project)
+            self._claimed[project] = now
+        return True
+
+    async def _due(
+        self, project: str, retention: Retention, archived: Archived, bounds: Bounds
+    ) -> Due | None:
+        """What has to go, if it is enough for a segment, or too old to wait for that."""
+        if bounds.first is None:
+            return None
+        counters = await self._store.counters(project)
+        most, room = retention.store_events or 0, retention.store_bytes or 0
+        events = bounds.length - most if most else 0
+        held = counters.bytes - archived.moved
+        size = held - room if room and not counters.counted_since.ms else 0
+        if most and bounds.length > _WARN * most + self._events:
+            self._warn(project, events=bounds.length, limit=most)
+        elif size > 0 and held > _WARN * room + self._bytes:
+            self._warn(project, bytes=held, limit=room)
+        before_ms, late = 0, False
+        if retention.store_seconds:
+            age_ms = retention.store_seconds * 1000
+            before_ms = bounds.now_ms - age_ms
+            late = bounds.first.ms < bounds.now_ms - _SLACK * age_ms
+        if late or events >= self._events or size >= self._bytes:
+            return Due(max(0, events), max(0, size), before_ms, at_once=late)
+        return None
+
+    def _warn(self, project: str, **figures: int) -> None:
+        now = time.monotonic()
+        if now > self._warned.get(project, -_LOOK_AT_ALL_S) + _LOOK_AT_ALL_S:
+            self._warned[project] = now
+            log.warning("store_over_retention", project=project, **figures)
+
+    async def _move(self, project: str, archived: Archived, bounds: Bounds, due: Due) -> bool:
+        """Makes a segment of the oldest events; returns whether it did."""
+        builder = SegmentBuilder(project, archived.segments, archived.digest)
+        if not await self._fill(project, builder, archived, bounds, due):
+            return False
+        sealed = await asyncio.to_thread(builder.seal)
+        directory = archived.directory or new_directory(project)
+        name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
+        record = await store_segment(self._archive, sealed, name)
+        reached("archive-recording")
+        if not await self._store.add_segment(project, self.owner, directory, record):
+            # Another process has the task by now, and does the same.
+            self._claimed.pop(project, None)
+            await self._archive.objects.delete(name)
+            return False
+        reached("archive-recorded")
+        await self._finish(project, record.last)
+        log.info(
+            "archived",
+            project=project,
+            segment=record.ordinal,
+            events=record.events,
+            last=str(record.last),
+            size_bytes=record.size,
+        )
+        return True
+
+    async def _finish(self, project: str, last: Sequence) -> None:
+        """Lets go of what is archived."""
+        await self._store.trim(project, last)
+        reached("archive-trimmed")
+        await self._store.drop_snapshots(project, last)
+
+    async def _fill(
+        self, project: str, builder: SegmentBuilder, archived: Archived, bounds: Bounds, due: Due
+    ) -> bool:
+        """Gives the builder what is due, up to a segment; returns whether that is enough."""
+        source = pages(self._store, project, archived.last, bounds.tail, max_events=_PAGE_EVENTS)
+        contents = self._codec.contents
+        async with aclosing(source):
+            async for page in source:
+                for entry in page.entries:
+                    if not self._goes(entry, builder, due):
+                        break
+                    if builder.add(entry, contents(entry)):
+                        await asyncio.to_thread(builder.pack)
+                else:
+                    if not await self.claim(project):
+                        return False
+                    continue
+                break
+        if not builder.events:
+            return False
+        await asyncio.to_thread(builder.pack)
+        assert builder.last is not None
+        for info in await self._snapshots(project, archived.last, builder.last):
+            data = await self._store.snapshot(project, info.sequence)
+            if data is not None:
+                builder.add_snapshot(info, data)
+        full = builder.events >= self._events or builder.body_bytes >= self._bytes
+        return full or due.at_once
+
+    def _goes(self, entry: Entry, builder: SegmentBuilder, due: Due) -> bool:
+        if builder.events >= self._events or builder.body_bytes >= self._bytes:
+            return False
+        if builder.events < due.events or builder.body_bytes < due.bytes:
+            return True
+        return int(entry.id.split(b"-")[0]) < due.before_ms
+
+    async def _sweep(self, project: str) -> None:
+        """Deletes objects that nobody knows: what was stored and never recorded."""
+        archived = await self._store.archived(project)
+        if not archived.directory:
+            return
+        objects = self._archive.objects
+        names = await objects.list(f"{archived.directory}/")
+        directory = await self._archive.directory(project)
+        known = {record.name for record in directory.records}
+        if directory.archived.remains is not None:
+            known.add(directory.archived.remains.name)
+        for name in names.keys() - known:
+            log.info("archive_swept", project=project, object=name)
+            await objects.delete(name)
+
+    async def _snapshots(
+        self, project: str, after: Sequence, until: Sequence
+    ) -> list[SnapshotInfo]:
+        """The snapshots that go with the events in (after, until]: not all, but the newest."""
+        infos = await self._store.snapshots(project, after, _SNAPSHOTS)
+        kept: list[SnapshotInfo] = []
+        for info in reversed([info for info in infos if info.sequence <= until]):
+            if not kept or kept[-1].events - info.events >= _SNAPSHOT_EVENTS:
+                kept.append(info)
+        return kept[::-1]
+
+
+async def store_segment(archive: Archive, sealed: Sealed, name: str) -> SegmentRecord:
+    """Stores a segment and reads it back.
+
+    Raises:
+        ContexError: ARCHIVE_UNAVAILABLE; ARCHIVE_DAMAGED if what is read is not what was
+            written.
+    """
+    reached("archive-storing")
+    await archive.objects.put(name, sealed.data)
+    reached("archive-stored")
+    if await archive.objects.get(name) != sealed.data:
+        raise ContexError(
+            Reason.ARCHIVE_DAMAGED,
+            "the archive's storage gave back other bytes than it was given",
+            metadata={"object": name},
+        )
+    index = sealed.summary
+    return SegmentRecord(
+        index.ordinal,
+        index.first,
+        index.last,
+        index.events,
+        index.bytes,
+        len(sealed.data),
+        sealed.index_offset,
+        sealed.digest,
+        name,
+    )
+
+
+def new_directory(project: str) -> str:
+    """Where the objects of a project go: another one each time that it begins anew."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{project}/{stamp}-{uuid4().hex[:6]}"

@@ -1,0 +1,153 @@
+"""Removing events for good, from the old end of the archive.
+
+The state as of the first event that stays can still be told afterwards, and so can every one
+after it: the events that it consists of are kept in a segment of their own, the remains, with
+a snapshot as of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from uuid import uuid4
+
+import orjson
+import structlog
+
+from contex_server.archive.archive import Archive, Directory
+from contex_server.archive.segment import SegmentBuilder
+from contex_server.errors import ContexError, Reason
+from contex_server.failpoints import reached
+from contex_server.log.archive_port import SegmentRecord, StoreLog
+from contex_server.log.port import EventLog, SnapshotInfo
+from contex_server.model import SERVICE, EventCodec, Origin, Sequence
+from contex_server.projections.encoding import encode
+from contex_server.projections.state import Selection
+from contex_server.projections.states import States
+from contex_server.retention.archiver import store_segment
+from contex_server.retention.policy import Retention
+
+log = structlog.get_logger(__name__)
+
+_TOGETHER = 500
+
+
+class Removal:
+    """Removes archived events.
+
+    Args:
+        store: Where it is recorded.
+        event_log: All events.
+        archive: Where they are.
+        codec: Reads them.
+        states: The states that they make.
+    """
+
+    def __init__(
+        self,
+        store: StoreLog,
+        event_log: EventLog,
+        archive: Archive,
+        codec: EventCodec,
+        states: States,
+    ) -> None:
+        self._store = store
+        self._log = event_log
+        self._archive = archive
+        self._codec = codec
+        self._states = states
+
+    async def expire(self, project: str, retention: Retention, owner: str) -> None:
+        """Removes what the retention no longer allows to be kept.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        age_ms = (retention.archive_seconds or 0) * 1000
+        bounds = await self._store.bounds(project)
+        before = Sequence(max(0, bounds.now_ms - age_ms), 0)
+        detail = f"retention: older than {retention.archive_seconds} s"
+        await self.remove(project, owner, before, SERVICE, detail)
+
+    async def remove(
+        self, project: str, owner: str, before: Sequence, origin: Origin, detail: str
+    ) -> int:
+        """Removes the segments that end before a sequence, as the owner of the task.
+
+        Returns:
+            How many events were removed; fewer than there are before it, for a segment goes
+            as a whole.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        directory = await self._archive.directory(project)
+        archived = directory.archived
+        count = bisect_right(directory.lasts, before)
+        gone = [record for record in directory.records[:count] if record.last < before]
+        if not gone or archived.first is None:
+            return 0
+        first = await self._first_after(project, directory, gone[-1])
+        if first is None:
+            return 0
+        remains = await self._put_remains(project, directory, first)
+        events = sum(record.events for record in gone)
+        action = orjson.dumps(
+            {
+                "action": "ADMINISTERED",
+                "origin": list(origin),
+                "detail": f"removed {events} events before {first}: {detail}",
+                "sequence": str(first),
+                "stream_id": "",
+                "count": events,
+            }
+        )
+        reached("removal-recording")
+        if not await self._store.remove_segments(
+            project, owner, first, remains, archived.first, action
+        ):
+            await self._archive.objects.delete(remains.name)
+            return 0
+        reached("removal-recorded")
+        log.warning("events_removed", project=project, events=events, first=str(first))
+        if archived.remains is not None:
+            gone.append(archived.remains)
+        for record in gone:
+            await self._archive.objects.delete(record.name)
+        return events
+
+    async def _first_after(
+        self, project: str, directory: Directory, last: SegmentRecord
+    ) -> Sequence | None:
+        following = [record.first for record in directory.records if record.ordinal > last.ordinal]
+        if following:
+            return following[0]
+        entries = await self._store.read(project, last.last, (await self._tail(project)), 1)
+        return entries[0].sequence if entries else None
+
+    async def _tail(self, project: str) -> Sequence:
+        return (await self._store.bounds(project)).tail
+
+    async def _put_remains(
+        self, project: str, directory: Directory, first: Sequence
+    ) -> SegmentRecord:
+        """Stores what the state as of `first` consists of."""
+        state = await self._states.at(project, first)
+        keys = state.select(Selection(include_deleted=True))
+        states = {key: found for key in keys if (found := state.get(key)) is not None}
+        wanted = sorted({found.sequence for found in states.values()} | {first})
+        builder = SegmentBuilder(project, directory.records[0].ordinal, "")
+        for start in range(0, len(wanted), _TOGETHER):
+            for entry in await self._log.get(project, wanted[start : start + _TOGETHER]):
+                if entry is None:
+                    raise ContexError(
+                        Reason.ARCHIVE_DAMAGED, f"an event of the state as of {first} is missing"
+                    )
+                if builder.add(entry, self._codec.contents(entry)):
+                    await asyncio.to_thread(builder.pack)
+        data = await asyncio.to_thread(encode, states)
+        info = SnapshotInfo(first, builder.events, builder.body_bytes, len(states), len(data))
+        builder.add_snapshot(info, data)
+        sealed = await asyncio.to_thread(builder.seal)
+        name = f"{directory.archived.directory}/remains-{first}-{uuid4().hex[:8]}.seg"
+        return await store_segment(self._archive, sealed, name)
