@@ -214,7 +214,8 @@ class EventCodec(Protocol):
         ...
 
     def contents(self, entry: Entry) -> tuple[str, str]:
-        """What an event is filed under: its data key, or "", and its type."""
+        """What an event is filed under: its data key, or "", and its type; what is no event
+        has neither."""
         ...
 
     def without_payload(self, entry: Entry) -> Entry:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from contex.v1 import event_pb2
+from contex_server.archive.archive import Archive
+from contex_server.archive.archived_log import with_archive
+from contex_server.archive.objects import Objects
 from contex_server.errors import ContexError, Reason
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.layer import LogLayer
 from contex_server.log.port import AgentWrite, EventLog, SnapshotInfo
 from contex_server.log.redis import RedisLog
 from contex_server.model import (
@@ -21,15 +27,68 @@ from contex_server.model import (
     KeyState,
     Sequence,
 )
+from contex_server.retention.archiver import Archiver
+from contex_server.retention.policy import Retention, Retentions
+from contex_server.rpc.wire import ProtobufCodec
+from redis.asyncio import Redis
 
 P = "shop"
 DIGEST = bytes(range(16))
 
 
-@pytest.fixture(params=["redis"])
-async def log(request: pytest.FixtureRequest, valkey: EmbeddedValkey) -> AsyncIterator[EventLog]:
+class Archiving(LogLayer):
+    """Archives all that there is in front of whatever reads."""
+
+    def __init__(self, below: EventLog, archiver: Archiver) -> None:
+        super().__init__(below)
+        self._archiver = archiver
+
+    def __getattr__(self, name: str) -> Any:
+        method = super().__getattr__(name)
+        if name not in READS:
+            return method
+
+        async def read(project: str, *args: Any) -> Any:
+            await self._archiver.archive_all(project)
+            return await method(project, *args)
+
+        return read
+
+
+READS = (
+    "read",
+    "read_back",
+    "get",
+    "bounds",
+    "history",
+    "snapshot_before",
+    "snapshots",
+    "snapshot",
+)
+
+
+async def nothing(*_: object) -> None:
+    pass
+
+
+@pytest.fixture(params=["redis", "archived"])
+async def log(
+    request: pytest.FixtureRequest, valkey: EmbeddedValkey, tmp_path: Path
+) -> AsyncIterator[EventLog]:
     opened = await RedisLog.open(valkey.url)
-    yield opened
+    if request.param == "redis":
+        yield opened
+    else:
+        codec = ProtobufCodec()
+        objects = Objects.open(tmp_path.as_uri())
+        archive = Archive(opened, objects, codec, cache_bytes=1 << 20)
+        retentions = Retentions(opened, Retention(0, 0, 0, 0))
+        archiver = Archiver(
+            opened, archive, codec, retentions, events=7, size=1 << 20, expire=nothing
+        )
+        yield cast(EventLog, Archiving(with_archive(opened, archive, codec), archiver))
+        await archiver.close()
+        await archive.close()
     await opened.close()
 
 
@@ -308,11 +367,14 @@ async def test_a_cancelled_append_does_not_stop_the_others(log: EventLog) -> Non
     await log.append(one("after"))
 
 
-async def test_functions_are_loaded_again_where_they_are_gone(log: EventLog) -> None:
-    await log.append(one())
-    await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
-    assert (await log.append(one())).revisions == (2,)
-    await log._command(P, "FUNCTION", "FLUSH")  # type: ignore[attr-defined]
+async def test_functions_are_loaded_again_where_they_are_gone(
+    log: EventLog, valkey: EmbeddedValkey
+) -> None:
+    async with Redis.from_url(valkey.url) as store:
+        await log.append(one())
+        await store.function_flush()
+        assert (await log.append(one())).revisions == (2,)
+        await store.function_flush()
     written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, "agent_registered", body()))
     assert written is not None
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 
 from contex.v1 import agent_service_pb2, event_pb2
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.matching.context import Form, Item, render_one
@@ -353,7 +354,10 @@ class ProtobufCodec:
 
     def contents(self, entry: Entry) -> tuple[str, str]:
         """See `EventCodec.contents`."""
-        message = _parse(entry.body)
+        try:
+            message = _parse(entry.body)
+        except DecodeError:
+            return "", ""
         return message.data_key, message.event_type
 
     def without_payload(self, entry: Entry) -> Entry:
