@@ -46,6 +46,7 @@ from contex_server.projections.snapshotter import Snapshotter
 from contex_server.projections.states import States
 from contex_server.publishing import Publisher
 from contex_server.retention.archiver import Archiver
+from contex_server.retention.keeping import Keeping
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.retention.removal import Removal
 from contex_server.rpc.agents import AgentServicer
@@ -163,6 +164,7 @@ class Server:
         )
         retentions = Retentions(store, _default_retention(settings))
         appended = [snapshotter.appended]
+        removal, archiver = None, None
         if archive is not None:
             removal = Removal(store, self.log, archive, codec, states)
             archiver = Archiver(
@@ -175,7 +177,9 @@ class Server:
                 expire=removal.expire,
             )
             stack.push_async_callback(archiver.close)
+            archiver.start()
             appended.append(archiver.appended)
+        keeping = Keeping(store, self.log, retentions, archiver, removal)
         reembedding = Reembedding(self.log, codec, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
@@ -262,7 +266,7 @@ class Server:
                 self.drain,
             ),
             _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
-            _PROJECTS: ProjectServicer(self.log, presence, settings.limits),
+            _PROJECTS: ProjectServicer(self.log, keeping, presence, settings.limits),
         }
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(

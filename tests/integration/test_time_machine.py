@@ -14,18 +14,22 @@ import grpc
 import pytest
 from contex.v1 import event_pb2, state_service_pb2
 from contex_server.app import Server
+from contex_server.archive.archive import Archive
+from contex_server.archive.objects import Objects
 from contex_server.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis import RedisLog
 from contex_server.model import END_OF_TIME
 from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
+from contex_server.retention.archiver import TASK, Archiver
+from contex_server.retention.policy import Retention, Retentions
 from contex_server.rpc.wire import ProtobufCodec
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.integration.support import DEADLINE_S, Api, NewEvent, Words, order
+from tests.integration.support import DEADLINE_S, Api, NewEvent, ReplayRequest, Words, order
 from tests.unit.projections.applying import apply, as_values, exact, patched
 
 T = TypeVar("T")
@@ -84,6 +88,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.runner = asyncio.Runner()
         self.store = EmbeddedValkey(directory)
+        self.objects = Objects.open((directory / "archive").as_uri())
         self.servers: list[Server] = []
         self.apis: list[Api] = []
         self.projects = (f"history-{n}" for n in count())
@@ -105,6 +110,8 @@ class World:
             # The test takes them.
             snapshot_events=1_000_000,
             snapshot_cache_bytes=20_000 if place else 0,
+            # And it archives.
+            archive_url=self.objects.url,
         )
         server = await Server.start(chosen, self.store.url, embedder=Words())
         self.servers[place : place + 1] = [server]
@@ -236,6 +243,16 @@ class Model:
                 position.unix_ms = ms - 1
                 end = (ms - 1, 2**64)
         return Asked(position, [fact for fact in facts if fact.at <= end])
+
+
+def _ms_of(position: event_pb2.Position) -> int:
+    if position.WhichOneof("at") == "time":
+        return position.time.ToMilliseconds()
+    return position.unix_ms
+
+
+async def _nothing(*_: object) -> None:
+    pass
 
 
 def fold(facts: list[Fact]) -> dict[str, Fact]:
@@ -406,6 +423,55 @@ class History(RuleBasedStateMachine):
             # As when it was closed, or its claim has expired.
             await log.disclaim(self.project, "snapshot", snapshotter._owner)
 
+    @rule(keep=st.sampled_from([0, 3, _FEW_EVENTS]), segment=st.sampled_from([1, 4, 1_000]))
+    def archive(self, keep: int, segment: int) -> None:
+        self.world.run(self._archive(keep, segment))
+
+    @rule(calls=st.integers(0, 30), keep=st.sampled_from([0, 3]), segment=st.sampled_from([2, 9]))
+    def archive_and_be_killed(self, calls: int, keep: int, segment: int) -> None:
+        self.world.run(self._archive(keep, segment, calls))
+
+    @rule(batches=st.lists(BATCH, min_size=4, max_size=8))
+    def archive_while_others_publish_and_read(self, batches: list[Any]) -> None:
+        async def publish() -> None:
+            for n, batch in enumerate(batches):
+                await self._publish(n % 2, self._new(batch), f"writer-{n}")
+
+        async def work() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                publishing = tasks.create_task(publish())
+                while not publishing.done():
+                    await self._archive(2, 3)
+                    known = len(self.model.facts)
+                    facts = self.model.history()[:known]
+                    read = await self._replayed(0)
+                    assert [e.sequence for e in read][:known] == [f.sequence for f in facts]
+
+        self.world.run(work())
+
+    async def _archive(self, keep: int, segment: int, calls: int | None = None) -> None:
+        """Archives all but `keep` events, as a process does that has the task."""
+        log = self.world.log
+        seen: Any = log if calls is None else _Mortal(log, calls)
+        codec = ProtobufCodec()
+        archive = Archive(seen, self.world.objects, codec, cache_bytes=10_000)
+        retentions = Retentions(seen, Retention(0, 0, 0, 0))
+        archiver = Archiver(
+            seen, archive, codec, retentions, events=segment, size=1 << 20, expire=_nothing
+        )
+        try:
+            if keep:
+                retentions.defaults = Retention(0, keep, 0, 0)
+                await archiver.look(self.project)
+            else:
+                await archiver.archive_all(self.project)
+        except _Killed:
+            pass
+        finally:
+            await archive.close()
+            # As when it was closed, or its claim has expired.
+            await log.disclaim(self.project, TASK, archiver.owner)
+
     @precondition(lambda self: self.restarts < 1)
     @rule(what=st.sampled_from(["server", "store"]))
     def restart(self, what: str) -> None:
@@ -414,6 +480,36 @@ class History(RuleBasedStateMachine):
         self.world.run(work)
 
     # -- what is read ------------------------------------------------------------
+
+    async def _replayed(self, server: int, **range_: Any) -> list[event_pb2.Event]:
+        request = ReplayRequest(project=self.project, **range_)
+
+        async def read() -> list[event_pb2.Event]:
+            stream = self.world.apis[server].events.Replay(request, timeout=DEADLINE_S)
+            return [event async for message in stream for event in message.events.events]
+
+        return await persistently(read)
+
+    @precondition(lambda self: self.model.facts)
+    @rule(server=SERVERS, since=MAYBE_MOMENTS, until=MAYBE_MOMENTS, backwards=st.booleans())
+    def replay(self, server: int, since: Any, until: Any, backwards: bool) -> None:
+        first, last = self.model.asked(since), self.model.asked(until)
+        skipped = len(first.facts) if since is not None else 0
+        if since is not None and first.position.WhichOneof("at") != "sequence":
+            ms = _ms_of(first.position)
+            skipped = sum(fact.at[0] < ms for fact in self.model.facts)
+        expected = last.facts[skipped:]
+        read = self.world.run(
+            self._replayed(
+                server,
+                since=first.position if since is not None else None,
+                until=last.position if until is not None else None,
+                order=event_pb2.ORDER_BACKWARDS if backwards else 0,
+            )
+        )
+        assert len(read) == len(expected)
+        for event, fact in zip(read, reversed(expected) if backwards else expected, strict=True):
+            same(event, fact)
 
     @rule(
         server=SERVERS,

@@ -126,6 +126,10 @@ class StoreLog(EventLog, Protocol):
         the audit."""
         ...
 
+    async def memory(self, project: str) -> tuple[int, int]:
+        """How many bytes the store of a project uses, and how many it may; 0 is no limit."""
+        ...
+
     async def projects(self) -> Iterable[str]:
         """The projects that have events in the store or had some, in no order."""
         ...

@@ -213,6 +213,12 @@ class RedisArchive:
             self._audit_retention_ms,
         )
 
+    async def memory(self, project: str) -> tuple[int, int]:
+        """See `StoreLog.memory`."""
+        info = await self._command(project, "INFO", "memory")
+        lines = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
+        return int(lines[b"used_memory"]), int(lines[b"maxmemory"])
+
     async def projects(self) -> list[str]:
         """See `StoreLog.projects`."""
         found: list[str] = []

@@ -13,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import structlog
 
 from contex_server.archive.archive import Archive
+from contex_server.archive.objects import archive_unavailable
 from contex_server.archive.segment import Sealed, SegmentBuilder
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
@@ -28,7 +30,7 @@ from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds, SnapshotInfo
 from contex_server.model import Entry, EventCodec, Sequence
-from contex_server.retention.policy import Retention, Retentions
+from contex_server.retention.policy import OVER, Retention, Retentions
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +46,9 @@ _SNAPSHOT_EVENTS = 5_000
 """How far apart the snapshots in a segment are, at least."""
 _SNAPSHOTS = 10_000
 _BACKOFF_S = (1.0, 60.0)
-_WARN = 1.5
-"""It is logged when the store holds so many times as much as it should."""
+_WAIT_S = CLAIM_MS / 1000 + 10.0
+_WAIT_LOOK_S = 0.1
+_SWEEP_S = 3600.0
 
 
 class Due(NamedTuple):
@@ -102,16 +105,22 @@ class Archiver:
         self.owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._grown: set[str] = set()
         self._claimed: dict[str, float] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._swept: dict[str, float] = {}
         self._warned: dict[str, float] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to look."""
         self._task = asyncio.create_task(self._run(), name="contex-archiver")
 
     async def close(self) -> None:
         """Stops, also halfway through a segment; nothing was changed then."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         for project in tuple(self._claimed):
-            with suppress(ContexError):
-                await self._store.disclaim(project, TASK, self.owner)
+            await self.release(project)
 
     def appended(self, project: str) -> None:
         """Notes that a project has grown."""
@@ -148,6 +157,13 @@ class Archiver:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
+        async with self._lock(project):
+            try:
+                return await self._look(project)
+            finally:
+                await self.release(project)
+
+    async def _look(self, project: str) -> int:
         made = 0
         retention = await self._retentions.of(project)
         while True:
@@ -181,29 +197,57 @@ class Archiver:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
         everything = Due(0, 0, 1 << 62, at_once=True)
-        while True:
-            archived = await self._store.archived(project)
-            bounds = await self._store.bounds(project)
-            if bounds.first is None:
-                return
-            if bounds.first <= archived.last:
-                await self._finish(project, archived.last)
-            elif await self.claim(project):
-                await self._move(project, archived, bounds, everything)
-            else:
-                await asyncio.sleep(self._look_s)
+        async with self.task(project):
+            while True:
+                archived = await self._store.archived(project)
+                bounds = await self._store.bounds(project)
+                if bounds.first is None:
+                    return
+                if bounds.first <= archived.last:
+                    await self._finish(project, archived.last)
+                elif await self.claim(project):
+                    await self._move(project, archived, bounds, everything)
+
+    @asynccontextmanager
+    async def task(self, project: str) -> AsyncIterator[None]:
+        """Holds the task, once nobody else has it.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE if somebody has it for longer than they can that
+                were stopped; STORE_UNAVAILABLE.
+        """
+        async with self._lock(project):
+            deadline = time.monotonic() + _WAIT_S
+            while not await self.claim(project):
+                if time.monotonic() > deadline:
+                    raise archive_unavailable("another process is working on it")
+                await asyncio.sleep(_WAIT_LOOK_S)
+            try:
+                yield
+            finally:
+                await self.release(project)
+
+    def _lock(self, project: str) -> asyncio.Lock:
+        """Within this process, too, one thing is done to a project at a time."""
+        return self._locks.setdefault(project, asyncio.Lock())
+
+    async def release(self, project: str) -> None:
+        """Lets others have the task."""
+        if self._claimed.pop(project, None) is not None:
+            with suppress(ContexError):
+                await self._store.disclaim(project, TASK, self.owner)
 
     async def claim(self, project: str) -> bool:
         """Whether the task is this process's, for the next `CLAIM_MS` / 2 at least."""
         now = time.monotonic()
         if now > self._claimed.get(project, 0.0) + CLAIM_MS / 2_000:
-            fresh = project not in self._claimed
             if not await self._store.claim(project, TASK, self.owner, CLAIM_MS):
                 self._claimed.pop(project, None)
                 return False
-            if fresh:
-                await self._sweep(project)
             self._claimed[project] = now
+            if now > self._swept.get(project, -_SWEEP_S) + _SWEEP_S:
+                self._swept[project] = now
+                await self._sweep(project)
         return True
 
     async def _due(
@@ -217,9 +261,9 @@ class Archiver:
         events = bounds.length - most if most else 0
         held = counters.bytes - archived.moved
         size = held - room if room and not counters.counted_since.ms else 0
-        if most and bounds.length > _WARN * most + self._events:
+        if most and bounds.length > OVER * most + self._events:
             self._warn(project, events=bounds.length, limit=most)
-        elif size > 0 and held > _WARN * room + self._bytes:
+        elif size > 0 and held > OVER * room + self._bytes:
             self._warn(project, bytes=held, limit=room)
         before_ms, late = 0, False
         if retention.store_seconds:

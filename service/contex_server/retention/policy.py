@@ -9,6 +9,9 @@ import orjson
 
 from contex_server.log.archive_port import StoreLog
 
+OVER = 1.5
+"""Who holds so many times as much as the retention says is told so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:

@@ -20,7 +20,10 @@ from contex_server.projections.activity import (
     read_activity,
 )
 from contex_server.projections.moments import check_not_in_future
+from contex_server.retention.keeping import Keeping
 from contex_server.rpc import validate, wire
+from contex_server.rpc.caller import caller
+from contex_server.rpc.keeping import before, reason, retention_message, retention_of
 from contex_server.subscriptions.presence import Presence
 
 _TOP, _MAX_TOP = 10, 100
@@ -40,8 +43,9 @@ _DIMENSIONS: dict[int, By] = {
 class ProjectServicer:
     """See `protos/contex/v1/project_service.proto`."""
 
-    def __init__(self, log: EventLog, presence: Presence, limits: Limits) -> None:
+    def __init__(self, log: EventLog, keeping: Keeping, presence: Presence, limits: Limits) -> None:
         self._log = log
+        self._keeping = keeping
         self._presence = presence
         self._limits = limits
 
@@ -57,6 +61,8 @@ class ProjectServicer:
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
         counts = await self._log.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
+        usage = await self._keeping.usage(project)
+        archived = usage.archived
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
         return project_service_pb2.GetStatsResponse(
             event_count=bounds.length,
@@ -72,7 +78,45 @@ class ProjectServicer:
             snapshot_sequence=str(snapshot.sequence) if snapshot else "",
             snapshot_count=counters.snapshots,
             snapshot_bytes=counters.snapshot_bytes,
+            archived_sequence=str(archived.last) if archived.segments else "",
             counted_since=str(counters.counted_since),
+            store_event_count=usage.store_events,
+            archive_event_count=archived.events,
+            archive_bytes=archived.size,
+            segment_count=archived.segments,
+            removed_event_count=archived.removed,
+            warnings=usage.warnings,
+        )
+
+    async def get_retention(
+        self, request: project_service_pb2.GetRetentionRequest
+    ) -> project_service_pb2.GetRetentionResponse:
+        """GetRetention."""
+        own, effective = await self._keeping.retention(validate.project(request.project))
+        return project_service_pb2.GetRetentionResponse(
+            retention=retention_message(own),
+            effective=retention_message(effective),
+            has_archive=self._keeping.has_archive,
+        )
+
+    async def set_retention(
+        self, request: project_service_pb2.SetRetentionRequest
+    ) -> project_service_pb2.SetRetentionResponse:
+        """SetRetention."""
+        project = validate.project(request.project)
+        effective = await self._keeping.change(project, retention_of(request.retention), caller())
+        return project_service_pb2.SetRetentionResponse(effective=retention_message(effective))
+
+    async def remove_events(
+        self, request: project_service_pb2.RemoveEventsRequest
+    ) -> project_service_pb2.RemoveEventsResponse:
+        """RemoveEvents."""
+        project = validate.project(request.project)
+        removed, first = await self._keeping.remove(
+            project, before(request.before), reason(request.reason, self._limits), caller()
+        )
+        return project_service_pb2.RemoveEventsResponse(
+            removed_count=removed, first_sequence=str(first) if first else ""
         )
 
     async def get_activity(

@@ -104,6 +104,12 @@ class GetStatsResponse(_message.Message):
     SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
     ARCHIVED_SEQUENCE_FIELD_NUMBER: _builtins.int
     COUNTED_SINCE_FIELD_NUMBER: _builtins.int
+    STORE_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    ARCHIVE_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    ARCHIVE_BYTES_FIELD_NUMBER: _builtins.int
+    SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
+    REMOVED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
     """Events that can be read."""
     first_sequence: _builtins.str
@@ -133,11 +139,27 @@ class GetStatsResponse(_message.Message):
     snapshot_bytes: _builtins.int
     """Bytes that they take."""
     archived_sequence: _builtins.str
-    """Everything up to here is in the archive; empty if nothing is."""
+    """Everything up to here was moved to the archive; empty if nothing was."""
     counted_since: _builtins.str
     """Since when appended events are counted: "0-0" where from the beginning; later for a
     project that is older than the counters.
     """
+    store_event_count: _builtins.int
+    """Events that are in the store; the others are in the archive only."""
+    archive_event_count: _builtins.int
+    """Events in the archive; the store may have the newest of them too."""
+    archive_bytes: _builtins.int
+    """Bytes of the archive's objects."""
+    segment_count: _builtins.int
+    """How many segments were made so far."""
+    removed_event_count: _builtins.int
+    """Events that were removed for good."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is about to go wrong or to be removed, in plain words, such as "the store holds
+        1,600,000 events and should hold 1,000,000: is the archive reachable?".
+        """
+
     def __init__(
         self,
         *,
@@ -156,14 +178,246 @@ class GetStatsResponse(_message.Message):
         snapshot_bytes: _builtins.int = ...,
         archived_sequence: _builtins.str = ...,
         counted_since: _builtins.str = ...,
+        store_event_count: _builtins.int = ...,
+        archive_event_count: _builtins.int = ...,
+        archive_bytes: _builtins.int = ...,
+        segment_count: _builtins.int = ...,
+        removed_event_count: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "archived_sequence", b"archived_sequence", "counted_since", b"counted_since", "data_key_count", b"data_key_count", "deleted_key_count", b"deleted_key_count", "event_bytes", b"event_bytes", "event_count", b"event_count", "events_per_second", b"events_per_second", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "listener_count", b"listener_count", "snapshot_bytes", b"snapshot_bytes", "snapshot_count", b"snapshot_count", "snapshot_sequence", b"snapshot_sequence", "subscriber_count", b"subscriber_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "archive_bytes", b"archive_bytes", "archive_event_count", b"archive_event_count", "archived_sequence", b"archived_sequence", "counted_since", b"counted_since", "data_key_count", b"data_key_count", "deleted_key_count", b"deleted_key_count", "event_bytes", b"event_bytes", "event_count", b"event_count", "events_per_second", b"events_per_second", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "listener_count", b"listener_count", "removed_event_count", b"removed_event_count", "segment_count", b"segment_count", "snapshot_bytes", b"snapshot_bytes", "snapshot_count", b"snapshot_count", "snapshot_sequence", b"snapshot_sequence", "store_event_count", b"store_event_count", "subscriber_count", b"subscriber_count", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """How long a project is kept, and where. An unset limit is the server's default, 0 is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_SECONDS_FIELD_NUMBER: _builtins.int
+    STORE_EVENTS_FIELD_NUMBER: _builtins.int
+    STORE_BYTES_FIELD_NUMBER: _builtins.int
+    ARCHIVE_SECONDS_FIELD_NUMBER: _builtins.int
+    LEGAL_HOLD_FIELD_NUMBER: _builtins.int
+    store_seconds: _builtins.int
+    """Events older than this many seconds move from the store to the archive, at most
+    3,155,760,000 (100 years); ...
+    """
+    store_events: _builtins.int
+    """... and the oldest of more events than this, ..."""
+    store_bytes: _builtins.int
+    """... and of more bytes than this: whatever comes first."""
+    archive_seconds: _builtins.int
+    """Archived events older than this many seconds are removed for good, at most
+    3,155,760,000 (100 years).
+    """
+    legal_hold: _builtins.bool
+    """Nothing is removed for good or erased, whatever else says so."""
+    def __init__(
+        self,
+        *,
+        store_seconds: _builtins.int | None = ...,
+        store_events: _builtins.int | None = ...,
+        store_bytes: _builtins.int | None = ...,
+        archive_seconds: _builtins.int | None = ...,
+        legal_hold: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds", "_store_bytes", b"_store_bytes", "_store_events", b"_store_events", "_store_seconds", b"_store_seconds", "archive_seconds", b"archive_seconds", "store_bytes", b"store_bytes", "store_events", b"store_events", "store_seconds", b"store_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds", "_store_bytes", b"_store_bytes", "_store_events", b"_store_events", "_store_seconds", b"_store_seconds", "archive_seconds", b"archive_seconds", "legal_hold", b"legal_hold", "store_bytes", b"store_bytes", "store_events", b"store_events", "store_seconds", b"store_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__archive_seconds: _TypeAlias = _typing.Literal["archive_seconds"]  # noqa: Y015
+    _WhichOneofArgType__archive_seconds: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__store_bytes: _TypeAlias = _typing.Literal["store_bytes"]  # noqa: Y015
+    _WhichOneofArgType__store_bytes: _TypeAlias = _typing.Literal["_store_bytes", b"_store_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__store_events: _TypeAlias = _typing.Literal["store_events"]  # noqa: Y015
+    _WhichOneofArgType__store_events: _TypeAlias = _typing.Literal["_store_events", b"_store_events"]  # noqa: Y015
+    _WhichOneofReturnType__store_seconds: _TypeAlias = _typing.Literal["store_seconds"]  # noqa: Y015
+    _WhichOneofArgType__store_seconds: _TypeAlias = _typing.Literal["_store_seconds", b"_store_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__archive_seconds) -> _WhichOneofReturnType__archive_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__store_bytes) -> _WhichOneofReturnType__store_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__store_events) -> _WhichOneofReturnType__store_events | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__store_seconds) -> _WhichOneofReturnType__store_seconds | None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
+
+@_typing.final
+class GetRetentionRequest(_message.Message):
+    """Asks how long a project is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRetentionRequest: _TypeAlias = GetRetentionRequest  # noqa: Y015
+
+@_typing.final
+class GetRetentionResponse(_message.Message):
+    """How long a project is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETENTION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    HAS_ARCHIVE_FIELD_NUMBER: _builtins.int
+    has_archive: _builtins.bool
+    """Whether the server has an archive; without one nothing leaves the store."""
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """What the project sets itself."""
+
+    @_builtins.property
+    def effective(self) -> Global___Retention:
+        """What holds, the server's defaults included; every limit is set."""
+
+    def __init__(
+        self,
+        *,
+        retention: Global___Retention | None = ...,
+        effective: Global___Retention | None = ...,
+        has_archive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "has_archive", b"has_archive", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRetentionResponse: _TypeAlias = GetRetentionResponse  # noqa: Y015
+
+@_typing.final
+class SetRetentionRequest(_message.Message):
+    """Decides how long a project is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """Replaces what the project set before, as a whole."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        retention: Global___Retention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRetentionRequest: _TypeAlias = SetRetentionRequest  # noqa: Y015
+
+@_typing.final
+class SetRetentionResponse(_message.Message):
+    """How long the project is kept now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def effective(self) -> Global___Retention:
+        """What holds, the server's defaults included."""
+
+    def __init__(
+        self,
+        *,
+        effective: Global___Retention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRetentionResponse: _TypeAlias = SetRetentionResponse  # noqa: Y015
+
+@_typing.final
+class RemoveEventsRequest(_message.Message):
+    """Removes old events for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    reason: _builtins.str
+    """Why, for the audit: 1 to 1,000 characters. Required."""
+    @_builtins.property
+    def before(self) -> _event_pb2.Position:
+        """Events before this place are removed, as far as whole segments of the archive hold
+        nothing else; what is still in the store stays. The events that the state of the
+        project as of the first one that stays consists of are kept. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        before: _event_pb2.Position | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "project", b"project", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveEventsRequest: _TypeAlias = RemoveEventsRequest  # noqa: Y015
+
+@_typing.final
+class RemoveEventsResponse(_message.Message):
+    """What was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    removed_count: _builtins.int
+    """How many events."""
+    first_sequence: _builtins.str
+    """The oldest event that can be read now; empty if there is none."""
+    def __init__(
+        self,
+        *,
+        removed_count: _builtins.int = ...,
+        first_sequence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence", "removed_count", b"removed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveEventsResponse: _TypeAlias = RemoveEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetActivityRequest(_message.Message):

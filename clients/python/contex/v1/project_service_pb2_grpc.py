@@ -26,12 +26,17 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """ProjectService tells how large a project is and what goes on in it.
+    """ProjectService tells how large a project is and what goes on in it, and decides how long
+    it is kept, and where.
 
     Guarantees
     Exact     Counts are kept by the store in the same step that appends an event, so
     they are neither sampled nor behind.
     No scan   An answer reads counters of the time asked about, never the log.
+    One log   Old events move from the store to the archive; whoever reads does not notice.
+    Only what is removed for good (RemoveEvents, archive_seconds) moves the
+    earliest sequence that can be read, and whoever asks for less gets
+    SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
 
     Example flow
     1. GetStats(project "shop")
@@ -56,15 +61,35 @@ class ProjectServiceStub:
                 request_serializer=contex_dot_v1_dot_project__service__pb2.GetActivityRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_project__service__pb2.GetActivityResponse.FromString,
                 _registered_method=True)
+        self.GetRetention = channel.unary_unary(
+                '/contex.v1.ProjectService/GetRetention',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.GetRetentionRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.GetRetentionResponse.FromString,
+                _registered_method=True)
+        self.SetRetention = channel.unary_unary(
+                '/contex.v1.ProjectService/SetRetention',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.SetRetentionRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.SetRetentionResponse.FromString,
+                _registered_method=True)
+        self.RemoveEvents = channel.unary_unary(
+                '/contex.v1.ProjectService/RemoveEvents',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
-    """ProjectService tells how large a project is and what goes on in it.
+    """ProjectService tells how large a project is and what goes on in it, and decides how long
+    it is kept, and where.
 
     Guarantees
     Exact     Counts are kept by the store in the same step that appends an event, so
     they are neither sampled nor behind.
     No scan   An answer reads counters of the time asked about, never the log.
+    One log   Old events move from the store to the archive; whoever reads does not notice.
+    Only what is removed for good (RemoveEvents, archive_seconds) moves the
+    earliest sequence that can be read, and whoever asks for less gets
+    SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
 
     Example flow
     1. GetStats(project "shop")
@@ -87,6 +112,29 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRetention(self, request, context):
+        """Returns how long a project is kept, and where.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRetention(self, request, context):
+        """Decides how long a project is kept. What moves to the archive for it moves within
+        minutes, in the background. Audited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveEvents(self, request, context):
+        """Removes old events for good, in whole segments of the archive. Audited; refused while
+        the project is on legal hold (LEGAL_HOLD).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +148,21 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     request_deserializer=contex_dot_v1_dot_project__service__pb2.GetActivityRequest.FromString,
                     response_serializer=contex_dot_v1_dot_project__service__pb2.GetActivityResponse.SerializeToString,
             ),
+            'GetRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRetention,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.GetRetentionRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.GetRetentionResponse.SerializeToString,
+            ),
+            'SetRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRetention,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.SetRetentionRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.SetRetentionResponse.SerializeToString,
+            ),
+            'RemoveEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveEvents,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'contex.v1.ProjectService', rpc_method_handlers)
@@ -109,12 +172,17 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """ProjectService tells how large a project is and what goes on in it.
+    """ProjectService tells how large a project is and what goes on in it, and decides how long
+    it is kept, and where.
 
     Guarantees
     Exact     Counts are kept by the store in the same step that appends an event, so
     they are neither sampled nor behind.
     No scan   An answer reads counters of the time asked about, never the log.
+    One log   Old events move from the store to the archive; whoever reads does not notice.
+    Only what is removed for good (RemoveEvents, archive_seconds) moves the
+    earliest sequence that can be read, and whoever asks for less gets
+    SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
 
     Example flow
     1. GetStats(project "shop")
@@ -167,6 +235,87 @@ class ProjectService:
             '/contex.v1.ProjectService/GetActivity',
             contex_dot_v1_dot_project__service__pb2.GetActivityRequest.SerializeToString,
             contex_dot_v1_dot_project__service__pb2.GetActivityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/GetRetention',
+            contex_dot_v1_dot_project__service__pb2.GetRetentionRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.GetRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/SetRetention',
+            contex_dot_v1_dot_project__service__pb2.SetRetentionRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.SetRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/RemoveEvents',
+            contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.RemoveEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

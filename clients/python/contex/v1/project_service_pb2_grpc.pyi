@@ -27,12 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """ProjectService tells how large a project is and what goes on in it.
+    """ProjectService tells how large a project is and what goes on in it, and decides how long
+    it is kept, and where.
 
     Guarantees
       Exact     Counts are kept by the store in the same step that appends an event, so
                 they are neither sampled nor behind.
       No scan   An answer reads counters of the time asked about, never the log.
+      One log   Old events move from the store to the archive; whoever reads does not notice.
+                Only what is removed for good (RemoveEvents, archive_seconds) moves the
+                earliest sequence that can be read, and whoever asks for less gets
+                SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
 
     Example flow
       1. GetStats(project "shop")
@@ -49,15 +54,30 @@ class ProjectServiceStub:
     """Returns a project's size, positions and rate. An unknown project is an empty one."""
     GetActivity: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetActivityRequest, _project_service_pb2.GetActivityResponse]
     """Returns how many events there were, over time, by what they have in common."""
+    GetRetention: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetRetentionRequest, _project_service_pb2.GetRetentionResponse]
+    """Returns how long a project is kept, and where."""
+    SetRetention: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.SetRetentionRequest, _project_service_pb2.SetRetentionResponse]
+    """Decides how long a project is kept. What moves to the archive for it moves within
+    minutes, in the background. Audited.
+    """
+    RemoveEvents: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]
+    """Removes old events for good, in whole segments of the archive. Audited; refused while
+    the project is on legal hold (LEGAL_HOLD).
+    """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
-    """ProjectService tells how large a project is and what goes on in it.
+    """ProjectService tells how large a project is and what goes on in it, and decides how long
+    it is kept, and where.
 
     Guarantees
       Exact     Counts are kept by the store in the same step that appends an event, so
                 they are neither sampled nor behind.
       No scan   An answer reads counters of the time asked about, never the log.
+      One log   Old events move from the store to the archive; whoever reads does not notice.
+                Only what is removed for good (RemoveEvents, archive_seconds) moves the
+                earliest sequence that can be read, and whoever asks for less gets
+                SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
 
     Example flow
       1. GetStats(project "shop")
@@ -71,14 +91,29 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """Returns a project's size, positions and rate. An unknown project is an empty one."""
     GetActivity: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetActivityRequest, _project_service_pb2.GetActivityResponse]  # type: ignore[assignment]
     """Returns how many events there were, over time, by what they have in common."""
+    GetRetention: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetRetentionRequest, _project_service_pb2.GetRetentionResponse]  # type: ignore[assignment]
+    """Returns how long a project is kept, and where."""
+    SetRetention: _aio.UnaryUnaryMultiCallable[_project_service_pb2.SetRetentionRequest, _project_service_pb2.SetRetentionResponse]  # type: ignore[assignment]
+    """Decides how long a project is kept. What moves to the archive for it moves within
+    minutes, in the background. Audited.
+    """
+    RemoveEvents: _aio.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]  # type: ignore[assignment]
+    """Removes old events for good, in whole segments of the archive. Audited; refused while
+    the project is on legal hold (LEGAL_HOLD).
+    """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ProjectService tells how large a project is and what goes on in it.
+    """ProjectService tells how large a project is and what goes on in it, and decides how long
+    it is kept, and where.
 
     Guarantees
       Exact     Counts are kept by the store in the same step that appends an event, so
                 they are neither sampled nor behind.
       No scan   An answer reads counters of the time asked about, never the log.
+      One log   Old events move from the store to the archive; whoever reads does not notice.
+                Only what is removed for good (RemoveEvents, archive_seconds) moves the
+                earliest sequence that can be read, and whoever asks for less gets
+                SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
 
     Example flow
       1. GetStats(project "shop")
@@ -102,5 +137,33 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.GetActivityResponse, _abc.Awaitable[_project_service_pb2.GetActivityResponse]]:
         """Returns how many events there were, over time, by what they have in common."""
+
+    @_abc_1.abstractmethod
+    def GetRetention(
+        self,
+        request: _project_service_pb2.GetRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.GetRetentionResponse, _abc.Awaitable[_project_service_pb2.GetRetentionResponse]]:
+        """Returns how long a project is kept, and where."""
+
+    @_abc_1.abstractmethod
+    def SetRetention(
+        self,
+        request: _project_service_pb2.SetRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.SetRetentionResponse, _abc.Awaitable[_project_service_pb2.SetRetentionResponse]]:
+        """Decides how long a project is kept. What moves to the archive for it moves within
+        minutes, in the background. Audited.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveEvents(
+        self,
+        request: _project_service_pb2.RemoveEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.RemoveEventsResponse, _abc.Awaitable[_project_service_pb2.RemoveEventsResponse]]:
+        """Removes old events for good, in whole segments of the archive. Audited; refused while
+        the project is on legal hold (LEGAL_HOLD).
+        """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

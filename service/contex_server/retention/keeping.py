@@ -1,0 +1,172 @@
+"""What can be asked and decided about how a project is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from contex_server.errors import ContexError, Reason
+from contex_server.log.archive_port import Archived, StoreLog
+from contex_server.log.port import EventLog
+from contex_server.model import Origin, Sequence
+from contex_server.projections.moments import rfc3339
+from contex_server.retention.archiver import Archiver
+from contex_server.retention.policy import OVER, Retention, Retentions
+from contex_server.retention.removal import Removal
+
+_MEMORY = 0.8
+"""A store that is so full is warned of."""
+_NEAR = 0.9
+"""Events that have reached so much of their age in the archive are warned of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Where the events of a project are.
+
+    Attributes:
+        store_events: How many are in the store.
+        warnings: What is about to go wrong or to be removed.
+    """
+
+    store_events: int
+    archived: Archived
+    warnings: tuple[str, ...]
+
+
+class Keeping:
+    """Retention, as it is administered.
+
+    Args:
+        store: The log, without what is archived.
+        event_log: All events.
+        retentions: What is kept where.
+        archiver: Moves events; None where there is no archive.
+        removal: Removes them; None likewise.
+    """
+
+    def __init__(
+        self,
+        store: StoreLog,
+        event_log: EventLog,
+        retentions: Retentions,
+        archiver: Archiver | None,
+        removal: Removal | None,
+    ) -> None:
+        self._store = store
+        self._log = event_log
+        self._retentions = retentions
+        self._archiver = archiver
+        self._removal = removal
+
+    @property
+    def has_archive(self) -> bool:
+        """Whether there is one."""
+        return self._archiver is not None
+
+    async def retention(self, project: str) -> tuple[Retention, Retention]:
+        """What the project sets itself, and what holds.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        own = await self._retentions.own(project)
+        return own, own.over(self._retentions.defaults)
+
+    async def change(self, project: str, retention: Retention, origin: Origin) -> Retention:
+        """Sets what holds, and returns it.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        said = ", ".join(
+            f"{name} {value}"
+            for name, value in orjson.loads(retention.encode()).items()
+            if value not in (None, False)
+        )
+        action = _action(origin, f"set the retention: {said or 'the defaults'}")
+        await self._store.put_retention(project, retention.encode(), action)
+        if self._archiver is not None:
+            self._archiver.appended(project)
+        return retention.over(self._retentions.defaults)
+
+    async def remove(
+        self, project: str, before: Sequence, reason: str, origin: Origin
+    ) -> tuple[int, Sequence | None]:
+        """Removes events before a sequence for good; see `Removal.remove`.
+
+        Returns:
+            How many were removed, and the oldest that can be read.
+
+        Raises:
+            ContexError: LEGAL_HOLD, ARCHIVE_DISABLED, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        if self._archiver is None or self._removal is None:
+            raise ContexError(
+                Reason.ARCHIVE_DISABLED, "events are removed from the archive, and there is none"
+            )
+        await self.check_not_on_hold(project)
+        async with self._archiver.task(project):
+            removed = await self._removal.remove(
+                project, self._archiver.owner, before, origin, reason
+            )
+        return removed, (await self._log.bounds(project)).first
+
+    async def check_not_on_hold(self, project: str) -> None:
+        """Refuses what must not be done to a project on legal hold.
+
+        Raises:
+            ContexError: LEGAL_HOLD, STORE_UNAVAILABLE.
+        """
+        if (await self._retentions.own(project)).legal_hold:
+            raise ContexError(
+                Reason.LEGAL_HOLD,
+                f"project {project!r} is on legal hold; nothing of it may be removed or erased",
+            )
+
+    async def usage(self, project: str) -> Usage:
+        """Where the events are.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        bounds = await self._store.bounds(project)
+        archived = await self._store.archived(project)
+        retention = await self._retentions.of(project)
+        warnings = []
+        most = retention.store_events or 0
+        if self.has_archive and most and bounds.length > OVER * most:
+            warnings.append(
+                f"the store holds {bounds.length:,} events and should hold {most:,}: "
+                "is the archive reachable?"
+            )
+        used, limit = await self._store.memory(project)
+        if limit and used > _MEMORY * limit:
+            warnings.append(
+                f"the store uses {used / limit:.0%} of the memory that it may; when it is full, "
+                "publishes are refused"
+            )
+        age_ms = (retention.archive_seconds or 0) * 1000
+        oldest = archived.first
+        if age_ms and oldest and bounds.now_ms - oldest.ms > _NEAR * age_ms:
+            until = rfc3339(int(bounds.now_ms - _NEAR * age_ms))
+            when = rfc3339(bounds.now_ms + int((1 - _NEAR) * age_ms))
+            held = " (not while the legal hold lasts)" if retention.legal_hold else ""
+            warnings.append(
+                f"events from before {until} will be removed for good until {when}{held}"
+            )
+        return Usage(bounds.length, archived, tuple(warnings))
+
+
+def _action(origin: Origin, detail: str) -> bytes:
+    return orjson.dumps(
+        {
+            "action": "ADMINISTERED",
+            "origin": list(origin),
+            "detail": detail,
+            "sequence": "",
+            "stream_id": "",
+            "count": 0,
+        }
+    )
