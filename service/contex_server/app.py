@@ -165,6 +165,7 @@ class Server:
         retentions = Retentions(store, _default_retention(settings))
         appended = [snapshotter.appended]
         removal, archiver = None, None
+        self.archiver: Archiver | None = None
         if archive is not None:
             removal = Removal(store, self.log, archive, codec, states)
             archiver = Archiver(
@@ -178,6 +179,7 @@ class Server:
             )
             stack.push_async_callback(archiver.close)
             archiver.start()
+            self.archiver = archiver
             appended.append(archiver.appended)
         keeping = Keeping(store, self.log, retentions, archiver, removal)
         reembedding = Reembedding(self.log, codec, embeddings)

@@ -1,0 +1,328 @@
+"""Moving events to the archive and removing them, over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contex.v1 import (
+    audit_service_pb2,
+    audit_service_pb2_grpc,
+    event_pb2,
+    project_service_pb2,
+    project_service_pb2_grpc,
+    state_service_pb2,
+)
+from contex.v1.project_service_pb2 import (
+    GetRetentionRequest,
+    RemoveEventsRequest,
+    Retention,
+    SetRetentionRequest,
+)
+from contex_server.app import Server
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.model import BEGINNING, END_OF_TIME
+
+from tests.conftest import StartServer
+from tests.integration.support import (
+    DEADLINE_S,
+    Api,
+    GetEventRequest,
+    ListEventsRequest,
+    P,
+    Words,
+    event,
+    own,
+    refusal,
+)
+
+
+def projects(api: Api) -> Any:
+    return project_service_pb2_grpc.ProjectServiceStub(api.channel)
+
+
+async def stats(api: Api) -> Any:
+    request = project_service_pb2.GetStatsRequest(project=P)
+    return await projects(api).GetStats(request, timeout=DEADLINE_S)
+
+
+async def set_retention(api: Api, **limits: Any) -> Any:
+    request = SetRetentionRequest(project=P, retention=Retention(**limits))
+    return (await projects(api).SetRetention(request, timeout=DEADLINE_S)).effective
+
+
+async def remove(api: Api, before: str, reason: str = "a test") -> Any:
+    request = RemoveEventsRequest(
+        project=P, before=event_pb2.Position(sequence=before), reason=reason
+    )
+    return await projects(api).RemoveEvents(request, timeout=DEADLINE_S)
+
+
+async def listed(api: Api, **fields: Any) -> list[event_pb2.Event]:
+    request = ListEventsRequest(project=P, page_size=1_000, **fields)
+    found: list[event_pb2.Event] = []
+    while True:
+        page = await api.events.ListEvents(request, timeout=DEADLINE_S)
+        found += page.events
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+async def state(api: Api, at: str) -> dict[str, tuple[str, bytes]]:
+    request = state_service_pb2.GetStateRequest(
+        project=P, as_of=event_pb2.Position(sequence=at), page_size=1_000
+    )
+    page = await api.states.GetState(request, timeout=DEADLINE_S)
+    assert not page.next_page_token
+    return {d.data_key: (d.sequence, d.event.payload) for d in page.data}
+
+
+def fold(events: list[event_pb2.Event]) -> dict[str, tuple[str, bytes]]:
+    latest = {e.data_key: e for e in events if e.data_key}
+    return {
+        key: (e.sequence, e.payload)
+        for key, e in sorted(latest.items())
+        if e.event_type != "data_deleted"
+    }
+
+
+async def story(api: Api, rounds: int = 40) -> list[event_pb2.Event]:
+    """Some rounds of events of six keys, some of them deleted; the log that they make."""
+    for n in range(rounds):
+        some = [event(f"k{n % 5}", b"%d" % n), event("often", b"%d" % n), own("note")]
+        if n % 8 == 7:
+            some.append(event(f"k{n % 3}", b"", tombstone=True))
+        await api.publish(*some)
+    return await listed(api)
+
+
+@pytest.fixture
+async def small(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
+    """A server whose segments hold ten events."""
+    return await start_server(
+        valkey.url, embedder=Words(), segment_events=10, snapshot_events=10, index_idle_s=0.05
+    )
+
+
+@pytest.fixture
+async def small_api(small: Server) -> Any:
+    async with Api.of(small) as api:
+        yield api
+
+
+async def awaited(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+async def archive(server: Server) -> None:
+    assert server.archiver is not None
+    await server.archiver.archive_all(P)
+
+
+async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
+    before = await story(small_api)
+    effective = await set_retention(small_api, store_events=25)
+    assert effective.store_events == 25
+    assert effective.archive_seconds == 0
+
+    async def moved() -> bool:
+        now = await stats(small_api)
+        return now.store_event_count < 25 + 10
+
+    await awaited(moved)
+    now = await stats(small_api)
+    assert now.event_count == len(before)
+    assert now.store_event_count + now.archive_event_count == len(before)
+    assert now.segment_count == now.archive_event_count // 10
+    assert now.first_sequence == before[0].sequence
+    assert now.archived_sequence == before[now.archive_event_count - 1].sequence
+    assert now.archive_bytes > 0
+    assert not now.warnings
+    assert await listed(small_api) == before
+    assert await listed(small_api, order=event_pb2.ORDER_BACKWARDS) == before[::-1]
+
+
+async def test_what_is_too_old_moves_though_it_fills_no_segment(
+    small: Server, small_api: Api
+) -> None:
+    before = await listed_after(small_api, 3)
+    await set_retention(small_api, store_seconds=1)
+
+    async def moved() -> bool:
+        assert small.archiver is not None
+        await small.archiver.look(P)  # it does so once a minute
+        return bool((await stats(small_api)).store_event_count == 0)
+
+    await awaited(moved)
+    assert await listed(small_api) == before
+
+
+async def listed_after(api: Api, count: int) -> list[event_pb2.Event]:
+    await api.publish(*[event(f"k{n}") for n in range(count)])
+    return await listed(api)
+
+
+async def test_readers_do_not_notice(small: Server, small_api: Api) -> None:
+    await small_api.register("agent", "apples")
+    await small_api.publish(event("apples", description="apples"), event("pears"))
+    events = await story(small_api)
+    await archive(small)
+    assert (await stats(small_api)).store_event_count == 0
+    for one in (events[0], events[7], events[-1]):
+        request = GetEventRequest(project=P, sequence=one.sequence)
+        assert (await small_api.events.GetEvent(request, timeout=DEADLINE_S)).event == one
+    for at in (0, 11, 57, len(events) - 1):
+        assert await state(small_api, events[at].sequence) == fold(events[: at + 1])
+    request = state_service_pb2.GetHistoryRequest(project=P, data_key="often", page_size=100)
+    history = await small_api.states.GetHistory(request, timeout=DEADLINE_S)
+    assert [r.event for r in history.revisions] == [
+        e for e in reversed(events) if e.data_key == "often"
+    ]
+    # A subscriber catches up out of the archive and goes on live.
+    stream = await small_api.subscribe(from_beginning=True).live()
+    await small_api.publish(event("apples", b"2", description="apples"))
+    await stream.count(len(events) + 1)
+    assert stream.events[:-1] == events
+    await stream.cancel()
+    # And so does an agent.
+    matches = await small_api.listen("agent", after_sequence="0").live()
+    assert matches.sequences == [e.sequence for e in stream.events if e.data_key == "apples"]
+    await matches.cancel()
+
+
+async def test_removal_moves_the_earliest_sequence_and_keeps_the_state(
+    small: Server, small_api: Api
+) -> None:
+    events = await story(small_api)
+    await archive(small)
+    answer = await remove(small_api, events[57].sequence)
+    assert answer.removed_count == 50
+    assert answer.first_sequence == events[50].sequence
+    kept = events[50:]
+    assert await listed(small_api) == kept
+    now = await stats(small_api)
+    assert (now.event_count, now.removed_event_count) == (len(kept), 50)
+    assert now.first_sequence == events[50].sequence
+    for at in (50, 51, 60, len(events) - 1):
+        assert await state(small_api, events[at].sequence) == fold(events[: at + 1])
+    # The latest event of each key is there, however old.
+    for sequence, payload in fold(events).values():
+        request = GetEventRequest(project=P, sequence=sequence)
+        assert (await small_api.events.GetEvent(request)).event.payload == payload
+    refused = await small_api.subscribe(after_sequence=events[20].sequence).refusal()
+    assert refused.reason == "SEQUENCE_TRIMMED"
+    assert refused.metadata["earliest_sequence"] == events[50].sequence
+    refused = await refusal(state(small_api, events[20].sequence))
+    assert refused.reason == "SEQUENCE_TRIMMED"
+    assert refused.metadata["earliest_sequence"] == events[50].sequence
+    # Once more, from what remained; and all that is archived.
+    assert (await remove(small_api, events[85].sequence)).removed_count == 30
+    assert await listed(small_api) == events[80:]
+    assert await state(small_api, events[80].sequence) == fold(events[:81])
+    await small_api.publish(event("new"))
+    everything = await remove(small_api, (await stats(small_api)).last_sequence)
+    assert everything.removed_count == len(events) - 80
+    assert [e.data_key for e in await listed(small_api)] == ["new"]
+    last = await listed(small_api)
+    assert await state(small_api, last[0].sequence) == fold(events + last)
+    revision = await small_api.publish(event("often"))
+    assert revision
+    assert (await listed(small_api))[-1].revision == 41
+
+
+async def test_removal_is_an_audited_act(small: Server, small_api: Api) -> None:
+    events = await story(small_api, 10)
+    await archive(small)
+    await set_retention(small_api, store_events=100)
+    await remove(small_api, events[15].sequence, "by request 4711")
+    audit = audit_service_pb2_grpc.AuditServiceStub(small_api.channel)
+    request = audit_service_pb2.ListRecordsRequest(
+        project=P,
+        filter=audit_service_pb2.AuditFilter(actions=[audit_service_pb2.AUDIT_ACTION_ADMINISTERED]),
+    )
+    records = (await audit.ListRecords(request, timeout=DEADLINE_S)).records
+    details = sorted(record.detail for record in records)
+    assert details == [
+        f"removed 10 events before {events[10].sequence}: by request 4711",
+        "set the retention: store_events 100",
+    ]
+    assert {r.count for r in records} == {0, 10}
+
+
+async def test_a_legal_hold_keeps_everything(small: Server, small_api: Api) -> None:
+    events = await story(small_api, 10)
+    await archive(small)
+    await set_retention(small_api, legal_hold=True, archive_seconds=1)
+    refused = await refusal(remove(small_api, events[-1].sequence))
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "LEGAL_HOLD")
+    assert small.archiver is not None
+    await asyncio.sleep(1.2)
+    await small.archiver.look(P)
+    assert await listed(small_api) == events
+    assert "legal hold" in (await stats(small_api)).warnings[0]
+    await set_retention(small_api, archive_seconds=1)
+    await small.archiver.look(P)
+    await small_api.publish(event("new"))
+    await small.archiver.look(P)
+    assert [e.data_key for e in await listed(small_api)] == ["new"]
+
+
+async def test_without_an_archive(start_server: StartServer, valkey: EmbeddedValkey) -> None:
+    server = await start_server(valkey.url, embedder=Words(), archive_url="none")
+    async with Api.of(server) as api:
+        answer = await projects(api).GetRetention(GetRetentionRequest(project=P))
+        assert not answer.has_archive
+        assert not answer.retention.HasField("store_events")
+        assert answer.effective.store_events == 1_000_000
+        refused = await refusal(remove(api, "1-0"))
+        assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "ARCHIVE_DISABLED")
+
+
+async def test_a_missing_segment_is_told(small: Server, small_api: Api, tmp_path: Path) -> None:
+    events = await story(small_api)
+    await archive(small)
+    objects = sorted((tmp_path / "archive").rglob("*.seg"))
+    objects[3].unlink()
+    refused = await refusal(listed(small_api))
+    assert (refused.code, refused.reason) == ("DATA_LOSS", "ARCHIVE_DAMAGED")
+    assert refused.metadata["first_sequence"] == events[30].sequence
+    assert refused.metadata["last_sequence"] == events[39].sequence
+    assert refused.metadata["object"].endswith(objects[3].name)
+    after = event_pb2.Position(sequence=events[39].sequence)
+    assert await listed(small_api, since=after) == events[40:]
+
+
+async def test_a_segment_that_was_changed_is_told(
+    small: Server, small_api: Api, tmp_path: Path
+) -> None:
+    await story(small_api, 10)
+    await archive(small)
+    name = sorted((tmp_path / "archive").rglob("*.seg"))[1]
+    data = bytearray(name.read_bytes())
+    data[40] ^= 1
+    name.write_bytes(data)
+    refused = await refusal(listed(small_api))
+    assert refused.reason == "ARCHIVE_DAMAGED"
+
+
+async def test_what_was_stored_and_never_recorded_is_swept(
+    small: Server, small_api: Api, tmp_path: Path, start_server: StartServer, valkey: EmbeddedValkey
+) -> None:
+    await story(small_api, 10)
+    await archive(small)
+    segment = sorted((tmp_path / "archive").rglob("*.seg"))[0]
+    orphan = segment.with_name("00000009-0badcafe.seg")
+    orphan.write_bytes(segment.read_bytes())
+    other = await start_server(valkey.url, embedder=Words(), segment_events=10)
+    await small_api.publish(*[event("k") for _ in range(12)])
+    await archive(other)
+    assert not orphan.exists()
+    assert len(await other.log.read(P, BEGINNING, END_OF_TIME, 1_000)) == len(
+        await listed(small_api)
+    )
