@@ -41,7 +41,14 @@ from contex.v1.match_service_pb2 import (
     MatchRequest,
     RecordFeedbackRequest,
 )
-from contex.v1.project_service_pb2 import GetActivityRequest, GetStatsRequest
+from contex.v1.project_service_pb2 import (
+    GetActivityRequest,
+    GetRetentionRequest,
+    GetStatsRequest,
+    RemoveEventsRequest,
+    Retention,
+    SetRetentionRequest,
+)
 from contex.v1.state_service_pb2 import (
     DiffStatesRequest,
     GetBlameRequest,
@@ -136,6 +143,11 @@ VALID: dict[str, Message] = {
     "ListRecords": ListRecordsRequest(project=P),
     "ExportRecords": ExportRecordsRequest(project=P),
     "GetStats": GetStatsRequest(project=P),
+    "GetRetention": GetRetentionRequest(project=P),
+    "SetRetention": SetRetentionRequest(project=P),
+    "RemoveEvents": RemoveEventsRequest(
+        project=P, before=event_pb2.Position(sequence="1-0"), reason="a reason"
+    ),
     "GetActivity": GetActivityRequest(project=P),
 }
 
@@ -187,7 +199,11 @@ async def scene(minilm: Embedder) -> AsyncIterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="ctx") as directory, capture_logs() as logs:
         store = EmbeddedValkey(Path(directory))
         await store.start()
-        server = await Server.start(Settings(port=0), store.url, embedder=minilm)
+        server = await Server.start(
+            Settings(port=0, archive_url=(Path(directory) / "archive").as_uri()),
+            store.url,
+            embedder=minilm,
+        )
         async with Api.of(server) as api:
             for i in range(3):
                 await api.publish(event(f"k{i}"))
@@ -443,6 +459,7 @@ MOMENTS = (
     ("DiffStates", "target"),
     ("GetHistory", "as_of"),
     ("GetBlame", "as_of"),
+    ("RemoveEvents", "before"),
 )
 FUTURE = {
     "reason": "SEQUENCE_IN_FUTURE",
@@ -822,6 +839,30 @@ refuse(
     "agent_need.need_index",
     agent_need=AgentNeed(agent_id=AGENT, need_index=1),
 )
+
+# Retention.
+for _field in ("store_seconds", "archive_seconds"):
+    for _value in (3_155_760_001, 2**64 - 1):
+        refuse(
+            "SetRetention",
+            f"{_field} {_value}",
+            f"retention.{_field}",
+            retention=Retention(**{_field: _value}),
+        )
+for _field in ("store_events", "store_bytes"):
+    refuse(
+        "SetRetention",
+        f"{_field} too large",
+        f"retention.{_field}",
+        retention=Retention(**{_field: 2**53 + 1}),
+    )
+raw(
+    "SetRetention",
+    "legal_hold that is no boolean",
+    lambda: bytes(VALID["SetRetention"].SerializeToString()) + nested((2,), b"\x2a\x05abc"),
+)
+for _name, _text in {"empty": "", "blank": " \n", "long": "a" * 1_001}.items():
+    refuse("RemoveEvents", f"reason {_name}", "reason", reason=_text)
 
 # Feedback.
 for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():

@@ -94,12 +94,7 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
     Raises:
         ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE.
     """
-    if position > bounds.tail:
-        raise ContexError(
-            Reason.SEQUENCE_IN_FUTURE,
-            f"{position} is beyond the end of the log, {bounds.tail}",
-            metadata={"tail_sequence": str(bounds.tail)},
-        )
+    check_not_beyond(bounds, position)
     # Conservative by one: a reader that stands exactly on the last trimmed event has
     # missed nothing, but that can't be told from what the store keeps.
     earliest = bounds.first or bounds.tail
@@ -108,4 +103,18 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
             Reason.SEQUENCE_TRIMMED,
             f"events after {position} can no longer be read; the earliest is {earliest}",
             metadata={"earliest_sequence": str(earliest)},
+        )
+
+
+def check_not_beyond(bounds: Bounds, position: Sequence) -> None:
+    """Refuses a position that there is not yet.
+
+    Raises:
+        ContexError: SEQUENCE_IN_FUTURE.
+    """
+    if position > bounds.tail:
+        raise ContexError(
+            Reason.SEQUENCE_IN_FUTURE,
+            f"{position} is beyond the end of the log, {bounds.tail}",
+            metadata={"tail_sequence": str(bounds.tail)},
         )

@@ -8,9 +8,10 @@ import orjson
 
 from contex_server.errors import ContexError, Reason
 from contex_server.log.archive_port import Archived, StoreLog
+from contex_server.log.pages import check_not_beyond
 from contex_server.log.port import EventLog
 from contex_server.model import Origin, Sequence
-from contex_server.projections.moments import rfc3339
+from contex_server.projections.moments import Instant, check_not_in_future, rfc3339
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.policy import OVER, Retention, Retentions
 from contex_server.retention.removal import Removal
@@ -92,16 +93,23 @@ class Keeping:
         return retention.over(self._retentions.defaults)
 
     async def remove(
-        self, project: str, before: Sequence, reason: str, origin: Origin
+        self, project: str, before: Sequence | Instant, reason: str, origin: Origin
     ) -> tuple[int, Sequence | None]:
-        """Removes events before a sequence for good; see `Removal.remove`.
+        """Removes events before a place for good; see `Removal.remove`.
 
         Returns:
             How many were removed, and the oldest that can be read.
 
         Raises:
-            ContexError: LEGAL_HOLD, ARCHIVE_DISABLED, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, LEGAL_HOLD, ARCHIVE_DISABLED,
+                ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
+        bounds = await self._log.bounds(project)
+        if isinstance(before, Instant):
+            check_not_in_future(before.unix_ms, bounds.now_ms)
+            before = Sequence(before.unix_ms, 0)
+        else:
+            check_not_beyond(bounds, before)
         if self._archiver is None or self._removal is None:
             raise ContexError(
                 Reason.ARCHIVE_DISABLED, "events are removed from the archive, and there is none"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contex.v1 import event_pb2, project_service_pb2
+from contex.v1 import project_service_pb2
 
 from contex_server.config import Limits
 from contex_server.errors import invalid_field
-from contex_server.model import Sequence
 from contex_server.retention.policy import Retention
-from contex_server.rpc import validate
 
 _LIMITED = ("store_seconds", "store_events", "store_bytes", "archive_seconds")
 _MAX_SECONDS = 3_155_760_000
@@ -37,12 +35,6 @@ def retention_of(message: project_service_pb2.Retention) -> Retention:
                 raise invalid_field(f"retention.{name}", f"must be at most {limit}, not {value}")
             values[name] = value
     return Retention(**values, legal_hold=message.legal_hold)
-
-
-def before(position: event_pb2.Position) -> Sequence:
-    """The place that events are removed before."""
-    moment = validate.moment(position, "before")
-    return moment if isinstance(moment, Sequence) else Sequence(moment.unix_ms, 0)
 
 
 def reason(value: str, limits: Limits) -> str:

@@ -23,7 +23,7 @@ from contex_server.projections.moments import check_not_in_future
 from contex_server.retention.keeping import Keeping
 from contex_server.rpc import validate, wire
 from contex_server.rpc.caller import caller
-from contex_server.rpc.keeping import before, reason, retention_message, retention_of
+from contex_server.rpc.keeping import reason, retention_message, retention_of
 from contex_server.subscriptions.presence import Presence
 
 _TOP, _MAX_TOP = 10, 100
@@ -113,7 +113,10 @@ class ProjectServicer:
         """RemoveEvents."""
         project = validate.project(request.project)
         removed, first = await self._keeping.remove(
-            project, before(request.before), reason(request.reason, self._limits), caller()
+            project,
+            validate.moment(request.before, "before"),
+            reason(request.reason, self._limits),
+            caller(),
         )
         return project_service_pb2.RemoveEventsResponse(
             removed_count=removed, first_sequence=str(first) if first else ""
