@@ -202,6 +202,24 @@ class Event:
     opaque: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event with all that `contex.v1.Event` holds, as it goes into files and comes out."""
+
+    sequence: Sequence
+    event_type: str
+    data_key: str = ""
+    payload: bytes = b""
+    content_type: str = ""
+    description: str = ""
+    publisher: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    revision: int = 0
+    previous_sequence: Sequence | None = None
+    text_digest: bytes = b""
+    opaque: bool = False
+
+
 class EventCodec(Protocol):
     """Between events and the bytes in the log; the wire format is known to the edge only."""
 
@@ -211,6 +229,18 @@ class EventCodec(Protocol):
 
     def key_state(self, entry: Entry) -> KeyState | None:
         """The state of an entry's data key after it; None if it is about none."""
+        ...
+
+    def record(self, entry: Entry) -> Record:
+        """Reads an entry, with its metadata.
+
+        Raises:
+            ValueError: It is no event.
+        """
+        ...
+
+    def entry(self, record: Record) -> Entry:
+        """The entry that is read as this record."""
         ...
 
     def contents(self, entry: Entry) -> tuple[str, str]:

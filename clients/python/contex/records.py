@@ -184,6 +184,7 @@ class AuditAction(enum.Enum):
     EXPORTED = "exported"
     JUDGED = "judged"
     ADMINISTERED = "administered"
+    IMPORTED = "imported"
     OTHER = "other"
     """What a newer server knows; it can't be asked for."""
 

@@ -38,6 +38,7 @@ class Action(StrEnum):
     EXPORTED = "exported"
     JUDGED = "judged"
     ADMINISTERED = "administered"
+    IMPORTED = "imported"
 
 
 class FileFormat(StrEnum):

@@ -49,6 +49,7 @@ from contex_server.log.redis_keys import (
     vectors_key,
 )
 from contex_server.log.redis_records import RedisRecords
+from contex_server.log.redis_transfer import RedisTransfer
 from contex_server.model import (
     BEGINNING,
     SERVICE,
@@ -70,14 +71,23 @@ _SCAN_COUNT = 1_000
 _entry = tuple.__new__
 _FUNCTIONS = "\n".join(
     files("contex_server.log").joinpath("functions", f"{name}.lua").read_text()
-    for name in ("common", "activity", "append", "journal", "agents", "tasks", "archive")
+    for name in (
+        "common",
+        "activity",
+        "append",
+        "journal",
+        "agents",
+        "tasks",
+        "archive",
+        "transfer",
+    )
 )
 
 log = structlog.get_logger(__name__)
 
 
-class RedisLog(RedisRecords, RedisArchive):
-    """`StoreLog` on any Redis >= 7.2 or Valkey >= 8."""
+class RedisLog(RedisRecords, RedisArchive, RedisTransfer):
+    """`TransferLog` on any Redis >= 7.2 or Valkey >= 8."""
 
     def __init__(
         self,

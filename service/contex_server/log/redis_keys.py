@@ -13,8 +13,11 @@ BUCKETS = 256
 
 @lru_cache(maxsize=65_536)
 def bucket_of(project: str) -> int:
-    """The bucket of a project: CRC16 as in Redis Cluster, modulo 256."""
-    return binascii.crc_hqx(project.encode(), 0) % BUCKETS
+    """The bucket of a project: CRC16 as in Redis Cluster, modulo 256.
+
+    A staged project, whose name goes on with "~", lies where its project does.
+    """
+    return binascii.crc_hqx(project.partition("~")[0].encode(), 0) % BUCKETS
 
 
 @lru_cache(maxsize=65_536)

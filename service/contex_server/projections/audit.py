@@ -60,6 +60,7 @@ class Action(StrEnum):
     EXPORTED = "EXPORTED"
     JUDGED = "JUDGED"
     ADMINISTERED = "ADMINISTERED"
+    IMPORTED = "IMPORTED"
 
 
 _OF_JOURNALS = {

@@ -45,6 +45,9 @@ _CODES = {
     Reason.ARCHIVE_DAMAGED: grpc.StatusCode.DATA_LOSS,
     Reason.ARCHIVE_DISABLED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.LEGAL_HOLD: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.PROJECT_NOT_EMPTY: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.IMPORT_MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.IMPORT_IN_PROGRESS: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

@@ -23,6 +23,7 @@ from contex_server.model import (
     KeyState,
     Match,
     Need,
+    Record,
     Sequence,
 )
 from contex_server.projections.moments import Moment
@@ -351,6 +352,47 @@ class ProtobufCodec:
             message.event_type == DATA_DELETED,
             message.text_digest,
         )
+
+    def record(self, entry: Entry) -> Record:
+        """See `EventCodec.record`."""
+        try:
+            message = _parse(entry.body)
+            previous = message.previous_sequence
+            return Record(
+                sequence=entry.sequence,
+                event_type=message.event_type,
+                data_key=message.data_key,
+                payload=message.payload,
+                content_type=message.content_type,
+                description=message.description,
+                publisher=message.publisher,
+                metadata=dict(message.metadata) if message.metadata else {},
+                revision=message.revision,
+                previous_sequence=Sequence.parse(previous) if previous else None,
+                text_digest=message.text_digest,
+                opaque=message.opaque,
+            )
+        except DecodeError as error:
+            raise ValueError(f"no event: {error}") from error
+
+    def entry(self, record: Record) -> Entry:
+        """See `EventCodec.entry`."""
+        previous = record.previous_sequence
+        message = event_pb2.Event(
+            event_type=record.event_type,
+            data_key=record.data_key,
+            payload=record.payload,
+            content_type=record.content_type,
+            description=record.description,
+            publisher=record.publisher,
+            metadata=record.metadata,
+            revision=record.revision,
+            previous_sequence="" if previous is None else str(previous),
+            text_digest=record.text_digest,
+            opaque=record.opaque,
+        )
+        body = message.SerializeToString(deterministic=True)
+        return Entry(str(record.sequence).encode(), body)
 
     def contents(self, entry: Entry) -> tuple[str, str]:
         """See `EventCodec.contents`."""

@@ -53,6 +53,8 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     """Feedback on a match was recorded."""
     AUDIT_ACTION_ADMINISTERED: _AuditAction.ValueType  # 11
     """The service was administered: the matching model was changed."""
+    AUDIT_ACTION_IMPORTED: _AuditAction.ValueType  # 12
+    """A file was imported. Recorded when the import has become visible."""
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """What was done."""
@@ -83,6 +85,8 @@ AUDIT_ACTION_JUDGED: AuditAction.ValueType  # 10
 """Feedback on a match was recorded."""
 AUDIT_ACTION_ADMINISTERED: AuditAction.ValueType  # 11
 """The service was administered: the matching model was changed."""
+AUDIT_ACTION_IMPORTED: AuditAction.ValueType  # 12
+"""A file was imported. Recorded when the import has become visible."""
 Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
 
 class _AuditFormat:

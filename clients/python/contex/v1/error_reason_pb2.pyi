@@ -136,6 +136,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The project is on legal hold: nothing of it may be removed
     or erased until the hold is lifted. Not retryable.
     """
+    ERROR_REASON_PROJECT_NOT_EMPTY: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION. An exact import needs an empty project, or one that holds the
+    beginning of the file: "tail_sequence". Take another project, or replay. Not
+    retryable.
+    """
+    ERROR_REASON_IMPORT_MALFORMED: _ErrorReason.ValueType  # 29
+    """INVALID_ARGUMENT. The file is damaged, cut off, in disorder or of no known format:
+    "offset" (bytes from its beginning), "item" (the frame or line, from 1). Nothing of it
+    was imported. Not retryable.
+    """
+    ERROR_REASON_IMPORT_IN_PROGRESS: _ErrorReason.ValueType  # 30
+    """FAILED_PRECONDITION. Another import into the project, or with the same import_id, is
+    under way. Retryable when it has ended.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with
@@ -257,5 +271,19 @@ must name one (CONTEX_ARCHIVE_URL). Not retryable.
 ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 27
 """FAILED_PRECONDITION. The project is on legal hold: nothing of it may be removed
 or erased until the hold is lifted. Not retryable.
+"""
+ERROR_REASON_PROJECT_NOT_EMPTY: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION. An exact import needs an empty project, or one that holds the
+beginning of the file: "tail_sequence". Take another project, or replay. Not
+retryable.
+"""
+ERROR_REASON_IMPORT_MALFORMED: ErrorReason.ValueType  # 29
+"""INVALID_ARGUMENT. The file is damaged, cut off, in disorder or of no known format:
+"offset" (bytes from its beginning), "item" (the frame or line, from 1). Nothing of it
+was imported. Not retryable.
+"""
+ERROR_REASON_IMPORT_IN_PROGRESS: ErrorReason.ValueType  # 30
+"""FAILED_PRECONDITION. Another import into the project, or with the same import_id, is
+under way. Retryable when it has ended.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

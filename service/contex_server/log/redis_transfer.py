@@ -1,0 +1,137 @@
+"""Imports and exports, on Redis or Valkey.
+
+ctx:{b}:p:<project>~<import>:import   string: how far an import is
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from contex_server.log.connections import Command
+from contex_server.log.redis_keys import counted_keys, key, vectors_key
+from contex_server.log.transfer_port import Restored
+from contex_server.model import Sequence
+
+_SCAN_COUNT = 500
+_KINDS = (
+    "events",
+    "state",
+    "stats",
+    "activity-open",
+    "matching",
+    "agents",
+    "cursors",
+    "snapshots",
+    "snapshot-data",
+    "archive",
+    "segments",
+    "retention",
+)
+
+
+class RedisTransfer:
+    """The part of `TransferLog` that is about imports and exports."""
+
+    _audit_retention_ms: int
+
+    async def _command(self, project: str, *command: Any) -> Any:
+        raise NotImplementedError
+
+    async def _commands(self, project: str, *commands: Command) -> list[Any]:
+        raise NotImplementedError
+
+    async def restore(
+        self, project: str, expected: Sequence, events: Iterable[Restored], note: bytes = b""
+    ) -> bool:
+        """See `TransferLog.restore`."""
+        arguments: list[Any] = [str(expected), note]
+        for sequence, body, name, revision, tombstone, digest, event_type, publisher in events:
+            arguments += (
+                sequence,
+                body,
+                name,
+                revision,
+                "T" if tombstone else "",
+                digest,
+                event_type,
+                publisher,
+            )
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_restore",
+            6,
+            *counted_keys(project)[:4],
+            key(project, "state"),
+            key(project, "import"),
+            *arguments,
+        )
+        return bool(reply)
+
+    async def import_note(self, staged: str) -> bytes:
+        """See `TransferLog.import_note`."""
+        found: bytes | None = await self._command(staged, "GET", key(staged, "import"))
+        return found or b""
+
+    async def put_import_note(self, staged: str, note: bytes) -> None:
+        """See `TransferLog.put_import_note`."""
+        await self._command(staged, "SET", key(staged, "import"), note)
+
+    async def restore_agents(
+        self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
+    ) -> int:
+        """See `TransferLog.restore_agents`."""
+        commands: list[Command] = []
+        for agent_id, (record, cursor) in agents.items():
+            commands.append(("HSETNX", key(project, "cursors"), agent_id, str(cursor)))
+            commands.append(("HSETNX", key(project, "agents"), agent_id, record))
+        replies = await self._commands(project, *commands) if commands else []
+        return sum(replies[1::2])
+
+    async def commit_import(
+        self, project: str, staged: str, models: Iterable[str], action: bytes
+    ) -> bool:
+        """See `TransferLog.commit_import`."""
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_commit_import",
+            3,
+            key(project, "events"),
+            key(staged, "events"),
+            key(project, "audit"),
+            action,
+            self._audit_retention_ms,
+            *_KINDS,
+            *map(_vectors_kind, models),
+        )
+        return bool(reply)
+
+    async def drop_import(self, staged: str, models: Iterable[str]) -> None:
+        """See `TransferLog.drop_import`."""
+        await self._command(
+            staged,
+            "FCALL",
+            "contex1_drop_import",
+            1,
+            key(staged, "events"),
+            *_KINDS,
+            "import",
+            *map(_vectors_kind, models),
+        )
+
+    async def all_vectors(self, project: str, model: str) -> AsyncIterator[dict[bytes, bytes]]:
+        """See `TransferLog.all_vectors`."""
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._command(
+                project, "HSCAN", vectors_key(project, model), cursor, "COUNT", _SCAN_COUNT
+            )
+            yield dict(zip(fields[::2], fields[1::2], strict=True))
+            if cursor == b"0":
+                return
+
+
+def _vectors_kind(model: str) -> str:
+    return vectors_key("", model).rpartition("::")[2]

@@ -1,0 +1,1 @@
+"""Projects as files: out of a server, and into one."""

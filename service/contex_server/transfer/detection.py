@@ -1,0 +1,64 @@
+"""Which format a file has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+import zstandard
+
+from contex_server.model import EventCodec
+from contex_server.transfer.items import FileFormat, Malformed, Reader
+from contex_server.transfer.legacy import LegacyReader
+from contex_server.transfer.lines import ZSTD_MAGIC, LinesReader
+from contex_server.transfer.native import MAGIC, NativeReader
+
+_LOOK_BYTES = 64 * 1024
+PARQUET_MAGIC = b"PAR1"
+
+
+def reader_of(file_format: FileFormat, codec: EventCodec) -> Reader:
+    """A reader of a format."""
+    make: dict[FileFormat, Callable[[], Reader]] = {
+        FileFormat.NATIVE: NativeReader,
+        FileFormat.JSON_LINES: lambda: LinesReader(codec, cloud=False),
+        FileFormat.CLOUD_EVENTS: lambda: LinesReader(codec, cloud=True),
+        FileFormat.LEGACY_JSON: lambda: LegacyReader(codec),
+    }
+    return make[file_format]()
+
+
+def detect(start: bytes, *, complete: bool) -> FileFormat | None:
+    """The format of a file that begins like this; None where more bytes would tell.
+
+    Raises:
+        Malformed: It is none that can be imported.
+    """
+    for magic, found in ((MAGIC, FileFormat.NATIVE), (PARQUET_MAGIC, FileFormat.PARQUET)):
+        if start.startswith(magic):
+            if found is FileFormat.PARQUET:
+                raise Malformed("Parquet is exported only", 0, 1)
+            return found
+    short = len(start) < len(MAGIC)
+    if short and not complete:
+        return None
+    text = start
+    if start.startswith(ZSTD_MAGIC):
+        try:
+            text = zstandard.ZstdDecompressor().decompressobj().decompress(start[:_LOOK_BYTES])
+        except zstandard.ZstdError as error:
+            raise Malformed(f"compression: {error}", 0, 1) from error
+    line, end, _ = text.lstrip().partition(b"\n")
+    if not line.startswith(b"{") and (line or complete):
+        raise Malformed("no known format", 0, 1)
+    try:
+        fields = orjson.loads(line)
+    except ValueError:
+        fields = {}
+    if "contex_export" in fields:
+        return FileFormat.JSON_LINES
+    if "specversion" in fields:
+        return FileFormat.CLOUD_EVENTS
+    if end or complete or len(start) > _LOOK_BYTES:
+        return FileFormat.LEGACY_JSON
+    return None

@@ -1,0 +1,89 @@
+"""What GET /api/projects/{id}/events of the HTTP service before this one returned:
+
+{"events": [{"sequence": "…", "event_type": "data_published",
+             "data": {"data_key": "…", "data": …, "description": "…"}}, …], "count": …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from contex_server.model import DATA_PUBLISHED, RESERVED_TYPES, EventCodec, Record, Sequence
+from contex_server.transfer.items import Events, Item, Malformed, Manifest
+
+_MAX_BYTES = 256 * 1024 * 1024
+
+
+class LegacyReader:
+    """See `Reader`. The file is one JSON value and is read when it is complete."""
+
+    exported = False
+
+    def __init__(self, codec: EventCodec) -> None:
+        self.offset = 0
+        self.item = 0
+        self.ended = False
+        self._codec = codec
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """See `Reader.feed`."""
+        self._data += data
+        if len(self._data) > _MAX_BYTES:
+            raise Malformed(f"more than {_MAX_BYTES >> 20} MiB of JSON", 0, 1)
+        return iter(())
+
+    def finish(self) -> Iterator[Item]:
+        """See `Reader.finish`."""
+        try:
+            answer = orjson.loads(bytes(self._data))
+            events, count = answer["events"], answer.get("count")
+            if not isinstance(events, list):
+                raise TypeError("events is no array")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Malformed(f"not an answer of the older service: {error!s:.100}", 0, 1) from None
+        if count is not None and count != len(events):
+            raise Malformed(f"count is {count!r:.20} and there are {len(events)} events", 0, 1)
+        yield Manifest()
+        entries = []
+        for index, fields in enumerate(events):
+            try:
+                entries.append(self._codec.entry(_record(fields)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                problem = f"an event that can't be read: {error!s:.100}"
+                raise Malformed(problem, 0, index + 1) from error
+            self.item += 1
+        if entries:
+            yield Events(entries)
+        self.ended = True
+        self.offset = len(self._data)
+
+    def state(self) -> dict[str, Any] | None:
+        """See `Reader.state`."""
+        return None
+
+    def resume(self, offset: int, state: Mapping[str, Any]) -> None:
+        """See `Reader.resume`."""
+        raise NotImplementedError
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    kind, data = fields["event_type"], fields.get("data", {})
+    if not isinstance(kind, str) or not kind:
+        raise TypeError("event_type is no text")
+    key = data.get("data_key", "") if isinstance(data, dict) else ""
+    if not key:
+        return Record(Sequence.parse(str(fields["sequence"])), kind, payload=orjson.dumps(data))
+    description = data.get("description") or ""
+    if not isinstance(key, str) or not isinstance(description, str):
+        raise TypeError("data_key or description is no text")
+    return Record(
+        Sequence.parse(str(fields["sequence"])),
+        kind if kind not in RESERVED_TYPES else DATA_PUBLISHED,
+        data_key=key,
+        payload=orjson.dumps(data.get("data")),
+        description=description,
+    )

@@ -1,0 +1,190 @@
+"""The native format: frames.
+
+    "CTXEXP1\\n"
+    frames, each:
+        uint8   what it holds
+        uint32  length of its payload, little-endian as all
+        uint32  CRC-32 of its number in the file (uint64, from 0), what it holds, and the payload
+        bytes   the payload
+
+    M  the manifest, JSON: first
+    E  events: a block, see log/blocks.py
+    A  agents: a JSON array of [id, cursor, record in base64]
+    V  vectors: a block whose ids are the texts' digests in hexadecimal
+    S  settings: JSON
+    Z  the summary, JSON: last. Its digest is that of the chain over all frames before it:
+       SHA-256 over the digest before (32 zero bytes at first) and the frame.
+
+The number in the CRC tells a frame that was moved or left out where that begins.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import asdict, replace
+from typing import Any
+
+import orjson
+
+from contex_server.log.blocks import BlockDamaged, decode_block, encode_block
+from contex_server.log.port import AgentRecord
+from contex_server.model import Entry, Sequence
+from contex_server.transfer.items import (
+    Agents,
+    Chain,
+    Events,
+    Item,
+    Malformed,
+    Manifest,
+    SettingsItem,
+    Summary,
+    Vectors,
+)
+
+MAGIC = b"CTXEXP1\n"
+_HEAD = struct.Struct("<BII")
+_NUMBER = struct.Struct("<QB")
+_MAX_BYTES = 64 * 1024 * 1024
+_MANIFEST, _EVENTS, _AGENTS, _VECTORS, _SETTINGS, _SUMMARY = b"MEAVSZ"
+
+
+class NativeWriter:
+    """See `Writer`."""
+
+    def __init__(self) -> None:
+        self.chain = Chain()
+        self.items = 0
+
+    def begin(self, manifest: Manifest) -> bytes:
+        """See `Writer.begin`."""
+        return MAGIC + self._frame(_MANIFEST, orjson.dumps(manifest.to_json()))
+
+    def events(self, entries: SequenceOf[Entry]) -> bytes:
+        """See `Writer.events`."""
+        return self._frame(_EVENTS, encode_block(entries))
+
+    def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
+        """See `Writer.agents`."""
+        rows = [[a.agent_id, str(a.cursor), base64.b64encode(a.record).decode()] for a in records]
+        return self._frame(_AGENTS, orjson.dumps(rows))
+
+    def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
+        """See `Writer.vectors`."""
+        rows = [Entry(digest.hex().encode(), data) for digest, data in sorted(encodings.items())]
+        return self._frame(_VECTORS, encode_block(rows))
+
+    def settings(self, retention: bytes) -> bytes:
+        """See `Writer.settings`."""
+        return self._frame(_SETTINGS, orjson.dumps({"retention": retention.decode()}))
+
+    def end(self, summary: Summary) -> bytes:
+        """See `Writer.end`."""
+        fields = asdict(replace(summary, digest=self.chain.digest))
+        return self._frame(_SUMMARY, orjson.dumps(fields))
+
+    def _frame(self, kind: int, payload: bytes) -> bytes:
+        crc = zlib.crc32(payload, zlib.crc32(_NUMBER.pack(self.items, kind)))
+        self.items += 1
+        frame = _HEAD.pack(kind, len(payload), crc) + payload
+        self.chain.add(frame)
+        return frame
+
+
+class NativeReader:
+    """See `Reader`."""
+
+    exported = True
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.item = 0
+        self.ended = False
+        self._chain = Chain()
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """See `Reader.feed`."""
+        self._buffer += data
+        at = 0
+        try:
+            if not self.offset:
+                if len(self._buffer) < len(MAGIC):
+                    return
+                if not self._buffer.startswith(MAGIC):
+                    raise self._malformed("not a native export")
+                at = self.offset = len(MAGIC)
+            while len(self._buffer) - at >= _HEAD.size:
+                kind, length, crc = _HEAD.unpack_from(self._buffer, at)
+                if length > _MAX_BYTES:
+                    raise self._malformed("a frame that is longer than any")
+                end = at + _HEAD.size + length
+                if end > len(self._buffer):
+                    return
+                frame = bytes(memoryview(self._buffer)[at:end])
+                payload = frame[_HEAD.size :]
+                if zlib.crc32(payload, zlib.crc32(_NUMBER.pack(self.item, kind))) != crc:
+                    raise self._malformed("a frame that is damaged, or not in its place")
+                if self.ended:
+                    raise self._malformed("something after the end")
+                item = self._read(kind, payload)
+                at = end
+                self._chain.add(frame)
+                self.offset += len(frame)
+                self.item += 1
+                yield item
+        finally:
+            del self._buffer[:at]
+
+    def finish(self) -> Iterator[Item]:
+        """See `Reader.finish`."""
+        if self._buffer or not self.ended:
+            raise self._malformed("the file is cut off")
+        return iter(())
+
+    def state(self) -> dict[str, Any] | None:
+        """See `Reader.state`."""
+        return {"item": self.item, "chain": self._chain.digest, "ended": self.ended}
+
+    def resume(self, offset: int, state: Mapping[str, Any]) -> None:
+        """See `Reader.resume`."""
+        self.offset = offset
+        self.item = state["item"]
+        self.ended = state["ended"]
+        self._chain = Chain(bytes.fromhex(state["chain"]))
+
+    def _read(self, kind: int, payload: bytes) -> Item:
+        if (kind == _MANIFEST) != (self.item == 0):
+            raise self._malformed("the manifest is not where it belongs")
+        try:
+            if kind == _EVENTS:
+                return Events(decode_block(payload))
+            if kind == _VECTORS:
+                rows = decode_block(payload)
+                return Vectors({bytes.fromhex(row.id.decode()): row.body for row in rows})
+            fields = orjson.loads(payload)
+            if kind == _MANIFEST:
+                return Manifest.of_json(fields)
+            if kind == _AGENTS:
+                return Agents([_agent(*row) for row in fields])
+            if kind == _SETTINGS:
+                return SettingsItem(str(fields["retention"]).encode())
+            if kind == _SUMMARY:
+                summary = Summary(**fields)
+                if summary.digest != self._chain.digest:
+                    raise self._malformed("other content than its digest says")
+                self.ended = True
+                return summary
+        except (BlockDamaged, ValueError, TypeError, KeyError) as error:
+            raise self._malformed(f"a frame that can't be read: {error}") from error
+        raise self._malformed(f"a frame of no known kind, {kind}")
+
+    def _malformed(self, problem: str) -> Malformed:
+        return Malformed(problem, self.offset, self.item + 1)
+
+
+def _agent(agent_id: str, cursor: str, record: str) -> AgentRecord:
+    return AgentRecord(agent_id, base64.b64decode(record, validate=True), Sequence.parse(cursor))
