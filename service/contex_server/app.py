@@ -19,6 +19,7 @@ from contex.v1 import (
     match_service_pb2,
     project_service_pb2,
     state_service_pb2,
+    transfer_service_pb2,
 )
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -33,6 +34,7 @@ from contex_server.log.archive_port import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
 from contex_server.log.redis import RedisLog
+from contex_server.log.transfer_port import TransferLog
 from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
@@ -56,6 +58,7 @@ from contex_server.rpc.handlers import Calls, bind
 from contex_server.rpc.matches import MatchServicer
 from contex_server.rpc.project import ProjectServicer
 from contex_server.rpc.state import StateServicer
+from contex_server.rpc.transfer import TransferServicer
 from contex_server.rpc.wire import ProtobufCodec
 from contex_server.subscriptions.agent_context import AgentContexts
 from contex_server.subscriptions.agents import Agents
@@ -71,6 +74,8 @@ from contex_server.subscriptions.recorder import Recorder
 from contex_server.subscriptions.reembedding import Reembedding
 from contex_server.subscriptions.streams import Drain
 from contex_server.telemetry import configure_logging
+from contex_server.transfer.exporter import Exporter
+from contex_server.transfer.importer import Imports
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +85,10 @@ _MATCHES = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
 _STATES = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
 _AUDIT = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _PROJECTS = project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"]
+_TRANSFERS = transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"]
 _SERVICES = tuple(
-    service.full_name for service in (_EVENTS, _AGENTS, _MATCHES, _STATES, _AUDIT, _PROJECTS)
+    service.full_name
+    for service in (_EVENTS, _AGENTS, _MATCHES, _STATES, _AUDIT, _PROJECTS, _TRANSFERS)
 )
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
@@ -269,6 +276,12 @@ class Server:
             ),
             _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
             _PROJECTS: ProjectServicer(self.log, keeping, presence, settings.limits),
+            _TRANSFERS: TransferServicer(
+                Exporter(self.log, store, codec),
+                Imports(self.log, store, codec, publisher, *appended),
+                audit,
+                settings.limits,
+            ),
         }
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(
@@ -371,7 +384,7 @@ def _default_retention(settings: Settings) -> Retention:
     )
 
 
-async def _open_log(settings: Settings, store_url: str) -> StoreLog:
+async def _open_log(settings: Settings, store_url: str) -> TransferLog:
     deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
     while True:
         try:

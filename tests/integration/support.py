@@ -128,7 +128,7 @@ def event(key: str = "k", payload: bytes = b"{}", **fields: Any) -> event_servic
 
 def own(event_type: str = "note", **fields: Any) -> event_service_pb2.NewEvent:
     """An event of the publisher's own type, about no datum."""
-    return NewEvent(event_type=event_type, payload=b"{}", **fields)
+    return NewEvent(event_type=event_type, **{"payload": b"{}", **fields})
 
 
 def after(sequence: str) -> event_pb2.Position:

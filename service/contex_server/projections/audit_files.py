@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import orjson
 
-from contex_server.errors import ContexError, Reason
 from contex_server.projections.audit import Row
 from contex_server.projections.moments import rfc3339
+from contex_server.projections.parquet_file import NUMBER, TEXT, TIME, TRUTH, ParquetFile
 
 COLUMNS = (
     "time",
@@ -94,72 +94,16 @@ class ParquetWriter:
     """
 
     def __init__(self) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise ContexError(
-                Reason.FORMAT_UNAVAILABLE,
-                "Parquet needs pyarrow: install contex-server[parquet]",
-                metadata={"format": "parquet", "extra": "parquet"},
-            ) from None
-        self._pyarrow: Any = pyarrow
-        kinds: dict[str, Any] = {
-            "time": pyarrow.timestamp("ms", tz="UTC"),
-            "actor_verified": pyarrow.bool_(),
-            "revision": pyarrow.uint64(),
-            "count": pyarrow.uint64(),
-        }
-        self._schema = pyarrow.schema(
-            [(name, kinds.get(name, pyarrow.string())) for name in COLUMNS]
-        )
-        self._sink = _Sink()
-        self._writer: Any = pyarrow.parquet.ParquetWriter(
-            self._sink, self._schema, compression="zstd"
-        )
+        kinds = {"time": TIME, "actor_verified": TRUTH, "revision": NUMBER, "count": NUMBER}
+        self._file = ParquetFile({name: kinds.get(name, TEXT) for name in COLUMNS})
 
     def add(self, rows: Iterable[Row]) -> bytes:
         """See `Writer.add`."""
-        several = list(rows)
-        if several:
-            columns = [list(column) for column in zip(*map(_values, several), strict=True)]
-            columns[0] = [row.place.note.ms for row in several]
-            arrays = [
-                self._pyarrow.array(column, field.type)
-                for column, field in zip(columns, self._schema, strict=True)
-            ]
-            self._writer.write_table(self._pyarrow.Table.from_arrays(arrays, schema=self._schema))
-        return self._sink.take()
+        return self._file.add((row.place.note.ms, *_values(row)[1:]) for row in rows)
 
     def end(self) -> bytes:
         """See `Writer.end`."""
-        self._writer.close()
-        return self._sink.take()
-
-
-class _Sink(io.RawIOBase):
-    """A file that is taken away while it is written."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._at = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, piece: Any) -> int:
-        data = bytes(piece)
-        self._pieces.append(data)
-        self._at += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._at
-
-    def take(self) -> bytes:
-        """What was written since the last call."""
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
+        return self._file.end()
 
 
 def _values(row: Row) -> tuple[Any, ...]:

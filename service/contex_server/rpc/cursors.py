@@ -39,6 +39,7 @@ class Token(IntEnum):
     RECEIVERS_PAGE = 10
     AUDIT_PAGE = 11
     AUDIT_BACK_PAGE = 12
+    EXPORT = 13
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:

@@ -8,6 +8,7 @@ join them.
 from __future__ import annotations
 
 import asyncio
+import keyword
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -71,7 +72,8 @@ class Calls:
 
 
 def bind(service: ServiceDescriptor, servicer: Any, calls: Calls) -> grpc.GenericRpcHandler:
-    """gRPC's handler for a service. A method is named as in the proto, in snake case.
+    """gRPC's handler for a service. A method is named as in the proto, in snake case, and
+    with "_" behind it where that is a keyword.
 
     Unary-unary methods take the request and return the response message. Methods with a
     streaming response take also `write`; streaming requests come as an async iterator.
@@ -140,4 +142,5 @@ def _parser(message_class: type[Message]) -> Callable[[bytes], Message]:
 
 
 def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+    return f"{snake}_" if keyword.iskeyword(snake) else snake

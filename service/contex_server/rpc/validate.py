@@ -59,6 +59,13 @@ def project(value: str) -> str:
     return match_name(_PROJECT, value, "project")
 
 
+def match_project(value: str, field: str) -> str:
+    """A project's name in a field of another name."""
+    if not _PROJECT.fullmatch(value):
+        raise invalid_field(field, f"must be {_LIMITS['project']}; got {short(value)}")
+    return value
+
+
 def agent_id(value: str, field: str = "agent_id") -> str:
     """An agent's id."""
     if not _AGENT_ID.fullmatch(value):
@@ -79,12 +86,14 @@ def sequence(value: str, field: str) -> Sequence:
         raise invalid_field(field, f"must be a sequence such as 1764000000000-0: {error}") from None
 
 
-def event_filter(message: event_pb2.EventFilter, limits: Limits) -> EventFilter:
+def event_filter(
+    message: event_pb2.EventFilter, limits: Limits, name: str = "filter"
+) -> EventFilter:
     """A filter."""
     for field, values, pattern in (
-        ("filter.event_types", message.event_types, EVENT_TYPE),
-        ("filter.data_keys", message.data_keys, _GLOB),
-        ("filter.publishers", message.publishers, PUBLISHER),
+        (f"{name}.event_types", message.event_types, EVENT_TYPE),
+        (f"{name}.data_keys", message.data_keys, _GLOB),
+        (f"{name}.publishers", message.publishers, PUBLISHER),
     ):
         if len(values) > limits.filter_entries:
             raise invalid_field(
@@ -100,22 +109,22 @@ def event_filter(message: event_pb2.EventFilter, limits: Limits) -> EventFilter:
     )
 
 
-def lower_end(position: event_pb2.Position, given: bool) -> Sequence:
+def lower_end(position: event_pb2.Position, given: bool, field: str = "since") -> Sequence:
     """`since` as an exclusive lower bound; unset: the beginning."""
     if not given:
         return BEGINNING
     if position.WhichOneof("at") == "sequence":
-        return sequence(position.sequence, "since.sequence")
-    return _before_instant(_instant(position, "since"))
+        return sequence(position.sequence, f"{field}.sequence")
+    return _before_instant(_instant(position, field))
 
 
-def upper_end(position: event_pb2.Position, given: bool) -> Sequence:
+def upper_end(position: event_pb2.Position, given: bool, field: str = "until") -> Sequence:
     """`until` as an inclusive upper bound; unset: the end."""
     if not given:
         return END_OF_TIME
     if position.WhichOneof("at") == "sequence":
-        return sequence(position.sequence, "until.sequence")
-    return Sequence(_instant(position, "until"), 2**64 - 1)
+        return sequence(position.sequence, f"{field}.sequence")
+    return Sequence(_instant(position, field), 2**64 - 1)
 
 
 def moment(position: event_pb2.Position, field: str) -> Sequence | Instant:
@@ -196,11 +205,12 @@ def selection(request: SelectionLike, limits: Limits, *, deleted: bool = False) 
     """Which keys of a state are wanted."""
     prefix = request.prefix
     if prefix:
-        _part_of_key(prefix, "prefix")
+        part_of_key(prefix, "prefix")
     return Selection(data_keys(request.data_keys, "data_keys", limits), prefix, deleted)
 
 
-def _part_of_key(value: str, field: str) -> str:
+def part_of_key(value: str, field: str) -> str:
+    """What stands in a data key."""
     if not DATA_KEY.fullmatch(value):
         limit = f"must be empty or {_LIMITS['data_key']}"
         raise invalid_field(field, f"{limit}; got {short(value)}")
@@ -220,7 +230,7 @@ def is_whole(view: int) -> bool:
 
 def after_data_key(value: str) -> str:
     """A data key to go on after, or nothing."""
-    return _part_of_key(value, "after_data_key") if value else ""
+    return part_of_key(value, "after_data_key") if value else ""
 
 
 def revision(value: int) -> int:

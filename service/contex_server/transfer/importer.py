@@ -1,0 +1,822 @@
+"""Bringing a file into a project: staged where nobody sees it, checked, and then made visible.
+
+See docs/adr/0015. The staged project has the name of the project, "~" and the import's id, and
+is one like any other to whatever keeps projects in order; with the last byte of the file
+checked it takes the place of the project in one step, or its events are added to the project
+one batch after the other, where that had some already or gets them as new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import orjson
+import structlog
+
+from contex_server.errors import ContexError, Reason
+from contex_server.failpoints import reached
+from contex_server.log.pages import pages
+from contex_server.log.port import AgentRecord, EventLog
+from contex_server.log.transfer_port import Restored, TransferLog
+from contex_server.matching.embeddings import describe_event
+from contex_server.model import (
+    BEGINNING,
+    DATA_DELETED,
+    END_OF_TIME,
+    SERVICE_TYPES,
+    Durability,
+    Entry,
+    EventCodec,
+    EventFilter,
+    Origin,
+    Record,
+    Sequence,
+)
+from contex_server.projections.moments import rfc3339
+from contex_server.publishing import NewEvent, Publisher
+from contex_server.transfer.detection import detect, reader_of
+from contex_server.transfer.items import (
+    Agents,
+    Events,
+    FileFormat,
+    Item,
+    Malformed,
+    Manifest,
+    Reader,
+    SettingsItem,
+    Summary,
+    Vectors,
+)
+from contex_server.transfer.redaction import KeyMapping, Redaction, redacted, remapped
+
+log = structlog.get_logger(__name__)
+
+_TASK = "import"
+_ARCHIVE_TASK = "archive"
+_CLAIM_MS = 10_000
+_BATCH_EVENTS = 1_000
+_BATCH_BYTES = 2 * 1024 * 1024
+_APPLY_EVENTS = 500
+_KEPT_S = 7 * 24 * 3600
+_SWEEP_S = 3600.0
+_SLICE = 200
+"""So many events are looked at between two times that others get their turn."""
+
+
+class Mode(IntEnum):
+    """The numbers are those of `contex.v1.ImportMode`."""
+
+    EXACT = 1
+    REPLAY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be imported; see `contex.v1.ImportStart`.
+
+    Attributes:
+        after: Events of the file after this sequence, ...
+        until: ... and up to this one.
+        import_id: "" where the import can't be resumed.
+    """
+
+    project: str
+    mode: Mode
+    format: FileFormat | None
+    filter: EventFilter
+    after: Sequence
+    until: Sequence
+    dry_run: bool
+    mappings: tuple[KeyMapping, ...]
+    redactions: tuple[Redaction, ...]
+    import_id: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether every event is imported as it is."""
+        return (
+            self.filter.is_open
+            and self.after == BEGINNING
+            and self.until == END_OF_TIME
+            and not self.mappings
+            and not self.redactions
+        )
+
+    def fingerprint(self) -> str:
+        """What has to be the same where an import is resumed."""
+        names = (self.filter.event_types, self.filter.data_keys, self.filter.publishers)
+        parts = (
+            self.project,
+            self.mode,
+            self.format,
+            tuple(map(sorted, names)),
+            self.after,
+            self.until,
+            self.mappings,
+            tuple(
+                (sorted(r.keys.data_keys), r.path, r.action, r.replacement) for r in self.redactions
+            ),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class Report:
+    """See `contex.v1.ImportReport`."""
+
+    dry_run: bool = False
+    format: int = 0
+    source: str = ""
+    read: int = 0
+    imported: int = 0
+    skipped: int = 0
+    present: int = 0
+    remapped: int = 0
+    redacted: int = 0
+    agents: int = 0
+    vectors: int = 0
+    first: str = ""
+    last: str = ""
+    digest: str = ""
+
+
+class _Link(NamedTuple):
+    """The latest event of a key, as far as the import is."""
+
+    revision: int
+    sequence: Sequence
+
+
+@dataclass(slots=True)
+class _Note:
+    """How far an import is, as it is kept with what is staged."""
+
+    fingerprint: str
+    at: float
+    salt: str
+    format: int = 0
+    offset: int = 0
+    reader: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    last_read: str = "0-0"
+    staged: str = "0-0"
+    matched: str = "0-0"
+    model: str = ""
+    retention: str = ""
+    checked: bool = False
+    applied: str = "0-0"
+
+    def encode(self) -> bytes:
+        return orjson.dumps({name: getattr(self, name) for name in self.__slots__})
+
+
+class Imports:
+    """Imports into the projects of a server.
+
+    Args:
+        event_log: All events.
+        store: Where imports are staged.
+        codec: Reads and makes events.
+        publisher: Appends events anew.
+        grown: Told of each project that has grown.
+    """
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        store: TransferLog,
+        codec: EventCodec,
+        publisher: Publisher,
+        *grown: Callable[[str], None],
+    ) -> None:
+        self.log = event_log
+        self.store = store
+        self.codec = codec
+        self.publisher = publisher
+        self.grown = grown
+        self._swept = -_SWEEP_S
+
+    async def begin(self, wanted: Wanted, origin: Origin) -> Import:
+        """Begins an import, or goes on with it.
+
+        Raises:
+            ContexError: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS, STORE_UNAVAILABLE; INVALID_FIELD
+                where the import of this id was another.
+        """
+        await self._sweep()
+        started = Import(self, wanted, origin)
+        await started.open()
+        return started
+
+    async def _sweep(self) -> None:
+        """Drops what was staged long ago and not gone on with."""
+        now = time.monotonic()
+        if now < self._swept + _SWEEP_S:
+            return
+        self._swept = now
+        for project in await self.store.projects():
+            if "~" in project:
+                note = _read(await self.store.import_note(project))
+                if note is not None and note.at < time.time() - _KEPT_S:
+                    log.info("import_dropped", project=project)
+                    await self.store.drop_import(project, [note.model] if note.model else [])
+
+
+class Import:
+    """One import.
+
+    Attributes:
+        resume_offset: The file is wanted from here on.
+        byte_count: So much of it was read.
+        report: What has happened so far.
+    """
+
+    def __init__(self, imports: Imports, wanted: Wanted, origin: Origin) -> None:
+        self._of = imports
+        self._wanted = wanted
+        self._origin = origin
+        self._store = imports.store
+        self._codec = imports.codec
+        self._staged = f"{wanted.project}~{wanted.import_id or uuid4().hex[:16]}"
+        self._owner = uuid4().hex
+        self._claimed = 0.0
+        self._note = _Note(wanted.fingerprint(), time.time(), secrets.token_hex(16))
+        self._manifest = Manifest()
+        self._reader: Reader | None = None
+        self._start = bytearray()
+        self._batch: list[Restored] = []
+        self._batch_bytes = 0
+        self._source: dict[str, _Link] = {}
+        self._target: dict[str, _Link] = {}
+        self._last_read = BEGINNING
+        self._tail = BEGINNING
+        """The end of what is staged, the pending batch included."""
+        self._known_tail = BEGINNING
+        """The end of the project when the import began."""
+        self._matched = BEGINNING
+        self.resume_offset = 0
+        self.byte_count = 0
+        self.report = Report(dry_run=wanted.dry_run)
+
+    @property
+    def _exact(self) -> bool:
+        return self._wanted.mode is Mode.EXACT
+
+    # -- from the beginning to the end ---------------------------------------------
+
+    async def open(self) -> None:
+        """Takes the import up; see `Imports.begin`."""
+        wanted = self._wanted
+        bounds = await self._of.log.bounds(wanted.project)
+        if self._exact:
+            self._known_tail = bounds.tail
+            if bounds.trimmed or (bounds.tail > BEGINNING and not wanted.whole):
+                raise _not_empty(wanted.project, bounds.tail)
+        if wanted.dry_run:
+            return
+        await self._claim()
+        try:
+            await self._take_up()
+        except BaseException:
+            await self.leave(keep=True)
+            raise
+
+    async def _take_up(self) -> None:
+        note = _read(await self._store.import_note(self._staged))
+        if note is not None and note.fingerprint != self._note.fingerprint:
+            raise ContexError(
+                Reason.INVALID_FIELD,
+                "start.import_id: an import of this id into the project began otherwise",
+                field="start.import_id",
+            )
+        if note is None or not (note.reader or note.checked):
+            await self._drop()
+            self._note.at = time.time()
+            await self._store.put_import_note(self._staged, self._note.encode())
+            return
+        self._note = note
+        self._manifest = Manifest.of_json(note.manifest)
+        self.report = Report(**note.report)
+        self._last_read = Sequence.parse(note.last_read)
+        self._matched = Sequence.parse(note.matched)
+        self._tail = (await self._store.bounds(self._staged)).tail
+        if not note.checked:
+            self._reader = reader_of(FileFormat(note.format), self._codec)
+            self._reader.resume(note.offset, note.reader)
+            async for chunk in self._store.state(self._staged):
+                for state in chunk:
+                    link = _Link(state.revision, state.sequence)
+                    self._target[state.data_key] = self._source[state.data_key] = link
+            if self._matched > BEGINNING:
+                await self._know_what_is_there()
+        self.resume_offset = self.byte_count = note.offset
+
+    async def _know_what_is_there(self) -> None:
+        """Keys of events that the project had already, where they are not staged."""
+        async for chunk in self._store.state(self._wanted.project):
+            for state in chunk:
+                link = _Link(state.revision, state.sequence)
+                self._target.setdefault(state.data_key, link)
+                self._source.setdefault(state.data_key, link)
+
+    async def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the file in.
+
+        Raises:
+            ContexError: IMPORT_MALFORMED, PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS, STORE_FULL,
+                STORE_UNAVAILABLE.
+        """
+        self.byte_count += len(data)
+        if self._note.checked:
+            return
+        if not self._wanted.dry_run:
+            await self._claim()
+        if self._reader is None:
+            self._start += data
+            if not self._open_reader(complete=False):
+                return
+            data, self._start = bytes(self._start), bytearray()
+        assert self._reader is not None
+        try:
+            for item in self._reader.feed(data):
+                await self._take(item)
+        except Malformed as error:
+            raise error.as_error() from error
+
+    async def finish(self) -> Report:
+        """Takes note that the file is complete, and lets it become visible.
+
+        Raises:
+            ContexError: As `feed`, and what appending raises.
+        """
+        if not self._note.checked:
+            await self._check()
+        if self._wanted.dry_run:
+            return self.report
+        reached("import-checked")
+        if not self._exact:
+            await self._replay()
+        elif self._known_tail > BEGINNING:
+            await self._add()
+        else:
+            await self._commit()
+        for note in self._of.grown:
+            note(self._wanted.project)
+        log.info(
+            "imported",
+            project=self._wanted.project,
+            events=self.report.imported,
+            last=self.report.last,
+        )
+        return self.report
+
+    async def leave(self, *, keep: bool) -> None:
+        """Ends the import; with `keep`, it can be resumed."""
+        if self._wanted.dry_run:
+            return
+        with suppress(ContexError):
+            if not keep or not self._wanted.import_id:
+                await self._drop()
+            await self._store.disclaim(self._staged, _TASK, self._owner)
+
+    # -- reading -------------------------------------------------------------------
+
+    def _open_reader(self, *, complete: bool) -> bool:
+        found = self._wanted.format
+        if found is None:
+            try:
+                found = detect(bytes(self._start), complete=complete)
+            except Malformed as error:
+                raise error.as_error() from error
+            if found is None:
+                return False
+        self._note.format = self.report.format = found
+        self._reader = reader_of(found, self._codec)
+        return True
+
+    async def _check(self) -> None:
+        """Reads what is left, and sees to it that the file is complete."""
+        try:
+            if self._reader is None:
+                self._open_reader(complete=True)
+                assert self._reader is not None
+                for item in self._reader.feed(bytes(self._start)):
+                    await self._take(item)
+            for item in self._reader.finish():
+                await self._take(item)
+            if self._exact and not self._reader.exported:
+                raise Malformed("made by somebody else: import it with mode replay", 0, 1)
+        except Malformed as error:
+            raise error.as_error() from error
+        if self._exact and self._known_tail > self._matched:
+            raise _not_empty(self._wanted.project, self._known_tail)
+        self._note.checked = True
+        await self._flush(always=True)
+
+    async def _take(self, item: Item) -> None:
+        match item:
+            case Manifest():
+                self._manifest = item
+                self._note.manifest = item.to_json()
+                self._note.model = item.model
+                self.report.source = item.project
+            case Events():
+                await self._take_events(item.entries)
+            case Agents():
+                await self._take_agents(item.records)
+            case Vectors():
+                await self._take_vectors(item.encodings)
+            case SettingsItem():
+                self._note.retention = item.retention.decode()
+            case Summary():
+                if item.events != self.report.read:
+                    assert self._reader is not None
+                    raise Malformed(
+                        f"{self.report.read} events, and the summary says {item.events}",
+                        self._reader.offset,
+                        self._reader.item,
+                    )
+                self.report.digest = item.digest
+        if len(self._batch) >= _BATCH_EVENTS or self._batch_bytes >= _BATCH_BYTES:
+            await self._flush()
+
+    async def _take_events(self, entries: list[Entry]) -> None:
+        if self._exact and self._last_read < self._known_tail:
+            entries = await self._match(entries)
+        for start in range(0, len(entries), _SLICE):
+            for entry in entries[start : start + _SLICE]:
+                self._take_event(entry)
+            await asyncio.sleep(0)
+            assert self._reader is not None
+            if self._batch_bytes >= _BATCH_BYTES and self._reader.state() is None:
+                await self._flush_part()
+
+    def _take_event(self, entry: Entry) -> None:
+        assert self._reader is not None
+        wanted, report = self._wanted, self.report
+        try:
+            sequence = entry.sequence
+            record = self._codec.record(entry)
+        except ValueError as error:
+            raise self._malformed(f"what is no event: {error!s:.100}") from error
+        if sequence <= self._last_read:
+            if self._reader.exported:
+                raise self._malformed(f"{sequence} after {self._last_read}")
+            # Somebody else's times: the order of the file counts.
+            sequence = self._last_read.next()
+        self._last_read = sequence
+        report.read += 1
+        if self._reader.exported:
+            self._check_link(record)
+        elif not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
+            raise self._malformed("an event without a type, or a deletion of nothing")
+        kept = wanted.after < sequence <= wanted.until
+        if not kept or not self._passes(record):
+            report.skipped += 1
+            return
+        if not self._exact:
+            if record.event_type in SERVICE_TYPES:
+                report.skipped += 1
+                return
+            record = self._marked(record, entry)
+        if sequence != record.sequence:
+            record = replace(record, sequence=sequence)
+        changed = self._changed(record)
+        if changed is not record or sequence != entry.sequence:
+            record = changed
+            entry = self._codec.entry(record)
+        if record.data_key:
+            self._target[record.data_key] = _Link(record.revision, sequence)
+        self._batch.append(
+            Restored(
+                entry.id,
+                entry.body,
+                record.data_key,
+                record.revision,
+                record.event_type == DATA_DELETED,
+                record.text_digest,
+                record.event_type,
+                record.publisher,
+            )
+        )
+        self._batch_bytes += len(entry.body)
+        self._imported(sequence)
+
+    def _imported(self, sequence: Sequence) -> None:
+        report = self.report
+        report.imported += 1
+        report.last = str(sequence)
+        report.first = report.first or report.last
+
+    def _passes(self, record: Record) -> bool:
+        wanted = self._wanted.filter
+        return wanted.is_open or (
+            (not wanted.event_types or record.event_type in wanted.event_types)
+            and (not wanted.publishers or record.publisher in wanted.publishers)
+            and wanted.admits_key(record.data_key)
+        )
+
+    def _check_link(self, record: Record) -> None:
+        """An event follows the one before it of its key."""
+        key = record.data_key
+        if not key:
+            return
+        before = self._source.get(key)
+        self._source[key] = _Link(record.revision, record.sequence)
+        whole = not self._manifest.partial
+        if before is None and whole:
+            follows = record.revision == 1 and record.previous_sequence is None
+        elif before is None:
+            follows = record.revision > 0
+        elif whole:
+            follows = (
+                record.revision == before.revision + 1
+                and record.previous_sequence == before.sequence
+            )
+        else:
+            follows = record.revision > before.revision
+        if not follows:
+            raise self._malformed(
+                f"{record.sequence} is no revision {record.revision} of {key!r:.60}"
+            )
+
+    def _marked(self, record: Record, entry: Entry) -> Record:
+        """What says where a replayed event comes from."""
+        assert self._reader is not None
+        if not self._reader.exported and self._note.format != FileFormat.LEGACY_JSON:
+            return record
+        original = {
+            "original_sequence": entry.id.decode(),
+            "original_time": rfc3339(record.sequence.ms),
+        }
+        return replace(record, metadata={**record.metadata, **original})
+
+    def _changed(self, record: Record) -> Record:
+        """An event as it is imported: under its new name, its values redacted, and linked to
+        what was imported before it."""
+        wanted = self._wanted
+        if wanted.whole and self._exact and not self._manifest.partial:
+            return record
+        key = remapped(record.data_key, wanted.mappings) if record.data_key else ""
+        payload = redacted(
+            record.data_key, record.payload, wanted.redactions, bytes.fromhex(self._note.salt)
+        )
+        self.report.remapped += key != record.data_key
+        self.report.redacted += payload is not record.payload
+        if key != record.data_key or payload is not record.payload:
+            record = replace(record, data_key=key, payload=payload)
+            if record.text_digest and record.event_type != DATA_DELETED:
+                record = replace(record, text_digest=self._digest(record))
+        before = self._target.get(key) if key else None
+        revision = record.revision
+        if wanted.mappings or not self._exact:
+            revision = (before.revision if before else 0) + 1 if key else 0
+        return replace(
+            record, revision=revision, previous_sequence=before.sequence if before else None
+        )
+
+    def _digest(self, record: Record) -> bytes:
+        return describe_event(self._codec.decode(self._codec.entry(record))).digest()
+
+    async def _match(self, entries: list[Entry]) -> list[Entry]:
+        """Compares events with those that the project has already; returns the others."""
+        here = [entry for entry in entries if entry.sequence <= self._known_tail]
+        if not here:
+            raise _not_empty(self._wanted.project, self._known_tail)
+        until = max(here[-1].sequence, self._matched)
+        there = await self._of.log.read(self._wanted.project, self._matched, until, len(here) + 1)
+        if there != here:
+            raise _not_empty(self._wanted.project, self._known_tail)
+        for entry in here:
+            record = self._codec.record(entry)
+            self._check_link(record)
+            if record.data_key:
+                self._target[record.data_key] = _Link(record.revision, record.sequence)
+        self._matched = self._last_read = here[-1].sequence
+        self.report.read += len(here)
+        self.report.present += len(here)
+        return entries[len(here) :]
+
+    async def _take_agents(self, records: list[AgentRecord]) -> None:
+        self.report.agents += len(records)
+        if not self._wanted.dry_run and self._exact:
+            agents = {a.agent_id: (a.record, a.cursor) for a in records}
+            await self._store.restore_agents(self._staged, agents)
+
+    async def _take_vectors(self, encodings: dict[bytes, bytes]) -> None:
+        self.report.vectors += len(encodings)
+        if not self._wanted.dry_run and self._manifest.model:
+            await self._store.put_vectors(self._staged, self._manifest.model, encodings)
+
+    # -- staging -------------------------------------------------------------------
+
+    async def _claim(self) -> None:
+        now = time.monotonic()
+        if now < self._claimed + _CLAIM_MS / 3_000:
+            return
+        if not await self._store.claim(self._staged, _TASK, self._owner, _CLAIM_MS):
+            raise _in_progress(self._wanted.project)
+        self._claimed = now
+
+    async def _flush(self, *, always: bool = False) -> None:
+        """Stages what is pending, and how far the file was read with it."""
+        if not self._batch and not always:
+            return
+        state = self._reader.state() if self._reader is not None else None
+        if state is not None and self._reader is not None:
+            self._note.offset, self._note.reader = self._reader.offset, state
+            self.resume_offset = self._reader.offset
+        self._note.last_read = str(self._last_read)
+        self._note.matched = str(self._matched)
+        self._note.report = {name: getattr(self.report, name) for name in Report.__slots__}
+        if state is None and not self._note.checked:
+            # What is staged from here on can't be gone on with.
+            self._note.reader = {}
+        await self._flush_part(self._note.encode())
+
+    async def _flush_part(self, note: bytes = b"") -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if self._wanted.dry_run:
+            return
+        if batch:
+            reached("import-staging")
+            if not await self._store.restore(self._staged, self._tail, batch, note):
+                raise _in_progress(self._wanted.project)
+            self._tail = Entry(batch[-1].id, b"").sequence
+            reached("import-staged")
+        elif note:
+            await self._store.put_import_note(self._staged, note)
+
+    async def _drop(self) -> None:
+        await self._store.drop_import(self._staged, [self._note.model] if self._note.model else [])
+
+    # -- making visible ------------------------------------------------------------
+
+    async def _commit(self) -> None:
+        """The staged project becomes the project."""
+        project = self._wanted.project
+        # Its old events may be on their way to the archive.
+        task = (_ARCHIVE_TASK, self._owner, _CLAIM_MS)
+        while not await self._store.claim(self._staged, *task):  # noqa: ASYNC110 (elsewhere)
+            await asyncio.sleep(0.1)
+        models = [self._note.model] if self._note.model else []
+        if not await self._store.commit_import(project, self._staged, models, self._action()):
+            bounds = await self._of.log.bounds(project)
+            raise _not_empty(project, bounds.tail)
+        reached("import-committed")
+        await self._set_retention()
+
+    async def _add(self) -> None:
+        """The staged events are added to those that the project has."""
+        project = self._wanted.project
+        tail = max(self._known_tail, Sequence.parse(self._note.applied))
+        async for entries in self._staged_after(tail):
+            batch = [self._restored(entry) for entry in entries]
+            if not await self._store.restore(project, tail, batch):
+                raise _not_empty(project, (await self._of.log.bounds(project)).tail)
+            tail = entries[-1].sequence
+            reached("import-added")
+        agents = await self._staged_agents()
+        await self._store.restore_agents(project, agents)
+        if self._note.model:
+            async for encodings in self._store.all_vectors(self._staged, self._note.model):
+                await self._store.put_vectors(project, self._note.model, encodings)
+        await self._set_retention()
+        await self._store.note_actions(project, [self._action()])
+
+    async def _replay(self) -> None:
+        """The staged events are appended as new ones."""
+        project, number = self._wanted.project, 0
+        name = hashlib.sha256(self._staged.encode()).hexdigest()[:24]
+        first = last = ""
+        async for entries in self._staged_after(BEGINNING):
+            events = [self._new_event(entry) for entry in entries]
+            for publisher, some in _runs(events):
+                number += 1
+                append = await self._of.publisher.prepare(
+                    project,
+                    some,
+                    f"import-{name}-{number}",
+                    Durability.FSYNC,
+                    publisher,
+                    self._origin,
+                )
+                appended = await self._of.publisher.append(append)
+                reached("import-replayed")
+                first = first or str(appended.first)
+                end = appended.first
+                for _ in some[1:]:
+                    end = end.next()
+                last = str(end)
+            await self._claim()
+        self.report.first, self.report.last = first, last
+        await self._store.note_actions(project, [self._action()])
+
+    def _new_event(self, entry: Entry) -> tuple[NewEvent, str]:
+        record = self._codec.record(entry)
+        bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
+        event = NewEvent(
+            self._codec.entry(bare).body,
+            record.data_key,
+            record.event_type,
+            record.payload,
+            record.content_type,
+            record.description,
+            record.event_type == DATA_DELETED,
+            None,
+        )
+        return event, record.publisher
+
+    async def _staged_after(self, after: Sequence) -> AsyncGenerator[list[Entry], None]:
+        tail = (await self._of.log.bounds(self._staged)).tail
+        source = pages(self._of.log, self._staged, after, tail, max_events=_APPLY_EVENTS)
+        async with aclosing(source):
+            async for page in source:
+                if page.entries:
+                    yield page.entries
+
+    def _restored(self, entry: Entry) -> Restored:
+        record = self._codec.record(entry)
+        return Restored(
+            entry.id,
+            entry.body,
+            record.data_key,
+            record.revision,
+            record.event_type == DATA_DELETED,
+            record.text_digest,
+            record.event_type,
+            record.publisher,
+        )
+
+    async def _staged_agents(self) -> dict[str, tuple[bytes, Sequence]]:
+        found: dict[str, tuple[bytes, Sequence]] = {}
+        after = ""
+        while records := await self._store.agents(self._staged, after, _APPLY_EVENTS):
+            after = records[-1].agent_id
+            found.update({a.agent_id: (a.record, a.cursor) for a in records})
+        return found
+
+    async def _set_retention(self) -> None:
+        project, retention = self._wanted.project, self._note.retention.encode()
+        if retention and not await self._store.retention(project):
+            await self._store.put_retention(project, retention, self._action())
+
+    def _action(self) -> bytes:
+        mode = self._wanted.mode.name.lower()
+        source = f" of project {self.report.source}" if self.report.source else ""
+        return orjson.dumps(
+            {
+                "action": "IMPORTED",
+                "origin": list(self._origin),
+                "detail": f"Import, {mode}{source}",
+                "sequence": self.report.last,
+                "stream_id": "",
+                "count": self.report.imported,
+            }
+        )
+
+    def _malformed(self, problem: str) -> Malformed:
+        assert self._reader is not None
+        return Malformed(problem, self._reader.offset, self._reader.item + 1)
+
+
+def _runs(events: list[tuple[NewEvent, str]]) -> list[tuple[str, list[NewEvent]]]:
+    """Consecutive events of one publisher: an append names one."""
+    runs: list[tuple[str, list[NewEvent]]] = []
+    for event, publisher in events:
+        if not runs or runs[-1][0] != publisher:
+            runs.append((publisher, []))
+        runs[-1][1].append(event)
+    return runs
+
+
+def _read(data: bytes) -> _Note | None:
+    return _Note(**orjson.loads(data)) if data else None
+
+
+def _not_empty(project: str, tail: Sequence) -> ContexError:
+    return ContexError(
+        Reason.PROJECT_NOT_EMPTY,
+        f"project {project!r} has events of its own, up to {tail}",
+        metadata={"tail_sequence": str(tail)},
+        field="start.project",
+    )
+
+
+def _in_progress(project: str) -> ContexError:
+    return ContexError(
+        Reason.IMPORT_IN_PROGRESS,
+        f"this import into {project!r} is under way elsewhere",
+        retry_after_ms=_CLAIM_MS,
+        field="start.import_id",
+    )

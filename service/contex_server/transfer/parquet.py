@@ -1,0 +1,86 @@
+"""Events as Apache Parquet, for analysis: exported, not imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
+
+import orjson
+
+from contex_server.log.port import AgentRecord
+from contex_server.model import Entry, EventCodec
+from contex_server.projections.parquet_file import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
+from contex_server.transfer.items import Chain, Manifest, Summary
+
+_COLUMNS = {
+    "sequence": TEXT,
+    "time": TIME,
+    "event_type": TEXT,
+    "data_key": TEXT,
+    "revision": NUMBER,
+    "previous_sequence": TEXT,
+    "content_type": TEXT,
+    "payload": BYTES,
+    "description": TEXT,
+    "publisher": TEXT,
+    "metadata": TEXT,
+    "text_digest": TEXT,
+    "opaque": TRUTH,
+}
+
+
+class ParquetWriter:
+    """See `Writer`. A row an event; "metadata" is a JSON object.
+
+    Raises:
+        ContexError: FORMAT_UNAVAILABLE: pyarrow is not installed.
+    """
+
+    def __init__(self, codec: EventCodec) -> None:
+        self.chain = Chain()
+        self.items = 0
+        self._codec = codec
+        self._file = ParquetFile(_COLUMNS)
+
+    def begin(self, manifest: Manifest) -> bytes:
+        """See `Writer.begin`."""
+        return b""
+
+    def events(self, entries: SequenceOf[Entry]) -> bytes:
+        """See `Writer.events`."""
+        self.items += len(entries)
+        records = map(self._codec.record, entries)
+        return self._file.add(
+            (
+                str(r.sequence),
+                r.sequence.ms,
+                r.event_type,
+                r.data_key,
+                r.revision,
+                str(r.previous_sequence or ""),
+                r.content_type or "application/json",
+                r.payload,
+                r.description,
+                r.publisher,
+                orjson.dumps(r.metadata).decode(),
+                r.text_digest.hex(),
+                r.opaque,
+            )
+            for r in records
+        )
+
+    def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
+        """See `Writer.agents`."""
+        raise NotImplementedError
+
+    def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
+        """See `Writer.vectors`."""
+        raise NotImplementedError
+
+    def settings(self, retention: bytes) -> bytes:
+        """See `Writer.settings`."""
+        raise NotImplementedError
+
+    def end(self, summary: Summary) -> bytes:
+        """See `Writer.end`."""
+        return self._file.end()

@@ -1,0 +1,102 @@
+"""What is changed in events before they are imported."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from contex_server.model import EventFilter
+
+
+class RedactionAction(IntEnum):
+    """The numbers are those of `contex.v1.RedactionAction`."""
+
+    REMOVE = 1
+    REPLACE = 2
+    HASH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """A value that is changed.
+
+    Attributes:
+        keys: In which data.
+        path: The parts of its JSON pointer; "*" is every element or member.
+        replacement: What stands in its place, with REPLACE.
+    """
+
+    keys: EventFilter
+    path: tuple[str, ...]
+    action: RedactionAction
+    replacement: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMapping:
+    """Data keys that begin with one prefix begin with another."""
+
+    from_prefix: str
+    to_prefix: str
+
+
+def remapped(data_key: str, mappings: Iterable[KeyMapping]) -> str:
+    """The new name of a data key."""
+    for mapping in mappings:
+        if data_key.startswith(mapping.from_prefix):
+            return mapping.to_prefix + data_key[len(mapping.from_prefix) :]
+    return data_key
+
+
+def redacted(data_key: str, payload: bytes, redactions: Iterable[Redaction], salt: bytes) -> bytes:
+    """A payload with its values changed; the very same object where none was, or it is no
+    JSON."""
+    wanted = [r for r in redactions if r.keys.admits_key(data_key)]
+    if not wanted or not payload:
+        return payload
+    try:
+        holder = [json.loads(payload)]
+    except (ValueError, RecursionError):
+        return payload
+    changed = [_apply(holder, ("0", *r.path), r, salt) for r in wanted]
+    if not any(changed):
+        return payload
+    return json.dumps(holder[0], ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _apply(value: Any, path: tuple[str, ...], redaction: Redaction, salt: bytes) -> bool:
+    part, *rest = path
+    if isinstance(value, dict):
+        places: list[Any] = list(value) if part == "*" else [part] if part in value else []
+    elif isinstance(value, list):
+        places = list(range(len(value))) if part == "*" else _index(part, value)
+    else:
+        return False
+    if rest:
+        # All of them, also after one has changed.
+        return sum(_apply(value[place], tuple(rest), redaction, salt) for place in places) > 0
+    for place in places:
+        match redaction.action:
+            case RedactionAction.REPLACE:
+                value[place] = redaction.replacement
+            case RedactionAction.HASH:
+                value[place] = _hashed(value[place], salt)
+            case RedactionAction.REMOVE if isinstance(value, dict):
+                del value[place]
+            case RedactionAction.REMOVE:
+                value[place] = None
+    return bool(places)
+
+
+def _index(part: str, value: list[Any]) -> list[int]:
+    return [int(part)] if part.isascii() and part.isdigit() and int(part) < len(value) else []
+
+
+def _hashed(value: Any, salt: bytes) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hmac.new(salt, text.encode(), hashlib.sha256).hexdigest()[:16]
