@@ -24,6 +24,7 @@ from contex.v1 import (
     match_service_pb2,
     project_service_pb2,
     state_service_pb2,
+    transfer_service_pb2,
 )
 from contex.v1.agent_service_pb2 import (
     GetAgentContextRequest,
@@ -56,6 +57,13 @@ from contex.v1.state_service_pb2 import (
     GetRevisionRequest,
     GetStateRequest,
     StreamStateRequest,
+)
+from contex.v1.transfer_service_pb2 import (
+    ExportRequest,
+    ImportRequest,
+    ImportStart,
+    KeyMapping,
+    Redaction,
 )
 from contex_server.app import Server
 from contex_server.config import Settings
@@ -109,6 +117,7 @@ SERVICES = (
     state_service_pb2.DESCRIPTOR.services_by_name["StateService"],
     audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
+    transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -149,6 +158,8 @@ VALID: dict[str, Message] = {
         project=P, before=event_pb2.Position(sequence="1-0"), reason="a reason"
     ),
     "GetActivity": GetActivityRequest(project=P),
+    "Export": ExportRequest(project=P),
+    "Import": ImportRequest(start=ImportStart(project="imported")),
 }
 
 
@@ -321,8 +332,9 @@ def some(every: dict[str, str], *names: str) -> dict[str, str]:
 
 
 # Names: project and agent_id of every RPC that has them. Of PublishStream: see its own test.
+# Of Import: below.
 _FEW = ("empty", "one too long", "trailing newline", "NUL", "emoji")
-for _rpc in sorted(METHODS.keys() - {"PublishStream"}):
+for _rpc in sorted(METHODS.keys() - {"PublishStream", "Import"}):
     _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b"}
     for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *_FEW)).items():
         refuse(_rpc, f"project {_name}", "project", project=_text)
@@ -472,6 +484,8 @@ for _rpc, _field in (
     ("ListEvents", "until.sequence"),
     ("Replay", "since.sequence"),
     ("Replay", "until.sequence"),
+    ("Export", "since.sequence"),
+    ("Export", "until.sequence"),
     ("Subscribe", "after_sequence"),
     ("RegisterAgent", "last_seen_sequence"),
     ("Listen", "after_sequence"),
@@ -506,6 +520,7 @@ RANGES = (
     "ListRecords",
     "ExportRecords",
     "GetActivity",
+    "Export",
 )
 NO_TIME = {
     "before 1970": Timestamp(seconds=-1),
@@ -584,7 +599,7 @@ for _rpc in ("Subscribe", "Listen"):
         )
 
 # Filters.
-for _rpc in ("ListEvents", "Replay", "Subscribe"):
+for _rpc in ("ListEvents", "Replay", "Subscribe", "Export"):
     for _list, _bad in {
         "event_types": {"empty": "", "digit": "1a", **long_names(64), **NASTY},
         "data_keys": {
@@ -679,6 +694,7 @@ for _rpc, _field, _token, _more in (
     ("GetState", "page_token", Token.STATE_PAGE, {}),
     ("DiffStates", "page_token", Token.DIFF_PAGE, {}),
     ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
+    ("Export", "resume_token", Token.EXPORT, {}),
 ):
     _empty = {"empty": ""} if METHODS[_rpc].name in ("Subscribe", "Listen", "Acknowledge") else {}
     for _name, _text in {**_empty, **bad_tokens(_token)}.items():
@@ -864,6 +880,87 @@ raw(
 for _name, _text in {"empty": "", "blank": " \n", "long": "a" * 1_001}.items():
     refuse("RemoveEvents", f"reason {_name}", "reason", reason=_text)
 
+# Exports and imports.
+for _value in (5, 6, 2**31 - 1):
+    refuse("Export", f"format {_value}", "format", format=_value)
+for _value in (0, 1, 4):
+    refuse("Export", f"compress {_value}", "compress", format=_value, compress=True)
+for _value in (0, 4, 99):
+    refuse("Export", f"include {_value}", "include[1]", include=[1, _value])
+refuse("Export", "include of lines", "include[0]", format=2, include=[1])
+refuse("Export", "include too many", "include", include=[1] * 9)
+refuse("Export", "resume_token of Parquet", "resume_token", format=4, resume_token="x")
+
+
+def refuse_import(name: str, field: str, **changes: Any) -> None:
+    """A start of an import with some fields changed is refused."""
+    start = ImportStart(**{"project": "imported", **changes})
+    refuse("Import", name, f"start.{field}", start=start)
+
+
+for _name, _text in some({"empty": "", **long_names(64), **NASTY, **FIRST}, *_FEW).items():
+    refuse_import(f"project {_name}", "project", project=_text)
+refuse_import("a staged project", "project", project="shop~import")
+refuse("Import", "nothing", "start", start=ImportStart(), data=b"x")
+for _value in (3, 2**31 - 1):
+    refuse_import(f"mode {_value}", "mode", mode=_value)
+for _value in (4, 6):
+    refuse_import(f"format {_value}", "format", format=_value)
+refuse_import("an old answer as it is", "mode", format=5)
+for _name, _text in some({**long_names(64), **NASTY}, "one too long", "NUL", "emoji").items():
+    refuse_import(f"import_id {_name}", "import_id", import_id=_text)
+for _field in ("since", "until"):
+    refuse_import(f"{_field} nowhere", _field, **{_field: position()})
+    refuse_import(f"{_field} no place", f"{_field}.sequence", **{_field: position(sequence="x")})
+    refuse_import(f"{_field} at -1", f"{_field}.unix_ms", **{_field: position(unix_ms=-1)})
+    for _name, _time in NO_TIME.items():
+        refuse_import(f"{_field} {_name}", f"{_field}.time", **{_field: position(time=_time)})
+for _list, _text in {"event_types": "1a", "data_keys": "[a-z]", "publishers": "*"}.items():
+    refuse_import(
+        f"filter.{_list}",
+        f"filter.{_list}[1]",
+        filter=event_pb2.EventFilter(**{_list: ["fine", _text]}),
+    )
+    refuse_import(
+        f"filter.{_list} too many",
+        f"filter.{_list}",
+        filter=event_pb2.EventFilter(**{_list: ["a"] * 33}),
+    )
+_FINE = KeyMapping(from_prefix="a", to_prefix="b")
+for _name, _text in {"one too long": "a" * 257, "NUL": "a\0", "star": "*"}.items():
+    for _field, _mapping in {
+        "from_prefix": KeyMapping(from_prefix=_text, to_prefix="b"),
+        "to_prefix": KeyMapping(from_prefix="a", to_prefix=_text),
+    }.items():
+        refuse_import(f"{_field} {_name}", f"remap_keys[1].{_field}", remap_keys=[_FINE, _mapping])
+refuse_import("from nothing", "remap_keys[1].from_prefix", remap_keys=[_FINE, KeyMapping()])
+refuse_import("remap_keys too many", "remap_keys", remap_keys=[_FINE] * 33)
+_REDACTION = Redaction(json_pointer="/a")
+for _field, _redaction in {
+    "json_pointer": Redaction(json_pointer="a"),
+    "action": Redaction(json_pointer="/a", action=9),  # type: ignore[arg-type]
+    "replacement": Redaction(json_pointer="/a", action=2),
+    "data_keys[1]": Redaction(json_pointer="/a", data_keys=["fine", "[a]"]),
+    "data_keys": Redaction(json_pointer="/a", data_keys=["a"] * 33),
+}.items():
+    refuse_import(
+        f"redactions.{_field}", f"redactions[1].{_field}", redactions=[_REDACTION, _redaction]
+    )
+for _name, _redaction in {
+    "json_pointer empty": Redaction(),
+    "json_pointer long": Redaction(json_pointer="/" + "a" * 256),
+}.items():
+    refuse_import(_name, "redactions[1].json_pointer", redactions=[_REDACTION, _redaction])
+for _name, _redaction in {
+    "with REMOVE": Redaction(json_pointer="/a", replacement=b"1"),
+    "no JSON": Redaction(json_pointer="/a", action=2, replacement=b"{"),
+    "long": Redaction(json_pointer="/a", action=2, replacement=b"1" * 4_097),
+}.items():
+    refuse_import(
+        f"replacement {_name}", "redactions[1].replacement", redactions=[_REDACTION, _redaction]
+    )
+refuse_import("redactions too many", "redactions", redactions=[_REDACTION] * 33)
+
 # Feedback.
 for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():
     refuse("RecordFeedback", f"sequence {_name}", "sequence", sequence=_text)
@@ -916,7 +1013,7 @@ for _rpc in ("ListRecords", "ExportRecords"):
         refuse(
             _rpc, f"{_list} too many", f"filter.{_list}", filter=AuditFilter(**{_list: ["a"] * 33})
         )
-    for _value in (0, 12, 99, -1, 2**31 - 1, -(2**31)):
+    for _value in (0, max(audit_service_pb2.AuditAction.values()) + 1, 99, -1, 2**31 - 1, -(2**31)):
         refuse(
             _rpc,
             f"action {_value}",
@@ -1157,6 +1254,10 @@ async def test_the_table_holds_every_rpc_and_every_field(scene: Scene) -> None:
     named = {(case.rpc, f"{case.field.replace('[1]', '')}") for case in CASES}
     # A batch of a stream is a publish; see the test below.
     fields = {(rpc, path) for rpc, m in METHODS.items() for path in paths(m.input_type)}
+    # The bytes of a file come after a start: see test_transfer.py.
+    named |= {("Import", "data")}
+    # What a field of a message in a list is called there.
+    named |= {(rpc, path.replace("[1]", "")) for rpc, path in named}
     assert {(r, p) for r, p in fields - named if r != "PublishStream"} == set()
     assert list(paths(METHODS["PublishStream"].input_type)) == list(
         paths(METHODS["Publish"].input_type)

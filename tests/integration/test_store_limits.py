@@ -260,7 +260,7 @@ NAMES = (
     "",
     *(
         f"contex.v1.{name}Service"
-        for name in ("Event", "Agent", "Match", "State", "Audit", "Project")
+        for name in ("Event", "Agent", "Match", "State", "Audit", "Project", "Transfer")
     ),
 )
 Serving = health_pb2.HealthCheckResponse
