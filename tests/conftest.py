@@ -85,7 +85,7 @@ async def start_server(minilm: Embedder, tmp_path: Path) -> AsyncIterator[StartS
             # Where vectors count shared words, sharing one is what a test means by a match,
             # however much better another datum fits; no word in common is below 2e-4.
             settings.setdefault("match_threshold", 1e-3)
-        settings.setdefault("archive_url", (tmp_path / "archive").as_uri())
+        settings.setdefault("data_dir", tmp_path)
         chosen = Settings(port=0, **{"shutdown_grace_s": 1.0, **settings})
         server = await Server.start(chosen, url, embedder=embedder or minilm, previous=previous)
         servers.append(server)

@@ -34,7 +34,7 @@ from contex_server.log.archive_port import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
 from contex_server.log.redis import RedisLog
-from contex_server.log.transfer_port import TransferLog
+from contex_server.log.sealing_port import SealingLog
 from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
@@ -48,6 +48,7 @@ from contex_server.projections.snapshotter import Snapshotter
 from contex_server.projections.states import States
 from contex_server.publishing import Publisher
 from contex_server.retention.archiver import Archiver
+from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.retention.removal import Removal
@@ -60,6 +61,9 @@ from contex_server.rpc.project import ProjectServicer
 from contex_server.rpc.state import StateServicer
 from contex_server.rpc.transfer import TransferServicer
 from contex_server.rpc.wire import ProtobufCodec
+from contex_server.sealing.keys import MasterKeys, create_key, read_key
+from contex_server.sealing.sealed_log import with_sealing
+from contex_server.sealing.sealer import Sealer
 from contex_server.subscriptions.agent_context import AgentContexts
 from contex_server.subscriptions.agents import Agents
 from contex_server.subscriptions.auditing import Audit
@@ -148,6 +152,9 @@ class Server:
         if archive is not None:
             stack.push_async_callback(archive.close)
             self.log = with_archive(store, archive, codec)
+        raw = self.log
+        sealer = Sealer(store, codec, _master_keys(settings))
+        self.log = with_sealing(raw, sealer)
         models = await self._models(embedder, previous)
         stack.push_async_callback(models.close)
         embeddings = Embeddings(self.log, codec, models, timeout_s=settings.embed_timeout_ms / 1000)
@@ -174,7 +181,7 @@ class Server:
         removal, archiver = None, None
         self.archiver: Archiver | None = None
         if archive is not None:
-            removal = Removal(store, self.log, archive, codec, states)
+            removal = Removal(store, raw, archive, codec, states)
             archiver = Archiver(
                 store,
                 archive,
@@ -189,6 +196,9 @@ class Server:
             self.archiver = archiver
             appended.append(archiver.appended)
         keeping = Keeping(store, self.log, retentions, archiver, removal)
+        eraser = Eraser(
+            raw, store, codec, sealer, keeping, archive, archiver, models.ids, *appended
+        )
         reembedding = Reembedding(self.log, codec, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
@@ -238,7 +248,7 @@ class Server:
             self.matchmaker,
             answer_bytes=settings.limits.answer_bytes,
         )
-        publisher = Publisher(self.log, codec, embeddings, *appended)
+        publisher = Publisher(self.log, codec, embeddings, sealer, *appended)
         servicers = {
             _EVENTS: EventServicer(
                 settings, self.log, codec, publisher, self.hub, audit, presence, self.drain
@@ -275,10 +285,10 @@ class Server:
                 self.drain,
             ),
             _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
-            _PROJECTS: ProjectServicer(self.log, keeping, presence, settings.limits),
+            _PROJECTS: ProjectServicer(self.log, keeping, eraser, presence, settings.limits),
             _TRANSFERS: TransferServicer(
                 Exporter(self.log, store, codec),
-                Imports(self.log, store, codec, publisher, *appended),
+                Imports(self.log, store, codec, publisher, sealer, *appended),
                 audit,
                 settings.limits,
             ),
@@ -375,6 +385,20 @@ def _open_archive(settings: Settings, store: StoreLog, codec: EventCodec) -> Arc
     return Archive(store, objects, codec, cache_bytes=settings.archive_cache_bytes)
 
 
+def _master_keys(settings: Settings) -> MasterKeys | None:
+    try:
+        if settings.master_key_file is not None:
+            current = read_key(settings.master_key_file)
+        elif settings.redis_url is None:
+            current = create_key(settings.data_dir / "master.key")
+        else:
+            return None
+        previous = settings.previous_master_key_file
+        return MasterKeys(current, [] if previous is None else [read_key(previous)])
+    except (ValueError, OSError) as error:
+        raise StartupError(f"the master key can't be used: {error}") from error
+
+
 def _default_retention(settings: Settings) -> Retention:
     return Retention(
         store_seconds=int(settings.store_days * _DAY_S),
@@ -384,7 +408,7 @@ def _default_retention(settings: Settings) -> Retention:
     )
 
 
-async def _open_log(settings: Settings, store_url: str) -> TransferLog:
+async def _open_log(settings: Settings, store_url: str) -> SealingLog:
     deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
     while True:
         try:

@@ -190,6 +190,13 @@ class Settings(BaseSettings):
     archive_days: float = Field(default=0, ge=0, le=36_500)
     """How long events stay in the archive; 0: for ever."""
 
+    master_key_file: Path | None = None
+    """The key that wraps the keys of subjects: 32 bytes in base64. None: `data_dir`/master.key
+    with the bundled store, made at the first start; with another store, events that name a
+    subject are refused."""
+    previous_master_key_file: Path | None = None
+    """The key before that one, while what it has wrapped is still read."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -15,9 +16,17 @@ AGENT_REGISTERED = "agent_registered"
 AGENT_UNREGISTERED = "agent_unregistered"
 MATCH_FEEDBACK = "match_feedback"
 MODEL_CHANGED = "matching_model_changed"
-SERVICE_TYPES = frozenset({AGENT_REGISTERED, AGENT_UNREGISTERED, MATCH_FEEDBACK, MODEL_CHANGED})
+DATA_ERASED = "data_erased"
+SERVICE_TYPES = frozenset(
+    {AGENT_REGISTERED, AGENT_UNREGISTERED, MATCH_FEEDBACK, MODEL_CHANGED, DATA_ERASED}
+)
 """What the service writes about itself: never matched."""
 RESERVED_TYPES = SERVICE_TYPES | {DATA_PUBLISHED, DATA_DELETED}
+
+SUBJECT = "subject"
+"""The metadata that names the person whose data an event holds."""
+SEALED_TAG = 0x72
+"""The first byte of a body whose payload is sealed, and of no other."""
 
 _SEQUENCE = re.compile(r"(0|[1-9][0-9]{0,19})(?:-(0|[1-9][0-9]{0,19}))?")
 _U64_MAX = 2**64 - 1
@@ -186,6 +195,16 @@ class KeyState:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """That, when and why a payload was erased; see `contex.v1.Erased`."""
+
+    unix_ms: int
+    request_id: str
+    reason: str
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """An event as the domain sees it: what `contex.v1.Event` holds, less the metadata."""
 
@@ -200,6 +219,7 @@ class Event:
     previous_sequence: Sequence | None
     text_digest: bytes
     opaque: bool = False
+    erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +238,7 @@ class Record:
     previous_sequence: Sequence | None = None
     text_digest: bytes = b""
     opaque: bool = False
+    erased: Erasure | None = None
 
 
 class EventCodec(Protocol):
@@ -241,6 +262,21 @@ class EventCodec(Protocol):
 
     def entry(self, record: Record) -> Entry:
         """The entry that is read as this record."""
+        ...
+
+    def seal(self, body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
+        """A body without its payload and description, which `lock` encrypts, given what they
+        must stay with. It begins with `SEALED_TAG`, the length of what `lock` made as a
+        varint, and that."""
+        ...
+
+    def unseal(self, entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> Entry:
+        """The entry that was sealed; `unlock` undoes `lock`, or tells that it was erased.
+        What is not sealed is returned as it is."""
+        ...
+
+    def erase(self, entry: Entry, erasure: Erasure) -> Entry:
+        """The entry without its payload and description; unless it has none any more."""
         ...
 
     def contents(self, entry: Entry) -> tuple[str, str]:

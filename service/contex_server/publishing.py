@@ -11,6 +11,7 @@ from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
 from contex_server.matching.embeddings import Embeddings
 from contex_server.model import Append, Appended, Draft, Durability, EventCodec, Origin
+from contex_server.sealing.sealer import Sealer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class NewEvent:
     Attributes:
         body: The serialised `contex.v1.Event`, without what only the store knows.
         data_key: See `contex.v1.NewEvent`, like the others.
+        subject: Whose data it holds, if it says so.
     """
 
     body: bytes
@@ -30,6 +32,7 @@ class NewEvent:
     description: str
     tombstone: bool
     expected_revision: int | None
+    subject: str = ""
 
 
 class Publisher:
@@ -40,11 +43,13 @@ class Publisher:
         log: EventLog,
         codec: EventCodec,
         embeddings: Embeddings,
+        sealer: Sealer,
         *appended: Callable[[str], None],
     ) -> None:
         self._log = log
         self._codec = codec
         self._embeddings = embeddings
+        self._sealer = sealer
         self._appended = appended
         """Told of each project that has grown."""
 
@@ -63,7 +68,8 @@ class Publisher:
         it; see docs/adr/0003.
 
         Raises:
-            ContexError: PAYLOAD_MALFORMED.
+            ContexError: PAYLOAD_MALFORMED; MASTER_KEY_MISSING, KEY_UNAVAILABLE,
+                STORE_UNAVAILABLE where an event names a subject.
         """
         drafts: list[Draft] = []
         texts: dict[bytes, Description] = {}
@@ -78,6 +84,8 @@ class Publisher:
                 texts[digest] = description
                 if not description.described:
                     body = self._codec.mark_opaque(body)
+            if event.subject:
+                body = await self._sealer.seal(project, event.subject, body)
             drafts.append(
                 Draft(
                     body,

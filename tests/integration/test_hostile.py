@@ -43,6 +43,7 @@ from contex.v1.match_service_pb2 import (
     RecordFeedbackRequest,
 )
 from contex.v1.project_service_pb2 import (
+    EraseDataRequest,
     GetActivityRequest,
     GetRetentionRequest,
     GetStatsRequest,
@@ -157,6 +158,7 @@ VALID: dict[str, Message] = {
     "RemoveEvents": RemoveEventsRequest(
         project=P, before=event_pb2.Position(sequence="1-0"), reason="a reason"
     ),
+    "EraseData": EraseDataRequest(project=P, subject="nobody", request_id="r", reason="a reason"),
     "GetActivity": GetActivityRequest(project=P),
     "Export": ExportRequest(project=P),
     "Import": ImportRequest(start=ImportStart(project="imported")),
@@ -211,7 +213,7 @@ async def scene(minilm: Embedder) -> AsyncIterator[Scene]:
         store = EmbeddedValkey(Path(directory))
         await store.start()
         server = await Server.start(
-            Settings(port=0, archive_url=(Path(directory) / "archive").as_uri()),
+            Settings(port=0, data_dir=Path(directory)),
             store.url,
             embedder=minilm,
         )
@@ -879,6 +881,37 @@ raw(
 )
 for _name, _text in {"empty": "", "blank": " \n", "long": "a" * 1_001}.items():
     refuse("RemoveEvents", f"reason {_name}", "reason", reason=_text)
+    refuse("EraseData", f"reason {_name}", "reason", reason=_text)
+for _name, _text in some({"empty": "", **long_names(128), **NASTY}, *_FEW).items():
+    refuse("EraseData", f"subject {_name}", "subject", subject=_text)
+for _name, _text in some({"empty": "", **long_names(256), **NASTY}, *_FEW).items():
+    refuse("EraseData", f"data_key {_name}", "data_key", data_key=_text)
+for _name, _text in some({"empty": "", **long_names(64), **NASTY}, *_FEW).items():
+    refuse("EraseData", f"request_id {_name}", "request_id", request_id=_text)
+CASES.append(
+    Case(
+        "EraseData",
+        "no target",
+        lambda: EraseDataRequest(project=P, request_id="r", reason="x"),
+        field="target",
+    )
+)
+refuse(
+    "EraseData",
+    "a key that never was",
+    expect={
+        "reason": "DATA_KEY_NOT_FOUND",
+        "code": "NOT_FOUND",
+        "metadata": frozenset({"data_key"}),
+    },
+    data_key="never",
+)
+refuse(
+    "Publish",
+    "a subject that is none",
+    "events[0].metadata",
+    events=[event("k", metadata={"subject": "a b"})],
+)
 
 # Exports and imports.
 for _value in (5, 6, 2**31 - 1):

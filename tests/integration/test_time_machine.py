@@ -87,6 +87,7 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.runner = asyncio.Runner()
+        self.directory = directory
         self.store = EmbeddedValkey(directory)
         self.objects = Objects.open((directory / "archive").as_uri())
         self.servers: list[Server] = []
@@ -112,6 +113,7 @@ class World:
             snapshot_cache_bytes=20_000 if place else 0,
             # And it archives.
             archive_url=self.objects.url,
+            data_dir=self.directory,
         )
         server = await Server.start(chosen, self.store.url, embedder=Words())
         self.servers[place : place + 1] = [server]

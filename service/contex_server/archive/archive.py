@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -240,6 +240,15 @@ class Archive:
                     return found
             sequence = self._codec.decode(found[-1]).previous_sequence
         return found
+
+    async def entries(self, record: SegmentRecord) -> AsyncGenerator[list[Entry], None]:
+        """All events of a segment, a block after the other.
+
+        To be called through `look`, or where nobody else replaces segments.
+        """
+        index = await self.index(record)
+        for block in range(len(index.counts)):
+            yield await self._block(record, index, block)
 
     # -- snapshots ---------------------------------------------------------------
 

@@ -74,6 +74,7 @@ class SegmentIndex:
         project: The project, as it was called when the segment was made.
         ordinal: Its number among the project's, from 0.
         previous: The digest of the segment before; "" for the first.
+        replaces: The digests of those that it took the place of, when data were erased.
         first: The sequence of its first event.
         last: The sequence of its last.
         events: How many it holds.
@@ -92,6 +93,7 @@ class SegmentIndex:
     project: str
     ordinal: int
     previous: str
+    replaces: tuple[str, ...]
     first: Sequence
     last: Sequence
     events: int
@@ -140,11 +142,13 @@ class SegmentBuilder:
         project: The project.
         ordinal: The segment's number.
         previous: The digest of the segment before.
+        replaces: The digests of those that it takes the place of.
     """
 
     project: str
     ordinal: int
     previous: str
+    replaces: tuple[str, ...] = ()
     events: int = 0
     body_bytes: int = 0
     last: Sequence | None = None
@@ -201,6 +205,7 @@ class SegmentBuilder:
             self.project,
             self.ordinal,
             self.previous,
+            self.replaces,
             self._firsts[0],
             self.last,
             self.events,
@@ -230,6 +235,7 @@ def encode_index(index: SegmentIndex) -> bytes:
             "project": index.project,
             "ordinal": index.ordinal,
             "previous": index.previous,
+            "replaces": index.replaces,
             "first": str(index.first),
             "last": str(index.last),
             "events": index.events,
@@ -291,6 +297,7 @@ def decode_index(data: bytes) -> SegmentIndex:
             head["project"],
             head["ordinal"],
             head["previous"],
+            tuple(head["replaces"]),
             Sequence.parse(head["first"]),
             Sequence.parse(head["last"]),
             head["events"],

@@ -26,11 +26,26 @@ _LINE_KEYS = frozenset(
     | {"data", "payload", "payload_text", "payload_base64", "tombstone", "expected_revision"}
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     | {"sequence", "time", "revision", "previous_sequence", "publisher"}
-    | {"opaque", "score", "matches", "payload_omitted", "backfilled", "context", "deleted"}
+    | {
+        "opaque",
+        "score",
+        "matches",
+        "payload_omitted",
+        "backfilled",
+        "context",
+        "deleted",
+        "erased",
+    }
 )
-# What the service itself writes about agents, feedback and models.
+# What the service itself writes about agents, feedback, models and erasures.
 _SERVICE_TYPES = frozenset(
-    {"agent_registered", "agent_unregistered", "match_feedback", "matching_model_changed"}
+    {
+        "agent_registered",
+        "agent_unregistered",
+        "match_feedback",
+        "matching_model_changed",
+        "data_erased",
+    }
 )
 
 

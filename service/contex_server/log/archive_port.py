@@ -93,6 +93,10 @@ class StoreLog(EventLog, Protocol):
         """Records another object for a segment with the same events; False as above."""
         ...
 
+    async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
+        """Records another object for the remains; False as above."""
+        ...
+
     async def remove_segments(
         self,
         project: str,

@@ -49,6 +49,7 @@ from contex_server.log.redis_keys import (
     vectors_key,
 )
 from contex_server.log.redis_records import RedisRecords
+from contex_server.log.redis_sealing import RedisSealing
 from contex_server.log.redis_transfer import RedisTransfer
 from contex_server.model import (
     BEGINNING,
@@ -80,14 +81,15 @@ _FUNCTIONS = "\n".join(
         "tasks",
         "archive",
         "transfer",
+        "erase",
     )
 )
 
 log = structlog.get_logger(__name__)
 
 
-class RedisLog(RedisRecords, RedisArchive, RedisTransfer):
-    """`TransferLog` on any Redis >= 7.2 or Valkey >= 8."""
+class RedisLog(RedisRecords, RedisArchive, RedisTransfer, RedisSealing):
+    """`SealingLog` on any Redis >= 7.2 or Valkey >= 8."""
 
     def __init__(
         self,

@@ -131,6 +131,20 @@ class RedisArchive:
         )
         return bool(reply)
 
+    async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
+        """See `StoreLog.replace_remains`."""
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_replace_remains",
+            2,
+            key(project, "task:archive"),
+            key(project, "archive"),
+            owner,
+            f"{record.last} {_line(record)}",
+        )
+        return bool(reply)
+
     async def remove_segments(
         self,
         project: str,

@@ -27,6 +27,7 @@ _KINDS = (
     "archive",
     "segments",
     "retention",
+    "subjects",
 )
 
 

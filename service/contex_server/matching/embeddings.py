@@ -80,6 +80,12 @@ class Embeddings:
         """Takes note of what the log says."""
         self._deciding[project] = model
 
+    def forget(self, project: str) -> None:
+        """Drops what is at hand of a project."""
+        for cache in (self._cache, self._stored):
+            for place in [place for place in cache if place[0] == project]:
+                cache.pop(place, None)
+
     # -- publishing --------------------------------------------------------------
 
     def is_stored(self, project: str, model: str, digest: bytes) -> bool:

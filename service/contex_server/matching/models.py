@@ -41,6 +41,10 @@ class Models:
         self.configured_id = configured.model_id
         self._priors: dict[str, asyncio.Task[Prior]] = {}
 
+    def ids(self) -> list[str]:
+        """The models that this process can embed with."""
+        return list(self._embedders)
+
     def has(self, model_id: str) -> bool:
         """Whether this process can embed with the model."""
         return model_id in self._embedders

@@ -196,17 +196,23 @@ class Archiver:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        everything = Due(0, 0, 1 << 62, at_once=True)
         async with self.task(project):
-            while True:
-                archived = await self._store.archived(project)
-                bounds = await self._store.bounds(project)
-                if bounds.first is None:
-                    return
-                if bounds.first <= archived.last:
-                    await self._finish(project, archived.last)
-                elif await self.claim(project):
-                    await self._move(project, archived, bounds, everything)
+            await self.move_all(project)
+
+    async def move_all(self, project: str) -> None:
+        """The same for who has the task."""
+        everything = Due(0, 0, 1 << 62, at_once=True)
+        while True:
+            archived = await self._store.archived(project)
+            bounds = await self._store.bounds(project)
+            if bounds.first is None:
+                return
+            if bounds.first <= archived.last:
+                await self._finish(project, archived.last)
+            elif not await self.claim(project):
+                raise archive_unavailable("another process is working on it")
+            else:
+                await self._move(project, archived, bounds, everything)
 
     @asynccontextmanager
     async def task(self, project: str) -> AsyncIterator[None]:

@@ -20,6 +20,7 @@ from contex_server.projections.activity import (
     read_activity,
 )
 from contex_server.projections.moments import check_not_in_future
+from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
 from contex_server.rpc import validate, wire
 from contex_server.rpc.caller import caller
@@ -43,9 +44,17 @@ _DIMENSIONS: dict[int, By] = {
 class ProjectServicer:
     """See `protos/contex/v1/project_service.proto`."""
 
-    def __init__(self, log: EventLog, keeping: Keeping, presence: Presence, limits: Limits) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        keeping: Keeping,
+        eraser: Eraser,
+        presence: Presence,
+        limits: Limits,
+    ) -> None:
         self._log = log
         self._keeping = keeping
+        self._eraser = eraser
         self._presence = presence
         self._limits = limits
 
@@ -120,6 +129,33 @@ class ProjectServicer:
         )
         return project_service_pb2.RemoveEventsResponse(
             removed_count=removed, first_sequence=str(first) if first else ""
+        )
+
+    async def erase_data(
+        self, request: project_service_pb2.EraseDataRequest
+    ) -> project_service_pb2.EraseDataResponse:
+        """EraseData."""
+        project = validate.project(request.project)
+        subject = data_key = ""
+        match request.WhichOneof("target"):
+            case "subject":
+                subject = validate.subject(request.subject, "subject")
+            case "data_key":
+                data_key = validate.data_key(request.data_key)
+            case _:
+                raise invalid_field("target", "must be a subject or a data_key")
+        if not request.request_id:
+            raise invalid_field("request_id", "must not be empty")
+        count, sequence, duplicate = await self._eraser.erase(
+            project,
+            subject=subject,
+            data_key=data_key,
+            request_id=validate.request_id(request.request_id),
+            reason=reason(request.reason, self._limits),
+            origin=caller(),
+        )
+        return project_service_pb2.EraseDataResponse(
+            erased_count=count, sequence=str(sequence or ""), duplicate=duplicate
         )
 
     async def get_activity(

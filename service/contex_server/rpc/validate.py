@@ -259,6 +259,17 @@ def publisher(value: str, field: str) -> str:
     return value
 
 
+def subject(value: str, field: str) -> str:
+    """The person whose data an event holds."""
+    if not value or not PUBLISHER.fullmatch(value):
+        raise invalid_field(
+            field,
+            "a subject must be 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -; "
+            f"got {short(value)}",
+        )
+    return value
+
+
 def check_count(field: str, count: int, limit: int, *, at_least: int = 0) -> None:
     """Refuses a list that is too short or too long."""
     if not at_least <= count <= limit:

@@ -9,7 +9,13 @@ from contex.v1 import event_pb2, event_service_pb2
 
 from contex_server.config import Limits
 from contex_server.errors import ContexError, Reason, invalid_field
-from contex_server.model import DATA_DELETED, DATA_PUBLISHED, RESERVED_TYPES, Durability
+from contex_server.model import (
+    DATA_DELETED,
+    DATA_PUBLISHED,
+    RESERVED_TYPES,
+    SUBJECT,
+    Durability,
+)
 from contex_server.publishing import NewEvent
 from contex_server.rpc import validate
 
@@ -129,7 +135,10 @@ def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Li
             raise invalid_field("expected_revision", "needs a data_key")
         if expected > 2**53:
             raise invalid_field("expected_revision", "must be at most 2^53")
-    return NewEvent(body, key, kind, payload, content_type, description, tombstone, expected)
+    subject = metadata.get(SUBJECT, "") if metadata else ""
+    return NewEvent(
+        body, key, kind, payload, content_type, description, tombstone, expected, subject
+    )
 
 
 def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
@@ -142,6 +151,8 @@ def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
             raise invalid_field(
                 "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
             )
+    if SUBJECT in metadata:
+        validate.subject(metadata[SUBJECT], "metadata")
     size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
     if size > limits.metadata_bytes:
         raise invalid_field(

@@ -7,8 +7,10 @@ as fast as building messages. `tests/unit/rpc/test_wire.py` holds it to the real
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from contex.v1 import agent_service_pb2, event_pb2
 from google.protobuf.message import DecodeError
@@ -17,8 +19,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from contex_server.matching.context import Form, Item, render_one
 from contex_server.model import (
     DATA_DELETED,
+    SEALED_TAG,
     Agent,
     Entry,
+    Erasure,
     Event,
     KeyState,
     Match,
@@ -47,6 +51,7 @@ _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 _RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
 _parse = event_pb2.Event.FromString
+assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
 
@@ -336,6 +341,7 @@ class ProtobufCodec:
             previous_sequence=Sequence(*map(int, previous.split("-"))) if previous else None,
             text_digest=message.text_digest,
             opaque=message.opaque,
+            erased=message.HasField("erased"),
         )
 
     def key_state(self, entry: Entry) -> KeyState | None:
@@ -371,6 +377,7 @@ class ProtobufCodec:
                 previous_sequence=Sequence.parse(previous) if previous else None,
                 text_digest=message.text_digest,
                 opaque=message.opaque,
+                erased=_erasure(message.erased) if message.HasField("erased") else None,
             )
         except DecodeError as error:
             raise ValueError(f"no event: {error}") from error
@@ -390,9 +397,46 @@ class ProtobufCodec:
             previous_sequence="" if previous is None else str(previous),
             text_digest=record.text_digest,
             opaque=record.opaque,
+            erased=None if record.erased is None else _erased_message(record.erased),
         )
         body = message.SerializeToString(deterministic=True)
         return Entry(str(record.sequence).encode(), body)
+
+    def seal(self, body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
+        """See `EventCodec.seal`."""
+        message = _parse(body)
+        content = event_pb2.Event(payload=message.payload, description=message.description)
+        message.ClearField("payload")
+        message.ClearField("description")
+        # In front, where it is found without a search.
+        sealed = lock(content.SerializeToString(), _bound_to(message))
+        return _field(SEALED_TAG, sealed) + message.SerializeToString()
+
+    def unseal(self, entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> Entry:
+        """See `EventCodec.unseal`."""
+        message = _parse(entry.body)
+        if not message.sealed:
+            return entry
+        content = unlock(message.sealed, _bound_to(message))
+        if isinstance(content, Erasure):
+            return self._erased(entry, message, content)
+        message.ClearField("sealed")
+        message.MergeFromString(content)
+        return Entry(entry.id, message.SerializeToString())
+
+    def erase(self, entry: Entry, erasure: Erasure) -> Entry:
+        """See `EventCodec.erase`."""
+        message = _parse(entry.body)
+        if message.HasField("erased"):
+            return entry
+        return self._erased(entry, message, erasure)
+
+    def _erased(self, entry: Entry, message: event_pb2.Event, erasure: Erasure) -> Entry:
+        digest = hashlib.sha256(message.sealed or message.payload).digest()
+        for field in ("payload", "description", "sealed", "text_digest", "opaque"):
+            message.ClearField(field)
+        message.erased.CopyFrom(_erased_message(replace(erasure, digest=digest)))
+        return Entry(entry.id, message.SerializeToString())
 
     def contents(self, entry: Entry) -> tuple[str, str]:
         """See `EventCodec.contents`."""
@@ -417,3 +461,23 @@ class ProtobufCodec:
     def mark_opaque(self, body: bytes) -> bytes:
         """See `EventCodec.mark_opaque`."""
         return body + _OPAQUE
+
+
+def _bound_to(message: event_pb2.Event) -> bytes:
+    """What a sealed content must stay with."""
+    return f"{message.event_type}\0{message.data_key}".encode()
+
+
+def _erasure(message: event_pb2.Erased) -> Erasure:
+    return Erasure(
+        message.time.ToMilliseconds(), message.request_id, message.reason, message.payload_digest
+    )
+
+
+def _erased_message(erasure: Erasure) -> event_pb2.Erased:
+    return event_pb2.Erased(
+        time=timestamp(erasure.unix_ms),
+        request_id=erasure.request_id,
+        reason=erasure.reason,
+        payload_digest=erasure.digest,
+    )

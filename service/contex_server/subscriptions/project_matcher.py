@@ -25,6 +25,7 @@ from contex_server.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
     BEGINNING,
+    DATA_ERASED,
     MODEL_CHANGED,
     SERVICE_TYPES,
     Agent,
@@ -395,6 +396,8 @@ class ProjectMatcher:
         ended: tuple[Listening, ContexError] | None = None
         if last.event_type == MODEL_CHANGED:
             await self._change_model(orjson.loads(last.payload)["model"])
+        elif last.event_type == DATA_ERASED:
+            await self._forget_erased()
         elif last.event_type in (AGENT_REGISTERED, AGENT_UNREGISTERED):
             agent_id = orjson.loads(last.payload)["agent_id"]
             if agent_id in self._listening:
@@ -438,6 +441,18 @@ class ProjectMatcher:
             listening.encodings = await self._need_encodings(listening.agent.needs)
             await self._work(partial(index.needs.set_agent, listening.agent, listening.encodings))
         log.info("matching_model_changed", project=self.project, model=index.model.id)
+
+    async def _forget_erased(self) -> None:
+        """Data whose latest event was erased match nothing any more."""
+        index = self.index
+        self._services.embeddings.forget(self.project)
+        async for states in self._services.log.state(self.project):
+            gone = [
+                state
+                for state in states
+                if not state.digest and index.latest.get(state.data_key) == state.sequence
+            ]
+            await self._work(partial(index.apply_all, gone, {}))
 
     async def _encodings(self, events: list[Event]) -> dict[bytes, Encoding]:
         return await self._services.embeddings.of_events(self.project, self.index.model.id, events)

@@ -33,6 +33,7 @@ from contex_server.model import (
     DATA_DELETED,
     END_OF_TIME,
     SERVICE_TYPES,
+    SUBJECT,
     Durability,
     Entry,
     EventCodec,
@@ -43,6 +44,7 @@ from contex_server.model import (
 )
 from contex_server.projections.moments import rfc3339
 from contex_server.publishing import NewEvent, Publisher
+from contex_server.sealing.sealer import Sealer
 from contex_server.transfer.detection import detect, reader_of
 from contex_server.transfer.items import (
     Agents,
@@ -61,6 +63,7 @@ from contex_server.transfer.redaction import KeyMapping, Redaction, redacted, re
 log = structlog.get_logger(__name__)
 
 _TASK = "import"
+_SUBJECT = SUBJECT.encode()
 _ARCHIVE_TASK = "archive"
 _CLAIM_MS = 10_000
 _BATCH_EVENTS = 1_000
@@ -188,6 +191,7 @@ class Imports:
         store: Where imports are staged.
         codec: Reads and makes events.
         publisher: Appends events anew.
+        sealer: Seals those that name a subject.
         grown: Told of each project that has grown.
     """
 
@@ -197,12 +201,14 @@ class Imports:
         store: TransferLog,
         codec: EventCodec,
         publisher: Publisher,
+        sealer: Sealer,
         *grown: Callable[[str], None],
     ) -> None:
         self.log = event_log
         self.store = store
         self.codec = codec
         self.publisher = publisher
+        self.sealer = sealer
         self.grown = grown
         self._swept = -_SWEEP_S
 
@@ -649,6 +655,7 @@ class Import:
         if self._wanted.dry_run:
             return
         if batch:
+            batch = [await self._sealed(self._staged, event) for event in batch]
             reached("import-staging")
             if not await self._store.restore(self._staged, self._tail, batch, note):
                 raise _in_progress(self._wanted.project)
@@ -656,6 +663,16 @@ class Import:
             reached("import-staged")
         elif note:
             await self._store.put_import_note(self._staged, note)
+
+    async def _sealed(self, project: str, event: Restored) -> Restored:
+        if _SUBJECT not in event.body:
+            return event
+        record = self._codec.record(Entry(event.id, event.body))
+        subject = record.metadata.get(SUBJECT, "")
+        if not subject or record.erased is not None:
+            return event
+        body = await self._of.sealer.seal(project, subject, event.body)
+        return event._replace(body=body)
 
     async def _drop(self) -> None:
         await self._store.drop_import(self._staged, [self._note.model] if self._note.model else [])
@@ -681,7 +698,7 @@ class Import:
         project = self._wanted.project
         tail = max(self._known_tail, Sequence.parse(self._note.applied))
         async for entries in self._staged_after(tail):
-            batch = [self._restored(entry) for entry in entries]
+            batch = [await self._sealed(project, self._restored(entry)) for entry in entries]
             if not await self._store.restore(project, tail, batch):
                 raise _not_empty(project, (await self._of.log.bounds(project)).tail)
             tail = entries[-1].sequence
@@ -734,6 +751,7 @@ class Import:
             record.description,
             record.event_type == DATA_DELETED,
             None,
+            record.metadata.get(SUBJECT, ""),
         )
         return event, record.publisher
 

@@ -24,7 +24,7 @@ import orjson
 import zstandard
 
 from contex_server.log.port import AgentRecord
-from contex_server.model import Entry, EventCodec, Record, Sequence
+from contex_server.model import Entry, Erasure, EventCodec, Record, Sequence
 from contex_server.projections.moments import rfc3339
 from contex_server.transfer.items import Chain, Events, Item, Malformed, Manifest, Summary
 
@@ -37,15 +37,6 @@ _MAX_LINE = 32 * 1024 * 1024
 _PIECE = 1024
 """So few compressed bytes at a time become at most 32 MiB."""
 _TOGETHER = 500
-_EXTENSIONS = {
-    "contexrevision": "revision",
-    "contexprevious": "previous_sequence",
-    "contexdigest": "text_digest",
-    "contexdescription": "description",
-    "contexpublisher": "publisher",
-    "contexmetadata": "metadata",
-    "contexopaque": "opaque",
-}
 
 
 class _Shape:
@@ -67,6 +58,7 @@ class _Shape:
             "previous_sequence": str(record.previous_sequence or ""),
             "text_digest": record.text_digest.hex(),
             "opaque": record.opaque,
+            "erased": _erased(record.erased),
         }
         fields = {name: value for name, value in fields.items() if value}
         return {**fields, **_payload(record.payload, "payload")}
@@ -95,6 +87,7 @@ class _Shape:
             previous_sequence=_place(fields.get("previous_sequence", "")),
             text_digest=bytes.fromhex(_text(fields, "text_digest")),
             opaque=fields.get("opaque", False) is True,
+            erased=_erasure(fields.get("erased")),
         )
 
 
@@ -119,6 +112,7 @@ class _CloudShape(_Shape):
             "contexpublisher": record.publisher,
             "contexmetadata": orjson.dumps(record.metadata).decode() if record.metadata else "",
             "contexopaque": record.opaque,
+            "contexerased": orjson.dumps(_erased(record.erased)).decode() if record.erased else "",
         }
         fields.update({name: value for name, value in extensions.items() if value})
         return {**fields, **_payload(record.payload, "data")}
@@ -136,6 +130,7 @@ class _CloudShape(_Shape):
         if kind == SUMMARY_TYPE:
             return Summary(**fields["data"])
         metadata = _text(fields, "contexmetadata")
+        erased = _text(fields, "contexerased")
         return Record(
             sequence=_cloud_sequence(fields),
             event_type=kind,
@@ -149,6 +144,7 @@ class _CloudShape(_Shape):
             previous_sequence=_place(_text(fields, "contexprevious")),
             text_digest=bytes.fromhex(_text(fields, "contexdigest")),
             opaque=fields.get("contexopaque", False) is True,
+            erased=_erasure(orjson.loads(erased)) if erased else None,
         )
 
     def _head(self, name: str, project: str, kind: str, time: str) -> dict[str, Any]:
@@ -362,6 +358,26 @@ class LinesReader:
 
     def _malformed(self, problem: str) -> Malformed:
         return Malformed(problem, self.offset, self.item + 1)
+
+
+def _erased(erasure: Erasure | None) -> dict[str, Any]:
+    if erasure is None:
+        return {}
+    return {
+        "time": rfc3339(erasure.unix_ms),
+        "request_id": erasure.request_id,
+        "reason": erasure.reason,
+        "payload_digest": erasure.digest.hex(),
+    }
+
+
+def _erasure(fields: dict[str, Any] | None) -> Erasure | None:
+    if not fields:
+        return None
+    when = datetime.fromisoformat(_text(fields, "time"))
+    digest = bytes.fromhex(_text(fields, "payload_digest"))
+    unix_ms = round(when.timestamp() * 1000)
+    return Erasure(unix_ms, _text(fields, "request_id"), _text(fields, "reason"), digest)
 
 
 def _payload(payload: bytes, name: str) -> dict[str, Any]:

@@ -150,6 +150,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Another import into the project, or with the same import_id, is
     under way. Retryable when it has ended.
     """
+    ERROR_REASON_MASTER_KEY_MISSING: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION. An event that names a subject is encrypted, and the server has no
+    master key. An operator must give it one (CONTEX_MASTER_KEY_FILE). Not retryable.
+    """
+    ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION. An event is encrypted with a key that this server can't read:
+    "key_id". An operator must give it the master key that was in use then
+    (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with
@@ -285,5 +294,14 @@ was imported. Not retryable.
 ERROR_REASON_IMPORT_IN_PROGRESS: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION. Another import into the project, or with the same import_id, is
 under way. Retryable when it has ended.
+"""
+ERROR_REASON_MASTER_KEY_MISSING: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION. An event that names a subject is encrypted, and the server has no
+master key. An operator must give it one (CONTEX_MASTER_KEY_FILE). Not retryable.
+"""
+ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION. An event is encrypted with a key that this server can't read:
+"key_id". An operator must give it the master key that was in use then
+(CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -170,11 +170,13 @@ class Event(_message.Message):
     PREVIOUS_SEQUENCE_FIELD_NUMBER: _builtins.int
     TEXT_DIGEST_FIELD_NUMBER: _builtins.int
     OPAQUE_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """Position in the project's log, "{unix_ms}-{n}". Set by the store."""
     event_type: _builtins.str
     """What happened. The service itself writes "data_published", "data_deleted",
-    "agent_registered", "agent_unregistered", "match_feedback" and
+    "agent_registered", "agent_unregistered", "match_feedback", "data_erased" and
     "matching_model_changed"; any other type is a publisher's own.
     """
     data_key: _builtins.str
@@ -204,9 +206,22 @@ class Event(_message.Message):
     """True where the payload's bytes could not be described: the event is matched by
     its key and description only.
     """
+    sealed: _builtins.bytes
+    """How the store keeps the payload and the description of an event whose metadata name a
+    "subject": encrypted with the subject's key. Never sent.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free annotations of the publisher. Not used for matching."""
+        """Free annotations of the publisher. Not used for matching. "subject" names the person
+        whose data the event holds (1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -): payload
+        and description are then encrypted at rest, and can be erased.
+        """
+
+    @_builtins.property
+    def erased(self) -> Global___Erased:
+        """Set where payload and description were erased (ProjectService.EraseData): they are
+        empty then, and the event is matched with nothing. Everything else is as it was.
+        """
 
     def __init__(
         self,
@@ -223,14 +238,54 @@ class Event(_message.Message):
         previous_sequence: _builtins.str = ...,
         text_digest: _builtins.bytes = ...,
         opaque: _builtins.bool = ...,
+        erased: Global___Erased | None = ...,
+        sealed: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sequence", b"sequence", "text_digest", b"text_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "erased", b"erased", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sealed", b"sealed", "sequence", b"sequence", "text_digest", b"text_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class Erased(_message.Message):
+    """Tells that, when and why a payload was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PAYLOAD_DIGEST_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request that erased it."""
+    reason: _builtins.str
+    """Why, as that request said."""
+    payload_digest: _builtins.bytes
+    """SHA-256 of what was erased: of the encrypted form where the event named a subject, else
+    of the payload. Who has kept a copy can prove what it was.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When, by the store's clock."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        payload_digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload_digest", b"payload_digest", "reason", b"reason", "request_id", b"request_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Erased: _TypeAlias = Erased  # noqa: Y015
 
 @_typing.final
 class Match(_message.Message):

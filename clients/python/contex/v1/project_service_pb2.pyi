@@ -573,3 +573,79 @@ class GetActivityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetActivityResponse: _TypeAlias = GetActivityResponse  # noqa: Y015
+
+@_typing.final
+class EraseDataRequest(_message.Message):
+    """Erases payloads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DATA_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    subject: _builtins.str
+    """All events whose metadata name this subject."""
+    data_key: _builtins.str
+    """All events of this data key that there are by now. Needs an archive
+    (ARCHIVE_DISABLED).
+    """
+    request_id: _builtins.str
+    """Makes the call idempotent for ever: 1 to 64 characters of A-Z a-z 0-9 _ . : -.
+    Required; it stands in every event that was erased.
+    """
+    reason: _builtins.str
+    """Why, for the audit and in every event that was erased: 1 to 1,000 characters.
+    Required.
+    """
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        data_key: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data_key", b"data_key", "subject", b"subject", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key", b"data_key", "project", b"project", "reason", b"reason", "request_id", b"request_id", "subject", b"subject", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["subject", "data_key"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___EraseDataRequest: _TypeAlias = EraseDataRequest  # noqa: Y015
+
+@_typing.final
+class EraseDataResponse(_message.Message):
+    """What was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASED_COUNT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    erased_count: _builtins.int
+    """How many events."""
+    sequence: _builtins.str
+    """The event that tells it, of type "data_erased"; empty if there was nothing to erase."""
+    duplicate: _builtins.bool
+    """Whether the request had been answered before, like this."""
+    def __init__(
+        self,
+        *,
+        erased_count: _builtins.int = ...,
+        sequence: _builtins.str = ...,
+        duplicate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "erased_count", b"erased_count", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseDataResponse: _TypeAlias = EraseDataResponse  # noqa: Y015

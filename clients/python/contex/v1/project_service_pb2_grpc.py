@@ -76,6 +76,11 @@ class ProjectServiceStub:
                 request_serializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsResponse.FromString,
                 _registered_method=True)
+        self.EraseData = channel.unary_unary(
+                '/contex.v1.ProjectService/EraseData',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.EraseDataRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.EraseDataResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
@@ -135,6 +140,17 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseData(self, request, context):
+        """Makes payloads unreadable everywhere, also in the archive: those of all events that name
+        a subject, by destroying the subject's key; or those of all events of a data key, by
+        rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
+        "erased". Returns when it is done, which takes seconds for each million events. Audited;
+        refused while the project is on legal hold (LEGAL_HOLD).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +178,11 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.RemoveEvents,
                     request_deserializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.FromString,
                     response_serializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsResponse.SerializeToString,
+            ),
+            'EraseData': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseData,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.EraseDataRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.EraseDataResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +337,33 @@ class ProjectService:
             '/contex.v1.ProjectService/RemoveEvents',
             contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.SerializeToString,
             contex_dot_v1_dot_project__service__pb2.RemoveEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/EraseData',
+            contex_dot_v1_dot_project__service__pb2.EraseDataRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.EraseDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

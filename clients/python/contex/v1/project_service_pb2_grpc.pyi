@@ -64,6 +64,13 @@ class ProjectServiceStub:
     """Removes old events for good, in whole segments of the archive. Audited; refused while
     the project is on legal hold (LEGAL_HOLD).
     """
+    EraseData: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.EraseDataRequest, _project_service_pb2.EraseDataResponse]
+    """Makes payloads unreadable everywhere, also in the archive: those of all events that name
+    a subject, by destroying the subject's key; or those of all events of a data key, by
+    rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
+    "erased". Returns when it is done, which takes seconds for each million events. Audited;
+    refused while the project is on legal hold (LEGAL_HOLD).
+    """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
@@ -100,6 +107,13 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     RemoveEvents: _aio.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]  # type: ignore[assignment]
     """Removes old events for good, in whole segments of the archive. Audited; refused while
     the project is on legal hold (LEGAL_HOLD).
+    """
+    EraseData: _aio.UnaryUnaryMultiCallable[_project_service_pb2.EraseDataRequest, _project_service_pb2.EraseDataResponse]  # type: ignore[assignment]
+    """Makes payloads unreadable everywhere, also in the archive: those of all events that name
+    a subject, by destroying the subject's key; or those of all events of a data key, by
+    rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
+    "erased". Returns when it is done, which takes seconds for each million events. Audited;
+    refused while the project is on legal hold (LEGAL_HOLD).
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -164,6 +178,19 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_project_service_pb2.RemoveEventsResponse, _abc.Awaitable[_project_service_pb2.RemoveEventsResponse]]:
         """Removes old events for good, in whole segments of the archive. Audited; refused while
         the project is on legal hold (LEGAL_HOLD).
+        """
+
+    @_abc_1.abstractmethod
+    def EraseData(
+        self,
+        request: _project_service_pb2.EraseDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.EraseDataResponse, _abc.Awaitable[_project_service_pb2.EraseDataResponse]]:
+        """Makes payloads unreadable everywhere, also in the archive: those of all events that name
+        a subject, by destroying the subject's key; or those of all events of a data key, by
+        rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
+        "erased". Returns when it is done, which takes seconds for each million events. Audited;
+        refused while the project is on legal hold (LEGAL_HOLD).
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -85,6 +85,15 @@ local function replace_segment(keys, args)
   return 1
 end
 
+-- KEYS  task, archive
+-- ARGV  owner, remains
+local function replace_remains(keys, args)
+  if not owns(keys[1], args[1]) then return 0 end
+  redis.call('HSET', keys[2], 'remains', args[2])
+  redis.call('HINCRBY', keys[2], 'rewrites', 1)
+  return 1
+end
+
 -- KEYS  task, archive, segments, audit
 -- ARGV  owner, first, remains, what first was, action, retention of audit records in ms
 local function remove_segments(keys, args)
@@ -138,6 +147,7 @@ end
 
 redis.register_function('contex1_add_segment', add_segment)
 redis.register_function('contex1_replace_segment', replace_segment)
+redis.register_function('contex1_replace_remains', replace_remains)
 redis.register_function('contex1_remove_segments', remove_segments)
 redis.register_function('contex1_trim', trim)
 redis.register_function('contex1_drop_snapshots', drop_snapshots)
