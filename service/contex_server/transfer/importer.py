@@ -27,6 +27,7 @@ from contex_server.failpoints import reached
 from contex_server.log.pages import pages
 from contex_server.log.port import AgentRecord, EventLog
 from contex_server.log.transfer_port import Restored, TransferLog
+from contex_server.matching.describe import PayloadMalformed, describe
 from contex_server.matching.embeddings import describe_event
 from contex_server.model import (
     BEGINNING,
@@ -491,10 +492,12 @@ class Import:
             report.skipped += 1
             return
         if not self._exact:
-            if record.event_type in SERVICE_TYPES:
+            if record.event_type in SERVICE_TYPES or record.erased is not None:
                 report.skipped += 1
                 return
             record = self._marked(record, entry)
+            if not self._reader.exported:
+                self._check_payload(record)
         if sequence != record.sequence:
             record = replace(record, sequence=sequence)
         changed = self._changed(record)
@@ -555,6 +558,19 @@ class Import:
             raise self._malformed(
                 f"{record.sequence} is no revision {record.revision} of {key!r:.60}"
             )
+
+    def _check_payload(self, record: Record) -> None:
+        """What is appended anew must be what it says it is; later is too late to find out."""
+        try:
+            describe(
+                record.data_key,
+                record.description,
+                record.payload,
+                record.content_type,
+                record.event_type,
+            )
+        except PayloadMalformed as error:
+            raise self._malformed(f"a payload: {error}") from error
 
     def _marked(self, record: Record, entry: Entry) -> Record:
         """What says where a replayed event comes from."""
