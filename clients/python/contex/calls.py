@@ -26,6 +26,7 @@ from .v1 import (
     match_service_pb2_grpc,
     project_service_pb2_grpc,
     state_service_pb2_grpc,
+    transfer_service_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .v1.match_service_pb2_grpc import MatchServiceAsyncStub
     from .v1.project_service_pb2_grpc import ProjectServiceAsyncStub
     from .v1.state_service_pb2_grpc import StateServiceAsyncStub
+    from .v1.transfer_service_pb2_grpc import TransferServiceAsyncStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -65,6 +67,7 @@ class AsyncCalls:
         self._state_stub: StateServiceAsyncStub | None = None
         self._audit_stub: AuditServiceAsyncStub | None = None
         self._project_stub: ProjectServiceAsyncStub | None = None
+        self._transfer_stub: TransferServiceAsyncStub | None = None
         self._metadata = identity_metadata(publisher)
         self._streams: weakref.WeakSet[Subscription[Any] | AnswerStream[Any] | PublishStream] = (
             weakref.WeakSet()
@@ -91,11 +94,15 @@ class AsyncCalls:
         await self.close()
 
     async def _once(
-        self, method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request
+        self,
+        method: aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
     ) -> Response:
         self._check_open()
         try:
-            return await method(request, timeout=self._timeout, metadata=self._metadata)
+            return await method(request, timeout=timeout or self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -150,6 +157,20 @@ class AsyncCalls:
         self._streams.add(stream)
         return stream
 
+    def _resumed_answers(
+        self,
+        method: Callable[[], Callable[..., object]],
+        request: Callable[[], object],
+        decode: Callable[[Response], Iterable[T]],
+        retry: Callable[[], Retry],
+    ) -> AnswerStream[T]:
+        self._check_open()
+        stream = AnswerStream(
+            lambda: cast(AnswerCall, method()(request(), metadata=self._metadata)), decode, retry
+        )
+        self._streams.add(stream)
+        return stream
+
     @property
     def _events(self) -> EventServiceAsyncStub:
         if self._event_stub is None:
@@ -185,6 +206,14 @@ class AsyncCalls:
         if self._project_stub is None:
             self._project_stub = project_service_pb2_grpc.ProjectServiceStub(self._open_channel())
         return self._project_stub
+
+    @property
+    def _transfers(self) -> TransferServiceAsyncStub:
+        if self._transfer_stub is None:
+            self._transfer_stub = transfer_service_pb2_grpc.TransferServiceStub(
+                self._open_channel()
+            )
+        return self._transfer_stub
 
     def _open_channel(self) -> aio.Channel:
         # Not in the constructor: an asyncio channel belongs to the loop it is made in.

@@ -36,6 +36,7 @@ _READS = (
     ("contex.v1.AuditService", "ListRecords"),
     ("contex.v1.ProjectService", "GetStats"),
     ("contex.v1.ProjectService", "GetActivity"),
+    ("contex.v1.ProjectService", "GetRetention"),
 )
 
 # Streams that can't be resumed: gRPC repeats them as long as nothing has arrived.

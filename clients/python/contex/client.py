@@ -9,13 +9,13 @@ from grpc_health.v1 import health_pb2
 
 from . import requests, responses
 from .channel import HEALTH_CHECK
-from .history import AsyncHistory
 from .moments import At
 from .publish_stream import Batches, PublishStream
 from .publish_window import PublishWindow
 from .resume import event_stream, match_stream
 from .retry import Retry
 from .subscription import Subscription
+from .transfers import AsyncTransfers
 from .v1 import agent_service_pb2, event_service_pb2
 from .values import (
     Agent,
@@ -32,7 +32,7 @@ from .values import (
 )
 
 
-class AsyncClient(AsyncHistory):
+class AsyncClient(AsyncTransfers):
     """A client of one Contex server, for asyncio.
 
     It opens one channel, at the first call, and keeps it. Use it in an `async with`, or

@@ -232,7 +232,8 @@ def audit_piece(message: audit_service_pb2.ExportRecordsResponse) -> Iterator[Au
 
 def stats(message: project_service_pb2.GetStatsResponse) -> Stats:
     """A project's size."""
-    return Stats(**{name: getattr(message, name) for name in Stats.__dataclass_fields__})
+    fields = {name: getattr(message, name) for name in Stats.__dataclass_fields__}
+    return Stats(**{**fields, "warnings": tuple(message.warnings)})
 
 
 def activity(message: project_service_pb2.GetActivityResponse) -> Activity:

@@ -262,6 +262,12 @@ class Stats:
     snapshot_bytes: int
     archived_sequence: str
     counted_since: str
+    store_event_count: int
+    archive_event_count: int
+    archive_bytes: int
+    segment_count: int
+    removed_event_count: int
+    warnings: tuple[str, ...]
 
 
 class ActivityDimension(enum.Enum):

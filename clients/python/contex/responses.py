@@ -18,6 +18,7 @@ from .answers import (
     PassageScore,
     TermHit,
 )
+from .moments import instant
 from .v1 import agent_service_pb2, event_pb2, event_service_pb2, match_service_pb2
 from .values import (
     Agent,
@@ -25,6 +26,7 @@ from .values import (
     Context,
     ContextFormat,
     Durability,
+    Erasure,
     Event,
     Match,
     MatchedEvent,
@@ -73,6 +75,13 @@ def event(message: event_pb2.Event) -> Event:
         revision=message.revision,
         previous_sequence=message.previous_sequence,
         opaque=message.opaque,
+        erased=_erasure(message.erased) if message.HasField("erased") else None,
+    )
+
+
+def _erasure(message: event_pb2.Erased) -> Erasure:
+    return Erasure(
+        instant(message.time), message.request_id, message.reason, message.payload_digest
     )
 
 

@@ -17,9 +17,9 @@ from .moments import At
 from .publish_window import PublishWindow
 from .resume import event_stream, match_stream
 from .retry import Retry
-from .sync_history import History
 from .sync_publish_stream import SyncPublishStream
 from .sync_subscription import SyncSubscription
+from .sync_transfers import Transfers
 from .v1 import agent_service_pb2, event_service_pb2
 from .values import (
     Agent,
@@ -36,7 +36,7 @@ from .values import (
 )
 
 
-class Client(History):
+class Client(Transfers):
     """`AsyncClient` for code without asyncio: same methods, plain iterators and context managers.
 
     Calls may be made from several threads; a stream belongs to one.

@@ -26,6 +26,7 @@ from .v1 import (
     match_service_pb2_grpc,
     project_service_pb2_grpc,
     state_service_pb2_grpc,
+    transfer_service_pb2_grpc,
 )
 
 Request = TypeVar("Request")
@@ -58,6 +59,7 @@ class Calls:
         self._states = state_service_pb2_grpc.StateServiceStub(channel)
         self._audit = audit_service_pb2_grpc.AuditServiceStub(channel)
         self._projects = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self._transfers = transfer_service_pb2_grpc.TransferServiceStub(channel)
         self._metadata = identity_metadata(publisher)
         self._streams: weakref.WeakSet[
             SyncSubscription[Any] | SyncAnswerStream[Any] | SyncPublishStream
@@ -84,11 +86,15 @@ class Calls:
         self.close()
 
     def _once(
-        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
     ) -> Response:
         self._check_open()
         try:
-            return method(request, timeout=self._timeout, metadata=self._metadata)
+            return method(request, timeout=timeout or self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -140,6 +146,22 @@ class Calls:
         self._check_open()
         stream = SyncAnswerStream(
             lambda: cast(StreamCall[Response], method(request, metadata=self._metadata)), decode
+        )
+        self._streams.add(stream)
+        return stream
+
+    def _resumed_answers(
+        self,
+        method: Callable[[], Callable[..., object]],
+        request: Callable[[], object],
+        decode: Callable[[Response], Iterable[T]],
+        retry: Callable[[], Retry],
+    ) -> SyncAnswerStream[T]:
+        self._check_open()
+        stream = SyncAnswerStream(
+            lambda: cast(StreamCall[Response], method()(request(), metadata=self._metadata)),
+            decode,
+            retry,
         )
         self._streams.add(stream)
         return stream

@@ -99,6 +99,21 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """That, when and why a payload was erased.
+
+    Attributes:
+        request_id: The request that erased it.
+        payload_digest: SHA-256 of what was erased.
+    """
+
+    time: datetime
+    request_id: str
+    reason: str
+    payload_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One immutable entry of a project's log.
 
@@ -115,6 +130,7 @@ class Event:
         previous_sequence: The key's previous event; empty for the first.
         opaque: True where the payload could not be described: it is matched by key and
             description only.
+        erased: Set where payload and description were erased; they are empty then.
     """
 
     sequence: str
@@ -128,14 +144,18 @@ class Event:
     revision: int
     previous_sequence: str
     opaque: bool = False
+    erased: Erasure | None = None
 
     @property
     def value(self) -> object:
-        """The payload decoded by its content type: JSON value, `str` or `bytes`.
+        """The payload decoded by its content type: JSON value, `str` or `bytes`; None where it
+        was erased.
 
         Raises:
             ValueError: The payload is not what its content type says.
         """
+        if self.erased is not None:
+            return None
         return payloads.decode(self.payload, self.content_type)
 
     @property

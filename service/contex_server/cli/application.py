@@ -16,9 +16,12 @@ from contex_server.cli import (
     deliveries,
     diff,
     explain,
+    export,
     feedback,
     health,
     history,
+    imports,
+    keeping,
     knew,
     listen,
     match,
@@ -86,4 +89,10 @@ application.command()(matching.matching)
 application.command()(stats.stats)
 application.command()(activity.activity)
 application.command()(audit.audit)
+application.command()(export.export)
+application.command("import")(imports.import_)
+application.command()(imports.clone)
+application.add_typer(keeping.retention, name="retention")
+application.command()(keeping.remove)
+application.command()(keeping.erase)
 application.command()(demo)

@@ -67,12 +67,16 @@ class Progress:
             self._refreshed = now
             self._bar.update(self._task, completed=self._bytes, description=self.summary())
 
-    def reach(self, events: int, total_events: int) -> None:
-        """Sets how many events are done, of how many: both are told on the way."""
+    def reach(self, events: int, total_events: int, *, done: int | None = None) -> None:
+        """Sets how many events are done, of how many: both are told on the way.
+
+        With `done`, that many were looked at, and `events` are what came of them.
+        """
         self._events = events
         if self._bar is not None and self._task is not None:
-            total = max(events, total_events)
-            self._bar.update(self._task, completed=events, total=total, description=self.summary())
+            done = events if done is None else done
+            total = max(done, total_events)
+            self._bar.update(self._task, completed=done, total=total, description=self.summary())
 
     def summary(self) -> str:
         """The state in words."""
@@ -88,7 +92,11 @@ class Progress:
 
             columns: list[progress.ProgressColumn] = [progress.SpinnerColumn()]
             if self._has_bar:
-                columns += [progress.BarColumn(), progress.TaskProgressColumn()]
+                columns += [
+                    progress.BarColumn(),
+                    progress.TaskProgressColumn(),
+                    progress.TimeRemainingColumn(),
+                ]
             self._bar = progress.Progress(
                 *columns,
                 progress.TextColumn("{task.description}"),

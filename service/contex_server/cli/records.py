@@ -3,7 +3,8 @@
 
 Keys of an event: sequence, time (RFC 3339, UTC), event_type, data_key, revision,
 previous_sequence, publisher, description, content_type, metadata, opaque, and one of payload (the
-JSON value), payload_text and payload_base64, or none where there is no payload. A matched event
+JSON value), payload_text and payload_base64, or none where there is no payload; erased (time,
+request_id, reason, payload_digest) where it was erased. A matched event
 also has score, matches, payload_omitted, backfilled, and context where `--format` asked for it.
 
 Keys of a match: need_index, need, score, cosine, threshold, model, path, passage,
@@ -79,6 +80,14 @@ def event_record(event: Event) -> dict[str, Any]:
         "metadata": dict(event.metadata),
         "opaque": event.opaque,
     }
+    if event.erased is not None:
+        record["erased"] = {
+            "time": rfc3339(event.erased.time),
+            "request_id": event.erased.request_id,
+            "reason": event.erased.reason,
+            "payload_digest": event.erased.payload_digest.hex(),
+        }
+        return record
     record.update(_payload_entry(event))
     return record
 

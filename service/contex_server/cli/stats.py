@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from contex_server.cli import options
-from contex_server.cli.output import cell, console, print_json, table
+from contex_server.cli.output import cell, console, plain, print_json, table
 from contex_server.cli.records import rfc3339
 from contex_server.cli.running import run
 from contex_server.cli.time_records import stats_record
 
 if TYPE_CHECKING:
     from contex import Stats
+    from rich.table import Table
 
 _BEGINNING = "0-0"
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -37,11 +39,18 @@ def stats(
 
 
 def _show(stats: Stats) -> None:
+    console().print(rows_table(stats_rows(stats)))
+    for warning in stats.warnings:
+        console().print(f"warning: {plain(warning)}")
+
+
+def rows_table(rows: Mapping[str, str]) -> Table:
+    """Names and what they stand for."""
     result = table("", "")
     result.show_header = False
-    for name, value in stats_rows(stats).items():
+    for name, value in rows.items():
         result.add_row(name, cell(value))
-    console().print(result)
+    return result
 
 
 def stats_rows(stats: Stats) -> dict[str, str]:
@@ -66,7 +75,13 @@ def stats_rows(stats: Stats) -> dict[str, str]:
             f"the newest at {sequence_text(stats.snapshot_sequence)}"
         )
     if stats.archived_sequence:
-        rows["archived"] = f"up to {sequence_text(stats.archived_sequence)}"
+        rows["archived"] = (
+            f"{stats.archive_event_count:,} events in {stats.segment_count:,} segments, "
+            f"{size_text(stats.archive_bytes)}, up to {sequence_text(stats.archived_sequence)}"
+        )
+        rows["in the store"] = f"{stats.store_event_count:,} events"
+    if stats.removed_event_count:
+        rows["removed"] = f"{stats.removed_event_count:,} events, for good"
     return rows
 
 

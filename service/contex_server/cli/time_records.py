@@ -31,7 +31,18 @@ agent_id, data_key, sequence, revision, event_type, count, stream_id, detail, re
 
 `stats`: event_count, first_sequence, last_sequence, event_bytes, data_key_count,
 deleted_key_count, agent_count, subscriber_count, listener_count, events_per_second,
-snapshot_sequence, snapshot_count, snapshot_bytes, archived_sequence, counted_since.
+snapshot_sequence, snapshot_count, snapshot_bytes, archived_sequence, counted_since,
+store_event_count, archive_event_count, archive_bytes, segment_count, removed_event_count,
+warnings.
+
+`export`: cut_sequence, first_sequence, last_sequence, event_count, agent_count, vector_count,
+digest. `import` and `clone`: dry_run, format (native, json_lines, cloud_events, legacy_json),
+source_project, read_count, imported_count, skipped_count, present_count, remapped_count,
+redacted_count, agent_count, vector_count, first_sequence, last_sequence, digest.
+
+`retention`: own and effective (store_seconds, store_events, store_bytes, archive_seconds,
+legal_hold), has_archive. `remove`: removed_count, first_sequence. `erase`: erased_count, sequence,
+duplicate.
 
 `activity`: dimension, start_time, end_time, bucket_seconds, total and series (name, total,
 counts), name_count, peak_hours, utc_offset_minutes, counted_since.
@@ -235,6 +246,11 @@ def stats_record(stats: Stats) -> dict[str, Any]:
 def activity_record(activity: Activity, dimension: str, utc_offset: int) -> dict[str, Any]:
     """How many events there were, under its stable JSON keys; the offset in minutes."""
     return {"dimension": dimension, **_record(activity), "utc_offset_minutes": utc_offset}
+
+
+def plain_record(value: Any) -> dict[str, Any]:
+    """A value of the client under the names of its fields."""
+    return _record(value)
 
 
 def _record(value: Any) -> dict[str, Any]:

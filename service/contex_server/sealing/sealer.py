@@ -21,7 +21,8 @@ from contex_server.sealing.keys import KEY_BYTES, NONCE_BYTES, MasterKeys
 _SEALED = bytes([SEALED_TAG])
 _ID_CHARS = 16
 _HEAD = _ID_CHARS + NONCE_BYTES
-_TOMBSTONE = b"["
+_KEY, _TOMBSTONE = b"K", b"E"
+"""What a stored key begins with, and what stands in the place of one that was destroyed."""
 _CACHED = 10_000
 FRESH_S = 1.0
 """An erasure is noticed by every process within this time, at once by the one that did it."""
@@ -58,9 +59,9 @@ class Sealer:
         fresh = os.urandom(KEY_BYTES)
         # Asked each time: a key that was destroyed meanwhile must seal nothing.
         found, wrapped = await self._store.subject_key(
-            project, subject, key_id, self._master.wrap(fresh, key_id)
+            project, subject, key_id, _KEY + self._master.wrap(fresh, key_id)
         )
-        key = AESGCM(fresh if found == key_id else self._master.unwrap(wrapped, found))
+        key = AESGCM(fresh if found == key_id else self._master.unwrap(wrapped[1:], found))
 
         def lock(content: bytes, bound_to: bytes) -> bytes:
             nonce = os.urandom(NONCE_BYTES)
@@ -110,10 +111,10 @@ class Sealer:
 
     def _read(self, key_id: bytes, stored: bytes) -> AESGCM | Erasure:
         if stored.startswith(_TOMBSTONE):
-            return Erasure(*orjson.loads(stored))
+            return Erasure(*orjson.loads(stored[1:]))
         if self._master is None:
             raise _unavailable(key_id, "can't be read: there is no master key here")
-        return AESGCM(self._master.unwrap(stored, key_id))
+        return AESGCM(self._master.unwrap(stored[1:], key_id))
 
 
 def _unavailable(key_id: bytes, problem: str) -> ContexError:
@@ -136,4 +137,4 @@ def key_id_of(entry: Entry) -> bytes:
 
 def tombstone(erasure: Erasure) -> bytes:
     """What stands in the place of a key that was destroyed."""
-    return orjson.dumps([erasure.unix_ms, erasure.request_id, erasure.reason])
+    return _TOMBSTONE + orjson.dumps([erasure.unix_ms, erasure.request_id, erasure.reason])

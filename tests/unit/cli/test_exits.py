@@ -34,6 +34,7 @@ _CODES: list[tuple[type[ContexError], grpc.StatusCode, ExitCode]] = [
     (OutOfRange, grpc.StatusCode.OUT_OF_RANGE, ExitCode.OUT_OF_RANGE),
     (Internal, grpc.StatusCode.INTERNAL, ExitCode.UNEXPECTED),
     (ContexError, grpc.StatusCode.UNIMPLEMENTED, ExitCode.UNSUPPORTED),
+    (ContexError, grpc.StatusCode.DATA_LOSS, ExitCode.DAMAGED),
 ]
 
 
@@ -45,7 +46,7 @@ def test_each_error_has_its_exit_code(
 
 
 def test_the_codes_are_the_documented_numbers() -> None:
-    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 130, 143]
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143]
     assert all(f"{code.value}" in epilog() and code.meaning in epilog() for code in ExitCode)
 
 

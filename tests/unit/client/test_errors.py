@@ -77,7 +77,8 @@ def test_a_missing_datum_is_named() -> None:
         (grpc.StatusCode.DEADLINE_EXCEEDED, contex.DeadlineExceeded),
         (grpc.StatusCode.INTERNAL, contex.Internal),
         (grpc.StatusCode.UNIMPLEMENTED, contex.Unimplemented),
-        (grpc.StatusCode.DATA_LOSS, contex.ContexError),
+        (grpc.StatusCode.DATA_LOSS, contex.DataLoss),
+        (grpc.StatusCode.UNKNOWN, contex.ContexError),
     ],
 )
 @pytest.mark.parametrize(
