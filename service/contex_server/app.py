@@ -51,7 +51,9 @@ from contex_server.retention.archiver import Archiver
 from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
 from contex_server.retention.policy import Retention, Retentions
+from contex_server.retention.recovery import Recovery
 from contex_server.retention.removal import Removal
+from contex_server.retention.verification import Verification
 from contex_server.rpc.agents import AgentServicer
 from contex_server.rpc.audit import AuditServicer
 from contex_server.rpc.events import EventServicer
@@ -199,6 +201,10 @@ class Server:
         eraser = Eraser(
             raw, store, codec, sealer, keeping, archive, archiver, models.ids, *appended
         )
+        recovery = None
+        if archive is not None and archiver is not None:
+            recovery = Recovery(store, archive, codec, archiver)
+        verification = Verification(store, raw, self.log, codec, embeddings, archive, recovery)
         reembedding = Reembedding(self.log, codec, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
@@ -285,7 +291,9 @@ class Server:
                 self.drain,
             ),
             _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
-            _PROJECTS: ProjectServicer(self.log, keeping, eraser, presence, settings.limits),
+            _PROJECTS: ProjectServicer(
+                self.log, keeping, eraser, verification, presence, settings.limits
+            ),
             _TRANSFERS: TransferServicer(
                 Exporter(self.log, store, codec),
                 Imports(self.log, store, codec, publisher, sealer, *appended),

@@ -182,3 +182,13 @@ async def test_retention_removal_and_erasure(here: Server, client: AsyncClient) 
     stats = await client.stats(P)
     assert stats.removed_event_count == 30
     assert stats.archive_event_count >= 30
+
+
+async def test_a_project_is_verified(here: Server, client: AsyncClient) -> None:
+    await story(client)
+    steps = [step async for step in client.verify(P)]
+    assert steps[-1].summary is not None
+    assert steps[-1].summary.event_count == 60
+    assert not [step.finding for step in steps if step.finding]
+    again = await in_thread(here, lambda sync: list(sync.verify(P, repair=True)))
+    assert again[-1].summary == steps[-1].summary

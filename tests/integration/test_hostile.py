@@ -50,6 +50,7 @@ from contex.v1.project_service_pb2 import (
     RemoveEventsRequest,
     Retention,
     SetRetentionRequest,
+    VerifyProjectRequest,
 )
 from contex.v1.state_service_pb2 import (
     DiffStatesRequest,
@@ -159,6 +160,7 @@ VALID: dict[str, Message] = {
         project=P, before=event_pb2.Position(sequence="1-0"), reason="a reason"
     ),
     "EraseData": EraseDataRequest(project=P, subject="nobody", request_id="r", reason="a reason"),
+    "VerifyProject": VerifyProjectRequest(project=P),
     "GetActivity": GetActivityRequest(project=P),
     "Export": ExportRequest(project=P),
     "Import": ImportRequest(start=ImportStart(project="imported")),

@@ -43,7 +43,16 @@ from .errors import (
     from_rpc_error,
 )
 from .history import StateStream
-from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo
+from .keeping import (
+    ErasedData,
+    Finding,
+    FindingKind,
+    RemovedEvents,
+    Retention,
+    RetentionInfo,
+    VerifyStep,
+    VerifySummary,
+)
 from .past import (
     Blame,
     BlamedPart,
@@ -156,6 +165,8 @@ __all__ = [
     "ExportSummary",
     "FailedPrecondition",
     "Feedback",
+    "Finding",
+    "FindingKind",
     "FormatUnavailable",
     "HeldBack",
     "HeldBackReason",
@@ -208,6 +219,8 @@ __all__ = [
     "TimeInFuture",
     "Unavailable",
     "Unimplemented",
+    "VerifyStep",
+    "VerifySummary",
     "channel_options",
     "from_refusal",
     "from_rpc_error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 
@@ -63,3 +64,57 @@ class ErasedData:
     erased_count: int
     sequence: str
     duplicate: bool
+
+
+class FindingKind(enum.Enum):
+    """What a difference is about."""
+
+    SEGMENT = "segment"
+    ARCHIVE_AHEAD = "archive_ahead"
+    EVENT = "event"
+    STATE = "state"
+    SNAPSHOT = "snapshot"
+    COUNTER = "counter"
+    VECTOR = "vector"
+    OTHER = "other"
+    """What a newer server has added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference between what is kept in several places.
+
+    Attributes:
+        place: A sequence, a data key, the name of an object or of a counter.
+        repairable: Whether it can be made right from what is left.
+        repaired: Whether it was.
+    """
+
+    kind: FindingKind
+    place: str
+    detail: str
+    repairable: bool
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySummary:
+    """What was verified; see `contex.v1.VerifySummary`."""
+
+    as_of_sequence: str
+    event_count: int
+    segment_count: int
+    snapshot_count: int
+    data_key_count: int
+    finding_count: int
+    repaired_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyStep:
+    """How far a verification is: a difference where one was found, the summary at the end."""
+
+    event_count: int
+    total_count: int
+    finding: Finding | None
+    summary: VerifySummary | None

@@ -152,14 +152,14 @@ class Calls:
 
     def _resumed_answers(
         self,
-        method: Callable[[], Callable[..., object]],
+        method: Callable[..., object],
         request: Callable[[], object],
         decode: Callable[[Response], Iterable[T]],
         retry: Callable[[], Retry],
     ) -> SyncAnswerStream[T]:
         self._check_open()
         stream = SyncAnswerStream(
-            lambda: cast(StreamCall[Response], method()(request(), metadata=self._metadata)),
+            lambda: cast(StreamCall[Response], method(request(), metadata=self._metadata)),
             decode,
             retry,
         )

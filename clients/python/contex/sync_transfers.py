@@ -14,7 +14,7 @@ import grpc
 
 from . import transfer_messages as messages
 from .errors import ContexError, from_rpc_error
-from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo
+from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo, VerifyStep
 from .moments import At
 from .retry import Retry
 from .sync_answer_stream import SyncAnswerStream
@@ -98,6 +98,13 @@ class Transfers(History):
         retry = Retry(_LONG_S)
         return messages.erased(self._repeated(self._projects.EraseData, request, retry))
 
+    def verify(self, project: str, *, repair: bool = False) -> SyncAnswerStream[VerifyStep]:
+        """Reads a project end to end and tells what differs between what is kept in several
+        places; with `repair`, whatever can be derived is made anew.
+        """
+        request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
+        return self._answers(self._projects.VerifyProject, request, messages.verify_step)
+
     # -- files -------------------------------------------------------------------
 
     def export(
@@ -146,7 +153,7 @@ class Transfers(History):
             )
         )
         return self._resumed_answers(
-            lambda: self._transfers.Export,
+            self._transfers.Export,
             pieces.again,
             pieces.take,
             lambda: Retry(self._timeout if pieces.resumable else 0.0),

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo
+from .keeping import (
+    ErasedData,
+    Finding,
+    FindingKind,
+    RemovedEvents,
+    Retention,
+    RetentionInfo,
+    VerifyStep,
+    VerifySummary,
+)
 from .moments import At, position
 from .transfer import (
     ExportFormat,
@@ -282,3 +291,27 @@ def erase(
 def erased(message: project_service_pb2.EraseDataResponse) -> ErasedData:
     """What was erased."""
     return ErasedData(message.erased_count, message.sequence, message.duplicate)
+
+
+def verify_step(message: project_service_pb2.VerifyProjectResponse) -> Iterator[VerifyStep]:
+    """How far a verification is."""
+    summary = message.summary
+    yield VerifyStep(
+        message.event_count,
+        message.total_count,
+        _finding(message.finding) if message.HasField("finding") else None,
+        VerifySummary(
+            **{name: getattr(summary, name) for name in VerifySummary.__dataclass_fields__}
+        )
+        if message.HasField("summary")
+        else None,
+    )
+
+
+def _finding(message: project_service_pb2.Finding) -> Finding:
+    try:
+        name = project_service_pb2.FindingKind.Name(message.kind)
+        kind = FindingKind[name.removeprefix("FINDING_KIND_")]
+    except (ValueError, KeyError):
+        kind = FindingKind.OTHER
+    return Finding(kind, message.place, message.detail, message.repairable, message.repaired)

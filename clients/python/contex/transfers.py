@@ -15,7 +15,7 @@ from . import transfer_messages as messages
 from .answer_stream import AnswerStream
 from .errors import ContexError, from_rpc_error
 from .history import AsyncHistory
-from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo
+from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo, VerifyStep
 from .moments import At
 from .retry import Retry
 from .transfer import (
@@ -96,6 +96,13 @@ class AsyncTransfers(AsyncHistory):
         request = messages.erase(project, subject, data_key, reason, request_id or uuid.uuid4().hex)
         retry = Retry(_LONG_S)
         return messages.erased(await self._repeated(self._projects.EraseData, request, retry))
+
+    def verify(self, project: str, *, repair: bool = False) -> AnswerStream[VerifyStep]:
+        """Reads a project end to end and tells what differs between what is kept in several
+        places; with `repair`, whatever can be derived is made anew.
+        """
+        request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
+        return self._answers(lambda: self._projects.VerifyProject, request, messages.verify_step)
 
     # -- files -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`contex retention`, `contex remove` and `contex erase`: how long what is kept."""
+"""`contex retention`, `remove`, `erase` and `verify`: how long what is kept, and whether it is."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contex_server.cli import options
+from contex_server.cli.exits import ExitCode
 from contex_server.cli.output import cell, console, print_json, table
 from contex_server.cli.positions import parse_position
+from contex_server.cli.progress import Progress
 from contex_server.cli.running import run
 from contex_server.cli.stats import rows_table, sequence_text, size_text
 from contex_server.cli.time_records import plain_record
 
 if TYPE_CHECKING:
-    from contex import Retention, RetentionInfo
+    from contex import Finding, Retention, RetentionInfo, VerifySummary
 
 _DAY_S = 86_400
 retention = typer.Typer(help="How long a project is kept, and where.", no_args_is_help=True)
@@ -216,3 +218,67 @@ def erase(
         console().print(rows_table(rows))
 
     run(work())
+
+
+def verify(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make anew what can be derived.")
+    ] = False,
+    project: options.Project = "default",
+    target: options.Target = options.DEFAULT_TARGET,
+    timeout: options.Timeout = 10.0,
+    as_json: options.Json = False,
+) -> None:
+    """Read a project end to end and report every difference.
+
+    Compares the log, the archive, the state, the snapshots, the counters and the vectors. Exits
+    with 9 if a difference is left.
+    """
+
+    async def work() -> ExitCode:
+        left = 0
+        found: list[Finding] = []
+        summary = None
+        with Progress("verified", bar=True) as progress:
+            async with (
+                options.connect(target, timeout) as client,
+                client.verify(project, repair=repair) as steps,
+            ):
+                async for step in steps:
+                    progress.reach(step.event_count, step.total_count)
+                    summary = step.summary
+                    if step.finding is not None:
+                        left += not step.finding.repaired
+                        if as_json:
+                            print_json(plain_record(step.finding))
+                        else:
+                            found.append(step.finding)
+        assert summary is not None
+        if as_json:
+            print_json({"summary": plain_record(summary)})
+        else:
+            _show_findings(found, summary)
+        return ExitCode.DAMAGED if left else ExitCode.OK
+
+    run(work())
+
+
+def _show_findings(found: list[Finding], summary: VerifySummary) -> None:
+    if found:
+        result = table("what", "where", "how it differs", "")
+        for finding in found:
+            done = "can be repaired" if finding.repairable else "can't be repaired"
+            result.add_row(
+                finding.kind.value,
+                cell(finding.place),
+                cell(finding.detail),
+                "repaired" if finding.repaired else done,
+            )
+        console().print(result)
+    rows = {
+        "as of": sequence_text(summary.as_of_sequence),
+        "read": f"{summary.event_count:,} events, {summary.segment_count:,} segments, "
+        f"{summary.snapshot_count:,} snapshots, {summary.data_key_count:,} data keys",
+        "differences": f"{summary.finding_count:,}, {summary.repaired_count:,} repaired",
+    }
+    console().print(rows_table(rows))

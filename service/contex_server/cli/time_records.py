@@ -41,8 +41,12 @@ source_project, read_count, imported_count, skipped_count, present_count, remapp
 redacted_count, agent_count, vector_count, first_sequence, last_sequence, digest.
 
 `retention`: own and effective (store_seconds, store_events, store_bytes, archive_seconds,
-legal_hold), has_archive. `remove`: removed_count, first_sequence. `erase`: erased_count, sequence,
-duplicate.
+legal_hold), has_archive. `remove`: removed_count, first_sequence. `erase`: erased_count,
+sequence, duplicate.
+
+`verify`: a line for each difference: kind (segment, archive_ahead, event, state, snapshot, counter,
+vector), place, detail, repairable, repaired. Then one with the key summary: as_of_sequence,
+event_count, segment_count, snapshot_count, data_key_count, finding_count, repaired_count.
 
 `activity`: dimension, start_time, end_time, bucket_seconds, total and series (name, total,
 counts), name_count, peak_hours, utc_offset_minutes, counted_since.

@@ -83,10 +83,17 @@ class StoreLog(EventLog, Protocol):
         ...
 
     async def add_segment(
-        self, project: str, owner: str, directory: str, record: SegmentRecord
+        self,
+        project: str,
+        owner: str,
+        directory: str,
+        record: SegmentRecord,
+        *,
+        removed: int | None = None,
     ) -> bool:
         """Records a segment that follows the last; False, and nothing done, if `owner` does not
-        have the task, or another segment was recorded meanwhile."""
+        have the task, or another segment was recorded meanwhile. With `removed`, how many
+        events were gone before the first one, that may be any."""
         ...
 
     async def replace_segment(self, project: str, owner: str, record: SegmentRecord) -> bool:

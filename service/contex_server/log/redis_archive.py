@@ -90,7 +90,13 @@ class RedisArchive:
         return [_record(last, fields[1]) for last, fields in rows]
 
     async def add_segment(
-        self, project: str, owner: str, directory: str, record: SegmentRecord
+        self,
+        project: str,
+        owner: str,
+        directory: str,
+        record: SegmentRecord,
+        *,
+        removed: int | None = None,
     ) -> bool:
         """See `StoreLog.add_segment`."""
         reply = await self._command(
@@ -110,6 +116,7 @@ class RedisArchive:
             record.size,
             record.digest,
             _line(record),
+            "" if removed is None else removed,
         )
         return bool(reply)
 

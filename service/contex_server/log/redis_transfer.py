@@ -11,7 +11,7 @@ from typing import Any
 from contex_server.log.connections import Command
 from contex_server.log.redis_keys import counted_keys, key, vectors_key
 from contex_server.log.transfer_port import Restored
-from contex_server.model import Sequence
+from contex_server.model import KeyState, Sequence
 
 _SCAN_COUNT = 500
 _KINDS = (
@@ -43,10 +43,16 @@ class RedisTransfer:
         raise NotImplementedError
 
     async def restore(
-        self, project: str, expected: Sequence, events: Iterable[Restored], note: bytes = b""
+        self,
+        project: str,
+        expected: Sequence,
+        events: Iterable[Restored],
+        note: bytes = b"",
+        *,
+        archived: bool = False,
     ) -> bool:
         """See `TransferLog.restore`."""
-        arguments: list[Any] = [str(expected), note]
+        arguments: list[Any] = [str(expected), note, "A" if archived else ""]
         for sequence, body, name, revision, tombstone, digest, event_type, publisher in events:
             arguments += (
                 sequence,
@@ -69,6 +75,37 @@ class RedisTransfer:
             *arguments,
         )
         return bool(reply)
+
+    async def repair_state(
+        self,
+        project: str,
+        expected: Sequence,
+        states: Mapping[str, KeyState | None],
+        deleted: int | None,
+    ) -> bool:
+        """See `TransferLog.repair_state`."""
+        arguments: list[Any] = [str(expected), "" if deleted is None else deleted]
+        for name, state in states.items():
+            arguments += (name, b"" if state is None else _state_value(state))
+        reply = await self._command(
+            project,
+            "FCALL",
+            "contex1_repair_state",
+            3,
+            key(project, "events"),
+            key(project, "state"),
+            key(project, "stats"),
+            *arguments,
+        )
+        return bool(reply)
+
+    async def drop_snapshot(self, project: str, sequence: Sequence) -> None:
+        """See `TransferLog.drop_snapshot`."""
+        await self._commands(
+            project,
+            ("HDEL", key(project, "snapshot-data"), str(sequence)),
+            ("XDEL", key(project, "snapshots"), str(sequence)),
+        )
 
     async def import_note(self, staged: str) -> bytes:
         """See `TransferLog.import_note`."""
@@ -136,3 +173,8 @@ class RedisTransfer:
 
 def _vectors_kind(model: str) -> str:
     return vectors_key("", model).rpartition("::")[2]
+
+
+def _state_value(state: KeyState) -> bytes:
+    mark = b"D" if state.deleted else b"L"
+    return f"{state.revision} {state.sequence} ".encode() + mark + state.digest

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.log.archive_port import StoreLog
-from contex_server.model import Sequence
+from contex_server.model import KeyState, Sequence
 
 
 class Restored(NamedTuple):
@@ -35,14 +35,35 @@ class TransferLog(StoreLog, Protocol):
     """
 
     async def restore(
-        self, project: str, expected: Sequence, events: Iterable[Restored], note: bytes = b""
+        self,
+        project: str,
+        expected: Sequence,
+        events: Iterable[Restored],
+        note: bytes = b"",
+        *,
+        archived: bool = False,
     ) -> bool:
         """Appends events with their sequences, all or none, behind the tail `expected`, and
-        keeps `note` with a staged project.
+        keeps `note` with a staged project. With `archived` they are counted and not kept.
 
         Returns False, and does nothing, if the tail is another. A call that is repeated does
         nothing and returns True.
         """
+        ...
+
+    async def repair_state(
+        self,
+        project: str,
+        expected: Sequence,
+        states: Mapping[str, KeyState | None],
+        deleted: int | None,
+    ) -> bool:
+        """Sets the state of some keys, None for those that are none, and, if it is given, how
+        many keys are deleted; False, and nothing done, if the tail is not as expected."""
+        ...
+
+    async def drop_snapshot(self, project: str, sequence: Sequence) -> None:
+        """Removes a snapshot."""
         ...
 
     async def import_note(self, staged: str) -> bytes:

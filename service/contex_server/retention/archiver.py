@@ -23,7 +23,15 @@ import structlog
 
 from contex_server.archive.archive import Archive
 from contex_server.archive.objects import archive_unavailable
-from contex_server.archive.segment import Sealed, SegmentBuilder
+from contex_server.archive.segment import (
+    FOOTER_BYTES,
+    Sealed,
+    SegmentBuilder,
+    SegmentDamaged,
+    SegmentIndex,
+    decode_index,
+    read_footer,
+)
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
@@ -215,8 +223,10 @@ class Archiver:
                 await self._move(project, archived, bounds, everything)
 
     @asynccontextmanager
-    async def task(self, project: str) -> AsyncIterator[None]:
+    async def task(self, project: str, *, sweep: bool = True) -> AsyncIterator[None]:
         """Holds the task, once nobody else has it.
+
+        Without `sweep`, objects that nobody knows stay.
 
         Raises:
             ContexError: ARCHIVE_UNAVAILABLE if somebody has it for longer than they can that
@@ -224,6 +234,8 @@ class Archiver:
         """
         async with self._lock(project):
             deadline = time.monotonic() + _WAIT_S
+            if not sweep:
+                self._swept[project] = time.monotonic()
             while not await self.claim(project):
                 if time.monotonic() > deadline:
                     raise archive_unavailable("another process is working on it")
@@ -252,8 +264,8 @@ class Archiver:
                 return False
             self._claimed[project] = now
             if now > self._swept.get(project, -_SWEEP_S) + _SWEEP_S:
-                self._swept[project] = now
                 await self._sweep(project)
+                self._swept[project] = now
         return True
 
     async def _due(
@@ -356,7 +368,11 @@ class Archiver:
         return int(entry.id.split(b"-")[0]) < due.before_ms
 
     async def _sweep(self, project: str) -> None:
-        """Deletes objects that nobody knows: what was stored and never recorded."""
+        """Deletes objects that nobody knows: what was stored and never recorded.
+
+        What holds events that the store has not is no such thing: the store was brought back
+        from an older copy of itself. Nothing is archived then until it was repaired.
+        """
         archived = await self._store.archived(project)
         if not archived.directory:
             return
@@ -366,7 +382,19 @@ class Archiver:
         known = {record.name for record in directory.records}
         if directory.archived.remains is not None:
             known.add(directory.archived.remains.name)
-        for name in names.keys() - known:
+        tail = (await self._store.bounds(project)).tail
+        for name in sorted(names.keys() - known):
+            try:
+                ahead = (await read_summary(self._archive, name, names[name]))[0].last > tail
+            except SegmentDamaged:
+                ahead = False
+            if ahead:
+                raise ContexError(
+                    Reason.ARCHIVE_DAMAGED,
+                    "the archive has events that the store has not: verify the project, with "
+                    "repair",
+                    metadata={"object": name},
+                )
             log.info("archive_swept", project=project, object=name)
             await objects.delete(name)
 
@@ -410,6 +438,37 @@ async def store_segment(archive: Archive, sealed: Sealed, name: str) -> SegmentR
         sealed.digest,
         name,
     )
+
+
+async def read_summary(
+    archive: Archive, name: str, size: int
+) -> tuple[SegmentIndex, SegmentRecord]:
+    """What an object holds, and how it is recorded.
+
+    Raises:
+        SegmentDamaged: It is no segment.
+        ContexError: ARCHIVE_UNAVAILABLE.
+    """
+    if size < FOOTER_BYTES:
+        raise SegmentDamaged("too short for a segment")
+    footer = await archive.objects.get_range(name, size - FOOTER_BYTES, size)
+    offset, length, digest = read_footer(footer)
+    if offset + length + FOOTER_BYTES != size:
+        raise SegmentDamaged("its index is not where it says")
+    data = await archive.objects.get_range(name, offset, offset + length)
+    index = await asyncio.to_thread(decode_index, data)
+    record = SegmentRecord(
+        index.ordinal,
+        index.first,
+        index.last,
+        index.events,
+        index.bytes,
+        size,
+        offset,
+        digest,
+        name,
+    )
+    return index, record
 
 
 def new_directory(project: str) -> str:

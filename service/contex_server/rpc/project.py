@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from contex.v1 import event_pb2, project_service_pb2
 
 from contex_server.config import Limits
@@ -22,9 +24,12 @@ from contex_server.projections.activity import (
 from contex_server.projections.moments import check_not_in_future
 from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
+from contex_server.retention.verification import Verification
 from contex_server.rpc import validate, wire
 from contex_server.rpc.caller import caller
+from contex_server.rpc.handlers import Write
 from contex_server.rpc.keeping import reason, retention_message, retention_of
+from contex_server.rpc.verifying import step_message
 from contex_server.subscriptions.presence import Presence
 
 _TOP, _MAX_TOP = 10, 100
@@ -49,12 +54,14 @@ class ProjectServicer:
         log: EventLog,
         keeping: Keeping,
         eraser: Eraser,
+        verification: Verification,
         presence: Presence,
         limits: Limits,
     ) -> None:
         self._log = log
         self._keeping = keeping
         self._eraser = eraser
+        self._verification = verification
         self._presence = presence
         self._limits = limits
 
@@ -157,6 +164,16 @@ class ProjectServicer:
         return project_service_pb2.EraseDataResponse(
             erased_count=count, sequence=str(sequence or ""), duplicate=duplicate
         )
+
+    async def verify_project(
+        self, request: project_service_pb2.VerifyProjectRequest, write: Write
+    ) -> None:
+        """VerifyProject."""
+        project = validate.project(request.project)
+        steps = self._verification.verify(project, repair=request.repair)
+        async with aclosing(steps):
+            async for step in steps:
+                await write(step_message(step))
 
     async def get_activity(
         self, request: project_service_pb2.GetActivityRequest

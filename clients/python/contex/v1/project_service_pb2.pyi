@@ -61,6 +61,50 @@ not counted. The name of a series is "{agent_id}: {need}".
 """
 Global___ActivityDimension: _TypeAlias = ActivityDimension  # noqa: Y015
 
+class _FindingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_KIND_UNSPECIFIED: _FindingKind.ValueType  # 0
+    """Never sent."""
+    FINDING_KIND_SEGMENT: _FindingKind.ValueType  # 1
+    """An object of the archive is missing, damaged, or not in its place."""
+    FINDING_KIND_ARCHIVE_AHEAD: _FindingKind.ValueType  # 2
+    """The archive has events that the store does not know of."""
+    FINDING_KIND_EVENT: _FindingKind.ValueType  # 3
+    """An event is missing, out of order, or not linked to the one before of its key."""
+    FINDING_KIND_STATE: _FindingKind.ValueType  # 4
+    """The state that the store keeps of a key is not what its events come to."""
+    FINDING_KIND_SNAPSHOT: _FindingKind.ValueType  # 5
+    """A snapshot is not the state at its sequence."""
+    FINDING_KIND_COUNTER: _FindingKind.ValueType  # 6
+    """A counter is not what it counts."""
+    FINDING_KIND_VECTOR: _FindingKind.ValueType  # 7
+    """The vector of a datum is missing; it is computed when it is needed."""
+
+class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
+    """What a difference is about."""
+
+FINDING_KIND_UNSPECIFIED: FindingKind.ValueType  # 0
+"""Never sent."""
+FINDING_KIND_SEGMENT: FindingKind.ValueType  # 1
+"""An object of the archive is missing, damaged, or not in its place."""
+FINDING_KIND_ARCHIVE_AHEAD: FindingKind.ValueType  # 2
+"""The archive has events that the store does not know of."""
+FINDING_KIND_EVENT: FindingKind.ValueType  # 3
+"""An event is missing, out of order, or not linked to the one before of its key."""
+FINDING_KIND_STATE: FindingKind.ValueType  # 4
+"""The state that the store keeps of a key is not what its events come to."""
+FINDING_KIND_SNAPSHOT: FindingKind.ValueType  # 5
+"""A snapshot is not the state at its sequence."""
+FINDING_KIND_COUNTER: FindingKind.ValueType  # 6
+"""A counter is not what it counts."""
+FINDING_KIND_VECTOR: FindingKind.ValueType  # 7
+"""The vector of a datum is missing; it is computed when it is needed."""
+Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
+
 @_typing.final
 class GetStatsRequest(_message.Message):
     """Asks about a project."""
@@ -649,3 +693,151 @@ class EraseDataResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EraseDataResponse: _TypeAlias = EraseDataResponse  # noqa: Y015
+
+@_typing.final
+class VerifyProjectRequest(_message.Message):
+    """Verifies a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    repair: _builtins.bool
+    """Makes anew what can be derived."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        repair: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "repair", b"repair"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyProjectRequest: _TypeAlias = VerifyProjectRequest  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """A difference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    REPAIRABLE_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    kind: Global___FindingKind.ValueType
+    """What it is about."""
+    place: _builtins.str
+    """Where: a sequence, a data key, the name of an object or of a counter."""
+    detail: _builtins.str
+    """What is wrong, in plain words."""
+    repairable: _builtins.bool
+    """Whether it can be made right from what is left."""
+    repaired: _builtins.bool
+    """Whether it was."""
+    def __init__(
+        self,
+        *,
+        kind: Global___FindingKind.ValueType = ...,
+        place: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        repairable: _builtins.bool = ...,
+        repaired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kind", b"kind", "place", b"place", "repairable", b"repairable", "repaired", b"repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class VerifyProjectResponse(_message.Message):
+    """How far a verification is, or what it has found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """Events that were read so far."""
+    total_count: _builtins.int
+    """How many there are."""
+    @_builtins.property
+    def finding(self) -> Global___Finding:
+        """A difference that was found."""
+
+    @_builtins.property
+    def summary(self) -> Global___VerifySummary:
+        """What was verified; only in the last message."""
+
+    def __init__(
+        self,
+        *,
+        event_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+        finding: Global___Finding | None = ...,
+        summary: Global___VerifySummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "finding", b"finding", "summary", b"summary", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyProjectResponse: _TypeAlias = VerifyProjectResponse  # noqa: Y015
+
+@_typing.final
+class VerifySummary(_message.Message):
+    """What was verified."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_SEQUENCE_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_COUNT_FIELD_NUMBER: _builtins.int
+    DATA_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    FINDING_COUNT_FIELD_NUMBER: _builtins.int
+    REPAIRED_COUNT_FIELD_NUMBER: _builtins.int
+    as_of_sequence: _builtins.str
+    """The log up to here was verified."""
+    event_count: _builtins.int
+    """How many events."""
+    segment_count: _builtins.int
+    """How many segments."""
+    snapshot_count: _builtins.int
+    """How many snapshots."""
+    data_key_count: _builtins.int
+    """How many data keys."""
+    finding_count: _builtins.int
+    """How many differences were found, ..."""
+    repaired_count: _builtins.int
+    """... and how many of them were repaired."""
+    def __init__(
+        self,
+        *,
+        as_of_sequence: _builtins.str = ...,
+        event_count: _builtins.int = ...,
+        segment_count: _builtins.int = ...,
+        snapshot_count: _builtins.int = ...,
+        data_key_count: _builtins.int = ...,
+        finding_count: _builtins.int = ...,
+        repaired_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "data_key_count", b"data_key_count", "event_count", b"event_count", "finding_count", b"finding_count", "repaired_count", b"repaired_count", "segment_count", b"segment_count", "snapshot_count", b"snapshot_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifySummary: _TypeAlias = VerifySummary  # noqa: Y015

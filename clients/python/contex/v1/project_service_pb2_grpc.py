@@ -81,6 +81,11 @@ class ProjectServiceStub:
                 request_serializer=contex_dot_v1_dot_project__service__pb2.EraseDataRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_project__service__pb2.EraseDataResponse.FromString,
                 _registered_method=True)
+        self.VerifyProject = channel.unary_stream(
+                '/contex.v1.ProjectService/VerifyProject',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.VerifyProjectRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.VerifyProjectResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
@@ -151,6 +156,17 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyProject(self, request, context):
+        """Reads a project end to end and reports every difference between what is kept in several
+        places: the log and the archive, its segments and their digests, the state, the
+        snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
+        anew; a project that the store has lost, or has only the beginning of, is taken over
+        from the archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -183,6 +199,11 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.EraseData,
                     request_deserializer=contex_dot_v1_dot_project__service__pb2.EraseDataRequest.FromString,
                     response_serializer=contex_dot_v1_dot_project__service__pb2.EraseDataResponse.SerializeToString,
+            ),
+            'VerifyProject': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyProject,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.VerifyProjectRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.VerifyProjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -364,6 +385,33 @@ class ProjectService:
             '/contex.v1.ProjectService/EraseData',
             contex_dot_v1_dot_project__service__pb2.EraseDataRequest.SerializeToString,
             contex_dot_v1_dot_project__service__pb2.EraseDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/contex.v1.ProjectService/VerifyProject',
+            contex_dot_v1_dot_project__service__pb2.VerifyProjectRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.VerifyProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

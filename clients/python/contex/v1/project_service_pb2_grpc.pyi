@@ -71,6 +71,13 @@ class ProjectServiceStub:
     "erased". Returns when it is done, which takes seconds for each million events. Audited;
     refused while the project is on legal hold (LEGAL_HOLD).
     """
+    VerifyProject: _grpc.UnaryStreamMultiCallable[_project_service_pb2.VerifyProjectRequest, _project_service_pb2.VerifyProjectResponse]
+    """Reads a project end to end and reports every difference between what is kept in several
+    places: the log and the archive, its segments and their digests, the state, the
+    snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
+    anew; a project that the store has lost, or has only the beginning of, is taken over
+    from the archive.
+    """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
@@ -114,6 +121,13 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
     "erased". Returns when it is done, which takes seconds for each million events. Audited;
     refused while the project is on legal hold (LEGAL_HOLD).
+    """
+    VerifyProject: _aio.UnaryStreamMultiCallable[_project_service_pb2.VerifyProjectRequest, _project_service_pb2.VerifyProjectResponse]  # type: ignore[assignment]
+    """Reads a project end to end and reports every difference between what is kept in several
+    places: the log and the archive, its segments and their digests, the state, the
+    snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
+    anew; a project that the store has lost, or has only the beginning of, is taken over
+    from the archive.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -191,6 +205,19 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
         "erased". Returns when it is done, which takes seconds for each million events. Audited;
         refused while the project is on legal hold (LEGAL_HOLD).
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyProject(
+        self,
+        request: _project_service_pb2.VerifyProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_project_service_pb2.VerifyProjectResponse], _abc.AsyncIterator[_project_service_pb2.VerifyProjectResponse]]:
+        """Reads a project end to end and reports every difference between what is kept in several
+        places: the log and the archive, its segments and their digests, the state, the
+        snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
+        anew; a project that the store has lost, or has only the beginning of, is taken over
+        from the archive.
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,15 +33,20 @@ local function owns(task, owner)
 end
 
 -- KEYS  task, archive, segments, events
--- ARGV  owner, ordinal, directory, last, first, events, bytes, size, digest, line
+-- ARGV  owner, ordinal, directory, last, first, events, bytes, size, digest, line, how many
+--       events before the first segment are gone for good, or "": as the stream tells
 -- Returns 1, or 0 if the task is somebody else's or the segment is not the next.
 local function add_segment(keys, args)
   if not owns(keys[1], args[1]) then return 0 end
   local archive = keys[2]
-  if (redis.call('HGET', archive, 'segments') or '0') ~= args[2] then return 0 end
   if redis.call('EXISTS', archive) == 0 then
-    redis.call('HSET', archive, 'directory', args[3], 'removed', missing(keys[4]))
+    if args[11] == '' then
+      if args[2] ~= '0' then return 0 end
+      args[11] = missing(keys[4])
+    end
+    redis.call('HSET', archive, 'directory', args[3], 'removed', args[11], 'segments', args[2])
   end
+  if redis.call('HGET', archive, 'segments') ~= args[2] then return 0 end
   redis.call('HSETNX', archive, 'first', args[5])
   redis.call('XADD', keys[3], args[4], 'r', args[10])
   redis.call('HINCRBY', archive, 'segments', 1)

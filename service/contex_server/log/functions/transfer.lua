@@ -12,8 +12,8 @@ end
 -- Appends events with the sequences that they had.
 --
 -- KEYS  events, stats, activity, activity-open, state, import
--- ARGV  the tail as it must be, what to keep in <import> ("" = nothing), then for each
---       event: sequence, body, data key or "", revision, "T" (tombstone) or "", digest, type,
+-- ARGV  the tail as it must be, what to keep in <import> ("" = nothing), "A" if the archive
+--       has the events and they are only counted here, then for each event: sequence, body, data key or "", revision, "T" (tombstone) or "", digest, type,
 --       publisher
 -- Returns 1; also where this very call has been done before. 0 where the tail is another.
 local function restore(keys, args)
@@ -21,7 +21,7 @@ local function restore(keys, args)
   local tail = tail_of(events)
   if tail ~= args[1] then return tail == args[#args - 7] and 1 or 0 end
   local names, seen = {}, {}
-  for i = 5, #args, 8 do
+  for i = 6, #args, 8 do
     if args[i] ~= '' and not seen[args[i]] then
       seen[args[i]] = true
       names[#names + 1] = args[i]
@@ -32,7 +32,7 @@ local function restore(keys, args)
     mark[name] = string.match(value, '^%d+ %S+ (.)')
   end
   local latest, tallied, minute, first = {}, tally(), nil, nil
-  for i = 3, #args, 8 do
+  for i = 4, #args, 8 do
     local id, body, name, tombstone = args[i], args[i + 1], args[i + 2], args[i + 4] == 'T'
     local ms = split(id)
     local now_minute = math.floor(ms / 60000)
@@ -40,7 +40,11 @@ local function restore(keys, args)
       if minute then count(events, keys[2], keys[3], keys[4], tallied, first) end
       tallied, minute, first = tally(), now_minute, id
     end
-    redis.call('XADD', events, id, 'e', body)
+    if args[3] == 'A' then
+      redis.call('XADD', events, 'MAXLEN', '=', 0, id, 'e', '')
+    else
+      redis.call('XADD', events, id, 'e', body)
+    end
     counted(tallied, #body, name, args[i + 6], args[i + 7])
     if name ~= '' then
       if (mark[name] == 'D') ~= tombstone then
@@ -87,6 +91,25 @@ local function commit_import(keys, args)
   return 1
 end
 
+-- Makes the state, and what is counted of it, what it should be.
+--
+-- KEYS  events, state, stats
+-- ARGV  the tail as it must be, the counter of deleted keys or "", then data keys, and their
+--       values or "" for none
+-- Returns 1, or 0 if the tail is another.
+local function repair_state(keys, args)
+  if tail_of(keys[1]) ~= args[1] then return 0 end
+  if args[2] ~= '' then redis.call('HSET', keys[3], 'deleted', args[2]) end
+  for i = 3, #args, 2 do
+    if args[i + 1] == '' then
+      redis.call('HDEL', keys[2], args[i])
+    else
+      redis.call('HSET', keys[2], args[i], args[i + 1])
+    end
+  end
+  return 1
+end
+
 -- Removes what was staged.
 --
 -- KEYS  events of the staged project
@@ -104,4 +127,5 @@ end
 
 redis.register_function('contex1_restore', restore)
 redis.register_function('contex1_commit_import', commit_import)
+redis.register_function('contex1_repair_state', repair_state)
 redis.register_function('contex1_drop_import', drop_import)

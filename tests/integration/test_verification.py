@@ -1,0 +1,255 @@
+"""Differences are found and repaired; a project that the store has lost is taken over."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contex.v1 import project_service_pb2, project_service_pb2_grpc
+from contex.v1.project_service_pb2 import VerifyProjectRequest
+from contex_server.app import Server
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import key, vectors_key
+from contex_server.model import BEGINNING
+
+from tests.conftest import StartServer
+from tests.integration.support import DEADLINE_S, Api, P, Words, event, refusal
+from tests.integration.test_retention import fold, listed, state, story
+from tests.integration.test_transfer import exported, imported
+
+
+@pytest.fixture
+async def here(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
+    return await start_server(
+        valkey.url, embedder=Words(), segment_events=10, snapshot_events=10, index_idle_s=0.05
+    )
+
+
+@pytest.fixture
+async def api(here: Server) -> AsyncIterator[Api]:
+    async with Api.of(here) as opened:
+        yield opened
+
+
+async def verify(api: Api, repair: bool = False) -> tuple[list[tuple[str, str]], Any]:
+    """The kinds and places of what was found, and the summary."""
+    stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
+    call = stub.VerifyProject(VerifyProjectRequest(project=P, repair=repair), timeout=DEADLINE_S)
+    found, summary = [], None
+    async for step in call:
+        if step.HasField("finding"):
+            name = project_service_pb2.FindingKind.Name(step.finding.kind)
+            assert step.finding.detail
+            assert step.finding.repaired == (repair and step.finding.repairable)
+            found.append((name.removeprefix("FINDING_KIND_"), step.finding.place))
+        if step.HasField("summary"):
+            summary = step.summary
+    assert summary is not None
+    assert summary.finding_count == len(found)
+    return found, summary
+
+
+async def archive(server: Server) -> None:
+    assert server.archiver is not None
+    await server.archiver.archive_all(P)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+async def test_a_sound_project(api: Api, here: Server, archived: bool) -> None:
+    events = await story(api)
+    if archived:
+        await archive(here)
+        await api.publish(event("k1"))
+    found, summary = await verify(api)
+    assert found == []
+    assert summary.event_count == len(events) + archived
+    assert summary.data_key_count == 6
+    assert summary.segment_count == (13 if archived else 0)
+    if archived:
+        stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
+        request = project_service_pb2.RemoveEventsRequest(project=P, reason="a test")
+        request.before.sequence = events[57].sequence
+        assert (await stub.RemoveEvents(request)).removed_count == 50
+        assert (await verify(api))[0] == []
+        request = project_service_pb2.EraseDataRequest(
+            project=P, data_key="k1", request_id="r", reason="a test"
+        )
+        assert (await stub.EraseData(request)).erased_count
+        assert (await verify(api))[0] == []
+
+
+async def test_what_is_derived_is_repaired(api: Api, here: Server, store: Any) -> None:
+    events = await story(api)
+    model = await here.log.model(P)
+    await store.hset(key(P, "state"), "k1", b"99 1-1 L")
+    await store.hdel(key(P, "state"), "often")
+    await store.hset(key(P, "state"), "ghost", b"1 1-1 L")
+    await store.hset(key(P, "stats"), "deleted", 7)
+    await store.delete(vectors_key(P, model))
+    snapshots = await store.hkeys(key(P, "snapshot-data"))
+    await store.hset(key(P, "snapshot-data"), snapshots[0], b"\x01nonsense")
+    found, _ = await verify(api)
+    expected = [
+        ("SNAPSHOT", snapshots[0].decode()),
+        ("STATE", "ghost"),
+        ("STATE", "k1"),
+        ("STATE", "often"),
+        ("COUNTER", "deleted_key_count"),
+    ]
+    assert [f for f in found if f[0] != "VECTOR"] == expected
+    assert sum(kind == "VECTOR" for kind, _ in found) > 0
+    repaired, summary = await verify(api, repair=True)
+    assert repaired == found
+    assert summary.repaired_count == len(found)
+    assert (await verify(api))[0] == []
+    assert await state(api, events[-1].sequence) == fold(events)
+
+
+async def test_a_damaged_archive_is_told(api: Api, here: Server, tmp_path: Path) -> None:
+    await story(api)
+    await archive(here)
+    objects = sorted((tmp_path / "archive").rglob("*.seg"))
+    data = bytearray(objects[2].read_bytes())
+    data[100] ^= 1
+    objects[2].write_bytes(data)
+    objects[5].unlink()
+    found, _ = await verify(api, repair=True)
+    places = [str(o.relative_to(tmp_path / "archive")) for o in (objects[2], objects[5])]
+    assert found == [("SEGMENT", place) for place in places]
+
+
+async def test_a_store_that_is_lost(
+    api: Api, here: Server, start_server: StartServer, tmp_path: Path
+) -> None:
+    """The recovery drill of docs/operations/recovery.md."""
+    await api.register("reader", "apples")
+    events = await story(api)
+    early = await exported(api, include=[1, 2, 3])
+    await archive(here)
+    more = [*await listed(api)]
+    for n in range(7):
+        await api.publish(event(f"late-{n}"))
+    late = await exported(api, include=[1, 2, 3])
+    everything = await listed(api)
+    states = {at: await state(api, everything[at].sequence) for at in (40, 90, len(everything) - 1)}
+    await here.stop()
+    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
+        fresh = EmbeddedValkey(Path(directory))
+        await fresh.start()
+        server = await start_server(
+            fresh.url, embedder=Words(), segment_events=10, snapshot_events=10
+        )
+        async with Api.of(server) as again:
+            assert await listed(again) == []
+            found, summary = await verify(again)
+            assert [kind for kind, _ in found] == ["ARCHIVE_AHEAD"]
+            assert summary.event_count == 0
+            found, summary = await verify(again, repair=True)
+            assert [kind for kind, _ in found] == ["ARCHIVE_AHEAD", *["VECTOR"] * (len(found) - 1)]
+            assert await listed(again) == more
+            assert await state(again, everything[40].sequence) == states[40]
+            # What was not archived yet comes from the last export.
+            report = await imported(again, late, P)
+            assert report.present_count == len(more)
+            assert report.imported_count == len(everything) - len(more)
+            assert await listed(again) == everything
+            for at, expected in states.items():
+                assert await state(again, everything[at].sequence) == expected
+            stream = await again.listen("reader", after_sequence="0").live()
+            await stream.cancel()
+            assert (await verify(again))[0] == []
+            # It goes on: new events come after, and are archived.
+            await again.publish(event("k1"))
+            await archive(server)
+            await again.publish(event("k1"))
+            after = await listed(again)
+            assert after[: len(everything)] == everything
+            assert after[-1].revision == after[-2].revision + 1
+            assert (await verify(again))[0] == []
+            refused = await refusal(imported(again, early, P))
+            assert refused.reason == "PROJECT_NOT_EMPTY"
+        await server.stop()
+        await fresh.stop()
+    assert len(events) == len(more)
+
+
+async def test_a_store_that_was_brought_back_from_an_older_copy(
+    api: Api, here: Server, start_server: StartServer
+) -> None:
+    await story(api, 10)
+    await archive(here)
+    await story(api, 10)
+    await archive(here)
+    everything = await listed(api)
+    await here.stop()
+    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
+        fresh = EmbeddedValkey(Path(directory))
+        await fresh.start()
+        # Just the first segments are known, as an older copy of the store would.
+        server = await start_server(
+            fresh.url, embedder=Words(), segment_events=10, snapshot_events=10
+        )
+        async with Api.of(server) as again:
+            await verify(again, repair=True)
+            assert await listed(again) == everything
+        async with _forgotten(fresh, 2) as kept:
+            assert kept < len(everything)
+            async with Api.of(server) as again:
+                found, _ = await verify(again, repair=True)
+                assert found[0][0] == "ARCHIVE_AHEAD"
+                assert await listed(again) == everything
+                assert (await verify(again))[0] == []
+        await server.stop()
+        await fresh.stop()
+
+
+def _forgotten(valkey: EmbeddedValkey, segments: int) -> Any:
+    """Lets a store forget all but its first segments, and what came after them."""
+    from contextlib import asynccontextmanager
+
+    from contex_server.log.redis import RedisLog
+    from redis.asyncio import Redis
+
+    @asynccontextmanager
+    async def forget() -> AsyncIterator[int]:
+        async with Redis.from_url(valkey.url) as client:
+            log = await RedisLog.open(valkey.url)
+            records = await log.segments(P, BEGINNING, 100)
+            rows = await client.xrange(key(P, "segments"))
+            last = records[segments - 1]
+            for row_id, _ in rows[segments:]:
+                await client.xdel(key(P, "segments"), row_id)
+            # The stream's own end moves back too.
+            await client.delete(key(P, "events"))
+            kept = sum(r.events for r in records[:segments])
+            await client.execute_command(
+                "XADD", key(P, "events"), "MAXLEN", 0, str(last.last), "e", ""
+            )
+            await client.execute_command(
+                "XSETID",
+                key(P, "events"),
+                str(last.last),
+                "ENTRIESADDED",
+                kept,
+                "MAXDELETEDID",
+                str(last.last),
+            )
+            await client.delete(key(P, "segments"))
+            for row_id, fields in rows[:segments]:
+                await client.xadd(key(P, "segments"), fields, id=row_id)
+            await client.hset(
+                key(P, "archive"),
+                mapping={
+                    "segments": segments,
+                    "events": kept,
+                    "last": str(last.last),
+                    "digest": last.digest,
+                },
+            )
+            await log.close()
+        yield kept
+
+    return forget()
