@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 _PLACE, _, _PID = os.environ.get("CONTEX_FAILPOINT", "").partition("=")
 
@@ -14,4 +15,5 @@ _PLACE, _, _PID = os.environ.get("CONTEX_FAILPOINT", "").partition("=")
 def reached(place: str) -> None:
     """Kills the process that the tests chose, if this is the place that they chose."""
     if place == _PLACE:
-        os.kill(int(_PID) or os.getpid(), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was killed here before
+            os.kill(int(_PID) or os.getpid(), signal.SIGKILL)

@@ -82,6 +82,10 @@ class StoreLog(EventLog, Protocol):
         """The first `count` segments that end after a sequence, in order."""
         ...
 
+    async def archive_directory(self, project: str, proposed: str) -> str:
+        """Where the objects of a project go: the proposed place, if there is none yet."""
+        ...
+
     async def add_segment(
         self,
         project: str,

@@ -89,6 +89,14 @@ class RedisArchive:
         )
         return [_record(last, fields[1]) for last, fields in rows]
 
+    async def archive_directory(self, project: str, proposed: str) -> str:
+        """See `StoreLog.archive_directory`."""
+        name = key(project, "archive")
+        _, found = await self._commands(
+            project, ("HSETNX", name, "directory", proposed), ("HGET", name, "directory")
+        )
+        return str(found.decode())
+
     async def add_segment(
         self,
         project: str,

@@ -304,7 +304,10 @@ class Archiver:
         if not await self._fill(project, builder, archived, bounds, due):
             return False
         sealed = await asyncio.to_thread(builder.seal)
-        directory = archived.directory or new_directory(project)
+        # Said before anything is stored, so that whoever goes on finds what was left.
+        directory = archived.directory or await self._store.archive_directory(
+            project, new_directory(project)
+        )
         name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
         record = await store_segment(self._archive, sealed, name)
         reached("archive-recording")

@@ -250,9 +250,11 @@ class Eraser:
             for entry in entries:
                 if at in places and entry.sequence <= until:
                     erased = self._codec.erase(entry, erasure)
-                    if erased is not entry:
+                    fresh += erased is not entry
+                    before = None if erased is not entry else self._codec.record(entry).erased
+                    if before is None or before.request_id == erasure.request_id:
+                        # Also what this request had erased when it was interrupted.
                         self._note(found, entry)
-                        fresh += 1
                     entry = erased
                 at += 1
                 if builder.add(entry, self._codec.contents(entry)):

@@ -39,7 +39,7 @@ end
 local function add_segment(keys, args)
   if not owns(keys[1], args[1]) then return 0 end
   local archive = keys[2]
-  if redis.call('EXISTS', archive) == 0 then
+  if redis.call('HEXISTS', archive, 'segments') == 0 then
     if args[11] == '' then
       if args[2] ~= '0' then return 0 end
       args[11] = missing(keys[4])

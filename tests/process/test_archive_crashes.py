@@ -1,0 +1,288 @@
+"""kill -9 at each step of archiving, removing, erasing, exporting and importing, of the server
+and of the store: nothing is lost, nothing is there twice, and the project is sound."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from contex import (
+    AsyncClient,
+    ContexError,
+    Event,
+    ExportFormat,
+    FindingKind,
+    ImportMode,
+    NewEvent,
+    Retention,
+)
+from contex_server.log.embedded import EmbeddedValkey
+
+from tests.process.conftest import NewServer
+from tests.process.servers import ServerProcess, eventually, healthy
+
+P = "p"
+ARCHIVING = (
+    "archive-storing",
+    "archive-stored",
+    "archive-recording",
+    "archive-recorded",
+    "archive-trimmed",
+)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of ten events, and twenty in the store."""
+    monkeypatch.setenv("CONTEX_SEGMENT_EVENTS", "10")
+    monkeypatch.setenv("CONTEX_STORE_EVENTS", "20")
+    monkeypatch.setenv("CONTEX_SNAPSHOT_EVENTS", "10")
+
+
+class Crashing:
+    """A server that is killed at a place, or kills its store there."""
+
+    def __init__(self, server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server = server
+        self._monkeypatch = monkeypatch
+
+    async def start(self, place: str, pid: int = 0) -> None:
+        self._monkeypatch.setenv("CONTEX_FAILPOINT", f"{place}={pid}")
+        await self.server.start()
+        self._monkeypatch.delenv("CONTEX_FAILPOINT")
+
+    async def ended(self) -> None:
+        """Waits until it has been killed."""
+        assert self.server._process is not None
+        async with asyncio.timeout(60):
+            assert await self.server._process.wait() == -9
+
+    async def died_and_restarted(self) -> None:
+        await self.ended()
+        await self.server.start()
+
+
+@pytest.fixture
+async def crashing(new_server: NewServer, small: None, monkeypatch: pytest.MonkeyPatch) -> Crashing:
+    return Crashing(new_server(), monkeypatch)
+
+
+async def log(client: AsyncClient, project: str = P) -> list[Event]:
+    return [event async for event in client.list_events(project, page_size=1_000)]
+
+
+async def publish(client: AsyncClient, count: int = 60) -> dict[str, str]:
+    """What was acknowledged: sequences by payload."""
+    receipts = {}
+    for n in range(count):
+        receipt = await client.publish(P, f"k{n % 7}", n, request_id=f"r{n}")
+        receipts[str(n)] = receipt.sequence
+    return receipts
+
+
+async def sound(client: AsyncClient, project: str = P) -> None:
+    steps = [step async for step in client.verify(project)]
+    found = [step.finding for step in steps if step.finding]
+    # Vectors that a file does not hold are computed when they are needed.
+    assert [f for f in found if f.kind is not FindingKind.VECTOR] == []
+    assert steps[-1].summary is not None
+
+
+async def settled(client: AsyncClient) -> None:
+    """Waits until everything that is over the limit has been archived."""
+    async with asyncio.timeout(60):
+        while (await client.stats(P)).store_event_count >= 30:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("place", ARCHIVING)
+async def test_a_server_that_is_killed_while_it_archives(crashing: Crashing, place: str) -> None:
+    await crashing.start(place)
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        publishing = asyncio.create_task(publish(client))
+        await crashing.died_and_restarted()
+        acknowledged = await publishing
+        await client.publish(P, "last", 60, request_id="last")
+        await settled(client)
+        events = await log(client)
+        assert {e.payload.decode(): e.sequence for e in events[:-1]} == acknowledged
+        assert len(events) == 61
+        await sound(client)
+        # What was stored and never recorded is gone when the next has taken the task up.
+        segments = list((crashing.server.data_dir / "archive").rglob("*.seg"))
+        assert len(segments) == (await client.stats(P)).segment_count
+
+
+@pytest.mark.parametrize("place", ["archive-storing", "archive-recorded", "archive-trimmed"])
+async def test_a_store_that_is_killed_while_it_is_archived(
+    crashing: Crashing,
+    place: str,
+    tmp_path: Path,
+    valkey: EmbeddedValkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pid = valkey.pid
+    assert pid is not None
+    crashing.server._flags += ("--redis-url", valkey.url)
+    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
+    await crashing.start(place, pid)
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        publishing = asyncio.create_task(publish(client))
+        await eventually(lambda: not _alive(pid))
+        await valkey.stop()
+        await valkey.start()
+        acknowledged = await publishing
+        await client.publish(P, "last", 60, request_id="last")
+        # A process kills only once: the place is reached again, and the pid is nobody's.
+        await eventually(lambda: crashing.server.log)
+        await crashing.server.kill()
+        await crashing.server.start()
+        await healthy(client)
+        await client.publish(P, "last", 61)
+        await settled(client)
+        events = await log(client)
+        assert {e.payload.decode(): e.sequence for e in events[:-2]} == acknowledged
+        assert len(events) == 62
+        await sound(client)
+    await crashing.server.end()
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("place", ["removal-recording", "removal-recorded"])
+async def test_a_server_that_is_killed_while_it_removes(crashing: Crashing, place: str) -> None:
+    await crashing.server.start()
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        await publish(client)
+        await settled(client)
+        before = await log(client)
+        await crashing.server.kill()
+        await crashing.start(place)
+        await healthy(client)
+        with pytest.raises(ContexError):
+            await client.remove_events(P, before[25].sequence, reason="a test")
+        await crashing.died_and_restarted()
+        await healthy(client)
+        events = await log(client)
+        assert events in (before, before[20:])
+        assert (events == before) == (place == "removal-recording")
+        await sound(client)
+        await client.remove_events(P, before[25].sequence, reason="a test")
+        assert await log(client) == before[20:]
+        await sound(client)
+
+
+@pytest.mark.parametrize("place", ["erasing-segment", "erasing"])
+async def test_a_server_that_is_killed_while_it_erases(crashing: Crashing, place: str) -> None:
+    await crashing.start(place)
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        await publish(client, 25)
+        erasing = asyncio.create_task(
+            client.erase(P, data_key="k3", reason="a test", request_id="once")
+        )
+        await crashing.died_and_restarted()
+        erased = await erasing
+        assert erased.sequence
+        events = await log(client)
+        assert [e.event_type for e in events].count("data_erased") == 1
+        for event in events:
+            assert (event.erased is not None) == (event.data_key == "k3")
+        await sound(client)
+
+
+@pytest.mark.parametrize(
+    "place", ["import-staging", "import-staged", "import-checked", "import-committed"]
+)
+async def test_a_server_that_is_killed_while_it_imports(
+    crashing: Crashing, place: str, tmp_path: Path
+) -> None:
+    await crashing.server.start()
+    path = tmp_path / "p.jsonl"
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        for n in range(0, 3_000, 500):
+            await client.publish_batch(P, _batch(n, 500))
+        events = await log(client)
+        await client.export_to(P, path, ExportFormat.JSON_LINES)
+        await crashing.server.kill()
+        await crashing.start(place)
+        await healthy(client)
+        importing = asyncio.create_task(client.import_from("copy", path))
+        await crashing.ended()
+        await crashing.server.start()
+        await healthy(client)
+        if not importing.done():
+            assert await log(client, "copy") in ([], events)
+        report = await importing
+        assert report.imported_count + report.present_count == len(events)
+        assert await log(client, "copy") == events
+        await sound(client, "copy")
+
+
+def _batch(start: int, count: int) -> list[Any]:
+    return [NewEvent(f"k{n % 50}", {"n": n}) for n in range(start, start + count)]
+
+
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [("import-added", ImportMode.EXACT), ("import-replayed", ImportMode.REPLAY)],
+)
+async def test_a_server_that_is_killed_while_an_import_becomes_visible(
+    crashing: Crashing, place: str, mode: ImportMode, tmp_path: Path
+) -> None:
+    await crashing.server.start()
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        for n in range(0, 1_500, 500):
+            await client.publish_batch(P, _batch(n, 500))
+        events = await log(client)
+        await client.export_to(P, tmp_path / "early.ctx", until=events[99].sequence)
+        await client.export_to(P, tmp_path / "late.ctx")
+        if mode is ImportMode.EXACT:
+            await client.import_from("copy", tmp_path / "early.ctx")
+        await crashing.server.kill()
+        await crashing.start(place)
+        await healthy(client)
+        importing = asyncio.create_task(
+            client.import_from("copy", tmp_path / "late.ctx", mode=mode)
+        )
+        await crashing.died_and_restarted()
+        await importing
+        copied = await log(client, "copy")
+        if mode is ImportMode.EXACT:
+            assert copied == events
+        else:
+            assert [e.metadata["original_sequence"] for e in copied] == [e.sequence for e in events]
+        await sound(client, "copy")
+
+
+async def test_a_server_that_is_killed_while_it_exports(crashing: Crashing, tmp_path: Path) -> None:
+    await crashing.server.start()
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        await client.set_retention(P, Retention(store_events=2_000))
+        for n in range(0, 40_000, 1_000):
+            await client.publish_batch(P, _batch(n, 1_000))
+        pieces = 0
+        restarting: list[asyncio.Task[None]] = []
+
+        async def restart() -> None:
+            await crashing.server.kill()
+            await crashing.server.start()
+
+        with (tmp_path / "p.ctx").open("wb") as file:
+            async with client.export(P) as export:
+                async for piece in export:
+                    file.write(piece.data)
+                    pieces += 1
+                    if pieces in (3, 6):
+                        restarting.append(asyncio.create_task(restart()))
+                        await asyncio.sleep(0)
+                        await restarting[-1]
+        assert len(restarting) == 2
+        await healthy(client)
+        report = await client.import_from("copy", tmp_path / "p.ctx")
+        assert report.imported_count == 40_000
+        assert await log(client, "copy") == await log(client)
