@@ -43,7 +43,7 @@ from contex_server.retention.policy import OVER, Retention, Retentions
 log = structlog.get_logger(__name__)
 
 TASK = "archive"
-CLAIM_MS = 30_000
+CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LOOK_AT_ALL_S = 60.0
 _PAGE_EVENTS = 500
@@ -255,10 +255,13 @@ class Archiver:
             with suppress(ContexError):
                 await self._store.disclaim(project, TASK, self.owner)
 
-    async def claim(self, project: str) -> bool:
-        """Whether the task is this process's, for the next `CLAIM_MS` / 2 at least."""
+    async def claim(self, project: str, *, afresh: bool = False) -> bool:
+        """Whether the task is this process's, for the next `CLAIM_MS` / 2 at least.
+
+        With `afresh`, for the next `CLAIM_MS`: after what may have taken longer.
+        """
         now = time.monotonic()
-        if now > self._claimed.get(project, 0.0) + CLAIM_MS / 2_000:
+        if afresh or now > self._claimed.get(project, 0.0) + CLAIM_MS / 2_000:
             if not await self._store.claim(project, TASK, self.owner, CLAIM_MS):
                 self._claimed.pop(project, None)
                 return False
@@ -311,7 +314,8 @@ class Archiver:
         name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
         record = await store_segment(self._archive, sealed, name)
         reached("archive-recording")
-        if not await self._store.add_segment(project, self.owner, directory, record):
+        mine = await self.claim(project, afresh=True)
+        if not mine or not await self._store.add_segment(project, self.owner, directory, record):
             # Another process has the task by now, and does the same.
             self._claimed.pop(project, None)
             await self._archive.objects.delete(name)

@@ -268,6 +268,7 @@ class Eraser:
         name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
         replaced = await store_segment(archive, sealed, name)
         reached("erasing-segment")
+        await archiver.claim(project, afresh=True)
         is_remains = "/remains-" in name
         record_it = self._store.replace_remains if is_remains else self._store.replace_segment
         if not await record_it(project, archiver.owner, replaced):

@@ -24,7 +24,7 @@ from contex_server.model import SERVICE, EventCodec, Origin, Sequence
 from contex_server.projections.encoding import encode
 from contex_server.projections.state import Selection
 from contex_server.projections.states import States
-from contex_server.retention.archiver import store_segment
+from contex_server.retention.archiver import CLAIM_MS, TASK, store_segment
 from contex_server.retention.policy import Retention
 
 log = structlog.get_logger(__name__)
@@ -103,6 +103,7 @@ class Removal:
             }
         )
         reached("removal-recording")
+        await self._store.claim(project, TASK, owner, CLAIM_MS)
         if not await self._store.remove_segments(
             project, owner, first, remains, archived.first, action
         ):
