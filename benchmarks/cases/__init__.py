@@ -2,6 +2,7 @@
 
 from benchmarks.bench import Case
 from benchmarks.cases import (
+    archive,
     embedding,
     fanout,
     latency,
@@ -25,4 +26,5 @@ CASES: dict[str, Case] = {
     "embedding": embedding.run,
     "matching": matching.run,
     "time": time_travel.run,
+    "archive": archive.run,
 }

@@ -103,7 +103,7 @@ async def test_the_archive_in_a_bucket(s3: S3, here: Server, api: Api) -> None:
 
 
 async def test_an_upload_that_is_cut_off(s3: S3, proxy: Proxy, here: Server, api: Api) -> None:
-    proxy.cut_after = 20_000
+    proxy.cut_after = 2_000
     events = await publish(api)
     async with asyncio.timeout(100):
         while proxy.open:

@@ -64,7 +64,10 @@ class Objects:
             path.mkdir(parents=True, exist_ok=True)
             return cls(LocalStore(path), url)
         try:
-            return cls(from_url(url, client_options=_CLIENT, retry_config=_RETRY), url)
+            # What is said here replaces all that the library would read of the environment.
+            plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+            options: Any = {**_CLIENT, "allow_http": plain}
+            return cls(from_url(url, client_options=options, retry_config=_RETRY), url)
         except (BaseError, ValueError) as error:
             raise ValueError(f"{url!r}: {error}") from error
 
