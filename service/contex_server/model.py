@@ -279,6 +279,15 @@ class EventCodec(Protocol):
         """The entry without its payload and description; unless it has none any more."""
         ...
 
+    def links(self, entry: Entry) -> tuple[str, int, str, bytes, str, str]:
+        """What ties an entry to others: its data key, revision, previous sequence or "", text
+        digest, type and publisher.
+
+        Raises:
+            ValueError: It is no event.
+        """
+        ...
+
     def contents(self, entry: Entry) -> tuple[str, str]:
         """What an event is filed under: its data key, or "", and its type; what is no event
         has neither."""

@@ -438,6 +438,21 @@ class ProtobufCodec:
         message.erased.CopyFrom(_erased_message(replace(erasure, digest=digest)))
         return Entry(entry.id, message.SerializeToString())
 
+    def links(self, entry: Entry) -> tuple[str, int, str, bytes, str, str]:
+        """See `EventCodec.links`."""
+        try:
+            message = _parse(entry.body)
+        except DecodeError as error:
+            raise ValueError(f"no event: {error}") from error
+        return (
+            message.data_key,
+            message.revision,
+            message.previous_sequence,
+            message.text_digest,
+            message.event_type,
+            message.publisher,
+        )
+
     def contents(self, entry: Entry) -> tuple[str, str]:
         """See `EventCodec.contents`."""
         try:

@@ -265,6 +265,10 @@ class Import:
         self._batch_bytes = 0
         self._source: dict[str, _Link] = {}
         self._target: dict[str, _Link] = {}
+        self._texts: dict[str, tuple[int, str]] | None = None
+        """The same as `_source`, with sequences as texts, where events are imported as they are."""
+        self._staging: asyncio.Task[None] | None = None
+        """Stages a batch, while the next is read."""
         self._last_read = BEGINNING
         self._tail = BEGINNING
         """The end of what is staged, the pending batch included."""
@@ -392,6 +396,8 @@ class Import:
         if self._wanted.dry_run:
             return
         with suppress(ContexError):
+            with suppress(ContexError):
+                await self._staged_so_far()
             if not keep or not self._wanted.import_id:
                 await self._drop()
             await self._store.disclaim(self._staged, _TASK, self._owner)
@@ -460,13 +466,67 @@ class Import:
     async def _take_events(self, entries: list[Entry]) -> None:
         if self._exact and self._last_read < self._known_tail:
             entries = await self._match(entries)
+        assert self._reader is not None
+        whole = (
+            self._exact
+            and self._wanted.whole
+            and self._reader.exported
+            and not self._manifest.partial
+        )
         for start in range(0, len(entries), _SLICE):
-            for entry in entries[start : start + _SLICE]:
-                self._take_event(entry)
+            if whole:
+                self._take_whole(entries[start : start + _SLICE])
+            else:
+                for entry in entries[start : start + _SLICE]:
+                    self._take_event(entry)
             await asyncio.sleep(0)
             assert self._reader is not None
             if self._batch_bytes >= _BATCH_BYTES and self._reader.state() is None:
                 await self._flush_part()
+
+    def _take_whole(self, entries: list[Entry]) -> None:
+        """Takes events that are imported as they are: the same as `_take_event`, at a third of
+        its cost."""
+        if self._texts is None:
+            self._texts = {
+                k: (link.revision, str(link.sequence)) for k, link in self._source.items()
+            }
+        texts, links, batch = self._texts, self._codec.links, self._batch
+        last, size = self._last_read, 0
+        for entry in entries:
+            try:
+                sequence = entry.sequence
+                key, revision, previous, digest, event_type, publisher = links(entry)
+            except ValueError as error:
+                raise self._malformed(f"what is no event: {error!s:.100}") from error
+            if sequence <= last:
+                raise self._malformed(f"{sequence} after {last}")
+            last = sequence
+            if key:
+                before = texts.get(key, (0, ""))
+                if revision != before[0] + 1 or previous != before[1]:
+                    raise self._malformed(f"{sequence} is no revision {revision} of {key!r:.60}")
+                texts[key] = (revision, entry.id.decode())
+            size += len(entry.body)
+            batch.append(
+                Restored(
+                    entry.id,
+                    entry.body,
+                    key,
+                    revision,
+                    event_type == DATA_DELETED,
+                    digest,
+                    event_type,
+                    publisher,
+                )
+            )
+        self._last_read = last
+        self._batch_bytes += size
+        report = self.report
+        report.read += len(entries)
+        report.imported += len(entries)
+        report.first = report.first or entries[0].id.decode()
+        report.last = entries[-1].id.decode()
 
     def _take_event(self, entry: Entry) -> None:
         assert self._reader is not None
@@ -655,23 +715,37 @@ class Import:
         if not self._batch and not always:
             return
         state = self._reader.state() if self._reader is not None else None
+        offset = 0
         if state is not None and self._reader is not None:
             self._note.offset, self._note.reader = self._reader.offset, state
-            self.resume_offset = self._reader.offset
+            offset = self._reader.offset
         self._note.last_read = str(self._last_read)
         self._note.matched = str(self._matched)
         self._note.report = {name: getattr(self.report, name) for name in Report.__slots__}
         if state is None and not self._note.checked:
             # What is staged from here on can't be gone on with.
             self._note.reader = {}
-        await self._flush_part(self._note.encode())
+        await self._flush_part(self._note.encode(), offset)
+        if always:
+            await self._staged_so_far()
 
-    async def _flush_part(self, note: bytes = b"") -> None:
+    async def _flush_part(self, note: bytes = b"", offset: int = 0) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if self._wanted.dry_run:
             return
+        await self._staged_so_far()
+        self._staging = asyncio.create_task(self._stage(batch, note, offset))
+
+    async def _staged_so_far(self) -> None:
+        """Waits for the batch that is being staged."""
+        if self._staging is not None:
+            staging, self._staging = self._staging, None
+            await staging
+
+    async def _stage(self, batch: list[Restored], note: bytes, offset: int) -> None:
         if batch:
-            batch = [await self._sealed(self._staged, event) for event in batch]
+            if any(_SUBJECT in event.body for event in batch):
+                batch = [await self._sealed(self._staged, event) for event in batch]
             reached("import-staging")
             if not await self._store.restore(self._staged, self._tail, batch, note):
                 raise _in_progress(self._wanted.project)
@@ -679,6 +753,8 @@ class Import:
             reached("import-staged")
         elif note:
             await self._store.put_import_note(self._staged, note)
+        if offset:
+            self.resume_offset = offset
 
     async def _sealed(self, project: str, event: Restored) -> Restored:
         if _SUBJECT not in event.body:
