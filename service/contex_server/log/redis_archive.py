@@ -30,8 +30,6 @@ _FIELDS = (
     "remains",
     "rewrites",
 )
-_TRIM_EVENTS = 5_000
-"""Events that are removed in one call: less than a millisecond of the store's time."""
 _entry = tuple.__new__
 
 
@@ -188,27 +186,17 @@ class RedisArchive:
 
     async def trim(self, project: str, until: Sequence) -> int:
         """See `StoreLog.trim`."""
-        stream, removed = key(project, "events"), 0
-        while True:
-            rows = await self._command(
-                project, "XRANGE", stream, "-", str(until), "COUNT", _TRIM_EVENTS
-            )
-            if not rows:
-                return removed
-            last = parse_sequence(rows[-1][0])
-            fewer = await self._command(
-                project,
-                "FCALL",
-                "contex1_trim",
-                2,
-                key(project, "archive"),
-                stream,
-                str(last),
-                str(last.next()),
-            )
-            if not fewer:
-                return removed
-            removed += int(fewer)
+        removed = await self._command(
+            project,
+            "FCALL",
+            "contex1_trim",
+            2,
+            key(project, "archive"),
+            key(project, "events"),
+            str(until),
+            str(until.next()),
+        )
+        return int(removed)
 
     async def drop_snapshots(self, project: str, until: Sequence) -> int:
         """See `StoreLog.drop_snapshots`."""

@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -35,7 +35,6 @@ from contex_server.archive.segment import (
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
-from contex_server.log.pages import pages
 from contex_server.log.port import Bounds, SnapshotInfo
 from contex_server.model import Entry, EventCodec, Sequence
 from contex_server.retention.policy import OVER, Retention, Retentions
@@ -46,8 +45,7 @@ TASK = "archive"
 CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LOOK_AT_ALL_S = 60.0
-_PAGE_EVENTS = 500
-"""Filing a page holds the event loop for a millisecond."""
+_PAGE_EVENTS = 5_000
 _SLACK = 1.25
 """By so much may events exceed their age in the store: then fewer, larger segments are made."""
 _SNAPSHOT_EVENTS = 5_000
@@ -342,20 +340,14 @@ class Archiver:
         self, project: str, builder: SegmentBuilder, archived: Archived, bounds: Bounds, due: Due
     ) -> bool:
         """Gives the builder what is due, up to a segment; returns whether that is enough."""
-        source = pages(self._store, project, archived.last, bounds.tail, max_events=_PAGE_EVENTS)
-        contents = self._codec.contents
-        async with aclosing(source):
-            async for page in source:
-                for entry in page.entries:
-                    if not self._goes(entry, builder, due):
-                        break
-                    if builder.add(entry, contents(entry)):
-                        await asyncio.to_thread(builder.pack)
-                else:
-                    if not await self.claim(project):
-                        return False
-                    continue
+        at = archived.last
+        while entries := await self._store.read(project, at, bounds.tail, _PAGE_EVENTS):
+            # In a thread: a busy event loop would give a page its turn too seldom.
+            if not await asyncio.to_thread(self._file, builder, entries, due):
                 break
+            at = entries[-1].sequence
+            if not await self.claim(project):
+                return False
         if not builder.events:
             return False
         await asyncio.to_thread(builder.pack)
@@ -366,6 +358,16 @@ class Archiver:
                 builder.add_snapshot(info, data)
         full = builder.events >= self._events or builder.body_bytes >= self._bytes
         return full or due.at_once
+
+    def _file(self, builder: SegmentBuilder, entries: list[Entry], due: Due) -> bool:
+        """Gives the builder the events of a page that go; returns whether all of them did."""
+        contents = self._codec.contents
+        for entry in entries:
+            if not self._goes(entry, builder, due):
+                return False
+            if builder.add(entry, contents(entry)):
+                builder.pack()
+        return True
 
     def _goes(self, entry: Entry, builder: SegmentBuilder, due: Due) -> bool:
         if builder.events >= self._events or builder.body_bytes >= self._bytes:
