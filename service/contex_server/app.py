@@ -47,6 +47,7 @@ from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
 from contex_server.projections.states import States
 from contex_server.publishing import Publisher
+from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
@@ -180,14 +181,16 @@ class Server:
         )
         retentions = Retentions(store, _default_retention(settings))
         appended = [snapshotter.appended]
-        removal, archiver = None, None
+        removal, archiver, keys = None, None, None
         self.archiver: Archiver | None = None
         if archive is not None:
             removal = Removal(store, raw, archive, codec, states)
+            keys = ArchivedKeys(store, archive.objects, codec)
             archiver = Archiver(
                 store,
                 archive,
                 codec,
+                keys,
                 retentions,
                 events=settings.segment_events,
                 size=settings.segment_bytes,
@@ -199,11 +202,11 @@ class Server:
             appended.append(archiver.appended)
         keeping = Keeping(store, self.log, retentions, archiver, removal)
         eraser = Eraser(
-            raw, store, codec, sealer, keeping, archive, archiver, models.ids, *appended
+            raw, store, codec, sealer, keeping, archive, archiver, keys, models.ids, *appended
         )
         recovery = None
-        if archive is not None and archiver is not None:
-            recovery = Recovery(store, archive, codec, archiver)
+        if archive is not None and archiver is not None and keys is not None:
+            recovery = Recovery(store, archive, codec, keys, sealer, archiver)
         verification = Verification(store, raw, self.log, codec, embeddings, archive, recovery)
         reembedding = Reembedding(self.log, codec, embeddings)
         stack.push_async_callback(reembedding.close)

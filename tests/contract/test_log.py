@@ -27,6 +27,7 @@ from contex_server.model import (
     KeyState,
     Sequence,
 )
+from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.rpc.wire import ProtobufCodec
@@ -84,7 +85,14 @@ async def log(
         archive = Archive(opened, objects, codec, cache_bytes=1 << 20)
         retentions = Retentions(opened, Retention(0, 0, 0, 0))
         archiver = Archiver(
-            opened, archive, codec, retentions, events=7, size=1 << 20, expire=nothing
+            opened,
+            archive,
+            codec,
+            ArchivedKeys(opened, objects, codec),
+            retentions,
+            events=7,
+            size=1 << 20,
+            expire=nothing,
         )
         yield cast(EventLog, Archiving(with_archive(opened, archive, codec), archiver))
         await archiver.close()

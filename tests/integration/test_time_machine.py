@@ -22,6 +22,7 @@ from contex_server.log.redis import RedisLog
 from contex_server.model import END_OF_TIME
 from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
+from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import TASK, Archiver
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.rpc.wire import ProtobufCodec
@@ -459,7 +460,14 @@ class History(RuleBasedStateMachine):
         archive = Archive(seen, self.world.objects, codec, cache_bytes=10_000)
         retentions = Retentions(seen, Retention(0, 0, 0, 0))
         archiver = Archiver(
-            seen, archive, codec, retentions, events=segment, size=1 << 20, expire=_nothing
+            seen,
+            archive,
+            codec,
+            ArchivedKeys(seen, self.world.objects, codec),
+            retentions,
+            events=segment,
+            size=1 << 20,
+            expire=_nothing,
         )
         try:
             if keep:

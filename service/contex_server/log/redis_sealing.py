@@ -56,6 +56,13 @@ class RedisSealing:
         found = await self._command(project, "HMGET", key(project, "subjects"), *fields)
         return {k: value for k, value in zip(wanted, found, strict=True) if value is not None}
 
+    async def restore_key(self, project: str, subject: str, key_id: bytes, stored: bytes) -> None:
+        """See `SealingLog.restore_key`."""
+        name = key(project, "subjects")
+        await self._command(project, "HSETNX", name, b"k:" + key_id, stored)
+        if subject:
+            await self._command(project, "HSETNX", name, f"s:{subject}", key_id)
+
     async def erasure(self, project: str, request_id: str) -> tuple[Sequence, int] | None:
         """See `SealingLog.erasure`."""
         found = await self._command(project, "HGET", key(project, "subjects"), f"r:{request_id}")

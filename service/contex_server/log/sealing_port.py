@@ -52,6 +52,11 @@ class SealingLog(TransferLog, Protocol):
         """Keys by id, as they were stored, or what stands in their place."""
         ...
 
+    async def restore_key(self, project: str, subject: str, key_id: bytes, stored: bytes) -> None:
+        """Brings a key back as it was stored, unless one of its id is there, and puts it in use
+        for its subject, unless that is "" or has another."""
+        ...
+
     async def erasure(self, project: str, request_id: str) -> tuple[Sequence, int] | None:
         """What a request was answered: the event's sequence, and how many were erased."""
         ...

@@ -36,11 +36,14 @@ from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
 from contex_server.log.port import Bounds, SnapshotInfo
-from contex_server.model import Entry, EventCodec, Sequence
+from contex_server.model import SEALED_TAG, Entry, EventCodec, Sequence
+from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.policy import OVER, Retention, Retentions
+from contex_server.sealing.sealer import key_id_of
 
 log = structlog.get_logger(__name__)
 
+_SEALED = bytes([SEALED_TAG])
 TASK = "archive"
 CLAIM_MS = 10_000
 _LOOK_S = 1.0
@@ -80,6 +83,7 @@ class Archiver:
         store: The log, without what is archived.
         archive: Where segments go.
         codec: Reads events.
+        keys: Where the keys of what is sealed go.
         retentions: What is kept where.
         events: A segment is full with so many events, ...
         size: ... or with so many bytes of them.
@@ -93,6 +97,7 @@ class Archiver:
         store: StoreLog,
         archive: Archive,
         codec: EventCodec,
+        keys: ArchivedKeys,
         retentions: Retentions,
         *,
         events: int,
@@ -103,6 +108,7 @@ class Archiver:
         self._store = store
         self._archive = archive
         self._codec = codec
+        self._keys = keys
         self._retentions = retentions
         self._events = events
         self._bytes = size
@@ -302,13 +308,15 @@ class Archiver:
     async def _move(self, project: str, archived: Archived, bounds: Bounds, due: Due) -> bool:
         """Makes a segment of the oldest events; returns whether it did."""
         builder = SegmentBuilder(project, archived.segments, archived.digest)
-        if not await self._fill(project, builder, archived, bounds, due):
+        subjects: dict[bytes, Entry] = {}
+        if not await self._fill(project, builder, archived, bounds, due, subjects):
             return False
         sealed = await asyncio.to_thread(builder.seal)
         # Said before anything is stored, so that whoever goes on finds what was left.
         directory = archived.directory or await self._store.archive_directory(
             project, new_directory(project)
         )
+        await self._keys.keep(project, directory, subjects)
         name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
         record = await store_segment(self._archive, sealed, name)
         reached("archive-recording")
@@ -337,13 +345,21 @@ class Archiver:
         await self._store.drop_snapshots(project, last)
 
     async def _fill(
-        self, project: str, builder: SegmentBuilder, archived: Archived, bounds: Bounds, due: Due
+        self,
+        project: str,
+        builder: SegmentBuilder,
+        archived: Archived,
+        bounds: Bounds,
+        due: Due,
+        subjects: dict[bytes, Entry],
     ) -> bool:
         """Gives the builder what is due, up to a segment; returns whether that is enough."""
         at = archived.last
-        while entries := await self._store.read(project, at, bounds.tail, _PAGE_EVENTS):
+        while entries := await self._store.read(
+            project, at, bounds.tail, min(_PAGE_EVENTS, self._events + 1 - builder.events)
+        ):
             # In a thread: a busy event loop would give a page its turn too seldom.
-            if not await asyncio.to_thread(self._file, builder, entries, due):
+            if not await asyncio.to_thread(self._file, builder, entries, due, subjects):
                 break
             at = entries[-1].sequence
             if not await self.claim(project):
@@ -359,12 +375,21 @@ class Archiver:
         full = builder.events >= self._events or builder.body_bytes >= self._bytes
         return full or due.at_once
 
-    def _file(self, builder: SegmentBuilder, entries: list[Entry], due: Due) -> bool:
-        """Gives the builder the events of a page that go; returns whether all of them did."""
+    def _file(
+        self,
+        builder: SegmentBuilder,
+        entries: list[Entry],
+        due: Due,
+        subjects: dict[bytes, Entry],
+    ) -> bool:
+        """Gives the builder the events of a page that go; returns whether all of them did. Notes
+        an event for each key that they are sealed with."""
         contents = self._codec.contents
         for entry in entries:
             if not self._goes(entry, builder, due):
                 return False
+            if entry.body[:1] == _SEALED:
+                subjects.setdefault(key_id_of(entry), entry)
             if builder.add(entry, contents(entry)):
                 builder.pack()
         return True
@@ -393,6 +418,8 @@ class Archiver:
             known.add(directory.archived.remains.name)
         tail = (await self._store.bounds(project)).tail
         for name in sorted(names.keys() - known):
+            if not name.endswith(".seg"):
+                continue
             try:
                 ahead = (await read_summary(self._archive, name, names[name]))[0].last > tail
             except SegmentDamaged:

@@ -31,6 +31,7 @@ from contex_server.model import (
     Origin,
     Sequence,
 )
+from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver, store_segment
 from contex_server.retention.keeping import Keeping
 from contex_server.sealing.sealer import Sealer, key_id_of, tombstone
@@ -65,6 +66,7 @@ class Eraser:
         keeping: Knows of legal holds.
         archive: Where old events are; None where there is no archive.
         archiver: Moves events there; None likewise.
+        keys: The keys that are kept there; None likewise.
         models: Embedding models that may have made vectors.
         grown: Told of each project that has grown.
     """
@@ -78,6 +80,7 @@ class Eraser:
         keeping: Keeping,
         archive: Archive | None,
         archiver: Archiver | None,
+        keys: ArchivedKeys | None,
         models: Callable[[], list[str]],
         *grown: Callable[[str], None],
     ) -> None:
@@ -88,6 +91,7 @@ class Eraser:
         self._keeping = keeping
         self._archive = archive
         self._archiver = archiver
+        self._keys = keys
         self._models = models
         self._grown = grown
 
@@ -142,20 +146,26 @@ class Eraser:
             "count": found.events,
         }
         reached("erasing")
-        sequence = await self._store.erase(
-            project,
-            Erased(
-                request_id,
-                subject,
-                key_id,
-                tombstone(erasure),
-                found.events,
-                found.latest,
-                DATA_ERASED,
-                self._codec.encode(DATA_ERASED, orjson.dumps(told), {}),
-                orjson.dumps(action),
-            ),
+        recorded = Erased(
+            request_id,
+            subject,
+            key_id,
+            tombstone(erasure),
+            found.events,
+            found.latest,
+            DATA_ERASED,
+            self._codec.encode(DATA_ERASED, orjson.dumps(told), {}),
+            orjson.dumps(action),
         )
+        if key_id and self._archiver is not None and self._keys is not None:
+            # So that it is not kept again meanwhile.
+            async with self._archiver.task(project):
+                directory = (await self._store.archived(project)).directory
+                if directory:
+                    await self._keys.destroy(directory, key_id, recorded.tombstone)
+                sequence = await self._store.erase(project, recorded)
+        else:
+            sequence = await self._store.erase(project, recorded)
         self._sealer.forget(project)
         # Whoever had missed them meanwhile may have made them again.
         await self._drop_vectors(project, found)

@@ -19,7 +19,9 @@ from contex_server.failpoints import reached
 from contex_server.log.archive_port import SegmentRecord
 from contex_server.log.transfer_port import Restored, TransferLog
 from contex_server.model import DATA_DELETED, Entry, EventCodec, Sequence
+from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import TASK, Archiver, read_summary
+from contex_server.sealing.sealer import Sealer
 
 log = structlog.get_logger(__name__)
 
@@ -50,15 +52,25 @@ class Recovery:
         store: What is known of them.
         archive: What there is.
         codec: Reads events.
+        keys: What the events are sealed with.
+        sealer: Opens them.
         archiver: Must not archive meanwhile.
     """
 
     def __init__(
-        self, store: TransferLog, archive: Archive, codec: EventCodec, archiver: Archiver
+        self,
+        store: TransferLog,
+        archive: Archive,
+        codec: EventCodec,
+        keys: ArchivedKeys,
+        sealer: Sealer,
+        archiver: Archiver,
     ) -> None:
         self._store = store
         self._archive = archive
         self._codec = codec
+        self._keys = keys
+        self._sealer = sealer
         self._archiver = archiver
 
     async def ahead(self, project: str) -> Ahead | None:
@@ -126,11 +138,15 @@ class Recovery:
         log.warning("recovered", project=project, last=str(ahead.records[-1].last))
 
     async def _take(self, project: str, ahead: Ahead, owner: str, *, staged: bool) -> None:
+        await self._keys.bring_back(project, ahead.directory)
         for record in ahead.records:
             tail = (await self._store.bounds(project)).tail
             batch: list[Restored] = []
             async for entries in self._archive.entries(record):
-                batch += [self._restored(entry) for entry in entries if entry.sequence > tail]
+                fresh = [entry for entry in entries if entry.sequence > tail]
+                # What is kept stays sealed; what is told of it is as it is read.
+                opened = await self._sealer.open(project, fresh)
+                batch += map(self._restored, fresh, opened)
                 if len(batch) >= _BATCH_EVENTS:
                     tail = await self._restore(project, tail, batch, archived=staged)
                     batch = []
@@ -166,8 +182,8 @@ class Recovery:
             raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
         return Entry(batch[-1].id, b"").sequence
 
-    def _restored(self, entry: Entry) -> Restored:
-        record = self._codec.record(entry)
+    def _restored(self, entry: Entry, opened: Entry) -> Restored:
+        record = self._codec.record(opened)
         return Restored(
             entry.id,
             entry.body,

@@ -216,7 +216,7 @@ class Verification:
                 state.update({key: first.at(i) for i, key in enumerate(first.keys)})
                 base = snapshots[0].sequence
         last, at = base, 0
-        source = pages(self._raw, project, base, bounds.tail, max_events=_PAGE_EVENTS)
+        source = pages(self._seen, project, base, bounds.tail, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
@@ -312,9 +312,9 @@ class Verification:
     ) -> list[Finding]:
         """Compares the state that the store keeps with the fold, which goes on meanwhile."""
         for _ in range(5):
-            sequence, kept = await live(self._raw, self._codec, project)
+            sequence, kept = await live(self._seen, self._codec, project)
             async for page in pages(
-                self._raw,
+                self._seen,
                 project,
                 Sequence.parse(summary.as_of),
                 sequence,

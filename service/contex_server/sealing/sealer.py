@@ -135,6 +135,11 @@ def key_id_of(entry: Entry) -> bytes:
     return entry.body[start : start + _ID_CHARS]
 
 
+def is_key(stored: bytes) -> bool:
+    """Whether what is stored is a key, and not that it was destroyed."""
+    return stored.startswith(_KEY)
+
+
 def tombstone(erasure: Erasure) -> bytes:
     """What stands in the place of a key that was destroyed."""
     return _TOMBSTONE + orjson.dumps([erasure.unix_ms, erasure.request_id, erasure.reason])
