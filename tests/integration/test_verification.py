@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contex.v1 import project_service_pb2, project_service_pb2_grpc
+from contex.v1 import (
+    audit_service_pb2,
+    audit_service_pb2_grpc,
+    project_service_pb2,
+    project_service_pb2_grpc,
+)
 from contex.v1.project_service_pb2 import VerifyProjectRequest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
@@ -168,6 +173,11 @@ async def test_a_store_that_is_lost(
             found, summary = await verify(again, repair=True)
             assert [kind for kind, _ in found] == ["ARCHIVE_AHEAD", *["VECTOR"] * (len(found) - 1)]
             assert await listed(again) == more
+            audit = audit_service_pb2_grpc.AuditServiceStub(again.channel)
+            (record,) = (
+                await audit.ListRecords(audit_service_pb2.ListRecordsRequest(project=P))
+            ).records
+            assert record.detail.startswith("taken over from the archive")
             texts = {e.data_key: (e.payload, e.HasField("erased")) for e in more}
             assert texts["anna"] == texts["bert"] == (b"", True)
             assert texts["carl"] == (b'"of carl"', False)

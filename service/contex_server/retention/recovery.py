@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from uuid import uuid4
 
+import orjson
 import structlog
 
 from contex_server.archive.archive import Archive
@@ -18,7 +19,7 @@ from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import SegmentRecord
 from contex_server.log.transfer_port import Restored, TransferLog
-from contex_server.model import DATA_DELETED, Entry, EventCodec, Sequence
+from contex_server.model import DATA_DELETED, SERVICE, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import TASK, Archiver, read_summary
 from contex_server.sealing.sealer import Sealer
@@ -130,7 +131,16 @@ class Recovery:
             await self._store.drop_import(staged, [])
             await self._take(staged, ahead, owner, staged=True)
             reached("recovery-committing")
-            action = b'{"action":"ADMINISTERED","origin":["contex","",""],"detail":"recovered"}'
+            action = orjson.dumps(
+                {
+                    "action": "ADMINISTERED",
+                    "origin": list(SERVICE),
+                    "detail": f"taken over from the archive, {ahead.directory}",
+                    "sequence": str(ahead.records[-1].last),
+                    "stream_id": "",
+                    "count": sum(record.events for record in ahead.records),
+                }
+            )
             if not await self._store.commit_import(project, staged, [], action):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "the project has events by now")
         finally:
