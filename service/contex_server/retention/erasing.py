@@ -35,6 +35,7 @@ from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver, store_segment
 from contex_server.retention.keeping import Keeping
 from contex_server.sealing.sealer import Sealer, key_id_of, tombstone
+from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
 log = structlog.get_logger(__name__)
 
@@ -137,14 +138,7 @@ class Eraser:
             "erased_count": found.events,
         }
         what = f"subject {subject}" if subject else f"data key {data_key}"
-        action = {
-            "action": "ADMINISTERED",
-            "origin": list(origin),
-            "detail": f"erased {found.events} events of {what}, request {request_id}: {reason}",
-            "sequence": "",
-            "stream_id": "",
-            "count": found.events,
-        }
+        detail = f"erased {found.events} events of {what}, request {request_id}: {reason}"
         reached("erasing")
         recorded = Erased(
             request_id,
@@ -155,7 +149,7 @@ class Eraser:
             found.latest,
             DATA_ERASED,
             self._codec.encode(DATA_ERASED, orjson.dumps(told), {}),
-            orjson.dumps(action),
+            action_note(ADMINISTERED, origin, detail, count=found.events),
         )
         if key_id and self._archiver is not None and self._keys is not None:
             # So that it is not kept again meanwhile.

@@ -15,6 +15,7 @@ from contex_server.projections.moments import Instant, check_not_in_future, rfc3
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.policy import OVER, Retention, Retentions
 from contex_server.retention.removal import Removal
+from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
 _MEMORY = 0.8
 """A store that is so full is warned of."""
@@ -86,7 +87,7 @@ class Keeping:
             for name, value in orjson.loads(retention.encode()).items()
             if value not in (None, False)
         )
-        action = _action(origin, f"set the retention: {said or 'the defaults'}")
+        action = action_note(ADMINISTERED, origin, f"set the retention: {said or 'the defaults'}")
         await self._store.put_retention(project, retention.encode(), action)
         if self._archiver is not None:
             self._archiver.appended(project)
@@ -165,16 +166,3 @@ class Keeping:
                 f"events from before {until} will be removed for good until {when}{held}"
             )
         return Usage(bounds.length, archived, tuple(warnings))
-
-
-def _action(origin: Origin, detail: str) -> bytes:
-    return orjson.dumps(
-        {
-            "action": "ADMINISTERED",
-            "origin": list(origin),
-            "detail": detail,
-            "sequence": "",
-            "stream_id": "",
-            "count": 0,
-        }
-    )

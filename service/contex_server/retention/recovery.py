@@ -10,7 +10,6 @@ import asyncio
 from dataclasses import dataclass
 from uuid import uuid4
 
-import orjson
 import structlog
 
 from contex_server.archive.archive import Archive
@@ -23,6 +22,7 @@ from contex_server.model import DATA_DELETED, SERVICE, Entry, EventCodec, Sequen
 from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import TASK, Archiver, read_summary
 from contex_server.sealing.sealer import Sealer
+from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
 log = structlog.get_logger(__name__)
 
@@ -131,15 +131,12 @@ class Recovery:
             await self._store.drop_import(staged, [])
             await self._take(staged, ahead, owner, staged=True)
             reached("recovery-committing")
-            action = orjson.dumps(
-                {
-                    "action": "ADMINISTERED",
-                    "origin": list(SERVICE),
-                    "detail": f"taken over from the archive, {ahead.directory}",
-                    "sequence": str(ahead.records[-1].last),
-                    "stream_id": "",
-                    "count": sum(record.events for record in ahead.records),
-                }
+            action = action_note(
+                ADMINISTERED,
+                SERVICE,
+                f"taken over from the archive, {ahead.directory}",
+                sequence=ahead.records[-1].last,
+                count=sum(record.events for record in ahead.records),
             )
             if not await self._store.commit_import(project, staged, [], action):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "the project has events by now")

@@ -11,7 +11,6 @@ import asyncio
 from bisect import bisect_right
 from uuid import uuid4
 
-import orjson
 import structlog
 
 from contex_server.archive.archive import Archive, Directory
@@ -26,6 +25,7 @@ from contex_server.projections.state import Selection
 from contex_server.projections.states import States
 from contex_server.retention.archiver import CLAIM_MS, TASK, store_segment
 from contex_server.retention.policy import Retention
+from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
 log = structlog.get_logger(__name__)
 
@@ -92,15 +92,12 @@ class Removal:
             return 0
         remains = await self._put_remains(project, directory, first)
         events = sum(record.events for record in gone)
-        action = orjson.dumps(
-            {
-                "action": "ADMINISTERED",
-                "origin": list(origin),
-                "detail": f"removed {events} events before {first}: {detail}",
-                "sequence": str(first),
-                "stream_id": "",
-                "count": events,
-            }
+        action = action_note(
+            ADMINISTERED,
+            origin,
+            f"removed {events} events before {first}: {detail}",
+            sequence=first,
+            count=events,
         )
         reached("removal-recording")
         await self._store.claim(project, TASK, owner, CLAIM_MS)

@@ -21,12 +21,35 @@ from contex_server.model import Origin, Sequence
 log = structlog.get_logger(__name__)
 
 SUBSCRIBED, UNSUBSCRIBED, EXPORTED = "SUBSCRIBED", "UNSUBSCRIBED", "EXPORTED"
+ADMINISTERED, IMPORTED = "ADMINISTERED", "IMPORTED"
 _GATHER_S = 0.02
 _BACKOFF_S = (0.1, 5.0)
 _WAITING = 10_000
 """Notes that wait for a store that is away; the oldest are dropped then, and that is logged."""
 _TOGETHER = 500
 _CLOSE_S = 2.0
+
+
+def action_note(
+    action: str,
+    origin: Origin,
+    detail: str,
+    *,
+    sequence: Sequence | str = "",
+    stream_id: str = "",
+    count: int = 0,
+) -> bytes:
+    """An action as the audit has it; `projections.audit` reads it."""
+    return orjson.dumps(
+        {
+            "action": action,
+            "origin": list(origin),
+            "detail": detail,
+            "sequence": str(sequence),
+            "stream_id": stream_id,
+            "count": count,
+        }
+    )
 
 
 class Audit:
@@ -71,22 +94,17 @@ class Audit:
         origin: Origin,
         detail: str,
         *,
-        sequence: Sequence | None = None,
+        sequence: Sequence | str = "",
         stream_id: str = "",
         count: int = 0,
     ) -> None:
-        note = {
-            "action": action,
-            "origin": list(origin),
-            "detail": detail,
-            "sequence": "" if sequence is None else str(sequence),
-            "stream_id": stream_id,
-            "count": count,
-        }
+        said = action_note(
+            action, origin, detail, sequence=sequence, stream_id=stream_id, count=count
+        )
         if len(self._waiting) >= _WAITING:
             lost, _ = self._waiting.popleft()
             log.warning("audit_note_lost", project=lost)
-        self._waiting.append((project, orjson.dumps(note)))
+        self._waiting.append((project, said))
         self._idle.clear()
         self._wake.set()
 

@@ -46,6 +46,7 @@ from contex_server.model import (
 from contex_server.projections.moments import rfc3339
 from contex_server.publishing import NewEvent, Publisher
 from contex_server.sealing.sealer import Sealer
+from contex_server.subscriptions.auditing import IMPORTED, action_note
 from contex_server.transfer.detection import detect, reader_of
 from contex_server.transfer.items import (
     Agents,
@@ -884,15 +885,12 @@ class Import:
     def _action(self) -> bytes:
         mode = self._wanted.mode.name.lower()
         source = f" of project {self.report.source}" if self.report.source else ""
-        return orjson.dumps(
-            {
-                "action": "IMPORTED",
-                "origin": list(self._origin),
-                "detail": f"Import, {mode}{source}",
-                "sequence": self.report.last,
-                "stream_id": "",
-                "count": self.report.imported,
-            }
+        return action_note(
+            IMPORTED,
+            self._origin,
+            f"Import, {mode}{source}",
+            sequence=self.report.last,
+            count=self.report.imported,
         )
 
     def _malformed(self, problem: str) -> Malformed:
