@@ -31,10 +31,9 @@ from typing import NamedTuple
 
 import numpy as np
 import orjson
-import zstandard
 from numpy.typing import NDArray
 
-from contex_server.log.blocks import BLOCK_BYTES, encode_block
+from contex_server.log.blocks import BLOCK_BYTES, encode_block, packed, unpacked
 from contex_server.log.port import SnapshotInfo
 from contex_server.model import Entry, Sequence
 
@@ -42,7 +41,6 @@ MAGIC = b"CTXSEG1\n"
 _FOOTER = struct.Struct("<QQ32s8s")
 FOOTER_BYTES = _FOOTER.size
 _LENGTH = struct.Struct("<I")
-_LEVEL = 3
 _MAX_INDEX_BYTES = 256 * 1024 * 1024
 
 
@@ -262,7 +260,7 @@ def encode_index(index: SegmentIndex) -> bytes:
             index.places.tobytes(),
         )
     )
-    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw)
+    return packed(raw)
 
 
 def decode_index(data: bytes) -> SegmentIndex:
@@ -272,10 +270,7 @@ def decode_index(data: bytes) -> SegmentIndex:
         SegmentDamaged: It is not as it was written.
     """
     try:
-        parameters = zstandard.get_frame_parameters(data)
-        if not 0 < parameters.content_size <= _MAX_INDEX_BYTES or not parameters.has_checksum:
-            raise SegmentDamaged("not the index of a segment")
-        raw = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        raw = unpacked(data, _MAX_INDEX_BYTES)
         (size,) = _LENGTH.unpack_from(raw)
         head = orjson.loads(raw[4 : 4 + size])
         at, blocks, keys = 4 + size, int(head["blocks"]), int(head["keys"])
@@ -315,7 +310,7 @@ def decode_index(data: bytes) -> SegmentIndex:
             ends,
             places.view(np.uint32),
         )
-    except (zstandard.ZstdError, struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError) as error:
         raise SegmentDamaged(f"not the index of a segment: {error}") from error
     if at != len(raw) or int(index.counts.sum()) != index.events or len(index.keys) != keys:
         raise SegmentDamaged("an index whose parts do not fit together")

@@ -17,7 +17,7 @@ from contex_server.cli.stats import rows_table, sequence_text, size_text
 from contex_server.cli.time_records import plain_record
 
 if TYPE_CHECKING:
-    from contex import Finding, Retention, RetentionInfo, VerifySummary
+    from contex import Finding, RetentionInfo, VerifySummary
 
 _DAY_S = 86_400
 retention = typer.Typer(help="How long a project is kept, and where.", no_args_is_help=True)
@@ -118,15 +118,15 @@ def _show(info: RetentionInfo) -> None:
         own, effective = getattr(info.own, field.name), getattr(info.effective, field.name)
         result.add_row(
             field.name.replace("_", " "),
-            cell(_text(field.name, own, info.own)),
-            cell(_text(field.name, effective, info.effective)),
+            cell(_text(field.name, own)),
+            cell(_text(field.name, effective)),
         )
     console().print(result)
     if not info.has_archive:
         console().print("the server has no archive: nothing leaves the store")
 
 
-def _text(name: str, value: int | bool | None, _of: Retention) -> str:
+def _text(name: str, value: int | bool | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:

@@ -35,13 +35,32 @@ class BlockDamaged(Exception):
     """These bytes are no block, or not what was written."""
 
 
+def packed(data: bytes) -> bytes:
+    """A zstandard frame with a checksum."""
+    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(data)
+
+
+def unpacked(frame: bytes, max_bytes: int) -> bytes:
+    """What `packed` packed.
+
+    Raises:
+        ValueError: It is no such frame, is damaged, or claims to hold more than `max_bytes`.
+    """
+    try:
+        parameters = zstandard.get_frame_parameters(frame)
+        if not 0 < parameters.content_size <= max_bytes or not parameters.has_checksum:
+            raise ValueError("no such frame")
+        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
 def encode_block(entries: SequenceOf[Entry]) -> bytes:
     """Packs events, at least one."""
     ids = b"\n".join([entry.id for entry in entries])
     bodies = [entry.body for entry in entries]
     head = np.array([len(bodies), len(ids), *map(len, bodies)], _HEAD).tobytes()
-    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-    return compressor.compress(b"".join([head, ids, *bodies]))
+    return packed(b"".join([head, ids, *bodies]))
 
 
 def decode_block(block: bytes) -> list[Entry]:
@@ -51,14 +70,11 @@ def decode_block(block: bytes) -> list[Entry]:
         BlockDamaged: It is not as it was written.
     """
     try:
-        parameters = zstandard.get_frame_parameters(block)
-        if not 0 < parameters.content_size <= _MAX_BYTES or not parameters.has_checksum:
-            raise BlockDamaged("not a block of events")
-        data = zstandard.ZstdDecompressor().decompress(block, allow_extra_data=False)
+        data = unpacked(block, _MAX_BYTES)
         count, id_bytes = np.frombuffer(data, _HEAD, 2).tolist()
         start = 8 + 4 * count
         lengths = np.frombuffer(data, _HEAD, count, 8)
-    except (zstandard.ZstdError, ValueError) as error:
+    except ValueError as error:
         raise BlockDamaged(f"not a block of events: {error}") from error
     ids = data[start : start + id_bytes].split(b"\n")
     ends = np.cumsum(lengths, dtype=np.int64) + (start + id_bytes)

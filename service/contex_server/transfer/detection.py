@@ -34,13 +34,11 @@ def detect(start: bytes, *, complete: bool) -> FileFormat | None:
     Raises:
         Malformed: It is none that can be imported.
     """
-    for magic, found in ((MAGIC, FileFormat.NATIVE), (PARQUET_MAGIC, FileFormat.PARQUET)):
-        if start.startswith(magic):
-            if found is FileFormat.PARQUET:
-                raise Malformed("Parquet is exported only", 0, 1)
-            return found
-    short = len(start) < len(MAGIC)
-    if short and not complete:
+    if start.startswith(MAGIC):
+        return FileFormat.NATIVE
+    if start.startswith(PARQUET_MAGIC):
+        raise Malformed("Parquet is exported only", 0, 1)
+    if len(start) < len(MAGIC) and not complete:
         return None
     text = start
     if start.startswith(ZSTD_MAGIC):

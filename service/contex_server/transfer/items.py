@@ -184,6 +184,23 @@ class Writer(Protocol):
         ...
 
 
+class EventsOnly:
+    """The part of a `Writer` whose format has no place for what is no event; nobody asks it for
+    more, for that is refused before."""
+
+    def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
+        """See `Writer.agents`."""
+        raise NotImplementedError
+
+    def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
+        """See `Writer.vectors`."""
+        raise NotImplementedError
+
+    def settings(self, retention: bytes) -> bytes:
+        """See `Writer.settings`."""
+        raise NotImplementedError
+
+
 class Reader(Protocol):
     """Reads a file from pieces as they come.
 

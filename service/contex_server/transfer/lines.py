@@ -23,16 +23,23 @@ from typing import Any
 import orjson
 import zstandard
 
-from contex_server.log.port import AgentRecord
+from contex_server.log.blocks import packed
 from contex_server.model import Entry, Erasure, EventCodec, Record, Sequence
 from contex_server.projections.moments import rfc3339
-from contex_server.transfer.items import Chain, Events, Item, Malformed, Manifest, Summary
+from contex_server.transfer.items import (
+    Chain,
+    Events,
+    EventsOnly,
+    Item,
+    Malformed,
+    Manifest,
+    Summary,
+)
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MANIFEST_TYPE = "dev.contex.export.manifest"
 SUMMARY_TYPE = "dev.contex.export.summary"
 _VERSION = 1
-_LEVEL = 3
 _MAX_LINE = 32 * 1024 * 1024
 _PIECE = 1024
 """So few compressed bytes at a time become at most 32 MiB."""
@@ -157,8 +164,8 @@ class _CloudShape(_Shape):
         return {**fields, "time": time} if time else fields
 
 
-class LinesWriter:
-    """See `Writer`; of what is no event it writes nothing.
+class LinesWriter(EventsOnly):
+    """See `Writer`.
 
     Args:
         codec: Reads events.
@@ -185,18 +192,6 @@ class LinesWriter:
             [self._shape.event(self._codec.record(entry), self.project) for entry in entries]
         )
 
-    def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
-        """See `Writer.agents`."""
-        raise NotImplementedError
-
-    def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
-        """See `Writer.vectors`."""
-        raise NotImplementedError
-
-    def settings(self, retention: bytes) -> bytes:
-        """See `Writer.settings`."""
-        raise NotImplementedError
-
     def end(self, summary: Summary) -> bytes:
         """See `Writer.end`."""
         return self._lines([self._shape.summary(replace(summary, digest=self.chain.digest))])
@@ -209,7 +204,7 @@ class LinesWriter:
         data = b"".join(lines)
         if not self._compress:
             return data
-        return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(data)
+        return packed(data)
 
 
 class LinesReader:

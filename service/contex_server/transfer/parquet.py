@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 
 import orjson
 
-from contex_server.log.port import AgentRecord
 from contex_server.model import Entry, EventCodec
 from contex_server.projections.parquet_file import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
-from contex_server.transfer.items import Chain, Manifest, Summary
+from contex_server.transfer.items import Chain, EventsOnly, Manifest, Summary
 
 _COLUMNS = {
     "sequence": TEXT,
@@ -29,7 +27,7 @@ _COLUMNS = {
 }
 
 
-class ParquetWriter:
+class ParquetWriter(EventsOnly):
     """See `Writer`. A row an event; "metadata" is a JSON object.
 
     Raises:
@@ -68,18 +66,6 @@ class ParquetWriter:
             )
             for r in records
         )
-
-    def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
-        """See `Writer.agents`."""
-        raise NotImplementedError
-
-    def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
-        """See `Writer.vectors`."""
-        raise NotImplementedError
-
-    def settings(self, retention: bytes) -> bytes:
-        """See `Writer.settings`."""
-        raise NotImplementedError
 
     def end(self, summary: Summary) -> bytes:
         """See `Writer.end`."""
