@@ -241,6 +241,41 @@ class Record:
     erased: Erasure | None = None
 
 
+class Links(NamedTuple):
+    """What ties an event to others.
+
+    Attributes:
+        data_key: Its data key, or "".
+        previous_sequence: That of the key's event before it, or "".
+    """
+
+    data_key: str
+    revision: int
+    previous_sequence: str
+    text_digest: bytes
+    event_type: str
+    publisher: str
+
+
+class Filed(Protocol):
+    """What a filter looks at."""
+
+    @property
+    def event_type(self) -> str:
+        """Its type."""
+        ...
+
+    @property
+    def data_key(self) -> str:
+        """Its data key, or ""."""
+        ...
+
+    @property
+    def publisher(self) -> str:
+        """Who published it."""
+        ...
+
+
 class EventCodec(Protocol):
     """Between events and the bytes in the log; the wire format is known to the edge only."""
 
@@ -279,9 +314,8 @@ class EventCodec(Protocol):
         """The entry without its payload and description; unless it has none any more."""
         ...
 
-    def links(self, entry: Entry) -> tuple[str, int, str, bytes, str, str]:
-        """What ties an entry to others: its data key, revision, previous sequence or "", text
-        digest, type and publisher.
+    def links(self, entry: Entry) -> Links:
+        """What ties an entry to others.
 
         Raises:
             ValueError: It is no event.
@@ -325,7 +359,7 @@ class EventFilter:
         """Whether everything passes."""
         return not (self.event_types or self.data_keys or self.publishers)
 
-    def passes(self, event: Event) -> bool:
+    def passes(self, event: Filed) -> bool:
         """Whether the event is wanted."""
         if self.event_types and event.event_type not in self.event_types:
             return False

@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import grpc
 import pytest
 import zstandard
 from contex.v1 import (
@@ -37,6 +38,7 @@ from tests.integration.support import (
     Api,
     ListAgentsRequest,
     P,
+    Refusal,
     Words,
     event,
     own,
@@ -497,6 +499,49 @@ async def test_an_interrupted_import_is_gone_on_with(api: Api) -> None:
         report = (await call.read()).report
         assert report.imported_count == len(events)
         assert await api.log(project) == events
+
+
+async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
+    """What was left out of the first part is not missed in the second."""
+    events = await story(api, 60)
+    data = await exported(api, format=LINES)
+    start = ImportStart(
+        project="copy",
+        import_id="mine",
+        filter=event_pb2.EventFilter(publishers=["p1"]),
+        remap_keys=[KeyMapping(from_prefix="k", to_prefix="key/")],
+    )
+    call = transfers(api).Import(timeout=DEADLINE_S)
+    await call.write(ImportRequest(start=start))
+    await call.read()
+    for at in range(0, len(data) // 2, 3_000):
+        await call.write(ImportRequest(data=data[at : at + 3_000]))
+        await call.read()
+    call.cancel()
+    report = None
+
+    async def finished() -> bool:
+        nonlocal report
+        again = transfers(api).Import(timeout=DEADLINE_S)
+        await again.write(ImportRequest(start=start))
+        try:
+            offset = (await again.read()).resume_offset
+        except grpc.aio.AioRpcError as error:
+            if Refusal.of(error).reason != "IMPORT_IN_PROGRESS":
+                raise
+            return False  # that the call before has ended was not noted yet
+        for at in range(offset, len(data), 3_000):
+            await again.write(ImportRequest(data=data[at : at + 3_000]))
+            await again.read()
+        await again.write(ImportRequest(finish=ImportFinish()))
+        report = (await again.read()).report
+        return True
+
+    await _until(finished)
+    wanted = [e for e in events if e.publisher == "p1"]
+    assert report is not None
+    assert report.imported_count == len(wanted)
+    assert [e.sequence for e in await api.log("copy")] == [e.sequence for e in wanted]
 
 
 async def _free(api: Api, project: str) -> bool:

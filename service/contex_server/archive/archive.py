@@ -14,11 +14,14 @@ from cachetools import LRUCache
 from contex_server.archive.objects import ObjectMissing, Objects
 from contex_server.archive.segment import (
     FOOTER_BYTES,
+    Sealed,
     SegmentDamaged,
     SegmentIndex,
     decode_index,
+    read_footer,
 )
 from contex_server.errors import ContexError, Reason
+from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
 from contex_server.log.blocks import BlockDamaged, decode_block
 from contex_server.log.port import SnapshotInfo
@@ -294,6 +297,40 @@ class Archive:
 
     # -- objects -----------------------------------------------------------------
 
+    async def store(self, sealed: Sealed, name: str) -> SegmentRecord:
+        """Stores a segment, and reads it back; it is to be recorded then.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE; ARCHIVE_DAMAGED if what is read is not what was
+                written.
+        """
+        reached("archive-storing")
+        await self.objects.put(name, sealed.data)
+        reached("archive-stored")
+        if await self.objects.get(name) != sealed.data:
+            raise ContexError(
+                Reason.ARCHIVE_DAMAGED,
+                "the archive's storage gave back other bytes than it was given",
+                metadata={"object": name},
+            )
+        size = len(sealed.data)
+        return _recorded(sealed.summary, size, sealed.index_offset, sealed.digest, name)
+
+    async def describe(self, name: str, size: int) -> tuple[SegmentIndex, SegmentRecord]:
+        """What an object of a size holds, and how it is recorded.
+
+        Raises:
+            SegmentDamaged: It is no segment.
+            ContexError: ARCHIVE_UNAVAILABLE.
+        """
+        footer = await self.objects.get_range(name, max(0, size - FOOTER_BYTES), size)
+        offset, length, digest = read_footer(footer)
+        if offset + length + FOOTER_BYTES != size:
+            raise SegmentDamaged("its index is not where it says")
+        data = await self.objects.get_range(name, offset, offset + length)
+        index = await asyncio.to_thread(decode_index, data)
+        return index, _recorded(index, size, offset, digest, name)
+
     async def index(self, record: SegmentRecord) -> SegmentIndex:
         """What a segment holds."""
         held = self._indexes.get(record.name)
@@ -410,6 +447,22 @@ class Archive:
             return await call
         except ObjectMissing as error:
             raise _Gone(record) from error
+
+
+def _recorded(
+    index: SegmentIndex, size: int, index_offset: int, digest: str, name: str
+) -> SegmentRecord:
+    return SegmentRecord(
+        index.ordinal,
+        index.first,
+        index.last,
+        index.events,
+        index.bytes,
+        size,
+        index_offset,
+        digest,
+        name,
+    )
 
 
 class _Gone(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 from contex_server.log.connections import Command
 from contex_server.log.redis_keys import counted_keys, key, vectors_key
 from contex_server.log.transfer_port import Restored
-from contex_server.model import KeyState, Sequence
+from contex_server.model import DATA_DELETED, KeyState, Sequence
 
 _SCAN_COUNT = 500
 _KINDS = (
@@ -53,13 +53,13 @@ class RedisTransfer:
     ) -> bool:
         """See `TransferLog.restore`."""
         arguments: list[Any] = [str(expected), note, "A" if archived else ""]
-        for sequence, body, name, revision, tombstone, digest, event_type, publisher in events:
+        for sequence, body, name, revision, digest, event_type, publisher in events:
             arguments += (
                 sequence,
                 body,
                 name,
                 revision,
-                "T" if tombstone else "",
+                "T" if event_type == DATA_DELETED else "",
                 digest,
                 event_type,
                 publisher,

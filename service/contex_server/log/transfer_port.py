@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.log.archive_port import StoreLog
-from contex_server.model import KeyState, Sequence
+from contex_server.model import Entry, KeyState, Links, Sequence
 
 
 class Restored(NamedTuple):
@@ -21,10 +21,15 @@ class Restored(NamedTuple):
     body: bytes
     data_key: str
     revision: int
-    tombstone: bool
     digest: bytes
     event_type: str
     publisher: str
+
+    @classmethod
+    def of(cls, entry: Entry, links: Links) -> Restored:
+        """An entry, and what is told of it."""
+        key, revision, _, digest, event_type, publisher = links
+        return cls(entry.id, entry.body, key, revision, digest, event_type, publisher)
 
 
 class TransferLog(StoreLog, Protocol):

@@ -23,18 +23,10 @@ import structlog
 
 from contex_server.archive.archive import Archive
 from contex_server.archive.objects import archive_unavailable
-from contex_server.archive.segment import (
-    FOOTER_BYTES,
-    Sealed,
-    SegmentBuilder,
-    SegmentDamaged,
-    SegmentIndex,
-    decode_index,
-    read_footer,
-)
+from contex_server.archive.segment import SegmentBuilder, SegmentDamaged
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
-from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
+from contex_server.log.archive_port import Archived, StoreLog
 from contex_server.log.port import Bounds, SnapshotInfo
 from contex_server.model import SEALED_TAG, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
@@ -318,7 +310,7 @@ class Archiver:
         )
         await self._keys.keep(project, directory, subjects)
         name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
-        record = await store_segment(self._archive, sealed, name)
+        record = await self._archive.store(sealed, name)
         reached("archive-recording")
         mine = await self.claim(project, afresh=True)
         if not mine or not await self._store.add_segment(project, self.owner, directory, record):
@@ -421,7 +413,7 @@ class Archiver:
             if not name.endswith(".seg"):
                 continue
             try:
-                ahead = (await read_summary(self._archive, name, names[name]))[0].last > tail
+                ahead = (await self._archive.describe(name, names[name]))[0].last > tail
             except SegmentDamaged:
                 ahead = False
             if ahead:
@@ -444,67 +436,6 @@ class Archiver:
             if not kept or kept[-1].events - info.events >= _SNAPSHOT_EVENTS:
                 kept.append(info)
         return kept[::-1]
-
-
-async def store_segment(archive: Archive, sealed: Sealed, name: str) -> SegmentRecord:
-    """Stores a segment and reads it back.
-
-    Raises:
-        ContexError: ARCHIVE_UNAVAILABLE; ARCHIVE_DAMAGED if what is read is not what was
-            written.
-    """
-    reached("archive-storing")
-    await archive.objects.put(name, sealed.data)
-    reached("archive-stored")
-    if await archive.objects.get(name) != sealed.data:
-        raise ContexError(
-            Reason.ARCHIVE_DAMAGED,
-            "the archive's storage gave back other bytes than it was given",
-            metadata={"object": name},
-        )
-    index = sealed.summary
-    return SegmentRecord(
-        index.ordinal,
-        index.first,
-        index.last,
-        index.events,
-        index.bytes,
-        len(sealed.data),
-        sealed.index_offset,
-        sealed.digest,
-        name,
-    )
-
-
-async def read_summary(
-    archive: Archive, name: str, size: int
-) -> tuple[SegmentIndex, SegmentRecord]:
-    """What an object holds, and how it is recorded.
-
-    Raises:
-        SegmentDamaged: It is no segment.
-        ContexError: ARCHIVE_UNAVAILABLE.
-    """
-    if size < FOOTER_BYTES:
-        raise SegmentDamaged("too short for a segment")
-    footer = await archive.objects.get_range(name, size - FOOTER_BYTES, size)
-    offset, length, digest = read_footer(footer)
-    if offset + length + FOOTER_BYTES != size:
-        raise SegmentDamaged("its index is not where it says")
-    data = await archive.objects.get_range(name, offset, offset + length)
-    index = await asyncio.to_thread(decode_index, data)
-    record = SegmentRecord(
-        index.ordinal,
-        index.first,
-        index.last,
-        index.events,
-        index.bytes,
-        size,
-        offset,
-        digest,
-        name,
-    )
-    return index, record
 
 
 def new_directory(project: str) -> str:

@@ -32,7 +32,7 @@ from contex_server.model import (
     Sequence,
 )
 from contex_server.retention.archived_keys import ArchivedKeys
-from contex_server.retention.archiver import Archiver, store_segment
+from contex_server.retention.archiver import Archiver
 from contex_server.retention.keeping import Keeping
 from contex_server.sealing.sealer import Sealer, key_id_of, tombstone
 from contex_server.subscriptions.auditing import ADMINISTERED, action_note
@@ -270,7 +270,7 @@ class Eraser:
             builder.add_snapshot(info, data)
         sealed = await asyncio.to_thread(builder.seal)
         name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
-        replaced = await store_segment(archive, sealed, name)
+        replaced = await archive.store(sealed, name)
         reached("erasing-segment")
         await archiver.claim(project, afresh=True)
         is_remains = "/remains-" in name

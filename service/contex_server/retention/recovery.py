@@ -18,9 +18,9 @@ from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import SegmentRecord
 from contex_server.log.transfer_port import Restored, TransferLog
-from contex_server.model import DATA_DELETED, SERVICE, Entry, EventCodec, Sequence
+from contex_server.model import SERVICE, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
-from contex_server.retention.archiver import TASK, Archiver, read_summary
+from contex_server.retention.archiver import TASK, Archiver
 from contex_server.sealing.sealer import Sealer
 from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
@@ -92,7 +92,7 @@ class Recovery:
             if archived.directory and int(leaf[:8]) < archived.segments:
                 continue
             try:
-                index, record = await read_summary(self._archive, name, size)
+                index, record = await self._archive.describe(name, size)
             except SegmentDamaged:
                 log.warning("segment_damaged", object=name)
                 continue
@@ -153,7 +153,7 @@ class Recovery:
                 fresh = [entry for entry in entries if entry.sequence > tail]
                 # What is kept stays sealed; what is told of it is as it is read.
                 opened = await self._sealer.open(project, fresh)
-                batch += map(self._restored, fresh, opened)
+                batch += map(Restored.of, fresh, map(self._codec.links, opened))
                 if len(batch) >= _BATCH_EVENTS:
                     tail = await self._restore(project, tail, batch, archived=staged)
                     batch = []
@@ -178,7 +178,7 @@ class Recovery:
         if staged:
             for name, size in (await self._archive.objects.list(f"{ahead.directory}/")).items():
                 if name.rpartition("/")[2].startswith("remains-"):
-                    _, remains = await read_summary(self._archive, name, size)
+                    _, remains = await self._archive.describe(name, size)
                     if remains.last == ahead.records[0].first:
                         await self._store.replace_remains(project, owner, remains)
 
@@ -188,19 +188,6 @@ class Recovery:
         if not await self._store.restore(project, tail, batch, archived=archived):
             raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
         return Entry(batch[-1].id, b"").sequence
-
-    def _restored(self, entry: Entry, opened: Entry) -> Restored:
-        record = self._codec.record(opened)
-        return Restored(
-            entry.id,
-            entry.body,
-            record.data_key,
-            record.revision,
-            record.event_type == DATA_DELETED,
-            record.text_digest,
-            record.event_type,
-            record.publisher,
-        )
 
 
 def _chain(

@@ -19,11 +19,11 @@ from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import SegmentRecord, StoreLog
 from contex_server.log.port import EventLog, SnapshotInfo
-from contex_server.model import SERVICE, EventCodec, Origin, Sequence
+from contex_server.model import END_OF_TIME, SERVICE, EventCodec, Origin, Sequence
 from contex_server.projections.encoding import encode
 from contex_server.projections.state import Selection
 from contex_server.projections.states import States
-from contex_server.retention.archiver import CLAIM_MS, TASK, store_segment
+from contex_server.retention.archiver import CLAIM_MS, TASK
 from contex_server.retention.policy import Retention
 from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
@@ -120,11 +120,8 @@ class Removal:
         following = [record.first for record in directory.records if record.ordinal > last.ordinal]
         if following:
             return following[0]
-        entries = await self._store.read(project, last.last, (await self._tail(project)), 1)
+        entries = await self._store.read(project, last.last, END_OF_TIME, 1)
         return entries[0].sequence if entries else None
-
-    async def _tail(self, project: str) -> Sequence:
-        return (await self._store.bounds(project)).tail
 
     async def _put_remains(
         self, project: str, directory: Directory, first: Sequence
@@ -148,4 +145,4 @@ class Removal:
         builder.add_snapshot(info, data)
         sealed = await asyncio.to_thread(builder.seal)
         name = f"{directory.archived.directory}/remains-{first}-{uuid4().hex[:8]}.seg"
-        return await store_segment(self._archive, sealed, name)
+        return await self._archive.store(sealed, name)

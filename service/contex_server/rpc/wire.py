@@ -25,6 +25,7 @@ from contex_server.model import (
     Erasure,
     Event,
     KeyState,
+    Links,
     Match,
     Need,
     Record,
@@ -438,13 +439,13 @@ class ProtobufCodec:
         message.erased.CopyFrom(_erased_message(replace(erasure, digest=digest)))
         return Entry(entry.id, message.SerializeToString())
 
-    def links(self, entry: Entry) -> tuple[str, int, str, bytes, str, str]:
+    def links(self, entry: Entry) -> Links:
         """See `EventCodec.links`."""
         try:
             message = _parse(entry.body)
         except DecodeError as error:
             raise ValueError(f"no event: {error}") from error
-        return (
+        return Links(
             message.data_key,
             message.revision,
             message.previous_sequence,

@@ -39,6 +39,7 @@ from contex_server.model import (
     Entry,
     EventCodec,
     EventFilter,
+    Links,
     Origin,
     Record,
     Sequence,
@@ -155,7 +156,7 @@ class Report:
 
 
 class _Link(NamedTuple):
-    """The latest event of a key, as far as the import is."""
+    """The latest event of a key, as it is imported."""
 
     revision: int
     sequence: Sequence
@@ -179,7 +180,11 @@ class _Note:
     model: str = ""
     retention: str = ""
     checked: bool = False
-    applied: str = "0-0"
+
+    @property
+    def models(self) -> list[str]:
+        """The models that there are vectors of."""
+        return [self.model] if self.model else []
 
     def encode(self) -> bytes:
         return orjson.dumps({name: getattr(self, name) for name in self.__slots__})
@@ -237,7 +242,7 @@ class Imports:
                 note = _read(await self.store.import_note(project))
                 if note is not None and note.at < time.time() - _KEPT_S:
                     log.info("import_dropped", project=project)
-                    await self.store.drop_import(project, [note.model] if note.model else [])
+                    await self.store.drop_import(project, note.models)
 
 
 class Import:
@@ -264,10 +269,12 @@ class Import:
         self._start = bytearray()
         self._batch: list[Restored] = []
         self._batch_bytes = 0
-        self._source: dict[str, _Link] = {}
+        self._source: dict[str, tuple[int, str]] = {}
+        """Revision and sequence of the latest event of each key in the file."""
+        self._source_known = True
+        """Whether that is all of them: not where an import is gone on with that leaves out or
+        renames some."""
         self._target: dict[str, _Link] = {}
-        self._texts: dict[str, tuple[int, str]] | None = None
-        """The same as `_source`, with sequences as texts, where events are imported as they are."""
         self._staging: asyncio.Task[None] | None = None
         """Stages a batch, while the next is read."""
         self._last_read = BEGINNING
@@ -325,21 +332,20 @@ class Import:
         if not note.checked:
             self._reader = reader_of(FileFormat(note.format), self._codec)
             self._reader.resume(note.offset, note.reader)
-            async for chunk in self._store.state(self._staged):
-                for state in chunk:
-                    link = _Link(state.revision, state.sequence)
-                    self._target[state.data_key] = self._source[state.data_key] = link
+            self._source_known = self._wanted.whole
+            await self._know_links(self._staged)
             if self._matched > BEGINNING:
-                await self._know_what_is_there()
+                await self._know_links(self._wanted.project)
         self.resume_offset = self.byte_count = note.offset
 
-    async def _know_what_is_there(self) -> None:
-        """Keys of events that the project had already, where they are not staged."""
-        async for chunk in self._store.state(self._wanted.project):
+    async def _know_links(self, project: str) -> None:
+        """Takes in the latest event of each key of a project, of those that are not known."""
+        async for chunk in self._store.state(project):
             for state in chunk:
                 link = _Link(state.revision, state.sequence)
                 self._target.setdefault(state.data_key, link)
-                self._source.setdefault(state.data_key, link)
+                if self._source_known:
+                    self._source.setdefault(state.data_key, (link.revision, str(link.sequence)))
 
     async def feed(self, data: bytes) -> None:
         """Takes the next bytes of the file in.
@@ -488,46 +494,20 @@ class Import:
     def _take_whole(self, entries: list[Entry]) -> None:
         """Takes events that are imported as they are: the same as `_take_event`, at a third of
         its cost."""
-        if self._texts is None:
-            self._texts = {
-                k: (link.revision, str(link.sequence)) for k, link in self._source.items()
-            }
-        texts, links, batch = self._texts, self._codec.links, self._batch
-        last, size = self._last_read, 0
+        read, batch = self._codec.links, self._batch
         for entry in entries:
             try:
-                sequence = entry.sequence
-                key, revision, previous, digest, event_type, publisher = links(entry)
+                sequence, links = entry.sequence, read(entry)
             except ValueError as error:
                 raise self._malformed(f"what is no event: {error!s:.100}") from error
-            if sequence <= last:
-                raise self._malformed(f"{sequence} after {last}")
-            last = sequence
-            if key:
-                before = texts.get(key, (0, ""))
-                if revision != before[0] + 1 or previous != before[1]:
-                    raise self._malformed(f"{sequence} is no revision {revision} of {key!r:.60}")
-                texts[key] = (revision, entry.id.decode())
-            size += len(entry.body)
-            batch.append(
-                Restored(
-                    entry.id,
-                    entry.body,
-                    key,
-                    revision,
-                    event_type == DATA_DELETED,
-                    digest,
-                    event_type,
-                    publisher,
-                )
-            )
-        self._last_read = last
-        self._batch_bytes += size
-        report = self.report
-        report.read += len(entries)
-        report.imported += len(entries)
-        report.first = report.first or entries[0].id.decode()
-        report.last = entries[-1].id.decode()
+            if sequence <= self._last_read:
+                raise self._malformed(f"{sequence} after {self._last_read}")
+            self._last_read = sequence
+            self._check_link(entry, links)
+            batch.append(Restored.of(entry, links))
+            self._batch_bytes += len(entry.body)
+        self.report.read += len(entries)
+        self._imported(entries)
 
     def _take_event(self, entry: Entry) -> None:
         assert self._reader is not None
@@ -545,11 +525,11 @@ class Import:
         self._last_read = sequence
         report.read += 1
         if self._reader.exported:
-            self._check_link(record)
+            self._check_link(entry, self._codec.links(entry))
         elif not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
             raise self._malformed("an event without a type, or a deletion of nothing")
         kept = wanted.after < sequence <= wanted.until
-        if not kept or not self._passes(record):
+        if not kept or not wanted.filter.passes(record):
             report.skipped += 1
             return
         if not self._exact:
@@ -567,58 +547,33 @@ class Import:
             entry = self._codec.entry(record)
         if record.data_key:
             self._target[record.data_key] = _Link(record.revision, sequence)
-        self._batch.append(
-            Restored(
-                entry.id,
-                entry.body,
-                record.data_key,
-                record.revision,
-                record.event_type == DATA_DELETED,
-                record.text_digest,
-                record.event_type,
-                record.publisher,
-            )
-        )
+        self._batch.append(Restored.of(entry, self._codec.links(entry)))
         self._batch_bytes += len(entry.body)
-        self._imported(sequence)
+        self._imported([entry])
 
-    def _imported(self, sequence: Sequence) -> None:
+    def _imported(self, entries: list[Entry]) -> None:
         report = self.report
-        report.imported += 1
-        report.last = str(sequence)
-        report.first = report.first or report.last
+        report.imported += len(entries)
+        report.first = report.first or entries[0].id.decode()
+        report.last = entries[-1].id.decode()
 
-    def _passes(self, record: Record) -> bool:
-        wanted = self._wanted.filter
-        return wanted.is_open or (
-            (not wanted.event_types or record.event_type in wanted.event_types)
-            and (not wanted.publishers or record.publisher in wanted.publishers)
-            and wanted.admits_key(record.data_key)
-        )
-
-    def _check_link(self, record: Record) -> None:
-        """An event follows the one before it of its key."""
-        key = record.data_key
+    def _check_link(self, entry: Entry, links: Links) -> None:
+        """An event follows the one before it of its key, as far as that is known."""
+        key, revision, previous = links[:3]
         if not key:
             return
         before = self._source.get(key)
-        self._source[key] = _Link(record.revision, record.sequence)
-        whole = not self._manifest.partial
-        if before is None and whole:
-            follows = record.revision == 1 and record.previous_sequence is None
-        elif before is None:
-            follows = record.revision > 0
-        elif whole:
-            follows = (
-                record.revision == before.revision + 1
-                and record.previous_sequence == before.sequence
-            )
+        self._source[key] = (revision, entry.id.decode())
+        if before is None and not self._source_known:
+            return
+        if before is None:
+            before = (0, "")
+        if self._manifest.partial:
+            follows = revision > before[0]
         else:
-            follows = record.revision > before.revision
+            follows = (revision, previous) == (before[0] + 1, before[1])
         if not follows:
-            raise self._malformed(
-                f"{record.sequence} is no revision {record.revision} of {key!r:.60}"
-            )
+            raise self._malformed(f"{entry.sequence} is no revision {revision} of {key!r:.60}")
 
     def _check_payload(self, record: Record) -> None:
         """What is appended anew must be what it says it is; later is too late to find out."""
@@ -681,10 +636,10 @@ class Import:
         if there != here:
             raise _not_empty(self._wanted.project, self._known_tail)
         for entry in here:
-            record = self._codec.record(entry)
-            self._check_link(record)
-            if record.data_key:
-                self._target[record.data_key] = _Link(record.revision, record.sequence)
+            links = self._codec.links(entry)
+            self._check_link(entry, links)
+            if links.data_key:
+                self._target[links.data_key] = _Link(links.revision, entry.sequence)
         self._matched = self._last_read = here[-1].sequence
         self.report.read += len(here)
         self.report.present += len(here)
@@ -768,7 +723,7 @@ class Import:
         return event._replace(body=body)
 
     async def _drop(self) -> None:
-        await self._store.drop_import(self._staged, [self._note.model] if self._note.model else [])
+        await self._store.drop_import(self._staged, self._note.models)
 
     # -- making visible ------------------------------------------------------------
 
@@ -779,8 +734,8 @@ class Import:
         task = (_ARCHIVE_TASK, self._owner, _CLAIM_MS)
         while not await self._store.claim(self._staged, *task):  # noqa: ASYNC110 (elsewhere)
             await asyncio.sleep(0.1)
-        models = [self._note.model] if self._note.model else []
-        if not await self._store.commit_import(project, self._staged, models, self._action()):
+        models, action = self._note.models, self._action()
+        if not await self._store.commit_import(project, self._staged, models, action):
             bounds = await self._of.log.bounds(project)
             raise _not_empty(project, bounds.tail)
         reached("import-committed")
@@ -789,9 +744,12 @@ class Import:
     async def _add(self) -> None:
         """The staged events are added to those that the project has."""
         project = self._wanted.project
-        tail = max(self._known_tail, Sequence.parse(self._note.applied))
+        tail = self._known_tail
         async for entries in self._staged_after(tail):
-            batch = [await self._sealed(project, self._restored(entry)) for entry in entries]
+            batch = [
+                await self._sealed(project, Restored.of(entry, self._codec.links(entry)))
+                for entry in entries
+            ]
             if not await self._store.restore(project, tail, batch):
                 raise _not_empty(project, (await self._of.log.bounds(project)).tail)
             tail = entries[-1].sequence
@@ -855,19 +813,6 @@ class Import:
             async for page in source:
                 if page.entries:
                     yield page.entries
-
-    def _restored(self, entry: Entry) -> Restored:
-        record = self._codec.record(entry)
-        return Restored(
-            entry.id,
-            entry.body,
-            record.data_key,
-            record.revision,
-            record.event_type == DATA_DELETED,
-            record.text_digest,
-            record.event_type,
-            record.publisher,
-        )
 
     async def _staged_agents(self) -> dict[str, tuple[bytes, Sequence]]:
         found: dict[str, tuple[bytes, Sequence]] = {}

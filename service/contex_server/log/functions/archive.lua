@@ -20,12 +20,8 @@ end
 
 -- Events of a stream that are not there any more.
 local function missing(events)
-  local info, added, length = redis.pcall('XINFO', 'STREAM', events), 0, 0
-  for i = 1, #info, 2 do
-    if info[i] == 'entries-added' then added = info[i + 1] end
-    if info[i] == 'length' then length = info[i + 1] end
-  end
-  return added - length
+  local info = stream_info(events)
+  return (info['entries-added'] or 0) - (info['length'] or 0)
 end
 
 local function owns(task, owner)

@@ -67,3 +67,15 @@ end
 local function now()
   return tonumber(redis.call('TIME')[1])
 end
+
+-- What the store says of a stream, by name; nothing of one that there is not.
+local function stream_info(key)
+  local info, found = redis.pcall('XINFO', 'STREAM', key), {}
+  for i = 1, #info, 2 do found[info[i]] = info[i + 1] end
+  return found
+end
+
+-- The newest sequence that a stream ever had.
+local function tail_of(key)
+  return stream_info(key)['last-generated-id'] or '0-0'
+end

@@ -21,11 +21,7 @@ end
 -- Returns {sequence, {data key, value, …}}, or nil if there are more keys.
 local function state_now(keys, args)
   if redis.call('HLEN', keys[2]) > tonumber(args[1]) then return nil end
-  local info, tail = redis.pcall('XINFO', 'STREAM', keys[1]), '0-0'
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then tail = info[i + 1] end
-  end
-  return { tail, redis.call('HGETALL', keys[2]) }
+  return { tail_of(keys[1]), redis.call('HGETALL', keys[2]) }
 end
 
 -- Stores a snapshot of the state as of a sequence, and its line in the list of snapshots,

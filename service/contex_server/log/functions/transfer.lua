@@ -1,14 +1,6 @@
 -- Imports. Events are restored as they were, into a project that nobody sees yet, whose name
 -- is that of the project to be and "~" and more, or behind the end of one that is there.
 
-local function tail_of(events)
-  local info = redis.pcall('XINFO', 'STREAM', events)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return info[i + 1] end
-  end
-  return '0-0'
-end
-
 -- Appends events with the sequences that they had.
 --
 -- KEYS  events, stats, activity, activity-open, state, import
