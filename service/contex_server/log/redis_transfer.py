@@ -5,6 +5,7 @@ ctx:{b}:p:<project>~<import>:import   string: how far an import is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -52,18 +53,7 @@ class RedisTransfer:
         archived: bool = False,
     ) -> bool:
         """See `TransferLog.restore`."""
-        arguments: list[Any] = [str(expected), note, "A" if archived else ""]
-        for sequence, body, name, revision, digest, event_type, publisher in events:
-            arguments += (
-                sequence,
-                body,
-                name,
-                revision,
-                "T" if event_type == DATA_DELETED else "",
-                digest,
-                event_type,
-                publisher,
-            )
+        arguments = _arguments(list(events), archived)
         reply = await self._command(
             project,
             "FCALL",
@@ -72,6 +62,8 @@ class RedisTransfer:
             *counted_keys(project)[:4],
             key(project, "state"),
             key(project, "import"),
+            str(expected),
+            note,
             *arguments,
         )
         return bool(reply)
@@ -171,10 +163,44 @@ class RedisTransfer:
                 return
 
 
+def _arguments(events: list[Restored], archived: bool) -> list[Any]:
+    """What `contex1_restore` takes of events; see transfer.lua."""
+    bodies: list[Any] = []
+    states: dict[str, bytes] = {}
+    minutes: dict[int, Counter[str]] = {}
+    size = 0
+    for sequence, body, name, revision, digest, event_type, publisher in events:
+        size += len(body)
+        bodies += (sequence, body)
+        minute = int(sequence.partition(b"-")[0]) // 60_000
+        counts = minutes.get(minute)
+        if counts is None:
+            counts = minutes[minute] = Counter()
+        counts["t" + event_type] += 1
+        counts["p" + publisher] += 1
+        if name:
+            counts["k" + name] += 1
+            states[name] = _state(revision, sequence, event_type == DATA_DELETED, digest)
+    if archived:
+        bodies = []
+    arguments = [events[0].id, events[-1].id, len(events), size, len(bodies) // 2, *bodies]
+    arguments.append(len(states))
+    for item in states.items():
+        arguments += item
+    for minute, counts in minutes.items():
+        arguments += (minute * 60_000, len(counts))
+        for found in counts.items():
+            arguments += found
+    return arguments
+
+
 def _vectors_kind(model: str) -> str:
     return vectors_key("", model).rpartition("::")[2]
 
 
 def _state_value(state: KeyState) -> bytes:
-    mark = b"D" if state.deleted else b"L"
-    return f"{state.revision} {state.sequence} ".encode() + mark + state.digest
+    return _state(state.revision, str(state.sequence).encode(), state.deleted, state.digest)
+
+
+def _state(revision: int, sequence: bytes, deleted: bool, digest: bytes) -> bytes:
+    return b"%d %b %b%b" % (revision, sequence, b"D" if deleted else b"L", digest)

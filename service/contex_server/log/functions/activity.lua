@@ -83,9 +83,9 @@ local function counted(tallied, bytes, name, kind, publisher)
   publishers[publisher] = (publishers[publisher] or 0) + 1
 end
 
--- Writes what was tallied; `first` is the sequence of the first event.
-local function count(events, stats, activity, open, tallied, first)
-  if tallied.events == 0 then return end
+-- Adds to what is counted of a project at all; `first` is the sequence of the first of the
+-- events, which are in the stream already.
+local function count_project(events, stats, tallied, first)
   local bytes = redis.call('HINCRBY', stats, 'bytes', tallied.bytes)
   if tallied.deleted ~= 0 then redis.call('HINCRBY', stats, 'deleted', tallied.deleted) end
   if bytes == tallied.bytes then
@@ -94,6 +94,12 @@ local function count(events, stats, activity, open, tallied, first)
     local bucket, project = string.match(events, '^(ctx:{%d+}):p:(.*):events$')
     redis.call('SADD', bucket .. ':projects', project)
   end
+end
+
+-- Writes what was tallied; `first` is the sequence of the first event.
+local function count(events, stats, activity, open, tallied, first)
+  if tallied.events == 0 then return end
+  count_project(events, stats, tallied, first)
   local counts = {}
   for name, n in pairs(tallied.keys) do counts['k' .. name] = n end
   for name, n in pairs(tallied.types) do counts['t' .. name] = n end

@@ -1,58 +1,59 @@
 -- Imports. Events are restored as they were, into a project that nobody sees yet, whose name
 -- is that of the project to be and "~" and more, or behind the end of one that is there.
 
--- Appends events with the sequences that they had.
+-- Appends events with the sequences that they had. What follows from them for the state and
+-- the counts is made out by who calls: it costs the store more than the events do.
 --
 -- KEYS  events, stats, activity, activity-open, state, import
--- ARGV  the tail as it must be, what to keep in <import> ("" = nothing), "A" if the archive
---       has the events and they are only counted here, then for each event: sequence, body, data key or "", revision, "T" (tombstone) or "", digest, type,
---       publisher
+-- ARGV  the tail as it must be, what to keep in <import> ("" = nothing), the sequences of the
+--       first and the last event, how many they are, the bytes of their bodies,
+--       the number of events that follow, none if the archive has them and they are only
+--       counted here, then for each: sequence, body,
+--       the number of data keys, then for each: key, value in <state>,
+--       then for each minute: a time in it in unix ms, the number of counts, then for each:
+--       dimension and name, count
 -- Returns 1; also where this very call has been done before. 0 where the tail is another.
 local function restore(keys, args)
   local events, state = keys[1], keys[5]
-  local tail = tail_of(events)
-  if tail ~= args[1] then return tail == args[#args - 7] and 1 or 0 end
-  local names, seen = {}, {}
-  for i = 6, #args, 8 do
-    if args[i] ~= '' and not seen[args[i]] then
-      seen[args[i]] = true
-      names[#names + 1] = args[i]
-    end
+  local before = stream_info(events)
+  local tail = before['last-generated-id'] or '0-0'
+  local first, last, events_all = args[3], args[4], tonumber(args[5])
+  if tail ~= args[1] then return tail == last and 1 or 0 end
+  local at, upto = 8, 7 + 2 * tonumber(args[7])
+  for i = at, upto, 2 do redis.call('XADD', events, args[i], 'e', args[i + 1]) end
+  if upto < at then
+    redis.call('XADD', events, 'MAXLEN', '=', 0, last, 'e', '')
+    local added = (before['entries-added'] or 0) + events_all
+    redis.call('XSETID', events, last, 'ENTRIESADDED', whole(added), 'MAXDELETEDID', last)
   end
-  local mark = {}
-  for name, value in pairs(lookup(state, names)) do
-    mark[name] = string.match(value, '^%d+ %S+ (.)')
+
+  at, upto = upto + 2, upto + 1 + 2 * tonumber(args[upto + 1])
+  local names, values = {}, {}
+  for i = at, upto, 2 do
+    names[#names + 1] = args[i]
+    values[#values + 1], values[#values + 2] = args[i], args[i + 1]
   end
-  local latest, tallied, minute, first = {}, tally(), nil, nil
-  for i = 4, #args, 8 do
-    local id, body, name, tombstone = args[i], args[i + 1], args[i + 2], args[i + 4] == 'T'
-    local ms = split(id)
-    local now_minute = math.floor(ms / 60000)
-    if minute ~= now_minute then
-      if minute then count(events, keys[2], keys[3], keys[4], tallied, first) end
-      tallied, minute, first = tally(), now_minute, id
+  local held = lookup(state, names)
+  local tallied = tally()
+  tallied.events, tallied.bytes = events_all, tonumber(args[6])
+  for i = 1, #values, 2 do
+    local _, _, was = string.match(held[values[i]] or '', STATE)
+    local _, _, is = string.match(values[i + 1], STATE)
+    if (was == 'D') ~= (is == 'D') then
+      tallied.deleted = tallied.deleted + (is == 'D' and 1 or -1)
     end
-    if args[3] == 'A' then
-      redis.call('XADD', events, 'MAXLEN', '=', 0, id, 'e', '')
-    else
-      redis.call('XADD', events, id, 'e', body)
-    end
-    counted(tallied, #body, name, args[i + 6], args[i + 7])
-    if name ~= '' then
-      if (mark[name] == 'D') ~= tombstone then
-        tallied.deleted = tallied.deleted + (tombstone and 1 or -1)
-      end
-      mark[name] = tombstone and 'D' or 'L'
-      latest[name] = args[i + 3] .. ' ' .. id .. ' ' .. mark[name] .. args[i + 5]
-    end
-  end
-  count(events, keys[2], keys[3], keys[4], tallied, first)
-  local values = {}
-  for name, value in pairs(latest) do
-    values[#values + 1] = name
-    values[#values + 1] = value
   end
   chunked('HSET', state, values)
+  count_project(events, keys[2], tallied, first)
+
+  at = upto + 1
+  while at <= #args do
+    upto = at + 1 + 2 * tonumber(args[at + 1])
+    local counts = {}
+    for i = at + 2, upto, 2 do counts[args[i]] = tonumber(args[i + 1]) end
+    count_minute(keys[3], keys[4], tonumber(args[at]), counts)
+    at = upto + 1
+  end
   if args[2] ~= '' then redis.call('SET', keys[6], args[2]) end
   return 1
 end
