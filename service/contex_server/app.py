@@ -299,7 +299,17 @@ class Server:
             ),
             _TRANSFERS: TransferServicer(
                 Exporter(self.log, store, codec),
-                Imports(self.log, store, codec, publisher, sealer, *appended),
+                Imports(
+                    self.log,
+                    store,
+                    codec,
+                    publisher,
+                    sealer,
+                    retentions,
+                    archiver,
+                    recovery,
+                    *appended,
+                ),
                 audit,
                 settings.limits,
             ),

@@ -24,6 +24,7 @@ from contex.v1.project_service_pb2 import (
 )
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import key
 from contex_server.model import BEGINNING, END_OF_TIME
 
 from tests.conftest import StartServer
@@ -146,6 +147,22 @@ async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
     assert not now.warnings
     assert await listed(small_api) == before
     assert await listed(small_api, order=event_pb2.ORDER_BACKWARDS) == before[::-1]
+
+
+async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived(
+    small_api: Api, store: Any
+) -> None:
+    await set_retention(small_api, store_events=25)
+    await store.set(key("bad", "retention"), b"what no version wrote")
+
+    async def moved() -> bool:
+        # Told of both, the archiver looks at both each time.
+        await small_api.publish(event("k"), project="bad")
+        await small_api.publish(event("k"))
+        now = await stats(small_api)
+        return bool(now.event_count >= 60 and now.store_event_count < 25 + 20)
+
+    await awaited(moved)
 
 
 async def test_what_is_too_old_moves_though_it_fills_no_segment(

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -178,6 +179,73 @@ async def test_a_native_export_is_imported_exactly(api: Api, there: Server, arch
     assert (await api.log("copy"))[-1].revision == 1 + max(
         e.revision for e in events if e.data_key == "k1"
     )
+
+
+def position(event: event_pb2.Event) -> event_pb2.Position:
+    return event_pb2.Position(sequence=event.sequence)
+
+
+async def keep(api: Api, project: str, store_events: int) -> None:
+    stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
+    request = project_service_pb2.SetRetentionRequest(project=project)
+    request.retention.store_events = store_events
+    await stub.SetRetention(request, timeout=DEADLINE_S)
+
+
+def objects(root: Path, project: str) -> list[str]:
+    """What the archive has of a project; "staged" marks what belongs to none yet."""
+    return sorted(o.name for o in (root / "archive" / project).rglob("*") if o.is_file())
+
+
+@pytest.mark.parametrize("form", [NATIVE, LINES])
+async def test_what_the_store_would_not_keep_goes_straight_into_the_archive(
+    api: Api, there: Server, tmp_path: Path, form: int
+) -> None:
+    await api.publish(event("k0", b'"anna"', metadata={"subject": "anna"}))
+    events = await story(api, 60)
+    data = await exported(api, format=form)
+    await keep(api, "copy", 40)
+    # Nobody else archives it: what is in the archive was put there by the import.
+    assert there.archiver is not None
+    await there.archiver.close()
+    report = await imported(api, data)
+    assert report.imported_count == len(events)
+    found = await stats(api, "copy")
+    assert found.store_event_count == 40
+    assert found.archive_event_count == len(events) - 40
+    names = objects(tmp_path, "copy")
+    assert "staged" not in names
+    assert sum(name.endswith(".seg") for name in names) == found.segment_count > 0
+    await check_same(api, events)
+    await api.publish(event("k1"), project="copy")
+    assert (await api.log("copy"))[:-1] == events
+
+
+async def test_what_an_import_archived_goes_with_it(api: Api, tmp_path: Path) -> None:
+    events = await story(api, 60)
+    data = await exported(api)
+    await keep(api, "copy", 40)
+    damaged = bytearray(data)
+    damaged[-10] ^= 1
+    refused = await refusal(imported(api, bytes(damaged)))
+    assert refused.reason == "IMPORT_MALFORMED"
+    assert await api.log("copy") == []
+
+    async def nothing() -> bool:
+        return objects(tmp_path, "copy") == []
+
+    await _until(nothing)
+    assert (await imported(api, data)).imported_count == len(events)
+    # The same where they are added to what the project has, or appended as new ones.
+    await keep(api, "half", 40)
+    await imported(api, await exported(api, until=position(events[50])), "half")
+    assert (await imported(api, data, "half")).present_count == 51
+    assert await api.log("half") == events
+    await keep(api, "anew", 40)
+    await imported(api, data, "anew", mode=REPLAY)
+    assert [e.metadata["original_sequence"] for e in await api.log("anew")] == [
+        e.sequence for e in events if e.event_type != "agent_registered"
+    ]
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -196,7 +196,8 @@ async def test_a_server_that_is_killed_while_it_erases(crashing: Crashing, place
 
 
 @pytest.mark.parametrize(
-    "place", ["import-staging", "import-staged", "import-checked", "import-committed"]
+    "place",
+    ["import-staging", "import-archived", "import-staged", "import-checked", "import-committed"],
 )
 async def test_a_server_that_is_killed_while_it_imports(
     crashing: Crashing, place: str, tmp_path: Path

@@ -5,6 +5,7 @@ ctx:{b}:p:<project>~<import>:import   string: how far an import is
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
@@ -165,33 +166,39 @@ class RedisTransfer:
 
 def _arguments(events: list[Restored], archived: bool) -> list[Any]:
     """What `contex1_restore` takes of events; see transfer.lua."""
-    bodies: list[Any] = []
-    states: dict[str, bytes] = {}
-    minutes: dict[int, Counter[str]] = {}
-    size = 0
-    for sequence, body, name, revision, digest, event_type, publisher in events:
-        size += len(body)
-        bodies += (sequence, body)
-        minute = int(sequence.partition(b"-")[0]) // 60_000
-        counts = minutes.get(minute)
-        if counts is None:
-            counts = minutes[minute] = Counter()
-        counts["t" + event_type] += 1
-        counts["p" + publisher] += 1
-        if name:
-            counts["k" + name] += 1
-            states[name] = _state(revision, sequence, event_type == DATA_DELETED, digest)
+    size = sum([len(event.body) for event in events])
+    arguments: list[Any] = [events[0].id, events[-1].id, len(events), size]
     if archived:
-        bodies = []
-    arguments = [events[0].id, events[-1].id, len(events), size, len(bodies) // 2, *bodies]
-    arguments.append(len(states))
-    for item in states.items():
-        arguments += item
-    for minute, counts in minutes.items():
+        arguments.append(0)
+    else:
+        arguments.append(len(events))
+        for event in events:
+            arguments += event[:2]
+    latest = {event.data_key: event for event in events if event.data_key}
+    arguments.append(len(latest))
+    for name, event in latest.items():
+        deleted = event.event_type == DATA_DELETED
+        arguments += (name, _state(event.revision, event.id, deleted, event.digest))
+    start = 0
+    while start < len(events):
+        minute = _minute(events[start])
+        end = bisect_right(events, minute, start, key=_minute)
+        counts: list[tuple[str, int]] = []
+        for dimension, names in (
+            ("k", [event.data_key for event in events[start:end] if event.data_key]),
+            ("t", [event.event_type for event in events[start:end]]),
+            ("p", [event.publisher for event in events[start:end]]),
+        ):
+            counts += [(dimension + name, count) for name, count in Counter(names).items()]
         arguments += (minute * 60_000, len(counts))
-        for found in counts.items():
+        for found in counts:
             arguments += found
+        start = end
     return arguments
+
+
+def _minute(event: Restored) -> int:
+    return int(event.id.partition(b"-")[0]) // 60_000
 
 
 def _vectors_kind(model: str) -> str:

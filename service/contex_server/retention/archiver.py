@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
@@ -26,8 +26,9 @@ from contex_server.archive.objects import archive_unavailable
 from contex_server.archive.segment import SegmentBuilder, SegmentDamaged
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
-from contex_server.log.archive_port import Archived, StoreLog
+from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
 from contex_server.log.port import Bounds, SnapshotInfo
+from contex_server.log.transfer_port import named
 from contex_server.model import SEALED_TAG, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.policy import OVER, Retention, Retentions
@@ -37,16 +38,19 @@ log = structlog.get_logger(__name__)
 
 _SEALED = bytes([SEALED_TAG])
 TASK = "archive"
+STAGED = "staged"
+"""An object of this name marks a directory whose events belong to no project yet."""
 CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LOOK_AT_ALL_S = 60.0
 _PAGE_EVENTS = 5_000
 _SLACK = 1.25
 """By so much may events exceed their age in the store: then fewer, larger segments are made."""
-_SNAPSHOT_EVENTS = 5_000
+SNAPSHOT_EVENTS = 5_000
 """How far apart the snapshots in a segment are, at least."""
 _SNAPSHOTS = 10_000
 _BACKOFF_S = (1.0, 60.0)
+_OUT_OF_REACH = (Reason.STORE_UNAVAILABLE, Reason.ARCHIVE_UNAVAILABLE)
 _WAIT_S = CLAIM_MS / 1000 + 10.0
 _WAIT_LOOK_S = 0.1
 _SWEEP_S = 3600.0
@@ -102,8 +106,8 @@ class Archiver:
         self._codec = codec
         self._keys = keys
         self._retentions = retentions
-        self._events = events
-        self._bytes = size
+        self.events = events
+        self.bytes = size
         self._expire = expire
         self._look_s = look_s
         self.owner = f"{os.getpid()}-{uuid4().hex[:12]}"
@@ -112,6 +116,8 @@ class Archiver:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept: dict[str, float] = {}
         self._warned: dict[str, float] = {}
+        self._resting: dict[str, float] = {}
+        """Until when a project is let alone, since something was wrong with it."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -140,8 +146,8 @@ class Archiver:
                 if time.monotonic() >= all_at:
                     projects.update(await self._store.projects())
                     all_at = time.monotonic() + _LOOK_AT_ALL_S
-                for project in sorted(projects):
-                    await self.look(project)
+                while projects:
+                    await self._look_at(projects.pop())
                 delay = _BACKOFF_S[0]
             except ContexError as error:
                 self._grown |= projects
@@ -152,8 +158,26 @@ class Archiver:
                 log.exception("archiving_failed")
                 await asyncio.sleep(_BACKOFF_S[1])
 
+    async def _look_at(self, project: str) -> None:
+        """Looks at a project; what is wrong with it alone keeps no other from being archived.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        if time.monotonic() < self._resting.get(project, 0.0):
+            return
+        try:
+            await self.look(project)
+            self._resting.pop(project, None)
+        except Exception as error:
+            if isinstance(error, ContexError) and error.reason in _OUT_OF_REACH:
+                self._grown.add(project)
+                raise
+            self._resting[project] = time.monotonic() + _BACKOFF_S[1]
+            log.exception("archiving_failed", project=project, retry_s=_BACKOFF_S[1])
+
     async def look(self, project: str) -> int:
-        """Archives what is due, unless another process is at it.
+        """Archives what is due, unless somebody else is at it.
 
         Returns:
             How many segments were made.
@@ -161,7 +185,11 @@ class Archiver:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        async with self._lock(project):
+        lock = self._lock(project)
+        if lock.locked():
+            self._grown.add(project)
+            return 0
+        async with lock:
             try:
                 return await self._look(project)
             finally:
@@ -278,16 +306,16 @@ class Archiver:
         events = bounds.length - most if most else 0
         held = counters.bytes - archived.moved
         size = held - room if room and not counters.counted_since.ms else 0
-        if most and bounds.length > OVER * most + self._events:
+        if most and bounds.length > OVER * most + self.events:
             self._warn(project, events=bounds.length, limit=most)
-        elif size > 0 and held > OVER * room + self._bytes:
+        elif size > 0 and held > OVER * room + self.bytes:
             self._warn(project, bytes=held, limit=room)
         before_ms, late = 0, False
         if retention.store_seconds:
             age_ms = retention.store_seconds * 1000
             before_ms = bounds.now_ms - age_ms
             late = bounds.first.ms < bounds.now_ms - _SLACK * age_ms
-        if late or events >= self._events or size >= self._bytes:
+        if late or events >= self.events or size >= self.bytes:
             return Due(max(0, events), max(0, size), before_ms, at_once=late)
         return None
 
@@ -303,22 +331,9 @@ class Archiver:
         subjects: dict[bytes, Entry] = {}
         if not await self._fill(project, builder, archived, bounds, due, subjects):
             return False
-        sealed = await asyncio.to_thread(builder.seal)
-        # Said before anything is stored, so that whoever goes on finds what was left.
-        directory = archived.directory or await self._store.archive_directory(
-            project, new_directory(project)
-        )
-        await self._keys.keep(project, directory, subjects)
-        name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
-        record = await self._archive.store(sealed, name)
-        reached("archive-recording")
-        mine = await self.claim(project, afresh=True)
-        if not mine or not await self._store.add_segment(project, self.owner, directory, record):
-            # Another process has the task by now, and does the same.
-            self._claimed.pop(project, None)
-            await self._archive.objects.delete(name)
+        record = await self.add(project, builder, archived, subjects)
+        if record is None:
             return False
-        reached("archive-recorded")
         await self._finish(project, record.last)
         log.info(
             "archived",
@@ -329,6 +344,77 @@ class Archiver:
             size_bytes=record.size,
         )
         return True
+
+    async def add(
+        self,
+        project: str,
+        builder: SegmentBuilder,
+        archived: Archived,
+        subjects: Mapping[bytes, Entry],
+    ) -> SegmentRecord | None:
+        """Stores a segment and records it, for who has the task.
+
+        Args:
+            project: The project.
+            builder: Has the events that follow the last segment.
+            archived: What that is.
+            subjects: An event for each key that they are sealed with.
+
+        Returns:
+            The record; None if another process has the task by now, and does the same.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE, ARCHIVE_DAMAGED.
+        """
+        sealed = await asyncio.to_thread(builder.seal)
+        # Said before anything is stored, so that whoever goes on finds what was left.
+        directory = archived.directory or await self._new_directory(project)
+        await self._keys.keep(project, directory, subjects)
+        name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
+        record = await self._archive.store(sealed, name)
+        reached("archive-recording")
+        mine = await self.claim(project, afresh=True)
+        if not mine or not await self._store.add_segment(project, self.owner, directory, record):
+            self._claimed.pop(project, None)
+            await self._archive.objects.delete(name)
+            return None
+        reached("archive-recorded")
+        return record
+
+    async def _new_directory(self, project: str) -> str:
+        """Where the objects of a project go: another one each time that it begins anew."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        proposed = f"{named(project)}/{stamp}-{uuid4().hex[:6]}"
+        if project != named(project):
+            await self._archive.objects.put(f"{proposed}/{STAGED}", b"")
+        return await self._store.archive_directory(project, proposed)
+
+    async def mark_staged(self, project: str, *, staged: bool) -> None:
+        """Says whether the objects of a staged project belong to no project yet; nobody who
+        recovers one takes them for its own then.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        directory = (await self._store.archived(project)).directory
+        if directory and staged:
+            await self._archive.objects.put(f"{directory}/{STAGED}", b"")
+        elif directory:
+            await self._archive.objects.delete(f"{directory}/{STAGED}")
+
+    async def drop_staged(self, project: str) -> None:
+        """Deletes the objects of a staged project that is given up.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        directory = (await self._store.archived(project)).directory
+        if not directory:
+            return
+        mark = f"{directory}/{STAGED}"
+        names = await self._archive.objects.list(f"{directory}/")
+        for name in [*(names.keys() - {mark}), mark]:
+            await self._archive.objects.delete(name)
 
     async def _finish(self, project: str, last: Sequence) -> None:
         """Lets go of what is archived."""
@@ -348,7 +434,7 @@ class Archiver:
         """Gives the builder what is due, up to a segment; returns whether that is enough."""
         at = archived.last
         while entries := await self._store.read(
-            project, at, bounds.tail, min(_PAGE_EVENTS, self._events + 1 - builder.events)
+            project, at, bounds.tail, min(_PAGE_EVENTS, self.events + 1 - builder.events)
         ):
             # In a thread: a busy event loop would give a page its turn too seldom.
             if not await asyncio.to_thread(self._file, builder, entries, due, subjects):
@@ -364,7 +450,7 @@ class Archiver:
             data = await self._store.snapshot(project, info.sequence)
             if data is not None:
                 builder.add_snapshot(info, data)
-        full = builder.events >= self._events or builder.body_bytes >= self._bytes
+        full = builder.events >= self.events or builder.body_bytes >= self.bytes
         return full or due.at_once
 
     def _file(
@@ -387,7 +473,7 @@ class Archiver:
         return True
 
     def _goes(self, entry: Entry, builder: SegmentBuilder, due: Due) -> bool:
-        if builder.events >= self._events or builder.body_bytes >= self._bytes:
+        if builder.events >= self.events or builder.body_bytes >= self.bytes:
             return False
         if builder.events < due.events or builder.body_bytes < due.bytes:
             return True
@@ -433,12 +519,6 @@ class Archiver:
         infos = await self._store.snapshots(project, after, _SNAPSHOTS)
         kept: list[SnapshotInfo] = []
         for info in reversed([info for info in infos if info.sequence <= until]):
-            if not kept or kept[-1].events - info.events >= _SNAPSHOT_EVENTS:
+            if not kept or kept[-1].events - info.events >= SNAPSHOT_EVENTS:
                 kept.append(info)
         return kept[::-1]
-
-
-def new_directory(project: str) -> str:
-    """Where the objects of a project go: another one each time that it begins anew."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return f"{project}/{stamp}-{uuid4().hex[:6]}"

@@ -20,7 +20,7 @@ from contex_server.log.archive_port import SegmentRecord
 from contex_server.log.transfer_port import Restored, TransferLog
 from contex_server.model import SERVICE, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
-from contex_server.retention.archiver import TASK, Archiver
+from contex_server.retention.archiver import STAGED, TASK, Archiver
 from contex_server.sealing.sealer import Sealer
 from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
@@ -85,9 +85,10 @@ class Recovery:
         prefix = archived.directory or project
         names = await self._archive.objects.list(f"{prefix}/")
         found: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
+        staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
         for name, size in names.items():
             directory, _, leaf = name.rpartition("/")
-            if not leaf.endswith(".seg") or leaf.startswith("remains-"):
+            if not leaf.endswith(".seg") or leaf.startswith("remains-") or directory in staged:
                 continue
             if archived.directory and int(leaf[:8]) < archived.segments:
                 continue
@@ -147,19 +148,7 @@ class Recovery:
     async def _take(self, project: str, ahead: Ahead, owner: str, *, staged: bool) -> None:
         await self._keys.bring_back(project, ahead.directory)
         for record in ahead.records:
-            tail = (await self._store.bounds(project)).tail
-            batch: list[Restored] = []
-            async for entries in self._archive.entries(record):
-                fresh = [entry for entry in entries if entry.sequence > tail]
-                # What is kept stays sealed; what is told of it is as it is read.
-                opened = await self._sealer.open(project, fresh)
-                batch += map(Restored.of, fresh, map(self._codec.links, opened))
-                if len(batch) >= _BATCH_EVENTS:
-                    tail = await self._restore(project, tail, batch, archived=staged)
-                    batch = []
-                await asyncio.sleep(0)
-            if batch:
-                await self._restore(project, tail, batch, archived=staged)
+            await self.take_in(project, record, archived=staged)
             if staged and not await self._store.claim(project, TASK, owner, _CLAIM_MS):
                 raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
             if not staged:
@@ -182,12 +171,32 @@ class Recovery:
                     if remains.last == ahead.records[0].first:
                         await self._store.replace_remains(project, owner, remains)
 
-    async def _restore(
-        self, project: str, tail: Sequence, batch: list[Restored], *, archived: bool
-    ) -> Sequence:
-        if not await self._store.restore(project, tail, batch, archived=archived):
-            raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
-        return Entry(batch[-1].id, b"").sequence
+    async def take_in(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
+        """Restores what a segment has after the end of a project; see `TransferLog.restore`.
+
+        Raises:
+            ContexError: PROJECT_NOT_EMPTY if somebody else appends to it; ARCHIVE_DAMAGED,
+                ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        tail = (await self._store.bounds(project)).tail
+        batch: list[Restored] = []
+
+        async def restore() -> None:
+            nonlocal tail, batch
+            if not await self._store.restore(project, tail, batch, archived=archived):
+                raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
+            tail, batch = Entry(batch[-1].id, b"").sequence, []
+
+        async for entries in self._archive.entries(record):
+            fresh = [entry for entry in entries if entry.sequence > tail]
+            # What is kept stays sealed; what is told of it is as it is read.
+            opened = await self._sealer.open(project, fresh)
+            batch += map(Restored.of, fresh, map(self._codec.links, opened))
+            if len(batch) >= _BATCH_EVENTS:
+                await restore()
+            await asyncio.sleep(0)
+        if batch:
+            await restore()
 
 
 def _chain(

@@ -51,6 +51,7 @@ _RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 _RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
+_links = tuple.__new__
 _parse = event_pb2.Event.FromString
 assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
 _OPAQUE = bytes([12 << 3, 1])
@@ -445,13 +446,16 @@ class ProtobufCodec:
             message = _parse(entry.body)
         except DecodeError as error:
             raise ValueError(f"no event: {error}") from error
-        return Links(
-            message.data_key,
-            message.revision,
-            message.previous_sequence,
-            message.text_digest,
-            message.event_type,
-            message.publisher,
+        return _links(
+            Links,
+            (
+                message.data_key,
+                message.revision,
+                message.previous_sequence,
+                message.text_digest,
+                message.event_type,
+                message.publisher,
+            ),
         )
 
     def contents(self, entry: Entry) -> tuple[str, str]:

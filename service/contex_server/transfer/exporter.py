@@ -125,8 +125,11 @@ class Exporter:
         if not wanted.resume:
             model = await self._store.model(project) if Part.VECTORS in wanted.parts else ""
             partial = bool(wanted.after > BEGINNING or not wanted.filter.is_open or bounds.trimmed)
-            created = rfc3339(bounds.now_ms)
-            yield piece(writer.begin(Manifest(project, at.cut, created, partial, model)))
+            manifest = Manifest(project, at.cut, rfc3339(bounds.now_ms), partial, model)
+            if not partial and cut == bounds.tail:
+                counters = await self._log.counters(project)
+                manifest = replace(manifest, events=counters.events, bytes=counters.bytes)
+            yield piece(writer.begin(manifest))
         source = pages(
             self._log,
             project,

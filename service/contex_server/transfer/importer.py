@@ -46,6 +46,9 @@ from contex_server.model import (
 )
 from contex_server.projections.moments import rfc3339
 from contex_server.publishing import NewEvent, Publisher
+from contex_server.retention.archiver import Archiver
+from contex_server.retention.policy import Retentions
+from contex_server.retention.recovery import Recovery
 from contex_server.sealing.sealer import Sealer
 from contex_server.subscriptions.auditing import IMPORTED, action_note
 from contex_server.transfer.detection import detect, reader_of
@@ -62,13 +65,10 @@ from contex_server.transfer.items import (
     Vectors,
 )
 from contex_server.transfer.redaction import KeyMapping, Redaction, redacted, remapped
+from contex_server.transfer.staging import Staging
 
 log = structlog.get_logger(__name__)
 
-_TASK = "import"
-_SUBJECT = SUBJECT.encode()
-_ARCHIVE_TASK = "archive"
-_CLAIM_MS = 10_000
 _BATCH_EVENTS = 1_000
 _BATCH_BYTES = 2 * 1024 * 1024
 _APPLY_EVENTS = 500
@@ -199,6 +199,9 @@ class Imports:
         codec: Reads and makes events.
         publisher: Appends events anew.
         sealer: Seals those that name a subject.
+        retentions: What the store keeps.
+        archiver: Archives the rest; None where there is no archive.
+        recovery: Goes on with what was archived; None likewise.
         grown: Told of each project that has grown.
     """
 
@@ -209,14 +212,20 @@ class Imports:
         codec: EventCodec,
         publisher: Publisher,
         sealer: Sealer,
+        retentions: Retentions,
+        archiver: Archiver | None,
+        recovery: Recovery | None,
         *grown: Callable[[str], None],
     ) -> None:
         self.log = event_log
         self.store = store
         self.codec = codec
         self.publisher = publisher
-        self.sealer = sealer
+        self.retentions = retentions
         self.grown = grown
+        self._sealer = sealer
+        self._archiver = archiver
+        self._recovery = recovery
         self._swept = -_SWEEP_S
 
     async def begin(self, wanted: Wanted, origin: Origin) -> Import:
@@ -231,6 +240,12 @@ class Imports:
         await started.open()
         return started
 
+    def staging(self, project: str) -> Staging:
+        """A staged project, by its name."""
+        return Staging(
+            project, self.store, self.codec, self._sealer, self._archiver, self._recovery
+        )
+
     async def _sweep(self) -> None:
         """Drops what was staged long ago and not gone on with."""
         now = time.monotonic()
@@ -242,14 +257,13 @@ class Imports:
                 note = _read(await self.store.import_note(project))
                 if note is not None and note.at < time.time() - _KEPT_S:
                     log.info("import_dropped", project=project)
-                    await self.store.drop_import(project, note.models)
+                    await self.staging(project).drop(note.models)
 
 
 class Import:
     """One import.
 
     Attributes:
-        resume_offset: The file is wanted from here on.
         byte_count: So much of it was read.
         report: What has happened so far.
     """
@@ -260,9 +274,8 @@ class Import:
         self._origin = origin
         self._store = imports.store
         self._codec = imports.codec
-        self._staged = f"{wanted.project}~{wanted.import_id or uuid4().hex[:16]}"
-        self._owner = uuid4().hex
-        self._claimed = 0.0
+        self._staging = imports.staging(f"{wanted.project}~{wanted.import_id or uuid4().hex[:16]}")
+        self._staged = self._staging.project
         self._note = _Note(wanted.fingerprint(), time.time(), secrets.token_hex(16))
         self._manifest = Manifest()
         self._reader: Reader | None = None
@@ -275,17 +288,19 @@ class Import:
         """Whether that is all of them: not where an import is gone on with that leaves out or
         renames some."""
         self._target: dict[str, _Link] = {}
-        self._staging: asyncio.Task[None] | None = None
-        """Stages a batch, while the next is read."""
         self._last_read = BEGINNING
-        self._tail = BEGINNING
-        """The end of what is staged, the pending batch included."""
+        self._staged_tail = BEGINNING
+        """The end of what was staged before the import was gone on with."""
         self._known_tail = BEGINNING
         """The end of the project when the import began."""
         self._matched = BEGINNING
-        self.resume_offset = 0
         self.byte_count = 0
         self.report = Report(dry_run=wanted.dry_run)
+
+    @property
+    def resume_offset(self) -> int:
+        """The file is wanted from here on, should the import be resumed."""
+        return self._staging.offset
 
     @property
     def _exact(self) -> bool:
@@ -303,7 +318,7 @@ class Import:
                 raise _not_empty(wanted.project, bounds.tail)
         if wanted.dry_run:
             return
-        await self._claim()
+        await self._staging.claim()
         try:
             await self._take_up()
         except BaseException:
@@ -328,15 +343,22 @@ class Import:
         self.report = Report(**note.report)
         self._last_read = Sequence.parse(note.last_read)
         self._matched = Sequence.parse(note.matched)
-        self._tail = (await self._store.bounds(self._staged)).tail
+        await self._staging.take_up()
+        self._staged_tail = self._staging.tail
         if not note.checked:
+            await self._expect()
             self._reader = reader_of(FileFormat(note.format), self._codec)
             self._reader.resume(note.offset, note.reader)
             self._source_known = self._wanted.whole
             await self._know_links(self._staged)
             if self._matched > BEGINNING:
                 await self._know_links(self._wanted.project)
-        self.resume_offset = self.byte_count = note.offset
+        self._staging.offset = self.byte_count = note.offset
+
+    async def _expect(self) -> None:
+        """Lets it be known how much will be staged, as far as the file says it."""
+        retention = await self._of.retentions.of(self._wanted.project)
+        self._staging.expect(self._manifest.events, self._manifest.bytes, retention)
 
     async def _know_links(self, project: str) -> None:
         """Takes in the latest event of each key of a project, of those that are not known."""
@@ -358,7 +380,7 @@ class Import:
         if self._note.checked:
             return
         if not self._wanted.dry_run:
-            await self._claim()
+            await self._staging.claim()
         if self._reader is None:
             self._start += data
             if not self._open_reader(complete=False):
@@ -403,11 +425,11 @@ class Import:
         if self._wanted.dry_run:
             return
         with suppress(ContexError):
-            with suppress(ContexError):
-                await self._staged_so_far()
+            await self._staging.settled()
+        with suppress(ContexError):
             if not keep or not self._wanted.import_id:
                 await self._drop()
-            await self._store.disclaim(self._staged, _TASK, self._owner)
+        await self._staging.release()
 
     # -- reading -------------------------------------------------------------------
 
@@ -450,6 +472,7 @@ class Import:
                 self._note.manifest = item.to_json()
                 self._note.model = item.model
                 self.report.source = item.project
+                await self._expect()
             case Events():
                 await self._take_events(item.entries)
             case Agents():
@@ -503,6 +526,8 @@ class Import:
             if sequence <= self._last_read:
                 raise self._malformed(f"{sequence} after {self._last_read}")
             self._last_read = sequence
+            if sequence <= self._staged_tail:
+                continue
             self._check_link(entry, links)
             batch.append(Restored.of(entry, links))
             self._batch_bytes += len(entry.body)
@@ -539,6 +564,9 @@ class Import:
             record = self._marked(record, entry)
             if not self._reader.exported:
                 self._check_payload(record)
+        if sequence <= self._staged_tail:
+            self._imported([entry])
+            return
         if sequence != record.sequence:
             record = replace(record, sequence=sequence)
         changed = self._changed(record)
@@ -658,14 +686,6 @@ class Import:
 
     # -- staging -------------------------------------------------------------------
 
-    async def _claim(self) -> None:
-        now = time.monotonic()
-        if now < self._claimed + _CLAIM_MS / 3_000:
-            return
-        if not await self._store.claim(self._staged, _TASK, self._owner, _CLAIM_MS):
-            raise _in_progress(self._wanted.project)
-        self._claimed = now
-
     async def _flush(self, *, always: bool = False) -> None:
         """Stages what is pending, and how far the file was read with it."""
         if not self._batch and not always:
@@ -681,61 +701,22 @@ class Import:
         if state is None and not self._note.checked:
             # What is staged from here on can't be gone on with.
             self._note.reader = {}
-        await self._flush_part(self._note.encode(), offset)
-        if always:
-            await self._staged_so_far()
+        await self._flush_part(self._note.encode(), offset, last=always)
 
-    async def _flush_part(self, note: bytes = b"", offset: int = 0) -> None:
+    async def _flush_part(self, note: bytes = b"", offset: int = 0, *, last: bool = False) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if self._wanted.dry_run:
-            return
-        await self._staged_so_far()
-        self._staging = asyncio.create_task(self._stage(batch, note, offset))
-
-    async def _staged_so_far(self) -> None:
-        """Waits for the batch that is being staged."""
-        if self._staging is not None:
-            staging, self._staging = self._staging, None
-            await staging
-
-    async def _stage(self, batch: list[Restored], note: bytes, offset: int) -> None:
-        if batch:
-            if any(_SUBJECT in event.body for event in batch):
-                batch = [await self._sealed(self._staged, event) for event in batch]
-            reached("import-staging")
-            if not await self._store.restore(self._staged, self._tail, batch, note):
-                raise _in_progress(self._wanted.project)
-            self._tail = Entry(batch[-1].id, b"").sequence
-            reached("import-staged")
-        elif note:
-            await self._store.put_import_note(self._staged, note)
-        if offset:
-            self.resume_offset = offset
-
-    async def _sealed(self, project: str, event: Restored) -> Restored:
-        if _SUBJECT not in event.body:
-            return event
-        record = self._codec.record(Entry(event.id, event.body))
-        subject = record.metadata.get(SUBJECT, "")
-        if not subject or record.erased is not None:
-            return event
-        body = await self._of.sealer.seal(project, subject, event.body)
-        return event._replace(body=body)
+        if not self._wanted.dry_run:
+            await self._staging.put(batch, note, offset, last=last)
 
     async def _drop(self) -> None:
-        await self._store.drop_import(self._staged, self._note.models)
+        await self._staging.drop(self._note.models)
 
     # -- making visible ------------------------------------------------------------
 
     async def _commit(self) -> None:
         """The staged project becomes the project."""
         project = self._wanted.project
-        # Its old events may be on their way to the archive.
-        task = (_ARCHIVE_TASK, self._owner, _CLAIM_MS)
-        while not await self._store.claim(self._staged, *task):  # noqa: ASYNC110 (elsewhere)
-            await asyncio.sleep(0.1)
-        models, action = self._note.models, self._action()
-        if not await self._store.commit_import(project, self._staged, models, action):
+        if not await self._staging.commit(self._note.models, self._action()):
             bounds = await self._of.log.bounds(project)
             raise _not_empty(project, bounds.tail)
         reached("import-committed")
@@ -747,7 +728,7 @@ class Import:
         tail = self._known_tail
         async for entries in self._staged_after(tail):
             batch = [
-                await self._sealed(project, Restored.of(entry, self._codec.links(entry)))
+                await self._staging.sealed(project, Restored.of(entry, self._codec.links(entry)))
                 for entry in entries
             ]
             if not await self._store.restore(project, tail, batch):
@@ -786,7 +767,7 @@ class Import:
                 for _ in some[1:]:
                     end = end.next()
                 last = str(end)
-            await self._claim()
+            await self._staging.claim()
         self.report.first, self.report.last = first, last
         await self._store.note_actions(project, [self._action()])
 
@@ -863,13 +844,4 @@ def _not_empty(project: str, tail: Sequence) -> ContexError:
         f"project {project!r} has events of its own, up to {tail}",
         metadata={"tail_sequence": str(tail)},
         field="start.project",
-    )
-
-
-def _in_progress(project: str) -> ContexError:
-    return ContexError(
-        Reason.IMPORT_IN_PROGRESS,
-        f"this import into {project!r} is under way elsewhere",
-        retry_after_ms=_CLAIM_MS,
-        field="start.import_id",
     )

@@ -34,6 +34,8 @@ class Manifest:
         created: When, RFC 3339.
         partial: Whether events were left out, by a range or a filter.
         model: The embedding model of the vectors that follow, or "".
+        events: About how many events follow; 0: not known.
+        bytes: About how many bytes they have; 0: not known.
     """
 
     project: str = ""
@@ -41,6 +43,8 @@ class Manifest:
     created: str = ""
     partial: bool = False
     model: str = ""
+    events: int = 0
+    bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -55,8 +59,9 @@ class Manifest:
         """
         known = {name: fields[name] for name in cls.__slots__ if name in fields}
         made = cls(**known)
+        kinds = {name: type(value) for name, value in asdict(cls()).items()}
         for name, value in asdict(made).items():
-            if type(value) is not (bool if name == "partial" else str):
+            if type(value) is not kinds[name]:
                 raise ValueError(f"{name} is {value!r:.40}")
         return made
 

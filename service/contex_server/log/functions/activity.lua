@@ -89,7 +89,7 @@ local function count_project(events, stats, tallied, first)
   local bytes = redis.call('HINCRBY', stats, 'bytes', tallied.bytes)
   if tallied.deleted ~= 0 then redis.call('HINCRBY', stats, 'deleted', tallied.deleted) end
   if bytes == tallied.bytes then
-    local alone = redis.call('XLEN', events) == tallied.events
+    local alone = stream_info(events)['entries-added'] == tallied.events
     redis.call('HSET', stats, 'since', alone and '0-0' or first)
     local bucket, project = string.match(events, '^(ctx:{%d+}):p:(.*):events$')
     redis.call('SADD', bucket .. ':projects', project)

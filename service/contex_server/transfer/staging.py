@@ -1,0 +1,324 @@
+"""Where the events of an import lie until it is complete: a project that nobody can name.
+
+What the store would not keep goes straight into segments of the archive, with the snapshots that
+make its past readable; the rest, which is the newest, into the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from contex_server.archive.segment import SegmentBuilder
+from contex_server.errors import ContexError, Reason
+from contex_server.failpoints import reached
+from contex_server.log.archive_port import Archived
+from contex_server.log.port import SnapshotInfo
+from contex_server.log.transfer_port import Restored, TransferLog, named
+from contex_server.model import (
+    BEGINNING,
+    DATA_DELETED,
+    SEALED_TAG,
+    SUBJECT,
+    Entry,
+    EventCodec,
+    KeyState,
+)
+from contex_server.projections.encoding import encode
+from contex_server.retention.archiver import SNAPSHOT_EVENTS, Archiver
+from contex_server.retention.policy import Retention
+from contex_server.retention.recovery import Recovery
+from contex_server.sealing.sealer import Sealer, key_id_of
+
+_SUBJECT = SUBJECT.encode()
+_SEALED = bytes([SEALED_TAG])
+_TASK = "import"
+_CLAIM_MS = 10_000
+_COUNTED_KEYS = 2_000
+"""Archived events of so many keys are counted with one call: more would keep the store from
+others for too long."""
+
+
+class Staging:
+    """The staged project of one import.
+
+    Args:
+        project: Its name; see `TransferLog`.
+        store: Where it is.
+        codec: Reads events.
+        sealer: Seals those that name a subject.
+        archiver: Makes segments; None where there is no archive.
+        recovery: Counts what is in segments; None likewise.
+
+    Attributes:
+        project: Its name.
+        tail: The end of what is staged.
+        offset: The file is staged up to here.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        store: TransferLog,
+        codec: EventCodec,
+        sealer: Sealer,
+        archiver: Archiver | None,
+        recovery: Recovery | None,
+    ) -> None:
+        self.project = project
+        self.tail = BEGINNING
+        self.offset = 0
+        self._store = store
+        self._codec = codec
+        self._sealer = sealer
+        self._archiver = archiver
+        self._recovery = recovery
+        self._owner = uuid4().hex
+        self._claimed = 0.0
+        self._straight = 0
+        """So many events go into the archive, ..."""
+        self._taken = 0
+        """... of so many that were put."""
+        self._held: list[Restored] = []
+        """Events of a segment that is not full yet."""
+        self._held_bytes = 0
+        self._events = self._bytes = 0
+        """What is staged."""
+        self._states: dict[str, KeyState] = {}
+        self._last: asyncio.Task[None] | None = None
+        """Stages what was put before, while the next is read."""
+
+    # -- beginning and ending --------------------------------------------------------
+
+    async def claim(self) -> None:
+        """Makes the import this one's, or sees to it that it stays so.
+
+        Raises:
+            ContexError: IMPORT_IN_PROGRESS, STORE_UNAVAILABLE.
+        """
+        now = time.monotonic()
+        if now < self._claimed + _CLAIM_MS / 3_000:
+            return
+        if not await self._store.claim(self.project, _TASK, self._owner, _CLAIM_MS):
+            raise self._in_progress()
+        self._claimed = now
+
+    async def take_up(self) -> None:
+        """Finds out what is staged already.
+
+        Raises:
+            ContexError: ARCHIVE_DAMAGED, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        self.tail = (await self._store.bounds(self.project)).tail
+        if self._recovery is not None:
+            # It was stopped after a segment was recorded, and before all in it was counted.
+            for record in await self._store.segments(self.project, self.tail, 1):
+                await self._recovery.take_in(self.project, record, archived=True)
+                self.tail = record.last
+        counters = await self._store.counters(self.project)
+        self._events, self._bytes = counters.events, counters.bytes
+        self._taken = self._events
+        async for chunk in self._store.state(self.project):
+            self._states.update({state.data_key: state for state in chunk})
+
+    def expect(self, events: int, size: int, retention: Retention) -> None:
+        """Says how many events there will be, and their bytes: those of them that the store
+        would not keep go straight into the archive."""
+        if self._archiver is None or not events:
+            return
+        kept = retention.store_events or events
+        if retention.store_bytes and size:
+            kept = min(kept, retention.store_bytes * events // size)
+        self._straight = events - kept
+
+    async def commit(self, models: Iterable[str], action: bytes) -> bool:
+        """Lets it take the place of the project that it is for; see `TransferLog.commit_import`.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        project = named(self.project)
+        if self._archiver is None:
+            return await self._store.commit_import(project, self.project, models, action)
+        async with self._archiver.task(self.project, sweep=False):
+            await self._archiver.mark_staged(self.project, staged=False)
+            if await self._store.commit_import(project, self.project, models, action):
+                return True
+            await self._archiver.mark_staged(self.project, staged=True)
+            return False
+
+    async def drop(self, models: Iterable[str]) -> None:
+        """Removes what is staged.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        if self._archiver is not None:
+            await self._archiver.drop_staged(self.project)
+        await self._store.drop_import(self.project, models)
+
+    async def release(self) -> None:
+        """Lets others go on with it."""
+        with suppress(ContexError):
+            await self._store.disclaim(self.project, _TASK, self._owner)
+
+    # -- events ----------------------------------------------------------------------
+
+    async def put(
+        self, batch: list[Restored], note: bytes = b"", offset: int = 0, *, last: bool = False
+    ) -> None:
+        """Stages events that follow, in the background: until the next call, or `settled`.
+
+        Args:
+            batch: The events.
+            note: What is kept with them, or with those that follow; b"" is nothing new.
+            offset: How far the file was read by then.
+            last: Nothing follows.
+
+        Raises:
+            ContexError: Also of what was put before: IMPORT_IN_PROGRESS, STORE_FULL,
+                MASTER_KEY_MISSING, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        if any(_SUBJECT in event.body for event in batch):
+            batch = [await self.sealed(self.project, event) for event in batch]
+        room = self._straight - self._taken
+        if 0 < room < len(batch):
+            await self._put(batch[:room], b"", 0, last=False)
+            batch = batch[room:]
+        await self._put(batch, note, offset, last=last)
+
+    async def _put(self, batch: list[Restored], note: bytes, offset: int, *, last: bool) -> None:
+        straight = self._taken < self._straight
+        self._taken += len(batch)
+        if straight:
+            self._held += batch
+            self._held_bytes += sum([len(event.body) for event in batch])
+            if not (last or self._is_full() or self._taken >= self._straight):
+                return
+            batch, self._held, self._held_bytes = self._held, [], 0
+        await self.settled()
+        work = self._archive(batch, note) if straight else self._keep(batch, note)
+        self._last = asyncio.create_task(self._do(work, offset))
+        if last:
+            await self.settled()
+
+    async def settled(self) -> None:
+        """Waits for what was put before; raises as `put`."""
+        if self._last is not None:
+            task, self._last = self._last, None
+            await task
+
+    async def sealed(self, project: str, event: Restored) -> Restored:
+        """An event as it is kept in a project: sealed, if it names a subject.
+
+        Raises:
+            ContexError: MASTER_KEY_MISSING, KEY_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        if _SUBJECT not in event.body:
+            return event
+        record = self._codec.record(Entry(event.id, event.body))
+        subject = record.metadata.get(SUBJECT, "")
+        if not subject or record.erased is not None:
+            return event
+        return event._replace(body=await self._sealer.seal(project, subject, event.body))
+
+    def _is_full(self) -> bool:
+        assert self._archiver is not None
+        full = len(self._held) >= self._archiver.events
+        return full or self._held_bytes >= self._archiver.bytes
+
+    async def _do(self, work: Coroutine[Any, Any, None], offset: int) -> None:
+        reached("import-staging")
+        await work
+        if offset:
+            self.offset = offset
+        reached("import-staged")
+
+    async def _keep(self, events: list[Restored], note: bytes) -> None:
+        """Puts events into the store."""
+        if events:
+            await self._restore(events, note, archived=False)
+        elif note:
+            await self._store.put_import_note(self.project, note)
+
+    async def _archive(self, events: list[Restored], note: bytes) -> None:
+        """Puts events into the archive, and counts them in the store."""
+        if not events:
+            await self._keep([], note)
+            return
+        assert self._archiver is not None
+        async with self._archiver.task(self.project, sweep=False):
+            archived = await self._store.archived(self.project)
+            builder, subjects = await asyncio.to_thread(self._built, events, archived)
+            if await self._archiver.add(self.project, builder, archived, subjects) is None:
+                raise self._in_progress()
+            reached("import-archived")
+            for some in _parts(events):
+                said = note if some[-1] is events[-1] else b""
+                await self._restore(some, said, archived=True)
+
+    def _built(
+        self, events: list[Restored], archived: Archived
+    ) -> tuple[SegmentBuilder, dict[bytes, Entry]]:
+        """A segment of events, and one for each key that some are sealed with."""
+        builder = SegmentBuilder(named(self.project), archived.segments, archived.digest)
+        subjects: dict[bytes, Entry] = {}
+        count, size, since = self._events, self._bytes, 0
+        changed: dict[str, Restored] = {}
+        for event in events:
+            entry = Entry(event.id, event.body)
+            if event.body[:1] == _SEALED:
+                subjects.setdefault(key_id_of(entry), entry)
+            if builder.add(entry, (event.data_key, event.event_type)):
+                builder.pack()
+            if event.data_key:
+                changed[event.data_key] = event
+            since += 1
+            if since >= max(SNAPSHOT_EVENTS, len(self._states) // 2):
+                self._take_in(changed)
+                data = encode(self._states)
+                at = (entry.sequence, count + builder.events, size + builder.body_bytes)
+                builder.add_snapshot(SnapshotInfo(*at, len(self._states), len(data)), data)
+                changed, since = {}, 0
+        self._take_in(changed)
+        return builder, subjects
+
+    def _take_in(self, changed: dict[str, Restored]) -> None:
+        for key, event in changed.items():
+            sequence = Entry(event.id, b"").sequence
+            deleted = event.event_type == DATA_DELETED
+            self._states[key] = KeyState(key, event.revision, sequence, deleted, event.digest)
+
+    async def _restore(self, events: list[Restored], note: bytes, *, archived: bool) -> None:
+        done = await self._store.restore(self.project, self.tail, events, note, archived=archived)
+        if not done:
+            raise self._in_progress()
+        self.tail = Entry(events[-1].id, b"").sequence
+        self._events += len(events)
+        self._bytes += sum([len(event.body) for event in events])
+
+    def _in_progress(self) -> ContexError:
+        return ContexError(
+            Reason.IMPORT_IN_PROGRESS,
+            f"this import into {named(self.project)!r} is under way elsewhere",
+            retry_after_ms=_CLAIM_MS,
+            field="start.import_id",
+        )
+
+
+def _parts(events: list[Restored]) -> Iterator[list[Restored]]:
+    """Runs of events of not too many keys."""
+    if len({event.data_key for event in events}) <= _COUNTED_KEYS:
+        yield events
+        return
+    start, keys = 0, set[str]()
+    for at, event in enumerate(events):
+        keys.add(event.data_key)
+        if len(keys) > _COUNTED_KEYS:
+            yield events[start:at]
+            start, keys = at, {event.data_key}
+    yield events[start:]
