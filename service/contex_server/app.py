@@ -51,6 +51,7 @@ from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
+from contex_server.retention.pace import Pace
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.retention.recovery import Recovery
 from contex_server.retention.removal import Removal
@@ -182,6 +183,7 @@ class Server:
         retentions = Retentions(store, _default_retention(settings))
         appended = [snapshotter.appended]
         removal, archiver, keys = None, None, None
+        pace = Pace()
         self.archiver: Archiver | None = None
         if archive is not None:
             removal = Removal(store, raw, archive, codec, states)
@@ -195,6 +197,7 @@ class Server:
                 events=settings.segment_events,
                 size=settings.segment_bytes,
                 expire=removal.expire,
+                pace=pace,
             )
             stack.push_async_callback(archiver.close)
             archiver.start()
@@ -257,7 +260,7 @@ class Server:
             self.matchmaker,
             answer_bytes=settings.limits.answer_bytes,
         )
-        publisher = Publisher(self.log, codec, embeddings, sealer, *appended)
+        publisher = Publisher(self.log, codec, embeddings, sealer, pace.wait, *appended)
         servicers = {
             _EVENTS: EventServicer(
                 settings, self.log, codec, publisher, self.hub, audit, presence, self.drain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from contex_server.errors import ContexError, Reason
@@ -44,14 +44,25 @@ class Publisher:
         codec: EventCodec,
         embeddings: Embeddings,
         sealer: Sealer,
+        pace: Callable[[str, int], Awaitable[None]],
         *appended: Callable[[str], None],
     ) -> None:
+        """Creates it.
+
+        Args:
+            log: Where facts go.
+            codec: Takes them apart.
+            embeddings: Makes the vectors.
+            sealer: Seals what names a subject.
+            pace: Waits until a project may grow by so many events.
+            appended: Told of each project that has grown.
+        """
         self._log = log
         self._codec = codec
         self._embeddings = embeddings
         self._sealer = sealer
+        self._pace = pace
         self._appended = appended
-        """Told of each project that has grown."""
 
     async def prepare(
         self,
@@ -103,6 +114,7 @@ class Publisher:
 
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""
+        await self._pace(append.project, len(append.drafts))
         appended = await self._log.append(append)
         for note in self._appended:
             note(append.project)

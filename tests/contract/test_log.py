@@ -29,6 +29,7 @@ from contex_server.model import (
 )
 from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver
+from contex_server.retention.pace import Pace
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.rpc.wire import ProtobufCodec
 from redis.asyncio import Redis
@@ -93,6 +94,7 @@ async def log(
             events=7,
             size=1 << 20,
             expire=nothing,
+            pace=Pace(),
         )
         yield cast(EventLog, Archiving(with_archive(opened, archive, codec), archiver))
         await archiver.close()

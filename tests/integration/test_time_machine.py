@@ -24,6 +24,7 @@ from contex_server.projections.snapshots import Snapshots
 from contex_server.projections.snapshotter import Snapshotter
 from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import TASK, Archiver
+from contex_server.retention.pace import Pace
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.rpc.wire import ProtobufCodec
 from hypothesis import HealthCheck, Phase, settings
@@ -468,6 +469,7 @@ class History(RuleBasedStateMachine):
             events=segment,
             size=1 << 20,
             expire=_nothing,
+            pace=Pace(),
         )
         try:
             if keep:

@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -27,10 +27,12 @@ from contex_server.archive.segment import SegmentBuilder, SegmentDamaged
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
+from contex_server.log.pages import pages
 from contex_server.log.port import Bounds, SnapshotInfo
 from contex_server.log.transfer_port import named
 from contex_server.model import SEALED_TAG, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
+from contex_server.retention.pace import Pace
 from contex_server.retention.policy import OVER, Retention, Retentions
 from contex_server.sealing.sealer import key_id_of
 
@@ -64,12 +66,14 @@ class Due(NamedTuple):
         bytes: ... and more, until they have so many bytes, ...
         before_ms: ... and all that are older than this; unix milliseconds.
         at_once: Whether they go even where they don't fill a segment.
+        over: Whether there are far more than the store should have.
     """
 
     events: int
     bytes: int
     before_ms: int
     at_once: bool
+    over: bool = False
 
 
 class Archiver:
@@ -85,6 +89,7 @@ class Archiver:
         size: ... or with so many bytes of them.
         expire: Removes from the archive of a project what is too old, with the retention
             that holds, as the owner of the task.
+        pace: Is told how fast it goes.
         look_s: How long it waits, where a project grows, until it looks.
     """
 
@@ -99,6 +104,7 @@ class Archiver:
         events: int,
         size: int,
         expire: Callable[[str, Retention, str], Awaitable[None]],
+        pace: Pace,
         look_s: float = _LOOK_S,
     ) -> None:
         self._store = store
@@ -109,6 +115,7 @@ class Archiver:
         self.events = events
         self.bytes = size
         self._expire = expire
+        self._pace = pace
         self._look_s = look_s
         self.owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._grown: set[str] = set()
@@ -206,6 +213,9 @@ class Archiver:
                 await self._finish(project, archived.last)
                 continue
             due = await self._due(project, retention, archived, bounds)
+            self._pace.seen(
+                project, archived.events, bounds.length, over=due is not None and due.over
+            )
             if due is None:
                 break
             if not await self.claim(project):
@@ -306,9 +316,12 @@ class Archiver:
         events = bounds.length - most if most else 0
         held = counters.bytes - archived.moved
         size = held - room if room and not counters.counted_since.ms else 0
+        over = False
         if most and bounds.length > OVER * most + self.events:
+            over = True
             self._warn(project, events=bounds.length, limit=most)
         elif size > 0 and held > OVER * room + self.bytes:
+            over = True
             self._warn(project, bytes=held, limit=room)
         before_ms, late = 0, False
         if retention.store_seconds:
@@ -316,7 +329,7 @@ class Archiver:
             before_ms = bounds.now_ms - age_ms
             late = bounds.first.ms < bounds.now_ms - _SLACK * age_ms
         if late or events >= self.events or size >= self.bytes:
-            return Due(max(0, events), max(0, size), before_ms, at_once=late)
+            return Due(max(0, events), max(0, size), before_ms, late, over)
         return None
 
     def _warn(self, project: str, **figures: int) -> None:
@@ -432,16 +445,14 @@ class Archiver:
         subjects: dict[bytes, Entry],
     ) -> bool:
         """Gives the builder what is due, up to a segment; returns whether that is enough."""
-        at = archived.last
-        while entries := await self._store.read(
-            project, at, bounds.tail, min(_PAGE_EVENTS, self.events + 1 - builder.events)
-        ):
-            # In a thread: a busy event loop would give a page its turn too seldom.
-            if not await asyncio.to_thread(self._file, builder, entries, due, subjects):
-                break
-            at = entries[-1].sequence
-            if not await self.claim(project):
-                return False
+        source = pages(self._store, project, archived.last, bounds.tail, max_events=_PAGE_EVENTS)
+        async with aclosing(source):
+            async for page in source:
+                # In a thread: a busy event loop would give a page its turn too seldom.
+                if not await asyncio.to_thread(self._file, builder, page.entries, due, subjects):
+                    break
+                if not await self.claim(project):
+                    return False
         if not builder.events:
             return False
         await asyncio.to_thread(builder.pack)
@@ -462,22 +473,18 @@ class Archiver:
     ) -> bool:
         """Gives the builder the events of a page that go; returns whether all of them did. Notes
         an event for each key that they are sealed with."""
-        contents = self._codec.contents
+        contents, add = self._codec.contents, builder.add
         for entry in entries:
-            if not self._goes(entry, builder, due):
+            events, size = builder.events, builder.body_bytes
+            if events >= self.events or size >= self.bytes:
+                return False
+            if events >= due.events and size >= due.bytes and entry.sequence.ms >= due.before_ms:
                 return False
             if entry.body[:1] == _SEALED:
                 subjects.setdefault(key_id_of(entry), entry)
-            if builder.add(entry, contents(entry)):
+            if add(entry, contents(entry)):
                 builder.pack()
         return True
-
-    def _goes(self, entry: Entry, builder: SegmentBuilder, due: Due) -> bool:
-        if builder.events >= self.events or builder.body_bytes >= self.bytes:
-            return False
-        if builder.events < due.events or builder.body_bytes < due.bytes:
-            return True
-        return int(entry.id.split(b"-")[0]) < due.before_ms
 
     async def _sweep(self, project: str) -> None:
         """Deletes objects that nobody knows: what was stored and never recorded.
