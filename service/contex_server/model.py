@@ -378,6 +378,9 @@ class EventFilter:
         return bool(data_key) and _globs(self.data_keys).fullmatch(data_key) is not None
 
 
+EVERYTHING = EventFilter()
+
+
 @lru_cache(maxsize=4_096)
 def _globs(globs: frozenset[str]) -> re.Pattern[str]:
     """One pattern for several globs; fnmatch's are atomic, so no glob is exponential."""

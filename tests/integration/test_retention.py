@@ -23,9 +23,10 @@ from contex.v1.project_service_pb2 import (
     SetRetentionRequest,
 )
 from contex_server.app import Server
+from contex_server.archive.archive import Archive
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis import key
-from contex_server.model import BEGINNING, END_OF_TIME
+from contex_server.model import BEGINNING, END_OF_TIME, EventFilter
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -39,6 +40,8 @@ from tests.integration.support import (
     own,
     refusal,
 )
+
+FORWARDS, BACKWARDS = event_pb2.ORDER_FORWARDS, event_pb2.ORDER_BACKWARDS
 
 
 def projects(api: Api) -> Any:
@@ -211,6 +214,63 @@ async def test_readers_do_not_notice(small: Server, small_api: Api) -> None:
     matches = await small_api.listen("agent", after_sequence="0").live()
     assert matches.sequences == [e.sequence for e in stream.events if e.data_key == "apples"]
     await matches.cancel()
+
+
+async def test_filtered_reads_touch_what_they_need(
+    small: Server, small_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(60):
+        # Some six of these fill a block, of which a segment of ten has two.
+        payload = b'"%d %s"' % (n, b"x" * 50_000)
+        await small_api.publish(event("rare" if n in (7, 9, 31) else f"k{n % 5}", payload))
+        if n == 20:
+            await small_api.publish(own("note"))
+    await archive(small)
+    await small_api.publish(event("k1"), event("rare"), event("k2"))
+    events = await listed(small_api)
+    touched: set[tuple[str, int]] = set()
+    block = Archive._block
+
+    async def spied(archive: Archive, record: Any, index: Any, at: int, **options: Any) -> Any:
+        touched.add((record.name, at))
+        return await block(archive, record, index, at, **options)
+
+    monkeypatch.setattr(Archive, "_block", spied)
+    for wanted, blocks in (
+        ({"data_keys": ["rare"]}, 3),
+        ({"data_keys": ["r?r*", "nothing"]}, 3),
+        ({"data_keys": ["nothing"]}, 0),
+        ({"event_types": ["note"]}, 2),
+        ({"event_types": ["nothing"]}, 0),
+        ({"data_keys": ["k3", "rare"]}, 12),
+        ({"publishers": ["nobody"]}, 13),
+    ):
+        expected = [
+            e
+            for e in events
+            if EventFilter(**{name: frozenset(some) for name, some in wanted.items()}).passes(e)
+        ]
+        touched.clear()
+        assert (await small_api.replay(**wanted).to_end()).events == expected
+        assert len(touched) <= blocks
+        backwards = await small_api.replay(order=BACKWARDS, **wanted).to_end()
+        assert backwards.events == expected[::-1]
+        assert len(touched) <= blocks
+        for order in (FORWARDS, BACKWARDS):
+            found: list[event_pb2.Event] = []
+            page = await small_api.page(page_size=2, order=order, **wanted)
+            found += page.events
+            while page.next_page_token:
+                token = page.next_page_token
+                page = await small_api.page(page_size=2, order=order, page_token=token, **wanted)
+                found += page.events
+            assert found == expected[:: 1 if order == FORWARDS else -1]
+        assert len(touched) <= blocks
+        if expected:
+            stream = await small_api.subscribe(from_beginning=True, **wanted).live()
+            assert stream.events == expected
+            await stream.cancel()
+            assert len(touched) <= blocks
 
 
 async def test_removal_moves_the_earliest_sequence_and_keeps_the_state(

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import grpc
 
 from . import transfer_messages as messages
-from .errors import ContexError, from_rpc_error
+from .errors import from_rpc_error
 from .keeping import ErasedData, RemovedEvents, Retention, RetentionInfo, VerifyStep
 from .moments import At
 from .retry import Retry
@@ -345,8 +345,8 @@ class Transfers(History):
                         return messages.import_report(response.report)
                 raise RuntimeError("the import ended without a report")
             except grpc.RpcError as error:
-                retry = retry or Retry(self._timeout + _TAKE_OVER_S)
-                delay = _delay_after(retry, from_rpc_error(error))
+                retry = retry or Retry(self._timeout + messages.TAKE_OVER_S)
+                delay = messages.import_delay(retry, from_rpc_error(error))
             finally:
                 ended.set()
                 begun.set()
@@ -367,14 +367,3 @@ def _file_requests(
         yield transfer_service_pb2.ImportRequest(data=data)
     if not ended.is_set():
         yield transfer_service_pb2.ImportRequest(finish=transfer_service_pb2.ImportFinish())
-
-
-_TAKE_OVER_S = 15.0
-"""So long an import belongs to a server that was killed."""
-
-
-def _delay_after(retry: Retry, failure: ContexError) -> float:
-    """Seconds until the next attempt; raises the failure where there is none."""
-    if failure.reason == "IMPORT_IN_PROGRESS" and retry.attempt_timeout() > 1.0:
-        return 1.0
-    return retry.delay_after(failure)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import ContexError
 from .keeping import (
     ErasedData,
     Finding,
@@ -21,6 +22,7 @@ from .keeping import (
     VerifySummary,
 )
 from .moments import At, position
+from .retry import Retry
 from .transfer import (
     ExportFormat,
     ExportPart,
@@ -34,6 +36,8 @@ from .transfer import (
 from .v1 import event_pb2, project_service_pb2, transfer_service_pb2
 
 CHUNK_BYTES = 512 * 1024
+TAKE_OVER_S = 15.0
+"""So long an import belongs to a server that was killed."""
 _HELD_BYTES = 4 * 1024 * 1024
 _LIMITS = ("store_seconds", "store_events", "store_bytes", "archive_seconds")
 
@@ -315,3 +319,10 @@ def _finding(message: project_service_pb2.Finding) -> Finding:
     except (ValueError, KeyError):
         kind = FindingKind.OTHER
     return Finding(kind, message.place, message.detail, message.repairable, message.repaired)
+
+
+def import_delay(retry: Retry, failure: ContexError) -> float:
+    """Seconds until an import is gone on with; raises the failure where it is not."""
+    if failure.reason == "IMPORT_IN_PROGRESS" and retry.attempt_timeout() > 1.0:
+        return 1.0
+    return retry.delay_after(failure)

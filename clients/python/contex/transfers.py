@@ -350,8 +350,8 @@ class AsyncTransfers(AsyncHistory):
                 raise RuntimeError("the import ended without a report")
             except (grpc.RpcError, asyncio.InvalidStateError) as error:
                 failure = await _failure_of(call, error)
-                retry = retry or Retry(self._timeout + _TAKE_OVER_S)
-                delay = _delay_after(retry, failure)
+                retry = retry or Retry(self._timeout + messages.TAKE_OVER_S)
+                delay = messages.import_delay(retry, failure)
             finally:
                 call.cancel()
             await asyncio.sleep(delay)
@@ -384,14 +384,3 @@ async def _failure_of(
     except grpc.RpcError as reason:
         return from_rpc_error(reason)
     raise error
-
-
-_TAKE_OVER_S = 15.0
-"""So long an import belongs to a server that was killed."""
-
-
-def _delay_after(retry: Retry, failure: ContexError) -> float:
-    """Seconds until the next attempt; raises the failure where there is none."""
-    if failure.reason == "IMPORT_IN_PROGRESS" and retry.attempt_timeout() > 1.0:
-        return 1.0
-    return retry.delay_after(failure)

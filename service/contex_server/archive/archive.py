@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -25,7 +26,7 @@ from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
 from contex_server.log.blocks import BlockDamaged, decode_block
 from contex_server.log.port import SnapshotInfo
-from contex_server.model import Entry, EventCodec, Sequence
+from contex_server.model import Entry, EventCodec, EventFilter, Sequence
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ _RUN_BYTES = 1024 * 1024
 _INLINE_BYTES = 256 * 1024
 """Blocks of up to so many bytes are unpacked on the event loop: less than a millisecond."""
 _RECORDS = 1_000
+_NARROW_BLOCKS = 8
+"""So many blocks that follow one another are one part of a filtered read."""
 _EVENT_BYTES = 150
 """What an event of an unpacked block takes besides its bytes."""
 
@@ -91,6 +94,7 @@ class Archive:
         self._blocks: LRUCache[tuple[str, int], list[Entry]] = LRUCache(
             cache_bytes // 2, getsizeof=_block_bytes
         )
+        self._passing: LRUCache[tuple[str, EventFilter], SequenceOf[int]] = LRUCache(1_000)
         self._fetches: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -149,7 +153,8 @@ class Archive:
             while block < len(index.counts) and len(found) < count:
                 if index.firsts[block] > until:
                     return found
-                entries = await self._block(record, index, block, ahead=True)
+                ahead = _end(record, index, block) < until
+                entries = await self._block(record, index, block, ahead=ahead)
                 low, high = 0, len(entries)
                 if index.firsts[block] <= after:
                     low = bisect_right(entries, after, key=_sequence)
@@ -157,7 +162,7 @@ class Archive:
                     high = bisect_right(entries, until, key=_sequence)
                 found += entries[low : min(high, low + count - len(found))]
                 block += 1
-            if len(found) >= count or block < len(index.counts):
+            if len(found) >= count or block < len(index.counts) or until <= record.last:
                 break
             self._run_ahead(directory, at + 1)
         return found
@@ -183,6 +188,62 @@ class Archive:
                 if low:
                     return found
                 block -= 1
+        return found
+
+    async def narrow(
+        self, directory: Directory, after: Sequence, until: Sequence, wanted: EventFilter
+    ) -> tuple[Sequence, Sequence]:
+        """See `EventLog.narrow`."""
+        for at in range(bisect_right(directory.lasts, after), len(directory.records)):
+            record = directory.records[at]
+            if record.first > until:
+                break
+            index = await self.index(record)
+            blocks = self._blocks_with(record, index, wanted)
+            place = bisect_left(blocks, bisect_right(index.firsts, after.next()) - 1)
+            if place < len(blocks):
+                block = blocks[place]
+                ends = _end(record, index, block)
+                for block in blocks[place + 1 : place + _NARROW_BLOCKS]:
+                    if index.firsts[block].prev() > ends:
+                        break
+                    ends = _end(record, index, block)
+                starts = index.firsts[blocks[place]].prev()
+                return max(after, min(starts, until)), min(ends, until)
+            after = min(record.last, until)
+        return after, until
+
+    async def narrow_back(
+        self, directory: Directory, after: Sequence, until: Sequence, wanted: EventFilter
+    ) -> tuple[Sequence, Sequence]:
+        """See `EventLog.narrow`, backwards."""
+        if not directory.lasts or until > directory.lasts[-1]:
+            return max(after, min(directory.archived.last, until)), until
+        for at in range(bisect_left(directory.lasts, until), -1, -1):
+            record = directory.records[at]
+            if record.last <= after:
+                break
+            index = await self.index(record)
+            blocks = self._blocks_with(record, index, wanted)
+            place = bisect_right(blocks, bisect_right(index.firsts, until) - 1) - 1
+            if place >= 0:
+                starts = index.firsts[blocks[place]].prev()
+                for block in reversed(blocks[max(0, place - _NARROW_BLOCKS) : place]):
+                    if _end(record, index, block) < starts:
+                        break
+                    starts = index.firsts[block].prev()
+                ends = _end(record, index, blocks[place])
+                return max(after, starts), max(after, min(ends, until))
+            until = record.first.prev()
+        return after, after
+
+    def _blocks_with(
+        self, record: SegmentRecord, index: SegmentIndex, wanted: EventFilter
+    ) -> SequenceOf[int]:
+        """The blocks of a segment that may hold events that pass a filter."""
+        found = self._passing.get((record.name, wanted))
+        if found is None:
+            found = self._passing[record.name, wanted] = index.blocks_with(wanted)
         return found
 
     async def get(
@@ -491,3 +552,9 @@ def _sequence(entry: Entry) -> Sequence:
 
 def _block_bytes(entries: list[Entry]) -> int:
     return sum([len(entry.body) for entry in entries]) + _EVENT_BYTES * len(entries)
+
+
+def _end(record: SegmentRecord, index: SegmentIndex, block: int) -> Sequence:
+    """A sequence that no event of a block is after, and all of the next are."""
+    following = index.firsts[block + 1 : block + 2]
+    return following[0].prev() if following else record.last

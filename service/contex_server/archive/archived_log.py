@@ -9,7 +9,7 @@ from contex_server.archive.archive import Archive
 from contex_server.log.archive_port import StoreLog
 from contex_server.log.layer import LogLayer
 from contex_server.log.port import Bounds, EventLog, Follower, SnapshotInfo
-from contex_server.model import BEGINNING, Entry, EventCodec, Sequence
+from contex_server.model import BEGINNING, Entry, EventCodec, EventFilter, Sequence
 
 
 def with_archive(store: StoreLog, archive: Archive, codec: EventCodec) -> EventLog:
@@ -66,6 +66,21 @@ class _ArchivedLog(LogLayer):
             ),
         )
         return entries + older
+
+    async def narrow(
+        self,
+        project: str,
+        after: Sequence,
+        until: Sequence,
+        wanted: EventFilter,
+        *,
+        backwards: bool = False,
+    ) -> tuple[Sequence, Sequence]:
+        """See `EventLog.narrow`."""
+        narrow = self._archive.narrow_back if backwards else self._archive.narrow
+        return await self._archive.look(
+            project, lambda directory: narrow(directory, after, until, wanted)
+        )
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         """See `EventLog.get`."""

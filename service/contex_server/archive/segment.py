@@ -25,6 +25,7 @@ import hashlib
 import struct
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 
 from contex_server.log.blocks import BLOCK_BYTES, encode_block, packed, unpacked
 from contex_server.log.port import SnapshotInfo
-from contex_server.model import Entry, Sequence
+from contex_server.model import Entry, EventFilter, Sequence
 
 MAGIC = b"CTXSEG1\n"
 _FOOTER = struct.Struct("<QQ32s8s")
@@ -121,6 +122,24 @@ class SegmentIndex:
     def firsts(self) -> list[Sequence]:
         """The sequence of each block's first event."""
         return [Sequence(*pair) for pair in zip(self.ms.tolist(), self.n.tolist(), strict=True)]
+
+    def blocks_with(self, wanted: EventFilter) -> SequenceOf[int]:
+        """The blocks that may hold events that pass a filter, ascending: types are known of the
+        segment, data keys of each event, publishers not at all."""
+        if wanted.event_types and wanted.event_types.isdisjoint(self.types):
+            return ()
+        if not wanted.data_keys:
+            return range(len(self.counts))
+        starts = [0, *self.ends.tolist()]
+        places = [
+            self.places[starts[at] : starts[at + 1]]
+            for at, key in enumerate(self.keys)
+            if wanted.admits_key(key)
+        ]
+        if not places:
+            return ()
+        blocks = np.searchsorted(self.starts, np.concatenate(places), "right") - 1
+        return list(np.unique(blocks).tolist())
 
     def places_of(self, data_key: str) -> list[int]:
         """The places of a key's events, in order."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from contex_server.errors import ContexError, Reason
 from contex_server.log.port import Bounds, EventLog
-from contex_server.model import BEGINNING, Entry, Sequence
+from contex_server.model import BEGINNING, EVERYTHING, Entry, EventFilter, Sequence
 
 _FIRST_PAGE = 64
 _PAGE_BYTES = 1024 * 1024
@@ -26,6 +26,13 @@ class Page(NamedTuple):
     last: bool
 
 
+class _Fetched(NamedTuple):
+    entries: list[Entry]
+    after: Sequence
+    until: Sequence
+    last: bool
+
+
 async def pages(
     log: EventLog,
     project: str,
@@ -35,8 +42,10 @@ async def pages(
     backwards: bool = False,
     resumed: bool = False,
     max_events: int,
+    wanted: EventFilter = EVERYTHING,
 ) -> AsyncGenerator[Page, None]:
-    """Reads (after, until] until it is exhausted.
+    """Reads (after, until] until it is exhausted. With `wanted`, what is known to hold nothing
+    that passes is left out; what is read need not pass.
 
     With `resumed`, `after` has been read already, and a gap behind it is refused too.
 
@@ -47,7 +56,25 @@ async def pages(
         ContexError: SEQUENCE_TRIMMED if, forwards, the log was trimmed beyond what was read.
     """
 
-    async def fetch(after: Sequence, until: Sequence, count: int, *, follows: bool) -> list[Entry]:
+    async def fetch(after: Sequence, until: Sequence, count: int, *, follows: bool) -> _Fetched:
+        """A page; what remains then."""
+        low, high = after, until
+        if not wanted.is_open:
+            low, high = await log.narrow(project, after, until, wanted, backwards=backwards)
+            if follows and low != after > BEGINNING and not backwards:
+                check_readable(await log.bounds(project), after)
+                follows = False
+        entries = await read(low, high, count, follows=follows)
+        if len(entries) == count:
+            edge = entries[-1].sequence
+            if backwards:
+                return _Fetched(entries, after, edge.prev(), edge == BEGINNING.next())
+            return _Fetched(entries, edge, until, last=False)
+        if backwards:
+            return _Fetched(entries, after, low, low <= after)
+        return _Fetched(entries, high, until, high >= until)
+
+    async def read(after: Sequence, until: Sequence, count: int, *, follows: bool) -> list[Entry]:
         if backwards:
             return await log.read_back(project, until, after, count)
         if not follows or after == BEGINNING:
@@ -65,24 +92,16 @@ async def pages(
     ahead = asyncio.create_task(fetch(after, until, count, follows=resumed))
     try:
         while True:
-            entries = await ahead
-            last = len(entries) < count
-            if not last:
-                size = sum([len(body) for _, body in entries]) // len(entries) + 64
-                count = max(1, min(max_events, _PAGE_BYTES // size, count * 8))
-                edge = entries[-1].sequence
-                if backwards:
-                    if edge == BEGINNING.next():
-                        last = True
-                    else:
-                        until = edge.prev()
-                else:
-                    after = edge
+            entries, after, until, last = await ahead
             if last:
                 yield Page(entries, last=True)
                 return
+            if entries:
+                size = sum([len(body) for _, body in entries]) // len(entries) + 64
+                count = max(1, min(max_events, _PAGE_BYTES // size, count * 8))
             ahead = asyncio.create_task(fetch(after, until, count, follows=True))
-            yield Page(entries, last=False)
+            if entries:
+                yield Page(entries, last=False)
     finally:
         ahead.cancel()
         await asyncio.gather(ahead, return_exceptions=True)

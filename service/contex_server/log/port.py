@@ -12,6 +12,7 @@ from contex_server.model import (
     Append,
     Appended,
     Entry,
+    EventFilter,
     KeyState,
     Origin,
     Sequence,
@@ -226,6 +227,19 @@ class EventLog(Protocol):
         self, project: str, until: Sequence, after: Sequence, count: int
     ) -> list[Entry]:
         """The last `count` events in (after, until], newest first."""
+        ...
+
+    async def narrow(
+        self,
+        project: str,
+        after: Sequence,
+        until: Sequence,
+        wanted: EventFilter,
+        *,
+        backwards: bool = False,
+    ) -> tuple[Sequence, Sequence]:
+        """The first part of (after, until], in the order of reading, that may hold an event that
+        passes a filter: none before it does, and what comes after it remains to be asked for."""
         ...
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:

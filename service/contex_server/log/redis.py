@@ -58,6 +58,7 @@ from contex_server.model import (
     Appended,
     Durability,
     Entry,
+    EventFilter,
     KeyState,
     Origin,
     Sequence,
@@ -238,6 +239,18 @@ class RedisLog(RedisRecords, RedisArchive, RedisTransfer, RedisSealing):
             project, "XREVRANGE", key(project, "events"), str(until), f"({after}", "COUNT", count
         )
         return [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
+
+    async def narrow(
+        self,
+        project: str,
+        after: Sequence,
+        until: Sequence,
+        wanted: EventFilter,
+        *,
+        backwards: bool = False,
+    ) -> tuple[Sequence, Sequence]:
+        """See `EventLog.narrow`; the store has no index."""
+        return after, until
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         """See `EventLog.get`."""

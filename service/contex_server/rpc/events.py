@@ -198,6 +198,7 @@ class EventServicer:
             backwards=backwards,
             # What a filter leaves of a page is unknown; without one it is the page.
             max_events=size if wanted.is_open else self._settings.replay_page_events,
+            wanted=wanted,
         )
         async with aclosing(source):
             async for page in source:
@@ -237,6 +238,7 @@ class EventServicer:
             until,
             backwards=backwards,
             max_events=self._settings.replay_page_events,
+            wanted=wanted,
         )
         try:
             async with aclosing(source):
@@ -282,6 +284,7 @@ class EventServicer:
                     self._settings.message_bytes, self._settings.replay_page_events
                 ),
                 drain=self._drain,
+                wanted=wanted,
             )
             try:
                 with self._presence.subscriber(project):

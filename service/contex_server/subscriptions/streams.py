@@ -12,7 +12,7 @@ from typing import Protocol
 from contex_server.errors import shutting_down
 from contex_server.log.pages import check_readable, pages
 from contex_server.log.port import EventLog
-from contex_server.model import END_OF_TIME, Entry, Sequence
+from contex_server.model import END_OF_TIME, EVERYTHING, Entry, EventFilter, Sequence
 from contex_server.subscriptions.feed import Behind, Chunk, Delivery, Feed, Reader
 
 
@@ -97,10 +97,11 @@ async def stream(
     heartbeat_s: float,
     limits: StreamLimits,
     drain: Drain,
+    wanted: EventFilter = EVERYTHING,
 ) -> AsyncGenerator[Message, None]:
     """Everything that `select` and `feed` pass after `position`, for ever.
 
-    `feed` must pass exactly what `select` passes.
+    `feed` must pass exactly what `select` passes, which is nothing but what is `wanted`.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -122,6 +123,7 @@ async def stream(
                     END_OF_TIME,
                     resumed=fell_behind,
                     max_events=limits.page_events,
+                    wanted=wanted,
                 )
                 async with aclosing(source):
                     async for page in source:
