@@ -30,6 +30,8 @@ _FIELDS = (
     "remains",
     "rewrites",
 )
+_TRIMMED = 5_000
+"""So many events are removed at once, in half a millisecond."""
 _entry = tuple.__new__
 
 
@@ -186,17 +188,12 @@ class RedisArchive:
 
     async def trim(self, project: str, until: Sequence) -> int:
         """See `StoreLog.trim`."""
-        removed = await self._command(
-            project,
-            "FCALL",
-            "contex1_trim",
-            2,
-            key(project, "archive"),
-            key(project, "events"),
-            str(until),
-            str(until.next()),
-        )
-        return int(removed)
+        keys = (key(project, "archive"), key(project, "events"))
+        function = ("FCALL", "contex1_trim", 2, *keys, str(until), str(until.next()))
+        total = 0
+        while removed := int(await self._command(project, *function, _TRIMMED)):
+            total += removed
+        return total + int(await self._command(project, *function, ""))
 
     async def drop_snapshots(self, project: str, until: Sequence) -> int:
         """See `StoreLog.drop_snapshots`."""

@@ -46,6 +46,10 @@ CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LOOK_AT_ALL_S = 60.0
 _PAGE_EVENTS = 5_000
+_CALM_PAGE_EVENTS = 250
+"""Where there is no hurry: the store and the event loop have a page in less than a millisecond."""
+_REST = 4
+"""Where there is no hurry, so much of the time of a page it rests after it."""
 _SLACK = 1.25
 """By so much may events exceed their age in the store: then fewer, larger segments are made."""
 SNAPSHOT_EVENTS = 5_000
@@ -67,6 +71,7 @@ class Due(NamedTuple):
         before_ms: ... and all that are older than this; unix milliseconds.
         at_once: Whether they go even where they don't fill a segment.
         over: Whether there are far more than the store should have.
+        hurry: Whether whoever waits for it matters more than whoever publishes meanwhile.
     """
 
     events: int
@@ -74,6 +79,7 @@ class Due(NamedTuple):
     before_ms: int
     at_once: bool
     over: bool = False
+    hurry: bool = True
 
 
 class Archiver:
@@ -213,15 +219,14 @@ class Archiver:
                 await self._finish(project, archived.last)
                 continue
             due = await self._due(project, retention, archived, bounds)
-            self._pace.seen(
-                project, archived.events, bounds.length, over=due is not None and due.over
-            )
+            over = due is not None and due.over
+            hurry = self._pace.seen(project, archived.events, bounds.length, over=over)
             if due is None:
                 break
             if not await self.claim(project):
                 self._grown.add(project)
                 return made
-            if not await self._move(project, archived, bounds, due):
+            if not await self._move(project, archived, bounds, due._replace(hurry=hurry)):
                 break
             made += 1
         if retention.archive_seconds and not retention.legal_hold and archived.events:
@@ -445,14 +450,18 @@ class Archiver:
         subjects: dict[bytes, Entry],
     ) -> bool:
         """Gives the builder what is due, up to a segment; returns whether that is enough."""
-        source = pages(self._store, project, archived.last, bounds.tail, max_events=_PAGE_EVENTS)
+        most = _PAGE_EVENTS if due.hurry else _CALM_PAGE_EVENTS
+        source = pages(self._store, project, archived.last, bounds.tail, max_events=most)
         async with aclosing(source):
             async for page in source:
+                began = time.monotonic()
                 # In a thread: a busy event loop would give a page its turn too seldom.
                 if not await asyncio.to_thread(self._file, builder, page.entries, due, subjects):
                     break
                 if not await self.claim(project):
                     return False
+                if not due.hurry:
+                    await asyncio.sleep(_REST * (time.monotonic() - began))
         if not builder.events:
             return False
         await asyncio.to_thread(builder.pack)

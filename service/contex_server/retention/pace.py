@@ -41,7 +41,7 @@ class Pace:
     def __init__(self) -> None:
         self._seen: TTLCache[str, _Seen] = TTLCache(10_000, _STALE_S)
 
-    def seen(self, project: str, archived: int, held: int, *, over: bool) -> None:
+    def seen(self, project: str, archived: int, held: int, *, over: bool) -> bool:
         """Takes note of how it goes.
 
         Args:
@@ -49,15 +49,20 @@ class Pace:
             archived: How many events the archive has, ...
             held: ... and the store.
             over: Whether that is far more than it should.
+
+        Returns:
+            Whether archiving is to hurry: the store has far more, and still grows.
         """
         now, before = time.monotonic(), self._seen.get(project)
         seen = _Seen(now, archived, held)
-        if over and before is not None and (before.rate or held > before.held):
+        hurry = over and before is not None and bool(before.rate or held > before.held)
+        if hurry and before is not None:
             seen.free = before.free
             seen.rate = _SHARE * max(0, archived - before.archived) / (now - before.at)
             if seen.rate and not before.rate:
                 log.warning("publishers_slowed", project=project, events_per_s=round(seen.rate))
         self._seen[project] = seen
+        return hurry
 
     async def wait(self, project: str, events: int) -> None:
         """Returns when so many events may be appended."""

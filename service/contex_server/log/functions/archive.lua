@@ -115,11 +115,15 @@ local function remove_segments(keys, args)
 end
 
 -- KEYS  archive, events
--- ARGV  the last to be removed, the first to be kept
--- Returns how many were removed; none where they are not archived.
+-- ARGV  the last to be removed, the first to be kept, how many at most, or "": all
+-- Returns how many were removed; none where they are not archived, or, with a limit, where
+-- only some of a node of the stream is left.
 local function trim(keys, args)
   local last = redis.call('HGET', keys[1], 'last')
   if not last or is_after(args[1], last) then return 0 end
+  if args[3] ~= '' then
+    return redis.call('XTRIM', keys[2], 'MINID', '~', args[2], 'LIMIT', args[3])
+  end
   return redis.call('XTRIM', keys[2], 'MINID', '=', args[2])
 end
 
