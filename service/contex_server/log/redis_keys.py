@@ -6,6 +6,7 @@ import binascii
 from functools import lru_cache
 from hashlib import blake2b
 
+from contex_server.log.transfer_port import named
 from contex_server.model import Sequence
 
 BUCKETS = 256
@@ -17,7 +18,7 @@ def bucket_of(project: str) -> int:
 
     A staged project, whose name goes on with "~", lies where its project does.
     """
-    return binascii.crc_hqx(project.partition("~")[0].encode(), 0) % BUCKETS
+    return binascii.crc_hqx(named(project).encode(), 0) % BUCKETS
 
 
 @lru_cache(maxsize=65_536)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
@@ -80,6 +80,28 @@ class Due(NamedTuple):
     at_once: bool
     over: bool = False
     hurry: bool = True
+
+
+class NewSegment:
+    """The segment that follows what a project has archived, in the making.
+
+    Attributes:
+        archived: What that is.
+        builder: Has its events.
+        subjects: An event for each key that some are sealed with.
+    """
+
+    def __init__(self, project: str, archived: Archived) -> None:
+        self.archived = archived
+        self.builder = SegmentBuilder(named(project), archived.segments, archived.digest)
+        self.subjects: dict[bytes, Entry] = {}
+
+    def add(self, entry: Entry, contents: tuple[str, str]) -> None:
+        """Takes an event; compresses what has come together, where that is enough."""
+        if entry.body[:1] == _SEALED:
+            self.subjects.setdefault(key_id_of(entry), entry)
+        if self.builder.add(entry, contents):
+            self.builder.pack()
 
 
 class Archiver:
@@ -345,11 +367,10 @@ class Archiver:
 
     async def _move(self, project: str, archived: Archived, bounds: Bounds, due: Due) -> bool:
         """Makes a segment of the oldest events; returns whether it did."""
-        builder = SegmentBuilder(project, archived.segments, archived.digest)
-        subjects: dict[bytes, Entry] = {}
-        if not await self._fill(project, builder, archived, bounds, due, subjects):
+        new = NewSegment(project, archived)
+        if not await self._fill(project, new, bounds, due):
             return False
-        record = await self.add(project, builder, archived, subjects)
+        record = await self.add(project, new)
         if record is None:
             return False
         await self._finish(project, record.last)
@@ -363,20 +384,8 @@ class Archiver:
         )
         return True
 
-    async def add(
-        self,
-        project: str,
-        builder: SegmentBuilder,
-        archived: Archived,
-        subjects: Mapping[bytes, Entry],
-    ) -> SegmentRecord | None:
+    async def add(self, project: str, new: NewSegment) -> SegmentRecord | None:
         """Stores a segment and records it, for who has the task.
-
-        Args:
-            project: The project.
-            builder: Has the events that follow the last segment.
-            archived: What that is.
-            subjects: An event for each key that they are sealed with.
 
         Returns:
             The record; None if another process has the task by now, and does the same.
@@ -384,10 +393,11 @@ class Archiver:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE, ARCHIVE_DAMAGED.
         """
-        sealed = await asyncio.to_thread(builder.seal)
+        archived = new.archived
+        sealed = await asyncio.to_thread(new.builder.seal)
         # Said before anything is stored, so that whoever goes on finds what was left.
         directory = archived.directory or await self._new_directory(project)
-        await self._keys.keep(project, directory, subjects)
+        await self._keys.keep(project, directory, new.subjects)
         name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
         record = await self._archive.store(sealed, name)
         reached("archive-recording")
@@ -440,23 +450,16 @@ class Archiver:
         reached("archive-trimmed")
         await self._store.drop_snapshots(project, last)
 
-    async def _fill(
-        self,
-        project: str,
-        builder: SegmentBuilder,
-        archived: Archived,
-        bounds: Bounds,
-        due: Due,
-        subjects: dict[bytes, Entry],
-    ) -> bool:
-        """Gives the builder what is due, up to a segment; returns whether that is enough."""
+    async def _fill(self, project: str, new: NewSegment, bounds: Bounds, due: Due) -> bool:
+        """Puts in what is due, up to a segment; returns whether that is enough."""
+        builder, after = new.builder, new.archived.last
         most = _PAGE_EVENTS if due.hurry else _CALM_PAGE_EVENTS
-        source = pages(self._store, project, archived.last, bounds.tail, max_events=most)
+        source = pages(self._store, project, after, bounds.tail, max_events=most)
         async with aclosing(source):
             async for page in source:
                 began = time.monotonic()
                 # In a thread: a busy event loop would give a page its turn too seldom.
-                if not await asyncio.to_thread(self._file, builder, page.entries, due, subjects):
+                if not await asyncio.to_thread(self._file, new, page.entries, due):
                     break
                 if not await self.claim(project):
                     return False
@@ -466,33 +469,23 @@ class Archiver:
             return False
         await asyncio.to_thread(builder.pack)
         assert builder.last is not None
-        for info in await self._snapshots(project, archived.last, builder.last):
+        for info in await self._snapshots(project, after, builder.last):
             data = await self._store.snapshot(project, info.sequence)
             if data is not None:
                 builder.add_snapshot(info, data)
         full = builder.events >= self.events or builder.body_bytes >= self.bytes
         return full or due.at_once
 
-    def _file(
-        self,
-        builder: SegmentBuilder,
-        entries: list[Entry],
-        due: Due,
-        subjects: dict[bytes, Entry],
-    ) -> bool:
-        """Gives the builder the events of a page that go; returns whether all of them did. Notes
-        an event for each key that they are sealed with."""
-        contents, add = self._codec.contents, builder.add
+    def _file(self, new: NewSegment, entries: list[Entry], due: Due) -> bool:
+        """Puts in the events of a page that go; returns whether all of them did."""
+        contents, add, builder = self._codec.contents, new.add, new.builder
         for entry in entries:
             events, size = builder.events, builder.body_bytes
             if events >= self.events or size >= self.bytes:
                 return False
             if events >= due.events and size >= due.bytes and entry.sequence.ms >= due.before_ms:
                 return False
-            if entry.body[:1] == _SEALED:
-                subjects.setdefault(key_id_of(entry), entry)
-            if add(entry, contents(entry)):
-                builder.pack()
+            add(entry, contents(entry))
         return True
 
     async def _sweep(self, project: str) -> None:

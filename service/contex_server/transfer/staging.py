@@ -13,29 +13,25 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from contex_server.archive.segment import SegmentBuilder
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
-from contex_server.log.archive_port import Archived
 from contex_server.log.port import SnapshotInfo
 from contex_server.log.transfer_port import Restored, TransferLog, named
 from contex_server.model import (
     BEGINNING,
     DATA_DELETED,
-    SEALED_TAG,
     SUBJECT,
     Entry,
     EventCodec,
     KeyState,
 )
 from contex_server.projections.encoding import encode
-from contex_server.retention.archiver import SNAPSHOT_EVENTS, Archiver
+from contex_server.retention.archiver import SNAPSHOT_EVENTS, Archiver, NewSegment
 from contex_server.retention.policy import Retention
 from contex_server.retention.recovery import Recovery
-from contex_server.sealing.sealer import Sealer, key_id_of
+from contex_server.sealing.sealer import Sealer
 
 _SUBJECT = SUBJECT.encode()
-_SEALED = bytes([SEALED_TAG])
 _TASK = "import"
 _CLAIM_MS = 10_000
 _COUNTED_KEYS = 2_000
@@ -87,7 +83,7 @@ class Staging:
         """Events of a segment that is not full yet."""
         self._held_bytes = 0
         self._events = self._bytes = 0
-        """What is staged."""
+        """What is archived."""
         self._states: dict[str, KeyState] = {}
         self._last: asyncio.Task[None] | None = None
         """Stages what was put before, while the next is read."""
@@ -253,39 +249,35 @@ class Staging:
         assert self._archiver is not None
         async with self._archiver.task(self.project, sweep=False):
             archived = await self._store.archived(self.project)
-            builder, subjects = await asyncio.to_thread(self._built, events, archived)
-            if await self._archiver.add(self.project, builder, archived, subjects) is None:
+            new = NewSegment(self.project, archived)
+            await asyncio.to_thread(self._fill, new, events)
+            if await self._archiver.add(self.project, new) is None:
                 raise self._in_progress()
             reached("import-archived")
             for some in _parts(events):
                 said = note if some[-1] is events[-1] else b""
                 await self._restore(some, said, archived=True)
+        self._events += new.builder.events
+        self._bytes += new.builder.body_bytes
 
-    def _built(
-        self, events: list[Restored], archived: Archived
-    ) -> tuple[SegmentBuilder, dict[bytes, Entry]]:
-        """A segment of events, and one for each key that some are sealed with."""
-        builder = SegmentBuilder(named(self.project), archived.segments, archived.digest)
-        subjects: dict[bytes, Entry] = {}
-        count, size, since = self._events, self._bytes, 0
+    def _fill(self, new: NewSegment, events: list[Restored]) -> None:
+        """Puts events in, and snapshots of the states that they come to."""
+        builder, since = new.builder, 0
         changed: dict[str, Restored] = {}
         for event in events:
             entry = Entry(event.id, event.body)
-            if event.body[:1] == _SEALED:
-                subjects.setdefault(key_id_of(entry), entry)
-            if builder.add(entry, (event.data_key, event.event_type)):
-                builder.pack()
+            new.add(entry, (event.data_key, event.event_type))
             if event.data_key:
                 changed[event.data_key] = event
             since += 1
             if since >= max(SNAPSHOT_EVENTS, len(self._states) // 2):
                 self._take_in(changed)
                 data = encode(self._states)
-                at = (entry.sequence, count + builder.events, size + builder.body_bytes)
-                builder.add_snapshot(SnapshotInfo(*at, len(self._states), len(data)), data)
+                count, size = self._events + builder.events, self._bytes + builder.body_bytes
+                info = SnapshotInfo(entry.sequence, count, size, len(self._states), len(data))
+                builder.add_snapshot(info, data)
                 changed, since = {}, 0
         self._take_in(changed)
-        return builder, subjects
 
     def _take_in(self, changed: dict[str, Restored]) -> None:
         for key, event in changed.items():
@@ -298,8 +290,6 @@ class Staging:
         if not done:
             raise self._in_progress()
         self.tail = Entry(events[-1].id, b"").sequence
-        self._events += len(events)
-        self._bytes += sum([len(event.body) for event in events])
 
     def _in_progress(self) -> ContexError:
         return ContexError(
