@@ -13,11 +13,13 @@ from contex.v1 import event_pb2, project_service_pb2_grpc, state_service_pb2
 from contex.v1.project_service_pb2 import EraseDataRequest, Retention, SetRetentionRequest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import vectors_key
 from contex_server.sealing.sealer import FRESH_S
 from redis.exceptions import ResponseError
 
 from tests.conftest import StartServer
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, ms, refusal
+from tests.integration.test_retention import awaited
 from tests.integration.test_transfer import exported, imported
 
 SECRET = b"anna lives in the yellow house"
@@ -226,6 +228,22 @@ async def test_exports_and_imports_keep_what_is_sealed_sealed(
     await erase(api, "of-the-copy", "copy-1", subject="anna")
     assert not (await api.log("copy-1"))[0].payload
     assert SECRET in (await api.log())[0].payload
+
+
+async def test_a_vector_that_another_datum_has_too_stays(
+    api: Api, store: Any, here: Server
+) -> None:
+    """Vectors are kept by text: numbers that change leave it as it is."""
+    await api.publish(event("stock", b'{"pieces":1}', metadata={"subject": "anna"}))
+    await api.publish(event("stock", b'{"pieces":2}'))
+    await api.publish(event("gone", b'{"note":"of anna"}', metadata={"subject": "anna"}))
+    (first, second, gone) = await api.log()
+    assert first.text_digest == second.text_digest != gone.text_digest
+    vectors = vectors_key(P, await here.log.model(P))
+    await awaited(lambda: store.hexists(vectors, gone.text_digest))
+    assert (await erase(api, subject="anna")).erased_count == 2
+    assert await store.hexists(vectors, second.text_digest)
+    assert not await store.hexists(vectors, gone.text_digest)
 
 
 async def test_a_legal_hold_forbids_it(api: Api) -> None:

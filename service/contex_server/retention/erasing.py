@@ -192,9 +192,18 @@ class Eraser:
             found.digests.add(digest)
 
     async def _drop_vectors(self, project: str, found: _Found) -> None:
+        """Drops the vectors of the texts that are erased, less those of which a datum that is
+        not erased has the very text."""
+        dropped = set(found.digests)
+        async for states in self._store.state(project):
+            dropped -= {
+                state.digest
+                for state in states
+                if not state.deleted and found.latest.get(state.data_key) != state.sequence
+            }
         model = await self._store.model(project)
         for each in {model, *self._models()} - {""}:
-            await self._store.drop_vectors(project, each, found.digests)
+            await self._store.drop_vectors(project, each, dropped)
 
     # -- by data key -------------------------------------------------------------
 
