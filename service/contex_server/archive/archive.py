@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -65,6 +67,9 @@ class Directory:
             return archived.remains
         index = bisect_left(self.lasts, sequence)
         return self.records[index] if index < len(self.records) else None
+
+
+_NOTHING = Directory()
 
 
 class Archive:
@@ -127,6 +132,10 @@ class Archive:
                 break
         self._directories[project] = fresh
         return fresh
+
+    def known(self, project: str) -> Sequence:
+        """Everything up to here is archived: what was known at the last look, so without a call."""
+        return self._directories.get(project, _NOTHING).archived.last
 
     async def look(self, project: str, read: Callable[[Directory], Awaitable[T]]) -> T:
         """Reads in the directory of a project; once more if objects were replaced meanwhile."""
@@ -251,33 +260,44 @@ class Archive:
     ) -> dict[Sequence, Entry]:
         """The archived ones of some events."""
         found: dict[Sequence, Entry] = {}
-        places: dict[tuple[str, int], tuple[SegmentRecord, SegmentIndex, list[Sequence]]] = {}
-        for sequence in sorted(set(sequences)):
-            record = directory.holding(sequence)
-            if record is None or sequence > record.last:
-                continue
-            index = await self.index(record)
-            block = bisect_right(index.firsts, sequence) - 1
-            if block >= 0:
-                place = places.setdefault((record.name, block), (record, index, []))
-                place[2].append(sequence)
 
         async def look(
-            block: int, record: SegmentRecord, index: SegmentIndex, wanted: list[Sequence]
+            record: SegmentRecord, index: SegmentIndex, block: int, wanted: list[Sequence]
         ) -> None:
             entries = await self._block(record, index, block)
+            if len(wanted) == 1:
+                at = bisect_left(entries, wanted[0], key=_sequence)
+                entries = entries[at : at + 1]
+            by_id = {entry.id: entry for entry in entries}
             for sequence in wanted:
-                at = bisect_left(entries, sequence, key=_sequence)
-                if at < len(entries) and entries[at].sequence == sequence:
-                    found[sequence] = entries[at]
+                entry = by_id.get(b"%d-%d" % sequence)
+                if entry is not None:
+                    found[sequence] = entry
 
         # A few at a time: what is far away is waited for together.
-        pending = list(places.items())
+        pending = [place async for place in self._places(directory, sequences)]
         for start in range(0, len(pending), 16):
-            await asyncio.gather(
-                *(look(block, *place) for (_, block), place in pending[start : start + 16])
-            )
+            await asyncio.gather(*(look(*place) for place in pending[start : start + 16]))
         return found
+
+    async def _places(
+        self, directory: Directory, sequences: Iterable[Sequence]
+    ) -> AsyncGenerator[tuple[SegmentRecord, SegmentIndex, int, list[Sequence]], None]:
+        """The blocks that some events are in if they are archived, each with those events."""
+        remaining = deque(sorted(set(sequences)))
+        while remaining:
+            first = remaining.popleft()
+            record = directory.holding(first)
+            if record is None or first > record.last:
+                continue
+            index = await self.index(record)
+            block = bisect_right(index.firsts, first) - 1
+            end = _end(record, index, block)
+            wanted = [first]
+            while remaining and remaining[0] <= end:
+                wanted.append(remaining.popleft())
+            if block >= 0:
+                yield record, index, block, wanted
 
     async def history(
         self, directory: Directory, sequence: Sequence | None, count: int, max_bytes: int
@@ -429,7 +449,7 @@ class Archive:
                 raise _damaged(record, error) from error
             if len(held) != index.counts.item(block) or held[0].sequence != index.firsts[block]:
                 raise _damaged(record, "a block holds other events than the index says")
-            if _block_bytes(held) <= self._blocks.maxsize:
+            with suppress(ValueError):  # It is larger than all that is kept.
                 self._blocks[place] = held
             self._packed.pop(place, None)
         if ahead:

@@ -55,9 +55,12 @@ class _ArchivedLog(LogLayer):
         self, project: str, until: Sequence, after: Sequence, count: int
     ) -> list[Entry]:
         """See `EventLog.read_back`."""
-        entries = await self._store.read_back(project, until, after, count)
-        if len(entries) == count:
-            return entries
+        entries: list[Entry] = []
+        # Backwards from before its first event, the store would go through all that it has.
+        if until > self._archive.known(project):
+            entries = await self._store.read_back(project, until, after, count)
+            if len(entries) == count:
+                return entries
         before = _before(entries[-1].sequence) if entries else until
         older = await self._archive.look(
             project,
@@ -85,17 +88,25 @@ class _ArchivedLog(LogLayer):
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         """See `EventLog.get`."""
         wanted = list(sequences)
-        entries = await self._store.get(project, wanted)
-        missing = [s for s, entry in zip(wanted, entries, strict=True) if entry is None]
-        if not missing:
-            return entries
-        found = await self._archive.look(
-            project, lambda directory: self._archive.get(directory, missing)
+        archived = self._archive.known(project)
+        found = await self._look_for(project, [s for s in wanted if s <= archived])
+        missing = [s for s in wanted if s not in found]
+        if missing:
+            entries = await self._store.get(project, missing)
+            found |= {entry.sequence: entry for entry in entries if entry is not None}
+            # What has been archived and trimmed since.
+            found |= await self._look_for(
+                project, [s for s in missing if s > archived and s not in found]
+            )
+        return [found.get(s) for s in wanted]
+
+    async def _look_for(self, project: str, sequences: list[Sequence]) -> dict[Sequence, Entry]:
+        """The archived ones of some events."""
+        if not sequences:
+            return {}
+        return await self._archive.look(
+            project, lambda directory: self._archive.get(directory, sequences)
         )
-        return [
-            found.get(s) if entry is None else entry
-            for s, entry in zip(wanted, entries, strict=True)
-        ]
 
     async def bounds(self, project: str) -> Bounds:
         """See `EventLog.bounds`."""

@@ -77,6 +77,10 @@ class Snapshot:
             self.digests[start : self.ends.item(index)],
         )
 
+    def __contains__(self, data_key: str) -> bool:
+        index = bisect_left(self.keys, data_key)
+        return index < len(self.keys) and self.keys[index] == data_key
+
     def get(self, data_key: str) -> KeyState | None:
         """The state of a key, if it ever had an event."""
         index = bisect_left(self.keys, data_key)
@@ -167,7 +171,7 @@ class State:
 
     @cached_property
     def _keys(self) -> list[str]:
-        fresh = [key for key in self.changes if self.base.get(key) is None]
+        fresh = [key for key in self.changes if key not in self.base]
         # Two runs: sorting merges them.
         return sorted(self.base.keys + sorted(fresh)) if fresh else self.base.keys
 

@@ -51,7 +51,7 @@ _RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 _RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
-_links = tuple.__new__
+_links = _key_state = tuple.__new__
 _parse = event_pb2.Event.FromString
 assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
 _OPAQUE = bytes([12 << 3, 1])
@@ -352,13 +352,15 @@ class ProtobufCodec:
         data_key = message.data_key
         if not data_key:
             return None
-        ms, n = entry.id.split(b"-")
-        return KeyState(
-            data_key,
-            message.revision,
-            Sequence(int(ms), int(n)),
-            message.event_type == DATA_DELETED,
-            message.text_digest,
+        return _key_state(
+            KeyState,
+            (
+                data_key,
+                message.revision,
+                entry.sequence,
+                message.event_type == DATA_DELETED,
+                message.text_digest,
+            ),
         )
 
     def record(self, entry: Entry) -> Record:
