@@ -39,7 +39,6 @@ from contex_server.model import (
     Entry,
     EventCodec,
     EventFilter,
-    Links,
     Origin,
     Record,
     Sequence,
@@ -51,6 +50,7 @@ from contex_server.retention.policy import Retentions
 from contex_server.retention.recovery import Recovery
 from contex_server.sealing.sealer import Sealer
 from contex_server.subscriptions.auditing import IMPORTED, action_note
+from contex_server.transfer.chain import Broken, Chain
 from contex_server.transfer.detection import detect, reader_of
 from contex_server.transfer.items import (
     Agents,
@@ -282,13 +282,8 @@ class Import:
         self._start = bytearray()
         self._batch: list[Restored] = []
         self._batch_bytes = 0
-        self._source: dict[str, tuple[int, str]] = {}
-        """Revision and sequence of the latest event of each key in the file."""
-        self._source_known = True
-        """Whether that is all of them: not where an import is gone on with that leaves out or
-        renames some."""
+        self._chain = Chain(imports.codec)
         self._target: dict[str, _Link] = {}
-        self._last_read = BEGINNING
         self._staged_tail = BEGINNING
         """The end of what was staged before the import was gone on with."""
         self._known_tail = BEGINNING
@@ -340,8 +335,9 @@ class Import:
             return
         self._note = note
         self._manifest = Manifest.of_json(note.manifest)
+        self._chain.partial = self._manifest.partial
         self.report = Report(**note.report)
-        self._last_read = Sequence.parse(note.last_read)
+        self._chain.last = Sequence.parse(note.last_read)
         self._matched = Sequence.parse(note.matched)
         await self._staging.take_up()
         self._staged_tail = self._staging.tail
@@ -349,7 +345,7 @@ class Import:
             await self._expect()
             self._reader = reader_of(FileFormat(note.format), self._codec)
             self._reader.resume(note.offset, note.reader)
-            self._source_known = self._wanted.whole
+            self._chain.whole = self._wanted.whole
             await self._know_links(self._staged)
             if self._matched > BEGINNING:
                 await self._know_links(self._wanted.project)
@@ -366,8 +362,7 @@ class Import:
             for state in chunk:
                 link = _Link(state.revision, state.sequence)
                 self._target.setdefault(state.data_key, link)
-                if self._source_known:
-                    self._source.setdefault(state.data_key, (link.revision, str(link.sequence)))
+                self._chain.knows(state.data_key, link.revision, link.sequence)
 
     async def feed(self, data: bytes) -> None:
         """Takes the next bytes of the file in.
@@ -469,12 +464,16 @@ class Import:
         match item:
             case Manifest():
                 self._manifest = item
+                self._chain.partial = item.partial
                 self._note.manifest = item.to_json()
                 self._note.model = item.model
                 self.report.source = item.project
                 await self._expect()
             case Events():
-                await self._take_events(item.entries)
+                try:
+                    await self._take_events(item.entries)
+                except Broken as error:
+                    raise self._malformed(str(error)) from error
             case Agents():
                 await self._take_agents(item.records)
             case Vectors():
@@ -494,7 +493,7 @@ class Import:
             await self._flush()
 
     async def _take_events(self, entries: list[Entry]) -> None:
-        if self._exact and self._last_read < self._known_tail:
+        if self._exact and self._chain.last < self._known_tail:
             entries = await self._match(entries)
         assert self._reader is not None
         whole = (
@@ -517,40 +516,32 @@ class Import:
     def _take_whole(self, entries: list[Entry]) -> None:
         """Takes events that are imported as they are: the same as `_take_event`, at a third of
         its cost."""
-        read, batch = self._codec.links, self._batch
-        for entry in entries:
-            try:
-                sequence, links = entry.sequence, read(entry)
-            except ValueError as error:
-                raise self._malformed(f"what is no event: {error!s:.100}") from error
-            if sequence <= self._last_read:
-                raise self._malformed(f"{sequence} after {self._last_read}")
-            self._last_read = sequence
-            if sequence <= self._staged_tail:
-                continue
-            self._check_link(entry, links)
-            batch.append(Restored.of(entry, links))
-            self._batch_bytes += len(entry.body)
+        self._chain.order(entries)
         self.report.read += len(entries)
         self._imported(entries)
+        if entries[0].sequence <= self._staged_tail:
+            entries = [entry for entry in entries if entry.sequence > self._staged_tail]
+        self._batch += map(Restored.of, entries, self._chain.link(entries))
+        self._batch_bytes += sum([len(entry.body) for entry in entries])
 
     def _take_event(self, entry: Entry) -> None:
         assert self._reader is not None
         wanted, report = self._wanted, self.report
         try:
-            sequence = entry.sequence
             record = self._codec.record(entry)
         except ValueError as error:
             raise self._malformed(f"what is no event: {error!s:.100}") from error
-        if sequence <= self._last_read:
-            if self._reader.exported:
-                raise self._malformed(f"{sequence} after {self._last_read}")
+        if self._reader.exported:
+            self._chain.order([entry])
+            sequence = self._chain.last
+        else:
             # Somebody else's times: the order of the file counts.
-            sequence = self._last_read.next()
-        self._last_read = sequence
+            sequence = max(record.sequence, self._chain.last.next())
+            self._chain.last = sequence
         report.read += 1
         if self._reader.exported:
-            self._check_link(entry, self._codec.links(entry))
+            if sequence > self._staged_tail:
+                self._chain.link([entry])
         elif not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
             raise self._malformed("an event without a type, or a deletion of nothing")
         kept = wanted.after < sequence <= wanted.until
@@ -584,24 +575,6 @@ class Import:
         report.imported += len(entries)
         report.first = report.first or entries[0].id.decode()
         report.last = entries[-1].id.decode()
-
-    def _check_link(self, entry: Entry, links: Links) -> None:
-        """An event follows the one before it of its key, as far as that is known."""
-        key, revision, previous = links[:3]
-        if not key:
-            return
-        before = self._source.get(key)
-        self._source[key] = (revision, entry.id.decode())
-        if before is None and not self._source_known:
-            return
-        if before is None:
-            before = (0, "")
-        if self._manifest.partial:
-            follows = revision > before[0]
-        else:
-            follows = (revision, previous) == (before[0] + 1, before[1])
-        if not follows:
-            raise self._malformed(f"{entry.sequence} is no revision {revision} of {key!r:.60}")
 
     def _check_payload(self, record: Record) -> None:
         """What is appended anew must be what it says it is; later is too late to find out."""
@@ -663,12 +636,10 @@ class Import:
         there = await self._of.log.read(self._wanted.project, self._matched, until, len(here) + 1)
         if there != here:
             raise _not_empty(self._wanted.project, self._known_tail)
-        for entry in here:
-            links = self._codec.links(entry)
-            self._check_link(entry, links)
+        for entry, links in zip(here, self._chain.link(here), strict=True):
             if links.data_key:
                 self._target[links.data_key] = _Link(links.revision, entry.sequence)
-        self._matched = self._last_read = here[-1].sequence
+        self._matched = self._chain.last = here[-1].sequence
         self.report.read += len(here)
         self.report.present += len(here)
         return entries[len(here) :]
@@ -695,7 +666,7 @@ class Import:
         if state is not None and self._reader is not None:
             self._note.offset, self._note.reader = self._reader.offset, state
             offset = self._reader.offset
-        self._note.last_read = str(self._last_read)
+        self._note.last_read = str(self._chain.last)
         self._note.matched = str(self._matched)
         self._note.report = {name: getattr(self.report, name) for name in Report.__slots__}
         if state is None and not self._note.checked:

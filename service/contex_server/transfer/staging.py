@@ -179,7 +179,8 @@ class Staging:
             ContexError: Also of what was put before: IMPORT_IN_PROGRESS, STORE_FULL,
                 MASTER_KEY_MISSING, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        if any(_SUBJECT in event.body for event in batch):
+        # Looked for in all together: in one after the other it takes five times as long.
+        if _SUBJECT in b"".join([event.body for event in batch]):
             batch = [await self.sealed(self.project, event) for event in batch]
         room = self._straight - self._taken
         if 0 < room < len(batch):
