@@ -11,6 +11,7 @@ noticing can do no harm: the store refuses what it records.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,8 +49,6 @@ _LOOK_AT_ALL_S = 60.0
 _PAGE_EVENTS = 5_000
 _CALM_PAGE_EVENTS = 250
 """Where there is no hurry: the store and the event loop have a page in less than a millisecond."""
-_REST = 4
-"""Where there is no hurry, so much of the time of a page it rests after it."""
 _SLACK = 1.25
 """By so much may events exceed their age in the store: then fewer, larger segments are made."""
 SNAPSHOT_EVENTS = 5_000
@@ -71,7 +70,7 @@ class Due(NamedTuple):
         before_ms: ... and all that are older than this; unix milliseconds.
         at_once: Whether they go even where they don't fill a segment.
         over: Whether there are far more than the store should have.
-        hurry: Whether whoever waits for it matters more than whoever publishes meanwhile.
+        speed: So many events a second, at most: whoever publishes meanwhile matters more.
     """
 
     events: int
@@ -79,7 +78,7 @@ class Due(NamedTuple):
     before_ms: int
     at_once: bool
     over: bool = False
-    hurry: bool = True
+    speed: float = math.inf
 
 
 class NewSegment:
@@ -147,6 +146,10 @@ class Archiver:
         self._look_s = look_s
         self.owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._grown: set[str] = set()
+        self._waiting: set[str] = set()
+        """Those that are yet to be looked at in this round."""
+        self._behind: set[str] = set()
+        """Those that had something to be archived when they were looked at."""
         self._claimed: dict[str, float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept: dict[str, float] = {}
@@ -175,8 +178,8 @@ class Archiver:
         all_at, delay = 0.0, _BACKOFF_S[0]
         while True:
             await asyncio.sleep(self._look_s)
-            projects = set(self._grown)
-            self._grown.clear()
+            projects = self._waiting = self._grown
+            self._grown = set()
             try:
                 if time.monotonic() >= all_at:
                     projects.update(await self._store.projects())
@@ -186,6 +189,7 @@ class Archiver:
                 delay = _BACKOFF_S[0]
             except ContexError as error:
                 self._grown |= projects
+                projects.clear()
                 log.warning("archiving_interrupted", error=error.message, retry_s=delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _BACKOFF_S[1])
@@ -209,6 +213,7 @@ class Archiver:
                 self._grown.add(project)
                 raise
             self._resting[project] = time.monotonic() + _BACKOFF_S[1]
+            self._behind.discard(project)
             log.exception("archiving_failed", project=project, retry_s=_BACKOFF_S[1])
 
     async def look(self, project: str) -> int:
@@ -242,15 +247,21 @@ class Archiver:
                 continue
             due = await self._due(project, retention, archived, bounds)
             over = due is not None and due.over
-            hurry = self._pace.seen(project, archived.events, bounds.length, over=over)
+            speed = self._pace.seen(project, archived.events, bounds.length, over=over)
             if due is None:
+                self._behind.discard(project)
                 break
+            self._behind.add(project)
             if not await self.claim(project):
                 self._grown.add(project)
                 return made
-            if not await self._move(project, archived, bounds, due._replace(hurry=hurry)):
+            speed *= len(self._behind)  # They take turns.
+            if not await self._move(project, archived, bounds, due._replace(speed=speed)):
                 break
             made += 1
+            if self._waiting:
+                self._grown.add(project)
+                break
         if retention.archive_seconds and not retention.legal_hold and archived.events:
             oldest = archived.first or archived.last
             if oldest.ms < bounds.now_ms - retention.archive_seconds * 1000 and await self.claim(
@@ -453,7 +464,7 @@ class Archiver:
     async def _fill(self, project: str, new: NewSegment, bounds: Bounds, due: Due) -> bool:
         """Puts in what is due, up to a segment; returns whether that is enough."""
         builder, after = new.builder, new.archived.last
-        most = _PAGE_EVENTS if due.hurry else _CALM_PAGE_EVENTS
+        most = _PAGE_EVENTS if due.speed == math.inf else _CALM_PAGE_EVENTS
         source = pages(self._store, project, after, bounds.tail, max_events=most)
         async with aclosing(source):
             async for page in source:
@@ -463,8 +474,9 @@ class Archiver:
                     break
                 if not await self.claim(project):
                     return False
-                if not due.hurry:
-                    await asyncio.sleep(_REST * (time.monotonic() - began))
+                spare = len(page.entries) / due.speed - (time.monotonic() - began)
+                if spare > 0:
+                    await asyncio.sleep(spare)
         if not builder.events:
             return False
         await asyncio.to_thread(builder.pack)
