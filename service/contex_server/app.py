@@ -6,8 +6,8 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Self
 
 import grpc
@@ -51,10 +51,12 @@ from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
+from contex_server.retention.metrics import Metrics
 from contex_server.retention.pace import Pace
 from contex_server.retention.policy import Retention, Retentions
 from contex_server.retention.recovery import Recovery
 from contex_server.retention.removal import Removal
+from contex_server.retention.usage import Usages, UsageWatch
 from contex_server.retention.verification import Verification
 from contex_server.rpc.agents import AgentServicer
 from contex_server.rpc.audit import AuditServicer
@@ -204,6 +206,7 @@ class Server:
             self.archiver = archiver
             appended.append(archiver.appended)
         keeping = Keeping(store, self.log, retentions, archiver, removal)
+        usages = _usages(settings, store, retentions)
         eraser = Eraser(
             raw, store, codec, sealer, keeping, archive, archiver, keys, models.ids, *appended
         )
@@ -298,7 +301,7 @@ class Server:
             ),
             _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
             _PROJECTS: ProjectServicer(
-                self.log, keeping, eraser, verification, presence, settings.limits
+                self.log, keeping, usages, eraser, verification, presence, settings.limits
             ),
             _TRANSFERS: TransferServicer(
                 Exporter(self.log, store, codec),
@@ -396,11 +399,16 @@ async def _start(embedder: Embedder) -> None:
         raise StartupError(f"the embedding model can't be used: {error}") from error
 
 
-def _open_archive(settings: Settings, store: StoreLog, codec: EventCodec) -> Archive | None:
+def _archive_url(settings: Settings) -> str | None:
     url = settings.archive_url
     if url is None and settings.redis_url is None:
         url = (settings.data_dir / "archive").resolve().as_uri()
-    if url is None or url == "none":
+    return None if url == "none" else url
+
+
+def _open_archive(settings: Settings, store: StoreLog, codec: EventCodec) -> Archive | None:
+    url = _archive_url(settings)
+    if url is None:
         return None
     try:
         objects = Objects.open(url)
@@ -430,6 +438,41 @@ def _default_retention(settings: Settings) -> Retention:
         store_bytes=settings.store_bytes,
         archive_seconds=int(settings.archive_days * _DAY_S),
     )
+
+
+def _usages(settings: Settings, store: StoreLog, retentions: Retentions) -> Usages:
+    return Usages(
+        store,
+        retentions,
+        archived=_archive_url(settings) is not None,
+        segment_events=settings.segment_events,
+        segment_bytes=settings.segment_bytes,
+    )
+
+
+@asynccontextmanager
+async def _watched(settings: Settings, store_url: str) -> AsyncIterator[None]:
+    """What all projects use is looked at, logged, and served as metrics where that is set: by
+    one process, however many serve."""
+    store = await _open_log(settings, store_url)
+    metrics = Metrics()
+    usages = _usages(settings, store, Retentions(store, _default_retention(settings)))
+    watch = asyncio.create_task(UsageWatch(store, usages, metrics.used).run())
+    try:
+        if settings.metrics_port is None:
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(metrics.served(settings.host, settings.metrics_port))
+            except OSError as error:
+                where = f"{settings.host}:{settings.metrics_port}"
+                raise StartupError(f"can't serve metrics on {where}: {error}") from error
+            yield
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await store.close()
 
 
 async def _open_log(settings: Settings, store_url: str) -> SealingLog:
@@ -517,6 +560,7 @@ async def _serve(settings: Settings) -> None:
             stack.push_async_callback(valkey.stop)
             await valkey.start()
             store_url = valkey.url
+        await stack.enter_async_context(_watched(settings, store_url))
         if settings.workers > 1:
             serving = True
             await workers.supervise(serve_worker, settings, store_url, stop)

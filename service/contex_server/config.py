@@ -197,6 +197,8 @@ class Settings(BaseSettings):
     previous_master_key_file: Path | None = None
     """The key before that one, while what it has wrapped is still read."""
 
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where Prometheus may fetch metrics, at `host`; 0 picks a free port, None serves none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 

@@ -56,6 +56,13 @@ def serve(
     embedder_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model's name at --embedder-url.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve metrics for Prometheus on this port, too; 0 picks a free one. "
+            "[default: none]"
+        ),
+    ] = None,
     log_level: Annotated[
         str | None,
         typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]"),
@@ -76,6 +83,7 @@ def serve(
         "redis_url": redis_url,
         "workers": workers,
         "insecure": insecure,
+        "metrics_port": metrics_port,
         "log_level": log_level,
         "log_format": log_format,
     }

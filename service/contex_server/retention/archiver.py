@@ -46,9 +46,10 @@ STAGED = "staged"
 CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LOOK_AT_ALL_S = 60.0
-_PAGE_EVENTS = 5_000
-_CALM_PAGE_EVENTS = 250
-"""Where there is no hurry: the store and the event loop have a page in less than a millisecond."""
+_PAGE_EVENTS = (250, 5_000)
+"""The store and the event loop have a page of the fewest in less than a millisecond."""
+_PAGES_PER_S = 16
+"""So many pages a second, where they may be so large."""
 _SLACK = 1.25
 """By so much may events exceed their age in the store: then fewer, larger segments are made."""
 SNAPSHOT_EVENTS = 5_000
@@ -153,7 +154,6 @@ class Archiver:
         self._claimed: dict[str, float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept: dict[str, float] = {}
-        self._warned: dict[str, float] = {}
         self._resting: dict[str, float] = {}
         """Until when a project is let alone, since something was wrong with it."""
         self._task: asyncio.Task[None] | None = None
@@ -354,13 +354,8 @@ class Archiver:
         events = bounds.length - most if most else 0
         held = counters.bytes - archived.moved
         size = held - room if room and not counters.counted_since.ms else 0
-        over = False
-        if most and bounds.length > OVER * most + self.events:
-            over = True
-            self._warn(project, events=bounds.length, limit=most)
-        elif size > 0 and held > OVER * room + self.bytes:
-            over = True
-            self._warn(project, bytes=held, limit=room)
+        over = bool(most) and bounds.length > OVER * most + self.events
+        over = over or (size > 0 and held > OVER * room + self.bytes)
         before_ms, late = 0, False
         if retention.store_seconds:
             age_ms = retention.store_seconds * 1000
@@ -369,12 +364,6 @@ class Archiver:
         if late or events >= self.events or size >= self.bytes:
             return Due(max(0, events), max(0, size), before_ms, late, over)
         return None
-
-    def _warn(self, project: str, **figures: int) -> None:
-        now = time.monotonic()
-        if now > self._warned.get(project, -_LOOK_AT_ALL_S) + _LOOK_AT_ALL_S:
-            self._warned[project] = now
-            log.warning("store_over_retention", project=project, **figures)
 
     async def _move(self, project: str, archived: Archived, bounds: Bounds, due: Due) -> bool:
         """Makes a segment of the oldest events; returns whether it did."""
@@ -464,7 +453,8 @@ class Archiver:
     async def _fill(self, project: str, new: NewSegment, bounds: Bounds, due: Due) -> bool:
         """Puts in what is due, up to a segment; returns whether that is enough."""
         builder, after = new.builder, new.archived.last
-        most = _PAGE_EVENTS if due.speed == math.inf else _CALM_PAGE_EVENTS
+        least, most = _PAGE_EVENTS
+        most = int(min(most, max(least, due.speed / _PAGES_PER_S)))
         source = pages(self._store, project, after, bounds.tail, max_events=most)
         async with aclosing(source):
             async for page in source:

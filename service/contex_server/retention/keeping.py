@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import orjson
 
 from contex_server.errors import ContexError, Reason
-from contex_server.log.archive_port import Archived, StoreLog
+from contex_server.log.archive_port import StoreLog
 from contex_server.log.pages import check_not_beyond
 from contex_server.log.port import EventLog
 from contex_server.model import Origin, Sequence
-from contex_server.projections.moments import Instant, check_not_in_future, rfc3339
+from contex_server.projections.moments import Instant, check_not_in_future
 from contex_server.retention.archiver import Archiver
-from contex_server.retention.policy import OVER, Retention, Retentions
+from contex_server.retention.policy import Retention, Retentions
 from contex_server.retention.removal import Removal
 from contex_server.subscriptions.auditing import ADMINISTERED, action_note
-
-_MEMORY = 0.8
-"""A store that is so full is warned of."""
-_NEAR = 0.9
-"""Events that have reached so much of their age in the archive are warned of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Where the events of a project are.
-
-    Attributes:
-        store_events: How many are in the store.
-        warnings: What is about to go wrong or to be removed.
-    """
-
-    store_events: int
-    archived: Archived
-    warnings: tuple[str, ...]
 
 
 class Keeping:
@@ -133,36 +112,3 @@ class Keeping:
                 Reason.LEGAL_HOLD,
                 f"project {project!r} is on legal hold; nothing of it may be removed or erased",
             )
-
-    async def usage(self, project: str) -> Usage:
-        """Where the events are.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
-        bounds = await self._store.bounds(project)
-        archived = await self._store.archived(project)
-        retention = await self._retentions.of(project)
-        warnings = []
-        most = retention.store_events or 0
-        if self.has_archive and most and bounds.length > OVER * most:
-            warnings.append(
-                f"the store holds {bounds.length:,} events and should hold {most:,}: "
-                "is the archive reachable?"
-            )
-        used, limit = await self._store.memory(project)
-        if limit and used > _MEMORY * limit:
-            warnings.append(
-                f"the store uses {used / limit:.0%} of the memory that it may; when it is full, "
-                "publishes are refused"
-            )
-        age_ms = (retention.archive_seconds or 0) * 1000
-        oldest = archived.first
-        if age_ms and oldest and bounds.now_ms - oldest.ms > _NEAR * age_ms:
-            until = rfc3339(int(bounds.now_ms - _NEAR * age_ms))
-            when = rfc3339(bounds.now_ms + int((1 - _NEAR) * age_ms))
-            held = " (not while the legal hold lasts)" if retention.legal_hold else ""
-            warnings.append(
-                f"events from before {until} will be removed for good until {when}{held}"
-            )
-        return Usage(bounds.length, archived, tuple(warnings))

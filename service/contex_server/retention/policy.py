@@ -10,7 +10,7 @@ import orjson
 from contex_server.log.archive_port import StoreLog
 
 OVER = 1.5
-"""Who holds so many times as much as the retention says is told so."""
+"""Who holds so many times as much as the retention says, and a segment, is told so."""
 
 
 @dataclass(frozen=True, slots=True)

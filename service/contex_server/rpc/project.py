@@ -24,6 +24,7 @@ from contex_server.projections.activity import (
 from contex_server.projections.moments import check_not_in_future
 from contex_server.retention.erasing import Eraser
 from contex_server.retention.keeping import Keeping
+from contex_server.retention.usage import Usages
 from contex_server.retention.verification import Verification
 from contex_server.rpc import validate, wire
 from contex_server.rpc.caller import caller
@@ -53,6 +54,7 @@ class ProjectServicer:
         self,
         log: EventLog,
         keeping: Keeping,
+        usages: Usages,
         eraser: Eraser,
         verification: Verification,
         presence: Presence,
@@ -60,6 +62,7 @@ class ProjectServicer:
     ) -> None:
         self._log = log
         self._keeping = keeping
+        self._usages = usages
         self._eraser = eraser
         self._verification = verification
         self._presence = presence
@@ -77,7 +80,7 @@ class ProjectServicer:
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
         counts = await self._log.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
-        usage = await self._keeping.usage(project)
+        usage = await self._usages.of(project)
         archived = usage.archived
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
         return project_service_pb2.GetStatsResponse(

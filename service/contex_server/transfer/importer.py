@@ -50,7 +50,7 @@ from contex_server.retention.policy import Retentions
 from contex_server.retention.recovery import Recovery
 from contex_server.sealing.sealer import Sealer
 from contex_server.subscriptions.auditing import IMPORTED, action_note
-from contex_server.transfer.chain import Broken, Chain
+from contex_server.transfer.continuity import Broken, Continuity
 from contex_server.transfer.detection import detect, reader_of
 from contex_server.transfer.items import (
     Agents,
@@ -282,7 +282,7 @@ class Import:
         self._start = bytearray()
         self._batch: list[Restored] = []
         self._batch_bytes = 0
-        self._chain = Chain(imports.codec)
+        self._continuity = Continuity(imports.codec)
         self._target: dict[str, _Link] = {}
         self._staged_tail = BEGINNING
         """The end of what was staged before the import was gone on with."""
@@ -335,9 +335,9 @@ class Import:
             return
         self._note = note
         self._manifest = Manifest.of_json(note.manifest)
-        self._chain.partial = self._manifest.partial
+        self._continuity.partial = self._manifest.partial
         self.report = Report(**note.report)
-        self._chain.last = Sequence.parse(note.last_read)
+        self._continuity.last = Sequence.parse(note.last_read)
         self._matched = Sequence.parse(note.matched)
         await self._staging.take_up()
         self._staged_tail = self._staging.tail
@@ -345,7 +345,7 @@ class Import:
             await self._expect()
             self._reader = reader_of(FileFormat(note.format), self._codec)
             self._reader.resume(note.offset, note.reader)
-            self._chain.whole = self._wanted.whole
+            self._continuity.whole = self._wanted.whole
             await self._know_links(self._staged)
             if self._matched > BEGINNING:
                 await self._know_links(self._wanted.project)
@@ -362,7 +362,7 @@ class Import:
             for state in chunk:
                 link = _Link(state.revision, state.sequence)
                 self._target.setdefault(state.data_key, link)
-                self._chain.knows(state.data_key, link.revision, link.sequence)
+                self._continuity.knows(state.data_key, link.revision, link.sequence)
 
     async def feed(self, data: bytes) -> None:
         """Takes the next bytes of the file in.
@@ -464,7 +464,7 @@ class Import:
         match item:
             case Manifest():
                 self._manifest = item
-                self._chain.partial = item.partial
+                self._continuity.partial = item.partial
                 self._note.manifest = item.to_json()
                 self._note.model = item.model
                 self.report.source = item.project
@@ -493,7 +493,7 @@ class Import:
             await self._flush()
 
     async def _take_events(self, entries: list[Entry]) -> None:
-        if self._exact and self._chain.last < self._known_tail:
+        if self._exact and self._continuity.last < self._known_tail:
             entries = await self._match(entries)
         assert self._reader is not None
         whole = (
@@ -516,12 +516,12 @@ class Import:
     def _take_whole(self, entries: list[Entry]) -> None:
         """Takes events that are imported as they are: the same as `_take_event`, at a third of
         its cost."""
-        self._chain.order(entries)
+        self._continuity.order(entries)
         self.report.read += len(entries)
         self._imported(entries)
         if entries[0].sequence <= self._staged_tail:
             entries = [entry for entry in entries if entry.sequence > self._staged_tail]
-        self._batch += map(Restored.of, entries, self._chain.link(entries))
+        self._batch += map(Restored.of, entries, self._continuity.link(entries))
         self._batch_bytes += sum([len(entry.body) for entry in entries])
 
     def _take_event(self, entry: Entry) -> None:
@@ -532,16 +532,16 @@ class Import:
         except ValueError as error:
             raise self._malformed(f"what is no event: {error!s:.100}") from error
         if self._reader.exported:
-            self._chain.order([entry])
-            sequence = self._chain.last
+            self._continuity.order([entry])
+            sequence = self._continuity.last
         else:
             # Somebody else's times: the order of the file counts.
-            sequence = max(record.sequence, self._chain.last.next())
-            self._chain.last = sequence
+            sequence = max(record.sequence, self._continuity.last.next())
+            self._continuity.last = sequence
         report.read += 1
         if self._reader.exported:
             if sequence > self._staged_tail:
-                self._chain.link([entry])
+                self._continuity.link([entry])
         elif not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
             raise self._malformed("an event without a type, or a deletion of nothing")
         kept = wanted.after < sequence <= wanted.until
@@ -636,10 +636,10 @@ class Import:
         there = await self._of.log.read(self._wanted.project, self._matched, until, len(here) + 1)
         if there != here:
             raise _not_empty(self._wanted.project, self._known_tail)
-        for entry, links in zip(here, self._chain.link(here), strict=True):
+        for entry, links in zip(here, self._continuity.link(here), strict=True):
             if links.data_key:
                 self._target[links.data_key] = _Link(links.revision, entry.sequence)
-        self._matched = self._chain.last = here[-1].sequence
+        self._matched = self._continuity.last = here[-1].sequence
         self.report.read += len(here)
         self.report.present += len(here)
         return entries[len(here) :]
@@ -666,7 +666,7 @@ class Import:
         if state is not None and self._reader is not None:
             self._note.offset, self._note.reader = self._reader.offset, state
             offset = self._reader.offset
-        self._note.last_read = str(self._chain.last)
+        self._note.last_read = str(self._continuity.last)
         self._note.matched = str(self._matched)
         self._note.report = {name: getattr(self.report, name) for name in Report.__slots__}
         if state is None and not self._note.checked:

@@ -6,7 +6,7 @@ import pytest
 from contex.v1 import event_pb2
 from contex_server.model import BEGINNING, Entry, Sequence
 from contex_server.rpc.wire import ProtobufCodec
-from contex_server.transfer.chain import Broken, Chain
+from contex_server.transfer.continuity import Broken, Continuity
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,9 +16,9 @@ IDS = st.builds(lambda ms, n: f"{ms}-{n}".encode(), NUMBERS, NUMBERS)
 ODD = st.sampled_from([b"", b"5", b"1-", b"1-2-3", b"-1-2", b"1-x", b" 1-2", b"1-2\n3-4", b"\xff"])
 
 
-def chain() -> Chain:
+def nothing_yet() -> Continuity:
     """Of no events yet."""
-    return Chain(ProtobufCodec())
+    return Continuity(ProtobufCodec())
 
 
 def entry(sequence: bytes, key: str = "", revision: int = 0, previous: str = "") -> Entry:
@@ -64,7 +64,7 @@ def ascend(ids: list[bytes]) -> bool:
 def test_sequences_ascend_or_are_refused(before: int, ids: list[bytes]) -> None:
     ids = [b"0-%d" % n for n in range(1, before + 1)] + ids
     entries = [entry(text) for text in ids]
-    one = chain()
+    one = nothing_yet()
     if ascend(ids):
         one.order(entries)
         assert one.last == entries[-1].sequence
@@ -74,18 +74,18 @@ def test_sequences_ascend_or_are_refused(before: int, ids: list[bytes]) -> None:
 
 
 def test_order_goes_on_from_call_to_call() -> None:
-    one = chain()
+    one = nothing_yet()
     one.order([entry(b"5-0"), entry(b"5-1")])
     with pytest.raises(Broken, match="5-1 after 5-1"):
         one.order([entry(b"5-1")])
 
 
 def test_each_event_names_the_one_before_it_of_its_key() -> None:
-    one = chain()
+    one = nothing_yet()
     links = one.link([entry(b"1-0", "a", 1), entry(b"1-1"), entry(b"1-2", "a", 2, "1-0")])
     assert [(link.data_key, link.revision) for link in links] == [("a", 1), ("", 0), ("a", 2)]
     for wrong in (entry(b"2-0", "a", 4, "1-2"), entry(b"2-0", "a", 3, "1-0")):
-        other = chain()
+        other = nothing_yet()
         other.knows("a", 2, Sequence(1, 2))
         with pytest.raises(Broken, match="no revision"):
             other.link([wrong])
@@ -95,7 +95,7 @@ def test_each_event_names_the_one_before_it_of_its_key() -> None:
 
 
 def test_a_part_of_a_history_has_gaps_but_does_not_go_back() -> None:
-    one = chain()
+    one = nothing_yet()
     one.partial = True
     one.link([entry(b"1-0", "a", 7, "0-9"), entry(b"1-1", "a", 9, "1-0")])
     with pytest.raises(Broken, match="no revision 9"):
@@ -103,7 +103,7 @@ def test_a_part_of_a_history_has_gaps_but_does_not_go_back() -> None:
 
 
 def test_what_is_not_known_is_believed_once() -> None:
-    one = chain()
+    one = nothing_yet()
     one.whole = False
     one.link([entry(b"1-0", "a", 7, "0-9")])
     with pytest.raises(Broken, match="no revision 9"):
@@ -112,4 +112,4 @@ def test_what_is_not_known_is_believed_once() -> None:
 
 def test_what_is_no_event_is_refused() -> None:
     with pytest.raises(Broken, match="what is no event"):
-        chain().link([Entry(b"1-0", b"\xff\xff")])
+        nothing_yet().link([Entry(b"1-0", b"\xff\xff")])

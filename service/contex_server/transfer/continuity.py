@@ -21,7 +21,7 @@ class Broken(Exception):
     """Events are no continuation; says why."""
 
 
-class Chain:
+class Continuity:
     """The events of a file so far.
 
     Args:
