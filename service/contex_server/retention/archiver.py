@@ -96,12 +96,11 @@ class NewSegment:
         self.builder = SegmentBuilder(named(project), archived.segments, archived.digest)
         self.subjects: dict[bytes, Entry] = {}
 
-    def add(self, entry: Entry, contents: tuple[str, str]) -> None:
-        """Takes an event; compresses what has come together, where that is enough."""
-        if entry.body[:1] == _SEALED:
+    def add(self, entries: list[Entry], contents: list[tuple[str, str]]) -> None:
+        """Takes events, each with its `EventCodec.contents`."""
+        for entry in [entry for entry in entries if entry.body[:1] == _SEALED]:
             self.subjects.setdefault(key_id_of(entry), entry)
-        if self.builder.add(entry, contents):
-            self.builder.pack()
+        self.builder.add_all(entries, contents)
 
 
 class Archiver:
@@ -480,15 +479,17 @@ class Archiver:
 
     def _file(self, new: NewSegment, entries: list[Entry], due: Due) -> bool:
         """Puts in the events of a page that go; returns whether all of them did."""
-        contents, add, builder = self._codec.contents, new.add, new.builder
+        events, size = new.builder.events, new.builder.body_bytes
+        end = 0
         for entry in entries:
-            events, size = builder.events, builder.body_bytes
             if events >= self.events or size >= self.bytes:
-                return False
+                break
             if events >= due.events and size >= due.bytes and entry.sequence.ms >= due.before_ms:
-                return False
-            add(entry, contents(entry))
-        return True
+                break
+            events, size, end = events + 1, size + len(entry.body), end + 1
+        going = entries[:end]
+        new.add(going, list(map(self._codec.contents, going)))
+        return end == len(entries)
 
     async def _sweep(self, project: str) -> None:
         """Deletes objects that nobody knows: what was stored and never recorded.

@@ -31,8 +31,10 @@ from contex_server.retention.policy import Retention
 from contex_server.retention.recovery import Recovery
 from contex_server.sealing.sealer import Sealer
 
-_SUBJECT = SUBJECT.encode()
+_SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
+"""How the name of the metadatum lies in an event."""
 _TASK = "import"
+_entry = tuple.__new__
 _CLAIM_MS = 10_000
 _COUNTED_KEYS = 2_000
 """Archived events of so many keys are counted with one call: more would keep the store from
@@ -263,28 +265,29 @@ class Staging:
 
     def _fill(self, new: NewSegment, events: list[Restored]) -> None:
         """Puts events in, and snapshots of the states that they come to."""
-        builder, since = new.builder, 0
-        changed: dict[str, Restored] = {}
-        for event in events:
-            entry = Entry(event.id, event.body)
-            new.add(entry, (event.data_key, event.event_type))
-            if event.data_key:
-                changed[event.data_key] = event
-            since += 1
-            if since >= max(SNAPSHOT_EVENTS, len(self._states) // 2):
-                self._take_in(changed)
+        builder, start = new.builder, 0
+        while start < len(events):
+            step = max(SNAPSHOT_EVENTS, len(self._states) // 2)
+            some = events[start : start + step]
+            new.add(
+                [_entry(Entry, event[:2]) for event in some],
+                [(event.data_key, event.event_type) for event in some],
+            )
+            self._take_in(some)
+            start += step
+            if len(some) == step:
                 data = encode(self._states)
                 count, size = self._events + builder.events, self._bytes + builder.body_bytes
-                info = SnapshotInfo(entry.sequence, count, size, len(self._states), len(data))
+                last = Entry(some[-1].id, b"").sequence
+                info = SnapshotInfo(last, count, size, len(self._states), len(data))
                 builder.add_snapshot(info, data)
-                changed, since = {}, 0
-        self._take_in(changed)
 
-    def _take_in(self, changed: dict[str, Restored]) -> None:
-        for key, event in changed.items():
-            sequence = Entry(event.id, b"").sequence
-            deleted = event.event_type == DATA_DELETED
-            self._states[key] = KeyState(key, event.revision, sequence, deleted, event.digest)
+    def _take_in(self, events: list[Restored]) -> None:
+        for key, event in {event.data_key: event for event in events}.items():
+            if key:
+                sequence = Entry(event.id, b"").sequence
+                deleted = event.event_type == DATA_DELETED
+                self._states[key] = KeyState(key, event.revision, sequence, deleted, event.digest)
 
     async def _restore(self, events: list[Restored], note: bytes, *, archived: bool) -> None:
         done = await self._store.restore(self.project, self.tail, events, note, archived=archived)
