@@ -13,6 +13,7 @@ from contex_server.archive.archive import Archive
 from contex_server.archive.archived_log import with_archive
 from contex_server.archive.objects import Objects
 from contex_server.errors import ContexError, Reason
+from contex_server.log.claims import Claims
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.layer import LogLayer
 from contex_server.log.port import AgentWrite, EventLog, SnapshotInfo
@@ -311,6 +312,29 @@ async def test_a_task_belongs_to_one_owner_until_it_expires(log: EventLog) -> No
     assert await log.claim(P, "t", "b", 50)
     await asyncio.sleep(0.1)
     assert await log.claim(P, "t", "a", 60_000)
+
+
+async def test_claims_are_one_owners_for_as_long_as_they_are_renewed(log: EventLog) -> None:
+    one, other = Claims(log, "t", hold_ms=400), Claims(log, "t", hold_ms=400)
+    assert not one.sure_of(P)
+    assert await one.take(P)
+    assert one.sure_of(P)
+    assert not await other.take(P)
+    assert not other.sure_of(P)
+    await other.give_back(P)  # It is not its own to give.
+    assert not await other.take(P)
+    for _ in range(6):
+        await asyncio.sleep(0.1)
+        assert await one.take(P)  # Renewed after half its time, so never lost.
+    assert not await other.take(P)
+    await one.give_back(P)
+    assert not one.sure_of(P)
+    assert await other.take(P)
+    await asyncio.sleep(0.45)
+    assert await one.take(P)  # It was not renewed.
+    assert not await other.take(P, afresh=True)
+    await one.give_all_back()
+    assert await other.take(P)
 
 
 async def test_agents_are_compared_and_set(log: EventLog) -> None:

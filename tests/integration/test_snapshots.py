@@ -264,7 +264,7 @@ async def test_closing_halfway_leaves_what_there_was_and_gives_the_task_back(
         await publish(log, *(f"k{n % 9}-{i}" for i in range(30)))
     worker = snapshotter(log)
     worker.appended(P)
-    await eventually(lambda: worker._claimed)
+    await eventually(lambda: worker.claims.sure_of(P))
     await worker.close()
     await check_snapshots(log)
     assert await log.claim(P, "snapshot", "another", 1_000)

@@ -425,7 +425,7 @@ class History(RuleBasedStateMachine):
             pass
         finally:
             # As when it was closed, or its claim has expired.
-            await log.disclaim(self.project, "snapshot", snapshotter._owner)
+            await log.disclaim(self.project, "snapshot", snapshotter.claims.owner)
 
     @rule(keep=st.sampled_from([0, 3, _FEW_EVENTS]), segment=st.sampled_from([1, 4, 1_000]))
     def archive(self, keep: int, segment: int) -> None:
@@ -482,7 +482,7 @@ class History(RuleBasedStateMachine):
         finally:
             await archive.close()
             # As when it was closed, or its claim has expired.
-            await log.disclaim(self.project, TASK, archiver.owner)
+            await log.disclaim(self.project, TASK, archiver.claims.owner)
 
     @precondition(lambda self: self.restarts < 1)
     @rule(what=st.sampled_from(["server", "store"]))

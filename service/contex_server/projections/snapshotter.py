@@ -7,15 +7,14 @@ takes the task first.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
-from uuid import uuid4
 
 import structlog
 
 from contex_server.errors import ContexError, Reason
+from contex_server.log.claims import Claims
 from contex_server.log.pages import pages
 from contex_server.log.port import Counters, EventLog, SnapshotInfo
 from contex_server.model import BEGINNING, END_OF_TIME, EventCodec, KeyState, Sequence
@@ -27,7 +26,6 @@ from contex_server.projections.snapshots import Snapshots, Taken
 log = structlog.get_logger(__name__)
 
 _TASK = "snapshot"
-_CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LEAST_LOOK_S = 0.02
 _PROJECTS = 4
@@ -66,11 +64,9 @@ class Snapshotter:
         self._events = events
         self._bytes = size
         self._look_s = look_s
-        self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
+        self.claims = Claims(event_log, _TASK)
         self._appended: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._claimed: dict[str, float] = {}
-        """When each task that this process has was last claimed."""
         self._newest: dict[str, SnapshotInfo] = {}
         """The newest snapshot of each project whose task this process has."""
         self._rolled_up: dict[str, int] = {}
@@ -84,7 +80,7 @@ class Snapshotter:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # Who takes over need not wait.
-        await asyncio.gather(*map(self._give_back, tuple(self._claimed)))
+        await self.claims.give_all_back()
 
     def appended(self, project: str) -> None:
         """Notes that a project has grown, or that its snapshots are far apart."""
@@ -114,7 +110,8 @@ class Snapshotter:
                     log.warning("snapshot_interrupted", project=project, error=error.message)
                 except Exception:
                     log.exception("snapshot_failed", project=project)
-        await self._give_back(project)
+        self._newest.pop(project, None)
+        await self.claims.give_back(project)
 
     async def _roll_up(self, project: str) -> None:
         """Adds up the counts of the hours that are over. Whoever else does it does no harm."""
@@ -148,19 +145,9 @@ class Snapshotter:
 
     async def _has_task(self, project: str) -> bool:
         """Whether the task is this process's; it is kept for as long as the project grows."""
-        now = time.monotonic()
-        if now > self._claimed.get(project, 0.0) + _CLAIM_MS / 2_000:
+        if not self.claims.sure_of(project):
             self._newest.pop(project, None)
-            if not await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
-                return False
-            self._claimed[project] = now
-        return True
-
-    async def _give_back(self, project: str) -> None:
-        self._newest.pop(project, None)
-        if self._claimed.pop(project, None) is not None:
-            with suppress(ContexError):
-                await self._log.disclaim(project, _TASK, self._owner)
+        return await self.claims.take(project)
 
     async def _is_due(self, project: str, now: Counters, newest: SnapshotInfo | None) -> bool:
         if newest is None and now.counted_since > BEGINNING:

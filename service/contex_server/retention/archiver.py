@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -28,6 +27,7 @@ from contex_server.archive.segment import SegmentBuilder, SegmentDamaged
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import Archived, SegmentRecord, StoreLog
+from contex_server.log.claims import HOLD_MS, Claims
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds, SnapshotInfo
 from contex_server.log.transfer_port import named
@@ -43,7 +43,6 @@ _SEALED = bytes([SEALED_TAG])
 TASK = "archive"
 STAGED = "staged"
 """An object of this name marks a directory whose events belong to no project yet."""
-CLAIM_MS = 10_000
 _LOOK_S = 1.0
 _LOOK_AT_ALL_S = 60.0
 _PAGE_EVENTS = (250, 5_000)
@@ -57,7 +56,7 @@ SNAPSHOT_EVENTS = 5_000
 _SNAPSHOTS = 10_000
 _BACKOFF_S = (1.0, 60.0)
 _OUT_OF_REACH = (Reason.STORE_UNAVAILABLE, Reason.ARCHIVE_UNAVAILABLE)
-_WAIT_S = CLAIM_MS / 1000 + 10.0
+_WAIT_S = HOLD_MS / 1000 + 10.0
 _WAIT_LOOK_S = 0.1
 _SWEEP_S = 3600.0
 
@@ -130,7 +129,7 @@ class Archiver:
         *,
         events: int,
         size: int,
-        expire: Callable[[str, Retention, str], Awaitable[None]],
+        expire: Callable[[str, Retention, Claims], Awaitable[None]],
         pace: Pace,
         look_s: float = _LOOK_S,
     ) -> None:
@@ -144,13 +143,12 @@ class Archiver:
         self._expire = expire
         self._pace = pace
         self._look_s = look_s
-        self.owner = f"{os.getpid()}-{uuid4().hex[:12]}"
+        self.claims = Claims(store, TASK)
         self._grown: set[str] = set()
         self._waiting: set[str] = set()
         """Those that are yet to be looked at in this round."""
         self._behind: set[str] = set()
         """Those that had something to be archived when they were looked at."""
-        self._claimed: dict[str, float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept: dict[str, float] = {}
         self._resting: dict[str, float] = {}
@@ -166,8 +164,7 @@ class Archiver:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for project in tuple(self._claimed):
-            await self.release(project)
+        await self.claims.give_all_back()
 
     def appended(self, project: str) -> None:
         """Notes that a project has grown."""
@@ -232,7 +229,7 @@ class Archiver:
             try:
                 return await self._look(project)
             finally:
-                await self.release(project)
+                await self.claims.give_back(project)
 
     async def _look(self, project: str) -> int:
         made = 0
@@ -266,7 +263,7 @@ class Archiver:
             if oldest.ms < bounds.now_ms - retention.archive_seconds * 1000 and await self.claim(
                 project
             ):
-                await self._expire(project, retention, self.owner)
+                await self._expire(project, retention, self.claims)
         return made
 
     async def archive_all(self, project: str) -> None:
@@ -314,32 +311,20 @@ class Archiver:
             try:
                 yield
             finally:
-                await self.release(project)
+                await self.claims.give_back(project)
 
     def _lock(self, project: str) -> asyncio.Lock:
         """Within this process, too, one thing is done to a project at a time."""
         return self._locks.setdefault(project, asyncio.Lock())
 
-    async def release(self, project: str) -> None:
-        """Lets others have the task."""
-        if self._claimed.pop(project, None) is not None:
-            with suppress(ContexError):
-                await self._store.disclaim(project, TASK, self.owner)
-
     async def claim(self, project: str, *, afresh: bool = False) -> bool:
-        """Whether the task is this process's, for the next `CLAIM_MS` / 2 at least.
-
-        With `afresh`, for the next `CLAIM_MS`: after what may have taken longer.
-        """
-        now = time.monotonic()
-        if afresh or now > self._claimed.get(project, 0.0) + CLAIM_MS / 2_000:
-            if not await self._store.claim(project, TASK, self.owner, CLAIM_MS):
-                self._claimed.pop(project, None)
-                return False
-            self._claimed[project] = now
-            if now > self._swept.get(project, -_SWEEP_S) + _SWEEP_S:
-                await self._sweep(project)
-                self._swept[project] = now
+        """Whether the task is this process's; see `Claims.take`."""
+        renewed = afresh or not self.claims.sure_of(project)
+        if not await self.claims.take(project, afresh=afresh):
+            return False
+        if renewed and time.monotonic() > self._swept.get(project, -_SWEEP_S) + _SWEEP_S:
+            await self._sweep(project)
+            self._swept[project] = time.monotonic()
         return True
 
     async def _due(
@@ -401,8 +386,10 @@ class Archiver:
         record = await self._archive.store(sealed, name)
         reached("archive-recording")
         mine = await self.claim(project, afresh=True)
-        if not mine or not await self._store.add_segment(project, self.owner, directory, record):
-            self._claimed.pop(project, None)
+        if not mine or not await self._store.add_segment(
+            project, self.claims.owner, directory, record
+        ):
+            self.claims.lost(project)
             await self._archive.objects.delete(name)
             return None
         reached("archive-recorded")

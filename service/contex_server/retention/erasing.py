@@ -284,7 +284,7 @@ class Eraser:
         await archiver.claim(project, afresh=True)
         is_remains = "/remains-" in name
         record_it = self._store.replace_remains if is_remains else self._store.replace_segment
-        if not await record_it(project, archiver.owner, replaced):
+        if not await record_it(project, archiver.claims.owner, replaced):
             await archive.objects.delete(name)
             raise archive_unavailable("another process is working on it")
         await archive.objects.delete(record.name)

@@ -97,7 +97,7 @@ class Keeping:
         await self.check_not_on_hold(project)
         async with self._archiver.task(project):
             removed = await self._removal.remove(
-                project, self._archiver.owner, before, origin, reason
+                project, self._archiver.claims, before, origin, reason
             )
         return removed, (await self._log.bounds(project)).first
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from uuid import uuid4
 
 import structlog
 
@@ -17,6 +16,7 @@ from contex_server.archive.segment import SegmentDamaged, SegmentIndex
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import SegmentRecord
+from contex_server.log.claims import Claims
 from contex_server.log.transfer_port import Restored, TransferLog
 from contex_server.model import SERVICE, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
@@ -27,7 +27,7 @@ from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 log = structlog.get_logger(__name__)
 
 _BATCH_EVENTS = 1_000
-_CLAIM_MS = 30_000
+_HOLD_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,15 @@ class Recovery:
         """
         if not ahead.empty:
             async with self._archiver.task(project, sweep=False):
-                await self._take(project, ahead, self._archiver.owner, staged=False)
+                await self._take(project, ahead, self._archiver.claims, staged=False)
             return
-        staged, owner = f"{project}~recovery", uuid4().hex
-        if not await self._store.claim(staged, TASK, owner, _CLAIM_MS):
+        staged = f"{project}~recovery"
+        claims = Claims(self._store, TASK, hold_ms=_HOLD_MS)
+        if not await claims.take(staged):
             raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
         try:
             await self._store.drop_import(staged, [])
-            await self._take(staged, ahead, owner, staged=True)
+            await self._take(staged, ahead, claims, staged=True)
             reached("recovery-committing")
             action = action_note(
                 ADMINISTERED,
@@ -142,21 +143,19 @@ class Recovery:
             if not await self._store.commit_import(project, staged, [], action):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "the project has events by now")
         finally:
-            await self._store.disclaim(staged, TASK, owner)
+            await claims.give_back(staged)
         log.warning("recovered", project=project, last=str(ahead.records[-1].last))
 
-    async def _take(self, project: str, ahead: Ahead, owner: str, *, staged: bool) -> None:
+    async def _take(self, project: str, ahead: Ahead, claims: Claims, *, staged: bool) -> None:
         await self._keys.bring_back(project, ahead.directory)
         for record in ahead.records:
             await self.take_in(project, record, archived=staged)
-            if staged and not await self._store.claim(project, TASK, owner, _CLAIM_MS):
+            if not await claims.take(project):
                 raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
-            if not staged:
-                await self._archiver.claim(project)
             # A project that begins in the middle has lost what was before.
             removed = min(record.ordinal, 1) if staged else None
             if not await self._store.add_segment(
-                project, owner, ahead.directory, record, removed=removed
+                project, claims.owner, ahead.directory, record, removed=removed
             ):
                 raise ContexError(
                     Reason.ARCHIVE_DAMAGED,
@@ -169,7 +168,7 @@ class Recovery:
                 if name.rpartition("/")[2].startswith("remains-"):
                     _, remains = await self._archive.describe(name, size)
                     if remains.last == ahead.records[0].first:
-                        await self._store.replace_remains(project, owner, remains)
+                        await self._store.replace_remains(project, claims.owner, remains)
 
     async def take_in(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
         """Restores what a segment has after the end of a project; see `TransferLog.restore`.

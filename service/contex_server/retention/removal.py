@@ -18,12 +18,12 @@ from contex_server.archive.segment import SegmentBuilder
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
 from contex_server.log.archive_port import SegmentRecord, StoreLog
+from contex_server.log.claims import Claims
 from contex_server.log.port import EventLog, SnapshotInfo
 from contex_server.model import END_OF_TIME, SERVICE, EventCodec, Origin, Sequence
 from contex_server.projections.encoding import encode
 from contex_server.projections.state import Selection
 from contex_server.projections.states import States
-from contex_server.retention.archiver import CLAIM_MS, TASK
 from contex_server.retention.policy import Retention
 from contex_server.subscriptions.auditing import ADMINISTERED, action_note
 
@@ -57,7 +57,7 @@ class Removal:
         self._codec = codec
         self._states = states
 
-    async def expire(self, project: str, retention: Retention, owner: str) -> None:
+    async def expire(self, project: str, retention: Retention, claims: Claims) -> None:
         """Removes what the retention no longer allows to be kept.
 
         Raises:
@@ -67,12 +67,12 @@ class Removal:
         bounds = await self._store.bounds(project)
         before = Sequence(max(0, bounds.now_ms - age_ms), 0)
         detail = f"retention: older than {retention.archive_seconds} s"
-        await self.remove(project, owner, before, SERVICE, detail)
+        await self.remove(project, claims, before, SERVICE, detail)
 
     async def remove(
-        self, project: str, owner: str, before: Sequence, origin: Origin, detail: str
+        self, project: str, claims: Claims, before: Sequence, origin: Origin, detail: str
     ) -> int:
-        """Removes the segments that end before a sequence, as the owner of the task.
+        """Removes the segments that end before a sequence, for who has the archiver's task.
 
         Returns:
             How many events were removed; fewer than there are before it, for a segment goes
@@ -100,9 +100,9 @@ class Removal:
             count=events,
         )
         reached("removal-recording")
-        await self._store.claim(project, TASK, owner, CLAIM_MS)
+        await claims.take(project, afresh=True)
         if not await self._store.remove_segments(
-            project, owner, first, remains, archived.first, action
+            project, claims.owner, first, remains, archived.first, action
         ):
             await self._archive.objects.delete(remains.name)
             return 0

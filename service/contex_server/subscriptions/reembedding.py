@@ -9,16 +9,15 @@ log, so every process exchanges its index at the same place.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from uuid import uuid4
 
 import orjson
 import structlog
 
 from contex_server.errors import ContexError
+from contex_server.log.claims import Claims
 from contex_server.log.port import EventLog
 from contex_server.matching.embeddings import Embeddings
 from contex_server.model import MODEL_CHANGED, EventCodec
@@ -27,7 +26,7 @@ from contex_server.subscriptions.agent_record import decode_agent
 log = structlog.get_logger(__name__)
 
 _TASK = "embedding"
-_CLAIM_MS = 30_000
+_HOLD_MS = 30_000
 _BATCH = 32
 _AGENTS_PAGE = 100
 _BACKOFF_S = (1.0, 30.0)
@@ -48,7 +47,7 @@ class Reembedding:
         self._log = event_log
         self._codec = codec
         self._embeddings = embeddings
-        self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
+        self._claims = Claims(event_log, _TASK, hold_ms=_HOLD_MS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def consider(self, project: str, _model: str) -> None:
@@ -89,12 +88,12 @@ class Reembedding:
                 current = await self._log.model(project)
                 if current in ("", target):
                     return
-                if await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
+                if await self._claims.take(project):
                     try:
                         if await self._embed_all(project, current, target):
                             return
                     finally:
-                        await self._log.disclaim(project, _TASK, self._owner)
+                        await self._claims.give_back(project)
                 delay = _BACKOFF_S[0]
             except ContexError as error:
                 log.warning("reembedding_interrupted", project=project, error=error.message)
@@ -109,7 +108,7 @@ class Reembedding:
             missing = 0
             async for digests in self._digests(project):
                 for start in range(0, len(digests), _BATCH):
-                    if not await self._log.claim(project, _TASK, self._owner, _CLAIM_MS):
+                    if not await self._claims.take(project):
                         return False
                     part = dict(list(digests.items())[start : start + _BATCH])
                     fresh = await self._embed(project, target, part)

@@ -7,14 +7,12 @@ make its past readable; the rest, which is the newest, into the store.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import suppress
 from typing import Any
-from uuid import uuid4
 
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
+from contex_server.log.claims import HOLD_MS, Claims
 from contex_server.log.port import SnapshotInfo
 from contex_server.log.transfer_port import Restored, TransferLog, named
 from contex_server.model import (
@@ -35,7 +33,6 @@ _SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
 """How the name of the metadatum lies in an event."""
 _TASK = "import"
 _entry = tuple.__new__
-_CLAIM_MS = 10_000
 _COUNTED_KEYS = 2_000
 """Archived events of so many keys are counted with one call: more would keep the store from
 others for too long."""
@@ -75,8 +72,7 @@ class Staging:
         self._sealer = sealer
         self._archiver = archiver
         self._recovery = recovery
-        self._owner = uuid4().hex
-        self._claimed = 0.0
+        self._claims = Claims(store, _TASK)
         self._straight = 0
         """So many events go into the archive, ..."""
         self._taken = 0
@@ -98,12 +94,8 @@ class Staging:
         Raises:
             ContexError: IMPORT_IN_PROGRESS, STORE_UNAVAILABLE.
         """
-        now = time.monotonic()
-        if now < self._claimed + _CLAIM_MS / 3_000:
-            return
-        if not await self._store.claim(self.project, _TASK, self._owner, _CLAIM_MS):
+        if not await self._claims.take(self.project):
             raise self._in_progress()
-        self._claimed = now
 
     async def take_up(self) -> None:
         """Finds out what is staged already.
@@ -161,8 +153,7 @@ class Staging:
 
     async def release(self) -> None:
         """Lets others go on with it."""
-        with suppress(ContexError):
-            await self._store.disclaim(self.project, _TASK, self._owner)
+        await self._claims.give_back(self.project)
 
     # -- events ----------------------------------------------------------------------
 
@@ -299,7 +290,7 @@ class Staging:
         return ContexError(
             Reason.IMPORT_IN_PROGRESS,
             f"this import into {named(self.project)!r} is under way elsewhere",
-            retry_after_ms=_CLAIM_MS,
+            retry_after_ms=HOLD_MS,
             field="start.import_id",
         )
 
