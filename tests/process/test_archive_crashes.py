@@ -197,7 +197,7 @@ async def test_a_server_that_is_killed_while_it_erases(crashing: Crashing, place
 
 @pytest.mark.parametrize(
     "place",
-    ["import-staging", "import-archived", "import-staged", "import-checked", "import-committed"],
+    ["import-staging", "import-archived", "import-staged", "import-checked", "import-landed"],
 )
 async def test_a_server_that_is_killed_while_it_imports(
     crashing: Crashing, place: str, tmp_path: Path

@@ -15,7 +15,8 @@ from contex_server.rpc.cursors import Token, encode_text
 from contex_server.rpc.handlers import Write
 from contex_server.subscriptions.auditing import Audit
 from contex_server.transfer.exporter import Exporter, Piece
-from contex_server.transfer.importer import Import, Imports, Report
+from contex_server.transfer.importer import Import, Imports
+from contex_server.transfer.wanted import Report
 
 _MESSAGE_BYTES = 1024 * 1024
 

@@ -14,9 +14,9 @@ from contex_server.model import EventFilter
 from contex_server.rpc import validate
 from contex_server.rpc.cursors import Token, decode_text
 from contex_server.transfer.exporter import Exported, Part
-from contex_server.transfer.importer import Mode, Wanted
 from contex_server.transfer.items import FileFormat
 from contex_server.transfer.redaction import KeyMapping, Redaction, RedactionAction
+from contex_server.transfer.wanted import Mode, Wanted
 
 _IMPORT_ID = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _PARTS = 8

@@ -12,10 +12,9 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -24,7 +23,6 @@ import structlog
 
 from contex_server.errors import ContexError, Reason
 from contex_server.failpoints import reached
-from contex_server.log.pages import pages
 from contex_server.log.port import AgentRecord, EventLog
 from contex_server.log.transfer_port import Restored, TransferLog
 from contex_server.matching.describe import PayloadMalformed, describe
@@ -32,19 +30,15 @@ from contex_server.matching.embeddings import describe_event
 from contex_server.model import (
     BEGINNING,
     DATA_DELETED,
-    END_OF_TIME,
     SERVICE_TYPES,
-    SUBJECT,
-    Durability,
     Entry,
     EventCodec,
-    EventFilter,
     Origin,
     Record,
     Sequence,
 )
 from contex_server.projections.moments import rfc3339
-from contex_server.publishing import NewEvent, Publisher
+from contex_server.publishing import Publisher
 from contex_server.retention.archiver import Archiver
 from contex_server.retention.policy import Retentions
 from contex_server.retention.recovery import Recovery
@@ -64,95 +58,19 @@ from contex_server.transfer.items import (
     Summary,
     Vectors,
 )
-from contex_server.transfer.redaction import KeyMapping, Redaction, redacted, remapped
+from contex_server.transfer.landing import Landing
+from contex_server.transfer.redaction import redacted, remapped
 from contex_server.transfer.staging import Staging
+from contex_server.transfer.wanted import Mode, Report, Wanted
 
 log = structlog.get_logger(__name__)
 
 _BATCH_EVENTS = 1_000
 _BATCH_BYTES = 2 * 1024 * 1024
-_APPLY_EVENTS = 500
 _KEPT_S = 7 * 24 * 3600
 _SWEEP_S = 3600.0
 _SLICE = 200
 """So many events are looked at between two times that others get their turn."""
-
-
-class Mode(IntEnum):
-    """The numbers are those of `contex.v1.ImportMode`."""
-
-    EXACT = 1
-    REPLAY = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be imported; see `contex.v1.ImportStart`.
-
-    Attributes:
-        after: Events of the file after this sequence, ...
-        until: ... and up to this one.
-        import_id: "" where the import can't be resumed.
-    """
-
-    project: str
-    mode: Mode
-    format: FileFormat | None
-    filter: EventFilter
-    after: Sequence
-    until: Sequence
-    dry_run: bool
-    mappings: tuple[KeyMapping, ...]
-    redactions: tuple[Redaction, ...]
-    import_id: str
-
-    @property
-    def whole(self) -> bool:
-        """Whether every event is imported as it is."""
-        return (
-            self.filter.is_open
-            and self.after == BEGINNING
-            and self.until == END_OF_TIME
-            and not self.mappings
-            and not self.redactions
-        )
-
-    def fingerprint(self) -> str:
-        """What has to be the same where an import is resumed."""
-        names = (self.filter.event_types, self.filter.data_keys, self.filter.publishers)
-        parts = (
-            self.project,
-            self.mode,
-            self.format,
-            tuple(map(sorted, names)),
-            self.after,
-            self.until,
-            self.mappings,
-            tuple(
-                (sorted(r.keys.data_keys), r.path, r.action, r.replacement) for r in self.redactions
-            ),
-        )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-@dataclass(slots=True)
-class Report:
-    """See `contex.v1.ImportReport`."""
-
-    dry_run: bool = False
-    format: int = 0
-    source: str = ""
-    read: int = 0
-    imported: int = 0
-    skipped: int = 0
-    present: int = 0
-    remapped: int = 0
-    redacted: int = 0
-    agents: int = 0
-    vectors: int = 0
-    first: str = ""
-    last: str = ""
-    digest: str = ""
 
 
 class _Link(NamedTuple):
@@ -399,12 +317,7 @@ class Import:
         if self._wanted.dry_run:
             return self.report
         reached("import-checked")
-        if not self._exact:
-            await self._replay()
-        elif self._known_tail > BEGINNING:
-            await self._add()
-        else:
-            await self._commit()
+        await self._land()
         for note in self._of.grown:
             note(self._wanted.project)
         log.info(
@@ -684,100 +597,28 @@ class Import:
 
     # -- making visible ------------------------------------------------------------
 
-    async def _commit(self) -> None:
-        """The staged project becomes the project."""
-        project = self._wanted.project
-        if not await self._staging.commit(self._note.models, self._action()):
-            bounds = await self._of.log.bounds(project)
-            raise _not_empty(project, bounds.tail)
-        reached("import-committed")
-        await self._set_retention()
-
-    async def _add(self) -> None:
-        """The staged events are added to those that the project has."""
-        project = self._wanted.project
-        tail = self._known_tail
-        async for entries in self._staged_after(tail):
-            batch = [
-                await self._staging.sealed(project, Restored.of(entry, self._codec.links(entry)))
-                for entry in entries
-            ]
-            if not await self._store.restore(project, tail, batch):
-                raise _not_empty(project, (await self._of.log.bounds(project)).tail)
-            tail = entries[-1].sequence
-            reached("import-added")
-        agents = await self._staged_agents()
-        await self._store.restore_agents(project, agents)
-        if self._note.model:
-            async for encodings in self._store.all_vectors(self._staged, self._note.model):
-                await self._store.put_vectors(project, self._note.model, encodings)
-        await self._set_retention()
-        await self._store.note_actions(project, [self._action()])
-
-    async def _replay(self) -> None:
-        """The staged events are appended as new ones."""
-        project, number = self._wanted.project, 0
-        name = hashlib.sha256(self._staged.encode()).hexdigest()[:24]
-        first = last = ""
-        async for entries in self._staged_after(BEGINNING):
-            events = [self._new_event(entry) for entry in entries]
-            for publisher, some in _runs(events):
-                number += 1
-                append = await self._of.publisher.prepare(
-                    project,
-                    some,
-                    f"import-{name}-{number}",
-                    Durability.FSYNC,
-                    publisher,
-                    self._origin,
-                )
-                appended = await self._of.publisher.append(append)
-                reached("import-replayed")
-                first = first or str(appended.first)
-                end = appended.first
-                for _ in some[1:]:
-                    end = end.next()
-                last = str(end)
-            await self._staging.claim()
-        self.report.first, self.report.last = first, last
-        await self._store.note_actions(project, [self._action()])
-
-    def _new_event(self, entry: Entry) -> tuple[NewEvent, str]:
-        record = self._codec.record(entry)
-        bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
-        event = NewEvent(
-            self._codec.entry(bare).body,
-            record.data_key,
-            record.event_type,
-            record.payload,
-            record.content_type,
-            record.description,
-            record.event_type == DATA_DELETED,
-            None,
-            record.metadata.get(SUBJECT, ""),
+    async def _land(self) -> None:
+        """What is staged becomes part of the project."""
+        note, project = self._note, self._wanted.project
+        landing = Landing(
+            self._of.log, self._store, self._codec, self._of.publisher, self._staging, project
         )
-        return event, record.publisher
-
-    async def _staged_after(self, after: Sequence) -> AsyncGenerator[list[Entry], None]:
-        tail = (await self._of.log.bounds(self._staged)).tail
-        source = pages(self._of.log, self._staged, after, tail, max_events=_APPLY_EVENTS)
-        async with aclosing(source):
-            async for page in source:
-                if page.entries:
-                    yield page.entries
-
-    async def _staged_agents(self) -> dict[str, tuple[bytes, Sequence]]:
-        found: dict[str, tuple[bytes, Sequence]] = {}
-        after = ""
-        while records := await self._store.agents(self._staged, after, _APPLY_EVENTS):
-            after = records[-1].agent_id
-            found.update({a.agent_id: (a.record, a.cursor) for a in records})
-        return found
-
-    async def _set_retention(self) -> None:
-        project, retention = self._wanted.project, self._note.retention.encode()
-        if retention and not await self._store.retention(project):
-            await self._store.put_retention(project, retention, self._action())
+        if not self._exact:
+            name = hashlib.sha256(self._staged.encode()).hexdigest()[:24]
+            first, last = await landing.replay(name, self._origin)
+            self.report.first, self.report.last = first, last
+            await self._store.note_actions(project, [self._action()])
+            return
+        if self._known_tail > BEGINNING:
+            whole = await landing.add(self._known_tail, note.model)
+        else:
+            whole = await landing.commit(note.models, self._action())
+        if not whole:
+            raise _not_empty(project, (await self._of.log.bounds(project)).tail)
+        reached("import-landed")
+        await landing.set_retention(note.retention.encode(), self._action())
+        if self._known_tail > BEGINNING:
+            await self._store.note_actions(project, [self._action()])
 
     def _action(self) -> bytes:
         mode = self._wanted.mode.name.lower()
@@ -793,16 +634,6 @@ class Import:
     def _malformed(self, problem: str) -> Malformed:
         assert self._reader is not None
         return Malformed(problem, self._reader.offset, self._reader.item + 1)
-
-
-def _runs(events: list[tuple[NewEvent, str]]) -> list[tuple[str, list[NewEvent]]]:
-    """Consecutive events of one publisher: an append names one."""
-    runs: list[tuple[str, list[NewEvent]]] = []
-    for event, publisher in events:
-        if not runs or runs[-1][0] != publisher:
-            runs.append((publisher, []))
-        runs[-1][1].append(event)
-    return runs
 
 
 def _read(data: bytes) -> _Note | None:
