@@ -185,7 +185,8 @@ class Server:
         retentions = Retentions(store, _default_retention(settings))
         appended = [snapshotter.appended]
         removal, archiver, keys = None, None, None
-        pace = Pace()
+        pace = Pace(store)
+        stack.push_async_callback(pace.close)
         self.archiver: Archiver | None = None
         if archive is not None:
             removal = Removal(store, raw, archive, codec, states)

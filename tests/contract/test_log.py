@@ -95,7 +95,7 @@ async def log(
             events=7,
             size=1 << 20,
             expire=nothing,
-            pace=Pace(),
+            pace=Pace(opened),
         )
         yield cast(EventLog, Archiving(with_archive(opened, archive, codec), archiver))
         await archiver.close()
@@ -335,6 +335,20 @@ async def test_claims_are_one_owners_for_as_long_as_they_are_renewed(log: EventL
     assert not await other.take(P, afresh=True)
     await one.give_all_back()
     assert await other.take(P)
+
+
+async def test_a_pace_holds_for_a_while(valkey: EmbeddedValkey) -> None:
+    log = await RedisLog.open(valkey.url)
+    assert await log.pace(P) == 0
+    await log.put_pace(P, 1_234.56, 60_000)
+    assert await log.pace(P) == 1_234.6
+    assert await log.pace("another") == 0
+    await log.put_pace(P, 0, 60_000)
+    assert await log.pace(P) == 0
+    await log.put_pace(P, 5, 20)
+    await asyncio.sleep(0.1)
+    assert await log.pace(P) == 0
+    await log.close()
 
 
 async def test_agents_are_compared_and_set(log: EventLog) -> None:

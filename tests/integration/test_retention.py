@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from contex.v1.project_service_pb2 import (
 from contex_server.app import Server
 from contex_server.archive.archive import Archive
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import key
+from contex_server.log.redis import RedisLog, key
 from contex_server.model import BEGINNING, END_OF_TIME, EventFilter
 
 from tests.conftest import StartServer
@@ -150,6 +151,24 @@ async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
     assert not now.warnings
     assert await listed(small_api) == before
     assert await listed(small_api, order=event_pb2.ORDER_BACKWARDS) == before[::-1]
+
+
+async def test_a_pace_reaches_whoever_appends(
+    start_server: StartServer, valkey: EmbeddedValkey
+) -> None:
+    """Another process archives the project, and can't keep up."""
+    server = await start_server(valkey.url, embedder=Words())
+    store = await RedisLog.open(valkey.url)
+    await store.put_pace(P, 40, 60_000)
+    async with Api.of(server) as api:
+        await api.publish(event("a"))
+        await asyncio.sleep(0.5)  # It asks in the background.
+        await api.publish(*(event(f"k{n}") for n in range(20)))
+        began = time.monotonic()
+        await api.publish(event("b"))
+        assert time.monotonic() - began > 0.3
+        assert len(await listed(api)) == 22
+    await store.close()
 
 
 async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived(

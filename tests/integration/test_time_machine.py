@@ -469,7 +469,7 @@ class History(RuleBasedStateMachine):
             events=segment,
             size=1 << 20,
             expire=_nothing,
-            pace=Pace(),
+            pace=Pace(seen),
         )
         try:
             if keep:

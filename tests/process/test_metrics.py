@@ -28,7 +28,7 @@ async def test_one_process_serves_what_all_projects_use(
     async with AsyncClient(server.target) as client:
         for n in range(7):
             await client.publish("shop", f"k{n}", n)
-    await server.end()  # The first look is at the start, the next half a minute later.
+    await server.end()  # The first look is at the start, the next 15 s later.
     server = new_server(*flags, "--metrics-port", "0")
     await server.start()
     port = (await server.logged("metrics"))["port"]

@@ -141,6 +141,15 @@ class StoreLog(EventLog, Protocol):
         the audit."""
         ...
 
+    async def pace(self, project: str) -> float:
+        """What was stored by `put_pace` and holds still, or 0."""
+        ...
+
+    async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
+        """Stores how many events a second each process may append to a project, for a while;
+        0: as many as come."""
+        ...
+
     async def memory(self, project: str) -> tuple[int, int]:
         """How many bytes the store of a project uses, and how many it may; 0 is no limit."""
         ...

@@ -227,6 +227,18 @@ class RedisArchive:
             self._audit_retention_ms,
         )
 
+    async def pace(self, project: str) -> float:
+        """See `StoreLog.pace`."""
+        return float(await self._command(project, "GET", key(project, "pace")) or 0)
+
+    async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
+        """See `StoreLog.put_pace`."""
+        name = key(project, "pace")
+        if rate:
+            await self._command(project, "SET", name, f"{rate:.1f}", "PX", ttl_ms)
+        else:
+            await self._command(project, "DEL", name)
+
     async def memory(self, project: str) -> tuple[int, int]:
         """See `StoreLog.memory`."""
         info = await self._command(project, "INFO", "memory")

@@ -243,7 +243,7 @@ class Archiver:
                 continue
             due = await self._due(project, retention, archived, bounds)
             over = due is not None and due.over
-            speed = self._pace.seen(project, archived.events, bounds.length, over=over)
+            speed = await self._pace.seen(project, archived.events, bounds.length, over=over)
             if due is None:
                 self._behind.discard(project)
                 break

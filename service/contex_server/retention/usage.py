@@ -21,7 +21,7 @@ _MEMORY = 0.8
 """A store that is so full is warned of."""
 _NEAR = 0.9
 """Events that have reached so much of their age in the archive are warned of."""
-_WATCH_S = 30.0
+_WATCH_S = 15.0
 
 
 class Limit(NamedTuple):
