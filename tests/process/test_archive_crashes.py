@@ -4,6 +4,9 @@ and of the store: nothing is lost, nothing is there twice, and the project is so
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from contex import (
     NewEvent,
     Retention,
 )
+from contex.errors import is_transient
 from contex_server.log.embedded import EmbeddedValkey
 
 from tests.process.conftest import NewServer
@@ -31,6 +35,14 @@ ARCHIVING = (
     "archive-recording",
     "archive-recorded",
     "archive-trimmed",
+)
+
+IMPORTING = (
+    "import-staging",
+    "import-archived",
+    "import-staged",
+    "import-checked",
+    "import-landed",
 )
 
 
@@ -74,13 +86,38 @@ async def log(client: AsyncClient, project: str = P) -> list[Event]:
     return [event async for event in client.list_events(project, page_size=1_000)]
 
 
-async def publish(client: AsyncClient, count: int = 60) -> dict[str, str]:
+async def publish(
+    client: AsyncClient, receipts: dict[str, str] | None = None, count: int = 60
+) -> dict[str, str]:
     """What was acknowledged: sequences by payload."""
-    receipts = {}
+    receipts = {} if receipts is None else receipts
     for n in range(count):
         receipt = await client.publish(P, f"k{n % 7}", n, request_id=f"r{n}")
         receipts[str(n)] = receipt.sequence
     return receipts
+
+
+async def read_on(client: AsyncClient, receipts: dict[str, str]) -> None:
+    """Reads forwards, backwards and a state, again and again: what is acknowledged is there,
+    in its place, whatever dies meanwhile."""
+    while True:
+        known = list(receipts.items())
+        try:
+            events = await log(client)
+            newest = [e async for e in client.list_events(P, backwards=True, page_size=25)]
+            states = {d.data_key: d.event async for d in client.stream_state(P)}
+        except ContexError as error:
+            if not is_transient(error):
+                raise
+            continue
+        assert [e.payload.decode() for e in events] == [str(n) for n in range(len(events))]
+        assert [(e.payload.decode(), e.sequence) for e in events[: len(known)]] == known
+        assert newest[len(newest) - len(events) :] == events[::-1]
+        for n in range(max(0, len(known) - 7), len(known)):
+            latest = states[f"k{n % 7}"]
+            assert latest is not None
+            assert int(latest.payload) >= n
+        await asyncio.sleep(0.01)
 
 
 async def sound(client: AsyncClient, project: str = P) -> None:
@@ -102,9 +139,12 @@ async def settled(client: AsyncClient) -> None:
 async def test_a_server_that_is_killed_while_it_archives(crashing: Crashing, place: str) -> None:
     await crashing.start(place)
     async with AsyncClient(crashing.server.target, timeout=60) as client:
-        publishing = asyncio.create_task(publish(client))
+        acknowledged: dict[str, str] = {}
+        reading = asyncio.create_task(read_on(client, acknowledged))
+        publishing = asyncio.create_task(publish(client, acknowledged))
         await crashing.died_and_restarted()
-        acknowledged = await publishing
+        await publishing
+        await stopped(reading)
         await client.publish(P, "last", 60, request_id="last")
         await settled(client)
         events = await log(client)
@@ -130,11 +170,14 @@ async def test_a_store_that_is_killed_while_it_is_archived(
     monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
     await crashing.start(place, pid)
     async with AsyncClient(crashing.server.target, timeout=60) as client:
-        publishing = asyncio.create_task(publish(client))
+        acknowledged: dict[str, str] = {}
+        reading = asyncio.create_task(read_on(client, acknowledged))
+        publishing = asyncio.create_task(publish(client, acknowledged))
         await eventually(lambda: not _alive(pid))
         await valkey.stop()
         await valkey.start()
-        acknowledged = await publishing
+        await publishing
+        await stopped(reading)
         await client.publish(P, "last", 60, request_id="last")
         # A process kills only once: the place is reached again, and the pid is nobody's.
         await eventually(lambda: crashing.server.log)
@@ -148,6 +191,13 @@ async def test_a_store_that_is_killed_while_it_is_archived(
         assert len(events) == 62
         await sound(client)
     await crashing.server.end()
+
+
+async def stopped(reading: asyncio.Task[None]) -> None:
+    """Ends it; raises what it found."""
+    reading.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reading
 
 
 def _alive(pid: int) -> bool:
@@ -181,7 +231,7 @@ async def test_a_server_that_is_killed_while_it_removes(crashing: Crashing, plac
 async def test_a_server_that_is_killed_while_it_erases(crashing: Crashing, place: str) -> None:
     await crashing.start(place)
     async with AsyncClient(crashing.server.target, timeout=60) as client:
-        await publish(client, 25)
+        await publish(client, count=25)
         erasing = asyncio.create_task(
             client.erase(P, data_key="k3", reason="a test", request_id="once")
         )
@@ -195,10 +245,7 @@ async def test_a_server_that_is_killed_while_it_erases(crashing: Crashing, place
         await sound(client)
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["import-staging", "import-archived", "import-staged", "import-checked", "import-landed"],
-)
+@pytest.mark.parametrize("place", IMPORTING)
 async def test_a_server_that_is_killed_while_it_imports(
     crashing: Crashing, place: str, tmp_path: Path
 ) -> None:
@@ -258,6 +305,87 @@ async def test_a_server_that_is_killed_while_an_import_becomes_visible(
         else:
             assert [e.metadata["original_sequence"] for e in copied] == [e.sequence for e in events]
         await sound(client, "copy")
+
+
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [
+        *((place, ImportMode.EXACT) for place in IMPORTING),
+        ("import-added", ImportMode.EXACT),
+        ("import-replayed", ImportMode.REPLAY),
+    ],
+)
+async def test_a_store_that_is_killed_while_something_is_imported(
+    crashing: Crashing,
+    place: str,
+    mode: ImportMode,
+    tmp_path: Path,
+    valkey: EmbeddedValkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pid = valkey.pid
+    assert pid is not None
+    crashing.server._flags += ("--redis-url", valkey.url)
+    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
+    await crashing.server.start()
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        for n in range(0, 1_500, 500):
+            await client.publish_batch(P, _batch(n, 500))
+        events = await log(client)
+        await client.export_to(P, tmp_path / "early.ctx", until=events[99].sequence)
+        await client.export_to(P, tmp_path / "late.ctx")
+        if place == "import-added":
+            await client.import_from("copy", tmp_path / "early.ctx")
+        await crashing.server.kill()
+        await crashing.start(place, pid)
+        await healthy(client)
+        importing = asyncio.create_task(
+            client.import_from("copy", tmp_path / "late.ctx", mode=mode)
+        )
+        await eventually(lambda: not _alive(pid))
+        await valkey.stop()
+        await valkey.start()
+        await importing
+        copied = await log(client, "copy")
+        if mode is ImportMode.EXACT:
+            assert copied == events
+        else:
+            assert [e.metadata["original_sequence"] for e in copied] == [e.sequence for e in events]
+        await sound(client, "copy")
+        await sound(client)
+    await crashing.server.end()
+
+
+async def test_a_store_that_is_killed_while_something_is_exported(
+    crashing: Crashing,
+    tmp_path: Path,
+    valkey: EmbeddedValkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crashing.server._flags += ("--redis-url", valkey.url)
+    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
+    await crashing.server.start()
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        await client.set_retention(P, Retention(store_events=30_000))
+        for n in range(0, 40_000, 1_000):
+            await client.publish_batch(P, _batch(n, 1_000))
+        pieces = 0
+        with (tmp_path / "p.ctx").open("wb") as file:
+            async with client.export(P) as export:
+                async for piece in export:
+                    file.write(piece.data)
+                    pieces += 1
+                    if pieces in (3, 6):
+                        assert valkey.pid is not None
+                        os.kill(valkey.pid, signal.SIGKILL)
+                        await valkey.stop()
+                        await valkey.start()
+        assert pieces > 6
+        await healthy(client)
+        report = await client.import_from("copy", tmp_path / "p.ctx")
+        assert report.imported_count == 40_000
+        assert await log(client, "copy") == await log(client)
+    await crashing.server.end()
 
 
 async def test_a_server_that_is_killed_while_it_exports(crashing: Crashing, tmp_path: Path) -> None:
