@@ -113,8 +113,14 @@ async def test_an_upload_that_is_cut_off(s3: S3, proxy: Proxy, here: Server, api
     assert more[: len(events)] == events
     assert (await stats(api)).store_event_count == len(more)
     assert not list(s3.objects.rglob("*.seg"))
+    async with asyncio.timeout(100):
+        while "no events are moved" not in " ".join((await stats(api)).warnings):
+            await asyncio.sleep(0.1)
     proxy.cut_after, proxy.open = None, True
     await settled(api)
+    async with asyncio.timeout(100):
+        while (await stats(api)).warnings:
+            await asyncio.sleep(0.1)
     await forget(here)
     assert await listed(api) == more
     assert (await verify(api))[0] == []

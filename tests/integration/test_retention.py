@@ -49,8 +49,8 @@ def projects(api: Api) -> Any:
     return project_service_pb2_grpc.ProjectServiceStub(api.channel)
 
 
-async def stats(api: Api) -> Any:
-    request = project_service_pb2.GetStatsRequest(project=P)
+async def stats(api: Api, project: str = P) -> Any:
+    request = project_service_pb2.GetStatsRequest(project=project)
     return await projects(api).GetStats(request, timeout=DEADLINE_S)
 
 
@@ -185,6 +185,16 @@ async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived
         return bool(now.event_count >= 60 and now.store_event_count < 25 + 20)
 
     await awaited(moved)
+
+    async def said() -> bool:
+        return bool(await store.get(key("bad", "trouble")))
+
+    await awaited(said)
+    await store.delete(key("bad", "retention"))
+    assert (
+        "no events are moved to the archive: an internal"
+        in (await stats(small_api, "bad")).warnings[0]
+    )
 
 
 async def test_what_is_too_old_moves_though_it_fills_no_segment(

@@ -113,5 +113,6 @@ async def test_metrics_tell_it_too(server: Server, store: StoreLog) -> None:
     label = f'project="{P}"'
     assert f"contex_store_events{{{label}}} 40.0" in text
     assert f"contex_archive_events{{{label}}} 0.0" in text
+    assert f"contex_archiving_failing{{{label}}} 0.0" in text
     assert f'contex_limit_used_ratio{{limit="store_events",{label}}} 2.5' in text
     assert f'contex_limit_warning{{limit="store_events",{label}}} 1.0' in text

@@ -150,6 +150,14 @@ class StoreLog(EventLog, Protocol):
         0: as many as come."""
         ...
 
+    async def trouble(self, project: str) -> str:
+        """What was stored by `put_trouble` and holds still, or ""."""
+        ...
+
+    async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
+        """Stores why a project can't be archived, for a while; "": it can."""
+        ...
+
     async def memory(self, project: str) -> tuple[int, int]:
         """How many bytes the store of a project uses, and how many it may; 0 is no limit."""
         ...

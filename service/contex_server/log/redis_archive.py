@@ -233,11 +233,22 @@ class RedisArchive:
 
     async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
         """See `StoreLog.put_pace`."""
-        name = key(project, "pace")
-        if rate:
-            await self._command(project, "SET", name, f"{rate:.1f}", "PX", ttl_ms)
-        else:
-            await self._command(project, "DEL", name)
+        await self._put_for(project, "pace", f"{rate:.1f}" if rate else "", ttl_ms)
+
+    async def trouble(self, project: str) -> str:
+        """See `StoreLog.trouble`."""
+        found: bytes | None = await self._command(project, "GET", key(project, "trouble"))
+        return (found or b"").decode()
+
+    async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
+        """See `StoreLog.put_trouble`."""
+        await self._put_for(project, "trouble", trouble, ttl_ms)
+
+    async def _put_for(self, project: str, kind: str, value: str, ttl_ms: int) -> None:
+        """Keeps a value for a while; "" is none."""
+        name = key(project, kind)
+        command = ("SET", name, value, "PX", ttl_ms) if value else ("DEL", name)
+        await self._command(project, *command)
 
     async def memory(self, project: str) -> tuple[int, int]:
         """See `StoreLog.memory`."""

@@ -14,7 +14,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -55,6 +55,7 @@ SNAPSHOT_EVENTS = 5_000
 """How far apart the snapshots in a segment are, at least."""
 _SNAPSHOTS = 10_000
 _BACKOFF_S = (1.0, 60.0)
+_TROUBLE_MS = 180_000
 _OUT_OF_REACH = (Reason.STORE_UNAVAILABLE, Reason.ARCHIVE_UNAVAILABLE)
 _WAIT_S = HOLD_MS / 1000 + 10.0
 _WAIT_LOOK_S = 0.1
@@ -147,12 +148,15 @@ class Archiver:
         self._grown: set[str] = set()
         self._waiting: set[str] = set()
         """Those that are yet to be looked at in this round."""
+        self._unfinished = False
+        """Whether one had to let others have their turn."""
         self._behind: set[str] = set()
         """Those that had something to be archived when they were looked at."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept: dict[str, float] = {}
         self._resting: dict[str, float] = {}
         """Until when a project is let alone, since something was wrong with it."""
+        self._troubled: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -173,7 +177,8 @@ class Archiver:
     async def _run(self) -> None:
         all_at, delay = 0.0, _BACKOFF_S[0]
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(0.0 if self._unfinished else self._look_s)
+            self._unfinished = False
             projects = self._waiting = self._grown
             self._grown = set()
             try:
@@ -203,14 +208,23 @@ class Archiver:
             return
         try:
             await self.look(project)
-            self._resting.pop(project, None)
         except Exception as error:
-            if isinstance(error, ContexError) and error.reason in _OUT_OF_REACH:
+            refusal = error if isinstance(error, ContexError) else None
+            self._troubled.add(project)
+            self._behind.discard(project)
+            with suppress(ContexError):
+                said = refusal.message if refusal else "an internal error, see the server's log"
+                await self._store.put_trouble(project, said, _TROUBLE_MS)
+            if refusal is not None and refusal.reason in _OUT_OF_REACH:
                 self._grown.add(project)
                 raise
             self._resting[project] = time.monotonic() + _BACKOFF_S[1]
-            self._behind.discard(project)
             log.exception("archiving_failed", project=project, retry_s=_BACKOFF_S[1])
+        else:
+            self._resting.pop(project, None)
+            if project in self._troubled:
+                await self._store.put_trouble(project, "", _TROUBLE_MS)
+                self._troubled.discard(project)
 
     async def look(self, project: str) -> int:
         """Archives what is due, unless somebody else is at it.
@@ -257,6 +271,7 @@ class Archiver:
             made += 1
             if self._waiting:
                 self._grown.add(project)
+                self._unfinished = True
                 break
         if retention.archive_seconds and not retention.legal_hold and archived.events:
             oldest = archived.first or archived.last

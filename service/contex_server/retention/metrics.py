@@ -20,6 +20,7 @@ _GAUGES = {
     "contex_archive_events": "Events of a project that are in the archive.",
     "contex_archive_bytes": "Bytes of the archive's objects of a project.",
     "contex_removed_events": "Events of a project that were removed for good.",
+    "contex_archiving_failing": "1 where no events of a project are moved to the archive, else 0.",
 }
 
 
@@ -52,7 +53,13 @@ class Metrics(Collector):
         )
         for project, usage in usages.items():
             archived = usage.archived
-            values = (usage.store_events, archived.events, archived.size, archived.removed)
+            values = (
+                usage.store_events,
+                archived.events,
+                archived.size,
+                archived.removed,
+                bool(usage.trouble),
+            )
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([project], value)
             for limit in usage.limits:

@@ -53,11 +53,16 @@ class Usage:
     store_events: int
     archived: Archived
     limits: tuple[Limit, ...]
+    trouble: str = ""
+    """Why nothing is moved to the archive; "" while all is well."""
 
     @property
     def warnings(self) -> list[str]:
         """What is about to go wrong or to be removed."""
-        return [limit.warning for limit in self.limits if limit.warning]
+        found = [limit.warning for limit in self.limits if limit.warning]
+        if self.trouble:
+            found.insert(0, f"no events are moved to the archive: {self.trouble}")
+        return found
 
 
 class Usages:
@@ -125,7 +130,8 @@ class Usages:
                     warning * (old_ms > _NEAR * age_ms),
                 )
             )
-        return Usage(bounds.length, archived, tuple(limits))
+        trouble = await self._store.trouble(project)
+        return Usage(bounds.length, archived, tuple(limits), trouble)
 
 
 def _stored(limit: Limit, what: str, segment: int) -> Limit:
@@ -168,6 +174,8 @@ class UsageWatch:
                 await self.look()
             except ContexError as error:
                 log.debug("usage_unknown", error=error.message)
+            except Exception:
+                log.exception("usage_unknown")
             await asyncio.sleep(self._interval_s)
 
     async def look(self) -> None:
