@@ -153,6 +153,27 @@ async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
     assert await listed(small_api, order=event_pb2.ORDER_BACKWARDS) == before[::-1]
 
 
+async def test_an_older_store_that_takes_the_place_of_another_is_read_as_it_is(
+    small: Server, small_api: Api, store: Any
+) -> None:
+    """As after a failover to a replica that was behind: it has archived less than was known."""
+    events = await story(small_api, 10)
+    names = await store.keys(key(P, "*"))
+    older = {name: await store.dump(name) for name in names}
+    await archive(small)
+    middle = events[len(events) // 2].sequence
+    until = event_pb2.Position(sequence=middle)
+    before = await listed(small_api, until=until, order=BACKWARDS)
+    assert before[0].sequence == middle
+    await store.delete(*await store.keys(key(P, "*")))
+    for name, value in older.items():
+        await store.restore(name, 0, value)
+    assert await listed(small_api, until=until, order=BACKWARDS) == before
+    request = GetEventRequest(project=P, sequence=middle)
+    assert (await small_api.events.GetEvent(request, timeout=DEADLINE_S)).event == before[0]
+    assert await listed(small_api) == events
+
+
 async def test_a_pace_reaches_whoever_appends(
     start_server: StartServer, valkey: EmbeddedValkey
 ) -> None:

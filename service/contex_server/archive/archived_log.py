@@ -57,7 +57,8 @@ class _ArchivedLog(LogLayer):
         """See `EventLog.read_back`."""
         entries: list[Entry] = []
         # Backwards from before its first event, the store would go through all that it has.
-        if until > self._archive.known(project):
+        archived = until <= self._archive.known(project)
+        if not archived:
             entries = await self._store.read_back(project, until, after, count)
             if len(entries) == count:
                 return entries
@@ -68,6 +69,9 @@ class _ArchivedLog(LogLayer):
                 directory, before, after, count - len(entries)
             ),
         )
+        if archived and until > self._archive.known(project):
+            # An older store took the place of the one that said so.
+            return await self.read_back(project, until, after, count)
         return entries + older
 
     async def narrow(
