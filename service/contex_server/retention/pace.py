@@ -33,7 +33,10 @@ _STEP = 2.0
 _MOST_S = 1.0
 """No append waits longer."""
 _STALE_S = 30.0
-"""Nothing was archived for so long: waiting would not help."""
+"""Nothing was archived for so long, or three times as long as a segment takes: waiting would
+not help."""
+_KNOWN_S = 600.0
+"""Longer than a segment takes, however slow the storage is."""
 _ASK_S = 1.0
 """How often who appends asks for the pace."""
 
@@ -70,8 +73,8 @@ class Pace:
 
     def __init__(self, store: StoreLog) -> None:
         self._store = store
-        self._seen: TTLCache[str, _Seen] = TTLCache(10_000, _STALE_S)
-        self._limits: TTLCache[str, _Limit] = TTLCache(10_000, 2 * _STALE_S)
+        self._seen: TTLCache[str, _Seen] = TTLCache(10_000, _KNOWN_S)
+        self._limits: TTLCache[str, _Limit] = TTLCache(10_000, _KNOWN_S)
         self._asking: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -112,7 +115,8 @@ class Pace:
             else:
                 log.warning("publishers_slowed", project=project, events_per_s=round(most))
         if seen.rate or before.rate:
-            await self._store.put_pace(project, seen.rate, int(_STALE_S * 1_000))
+            ttl_s = max(_STALE_S, 3 * seconds)
+            await self._store.put_pace(project, seen.rate, int(ttl_s * 1_000))
         return math.inf if seen.hurried else max(CALM, _AHEAD * grown / seconds)
 
     async def wait(self, project: str, events: int) -> None:

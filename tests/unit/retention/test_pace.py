@@ -36,7 +36,8 @@ class Store:
         return self.paces.get(project, 0.0)
 
     async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
-        assert ttl_ms == 30_000
+        assert ttl_ms >= 30_000
+        self.ttl_ms = ttl_ms
         self.paces[project] = rate
 
 
@@ -131,6 +132,17 @@ async def test_many_processes_together_are_slowed_down_to_it(clock: Clock, store
         rate = store.paces[P]
         clock.now += 1.0
     assert rate == pytest.approx(9_000)
+
+
+async def test_a_slow_storage_slows_publishers_down_too(clock: Clock, store: Store) -> None:
+    pace = of(store)
+    archived, held = 0, 100_000
+    for _ in range(3):
+        await pace.seen(P, archived, held, over=True)
+        archived, held = archived + 10_000, held + 5_000
+        clock.now += 100.0
+    assert store.paces == {P: 90.0}
+    assert store.ttl_ms == 300_000
 
 
 async def test_who_only_has_much_is_not_slowed_down(clock: Clock, store: Store) -> None:
