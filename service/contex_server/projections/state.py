@@ -78,15 +78,16 @@ class Snapshot:
         )
 
     def __contains__(self, data_key: str) -> bool:
-        index = bisect_left(self.keys, data_key)
-        return index < len(self.keys) and self.keys[index] == data_key
+        return self._place(data_key) is not None
 
     def get(self, data_key: str) -> KeyState | None:
         """The state of a key, if it ever had an event."""
+        index = self._place(data_key)
+        return None if index is None else self.at(index)
+
+    def _place(self, data_key: str) -> int | None:
         index = bisect_left(self.keys, data_key)
-        if index == len(self.keys) or self.keys[index] != data_key:
-            return None
-        return self.at(index)
+        return index if index < len(self.keys) and self.keys[index] == data_key else None
 
 
 def _empty() -> Snapshot:

@@ -34,7 +34,7 @@ from contex_server.log.transfer_port import named
 from contex_server.model import SEALED_TAG, Entry, EventCodec, Sequence
 from contex_server.retention.archived_keys import ArchivedKeys
 from contex_server.retention.pace import Pace
-from contex_server.retention.policy import OVER, Retention, Retentions
+from contex_server.retention.policy import Retention, Retentions, is_over
 from contex_server.sealing.sealer import key_id_of
 
 log = structlog.get_logger(__name__)
@@ -100,7 +100,7 @@ class NewSegment:
         """Takes events, each with its `EventCodec.contents`."""
         for entry in [entry for entry in entries if entry.body[:1] == _SEALED]:
             self.subjects.setdefault(key_id_of(entry), entry)
-        self.builder.add_all(entries, contents)
+        self.builder.add(entries, contents)
 
 
 class Archiver:
@@ -353,8 +353,8 @@ class Archiver:
         events = bounds.length - most if most else 0
         held = counters.bytes - archived.moved
         size = held - room if room and not counters.counted_since.ms else 0
-        over = bool(most) and bounds.length > OVER * most + self.events
-        over = over or (size > 0 and held > OVER * room + self.bytes)
+        over = bool(most) and is_over(bounds.length, most, self.events)
+        over = over or (size > 0 and is_over(held, room, self.bytes))
         before_ms, late = 0, False
         if retention.store_seconds:
             age_ms = retention.store_seconds * 1000

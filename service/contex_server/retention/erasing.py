@@ -260,6 +260,7 @@ class Eraser:
         )
         fresh, at = 0, 0
         async for entries in archive.entries(record):
+            kept = []
             for entry in entries:
                 if at in places and entry.sequence <= until:
                     erased = self._codec.erase(entry, erasure)
@@ -270,8 +271,8 @@ class Eraser:
                         self._note(found, entry)
                     entry = erased
                 at += 1
-                if builder.add(entry, self._codec.contents(entry)):
-                    await asyncio.to_thread(builder.pack)
+                kept.append(entry)
+            await asyncio.to_thread(builder.add, kept, list(map(self._codec.contents, kept)))
         if not fresh:
             return
         for info, start in index.snapshots:

@@ -9,8 +9,13 @@ import orjson
 
 from contex_server.log.archive_port import StoreLog
 
-OVER = 1.5
-"""Who holds so many times as much as the retention says, and a segment, is told so."""
+_OVER = 1.5
+
+
+def is_over(used: float, most: float, segment: int) -> bool:
+    """Whether a store holds far more of a project than the retention says: half as much again,
+    and a segment, for events go by segments."""
+    return used > _OVER * most + segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,13 +133,14 @@ class Removal:
         wanted = sorted({found.sequence for found in states.values()} | {first})
         builder = SegmentBuilder(project, directory.records[0].ordinal, "")
         for start in range(0, len(wanted), _TOGETHER):
-            for entry in await self._log.get(project, wanted[start : start + _TOGETHER]):
-                if entry is None:
-                    raise ContexError(
-                        Reason.ARCHIVE_DAMAGED, f"an event of the state as of {first} is missing"
-                    )
-                if builder.add(entry, self._codec.contents(entry)):
-                    await asyncio.to_thread(builder.pack)
+            read = await self._log.get(project, wanted[start : start + _TOGETHER])
+            entries = [entry for entry in read if entry is not None]
+            if len(entries) < len(read):
+                raise ContexError(
+                    Reason.ARCHIVE_DAMAGED, f"an event of the state as of {first} is missing"
+                )
+            contents = list(map(self._codec.contents, entries))
+            await asyncio.to_thread(builder.add, entries, contents)
         data = await asyncio.to_thread(encode, states)
         info = SnapshotInfo(first, builder.events, builder.body_bytes, len(states), len(data))
         builder.add_snapshot(info, data)

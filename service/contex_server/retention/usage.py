@@ -11,9 +11,10 @@ import structlog
 
 from contex_server.errors import ContexError
 from contex_server.log.archive_port import Archived, StoreLog
+from contex_server.log.port import Counters
 from contex_server.log.transfer_port import named
 from contex_server.projections.moments import rfc3339
-from contex_server.retention.policy import OVER, Retentions
+from contex_server.retention.policy import Retentions, is_over
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +48,13 @@ class Usage:
     Attributes:
         store_events: How many are in the store.
         archived: How far they are archived.
+        counters: What is counted of it.
         limits: Those that hold for the project.
     """
 
     store_events: int
     archived: Archived
+    counters: Counters
     limits: tuple[Limit, ...]
     trouble: str = ""
     """Why nothing is moved to the archive; "" while all is well."""
@@ -131,11 +134,11 @@ class Usages:
                 )
             )
         trouble = await self._store.trouble(project)
-        return Usage(bounds.length, archived, tuple(limits), trouble)
+        return Usage(bounds.length, archived, counters, tuple(limits), trouble)
 
 
 def _stored(limit: Limit, what: str, segment: int) -> Limit:
-    if limit.used <= OVER * limit.most + segment:
+    if not is_over(limit.used, limit.most, segment):
         return limit
     return limit._replace(
         warning=f"the store holds {limit.used:,.0f} {what} and should hold {limit.most:,.0f}: "

@@ -74,14 +74,13 @@ class ProjectServicer:
         """GetStats."""
         project = validate.project(request.project)
         bounds = await self._log.bounds(project)
-        counters = await self._log.counters(project)
         snapshot = await self._log.snapshot_before(project, END_OF_TIME)
         streams = await self._presence.count(project, bounds.now_ms)
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
         counts = await self._log.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
         usage = await self._usages.of(project)
-        archived = usage.archived
+        archived, counters = usage.archived, usage.counters
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
         return project_service_pb2.GetStatsResponse(
             event_count=bounds.length,

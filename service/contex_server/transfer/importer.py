@@ -612,7 +612,7 @@ class Import:
         if self._known_tail > BEGINNING:
             whole = await landing.add(self._known_tail, note.model)
         else:
-            whole = await landing.commit(note.models, self._action())
+            whole = await self._staging.commit(note.models, self._action())
         if not whole:
             raise _not_empty(project, (await self._of.log.bounds(project)).tail)
         reached("import-landed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -28,7 +28,8 @@ _EVENTS = 500
 
 
 class Landing:
-    """Takes over what an import has staged, in one of three ways.
+    """Takes over what an import has staged, where the staged project does not become the project
+    as a whole (`Staging.commit`).
 
     Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
 
@@ -56,10 +57,6 @@ class Landing:
         self._publisher = publisher
         self._staging = staging
         self._project = project
-
-    async def commit(self, models: Iterable[str], action: bytes) -> bool:
-        """The staged project becomes the project in one step; False if that has events."""
-        return await self._staging.commit(models, action)
 
     async def add(self, tail: Sequence, model: str) -> bool:
         """The staged events are added behind those that the project has, up to `tail`, with

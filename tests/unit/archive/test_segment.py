@@ -23,12 +23,11 @@ def test_many_at_once_are_the_same_as_one_by_one(seed: int) -> None:
     ]
     one, many = SegmentBuilder("p", 0, ""), SegmentBuilder("p", 0, "")
     for entry, what in zip(entries, contents, strict=True):
-        if one.add(entry, what):
-            one.pack()
+        one.add([entry], [what])
     start = 0
     while start < len(entries):
         end = start + rng.randrange(0, 900)
-        many.add_all(entries[start:end], contents[start:end])
+        many.add(entries[start:end], contents[start:end])
         start = end
     assert (many.events, many.body_bytes) == (one.events, one.body_bytes)
     assert many.seal().data == one.seal().data
