@@ -82,6 +82,29 @@ async def crashing(new_server: NewServer, small: None, monkeypatch: pytest.Monke
     return Crashing(new_server(), monkeypatch)
 
 
+@pytest.fixture
+async def stored(
+    crashing: Crashing, tmp_path: Path, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> Crashing:
+    """The same on a store that outlives it, or is killed in its stead."""
+    crashing.server._flags += ("--redis-url", valkey.url)
+    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
+    return crashing
+
+
+def pid_of(valkey: EmbeddedValkey) -> int:
+    assert valkey.pid is not None
+    return valkey.pid
+
+
+async def killed_and_restarted(valkey: EmbeddedValkey) -> None:
+    """Waits until the store has been killed, and starts it again."""
+    pid = pid_of(valkey)
+    await eventually(lambda: not _alive(pid))
+    await valkey.stop()
+    await valkey.start()
+
+
 async def log(client: AsyncClient, project: str = P) -> list[Event]:
     return [event async for event in client.list_events(project, page_size=1_000)]
 
@@ -158,31 +181,21 @@ async def test_a_server_that_is_killed_while_it_archives(crashing: Crashing, pla
 
 @pytest.mark.parametrize("place", ["archive-storing", "archive-recorded", "archive-trimmed"])
 async def test_a_store_that_is_killed_while_it_is_archived(
-    crashing: Crashing,
-    place: str,
-    tmp_path: Path,
-    valkey: EmbeddedValkey,
-    monkeypatch: pytest.MonkeyPatch,
+    stored: Crashing, place: str, valkey: EmbeddedValkey
 ) -> None:
-    pid = valkey.pid
-    assert pid is not None
-    crashing.server._flags += ("--redis-url", valkey.url)
-    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
-    await crashing.start(place, pid)
-    async with AsyncClient(crashing.server.target, timeout=60) as client:
+    await stored.start(place, pid_of(valkey))
+    async with AsyncClient(stored.server.target, timeout=60) as client:
         acknowledged: dict[str, str] = {}
         reading = asyncio.create_task(read_on(client, acknowledged))
         publishing = asyncio.create_task(publish(client, acknowledged))
-        await eventually(lambda: not _alive(pid))
-        await valkey.stop()
-        await valkey.start()
+        await killed_and_restarted(valkey)
         await publishing
         await stopped(reading)
         await client.publish(P, "last", 60, request_id="last")
         # A process kills only once: the place is reached again, and the pid is nobody's.
-        await eventually(lambda: crashing.server.log)
-        await crashing.server.kill()
-        await crashing.server.start()
+        await eventually(lambda: stored.server.log)
+        await stored.server.kill()
+        await stored.server.start()
         await healthy(client)
         await client.publish(P, "last", 61)
         await settled(client)
@@ -190,7 +203,7 @@ async def test_a_store_that_is_killed_while_it_is_archived(
         assert {e.payload.decode(): e.sequence for e in events[:-2]} == acknowledged
         assert len(events) == 62
         await sound(client)
-    await crashing.server.end()
+    await stored.server.end()
 
 
 async def stopped(reading: asyncio.Task[None]) -> None:
@@ -316,19 +329,10 @@ async def test_a_server_that_is_killed_while_an_import_becomes_visible(
     ],
 )
 async def test_a_store_that_is_killed_while_something_is_imported(
-    crashing: Crashing,
-    place: str,
-    mode: ImportMode,
-    tmp_path: Path,
-    valkey: EmbeddedValkey,
-    monkeypatch: pytest.MonkeyPatch,
+    stored: Crashing, place: str, mode: ImportMode, tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
-    pid = valkey.pid
-    assert pid is not None
-    crashing.server._flags += ("--redis-url", valkey.url)
-    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
-    await crashing.server.start()
-    async with AsyncClient(crashing.server.target, timeout=60) as client:
+    await stored.server.start()
+    async with AsyncClient(stored.server.target, timeout=60) as client:
         for n in range(0, 1_500, 500):
             await client.publish_batch(P, _batch(n, 500))
         events = await log(client)
@@ -336,15 +340,13 @@ async def test_a_store_that_is_killed_while_something_is_imported(
         await client.export_to(P, tmp_path / "late.ctx")
         if place == "import-added":
             await client.import_from("copy", tmp_path / "early.ctx")
-        await crashing.server.kill()
-        await crashing.start(place, pid)
+        await stored.server.kill()
+        await stored.start(place, pid_of(valkey))
         await healthy(client)
         importing = asyncio.create_task(
             client.import_from("copy", tmp_path / "late.ctx", mode=mode)
         )
-        await eventually(lambda: not _alive(pid))
-        await valkey.stop()
-        await valkey.start()
+        await killed_and_restarted(valkey)
         await importing
         copied = await log(client, "copy")
         if mode is ImportMode.EXACT:
@@ -353,19 +355,14 @@ async def test_a_store_that_is_killed_while_something_is_imported(
             assert [e.metadata["original_sequence"] for e in copied] == [e.sequence for e in events]
         await sound(client, "copy")
         await sound(client)
-    await crashing.server.end()
+    await stored.server.end()
 
 
 async def test_a_store_that_is_killed_while_something_is_exported(
-    crashing: Crashing,
-    tmp_path: Path,
-    valkey: EmbeddedValkey,
-    monkeypatch: pytest.MonkeyPatch,
+    stored: Crashing, tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
-    crashing.server._flags += ("--redis-url", valkey.url)
-    monkeypatch.setenv("CONTEX_ARCHIVE_URL", (tmp_path / "archive").as_uri())
-    await crashing.server.start()
-    async with AsyncClient(crashing.server.target, timeout=60) as client:
+    await stored.server.start()
+    async with AsyncClient(stored.server.target, timeout=60) as client:
         await client.set_retention(P, Retention(store_events=30_000))
         for n in range(0, 40_000, 1_000):
             await client.publish_batch(P, _batch(n, 1_000))
@@ -376,8 +373,7 @@ async def test_a_store_that_is_killed_while_something_is_exported(
                     file.write(piece.data)
                     pieces += 1
                     if pieces in (3, 6):
-                        assert valkey.pid is not None
-                        os.kill(valkey.pid, signal.SIGKILL)
+                        os.kill(pid_of(valkey), signal.SIGKILL)
                         await valkey.stop()
                         await valkey.start()
         assert pieces > 6
@@ -385,7 +381,7 @@ async def test_a_store_that_is_killed_while_something_is_exported(
         report = await client.import_from("copy", tmp_path / "p.ctx")
         assert report.imported_count == 40_000
         assert await log(client, "copy") == await log(client)
-    await crashing.server.end()
+    await stored.server.end()
 
 
 async def test_a_server_that_is_killed_while_it_exports(crashing: Crashing, tmp_path: Path) -> None:
