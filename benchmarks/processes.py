@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from contex_server.log.connections import Connections, connect
+from contex_server.log.redis.connections import Connections, connect
 
 _START_S = 60.0
 _STOP_S = 15.0

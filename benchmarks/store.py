@@ -12,12 +12,12 @@ from typing import Any
 
 import hiredis
 from contex.v1 import event_service_pb2
-from contex_server.config import Limits
-from contex_server.log.connections import connect
-from contex_server.log.redis import RedisLog, key
+from contex_server.api.events import checks
+from contex_server.kernel.config import Limits
+from contex_server.kernel.model import Append, Draft, Origin
+from contex_server.log.redis.connections import connect
+from contex_server.log.redis.store import RedisLog, key
 from contex_server.matching.describe import describe
-from contex_server.model import Append, Draft, Origin
-from contex_server.rpc import validate_publish
 
 _READ_BYTES = 256 * 1024
 
@@ -117,9 +117,7 @@ def pack_append(raw_request: bytes) -> bytes:
 
     The describing texts are taken as known: no vectors go along.
     """
-    checked = validate_publish.publish(
-        event_service_pb2.PublishRequest.FromString(raw_request), "", Limits()
-    )
+    checked = checks.publish(event_service_pb2.PublishRequest.FromString(raw_request), "", Limits())
     drafts = tuple(
         Draft(
             event.body,

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from contex_server.app import Server
-from contex_server.config import Settings
+from contex_server.kernel.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders import Embedder, Role, Vector
 from contex_server.matching.embedders.minilm import MiniLM

@@ -12,13 +12,13 @@ from itertools import count
 from statistics import median
 
 import numpy as np
+from contex_server.kernel.model import BEGINNING, Agent, Need
 from contex_server.matching.answers import answer
 from contex_server.matching.background import Background, shipped_prior
 from contex_server.matching.data import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.needs import NeedIndex
 from contex_server.matching.score import Scorer
-from contex_server.model import BEGINNING, Agent, Need
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from contex_server.config import EmbedderSettings
+from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.background import Background, Prior
 from contex_server.matching.data import DataIndex
 from contex_server.matching.describe import describe

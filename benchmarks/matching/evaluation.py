@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from contex_server.kernel.model import BEGINNING, Agent, Need
 from contex_server.matching.answers import answer, scored
 from contex_server.matching.background import Prior
 from contex_server.matching.data import DataIndex
@@ -13,7 +14,6 @@ from contex_server.matching.embedders.minilm import DIMENSION, MODEL_ID
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.needs import NeedIndex
 from contex_server.matching.score import Floats, Scorer
-from contex_server.model import BEGINNING, Agent, Need
 from numpy.typing import NDArray
 
 from benchmarks.matching.baselines import Bm25, mix, rrf

@@ -25,65 +25,65 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from contex_server import workers
-from contex_server.archive.archive import Archive
-from contex_server.archive.archived_log import with_archive
-from contex_server.archive.objects import Objects
-from contex_server.config import EmbedderSettings, Settings
-from contex_server.errors import ContexError, StartupError
-from contex_server.log.archive_port import StoreLog
+from contex_server.agents.context import AgentContexts
+from contex_server.agents.journals import Journals
+from contex_server.agents.recorder import Recorder
+from contex_server.agents.registry import Agents
+from contex_server.api.agents.servicer import AgentServicer
+from contex_server.api.audit.servicer import AuditServicer
+from contex_server.api.events.servicer import EventServicer
+from contex_server.api.match.servicer import MatchServicer
+from contex_server.api.projects.servicer import ProjectServicer
+from contex_server.api.shared.wire import ProtobufCodec
+from contex_server.api.state.servicer import StateServicer
+from contex_server.api.transfer.servicer import TransferServicer
+from contex_server.audit.recorder import Audit
+from contex_server.audit.trail import AuditTrail
+from contex_server.edge.grpc import Calls, bind
+from contex_server.events.hub import Hub
+from contex_server.events.presence import Presence
+from contex_server.events.publisher import Publisher
+from contex_server.kernel.config import EmbedderSettings, Settings
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import ContexError, StartupError
+from contex_server.kernel.model import EventCodec
+from contex_server.kernel.telemetry import configure_logging
+from contex_server.log.archive import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
-from contex_server.log.redis import RedisLog
-from contex_server.log.sealing_port import SealingLog
+from contex_server.log.redis.store import RedisLog
+from contex_server.log.sealing import SealingLog
+from contex_server.match.backtest import Backtests
+from contex_server.match.feedback import Feedback
+from contex_server.match.matchers import Matchmaker
+from contex_server.match.questions import Questions
+from contex_server.match.reembedding import Reembedding
 from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import Models
 from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
-from contex_server.model import EventCodec
-from contex_server.projections.audit import AuditTrail
-from contex_server.projections.history import History
-from contex_server.projections.snapshots import Snapshots
-from contex_server.projections.snapshotter import Snapshotter
-from contex_server.projections.states import States
-from contex_server.publishing import Publisher
-from contex_server.retention.archived_keys import ArchivedKeys
-from contex_server.retention.archiver import Archiver
-from contex_server.retention.erasing import Eraser
-from contex_server.retention.keeping import Keeping
-from contex_server.retention.metrics import Metrics
-from contex_server.retention.pace import Pace
-from contex_server.retention.policy import Retention, Retentions
-from contex_server.retention.recovery import Recovery
-from contex_server.retention.removal import Removal
-from contex_server.retention.usage import Usages, UsageWatch
-from contex_server.retention.verification import Verification
-from contex_server.rpc.agents import AgentServicer
-from contex_server.rpc.audit import AuditServicer
-from contex_server.rpc.events import EventServicer
-from contex_server.rpc.handlers import Calls, bind
-from contex_server.rpc.matches import MatchServicer
-from contex_server.rpc.project import ProjectServicer
-from contex_server.rpc.state import StateServicer
-from contex_server.rpc.transfer import TransferServicer
-from contex_server.rpc.wire import ProtobufCodec
-from contex_server.sealing.keys import MasterKeys, create_key, read_key
-from contex_server.sealing.sealed_log import with_sealing
-from contex_server.sealing.sealer import Sealer
-from contex_server.subscriptions.agent_context import AgentContexts
-from contex_server.subscriptions.agents import Agents
-from contex_server.subscriptions.auditing import Audit
-from contex_server.subscriptions.backtest import Backtests
-from contex_server.subscriptions.feedback import Feedback
-from contex_server.subscriptions.hub import Hub
-from contex_server.subscriptions.journals import Journals
-from contex_server.subscriptions.matchmaker import Matchmaker
-from contex_server.subscriptions.presence import Presence
-from contex_server.subscriptions.questions import Questions
-from contex_server.subscriptions.recorder import Recorder
-from contex_server.subscriptions.reembedding import Reembedding
-from contex_server.subscriptions.streams import Drain
-from contex_server.telemetry import configure_logging
+from contex_server.projects.archiver import Archiver
+from contex_server.projects.erasure import Eraser
+from contex_server.projects.metrics import Metrics
+from contex_server.projects.pace import Pace
+from contex_server.projects.policy import Retention, Retentions
+from contex_server.projects.recovery import Recovery
+from contex_server.projects.removal import Removal
+from contex_server.projects.retention import Keeping
+from contex_server.projects.usage import Usages, UsageWatch
+from contex_server.projects.verification import Verification
+from contex_server.state.history import History
+from contex_server.state.snapshots import Snapshots
+from contex_server.state.snapshotter import Snapshotter
+from contex_server.state.states import States
+from contex_server.tiers.archive import Archive
+from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.archived_log import with_archive
+from contex_server.tiers.master_keys import MasterKeys, create_key, read_key
+from contex_server.tiers.objects import Objects
+from contex_server.tiers.sealed_log import with_sealing
+from contex_server.tiers.sealer import Sealer
 from contex_server.transfer.exporter import Exporter
 from contex_server.transfer.importer import Imports
 
@@ -286,7 +286,7 @@ class Server:
                 agents,
                 questions,
                 Backtests(self.log, codec, states, self.matchmaker, questions),
-                Feedback(self.log, codec, agents, questions),
+                Feedback(self.log, codec, questions),
                 self.matchmaker,
                 reembedding,
                 audit,

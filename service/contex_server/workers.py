@@ -12,8 +12,8 @@ from multiprocessing.context import SpawnProcess
 
 import structlog
 
-from contex_server.config import Settings
-from contex_server.errors import ContexError, StartupError
+from contex_server.kernel.config import Settings
+from contex_server.kernel.errors import ContexError, StartupError
 
 log = structlog.get_logger(__name__)
 

@@ -9,16 +9,9 @@ from typing import Any, cast
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.archive.archive import Archive
-from contex_server.archive.archived_log import with_archive
-from contex_server.archive.objects import Objects
-from contex_server.errors import ContexError, Reason
-from contex_server.log.claims import Claims
-from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.layer import LogLayer
-from contex_server.log.port import AgentWrite, EventLog, SnapshotInfo
-from contex_server.log.redis import RedisLog
-from contex_server.model import (
+from contex_server.api.shared.wire import ProtobufCodec
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import (
     BEGINNING,
     END_OF_TIME,
     Append,
@@ -28,11 +21,18 @@ from contex_server.model import (
     KeyState,
     Sequence,
 )
-from contex_server.retention.archived_keys import ArchivedKeys
-from contex_server.retention.archiver import Archiver
-from contex_server.retention.pace import Pace
-from contex_server.retention.policy import Retention, Retentions
-from contex_server.rpc.wire import ProtobufCodec
+from contex_server.log.claims import Claims
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.layer import LogLayer
+from contex_server.log.port import AgentWrite, EventLog, SnapshotInfo
+from contex_server.log.redis.store import RedisLog
+from contex_server.projects.archiver import Archiver
+from contex_server.projects.pace import Pace
+from contex_server.projects.policy import Retention, Retentions
+from contex_server.tiers.archive import Archive
+from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.archived_log import with_archive
+from contex_server.tiers.objects import Objects
 from redis.asyncio import Redis
 
 P = "shop"

@@ -22,9 +22,9 @@ import typer
 from contex.v1 import error_reason_pb2, event_service_pb2
 from contex_server.cli.application import application
 from contex_server.cli.exits import ExitCode
-from contex_server.config import EmbedderSettings, Settings
-from contex_server.errors import Reason
-from contex_server.rpc.status import code_of
+from contex_server.edge.status import code_of
+from contex_server.kernel.config import EmbedderSettings, Settings
+from contex_server.kernel.errors import Reason
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )

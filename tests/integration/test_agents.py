@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from contex_server.app import Server
-from contex_server.config import Limits
+from contex_server.kernel.config import Limits
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.score import shipped_weights
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from contex_server.app import Server
+from contex_server.events.feed import Feed, Reader
+from contex_server.events.hub import Channel
+from contex_server.events.stream import _Pulse
+from contex_server.kernel.model import BEGINNING
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import RedisLog
-from contex_server.model import BEGINNING
-from contex_server.subscriptions.feed import Feed, Reader
-from contex_server.subscriptions.hub import Channel
-from contex_server.subscriptions.project_matcher import Listening, ProjectMatcher
-from contex_server.subscriptions.streams import _Pulse
+from contex_server.log.redis.store import RedisLog
+from contex_server.match.project_matcher import Listening, ProjectMatcher
 
 from tests.integration.support import (
     Api,

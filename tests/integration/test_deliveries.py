@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 from contex_server.app import Server
-from contex_server.errors import store_unavailable
+from contex_server.kernel.errors import store_unavailable
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import key
+from contex_server.log.redis.store import key
 
 from tests.conftest import StartServer
 from tests.integration.support import (

@@ -13,8 +13,8 @@ from contex.v1 import event_pb2, project_service_pb2_grpc, state_service_pb2
 from contex.v1.project_service_pb2 import EraseDataRequest, Retention, SetRetentionRequest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import vectors_key
-from contex_server.sealing.sealer import FRESH_S
+from contex_server.log.redis.store import vectors_key
+from contex_server.tiers.sealer import FRESH_S
 from redis.exceptions import ResponseError
 
 from tests.conftest import StartServer

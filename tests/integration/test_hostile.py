@@ -67,13 +67,13 @@ from contex.v1.transfer_service_pb2 import (
     KeyMapping,
     Redaction,
 )
+from contex_server.api.shared.cursors import Token, encode_place, encode_position, encode_text
+from contex_server.api.state.servicer import fingerprint
 from contex_server.app import Server
-from contex_server.config import Settings
+from contex_server.kernel.config import Settings
+from contex_server.kernel.model import END_OF_TIME, RESERVED_TYPES, Sequence
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders import Embedder
-from contex_server.model import END_OF_TIME, RESERVED_TYPES, Sequence
-from contex_server.rpc.cursors import Token, encode_place, encode_position, encode_text
-from contex_server.rpc.state import fingerprint
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError, Message

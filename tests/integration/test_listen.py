@@ -12,7 +12,7 @@ import grpc
 import pytest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.subscriptions import project_matcher
+from contex_server.match import project_matcher
 
 from tests.conftest import StartServer
 from tests.integration.support import (

@@ -24,10 +24,10 @@ from contex.v1.project_service_pb2 import (
     SetRetentionRequest,
 )
 from contex_server.app import Server
-from contex_server.archive.archive import Archive
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import RedisLog, key
-from contex_server.model import BEGINNING, END_OF_TIME, EventFilter
+from contex_server.log.redis.store import RedisLog, key
+from contex_server.tiers.archive import Archive
 
 from tests.conftest import StartServer
 from tests.integration.support import (

@@ -10,7 +10,7 @@ import pytest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import Dimension, Tier
-from contex_server.log.redis import RedisLog, key
+from contex_server.log.redis.store import RedisLog, key
 
 from tests.integration.support import Api, P, event, ms
 

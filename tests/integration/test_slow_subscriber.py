@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from contex_server.app import Server
-from contex_server.config import KIB, MIB
+from contex_server.events.feed import Feed
+from contex_server.kernel.config import KIB, MIB
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import key
-from contex_server.subscriptions.feed import Feed
+from contex_server.log.redis.store import key
 from redis.asyncio import Redis
 
 from tests.conftest import StartServer

@@ -9,21 +9,29 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.errors import ContexError, Reason
+from contex_server.api.shared.wire import ProtobufCodec
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import (
+    BEGINNING,
+    END_OF_TIME,
+    Append,
+    Draft,
+    Entry,
+    KeyState,
+    Sequence,
+)
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import SnapshotInfo
-from contex_server.log.redis import RedisLog
-from contex_server.log.redis_keys import key
-from contex_server.model import BEGINNING, END_OF_TIME, Append, Draft, Entry, KeyState, Sequence
-from contex_server.projections.encoding import encode
-from contex_server.projections.fold import take
-from contex_server.projections.history import History
-from contex_server.projections.live import live
-from contex_server.projections.moments import Instant
-from contex_server.projections.snapshots import Snapshots
-from contex_server.projections.snapshotter import Snapshotter
-from contex_server.projections.states import States
-from contex_server.rpc.wire import ProtobufCodec
+from contex_server.log.redis.keys import key
+from contex_server.log.redis.store import RedisLog
+from contex_server.state.current import live
+from contex_server.state.fold import take
+from contex_server.state.history import History
+from contex_server.state.moments import Instant
+from contex_server.state.snapshot_format import encode
+from contex_server.state.snapshots import Snapshots
+from contex_server.state.snapshotter import Snapshotter
+from contex_server.state.states import States
 
 from tests.integration.support import P, eventually
 
@@ -142,7 +150,7 @@ async def test_the_live_state_is_exact_while_every_key_changes(
     log: RedisLog, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     if not at_once:
-        monkeypatch.setattr("contex_server.projections.live._AT_ONCE_KEYS", 100)
+        monkeypatch.setattr("contex_server.state.current._AT_ONCE_KEYS", 100)
     await publish(log, *(f"k{n}" for n in range(3_000)))
     busy = Interrupted(log)
     sequence, state = await live(busy, CODEC, P)  # type: ignore[arg-type]

@@ -13,20 +13,20 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from contex.v1 import event_pb2, state_service_pb2
+from contex_server.api.shared.wire import ProtobufCodec
 from contex_server.app import Server
-from contex_server.archive.archive import Archive
-from contex_server.archive.objects import Objects
-from contex_server.config import Settings
+from contex_server.kernel.config import Settings
+from contex_server.kernel.model import END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import RedisLog
-from contex_server.model import END_OF_TIME
-from contex_server.projections.snapshots import Snapshots
-from contex_server.projections.snapshotter import Snapshotter
-from contex_server.retention.archived_keys import ArchivedKeys
-from contex_server.retention.archiver import TASK, Archiver
-from contex_server.retention.pace import Pace
-from contex_server.retention.policy import Retention, Retentions
-from contex_server.rpc.wire import ProtobufCodec
+from contex_server.log.redis.store import RedisLog
+from contex_server.projects.archiver import TASK, Archiver
+from contex_server.projects.pace import Pace
+from contex_server.projects.policy import Retention, Retentions
+from contex_server.state.snapshots import Snapshots
+from contex_server.state.snapshotter import Snapshotter
+from contex_server.tiers.archive import Archive
+from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.objects import Objects
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from contex_server.app import Server
-from contex_server.log.archive_port import StoreLog
+from contex_server.log.archive import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import RedisLog
-from contex_server.retention.metrics import Metrics
-from contex_server.retention.policy import Retention, Retentions
-from contex_server.retention.usage import Limit, Usage, Usages, UsageWatch
+from contex_server.log.redis.store import RedisLog
+from contex_server.projects.metrics import Metrics
+from contex_server.projects.policy import Retention, Retentions
+from contex_server.projects.usage import Limit, Usage, Usages, UsageWatch
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from structlog.testing import capture_logs

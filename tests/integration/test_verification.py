@@ -16,9 +16,9 @@ from contex.v1 import (
 )
 from contex.v1.project_service_pb2 import VerifyProjectRequest
 from contex_server.app import Server
+from contex_server.kernel.model import BEGINNING, END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis import key, vectors_key
-from contex_server.model import BEGINNING, END_OF_TIME
+from contex_server.log.redis.store import key, vectors_key
 
 from tests.conftest import StartServer
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, refusal
@@ -249,7 +249,7 @@ def _forgotten(valkey: EmbeddedValkey, segments: int) -> Any:
     """Lets a store forget all but its first segments, and what came after them."""
     from contextlib import asynccontextmanager
 
-    from contex_server.log.redis import RedisLog
+    from contex_server.log.redis.store import RedisLog
     from redis.asyncio import Redis
 
     @asynccontextmanager

@@ -9,9 +9,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Append, Draft
 from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
-from contex_server.log.redis import RedisLog
-from contex_server.model import BEGINNING, END_OF_TIME, Append, Draft
+from contex_server.log.redis.store import RedisLog
 
 
 async def append(store: EmbeddedValkey, count: int) -> None:

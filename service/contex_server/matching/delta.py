@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
+from contex_server.kernel.model import DATA_DELETED, Event, MinDelta
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import exact_json, may_be_inexact
-from contex_server.model import DATA_DELETED, Event, MinDelta
 
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}")

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from contex_server.errors import ContexError, Reason, embedder_unavailable
+from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
+from contex_server.kernel.model import DATA_DELETED, Event, EventCodec
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import (
     INLINE_BYTES,
@@ -27,7 +28,6 @@ from contex_server.matching.encoding import (
     unpack,
 )
 from contex_server.matching.models import Models
-from contex_server.model import DATA_DELETED, Event, EventCodec
 
 log = structlog.get_logger(__name__)
 

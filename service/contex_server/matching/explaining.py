@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from contex_server.kernel.model import DATA_DELETED, Event, Match, Need
+from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.answers import scored
 from contex_server.matching.data import DataIndex, lexical_of
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
 from contex_server.matching.terms import words_of
-from contex_server.model import DATA_DELETED, Event, Match, Need
-from contex_server.model import Sequence as LogSequence
 
 TEXT_CHARS = 400
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from contex_server.errors import embedder_unavailable
+from contex_server.kernel.errors import embedder_unavailable
 from contex_server.matching.background import Prior, prior_of, shipped_prior, shipped_texts
 from contex_server.matching.embedders import Embedder, Role
 from contex_server.matching.embedders.minilm import MODEL_ID

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from contex_server.kernel.model import Agent, Match
 from contex_server.matching.background import Usual
 from contex_server.matching.data import NO_CHANGE, Change, DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.needs_numbers import KEPT, Floats, Rows
 from contex_server.matching.needs_rows import ROUNDING, NeedRows, Pairs
 from contex_server.matching.score import RIVALS, Scorer, saturation
-from contex_server.model import Agent, Match
 
 
 class NeedIndex:

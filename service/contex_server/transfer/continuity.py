@@ -7,7 +7,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from contex_server.model import BEGINNING, Entry, EventCodec, Links, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, EventCodec, Links, Sequence
 
 _NUMBER = rb"(?:0|[1-9]\d{0,18})"
 _ID = _NUMBER + b"-" + _NUMBER

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import orjson
 import zstandard
 
-from contex_server.model import EventCodec
+from contex_server.kernel.model import EventCodec
 from contex_server.transfer.items import FileFormat, Malformed, Reader
 from contex_server.transfer.legacy import LegacyReader
 from contex_server.transfer.lines import ZSTD_MAGIC, LinesReader

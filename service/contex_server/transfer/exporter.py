@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import orjson
 
-from contex_server.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.model import BEGINNING, Entry, EventCodec, EventFilter, Sequence
 from contex_server.log.pages import check_readable, pages
 from contex_server.log.port import AgentRecord, EventLog
-from contex_server.log.transfer_port import TransferLog
-from contex_server.model import BEGINNING, Entry, EventCodec, EventFilter, Sequence
-from contex_server.projections.moments import rfc3339
+from contex_server.log.transfer import TransferLog
+from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import Chain, FileFormat, Manifest, Summary, Writer
 from contex_server.transfer.lines import LinesWriter
 from contex_server.transfer.native import NativeWriter

@@ -21,13 +21,11 @@ from uuid import uuid4
 import orjson
 import structlog
 
-from contex_server.errors import ContexError, Reason
-from contex_server.failpoints import reached
-from contex_server.log.port import AgentRecord, EventLog
-from contex_server.log.transfer_port import Restored, TransferLog
-from contex_server.matching.describe import PayloadMalformed, describe
-from contex_server.matching.embeddings import describe_event
-from contex_server.model import (
+from contex_server.audit.recorder import IMPORTED, action_note
+from contex_server.events.publisher import Publisher
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.model import (
     BEGINNING,
     DATA_DELETED,
     SERVICE_TYPES,
@@ -37,13 +35,16 @@ from contex_server.model import (
     Record,
     Sequence,
 )
-from contex_server.projections.moments import rfc3339
-from contex_server.publishing import Publisher
-from contex_server.retention.archiver import Archiver
-from contex_server.retention.policy import Retentions
-from contex_server.retention.recovery import Recovery
-from contex_server.sealing.sealer import Sealer
-from contex_server.subscriptions.auditing import IMPORTED, action_note
+from contex_server.log.port import AgentRecord, EventLog
+from contex_server.log.transfer import Restored, TransferLog
+from contex_server.matching.describe import PayloadMalformed, describe
+from contex_server.matching.embeddings import describe_event
+from contex_server.projects.archiver import Archiver
+from contex_server.projects.policy import Retentions
+from contex_server.projects.recovery import Recovery
+from contex_server.state.moments import rfc3339
+from contex_server.tiers.sealer import Sealer
+from contex_server.transfer.commit import Landing
 from contex_server.transfer.continuity import Broken, Continuity
 from contex_server.transfer.detection import detect, reader_of
 from contex_server.transfer.items import (
@@ -58,10 +59,9 @@ from contex_server.transfer.items import (
     Summary,
     Vectors,
 )
-from contex_server.transfer.landing import Landing
+from contex_server.transfer.plan import Mode, Report, Wanted
 from contex_server.transfer.redaction import redacted, remapped
 from contex_server.transfer.staging import Staging
-from contex_server.transfer.wanted import Mode, Report, Wanted
 
 log = structlog.get_logger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol, Self, TypeAlias
 
-from contex_server.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import Entry
 from contex_server.log.port import AgentRecord
-from contex_server.model import Entry
 
 
 class FileFormat(IntEnum):

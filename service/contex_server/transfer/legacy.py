@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from contex_server.model import DATA_PUBLISHED, RESERVED_TYPES, EventCodec, Record, Sequence
+from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, EventCodec, Record, Sequence
 from contex_server.transfer.items import Events, Item, Malformed, Manifest
 
 _MAX_BYTES = 256 * 1024 * 1024

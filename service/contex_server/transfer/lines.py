@@ -23,9 +23,9 @@ from typing import Any
 import orjson
 import zstandard
 
-from contex_server.log.blocks import packed
-from contex_server.model import Entry, Erasure, EventCodec, Record, Sequence
-from contex_server.projections.moments import rfc3339
+from contex_server.kernel.blocks import packed
+from contex_server.kernel.model import Entry, Erasure, EventCodec, Record, Sequence
+from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import (
     Chain,
     Events,

@@ -6,8 +6,8 @@ from collections.abc import Sequence as SequenceOf
 
 import orjson
 
-from contex_server.model import Entry, EventCodec
-from contex_server.projections.parquet_file import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
+from contex_server.kernel.model import Entry, EventCodec
+from contex_server.kernel.parquet import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
 from contex_server.transfer.items import Chain, EventsOnly, Manifest, Summary
 
 _COLUMNS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from contex_server.model import EventFilter
+from contex_server.kernel.model import EventFilter
 
 
 class RedactionAction(IntEnum):

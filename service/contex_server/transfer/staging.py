@@ -10,12 +10,9 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
-from contex_server.errors import ContexError, Reason
-from contex_server.failpoints import reached
-from contex_server.log.claims import HOLD_MS, Claims
-from contex_server.log.port import SnapshotInfo
-from contex_server.log.transfer_port import Restored, TransferLog, named
-from contex_server.model import (
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.model import (
     BEGINNING,
     DATA_DELETED,
     SUBJECT,
@@ -23,11 +20,14 @@ from contex_server.model import (
     EventCodec,
     KeyState,
 )
-from contex_server.projections.encoding import encode
-from contex_server.retention.archiver import SNAPSHOT_EVENTS, Archiver, NewSegment
-from contex_server.retention.policy import Retention
-from contex_server.retention.recovery import Recovery
-from contex_server.sealing.sealer import Sealer
+from contex_server.log.claims import HOLD_MS, Claims
+from contex_server.log.port import SnapshotInfo
+from contex_server.log.transfer import Restored, TransferLog, named
+from contex_server.projects.archiver import SNAPSHOT_EVENTS, Archiver, NewSegment
+from contex_server.projects.policy import Retention
+from contex_server.projects.recovery import Recovery
+from contex_server.state.snapshot_format import encode
+from contex_server.tiers.sealer import Sealer
 
 _SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
 """How the name of the metadatum lies in an event."""

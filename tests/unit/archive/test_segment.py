@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from contex_server.archive.segment import SegmentBuilder
-from contex_server.log.blocks import BLOCK_BYTES
-from contex_server.model import Entry
+from contex_server.kernel.blocks import BLOCK_BYTES
+from contex_server.kernel.model import Entry
+from contex_server.tiers.segment import SegmentBuilder
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from contex_server.cli.serve import embedder_of, explain
-from contex_server.config import Settings
+from contex_server.kernel.config import Settings
 from pydantic import ValidationError
 from typer import BadParameter
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from contex_server.errors import Reason
-from contex_server.log.connections import connect, translate
-from contex_server.log.redis import bucket_of, key
-from contex_server.log.redis_keys import BUCKETS
+from contex_server.kernel.errors import Reason
+from contex_server.log.redis.connections import connect, translate
+from contex_server.log.redis.keys import BUCKETS
+from contex_server.log.redis.store import bucket_of, key
 from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ResponseError
 
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import toon_format
 import yaml
-from contex_server.config import Settings
+from contex_server.kernel.config import Settings
 from contex_server.matching.context import Form, Item, fit, render, render_one
 from contex_server.matching.payload_values import NESTING, plain_value
 from contex_server.matching.tokens import EstimateCounter, TokenizerFile, token_counter

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 import pytest
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event
 from contex_server.matching.delta import MinDelta, is_update_worth, parse_pointer
-from contex_server.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event
 from hypothesis import given
 from hypothesis import strategies as st
 

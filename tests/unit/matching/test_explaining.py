@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event, Match, Need
 from contex_server.matching import data as data_module
 from contex_server.matching.answers import answer
 from contex_server.matching.background import Background
@@ -20,7 +21,6 @@ from contex_server.matching.explaining import TEXT_CHARS, Explanation, explain
 from contex_server.matching.score import Scorer, shipped_weights
 from contex_server.matching.terms import terms_of
 from contex_server.matching.vectors import VectorIndex
-from contex_server.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event, Match, Need
 
 from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import DIMENSION, TOPICS, VOCABULARY, Corpus, prior

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contex_server.kernel.model import BEGINNING, Agent, Need
 from contex_server.matching.answers import answer
 from contex_server.matching.background import Background
 from contex_server.matching.data import DataIndex
@@ -14,7 +15,6 @@ from contex_server.matching.encoding import Encoding, as_stored, unit
 from contex_server.matching.needs import NeedIndex
 from contex_server.matching.score import Scorer, shipped_weights
 from contex_server.matching.terms import terms_of
-from contex_server.model import BEGINNING, Agent, Need
 
 from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import DIMENSION, Corpus, prior

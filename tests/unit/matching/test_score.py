@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contex_server.config import Settings
+from contex_server.kernel.config import Settings
 from contex_server.matching.score import RIVALS, Scorer, rarity, saturation, shipped_weights
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from contex_server.errors import ContexError
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.port import Bounds, Counters, Dimension, Tier
-from contex_server.model import BEGINNING, Sequence
-from contex_server.projections.activity import (
+from contex_server.projects.activity import (
     DAY,
     HOUR,
     MAX_BUCKETS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from contex_server.model import DATA_DELETED, Event
-from contex_server.projections.blame import Part, blame
+from contex_server.kernel.model import DATA_DELETED, Event
+from contex_server.state.blame import Part, blame
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from contex_server.projections.patches import Omitted, Patch, json_patch, patch
+from contex_server.state.patches import Omitted, Patch, json_patch, patch
 from hypothesis import given
 from hypothesis import strategies as st
 

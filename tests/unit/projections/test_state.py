@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
-from contex_server.model import BEGINNING, KeyState, Sequence
-from contex_server.projections.encoding import SnapshotDamaged, decode, encode
-from contex_server.projections.state import EMPTY, Selection, State, differing
+from contex_server.kernel.model import BEGINNING, KeyState, Sequence
+from contex_server.state.snapshot_format import SnapshotDamaged, decode, encode
+from contex_server.state.state import EMPTY, Selection, State, differing
 from hypothesis import given
 from hypothesis import strategies as st
 

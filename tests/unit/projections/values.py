@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from contex_server.model import Event, KeyState, Sequence
+from contex_server.kernel.model import Event, KeyState, Sequence
 from hypothesis import strategies as st
 
 KEYS = st.text("abc/.?*"[:5], min_size=1, max_size=4)

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from contex_server.retention import pace as module
-from contex_server.retention.pace import CALM, Pace
+from contex_server.projects import pace as module
+from contex_server.projects.pace import CALM, Pace
 
 P = "p"
 

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from contex_server.errors import ContexError, Reason
-from contex_server.model import END_OF_TIME, Sequence
-from contex_server.rpc.cursors import (
+from contex_server.api.shared.cursors import (
     Token,
     decode_position,
     decode_text,
     encode_position,
     encode_text,
 )
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import END_OF_TIME, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 

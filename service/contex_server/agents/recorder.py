@@ -1,0 +1,255 @@
+"""Records what agents are sent, before it is sent.
+
+So what an agent has received is always on record, also after a server was killed. What was
+recorded and lost on the way is sent again, and is recorded as a resend then. Messages that
+are to be recorded at the same time share a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import groupby
+from typing import NamedTuple
+from uuid import uuid4
+
+import structlog
+
+from contex_server.events.feed import Chunk, Delivery
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import DATA_DELETED, Agent, Event, Match, Origin, Sequence
+from contex_server.log.port import EventLog, Sent, SentEvent
+
+log = structlog.get_logger(__name__)
+
+STREAM = "stream"
+NEEDS_CHANGED = "needs_changed"
+ANSWER = "answer"
+_BACKOFF_S = (0.05, 2.0)
+_EVENTS = 256
+"""Events of one note: what is longer is split."""
+_CLOSE_S = 2.0
+
+
+class _Waiting(NamedTuple):
+    """Messages that wait to be noted."""
+
+    project: str
+    messages: tuple[Sent, ...]
+    repeated: bool
+    future: asyncio.Future[None]
+
+
+class Recorder:
+    """Records deliveries for all streams of a process."""
+
+    def __init__(self, event_log: EventLog, *, enabled: bool) -> None:
+        self._log = event_log
+        self._enabled = enabled
+        self._waiting: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._task = asyncio.create_task(self._run(), name="contex-recorder")
+
+    async def close(self) -> None:
+        """Notes what is under way, then stops."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.gather(*self._tasks)
+        self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(self._task, *self._tasks, return_exceptions=True)
+
+    async def answered(
+        self, project: str, agent: Agent, data: Iterable[tuple[Event, tuple[Match, ...]]]
+    ) -> None:
+        """Records the data of an answer.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE: it can't be given then.
+        """
+        events = tuple(_sent_event(event, matches) for event, matches in data)
+        if self._enabled and events:
+            position = max(event.sequence for event in events)
+            await self._record(project, _split(agent, "", 0, ANSWER, position, events))
+
+    def stream(self, project: str, agent_id: str, origin: Origin) -> RecordedStream:
+        """The record of a new stream of an agent."""
+        return RecordedStream(self, project, agent_id, origin)
+
+    async def _record(
+        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+    ) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(project, tuple(messages), repeated, future))
+        self._wake.set()
+        await future
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            # One turn of the loop: who wakes by the same events comes along.
+            await asyncio.sleep(0)
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            by_project = sorted(waiting, key=lambda item: item.project)
+            await asyncio.gather(
+                *(
+                    self._note(project, list(several))
+                    for project, several in groupby(by_project, key=lambda item: item.project)
+                )
+            )
+
+    async def _note(self, project: str, several: list[_Waiting]) -> None:
+        wanted = [item for item in several if not item.future.done()]
+        error: Exception | None = None
+        try:
+            await self._log.note_sent(
+                project,
+                [message for item in wanted for message in item.messages],
+                repeated=any(item.repeated for item in wanted),
+            )
+        except ContexError as refused:
+            if refused.reason is Reason.STORE_FULL:
+                # Reads go on where the store takes no writes.
+                log.warning("deliveries_unrecorded", project=project, messages=len(wanted))
+            else:
+                error = refused
+        except Exception as failure:
+            log.exception("recording_failed", project=project)
+            error = ContexError(Reason.INTERNAL, f"recording failed: {failure!r}")
+        for item in wanted:
+            if not item.future.done():
+                if error is None:
+                    item.future.set_result(None)
+                else:
+                    item.future.set_exception(error)
+
+    def _in_background(self, work: asyncio.Task[None]) -> None:
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+
+
+class RecordedStream:
+    """The record of one stream of an agent.
+
+    Attributes:
+        stream_id: Identifies it.
+    """
+
+    def __init__(self, recorder: Recorder, project: str, agent_id: str, origin: Origin) -> None:
+        self.stream_id = uuid4().hex[:16]
+        self._recorder = recorder
+        self._project = project
+        self._agent_id = agent_id
+        self._origin = origin
+        self._number = 0
+        self._opened = False
+
+    async def opened(self, start: Sequence) -> None:
+        """Notes that the stream is opened.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        if self._recorder._enabled:
+            await self._note(start)
+            self._opened = True
+
+    def closed(self) -> None:
+        """Notes, in the background, that it has ended."""
+        if self._opened:
+            self._recorder._in_background(
+                asyncio.create_task(self._closed(), name="contex-stream-closed")
+            )
+
+    async def sending(self, chunk: Chunk) -> None:
+        """Notes what is about to be sent; returns when it is on record.
+
+        While the store is away it waits.
+        """
+        if not self._recorder._enabled or not chunk.deliveries:
+            return
+        messages = self._messages(chunk)
+        delay, repeated = _BACKOFF_S[0], False
+        while messages:
+            try:
+                await self._recorder._record(self._project, messages, repeated=repeated)
+            except ContexError as error:
+                if error.reason is not Reason.STORE_UNAVAILABLE:
+                    raise
+                # What was noted already is left, by the messages' numbers.
+                await asyncio.sleep(random.uniform(delay / 2, delay))
+                delay, repeated = min(2 * delay, _BACKOFF_S[1]), True
+            else:
+                return
+
+    def _messages(self, chunk: Chunk) -> list[Sent]:
+        change = chunk.change
+        kind, deliveries = STREAM, list(chunk.deliveries)
+        if change is not None:
+            kind, deliveries = NEEDS_CHANGED, list(change.data)
+        messages: list[Sent] = []
+        for agent, several in groupby(deliveries, key=lambda delivery: delivery.agent):
+            assert agent is not None, "deliveries of an agent's feed say by which registration"
+            events = tuple(map(_sent_delivery, several))
+            parts = _split(agent, self.stream_id, self._number + 1, kind, chunk.position, events)
+            self._number += len(parts)
+            messages += parts
+        return messages
+
+    async def _closed(self) -> None:
+        with suppress(ContexError):
+            await self._note(None)
+
+    async def _note(self, start: Sequence | None) -> None:
+        try:
+            await self._recorder._log.note_stream(
+                self._project, self._agent_id, self.stream_id, start, self._origin
+            )
+        except ContexError as error:
+            if error.reason is not Reason.STORE_FULL:
+                raise
+            log.warning("stream_unrecorded", project=self._project, agent_id=self._agent_id)
+
+
+def _split(
+    agent: Agent,
+    stream_id: str,
+    number: int,
+    kind: str,
+    position: Sequence,
+    events: tuple[SentEvent, ...],
+) -> list[Sent]:
+    needs = tuple(need.text for need in agent.needs)
+    return [
+        Sent(
+            agent.agent_id,
+            stream_id,
+            number + index,
+            kind,
+            agent.updated_ms,
+            position,
+            needs,
+            events[start : start + _EVENTS],
+        )
+        for index, start in enumerate(range(0, len(events), _EVENTS))
+    ]
+
+
+def _sent_delivery(delivery: Delivery) -> SentEvent:
+    assert delivery.event is not None, "what was matched has been decoded"
+    return _sent_event(delivery.event, delivery.matches)
+
+
+def _sent_event(event: Event, matches: tuple[Match, ...]) -> SentEvent:
+    return SentEvent(
+        event.sequence,
+        event.data_key,
+        event.revision,
+        event.event_type == DATA_DELETED,
+        tuple((match.need_index, match.score) for match in matches),
+    )

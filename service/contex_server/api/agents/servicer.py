@@ -1,0 +1,301 @@
+"""AgentService: validate, call the domain, convert."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+
+from contex.v1 import agent_service_pb2
+
+from contex_server.agents.context import AgentContexts
+from contex_server.agents.journals import Journals, Sending
+from contex_server.agents.recorder import Recorder
+from contex_server.agents.registry import Agents
+from contex_server.api.agents import messages
+from contex_server.api.shared import fields, need_fields, wire
+from contex_server.api.shared.cursors import (
+    Token,
+    decode_position,
+    decode_text,
+    encode_position,
+    encode_text,
+)
+from contex_server.edge.grpc import Write
+from contex_server.edge.identity import caller
+from contex_server.events.feed import Delivery
+from contex_server.events.presence import Presence
+from contex_server.events.stream import Message, StreamLimits, stream
+from contex_server.kernel.config import Settings
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import event_not_found, invalid_field
+from contex_server.kernel.model import Entry, Sequence
+from contex_server.log.pages import check_readable
+from contex_server.log.port import EventLog
+from contex_server.match.matchers import Matchmaker
+from contex_server.matching.context import Form
+from contex_server.state.moments import resolve
+
+DEFAULT_MAX_MATCHES = 10
+_INLINE_BYTES = 16 * 1024
+"""What is larger is written out in a thread: 1 MiB of JSON as YAML takes 0.9 s."""
+
+
+class AgentServicer:
+    """See `protos/contex/v1/agent_service.proto`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        agents: Agents,
+        matchmaker: Matchmaker,
+        recorder: Recorder,
+        journals: Journals,
+        contexts: AgentContexts,
+        presence: Presence,
+        drain: Drain,
+    ) -> None:
+        self._settings = settings
+        self._limits = settings.limits
+        self._log = log
+        self._agents = agents
+        self._matchmaker = matchmaker
+        self._recorder = recorder
+        self._journals = journals
+        self._contexts = contexts
+        self._presence = presence
+        self._drain = drain
+
+    async def register_agent(
+        self, request: agent_service_pb2.RegisterAgentRequest
+    ) -> agent_service_pb2.RegisterAgentResponse:
+        """RegisterAgent."""
+        project, agent_id = _ids(request)
+        last_seen = None
+        if request.HasField("last_seen_sequence"):
+            last_seen = fields.sequence(request.last_seen_sequence, "last_seen_sequence")
+        wishes = replace(
+            need_fields.wishes(request, self._limits, required=True),
+            max_matches=need_fields.max_matches(
+                request.max_matches or DEFAULT_MAX_MATCHES, self._limits
+            ),
+        )
+        budget = need_fields.budget(request, self._limits)
+        registered = await self._agents.register(
+            project, agent_id, wishes, last_seen=last_seen, budget=budget, origin=caller()
+        )
+        answer = registered.answer
+        return agent_service_pb2.RegisterAgentResponse(
+            agent=wire.agent_message(registered.agent, registered.acknowledged),
+            data=wire.data_messages(answer.data),
+            sequence=str(answer.sequence),
+            cursor=encode_position(Token.CURSOR, project, registered.resume),
+            context=wire.context_message(answer.context),
+        )
+
+    async def update_agent(
+        self, request: agent_service_pb2.UpdateAgentRequest
+    ) -> agent_service_pb2.UpdateAgentResponse:
+        """UpdateAgent."""
+        project, agent_id = _ids(request)
+        wishes = need_fields.wishes(request, self._limits, required=False)
+        if request.HasField("max_matches"):
+            maximum = need_fields.max_matches(request.max_matches, self._limits)
+            wishes = replace(wishes, max_matches=maximum)
+        budget = need_fields.budget(request, self._limits)
+        updated = await self._agents.update(
+            project, agent_id, wishes, budget=budget, origin=caller()
+        )
+        answer = updated.answer
+        return agent_service_pb2.UpdateAgentResponse(
+            agent=wire.agent_message(updated.agent, updated.acknowledged),
+            data=wire.data_messages(answer.data),
+            sequence=str(answer.sequence),
+            context=wire.context_message(answer.context),
+        )
+
+    async def get_agent(
+        self, request: agent_service_pb2.GetAgentRequest
+    ) -> agent_service_pb2.GetAgentResponse:
+        """GetAgent."""
+        agent, acknowledged = await self._agents.get(*_ids(request))
+        return agent_service_pb2.GetAgentResponse(agent=wire.agent_message(agent, acknowledged))
+
+    async def list_agents(
+        self, request: agent_service_pb2.ListAgentsRequest
+    ) -> agent_service_pb2.ListAgentsResponse:
+        """ListAgents."""
+        project = fields.project(request.project)
+        size = fields.page_size(request.page_size, self._limits)
+        after = ""
+        if request.page_token:
+            after = decode_text(Token.AGENTS_PAGE, project, request.page_token, "page_token")
+        page = await self._agents.page(project, after, size + 1)
+        response = agent_service_pb2.ListAgentsResponse(
+            agents=[wire.agent_message(agent, acknowledged) for agent, acknowledged in page[:size]]
+        )
+        if len(page) > size:
+            last = response.agents[-1].agent_id
+            response.next_page_token = encode_text(Token.AGENTS_PAGE, project, last)
+        return response
+
+    async def unregister_agent(
+        self, request: agent_service_pb2.UnregisterAgentRequest
+    ) -> agent_service_pb2.UnregisterAgentResponse:
+        """UnregisterAgent."""
+        sequence = await self._agents.unregister(*_ids(request), caller())
+        return agent_service_pb2.UnregisterAgentResponse(sequence=str(sequence))
+
+    async def listen(self, request: agent_service_pb2.ListenRequest, write: Write) -> None:
+        """Listen."""
+        project, agent_id = _ids(request)
+        heartbeat_s = fields.heartbeat_s(
+            request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
+        )
+        form = need_fields.context_format(request.context_format)
+        _, acknowledged = await self._agents.get(project, agent_id)
+        position = self._start(project, request, acknowledged)
+        check_readable(await self._log.bounds(project), position)
+        async with (
+            self._matchmaker.project(project) as matcher,
+            matcher.listening(agent_id) as listening,
+        ):
+
+            async def select(entries: list[Entry]) -> list[Delivery]:
+                return await matcher.select(listening, entries)
+
+            messages = stream(
+                self._log,
+                project,
+                listening.feed,
+                select,
+                position,
+                heartbeat_s=heartbeat_s,
+                limits=StreamLimits(
+                    self._settings.message_bytes, self._settings.replay_page_events
+                ),
+                drain=self._drain,
+            )
+            record = self._recorder.stream(project, agent_id, caller())
+            await record.opened(position)
+            try:
+                with self._presence.listener(project):
+                    async with aclosing(messages):
+                        async for message in messages:
+                            if message.chunk is not None:
+                                await record.sending(message.chunk)
+                            await write(await self._rendered(project, message, form))
+            finally:
+                record.closed()
+
+    async def _rendered(self, project: str, message: Message, form: Form) -> bytes:
+        render = partial(wire.stream_message, project, message, matched=True, form=form)
+        if form and wire.size_of(message) > _INLINE_BYTES:
+            return await asyncio.to_thread(render)
+        return render()
+
+    async def acknowledge(
+        self, request: agent_service_pb2.AcknowledgeRequest
+    ) -> agent_service_pb2.AcknowledgeResponse:
+        """Acknowledge."""
+        project, agent_id = _ids(request)
+        match request.WhichOneof("position"):
+            case "cursor":
+                position = decode_position(Token.CURSOR, project, request.cursor, "cursor")
+            case "sequence":
+                position = fields.sequence(request.sequence, "sequence")
+            case _:
+                raise invalid_field("position", "a cursor or a sequence is required")
+        stands = await self._agents.acknowledge(project, agent_id, position, caller())
+        return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
+
+    async def get_agent_context(
+        self, request: agent_service_pb2.GetAgentContextRequest
+    ) -> agent_service_pb2.GetAgentContextResponse:
+        """GetAgentContext."""
+        project, agent_id = _ids(request)
+        near_misses = need_fields.near_misses(request.near_misses)
+        as_of = fields.moment(request.as_of, "as_of") if request.HasField("as_of") else None
+        context = await self._contexts.get(
+            project,
+            agent_id,
+            await resolve(self._log, project, as_of),
+            payloads=not request.omit_payloads,
+            near_misses=near_misses,
+        )
+        return messages.context_message(context)
+
+    async def list_deliveries(
+        self, request: agent_service_pb2.ListDeliveriesRequest
+    ) -> agent_service_pb2.ListDeliveriesResponse:
+        """ListDeliveries."""
+        project = fields.project(request.project)
+        size = fields.page_size(request.page_size, self._limits)
+        backwards = fields.is_backwards(request.order)
+        match request.WhichOneof("of"):
+            case "sequence":
+                sendings, token = await self._receivers(project, request, size)
+            case "agent_id":
+                sendings, token = await self._sent_to(project, request, size, backwards)
+            case _:
+                raise invalid_field("of", "a sequence or an agent_id is required")
+        return agent_service_pb2.ListDeliveriesResponse(
+            deliveries=map(messages.delivery_message, sendings), next_page_token=token
+        )
+
+    async def _receivers(
+        self, project: str, request: agent_service_pb2.ListDeliveriesRequest, size: int
+    ) -> tuple[list[Sending], str]:
+        for field in ("since", "until"):
+            if request.HasField(field):
+                raise invalid_field(field, "must be unset where a sequence is given")
+        event = fields.sequence(request.sequence, "sequence")
+        after, kind = "", Token.RECEIVERS_PAGE
+        if request.page_token:
+            after = decode_text(kind, project, request.page_token, "page_token")
+        sendings, last = await self._journals.receivers(project, event, after, size)
+        if not sendings and not after and (await self._log.get(project, [event]))[0] is None:
+            raise event_not_found(project, event)
+        return sendings, encode_text(kind, project, last) if last else ""
+
+    async def _sent_to(
+        self,
+        project: str,
+        request: agent_service_pb2.ListDeliveriesRequest,
+        size: int,
+        backwards: bool,
+    ) -> tuple[list[Sending], str]:
+        agent_id = fields.agent_id(request.agent_id)
+        after = fields.lower_end(request.since, request.HasField("since"))
+        until = fields.upper_end(request.until, request.HasField("until"))
+        kind = Token.DELIVERIES_BACK_PAGE if backwards else Token.DELIVERIES_PAGE
+        if request.page_token:
+            resume = decode_position(kind, project, request.page_token, "page_token")
+            after, until = (after, resume.prev()) if backwards else (resume, until)
+        sendings, place = await self._journals.sent_to(
+            project, agent_id, after, until, size, backwards=backwards
+        )
+        return sendings, encode_position(kind, project, place) if place else ""
+
+    def _start(
+        self,
+        project: str,
+        request: agent_service_pb2.ListenRequest,
+        acknowledged: Sequence,
+    ) -> Sequence:
+        match request.WhichOneof("start"):
+            case "cursor":
+                return decode_position(Token.CURSOR, project, request.cursor, "cursor")
+            case "after_sequence":
+                return fields.sequence(request.after_sequence, "after_sequence")
+            case _:
+                return acknowledged
+
+
+def _ids(request: object) -> tuple[str, str]:
+    return (
+        fields.project(request.project),  # type: ignore[attr-defined]
+        fields.agent_id(request.agent_id),  # type: ignore[attr-defined]
+    )

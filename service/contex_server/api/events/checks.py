@@ -1,0 +1,169 @@
+"""What a publish asks for. Every field is checked here, as in `validate`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from contex.v1 import event_pb2, event_service_pb2
+
+from contex_server.api.shared import fields
+from contex_server.events.publisher import NewEvent
+from contex_server.kernel.config import Limits
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.model import (
+    DATA_DELETED,
+    DATA_PUBLISHED,
+    RESERVED_TYPES,
+    SUBJECT,
+    Durability,
+)
+
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
+PublishLike = event_service_pb2.PublishRequest | event_service_pb2.PublishStreamRequest
+_DURABILITIES = {
+    event_pb2.DURABILITY_UNSPECIFIED: Durability.FSYNC,
+    event_pb2.DURABILITY_MEMORY: Durability.MEMORY,
+    event_pb2.DURABILITY_FSYNC: Durability.FSYNC,
+    event_pb2.DURABILITY_REPLICATED: Durability.REPLICATED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A checked publish."""
+
+    project: str
+    events: tuple[NewEvent, ...]
+    request_id: str
+    durability: Durability
+    publisher: str
+
+
+def publish(request: PublishLike, identity: str, limits: Limits) -> Publish:
+    """A publish, or one batch of a stream; who names no publisher is named by `identity`.
+
+    Raises:
+        ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
+    """
+    name = fields.project(request.project)
+    request_id, publisher = request.request_id, request.publisher or identity
+    if request_id:
+        fields.match_name(fields.REQUEST_ID, request_id, "request_id")
+    if publisher:
+        fields.match_name(fields.PUBLISHER, publisher, "publisher")
+    durability = request.durability
+    if durability not in _DURABILITIES:
+        raise invalid_field("durability", f"{durability} is no Durability")
+    count = len(request.events)
+    if not 1 <= count <= limits.events_per_batch:
+        raise invalid_field("events", f"must hold 1 to {limits.events_per_batch}, not {count}")
+    if count > 1:
+        size = request.ByteSize()
+        if size > limits.batch_bytes:
+            raise _too_large("events", size, limits.batch_bytes)
+    events = tuple(
+        _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
+    )
+    return Publish(name, events, request_id, _DURABILITIES[durability], publisher)
+
+
+def _new_event(
+    event: event_service_pb2.NewEvent, index: int, publisher: str, limits: Limits
+) -> NewEvent:
+    try:
+        return _checked_event(event, publisher, limits)
+    except ContexError as error:
+        field = f"events[{index}].{error.field}"
+        message = error.message.replace(f"{error.field}:", f"{field}:", 1)
+        raise ContexError(error.reason, message, metadata=error.metadata, field=field) from None
+
+
+def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Limits) -> NewEvent:
+    key, kind, payload = event.data_key, event.event_type, event.payload
+    content_type, description, tombstone = event.content_type, event.description, event.tombstone
+    if kind:
+        if kind in RESERVED_TYPES:
+            raise ContexError(
+                Reason.EVENT_TYPE_RESERVED,
+                f"event_type: {kind!r} is written by the service only; leave it empty to "
+                "publish data, set tombstone to delete",
+                field="event_type",
+            )
+        fields.match_name(fields.EVENT_TYPE, kind, "event_type")
+    if key or not kind:
+        fields.match_name(fields.DATA_KEY, key, "data_key")
+    if len(payload) > limits.payload_bytes:
+        raise _too_large("payload", len(payload), limits.payload_bytes)
+    if content_type and (
+        len(content_type) > limits.content_type_chars or not _CONTENT_TYPE.fullmatch(content_type)
+    ):
+        raise invalid_field(
+            "content_type",
+            f"must be a media type of at most {limits.content_type_chars} characters",
+        )
+    if len(description) * 4 > limits.description_bytes:
+        size = len(description.encode())
+        if size > limits.description_bytes:
+            raise invalid_field(
+                "description", f"must be at most {limits.description_bytes} bytes, not {size}"
+            )
+    metadata = dict(event.metadata) if event.metadata else None
+    if metadata:
+        _check_metadata(metadata, limits)
+    if tombstone:
+        for field, given in (
+            ("payload", payload),
+            ("content_type", content_type),
+            ("event_type", kind),
+        ):
+            if given:
+                raise invalid_field(field, "must be empty where tombstone is set")
+    kind = kind or (DATA_DELETED if tombstone else DATA_PUBLISHED)
+    body = event_pb2.Event(
+        event_type=kind,
+        data_key=key,
+        payload=payload,
+        content_type=content_type,
+        description=description,
+        publisher=publisher,
+        metadata=metadata,
+    ).SerializeToString()
+    expected = event.expected_revision if event.HasField("expected_revision") else None
+    if expected is not None:
+        if not key:
+            raise invalid_field("expected_revision", "needs a data_key")
+        if expected > 2**53:
+            raise invalid_field("expected_revision", "must be at most 2^53")
+    subject = metadata.get(SUBJECT, "") if metadata else ""
+    return NewEvent(
+        body, key, kind, payload, content_type, description, tombstone, expected, subject
+    )
+
+
+def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
+    if len(metadata) > limits.metadata_entries:
+        raise invalid_field(
+            "metadata", f"must have at most {limits.metadata_entries} entries, not {len(metadata)}"
+        )
+    for key in metadata:
+        if not 1 <= len(key) <= limits.metadata_key_chars:
+            raise invalid_field(
+                "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
+            )
+    if SUBJECT in metadata:
+        fields.subject(metadata[SUBJECT], "metadata")
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    if size > limits.metadata_bytes:
+        raise invalid_field(
+            "metadata", f"must be at most {limits.metadata_bytes} bytes in all, not {size}"
+        )
+
+
+def _too_large(field: str, size: int, limit: int) -> ContexError:
+    return ContexError(
+        Reason.PAYLOAD_TOO_LARGE,
+        f"{field}: {size} bytes, and the limit is {limit}",
+        metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
+        field=field,
+    )

@@ -1,0 +1,152 @@
+"""What needs, questions and their answers are to be like; every field is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+
+from contex.v1 import agent_service_pb2, match_service_pb2
+
+from contex_server.agents.registry import NeedSpec, Wishes
+from contex_server.api.shared import fields
+from contex_server.kernel.config import Limits
+from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.model import MinDelta
+from contex_server.match.questions import Budget
+from contex_server.matching.context import Form
+from contex_server.matching.delta import parse_pointer
+
+_NEAR_MISSES = 100
+RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
+MatchLike = (
+    match_service_pb2.MatchRequest
+    | match_service_pb2.ExplainRequest
+    | match_service_pb2.BacktestRequest
+)
+BudgetLike = RegisterLike | match_service_pb2.MatchRequest
+
+
+def near_misses(value: int) -> int:
+    """How many data that nearly matched are listed."""
+    if value > _NEAR_MISSES:
+        raise invalid_field("near_misses", f"must be at most {_NEAR_MISSES}, not {value}")
+    return value
+
+
+def wishes(request: RegisterLike, limits: Limits, *, required: bool) -> Wishes:
+    """What a call says of a registration."""
+    texts, specs = list(request.needs), list(request.need_specs)
+    if texts and specs:
+        raise invalid_field("need_specs", "must be empty where needs are given")
+    if specs:
+        needs = need_specs(specs, "need_specs", limits)
+    else:
+        fields.check_count("needs", len(texts), limits.needs_per_agent, at_least=int(required))
+        for index, text in enumerate(texts):
+            _check_need(text, f"needs[{index}]", limits)
+        needs = tuple(NeedSpec(text) for text in texts)
+    return Wishes(
+        needs=needs or None,
+        threshold=threshold(request),
+        max_matches=None,
+        min_delta=(min_delta(request.min_delta, limits),)
+        if request.HasField("min_delta")
+        else None,
+    )
+
+
+def need_specs(
+    specs: SequenceOf[agent_service_pb2.Need], field: str, limits: Limits
+) -> tuple[NeedSpec, ...]:
+    """Needs with thresholds, maxima and exclusions of their own; at least one."""
+    fields.check_count(field, len(specs), limits.needs_per_agent, at_least=1)
+    found = []
+    for index, spec in enumerate(specs):
+        name = f"{field}[{index}]"
+        _check_need(spec.text, f"{name}.text", limits)
+        lowest = own_max = None
+        if spec.HasField("threshold"):
+            lowest = _threshold(spec.threshold, f"{name}.threshold")
+        if spec.HasField("max_matches"):
+            own_max = max_matches(spec.max_matches, limits, f"{name}.max_matches")
+        globs = fields.data_keys(spec.exclude_data_keys, f"{name}.exclude_data_keys", limits)
+        found.append(NeedSpec(spec.text, lowest, own_max, globs))
+    return tuple(found)
+
+
+def min_delta(message: agent_service_pb2.MinDelta, limits: Limits) -> MinDelta | None:
+    """Which updates are pushed; None: all."""
+    pointers = message.json_pointers
+    fields.check_count("min_delta.json_pointers", len(pointers), limits.json_pointers)
+    for index, pointer in enumerate(pointers):
+        field = f"min_delta.json_pointers[{index}]"
+        if len(pointer) > limits.json_pointer_chars:
+            raise invalid_field(field, f"must have at most {limits.json_pointer_chars} characters")
+        try:
+            parse_pointer(pointer)
+        except ValueError as error:
+            raise invalid_field(field, f"must be a JSON pointer (RFC 6901): {error}") from None
+    if not message.payload_changed and not pointers:
+        return None
+    return MinDelta(tuple(pointers))
+
+
+def budget(request: BudgetLike, limits: Limits) -> Budget:
+    """What an answer may take when it is written out."""
+    tokens = None
+    if request.HasField("max_context_tokens"):
+        tokens = request.max_context_tokens
+        if not 1 <= tokens <= limits.context_tokens:
+            raise invalid_field(
+                "max_context_tokens", f"must be 1 to {limits.context_tokens}, not {tokens}"
+            )
+    return Budget(tokens, context_format(request.context_format))
+
+
+def context_format(value: int) -> Form:
+    """How data are written out."""
+    try:
+        return Form(value)
+    except ValueError:
+        raise invalid_field("context_format", f"{value} is no ContextFormat") from None
+
+
+def threshold(request: RegisterLike | MatchLike) -> float | None:
+    """The lowest score that matches, if it is given."""
+    return _threshold(request.threshold, "threshold") if request.HasField("threshold") else None
+
+
+def _threshold(value: float, field: str) -> float:
+    if not 0 < value <= 1:
+        raise invalid_field(field, f"must be above 0 and at most 1, not {value}")
+    return value
+
+
+def need(text: str, field: str, limits: Limits) -> str:
+    """One need in words."""
+    _check_need(text, field, limits)
+    return text
+
+
+def comment(value: str, limits: Limits) -> str:
+    """A remark for people."""
+    if len(value) > limits.comment_chars:
+        raise invalid_field(
+            "comment", f"must have at most {limits.comment_chars} characters, not {len(value)}"
+        )
+    return value
+
+
+def _check_need(text: str, field: str, limits: Limits) -> None:
+    if not text.strip() or len(text) > limits.need_chars:
+        raise invalid_field(
+            field,
+            f"must have 1 to {limits.need_chars} characters and not be blank, "
+            f"not {len(text)} characters",
+        )
+
+
+def max_matches(value: int, limits: Limits, field: str = "max_matches") -> int:
+    """How many data an answer returns for each need."""
+    if not 1 <= value <= limits.max_matches:
+        raise invalid_field(field, f"must be 1 to {limits.max_matches}, not {value}")
+    return value

@@ -1,0 +1,328 @@
+"""StateService: validate, call the domain, convert."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from itertools import islice
+from typing import TypeVar
+
+from contex.v1 import state_service_pb2
+
+from contex_server.api.shared import fields, wire
+from contex_server.api.shared.cursors import Token, decode_place, encode_place, invalid_token
+from contex_server.api.state import messages
+from contex_server.audit.recorder import Audit
+from contex_server.edge.grpc import Write
+from contex_server.edge.identity import caller
+from contex_server.kernel.config import Settings
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import shutting_down
+from contex_server.kernel.model import EventCodec, KeyState, Sequence
+from contex_server.log.port import EventLog
+from contex_server.state.changes import Datum, changes, count_changes, with_events
+from contex_server.state.history import History, data_key_not_found
+from contex_server.state.moments import Moment, resolve
+from contex_server.state.state import State, differing
+from contex_server.state.states import States
+
+T = TypeVar("T")
+Listing = (
+    state_service_pb2.GetStateRequest
+    | state_service_pb2.DiffStatesRequest
+    | state_service_pb2.GetHistoryRequest
+)
+
+_INLINE_KEYS = 10_000
+"""States larger than this are searched in a thread: 10 ms."""
+
+
+class StateServicer:
+    """See `protos/contex/v1/state_service.proto`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        codec: EventCodec,
+        states: States,
+        history: History,
+        audit: Audit,
+        drain: Drain,
+    ) -> None:
+        self._limits = settings.limits
+        self._message_bytes = settings.message_bytes
+        self._log = log
+        self._codec = codec
+        self._states = states
+        self._history = history
+        self._audit = audit
+        self._drain = drain
+
+    # -- states ------------------------------------------------------------------
+
+    async def get_state(
+        self, request: state_service_pb2.GetStateRequest
+    ) -> state_service_pb2.GetStateResponse:
+        """GetState."""
+        project = fields.project(request.project)
+        wanted = fields.selection(request, self._limits, deleted=request.include_deleted)
+        whole = fields.is_whole(request.view)
+        size = fields.page_size(request.page_size, self._limits)
+        asked = fields.as_of(request.as_of, request.HasField("as_of"))
+        if request.page_token:
+            (ms, n, unix_ms, count), after = self._resume(Token.STATE_PAGE, request, 4)
+            moment = Moment(Sequence(ms, n), unix_ms)
+            state = await self._again(project, moment)
+        else:
+            moment, state = await self._states.read(project, asked)
+            count, after = await _searched(state, lambda: state.count(wanted)), ""
+        keys = await _searched(state, lambda: list(islice(state.select(wanted, after), size + 1)))
+        response = state_service_pb2.GetStateResponse(
+            as_of=wire.moment_message(moment), data_count=count
+        )
+        held = 0
+        data = self._data(project, state, keys[:size], whole=whole)
+        async with aclosing(data):  # type: ignore[type-var]
+            async for datum in data:
+                held += messages.size_of(datum)
+                if response.data and held > self._limits.page_bytes:
+                    break
+                omit = held > self._limits.page_bytes
+                messages.fill_datum(response.data.add(), datum, omit_payload=omit)
+        if len(response.data) < len(keys):
+            numbers = (*moment.sequence, moment.unix_ms, count)
+            last = response.data[-1].data_key
+            response.next_page_token = self._page(Token.STATE_PAGE, request, numbers, last)
+        return response
+
+    async def stream_state(
+        self, request: state_service_pb2.StreamStateRequest, write: Write
+    ) -> None:
+        """StreamState."""
+        project = fields.project(request.project)
+        wanted = fields.selection(request, self._limits, deleted=request.include_deleted)
+        whole = fields.is_whole(request.view)
+        after = fields.after_data_key(request.after_data_key)
+        asked = fields.as_of(request.as_of, request.HasField("as_of"))
+        moment, state = await self._states.read(project, asked)
+        count = await _searched(state, lambda: state.count(wanted))
+        keys = await _searched(state, lambda: list(state.select(wanted, after)))
+
+        def message(data: Iterable[Datum]) -> bytes:
+            response = state_service_pb2.StreamStateResponse(
+                as_of=wire.moment_message(moment), data_count=count
+            )
+            for datum in data:
+                messages.fill_datum(response.data.add(), datum)
+            return response.SerializeToString()
+
+        part: list[Datum] = []
+        held = written = 0
+        data = self._data(project, state, keys, whole=whole)
+        try:
+            async with aclosing(data):  # type: ignore[type-var]
+                async for datum in data:
+                    size = messages.size_of(datum)
+                    if part and held + size > self._message_bytes:
+                        await write(message(part))
+                        written += len(part)
+                        part, held = [], 0
+                        if self._drain.started:
+                            raise shutting_down()
+                    part.append(datum)
+                    held += size
+            if part or not written:
+                await write(message(part))
+                written += len(part)
+        finally:
+            self._audit.exported(project, caller(), "StreamState", written)
+
+    async def diff_states(
+        self, request: state_service_pb2.DiffStatesRequest
+    ) -> state_service_pb2.DiffStatesResponse:
+        """DiffStates."""
+        project = fields.project(request.project)
+        wanted = fields.selection(request, self._limits)
+        whole = fields.is_whole(request.view)
+        size = fields.page_size(request.page_size, self._limits)
+        base_asked = fields.moment(request.base, "base")
+        target_asked = fields.as_of(request.target, request.HasField("target"), "target")
+        after = ""
+        if request.page_token:
+            numbers, after = self._resume(Token.DIFF_PAGE, request, 6)
+            base_moment = Moment(Sequence(*numbers[:2]), numbers[2])
+            target_moment = Moment(Sequence(*numbers[3:5]), numbers[5])
+            base = await self._again(project, base_moment)
+            target = await self._again(project, target_moment)
+        else:
+            base_moment, base = await self._states.read(project, base_asked)
+            target_moment, target = await self._states.read(project, target_asked)
+        larger = max(base, target, key=len)
+        keys = await _searched(larger, lambda: differing(base, target, wanted))
+        counts = count_changes(base, target, keys)
+        page = keys[bisect_right(keys, after) :][: size + 1]
+        response = state_service_pb2.DiffStatesResponse(
+            base=wire.moment_message(base_moment),
+            target=wire.moment_message(target_moment),
+            added_count=counts.added,
+            removed_count=counts.removed,
+            changed_count=counts.changed,
+        )
+        held = 0
+        found = changes(
+            self._log,
+            self._codec,
+            project,
+            base,
+            target,
+            page[:size],
+            events=whole,
+            patches=not request.omit_patches,
+        )
+        async with aclosing(found):
+            async for change in found:
+                held += messages.size_of_change(change, whole=whole)
+                if response.changes and held > self._limits.page_bytes:
+                    break
+                omit = held > self._limits.page_bytes
+                messages.fill_change(response.changes.add(), change, whole=whole, omit_payload=omit)
+        if len(response.changes) < len(page):
+            numbers = (
+                *base_moment.sequence,
+                base_moment.unix_ms,
+                *target_moment.sequence,
+                target_moment.unix_ms,
+            )
+            last = response.changes[-1].data_key
+            response.next_page_token = self._page(Token.DIFF_PAGE, request, numbers, last)
+        return response
+
+    # -- histories ---------------------------------------------------------------
+
+    async def get_history(
+        self, request: state_service_pb2.GetHistoryRequest
+    ) -> state_service_pb2.GetHistoryResponse:
+        """GetHistory."""
+        project = fields.project(request.project)
+        data_key = fields.data_key(request.data_key)
+        size = fields.page_size(request.page_size, self._limits)
+        asked = fields.as_of(request.as_of, request.HasField("as_of"))
+        if request.page_token:
+            numbers, _ = self._resume(Token.HISTORY_PAGE, request, 5)
+            moment, start = Moment(Sequence(*numbers[:2]), numbers[2]), Sequence(*numbers[3:])
+        else:
+            moment = await resolve(self._log, project, asked)
+            start = (await self._key_at(project, data_key, moment)).sequence
+        payloads = not request.omit_payloads
+        page = await self._history.page(
+            project,
+            start,
+            size,
+            patches=not request.omit_patches,
+            payloads=payloads,
+            max_bytes=self._limits.page_bytes,
+        )
+        response = state_service_pb2.GetHistoryResponse(
+            as_of=wire.moment_message(moment), trimmed=page.trimmed
+        )
+        for revision in page.revisions:
+            # The first may be larger than a page on its own.
+            size_bytes = len(revision.entry.body) + revision.patch_bytes
+            omitted = payloads and size_bytes > self._limits.page_bytes
+            messages.fill_revision(
+                response.revisions.add(), revision, payload=payloads, omitted=omitted
+            )
+        if page.next is not None:
+            numbers = (*moment.sequence, moment.unix_ms, *page.next)
+            response.next_page_token = self._page(Token.HISTORY_PAGE, request, numbers)
+        return response
+
+    async def get_revision(
+        self, request: state_service_pb2.GetRevisionRequest
+    ) -> state_service_pb2.GetRevisionResponse:
+        """GetRevision."""
+        revision = await self._history.revision(
+            fields.project(request.project),
+            fields.data_key(request.data_key),
+            fields.revision(request.revision),
+        )
+        response = state_service_pb2.GetRevisionResponse()
+        messages.fill_revision(response.revision, revision)
+        return response
+
+    async def get_blame(
+        self, request: state_service_pb2.GetBlameRequest
+    ) -> state_service_pb2.GetBlameResponse:
+        """GetBlame."""
+        project = fields.project(request.project)
+        data_key = fields.data_key(request.data_key)
+        asked = fields.as_of(request.as_of, request.HasField("as_of"))
+        moment = await resolve(self._log, project, asked)
+        latest = await self._key_at(project, data_key, moment)
+        if latest.deleted:
+            raise data_key_not_found(project, data_key, moment.sequence)
+        blamed = await self._history.blame(project, latest.sequence)
+        parts, whole = messages.part_messages(blamed.parts, self._limits.page_bytes)
+        return state_service_pb2.GetBlameResponse(
+            event=wire.event_message(blamed.newest.entry),
+            parts=parts,
+            as_of=wire.moment_message(moment),
+            truncated=blamed.truncated or not whole,
+        )
+
+    # -- what they share ---------------------------------------------------------
+
+    async def _key_at(self, project: str, data_key: str, moment: Moment) -> KeyState:
+        latest = await self._states.key_at(project, data_key, moment.sequence)
+        if latest is None:
+            raise data_key_not_found(project, data_key, moment.sequence)
+        return latest
+
+    async def _data(
+        self, project: str, state: State, keys: list[str], *, whole: bool
+    ) -> AsyncIterator[Datum]:
+        states = (found for key in keys if (found := state.get(key)) is not None)
+        if not whole:
+            for found in states:
+                yield Datum(found)
+            return
+        async with aclosing(with_events(self._log, project, states)) as data:
+            async for datum in data:
+                yield datum
+
+    async def _again(self, project: str, moment: Moment) -> State:
+        """The state that a page token names."""
+        if moment.sequence > (await self._log.bounds(project)).tail:
+            raise invalid_token("page_token")
+        return await self._states.at(project, moment.sequence)
+
+    def _page(
+        self, token: Token, request: Listing, numbers: tuple[int, ...], last: str = ""
+    ) -> str:
+        return encode_place(token, request.project, (fingerprint(request), *numbers), last)
+
+    def _resume(self, token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
+        """What a token of the same request carries: its numbers, and the key to go on after."""
+        numbers, last = decode_place(
+            token, request.project, request.page_token, "page_token", count + 1
+        )
+        if numbers[0] != fingerprint(request):
+            raise invalid_token("page_token")
+        return numbers[1:], last
+
+
+def fingerprint(request: Listing) -> int:
+    """A checksum of all fields that must not change from page to page."""
+    same = type(request)()
+    same.CopyFrom(request)  # type: ignore[arg-type]
+    same.ClearField("page_token")
+    same.ClearField("page_size")
+    return zlib.crc32(same.SerializeToString(deterministic=True))
+
+
+async def _searched(state: State, search: Callable[[], T]) -> T:
+    return search() if len(state) <= _INLINE_KEYS else await asyncio.to_thread(search)

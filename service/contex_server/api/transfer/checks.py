@@ -1,0 +1,133 @@
+"""What an export or an import asks for. Every field is checked here, as in `validate`."""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+from contex.v1 import transfer_service_pb2
+
+from contex_server.api.shared import fields
+from contex_server.api.shared.cursors import Token, decode_text
+from contex_server.kernel.config import Limits
+from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.model import EventFilter
+from contex_server.matching.delta import parse_pointer
+from contex_server.transfer.exporter import Exported, Part
+from contex_server.transfer.items import FileFormat
+from contex_server.transfer.plan import Mode, Wanted
+from contex_server.transfer.redaction import KeyMapping, Redaction, RedactionAction
+
+_IMPORT_ID = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_PARTS = 8
+_CHANGES = 32
+_REPLACEMENT_BYTES = 4_096
+_COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
+
+
+def export(request: transfer_service_pb2.ExportRequest, limits: Limits) -> Exported:
+    """An export."""
+    project = fields.project(request.project)
+    found = _format(request.format, "format", default=FileFormat.NATIVE)
+    assert found is not None
+    if found is FileFormat.LEGACY_JSON:
+        raise invalid_field("format", "LEGACY_JSON is imported only")
+    if request.compress and found not in _COMPRESSIBLE:
+        raise invalid_field("compress", "is for JSON_LINES and CLOUD_EVENTS")
+    fields.check_count("include", len(request.include), _PARTS)
+    parts = set()
+    for index, part in enumerate(request.include):
+        if int(part) not in list(Part):
+            raise invalid_field(f"include[{index}]", f"{part} is no ExportPart")
+        if found is not FileFormat.NATIVE:
+            raise invalid_field(f"include[{index}]", "only the native format holds it")
+        parts.add(Part(part))
+    after = fields.lower_end(request.since, request.HasField("since"))
+    until = fields.upper_end(request.until, request.HasField("until"))
+    chosen = fields.event_filter(request.filter, limits)
+    resume = ""
+    if request.resume_token:
+        if found is FileFormat.PARQUET:
+            raise invalid_field("resume_token", "a Parquet file can't be gone on with")
+        resume = decode_text(Token.EXPORT, project, request.resume_token, "resume_token")
+    return Exported(
+        project, found, request.compress, after, until, chosen, frozenset(parts), resume
+    )
+
+
+def start(message: transfer_service_pb2.ImportStart, limits: Limits) -> Wanted:
+    """An import."""
+    project = fields.match_project(message.project, "start.project")
+    if message.mode not in (0, *Mode):
+        raise invalid_field("start.mode", f"{message.mode} is no ImportMode")
+    mode = Mode(message.mode or Mode.EXACT)
+    found = _format(message.format, "start.format", default=None)
+    if found is FileFormat.PARQUET:
+        raise invalid_field("start.format", "PARQUET is exported only")
+    if found is FileFormat.LEGACY_JSON and mode is Mode.EXACT:
+        raise invalid_field("start.mode", "what an older service wrote is replayed only")
+    for field in ("remap_keys", "redactions"):
+        fields.check_count(f"start.{field}", len(getattr(message, field)), _CHANGES)
+    if not _IMPORT_ID.fullmatch(message.import_id):
+        raise invalid_field("start.import_id", "must be at most 64 characters of A-Z a-z 0-9 _ . -")
+    return Wanted(
+        project,
+        mode,
+        found,
+        fields.event_filter(message.filter, limits, "start.filter"),
+        fields.lower_end(message.since, message.HasField("since"), "start.since"),
+        fields.upper_end(message.until, message.HasField("until"), "start.until"),
+        message.dry_run,
+        tuple(_mapping(m, f"start.remap_keys[{i}]") for i, m in enumerate(message.remap_keys)),
+        tuple(
+            _redaction(r, f"start.redactions[{i}]", limits)
+            for i, r in enumerate(message.redactions)
+        ),
+        message.import_id,
+    )
+
+
+def _format(value: int, field: str, *, default: FileFormat | None) -> FileFormat | None:
+    if not value:
+        return default
+    if value not in set(FileFormat):
+        raise invalid_field(field, f"{value} is no ExportFormat")
+    return FileFormat(value)
+
+
+def _mapping(message: transfer_service_pb2.KeyMapping, field: str) -> KeyMapping:
+    fields.part_of_key(message.from_prefix, f"{field}.from_prefix")
+    if message.to_prefix:
+        fields.part_of_key(message.to_prefix, f"{field}.to_prefix")
+    return KeyMapping(message.from_prefix, message.to_prefix)
+
+
+def _redaction(message: transfer_service_pb2.Redaction, field: str, limits: Limits) -> Redaction:
+    keys = fields.data_keys(message.data_keys, f"{field}.data_keys", limits)
+    pointer = message.json_pointer
+    if not 1 <= len(pointer) <= limits.json_pointer_chars:
+        raise invalid_field(
+            f"{field}.json_pointer", f"must have 1 to {limits.json_pointer_chars} characters"
+        )
+    try:
+        path = tuple(parse_pointer(pointer))
+    except ValueError as error:
+        raise invalid_field(
+            f"{field}.json_pointer", f"must be a JSON pointer (RFC 6901): {error}"
+        ) from None
+    if message.action not in (0, *RedactionAction):
+        raise invalid_field(f"{field}.action", f"{message.action} is no RedactionAction")
+    action = RedactionAction(message.action or RedactionAction.REMOVE)
+    replacement = None
+    if (action is RedactionAction.REPLACE) != bool(message.replacement):
+        raise invalid_field(f"{field}.replacement", "goes with REPLACE, and only with that")
+    if message.replacement:
+        if len(message.replacement) > _REPLACEMENT_BYTES:
+            raise invalid_field(
+                f"{field}.replacement", f"must have at most {_REPLACEMENT_BYTES} bytes"
+            )
+        try:
+            replacement = orjson.loads(message.replacement)
+        except ValueError:
+            raise invalid_field(f"{field}.replacement", "must be JSON") from None
+    return Redaction(EventFilter(data_keys=keys), path, action, replacement)

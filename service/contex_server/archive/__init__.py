@@ -1,1 +1,0 @@
-"""Old events in object storage: segments, and a log that reads across them and the store."""

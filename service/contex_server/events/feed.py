@@ -1,0 +1,270 @@
+"""What is live: a bounded window of recent events that any number of readers share.
+
+A feed holds the newest events that pass one selector, in a ring bounded in bytes. Readers
+are positions in the ring, so a subscriber costs no buffer of its own, and readers at the
+same position are handed the same `Chunk`, which is rendered once. A reader that the ring
+has left behind is told so, and goes back to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from itertools import islice
+
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.model import Agent, Entry, Event, Match, Sequence
+
+_SHARED_CHUNKS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NeedsChange:
+    """A registration as it is from here on, and the data that it brings.
+
+    Attributes:
+        acknowledged: The agent's durable cursor.
+        data: What matches now and did not before: events with their matches.
+    """
+
+    agent: Agent
+    acknowledged: Sequence
+    data: tuple[Delivery, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """An event on its way to readers.
+
+    Attributes:
+        sequence: The event's sequence.
+        entry: The event as it lies in the log.
+        matches: Why it goes to this reader, in an agent's feed; empty in others.
+        event: The decoded event, once somebody needed it.
+        change: In an agent's feed, where the event changed its registration: a message of
+            its own instead of the event.
+        agent: In an agent's feed: the registration by which it matched.
+    """
+
+    sequence: Sequence
+    entry: Entry
+    matches: tuple[Match, ...] = ()
+    event: Event | None = None
+    change: NeedsChange | None = None
+    agent: Agent | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes it counts for."""
+        if self.change is not None:
+            return 64 + sum(delivery.size for delivery in self.change.data)
+        return len(self.entry.body) + 64
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Deliveries that go out as one message.
+
+    Attributes:
+        deliveries: In log order; may be empty. A change of needs is alone in its chunk.
+        position: Everything up to here has been delivered, with this chunk.
+        rendered: The message's bytes by form, made by the first who needs them.
+    """
+
+    deliveries: SequenceOf[Delivery]
+    position: Sequence
+    rendered: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def change(self) -> NeedsChange | None:
+        """The change of needs that this message tells, if it is one."""
+        return self.deliveries[0].change if self.deliveries else None
+
+
+class Behind(Exception):
+    """The reader's next event has left the ring; it must be read from the log."""
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """The newest events that pass one selector.
+
+    Attributes:
+        position: Every event up to here has been looked at.
+        floor: A reader at or after this position finds in the ring all that it needs.
+    """
+
+    position: Sequence
+    max_bytes: int
+    floor: Sequence = field(init=False)
+    error: ContexError | None = None
+    """Why there will be no more; readers raise it when they come to the end."""
+    users: int = 0
+    """Who holds the feed open."""
+    _ring: deque[Delivery] = field(default_factory=deque)
+    _first: int = 0
+    """Index of the ring's first delivery, counted from the feed's beginning."""
+    _bytes: int = 0
+    _readers: set[Reader] = field(default_factory=set)
+    _idle: int = 0
+    """Readers that wait at the end of the ring."""
+    _chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.floor = self.position
+
+    @property
+    def readers(self) -> int:
+        """How many readers are attached."""
+        return len(self._readers)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What the ring holds."""
+        return self._bytes
+
+    def extend(self, deliveries: SequenceOf[Delivery], position: Sequence) -> None:
+        """Adds deliveries, in log order, and moves the position; wakes who waits."""
+        if deliveries:
+            if self._idle == len(self._readers):
+                self._drop(len(self._ring), self.position)
+            self._ring.extend(deliveries)
+            self._bytes += sum(delivery.size for delivery in deliveries)
+            while self._bytes > self.max_bytes and len(self._ring) > 1:
+                self._drop(1, self._ring[0].sequence)
+        self.position = position
+        if deliveries:
+            for reader in tuple(self._readers):
+                reader.wake()
+
+    def reset(self, position: Sequence) -> None:
+        """Forgets everything: events up to `position` were missed; readers fall behind."""
+        self._first += 1  # A reader at the end has missed something too.
+        self._drop(len(self._ring), position)
+        self.position = position
+        for reader in tuple(self._readers):
+            reader.wake()
+
+    def fail(self, error: ContexError) -> None:
+        """Ends the feed: readers get `error` after what is in the ring."""
+        self.error = error
+        for reader in tuple(self._readers):
+            reader.wake()
+
+    def attach(self, position: Sequence) -> Reader | None:
+        """A reader of what comes after `position`, or None if the log must be read."""
+        if position < self.floor:
+            return None
+        skip = 0
+        for delivery in self._ring:
+            if delivery.sequence > position:
+                break
+            skip += 1
+        return Reader(self, self._first + skip, position)
+
+    def _drop(self, count: int, floor: Sequence) -> None:
+        if count == len(self._ring):
+            self._ring.clear()
+            self._bytes = 0
+        else:
+            for _ in range(count):
+                self._bytes -= self._ring.popleft().size
+        self._first += count
+        self.floor = max(self.floor, floor)
+        self._chunks.clear()
+
+    def _chunk(self, start: int, max_bytes: int) -> Chunk | None:
+        """The deliveries from index `start` on that fit into one message."""
+        end = self._first + len(self._ring)
+        if start == end:
+            return None
+        shared = self._chunks.get((start, end, max_bytes))
+        if shared is not None:
+            return shared
+        taken: list[Delivery] = []
+        size = 0
+        for delivery in islice(self._ring, start - self._first, None):
+            size += delivery.size
+            if taken and (size > max_bytes or delivery.change or taken[0].change):
+                break
+            taken.append(delivery)
+        complete = start + len(taken) == end
+        chunk = Chunk(taken, self.position if complete else taken[-1].sequence)
+        if len(self._chunks) >= _SHARED_CHUNKS:
+            self._chunks.pop(next(iter(self._chunks)))
+        self._chunks[start, end, max_bytes] = chunk
+        return chunk
+
+
+class Reader:
+    """One reader's place in a feed. Close it."""
+
+    __slots__ = ("_after", "_feed", "_next", "_waiting")
+
+    def __init__(self, feed: Feed, index: int, after: Sequence) -> None:
+        self._feed = feed
+        self._next = index
+        self._after = after
+        self._waiting: asyncio.Future[None] | None = None
+        feed._readers.add(self)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether there is nothing to take."""
+        return self._next == self._feed._first + len(self._feed._ring)
+
+    @property
+    def position(self) -> Sequence:
+        """Up to here everything has been looked at, for a reader at the end."""
+        return max(self._after, self._feed.position)
+
+    def take(self, max_bytes: int) -> Chunk | None:
+        """The next deliveries, in one message of about `max_bytes`; None if there are none.
+
+        Raises:
+            Behind: The ring no longer holds them.
+            ContexError: The feed has ended.
+        """
+        feed = self._feed
+        if self._next < feed._first:
+            raise Behind
+        chunk = feed._chunk(self._next, max_bytes)
+        if chunk is None:
+            if feed.error is not None:
+                raise feed.error
+            return None
+        self._next += len(chunk.deliveries)
+        if chunk.deliveries[0].sequence <= self._after:
+            # It attached ahead of the feed; what it has read from the log comes again.
+            late = [d for d in chunk.deliveries if d.sequence > self._after]
+            if not late:
+                return self.take(max_bytes)
+            return Chunk(late, chunk.position)
+        return chunk
+
+    async def wait(self) -> None:
+        """Returns when there may be something to take, or when somebody calls `wake`."""
+        feed = self._feed
+        if not self.at_end:
+            return
+        self._waiting = asyncio.get_running_loop().create_future()
+        feed._idle += 1
+        try:
+            await self._waiting
+        finally:
+            if self._waiting.cancelled():
+                feed._idle -= 1
+            self._waiting = None
+
+    def wake(self) -> None:
+        """Lets `wait` return."""
+        if self._waiting is not None and not self._waiting.done():
+            # Counted at once: it has something to take before its task runs.
+            self._feed._idle -= 1
+            self._waiting.set_result(None)
+
+    def close(self) -> None:
+        """Leaves the feed."""
+        self._feed._readers.discard(self)

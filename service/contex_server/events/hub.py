@@ -1,0 +1,143 @@
+"""One tailer for each bucket, one channel for each project, one feed for each filter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from contex_server.events.feed import Delivery, Feed
+from contex_server.events.tailer import Tailer
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.model import Entry, EventCodec, EventFilter, Sequence
+from contex_server.log.port import EventLog
+
+EVERYTHING = EventFilter()
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """What is new in a project, while somebody here wants to know.
+
+    Attributes:
+        tail: The newest event that the tailer has seen.
+        users: Who holds the channel open.
+    """
+
+    project: str
+    tail: Sequence
+    codec: EventCodec
+    feed_bytes: int
+    users: int = 0
+    _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def feed(self, wanted: EventFilter) -> AsyncIterator[Feed]:
+        """The feed of a filter; it lives as long as somebody uses it."""
+        feed = self._feeds.get(wanted)
+        if feed is None:
+            feed = self._feeds[wanted] = Feed(self.tail, self.feed_bytes)
+        feed.users += 1
+        try:
+            yield feed
+        finally:
+            feed.users -= 1
+            if not feed.users:
+                del self._feeds[wanted]
+
+    def receive(self, entries: list[Entry]) -> None:
+        """Takes new events from the tailer, in log order."""
+        deliveries = [Delivery(entry.sequence, entry) for entry in entries]
+        if deliveries[0].sequence <= self.tail:
+            # A poll that began for an earlier channel of this project.
+            deliveries = [d for d in deliveries if d.sequence > self.tail]
+            if not deliveries:
+                return
+        self.tail = deliveries[-1].sequence
+        for wanted, feed in self._feeds.items():
+            if wanted.is_open:
+                feed.extend(deliveries, self.tail)
+            else:
+                feed.extend([d for d in deliveries if self._passes(wanted, d)], self.tail)
+
+    def fail(self, error: ContexError) -> None:
+        """Ends every feed; readers get the error."""
+        for feed in self._feeds.values():
+            feed.fail(error)
+
+    def _passes(self, wanted: EventFilter, delivery: Delivery) -> bool:
+        if delivery.event is None:
+            delivery.event = self.codec.decode(delivery.entry)
+        return wanted.passes(delivery.event)
+
+
+class Hub:
+    """Opens channels, and closes them when the last user has left."""
+
+    def __init__(self, log: EventLog, codec: EventCodec, *, feed_bytes: int) -> None:
+        self._log = log
+        self._codec = codec
+        self._feed_bytes = feed_bytes
+        self._channels: dict[str, Channel] = {}
+        self._tailers: dict[int, Tailer] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def tailers(self) -> int:
+        """How many tailers run: one for each bucket that somebody follows."""
+        return len(self._tailers)
+
+    @property
+    def channels(self) -> int:
+        """How many projects are followed."""
+        return len(self._channels)
+
+    @asynccontextmanager
+    async def channel(self, project: str) -> AsyncIterator[Channel]:
+        """The project's channel, followed from now on at the latest.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        channel = await self._open(project)
+        try:
+            yield channel
+        finally:
+            channel.users -= 1
+            if not channel.users:
+                self._close(channel)
+
+    async def close(self) -> None:
+        """Stops every tailer."""
+        tailers, self._tailers = list(self._tailers.values()), {}
+        await asyncio.gather(*(tailer.close() for tailer in tailers), *self._closing)
+
+    async def _open(self, project: str) -> Channel:
+        channel = self._channels.get(project)
+        if channel is None:
+            tail = (await self._log.bounds(project)).tail
+            channel = self._channels.get(project)  # Another may have been faster.
+            if channel is None:
+                channel = Channel(project, tail, self._codec, self._feed_bytes)
+                self._channels[project] = channel
+                self._follow(channel)
+        channel.users += 1
+        return channel
+
+    def _follow(self, channel: Channel) -> None:
+        bucket = self._log.bucket(channel.project)
+        tailer = self._tailers.get(bucket)
+        if tailer is None:
+            tailer = self._tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
+        tailer.add(channel)
+
+    def _close(self, channel: Channel) -> None:
+        del self._channels[channel.project]
+        bucket = self._log.bucket(channel.project)
+        tailer = self._tailers.get(bucket)
+        if tailer is not None and not tailer.remove(channel):
+            del self._tailers[bucket]
+            task = asyncio.create_task(tailer.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

@@ -1,0 +1,116 @@
+"""How many streams are open, in the whole deployment: each server process says what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+from uuid import uuid4
+
+import structlog
+
+from contex_server.kernel.errors import ContexError
+from contex_server.log.port import EventLog
+
+log = structlog.get_logger(__name__)
+
+_SAY_S = 5.0
+_SOON_S = 0.2
+_VALID_MS = 15_000
+_FORGET_MS = 3_600_000
+
+
+class Open(NamedTuple):
+    """Open streams of a project."""
+
+    subscribers: int
+    listeners: int
+
+
+class Presence:
+    """Counts the streams of this process, and says how many there are."""
+
+    def __init__(self, event_log: EventLog) -> None:
+        self._log = event_log
+        self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
+        self._open: dict[str, list[int]] = {}
+        self._said: set[str] = set()
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="contex-presence")
+
+    @contextmanager
+    def subscriber(self, project: str) -> Iterator[None]:
+        """A Subscribe stream, while the block lasts."""
+        with self._one(project, 0):
+            yield
+
+    @contextmanager
+    def listener(self, project: str) -> Iterator[None]:
+        """A Listen stream, while the block lasts."""
+        with self._one(project, 1):
+            yield
+
+    async def count(self, project: str, now_ms: int) -> Open:
+        """The open streams of all processes; what they said may be some seconds old.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        mine = self._open.get(project, [0, 0])
+        subscribers, listeners = mine
+        for owner, said in (await self._log.presence(project)).items():
+            at_ms, theirs, listening = map(int, said.split(" "))
+            if owner == self._owner:
+                continue
+            if now_ms - at_ms <= _VALID_MS:
+                subscribers += theirs
+                listeners += listening
+            elif now_ms - at_ms > _FORGET_MS:
+                await self._log.put_presence(project, owner, "")
+        return Open(subscribers, listeners)
+
+    async def close(self) -> None:
+        """Takes back what was said."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        with suppress(ContexError):
+            for project in self._said:
+                await self._log.put_presence(project, self._owner, "")
+
+    @contextmanager
+    def _one(self, project: str, kind: int) -> Iterator[None]:
+        counts = self._open.setdefault(project, [0, 0])
+        counts[kind] += 1
+        self._changed.set()
+        try:
+            yield
+        finally:
+            counts[kind] -= 1
+            if not any(counts) and self._open.get(project) is counts:
+                del self._open[project]
+            self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SAY_S if self._open else None):
+                    await self._changed.wait()
+            await asyncio.sleep(_SOON_S)
+            self._changed.clear()
+            try:
+                await self._say()
+            except ContexError as error:
+                log.debug("presence_unsaid", error=error.message)
+
+    async def _say(self) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        for project, (subscribers, listeners) in tuple(self._open.items()):
+            said = f"{now_ms} {subscribers} {listeners}"
+            await self._log.put_presence(project, self._owner, said)
+            self._said.add(project)
+        for project in self._said - self._open.keys():
+            await self._log.put_presence(project, self._owner, "")
+            self._said.discard(project)

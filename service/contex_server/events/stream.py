@@ -1,0 +1,208 @@
+"""Catch up from the log, then follow live: the one loop behind Subscribe and Listen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import shutting_down
+from contex_server.kernel.model import END_OF_TIME, EVERYTHING, Entry, EventFilter, Sequence
+from contex_server.log.pages import check_readable, pages
+from contex_server.log.port import EventLog
+
+
+class Kind(Enum):
+    """What a stream message says; see event.proto."""
+
+    EVENTS = auto()
+    CAUGHT_UP = auto()
+    FELL_BEHIND = auto()
+    CHECKPOINT = auto()
+    HEARTBEAT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a stream.
+
+    Attributes:
+        position: Where the reader stands after it.
+        chunk: The events, with EVENTS.
+        tail: The newest known sequence, with FELL_BEHIND.
+        final: With CHECKPOINT: the server is going away.
+    """
+
+    kind: Kind
+    position: Sequence
+    chunk: Chunk | None = None
+    tail: Sequence | None = None
+    final: bool = False
+
+
+class Selector(Protocol):
+    """Turns a page of the log into what the reader gets of it."""
+
+    def __call__(self, entries: list[Entry]) -> Awaitable[list[Delivery]]:
+        """In log order; may wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Bounds of a stream.
+
+    Attributes:
+        message_bytes: Of a message with more than one event.
+        page_events: Of a page read from the log.
+    """
+
+    message_bytes: int
+    page_events: int
+
+
+async def stream(
+    log: EventLog,
+    project: str,
+    feed: Feed,
+    select: Selector,
+    position: Sequence,
+    *,
+    heartbeat_s: float,
+    limits: StreamLimits,
+    drain: Drain,
+    wanted: EventFilter = EVERYTHING,
+) -> AsyncGenerator[Message, None]:
+    """Everything that `select` and `feed` pass after `position`, for ever.
+
+    `feed` must pass exactly what `select` passes, which is nothing but what is `wanted`.
+
+    Raises:
+        ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
+            was cut off in front of a reader that fell behind; STORE_UNAVAILABLE.
+    """
+    pulse = _Pulse(heartbeat_s)
+    reader: Reader | None = None
+    fell_behind = False
+    try:
+        while True:
+            # From the log, until the feed has all that comes after.
+            while reader is None:
+                floor = feed.floor
+                caught_up_to = position
+                source = pages(
+                    log,
+                    project,
+                    position,
+                    END_OF_TIME,
+                    resumed=fell_behind,
+                    max_events=limits.page_events,
+                    wanted=wanted,
+                )
+                async with aclosing(source):
+                    async for page in source:
+                        if page.entries:
+                            caught_up_to = page.entries[-1].sequence
+                        for chunk in split(
+                            await select(page.entries), caught_up_to, limits.message_bytes
+                        ):
+                            position = chunk.position
+                            yield Message(Kind.EVENTS, position, chunk)
+                            pulse.sent()
+                        position = caught_up_to
+                        if drain.started:
+                            yield Message(Kind.CHECKPOINT, position, final=True)
+                            raise shutting_down()
+                        if pulse.due():
+                            yield Message(Kind.CHECKPOINT, position)
+                            pulse.sent()
+                        if not page.last and feed.floor <= position:
+                            break
+                # The log was read to its end: all that the feed had seen is in it.
+                position = max(position, floor) if page.last else position
+                reader = feed.attach(position)
+            pulse.wake = reader.wake
+            drain.add(reader.wake)
+            announced = False
+            try:
+                while True:
+                    live = reader.take(limits.message_bytes)
+                    if live is not None:
+                        position = live.position
+                        yield Message(Kind.EVENTS, position, live)
+                        pulse.sent()
+                        continue
+                    if not announced:
+                        announced = True
+                        yield Message(Kind.CAUGHT_UP, position)
+                        pulse.sent()
+                    if drain.started:
+                        yield Message(Kind.CHECKPOINT, reader.position, final=True)
+                        raise shutting_down()
+                    await reader.wait()
+                    if pulse.due():
+                        moved = reader.position > position and reader.at_end
+                        if moved:
+                            position = reader.position
+                        if reader.at_end:
+                            yield Message(Kind.CHECKPOINT if moved else Kind.HEARTBEAT, position)
+                            pulse.sent()
+            except Behind:
+                fell_behind = True
+                check_readable(await log.bounds(project), position)
+                yield Message(Kind.FELL_BEHIND, position, tail=feed.position)
+                pulse.sent()
+            finally:
+                drain.remove(reader.wake)
+                reader.close()
+                reader = None
+    finally:
+        pulse.close()
+
+
+def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list[Chunk]:
+    """Chunks of about `message_bytes`; the last one's position is `end`."""
+    if not deliveries:
+        return []
+    chunks: list[list[Delivery]] = [[]]
+    size = 0
+    for delivery in deliveries:
+        size += delivery.size
+        alone = delivery.change or (chunks[-1] and chunks[-1][0].change)
+        if chunks[-1] and (alone or size > message_bytes):
+            chunks.append([])
+            size = delivery.size
+        chunks[-1].append(delivery)
+    return [Chunk(chunk, end if chunk is chunks[-1] else chunk[-1].sequence) for chunk in chunks]
+
+
+class _Pulse:
+    """Says when nothing was sent for an interval. One timer, not one for each message."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._interval_s = interval_s
+        self._last = self._loop.time()
+        self.wake: Callable[[], None] = lambda: None
+        self._timer = self._loop.call_later(interval_s, self._fire)
+
+    def sent(self) -> None:
+        self._last = self._loop.time()
+
+    def due(self) -> bool:
+        return self._loop.time() - self._last >= self._interval_s
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _fire(self) -> None:
+        left = self._last + self._interval_s - self._loop.time()
+        if left <= 0:
+            self.wake()
+            left = self._interval_s
+        self._timer = self._loop.call_later(left, self._fire)

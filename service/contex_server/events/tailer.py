@@ -1,0 +1,105 @@
+"""Follows the logs of one bucket, for however many readers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Protocol
+
+import structlog
+
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import Entry, Sequence
+from contex_server.log.port import Follower
+
+log = structlog.get_logger(__name__)
+
+_BACKOFF_S = (0.05, 2.0)
+
+
+class Followed(Protocol):
+    """What a tailer fills: a project's channel."""
+
+    project: str
+    tail: Sequence
+
+    def receive(self, entries: list[Entry]) -> None:
+        """Takes new events, in log order, and moves the tail."""
+        ...
+
+    def fail(self, error: ContexError) -> None:
+        """Ends what the channel feeds."""
+        ...
+
+
+class Tailer:
+    """One task and one connection. An outage of the store only delays: ids are explicit."""
+
+    def __init__(self, follower: Follower, bucket: int) -> None:
+        self._follower = follower
+        self._bucket = bucket
+        self._followed: dict[str, Followed] = {}
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"contex-tailer-{bucket}")
+
+    def add(self, followed: Followed) -> None:
+        """Follows a project from its tail on."""
+        self._followed[followed.project] = followed
+        self._changed.set()
+
+    def remove(self, followed: Followed) -> int:
+        """Stops following a project; returns how many are left."""
+        # The poll under way may still report it; that is ignored.
+        self._followed.pop(followed.project, None)
+        return len(self._followed)
+
+    async def close(self) -> None:
+        """Ends the task and closes the connection."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _hand_over(self, followed: Followed, entries: list[Entry]) -> None:
+        try:
+            followed.receive(entries)
+        except Exception:
+            # Something in the log that is no event. Who follows the project must know;
+            # the other projects of the bucket go on.
+            log.exception("tailer_failed", project=followed.project, first=entries[0].id)
+            followed.fail(ContexError(Reason.INTERNAL, "the log holds what is no event"))
+            await asyncio.sleep(_BACKOFF_S[1])
+
+    async def _run(self) -> None:
+        delay = _BACKOFF_S[0]
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            while True:
+                if not self._followed:
+                    await self._changed.wait()
+                self._changed.clear()
+                if changed.done():
+                    changed = asyncio.create_task(self._changed.wait())
+                positions = {p: followed.tail for p, followed in self._followed.items()}
+                poll = asyncio.create_task(self._follower.poll(positions))
+                try:
+                    await asyncio.wait({poll, changed}, return_when=asyncio.FIRST_COMPLETED)
+                    if not poll.done():
+                        # A project came in: ask again, with it. Ids are explicit, so
+                        # what the abandoned answer held is asked for again.
+                        poll.cancel()
+                        await asyncio.gather(poll, return_exceptions=True)
+                        continue
+                    received = poll.result()
+                except ContexError as error:
+                    log.warning("tailer_interrupted", bucket=self._bucket, error=error.message)
+                    await asyncio.sleep(random.uniform(0, delay))
+                    delay = min(delay * 2, _BACKOFF_S[1])
+                    continue
+                finally:
+                    poll.cancel()
+                delay = _BACKOFF_S[0]
+                for project, entries in received.items():
+                    if entries and project in self._followed:
+                        await self._hand_over(self._followed[project], entries)
+        finally:
+            changed.cancel()
+            await self._follower.close()

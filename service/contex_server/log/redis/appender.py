@@ -1,0 +1,250 @@
+"""Group commit: what is published at the same time reaches the store in one call.
+
+While one call is under way, further publishes queue; the next call takes them all. So a
+lone publish waits for nobody, and under load the cost of a round trip and of an fsync is
+shared by everything that arrived meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import Append, Appended, Durability
+from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.log.redis.connections import (
+    STORE_ERRORS,
+    Command,
+    Connections,
+    execute,
+    is_topology_change,
+    translate,
+)
+
+_MAX_EVENTS = 1_024
+"""Events of one function call: some 5 ms during which the store serves nobody else."""
+_MAX_BYTES = 8 * 1024 * 1024
+_MAX_PENDING_BYTES = 256 * 1024 * 1024
+_CLOSE_TIMEOUT_S = 2.0
+_QUIET_TURNS = 3
+_FULL_EVENTS = 128
+_GATHER_S = 0.004
+
+FcallBuilder = Callable[[str, Sequence[Append]], Command]
+_Waiting = tuple[Append, "asyncio.Future[Appended]"]
+
+
+class Appender:
+    """Appends to the buckets of one server, over one connection, in order."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        bucket: int,
+        fcall: FcallBuilder,
+        load_functions: Callable[[AbstractConnection], Any],
+        *,
+        max_pending: int,
+        confirm: Callable[[bool], tuple[Command | None, Callable[[Any], Durability]]],
+    ) -> None:
+        """Creates an appender; it connects with the first append.
+
+        Args:
+            connections: Where its connection comes from.
+            bucket: Any bucket of the server.
+            fcall: Builds the command that appends some publishes of one project.
+            load_functions: Loads the function library over a connection.
+            max_pending: Publishes that may wait before further ones are refused.
+            confirm: For "does anybody ask for more than MEMORY?": the command that
+                confirms the durability of all before it, if one is needed, and what its
+                reply says was reached.
+        """
+        self._connections = connections
+        self._bucket = bucket
+        self._fcall = fcall
+        self._load_functions = load_functions
+        self._max_pending = max_pending
+        self._confirm = confirm
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._events = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._connection: AbstractConnection | None = None
+        self._task = asyncio.create_task(self._run(), name="contex-appender")
+
+    async def append(self, append: Append) -> Appended:
+        """See `EventLog.append`."""
+        if len(self._waiting) >= self._max_pending or self._bytes > _MAX_PENDING_BYTES:
+            raise ContexError(
+                Reason.OVERLOADED,
+                f"{len(self._waiting)} publishes of {self._bytes} bytes are waiting for the "
+                "store already",
+                retry_after_ms=250,
+            )
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._waiting.append((append, future))
+        self._bytes += _size(append)
+        self._events += len(append.drafts)
+        self._idle.clear()
+        self._wake.set()
+        return await future
+
+    async def close(self) -> None:
+        """Appends what waits, unless the store hangs, then closes the connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._idle.wait()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._waiting:
+                self._idle.set()
+                self._wake.clear()
+                await self._wake.wait()
+            await self._gather()
+            batch = self._take()
+            try:
+                await self._commit(batch)
+            except STORE_ERRORS as error:
+                if is_topology_change(error):
+                    await self._reconnect()
+                _fail(batch, translate(error))
+            except BaseException as error:
+                # A defect, or the end: nobody may be left waiting.
+                _fail(batch, ContexError(Reason.INTERNAL, f"append failed: {error!r}"))
+                if not isinstance(error, Exception):
+                    raise
+
+    async def _gather(self) -> None:
+        """Lets in what is on its way: returns when some turns of the loop brought nothing.
+
+        An idle loop makes these turns in some 50 µs, so a lone publisher hardly waits. On a
+        busy one they take long, and many publishes share the next call: 256 unary publishes
+        in flight would otherwise go out by threes.
+        """
+        deadline = asyncio.get_running_loop().time() + _GATHER_S
+        quiet = 0
+        while quiet < _QUIET_TURNS and self._events < _FULL_EVENTS:
+            before = len(self._waiting)
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._waiting) == before else 0
+            if asyncio.get_running_loop().time() > deadline:
+                return
+
+    def _take(self) -> list[_Waiting]:
+        events = size = 0
+        for taken, (append, _) in enumerate(self._waiting):
+            events += len(append.drafts)
+            size += _size(append)
+            if taken and (events > _MAX_EVENTS or size > _MAX_BYTES):
+                break
+        else:
+            taken = len(self._waiting)
+        batch = list(islice(self._waiting, taken))
+        for append, _ in batch:
+            self._waiting.popleft()
+            self._bytes -= _size(append)
+            self._events -= len(append.drafts)
+        return batch
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        projects: dict[str, list[_Waiting]] = {}
+        for waiting in batch:
+            projects.setdefault(waiting[0].project, []).append(waiting)
+        commands = [
+            self._fcall(project, [append for append, _ in group])
+            for project, group in projects.items()
+        ]
+        asks = any(append.durability > Durability.MEMORY for append, _ in batch)
+        confirm, reached_by = self._confirm(asks)
+        connection = await self._connected()
+        replies = await execute(connection, *commands, *([confirm] if confirm else []))
+        reached = reached_by(replies[-1] if confirm else None)
+        for (project, group), reply in zip(projects.items(), replies, strict=False):
+            if isinstance(reply, ResponseError) and "unction not found" in str(reply):
+                # The store came back without its functions; this call did nothing.
+                await self._load_functions(connection)
+                retried = await execute(
+                    connection,
+                    self._fcall(project, [append for append, _ in group]),
+                    *([confirm] if confirm else []),
+                )
+                reply = retried[0]
+                reached = reached_by(retried[-1] if confirm else None)
+            if isinstance(reply, Exception):
+                if is_topology_change(reply):
+                    await self._reconnect()
+                _fail(group, translate(reply))
+                continue
+            for (append, future), answer in zip(group, reply, strict=True):
+                if not future.done():
+                    _resolve(append, future, answer, reached)
+
+    async def _connected(self) -> AbstractConnection:
+        if self._connection is None:
+            self._connection = await self._connections.open(self._bucket)
+        return self._connection
+
+    async def _reconnect(self) -> None:
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+            self._connection = None
+        await self._connections.topology_changed()
+
+
+def _size(append: Append) -> int:
+    return sum(len(draft.body) for draft in append.drafts)
+
+
+def _fail(batch: list[_Waiting], error: ContexError) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _resolve(
+    append: Append, future: asyncio.Future[Appended], answer: bytes, reached: Durability
+) -> None:
+    """Reads one reply of the append function; see functions/."""
+    text = answer.decode()
+    if text[0] == "!":
+        index, actual = text[1:].split(" ")
+        draft = append.drafts[int(index)]
+        expected = str(draft.expected_revision)
+        future.set_exception(
+            ContexError(
+                Reason.REVISION_CONFLICT,
+                f"data key {draft.data_key!r} is at revision {actual}, not {expected}",
+                metadata={
+                    "data_key": draft.data_key,
+                    "expected_revision": expected,
+                    "actual_revision": actual,
+                },
+                field=f"events[{index}].expected_revision",
+            )
+        )
+        return
+    first, *revisions = text.lstrip("=").split(" ")
+    ms, n = first.split("-")
+    future.set_result(
+        Appended(
+            LogSequence(int(ms), int(n)),
+            tuple(map(int, revisions)),
+            reached,
+            duplicate=text[0] == "=",
+        )
+    )

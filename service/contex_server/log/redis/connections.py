@@ -1,0 +1,287 @@
+"""Connections to a Redis or Valkey: one server, Sentinel or Cluster, by URL.
+
+The hot paths talk to redis-py's `Connection` directly, because the client's response
+callbacks cost 1.6-1.8 times as much. Nothing here retries by itself: a command that was
+sent may have been executed, and only the caller knows whether repeating it is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+import hiredis
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,
+    MovedError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from contex_server.kernel.errors import ContexError, Reason, store_unavailable
+
+Command = tuple[Any, ...]
+TIMEOUT_S = 5.0
+"""Of a connection attempt, and of a call with its replies. Not redis-py's socket timeout:
+that wraps each write in asyncio.wait_for, which costs a task and, up to Python 3.11, loses
+a cancellation that comes in the turn of the loop in which the write ends."""
+_READ_BYTES = 256 * 1024
+
+
+class Connections(Protocol):
+    """Where the connections for a bucket come from."""
+
+    def node(self, bucket: int) -> str:
+        """Names the server that holds the bucket; buckets of one name share connections."""
+        ...
+
+    def lease(self, bucket: int) -> Any:
+        """A connection for the `async with` block; closed if the block fails."""
+        ...
+
+    async def open(self, bucket: int) -> AbstractConnection:
+        """A connection of the caller's own, to be closed by it."""
+        ...
+
+    async def topology_changed(self) -> None:
+        """Looks again who holds what, after an error that says so."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the leased connections."""
+        ...
+
+
+def connect(url: str, *, max_connections: int = 64) -> Connections:
+    """Connections for a URL; nothing is opened yet.
+
+    Args:
+        url: redis://, rediss:// or unix:// for one server,
+            redis+sentinel://[user:password@]host:port[,host:port…]/service[?db=0],
+            redis+cluster://[user:password@]host:port.
+        max_connections: Bound of the leased connections for each server.
+
+    Raises:
+        ValueError: The URL has another form.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss", "unix"):
+        return _Pooled(
+            BlockingConnectionPool.from_url(
+                url, max_connections=max_connections, timeout=TIMEOUT_S, **_OPTIONS
+            )
+        )
+    if parts.scheme == "redis+sentinel":
+        service = parts.path.strip("/")
+        if not service:
+            raise ValueError("the store URL names no service: redis+sentinel://host:port/service")
+        hosts = [_host(h, 26379) for h in parts.netloc.rpartition("@")[2].split(",")]
+        database = int(dict(parse_qsl(parts.query)).get("db", "0"))
+        sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": TIMEOUT_S})  # type: ignore[no-untyped-call]
+        return _Pooled(
+            SentinelConnectionPool(  # type: ignore[no-untyped-call]
+                service,
+                sentinel,
+                max_connections=max_connections,
+                db=database,
+                username=parts.username,
+                password=parts.password,
+                **_OPTIONS,
+            )
+        )
+    if parts.scheme == "redis+cluster":
+        host, port = _host(parts.netloc.rpartition("@")[2], 6379)
+        return _Clustered(
+            RedisCluster(
+                host=host,
+                port=port,
+                username=parts.username,
+                password=parts.password,
+                protocol=3,
+                socket_timeout=TIMEOUT_S,
+            ),
+            max_connections,
+        )
+    raise ValueError(
+        f"a store URL can't start with {parts.scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
+    )
+
+
+_OPTIONS: dict[str, Any] = {
+    "protocol": 3,
+    "legacy_responses": False,
+    "socket_timeout": None,
+    "socket_connect_timeout": TIMEOUT_S,
+    "socket_read_size": _READ_BYTES,
+    "retry": Retry(NoBackoff(), 0),
+}
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    return host or "localhost", int(port or default_port)
+
+
+class _Pooled:
+    """One server, or the master that Sentinel names."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def node(self, bucket: int) -> str:
+        return ""
+
+    @asynccontextmanager
+    async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
+        async with asyncio.timeout(TIMEOUT_S):
+            connection = await self._pool.get_connection()
+        try:
+            yield connection
+        except ResponseError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def open(self, bucket: int) -> AbstractConnection:
+        connection: AbstractConnection = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def topology_changed(self) -> None:
+        # Sentinel is asked at every connect; leased connections to the old master go.
+        await self._pool.disconnect(inuse_connections=False)
+
+    async def close(self) -> None:
+        await self._pool.disconnect()
+
+
+class _Clustered:
+    """A cluster: every bucket is one slot, so each has one node."""
+
+    def __init__(self, cluster: RedisCluster, max_connections: int) -> None:
+        self._cluster = cluster
+        self._max_connections = max_connections
+        self._pools: dict[str, _Pooled] = {}
+        self._ready = asyncio.Lock()
+
+    def _node(self, bucket: int) -> ClusterNode:
+        slot = self._cluster.keyslot(f"{{{bucket}}}")
+        node: ClusterNode = self._cluster.nodes_manager.get_node_from_slot(slot)
+        return node
+
+    def node(self, bucket: int) -> str:
+        return str(self._node(bucket).name) if self._cluster.nodes_manager.slots_cache else ""
+
+    async def _pool(self, bucket: int) -> _Pooled:
+        async with self._ready:
+            if not self._cluster.nodes_manager.slots_cache:
+                await self._cluster.initialize()
+        node = self._node(bucket)
+        if node.name not in self._pools:
+            self._pools[node.name] = _Pooled(
+                BlockingConnectionPool(
+                    connection_class=node.connection_class,
+                    max_connections=self._max_connections,
+                    timeout=TIMEOUT_S,
+                    **{**node.connection_kwargs, **_OPTIONS},
+                )
+            )
+        return self._pools[node.name]
+
+    @asynccontextmanager
+    async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
+        async with (await self._pool(bucket)).lease(bucket) as connection:
+            yield connection
+
+    async def open(self, bucket: int) -> AbstractConnection:
+        return await (await self._pool(bucket)).open(bucket)
+
+    async def topology_changed(self) -> None:
+        await self._cluster.nodes_manager.initialize()
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
+        await self._cluster.aclose()
+
+
+async def execute(connection: AbstractConnection, *commands: Command) -> list[Any]:
+    """Sends commands in one write and returns their replies, bytes undecoded.
+
+    An error reply stands in the list in its place; a connection error is raised, and so is
+    TimeoutError if the replies are not there within `TIMEOUT_S`.
+    """
+    packed = [hiredis.pack_command(command) for command in commands]
+    replies: list[Any] = []
+    async with asyncio.timeout(TIMEOUT_S):
+        await connection.send_packed_command(packed, check_health=False)
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+    return replies
+
+
+async def execute_one(connection: AbstractConnection, *command: Any) -> Any:
+    """Sends one command and returns its reply; raises an error reply."""
+    (reply,) = await execute(connection, command)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def translate(error: Exception) -> ContexError:
+    """The domain's error for one of redis-py's."""
+    if isinstance(error, OutOfMemoryError) or "OOM " in str(error):
+        return ContexError(
+            Reason.STORE_FULL,
+            "the store has reached its memory limit and takes no writes",
+            retry_after_ms=5_000,
+        )
+    if type(error) is ResponseError and not str(error).startswith(_TRANSIENT):
+        return ContexError(Reason.INTERNAL, f"the store refused a command: {error}")
+    return store_unavailable(str(error) or type(error).__name__)
+
+
+_TRANSIENT = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "TRYAGAIN", "FAILOVER")
+
+
+def is_topology_change(error: Exception) -> bool:
+    """Whether the error says that another server is in charge now."""
+    return isinstance(error, MovedError | ReadOnlyError | ClusterDownError)
+
+
+STORE_ERRORS = (RedisError, OSError, TimeoutError)
+__all__ = [
+    "STORE_ERRORS",
+    "Command",
+    "ConnectionError",
+    "Connections",
+    "connect",
+    "execute",
+    "execute_one",
+    "is_topology_change",
+    "translate",
+]

@@ -1,0 +1,146 @@
+"""Whether matches were useful, as agents say: events of the log, and a training set."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from contex_server.kernel.errors import ContexError, Reason, agent_not_found, invalid_field
+from contex_server.kernel.model import (
+    MATCH_FEEDBACK,
+    Append,
+    Draft,
+    Entry,
+    EventCodec,
+    Match,
+    Origin,
+)
+from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.log.pages import pages
+from contex_server.log.port import EventLog
+from contex_server.match.questions import Questions
+from contex_server.match.registration import decode_agent
+
+_PAGE_EVENTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One verdict on a match.
+
+    Attributes:
+        sequence: Of the match_feedback event.
+        judged: The event that was judged.
+        match: As it was scored when it was judged.
+    """
+
+    sequence: LogSequence
+    agent_id: str
+    need: str
+    judged: Entry
+    match: Match
+    useful: bool
+    comment: str
+
+
+class Feedback:
+    """Records and exports feedback."""
+
+    def __init__(self, log: EventLog, codec: EventCodec, questions: Questions) -> None:
+        self._log = log
+        self._codec = codec
+        self._questions = questions
+
+    async def record(
+        self,
+        project: str,
+        agent_id: str,
+        sequence: LogSequence,
+        need_index: int,
+        *,
+        useful: bool,
+        comment: str,
+        request_id: str,
+        origin: Origin,
+    ) -> LogSequence:
+        """Notes a verdict, with the score that the match has now; see `RecordFeedback`.
+
+        Raises:
+            ContexError: AGENT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_FIELD,
+                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        stored = await self._log.agent(project, agent_id)
+        if stored is None:
+            raise agent_not_found(project, agent_id)
+        agent = decode_agent(stored.record)
+        if need_index >= len(agent.needs):
+            raise invalid_field("need_index", f"must be below {len(agent.needs)}, not {need_index}")
+        need = agent.needs[need_index]
+        explained = await self._questions.explain(
+            project, need, data_key="", sequence=sequence, as_of=None
+        )
+        match = asdict(explained.explanation.match)
+        match["need_index"] = need_index
+        match["background_as_of"] = str(explained.explanation.match.background_as_of)
+        payload = orjson.dumps(
+            {
+                "agent_id": agent_id,
+                "sequence": str(sequence),
+                "data_key": explained.event.data_key,
+                "need": need.text,
+                "useful": useful,
+                "comment": comment,
+                "match": match,
+            }
+        )
+        body = self._codec.encode(MATCH_FEEDBACK, payload, {})
+        draft = Draft(body, event_type=MATCH_FEEDBACK)
+        appended = await self._log.append(Append(project, (draft,), request_id, origin=origin))
+        return appended.first
+
+    async def export(
+        self, project: str, since: LogSequence, until: LogSequence
+    ) -> AsyncGenerator[list[Judgement], None]:
+        """All verdicts in a range of the log, in log order.
+
+        A verdict on an event that can no longer be read is left out.
+
+        Raises:
+            ContexError: SEQUENCE_TRIMMED, STORE_UNAVAILABLE.
+        """
+        source = pages(self._log, project, since, until, max_events=_PAGE_EVENTS)
+        async with aclosing(source):
+            async for page in source:
+                events = [self._codec.decode(entry) for entry in page.entries]
+                given = [event for event in events if event.event_type == MATCH_FEEDBACK]
+                records = [orjson.loads(event.payload) for event in given]
+                places = [LogSequence.parse(record["sequence"]) for record in records]
+                judged = await self._log.get(project, places)
+                found = [
+                    _judgement(event.sequence, record, entry)
+                    for event, record, entry in zip(given, records, judged, strict=True)
+                    if entry is not None
+                ]
+                if found:
+                    yield found
+
+
+def _judgement(sequence: LogSequence, record: dict[str, object], judged: Entry) -> Judgement:
+    fields = record["match"]
+    if not isinstance(fields, dict):
+        raise ContexError(Reason.INTERNAL, f"the feedback at {sequence} is damaged")
+    match = Match(
+        **{**fields, "background_as_of": LogSequence.parse(str(fields["background_as_of"]))}
+    )
+    return Judgement(
+        sequence,
+        str(record["agent_id"]),
+        str(record["need"]),
+        judged,
+        match,
+        bool(record["useful"]),
+        str(record["comment"]),
+    )

@@ -1,0 +1,149 @@
+"""When the configured embedding model is another than the one that a project was embedded with:
+everything is embedded anew beside the old vectors, and then they are exchanged.
+
+One process in the whole deployment does it for a project, starting when the project is used.
+Meanwhile the old model serves where it is at hand, and the change comes as an event of the
+log, so every process exchanges its index at the same place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import orjson
+import structlog
+
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.model import MODEL_CHANGED, EventCodec
+from contex_server.log.claims import Claims
+from contex_server.log.port import EventLog
+from contex_server.match.registration import decode_agent
+from contex_server.matching.embeddings import Embeddings
+
+log = structlog.get_logger(__name__)
+
+_TASK = "embedding"
+_HOLD_MS = 30_000
+_BATCH = 32
+_AGENTS_PAGE = 100
+_BACKOFF_S = (1.0, 30.0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a project is: texts under the new model, and texts in all."""
+
+    done: int = 0
+    total: int = 0
+
+
+class Reembedding:
+    """Embeds projects anew with the configured model."""
+
+    def __init__(self, event_log: EventLog, codec: EventCodec, embeddings: Embeddings) -> None:
+        self._log = event_log
+        self._codec = codec
+        self._embeddings = embeddings
+        self._claims = Claims(event_log, _TASK, hold_ms=_HOLD_MS)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def consider(self, project: str, _model: str) -> None:
+        """Starts on a project whose vectors may be those of another model."""
+        if project not in self._tasks:
+            task = asyncio.create_task(self._run(project), name=f"contex-reembed-{project}")
+            self._tasks[project] = task
+            task.add_done_callback(lambda _: self._tasks.pop(project, None))
+
+    async def close(self) -> None:
+        """Stops; another process, or the next start, goes on where it was."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def progress(self, project: str) -> Progress:
+        """How far a project is; equal numbers where nothing is to be done.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        target = self._embeddings.models.configured_id
+        found = Progress()
+        if await self._log.model(project) in ("", target):
+            return found
+        async for digests in self._digests(project):
+            found.total += len(digests)
+            missing = await self._log.missing_vectors(project, target, digests)
+            found.done += len(digests) - len(missing)
+        return found
+
+    async def _run(self, project: str) -> None:
+        target = self._embeddings.models.configured_id
+        delay = _BACKOFF_S[0]
+        while True:
+            try:
+                current = await self._log.model(project)
+                if current in ("", target):
+                    return
+                if await self._claims.take(project):
+                    try:
+                        if await self._embed_all(project, current, target):
+                            return
+                    finally:
+                        await self._claims.give_back(project)
+                delay = _BACKOFF_S[0]
+            except ContexError as error:
+                log.warning("reembedding_interrupted", project=project, error=error.message)
+                delay = min(2 * delay, _BACKOFF_S[1])
+            await asyncio.sleep(random.uniform(delay / 2, delay))
+
+    async def _embed_all(self, project: str, current: str, target: str) -> bool:
+        """Embeds what is missing, and lets the new model decide. False if it lost the task."""
+        log.info("reembedding", project=project, model=target, instead_of=current)
+        done = 0
+        while True:
+            missing = 0
+            async for digests in self._digests(project):
+                for start in range(0, len(digests), _BATCH):
+                    if not await self._claims.take(project):
+                        return False
+                    part = dict(list(digests.items())[start : start + _BATCH])
+                    fresh = await self._embed(project, target, part)
+                    missing += fresh
+                    done += fresh
+                    if fresh:
+                        log.info("reembedding_progress", project=project, texts=done)
+            if not missing:
+                break  # What was published meanwhile is embedded too.
+        body = self._codec.encode(
+            MODEL_CHANGED, orjson.dumps({"model": target, "previous": current}), {}
+        )
+        sequence = await self._log.change_model(project, current, target, MODEL_CHANGED, body)
+        if sequence is not None:
+            self._embeddings.model_changed(project, target)
+            log.info("reembedded", project=project, model=target, texts=done)
+        return True
+
+    async def _embed(self, project: str, target: str, digests: dict[bytes, object]) -> int:
+        missing = await self._log.missing_vectors(project, target, digests)
+        needs = {d: text for d in missing if isinstance(text := digests[d], str)}
+        sequences = [s for d in missing if not isinstance(s := digests[d], str)]
+        await self._embeddings.of_needs(project, target, needs)
+        entries = await self._log.get(project, sequences)  # type: ignore[arg-type]
+        events = [self._codec.decode(entry) for entry in entries if entry is not None]
+        # Under the digest that the log has for it, whatever this version would call it.
+        await self._embeddings.of_events(project, target, events)
+        return len(needs) + len(events)
+
+    async def _digests(self, project: str) -> AsyncIterator[dict[bytes, object]]:
+        """Every text of a project: a need with its words, a datum with its event's sequence."""
+        async for states in self._log.state(project):
+            yield {s.digest: s.sequence for s in states if not s.deleted and s.digest}
+        after = ""
+        while page := await self._log.agents(project, after, _AGENTS_PAGE):
+            agents = [decode_agent(stored.record) for stored in page]
+            yield {need.digest: need.text for agent in agents for need in agent.needs}
+            after = page[-1].agent_id

@@ -1,0 +1,115 @@
+"""How a registration lies in the store and in its events: JSON, opaque to the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from contex_server.kernel.model import Agent, MinDelta, Need
+from contex_server.matching.describe import text_digest
+
+
+def encode_agent(agent: Agent) -> bytes:
+    """A registration as it is stored."""
+    return orjson.dumps(
+        {
+            "agent_id": agent.agent_id,
+            "needs": [_encode_need(need) for need in agent.needs],
+            "threshold": agent.threshold,
+            "max_matches": agent.max_matches,
+            "registered_ms": agent.registered_ms,
+            "updated_ms": agent.updated_ms,
+            "min_delta": _encode_min_delta(agent.min_delta),
+        }
+    )
+
+
+def decode_agent(record: bytes) -> Agent:
+    """Reads what `encode_agent` wrote."""
+    fields = orjson.loads(record)
+    fields["needs"] = decode_needs(fields["needs"], fields["threshold"], fields["max_matches"])
+    pointers = fields["min_delta"]
+    fields["min_delta"] = None if pointers is None else MinDelta(tuple(pointers))
+    return Agent(**fields)
+
+
+def make_need(
+    text: str,
+    threshold: float,
+    max_matches: int,
+    *,
+    own_threshold: float | None = None,
+    own_max_matches: int | None = None,
+    exclude: Iterable[str] = (),
+) -> Need:
+    """A need, with what it takes over from its agent where it has nothing of its own."""
+    return Need(
+        text,
+        text_digest(text),
+        threshold if own_threshold is None else own_threshold,
+        max_matches if own_max_matches is None else own_max_matches,
+        frozenset(exclude),
+        own_threshold,
+        own_max_matches,
+    )
+
+
+def registered_payload(agent: Agent, before: Agent | None) -> bytes:
+    """The payload of an agent_registered event.
+
+    `previous` holds the needs that it replaces, where they were others: what matches now
+    and did not before follows from the event alone.
+    """
+    payload: dict[str, Any] = {
+        "agent_id": agent.agent_id,
+        "needs": [need.text for need in agent.needs],
+        "threshold": agent.threshold,
+        "max_matches": agent.max_matches,
+        "need_specs": [_encode_need(need) for need in agent.needs],
+        "min_delta": _encode_min_delta(agent.min_delta),
+    }
+    if before is not None and before.needs != agent.needs:
+        payload["previous"] = {
+            "needs": [_encode_need(need) for need in before.needs],
+            "threshold": before.threshold,
+            "max_matches": before.max_matches,
+        }
+    return orjson.dumps(payload)
+
+
+def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
+    """The agent that an event of a registration is about, and the needs that it replaced.
+
+    The needs are None where they were the same, or there were none.
+    """
+    fields = orjson.loads(payload)
+    previous = fields.get("previous")
+    if previous is None:
+        return fields["agent_id"], None
+    needs = decode_needs(previous["needs"], previous["threshold"], previous["max_matches"])
+    return fields["agent_id"], needs
+
+
+def decode_needs(records: list[list[Any]], threshold: float, max_matches: int) -> tuple[Need, ...]:
+    """Reads stored needs."""
+    return tuple(
+        make_need(
+            text,
+            threshold,
+            max_matches,
+            own_threshold=own_threshold,
+            own_max_matches=own_max_matches,
+            exclude=exclude,
+        )
+        for text, own_threshold, own_max_matches, exclude in records
+    )
+
+
+def _encode_need(need: Need) -> list[Any]:
+    return [need.text, need.own_threshold, need.own_max_matches, sorted(need.exclude)]
+
+
+def _encode_min_delta(min_delta: MinDelta | None) -> list[str] | None:
+    return None if min_delta is None else list(min_delta.json_pointers)

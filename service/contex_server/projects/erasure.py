@@ -1,0 +1,291 @@
+"""Erasing payloads: by destroying the key that they are sealed with, or by writing what is
+archived anew. See docs/adr/0016."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import orjson
+import structlog
+
+from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.model import (
+    BEGINNING,
+    DATA_ERASED,
+    SEALED_TAG,
+    Entry,
+    Erasure,
+    EventCodec,
+    Origin,
+    Sequence,
+)
+from contex_server.log.archive import SegmentRecord
+from contex_server.log.pages import pages
+from contex_server.log.port import EventLog
+from contex_server.log.sealing import Erased, SealingLog
+from contex_server.projects.archiver import Archiver
+from contex_server.projects.retention import Keeping
+from contex_server.tiers.archive import Archive
+from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.objects import archive_unavailable
+from contex_server.tiers.sealer import Sealer, key_id_of, tombstone
+from contex_server.tiers.segment import SegmentBuilder
+
+log = structlog.get_logger(__name__)
+
+_PAGE_EVENTS = 2_000
+_SEALED = bytes([SEALED_TAG])
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is erased.
+
+    Attributes:
+        latest: The last of the erased events of each data key.
+    """
+
+    events: int = 0
+    digests: set[bytes] = field(default_factory=set)
+    latest: dict[str, Sequence] = field(default_factory=dict)
+
+
+class Eraser:
+    """Erases data.
+
+    Args:
+        raw: All events, as they are kept.
+        store: Where keys and erasures are.
+        codec: Reads and changes events.
+        sealer: Has keys at hand.
+        keeping: Knows of legal holds.
+        archive: Where old events are; None where there is no archive.
+        archiver: Moves events there; None likewise.
+        keys: The keys that are kept there; None likewise.
+        models: Embedding models that may have made vectors.
+        grown: Told of each project that has grown.
+    """
+
+    def __init__(
+        self,
+        raw: EventLog,
+        store: SealingLog,
+        codec: EventCodec,
+        sealer: Sealer,
+        keeping: Keeping,
+        archive: Archive | None,
+        archiver: Archiver | None,
+        keys: ArchivedKeys | None,
+        models: Callable[[], list[str]],
+        *grown: Callable[[str], None],
+    ) -> None:
+        self._raw = raw
+        self._store = store
+        self._codec = codec
+        self._sealer = sealer
+        self._keeping = keeping
+        self._archive = archive
+        self._archiver = archiver
+        self._keys = keys
+        self._models = models
+        self._grown = grown
+
+    async def erase(
+        self,
+        project: str,
+        *,
+        subject: str = "",
+        data_key: str = "",
+        request_id: str,
+        reason: str,
+        origin: Origin,
+    ) -> tuple[int, Sequence | None, bool]:
+        """Erases the events of a subject, or of a data key.
+
+        Returns:
+            How many, the event that tells it, if there was something to erase, and whether
+            the request had been answered before.
+
+        Raises:
+            ContexError: LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
+                ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        before = await self._store.erasure(project, request_id)
+        if before is not None:
+            return before[1], before[0], True
+        await self._keeping.check_not_on_hold(project)
+        now_ms = (await self._store.bounds(project)).now_ms
+        erasure = Erasure(now_ms, request_id, reason)
+        key_id = b""
+        if subject:
+            key_id = await self._store.key_of_subject(project, subject)
+            if not key_id:
+                return 0, None, False
+            found = await self._sealed_with(project, key_id)
+        else:
+            found = await self._rewrite(project, data_key, erasure)
+        await self._drop_vectors(project, found)
+        told = {
+            **({"subject": subject} if subject else {"data_key": data_key}),
+            "request_id": request_id,
+            "reason": reason,
+            "erased_count": found.events,
+        }
+        what = f"subject {subject}" if subject else f"data key {data_key}"
+        detail = f"erased {found.events} events of {what}, request {request_id}: {reason}"
+        reached("erasing")
+        recorded = Erased(
+            request_id,
+            subject,
+            key_id,
+            tombstone(erasure),
+            found.events,
+            found.latest,
+            DATA_ERASED,
+            self._codec.encode(DATA_ERASED, orjson.dumps(told), {}),
+            action_note(ADMINISTERED, origin, detail, count=found.events),
+        )
+        if key_id and self._archiver is not None and self._keys is not None:
+            # So that it is not kept again meanwhile.
+            async with self._archiver.task(project):
+                directory = (await self._store.archived(project)).directory
+                if directory:
+                    await self._keys.destroy(directory, key_id, recorded.tombstone)
+                sequence = await self._store.erase(project, recorded)
+        else:
+            sequence = await self._store.erase(project, recorded)
+        self._sealer.forget(project)
+        # Whoever had missed them meanwhile may have made them again.
+        await self._drop_vectors(project, found)
+        if not await self._store.forget_on_disk(project):
+            log.warning("store_keeps_its_files", project=project)
+        for note in self._grown:
+            note(project)
+        log.warning("data_erased", project=project, events=found.events, request_id=request_id)
+        return found.events, sequence, False
+
+    async def _sealed_with(self, project: str, key_id: bytes) -> _Found:
+        """The events that are sealed with a key."""
+        found = _Found()
+        tail = (await self._raw.bounds(project)).tail
+        source = pages(self._raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
+        async with aclosing(source):
+            async for page in source:
+                for entry in page.entries:
+                    if entry.body[:1] == _SEALED and key_id_of(entry) == key_id:
+                        self._note(found, entry)
+        return found
+
+    def _note(self, found: _Found, entry: Entry) -> None:
+        found.events += 1
+        state = self._codec.key_state(entry)
+        if state is not None:
+            found.latest[state.data_key] = state.sequence
+        digest = self._codec.decode(entry).text_digest
+        if digest:
+            found.digests.add(digest)
+
+    async def _drop_vectors(self, project: str, found: _Found) -> None:
+        """Drops the vectors of the texts that are erased, less those of which a datum that is
+        not erased has the very text."""
+        dropped = set(found.digests)
+        async for states in self._store.state(project):
+            dropped -= {
+                state.digest
+                for state in states
+                if not state.deleted and found.latest.get(state.data_key) != state.sequence
+            }
+        model = await self._store.model(project)
+        for each in {model, *self._models()} - {""}:
+            await self._store.drop_vectors(project, each, dropped)
+
+    # -- by data key -------------------------------------------------------------
+
+    async def _rewrite(self, project: str, data_key: str, erasure: Erasure) -> _Found:
+        """Writes every segment anew that has events of a data key, without their payloads.
+
+        What is still in the store is moved to the archive first.
+        """
+        latest = (await self._store.latest(project, [data_key])).get(data_key)
+        if latest is None:
+            raise ContexError(
+                Reason.DATA_KEY_NOT_FOUND,
+                f"data key {data_key!r} never had an event in project {project!r}",
+                metadata={"data_key": data_key},
+                field="data_key",
+            )
+        archive, archiver = self._archive, self._archiver
+        if archive is None or archiver is None:
+            raise ContexError(
+                Reason.ARCHIVE_DISABLED,
+                "the events of a data key are erased in the archive, and there is none",
+            )
+        found = _Found()
+        async with archiver.task(project):
+            await archiver.move_all(project)
+            directory = await archive.directory(project)
+            remains = directory.archived.remains
+            for record in [*([remains] if remains else []), *directory.records]:
+                if record.first <= latest.sequence:
+                    await archiver.claim(project)
+                    await self._rewrite_segment(
+                        project, record, data_key, latest.sequence, erasure, found
+                    )
+        return found
+
+    async def _rewrite_segment(
+        self,
+        project: str,
+        record: SegmentRecord,
+        data_key: str,
+        until: Sequence,
+        erasure: Erasure,
+        found: _Found,
+    ) -> None:
+        archive, archiver = self._archive, self._archiver
+        assert archive is not None
+        assert archiver is not None
+        index = await archive.index(record)
+        places = set(index.places_of(data_key))
+        if not places:
+            return
+        builder = SegmentBuilder(
+            index.project, index.ordinal, index.previous, (*index.replaces, record.digest)
+        )
+        fresh, at = 0, 0
+        async for entries in archive.entries(record):
+            kept = []
+            for entry in entries:
+                if at in places and entry.sequence <= until:
+                    erased = self._codec.erase(entry, erasure)
+                    fresh += erased is not entry
+                    before = None if erased is not entry else self._codec.record(entry).erased
+                    if before is None or before.request_id == erasure.request_id:
+                        # Also what this request had erased when it was interrupted.
+                        self._note(found, entry)
+                    entry = erased
+                at += 1
+                kept.append(entry)
+            await asyncio.to_thread(builder.add, kept, list(map(self._codec.contents, kept)))
+        if not fresh:
+            return
+        for info, start in index.snapshots:
+            data = await archive.objects.get_range(record.name, start, start + info.size)
+            builder.add_snapshot(info, data)
+        sealed = await asyncio.to_thread(builder.seal)
+        name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
+        replaced = await archive.store(sealed, name)
+        reached("erasing-segment")
+        await archiver.claim(project, afresh=True)
+        is_remains = "/remains-" in name
+        record_it = self._store.replace_remains if is_remains else self._store.replace_segment
+        if not await record_it(project, archiver.claims.owner, replaced):
+            await archive.objects.delete(name)
+            raise archive_unavailable("another process is working on it")
+        await archive.objects.delete(record.name)

@@ -1,0 +1,235 @@
+"""Taking over from the archive what the store has lost, or never knew of.
+
+Objects tell what they are: whose, the how-manieth, after which other. So the archive alone is
+enough to have a project again, up to its newest segment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.model import SERVICE, Entry, EventCodec, Sequence
+from contex_server.log.archive import SegmentRecord
+from contex_server.log.claims import Claims
+from contex_server.log.transfer import Restored, TransferLog
+from contex_server.projects.archiver import STAGED, TASK, Archiver
+from contex_server.tiers.archive import Archive
+from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.sealer import Sealer
+from contex_server.tiers.segment import SegmentDamaged, SegmentIndex
+
+log = structlog.get_logger(__name__)
+
+_BATCH_EVENTS = 1_000
+_HOLD_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Segments that the store does not know of, in order.
+
+    Attributes:
+        directory: Where they are.
+        takeable: Whether they go on exactly where the store ends, or begin at the beginning.
+        empty: Whether the store knows nothing of the project.
+    """
+
+    directory: str
+    records: tuple[SegmentRecord, ...]
+    takeable: bool
+    empty: bool
+
+
+class Recovery:
+    """Takes projects over.
+
+    Args:
+        store: What is known of them.
+        archive: What there is.
+        codec: Reads events.
+        keys: What the events are sealed with.
+        sealer: Opens them.
+        archiver: Must not archive meanwhile.
+    """
+
+    def __init__(
+        self,
+        store: TransferLog,
+        archive: Archive,
+        codec: EventCodec,
+        keys: ArchivedKeys,
+        sealer: Sealer,
+        archiver: Archiver,
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._codec = codec
+        self._keys = keys
+        self._sealer = sealer
+        self._archiver = archiver
+
+    async def ahead(self, project: str) -> Ahead | None:
+        """What the archive has more than the store knows of; None if it has not.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        archived = await self._store.archived(project)
+        bounds = await self._store.bounds(project)
+        prefix = archived.directory or project
+        names = await self._archive.objects.list(f"{prefix}/")
+        found: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
+        staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
+        for name, size in names.items():
+            directory, _, leaf = name.rpartition("/")
+            if not leaf.endswith(".seg") or leaf.startswith("remains-") or directory in staged:
+                continue
+            if archived.directory and int(leaf[:8]) < archived.segments:
+                continue
+            try:
+                index, record = await self._archive.describe(name, size)
+            except SegmentDamaged:
+                log.warning("segment_damaged", object=name)
+                continue
+            found.setdefault(directory, []).append((index, record))
+        if not found:
+            return None
+        if not archived.directory and bounds.tail > Sequence(0, 0):
+            return None  # the project has begun anew
+        # Of several lives of a project, the last.
+        directory = max(found)
+        chain = _chain(found[directory], archived.segments, archived.digest)
+        chain = [record for record in chain if record.last > bounds.tail]
+        if not chain:
+            return None
+        empty = bounds.tail == Sequence(0, 0)
+        return Ahead(directory, tuple(chain), True, empty)
+
+    async def take_over(self, project: str, ahead: Ahead) -> None:
+        """Lets the store know of the segments.
+
+        A project that it has lost is put together where nobody sees it, and then becomes
+        visible in one step.
+
+        Raises:
+            ContexError: PROJECT_NOT_EMPTY, ARCHIVE_DAMAGED, ARCHIVE_UNAVAILABLE,
+                STORE_UNAVAILABLE.
+        """
+        if not ahead.empty:
+            async with self._archiver.task(project, sweep=False):
+                await self._take(project, ahead, self._archiver.claims, staged=False)
+            return
+        staged = f"{project}~recovery"
+        claims = Claims(self._store, TASK, hold_ms=_HOLD_MS)
+        if not await claims.take(staged):
+            raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
+        try:
+            await self._store.drop_import(staged, [])
+            await self._take(staged, ahead, claims, staged=True)
+            reached("recovery-committing")
+            action = action_note(
+                ADMINISTERED,
+                SERVICE,
+                f"taken over from the archive, {ahead.directory}",
+                sequence=ahead.records[-1].last,
+                count=sum(record.events for record in ahead.records),
+            )
+            if not await self._store.commit_import(project, staged, [], action):
+                raise ContexError(Reason.PROJECT_NOT_EMPTY, "the project has events by now")
+        finally:
+            await claims.give_back(staged)
+        log.warning("recovered", project=project, last=str(ahead.records[-1].last))
+
+    async def _take(self, project: str, ahead: Ahead, claims: Claims, *, staged: bool) -> None:
+        await self._keys.bring_back(project, ahead.directory)
+        for record in ahead.records:
+            await self.take_in(project, record, archived=staged)
+            if not await claims.take(project):
+                raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
+            # A project that begins in the middle has lost what was before.
+            removed = min(record.ordinal, 1) if staged else None
+            if not await self._store.add_segment(
+                project, claims.owner, ahead.directory, record, removed=removed
+            ):
+                raise ContexError(
+                    Reason.ARCHIVE_DAMAGED,
+                    f"segment {record.ordinal} does not follow what the store knows",
+                    metadata={"object": record.name},
+                )
+
+        if staged:
+            for name, size in (await self._archive.objects.list(f"{ahead.directory}/")).items():
+                if name.rpartition("/")[2].startswith("remains-"):
+                    _, remains = await self._archive.describe(name, size)
+                    if remains.last == ahead.records[0].first:
+                        await self._store.replace_remains(project, claims.owner, remains)
+
+    async def take_in(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
+        """Restores what a segment has after the end of a project; see `TransferLog.restore`.
+
+        Raises:
+            ContexError: PROJECT_NOT_EMPTY if somebody else appends to it; ARCHIVE_DAMAGED,
+                ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        tail = (await self._store.bounds(project)).tail
+        batch: list[Restored] = []
+
+        async def restore() -> None:
+            nonlocal tail, batch
+            if not await self._store.restore(project, tail, batch, archived=archived):
+                raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
+            tail, batch = Entry(batch[-1].id, b"").sequence, []
+
+        async for entries in self._archive.entries(record):
+            fresh = [entry for entry in entries if entry.sequence > tail]
+            # What is kept stays sealed; what is told of it is as it is read.
+            opened = await self._sealer.open(project, fresh)
+            batch += map(Restored.of, fresh, map(self._codec.links, opened))
+            if len(batch) >= _BATCH_EVENTS:
+                await restore()
+            await asyncio.sleep(0)
+        if batch:
+            await restore()
+
+
+def _chain(
+    found: list[tuple[SegmentIndex, SegmentRecord]], ordinal: int, digest: str
+) -> list[SegmentRecord]:
+    """The segments that follow one another from an ordinal on.
+
+    Of two with the same ordinal, one was stored and never recorded; both hold true events, and
+    what follows is known by which of them it names.
+    """
+    by_ordinal: dict[int, list[tuple[SegmentIndex, SegmentRecord]]] = {}
+    for index, record in found:
+        by_ordinal.setdefault(index.ordinal, []).append((index, record))
+    chain: list[SegmentRecord] = []
+    known = {digest}
+    first = min(by_ordinal)
+    if ordinal == 0:
+        ordinal = first  # what was removed before is gone for good
+        known = {index.previous for index, _ in by_ordinal[first]}
+    while ordinal in by_ordinal:
+        following = {index.previous for index, _ in by_ordinal.get(ordinal + 1, [])}
+        candidates = [
+            (index, record) for index, record in by_ordinal[ordinal] if index.previous in known
+        ]
+        if not candidates:
+            break
+        index, record = max(
+            candidates,
+            key=lambda pair: (
+                bool({pair[1].digest, *pair[0].replaces} & following),
+                pair[1].events,
+            ),
+        )
+        chain.append(record)
+        known = {record.digest, *index.replaces}
+        ordinal += 1
+    return chain

@@ -1,0 +1,149 @@
+"""Removing events for good, from the old end of the archive.
+
+The state as of the first event that stays can still be told afterwards, and so can every one
+after it: the events that it consists of are kept in a segment of their own, the remains, with
+a snapshot as of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from uuid import uuid4
+
+import structlog
+
+from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.model import END_OF_TIME, SERVICE, EventCodec, Origin, Sequence
+from contex_server.log.archive import SegmentRecord, StoreLog
+from contex_server.log.claims import Claims
+from contex_server.log.port import EventLog, SnapshotInfo
+from contex_server.projects.policy import Retention
+from contex_server.state.snapshot_format import encode
+from contex_server.state.state import Selection
+from contex_server.state.states import States
+from contex_server.tiers.archive import Archive, Directory
+from contex_server.tiers.segment import SegmentBuilder
+
+log = structlog.get_logger(__name__)
+
+_TOGETHER = 500
+
+
+class Removal:
+    """Removes archived events.
+
+    Args:
+        store: Where it is recorded.
+        event_log: All events.
+        archive: Where they are.
+        codec: Reads them.
+        states: The states that they make.
+    """
+
+    def __init__(
+        self,
+        store: StoreLog,
+        event_log: EventLog,
+        archive: Archive,
+        codec: EventCodec,
+        states: States,
+    ) -> None:
+        self._store = store
+        self._log = event_log
+        self._archive = archive
+        self._codec = codec
+        self._states = states
+
+    async def expire(self, project: str, retention: Retention, claims: Claims) -> None:
+        """Removes what the retention no longer allows to be kept.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        age_ms = (retention.archive_seconds or 0) * 1000
+        bounds = await self._store.bounds(project)
+        before = Sequence(max(0, bounds.now_ms - age_ms), 0)
+        detail = f"retention: older than {retention.archive_seconds} s"
+        await self.remove(project, claims, before, SERVICE, detail)
+
+    async def remove(
+        self, project: str, claims: Claims, before: Sequence, origin: Origin, detail: str
+    ) -> int:
+        """Removes the segments that end before a sequence, for who has the archiver's task.
+
+        Returns:
+            How many events were removed; fewer than there are before it, for a segment goes
+            as a whole.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
+        """
+        directory = await self._archive.directory(project)
+        archived = directory.archived
+        count = bisect_right(directory.lasts, before)
+        gone = [record for record in directory.records[:count] if record.last < before]
+        if not gone or archived.first is None:
+            return 0
+        first = await self._first_after(project, directory, gone[-1])
+        if first is None:
+            return 0
+        remains = await self._put_remains(project, directory, first)
+        events = sum(record.events for record in gone)
+        action = action_note(
+            ADMINISTERED,
+            origin,
+            f"removed {events} events before {first}: {detail}",
+            sequence=first,
+            count=events,
+        )
+        reached("removal-recording")
+        await claims.take(project, afresh=True)
+        if not await self._store.remove_segments(
+            project, claims.owner, first, remains, archived.first, action
+        ):
+            await self._archive.objects.delete(remains.name)
+            return 0
+        reached("removal-recorded")
+        log.warning("events_removed", project=project, events=events, first=str(first))
+        if archived.remains is not None:
+            gone.append(archived.remains)
+        for record in gone:
+            await self._archive.objects.delete(record.name)
+        return events
+
+    async def _first_after(
+        self, project: str, directory: Directory, last: SegmentRecord
+    ) -> Sequence | None:
+        following = [record.first for record in directory.records if record.ordinal > last.ordinal]
+        if following:
+            return following[0]
+        entries = await self._store.read(project, last.last, END_OF_TIME, 1)
+        return entries[0].sequence if entries else None
+
+    async def _put_remains(
+        self, project: str, directory: Directory, first: Sequence
+    ) -> SegmentRecord:
+        """Stores what the state as of `first` consists of."""
+        state = await self._states.at(project, first)
+        keys = state.select(Selection(include_deleted=True))
+        states = {key: found for key in keys if (found := state.get(key)) is not None}
+        wanted = sorted({found.sequence for found in states.values()} | {first})
+        builder = SegmentBuilder(project, directory.records[0].ordinal, "")
+        for start in range(0, len(wanted), _TOGETHER):
+            read = await self._log.get(project, wanted[start : start + _TOGETHER])
+            entries = [entry for entry in read if entry is not None]
+            if len(entries) < len(read):
+                raise ContexError(
+                    Reason.ARCHIVE_DAMAGED, f"an event of the state as of {first} is missing"
+                )
+            contents = list(map(self._codec.contents, entries))
+            await asyncio.to_thread(builder.add, entries, contents)
+        data = await asyncio.to_thread(encode, states)
+        info = SnapshotInfo(first, builder.events, builder.body_bytes, len(states), len(data))
+        builder.add_snapshot(info, data)
+        sealed = await asyncio.to_thread(builder.seal)
+        name = f"{directory.archived.directory}/remains-{first}-{uuid4().hex[:8]}.seg"
+        return await self._archive.store(sealed, name)

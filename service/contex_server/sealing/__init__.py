@@ -1,1 +1,0 @@
-"""Payloads that name a subject, encrypted at rest: with the subject's key goes the payload."""

@@ -1,0 +1,77 @@
+"""The keys of archived events that are sealed, beside the segments: a project that is taken over
+from the archive alone can be read.
+
+They are wrapped by the master key. An erasure puts in a key's place that it was destroyed, before
+it is recorded.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+import orjson
+
+from contex_server.kernel.model import SUBJECT, Entry, EventCodec
+from contex_server.log.sealing import SealingLog
+from contex_server.tiers.objects import Objects
+from contex_server.tiers.sealer import is_key
+
+
+class ArchivedKeys:
+    """Keys as objects.
+
+    Args:
+        store: Where keys are in use.
+        objects: Where they are kept.
+        codec: Tells the subjects of events.
+    """
+
+    def __init__(self, store: SealingLog, objects: Objects, codec: EventCodec) -> None:
+        self._store = store
+        self._objects = objects
+        self._codec = codec
+        self._kept: set[str] = set()
+
+    async def keep(self, project: str, directory: str, sealed: Mapping[bytes, Entry]) -> None:
+        """Stores the keys of some events, as the owner of the project's task.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        fresh = {k: e for k, e in sealed.items() if _name(directory, k) not in self._kept}
+        if not fresh:
+            return
+        for key_id, stored in (await self._store.wrapped_keys(project, fresh)).items():
+            subject = self._codec.record(fresh[key_id]).metadata.get(SUBJECT, "")
+            await self._put(directory, key_id, subject, stored)
+            self._kept.add(_name(directory, key_id))
+
+    async def destroy(self, directory: str, key_id: bytes, tombstone: bytes) -> None:
+        """Puts in a key's place that it was destroyed, as the owner of the project's task.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE.
+        """
+        await self._put(directory, key_id, "", tombstone)
+
+    async def _put(self, directory: str, key_id: bytes, subject: str, stored: bytes) -> None:
+        used = subject if is_key(stored) else ""
+        data = {"subject": used, "key": base64.b64encode(stored).decode()}
+        await self._objects.put(_name(directory, key_id), orjson.dumps(data))
+
+    async def bring_back(self, project: str, directory: str) -> None:
+        """Puts all keys of a directory in use.
+
+        Raises:
+            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        for name in await self._objects.list(f"{directory}/keys/"):
+            data = orjson.loads(await self._objects.get(name))
+            key_id = name.rpartition("/")[2].encode()
+            stored = base64.b64decode(data["key"])
+            await self._store.restore_key(project, data["subject"], key_id, stored)
+
+
+def _name(directory: str, key_id: bytes) -> str:
+    return f"{directory}/keys/{key_id.decode()}"

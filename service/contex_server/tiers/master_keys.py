@@ -1,0 +1,99 @@
+"""Master keys, and the keys of subjects that they wrap.
+
+AES-256-GCM everywhere (NIST SP 800-38D), with random nonces of 96 bits; a subject's key seals
+one subject's events, far from the 2^32 that a key may seal so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from contex_server.kernel.errors import ContexError, Reason
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+_ID_BYTES = 4
+
+
+class MasterKeys:
+    """The key that wraps, and those that did before it.
+
+    Args:
+        current: 32 bytes.
+        previous: Likewise.
+    """
+
+    def __init__(self, current: bytes, previous: Iterable[bytes] = ()) -> None:
+        self._current = _id_of(current)
+        self._keys = {_id_of(key): AESGCM(key) for key in (*previous, current)}
+
+    def wrap(self, key: bytes, name: bytes) -> bytes:
+        """A key, to be stored under a name."""
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._keys[self._current].encrypt(nonce, key, name)
+        return self._current + nonce + sealed
+
+    def unwrap(self, wrapped: bytes, name: bytes) -> bytes:
+        """The key that was wrapped.
+
+        Raises:
+            ContexError: KEY_UNAVAILABLE.
+        """
+        master, nonce = wrapped[:_ID_BYTES], wrapped[_ID_BYTES : _ID_BYTES + NONCE_BYTES]
+        with suppress(KeyError, InvalidTag):
+            return self._keys[master].decrypt(nonce, wrapped[_ID_BYTES + NONCE_BYTES :], name)
+        raise ContexError(
+            Reason.KEY_UNAVAILABLE,
+            f"an event is encrypted under the master key {master.hex()}, which is not here",
+            metadata={"key_id": master.hex()},
+        )
+
+
+def _id_of(key: bytes) -> bytes:
+    return hashlib.sha256(b"contex master key\0" + key).digest()[:_ID_BYTES]
+
+
+def read_key(path: Path) -> bytes:
+    """A key from a file: 32 bytes in base64.
+
+    Raises:
+        ValueError: The file holds none.
+        OSError: It can't be read.
+    """
+    try:
+        key = base64.b64decode(path.read_bytes().strip(), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{path}: not base64: {error}") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"{path}: {len(key)} bytes, and a key has {KEY_BYTES}")
+    return key
+
+
+def create_key(path: Path) -> bytes:
+    """The key in a file, which is made if it is not there, for its owner only.
+
+    Raises:
+        ValueError: The file holds none.
+        OSError: It can't be read or made.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(partial, path)  # whoever comes first makes it
+        partial.unlink()
+    return read_key(path)

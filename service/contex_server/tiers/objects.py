@@ -1,0 +1,155 @@
+"""Objects by name: a directory, S3, GCS or Azure, through obstore."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from contex_server.kernel.errors import ContexError, Reason
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 30.0
+_RETRY: Any = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=20),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=3),
+        "base": 2,
+    },
+}
+_CLIENT: Any = {"timeout": timedelta(seconds=_TIMEOUT_S), "connect_timeout": timedelta(seconds=5)}
+
+
+class ObjectMissing(Exception):
+    """There is no such object."""
+
+
+class Objects:
+    """Whole objects that are written once.
+
+    Every method raises `ContexError` with ARCHIVE_UNAVAILABLE when the storage fails.
+    """
+
+    def __init__(self, store: ObjectStore, url: str) -> None:
+        self._store = store
+        self.url = url
+        self._root = Path(str(store.prefix)) if isinstance(store, LocalStore) else None
+
+    @classmethod
+    def open(cls, url: str) -> Objects:
+        """Opens `file:///path`, `s3://bucket/prefix`, `gs://…`, `az://…`.
+
+        Credentials and endpoints come from the environment, as the providers' own tools
+        read them (AWS_*, GOOGLE_*, AZURE_*).
+
+        Raises:
+            ValueError: The URL is none of a storage.
+        """
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            path = Path(unquote(parts.path))
+            if parts.netloc or not path.is_absolute():
+                raise ValueError(f"{url!r}: a directory is named file:///absolute/path")
+            path.mkdir(parents=True, exist_ok=True)
+            return cls(LocalStore(path), url)
+        try:
+            # What is said here replaces all that the library would read of the environment.
+            plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+            options: Any = {**_CLIENT, "allow_http": plain}
+            return cls(from_url(url, client_options=options, retry_config=_RETRY), url)
+        except (BaseError, ValueError) as error:
+            raise ValueError(f"{url!r}: {error}") from error
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Stores an object, so that it is there when this returns."""
+        await self._run(lambda: obstore.put_async(self._store, name, data))
+        if self._root is not None:
+            # The library renames a complete file into place, and leaves it in the cache.
+            await asyncio.to_thread(_sync, self._root / name, self._root)
+
+    async def get(self, name: str) -> bytes:
+        """A whole object.
+
+        Raises:
+            ObjectMissing: It is not there.
+        """
+
+        async def get() -> bytes:
+            found = await obstore.get_async(self._store, name)
+            return bytes(await found.bytes_async())
+
+        data: bytes = await self._run(get)
+        return data
+
+    async def get_range(self, name: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of an object.
+
+        Raises:
+            ObjectMissing: It is not there.
+        """
+        return bytes(
+            await self._run(
+                lambda: obstore.get_range_async(self._store, name, start=start, end=end)
+            )
+        )
+
+    async def list(self, prefix: str) -> dict[str, int]:
+        """The names of the objects below a prefix, which ends at a "/", and their sizes."""
+
+        async def collect() -> dict[str, int]:
+            found: dict[str, int] = {}
+            async for page in obstore.list(self._store, prefix):
+                found.update({meta["path"]: meta["size"] for meta in page})
+            return found
+
+        names: dict[str, int] = await self._run(collect)
+        return names
+
+    async def delete(self, name: str) -> None:
+        """Deletes an object; one that is not there is no error."""
+        try:
+            await self._run(lambda: obstore.delete_async(self._store, name))
+        except ObjectMissing:
+            return
+
+    async def _run(self, call: Callable[[], Any]) -> Any:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S * 2):
+                return await call()
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(str(error)) from error
+        except (BaseError, OSError, TimeoutError) as error:
+            raise archive_unavailable(error) from error
+
+
+def archive_unavailable(cause: object) -> ContexError:
+    """The archive's storage can't be reached or refuses."""
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    return ContexError(
+        Reason.ARCHIVE_UNAVAILABLE,
+        f"the archive is unavailable: {text[:300]}",
+        retry_after_ms=1_000,
+    )
+
+
+def _sync(path: Path, root: Path) -> None:
+    """Puts a file, and its name in every directory above it, on disk."""
+    for place in (path, *path.parents):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if place == root:
+            return

@@ -1,0 +1,145 @@
+"""Seals and opens events. See docs/adr/0016.
+
+What is sealed stands first in an event's body, so that one byte tells it: the id of the key, the
+nonce and the ciphertext.
+"""
+
+from __future__ import annotations
+
+import os
+
+import orjson
+from cachetools import TTLCache
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import SEALED_TAG, Entry, Erasure, EventCodec
+from contex_server.log.sealing import SealingLog
+from contex_server.tiers.master_keys import KEY_BYTES, NONCE_BYTES, MasterKeys
+
+_SEALED = bytes([SEALED_TAG])
+_ID_CHARS = 16
+_HEAD = _ID_CHARS + NONCE_BYTES
+_KEY, _TOMBSTONE = b"K", b"E"
+"""What a stored key begins with, and what stands in the place of one that was destroyed."""
+_CACHED = 10_000
+FRESH_S = 1.0
+"""An erasure is noticed by every process within this time, at once by the one that did it."""
+
+
+class Sealer:
+    """The keys of the subjects of all projects.
+
+    Args:
+        store: Where they are kept.
+        codec: Takes events apart.
+        master: Wraps them; None: nothing can be sealed, and nothing sealed be read.
+    """
+
+    def __init__(self, store: SealingLog, codec: EventCodec, master: MasterKeys | None) -> None:
+        self._store = store
+        self._codec = codec
+        self._master = master
+        self._keys: TTLCache[tuple[str, bytes], AESGCM | Erasure] = TTLCache(_CACHED, FRESH_S)
+
+    async def seal(self, project: str, subject: str, body: bytes) -> bytes:
+        """The body of an event, sealed with the key that is in use for a subject.
+
+        Raises:
+            ContexError: MASTER_KEY_MISSING, KEY_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        if self._master is None:
+            raise ContexError(
+                Reason.MASTER_KEY_MISSING,
+                "an event that names a subject is encrypted, and there is no master key",
+                field="metadata",
+            )
+        key_id = os.urandom(_ID_CHARS // 2).hex().encode()
+        fresh = os.urandom(KEY_BYTES)
+        # Asked each time: a key that was destroyed meanwhile must seal nothing.
+        found, wrapped = await self._store.subject_key(
+            project, subject, key_id, _KEY + self._master.wrap(fresh, key_id)
+        )
+        key = AESGCM(fresh if found == key_id else self._master.unwrap(wrapped[1:], found))
+
+        def lock(content: bytes, bound_to: bytes) -> bytes:
+            nonce = os.urandom(NONCE_BYTES)
+            return found + nonce + key.encrypt(nonce, content, bound_to)
+
+        return self._codec.seal(body, lock)
+
+    async def open(self, project: str, entries: list[Entry]) -> list[Entry]:
+        """Entries as they were before they were sealed; erased ones say so.
+
+        Raises:
+            ContexError: KEY_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        if not [None for _, body in entries if body[:1] == _SEALED]:
+            return entries
+        ids = [key_id_of(entry) for entry in entries]
+        keys = await self._keys_of(project, {key_id for key_id in ids if key_id})
+
+        def unlock(sealed: bytes, bound_to: bytes) -> bytes | Erasure:
+            key = keys.get(sealed[:_ID_CHARS])
+            if key is None:
+                raise _unavailable(sealed[:_ID_CHARS], "was encrypted with an unknown key")
+            if isinstance(key, Erasure):
+                return key
+            try:
+                return key.decrypt(sealed[_ID_CHARS:_HEAD], sealed[_HEAD:], bound_to)
+            except InvalidTag:
+                raise _unavailable(sealed[:_ID_CHARS], "is damaged") from None
+
+        return [
+            self._codec.unseal(entry, unlock) if key_id else entry
+            for entry, key_id in zip(entries, ids, strict=True)
+        ]
+
+    def forget(self, project: str) -> None:
+        """Drops the keys of a project that are at hand."""
+        for place in [place for place in self._keys if place[0] == project]:
+            self._keys.pop(place, None)
+
+    async def _keys_of(self, project: str, ids: set[bytes]) -> dict[bytes, AESGCM | Erasure]:
+        found = {key_id: key for key_id in ids if (key := self._keys.get((project, key_id)))}
+        missing = ids - found.keys()
+        if missing:
+            for key_id, stored in (await self._store.wrapped_keys(project, missing)).items():
+                found[key_id] = self._keys[project, key_id] = self._read(key_id, stored)
+        return found
+
+    def _read(self, key_id: bytes, stored: bytes) -> AESGCM | Erasure:
+        if stored.startswith(_TOMBSTONE):
+            return Erasure(*orjson.loads(stored[1:]))
+        if self._master is None:
+            raise _unavailable(key_id, "can't be read: there is no master key here")
+        return AESGCM(self._master.unwrap(stored[1:], key_id))
+
+
+def _unavailable(key_id: bytes, problem: str) -> ContexError:
+    return ContexError(
+        Reason.KEY_UNAVAILABLE,
+        f"an encrypted event {problem}",
+        metadata={"key_id": key_id.decode(errors="replace")},
+    )
+
+
+def key_id_of(entry: Entry) -> bytes:
+    """The id of the key that an entry is sealed with; b"" if it is not."""
+    if entry.body[:1] != _SEALED:
+        return b""
+    start = 2
+    while entry.body[start - 1] > 127:
+        start += 1
+    return entry.body[start : start + _ID_CHARS]
+
+
+def is_key(stored: bytes) -> bool:
+    """Whether what is stored is a key, and not that it was destroyed."""
+    return stored.startswith(_KEY)
+
+
+def tombstone(erasure: Erasure) -> bytes:
+    """What stands in the place of a key that was destroyed."""
+    return _TOMBSTONE + orjson.dumps([erasure.unix_ms, erasure.request_id, erasure.reason])

@@ -1,0 +1,154 @@
+"""How what is staged becomes part of its project."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from contex_server.events.publisher import NewEvent, Publisher
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.model import (
+    BEGINNING,
+    DATA_DELETED,
+    SUBJECT,
+    Durability,
+    Entry,
+    EventCodec,
+    Origin,
+    Sequence,
+)
+from contex_server.log.pages import pages
+from contex_server.log.port import EventLog
+from contex_server.log.transfer import Restored, TransferLog
+from contex_server.transfer.staging import Staging
+
+_EVENTS = 500
+"""So many are taken over at once."""
+
+
+class Landing:
+    """Takes over what an import has staged, where the staged project does not become the project
+    as a whole (`Staging.commit`).
+
+    Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
+
+    Args:
+        event_log: All events.
+        store: Where they are put.
+        codec: Reads them.
+        publisher: Appends them anew.
+        staging: What is staged.
+        project: What it becomes part of.
+    """
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        store: TransferLog,
+        codec: EventCodec,
+        publisher: Publisher,
+        staging: Staging,
+        project: str,
+    ) -> None:
+        self._log = event_log
+        self._store = store
+        self._codec = codec
+        self._publisher = publisher
+        self._staging = staging
+        self._project = project
+
+    async def add(self, tail: Sequence, model: str) -> bool:
+        """The staged events are added behind those that the project has, up to `tail`, with
+        the agents and the vectors of a model; False if somebody else appended meanwhile."""
+        project, staged = self._project, self._staging.project
+        async for entries in self._staged_after(tail):
+            batch = [
+                await self._staging.sealed(project, Restored.of(entry, self._codec.links(entry)))
+                for entry in entries
+            ]
+            if not await self._store.restore(project, tail, batch):
+                return False
+            tail = entries[-1].sequence
+            reached("import-added")
+        agents: dict[str, tuple[bytes, Sequence]] = {}
+        after = ""
+        while records := await self._store.agents(staged, after, _EVENTS):
+            after = records[-1].agent_id
+            agents.update({a.agent_id: (a.record, a.cursor) for a in records})
+        await self._store.restore_agents(project, agents)
+        if model:
+            async for encodings in self._store.all_vectors(staged, model):
+                await self._store.put_vectors(project, model, encodings)
+        return True
+
+    async def replay(self, name: str, origin: Origin) -> tuple[str, str]:
+        """The staged events are appended as new ones; what was appended under the same name is
+        not appended again.
+
+        Returns:
+            The first and the last of their new sequences; "" if there are none.
+        """
+        first = last = ""
+        number = 0
+        async for entries in self._staged_after(BEGINNING):
+            for publisher, some in _runs([self._new_event(entry) for entry in entries]):
+                number += 1
+                append = await self._publisher.prepare(
+                    self._project,
+                    some,
+                    f"import-{name}-{number}",
+                    Durability.FSYNC,
+                    publisher,
+                    origin,
+                )
+                appended = await self._publisher.append(append)
+                reached("import-replayed")
+                first = first or str(appended.first)
+                end = appended.first
+                for _ in some[1:]:
+                    end = end.next()
+                last = str(end)
+            await self._staging.claim()
+        return first, last
+
+    async def set_retention(self, retention: bytes, action: bytes) -> None:
+        """Sets how long the project is kept, unless it says so itself."""
+        if retention and not await self._store.retention(self._project):
+            await self._store.put_retention(self._project, retention, action)
+
+    def _new_event(self, entry: Entry) -> tuple[NewEvent, str]:
+        """An event as it was published, and by whom."""
+        record = self._codec.record(entry)
+        bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
+        event = NewEvent(
+            self._codec.entry(bare).body,
+            record.data_key,
+            record.event_type,
+            record.payload,
+            record.content_type,
+            record.description,
+            record.event_type == DATA_DELETED,
+            None,
+            record.metadata.get(SUBJECT, ""),
+        )
+        return event, record.publisher
+
+    async def _staged_after(self, after: Sequence) -> AsyncGenerator[list[Entry], None]:
+        staged = self._staging.project
+        tail = (await self._log.bounds(staged)).tail
+        source = pages(self._log, staged, after, tail, max_events=_EVENTS)
+        async with aclosing(source):
+            async for page in source:
+                if page.entries:
+                    yield page.entries
+
+
+def _runs(events: list[tuple[NewEvent, str]]) -> list[tuple[str, list[NewEvent]]]:
+    """Consecutive events of one publisher: an append names one."""
+    runs: list[tuple[str, list[NewEvent]]] = []
+    for event, publisher in events:
+        if not runs or runs[-1][0] != publisher:
+            runs.append((publisher, []))
+        runs[-1][1].append(event)
+    return runs
