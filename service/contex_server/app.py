@@ -34,7 +34,6 @@ from contex_server.api.audit.servicer import AuditServicer
 from contex_server.api.events.servicer import EventServicer
 from contex_server.api.match.servicer import MatchServicer
 from contex_server.api.projects.servicer import ProjectServicer
-from contex_server.api.shared.wire import ProtobufCodec
 from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
 from contex_server.audit.recorder import Audit
@@ -46,7 +45,6 @@ from contex_server.events.publisher import Publisher
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
-from contex_server.kernel.model import EventCodec
 from contex_server.kernel.telemetry import configure_logging
 from contex_server.log.archive import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
@@ -152,24 +150,22 @@ class Server:
         settings, stack = self.settings, self._stack
         store = await _open_log(settings, store_url)
         stack.push_async_callback(store.close)
-        codec = ProtobufCodec()
-        archive = _open_archive(settings, store, codec)
+        archive = _open_archive(settings, store)
         self.log: EventLog = store
         if archive is not None:
             stack.push_async_callback(archive.close)
-            self.log = with_archive(store, archive, codec)
+            self.log = with_archive(store, archive)
         raw = self.log
-        sealer = Sealer(store, codec, _master_keys(settings))
+        sealer = Sealer(store, _master_keys(settings))
         self.log = with_sealing(raw, sealer)
         models = await self._models(embedder, previous)
         stack.push_async_callback(models.close)
-        embeddings = Embeddings(self.log, codec, models, timeout_s=settings.embed_timeout_ms / 1000)
-        self.hub = Hub(self.log, codec, feed_bytes=settings.feed_bytes)
+        embeddings = Embeddings(self.log, models, timeout_s=settings.embed_timeout_ms / 1000)
+        self.hub = Hub(self.log, feed_bytes=settings.feed_bytes)
         stack.push_async_callback(self.hub.close)
         snapshots = Snapshots(self.log, cache_bytes=settings.snapshot_cache_bytes)
         snapshotter = Snapshotter(
             self.log,
-            codec,
             snapshots,
             events=settings.snapshot_events,
             size=settings.snapshot_bytes,
@@ -177,7 +173,6 @@ class Server:
         stack.push_async_callback(snapshotter.close)
         states = States(
             self.log,
-            codec,
             snapshots,
             cache_bytes=settings.snapshot_cache_bytes,
             far=snapshotter.appended,
@@ -189,12 +184,11 @@ class Server:
         stack.push_async_callback(pace.close)
         self.archiver: Archiver | None = None
         if archive is not None:
-            removal = Removal(store, raw, archive, codec, states)
-            keys = ArchivedKeys(store, archive.objects, codec)
+            removal = Removal(store, raw, archive, states)
+            keys = ArchivedKeys(store, archive.objects)
             archiver = Archiver(
                 store,
                 archive,
-                codec,
                 keys,
                 retentions,
                 events=settings.segment_events,
@@ -208,19 +202,16 @@ class Server:
             appended.append(archiver.appended)
         keeping = Keeping(store, self.log, retentions, archiver, removal)
         usages = _usages(settings, store, retentions)
-        eraser = Eraser(
-            raw, store, codec, sealer, keeping, archive, archiver, keys, models.ids, *appended
-        )
+        eraser = Eraser(raw, store, sealer, keeping, archive, archiver, keys, models.ids, *appended)
         recovery = None
         if archive is not None and archiver is not None and keys is not None:
-            recovery = Recovery(store, archive, codec, keys, sealer, archiver)
-        verification = Verification(store, raw, self.log, codec, embeddings, archive, recovery)
-        reembedding = Reembedding(self.log, codec, embeddings)
+            recovery = Recovery(store, archive, keys, sealer, archiver)
+        verification = Verification(store, raw, self.log, embeddings, archive, recovery)
+        reembedding = Reembedding(self.log, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
             self.log,
             self.hub,
-            codec,
             embeddings,
             Scorer(),
             feed_bytes=settings.feed_bytes,
@@ -234,7 +225,6 @@ class Server:
             raise StartupError(str(error)) from error
         questions = Questions(
             self.log,
-            codec,
             states,
             self.matchmaker,
             counter,
@@ -248,7 +238,6 @@ class Server:
         stack.push_async_callback(recorder.close)
         agents = Agents(
             self.log,
-            codec,
             embeddings,
             questions,
             recorder,
@@ -257,17 +246,16 @@ class Server:
         journals = Journals(self.log)
         contexts = AgentContexts(
             self.log,
-            codec,
             states,
             journals,
             questions,
             self.matchmaker,
             answer_bytes=settings.limits.answer_bytes,
         )
-        publisher = Publisher(self.log, codec, embeddings, sealer, pace.wait, *appended)
+        publisher = Publisher(self.log, embeddings, sealer, pace.wait, *appended)
         servicers = {
             _EVENTS: EventServicer(
-                settings, self.log, codec, publisher, self.hub, audit, presence, self.drain
+                settings, self.log, publisher, self.hub, audit, presence, self.drain
             ),
             _AGENTS: AgentServicer(
                 settings,
@@ -285,8 +273,8 @@ class Server:
                 self.log,
                 agents,
                 questions,
-                Backtests(self.log, codec, states, self.matchmaker, questions),
-                Feedback(self.log, codec, questions),
+                Backtests(self.log, states, self.matchmaker, questions),
+                Feedback(self.log, questions),
                 self.matchmaker,
                 reembedding,
                 audit,
@@ -294,22 +282,20 @@ class Server:
             _STATES: StateServicer(
                 settings,
                 self.log,
-                codec,
                 states,
-                History(self.log, codec, snapshots),
+                History(self.log, snapshots),
                 audit,
                 self.drain,
             ),
-            _AUDIT: AuditServicer(self.log, AuditTrail(self.log, codec), audit, settings.limits),
+            _AUDIT: AuditServicer(self.log, AuditTrail(self.log), audit, settings.limits),
             _PROJECTS: ProjectServicer(
                 self.log, keeping, usages, eraser, verification, presence, settings.limits
             ),
             _TRANSFERS: TransferServicer(
-                Exporter(self.log, store, codec),
+                Exporter(self.log, store),
                 Imports(
                     self.log,
                     store,
-                    codec,
                     publisher,
                     sealer,
                     retentions,
@@ -407,7 +393,7 @@ def _archive_url(settings: Settings) -> str | None:
     return None if url == "none" else url
 
 
-def _open_archive(settings: Settings, store: StoreLog, codec: EventCodec) -> Archive | None:
+def _open_archive(settings: Settings, store: StoreLog) -> Archive | None:
     url = _archive_url(settings)
     if url is None:
         return None
@@ -415,7 +401,7 @@ def _open_archive(settings: Settings, store: StoreLog, codec: EventCodec) -> Arc
         objects = Objects.open(url)
     except (ValueError, OSError) as error:
         raise StartupError(f"the archive can't be used: {error}") from error
-    return Archive(store, objects, codec, cache_bytes=settings.archive_cache_bytes)
+    return Archive(store, objects, cache_bytes=settings.archive_cache_bytes)
 
 
 def _master_keys(settings: Settings) -> MasterKeys | None:

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.api.shared.wire import ProtobufCodec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
     BEGINNING,
@@ -82,22 +81,20 @@ async def log(
     if request.param == "redis":
         yield opened
     else:
-        codec = ProtobufCodec()
         objects = Objects.open(tmp_path.as_uri())
-        archive = Archive(opened, objects, codec, cache_bytes=1 << 20)
+        archive = Archive(opened, objects, cache_bytes=1 << 20)
         retentions = Retentions(opened, Retention(0, 0, 0, 0))
         archiver = Archiver(
             opened,
             archive,
-            codec,
-            ArchivedKeys(opened, objects, codec),
+            ArchivedKeys(opened, objects),
             retentions,
             events=7,
             size=1 << 20,
             expire=nothing,
             pace=Pace(opened),
         )
-        yield cast(EventLog, Archiving(with_archive(opened, archive, codec), archiver))
+        yield cast(EventLog, Archiving(with_archive(opened, archive), archiver))
         await archiver.close()
         await archive.close()
     await opened.close()

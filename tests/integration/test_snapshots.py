@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.api.shared.wire import ProtobufCodec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
     BEGINNING,
@@ -35,7 +34,6 @@ from contex_server.state.states import States
 
 from tests.integration.support import P, eventually
 
-CODEC = ProtobufCodec()
 DIGEST = bytes(range(16))
 
 
@@ -71,13 +69,13 @@ async def entries(log: Any) -> list[Entry]:
 
 async def folded(log: Any, until: Sequence) -> dict[str, KeyState]:
     state: dict[str, KeyState] = {}
-    take(state, [e for e in await entries(log) if e.sequence <= until], CODEC)
+    take(state, [e for e in await entries(log) if e.sequence <= until])
     return state
 
 
 def snapshotter(log: Any, events: int = 10, size: int = 1 << 20) -> Snapshotter:
     snapshots = Snapshots(log, cache_bytes=0)
-    return Snapshotter(log, CODEC, snapshots, events=events, size=size, look_s=0.01)
+    return Snapshotter(log, snapshots, events=events, size=size, look_s=0.01)
 
 
 async def look(log: Any, events: int = 10, size: int = 1 << 20) -> None:
@@ -90,7 +88,7 @@ async def look(log: Any, events: int = 10, size: int = 1 << 20) -> None:
 def states(log: Any, far: list[str] | None = None, cache_bytes: int = 0) -> States:
     snapshots = Snapshots(log, cache_bytes=cache_bytes)
     told = far if far is not None else []
-    return States(log, CODEC, snapshots, cache_bytes=cache_bytes, far=told.append)
+    return States(log, snapshots, cache_bytes=cache_bytes, far=told.append)
 
 
 async def infos(log: Any) -> list[SnapshotInfo]:
@@ -153,7 +151,7 @@ async def test_the_live_state_is_exact_while_every_key_changes(
         monkeypatch.setattr("contex_server.state.current._AT_ONCE_KEYS", 100)
     await publish(log, *(f"k{n}" for n in range(3_000)))
     busy = Interrupted(log)
-    sequence, state = await live(busy, CODEC, P)  # type: ignore[arg-type]
+    sequence, state = await live(busy, P)  # type: ignore[arg-type]
     assert busy.published >= (1 if at_once else 4)
     assert state == await folded(log, sequence)
     await look(busy, events=3_000)
@@ -347,7 +345,7 @@ async def test_the_state_now_can_be_told_of_a_log_that_is_trimmed_away(
     with pytest.raises(ContexError) as refused:
         await read.read(P, Instant(moment.sequence.ms - 1_000_000))
     assert refused.value.metadata == {"earliest_sequence": str(moment.sequence)}
-    history = History(log, CODEC, Snapshots(log, cache_bytes=0))
+    history = History(log, Snapshots(log, cache_bytes=0))
     page = await history.page(
         P, expected["k0"].sequence, 10, patches=True, payloads=True, max_bytes=1_000
     )
@@ -405,7 +403,7 @@ async def test_one_revision_of_many_is_found_with_bounded_work(log: RedisLog) ->
         if n % 4 == 0:
             await worker.look(P)
     counted = Counted(log)
-    history = History(counted, CODEC, Snapshots(log, cache_bytes=0))
+    history = History(counted, Snapshots(log, cache_bytes=0))
     for wanted in (1, 2, 63, 500, 1_999, 3_333, 3_999, 4_000):
         counted.events = 0
         found = await history.revision(P, "hot", wanted)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from contex.v1 import event_pb2, state_service_pb2
-from contex_server.api.shared.wire import ProtobufCodec
 from contex_server.app import Server
 from contex_server.kernel.config import Settings
 from contex_server.kernel.model import END_OF_TIME
@@ -418,7 +417,7 @@ class History(RuleBasedStateMachine):
             events = max(1, behind)
         seen: Any = log if calls is None else _Mortal(log, calls)
         snapshots = Snapshots(seen, cache_bytes=0)
-        snapshotter = Snapshotter(seen, ProtobufCodec(), snapshots, events=events, size=1 << 30)
+        snapshotter = Snapshotter(seen, snapshots, events=events, size=1 << 30)
         try:
             await snapshotter.look(self.project)
         except _Killed:
@@ -457,14 +456,12 @@ class History(RuleBasedStateMachine):
         """Archives all but `keep` events, as a process does that has the task."""
         log = self.world.log
         seen: Any = log if calls is None else _Mortal(log, calls)
-        codec = ProtobufCodec()
-        archive = Archive(seen, self.world.objects, codec, cache_bytes=10_000)
+        archive = Archive(seen, self.world.objects, cache_bytes=10_000)
         retentions = Retentions(seen, Retention(0, 0, 0, 0))
         archiver = Archiver(
             seen,
             archive,
-            codec,
-            ArchivedKeys(seen, self.world.objects, codec),
+            ArchivedKeys(seen, self.world.objects),
             retentions,
             events=segment,
             size=1 << 20,

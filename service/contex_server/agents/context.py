@@ -9,12 +9,12 @@ from functools import partial
 
 from contex_server.agents.journal import Knowledge, Known, Stream
 from contex_server.agents.journals import Journals, Why, texts_of, why
+from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
     BEGINNING,
     Agent,
     Entry,
     Event,
-    EventCodec,
     KeyState,
     Match,
 )
@@ -96,7 +96,6 @@ class AgentContexts:
     def __init__(
         self,
         event_log: EventLog,
-        codec: EventCodec,
         states: States,
         journals: Journals,
         questions: Questions,
@@ -105,7 +104,6 @@ class AgentContexts:
         answer_bytes: int,
     ) -> None:
         self._log = event_log
-        self._codec = codec
         self._states = states
         self._journals = journals
         self._questions = questions
@@ -260,7 +258,7 @@ class AgentContexts:
         for entry in entries:
             if entry.sequence <= since:
                 return False
-            event: Event = self._codec.decode(entry)
+            event: Event = event_codec.decode(entry)
             if await self._matchmaker.is_worth(project, agent, event):
                 return True
         return False
@@ -275,13 +273,13 @@ class AgentContexts:
             for datum, entry in zip(some, entries, strict=True):
                 if entry is None:
                     continue
-                event = self._codec.decode(entry)
+                event = event_codec.decode(entry)
                 matches = await self._matchmaker.explained(
                     project, event, datum.matches, moment.sequence
                 )
                 omit = len(entry.body) > room
                 if omit:
-                    entry = self._codec.without_payload(entry)
+                    entry = event_codec.without_payload(entry)
                 else:
                     room -= len(entry.body)
                 told.append((datum.held, MatchedDatum(entry, matches, omit)))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import orjson
 
 from contex_server.agents.recorder import Recorder
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
     Agent,
-    EventCodec,
     MinDelta,
     Need,
     Origin,
@@ -74,7 +74,6 @@ class Agents:
     def __init__(
         self,
         log: EventLog,
-        codec: EventCodec,
         embeddings: Embeddings,
         questions: Questions,
         recorder: Recorder,
@@ -82,7 +81,6 @@ class Agents:
         default_threshold: float,
     ) -> None:
         self._log = log
-        self._codec = codec
         self._embeddings = embeddings
         self._questions = questions
         self._recorder = recorder
@@ -180,7 +178,7 @@ class Agents:
             stored = await self._log.agent(project, agent_id)
             if stored is None:
                 raise agent_not_found(project, agent_id)
-            body = self._codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
+            body = event_codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
             written = await self._log.write_agent(
                 AgentWrite(
                     project,
@@ -236,7 +234,7 @@ class Agents:
         await self._recorder.answered(
             project,
             agent,
-            [(self._codec.decode(datum.entry), datum.matches) for datum in answer.data],
+            [(event_codec.decode(datum.entry), datum.matches) for datum in answer.data],
         )
         return Registration(agent, acknowledged, answer, cursor or answer.sequence)
 
@@ -266,7 +264,7 @@ class Agents:
                     encode_agent(agent),
                     cursor,
                     AGENT_REGISTERED,
-                    self._codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
+                    event_codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
                     origin,
                 )
             )

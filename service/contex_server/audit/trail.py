@@ -23,13 +23,13 @@ from contex_server.agents.journal import (
     SentMessage,
     read_note,
 )
+from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
     BEGINNING,
     DATA_DELETED,
     MATCH_FEEDBACK,
     MODEL_CHANGED,
     Event,
-    EventCodec,
     EventFilter,
     Origin,
     Sequence,
@@ -157,9 +157,8 @@ class Wanted:
 class AuditTrail:
     """Reads rows."""
 
-    def __init__(self, event_log: EventLog, codec: EventCodec) -> None:
+    def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
-        self._codec = codec
 
     async def rows(
         self,
@@ -262,7 +261,7 @@ class AuditTrail:
         while after < until:
             entries = await self._log.read(project, after, until, _EVENTS)
             for entry in entries:
-                event = self._codec.decode(entry)
+                event = event_codec.decode(entry)
                 found[event.sequence] = replace(event, payload=_told(event))
             if len(entries) < _EVENTS:
                 break

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from contex_server.events.feed import Delivery, Feed
 from contex_server.events.tailer import Tailer
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
-from contex_server.kernel.model import Entry, EventCodec, EventFilter, Sequence
+from contex_server.kernel.model import Entry, EventFilter, Sequence
 from contex_server.log.port import EventLog
 
 EVERYTHING = EventFilter()
@@ -27,7 +28,6 @@ class Channel:
 
     project: str
     tail: Sequence
-    codec: EventCodec
     feed_bytes: int
     users: int = 0
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
@@ -68,16 +68,15 @@ class Channel:
 
     def _passes(self, wanted: EventFilter, delivery: Delivery) -> bool:
         if delivery.event is None:
-            delivery.event = self.codec.decode(delivery.entry)
+            delivery.event = event_codec.decode(delivery.entry)
         return wanted.passes(delivery.event)
 
 
 class Hub:
     """Opens channels, and closes them when the last user has left."""
 
-    def __init__(self, log: EventLog, codec: EventCodec, *, feed_bytes: int) -> None:
+    def __init__(self, log: EventLog, *, feed_bytes: int) -> None:
         self._log = log
-        self._codec = codec
         self._feed_bytes = feed_bytes
         self._channels: dict[str, Channel] = {}
         self._tailers: dict[int, Tailer] = {}
@@ -119,7 +118,7 @@ class Hub:
             tail = (await self._log.bounds(project)).tail
             channel = self._channels.get(project)  # Another may have been faster.
             if channel is None:
-                channel = Channel(project, tail, self._codec, self._feed_bytes)
+                channel = Channel(project, tail, self._feed_bytes)
                 self._channels[project] = channel
                 self._follow(channel)
         channel.users += 1

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import Append, Appended, Draft, Durability, EventCodec, Origin
+from contex_server.kernel.model import Append, Appended, Draft, Durability, Origin
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
 from contex_server.matching.embeddings import Embeddings
@@ -41,7 +42,6 @@ class Publisher:
     def __init__(
         self,
         log: EventLog,
-        codec: EventCodec,
         embeddings: Embeddings,
         sealer: Sealer,
         pace: Callable[[str, int], Awaitable[None]],
@@ -51,14 +51,12 @@ class Publisher:
 
         Args:
             log: Where facts go.
-            codec: Takes them apart.
             embeddings: Makes the vectors.
             sealer: Seals what names a subject.
             pace: Waits until a project may grow by so many events.
             appended: Told of each project that has grown.
         """
         self._log = log
-        self._codec = codec
         self._embeddings = embeddings
         self._sealer = sealer
         self._pace = pace
@@ -94,7 +92,7 @@ class Publisher:
                 digest = description.digest()
                 texts[digest] = description
                 if not description.described:
-                    body = self._codec.mark_opaque(body)
+                    body = event_codec.mark_opaque(body)
             if event.subject:
                 body = await self._sealer.seal(project, event.subject, body)
             drafts.append(

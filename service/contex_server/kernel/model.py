@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -276,70 +275,6 @@ class Filed(Protocol):
     @property
     def publisher(self) -> str:
         """Who published it."""
-        ...
-
-
-class EventCodec(Protocol):
-    """Between events and the bytes in the log; the wire format is known to the edge only."""
-
-    def decode(self, entry: Entry) -> Event:
-        """Reads an entry."""
-        ...
-
-    def key_state(self, entry: Entry) -> KeyState | None:
-        """The state of an entry's data key after it; None if it is about none."""
-        ...
-
-    def record(self, entry: Entry) -> Record:
-        """Reads an entry, with its metadata.
-
-        Raises:
-            ValueError: It is no event.
-        """
-        ...
-
-    def entry(self, record: Record) -> Entry:
-        """The entry that is read as this record."""
-        ...
-
-    def seal(self, body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
-        """A body without its payload and description, which `lock` encrypts, given what they
-        must stay with. It begins with `SEALED_TAG`, the length of what `lock` made as a
-        varint, and that."""
-        ...
-
-    def unseal(self, entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> Entry:
-        """The entry that was sealed; `unlock` undoes `lock`, or tells that it was erased.
-        What is not sealed is returned as it is."""
-        ...
-
-    def erase(self, entry: Entry, erasure: Erasure) -> Entry:
-        """The entry without its payload and description; unless it has none any more."""
-        ...
-
-    def links(self, entry: Entry) -> Links:
-        """What ties an entry to others.
-
-        Raises:
-            ValueError: It is no event.
-        """
-        ...
-
-    def contents(self, entry: Entry) -> tuple[str, str]:
-        """What an event is filed under: its data key, or "", and its type; what is no event
-        has neither."""
-        ...
-
-    def without_payload(self, entry: Entry) -> Entry:
-        """The same entry with an empty payload."""
-        ...
-
-    def encode(self, event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
-        """The body of an event that the service itself writes; the payload is JSON."""
-        ...
-
-    def mark_opaque(self, body: bytes) -> bytes:
-        """The body of an event whose payload can't be described."""
         ...
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from contex_server.events.feed import Chunk, Delivery
+from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
     SERVICE_TYPES,
     Agent,
     Entry,
     Event,
-    EventCodec,
     Match,
     MinDelta,
     Need,
@@ -88,13 +88,11 @@ class Backtests:
     def __init__(
         self,
         log: EventLog,
-        codec: EventCodec,
         states: States,
         matchmaker: Matchmaker,
         questions: Questions,
     ) -> None:
         self._log = log
-        self._codec = codec
         self._states = states
         self._matchmaker = matchmaker
         self._questions = questions
@@ -123,7 +121,7 @@ class Backtests:
                     break
                 if index is None:
                     index = await self._start(asked, agent)
-                events = [self._codec.decode(entry) for entry in page.entries]
+                events = [event_codec.decode(entry) for entry in page.entries]
                 chunk = await self._judge(asked, agent, index, page.entries, events, summary)
                 if chunk.deliveries and asked.events:
                     yield chunk

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found, invalid_field
 from contex_server.kernel.model import (
     MATCH_FEEDBACK,
     Append,
     Draft,
     Entry,
-    EventCodec,
     Match,
     Origin,
 )
@@ -49,9 +49,8 @@ class Judgement:
 class Feedback:
     """Records and exports feedback."""
 
-    def __init__(self, log: EventLog, codec: EventCodec, questions: Questions) -> None:
+    def __init__(self, log: EventLog, questions: Questions) -> None:
         self._log = log
-        self._codec = codec
         self._questions = questions
 
     async def record(
@@ -96,7 +95,7 @@ class Feedback:
                 "match": match,
             }
         )
-        body = self._codec.encode(MATCH_FEEDBACK, payload, {})
+        body = event_codec.encode(MATCH_FEEDBACK, payload, {})
         draft = Draft(body, event_type=MATCH_FEEDBACK)
         appended = await self._log.append(Append(project, (draft,), request_id, origin=origin))
         return appended.first
@@ -114,7 +113,7 @@ class Feedback:
         source = pages(self._log, project, since, until, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
-                events = [self._codec.decode(entry) for entry in page.entries]
+                events = [event_codec.decode(entry) for entry in page.entries]
                 given = [event for event in events if event.event_type == MATCH_FEEDBACK]
                 records = [orjson.loads(event.payload) for event in given]
                 places = [LogSequence.parse(record["sequence"]) for record in records]

@@ -13,10 +13,10 @@ from typing import TypeVar
 from cachetools import LRUCache
 
 from contex_server.events.hub import Hub
+from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
     Agent,
     Event,
-    EventCodec,
     KeyState,
     Match,
     Sequence,
@@ -45,7 +45,6 @@ class Matchmaker:
         self,
         event_log: EventLog,
         hub: Hub,
-        codec: EventCodec,
         embeddings: Embeddings,
         scorer: Scorer,
         *,
@@ -55,7 +54,6 @@ class Matchmaker:
     ) -> None:
         self.log = event_log
         self.hub = hub
-        self.codec = codec
         self.embeddings = embeddings
         self.scorer = scorer
         self.feed_bytes = feed_bytes
@@ -159,7 +157,7 @@ class Matchmaker:
         absent = [state.sequence for digest, state in live.items() if digest not in known]
         if absent:
             entries = await self.log.get(project, absent)
-            events = [self.codec.decode(entry) for entry in entries if entry is not None]
+            events = [event_codec.decode(entry) for entry in entries if entry is not None]
             known |= await self.embeddings.of_events(project, model, events)
         return known
 
@@ -204,6 +202,6 @@ class Matchmaker:
         (entry,) = await self.log.get(project, [previous])
         if entry is None:
             return True
-        before = self.codec.decode(entry)
+        before = event_codec.decode(entry)
         # Another text may not have matched before, so it is news in any case.
         return before.text_digest != event.text_digest or is_update_worth(before, event, delta)

@@ -20,6 +20,7 @@ import structlog
 
 from contex_server.events.feed import Behind, Delivery, Feed, NeedsChange, Reader
 from contex_server.events.hub import EVERYTHING, Channel
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found, embedder_unavailable
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
@@ -156,7 +157,7 @@ class ProjectMatcher:
         Raises:
             ContexError: AGENT_NOT_FOUND, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        events = [self._services.codec.decode(entry) for entry in entries]
+        events = [event_codec.decode(entry) for entry in entries]
         async with self._lock:
             encodings = await self._encodings(events)
             if listening.feed.error is not None:
@@ -248,7 +249,7 @@ class ProjectMatcher:
         data = []
         for (_, matches), datum in zip(found, entries, strict=True):
             if datum is not None:
-                decoded = services.codec.decode(datum)
+                decoded = event_codec.decode(datum)
                 told = await self.explained(decoded, matches, self._position)
                 data.append(Delivery(decoded.sequence, datum, told, decoded, agent=agent))
         stored = await services.log.agent(self.project, agent.agent_id)
@@ -279,7 +280,7 @@ class ProjectMatcher:
                     if chunk is None:
                         await reader.wait()
                         continue
-                    for span in _spans(chunk.deliveries, self._services.codec.decode):
+                    for span in _spans(chunk.deliveries, event_codec.decode):
                         await self._persistently(partial(self._match_span, span))
                     self._arrived(chunk.position)
         except Exception as error:
@@ -329,7 +330,7 @@ class ProjectMatcher:
                         if self._position < tail:
                             await reader.wait()
                         continue
-                    events = [services.codec.decode(d.entry) for d in chunk.deliveries]
+                    events = [event_codec.decode(d.entry) for d in chunk.deliveries]
                     states = [
                         state_of(event)
                         for event in events

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
     Entry,
     Event,
-    EventCodec,
     EventFilter,
     Match,
     Need,
@@ -106,7 +106,6 @@ class Questions:
     def __init__(
         self,
         log: EventLog,
-        codec: EventCodec,
         states: States,
         matchmaker: Matchmaker,
         counter: TokenCounter,
@@ -114,7 +113,6 @@ class Questions:
         answer_bytes: int,
     ) -> None:
         self._log = log
-        self._codec = codec
         self._states = states
         self._matchmaker = matchmaker
         self._counter = counter
@@ -206,7 +204,7 @@ class Questions:
                     metadata={"sequence": str(place)},
                     field="sequence",
                 )
-            event = self._codec.decode(entry)
+            event = event_codec.decode(entry)
             if not event.text_digest:
                 raise ContexError(
                     Reason.EVENT_NOT_FOUND,
@@ -312,11 +310,11 @@ class Questions:
             for entry, (data_key, matches) in zip(entries, part, strict=True):
                 if entry is None:
                     continue
-                event = self._codec.decode(entry)
+                event = event_codec.decode(entry)
                 told = await self._matchmaker.explained(project, event, matches, position)
                 omit = len(entry.body) > left
                 if omit:
-                    entry = self._codec.without_payload(entry)
+                    entry = event_codec.without_payload(entry)
                 left -= len(entry.body)
                 data.append(MatchedDatum(entry, told, omit))
                 if budget.asks:

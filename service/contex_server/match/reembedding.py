@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import orjson
 import structlog
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
-from contex_server.kernel.model import MODEL_CHANGED, EventCodec
+from contex_server.kernel.model import MODEL_CHANGED
 from contex_server.log.claims import Claims
 from contex_server.log.port import EventLog
 from contex_server.match.registration import decode_agent
@@ -43,9 +44,8 @@ class Progress:
 class Reembedding:
     """Embeds projects anew with the configured model."""
 
-    def __init__(self, event_log: EventLog, codec: EventCodec, embeddings: Embeddings) -> None:
+    def __init__(self, event_log: EventLog, embeddings: Embeddings) -> None:
         self._log = event_log
-        self._codec = codec
         self._embeddings = embeddings
         self._claims = Claims(event_log, _TASK, hold_ms=_HOLD_MS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -118,7 +118,7 @@ class Reembedding:
                         log.info("reembedding_progress", project=project, texts=done)
             if not missing:
                 break  # What was published meanwhile is embedded too.
-        body = self._codec.encode(
+        body = event_codec.encode(
             MODEL_CHANGED, orjson.dumps({"model": target, "previous": current}), {}
         )
         sequence = await self._log.change_model(project, current, target, MODEL_CHANGED, body)
@@ -133,7 +133,7 @@ class Reembedding:
         sequences = [s for d in missing if not isinstance(s := digests[d], str)]
         await self._embeddings.of_needs(project, target, needs)
         entries = await self._log.get(project, sequences)  # type: ignore[arg-type]
-        events = [self._codec.decode(entry) for entry in entries if entry is not None]
+        events = [event_codec.decode(entry) for entry in entries if entry is not None]
         # Under the digest that the log has for it, whatever this version would call it.
         await self._embeddings.of_events(project, target, events)
         return len(needs) + len(events)

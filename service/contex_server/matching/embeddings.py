@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 import structlog
 from cachetools import LRUCache, TTLCache
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
-from contex_server.kernel.model import DATA_DELETED, Event, EventCodec
+from contex_server.kernel.model import DATA_DELETED, Event
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import (
     INLINE_BYTES,
@@ -40,19 +41,15 @@ _MODEL_TTL_S = 30.0
 class Embeddings:
     """Finds the encoding of a text: in memory, in the store, or by the model."""
 
-    def __init__(
-        self, event_log: EventLog, codec: EventCodec, models: Models, *, timeout_s: float
-    ) -> None:
+    def __init__(self, event_log: EventLog, models: Models, *, timeout_s: float) -> None:
         """Creates it.
 
         Args:
             event_log: Where encodings are kept.
-            codec: Reads events, to describe one whose encoding is missing.
             models: The models.
             timeout_s: How long a publish waits for the model.
         """
         self._log = event_log
-        self._codec = codec
         self.models = models
         self._timeout_s = timeout_s
         self._cache: LRUCache[tuple[str, str, bytes], Encoding] = LRUCache(
@@ -186,7 +183,7 @@ class Embeddings:
             (entry,) = await self._log.get(project, [event.previous_sequence])
             if entry is None:
                 break
-            event = self._codec.decode(entry)
+            event = event_codec.decode(entry)
         if len(event.payload) > INLINE_BYTES:
             return await asyncio.to_thread(describe_event, event)
         return describe_event(event)

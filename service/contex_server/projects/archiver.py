@@ -21,9 +21,10 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import SEALED_TAG, Entry, EventCodec, Sequence
+from contex_server.kernel.model import SEALED_TAG, Entry, Sequence
 from contex_server.log.archive import Archived, SegmentRecord, StoreLog
 from contex_server.log.claims import HOLD_MS, Claims
 from contex_server.log.pages import pages
@@ -109,7 +110,6 @@ class Archiver:
     Args:
         store: The log, without what is archived.
         archive: Where segments go.
-        codec: Reads events.
         keys: Where the keys of what is sealed go.
         retentions: What is kept where.
         events: A segment is full with so many events, ...
@@ -124,7 +124,6 @@ class Archiver:
         self,
         store: StoreLog,
         archive: Archive,
-        codec: EventCodec,
         keys: ArchivedKeys,
         retentions: Retentions,
         *,
@@ -136,7 +135,6 @@ class Archiver:
     ) -> None:
         self._store = store
         self._archive = archive
-        self._codec = codec
         self._keys = keys
         self._retentions = retentions
         self.events = events
@@ -490,7 +488,7 @@ class Archiver:
                 break
             events, size, end = events + 1, size + len(entry.body), end + 1
         going = entries[:end]
-        new.add(going, list(map(self._codec.contents, going)))
+        new.add(going, list(map(event_codec.contents, going)))
         return end == len(entries)
 
     async def _sweep(self, project: str) -> None:

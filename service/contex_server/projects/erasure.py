@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
@@ -21,7 +22,6 @@ from contex_server.kernel.model import (
     SEALED_TAG,
     Entry,
     Erasure,
-    EventCodec,
     Origin,
     Sequence,
 )
@@ -62,7 +62,6 @@ class Eraser:
     Args:
         raw: All events, as they are kept.
         store: Where keys and erasures are.
-        codec: Reads and changes events.
         sealer: Has keys at hand.
         keeping: Knows of legal holds.
         archive: Where old events are; None where there is no archive.
@@ -76,7 +75,6 @@ class Eraser:
         self,
         raw: EventLog,
         store: SealingLog,
-        codec: EventCodec,
         sealer: Sealer,
         keeping: Keeping,
         archive: Archive | None,
@@ -87,7 +85,6 @@ class Eraser:
     ) -> None:
         self._raw = raw
         self._store = store
-        self._codec = codec
         self._sealer = sealer
         self._keeping = keeping
         self._archive = archive
@@ -148,7 +145,7 @@ class Eraser:
             found.events,
             found.latest,
             DATA_ERASED,
-            self._codec.encode(DATA_ERASED, orjson.dumps(told), {}),
+            event_codec.encode(DATA_ERASED, orjson.dumps(told), {}),
             action_note(ADMINISTERED, origin, detail, count=found.events),
         )
         if key_id and self._archiver is not None and self._keys is not None:
@@ -184,10 +181,10 @@ class Eraser:
 
     def _note(self, found: _Found, entry: Entry) -> None:
         found.events += 1
-        state = self._codec.key_state(entry)
+        state = event_codec.key_state(entry)
         if state is not None:
             found.latest[state.data_key] = state.sequence
-        digest = self._codec.decode(entry).text_digest
+        digest = event_codec.decode(entry).text_digest
         if digest:
             found.digests.add(digest)
 
@@ -263,16 +260,16 @@ class Eraser:
             kept = []
             for entry in entries:
                 if at in places and entry.sequence <= until:
-                    erased = self._codec.erase(entry, erasure)
+                    erased = event_codec.erase(entry, erasure)
                     fresh += erased is not entry
-                    before = None if erased is not entry else self._codec.record(entry).erased
+                    before = None if erased is not entry else event_codec.record(entry).erased
                     if before is None or before.request_id == erasure.request_id:
                         # Also what this request had erased when it was interrupted.
                         self._note(found, entry)
                     entry = erased
                 at += 1
                 kept.append(entry)
-            await asyncio.to_thread(builder.add, kept, list(map(self._codec.contents, kept)))
+            await asyncio.to_thread(builder.add, kept, list(map(event_codec.contents, kept)))
         if not fresh:
             return
         for info, start in index.snapshots:

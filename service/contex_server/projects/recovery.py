@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import structlog
 
 from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import SERVICE, Entry, EventCodec, Sequence
+from contex_server.kernel.model import SERVICE, Entry, Sequence
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.claims import Claims
 from contex_server.log.transfer import Restored, TransferLog
@@ -52,7 +53,6 @@ class Recovery:
     Args:
         store: What is known of them.
         archive: What there is.
-        codec: Reads events.
         keys: What the events are sealed with.
         sealer: Opens them.
         archiver: Must not archive meanwhile.
@@ -62,14 +62,12 @@ class Recovery:
         self,
         store: TransferLog,
         archive: Archive,
-        codec: EventCodec,
         keys: ArchivedKeys,
         sealer: Sealer,
         archiver: Archiver,
     ) -> None:
         self._store = store
         self._archive = archive
-        self._codec = codec
         self._keys = keys
         self._sealer = sealer
         self._archiver = archiver
@@ -190,7 +188,7 @@ class Recovery:
             fresh = [entry for entry in entries if entry.sequence > tail]
             # What is kept stays sealed; what is told of it is as it is read.
             opened = await self._sealer.open(project, fresh)
-            batch += map(Restored.of, fresh, map(self._codec.links, opened))
+            batch += map(Restored.of, fresh, map(event_codec.links, opened))
             if len(batch) >= _BATCH_EVENTS:
                 await restore()
             await asyncio.sleep(0)

@@ -14,9 +14,10 @@ from uuid import uuid4
 import structlog
 
 from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import END_OF_TIME, SERVICE, EventCodec, Origin, Sequence
+from contex_server.kernel.model import END_OF_TIME, SERVICE, Origin, Sequence
 from contex_server.log.archive import SegmentRecord, StoreLog
 from contex_server.log.claims import Claims
 from contex_server.log.port import EventLog, SnapshotInfo
@@ -39,7 +40,6 @@ class Removal:
         store: Where it is recorded.
         event_log: All events.
         archive: Where they are.
-        codec: Reads them.
         states: The states that they make.
     """
 
@@ -48,13 +48,11 @@ class Removal:
         store: StoreLog,
         event_log: EventLog,
         archive: Archive,
-        codec: EventCodec,
         states: States,
     ) -> None:
         self._store = store
         self._log = event_log
         self._archive = archive
-        self._codec = codec
         self._states = states
 
     async def expire(self, project: str, retention: Retention, claims: Claims) -> None:
@@ -139,7 +137,7 @@ class Removal:
                 raise ContexError(
                     Reason.ARCHIVE_DAMAGED, f"an event of the state as of {first} is missing"
                 )
-            contents = list(map(self._codec.contents, entries))
+            contents = list(map(event_codec.contents, entries))
             await asyncio.to_thread(builder.add, entries, contents)
         data = await asyncio.to_thread(encode, states)
         info = SnapshotInfo(first, builder.events, builder.body_bytes, len(states), len(data))

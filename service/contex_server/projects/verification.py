@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import structlog
 
-from contex_server.kernel.model import BEGINNING, EventCodec, KeyState, Sequence
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.transfer import TransferLog
@@ -83,7 +84,6 @@ class Verification:
         store: The log, without what is archived.
         raw: All events, as they are kept.
         seen: All events, as they are read.
-        codec: Reads events.
         embeddings: Makes vectors that are missing.
         archive: Where old events are; None where there is no archive.
         recovery: Takes over what only the archive has; None likewise.
@@ -94,7 +94,6 @@ class Verification:
         store: TransferLog,
         raw: EventLog,
         seen: EventLog,
-        codec: EventCodec,
         embeddings: Embeddings,
         archive: Archive | None,
         recovery: Recovery | None,
@@ -102,7 +101,6 @@ class Verification:
         self._store = store
         self._raw = raw
         self._seen = seen
-        self._codec = codec
         self._embeddings = embeddings
         self._archive = archive
         self._recovery = recovery
@@ -238,7 +236,7 @@ class Verification:
                         )
                     last = sequence
                     summary.events += 1
-                    event = self._codec.decode(entry)
+                    event = event_codec.decode(entry)
                     if event.data_key:
                         before = state.get(event.data_key)
                         revision, previous = (
@@ -254,7 +252,7 @@ class Verification:
                                 bounds.length,
                                 Finding(Kind.EVENT, str(sequence), detail),
                             )
-                        latest = self._codec.key_state(entry)
+                        latest = event_codec.key_state(entry)
                         assert latest is not None
                         state[event.data_key] = latest
                 yield Step(summary.events, bounds.length)
@@ -312,7 +310,7 @@ class Verification:
     ) -> list[Finding]:
         """Compares the state that the store keeps with the fold, which goes on meanwhile."""
         for _ in range(5):
-            sequence, kept = await live(self._seen, self._codec, project)
+            sequence, kept = await live(self._seen, project)
             async for page in pages(
                 self._seen,
                 project,
@@ -321,7 +319,7 @@ class Verification:
                 max_events=_PAGE_EVENTS,
             ):
                 for entry in page.entries:
-                    latest = self._codec.key_state(entry)
+                    latest = event_codec.key_state(entry)
                     summary.events += 1
                     if latest is not None:
                         state[latest.data_key] = latest
@@ -372,7 +370,7 @@ class Verification:
         if missing and repair:
             self._embeddings.forget(project)
             entries = await self._seen.get(project, [of[digest].sequence for digest in missing])
-            events = [self._codec.decode(entry) for entry in entries if entry is not None]
+            events = [event_codec.decode(entry) for entry in entries if entry is not None]
             await self._embeddings.of_events(project, model, events)
         return [
             Finding(Kind.VECTOR, of[digest].data_key, "its vector is missing", True, repair)

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from contex_server.kernel.model import Entry, EventCodec, KeyState
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import Entry, KeyState
 from contex_server.log.port import EventLog
 from contex_server.state.patches import Omitted, Patch, patch
 from contex_server.state.state import State
@@ -68,7 +69,6 @@ def count_changes(base: State, target: State, data_keys: Sequence[str]) -> Count
 
 async def changes(
     log: EventLog,
-    codec: EventCodec,
     project: str,
     base: State,
     target: State,
@@ -81,7 +81,6 @@ async def changes(
 
     Args:
         log: The log.
-        codec: Reads its events.
         project: The project.
         base: What was.
         target: What is.
@@ -111,14 +110,14 @@ async def changes(
             )
             compared = None
             if patches and before is not None and after is not None:
-                compared = await _patch(codec, before.entry, after.entry)
+                compared = await _patch(before.entry, after.entry)
             yield Change(key, before, after, compared)
 
 
-async def _patch(codec: EventCodec, before: Entry | None, after: Entry | None) -> Patch:
+async def _patch(before: Entry | None, after: Entry | None) -> Patch:
     if before is None or after is None:
         return Patch(omitted=Omitted.TRIMMED)
-    one, other = codec.decode(before), codec.decode(after)
+    one, other = event_codec.decode(before), event_codec.decode(after)
     if len(one.payload) + len(other.payload) <= _INLINE_BYTES:
         return patch(one, other)
     return await asyncio.to_thread(patch, one, other)

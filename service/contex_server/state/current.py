@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
-from contex_server.kernel.model import BEGINNING, EventCodec, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.state.fold import PAGE_EVENTS, take
@@ -13,9 +13,7 @@ _AT_ONCE_KEYS = 5_000
 """So many keys the store tells at one moment, in some 2 ms."""
 
 
-async def live(
-    log: EventLog, codec: EventCodec, project: str
-) -> tuple[Sequence, dict[str, KeyState]]:
+async def live(log: EventLog, project: str) -> tuple[Sequence, dict[str, KeyState]]:
     """The state of every key, and the sequence that it is exactly the state as of.
 
     Of many keys, they are read while the log goes on, so some come newer than others. No key comes
@@ -40,5 +38,5 @@ async def live(
         source = pages(log, project, start, end, resumed=start > BEGINNING, max_events=PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
-                take(state, page.entries, codec)
+                take(state, page.entries)
     return end, state

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from contex_server.kernel.model import DATA_DELETED, Entry, Event, EventCodec, KeyState
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import DATA_DELETED, Entry, Event, KeyState
 
 PAGE_EVENTS = 500
 """Folding a page holds the event loop for 2 ms."""
 
 
-def take(state: dict[str, KeyState], entries: Iterable[Entry], codec: EventCodec) -> None:
+def take(state: dict[str, KeyState], entries: Iterable[Entry]) -> None:
     """Takes events in, in the order of the log; some 400,000 a second."""
-    read = codec.key_state
+    read = event_codec.key_state
     for entry in entries:
         latest = read(entry)
         if latest is not None:

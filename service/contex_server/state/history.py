@@ -9,13 +9,13 @@ from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
     BEGINNING,
     DATA_DELETED,
     Entry,
     Event,
-    EventCodec,
     KeyState,
     Sequence,
 )
@@ -91,9 +91,8 @@ class Blamed(NamedTuple):
 class History:
     """Reads the histories of data keys."""
 
-    def __init__(self, log: EventLog, codec: EventCodec, snapshots: Snapshots) -> None:
+    def __init__(self, log: EventLog, snapshots: Snapshots) -> None:
         self._log = log
-        self._codec = codec
         self._snapshots = snapshots
 
     async def walk(
@@ -116,7 +115,7 @@ class History:
             entries = await self._log.history(project, at, min(most, _STEP_EVENTS), _STEP_BYTES)
             if not entries:
                 return
-            part = [Link(entry, self._codec.decode(entry)) for entry in entries]
+            part = [Link(entry, event_codec.decode(entry)) for entry in entries]
             at = part[-1].event.previous_sequence
             yield part
 

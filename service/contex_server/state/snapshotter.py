@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventCodec, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, KeyState, Sequence
 from contex_server.log.claims import Claims
 from contex_server.log.pages import pages
 from contex_server.log.port import Counters, EventLog, SnapshotInfo
@@ -40,7 +40,6 @@ class Snapshotter:
 
     Args:
         event_log: The log.
-        codec: Reads its events.
         snapshots: Reads the snapshots that there are.
         events: Events after which one is due, ...
         size: ... or bytes of events. At least half as many events as there are keys must
@@ -51,7 +50,6 @@ class Snapshotter:
     def __init__(
         self,
         event_log: EventLog,
-        codec: EventCodec,
         snapshots: Snapshots,
         *,
         events: int,
@@ -59,7 +57,6 @@ class Snapshotter:
         look_s: float = _LOOK_S,
     ) -> None:
         self._log = event_log
-        self._codec = codec
         self._snapshots = snapshots
         self._events = events
         self._bytes = size
@@ -175,7 +172,7 @@ class Snapshotter:
         await self._take_now(project, counters)
 
     async def _take_now(self, project: str, counters: Counters) -> None:
-        sequence, state = await live(self._log, self._codec, project)
+        sequence, state = await live(self._log, project)
         await self._put(project, sequence, state, counters.events, counters.bytes)
 
     async def _take_of_the_past(self, project: str, taken: Taken, counters: Counters) -> None:
@@ -204,7 +201,7 @@ class Snapshotter:
             async for page in source:
                 if not page.entries:
                     break
-                take(state, page.entries, self._codec)
+                take(state, page.entries)
                 for sequence, body in page.entries:
                     fresh += 1
                     fresh_bytes += len(body)

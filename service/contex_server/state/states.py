@@ -8,7 +8,7 @@ from contextlib import aclosing
 from cachetools import LRUCache
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, EventCodec, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.state.current import live
@@ -25,7 +25,6 @@ class States:
 
     Args:
         log: The log.
-        codec: Reads its events.
         snapshots: The snapshots.
         cache_bytes: What is kept of states that were asked for, about.
         far: Told of a project whose snapshots are so far apart that a state took more than
@@ -35,14 +34,12 @@ class States:
     def __init__(
         self,
         log: EventLog,
-        codec: EventCodec,
         snapshots: Snapshots,
         *,
         cache_bytes: int,
         far: Callable[[str], None] = lambda _project: None,
     ) -> None:
         self._log = log
-        self._codec = codec
         self._snapshots = snapshots
         self._far = far
         self._cache: LRUCache[tuple[str, Sequence], State] = LRUCache(
@@ -62,7 +59,7 @@ class States:
         except ContexError as error:
             if error.reason is not Reason.SEQUENCE_TRIMMED or asked is not None:
                 raise
-        sequence, state = await live(self._log, self._codec, project)
+        sequence, state = await live(self._log, project)
         return Moment(sequence, moment.unix_ms), State(sequence, EMPTY, state)
 
     async def at(self, project: str, until: Sequence) -> State:
@@ -82,7 +79,7 @@ class States:
             if error.reason is not Reason.SEQUENCE_TRIMMED:
                 raise
             # The end of the log needs no events: the store knows every key's latest.
-            sequence, changes = await live(self._log, self._codec, project)
+            sequence, changes = await live(self._log, project)
             if sequence != until:
                 raise await self._trimmed(project, until) from None
             taken = Taken(BEGINNING, EMPTY)
@@ -140,7 +137,7 @@ class States:
                 read += len(entries)
                 if only:
                     entries = [entry for entry in entries if only in entry.body]
-                take(changes, entries, self._codec)
+                take(changes, entries)
         if taken.info is None and (await self._log.bounds(project)).trimmed:
             raise ContexError(Reason.SEQUENCE_TRIMMED, "the beginning of the log is gone")
         if read > LONG_FOLD_EVENTS:

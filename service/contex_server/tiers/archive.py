@@ -14,10 +14,11 @@ from typing import TypeVar
 
 from cachetools import LRUCache
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import BlockDamaged, decode_block
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import Entry, EventCodec, EventFilter, Sequence
+from contex_server.kernel.model import Entry, EventFilter, Sequence
 from contex_server.log.archive import Archived, SegmentRecord, StoreLog
 from contex_server.log.port import SnapshotInfo
 from contex_server.tiers.objects import ObjectMissing, Objects
@@ -81,16 +82,12 @@ class Archive:
     Args:
         store: Says which segments there are.
         objects: Where they are.
-        codec: Reads events.
         cache_bytes: What is kept at hand, about.
     """
 
-    def __init__(
-        self, store: StoreLog, objects: Objects, codec: EventCodec, *, cache_bytes: int
-    ) -> None:
+    def __init__(self, store: StoreLog, objects: Objects, *, cache_bytes: int) -> None:
         self.objects = objects
         self._store = store
-        self._codec = codec
         self._directories: LRUCache[str, Directory] = LRUCache(1_000)
         self._indexes: LRUCache[str, SegmentIndex] = LRUCache(
             cache_bytes // 4, getsizeof=lambda index: index.nbytes
@@ -311,7 +308,7 @@ class Archive:
             if record is None or first is None:
                 break
             index = await self.index(record)
-            event = self._codec.decode(first)
+            event = event_codec.decode(first)
             places = index.places_of(event.data_key)
             block = bisect_right(index.firsts, sequence) - 1
             inside = bisect_left(await self._block(record, index, block), sequence, key=_sequence)
@@ -322,7 +319,7 @@ class Archive:
                 max_bytes -= len(entry.body)
                 if len(found) == count or max_bytes <= 0:
                     return found
-            sequence = self._codec.decode(found[-1]).previous_sequence
+            sequence = event_codec.decode(found[-1]).previous_sequence
         return found
 
     async def entries(self, record: SegmentRecord) -> AsyncGenerator[list[Entry], None]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import orjson
 
-from contex_server.kernel.model import SUBJECT, Entry, EventCodec
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import SUBJECT, Entry
 from contex_server.log.sealing import SealingLog
 from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealer import is_key
@@ -24,13 +25,11 @@ class ArchivedKeys:
     Args:
         store: Where keys are in use.
         objects: Where they are kept.
-        codec: Tells the subjects of events.
     """
 
-    def __init__(self, store: SealingLog, objects: Objects, codec: EventCodec) -> None:
+    def __init__(self, store: SealingLog, objects: Objects) -> None:
         self._store = store
         self._objects = objects
-        self._codec = codec
         self._kept: set[str] = set()
 
     async def keep(self, project: str, directory: str, sealed: Mapping[bytes, Entry]) -> None:
@@ -43,7 +42,7 @@ class ArchivedKeys:
         if not fresh:
             return
         for key_id, stored in (await self._store.wrapped_keys(project, fresh)).items():
-            subject = self._codec.record(fresh[key_id]).metadata.get(SUBJECT, "")
+            subject = event_codec.record(fresh[key_id]).metadata.get(SUBJECT, "")
             await self._put(directory, key_id, subject, stored)
             self._kept.add(_name(directory, key_id))
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from contex_server.kernel.model import BEGINNING, Entry, EventCodec, EventFilter, Sequence
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Sequence
 from contex_server.log.archive import StoreLog
 from contex_server.log.layer import LogLayer
 from contex_server.log.port import Bounds, EventLog, Follower, SnapshotInfo
 from contex_server.tiers.archive import Archive
 
 
-def with_archive(store: StoreLog, archive: Archive, codec: EventCodec) -> EventLog:
+def with_archive(store: StoreLog, archive: Archive) -> EventLog:
     """The log of events that lie in a store and in its archive."""
-    return cast(EventLog, _ArchivedLog(store, archive, codec))
+    return cast(EventLog, _ArchivedLog(store, archive))
 
 
 class _ArchivedLog(LogLayer):
@@ -25,11 +26,10 @@ class _ArchivedLog(LogLayer):
     that was asked afterwards; what is older is read from the archive.
     """
 
-    def __init__(self, store: StoreLog, archive: Archive, codec: EventCodec) -> None:
+    def __init__(self, store: StoreLog, archive: Archive) -> None:
         super().__init__(store)
         self._store = store
         self._archive = archive
-        self._codec = codec
 
     async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
         """See `EventLog.read`."""
@@ -132,7 +132,7 @@ class _ArchivedLog(LogLayer):
         max_bytes -= sum(len(entry.body) for entry in found)
         if len(found) >= count or max_bytes <= 0:
             return found
-        before = self._codec.decode(found[-1]).previous_sequence if found else sequence
+        before = event_codec.decode(found[-1]).previous_sequence if found else sequence
         if before is None:
             return found
         most, room = count - len(found), max_bytes

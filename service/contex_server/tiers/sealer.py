@@ -13,8 +13,9 @@ from cachetools import TTLCache
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import SEALED_TAG, Entry, Erasure, EventCodec
+from contex_server.kernel.model import SEALED_TAG, Entry, Erasure
 from contex_server.log.sealing import SealingLog
 from contex_server.tiers.master_keys import KEY_BYTES, NONCE_BYTES, MasterKeys
 
@@ -33,13 +34,11 @@ class Sealer:
 
     Args:
         store: Where they are kept.
-        codec: Takes events apart.
         master: Wraps them; None: nothing can be sealed, and nothing sealed be read.
     """
 
-    def __init__(self, store: SealingLog, codec: EventCodec, master: MasterKeys | None) -> None:
+    def __init__(self, store: SealingLog, master: MasterKeys | None) -> None:
         self._store = store
-        self._codec = codec
         self._master = master
         self._keys: TTLCache[tuple[str, bytes], AESGCM | Erasure] = TTLCache(_CACHED, FRESH_S)
 
@@ -67,7 +66,7 @@ class Sealer:
             nonce = os.urandom(NONCE_BYTES)
             return found + nonce + key.encrypt(nonce, content, bound_to)
 
-        return self._codec.seal(body, lock)
+        return event_codec.seal(body, lock)
 
     async def open(self, project: str, entries: list[Entry]) -> list[Entry]:
         """Entries as they were before they were sealed; erased ones say so.
@@ -92,7 +91,7 @@ class Sealer:
                 raise _unavailable(sealed[:_ID_CHARS], "is damaged") from None
 
         return [
-            self._codec.unseal(entry, unlock) if key_id else entry
+            event_codec.unseal(entry, unlock) if key_id else entry
             for entry, key_id in zip(entries, ids, strict=True)
         ]
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from contex_server.events.publisher import NewEvent, Publisher
+from contex_server.kernel import event_codec
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
     BEGINNING,
@@ -14,7 +15,6 @@ from contex_server.kernel.model import (
     SUBJECT,
     Durability,
     Entry,
-    EventCodec,
     Origin,
     Sequence,
 )
@@ -36,7 +36,6 @@ class Landing:
     Args:
         event_log: All events.
         store: Where they are put.
-        codec: Reads them.
         publisher: Appends them anew.
         staging: What is staged.
         project: What it becomes part of.
@@ -46,14 +45,12 @@ class Landing:
         self,
         event_log: EventLog,
         store: TransferLog,
-        codec: EventCodec,
         publisher: Publisher,
         staging: Staging,
         project: str,
     ) -> None:
         self._log = event_log
         self._store = store
-        self._codec = codec
         self._publisher = publisher
         self._staging = staging
         self._project = project
@@ -64,7 +61,7 @@ class Landing:
         project, staged = self._project, self._staging.project
         async for entries in self._staged_after(tail):
             batch = [
-                await self._staging.sealed(project, Restored.of(entry, self._codec.links(entry)))
+                await self._staging.sealed(project, Restored.of(entry, event_codec.links(entry)))
                 for entry in entries
             ]
             if not await self._store.restore(project, tail, batch):
@@ -119,10 +116,10 @@ class Landing:
 
     def _new_event(self, entry: Entry) -> tuple[NewEvent, str]:
         """An event as it was published, and by whom."""
-        record = self._codec.record(entry)
+        record = event_codec.record(entry)
         bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
         event = NewEvent(
-            self._codec.entry(bare).body,
+            event_codec.entry(bare).body,
             record.data_key,
             record.event_type,
             record.payload,

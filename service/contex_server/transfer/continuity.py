@@ -7,7 +7,8 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from contex_server.kernel.model import BEGINNING, Entry, EventCodec, Links, Sequence
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import BEGINNING, Entry, Links, Sequence
 
 _NUMBER = rb"(?:0|[1-9]\d{0,18})"
 _ID = _NUMBER + b"-" + _NUMBER
@@ -25,7 +26,6 @@ class Continuity:
     """The events of a file so far.
 
     Args:
-        codec: Reads events.
 
     Attributes:
         last: The sequence of the last.
@@ -34,11 +34,10 @@ class Continuity:
         partial: Whether the file leaves out events, so that revisions are missing.
     """
 
-    def __init__(self, codec: EventCodec) -> None:
+    def __init__(self) -> None:
         self.last = BEGINNING
         self.whole = True
         self.partial = False
-        self._codec = codec
         self._latest: dict[str, tuple[int, str]] = {}
         """Revision and sequence of the latest event of each key."""
 
@@ -70,7 +69,7 @@ class Continuity:
             Broken: One does not, or is no event.
         """
         try:
-            found = list(map(self._codec.links, entries))
+            found = list(map(event_codec.links, entries))
         except ValueError as error:
             raise Broken(f"what is no event: {error!s:.100}") from error
         latest = self._latest

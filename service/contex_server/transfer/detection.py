@@ -7,7 +7,6 @@ from collections.abc import Callable
 import orjson
 import zstandard
 
-from contex_server.kernel.model import EventCodec
 from contex_server.transfer.items import FileFormat, Malformed, Reader
 from contex_server.transfer.legacy import LegacyReader
 from contex_server.transfer.lines import ZSTD_MAGIC, LinesReader
@@ -17,13 +16,13 @@ _LOOK_BYTES = 64 * 1024
 PARQUET_MAGIC = b"PAR1"
 
 
-def reader_of(file_format: FileFormat, codec: EventCodec) -> Reader:
+def reader_of(file_format: FileFormat) -> Reader:
     """A reader of a format."""
     make: dict[FileFormat, Callable[[], Reader]] = {
         FileFormat.NATIVE: NativeReader,
-        FileFormat.JSON_LINES: lambda: LinesReader(codec, cloud=False),
-        FileFormat.CLOUD_EVENTS: lambda: LinesReader(codec, cloud=True),
-        FileFormat.LEGACY_JSON: lambda: LegacyReader(codec),
+        FileFormat.JSON_LINES: lambda: LinesReader(cloud=False),
+        FileFormat.CLOUD_EVENTS: lambda: LinesReader(cloud=True),
+        FileFormat.LEGACY_JSON: lambda: LegacyReader(),
     }
     return make[file_format]()
 

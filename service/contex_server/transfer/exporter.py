@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import orjson
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.model import BEGINNING, Entry, EventCodec, EventFilter, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Sequence
 from contex_server.log.pages import check_readable, pages
 from contex_server.log.port import AgentRecord, EventLog
 from contex_server.log.transfer import TransferLog
@@ -88,13 +89,11 @@ class Exporter:
     Args:
         event_log: All events.
         store: What is kept beside them.
-        codec: Reads events.
     """
 
-    def __init__(self, event_log: EventLog, store: TransferLog, codec: EventCodec) -> None:
+    def __init__(self, event_log: EventLog, store: TransferLog) -> None:
         self._log = event_log
         self._store = store
-        self._codec = codec
 
     async def export(self, wanted: Exported) -> AsyncGenerator[Piece, None]:
         """The pieces of the file.
@@ -167,15 +166,15 @@ class Exporter:
             case FileFormat.NATIVE:
                 return NativeWriter()
             case FileFormat.PARQUET:
-                return ParquetWriter(self._codec)
+                return ParquetWriter()
             case _:
                 cloud = wanted.format is FileFormat.CLOUD_EVENTS
-                return LinesWriter(self._codec, cloud=cloud, compress=wanted.compress)
+                return LinesWriter(cloud=cloud, compress=wanted.compress)
 
     def _selected(self, entries: list[Entry], wanted: EventFilter) -> list[Entry]:
         if wanted.is_open:
             return entries
-        return [entry for entry in entries if wanted.passes(self._codec.decode(entry))]
+        return [entry for entry in entries if wanted.passes(event_codec.decode(entry))]
 
     async def _parts(
         self, wanted: Exported, writer: Writer, cut: Sequence

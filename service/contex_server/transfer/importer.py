@@ -23,6 +23,7 @@ import structlog
 
 from contex_server.audit.recorder import IMPORTED, action_note
 from contex_server.events.publisher import Publisher
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
@@ -30,7 +31,6 @@ from contex_server.kernel.model import (
     DATA_DELETED,
     SERVICE_TYPES,
     Entry,
-    EventCodec,
     Origin,
     Record,
     Sequence,
@@ -114,7 +114,6 @@ class Imports:
     Args:
         event_log: All events.
         store: Where imports are staged.
-        codec: Reads and makes events.
         publisher: Appends events anew.
         sealer: Seals those that name a subject.
         retentions: What the store keeps.
@@ -127,7 +126,6 @@ class Imports:
         self,
         event_log: EventLog,
         store: TransferLog,
-        codec: EventCodec,
         publisher: Publisher,
         sealer: Sealer,
         retentions: Retentions,
@@ -137,7 +135,6 @@ class Imports:
     ) -> None:
         self.log = event_log
         self.store = store
-        self.codec = codec
         self.publisher = publisher
         self.retentions = retentions
         self.grown = grown
@@ -160,9 +157,7 @@ class Imports:
 
     def staging(self, project: str) -> Staging:
         """A staged project, by its name."""
-        return Staging(
-            project, self.store, self.codec, self._sealer, self._archiver, self._recovery
-        )
+        return Staging(project, self.store, self._sealer, self._archiver, self._recovery)
 
     async def _sweep(self) -> None:
         """Drops what was staged long ago and not gone on with."""
@@ -191,7 +186,6 @@ class Import:
         self._wanted = wanted
         self._origin = origin
         self._store = imports.store
-        self._codec = imports.codec
         self._staging = imports.staging(f"{wanted.project}~{wanted.import_id or uuid4().hex[:16]}")
         self._staged = self._staging.project
         self._note = _Note(wanted.fingerprint(), time.time(), secrets.token_hex(16))
@@ -200,7 +194,7 @@ class Import:
         self._start = bytearray()
         self._batch: list[Restored] = []
         self._batch_bytes = 0
-        self._continuity = Continuity(imports.codec)
+        self._continuity = Continuity()
         self._target: dict[str, _Link] = {}
         self._staged_tail = BEGINNING
         """The end of what was staged before the import was gone on with."""
@@ -261,7 +255,7 @@ class Import:
         self._staged_tail = self._staging.tail
         if not note.checked:
             await self._expect()
-            self._reader = reader_of(FileFormat(note.format), self._codec)
+            self._reader = reader_of(FileFormat(note.format))
             self._reader.resume(note.offset, note.reader)
             self._continuity.whole = self._wanted.whole
             await self._know_links(self._staged)
@@ -351,7 +345,7 @@ class Import:
             if found is None:
                 return False
         self._note.format = self.report.format = found
-        self._reader = reader_of(found, self._codec)
+        self._reader = reader_of(found)
         return True
 
     async def _check(self) -> None:
@@ -441,7 +435,7 @@ class Import:
         assert self._reader is not None
         wanted, report = self._wanted, self.report
         try:
-            record = self._codec.record(entry)
+            record = event_codec.record(entry)
         except ValueError as error:
             raise self._malformed(f"what is no event: {error!s:.100}") from error
         if self._reader.exported:
@@ -476,10 +470,10 @@ class Import:
         changed = self._changed(record)
         if changed is not record or sequence != entry.sequence:
             record = changed
-            entry = self._codec.entry(record)
+            entry = event_codec.entry(record)
         if record.data_key:
             self._target[record.data_key] = _Link(record.revision, sequence)
-        self._batch.append(Restored.of(entry, self._codec.links(entry)))
+        self._batch.append(Restored.of(entry, event_codec.links(entry)))
         self._batch_bytes += len(entry.body)
         self._imported([entry])
 
@@ -538,7 +532,7 @@ class Import:
         )
 
     def _digest(self, record: Record) -> bytes:
-        return describe_event(self._codec.decode(self._codec.entry(record))).digest()
+        return describe_event(event_codec.decode(event_codec.entry(record))).digest()
 
     async def _match(self, entries: list[Entry]) -> list[Entry]:
         """Compares events with those that the project has already; returns the others."""
@@ -600,9 +594,7 @@ class Import:
     async def _land(self) -> None:
         """What is staged becomes part of the project."""
         note, project = self._note, self._wanted.project
-        landing = Landing(
-            self._of.log, self._store, self._codec, self._of.publisher, self._staging, project
-        )
+        landing = Landing(self._of.log, self._store, self._of.publisher, self._staging, project)
         if not self._exact:
             name = hashlib.sha256(self._staged.encode()).hexdigest()[:24]
             first, last = await landing.replay(name, self._origin)

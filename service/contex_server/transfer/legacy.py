@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, EventCodec, Record, Sequence
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, Record, Sequence
 from contex_server.transfer.items import Events, Item, Malformed, Manifest
 
 _MAX_BYTES = 256 * 1024 * 1024
@@ -22,11 +23,10 @@ class LegacyReader:
 
     exported = False
 
-    def __init__(self, codec: EventCodec) -> None:
+    def __init__(self) -> None:
         self.offset = 0
         self.item = 0
         self.ended = False
-        self._codec = codec
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Item]:
@@ -51,7 +51,7 @@ class LegacyReader:
         entries = []
         for index, fields in enumerate(events):
             try:
-                entries.append(self._codec.entry(_record(fields)))
+                entries.append(event_codec.entry(_record(fields)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 problem = f"an event that can't be read: {error!s:.100}"
                 raise Malformed(problem, 0, index + 1) from error

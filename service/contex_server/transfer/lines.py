@@ -23,8 +23,9 @@ from typing import Any
 import orjson
 import zstandard
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import packed
-from contex_server.kernel.model import Entry, Erasure, EventCodec, Record, Sequence
+from contex_server.kernel.model import Entry, Erasure, Record, Sequence
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import (
     Chain,
@@ -168,16 +169,14 @@ class LinesWriter(EventsOnly):
     """See `Writer`.
 
     Args:
-        codec: Reads events.
         cloud: Writes CloudEvents.
         compress: Compresses each piece by itself.
     """
 
-    def __init__(self, codec: EventCodec, *, cloud: bool, compress: bool) -> None:
+    def __init__(self, *, cloud: bool, compress: bool) -> None:
         self.chain = Chain()
         self.items = 0
         self.project = ""
-        self._codec = codec
         self._shape = _CloudShape() if cloud else _Shape()
         self._compress = compress
 
@@ -189,7 +188,7 @@ class LinesWriter(EventsOnly):
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         """See `Writer.events`."""
         return self._lines(
-            [self._shape.event(self._codec.record(entry), self.project) for entry in entries]
+            [self._shape.event(event_codec.record(entry), self.project) for entry in entries]
         )
 
     def end(self, summary: Summary) -> bytes:
@@ -211,15 +210,13 @@ class LinesReader:
     """See `Reader`.
 
     Args:
-        codec: Makes events.
         cloud: Reads CloudEvents, also such as were not exported here.
     """
 
-    def __init__(self, codec: EventCodec, *, cloud: bool) -> None:
+    def __init__(self, *, cloud: bool) -> None:
         self.offset = 0
         self.item = 0
         self.ended = False
-        self._codec = codec
         self._cloud = cloud
         self._shape = _CloudShape() if cloud else _Shape()
         self._chain = Chain()
@@ -344,7 +341,7 @@ class LinesReader:
             self.ended = True
         self._chain.add(line)
         self.item += 1
-        return self._codec.entry(read) if isinstance(read, Record) else read
+        return event_codec.entry(read) if isinstance(read, Record) else read
 
     @property
     def exported(self) -> bool:

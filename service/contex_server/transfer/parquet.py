@@ -6,7 +6,8 @@ from collections.abc import Sequence as SequenceOf
 
 import orjson
 
-from contex_server.kernel.model import Entry, EventCodec
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import Entry
 from contex_server.kernel.parquet import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
 from contex_server.transfer.items import Chain, EventsOnly, Manifest, Summary
 
@@ -34,10 +35,9 @@ class ParquetWriter(EventsOnly):
         ContexError: FORMAT_UNAVAILABLE: pyarrow is not installed.
     """
 
-    def __init__(self, codec: EventCodec) -> None:
+    def __init__(self) -> None:
         self.chain = Chain()
         self.items = 0
-        self._codec = codec
         self._file = ParquetFile(_COLUMNS)
 
     def begin(self, manifest: Manifest) -> bytes:
@@ -47,7 +47,7 @@ class ParquetWriter(EventsOnly):
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         """See `Writer.events`."""
         self.items += len(entries)
-        records = map(self._codec.record, entries)
+        records = map(event_codec.record, entries)
         return self._file.add(
             (
                 str(r.sequence),

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
@@ -17,7 +18,6 @@ from contex_server.kernel.model import (
     DATA_DELETED,
     SUBJECT,
     Entry,
-    EventCodec,
     KeyState,
 )
 from contex_server.log.claims import HOLD_MS, Claims
@@ -44,7 +44,6 @@ class Staging:
     Args:
         project: Its name; see `TransferLog`.
         store: Where it is.
-        codec: Reads events.
         sealer: Seals those that name a subject.
         archiver: Makes segments; None where there is no archive.
         recovery: Counts what is in segments; None likewise.
@@ -59,7 +58,6 @@ class Staging:
         self,
         project: str,
         store: TransferLog,
-        codec: EventCodec,
         sealer: Sealer,
         archiver: Archiver | None,
         recovery: Recovery | None,
@@ -68,7 +66,6 @@ class Staging:
         self.tail = BEGINNING
         self.offset = 0
         self._store = store
-        self._codec = codec
         self._sealer = sealer
         self._archiver = archiver
         self._recovery = recovery
@@ -210,7 +207,7 @@ class Staging:
         """
         if _SUBJECT not in event.body:
             return event
-        record = self._codec.record(Entry(event.id, event.body))
+        record = event_codec.record(Entry(event.id, event.body))
         subject = record.metadata.get(SUBJECT, "")
         if not subject or record.erased is not None:
             return event

@@ -7,6 +7,7 @@ from contex_server.api.shared import wire
 from contex_server.api.shared.cursors import Token, decode_position
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import Kind, Message
+from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry, Match, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,5 +111,5 @@ def test_a_chunk_is_rendered_once() -> None:
 
 def test_the_codec_reads_what_the_store_adds() -> None:
     body = event_pb2.Event(data_key="k", revision=3, previous_sequence="4-5").SerializeToString()
-    event = wire.ProtobufCodec().decode(Entry(b"6-7", body))
+    event = event_codec.decode(Entry(b"6-7", body))
     assert (event.sequence, event.revision, event.previous_sequence) == ((6, 7), 3, (4, 5))

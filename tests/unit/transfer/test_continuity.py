@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.api.shared.wire import ProtobufCodec
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
 from contex_server.transfer.continuity import Broken, Continuity
 from hypothesis import example, given
@@ -18,7 +17,7 @@ ODD = st.sampled_from([b"", b"5", b"1-", b"1-2-3", b"-1-2", b"1-x", b" 1-2", b"1
 
 def nothing_yet() -> Continuity:
     """Of no events yet."""
-    return Continuity(ProtobufCodec())
+    return Continuity()
 
 
 def entry(sequence: bytes, key: str = "", revision: int = 0, previous: str = "") -> Entry:

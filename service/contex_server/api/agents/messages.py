@@ -11,6 +11,7 @@ from contex_server.agents.journal import Stream
 from contex_server.agents.journals import Sending, Why
 from contex_server.api.shared import wire
 from contex_server.kernel.model import BEGINNING
+from contex_server.kernel.protobuf import timestamp
 
 _KINDS = {
     recorder.STREAM: agent_service_pb2.DELIVERY_KIND_STREAM,
@@ -52,7 +53,7 @@ def delivery_message(sending: Sending) -> agent_service_pb2.Delivery:
         sequence=str(datum.event),
         data_key=datum.data_key,
         revision=datum.revision,
-        time=wire.timestamp(sending.place.ms),
+        time=timestamp(sending.place.ms),
         kind=_KINDS[message.kind],
         resend=datum.resend,
         needs=_needs(sending.needs),
@@ -67,7 +68,7 @@ def _known_message(datum: KnownDatum) -> agent_service_pb2.KnownDatum:
         data_key=datum.data_key,
         sequence=str(known.event),
         revision=known.revision,
-        sent_time=wire.timestamp(known.sent_ms),
+        sent_time=timestamp(known.sent_ms),
         needs=_needs(datum.needs),
         acknowledged=datum.acknowledged,
         latest_sequence=str(latest.sequence if latest else known.event),
@@ -93,7 +94,7 @@ def _needs(needs: tuple[Why, ...]) -> list[agent_service_pb2.DeliveredNeed]:
 def _stream_message(stream: Stream) -> agent_service_pb2.AgentStream:
     return agent_service_pb2.AgentStream(
         stream_id=stream.stream_id,
-        opened_time=wire.timestamp(stream.opened_ms),
+        opened_time=timestamp(stream.opened_ms),
         closed_time=_time(stream.closed_ms),
         peer=stream.origin.peer,
         client=stream.origin.client,
@@ -102,4 +103,4 @@ def _stream_message(stream: Stream) -> agent_service_pb2.AgentStream:
 
 
 def _time(unix_ms: int) -> Timestamp | None:
-    return wire.timestamp(unix_ms) if unix_ms else None
+    return timestamp(unix_ms) if unix_ms else None

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from contex.v1 import audit_service_pb2
 
-from contex_server.api.shared import fields, wire
+from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_text, encode_text
 from contex_server.audit.files import (
     CsvWriter,
@@ -22,6 +22,7 @@ from contex_server.edge.grpc import Write
 from contex_server.edge.identity import caller
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.protobuf import timestamp
 from contex_server.log.port import EventLog
 
 _SCANNED_ROWS = 20_000
@@ -156,7 +157,7 @@ def _resume(token: Token, project: str, text: str) -> Place:
 def _record(row: Row) -> audit_service_pb2.AuditRecord:
     return audit_service_pb2.AuditRecord(
         record_id=str(row.place),
-        time=wire.timestamp(row.place.note.ms),
+        time=timestamp(row.place.note.ms),
         action=audit_service_pb2.AuditAction.Value(f"AUDIT_ACTION_{row.action}"),
         actor=row.actor,
         actor_verified=row.verified,

@@ -23,6 +23,7 @@ from contex_server.events.hub import Hub
 from contex_server.events.presence import Presence
 from contex_server.events.publisher import Publisher
 from contex_server.events.stream import StreamLimits, stream
+from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, shutting_down
@@ -33,7 +34,6 @@ from contex_server.kernel.model import (
     Appended,
     Durability,
     Entry,
-    EventCodec,
     EventFilter,
     Sequence,
 )
@@ -52,7 +52,6 @@ class EventServicer:
         self,
         settings: Settings,
         log: EventLog,
-        codec: EventCodec,
         publisher: Publisher,
         hub: Hub,
         audit: Audit,
@@ -62,7 +61,6 @@ class EventServicer:
         self._settings = settings
         self._limits = settings.limits
         self._log = log
-        self._codec = codec
         self._publisher = publisher
         self._hub = hub
         self._audit = audit
@@ -318,12 +316,12 @@ class EventServicer:
         return position
 
     def _passes(self, wanted: EventFilter, entry: Entry) -> bool:
-        return wanted.is_open or wanted.passes(self._codec.decode(entry))
+        return wanted.is_open or wanted.passes(event_codec.decode(entry))
 
     def _messages(self, wanted: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
         """The events that pass, in messages of bounded size."""
         if not wanted.is_open:
-            entries = [entry for entry in entries if wanted.passes(self._codec.decode(entry))]
+            entries = [entry for entry in entries if wanted.passes(event_codec.decode(entry))]
         start = size = 0
         for index, (_, body) in enumerate(entries):
             size += len(body)

@@ -18,6 +18,7 @@ from contex_server.events.stream import split
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import Need, Sequence
+from contex_server.kernel.protobuf import timestamp
 from contex_server.log.port import EventLog
 from contex_server.match.backtest import Backtest, Backtests, Progress, Summary
 from contex_server.match.feedback import Feedback, Judgement
@@ -279,7 +280,7 @@ def _explanation(
 def _judgement(judgement: Judgement) -> match_service_pb2.ExportFeedbackResponse:
     return match_service_pb2.ExportFeedbackResponse(
         sequence=str(judgement.sequence),
-        time=wire.timestamp(judgement.sequence.ms),
+        time=timestamp(judgement.sequence.ms),
         agent_id=judgement.agent_id,
         need=judgement.need,
         event=wire.event_message(judgement.judged),

@@ -8,13 +8,14 @@ from contex.v1 import event_pb2, project_service_pb2
 
 from contex_server.api.projects.messages import reason, retention_message, retention_of
 from contex_server.api.projects.verification import step_message
-from contex_server.api.shared import fields, wire
+from contex_server.api.shared import fields
 from contex_server.edge.grpc import Write
 from contex_server.edge.identity import caller
 from contex_server.events.presence import Presence
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
+from contex_server.kernel.protobuf import timestamp
 from contex_server.log.port import Bounds, Dimension, EventLog, Tier
 from contex_server.projects.activity import (
     DAY,
@@ -188,8 +189,8 @@ class ProjectServicer:
         return project_service_pb2.GetActivityResponse(
             series=map(_series, found.series),
             total=_series(found.total),
-            start_time=wire.timestamp(buckets.start * 1000),
-            end_time=wire.timestamp(buckets.end * 1000),
+            start_time=timestamp(buckets.start * 1000),
+            end_time=timestamp(buckets.end * 1000),
             bucket_seconds=buckets.bucket_s,
             name_count=found.names,
             peak_hours=found.peak_hours,

@@ -7,32 +7,23 @@ as fast as building messages. `tests/unit/rpc/test_wire.py` holds it to the real
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 
 from contex.v1 import agent_service_pb2, event_pb2
-from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.events.feed import Chunk, Delivery, NeedsChange
 from contex_server.events.stream import Kind, Message
 from contex_server.kernel.model import (
-    DATA_DELETED,
-    SEALED_TAG,
     Agent,
     Entry,
-    Erasure,
-    Event,
-    KeyState,
-    Links,
     Match,
     Need,
-    Record,
     Sequence,
 )
+from contex_server.kernel.protobuf import field, timestamp, varint
 from contex_server.match.questions import MatchedDatum, Written
 from contex_server.matching.context import Form, Item, render_one
 from contex_server.state.moments import Moment
@@ -51,29 +42,11 @@ _RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 _RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
-_links = _key_state = tuple.__new__
-_parse = event_pb2.Event.FromString
-assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
-_OPAQUE = bytes([12 << 3, 1])
-"""Event.opaque = true."""
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_HEADS = tuple(bytes([_BATCH_EVENTS]) + _varint(n) for n in range(4_096))
+_HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n) for n in range(4_096))
 """Tag and length of a batch's event, for the usual lengths."""
 _SEQUENCE_HEADS = tuple(bytes([_EVENT_SEQUENCE, n]) for n in range(64))
-
-
-def _field(tag: int, value: bytes) -> bytes:
-    return bytes([tag]) + _varint(len(value)) + value
 
 
 def event_bytes(entry: Entry) -> bytes:
@@ -92,7 +65,7 @@ def batch_bytes(entries: Iterable[Entry]) -> bytes:
     for sequence, body in entries:
         size = len(body) + len(sequence) + 2
         parts += (
-            _HEADS[size] if size < 4_096 else bytes([_BATCH_EVENTS]) + _varint(size),
+            _HEADS[size] if size < 4_096 else bytes([_BATCH_EVENTS]) + varint(size),
             body,
             _SEQUENCE_HEADS[len(sequence)],
             sequence,
@@ -103,16 +76,16 @@ def batch_bytes(entries: Iterable[Entry]) -> bytes:
 def matched_batch_bytes(chunk: Chunk, form: Form = Form.UNSPECIFIED) -> bytes:
     """A `contex.v1.MatchedEventBatch`, serialised."""
     return b"".join(
-        _field(
+        field(
             _BATCH_EVENTS,
             b"".join(
                 (
-                    _field(_MATCHED_EVENT, event_bytes(delivery.entry)),
+                    field(_MATCHED_EVENT, event_bytes(delivery.entry)),
                     *(
-                        _field(_MATCHED_MATCHES, match_message(match).SerializeToString())
+                        field(_MATCHED_MATCHES, match_message(match).SerializeToString())
                         for match in delivery.matches
                     ),
-                    _context_field(delivery, form),
+                    _contextfield(delivery, form),
                 )
             ),
         )
@@ -120,9 +93,9 @@ def matched_batch_bytes(chunk: Chunk, form: Form = Form.UNSPECIFIED) -> bytes:
     )
 
 
-def _context_field(delivery: Delivery, form: Form) -> bytes:
+def _contextfield(delivery: Delivery, form: Form) -> bytes:
     text = _context_of(delivery, form)
-    return _field(_MATCHED_CONTEXT, text.encode()) if text else b""
+    return field(_MATCHED_CONTEXT, text.encode()) if text else b""
 
 
 def _context_of(delivery: Delivery, form: Form) -> str:
@@ -228,11 +201,6 @@ def _need_message(need: Need) -> agent_service_pb2.Need:
     )
 
 
-def timestamp(unix_ms: int) -> Timestamp:
-    """Unix milliseconds as the API has them."""
-    return Timestamp(seconds=unix_ms // 1000, nanos=unix_ms % 1000 * 1_000_000)
-
-
 def moment_message(moment: Moment) -> event_pb2.Moment:
     """The moment that an answer is as of."""
     return event_pb2.Moment(sequence=str(moment.sequence), time=timestamp(moment.unix_ms))
@@ -258,9 +226,9 @@ def response_bytes(
     """A stream response: its content under `kind`, the cursor and the server's time."""
     return b"".join(
         (
-            _field(kind, content),
-            _field(_RESPONSE_CURSOR, encode_position(token, project, position).encode()),
-            _field(_RESPONSE_SERVER_TIME, _now()),
+            field(kind, content),
+            field(_RESPONSE_CURSOR, encode_position(token, project, position).encode()),
+            field(_RESPONSE_SERVER_TIME, _now()),
         )
     )
 
@@ -322,184 +290,3 @@ _KINDS = {
 def _now() -> bytes:
     seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
     return Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
-
-
-class ProtobufCodec:
-    """`EventCodec` for `contex.v1.Event`."""
-
-    def decode(self, entry: Entry) -> Event:
-        """See `EventCodec.decode`."""
-        message = event_pb2.Event.FromString(entry.body)
-        previous = message.previous_sequence
-        return Event(
-            sequence=entry.sequence,
-            event_type=message.event_type,
-            data_key=message.data_key,
-            payload=message.payload,
-            content_type=message.content_type,
-            description=message.description,
-            publisher=message.publisher,
-            revision=message.revision,
-            previous_sequence=Sequence(*map(int, previous.split("-"))) if previous else None,
-            text_digest=message.text_digest,
-            opaque=message.opaque,
-            erased=message.HasField("erased"),
-        )
-
-    def key_state(self, entry: Entry) -> KeyState | None:
-        """See `EventCodec.key_state`."""
-        message = _parse(entry.body)
-        data_key = message.data_key
-        if not data_key:
-            return None
-        return _key_state(
-            KeyState,
-            (
-                data_key,
-                message.revision,
-                entry.sequence,
-                message.event_type == DATA_DELETED,
-                message.text_digest,
-            ),
-        )
-
-    def record(self, entry: Entry) -> Record:
-        """See `EventCodec.record`."""
-        try:
-            message = _parse(entry.body)
-            previous = message.previous_sequence
-            return Record(
-                sequence=entry.sequence,
-                event_type=message.event_type,
-                data_key=message.data_key,
-                payload=message.payload,
-                content_type=message.content_type,
-                description=message.description,
-                publisher=message.publisher,
-                metadata=dict(message.metadata) if message.metadata else {},
-                revision=message.revision,
-                previous_sequence=Sequence.parse(previous) if previous else None,
-                text_digest=message.text_digest,
-                opaque=message.opaque,
-                erased=_erasure(message.erased) if message.HasField("erased") else None,
-            )
-        except DecodeError as error:
-            raise ValueError(f"no event: {error}") from error
-
-    def entry(self, record: Record) -> Entry:
-        """See `EventCodec.entry`."""
-        previous = record.previous_sequence
-        message = event_pb2.Event(
-            event_type=record.event_type,
-            data_key=record.data_key,
-            payload=record.payload,
-            content_type=record.content_type,
-            description=record.description,
-            publisher=record.publisher,
-            metadata=record.metadata,
-            revision=record.revision,
-            previous_sequence="" if previous is None else str(previous),
-            text_digest=record.text_digest,
-            opaque=record.opaque,
-            erased=None if record.erased is None else _erased_message(record.erased),
-        )
-        body = message.SerializeToString(deterministic=True)
-        return Entry(str(record.sequence).encode(), body)
-
-    def seal(self, body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
-        """See `EventCodec.seal`."""
-        message = _parse(body)
-        content = event_pb2.Event(payload=message.payload, description=message.description)
-        message.ClearField("payload")
-        message.ClearField("description")
-        # In front, where it is found without a search.
-        sealed = lock(content.SerializeToString(), _bound_to(message))
-        return _field(SEALED_TAG, sealed) + message.SerializeToString()
-
-    def unseal(self, entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> Entry:
-        """See `EventCodec.unseal`."""
-        message = _parse(entry.body)
-        if not message.sealed:
-            return entry
-        content = unlock(message.sealed, _bound_to(message))
-        if isinstance(content, Erasure):
-            return self._erased(entry, message, content)
-        message.ClearField("sealed")
-        message.MergeFromString(content)
-        return Entry(entry.id, message.SerializeToString())
-
-    def erase(self, entry: Entry, erasure: Erasure) -> Entry:
-        """See `EventCodec.erase`."""
-        message = _parse(entry.body)
-        if message.HasField("erased"):
-            return entry
-        return self._erased(entry, message, erasure)
-
-    def _erased(self, entry: Entry, message: event_pb2.Event, erasure: Erasure) -> Entry:
-        digest = hashlib.sha256(message.sealed or message.payload).digest()
-        for field in ("payload", "description", "sealed", "text_digest", "opaque"):
-            message.ClearField(field)
-        message.erased.CopyFrom(_erased_message(replace(erasure, digest=digest)))
-        return Entry(entry.id, message.SerializeToString())
-
-    def links(self, entry: Entry) -> Links:
-        """See `EventCodec.links`."""
-        try:
-            message = _parse(entry.body)
-        except DecodeError as error:
-            raise ValueError(f"no event: {error}") from error
-        return _links(
-            Links,
-            (
-                message.data_key,
-                message.revision,
-                message.previous_sequence,
-                message.text_digest,
-                message.event_type,
-                message.publisher,
-            ),
-        )
-
-    def contents(self, entry: Entry) -> tuple[str, str]:
-        """See `EventCodec.contents`."""
-        try:
-            message = _parse(entry.body)
-        except DecodeError:
-            return "", ""
-        return message.data_key, message.event_type
-
-    def without_payload(self, entry: Entry) -> Entry:
-        """See `EventCodec.without_payload`."""
-        message = event_pb2.Event.FromString(entry.body)
-        message.ClearField("payload")
-        return Entry(entry.id, message.SerializeToString())
-
-    def encode(self, event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
-        """See `EventCodec.encode`."""
-        return event_pb2.Event(
-            event_type=event_type, payload=payload, metadata=metadata
-        ).SerializeToString()
-
-    def mark_opaque(self, body: bytes) -> bytes:
-        """See `EventCodec.mark_opaque`."""
-        return body + _OPAQUE
-
-
-def _bound_to(message: event_pb2.Event) -> bytes:
-    """What a sealed content must stay with."""
-    return f"{message.event_type}\0{message.data_key}".encode()
-
-
-def _erasure(message: event_pb2.Erased) -> Erasure:
-    return Erasure(
-        message.time.ToMilliseconds(), message.request_id, message.reason, message.payload_digest
-    )
-
-
-def _erased_message(erasure: Erasure) -> event_pb2.Erased:
-    return event_pb2.Erased(
-        time=timestamp(erasure.unix_ms),
-        request_id=erasure.request_id,
-        reason=erasure.reason,
-        payload_digest=erasure.digest,
-    )

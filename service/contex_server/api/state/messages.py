@@ -8,6 +8,7 @@ from contex.v1 import event_pb2, state_service_pb2
 
 from contex_server.api.shared import wire
 from contex_server.kernel.model import Entry
+from contex_server.kernel.protobuf import timestamp
 from contex_server.state.blame import Part
 from contex_server.state.changes import Change, Datum
 from contex_server.state.history import Revision
@@ -111,7 +112,7 @@ def part_messages(
             value=part.value,
             sequence=str(event.sequence),
             revision=event.revision,
-            time=wire.timestamp(event.sequence.ms),
+            time=timestamp(event.sequence.ms),
             publisher=event.publisher,
         )
         held += message.ByteSize()

@@ -21,7 +21,7 @@ from contex_server.edge.identity import caller
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
-from contex_server.kernel.model import EventCodec, KeyState, Sequence
+from contex_server.kernel.model import KeyState, Sequence
 from contex_server.log.port import EventLog
 from contex_server.state.changes import Datum, changes, count_changes, with_events
 from contex_server.state.history import History, data_key_not_found
@@ -47,7 +47,6 @@ class StateServicer:
         self,
         settings: Settings,
         log: EventLog,
-        codec: EventCodec,
         states: States,
         history: History,
         audit: Audit,
@@ -56,7 +55,6 @@ class StateServicer:
         self._limits = settings.limits
         self._message_bytes = settings.message_bytes
         self._log = log
-        self._codec = codec
         self._states = states
         self._history = history
         self._audit = audit
@@ -175,7 +173,6 @@ class StateServicer:
         held = 0
         found = changes(
             self._log,
-            self._codec,
             project,
             base,
             target,

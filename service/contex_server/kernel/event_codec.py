@@ -1,0 +1,234 @@
+"""Between events and their bytes in the log: a serialised `contex.v1.Event` without its sequence.
+
+The sequence is the entry's id and is not repeated in the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from contex.v1 import event_pb2
+from google.protobuf.message import DecodeError
+
+from contex_server.kernel.model import (
+    DATA_DELETED,
+    SEALED_TAG,
+    Entry,
+    Erasure,
+    Event,
+    KeyState,
+    Links,
+    Record,
+    Sequence,
+)
+from contex_server.kernel.protobuf import field, timestamp
+
+_links = _key_state = tuple.__new__
+_parse = event_pb2.Event.FromString
+assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
+_OPAQUE = bytes([12 << 3, 1])
+"""Event.opaque = true."""
+
+
+def decode(entry: Entry) -> Event:
+    """Reads an entry."""
+    message = event_pb2.Event.FromString(entry.body)
+    previous = message.previous_sequence
+    return Event(
+        sequence=entry.sequence,
+        event_type=message.event_type,
+        data_key=message.data_key,
+        payload=message.payload,
+        content_type=message.content_type,
+        description=message.description,
+        publisher=message.publisher,
+        revision=message.revision,
+        previous_sequence=Sequence(*map(int, previous.split("-"))) if previous else None,
+        text_digest=message.text_digest,
+        opaque=message.opaque,
+        erased=message.HasField("erased"),
+    )
+
+
+def key_state(entry: Entry) -> KeyState | None:
+    """The state of an entry's data key after it; None if it is about none."""
+    message = _parse(entry.body)
+    data_key = message.data_key
+    if not data_key:
+        return None
+    return _key_state(
+        KeyState,
+        (
+            data_key,
+            message.revision,
+            entry.sequence,
+            message.event_type == DATA_DELETED,
+            message.text_digest,
+        ),
+    )
+
+
+def record(entry: Entry) -> Record:
+    """Reads an entry, with its metadata.
+
+    Raises:
+        ValueError: It is no event.
+    """
+    try:
+        message = _parse(entry.body)
+        previous = message.previous_sequence
+        return Record(
+            sequence=entry.sequence,
+            event_type=message.event_type,
+            data_key=message.data_key,
+            payload=message.payload,
+            content_type=message.content_type,
+            description=message.description,
+            publisher=message.publisher,
+            metadata=dict(message.metadata) if message.metadata else {},
+            revision=message.revision,
+            previous_sequence=Sequence.parse(previous) if previous else None,
+            text_digest=message.text_digest,
+            opaque=message.opaque,
+            erased=_erasure(message.erased) if message.HasField("erased") else None,
+        )
+    except DecodeError as error:
+        raise ValueError(f"no event: {error}") from error
+
+
+def entry(record: Record) -> Entry:
+    """The entry that is read as this record."""
+    previous = record.previous_sequence
+    message = event_pb2.Event(
+        event_type=record.event_type,
+        data_key=record.data_key,
+        payload=record.payload,
+        content_type=record.content_type,
+        description=record.description,
+        publisher=record.publisher,
+        metadata=record.metadata,
+        revision=record.revision,
+        previous_sequence="" if previous is None else str(previous),
+        text_digest=record.text_digest,
+        opaque=record.opaque,
+        erased=None if record.erased is None else _erased_message(record.erased),
+    )
+    body = message.SerializeToString(deterministic=True)
+    return Entry(str(record.sequence).encode(), body)
+
+
+def seal(body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
+    """A body without its payload and description, which `lock` encrypts, given what they
+    must stay with. It begins with `SEALED_TAG`, the length of what `lock` made as a
+    varint, and that."""
+    message = _parse(body)
+    content = event_pb2.Event(payload=message.payload, description=message.description)
+    message.ClearField("payload")
+    message.ClearField("description")
+    # In front, where it is found without a search.
+    sealed = lock(content.SerializeToString(), _bound_to(message))
+    return field(SEALED_TAG, sealed) + message.SerializeToString()
+
+
+def unseal(entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> Entry:
+    """The entry that was sealed; `unlock` undoes `lock`, or tells that it was erased.
+    What is not sealed is returned as it is."""
+    message = _parse(entry.body)
+    if not message.sealed:
+        return entry
+    content = unlock(message.sealed, _bound_to(message))
+    if isinstance(content, Erasure):
+        return _erased(entry, message, content)
+    message.ClearField("sealed")
+    message.MergeFromString(content)
+    return Entry(entry.id, message.SerializeToString())
+
+
+def erase(entry: Entry, erasure: Erasure) -> Entry:
+    """The entry without its payload and description; unless it has none any more."""
+    message = _parse(entry.body)
+    if message.HasField("erased"):
+        return entry
+    return _erased(entry, message, erasure)
+
+
+def _erased(entry: Entry, message: event_pb2.Event, erasure: Erasure) -> Entry:
+    digest = hashlib.sha256(message.sealed or message.payload).digest()
+    for name in ("payload", "description", "sealed", "text_digest", "opaque"):
+        message.ClearField(name)
+    message.erased.CopyFrom(_erased_message(replace(erasure, digest=digest)))
+    return Entry(entry.id, message.SerializeToString())
+
+
+def links(entry: Entry) -> Links:
+    """What ties an entry to others.
+
+    Raises:
+        ValueError: It is no event.
+    """
+    try:
+        message = _parse(entry.body)
+    except DecodeError as error:
+        raise ValueError(f"no event: {error}") from error
+    return _links(
+        Links,
+        (
+            message.data_key,
+            message.revision,
+            message.previous_sequence,
+            message.text_digest,
+            message.event_type,
+            message.publisher,
+        ),
+    )
+
+
+def contents(entry: Entry) -> tuple[str, str]:
+    """What an event is filed under: its data key, or "", and its type; what is no event
+    has neither."""
+    try:
+        message = _parse(entry.body)
+    except DecodeError:
+        return "", ""
+    return message.data_key, message.event_type
+
+
+def without_payload(entry: Entry) -> Entry:
+    """The same entry with an empty payload."""
+    message = event_pb2.Event.FromString(entry.body)
+    message.ClearField("payload")
+    return Entry(entry.id, message.SerializeToString())
+
+
+def encode(event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
+    """The body of an event that the service itself writes; the payload is JSON."""
+    return event_pb2.Event(
+        event_type=event_type, payload=payload, metadata=metadata
+    ).SerializeToString()
+
+
+def mark_opaque(body: bytes) -> bytes:
+    """The body of an event whose payload can't be described."""
+    return body + _OPAQUE
+
+
+def _bound_to(message: event_pb2.Event) -> bytes:
+    """What a sealed content must stay with."""
+    return f"{message.event_type}\0{message.data_key}".encode()
+
+
+def _erasure(message: event_pb2.Erased) -> Erasure:
+    return Erasure(
+        message.time.ToMilliseconds(), message.request_id, message.reason, message.payload_digest
+    )
+
+
+def _erased_message(erasure: Erasure) -> event_pb2.Erased:
+    return event_pb2.Erased(
+        time=timestamp(erasure.unix_ms),
+        request_id=erasure.request_id,
+        reason=erasure.reason,
+        payload_digest=erasure.digest,
+    )
