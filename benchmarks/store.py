@@ -14,7 +14,7 @@ import hiredis
 from contex.v1 import event_service_pb2
 from contex_server.api.events import checks
 from contex_server.kernel.config import Limits
-from contex_server.kernel.model import Append, Draft, Origin
+from contex_server.kernel.model import Origin
 from contex_server.log.redis.connections import connect
 from contex_server.log.redis.store import RedisLog, key
 from contex_server.matching.describe import describe
@@ -117,26 +117,14 @@ def pack_append(raw_request: bytes) -> bytes:
 
     The describing texts are taken as known: no vectors go along.
     """
-    checked = checks.publish(event_service_pb2.PublishRequest.FromString(raw_request), "", Limits())
-    drafts = tuple(
-        Draft(
-            event.body,
-            event.data_key,
-            event.expected_revision,
-            event.tombstone,
-            describe(
-                event.data_key,
-                event.description,
-                event.payload,
-                event.content_type,
-                event.event_type,
-            ).digest(),
-            event.event_type,
-        )
-        for event in checked.events
+    append = checks.publish(
+        event_service_pb2.PublishRequest.FromString(raw_request), _ORIGIN, Limits()
     )
-    append = Append(checked.project, drafts, checked.request_id, checked.durability, origin=_ORIGIN)
-    packed: bytes = hiredis.pack_command(_BUILDER._fcall_append(checked.project, [append]))
+    for event in append.events:
+        event.digest = describe(
+            event.data_key, event.description, event.payload, event.content_type, event.event_type
+        ).digest()
+    packed: bytes = hiredis.pack_command(_BUILDER._fcall_append(append.project, [append]))
     return packed
 
 

@@ -14,10 +14,10 @@ from contex_server.kernel.model import (
     BEGINNING,
     END_OF_TIME,
     Append,
-    Draft,
     Durability,
     Entry,
     KeyState,
+    NewEvent,
     Sequence,
 )
 from contex_server.log.claims import Claims
@@ -106,12 +106,12 @@ def body(key: str = "", text: str = "x") -> bytes:
     ).SerializeToString()
 
 
-def draft(key: str = "k", text: str = "x", **options: object) -> Draft:
-    return Draft(body(key, text), key, digest=DIGEST, **options)  # type: ignore[arg-type]
+def event(key: str = "k", text: str = "x", **options: object) -> NewEvent:
+    return NewEvent(body(key, text), key, digest=DIGEST, **options)  # type: ignore[arg-type]
 
 
 def one(key: str = "k", text: str = "x", request_id: str = "", **options: object) -> Append:
-    return Append(P, (draft(key, text, **options),), request_id)
+    return Append(P, [event(key, text, **options)], request_id)
 
 
 async def everything(log: EventLog, project: str = P) -> list[Entry]:
@@ -135,7 +135,7 @@ async def test_an_append_is_read_back_with_what_the_store_adds(log: EventLog) ->
 
 
 async def test_a_batch_has_consecutive_sequences(log: EventLog) -> None:
-    appended = await log.append(Append(P, tuple(draft(f"k{i}") for i in range(2_500))))
+    appended = await log.append(Append(P, [event(f"k{i}") for i in range(2_500)]))
     entries = await everything(log)
     first = appended.first
     assert [e.sequence for e in entries] == [Sequence(first.ms, first.n + i) for i in range(2_500)]
@@ -151,13 +151,13 @@ async def test_an_event_without_a_key_has_no_revision(log: EventLog) -> None:
 async def test_large_revisions_are_encoded_right(log: EventLog, revision: int) -> None:
     for start in range(0, revision, 5_000):
         count = min(5_000, revision - start)
-        await log.append(Append(P, tuple(draft("k") for _ in range(count))))
+        await log.append(Append(P, [event("k") for _ in range(count)]))
     (last,) = await log.read_back(P, END_OF_TIME, BEGINNING, 1)
     assert parse(last).revision == revision
 
 
 async def test_a_request_is_answered_once(log: EventLog) -> None:
-    append = Append(P, tuple(draft(f"k{i}") for i in range(3)), "r-1")
+    append = Append(P, [event(f"k{i}") for i in range(3)], "r-1")
     first = await log.append(append)
     await log.append(one("k0"))
     again = await log.append(append)
@@ -176,14 +176,14 @@ async def test_the_same_request_at_the_same_time_is_appended_once(log: EventLog)
 
 async def test_a_request_id_belongs_to_its_project(log: EventLog) -> None:
     await log.append(one(request_id="r"))
-    other = await log.append(Append("other", (draft(),), "r"))
+    other = await log.append(Append("other", [event()], "r"))
     assert not other.duplicate
 
 
 async def test_a_lost_update_is_refused_whole(log: EventLog) -> None:
     await log.append(one("b"))
     with pytest.raises(ContexError) as refused:
-        await log.append(Append(P, (draft("a"), draft("b", expected_revision=0), draft("c")), "r"))
+        await log.append(Append(P, [event("a"), event("b", expected_revision=0), event("c")], "r"))
     assert refused.value.reason is Reason.REVISION_CONFLICT
     assert refused.value.metadata == {
         "data_key": "b",
@@ -196,10 +196,10 @@ async def test_a_lost_update_is_refused_whole(log: EventLog) -> None:
 
 
 async def test_expectations_see_the_batch_before_them(log: EventLog) -> None:
-    await log.append(Append(P, (draft("a", expected_revision=0), draft("a", expected_revision=1))))
+    await log.append(Append(P, [event("a", expected_revision=0), event("a", expected_revision=1)]))
     with pytest.raises(ContexError, match="revision 3"):
         await log.append(
-            Append(P, (draft("a", expected_revision=2), draft("a", expected_revision=2)))
+            Append(P, [event("a", expected_revision=2), event("a", expected_revision=2)])
         )
 
 
@@ -216,7 +216,7 @@ async def test_of_racing_writers_one_wins_each_round(log: EventLog) -> None:
 
 async def test_a_deletion_keeps_history_and_text(log: EventLog) -> None:
     await log.append(one("k"))
-    gone = await log.append(Append(P, (Draft(body("k", ""), "k", tombstone=True),)))
+    gone = await log.append(Append(P, [NewEvent(body("k", ""), "k", tombstone=True)]))
     (state,) = [s async for chunk in log.state(P) for s in chunk]
     assert (state.deleted, state.revision, state.sequence) == (True, 2, gone.first)
     assert parse((await everything(log))[1]).text_digest == DIGEST
@@ -271,7 +271,7 @@ async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) ->
 
 
 async def test_vectors_stay_as_they_were_first(log: EventLog) -> None:
-    await log.append(Append(P, (draft(),), vectors={b"d1": b"one"}, model="m"))
+    await log.append(Append(P, [event()], vectors={b"d1": b"one"}, model="m"))
     await log.put_vectors(P, "m", {b"d1": b"other", b"d2": b"two"})
     assert await log.vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d1": b"one", b"d2": b"two"}
     assert await log.missing_vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d3"}
@@ -281,9 +281,9 @@ async def test_vectors_stay_as_they_were_first(log: EventLog) -> None:
 
 async def test_the_first_model_decides_until_it_is_changed(log: EventLog) -> None:
     assert await log.model(P) == ""
-    await log.append(Append(P, (draft(),)))
+    await log.append(Append(P, [event()]))
     assert await log.model(P) == ""
-    await log.append(Append(P, (draft(),), vectors={b"d": b"1"}, model="old"))
+    await log.append(Append(P, [event()], vectors={b"d": b"1"}, model="old"))
     await log.put_vectors(P, "new", {b"d": b"2"})
     assert await log.model(P) == "old"
     assert await log.change_model(P, "another", "new", "t", b"body") is None
@@ -387,7 +387,7 @@ async def test_a_cursor_only_moves_forward(log: EventLog) -> None:
 
 async def test_replication_is_not_claimed_without_a_replica(valkey: EmbeddedValkey) -> None:
     log = await RedisLog.open(valkey.url, replication_timeout_ms=50)
-    append = Append(P, (draft(),), durability=Durability.REPLICATED)
+    append = Append(P, [event()], durability=Durability.REPLICATED)
     assert (await log.append(append)).durability is Durability.FSYNC
     await log.close()
 
@@ -427,7 +427,7 @@ async def test_functions_are_loaded_again_where_they_are_gone(
 async def test_a_history_is_walked_from_event_to_event(log: EventLog) -> None:
     sequences = []
     for n in range(5):
-        appended = await log.append(Append(P, (draft("k", str(n)), draft("other", "y" * 1_000))))
+        appended = await log.append(Append(P, [event("k", str(n)), event("other", "y" * 1_000)]))
         sequences.append(appended.first)
     found = await log.history(P, sequences[4], 10, 1_000_000)
     assert [entry.sequence for entry in found] == sequences[::-1]
@@ -443,7 +443,7 @@ async def test_a_history_is_walked_from_event_to_event(log: EventLog) -> None:
 
 
 async def test_the_latest_of_some_keys(log: EventLog) -> None:
-    await log.append(Append(P, (draft("a"), draft("b"), draft("a"))))
+    await log.append(Append(P, [event("a"), event("b"), event("a")]))
     (last,) = (await log.append(one("b", tombstone=True)),)
     found = await log.latest(P, ["a", "b", "nobody"])
     assert found.keys() == {"a", "b"}
@@ -483,7 +483,7 @@ async def test_snapshots_are_put_in_order_and_found_by_place(log: EventLog) -> N
 
 async def test_what_is_appended_is_counted(log: EventLog) -> None:
     assert (await log.counters(P)).events == 0
-    await log.append(Append(P, (draft("a"), draft("b"), draft(""))))
+    await log.append(Append(P, [event("a"), event("b"), event("")]))
     await log.append(one("a", tombstone=True))
     entries = await everything(log)
     counters = await log.counters(P)

@@ -14,9 +14,9 @@ from contex_server.kernel.model import (
     BEGINNING,
     END_OF_TIME,
     Append,
-    Draft,
     Entry,
     KeyState,
+    NewEvent,
     Sequence,
 )
 from contex_server.log.embedded import EmbeddedValkey
@@ -46,8 +46,8 @@ async def log(valkey: EmbeddedValkey) -> AsyncIterator[RedisLog]:
 
 async def publish(log: Any, *keys: str, size: int = 1, deleted: bool = False) -> Sequence:
     """Appends an event of each key together; returns the first's sequence."""
-    drafts = tuple(
-        Draft(
+    events = [
+        NewEvent(
             event_pb2.Event(
                 event_type="data_deleted" if deleted else "data_published",
                 data_key=name,
@@ -58,8 +58,8 @@ async def publish(log: Any, *keys: str, size: int = 1, deleted: bool = False) ->
             digest=DIGEST,
         )
         for name in keys
-    )
-    return (await log.append(Append(P, drafts))).first
+    ]
+    return (await log.append(Append(P, events))).first
 
 
 async def entries(log: Any) -> list[Entry]:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Append, Draft
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Append, NewEvent
 from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
 from contex_server.log.redis.store import RedisLog
 
@@ -17,7 +17,7 @@ from contex_server.log.redis.store import RedisLog
 async def append(store: EmbeddedValkey, count: int) -> None:
     log = await RedisLog.open(store.url)
     for _ in range(count):
-        await log.append(Append("p", (Draft(b"x", "k"),)))
+        await log.append(Append("p", [NewEvent(b"x", "k")]))
     await log.close()
 
 

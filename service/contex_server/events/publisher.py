@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import Append, Appended, Draft, Durability, Origin
+from contex_server.kernel.model import Append, Appended, NewEvent
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
 from contex_server.matching.embeddings import Embeddings
 from contex_server.tiers.sealer import Sealer
-
-
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """A fact to publish, within its limits.
-
-    Attributes:
-        body: The serialised `contex.v1.Event`, without what only the store knows.
-        data_key: See `contex.v1.NewEvent`, like the others.
-        subject: Whose data it holds, if it says so.
-    """
-
-    body: bytes
-    data_key: str
-    event_type: str
-    payload: bytes
-    content_type: str
-    description: str
-    tombstone: bool
-    expected_revision: int | None
-    subject: str = ""
 
 
 class Publisher:
@@ -53,8 +31,8 @@ class Publisher:
             log: Where facts go.
             embeddings: Makes the vectors.
             sealer: Seals what names a subject.
-            pace: Waits until a project may grow by so many events.
-            appended: Told of each project that has grown.
+            pace: Waits until a project may grow by a number of events.
+            appended: Called with each project that has grown.
         """
         self._log = log
         self._embeddings = embeddings
@@ -62,16 +40,8 @@ class Publisher:
         self._pace = pace
         self._appended = appended
 
-    async def prepare(
-        self,
-        project: str,
-        events: Sequence[NewEvent],
-        request_id: str,
-        durability: Durability,
-        publisher: str,
-        origin: Origin,
-    ) -> Append:
-        """Describes and embeds the events; what it returns is ready for `append`.
+    async def prepare(self, append: Append) -> Append:
+        """Describes and embeds the events of an append, and seals those that name a subject.
 
         Embedding comes first, so that every replica reads the vector instead of computing
         it; see docs/adr/0003.
@@ -80,39 +50,27 @@ class Publisher:
             ContexError: PAYLOAD_MALFORMED; MASTER_KEY_MISSING, KEY_UNAVAILABLE,
                 STORE_UNAVAILABLE where an event names a subject.
         """
-        drafts: list[Draft] = []
         texts: dict[bytes, Description] = {}
-        for index, event in enumerate(events):
-            digest, body = b"", event.body
+        for index, event in enumerate(append.events):
             if not event.tombstone:
                 if len(event.payload) > INLINE_BYTES:
                     description = await asyncio.to_thread(_describe, index, event)
                 else:
                     description = _describe(index, event)
-                digest = description.digest()
-                texts[digest] = description
+                event.digest = description.digest()
+                texts[event.digest] = description
                 if not description.described:
-                    body = event_codec.mark_opaque(body)
+                    event.body = event_codec.mark_opaque(event.body)
+                event.payload = b""
             if event.subject:
-                body = await self._sealer.seal(project, event.subject, body)
-            drafts.append(
-                Draft(
-                    body,
-                    event.data_key,
-                    event.expected_revision,
-                    event.tombstone,
-                    digest,
-                    event.event_type,
-                )
-            )
-        model, vectors = await self._embeddings.for_append(project, texts) if texts else ("", {})
-        return Append(
-            project, tuple(drafts), request_id, durability, vectors, model, publisher, origin
-        )
+                event.body = await self._sealer.seal(append.project, event.subject, event.body)
+        if texts:
+            append.model, append.vectors = await self._embeddings.for_append(append.project, texts)
+        return append
 
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""
-        await self._pace(append.project, len(append.drafts))
+        await self._pace(append.project, len(append.events))
         appended = await self._log.append(append)
         for note in self._appended:
             note(append.project)

@@ -111,52 +111,60 @@ SERVICE = Origin("contex")
 """The service itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An event that is ready to append.
+# Not frozen: one is made for each event that is published, and a frozen one costs three times
+# as much to make.
+@dataclass(slots=True)
+class NewEvent:
+    """An event on its way into the log.
 
     Attributes:
         body: The serialised `contex.v1.Event`, without what only the store knows.
         data_key: Its data key, or empty.
-        expected_revision: The key's revision that the append depends on, if any.
-        tombstone: Deletes the key; the event takes over the digest of the deleted datum.
-        digest: Identifies the describing text, 16 bytes; empty: not matched.
         event_type: Its type.
+        payload: With `content_type` and `description`, what it is described by; dropped then.
+        tombstone: Deletes the key; the event takes over the digest of the deleted datum.
+        expected_revision: The revision of the key that the append depends on, if any.
+        subject: Whose data it holds; it is sealed then.
+        digest: Identifies the describing text, 16 bytes; empty: not matched.
     """
 
     body: bytes
     data_key: str = ""
-    expected_revision: int | None = None
-    tombstone: bool = False
-    digest: bytes = b""
     event_type: str = DATA_PUBLISHED
+    payload: bytes = b""
+    content_type: str = ""
+    description: str = ""
+    tombstone: bool = False
+    expected_revision: int | None = None
+    subject: str = ""
+    digest: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
-    """Drafts that are appended together or not at all.
+    """Events that are appended together or not at all.
 
     Attributes:
         publisher: Who is named in the events.
         origin: Who made the call.
-        vectors: Encodings of the drafts' texts by digest, as `matching/encoding.py` packs
+        vectors: Encodings of the events' texts by digest, as `matching/encoding.py` packs
             them, for those that the store may not have yet.
         model: The embedding model they come from.
     """
 
     project: str
-    drafts: tuple[Draft, ...]
+    events: list[NewEvent]
     request_id: str = ""
     durability: Durability = Durability.FSYNC
-    vectors: dict[bytes, bytes] = field(default_factory=dict)
-    model: str = ""
     publisher: str = ""
     origin: Origin = UNKNOWN
+    vectors: dict[bytes, bytes] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where an append went: consecutive sequences from `first`, one revision for each draft."""
+    """Where an append went: consecutive sequences from `first`, one revision for each event."""
 
     first: Sequence
     revisions: tuple[int, ...]

@@ -13,9 +13,9 @@ from contex_server.kernel.errors import ContexError, Reason, agent_not_found, in
 from contex_server.kernel.model import (
     MATCH_FEEDBACK,
     Append,
-    Draft,
     Entry,
     Match,
+    NewEvent,
     Origin,
 )
 from contex_server.kernel.model import Sequence as LogSequence
@@ -96,8 +96,8 @@ class Feedback:
             }
         )
         body = event_codec.encode(MATCH_FEEDBACK, payload, {})
-        draft = Draft(body, event_type=MATCH_FEEDBACK)
-        appended = await self._log.append(Append(project, (draft,), request_id, origin=origin))
+        event = NewEvent(body, event_type=MATCH_FEEDBACK)
+        appended = await self._log.append(Append(project, [event], request_id, origin=origin))
         return appended.first
 
     async def export(

@@ -6,15 +6,16 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from contex_server.events.publisher import NewEvent, Publisher
+from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
     BEGINNING,
     DATA_DELETED,
     SUBJECT,
-    Durability,
+    Append,
     Entry,
+    NewEvent,
     Origin,
     Sequence,
 )
@@ -91,15 +92,14 @@ class Landing:
         async for entries in self._staged_after(BEGINNING):
             for publisher, some in _runs([self._new_event(entry) for entry in entries]):
                 number += 1
-                append = await self._publisher.prepare(
+                append = Append(
                     self._project,
                     some,
                     f"import-{name}-{number}",
-                    Durability.FSYNC,
-                    publisher,
-                    origin,
+                    publisher=publisher,
+                    origin=origin,
                 )
-                appended = await self._publisher.append(append)
+                appended = await self._publisher.append(await self._publisher.prepare(append))
                 reached("import-replayed")
                 first = first or str(appended.first)
                 end = appended.first
@@ -126,8 +126,7 @@ class Landing:
             record.content_type,
             record.description,
             record.event_type == DATA_DELETED,
-            None,
-            record.metadata.get(SUBJECT, ""),
+            subject=record.metadata.get(SUBJECT, ""),
         )
         return event, record.publisher
 

@@ -1,14 +1,12 @@
-"""What a publish asks for. Every field is checked here, as in `validate`."""
+"""Checks every field of a publish and builds the append, with each event's bytes."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from contex.v1 import event_pb2, event_service_pb2
 
 from contex_server.api.shared import fields
-from contex_server.events.publisher import NewEvent
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import (
@@ -16,7 +14,10 @@ from contex_server.kernel.model import (
     DATA_PUBLISHED,
     RESERVED_TYPES,
     SUBJECT,
+    Append,
     Durability,
+    NewEvent,
+    Origin,
 )
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
@@ -29,25 +30,14 @@ _DURABILITIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """A checked publish."""
-
-    project: str
-    events: tuple[NewEvent, ...]
-    request_id: str
-    durability: Durability
-    publisher: str
-
-
-def publish(request: PublishLike, identity: str, limits: Limits) -> Publish:
-    """A publish, or one batch of a stream; who names no publisher is named by `identity`.
+def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
+    """A publish, or one batch of a stream; the caller's identity is the default publisher.
 
     Raises:
         ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
     """
     name = fields.project(request.project)
-    request_id, publisher = request.request_id, request.publisher or identity
+    request_id, publisher = request.request_id, request.publisher or origin.identity
     if request_id:
         fields.match_name(fields.REQUEST_ID, request_id, "request_id")
     if publisher:
@@ -62,10 +52,10 @@ def publish(request: PublishLike, identity: str, limits: Limits) -> Publish:
         size = request.ByteSize()
         if size > limits.batch_bytes:
             raise _too_large("events", size, limits.batch_bytes)
-    events = tuple(
+    events = [
         _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
-    )
-    return Publish(name, events, request_id, _DURABILITIES[durability], publisher)
+    ]
+    return Append(name, events, request_id, _DURABILITIES[durability], publisher, origin)
 
 
 def _new_event(

@@ -144,16 +144,7 @@ class EventServicer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prepare(self, request: checks.PublishLike) -> Append:
-        origin = caller()
-        checked = checks.publish(request, origin.identity, self._limits)
-        return await self._publisher.prepare(
-            checked.project,
-            checked.events,
-            checked.request_id,
-            checked.durability,
-            checked.publisher,
-            origin,
-        )
+        return await self._publisher.prepare(checks.publish(request, caller(), self._limits))
 
     async def _append(self, prepared: asyncio.Task[Append]) -> Appended:
         return await self._publisher.append(prepared.result())

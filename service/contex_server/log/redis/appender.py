@@ -94,7 +94,7 @@ class Appender:
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((append, future))
         self._bytes += _size(append)
-        self._events += len(append.drafts)
+        self._events += len(append.events)
         self._idle.clear()
         self._wake.set()
         return await future
@@ -148,7 +148,7 @@ class Appender:
     def _take(self) -> list[_Waiting]:
         events = size = 0
         for taken, (append, _) in enumerate(self._waiting):
-            events += len(append.drafts)
+            events += len(append.events)
             size += _size(append)
             if taken and (events > _MAX_EVENTS or size > _MAX_BYTES):
                 break
@@ -158,7 +158,7 @@ class Appender:
         for append, _ in batch:
             self._waiting.popleft()
             self._bytes -= _size(append)
-            self._events -= len(append.drafts)
+            self._events -= len(append.events)
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:
@@ -207,7 +207,7 @@ class Appender:
 
 
 def _size(append: Append) -> int:
-    return sum(len(draft.body) for draft in append.drafts)
+    return sum(len(event.body) for event in append.events)
 
 
 def _fail(batch: list[_Waiting], error: ContexError) -> None:
@@ -223,14 +223,14 @@ def _resolve(
     text = answer.decode()
     if text[0] == "!":
         index, actual = text[1:].split(" ")
-        draft = append.drafts[int(index)]
-        expected = str(draft.expected_revision)
+        event = append.events[int(index)]
+        expected = str(event.expected_revision)
         future.set_exception(
             ContexError(
                 Reason.REVISION_CONFLICT,
-                f"data key {draft.data_key!r} is at revision {actual}, not {expected}",
+                f"data key {event.data_key!r} is at revision {actual}, not {expected}",
                 metadata={
-                    "data_key": draft.data_key,
+                    "data_key": event.data_key,
                     "expected_revision": expected,
                     "actual_revision": actual,
                 },

@@ -172,17 +172,17 @@ class RedisLog(RedisRecords, RedisArchive, RedisTransfer, RedisSealing):
                 append.request_id,
                 str(append.origin),
                 append.publisher,
-                len(append.drafts),
+                len(append.events),
             )
-            for draft in append.drafts:
-                expected = draft.expected_revision
+            for event in append.events:
+                expected = event.expected_revision
                 publishes += (
-                    draft.data_key,
+                    event.data_key,
                     "" if expected is None else expected,
-                    "T" if draft.tombstone else "",
-                    draft.digest,
-                    draft.event_type,
-                    draft.body,
+                    "T" if event.tombstone else "",
+                    event.digest,
+                    event.event_type,
+                    event.body,
                 )
         return (
             "FCALL",
