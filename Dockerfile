@@ -3,8 +3,8 @@
 #   docker build -t contex .
 #   docker run --rm --read-only --tmpfs /tmp -v contex-data:/data -p 127.0.0.1:50051:50051 contex
 #
-# Needs Linux on x86_64 or aarch64. See docs/operations/running.md, and compose.yaml for a
-# store of its own.
+# Needs Linux on x86_64 or aarch64. See docs/operations/running.md, and compose.yaml for Valkey in
+# a container of its own.
 ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS build
@@ -16,7 +16,7 @@ ENV UV_PYTHON=/usr/local/bin/python3 \
     UV_COMPILE_BYTECODE=1 \
     UV_NO_CACHE=1
 WORKDIR /src
-# The dependencies first: they change seldom, and make up nearly all of the image.
+# Dependencies first: they rarely change and are most of the image.
 COPY pyproject.toml uv.lock ./
 COPY clients/python/pyproject.toml clients/python/
 RUN uv sync --frozen --no-dev --no-install-workspace
@@ -30,7 +30,7 @@ LABEL org.opencontainers.image.title="contex" \
       org.opencontainers.image.description="Contex: an event-sourced context bus for AI agents" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The owner of /data is what a new volume takes over.
+# A new volume takes its owner from /data.
 RUN groupadd --gid 10001 contex \
     && useradd --uid 10001 --gid contex --no-create-home --home-dir /data --shell /usr/sbin/nologin contex \
     && install --directory --owner=contex --group=contex --mode=0700 /data
@@ -45,9 +45,9 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 50051
 STOPSIGNAL SIGTERM
-# Loading a large data directory takes its time: that is not unhealthy for two minutes.
+# Loading a large data directory can take two minutes, during which it is not unhealthy.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 CMD ["contex", "health"]
 ENTRYPOINT ["contex"]
-# All addresses of the container. There is no authentication yet: publish the port on a
-# loopback or private address only.
+# Listens on all addresses of the container. There is no authentication yet: publish the port on
+# a loopback or private address only.
 CMD ["serve", "--host", "0.0.0.0", "--insecure"]

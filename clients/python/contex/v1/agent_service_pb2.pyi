@@ -28,32 +28,32 @@ class _HeldBackReason:
 class _HeldBackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldBackReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     HELD_BACK_REASON_UNSPECIFIED: _HeldBackReason.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     HELD_BACK_REASON_MIN_DELTA: _HeldBackReason.ValueType  # 1
-    """The agent's min_delta: the update changed nothing that it asked for."""
+    """The agent's min_delta: the update changed nothing that the agent asked for."""
     HELD_BACK_REASON_EXCLUDED: _HeldBackReason.ValueType  # 2
     """The need excludes the key."""
     HELD_BACK_REASON_BELOW_THRESHOLD: _HeldBackReason.ValueType  # 3
     """The score is below the need's threshold."""
     HELD_BACK_REASON_ANSWER_FULL: _HeldBackReason.ValueType  # 4
-    """It was there when the agent registered, and the answer had no room for it
-    (max_matches or max_context_tokens); it has not changed since.
+    """It existed when the agent registered but did not fit into the response (max_matches or
+    max_context_tokens), and it has not changed since.
     """
 
 class HeldBackReason(_HeldBackReason, metaclass=_HeldBackReasonEnumTypeWrapper):
     """Why a datum was not sent."""
 
 HELD_BACK_REASON_UNSPECIFIED: HeldBackReason.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 HELD_BACK_REASON_MIN_DELTA: HeldBackReason.ValueType  # 1
-"""The agent's min_delta: the update changed nothing that it asked for."""
+"""The agent's min_delta: the update changed nothing that the agent asked for."""
 HELD_BACK_REASON_EXCLUDED: HeldBackReason.ValueType  # 2
 """The need excludes the key."""
 HELD_BACK_REASON_BELOW_THRESHOLD: HeldBackReason.ValueType  # 3
 """The score is below the need's threshold."""
 HELD_BACK_REASON_ANSWER_FULL: HeldBackReason.ValueType  # 4
-"""It was there when the agent registered, and the answer had no room for it
-(max_matches or max_context_tokens); it has not changed since.
+"""It existed when the agent registered but did not fit into the response (max_matches or
+max_context_tokens), and it has not changed since.
 """
 Global___HeldBackReason: _TypeAlias = HeldBackReason  # noqa: Y015
 
@@ -64,25 +64,25 @@ class _DeliveryKind:
 class _DeliveryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELIVERY_KIND_UNSPECIFIED: _DeliveryKind.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     DELIVERY_KIND_STREAM: _DeliveryKind.ValueType  # 1
     """By a Listen stream."""
     DELIVERY_KIND_NEEDS_CHANGED: _DeliveryKind.ValueType  # 2
     """By a Listen stream, in a needs_changed message."""
     DELIVERY_KIND_ANSWER: _DeliveryKind.ValueType  # 3
-    """In the answer of RegisterAgent or UpdateAgent."""
+    """In the response of RegisterAgent or UpdateAgent."""
 
 class DeliveryKind(_DeliveryKind, metaclass=_DeliveryKindEnumTypeWrapper):
     """How an event was sent."""
 
 DELIVERY_KIND_UNSPECIFIED: DeliveryKind.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 DELIVERY_KIND_STREAM: DeliveryKind.ValueType  # 1
 """By a Listen stream."""
 DELIVERY_KIND_NEEDS_CHANGED: DeliveryKind.ValueType  # 2
 """By a Listen stream, in a needs_changed message."""
 DELIVERY_KIND_ANSWER: DeliveryKind.ValueType  # 3
-"""In the answer of RegisterAgent or UpdateAgent."""
+"""In the response of RegisterAgent or UpdateAgent."""
 Global___DeliveryKind: _TypeAlias = DeliveryKind  # noqa: Y015
 
 @_typing.final
@@ -96,15 +96,17 @@ class Need(_message.Message):
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
     EXCLUDE_DATA_KEYS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """In plain words, 1 to 1,000 characters."""
+    """The need in plain words, 1 to 1,000 characters."""
     threshold: _builtins.float
-    """Lowest score that matches, above 0 and at most 1. Unset: the agent's."""
+    """Lowest score that matches: above 0, at most 1. Unset: the agent's threshold."""
     max_matches: _builtins.int
-    """How many data an answer returns for this need, 1 to 100. Unset: the agent's."""
+    """Maximum number of data items that a response returns for this need, 1 to 100. Unset: the
+    agent's.
+    """
     @_builtins.property
     def exclude_data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Data keys that never match this need: globs ("*" any run of characters, "?" one),
-        32 at most, 256 characters each.
+        """Data keys that never match this need: at most 32 globs of at most 256 characters ("*"
+        matches any run of characters, "?" exactly one).
         """
 
     def __init__(
@@ -132,8 +134,8 @@ Global___Need: _TypeAlias = Need  # noqa: Y015
 
 @_typing.final
 class MinDelta(_message.Message):
-    """When an update is worth pushing. An update is an event whose key had an event
-    before that is described by the same text; everything else always is.
+    """Which updates are worth pushing. An update is an event whose data key already had an event
+    described by the same text. All other events are always pushed.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -144,9 +146,9 @@ class MinDelta(_message.Message):
     """Push an update only if it changes the payload."""
     @_builtins.property
     def json_pointers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Push an update only if it changes the value at one of these JSON pointers (RFC
-        6901), 16 at most, 256 characters each; "" is the whole. For payloads that are
-        JSON; of others the whole payload is compared. Implies payload_changed.
+        """Push an update only if it changes the value at one of these JSON pointers (RFC 6901): at
+        most 16 of at most 256 characters; "" is the whole payload. Payloads that are not JSON are
+        compared as a whole. Implies payload_changed.
         """
 
     def __init__(
@@ -179,24 +181,24 @@ class Agent(_message.Message):
     NEED_SPECS_FIELD_NUMBER: _builtins.int
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
-    """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, a
-    letter or digit first.
+    """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting with a
+    letter or digit.
     """
     threshold: _builtins.float
-    """Lowest score that matches, above 0 and at most 1."""
+    """Lowest score that matches: above 0, at most 1."""
     max_matches: _builtins.int
-    """How many data RegisterAgent and UpdateAgent return for each need, 1 to 100.
-    Live deliveries are not limited by it.
+    """Maximum number of data items that RegisterAgent and UpdateAgent return for each need, 1 to
+    100. Does not limit live deliveries.
     """
     acknowledged_sequence: _builtins.str
-    """Sequence up to which it has acknowledged: the durable cursor."""
+    """The durable cursor: the sequence up to which the agent has acknowledged."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it needs: 1 to 32 lines, each 1 to 1,000 characters."""
+        """What the agent needs: 1 to 32 lines of 1 to 1,000 characters."""
 
     @_builtins.property
     def registered_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was registered first."""
+        """When the agent was first registered."""
 
     @_builtins.property
     def updated_time(self) -> _timestamp_pb2.Timestamp:
@@ -204,9 +206,7 @@ class Agent(_message.Message):
 
     @_builtins.property
     def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """The needs with their own thresholds, maxima and exclusions, in the order of
-        `needs`.
-        """
+        """The needs with their own thresholds, maximums and exclusions, in the order of `needs`."""
 
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
@@ -235,7 +235,7 @@ Global___Agent: _TypeAlias = Agent  # noqa: Y015
 
 @_typing.final
 class RegisterAgentRequest(_message.Message):
-    """Asks for a registration."""
+    """Request of RegisterAgent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -254,35 +254,34 @@ class RegisterAgentRequest(_message.Message):
     agent_id: _builtins.str
     """The agent's id."""
     last_seen_sequence: _builtins.str
-    """The last event the agent knows: its durable cursor is set here, and Listen
-    delivers what matches after it. "0": everything. Unset: a new agent starts at
-    the answer's sequence, a known one keeps its cursor.
+    """The last event that the agent knows. Sets its durable cursor, so that Listen delivers what
+    matches after it; "0" delivers everything. Unset: a new agent starts at the response's
+    sequence, a known agent keeps its cursor.
     """
     threshold: _builtins.float
-    """Lowest score that matches, above 0 and at most 1. Unset: the server's default."""
+    """Lowest score that matches: above 0, at most 1. Unset: the server's default."""
     max_matches: _builtins.int
-    """How many data to return for each need, 1 to 100; 0 means 10."""
+    """Maximum number of data items to return for each need, 1 to 100; 0 means 10."""
     max_context_tokens: _builtins.int
-    """Tokens that the answer's data may take when written out, 1 to 10,000,000. Whole
-    data are kept in the order of their scores, and of each need at least the best
-    one where it fits; what is left out is named in the answer's context. Unset: no
-    bound.
+    """Maximum number of tokens for the returned data when written out, 1 to 10,000,000. Whole
+    data items are kept, best score first, including the best one for each need if it fits; the
+    response's context lists the ones left out. Unset: no limit.
     """
     context_format: _event_pb2.ContextFormat.ValueType
-    """Writes the data out in the answer's context."""
+    """Format in which the response's context holds the data, written out for a prompt."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it needs. Either these or need_specs."""
+        """What the agent needs. Set either this or need_specs."""
 
     @_builtins.property
     def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """What it needs, with a threshold, a maximum and exclusions for each. Either these
-        or needs.
+        """What the agent needs, with a threshold, a maximum and exclusions for each need. Set either
+        this or needs.
         """
 
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
-        """Which updates are pushed. Unset: all."""
+        """Which updates are pushed. Unset: all of them."""
 
     def __init__(
         self,
@@ -329,10 +328,10 @@ class RegisterAgentResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
-    """The data are the state as of this sequence."""
+    """The sequence as of which the data are returned."""
     cursor: _builtins.str
-    """Listen from here to go on without a gap: the position of last_seen_sequence
-    where it was given, of `sequence` otherwise.
+    """Pass this to Listen to continue without a gap: the position of last_seen_sequence if that
+    was given, of `sequence` otherwise.
     """
     @_builtins.property
     def agent(self) -> Global___Agent:
@@ -340,13 +339,13 @@ class RegisterAgentResponse(_message.Message):
 
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
-        """The live data that match, each once, best score first, each with the needs it
-        met. At most max_matches for each need.
+        """The live data that match: each item once, best score first, with the needs it met. At most
+        max_matches for each need.
         """
 
     @_builtins.property
     def context(self) -> _event_pb2.Context:
-        """The data written out, where max_context_tokens or context_format was given."""
+        """The data written out; set if max_context_tokens or context_format was given."""
 
     def __init__(
         self,
@@ -367,7 +366,7 @@ Global___RegisterAgentResponse: _TypeAlias = RegisterAgentResponse  # noqa: Y015
 
 @_typing.final
 class UpdateAgentRequest(_message.Message):
-    """Changes a registration. What is unset stays."""
+    """Request of UpdateAgent. Fields that are unset stay as they are."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -385,24 +384,24 @@ class UpdateAgentRequest(_message.Message):
     agent_id: _builtins.str
     """The agent's id."""
     threshold: _builtins.float
-    """The new threshold, above 0 and at most 1."""
+    """The new threshold: above 0, at most 1."""
     max_matches: _builtins.int
-    """The new number of data for each need, 1 to 100."""
+    """The new maximum number of data items to return for each need, 1 to 100."""
     max_context_tokens: _builtins.int
-    """As in RegisterAgentRequest."""
+    """Same as in RegisterAgentRequest."""
     context_format: _event_pb2.ContextFormat.ValueType
-    """As in RegisterAgentRequest."""
+    """Same as in RegisterAgentRequest."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The new needs, all of them; empty: unchanged. Either these or need_specs."""
+        """All the new needs; empty: unchanged. Set either this or need_specs."""
 
     @_builtins.property
     def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """The new needs, with a threshold, a maximum and exclusions for each."""
+        """All the new needs, with a threshold, a maximum and exclusions for each."""
 
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
-        """Which updates are pushed from now on; an empty message: all."""
+        """Which updates are pushed from now on; an empty message: all of them."""
 
     def __init__(
         self,
@@ -447,18 +446,18 @@ class UpdateAgentResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
-    """The data are the state as of this sequence."""
+    """The sequence as of which the data are returned."""
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The registration as it stands."""
 
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
-        """The live data that match now; as in RegisterAgentResponse."""
+        """The live data that match now, as in RegisterAgentResponse."""
 
     @_builtins.property
     def context(self) -> _event_pb2.Context:
-        """The data written out, where max_context_tokens or context_format was given."""
+        """The data written out; set if max_context_tokens or context_format was given."""
 
     def __init__(
         self,
@@ -478,7 +477,7 @@ Global___UpdateAgentResponse: _TypeAlias = UpdateAgentResponse  # noqa: Y015
 
 @_typing.final
 class GetAgentRequest(_message.Message):
-    """Asks for a registration."""
+    """Request of GetAgent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,7 +527,7 @@ Global___GetAgentResponse: _TypeAlias = GetAgentResponse  # noqa: Y015
 
 @_typing.final
 class ListAgentsRequest(_message.Message):
-    """Asks for a page of registrations."""
+    """Request of ListAgents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -538,9 +537,9 @@ class ListAgentsRequest(_message.Message):
     project: _builtins.str
     """The project."""
     page_size: _builtins.int
-    """Agents a page: 1 to 1,000; 0 means 100."""
+    """Maximum number of agents per page, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before."""
+    """next_page_token of the previous page."""
     def __init__(
         self,
         *,
@@ -558,7 +557,7 @@ Global___ListAgentsRequest: _TypeAlias = ListAgentsRequest  # noqa: Y015
 
 @_typing.final
 class ListAgentsResponse(_message.Message):
-    """A page of registrations, by agent id."""
+    """A page of registrations, ordered by agent id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -586,7 +585,7 @@ Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
 
 @_typing.final
 class UnregisterAgentRequest(_message.Message):
-    """Removes a registration."""
+    """Request of UnregisterAgent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -612,7 +611,7 @@ Global___UnregisterAgentRequest: _TypeAlias = UnregisterAgentRequest  # noqa: Y0
 
 @_typing.final
 class UnregisterAgentResponse(_message.Message):
-    """The registration is removed."""
+    """The registration was removed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -634,7 +633,7 @@ Global___UnregisterAgentResponse: _TypeAlias = UnregisterAgentResponse  # noqa: 
 
 @_typing.final
 class ListenRequest(_message.Message):
-    """Asks for an agent's matches."""
+    """Request of Listen."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -649,15 +648,15 @@ class ListenRequest(_message.Message):
     agent_id: _builtins.str
     """The agent's id."""
     cursor: _builtins.str
-    """After the position of this cursor: how to resume."""
+    """After the position of this cursor. Use this to resume."""
     after_sequence: _builtins.str
     """After this event. "0" is the beginning."""
     heartbeat_interval_ms: _builtins.int
-    """After this long without a message the server sends a checkpoint or a
-    heartbeat: 100 to 60,000 ms; 0 means 15,000.
+    """How long to go without a message before the server sends a checkpoint or heartbeat: 100 to
+    60,000 ms; 0 means 15,000.
     """
     context_format: _event_pb2.ContextFormat.ValueType
-    """Writes each event out in MatchedEvent.context, for an agent's prompt."""
+    """If set, MatchedEvent.context holds each event in this format, written out for a prompt."""
     def __init__(
         self,
         *,
@@ -680,7 +679,7 @@ Global___ListenRequest: _TypeAlias = ListenRequest  # noqa: Y015
 
 @_typing.final
 class ListenResponse(_message.Message):
-    """A message of an agent's stream."""
+    """One message of an agent's stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -693,18 +692,18 @@ class ListenResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Resume, or acknowledge, here."""
+    """Resume from, or acknowledge, this cursor."""
     @_builtins.property
     def events(self) -> _event_pb2.MatchedEventBatch:
         """The next events that matched."""
 
     @_builtins.property
     def caught_up(self) -> _event_pb2.CaughtUp:
-        """Live from here."""
+        """The stream is live from here."""
 
     @_builtins.property
     def fell_behind(self) -> _event_pb2.FellBehind:
-        """Reading from the log again."""
+        """The stream reads from the log again."""
 
     @_builtins.property
     def checkpoint(self) -> _event_pb2.Checkpoint:
@@ -712,15 +711,15 @@ class ListenResponse(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> _event_pb2.Heartbeat:
-        """Nothing happened."""
+        """Nothing happened; the stream is alive."""
 
     @_builtins.property
     def needs_changed(self) -> Global___NeedsChanged:
-        """The agent's registration was changed; the next events are matched by it."""
+        """The agent's registration was changed; the following events are matched by the new one."""
 
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
-        """The server's clock when the message was made."""
+        """The server's clock when it built this message."""
 
     def __init__(
         self,
@@ -746,8 +745,8 @@ Global___ListenResponse: _TypeAlias = ListenResponse  # noqa: Y015
 
 @_typing.final
 class NeedsChanged(_message.Message):
-    """The agent's registration as it is from here on, and what that brings. Sent also
-    when the stream reads in the log that it was changed while the agent was away.
+    """The agent's registration from here on, and the data that the change brings. Also sent when
+    the stream finds in the log that the registration changed while the agent was away.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -760,9 +759,9 @@ class NeedsChanged(_message.Message):
 
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
-        """The data that match it as of this message's cursor and did not match it before,
-        best score first, at most max_matches for each need. Each with its context where
-        the stream has a context_format. What was published later follows as events.
+        """The data that match as of this message's cursor and did not match before: best score first,
+        at most max_matches for each need, with their context if the stream has a context_format.
+        What is published later follows as events.
         """
 
     def __init__(
@@ -781,7 +780,7 @@ Global___NeedsChanged: _TypeAlias = NeedsChanged  # noqa: Y015
 
 @_typing.final
 class AcknowledgeRequest(_message.Message):
-    """Moves an agent's durable cursor."""
+    """Request of Acknowledge."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -796,7 +795,7 @@ class AcknowledgeRequest(_message.Message):
     cursor: _builtins.str
     """The cursor of a message."""
     sequence: _builtins.str
-    """The sequence of an event: exact also in the middle of a batch."""
+    """The sequence of an event. Unlike a cursor, it can be inside a batch."""
     def __init__(
         self,
         *,
@@ -817,13 +816,13 @@ Global___AcknowledgeRequest: _TypeAlias = AcknowledgeRequest  # noqa: Y015
 
 @_typing.final
 class AcknowledgeResponse(_message.Message):
-    """Where the durable cursor stands."""
+    """The position of the durable cursor."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
     acknowledged_sequence: _builtins.str
-    """Sequence up to which the agent has acknowledged."""
+    """The sequence up to which the agent has acknowledged."""
     def __init__(
         self,
         *,
@@ -839,7 +838,7 @@ Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
 
 @_typing.final
 class GetAgentContextRequest(_message.Message):
-    """Asks what an agent knew."""
+    """Request of GetAgentContext."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -853,14 +852,14 @@ class GetAgentContextRequest(_message.Message):
     agent_id: _builtins.str
     """The agent."""
     omit_payloads: _builtins.bool
-    """Leaves payloads out."""
+    """Leaves out the payloads."""
     near_misses: _builtins.int
-    """How many data that nearly matched are listed in held_back, 0 to 100. They score at
-    least half of their need's threshold.
+    """Maximum number of near misses in held_back, 0 to 100: data whose score is at least half of
+    the need's threshold.
     """
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
-        """The moment. Unset: now. What was sent within the millisecond of a sequence counts."""
+        """The moment. Unset: now. Everything sent within a sequence's millisecond is included."""
 
     def __init__(
         self,
@@ -894,34 +893,34 @@ class GetAgentContextResponse(_message.Message):
     LAST_SENT_TIME_FIELD_NUMBER: _builtins.int
     LAST_SENT_SEQUENCE_FIELD_NUMBER: _builtins.int
     last_sent_sequence: _builtins.str
-    """The newest event that it had been sent; empty: none."""
+    """The newest event that it had been sent. Empty if there was none."""
     @_builtins.property
     def as_of(self) -> _event_pb2.Moment:
         """The moment."""
 
     @_builtins.property
     def agent(self) -> Global___Agent:
-        """The registration as it was, with the cursor that it had acknowledged."""
+        """The registration as of that moment, with the cursor that the agent had acknowledged."""
 
     @_builtins.property
     def known(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownDatum]:
-        """The data that it had been sent and not been told to be deleted, by key."""
+        """The data that the agent had been sent, by key, except those it was told were deleted."""
 
     @_builtins.property
     def pending(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
-        """What existed, matched its needs and had not been sent, best first."""
+        """What existed and matched its needs but had not been sent yet, best score first."""
 
     @_builtins.property
     def held_back(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBack]:
-        """What matched or nearly did, and was not sent for a reason."""
+        """What matched or nearly matched but was held back for a reason."""
 
     @_builtins.property
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentStream]:
-        """Its streams, newest first, 10 at most: whether it was connected."""
+        """The agent's streams, newest first, at most 10. They show whether it was connected."""
 
     @_builtins.property
     def last_sent_time(self) -> _timestamp_pb2.Timestamp:
-        """When the agent was last sent anything; unset: never."""
+        """When the agent was last sent anything. Unset: never."""
 
     def __init__(
         self,
@@ -962,31 +961,31 @@ class KnownDatum(_message.Message):
     data_key: _builtins.str
     """Its key."""
     sequence: _builtins.str
-    """The event that it had been sent last of this key, ..."""
+    """The last event of this key that it had been sent."""
     revision: _builtins.int
-    """... its revision, ..."""
+    """The revision of that event."""
     acknowledged: _builtins.bool
-    """Whether it had acknowledged it."""
+    """Whether the agent had acknowledged it."""
     latest_sequence: _builtins.str
-    """The datum's latest event at the moment: another than `sequence` where the agent's
+    """The latest event of the datum at that moment. If it differs from `sequence`, the agent's
     knowledge was out of date.
     """
     latest_revision: _builtins.int
-    """Its revision."""
+    """The revision of the latest event."""
     deleted: _builtins.bool
-    """Whether the datum was deleted by then."""
+    """Whether the datum had been deleted by then."""
     @_builtins.property
     def sent_time(self) -> _timestamp_pb2.Timestamp:
-        """... when, ..."""
+        """When that event was sent."""
 
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveredNeed]:
-        """... and why."""
+        """Why that event was sent."""
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that it had been sent. Unset with omit_payloads, where the answer would have
-        grown beyond 3 MiB, or where it can't be read any more.
+        """The event that the agent had been sent. Unset with omit_payloads, if the response would
+        have grown beyond 3 MiB, or if the event can no longer be read.
         """
 
     def __init__(
@@ -1023,9 +1022,9 @@ class DeliveredNeed(_message.Message):
     need_index: _builtins.int
     """Position of the need in the agent's list at the time, from 0."""
     need: _builtins.str
-    """Its text; empty if that registration is no longer on record."""
+    """The text of the need. Empty if that registration is no longer on record."""
     score: _builtins.float
-    """The probability that was computed, rounded to four digits."""
+    """The calibrated probability, rounded to four digits."""
     def __init__(
         self,
         *,
@@ -1043,17 +1042,17 @@ Global___DeliveredNeed: _TypeAlias = DeliveredNeed  # noqa: Y015
 
 @_typing.final
 class HeldBack(_message.Message):
-    """A datum that was not sent for a reason."""
+    """A datum that was held back."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     reason: Global___HeldBackReason.ValueType
-    """Why."""
+    """Why it was held back."""
     @_builtins.property
     def data(self) -> _event_pb2.MatchedEvent:
-        """The datum as it was, with the need and the score."""
+        """The datum as of that moment, with the need and the score."""
 
     def __init__(
         self,
@@ -1071,7 +1070,7 @@ Global___HeldBack: _TypeAlias = HeldBack  # noqa: Y015
 
 @_typing.final
 class AgentStream(_message.Message):
-    """A Listen stream of an agent."""
+    """One Listen stream of an agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1082,20 +1081,20 @@ class AgentStream(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     START_SEQUENCE_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
-    """Identifies it."""
+    """Identifies the stream."""
     peer: _builtins.str
     """The client's address."""
     client: _builtins.str
     """The client's user agent."""
     start_sequence: _builtins.str
-    """Where it started."""
+    """The position that it started from."""
     @_builtins.property
     def opened_time(self) -> _timestamp_pb2.Timestamp:
         """When it was opened."""
 
     @_builtins.property
     def closed_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended; unset where it was open, or its server died."""
+        """When it ended. Unset if it was still open, or if its server crashed."""
 
     def __init__(
         self,
@@ -1117,7 +1116,7 @@ Global___AgentStream: _TypeAlias = AgentStream  # noqa: Y015
 
 @_typing.final
 class ListDeliveriesRequest(_message.Message):
-    """Asks for deliveries."""
+    """Request of ListDeliveries."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1132,24 +1131,24 @@ class ListDeliveriesRequest(_message.Message):
     project: _builtins.str
     """The project."""
     sequence: _builtins.str
-    """Everybody's who was sent this event, by agent."""
+    """Deliveries of this event to all agents, ordered by agent."""
     agent_id: _builtins.str
-    """This agent's, by time."""
+    """Deliveries to this agent, ordered by time."""
     order: _event_pb2.Order.ValueType
-    """In which order; unset: oldest first. Not with sequence."""
+    """The order. Unset: oldest first. Not allowed with sequence."""
     page_size: _builtins.int
-    """Deliveries a page: 1 to 1,000; 0 means 100. A page may hold some more, because the
-    events of one message stay together.
+    """Maximum number of deliveries per page, 1 to 1,000; 0 means 100. A page can hold a few more,
+    because the events of one message stay together.
     """
     page_token: _builtins.str
-    """next_page_token of the page before, with the other fields unchanged."""
+    """next_page_token of the previous page, with the other fields unchanged."""
     @_builtins.property
     def since(self) -> _event_pb2.Position:
-        """Lower end, by the time of sending. Unset: the oldest. Not with sequence."""
+        """Lower end of the range, by time of sending. Unset: the oldest. Not allowed with sequence."""
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:
-        """Upper end, included. Unset: now. Not with sequence."""
+        """Upper end of the range, inclusive. Unset: now. Not allowed with sequence."""
 
     def __init__(
         self,
@@ -1175,9 +1174,9 @@ Global___ListDeliveriesRequest: _TypeAlias = ListDeliveriesRequest  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
-    """An event that was sent to an agent. It is recorded before it is sent: what an agent has
-    received is always on record, and what is on record may have been lost on the way. Then
-    it is sent again, which is recorded too.
+    """One delivery of an event to an agent. It is recorded before the event is sent, so everything
+    that an agent has received is on record. A recorded event may have been lost on the way; it
+    is then sent and recorded again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1201,22 +1200,22 @@ class Delivery(_message.Message):
     revision: _builtins.int
     """Its revision."""
     kind: Global___DeliveryKind.ValueType
-    """How."""
+    """How it was sent."""
     resend: _builtins.bool
-    """Whether the agent had been sent this event before."""
+    """Whether the agent had already been sent this event."""
     position: _builtins.str
-    """Where the stream stood with the message that carried it: resuming with its cursor
-    means resuming here.
+    """The stream's position at the message that carried the event: resuming with that message's
+    cursor resumes here.
     """
     stream_id: _builtins.str
-    """The stream; empty with DELIVERY_KIND_ANSWER."""
+    """The stream. Empty with DELIVERY_KIND_ANSWER."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was sent."""
 
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveredNeed]:
-        """Why: the needs and the probabilities."""
+        """Why it was sent: the needs and their probabilities."""
 
     def __init__(
         self,

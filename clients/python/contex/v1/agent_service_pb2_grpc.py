@@ -26,27 +26,27 @@ if _version_not_supported:
 
 
 class AgentServiceStub:
-    """AgentService keeps what agents need and brings them what matches.
+    """AgentService stores what agents need and delivers the events that match.
 
     Guarantees
-    Complete   Listen delivers every event after the agent's cursor that matches
-    its needs: those in the log first, then live, in log order, without
-    gaps. A datum published after the agent registered, under a key
-    nobody knew before, reaches it like any other.
-    Resumable  Every message carries a cursor. The durable cursor of an agent moves
-    only by Acknowledge, so what was not acknowledged is delivered again
-    after a restart of the agent: at least once, and exactly once for an
-    agent that resumes with the last cursor it received.
-    Durable    Agents, needs and cursors survive restarts of the server and store.
-    Explained  Every delivery names the needs it met, the scores and their parts.
+    Complete   Listen delivers every event after the agent's cursor that matches its
+    needs: first from the log, then live, in log order, without gaps. This
+    includes data published after the agent registered, under keys that did
+    not exist then.
+    Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
+    cursor, so what was not acknowledged is delivered again after a restart of
+    the agent. Delivery is at least once; an agent that resumes from the last
+    cursor it received gets each event exactly once.
+    Durable    Agents, needs and cursors survive restarts of the server and of the store.
+    Explained  Every delivery names the needs that were met, with scores and their parts.
 
-    What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times), and
-    for long payloads its passages; the best passage counts. The score is a calibrated
-    probability, so one threshold means the same for every need and in every project,
-    and the same pair has the same score at a registration and live. A deletion is
-    matched by the text of the datum it deletes. The agent's current needs apply, also
-    to events of the past. Events that the service writes about agents, feedback and
+    What is compared: the text of an event consists of its data key, split into words, its
+    description and an outline of its payload (names and short texts; no numbers, booleans
+    or times). Long payloads are also split into passages, and the best passage counts. The
+    score is a calibrated probability: one threshold means the same for every need and in
+    every project, and a (need, event) pair has the same score at registration and live. A
+    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
     Example flow
@@ -57,7 +57,7 @@ class AgentServiceStub:
     -> caught_up
     -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
     3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
-    4. The agent restarts. Listen(project "shop", agent_id "checkout") goes on after C2.
+    4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
 
     def __init__(self, channel):
@@ -114,27 +114,27 @@ class AgentServiceStub:
 
 
 class AgentServiceServicer:
-    """AgentService keeps what agents need and brings them what matches.
+    """AgentService stores what agents need and delivers the events that match.
 
     Guarantees
-    Complete   Listen delivers every event after the agent's cursor that matches
-    its needs: those in the log first, then live, in log order, without
-    gaps. A datum published after the agent registered, under a key
-    nobody knew before, reaches it like any other.
-    Resumable  Every message carries a cursor. The durable cursor of an agent moves
-    only by Acknowledge, so what was not acknowledged is delivered again
-    after a restart of the agent: at least once, and exactly once for an
-    agent that resumes with the last cursor it received.
-    Durable    Agents, needs and cursors survive restarts of the server and store.
-    Explained  Every delivery names the needs it met, the scores and their parts.
+    Complete   Listen delivers every event after the agent's cursor that matches its
+    needs: first from the log, then live, in log order, without gaps. This
+    includes data published after the agent registered, under keys that did
+    not exist then.
+    Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
+    cursor, so what was not acknowledged is delivered again after a restart of
+    the agent. Delivery is at least once; an agent that resumes from the last
+    cursor it received gets each event exactly once.
+    Durable    Agents, needs and cursors survive restarts of the server and of the store.
+    Explained  Every delivery names the needs that were met, with scores and their parts.
 
-    What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times), and
-    for long payloads its passages; the best passage counts. The score is a calibrated
-    probability, so one threshold means the same for every need and in every project,
-    and the same pair has the same score at a registration and live. A deletion is
-    matched by the text of the datum it deletes. The agent's current needs apply, also
-    to events of the past. Events that the service writes about agents, feedback and
+    What is compared: the text of an event consists of its data key, split into words, its
+    description and an outline of its payload (names and short texts; no numbers, booleans
+    or times). Long payloads are also split into passages, and the best passage counts. The
+    score is a calibrated probability: one threshold means the same for every need and in
+    every project, and a (need, event) pair has the same score at registration and live. A
+    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
     Example flow
@@ -145,77 +145,77 @@ class AgentServiceServicer:
     -> caught_up
     -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
     3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
-    4. The agent restarts. Listen(project "shop", agent_id "checkout") goes on after C2.
+    4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
 
     def RegisterAgent(self, request, context):
-        """Registers an agent, or replaces the registration of the same id, and answers
-        with the data that match its needs now. Safe to retry.
+        """Registers an agent, or replaces the registration with the same id, and returns the data
+        that match its needs now. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAgent(self, request, context):
-        """Changes some fields of a registration. Streams that are listening apply the
-        change from the next event on, after a needs_changed message with the data that
-        match now and did not before.
+        """Changes some fields of a registration. Open Listen streams apply the change from the
+        next event on, after a needs_changed message with the data that match now and did not
+        match before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Returns a registration.
+        """Returns one registration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Returns a project's registrations, by id, page by page.
+        """Returns the registrations of a project, ordered by agent id, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnregisterAgent(self, request, context):
-        """Removes a registration and its cursor. Streams of the agent end with
-        AGENT_NOT_FOUND. Removing an unknown agent is AGENT_NOT_FOUND.
+        """Removes a registration and its cursor. The agent's open streams end with
+        AGENT_NOT_FOUND; so does this call if the agent is not registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Listen(self, request, context):
-        """Streams everything that matched since the cursor, says caught_up, and goes on
-        with each new match until the client cancels. Several streams of one agent
-        each get everything.
+        """Streams everything that has matched since the cursor, sends caught_up, then streams each
+        new match until the client cancels. If an agent has several streams, each of them
+        receives everything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Acknowledge(self, request, context):
-        """Moves the agent's durable cursor forward. Moving it back is not possible and
-        not an error: the answer tells where it stands.
+        """Moves the agent's durable cursor forward. An older position is not an error and changes
+        nothing; the response says where the cursor is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAgentContext(self, request, context):
-        """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
-        been sent, what it had acknowledged, what matched and had not reached it yet, and what
-        had been held back and why. AGENT_NOT_FOUND where it was not registered then,
-        RECORDS_EXPIRED where records of that time are not kept.
+        """Returns what an agent knew at a moment and what it did not: its needs, the data it had
+        been sent, what it had acknowledged, what matched but had not reached it yet, and what
+        was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+        records of that time are no longer kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """Returns who was sent an event, or what was sent to an agent, page by page.
+        """Returns which agents were sent an event, or what was sent to one agent, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,27 +278,27 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService:
-    """AgentService keeps what agents need and brings them what matches.
+    """AgentService stores what agents need and delivers the events that match.
 
     Guarantees
-    Complete   Listen delivers every event after the agent's cursor that matches
-    its needs: those in the log first, then live, in log order, without
-    gaps. A datum published after the agent registered, under a key
-    nobody knew before, reaches it like any other.
-    Resumable  Every message carries a cursor. The durable cursor of an agent moves
-    only by Acknowledge, so what was not acknowledged is delivered again
-    after a restart of the agent: at least once, and exactly once for an
-    agent that resumes with the last cursor it received.
-    Durable    Agents, needs and cursors survive restarts of the server and store.
-    Explained  Every delivery names the needs it met, the scores and their parts.
+    Complete   Listen delivers every event after the agent's cursor that matches its
+    needs: first from the log, then live, in log order, without gaps. This
+    includes data published after the agent registered, under keys that did
+    not exist then.
+    Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
+    cursor, so what was not acknowledged is delivered again after a restart of
+    the agent. Delivery is at least once; an agent that resumes from the last
+    cursor it received gets each event exactly once.
+    Durable    Agents, needs and cursors survive restarts of the server and of the store.
+    Explained  Every delivery names the needs that were met, with scores and their parts.
 
-    What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times), and
-    for long payloads its passages; the best passage counts. The score is a calibrated
-    probability, so one threshold means the same for every need and in every project,
-    and the same pair has the same score at a registration and live. A deletion is
-    matched by the text of the datum it deletes. The agent's current needs apply, also
-    to events of the past. Events that the service writes about agents, feedback and
+    What is compared: the text of an event consists of its data key, split into words, its
+    description and an outline of its payload (names and short texts; no numbers, booleans
+    or times). Long payloads are also split into passages, and the best passage counts. The
+    score is a calibrated probability: one threshold means the same for every need and in
+    every project, and a (need, event) pair has the same score at registration and live. A
+    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
     Example flow
@@ -309,7 +309,7 @@ class AgentService:
     -> caught_up
     -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
     3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
-    4. The agent restarts. Listen(project "shop", agent_id "checkout") goes on after C2.
+    4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
 
     @staticmethod

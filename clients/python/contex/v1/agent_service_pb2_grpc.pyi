@@ -27,27 +27,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentServiceStub:
-    """AgentService keeps what agents need and brings them what matches.
+    """AgentService stores what agents need and delivers the events that match.
 
     Guarantees
-      Complete   Listen delivers every event after the agent's cursor that matches
-                 its needs: those in the log first, then live, in log order, without
-                 gaps. A datum published after the agent registered, under a key
-                 nobody knew before, reaches it like any other.
-      Resumable  Every message carries a cursor. The durable cursor of an agent moves
-                 only by Acknowledge, so what was not acknowledged is delivered again
-                 after a restart of the agent: at least once, and exactly once for an
-                 agent that resumes with the last cursor it received.
-      Durable    Agents, needs and cursors survive restarts of the server and store.
-      Explained  Every delivery names the needs it met, the scores and their parts.
+      Complete   Listen delivers every event after the agent's cursor that matches its
+                 needs: first from the log, then live, in log order, without gaps. This
+                 includes data published after the agent registered, under keys that did
+                 not exist then.
+      Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
+                 cursor, so what was not acknowledged is delivered again after a restart of
+                 the agent. Delivery is at least once; an agent that resumes from the last
+                 cursor it received gets each event exactly once.
+      Durable    Agents, needs and cursors survive restarts of the server and of the store.
+      Explained  Every delivery names the needs that were met, with scores and their parts.
 
-    What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times), and
-    for long payloads its passages; the best passage counts. The score is a calibrated
-    probability, so one threshold means the same for every need and in every project,
-    and the same pair has the same score at a registration and live. A deletion is
-    matched by the text of the datum it deletes. The agent's current needs apply, also
-    to events of the past. Events that the service writes about agents, feedback and
+    What is compared: the text of an event consists of its data key, split into words, its
+    description and an outline of its payload (names and short texts; no numbers, booleans
+    or times). Long payloads are also split into passages, and the best passage counts. The
+    score is a calibrated probability: one threshold means the same for every need and in
+    every project, and a (need, event) pair has the same score at registration and live. A
+    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
     Example flow
@@ -58,7 +58,7 @@ class AgentServiceStub:
            -> caught_up
            -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
       3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
-      4. The agent restarts. Listen(project "shop", agent_id "checkout") goes on after C2.
+      4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
 
     @_typing.overload
@@ -66,63 +66,63 @@ class AgentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
     RegisterAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.RegisterAgentRequest, _agent_service_pb2.RegisterAgentResponse]
-    """Registers an agent, or replaces the registration of the same id, and answers
-    with the data that match its needs now. Safe to retry.
+    """Registers an agent, or replaces the registration with the same id, and returns the data
+    that match its needs now. Safe to retry.
     """
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
-    """Changes some fields of a registration. Streams that are listening apply the
-    change from the next event on, after a needs_changed message with the data that
-    match now and did not before.
+    """Changes some fields of a registration. Open Listen streams apply the change from the
+    next event on, after a needs_changed message with the data that match now and did not
+    match before.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]
-    """Returns a registration."""
+    """Returns one registration."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]
-    """Returns a project's registrations, by id, page by page."""
+    """Returns the registrations of a project, ordered by agent id, page by page."""
     UnregisterAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UnregisterAgentRequest, _agent_service_pb2.UnregisterAgentResponse]
-    """Removes a registration and its cursor. Streams of the agent end with
-    AGENT_NOT_FOUND. Removing an unknown agent is AGENT_NOT_FOUND.
+    """Removes a registration and its cursor. The agent's open streams end with
+    AGENT_NOT_FOUND; so does this call if the agent is not registered.
     """
     Listen: _grpc.UnaryStreamMultiCallable[_agent_service_pb2.ListenRequest, _agent_service_pb2.ListenResponse]
-    """Streams everything that matched since the cursor, says caught_up, and goes on
-    with each new match until the client cancels. Several streams of one agent
-    each get everything.
+    """Streams everything that has matched since the cursor, sends caught_up, then streams each
+    new match until the client cancels. If an agent has several streams, each of them
+    receives everything.
     """
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]
-    """Moves the agent's durable cursor forward. Moving it back is not possible and
-    not an error: the answer tells where it stands.
+    """Moves the agent's durable cursor forward. An older position is not an error and changes
+    nothing; the response says where the cursor is.
     """
     GetAgentContext: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]
-    """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
-    been sent, what it had acknowledged, what matched and had not reached it yet, and what
-    had been held back and why. AGENT_NOT_FOUND where it was not registered then,
-    RECORDS_EXPIRED where records of that time are not kept.
+    """Returns what an agent knew at a moment and what it did not: its needs, the data it had
+    been sent, what it had acknowledged, what matched but had not reached it yet, and what
+    was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+    records of that time are no longer kept.
     """
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListDeliveriesRequest, _agent_service_pb2.ListDeliveriesResponse]
-    """Returns who was sent an event, or what was sent to an agent, page by page."""
+    """Returns which agents were sent an event, or what was sent to one agent, page by page."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """AgentService keeps what agents need and brings them what matches.
+    """AgentService stores what agents need and delivers the events that match.
 
     Guarantees
-      Complete   Listen delivers every event after the agent's cursor that matches
-                 its needs: those in the log first, then live, in log order, without
-                 gaps. A datum published after the agent registered, under a key
-                 nobody knew before, reaches it like any other.
-      Resumable  Every message carries a cursor. The durable cursor of an agent moves
-                 only by Acknowledge, so what was not acknowledged is delivered again
-                 after a restart of the agent: at least once, and exactly once for an
-                 agent that resumes with the last cursor it received.
-      Durable    Agents, needs and cursors survive restarts of the server and store.
-      Explained  Every delivery names the needs it met, the scores and their parts.
+      Complete   Listen delivers every event after the agent's cursor that matches its
+                 needs: first from the log, then live, in log order, without gaps. This
+                 includes data published after the agent registered, under keys that did
+                 not exist then.
+      Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
+                 cursor, so what was not acknowledged is delivered again after a restart of
+                 the agent. Delivery is at least once; an agent that resumes from the last
+                 cursor it received gets each event exactly once.
+      Durable    Agents, needs and cursors survive restarts of the server and of the store.
+      Explained  Every delivery names the needs that were met, with scores and their parts.
 
-    What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times), and
-    for long payloads its passages; the best passage counts. The score is a calibrated
-    probability, so one threshold means the same for every need and in every project,
-    and the same pair has the same score at a registration and live. A deletion is
-    matched by the text of the datum it deletes. The agent's current needs apply, also
-    to events of the past. Events that the service writes about agents, feedback and
+    What is compared: the text of an event consists of its data key, split into words, its
+    description and an outline of its payload (names and short texts; no numbers, booleans
+    or times). Long payloads are also split into passages, and the best passage counts. The
+    score is a calibrated probability: one threshold means the same for every need and in
+    every project, and a (need, event) pair has the same score at registration and live. A
+    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
     Example flow
@@ -133,67 +133,67 @@ class AgentServiceAsyncStub(AgentServiceStub):
            -> caught_up
            -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
       3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
-      4. The agent restarts. Listen(project "shop", agent_id "checkout") goes on after C2.
+      4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.RegisterAgentRequest, _agent_service_pb2.RegisterAgentResponse]  # type: ignore[assignment]
-    """Registers an agent, or replaces the registration of the same id, and answers
-    with the data that match its needs now. Safe to retry.
+    """Registers an agent, or replaces the registration with the same id, and returns the data
+    that match its needs now. Safe to retry.
     """
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
-    """Changes some fields of a registration. Streams that are listening apply the
-    change from the next event on, after a needs_changed message with the data that
-    match now and did not before.
+    """Changes some fields of a registration. Open Listen streams apply the change from the
+    next event on, after a needs_changed message with the data that match now and did not
+    match before.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
-    """Returns a registration."""
+    """Returns one registration."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
-    """Returns a project's registrations, by id, page by page."""
+    """Returns the registrations of a project, ordered by agent id, page by page."""
     UnregisterAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UnregisterAgentRequest, _agent_service_pb2.UnregisterAgentResponse]  # type: ignore[assignment]
-    """Removes a registration and its cursor. Streams of the agent end with
-    AGENT_NOT_FOUND. Removing an unknown agent is AGENT_NOT_FOUND.
+    """Removes a registration and its cursor. The agent's open streams end with
+    AGENT_NOT_FOUND; so does this call if the agent is not registered.
     """
     Listen: _aio.UnaryStreamMultiCallable[_agent_service_pb2.ListenRequest, _agent_service_pb2.ListenResponse]  # type: ignore[assignment]
-    """Streams everything that matched since the cursor, says caught_up, and goes on
-    with each new match until the client cancels. Several streams of one agent
-    each get everything.
+    """Streams everything that has matched since the cursor, sends caught_up, then streams each
+    new match until the client cancels. If an agent has several streams, each of them
+    receives everything.
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]  # type: ignore[assignment]
-    """Moves the agent's durable cursor forward. Moving it back is not possible and
-    not an error: the answer tells where it stands.
+    """Moves the agent's durable cursor forward. An older position is not an error and changes
+    nothing; the response says where the cursor is.
     """
     GetAgentContext: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]  # type: ignore[assignment]
-    """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
-    been sent, what it had acknowledged, what matched and had not reached it yet, and what
-    had been held back and why. AGENT_NOT_FOUND where it was not registered then,
-    RECORDS_EXPIRED where records of that time are not kept.
+    """Returns what an agent knew at a moment and what it did not: its needs, the data it had
+    been sent, what it had acknowledged, what matched but had not reached it yet, and what
+    was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+    records of that time are no longer kept.
     """
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListDeliveriesRequest, _agent_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
-    """Returns who was sent an event, or what was sent to an agent, page by page."""
+    """Returns which agents were sent an event, or what was sent to one agent, page by page."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AgentService keeps what agents need and brings them what matches.
+    """AgentService stores what agents need and delivers the events that match.
 
     Guarantees
-      Complete   Listen delivers every event after the agent's cursor that matches
-                 its needs: those in the log first, then live, in log order, without
-                 gaps. A datum published after the agent registered, under a key
-                 nobody knew before, reaches it like any other.
-      Resumable  Every message carries a cursor. The durable cursor of an agent moves
-                 only by Acknowledge, so what was not acknowledged is delivered again
-                 after a restart of the agent: at least once, and exactly once for an
-                 agent that resumes with the last cursor it received.
-      Durable    Agents, needs and cursors survive restarts of the server and store.
-      Explained  Every delivery names the needs it met, the scores and their parts.
+      Complete   Listen delivers every event after the agent's cursor that matches its
+                 needs: first from the log, then live, in log order, without gaps. This
+                 includes data published after the agent registered, under keys that did
+                 not exist then.
+      Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
+                 cursor, so what was not acknowledged is delivered again after a restart of
+                 the agent. Delivery is at least once; an agent that resumes from the last
+                 cursor it received gets each event exactly once.
+      Durable    Agents, needs and cursors survive restarts of the server and of the store.
+      Explained  Every delivery names the needs that were met, with scores and their parts.
 
-    What is compared: an event's text is its key in words, its description and an
-    outline of its payload (names and short texts; no numbers, booleans or times), and
-    for long payloads its passages; the best passage counts. The score is a calibrated
-    probability, so one threshold means the same for every need and in every project,
-    and the same pair has the same score at a registration and live. A deletion is
-    matched by the text of the datum it deletes. The agent's current needs apply, also
-    to events of the past. Events that the service writes about agents, feedback and
+    What is compared: the text of an event consists of its data key, split into words, its
+    description and an outline of its payload (names and short texts; no numbers, booleans
+    or times). Long payloads are also split into passages, and the best passage counts. The
+    score is a calibrated probability: one threshold means the same for every need and in
+    every project, and a (need, event) pair has the same score at registration and live. A
+    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
     Example flow
@@ -204,7 +204,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
            -> caught_up
            -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
       3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
-      4. The agent restarts. Listen(project "shop", agent_id "checkout") goes on after C2.
+      4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
 
     @_abc_1.abstractmethod
@@ -213,8 +213,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.RegisterAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.RegisterAgentResponse, _abc.Awaitable[_agent_service_pb2.RegisterAgentResponse]]:
-        """Registers an agent, or replaces the registration of the same id, and answers
-        with the data that match its needs now. Safe to retry.
+        """Registers an agent, or replaces the registration with the same id, and returns the data
+        that match its needs now. Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -223,9 +223,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.UpdateAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.UpdateAgentResponse, _abc.Awaitable[_agent_service_pb2.UpdateAgentResponse]]:
-        """Changes some fields of a registration. Streams that are listening apply the
-        change from the next event on, after a needs_changed message with the data that
-        match now and did not before.
+        """Changes some fields of a registration. Open Listen streams apply the change from the
+        next event on, after a needs_changed message with the data that match now and did not
+        match before.
         """
 
     @_abc_1.abstractmethod
@@ -234,7 +234,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.GetAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentResponse, _abc.Awaitable[_agent_service_pb2.GetAgentResponse]]:
-        """Returns a registration."""
+        """Returns one registration."""
 
     @_abc_1.abstractmethod
     def ListAgents(
@@ -242,7 +242,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListAgentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.ListAgentsResponse, _abc.Awaitable[_agent_service_pb2.ListAgentsResponse]]:
-        """Returns a project's registrations, by id, page by page."""
+        """Returns the registrations of a project, ordered by agent id, page by page."""
 
     @_abc_1.abstractmethod
     def UnregisterAgent(
@@ -250,8 +250,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.UnregisterAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.UnregisterAgentResponse, _abc.Awaitable[_agent_service_pb2.UnregisterAgentResponse]]:
-        """Removes a registration and its cursor. Streams of the agent end with
-        AGENT_NOT_FOUND. Removing an unknown agent is AGENT_NOT_FOUND.
+        """Removes a registration and its cursor. The agent's open streams end with
+        AGENT_NOT_FOUND; so does this call if the agent is not registered.
         """
 
     @_abc_1.abstractmethod
@@ -260,9 +260,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.ListenResponse], _abc.AsyncIterator[_agent_service_pb2.ListenResponse]]:
-        """Streams everything that matched since the cursor, says caught_up, and goes on
-        with each new match until the client cancels. Several streams of one agent
-        each get everything.
+        """Streams everything that has matched since the cursor, sends caught_up, then streams each
+        new match until the client cancels. If an agent has several streams, each of them
+        receives everything.
         """
 
     @_abc_1.abstractmethod
@@ -271,8 +271,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.AcknowledgeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.AcknowledgeResponse, _abc.Awaitable[_agent_service_pb2.AcknowledgeResponse]]:
-        """Moves the agent's durable cursor forward. Moving it back is not possible and
-        not an error: the answer tells where it stands.
+        """Moves the agent's durable cursor forward. An older position is not an error and changes
+        nothing; the response says where the cursor is.
         """
 
     @_abc_1.abstractmethod
@@ -281,10 +281,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.GetAgentContextRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentContextResponse, _abc.Awaitable[_agent_service_pb2.GetAgentContextResponse]]:
-        """Answers what an agent knew at a moment, and what it did not: its needs, the data it had
-        been sent, what it had acknowledged, what matched and had not reached it yet, and what
-        had been held back and why. AGENT_NOT_FOUND where it was not registered then,
-        RECORDS_EXPIRED where records of that time are not kept.
+        """Returns what an agent knew at a moment and what it did not: its needs, the data it had
+        been sent, what it had acknowledged, what matched but had not reached it yet, and what
+        was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+        records of that time are no longer kept.
         """
 
     @_abc_1.abstractmethod
@@ -293,6 +293,6 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListDeliveriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.ListDeliveriesResponse, _abc.Awaitable[_agent_service_pb2.ListDeliveriesResponse]]:
-        """Returns who was sent an event, or what was sent to an agent, page by page."""
+        """Returns which agents were sent an event, or what was sent to one agent, page by page."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

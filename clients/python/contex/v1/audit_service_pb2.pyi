@@ -28,7 +28,7 @@ class _AuditAction:
 class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AUDIT_ACTION_UNSPECIFIED: _AuditAction.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     AUDIT_ACTION_PUBLISHED: _AuditAction.ValueType  # 1
     """An event was published."""
     AUDIT_ACTION_DELETED: _AuditAction.ValueType  # 2
@@ -40,27 +40,27 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     AUDIT_ACTION_DELIVERED: _AuditAction.ValueType  # 5
     """An event was sent to an agent."""
     AUDIT_ACTION_ACKNOWLEDGED: _AuditAction.ValueType  # 6
-    """An agent acknowledged."""
+    """An agent acknowledged deliveries."""
     AUDIT_ACTION_SUBSCRIBED: _AuditAction.ValueType  # 7
     """A Subscribe or Listen stream was opened."""
     AUDIT_ACTION_UNSUBSCRIBED: _AuditAction.ValueType  # 8
     """A Subscribe or Listen stream ended."""
     AUDIT_ACTION_EXPORTED: _AuditAction.ValueType  # 9
-    """Data left in bulk: Replay, StreamState, ExportRecords, ExportFeedback. Recorded when
-    the call ends, however it ends.
+    """Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, Export. Recorded
+    when the call ends, however it ends.
     """
     AUDIT_ACTION_JUDGED: _AuditAction.ValueType  # 10
     """Feedback on a match was recorded."""
     AUDIT_ACTION_ADMINISTERED: _AuditAction.ValueType  # 11
     """The service was administered: the matching model was changed."""
     AUDIT_ACTION_IMPORTED: _AuditAction.ValueType  # 12
-    """A file was imported. Recorded when the import has become visible."""
+    """A file was imported. Recorded once the import is visible."""
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """What was done."""
 
 AUDIT_ACTION_UNSPECIFIED: AuditAction.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 AUDIT_ACTION_PUBLISHED: AuditAction.ValueType  # 1
 """An event was published."""
 AUDIT_ACTION_DELETED: AuditAction.ValueType  # 2
@@ -72,21 +72,21 @@ AUDIT_ACTION_UNREGISTERED: AuditAction.ValueType  # 4
 AUDIT_ACTION_DELIVERED: AuditAction.ValueType  # 5
 """An event was sent to an agent."""
 AUDIT_ACTION_ACKNOWLEDGED: AuditAction.ValueType  # 6
-"""An agent acknowledged."""
+"""An agent acknowledged deliveries."""
 AUDIT_ACTION_SUBSCRIBED: AuditAction.ValueType  # 7
 """A Subscribe or Listen stream was opened."""
 AUDIT_ACTION_UNSUBSCRIBED: AuditAction.ValueType  # 8
 """A Subscribe or Listen stream ended."""
 AUDIT_ACTION_EXPORTED: AuditAction.ValueType  # 9
-"""Data left in bulk: Replay, StreamState, ExportRecords, ExportFeedback. Recorded when
-the call ends, however it ends.
+"""Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, Export. Recorded
+when the call ends, however it ends.
 """
 AUDIT_ACTION_JUDGED: AuditAction.ValueType  # 10
 """Feedback on a match was recorded."""
 AUDIT_ACTION_ADMINISTERED: AuditAction.ValueType  # 11
 """The service was administered: the matching model was changed."""
 AUDIT_ACTION_IMPORTED: AuditAction.ValueType  # 12
-"""A file was imported. Recorded when the import has become visible."""
+"""A file was imported. Recorded once the import is visible."""
 Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
 
 class _AuditFormat:
@@ -96,33 +96,37 @@ class _AuditFormat:
 class _AuditFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AUDIT_FORMAT_UNSPECIFIED: _AuditFormat.ValueType  # 0
-    """The same as AUDIT_FORMAT_CSV."""
+    """Same as AUDIT_FORMAT_CSV."""
     AUDIT_FORMAT_CSV: _AuditFormat.ValueType  # 1
-    """CSV (RFC 4180) with a header line. A text that a spreadsheet would take for a formula
-    is written after an apostrophe.
+    """CSV (RFC 4180) with a header line. Text that a spreadsheet would read as a formula is
+    prefixed with an apostrophe.
     """
     AUDIT_FORMAT_JSON_LINES: _AuditFormat.ValueType  # 2
-    """A JSON object a line."""
+    """One JSON object per line."""
     AUDIT_FORMAT_PARQUET: _AuditFormat.ValueType  # 3
-    """Apache Parquet, zstd. Needs the server's extra "parquet" (FORMAT_UNAVAILABLE)."""
+    """Apache Parquet with zstd compression. Needs the server's extra "parquet"
+    (FORMAT_UNAVAILABLE).
+    """
 
 class AuditFormat(_AuditFormat, metaclass=_AuditFormatEnumTypeWrapper):
-    """The format of an export. The columns are the same in all, in this order: time (ISO 8601,
+    """The format of an export. All formats have the same columns, in this order: time (ISO 8601,
     UTC, milliseconds), action, actor, actor_verified, peer, client, request_id, agent_id,
-    data_key, sequence, revision, event_type, count, stream_id, detail, record_id. Later
-    versions may add columns at the end.
+    data_key, sequence, revision, event_type, count, stream_id, detail, record_id. Later versions
+    may add columns at the end.
     """
 
 AUDIT_FORMAT_UNSPECIFIED: AuditFormat.ValueType  # 0
-"""The same as AUDIT_FORMAT_CSV."""
+"""Same as AUDIT_FORMAT_CSV."""
 AUDIT_FORMAT_CSV: AuditFormat.ValueType  # 1
-"""CSV (RFC 4180) with a header line. A text that a spreadsheet would take for a formula
-is written after an apostrophe.
+"""CSV (RFC 4180) with a header line. Text that a spreadsheet would read as a formula is
+prefixed with an apostrophe.
 """
 AUDIT_FORMAT_JSON_LINES: AuditFormat.ValueType  # 2
-"""A JSON object a line."""
+"""One JSON object per line."""
 AUDIT_FORMAT_PARQUET: AuditFormat.ValueType  # 3
-"""Apache Parquet, zstd. Needs the server's extra "parquet" (FORMAT_UNAVAILABLE)."""
+"""Apache Parquet with zstd compression. Needs the server's extra "parquet"
+(FORMAT_UNAVAILABLE).
+"""
 Global___AuditFormat: _TypeAlias = AuditFormat  # noqa: Y015
 
 @_typing.final
@@ -150,42 +154,45 @@ class AuditRecord(_message.Message):
     record_id: _builtins.str
     """Identifies the record in its project."""
     action: Global___AuditAction.ValueType
-    """What."""
+    """What was done."""
     actor: _builtins.str
-    """Who, by the name the client gave; empty if it gave none, "contex" for the service."""
+    """Who did it, by the name that the client gave. Empty if it gave none; "contex" for the
+    service.
+    """
     actor_verified: _builtins.bool
-    """Whether the name was verified: true for the service itself, false for clients until
-    there is authentication.
+    """Whether the name was verified: true for the service itself, false for clients as long as
+    there is no authentication.
     """
     peer: _builtins.str
-    """From where: the client's address as gRPC knows it, such as "ipv4:10.0.0.7:51834".
+    """Where it came from: the client's address as gRPC reports it, such as "ipv4:10.0.0.7:51834".
     Empty in records of deliveries; see the SUBSCRIBED record of the same stream_id.
     """
     client: _builtins.str
     """The client's user agent, such as "contex-python/0.1.0 grpc-python-asyncio/1.85.1"."""
     request_id: _builtins.str
-    """The request_id of the call, where it had one."""
+    """The request_id of the call, if it had one."""
     agent_id: _builtins.str
-    """The agent concerned."""
+    """The agent involved."""
     data_key: _builtins.str
-    """The datum concerned."""
+    """The data key involved."""
     sequence: _builtins.str
-    """The event concerned: published, deleted, delivered, judged, or that tells a
-    registration; the position acknowledged, or where a stream began or ended.
+    """The event involved: the one published, deleted, delivered or judged, or the one that records
+    a registration. With ACKNOWLEDGED, the position acknowledged; with SUBSCRIBED and
+    UNSUBSCRIBED, where the stream began or ended.
     """
     revision: _builtins.int
-    """Its revision."""
+    """The revision of that event."""
     event_type: _builtins.str
-    """Its type."""
+    """The type of that event."""
     count: _builtins.int
-    """With EXPORTED: how many events, data or records left."""
+    """With EXPORTED: the number of events, data or records that were read."""
     stream_id: _builtins.str
-    """The stream that carried it, with SUBSCRIBED, UNSUBSCRIBED and DELIVERED."""
+    """With SUBSCRIBED, UNSUBSCRIBED and DELIVERED: the stream."""
     detail: _builtins.str
-    """What else there is to say, in plain words, such as "Replay" or "resend"."""
+    """Further details in plain words, such as "Replay" or "resend"."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When, by the store's clock."""
+        """When it happened, by the store's clock."""
 
     def __init__(
         self,
@@ -217,7 +224,7 @@ Global___AuditRecord: _TypeAlias = AuditRecord  # noqa: Y015
 
 @_typing.final
 class AuditFilter(_message.Message):
-    """Which records are wanted: those that fit every field that is set."""
+    """Selects records. A record passes if it fits every field that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -227,22 +234,22 @@ class AuditFilter(_message.Message):
     DATA_KEYS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Records of this request, 64 characters at most."""
+    """Records of this request, at most 64 characters."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[Global___AuditAction.ValueType]:
-        """Actions, 16 at most."""
+        """Actions, at most 16."""
 
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Exact actors, 32 at most."""
+        """Exact actors, at most 32."""
 
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Exact agents, 32 at most."""
+        """Exact agent ids, at most 32."""
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Keys, or globs over data keys, 32 at most."""
+        """Data keys or globs, at most 32."""
 
     def __init__(
         self,
@@ -263,7 +270,7 @@ Global___AuditFilter: _TypeAlias = AuditFilter  # noqa: Y015
 
 @_typing.final
 class ListRecordsRequest(_message.Message):
-    """Asks for a page of records."""
+    """Request of ListRecords."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,24 +284,24 @@ class ListRecordsRequest(_message.Message):
     project: _builtins.str
     """The project."""
     order: _event_pb2.Order.ValueType
-    """In which order. Unset: oldest first."""
+    """The order. Unset: oldest first."""
     page_size: _builtins.int
-    """Records a page: 1 to 1,000; 0 means 100. A page may hold fewer and still have a next
-    one: it also ends after 20,000 records looked at.
+    """Maximum number of records per page, 1 to 1,000; 0 means 100. A page can hold fewer and still
+    have a next one: it also ends after 20,000 records have been examined.
     """
     page_token: _builtins.str
-    """next_page_token of the page before, with the other fields unchanged."""
+    """next_page_token of the previous page, with the other fields unchanged."""
     @_builtins.property
     def since(self) -> _event_pb2.Position:
-        """Lower end, by the time of the records. Unset: the oldest record."""
+        """Lower end of the range, by the time of the records. Unset: the oldest record."""
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:
-        """Upper end, included. Unset: now."""
+        """Upper end of the range, inclusive. Unset: now."""
 
     @_builtins.property
     def filter(self) -> Global___AuditFilter:
-        """Which."""
+        """Which records."""
 
     def __init__(
         self,
@@ -345,7 +352,7 @@ Global___ListRecordsResponse: _TypeAlias = ListRecordsResponse  # noqa: Y015
 
 @_typing.final
 class ExportRecordsRequest(_message.Message):
-    """Asks for records as a file."""
+    """Request of ExportRecords."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -360,15 +367,15 @@ class ExportRecordsRequest(_message.Message):
     """The format."""
     @_builtins.property
     def since(self) -> _event_pb2.Position:
-        """Lower end, by the time of the records. Unset: the oldest record."""
+        """Lower end of the range, by the time of the records. Unset: the oldest record."""
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:
-        """Upper end, included. Unset: now."""
+        """Upper end of the range, inclusive. Unset: now."""
 
     @_builtins.property
     def filter(self) -> Global___AuditFilter:
-        """Which."""
+        """Which records."""
 
     def __init__(
         self,
@@ -396,9 +403,9 @@ class ExportRecordsResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """Its bytes, about 1 MiB at most; may be empty."""
+    """The next bytes of the file, at most about 1 MiB; can be empty."""
     record_count: _builtins.int
-    """How many records the pieces so far hold."""
+    """Number of records in the pieces so far."""
     def __init__(
         self,
         *,

@@ -26,21 +26,21 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """AuditService tells who did what, when, and from where.
+    """AuditService reports who did what, when, and from where.
 
     Guarantees
     Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-    has its record, written in the same step as the action itself; what is
-    delivered before it is sent; Subscribe and exports within a fraction of a
-    second. Refused calls have none.
-    One row    is one action: an event that was published, an event that was delivered to
-    an agent, a stream that was opened.
-    Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
-    CONTEX_DELIVERY_RETENTION_DAYS.
+    has a record, written in the same step as the action itself. Deliveries are
+    recorded before they are sent; Subscribe streams and exports within a
+    fraction of a second. Refused calls have no record.
+    Granular   One record is one action: one event published, one event delivered to an
+    agent, one stream opened.
+    Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
+    acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Who: until clients are authenticated, an actor is the name that the client gave
-    (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
-    What the service does by itself has the actor "contex", verified.
+    Clients are not authenticated yet. An actor is the name that the client gave (metadata
+    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
+    service does by itself has the actor "contex", verified.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -68,21 +68,21 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """AuditService tells who did what, when, and from where.
+    """AuditService reports who did what, when, and from where.
 
     Guarantees
     Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-    has its record, written in the same step as the action itself; what is
-    delivered before it is sent; Subscribe and exports within a fraction of a
-    second. Refused calls have none.
-    One row    is one action: an event that was published, an event that was delivered to
-    an agent, a stream that was opened.
-    Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
-    CONTEX_DELIVERY_RETENTION_DAYS.
+    has a record, written in the same step as the action itself. Deliveries are
+    recorded before they are sent; Subscribe streams and exports within a
+    fraction of a second. Refused calls have no record.
+    Granular   One record is one action: one event published, one event delivered to an
+    agent, one stream opened.
+    Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
+    acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Who: until clients are authenticated, an actor is the name that the client gave
-    (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
-    What the service does by itself has the actor "contex", verified.
+    Clients are not authenticated yet. An actor is the name that the client gave (metadata
+    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
+    service does by itself has the actor "contex", verified.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -99,8 +99,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportRecords(self, request, context):
-        """Streams records as a file; its pieces joined are the file. The export is itself an
-        action with a record.
+        """Streams records as a file: the pieces, concatenated, are the file. The export itself is
+        recorded too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,21 +128,21 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """AuditService tells who did what, when, and from where.
+    """AuditService reports who did what, when, and from where.
 
     Guarantees
     Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-    has its record, written in the same step as the action itself; what is
-    delivered before it is sent; Subscribe and exports within a fraction of a
-    second. Refused calls have none.
-    One row    is one action: an event that was published, an event that was delivered to
-    an agent, a stream that was opened.
-    Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
-    CONTEX_DELIVERY_RETENTION_DAYS.
+    has a record, written in the same step as the action itself. Deliveries are
+    recorded before they are sent; Subscribe streams and exports within a
+    fraction of a second. Refused calls have no record.
+    Granular   One record is one action: one event published, one event delivered to an
+    agent, one stream opened.
+    Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
+    acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Who: until clients are authenticated, an actor is the name that the client gave
-    (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
-    What the service does by itself has the actor "contex", verified.
+    Clients are not authenticated yet. An actor is the name that the client gave (metadata
+    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
+    service does by itself has the actor "contex", verified.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)

@@ -27,21 +27,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """AuditService tells who did what, when, and from where.
+    """AuditService reports who did what, when, and from where.
 
     Guarantees
       Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-                 has its record, written in the same step as the action itself; what is
-                 delivered before it is sent; Subscribe and exports within a fraction of a
-                 second. Refused calls have none.
-      One row    is one action: an event that was published, an event that was delivered to
-                 an agent, a stream that was opened.
-      Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
-                 CONTEX_DELIVERY_RETENTION_DAYS.
+                 has a record, written in the same step as the action itself. Deliveries are
+                 recorded before they are sent; Subscribe streams and exports within a
+                 fraction of a second. Refused calls have no record.
+      Granular   One record is one action: one event published, one event delivered to an
+                 agent, one stream opened.
+      Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
+                 acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Who: until clients are authenticated, an actor is the name that the client gave
-    (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
-    What the service does by itself has the actor "contex", verified.
+    Clients are not authenticated yet. An actor is the name that the client gave (metadata
+    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
+    service does by itself has the actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -57,27 +57,27 @@ class AuditServiceStub:
     ListRecords: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListRecordsRequest, _audit_service_pb2.ListRecordsResponse]
     """Returns records, page by page."""
     ExportRecords: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportRecordsRequest, _audit_service_pb2.ExportRecordsResponse]
-    """Streams records as a file; its pieces joined are the file. The export is itself an
-    action with a record.
+    """Streams records as a file: the pieces, concatenated, are the file. The export itself is
+    recorded too.
     """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
-    """AuditService tells who did what, when, and from where.
+    """AuditService reports who did what, when, and from where.
 
     Guarantees
       Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-                 has its record, written in the same step as the action itself; what is
-                 delivered before it is sent; Subscribe and exports within a fraction of a
-                 second. Refused calls have none.
-      One row    is one action: an event that was published, an event that was delivered to
-                 an agent, a stream that was opened.
-      Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
-                 CONTEX_DELIVERY_RETENTION_DAYS.
+                 has a record, written in the same step as the action itself. Deliveries are
+                 recorded before they are sent; Subscribe streams and exports within a
+                 fraction of a second. Refused calls have no record.
+      Granular   One record is one action: one event published, one event delivered to an
+                 agent, one stream opened.
+      Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
+                 acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Who: until clients are authenticated, an actor is the name that the client gave
-    (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
-    What the service does by itself has the actor "contex", verified.
+    Clients are not authenticated yet. An actor is the name that the client gave (metadata
+    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
+    service does by itself has the actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -90,26 +90,26 @@ class AuditServiceAsyncStub(AuditServiceStub):
     ListRecords: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListRecordsRequest, _audit_service_pb2.ListRecordsResponse]  # type: ignore[assignment]
     """Returns records, page by page."""
     ExportRecords: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportRecordsRequest, _audit_service_pb2.ExportRecordsResponse]  # type: ignore[assignment]
-    """Streams records as a file; its pieces joined are the file. The export is itself an
-    action with a record.
+    """Streams records as a file: the pieces, concatenated, are the file. The export itself is
+    recorded too.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AuditService tells who did what, when, and from where.
+    """AuditService reports who did what, when, and from where.
 
     Guarantees
       Complete   Every publish, deletion, registration, acknowledgement, delivery and export
-                 has its record, written in the same step as the action itself; what is
-                 delivered before it is sent; Subscribe and exports within a fraction of a
-                 second. Refused calls have none.
-      One row    is one action: an event that was published, an event that was delivered to
-                 an agent, a stream that was opened.
-      Kept       for CONTEX_AUDIT_RETENTION_DAYS, deliveries and acknowledgements for
-                 CONTEX_DELIVERY_RETENTION_DAYS.
+                 has a record, written in the same step as the action itself. Deliveries are
+                 recorded before they are sent; Subscribe streams and exports within a
+                 fraction of a second. Refused calls have no record.
+      Granular   One record is one action: one event published, one event delivered to an
+                 agent, one stream opened.
+      Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
+                 acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Who: until clients are authenticated, an actor is the name that the client gave
-    (metadata "contex-identity", or the publisher of a publish), and actor_verified is false.
-    What the service does by itself has the actor "contex", verified.
+    Clients are not authenticated yet. An actor is the name that the client gave (metadata
+    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
+    service does by itself has the actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -132,8 +132,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ExportRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportRecordsResponse], _abc.AsyncIterator[_audit_service_pb2.ExportRecordsResponse]]:
-        """Streams records as a file; its pieces joined are the file. The export is itself an
-        action with a record.
+        """Streams records as a file: the pieces, concatenated, are the file. The export itself is
+        recorded too.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,285 +23,277 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. The bytes of the request are no message of the RPC's type.
-    Fix the client. Not retryable.
+    """INVALID_ARGUMENT. The bytes of the request are not a valid message of the RPC's type. Fix the
+    client. Not retryable.
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. A field is missing, too long, out of range or in a wrong
-    alphabet; google.rpc.BadRequest names each field and its limit. Fix the
-    request. Not retryable.
+    """INVALID_ARGUMENT. A field is missing, too long, out of range or contains characters that are
+    not allowed; google.rpc.BadRequest names each field and its limit. Fix the request. Not
+    retryable.
     """
     ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. An event's payload, or the request as a whole, is larger than
-    the limit: "size_bytes", "limit_bytes". Split it, or store it elsewhere and
-    publish its address. Not retryable. (A message beyond the transport's limit of
-    16 MiB is answered RESOURCE_EXHAUSTED by gRPC itself, without a reason.)
+    """INVALID_ARGUMENT. An event's payload, or the whole request, exceeds the limit: "size_bytes",
+    "limit_bytes". Split it, or store the data elsewhere and publish their address. Not
+    retryable. (A message beyond the transport's limit of 16 MiB is refused by gRPC itself with
+    RESOURCE_EXHAUSTED and no reason.)
     """
     ERROR_REASON_PAYLOAD_MALFORMED: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The payload is not what its content type says, as an empty one
-    is no JSON; the message tells line and column. Fix the payload. Not retryable.
+    """INVALID_ARGUMENT. The payload is not what its content type says; an empty payload, for
+    example, is not JSON. The message gives line and column. Fix the payload. Not retryable.
     """
     ERROR_REASON_EVENT_TYPE_RESERVED: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT. The event type is one that only the service writes. Leave it
-    empty to publish data, set tombstone to delete. Not retryable.
+    """INVALID_ARGUMENT. Only the service writes events of this type. To publish data, leave
+    event_type empty; to delete, set tombstone. Not retryable.
     """
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 6
-    """INVALID_ARGUMENT. The cursor or page token is damaged, or belongs to another
-    project or call. Start from a sequence instead. Not retryable.
+    """INVALID_ARGUMENT. The cursor or page token is damaged, or belongs to another project or call.
+    Start from a sequence instead. Not retryable.
     """
     ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 7
     """NOT_FOUND. No event has this sequence. Not retryable."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 8
-    """NOT_FOUND. The agent is not registered in this project (any more): "agent_id".
-    Register it. Not retryable.
+    """NOT_FOUND. The agent is not, or no longer, registered in this project: "agent_id". Register
+    it. Not retryable.
     """
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION. The data key's revision is not the expected one: somebody
-    else published first. "data_key", "expected_revision", "actual_revision". Read
-    the datum again, decide again. Not retryable as it is.
+    """FAILED_PRECONDITION. The data key's revision is not the expected one, because somebody else
+    published first: "data_key", "expected_revision", "actual_revision". Read the datum again and
+    decide again. Not retryable unchanged.
     """
     ERROR_REASON_SEQUENCE_TRIMMED: _ErrorReason.ValueType  # 10
-    """OUT_OF_RANGE. The position is older than the oldest event that can still be
-    read: "earliest_sequence". Start there, and know that something was missed. Not
-    retryable.
+    """OUT_OF_RANGE. The position is older than the oldest event that can still be read:
+    "earliest_sequence". Start there; the events before it were missed. Not retryable.
     """
     ERROR_REASON_SEQUENCE_IN_FUTURE: _ErrorReason.ValueType  # 11
-    """OUT_OF_RANGE. The position lies beyond the end of the log: "tail_sequence".
-    Probably a sequence of another project or store. Not retryable.
+    """OUT_OF_RANGE. The position is beyond the end of the log: "tail_sequence". The sequence
+    probably belongs to another project or store. Not retryable.
     """
     ERROR_REASON_AGENT_CONFLICT: _ErrorReason.ValueType  # 12
-    """ABORTED. The registration was changed by others at the same time, several times
-    over. Retryable at once.
-    """
+    """ABORTED. Other calls kept changing the registration at the same time. Retryable at once."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 13
-    """RESOURCE_EXHAUSTED. The server has as many unanswered publishes as it holds.
-    RetryInfo tells how long to wait. Retryable.
+    """RESOURCE_EXHAUSTED. The server's queue of unanswered publishes is full. RetryInfo says how
+    long to wait. Retryable.
     """
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 14
-    """RESOURCE_EXHAUSTED. The store's memory limit is reached and it takes no writes;
-    reads go on. An operator must raise it. Retryable.
+    """RESOURCE_EXHAUSTED. The store has reached its memory limit and refuses writes; reads still
+    work. An operator must raise the limit. Retryable.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE. The store can't be reached or did not answer. Whether a publish was
-    appended is unknown: retry it with the same request_id. RetryInfo. Retryable.
+    """UNAVAILABLE. The store can't be reached or did not answer. It is unknown whether a publish
+    was appended: retry it with the same request_id. RetryInfo. Retryable.
     """
     ERROR_REASON_EMBEDDER_UNAVAILABLE: _ErrorReason.ValueType  # 16
-    """UNAVAILABLE. The embedding model can't be reached; needed to register an agent and
-    to listen to what was published meanwhile, not to publish. RetryInfo. Retryable.
+    """UNAVAILABLE. The embedding model can't be reached. Registering an agent and catching up on
+    missed events need it; publishing does not. RetryInfo. Retryable.
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 17
-    """UNAVAILABLE. The server is shutting down. Reconnect, streams with their last
-    cursor. RetryInfo. Retryable.
-    """
-    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
-    """INTERNAL. A defect of the service; the log has the details under "error_id".
-    Report it. Retry with care.
-    """
-    ERROR_REASON_DATA_KEY_NOT_FOUND: _ErrorReason.ValueType  # 19
-    """NOT_FOUND. The data key has no event, or is deleted, at the moment asked about:
-    "data_key". Not retryable.
-    """
-    ERROR_REASON_TIME_IN_FUTURE: _ErrorReason.ValueType  # 20
-    """OUT_OF_RANGE. The time lies in the future of the store's clock: "now". One second
-    of disagreement between clocks is allowed. Not retryable.
-    """
-    ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 21
-    """NOT_FOUND. The data key never had this revision: "data_key", "revision",
-    "actual_revision" (its newest as of the moment asked about). Not retryable.
-    """
-    ERROR_REASON_RECORDS_EXPIRED: _ErrorReason.ValueType  # 22
-    """OUT_OF_RANGE. Records of that time are no longer kept, or were not kept yet:
-    "earliest_time" (RFC 3339). Ask about a later time. Not retryable.
-    """
-    ERROR_REASON_FORMAT_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNIMPLEMENTED. The server was installed without what this format needs: "format",
-    "extra" (what an operator has to install). Not retryable.
-    """
-    ERROR_REASON_ARCHIVE_UNAVAILABLE: _ErrorReason.ValueType  # 24
-    """UNAVAILABLE. The events asked for are in the archive, and its storage can't be
-    reached or refuses. What is in the store can be read, and publishing goes on.
+    """UNAVAILABLE. The server is shutting down. Reconnect; resume streams from their last cursor.
     RetryInfo. Retryable.
     """
-    ERROR_REASON_ARCHIVE_DAMAGED: _ErrorReason.ValueType  # 25
-    """DATA_LOSS. A part of the archive is missing or is not what was written: "object",
-    "first_sequence", "last_sequence". An operator must bring it back. Not retryable.
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
+    """INTERNAL. A defect of the service; its log has the details under "error_id". Report it. Retry
+    with care.
     """
-    ERROR_REASON_ARCHIVE_DISABLED: _ErrorReason.ValueType  # 26
-    """FAILED_PRECONDITION. The server has no archive, and this needs one. An operator
-    must name one (CONTEX_ARCHIVE_URL). Not retryable.
-    """
-    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 27
-    """FAILED_PRECONDITION. The project is on legal hold: nothing of it may be removed
-    or erased until the hold is lifted. Not retryable.
-    """
-    ERROR_REASON_PROJECT_NOT_EMPTY: _ErrorReason.ValueType  # 28
-    """FAILED_PRECONDITION. An exact import needs an empty project, or one that holds the
-    beginning of the file: "tail_sequence". Take another project, or replay. Not
+    ERROR_REASON_DATA_KEY_NOT_FOUND: _ErrorReason.ValueType  # 19
+    """NOT_FOUND. At the requested moment the data key had no event or was deleted: "data_key". Not
     retryable.
     """
+    ERROR_REASON_TIME_IN_FUTURE: _ErrorReason.ValueType  # 20
+    """OUT_OF_RANGE. The time is in the future of the store's clock: "now". One second of clock
+    difference is tolerated. Not retryable.
+    """
+    ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 21
+    """NOT_FOUND. The data key never had this revision: "data_key", "revision", "actual_revision"
+    (its newest one as of the requested moment). Not retryable.
+    """
+    ERROR_REASON_RECORDS_EXPIRED: _ErrorReason.ValueType  # 22
+    """OUT_OF_RANGE. Records of that time are no longer kept, or were not kept yet: "earliest_time"
+    (RFC 3339). Ask about a later time. Not retryable.
+    """
+    ERROR_REASON_FORMAT_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """UNIMPLEMENTED. The server was installed without the packages that this format needs:
+    "format", "extra" (the extra that an operator must install). Not retryable.
+    """
+    ERROR_REASON_ARCHIVE_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """UNAVAILABLE. The requested events are in the archive, and its storage can't be reached or
+    refuses access. Events in the store can still be read, and publishing works. RetryInfo.
+    Retryable.
+    """
+    ERROR_REASON_ARCHIVE_DAMAGED: _ErrorReason.ValueType  # 25
+    """DATA_LOSS. A part of the archive is missing or was altered: "object", "first_sequence",
+    "last_sequence". An operator must restore it. Not retryable.
+    """
+    ERROR_REASON_ARCHIVE_DISABLED: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION. This call needs an archive, and the server has none. An operator must
+    configure one (CONTEX_ARCHIVE_URL). Not retryable.
+    """
+    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION. The project is on legal hold: nothing in it can be removed or erased
+    until the hold is lifted. Not retryable.
+    """
+    ERROR_REASON_PROJECT_NOT_EMPTY: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION. An exact import needs an empty project, or one that holds exactly the
+    beginning of the file: "tail_sequence". Use another project, or replay. Not retryable.
+    """
     ERROR_REASON_IMPORT_MALFORMED: _ErrorReason.ValueType  # 29
-    """INVALID_ARGUMENT. The file is damaged, cut off, in disorder or of no known format:
-    "offset" (bytes from its beginning), "item" (the frame or line, from 1). Nothing of it
+    """INVALID_ARGUMENT. The file is damaged, truncated, out of order or of an unknown format:
+    "offset" (bytes from its beginning), "item" (number of the frame or line, from 1). Nothing
     was imported. Not retryable.
     """
     ERROR_REASON_IMPORT_IN_PROGRESS: _ErrorReason.ValueType  # 30
-    """FAILED_PRECONDITION. Another import into the project, or with the same import_id, is
-    under way. Retryable when it has ended.
+    """FAILED_PRECONDITION. Another import into the project, or with the same import_id, is in
+    progress. Retryable once it has ended.
     """
     ERROR_REASON_MASTER_KEY_MISSING: _ErrorReason.ValueType  # 31
-    """FAILED_PRECONDITION. An event that names a subject is encrypted, and the server has no
-    master key. An operator must give it one (CONTEX_MASTER_KEY_FILE). Not retryable.
+    """FAILED_PRECONDITION. Events that name a subject are encrypted, and the server has no master
+    key. An operator must provide one (CONTEX_MASTER_KEY_FILE). Not retryable.
     """
     ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 32
-    """FAILED_PRECONDITION. An event is encrypted with a key that this server can't read:
-    "key_id". An operator must give it the master key that was in use then
+    """FAILED_PRECONDITION. The event is encrypted with a key that this server doesn't have:
+    "key_id". An operator must provide the master key that was in use at the time
     (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with
-    domain "contex.dev" and, as its reason, the name below without "ERROR_REASON_".
-    Each value says: gRPC code; cause; what the client should do; whether a retry of
-    the same call can succeed. Names in quotes are keys of ErrorInfo.metadata.
+    """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
+    "contex.dev" and, as its reason, the name below without "ERROR_REASON_". Each comment gives
+    the gRPC code, the cause, what the client should do, and whether retrying the same call can
+    succeed. Quoted names are keys of ErrorInfo.metadata.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. The bytes of the request are no message of the RPC's type.
-Fix the client. Not retryable.
+"""INVALID_ARGUMENT. The bytes of the request are not a valid message of the RPC's type. Fix the
+client. Not retryable.
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. A field is missing, too long, out of range or in a wrong
-alphabet; google.rpc.BadRequest names each field and its limit. Fix the
-request. Not retryable.
+"""INVALID_ARGUMENT. A field is missing, too long, out of range or contains characters that are
+not allowed; google.rpc.BadRequest names each field and its limit. Fix the request. Not
+retryable.
 """
 ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. An event's payload, or the request as a whole, is larger than
-the limit: "size_bytes", "limit_bytes". Split it, or store it elsewhere and
-publish its address. Not retryable. (A message beyond the transport's limit of
-16 MiB is answered RESOURCE_EXHAUSTED by gRPC itself, without a reason.)
+"""INVALID_ARGUMENT. An event's payload, or the whole request, exceeds the limit: "size_bytes",
+"limit_bytes". Split it, or store the data elsewhere and publish their address. Not
+retryable. (A message beyond the transport's limit of 16 MiB is refused by gRPC itself with
+RESOURCE_EXHAUSTED and no reason.)
 """
 ERROR_REASON_PAYLOAD_MALFORMED: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The payload is not what its content type says, as an empty one
-is no JSON; the message tells line and column. Fix the payload. Not retryable.
+"""INVALID_ARGUMENT. The payload is not what its content type says; an empty payload, for
+example, is not JSON. The message gives line and column. Fix the payload. Not retryable.
 """
 ERROR_REASON_EVENT_TYPE_RESERVED: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT. The event type is one that only the service writes. Leave it
-empty to publish data, set tombstone to delete. Not retryable.
+"""INVALID_ARGUMENT. Only the service writes events of this type. To publish data, leave
+event_type empty; to delete, set tombstone. Not retryable.
 """
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 6
-"""INVALID_ARGUMENT. The cursor or page token is damaged, or belongs to another
-project or call. Start from a sequence instead. Not retryable.
+"""INVALID_ARGUMENT. The cursor or page token is damaged, or belongs to another project or call.
+Start from a sequence instead. Not retryable.
 """
 ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 7
 """NOT_FOUND. No event has this sequence. Not retryable."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 8
-"""NOT_FOUND. The agent is not registered in this project (any more): "agent_id".
-Register it. Not retryable.
+"""NOT_FOUND. The agent is not, or no longer, registered in this project: "agent_id". Register
+it. Not retryable.
 """
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION. The data key's revision is not the expected one: somebody
-else published first. "data_key", "expected_revision", "actual_revision". Read
-the datum again, decide again. Not retryable as it is.
+"""FAILED_PRECONDITION. The data key's revision is not the expected one, because somebody else
+published first: "data_key", "expected_revision", "actual_revision". Read the datum again and
+decide again. Not retryable unchanged.
 """
 ERROR_REASON_SEQUENCE_TRIMMED: ErrorReason.ValueType  # 10
-"""OUT_OF_RANGE. The position is older than the oldest event that can still be
-read: "earliest_sequence". Start there, and know that something was missed. Not
-retryable.
+"""OUT_OF_RANGE. The position is older than the oldest event that can still be read:
+"earliest_sequence". Start there; the events before it were missed. Not retryable.
 """
 ERROR_REASON_SEQUENCE_IN_FUTURE: ErrorReason.ValueType  # 11
-"""OUT_OF_RANGE. The position lies beyond the end of the log: "tail_sequence".
-Probably a sequence of another project or store. Not retryable.
+"""OUT_OF_RANGE. The position is beyond the end of the log: "tail_sequence". The sequence
+probably belongs to another project or store. Not retryable.
 """
 ERROR_REASON_AGENT_CONFLICT: ErrorReason.ValueType  # 12
-"""ABORTED. The registration was changed by others at the same time, several times
-over. Retryable at once.
-"""
+"""ABORTED. Other calls kept changing the registration at the same time. Retryable at once."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 13
-"""RESOURCE_EXHAUSTED. The server has as many unanswered publishes as it holds.
-RetryInfo tells how long to wait. Retryable.
+"""RESOURCE_EXHAUSTED. The server's queue of unanswered publishes is full. RetryInfo says how
+long to wait. Retryable.
 """
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 14
-"""RESOURCE_EXHAUSTED. The store's memory limit is reached and it takes no writes;
-reads go on. An operator must raise it. Retryable.
+"""RESOURCE_EXHAUSTED. The store has reached its memory limit and refuses writes; reads still
+work. An operator must raise the limit. Retryable.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 15
-"""UNAVAILABLE. The store can't be reached or did not answer. Whether a publish was
-appended is unknown: retry it with the same request_id. RetryInfo. Retryable.
+"""UNAVAILABLE. The store can't be reached or did not answer. It is unknown whether a publish
+was appended: retry it with the same request_id. RetryInfo. Retryable.
 """
 ERROR_REASON_EMBEDDER_UNAVAILABLE: ErrorReason.ValueType  # 16
-"""UNAVAILABLE. The embedding model can't be reached; needed to register an agent and
-to listen to what was published meanwhile, not to publish. RetryInfo. Retryable.
+"""UNAVAILABLE. The embedding model can't be reached. Registering an agent and catching up on
+missed events need it; publishing does not. RetryInfo. Retryable.
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 17
-"""UNAVAILABLE. The server is shutting down. Reconnect, streams with their last
-cursor. RetryInfo. Retryable.
-"""
-ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
-"""INTERNAL. A defect of the service; the log has the details under "error_id".
-Report it. Retry with care.
-"""
-ERROR_REASON_DATA_KEY_NOT_FOUND: ErrorReason.ValueType  # 19
-"""NOT_FOUND. The data key has no event, or is deleted, at the moment asked about:
-"data_key". Not retryable.
-"""
-ERROR_REASON_TIME_IN_FUTURE: ErrorReason.ValueType  # 20
-"""OUT_OF_RANGE. The time lies in the future of the store's clock: "now". One second
-of disagreement between clocks is allowed. Not retryable.
-"""
-ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 21
-"""NOT_FOUND. The data key never had this revision: "data_key", "revision",
-"actual_revision" (its newest as of the moment asked about). Not retryable.
-"""
-ERROR_REASON_RECORDS_EXPIRED: ErrorReason.ValueType  # 22
-"""OUT_OF_RANGE. Records of that time are no longer kept, or were not kept yet:
-"earliest_time" (RFC 3339). Ask about a later time. Not retryable.
-"""
-ERROR_REASON_FORMAT_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNIMPLEMENTED. The server was installed without what this format needs: "format",
-"extra" (what an operator has to install). Not retryable.
-"""
-ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 24
-"""UNAVAILABLE. The events asked for are in the archive, and its storage can't be
-reached or refuses. What is in the store can be read, and publishing goes on.
+"""UNAVAILABLE. The server is shutting down. Reconnect; resume streams from their last cursor.
 RetryInfo. Retryable.
 """
-ERROR_REASON_ARCHIVE_DAMAGED: ErrorReason.ValueType  # 25
-"""DATA_LOSS. A part of the archive is missing or is not what was written: "object",
-"first_sequence", "last_sequence". An operator must bring it back. Not retryable.
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
+"""INTERNAL. A defect of the service; its log has the details under "error_id". Report it. Retry
+with care.
 """
-ERROR_REASON_ARCHIVE_DISABLED: ErrorReason.ValueType  # 26
-"""FAILED_PRECONDITION. The server has no archive, and this needs one. An operator
-must name one (CONTEX_ARCHIVE_URL). Not retryable.
-"""
-ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 27
-"""FAILED_PRECONDITION. The project is on legal hold: nothing of it may be removed
-or erased until the hold is lifted. Not retryable.
-"""
-ERROR_REASON_PROJECT_NOT_EMPTY: ErrorReason.ValueType  # 28
-"""FAILED_PRECONDITION. An exact import needs an empty project, or one that holds the
-beginning of the file: "tail_sequence". Take another project, or replay. Not
+ERROR_REASON_DATA_KEY_NOT_FOUND: ErrorReason.ValueType  # 19
+"""NOT_FOUND. At the requested moment the data key had no event or was deleted: "data_key". Not
 retryable.
 """
+ERROR_REASON_TIME_IN_FUTURE: ErrorReason.ValueType  # 20
+"""OUT_OF_RANGE. The time is in the future of the store's clock: "now". One second of clock
+difference is tolerated. Not retryable.
+"""
+ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 21
+"""NOT_FOUND. The data key never had this revision: "data_key", "revision", "actual_revision"
+(its newest one as of the requested moment). Not retryable.
+"""
+ERROR_REASON_RECORDS_EXPIRED: ErrorReason.ValueType  # 22
+"""OUT_OF_RANGE. Records of that time are no longer kept, or were not kept yet: "earliest_time"
+(RFC 3339). Ask about a later time. Not retryable.
+"""
+ERROR_REASON_FORMAT_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""UNIMPLEMENTED. The server was installed without the packages that this format needs:
+"format", "extra" (the extra that an operator must install). Not retryable.
+"""
+ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""UNAVAILABLE. The requested events are in the archive, and its storage can't be reached or
+refuses access. Events in the store can still be read, and publishing works. RetryInfo.
+Retryable.
+"""
+ERROR_REASON_ARCHIVE_DAMAGED: ErrorReason.ValueType  # 25
+"""DATA_LOSS. A part of the archive is missing or was altered: "object", "first_sequence",
+"last_sequence". An operator must restore it. Not retryable.
+"""
+ERROR_REASON_ARCHIVE_DISABLED: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION. This call needs an archive, and the server has none. An operator must
+configure one (CONTEX_ARCHIVE_URL). Not retryable.
+"""
+ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION. The project is on legal hold: nothing in it can be removed or erased
+until the hold is lifted. Not retryable.
+"""
+ERROR_REASON_PROJECT_NOT_EMPTY: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION. An exact import needs an empty project, or one that holds exactly the
+beginning of the file: "tail_sequence". Use another project, or replay. Not retryable.
+"""
 ERROR_REASON_IMPORT_MALFORMED: ErrorReason.ValueType  # 29
-"""INVALID_ARGUMENT. The file is damaged, cut off, in disorder or of no known format:
-"offset" (bytes from its beginning), "item" (the frame or line, from 1). Nothing of it
+"""INVALID_ARGUMENT. The file is damaged, truncated, out of order or of an unknown format:
+"offset" (bytes from its beginning), "item" (number of the frame or line, from 1). Nothing
 was imported. Not retryable.
 """
 ERROR_REASON_IMPORT_IN_PROGRESS: ErrorReason.ValueType  # 30
-"""FAILED_PRECONDITION. Another import into the project, or with the same import_id, is
-under way. Retryable when it has ended.
+"""FAILED_PRECONDITION. Another import into the project, or with the same import_id, is in
+progress. Retryable once it has ended.
 """
 ERROR_REASON_MASTER_KEY_MISSING: ErrorReason.ValueType  # 31
-"""FAILED_PRECONDITION. An event that names a subject is encrypted, and the server has no
-master key. An operator must give it one (CONTEX_MASTER_KEY_FILE). Not retryable.
+"""FAILED_PRECONDITION. Events that name a subject are encrypted, and the server has no master
+key. An operator must provide one (CONTEX_MASTER_KEY_FILE). Not retryable.
 """
 ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 32
-"""FAILED_PRECONDITION. An event is encrypted with a key that this server can't read:
-"key_id". An operator must give it the master key that was in use then
+"""FAILED_PRECONDITION. The event is encrypted with a key that this server doesn't have:
+"key_id". An operator must provide the master key that was in use at the time
 (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

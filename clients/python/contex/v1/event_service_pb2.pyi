@@ -56,38 +56,38 @@ class NewEvent(_message.Message):
     TOMBSTONE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     data_key: _builtins.str
-    """Name of the datum: 1 to 256 characters of A-Z a-z 0-9 and _ . : / @ # $ + = ~ % -.
-    Required, except for an event of the publisher's own type about no datum.
+    """Name of the datum: 1 to 256 characters of A-Z a-z 0-9 and _ . : / @ # $ + = ~ % -. Required,
+    except for an event of the publisher's own type that is not about a datum.
     """
     event_type: _builtins.str
-    """Empty: "data_published", or "data_deleted" if tombstone is set. Otherwise the
-    publisher's own type: a letter, then up to 63 of A-Z a-z 0-9 _ . -. The
-    reserved types are refused (EVENT_TYPE_RESERVED).
+    """Empty: "data_published", or "data_deleted" if tombstone is set. Otherwise the publisher's own
+    type: a letter, then at most 63 characters of A-Z a-z 0-9 _ . -. Reserved types are refused
+    (EVENT_TYPE_RESERVED).
     """
     payload: _builtins.bytes
-    """The fact; 1 MiB at most by default. Must be what its content type says."""
+    """The fact, by default at most 1 MiB. Must be what its content type says."""
     content_type: _builtins.str
-    """Media type of the payload, 128 characters at most. Empty: "application/json".
-    JSON, YAML, TOML, CSV, XML, Markdown and text are read for matching, and refused
-    with line and column where they are declared and malformed; types that don't
-    tell, such as application/octet-stream, are detected and never refused.
+    """Media type of the payload, at most 128 characters. Empty: "application/json". JSON, YAML,
+    TOML, CSV, XML, Markdown and text are parsed for matching; a payload declared as one of them
+    but malformed is refused with line and column. With unspecific types, such as
+    application/octet-stream, the format is detected and the payload never refused.
     """
     description: _builtins.str
-    """What the datum is, in plain words, 4,096 bytes at most. Optional, and the
-    best way to have it found.
+    """What the datum is, in plain words, at most 4,096 bytes. Optional, and the best way to get it
+    found.
     """
     tombstone: _builtins.bool
-    """Deletes the datum: the service writes "data_deleted". Payload, content_type
-    and event_type must be empty. The history stays.
+    """Deletes the datum: the service writes "data_deleted". Payload, content_type and event_type
+    must be empty. The history is kept.
     """
     expected_revision: _builtins.int
-    """Refuses the publish unless the key's current revision is this one: 0 for
-    "the key has never had an event", n for "exactly n". Unset: any revision.
-    A refusal is REVISION_CONFLICT and tells the actual revision.
+    """Publish only if the key's current revision is this one: 0 means that the key has never had an
+    event. Unset: any revision. Otherwise refused with REVISION_CONFLICT, which reports the
+    actual revision.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Annotations: 32 entries at most, keys of 1 to 64 characters, 4,096 bytes in all."""
+        """Annotations: at most 32 entries, keys of 1 to 64 characters, 4,096 bytes in total."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ Global___NewEvent: _TypeAlias = NewEvent  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """Where one event of a publish went."""
+    """Where one event of a publish was appended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -122,7 +122,7 @@ class Receipt(_message.Message):
     sequence: _builtins.str
     """Its sequence."""
     revision: _builtins.int
-    """Its data key's revision; 0 if it has no key."""
+    """Its data key's revision. 0 if it has no key."""
     def __init__(
         self,
         *,
@@ -139,7 +139,7 @@ Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
 @_typing.final
 class PublishRequest(_message.Message):
-    """Events to append together."""
+    """Request of Publish: events to append together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -149,18 +149,18 @@ class PublishRequest(_message.Message):
     DURABILITY_FIELD_NUMBER: _builtins.int
     PUBLISHER_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """The project: 1 to 64 characters of A-Z a-z 0-9 _ . -, a letter or digit first."""
+    """The project: 1 to 64 characters of A-Z a-z 0-9 _ . -, starting with a letter or digit."""
     request_id: _builtins.str
-    """Makes a retry safe: 1 to 64 characters of A-Z a-z 0-9 _ . : -, unique for
-    each publish in the project, for example a UUID. Empty: not idempotent.
+    """Makes a retry safe: 1 to 64 characters of A-Z a-z 0-9 _ . : -, unique for each publish in the
+    project, such as a UUID. Empty: not idempotent.
     """
     durability: _event_pb2.Durability.ValueType
-    """What the acknowledgement must mean. The answer says what was reached."""
+    """The durability wanted. The response says what was reached."""
     publisher: _builtins.str
-    """Who publishes, 128 characters at most of A-Z a-z 0-9 _ . : / @ + -."""
+    """Who publishes, at most 128 characters of A-Z a-z 0-9 _ . : / @ + -."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvent]:
-        """1 to 1,000 events; 8 MiB in all."""
+        """1 to 1,000 events, 8 MiB in total."""
 
     def __init__(
         self,
@@ -189,12 +189,12 @@ class PublishResponse(_message.Message):
     DURABILITY_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     durability: _event_pb2.Durability.ValueType
-    """What was reached, which may be less than what was asked for where the store
-    has no replica or no append-only file, and more where the store gives more.
+    """The durability reached. Can be lower than requested if the store has no replica or no
+    append-only file, and higher if the store gives more.
     """
     duplicate: _builtins.bool
-    """True if request_id was seen before: the receipts are those of the first
-    answer and nothing was appended now.
+    """True if the request_id was seen before: the receipts are those of the first response, and
+    nothing was appended now.
     """
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
@@ -217,7 +217,7 @@ Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 
 @_typing.final
 class PublishStreamRequest(_message.Message):
-    """One batch. Its fields mean what they mean in PublishRequest."""
+    """Request of PublishStream: one batch. The fields mean the same as in PublishRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -229,14 +229,14 @@ class PublishStreamRequest(_message.Message):
     project: _builtins.str
     """The project."""
     request_id: _builtins.str
-    """Makes a retry safe, also on another stream. Empty: not idempotent."""
+    """Makes a retry safe, on another stream too. Empty: not idempotent."""
     durability: _event_pb2.Durability.ValueType
-    """What the acknowledgement must mean."""
+    """The durability wanted."""
     publisher: _builtins.str
     """Who publishes."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvent]:
-        """1 to 1,000 events; 8 MiB in all."""
+        """1 to 1,000 events, 8 MiB in total."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ Global___PublishStreamRequest: _TypeAlias = PublishStreamRequest  # noqa: Y015
 
 @_typing.final
 class PublishStreamResponse(_message.Message):
-    """The answer to one batch."""
+    """The response to one batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -268,11 +268,11 @@ class PublishStreamResponse(_message.Message):
     """The batch's request_id."""
     @_builtins.property
     def published(self) -> Global___PublishResponse:
-        """It was."""
+        """The batch was appended."""
 
     @_builtins.property
     def refused(self) -> Global___Refusal:
-        """It was not; nothing of it was."""
+        """The batch was refused, and nothing of it was appended."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ Global___PublishStreamResponse: _TypeAlias = PublishStreamResponse  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
-    """Why a batch was refused: the same content as the error of a unary call."""
+    """Why a batch was refused. Same content as the error of a unary call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -327,12 +327,12 @@ class Refusal(_message.Message):
     reason: _error_reason_pb2.ErrorReason.ValueType
     """Machine-readable reason."""
     message: _builtins.str
-    """For people."""
+    """Explanation for people."""
     retry_delay_ms: _builtins.int
-    """Wait this long before a retry; 0 where a retry does not help."""
+    """How long to wait before a retry. 0 if a retry does not help."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts about the error, such as "actual_revision"; see ErrorReason."""
+        """Details of the error, such as "actual_revision"; see ErrorReason."""
 
     def __init__(
         self,
@@ -353,7 +353,7 @@ Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 
 @_typing.final
 class GetEventRequest(_message.Message):
-    """Asks for one event."""
+    """Request of GetEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,7 +403,7 @@ Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
-    """Asks for a page of a range of events."""
+    """Request of ListEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -417,14 +417,13 @@ class ListEventsRequest(_message.Message):
     project: _builtins.str
     """The project."""
     order: _event_pb2.Order.ValueType
-    """In which order."""
+    """The order."""
     page_size: _builtins.int
-    """Events a page: 1 to 1,000; 0 means 100. A page may hold fewer, even none,
-    and still have a next one: it also ends at 2 MiB, and after 20,000 events
-    looked at.
+    """Maximum number of events per page, 1 to 1,000; 0 means 100. A page can hold fewer, or none,
+    and still have a next one: it also ends at 2 MiB and after 20,000 events have been examined.
     """
     page_token: _builtins.str
-    """next_page_token of the page before, with the other fields unchanged."""
+    """next_page_token of the previous page, with the other fields unchanged."""
     @_builtins.property
     def since(self) -> _event_pb2.Position:
         """Lower end of the range. Unset: the beginning."""
@@ -486,7 +485,7 @@ Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class ReplayRequest(_message.Message):
-    """Asks for a bounded range as a stream."""
+    """Request of Replay."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -499,11 +498,9 @@ class ReplayRequest(_message.Message):
     project: _builtins.str
     """The project."""
     order: _event_pb2.Order.ValueType
-    """In which order."""
+    """The order."""
     cursor: _builtins.str
-    """Resume an interrupted replay: the last cursor received, with the other
-    fields unchanged.
-    """
+    """Resumes an interrupted replay: the last cursor received, with the other fields unchanged."""
     @_builtins.property
     def since(self) -> _event_pb2.Position:
         """Lower end of the range. Unset: the beginning."""
@@ -536,7 +533,7 @@ Global___ReplayRequest: _TypeAlias = ReplayRequest  # noqa: Y015
 
 @_typing.final
 class ReplayResponse(_message.Message):
-    """A part of a replay."""
+    """One message of a replay."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -545,7 +542,7 @@ class ReplayResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Resume here."""
+    """Resume from this cursor."""
     @_builtins.property
     def events(self) -> _event_pb2.EventBatch:
         """The next events."""
@@ -556,7 +553,7 @@ class ReplayResponse(_message.Message):
 
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
-        """The server's clock when the message was made."""
+        """The server's clock when it built this message."""
 
     def __init__(
         self,
@@ -578,7 +575,7 @@ Global___ReplayResponse: _TypeAlias = ReplayResponse  # noqa: Y015
 
 @_typing.final
 class SubscribeRequest(_message.Message):
-    """Asks for a subscription."""
+    """Request of Subscribe."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -593,20 +590,20 @@ class SubscribeRequest(_message.Message):
     project: _builtins.str
     """The project."""
     from_beginning: _builtins.bool
-    """At the first event that can still be read."""
+    """At the oldest event that can still be read."""
     from_end: _builtins.bool
-    """After the newest event: only what is new from now on."""
+    """After the newest event: new events only."""
     after_sequence: _builtins.str
     """After this event. "0" is the beginning."""
     cursor: _builtins.str
-    """After the position of this cursor: how to resume."""
+    """After the position of this cursor. Use this to resume."""
     heartbeat_interval_ms: _builtins.int
-    """After this long without a message the server sends a checkpoint or a
-    heartbeat: 100 to 60,000 ms; 0 means 15,000.
+    """How long to go without a message before the server sends a checkpoint or heartbeat: 100 to
+    60,000 ms; 0 means 15,000.
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
-        """At the first event of this instant or later."""
+        """At the first event at or after this instant."""
 
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
@@ -636,7 +633,7 @@ Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
 
 @_typing.final
 class SubscribeResponse(_message.Message):
-    """A message of a subscription."""
+    """One message of a subscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -648,30 +645,30 @@ class SubscribeResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Resume here."""
+    """Resume from this cursor."""
     @_builtins.property
     def events(self) -> _event_pb2.EventBatch:
         """The next events."""
 
     @_builtins.property
     def caught_up(self) -> _event_pb2.CaughtUp:
-        """Live from here."""
+        """The stream is live from here."""
 
     @_builtins.property
     def fell_behind(self) -> _event_pb2.FellBehind:
-        """Reading from the log again."""
+        """The stream reads from the log again."""
 
     @_builtins.property
     def checkpoint(self) -> _event_pb2.Checkpoint:
-        """The position moved on without events for this reader."""
+        """The position moved on without an event for this reader."""
 
     @_builtins.property
     def heartbeat(self) -> _event_pb2.Heartbeat:
-        """Nothing happened."""
+        """Nothing happened; the stream is alive."""
 
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
-        """The server's clock when the message was made."""
+        """The server's clock when it built this message."""
 
     def __init__(
         self,

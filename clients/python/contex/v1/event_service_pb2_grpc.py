@@ -29,16 +29,16 @@ class EventServiceStub:
     """EventService appends facts to a project's log and reads them back.
 
     Guarantees
-    Order       A project has one order, that of its sequences. Every reader sees
-    it, without gaps and without duplicates from cursor to cursor.
-    Durability  An event that was acknowledged is never lost (at the durability
-    that the acknowledgement states).
-    Atomicity   The events of one Publish, or of one batch of PublishStream, are
-    appended together, with consecutive sequences, or not at all.
-    Idempotency A Publish repeated with the same request_id within ten minutes
-    returns the first answer and appends nothing.
-    Visibility  A reader sees an event only once it is as durable as the store
-    makes it (on disk, with the built-in store).
+    Order       A project's events have one order, that of their sequences. Every reader
+    sees them in it, without gaps or duplicates from cursor to cursor.
+    Durability  An acknowledged event is never lost, at the durability that the
+    acknowledgement states.
+    Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
+    together, with consecutive sequences, or not at all.
+    Idempotency A Publish repeated with the same request_id within ten minutes returns the
+    first response and appends nothing.
+    Visibility  A reader sees an event only once it is as durable as the store makes it (on
+    disk, with the built-in store).
 
     Example flow
     1. Publish(project "shop", data_key "api_config",
@@ -49,7 +49,7 @@ class EventServiceStub:
     -> events [1764000000000-0], cursor C1
     -> caught_up, cursor C1
     -> … live events, checkpoints and heartbeats, each with a cursor
-    3. The connection breaks. Subscribe(project "shop", cursor C1) goes on after C1.
+    3. The connection breaks. Subscribe(project "shop", cursor C1) resumes after C1.
 
     Errors carry exactly one google.rpc.ErrorInfo (domain "contex.dev") whose reason
     is a name of ErrorReason without its prefix; see error_reason.proto.
@@ -97,16 +97,16 @@ class EventServiceServicer:
     """EventService appends facts to a project's log and reads them back.
 
     Guarantees
-    Order       A project has one order, that of its sequences. Every reader sees
-    it, without gaps and without duplicates from cursor to cursor.
-    Durability  An event that was acknowledged is never lost (at the durability
-    that the acknowledgement states).
-    Atomicity   The events of one Publish, or of one batch of PublishStream, are
-    appended together, with consecutive sequences, or not at all.
-    Idempotency A Publish repeated with the same request_id within ten minutes
-    returns the first answer and appends nothing.
-    Visibility  A reader sees an event only once it is as durable as the store
-    makes it (on disk, with the built-in store).
+    Order       A project's events have one order, that of their sequences. Every reader
+    sees them in it, without gaps or duplicates from cursor to cursor.
+    Durability  An acknowledged event is never lost, at the durability that the
+    acknowledgement states.
+    Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
+    together, with consecutive sequences, or not at all.
+    Idempotency A Publish repeated with the same request_id within ten minutes returns the
+    first response and appends nothing.
+    Visibility  A reader sees an event only once it is as durable as the store makes it (on
+    disk, with the built-in store).
 
     Example flow
     1. Publish(project "shop", data_key "api_config",
@@ -117,27 +117,26 @@ class EventServiceServicer:
     -> events [1764000000000-0], cursor C1
     -> caught_up, cursor C1
     -> … live events, checkpoints and heartbeats, each with a cursor
-    3. The connection breaks. Subscribe(project "shop", cursor C1) goes on after C1.
+    3. The connection breaks. Subscribe(project "shop", cursor C1) resumes after C1.
 
     Errors carry exactly one google.rpc.ErrorInfo (domain "contex.dev") whose reason
     is a name of ErrorReason without its prefix; see error_reason.proto.
     """
 
     def Publish(self, request, context):
-        """Appends one event, or several together. The client may retry with the same
-        request_id for as long as it likes to wait.
+        """Appends one event, or several together. The client may retry with the same request_id for
+        as long as it likes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishStream(self, request_iterator, context):
-        """Appends batches over one stream: one answer for each request, in order. The
-        batches of a stream are appended in the order they were sent. A batch that is
-        refused is answered with its error and appends nothing; the stream goes on. Where
-        it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
-        ends: open another and send what is unanswered again, with the same request_ids.
-        Flow control: the server reads ahead by at most 16 unanswered batches.
+        """Appends batches over one stream, in the order in which they were sent, and answers each of
+        them in that order. A refused batch is answered with its error and appends nothing; the
+        stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
+        INTERNAL), the stream ends: open another and send the unanswered batches again with the
+        same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,17 +157,17 @@ class EventServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Replay(self, request, context):
-        """Streams a bounded range of the log as fast as the reader takes it, then ends.
-        The upper end is fixed when the call starts.
+        """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
+        is fixed when the call starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Subscribe(self, request, context):
-        """Streams everything from the start position to the end of the log, says
-        caught_up, and goes on with each new event until the client cancels. Ends by
-        itself only with an error; SHUTTING_DOWN is preceded by a final checkpoint.
+        """Streams everything from the start position to the end of the log, sends caught_up, then
+        streams each new event until the client cancels. Otherwise it ends only with an error;
+        SHUTTING_DOWN is preceded by a final checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,16 +218,16 @@ class EventService:
     """EventService appends facts to a project's log and reads them back.
 
     Guarantees
-    Order       A project has one order, that of its sequences. Every reader sees
-    it, without gaps and without duplicates from cursor to cursor.
-    Durability  An event that was acknowledged is never lost (at the durability
-    that the acknowledgement states).
-    Atomicity   The events of one Publish, or of one batch of PublishStream, are
-    appended together, with consecutive sequences, or not at all.
-    Idempotency A Publish repeated with the same request_id within ten minutes
-    returns the first answer and appends nothing.
-    Visibility  A reader sees an event only once it is as durable as the store
-    makes it (on disk, with the built-in store).
+    Order       A project's events have one order, that of their sequences. Every reader
+    sees them in it, without gaps or duplicates from cursor to cursor.
+    Durability  An acknowledged event is never lost, at the durability that the
+    acknowledgement states.
+    Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
+    together, with consecutive sequences, or not at all.
+    Idempotency A Publish repeated with the same request_id within ten minutes returns the
+    first response and appends nothing.
+    Visibility  A reader sees an event only once it is as durable as the store makes it (on
+    disk, with the built-in store).
 
     Example flow
     1. Publish(project "shop", data_key "api_config",
@@ -239,7 +238,7 @@ class EventService:
     -> events [1764000000000-0], cursor C1
     -> caught_up, cursor C1
     -> … live events, checkpoints and heartbeats, each with a cursor
-    3. The connection breaks. Subscribe(project "shop", cursor C1) goes on after C1.
+    3. The connection breaks. Subscribe(project "shop", cursor C1) resumes after C1.
 
     Errors carry exactly one google.rpc.ErrorInfo (domain "contex.dev") whose reason
     is a name of ErrorReason without its prefix; see error_reason.proto.

@@ -30,16 +30,16 @@ class EventServiceStub:
     """EventService appends facts to a project's log and reads them back.
 
     Guarantees
-      Order       A project has one order, that of its sequences. Every reader sees
-                  it, without gaps and without duplicates from cursor to cursor.
-      Durability  An event that was acknowledged is never lost (at the durability
-                  that the acknowledgement states).
-      Atomicity   The events of one Publish, or of one batch of PublishStream, are
-                  appended together, with consecutive sequences, or not at all.
-      Idempotency A Publish repeated with the same request_id within ten minutes
-                  returns the first answer and appends nothing.
-      Visibility  A reader sees an event only once it is as durable as the store
-                  makes it (on disk, with the built-in store).
+      Order       A project's events have one order, that of their sequences. Every reader
+                  sees them in it, without gaps or duplicates from cursor to cursor.
+      Durability  An acknowledged event is never lost, at the durability that the
+                  acknowledgement states.
+      Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
+                  together, with consecutive sequences, or not at all.
+      Idempotency A Publish repeated with the same request_id within ten minutes returns the
+                  first response and appends nothing.
+      Visibility  A reader sees an event only once it is as durable as the store makes it (on
+                  disk, with the built-in store).
 
     Example flow
       1. Publish(project "shop", data_key "api_config",
@@ -50,7 +50,7 @@ class EventServiceStub:
            -> events [1764000000000-0], cursor C1
            -> caught_up, cursor C1
            -> … live events, checkpoints and heartbeats, each with a cursor
-      3. The connection breaks. Subscribe(project "shop", cursor C1) goes on after C1.
+      3. The connection breaks. Subscribe(project "shop", cursor C1) resumes after C1.
 
     Errors carry exactly one google.rpc.ErrorInfo (domain "contex.dev") whose reason
     is a name of ErrorReason without its prefix; see error_reason.proto.
@@ -61,29 +61,28 @@ class EventServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     Publish: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.PublishRequest, _event_service_pb2.PublishResponse]
-    """Appends one event, or several together. The client may retry with the same
-    request_id for as long as it likes to wait.
+    """Appends one event, or several together. The client may retry with the same request_id for
+    as long as it likes.
     """
     PublishStream: _grpc.StreamStreamMultiCallable[_event_service_pb2.PublishStreamRequest, _event_service_pb2.PublishStreamResponse]
-    """Appends batches over one stream: one answer for each request, in order. The
-    batches of a stream are appended in the order they were sent. A batch that is
-    refused is answered with its error and appends nothing; the stream goes on. Where
-    it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
-    ends: open another and send what is unanswered again, with the same request_ids.
-    Flow control: the server reads ahead by at most 16 unanswered batches.
+    """Appends batches over one stream, in the order in which they were sent, and answers each of
+    them in that order. A refused batch is answered with its error and appends nothing; the
+    stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
+    INTERNAL), the stream ends: open another and send the unanswered batches again with the
+    same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """Returns one event by its sequence."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
     """Returns a range of events, page by page."""
     Replay: _grpc.UnaryStreamMultiCallable[_event_service_pb2.ReplayRequest, _event_service_pb2.ReplayResponse]
-    """Streams a bounded range of the log as fast as the reader takes it, then ends.
-    The upper end is fixed when the call starts.
+    """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
+    is fixed when the call starts.
     """
     Subscribe: _grpc.UnaryStreamMultiCallable[_event_service_pb2.SubscribeRequest, _event_service_pb2.SubscribeResponse]
-    """Streams everything from the start position to the end of the log, says
-    caught_up, and goes on with each new event until the client cancels. Ends by
-    itself only with an error; SHUTTING_DOWN is preceded by a final checkpoint.
+    """Streams everything from the start position to the end of the log, sends caught_up, then
+    streams each new event until the client cancels. Otherwise it ends only with an error;
+    SHUTTING_DOWN is preceded by a final checkpoint.
     """
 
 @_typing.type_check_only
@@ -91,16 +90,16 @@ class EventServiceAsyncStub(EventServiceStub):
     """EventService appends facts to a project's log and reads them back.
 
     Guarantees
-      Order       A project has one order, that of its sequences. Every reader sees
-                  it, without gaps and without duplicates from cursor to cursor.
-      Durability  An event that was acknowledged is never lost (at the durability
-                  that the acknowledgement states).
-      Atomicity   The events of one Publish, or of one batch of PublishStream, are
-                  appended together, with consecutive sequences, or not at all.
-      Idempotency A Publish repeated with the same request_id within ten minutes
-                  returns the first answer and appends nothing.
-      Visibility  A reader sees an event only once it is as durable as the store
-                  makes it (on disk, with the built-in store).
+      Order       A project's events have one order, that of their sequences. Every reader
+                  sees them in it, without gaps or duplicates from cursor to cursor.
+      Durability  An acknowledged event is never lost, at the durability that the
+                  acknowledgement states.
+      Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
+                  together, with consecutive sequences, or not at all.
+      Idempotency A Publish repeated with the same request_id within ten minutes returns the
+                  first response and appends nothing.
+      Visibility  A reader sees an event only once it is as durable as the store makes it (on
+                  disk, with the built-in store).
 
     Example flow
       1. Publish(project "shop", data_key "api_config",
@@ -111,7 +110,7 @@ class EventServiceAsyncStub(EventServiceStub):
            -> events [1764000000000-0], cursor C1
            -> caught_up, cursor C1
            -> … live events, checkpoints and heartbeats, each with a cursor
-      3. The connection breaks. Subscribe(project "shop", cursor C1) goes on after C1.
+      3. The connection breaks. Subscribe(project "shop", cursor C1) resumes after C1.
 
     Errors carry exactly one google.rpc.ErrorInfo (domain "contex.dev") whose reason
     is a name of ErrorReason without its prefix; see error_reason.proto.
@@ -119,45 +118,44 @@ class EventServiceAsyncStub(EventServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Publish: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishRequest, _event_service_pb2.PublishResponse]  # type: ignore[assignment]
-    """Appends one event, or several together. The client may retry with the same
-    request_id for as long as it likes to wait.
+    """Appends one event, or several together. The client may retry with the same request_id for
+    as long as it likes.
     """
     PublishStream: _aio.StreamStreamMultiCallable[_event_service_pb2.PublishStreamRequest, _event_service_pb2.PublishStreamResponse]  # type: ignore[assignment]
-    """Appends batches over one stream: one answer for each request, in order. The
-    batches of a stream are appended in the order they were sent. A batch that is
-    refused is answered with its error and appends nothing; the stream goes on. Where
-    it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
-    ends: open another and send what is unanswered again, with the same request_ids.
-    Flow control: the server reads ahead by at most 16 unanswered batches.
+    """Appends batches over one stream, in the order in which they were sent, and answers each of
+    them in that order. A refused batch is answered with its error and appends nothing; the
+    stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
+    INTERNAL), the stream ends: open another and send the unanswered batches again with the
+    same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns one event by its sequence."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Returns a range of events, page by page."""
     Replay: _aio.UnaryStreamMultiCallable[_event_service_pb2.ReplayRequest, _event_service_pb2.ReplayResponse]  # type: ignore[assignment]
-    """Streams a bounded range of the log as fast as the reader takes it, then ends.
-    The upper end is fixed when the call starts.
+    """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
+    is fixed when the call starts.
     """
     Subscribe: _aio.UnaryStreamMultiCallable[_event_service_pb2.SubscribeRequest, _event_service_pb2.SubscribeResponse]  # type: ignore[assignment]
-    """Streams everything from the start position to the end of the log, says
-    caught_up, and goes on with each new event until the client cancels. Ends by
-    itself only with an error; SHUTTING_DOWN is preceded by a final checkpoint.
+    """Streams everything from the start position to the end of the log, sends caught_up, then
+    streams each new event until the client cancels. Otherwise it ends only with an error;
+    SHUTTING_DOWN is preceded by a final checkpoint.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """EventService appends facts to a project's log and reads them back.
 
     Guarantees
-      Order       A project has one order, that of its sequences. Every reader sees
-                  it, without gaps and without duplicates from cursor to cursor.
-      Durability  An event that was acknowledged is never lost (at the durability
-                  that the acknowledgement states).
-      Atomicity   The events of one Publish, or of one batch of PublishStream, are
-                  appended together, with consecutive sequences, or not at all.
-      Idempotency A Publish repeated with the same request_id within ten minutes
-                  returns the first answer and appends nothing.
-      Visibility  A reader sees an event only once it is as durable as the store
-                  makes it (on disk, with the built-in store).
+      Order       A project's events have one order, that of their sequences. Every reader
+                  sees them in it, without gaps or duplicates from cursor to cursor.
+      Durability  An acknowledged event is never lost, at the durability that the
+                  acknowledgement states.
+      Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
+                  together, with consecutive sequences, or not at all.
+      Idempotency A Publish repeated with the same request_id within ten minutes returns the
+                  first response and appends nothing.
+      Visibility  A reader sees an event only once it is as durable as the store makes it (on
+                  disk, with the built-in store).
 
     Example flow
       1. Publish(project "shop", data_key "api_config",
@@ -168,7 +166,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
            -> events [1764000000000-0], cursor C1
            -> caught_up, cursor C1
            -> … live events, checkpoints and heartbeats, each with a cursor
-      3. The connection breaks. Subscribe(project "shop", cursor C1) goes on after C1.
+      3. The connection breaks. Subscribe(project "shop", cursor C1) resumes after C1.
 
     Errors carry exactly one google.rpc.ErrorInfo (domain "contex.dev") whose reason
     is a name of ErrorReason without its prefix; see error_reason.proto.
@@ -180,8 +178,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.PublishRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.PublishResponse, _abc.Awaitable[_event_service_pb2.PublishResponse]]:
-        """Appends one event, or several together. The client may retry with the same
-        request_id for as long as it likes to wait.
+        """Appends one event, or several together. The client may retry with the same request_id for
+        as long as it likes.
         """
 
     @_abc_1.abstractmethod
@@ -190,12 +188,11 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_event_service_pb2.PublishStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.PublishStreamResponse], _abc.AsyncIterator[_event_service_pb2.PublishStreamResponse]]:
-        """Appends batches over one stream: one answer for each request, in order. The
-        batches of a stream are appended in the order they were sent. A batch that is
-        refused is answered with its error and appends nothing; the stream goes on. Where
-        it is unknown whether a batch was appended (STORE_UNAVAILABLE, INTERNAL) the stream
-        ends: open another and send what is unanswered again, with the same request_ids.
-        Flow control: the server reads ahead by at most 16 unanswered batches.
+        """Appends batches over one stream, in the order in which they were sent, and answers each of
+        them in that order. A refused batch is answered with its error and appends nothing; the
+        stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
+        INTERNAL), the stream ends: open another and send the unanswered batches again with the
+        same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
         """
 
     @_abc_1.abstractmethod
@@ -220,8 +217,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.ReplayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.ReplayResponse], _abc.AsyncIterator[_event_service_pb2.ReplayResponse]]:
-        """Streams a bounded range of the log as fast as the reader takes it, then ends.
-        The upper end is fixed when the call starts.
+        """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
+        is fixed when the call starts.
         """
 
     @_abc_1.abstractmethod
@@ -230,9 +227,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.SubscribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.SubscribeResponse], _abc.AsyncIterator[_event_service_pb2.SubscribeResponse]]:
-        """Streams everything from the start position to the end of the log, says
-        caught_up, and goes on with each new event until the client cancels. Ends by
-        itself only with an error; SHUTTING_DOWN is preceded by a final checkpoint.
+        """Streams everything from the start position to the end of the log, sends caught_up, then
+        streams each new event until the client cancels. Otherwise it ends only with an error;
+        SHUTTING_DOWN is preceded by a final checkpoint.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

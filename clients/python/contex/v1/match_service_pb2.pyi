@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class MatchRequest(_message.Message):
-    """Asks which data answer some questions."""
+    """Request of Match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -38,22 +38,22 @@ class MatchRequest(_message.Message):
     project: _builtins.str
     """The project."""
     threshold: _builtins.float
-    """Lowest score that matches, above 0 and at most 1. Unset: the server's default."""
+    """Lowest score that matches: above 0, at most 1. Unset: the server's default."""
     max_matches: _builtins.int
-    """How many data to return for each question, 1 to 100; 0 means 10."""
+    """Maximum number of data items to return for each question, 1 to 100; 0 means 10."""
     max_context_tokens: _builtins.int
-    """As in RegisterAgentRequest."""
+    """Same as in RegisterAgentRequest."""
     context_format: _event_pb2.ContextFormat.ValueType
-    """As in RegisterAgentRequest."""
+    """Same as in RegisterAgentRequest."""
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_service_pb2.Need]:
-        """The questions, 1 to 32, each with a threshold (its minimum probability), a maximum
-        and exclusions of its own where they are set.
+        """1 to 32 questions, each optionally with its own threshold (a minimum probability), maximum
+        and exclusions.
         """
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only data whose key fits one of these globs; empty: all. 32 at most."""
+        """Only data whose key fits one of these globs, at most 32. Empty: all data."""
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
@@ -88,7 +88,7 @@ Global___MatchRequest: _TypeAlias = MatchRequest  # noqa: Y015
 
 @_typing.final
 class MatchResponse(_message.Message):
-    """The data that answer."""
+    """The data that answer the questions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -96,16 +96,16 @@ class MatchResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
-    """The data are the state as of this sequence."""
+    """The sequence as of which the data are returned."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
-        """Each once, best score first, with the questions it answers (need_index is the
-        position of the question).
+        """The data that match: each item once, best score first, with the questions it answers
+        (need_index is the position of the question).
         """
 
     @_builtins.property
     def context(self) -> _event_pb2.Context:
-        """The data written out, where max_context_tokens or context_format was given."""
+        """The data written out; set if max_context_tokens or context_format was given."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ Global___MatchResponse: _TypeAlias = MatchResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):
-    """Asks why a need and a datum match or don't."""
+    """Request of Explain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -138,22 +138,20 @@ class ExplainRequest(_message.Message):
     project: _builtins.str
     """The project."""
     text: _builtins.str
-    """In plain words; the server's default threshold applies unless threshold is set."""
+    """A need in plain words. The server's default threshold applies unless threshold is set."""
     data_key: _builtins.str
     """The latest event of this key, as of as_of."""
     sequence: _builtins.str
-    """This very event."""
+    """Exactly this event."""
     threshold: _builtins.float
-    """Lowest score that would match. Unset: the need's own, or the server's default."""
+    """Lowest score that would match. Unset: the need's own threshold, or the server's default."""
     @_builtins.property
     def agent_need(self) -> Global___AgentNeed:
-        """One of a registered agent's."""
+        """A need of a registered agent."""
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
-        """The moment whose background applies, and whose datum where it is named by key.
-        Unset: now.
-        """
+        """The moment whose background applies, and as of which data_key is looked up. Unset: now."""
 
     def __init__(
         self,
@@ -196,7 +194,7 @@ class AgentNeed(_message.Message):
     agent_id: _builtins.str
     """The agent's id."""
     need_index: _builtins.int
-    """Position in its needs, from 0."""
+    """Position of the need in the agent's list, from 0."""
     def __init__(
         self,
         *,
@@ -213,7 +211,7 @@ Global___AgentNeed: _TypeAlias = AgentNeed  # noqa: Y015
 
 @_typing.final
 class ExplainResponse(_message.Message):
-    """A score, taken apart."""
+    """The parts of a score."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -229,13 +227,13 @@ class ExplainResponse(_message.Message):
     matched: _builtins.bool
     """Whether it matches."""
     verdict: _builtins.str
-    """In one or two sentences: why it matches, or what keeps it from it."""
+    """One or two sentences on why it matches or what prevents it."""
     rank: _builtins.int
-    """The place of the datum among the project's data for this need, from 1; 0 where the
-    event is not its key's latest.
+    """Rank of the datum among the project's data for this need, from 1. 0 if the event is not the
+    latest of its key.
     """
     data_count: _builtins.int
-    """How many data the project has."""
+    """Number of live data items in the project."""
     @_builtins.property
     def event(self) -> _event_pb2.Event:
         """The datum's event."""
@@ -246,15 +244,15 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """The log-odds, term by term; they add up to ln(score / (1 - score))."""
+        """The log-odds term by term; their sum is ln(score / (1 - score))."""
 
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___TermHit]:
-        """The words of the need, in its order."""
+        """The words of the need, in order."""
 
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageScore]:
-        """Every passage of the datum with its score, best first; 64 at most."""
+        """The datum's passages with their scores, best first; at most 64."""
 
     def __init__(
         self,
@@ -288,11 +286,11 @@ class Contribution(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     LOG_ODDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Which: "bias", "standing", "cosine", "lexical", ..."""
+    """Its name: "bias", "standing", "cosine", "lexical", ..."""
     value: _builtins.float
-    """The feature's value."""
+    """Value of the feature."""
     weight: _builtins.float
-    """The fitted weight."""
+    """Fitted weight."""
     log_odds: _builtins.float
     """value * weight."""
     def __init__(
@@ -322,13 +320,13 @@ class TermHit(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     HIT_FIELD_NUMBER: _builtins.int
     word: _builtins.str
-    """As it stands in the need."""
+    """The word as written in the need."""
     stem: _builtins.str
-    """As it is compared: folded and stemmed."""
+    """The word as compared: case-folded and stemmed."""
     weight: _builtins.float
-    """How rare it is in the project: its share of the need's weight, 0 to 1."""
+    """Its share of the need's total weight, 0 to 1; rarer words in the project weigh more."""
     hit: _builtins.float
-    """How much of that share the passage gets, 0 where it lacks the word."""
+    """How much of that share the passage gets. 0 if it lacks the word."""
     def __init__(
         self,
         *,
@@ -357,9 +355,9 @@ class PassageScore(_message.Message):
     COSINE_FIELD_NUMBER: _builtins.int
     LEXICAL_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Where it lies; see Match.path."""
+    """Where it is; see Match.path."""
     text: _builtins.str
-    """Its words, 400 characters at most."""
+    """Its text, at most 400 characters."""
     score: _builtins.float
     """Its score."""
     cosine: _builtins.float
@@ -385,7 +383,7 @@ Global___PassageScore: _TypeAlias = PassageScore  # noqa: Y015
 
 @_typing.final
 class BacktestRequest(_message.Message):
-    """Asks what needs would have received."""
+    """Request of Backtest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -399,9 +397,9 @@ class BacktestRequest(_message.Message):
     project: _builtins.str
     """The project."""
     threshold: _builtins.float
-    """Threshold of needs without one. Unset: the server's default."""
+    """Threshold of the needs that set none. Unset: the server's default."""
     summary_only: _builtins.bool
-    """Only the summary and progress, no events."""
+    """Returns only progress and the summary, no events."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[_agent_service_pb2.Need]:
         """The needs, 1 to 32."""
@@ -416,7 +414,7 @@ class BacktestRequest(_message.Message):
 
     @_builtins.property
     def min_delta(self) -> _agent_service_pb2.MinDelta:
-        """As for an agent: which updates count. Unset: all."""
+        """Which updates count, as for an agent. Unset: all of them."""
 
     def __init__(
         self,
@@ -441,7 +439,7 @@ Global___BacktestRequest: _TypeAlias = BacktestRequest  # noqa: Y015
 
 @_typing.final
 class BacktestResponse(_message.Message):
-    """A part of a backtest."""
+    """One message of a backtest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -454,11 +452,11 @@ class BacktestResponse(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___BacktestProgress:
-        """How far it has come; about once a second."""
+        """Progress, about once a second."""
 
     @_builtins.property
     def summary(self) -> Global___BacktestSummary:
-        """The last message."""
+        """The summary; the last message."""
 
     def __init__(
         self,
@@ -479,7 +477,7 @@ Global___BacktestResponse: _TypeAlias = BacktestResponse  # noqa: Y015
 
 @_typing.final
 class BacktestProgress(_message.Message):
-    """How far a backtest has come."""
+    """Progress of a backtest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -488,13 +486,13 @@ class BacktestProgress(_message.Message):
     EVENTS_TOTAL_FIELD_NUMBER: _builtins.int
     EVENTS_MATCHED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
-    """Up to here the log has been read."""
+    """The sequence up to which the log has been read."""
     events_read: _builtins.int
-    """Events of the range that have been read so far."""
+    """Number of events of the range read so far."""
     events_total: _builtins.int
-    """Events to read in all, as an estimate."""
+    """Estimated total number of events to read."""
     events_matched: _builtins.int
-    """Events that matched so far."""
+    """Number of events that matched so far."""
     def __init__(
         self,
         *,
@@ -523,16 +521,16 @@ class BacktestSummary(_message.Message):
     UPDATES_HELD_BACK_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     events_judged: _builtins.int
-    """Events of data in the range."""
+    """Number of events in the range that carry data."""
     events_matched: _builtins.int
-    """Those that would have been delivered."""
+    """Number of events that would have been delivered."""
     data_keys_matched: _builtins.int
-    """Different data keys among them."""
+    """Number of distinct data keys among these."""
     updates_held_back: _builtins.int
-    """Updates that min_delta held back."""
+    """Number of updates that min_delta held back."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeedSummary]:
-        """For each need, in the order of the request."""
+        """One entry for each need, in the order of the request."""
 
     def __init__(
         self,
@@ -561,13 +559,13 @@ class NeedSummary(_message.Message):
     EVENTS_AT_THRESHOLD_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     events_matched: _builtins.int
-    """Events it would have received."""
+    """Number of events that it would have received."""
     threshold: _builtins.float
     """The threshold that was applied."""
     @_builtins.property
     def events_at_threshold(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Events whose score reaches 0.05, 0.10, ... 0.95 (19 numbers), after exclusions and
-        min_delta: what other thresholds would have brought.
+        """Number of events whose score reaches 0.05, 0.10, ... 0.95 (19 numbers), after exclusions and
+        min_delta: what other thresholds would have delivered.
         """
 
     def __init__(
@@ -587,7 +585,7 @@ Global___NeedSummary: _TypeAlias = NeedSummary  # noqa: Y015
 
 @_typing.final
 class RecordFeedbackRequest(_message.Message):
-    """Marks a match as useful or not."""
+    """Request of RecordFeedback."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -601,17 +599,17 @@ class RecordFeedbackRequest(_message.Message):
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
-    """The agent that judges; must be registered."""
+    """The agent that judges. Must be registered."""
     sequence: _builtins.str
     """The event that matched."""
     need_index: _builtins.int
-    """Which of the agent's needs it was to meet, from 0."""
+    """Position of the need in the agent's list, from 0."""
     useful: _builtins.bool
-    """Whether it was of use for the need."""
+    """Whether the event was useful for that need."""
     comment: _builtins.str
-    """A remark for people, 1,000 characters at most."""
+    """A comment for people, at most 1,000 characters."""
     request_id: _builtins.str
-    """Makes a retry safe; see PublishRequest."""
+    """Makes a retry safe; see PublishRequest.request_id."""
     def __init__(
         self,
         *,
@@ -633,7 +631,7 @@ Global___RecordFeedbackRequest: _TypeAlias = RecordFeedbackRequest  # noqa: Y015
 
 @_typing.final
 class RecordFeedbackResponse(_message.Message):
-    """The feedback is in the log."""
+    """The feedback was recorded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -655,7 +653,7 @@ Global___RecordFeedbackResponse: _TypeAlias = RecordFeedbackResponse  # noqa: Y0
 
 @_typing.final
 class ExportFeedbackRequest(_message.Message):
-    """Asks for the feedback of a project."""
+    """Request of ExportFeedback."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -704,16 +702,16 @@ class ExportFeedbackResponse(_message.Message):
     sequence: _builtins.str
     """Sequence of the match_feedback event."""
     agent_id: _builtins.str
-    """Who judged."""
+    """The agent that judged."""
     need: _builtins.str
     """The need, in the agent's words."""
     useful: _builtins.bool
-    """The verdict."""
+    """Whether the match was useful."""
     comment: _builtins.str
-    """The remark."""
+    """The comment."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was given."""
+        """When the feedback was given."""
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
@@ -721,7 +719,7 @@ class ExportFeedbackResponse(_message.Message):
 
     @_builtins.property
     def match(self) -> _event_pb2.Match:
-        """The match as it was scored when it was judged."""
+        """The match as scored when the feedback was given."""
 
     def __init__(
         self,
@@ -745,7 +743,7 @@ Global___ExportFeedbackResponse: _TypeAlias = ExportFeedbackResponse  # noqa: Y0
 
 @_typing.final
 class GetMatchingStatusRequest(_message.Message):
-    """Asks how a project is matched."""
+    """Request of GetMatchingStatus."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -782,27 +780,29 @@ class GetMatchingStatusResponse(_message.Message):
     SCORER_FIELD_NUMBER: _builtins.int
     DEFAULT_THRESHOLD_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Identity of the model whose vectors decide now."""
+    """Identity of the model whose vectors are used now."""
     configured_model: _builtins.str
-    """Identity of the model that the server is configured with; another than `model`
-    while the project is being embedded anew.
+    """Identity of the model that the server is configured with. Differs from `model` while the
+    project is being re-embedded.
     """
     texts_embedded: _builtins.int
-    """Texts of the project that have been embedded with configured_model, ..."""
+    """Number of the project's texts already embedded with configured_model. 0 unless the models
+    differ.
+    """
     texts_total: _builtins.int
-    """... and how many there are in all. Both 0 unless the models differ."""
+    """Total number of the project's texts. 0 unless the models differ."""
     data_indexed: _builtins.int
-    """Live data in this server's index."""
+    """Number of live data items in this server's index."""
     passages_indexed: _builtins.int
-    """Passages of these."""
+    """Number of their passages."""
     needs_indexed: _builtins.int
-    """Needs of agents that listen at this server."""
+    """Number of needs of the agents that listen on this server."""
     index_bytes: _builtins.int
-    """Bytes that the index takes in this server's memory."""
+    """Memory that the index takes on this server, in bytes."""
     scorer: _builtins.str
-    """Identity of the formula and its fitted weights."""
+    """Identity of the formula and of its fitted weights."""
     default_threshold: _builtins.float
-    """Threshold of needs and agents that don't set their own."""
+    """Threshold of needs and agents that set none."""
     def __init__(
         self,
         *,

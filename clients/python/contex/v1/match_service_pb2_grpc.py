@@ -26,16 +26,16 @@ if _version_not_supported:
 
 
 class MatchServiceStub:
-    """MatchService answers questions about matching: what would match, why something did
-    or did not, what a need would have received in the past, and whether it was useful.
+    """MatchService answers questions about matching: what would match, why something did or did not
+    match, what a need would have received in the past, and whether a match was useful.
 
     Guarantees
-    Same rule      Match, Explain and Backtest decide with the formula, weights and
-    background that deliveries are decided with; a pair's score does
-    not depend on which of them is asked.
-    Read only      Nothing is registered, and nothing but RecordFeedback writes.
-    Time travel    With as_of a question is asked of the project as it was then: its
-    data, and the background that scores are normalised by.
+    Same rule      Match, Explain and Backtest use the formula, weights and background of
+    deliveries. The score of a pair does not depend on which of them is
+    called.
+    Read only      Nothing is registered, and only RecordFeedback writes.
+    Time travel    With as_of, a question is asked of the project as of that moment: of its
+    data, and of the background that normalises scores.
 
     Example flow
     1. Match(project "shop", questions ["which payment providers can we use?"])
@@ -87,16 +87,16 @@ class MatchServiceStub:
 
 
 class MatchServiceServicer:
-    """MatchService answers questions about matching: what would match, why something did
-    or did not, what a need would have received in the past, and whether it was useful.
+    """MatchService answers questions about matching: what would match, why something did or did not
+    match, what a need would have received in the past, and whether a match was useful.
 
     Guarantees
-    Same rule      Match, Explain and Backtest decide with the formula, weights and
-    background that deliveries are decided with; a pair's score does
-    not depend on which of them is asked.
-    Read only      Nothing is registered, and nothing but RecordFeedback writes.
-    Time travel    With as_of a question is asked of the project as it was then: its
-    data, and the background that scores are normalised by.
+    Same rule      Match, Explain and Backtest use the formula, weights and background of
+    deliveries. The score of a pair does not depend on which of them is
+    called.
+    Read only      Nothing is registered, and only RecordFeedback writes.
+    Time travel    With as_of, a question is asked of the project as of that moment: of its
+    data, and of the background that normalises scores.
 
     Example flow
     1. Match(project "shop", questions ["which payment providers can we use?"])
@@ -110,46 +110,46 @@ class MatchServiceServicer:
     """
 
     def Match(self, request, context):
-        """Finds the live data that answer questions, best first.
+        """Returns the live data that answer questions, best score first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Takes the score of a need and a datum apart.
+        """Breaks the score of a need and a datum down into its parts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Backtest(self, request, context):
-        """Streams what needs would have received in a range of the log, in log order, had
-        they been registered then, and ends with a summary. Each event is judged by the
-        project's data as of that event, as a live delivery is.
+        """Streams what needs would have received from a range of the log, in log order, had they been
+        registered then; ends with a summary. Each event is judged by the project's data as of that
+        event, as in live delivery.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordFeedback(self, request, context):
-        """Notes in the log, as a "match_feedback" event, whether a match was useful. Safe to
-        retry with the same request_id.
+        """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
+        with the same request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportFeedback(self, request, context):
-        """Streams all feedback with what the judged matches were made of: a training set.
+        """Streams all feedback together with the judged matches and their scores: a training set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMatchingStatus(self, request, context):
-        """Tells which embedding model a project is matched by, how large its index is here,
-        and how far a change of the model has come.
+        """Returns which embedding model the project is matched by, how large its index on this server
+        is, and how far a change of the model has progressed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,16 +197,16 @@ def add_MatchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MatchService:
-    """MatchService answers questions about matching: what would match, why something did
-    or did not, what a need would have received in the past, and whether it was useful.
+    """MatchService answers questions about matching: what would match, why something did or did not
+    match, what a need would have received in the past, and whether a match was useful.
 
     Guarantees
-    Same rule      Match, Explain and Backtest decide with the formula, weights and
-    background that deliveries are decided with; a pair's score does
-    not depend on which of them is asked.
-    Read only      Nothing is registered, and nothing but RecordFeedback writes.
-    Time travel    With as_of a question is asked of the project as it was then: its
-    data, and the background that scores are normalised by.
+    Same rule      Match, Explain and Backtest use the formula, weights and background of
+    deliveries. The score of a pair does not depend on which of them is
+    called.
+    Read only      Nothing is registered, and only RecordFeedback writes.
+    Time travel    With as_of, a question is asked of the project as of that moment: of its
+    data, and of the background that normalises scores.
 
     Example flow
     1. Match(project "shop", questions ["which payment providers can we use?"])

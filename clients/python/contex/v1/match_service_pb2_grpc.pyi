@@ -27,16 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MatchServiceStub:
-    """MatchService answers questions about matching: what would match, why something did
-    or did not, what a need would have received in the past, and whether it was useful.
+    """MatchService answers questions about matching: what would match, why something did or did not
+    match, what a need would have received in the past, and whether a match was useful.
 
     Guarantees
-      Same rule      Match, Explain and Backtest decide with the formula, weights and
-                     background that deliveries are decided with; a pair's score does
-                     not depend on which of them is asked.
-      Read only      Nothing is registered, and nothing but RecordFeedback writes.
-      Time travel    With as_of a question is asked of the project as it was then: its
-                     data, and the background that scores are normalised by.
+      Same rule      Match, Explain and Backtest use the formula, weights and background of
+                     deliveries. The score of a pair does not depend on which of them is
+                     called.
+      Read only      Nothing is registered, and only RecordFeedback writes.
+      Time travel    With as_of, a question is asked of the project as of that moment: of its
+                     data, and of the background that normalises scores.
 
     Example flow
       1. Match(project "shop", questions ["which payment providers can we use?"])
@@ -54,37 +54,37 @@ class MatchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MatchServiceAsyncStub: ...
     Match: _grpc.UnaryUnaryMultiCallable[_match_service_pb2.MatchRequest, _match_service_pb2.MatchResponse]
-    """Finds the live data that answer questions, best first."""
+    """Returns the live data that answer questions, best score first."""
     Explain: _grpc.UnaryUnaryMultiCallable[_match_service_pb2.ExplainRequest, _match_service_pb2.ExplainResponse]
-    """Takes the score of a need and a datum apart."""
+    """Breaks the score of a need and a datum down into its parts."""
     Backtest: _grpc.UnaryStreamMultiCallable[_match_service_pb2.BacktestRequest, _match_service_pb2.BacktestResponse]
-    """Streams what needs would have received in a range of the log, in log order, had
-    they been registered then, and ends with a summary. Each event is judged by the
-    project's data as of that event, as a live delivery is.
+    """Streams what needs would have received from a range of the log, in log order, had they been
+    registered then; ends with a summary. Each event is judged by the project's data as of that
+    event, as in live delivery.
     """
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_match_service_pb2.RecordFeedbackRequest, _match_service_pb2.RecordFeedbackResponse]
-    """Notes in the log, as a "match_feedback" event, whether a match was useful. Safe to
-    retry with the same request_id.
+    """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
+    with the same request_id.
     """
     ExportFeedback: _grpc.UnaryStreamMultiCallable[_match_service_pb2.ExportFeedbackRequest, _match_service_pb2.ExportFeedbackResponse]
-    """Streams all feedback with what the judged matches were made of: a training set."""
+    """Streams all feedback together with the judged matches and their scores: a training set."""
     GetMatchingStatus: _grpc.UnaryUnaryMultiCallable[_match_service_pb2.GetMatchingStatusRequest, _match_service_pb2.GetMatchingStatusResponse]
-    """Tells which embedding model a project is matched by, how large its index is here,
-    and how far a change of the model has come.
+    """Returns which embedding model the project is matched by, how large its index on this server
+    is, and how far a change of the model has progressed.
     """
 
 @_typing.type_check_only
 class MatchServiceAsyncStub(MatchServiceStub):
-    """MatchService answers questions about matching: what would match, why something did
-    or did not, what a need would have received in the past, and whether it was useful.
+    """MatchService answers questions about matching: what would match, why something did or did not
+    match, what a need would have received in the past, and whether a match was useful.
 
     Guarantees
-      Same rule      Match, Explain and Backtest decide with the formula, weights and
-                     background that deliveries are decided with; a pair's score does
-                     not depend on which of them is asked.
-      Read only      Nothing is registered, and nothing but RecordFeedback writes.
-      Time travel    With as_of a question is asked of the project as it was then: its
-                     data, and the background that scores are normalised by.
+      Same rule      Match, Explain and Backtest use the formula, weights and background of
+                     deliveries. The score of a pair does not depend on which of them is
+                     called.
+      Read only      Nothing is registered, and only RecordFeedback writes.
+      Time travel    With as_of, a question is asked of the project as of that moment: of its
+                     data, and of the background that normalises scores.
 
     Example flow
       1. Match(project "shop", questions ["which payment providers can we use?"])
@@ -99,36 +99,36 @@ class MatchServiceAsyncStub(MatchServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Match: _aio.UnaryUnaryMultiCallable[_match_service_pb2.MatchRequest, _match_service_pb2.MatchResponse]  # type: ignore[assignment]
-    """Finds the live data that answer questions, best first."""
+    """Returns the live data that answer questions, best score first."""
     Explain: _aio.UnaryUnaryMultiCallable[_match_service_pb2.ExplainRequest, _match_service_pb2.ExplainResponse]  # type: ignore[assignment]
-    """Takes the score of a need and a datum apart."""
+    """Breaks the score of a need and a datum down into its parts."""
     Backtest: _aio.UnaryStreamMultiCallable[_match_service_pb2.BacktestRequest, _match_service_pb2.BacktestResponse]  # type: ignore[assignment]
-    """Streams what needs would have received in a range of the log, in log order, had
-    they been registered then, and ends with a summary. Each event is judged by the
-    project's data as of that event, as a live delivery is.
+    """Streams what needs would have received from a range of the log, in log order, had they been
+    registered then; ends with a summary. Each event is judged by the project's data as of that
+    event, as in live delivery.
     """
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_match_service_pb2.RecordFeedbackRequest, _match_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
-    """Notes in the log, as a "match_feedback" event, whether a match was useful. Safe to
-    retry with the same request_id.
+    """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
+    with the same request_id.
     """
     ExportFeedback: _aio.UnaryStreamMultiCallable[_match_service_pb2.ExportFeedbackRequest, _match_service_pb2.ExportFeedbackResponse]  # type: ignore[assignment]
-    """Streams all feedback with what the judged matches were made of: a training set."""
+    """Streams all feedback together with the judged matches and their scores: a training set."""
     GetMatchingStatus: _aio.UnaryUnaryMultiCallable[_match_service_pb2.GetMatchingStatusRequest, _match_service_pb2.GetMatchingStatusResponse]  # type: ignore[assignment]
-    """Tells which embedding model a project is matched by, how large its index is here,
-    and how far a change of the model has come.
+    """Returns which embedding model the project is matched by, how large its index on this server
+    is, and how far a change of the model has progressed.
     """
 
 class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """MatchService answers questions about matching: what would match, why something did
-    or did not, what a need would have received in the past, and whether it was useful.
+    """MatchService answers questions about matching: what would match, why something did or did not
+    match, what a need would have received in the past, and whether a match was useful.
 
     Guarantees
-      Same rule      Match, Explain and Backtest decide with the formula, weights and
-                     background that deliveries are decided with; a pair's score does
-                     not depend on which of them is asked.
-      Read only      Nothing is registered, and nothing but RecordFeedback writes.
-      Time travel    With as_of a question is asked of the project as it was then: its
-                     data, and the background that scores are normalised by.
+      Same rule      Match, Explain and Backtest use the formula, weights and background of
+                     deliveries. The score of a pair does not depend on which of them is
+                     called.
+      Read only      Nothing is registered, and only RecordFeedback writes.
+      Time travel    With as_of, a question is asked of the project as of that moment: of its
+                     data, and of the background that normalises scores.
 
     Example flow
       1. Match(project "shop", questions ["which payment providers can we use?"])
@@ -147,7 +147,7 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _match_service_pb2.MatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_service_pb2.MatchResponse, _abc.Awaitable[_match_service_pb2.MatchResponse]]:
-        """Finds the live data that answer questions, best first."""
+        """Returns the live data that answer questions, best score first."""
 
     @_abc_1.abstractmethod
     def Explain(
@@ -155,7 +155,7 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _match_service_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_service_pb2.ExplainResponse, _abc.Awaitable[_match_service_pb2.ExplainResponse]]:
-        """Takes the score of a need and a datum apart."""
+        """Breaks the score of a need and a datum down into its parts."""
 
     @_abc_1.abstractmethod
     def Backtest(
@@ -163,9 +163,9 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _match_service_pb2.BacktestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_match_service_pb2.BacktestResponse], _abc.AsyncIterator[_match_service_pb2.BacktestResponse]]:
-        """Streams what needs would have received in a range of the log, in log order, had
-        they been registered then, and ends with a summary. Each event is judged by the
-        project's data as of that event, as a live delivery is.
+        """Streams what needs would have received from a range of the log, in log order, had they been
+        registered then; ends with a summary. Each event is judged by the project's data as of that
+        event, as in live delivery.
         """
 
     @_abc_1.abstractmethod
@@ -174,8 +174,8 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _match_service_pb2.RecordFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_service_pb2.RecordFeedbackResponse, _abc.Awaitable[_match_service_pb2.RecordFeedbackResponse]]:
-        """Notes in the log, as a "match_feedback" event, whether a match was useful. Safe to
-        retry with the same request_id.
+        """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
+        with the same request_id.
         """
 
     @_abc_1.abstractmethod
@@ -184,7 +184,7 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _match_service_pb2.ExportFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_match_service_pb2.ExportFeedbackResponse], _abc.AsyncIterator[_match_service_pb2.ExportFeedbackResponse]]:
-        """Streams all feedback with what the judged matches were made of: a training set."""
+        """Streams all feedback together with the judged matches and their scores: a training set."""
 
     @_abc_1.abstractmethod
     def GetMatchingStatus(
@@ -192,8 +192,8 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _match_service_pb2.GetMatchingStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_service_pb2.GetMatchingStatusResponse, _abc.Awaitable[_match_service_pb2.GetMatchingStatusResponse]]:
-        """Tells which embedding model a project is matched by, how large its index is here,
-        and how far a change of the model has come.
+        """Returns which embedding model the project is matched by, how large its index on this server
+        is, and how far a change of the model has progressed.
         """
 
 def add_MatchServiceServicer_to_server(servicer: MatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,36 +28,36 @@ class _ActivityDimension:
 class _ActivityDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActivityDimension.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACTIVITY_DIMENSION_UNSPECIFIED: _ActivityDimension.ValueType  # 0
-    """The same as ACTIVITY_DIMENSION_TOTAL."""
+    """Same as ACTIVITY_DIMENSION_TOTAL."""
     ACTIVITY_DIMENSION_TOTAL: _ActivityDimension.ValueType  # 1
     """All events together."""
     ACTIVITY_DIMENSION_DATA_KEY: _ActivityDimension.ValueType  # 2
-    """By data key; events about none are left out."""
+    """By data key. Events without a data key are left out."""
     ACTIVITY_DIMENSION_EVENT_TYPE: _ActivityDimension.ValueType  # 3
     """By event type."""
     ACTIVITY_DIMENSION_PUBLISHER: _ActivityDimension.ValueType  # 4
-    """By publisher, "" where none was named."""
+    """By publisher; "" if the event names none."""
     ACTIVITY_DIMENSION_NEED: _ActivityDimension.ValueType  # 5
-    """By need: how many events were delivered for it, at the time of the delivery, resends
-    not counted. The name of a series is "{agent_id}: {need}".
+    """By need: the number of events delivered for it, counted at the time of delivery, without
+    resends. The name of a series is "{agent_id}: {need}".
     """
 
 class ActivityDimension(_ActivityDimension, metaclass=_ActivityDimensionEnumTypeWrapper):
-    """What events are counted by."""
+    """What events are grouped by."""
 
 ACTIVITY_DIMENSION_UNSPECIFIED: ActivityDimension.ValueType  # 0
-"""The same as ACTIVITY_DIMENSION_TOTAL."""
+"""Same as ACTIVITY_DIMENSION_TOTAL."""
 ACTIVITY_DIMENSION_TOTAL: ActivityDimension.ValueType  # 1
 """All events together."""
 ACTIVITY_DIMENSION_DATA_KEY: ActivityDimension.ValueType  # 2
-"""By data key; events about none are left out."""
+"""By data key. Events without a data key are left out."""
 ACTIVITY_DIMENSION_EVENT_TYPE: ActivityDimension.ValueType  # 3
 """By event type."""
 ACTIVITY_DIMENSION_PUBLISHER: ActivityDimension.ValueType  # 4
-"""By publisher, "" where none was named."""
+"""By publisher; "" if the event names none."""
 ACTIVITY_DIMENSION_NEED: ActivityDimension.ValueType  # 5
-"""By need: how many events were delivered for it, at the time of the delivery, resends
-not counted. The name of a series is "{agent_id}: {need}".
+"""By need: the number of events delivered for it, counted at the time of delivery, without
+resends. The name of a series is "{agent_id}: {need}".
 """
 Global___ActivityDimension: _TypeAlias = ActivityDimension  # noqa: Y015
 
@@ -68,46 +68,46 @@ class _FindingKind:
 class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINDING_KIND_UNSPECIFIED: _FindingKind.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     FINDING_KIND_SEGMENT: _FindingKind.ValueType  # 1
-    """An object of the archive is missing, damaged, or not in its place."""
+    """An object of the archive is missing, damaged or misplaced."""
     FINDING_KIND_ARCHIVE_AHEAD: _FindingKind.ValueType  # 2
-    """The archive has events that the store does not know of."""
+    """The archive has events that the store does not know."""
     FINDING_KIND_EVENT: _FindingKind.ValueType  # 3
-    """An event is missing, out of order, or not linked to the one before of its key."""
+    """An event is missing, out of order, or not linked to the previous event of its key."""
     FINDING_KIND_STATE: _FindingKind.ValueType  # 4
-    """The state that the store keeps of a key is not what its events come to."""
+    """The stored state of a key is not what its events add up to."""
     FINDING_KIND_SNAPSHOT: _FindingKind.ValueType  # 5
-    """A snapshot is not the state at its sequence."""
+    """A snapshot differs from the state at its sequence."""
     FINDING_KIND_COUNTER: _FindingKind.ValueType  # 6
-    """A counter is not what it counts."""
+    """A counter is wrong."""
     FINDING_KIND_VECTOR: _FindingKind.ValueType  # 7
-    """The vector of a datum is missing; it is computed when it is needed."""
+    """The vector of a datum is missing. It is computed when it is needed."""
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
-    """What a difference is about."""
+    """What an inconsistency is about."""
 
 FINDING_KIND_UNSPECIFIED: FindingKind.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 FINDING_KIND_SEGMENT: FindingKind.ValueType  # 1
-"""An object of the archive is missing, damaged, or not in its place."""
+"""An object of the archive is missing, damaged or misplaced."""
 FINDING_KIND_ARCHIVE_AHEAD: FindingKind.ValueType  # 2
-"""The archive has events that the store does not know of."""
+"""The archive has events that the store does not know."""
 FINDING_KIND_EVENT: FindingKind.ValueType  # 3
-"""An event is missing, out of order, or not linked to the one before of its key."""
+"""An event is missing, out of order, or not linked to the previous event of its key."""
 FINDING_KIND_STATE: FindingKind.ValueType  # 4
-"""The state that the store keeps of a key is not what its events come to."""
+"""The stored state of a key is not what its events add up to."""
 FINDING_KIND_SNAPSHOT: FindingKind.ValueType  # 5
-"""A snapshot is not the state at its sequence."""
+"""A snapshot differs from the state at its sequence."""
 FINDING_KIND_COUNTER: FindingKind.ValueType  # 6
-"""A counter is not what it counts."""
+"""A counter is wrong."""
 FINDING_KIND_VECTOR: FindingKind.ValueType  # 7
-"""The vector of a datum is missing; it is computed when it is needed."""
+"""The vector of a datum is missing. It is computed when it is needed."""
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
 @_typing.final
 class GetStatsRequest(_message.Message):
-    """Asks about a project."""
+    """Request of GetStats."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -155,53 +155,51 @@ class GetStatsResponse(_message.Message):
     REMOVED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
-    """Events that can be read."""
+    """Number of events that can be read."""
     first_sequence: _builtins.str
-    """The oldest of them; empty if there is none."""
+    """The oldest event that can be read; empty if there is none."""
     last_sequence: _builtins.str
-    """The newest event there ever was; "0-0" if there was none."""
+    """The newest event ever appended; "0-0" if there is none."""
     event_bytes: _builtins.int
-    """Bytes of the events appended since the counters began (see counted_since), as they lie
-    in the log.
-    """
+    """Size in the log of the events appended since counted_since, in bytes."""
     data_key_count: _builtins.int
-    """Data that are there."""
+    """Number of live data items."""
     deleted_key_count: _builtins.int
-    """Keys whose latest event is a deletion."""
+    """Number of keys whose latest event is a deletion."""
     agent_count: _builtins.int
-    """Registered agents."""
+    """Number of registered agents."""
     subscriber_count: _builtins.int
-    """Open Subscribe streams of the whole deployment, ..."""
+    """Number of open Subscribe streams in the whole deployment. Can lag by a few seconds."""
     listener_count: _builtins.int
-    """... and open Listen streams. Both may be behind by a few seconds."""
+    """Number of open Listen streams in the whole deployment. Can lag by a few seconds."""
     events_per_second: _builtins.float
-    """Events a second, over the last minute."""
+    """Events per second, averaged over the last minute."""
     snapshot_sequence: _builtins.str
     """The newest snapshot; empty if there is none."""
     snapshot_count: _builtins.int
-    """How many snapshots there are."""
+    """Number of snapshots."""
     snapshot_bytes: _builtins.int
-    """Bytes that they take."""
+    """Size of the snapshots, in bytes."""
     archived_sequence: _builtins.str
-    """Everything up to here was moved to the archive; empty if nothing was."""
+    """Everything up to this sequence has been moved to the archive. Empty if nothing has."""
     counted_since: _builtins.str
-    """Since when appended events are counted: "0-0" where from the beginning; later for a
+    """The sequence from which appended events are counted: "0-0" is the beginning; later for a
     project that is older than the counters.
     """
     store_event_count: _builtins.int
-    """Events that are in the store; the others are in the archive only."""
+    """Number of events in the store. The others are only in the archive."""
     archive_event_count: _builtins.int
-    """Events in the archive; the store may have the newest of them too."""
+    """Number of events in the archive. The newest of them can be in the store too."""
     archive_bytes: _builtins.int
-    """Bytes of the archive's objects."""
+    """Size of the archive's objects, in bytes."""
     segment_count: _builtins.int
-    """How many segments were made so far."""
+    """Number of segments made so far."""
     removed_event_count: _builtins.int
-    """Events that were removed for good."""
+    """Number of events that were permanently removed."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is about to go wrong or to be removed, in plain words, such as "the store holds
-        1,600,000 events and should hold 1,000,000: is the archive reachable?".
+        """Problems and removals that are coming up, in plain words, such as "the store holds 1,600,000
+        events and should hold 1,000,000: is the archive reachable?".
         """
 
     def __init__(
@@ -239,7 +237,9 @@ Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
 
 @_typing.final
 class Retention(_message.Message):
-    """How long a project is kept, and where. An unset limit is the server's default, 0 is none."""
+    """How long a project's events are kept, and where. An unset limit means the server's default, 0
+    means no limit.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,19 +249,19 @@ class Retention(_message.Message):
     ARCHIVE_SECONDS_FIELD_NUMBER: _builtins.int
     LEGAL_HOLD_FIELD_NUMBER: _builtins.int
     store_seconds: _builtins.int
-    """Events older than this many seconds move from the store to the archive, at most
-    3,155,760,000 (100 years); ...
+    """Move events older than this from the store to the archive, in seconds; at most 3,155,760,000
+    (100 years). With several store limits, the first one reached applies.
     """
     store_events: _builtins.int
-    """... and the oldest of more events than this, ..."""
+    """Move the oldest events to the archive when the store holds more events than this."""
     store_bytes: _builtins.int
-    """... and of more bytes than this: whatever comes first."""
+    """Move the oldest events to the archive when the store holds more bytes than this."""
     archive_seconds: _builtins.int
-    """Archived events older than this many seconds are removed for good, at most
-    3,155,760,000 (100 years).
+    """Permanently remove archived events older than this, in seconds; at most 3,155,760,000
+    (100 years).
     """
     legal_hold: _builtins.bool
-    """Nothing is removed for good or erased, whatever else says so."""
+    """Legal hold: nothing is removed or erased, whatever other settings say."""
     def __init__(
         self,
         *,
@@ -296,7 +296,7 @@ Global___Retention: _TypeAlias = Retention  # noqa: Y015
 
 @_typing.final
 class GetRetentionRequest(_message.Message):
-    """Asks how long a project is kept."""
+    """Request of GetRetention."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -318,7 +318,7 @@ Global___GetRetentionRequest: _TypeAlias = GetRetentionRequest  # noqa: Y015
 
 @_typing.final
 class GetRetentionResponse(_message.Message):
-    """How long a project is kept."""
+    """How long a project's events are kept, and where."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,14 +326,14 @@ class GetRetentionResponse(_message.Message):
     EFFECTIVE_FIELD_NUMBER: _builtins.int
     HAS_ARCHIVE_FIELD_NUMBER: _builtins.int
     has_archive: _builtins.bool
-    """Whether the server has an archive; without one nothing leaves the store."""
+    """Whether the server has an archive. Without one, nothing leaves the store."""
     @_builtins.property
     def retention(self) -> Global___Retention:
-        """What the project sets itself."""
+        """The project's own settings."""
 
     @_builtins.property
     def effective(self) -> Global___Retention:
-        """What holds, the server's defaults included; every limit is set."""
+        """The settings in effect, server defaults included. Every limit is set."""
 
     def __init__(
         self,
@@ -352,7 +352,7 @@ Global___GetRetentionResponse: _TypeAlias = GetRetentionResponse  # noqa: Y015
 
 @_typing.final
 class SetRetentionRequest(_message.Message):
-    """Decides how long a project is kept."""
+    """Request of SetRetention."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,7 +362,7 @@ class SetRetentionRequest(_message.Message):
     """The project."""
     @_builtins.property
     def retention(self) -> Global___Retention:
-        """Replaces what the project set before, as a whole."""
+        """Replaces all of the project's own settings."""
 
     def __init__(
         self,
@@ -380,14 +380,14 @@ Global___SetRetentionRequest: _TypeAlias = SetRetentionRequest  # noqa: Y015
 
 @_typing.final
 class SetRetentionResponse(_message.Message):
-    """How long the project is kept now."""
+    """The retention from now on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EFFECTIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effective(self) -> Global___Retention:
-        """What holds, the server's defaults included."""
+        """The settings in effect, server defaults included."""
 
     def __init__(
         self,
@@ -404,7 +404,7 @@ Global___SetRetentionResponse: _TypeAlias = SetRetentionResponse  # noqa: Y015
 
 @_typing.final
 class RemoveEventsRequest(_message.Message):
-    """Removes old events for good."""
+    """Request of RemoveEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -417,9 +417,9 @@ class RemoveEventsRequest(_message.Message):
     """Why, for the audit: 1 to 1,000 characters. Required."""
     @_builtins.property
     def before(self) -> _event_pb2.Position:
-        """Events before this place are removed, as far as whole segments of the archive hold
-        nothing else; what is still in the store stays. The events that the state of the
-        project as of the first one that stays consists of are kept. Required.
+        """Events before this position are removed, in whole segments of the archive: a segment that
+        also holds later events stays, and so does what is still in the store. The events that make
+        up the project's state as of the first remaining event are kept. Required.
         """
 
     def __init__(
@@ -446,7 +446,7 @@ class RemoveEventsResponse(_message.Message):
     REMOVED_COUNT_FIELD_NUMBER: _builtins.int
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     removed_count: _builtins.int
-    """How many events."""
+    """Number of events removed."""
     first_sequence: _builtins.str
     """The oldest event that can be read now; empty if there is none."""
     def __init__(
@@ -465,7 +465,7 @@ Global___RemoveEventsResponse: _TypeAlias = RemoveEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetActivityRequest(_message.Message):
-    """Asks how many events there were."""
+    """Request of GetActivity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -480,31 +480,31 @@ class GetActivityRequest(_message.Message):
     project: _builtins.str
     """The project."""
     dimension: Global___ActivityDimension.ValueType
-    """By what they are counted."""
+    """What the events are grouped by."""
     bucket_seconds: _builtins.int
-    """Length of a bucket, a multiple of 60; from 3600 on a multiple of 3600. 0: chosen so
-    that there are about 60. At most 2,000 buckets. Buckets shorter than an hour are kept
-    for 8 days (RECORDS_EXPIRED beyond).
+    """Length of a bucket in seconds: a multiple of 60, or from 3,600 on a multiple of 3,600. 0:
+    chosen to give about 60 buckets. At most 2,000 buckets. Buckets shorter than an hour are kept
+    for 8 days (before that: RECORDS_EXPIRED).
     """
     top: _builtins.int
-    """How many names are returned, those with the most events: 1 to 100; 0 means 10."""
+    """Maximum number of names to return, those with the most events: 1 to 100; 0 means 10."""
     utc_offset_minutes: _builtins.int
-    """Minutes that local time is ahead of UTC, -1440 to 1440: for peak_hours and for where
-    buckets of a day begin.
+    """Offset of local time from UTC in minutes, -1440 to 1440. Used for peak_hours and for where
+    day-long buckets begin.
     """
     @_builtins.property
     def since(self) -> _event_pb2.Position:
-        """Lower end. Unset: 24 hours before the upper end, or the first event where that is
-        later. Rounded down to a bucket.
+        """Lower end of the range. Unset: 24 hours before the upper end, or the first event if that is
+        later. Rounded down to a whole bucket.
         """
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:
-        """Upper end, included. Unset: now. Rounded up to a bucket."""
+        """Upper end of the range, inclusive. Unset: now. Rounded up to a whole bucket."""
 
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these names: exact, or globs. 32 at most. Empty: all."""
+        """Only these names or globs, at most 32. Empty: all."""
 
     def __init__(
         self,
@@ -528,7 +528,7 @@ Global___GetActivityRequest: _TypeAlias = GetActivityRequest  # noqa: Y015
 
 @_typing.final
 class ActivitySeries(_message.Message):
-    """Counts of one name."""
+    """The counts of one name."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -536,12 +536,12 @@ class ActivitySeries(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A data key, type, publisher or need; "" for all together."""
+    """The data key, type, publisher or need; "" for all together."""
     total: _builtins.int
-    """Events in the range."""
+    """Number of events in the range."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Events in each bucket, oldest first."""
+        """Number of events in each bucket, oldest first."""
 
     def __init__(
         self,
@@ -560,7 +560,7 @@ Global___ActivitySeries: _TypeAlias = ActivitySeries  # noqa: Y015
 
 @_typing.final
 class GetActivityResponse(_message.Message):
-    """How many events there were."""
+    """The number of events over time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -573,18 +573,18 @@ class GetActivityResponse(_message.Message):
     PEAK_HOURS_FIELD_NUMBER: _builtins.int
     COUNTED_SINCE_FIELD_NUMBER: _builtins.int
     bucket_seconds: _builtins.int
-    """Length of a bucket."""
+    """Length of a bucket in seconds."""
     name_count: _builtins.int
-    """How many names had events, also those that were not returned."""
+    """Number of names with events, including those not returned."""
     counted_since: _builtins.str
-    """Since when events are counted; see GetStatsResponse."""
+    """The sequence from which events are counted; see GetStatsResponse.counted_since."""
     @_builtins.property
     def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivitySeries]:
-        """The names with the most events, most first; equal ones by name."""
+        """The names with the most events, in descending order; ties are ordered by name."""
 
     @_builtins.property
     def total(self) -> Global___ActivitySeries:
-        """All events of the range together, of the names asked for."""
+        """All events of the range with the requested names."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -596,7 +596,7 @@ class GetActivityResponse(_message.Message):
 
     @_builtins.property
     def peak_hours(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """24 numbers: events of the range by the hour of the local day, from 0 to 23."""
+        """24 numbers: events in the range by hour of the local day, 0 to 23."""
 
     def __init__(
         self,
@@ -620,7 +620,7 @@ Global___GetActivityResponse: _TypeAlias = GetActivityResponse  # noqa: Y015
 
 @_typing.final
 class EraseDataRequest(_message.Message):
-    """Erases payloads."""
+    """Request of EraseData."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -634,17 +634,13 @@ class EraseDataRequest(_message.Message):
     subject: _builtins.str
     """All events whose metadata name this subject."""
     data_key: _builtins.str
-    """All events of this data key that there are by now. Needs an archive
-    (ARCHIVE_DISABLED).
-    """
+    """All events of this data key up to now. Needs an archive (ARCHIVE_DISABLED)."""
     request_id: _builtins.str
-    """Makes the call idempotent for ever: 1 to 64 characters of A-Z a-z 0-9 _ . : -.
-    Required; it stands in every event that was erased.
+    """Makes the call idempotent forever: 1 to 64 characters of A-Z a-z 0-9 _ . : -. Required. Every
+    erased event carries it.
     """
     reason: _builtins.str
-    """Why, for the audit and in every event that was erased: 1 to 1,000 characters.
-    Required.
-    """
+    """Why, for the audit and for every erased event: 1 to 1,000 characters. Required."""
     def __init__(
         self,
         *,
@@ -674,11 +670,11 @@ class EraseDataResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     erased_count: _builtins.int
-    """How many events."""
+    """Number of events erased."""
     sequence: _builtins.str
-    """The event that tells it, of type "data_erased"; empty if there was nothing to erase."""
+    """The "data_erased" event that records it. Empty if there was nothing to erase."""
     duplicate: _builtins.bool
-    """Whether the request had been answered before, like this."""
+    """True if the request_id was seen before; this is then the first response again."""
     def __init__(
         self,
         *,
@@ -696,7 +692,7 @@ Global___EraseDataResponse: _TypeAlias = EraseDataResponse  # noqa: Y015
 
 @_typing.final
 class VerifyProjectRequest(_message.Message):
-    """Verifies a project."""
+    """Request of VerifyProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -705,7 +701,7 @@ class VerifyProjectRequest(_message.Message):
     project: _builtins.str
     """The project."""
     repair: _builtins.bool
-    """Makes anew what can be derived."""
+    """Rebuild what can be derived."""
     def __init__(
         self,
         *,
@@ -722,7 +718,7 @@ Global___VerifyProjectRequest: _TypeAlias = VerifyProjectRequest  # noqa: Y015
 
 @_typing.final
 class Finding(_message.Message):
-    """A difference."""
+    """An inconsistency."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -732,15 +728,15 @@ class Finding(_message.Message):
     REPAIRABLE_FIELD_NUMBER: _builtins.int
     REPAIRED_FIELD_NUMBER: _builtins.int
     kind: Global___FindingKind.ValueType
-    """What it is about."""
+    """What the inconsistency is about."""
     place: _builtins.str
-    """Where: a sequence, a data key, the name of an object or of a counter."""
+    """Where it is: a sequence, a data key, or the name of an object or counter."""
     detail: _builtins.str
     """What is wrong, in plain words."""
     repairable: _builtins.bool
-    """Whether it can be made right from what is left."""
+    """Whether it can be repaired from what is left."""
     repaired: _builtins.bool
-    """Whether it was."""
+    """Whether it was repaired."""
     def __init__(
         self,
         *,
@@ -760,7 +756,7 @@ Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class VerifyProjectResponse(_message.Message):
-    """How far a verification is, or what it has found."""
+    """Progress of a verification, a finding, or the summary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -769,16 +765,16 @@ class VerifyProjectResponse(_message.Message):
     FINDING_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
-    """Events that were read so far."""
+    """Number of events read so far."""
     total_count: _builtins.int
-    """How many there are."""
+    """Total number of events."""
     @_builtins.property
     def finding(self) -> Global___Finding:
-        """A difference that was found."""
+        """An inconsistency, if this message reports one."""
 
     @_builtins.property
     def summary(self) -> Global___VerifySummary:
-        """What was verified; only in the last message."""
+        """What was verified. Only in the last message."""
 
     def __init__(
         self,
@@ -810,19 +806,19 @@ class VerifySummary(_message.Message):
     FINDING_COUNT_FIELD_NUMBER: _builtins.int
     REPAIRED_COUNT_FIELD_NUMBER: _builtins.int
     as_of_sequence: _builtins.str
-    """The log up to here was verified."""
+    """The log was verified up to this sequence."""
     event_count: _builtins.int
-    """How many events."""
+    """Number of events verified."""
     segment_count: _builtins.int
-    """How many segments."""
+    """Number of segments verified."""
     snapshot_count: _builtins.int
-    """How many snapshots."""
+    """Number of snapshots verified."""
     data_key_count: _builtins.int
-    """How many data keys."""
+    """Number of data keys verified."""
     finding_count: _builtins.int
-    """How many differences were found, ..."""
+    """Number of inconsistencies found."""
     repaired_count: _builtins.int
-    """... and how many of them were repaired."""
+    """Number of inconsistencies repaired."""
     def __init__(
         self,
         *,

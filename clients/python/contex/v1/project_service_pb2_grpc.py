@@ -26,17 +26,17 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """ProjectService tells how large a project is and what goes on in it, and decides how long
-    it is kept, and where.
+    """ProjectService reports the size and activity of a project, and controls how long and where
+    its events are kept.
 
     Guarantees
-    Exact     Counts are kept by the store in the same step that appends an event, so
-    they are neither sampled nor behind.
-    No scan   An answer reads counters of the time asked about, never the log.
-    One log   Old events move from the store to the archive; whoever reads does not notice.
-    Only what is removed for good (RemoveEvents, archive_seconds) moves the
-    earliest sequence that can be read, and whoever asks for less gets
-    SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
+    Exact     The store updates the counters in the same step that appends an event; counts
+    are neither sampled nor delayed.
+    No scan   A response reads the counters of the requested time range, never the log.
+    One log   Old events move from the store to the archive, which readers don't notice. Only
+    permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
+    sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
+    latest event of each key always stays readable.
 
     Example flow
     1. GetStats(project "shop")
@@ -89,17 +89,17 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """ProjectService tells how large a project is and what goes on in it, and decides how long
-    it is kept, and where.
+    """ProjectService reports the size and activity of a project, and controls how long and where
+    its events are kept.
 
     Guarantees
-    Exact     Counts are kept by the store in the same step that appends an event, so
-    they are neither sampled nor behind.
-    No scan   An answer reads counters of the time asked about, never the log.
-    One log   Old events move from the store to the archive; whoever reads does not notice.
-    Only what is removed for good (RemoveEvents, archive_seconds) moves the
-    earliest sequence that can be read, and whoever asks for less gets
-    SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
+    Exact     The store updates the counters in the same step that appends an event; counts
+    are neither sampled nor delayed.
+    No scan   A response reads the counters of the requested time range, never the log.
+    One log   Old events move from the store to the archive, which readers don't notice. Only
+    permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
+    sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
+    latest event of each key always stays readable.
 
     Example flow
     1. GetStats(project "shop")
@@ -109,59 +109,58 @@ class ProjectServiceServicer:
     """
 
     def GetStats(self, request, context):
-        """Returns a project's size, positions and rate. An unknown project is an empty one.
+        """Returns a project's size, positions and rate. A project that nobody has written to is empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetActivity(self, request, context):
-        """Returns how many events there were, over time, by what they have in common.
+        """Returns the number of events over time, grouped by data key, type, publisher or need.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRetention(self, request, context):
-        """Returns how long a project is kept, and where.
+        """Returns how long a project's events are kept, and where.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetRetention(self, request, context):
-        """Decides how long a project is kept. What moves to the archive for it moves within
-        minutes, in the background. Audited.
+        """Sets how long a project's events are kept, and where. Events that must move to the archive
+        move in the background, within minutes. Audited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveEvents(self, request, context):
-        """Removes old events for good, in whole segments of the archive. Audited; refused while
-        the project is on legal hold (LEGAL_HOLD).
+        """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
+        project is on legal hold (LEGAL_HOLD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseData(self, request, context):
-        """Makes payloads unreadable everywhere, also in the archive: those of all events that name
-        a subject, by destroying the subject's key; or those of all events of a data key, by
-        rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
-        "erased". Returns when it is done, which takes seconds for each million events. Audited;
-        refused while the project is on legal hold (LEGAL_HOLD).
+        """Makes payloads unreadable everywhere, including the archive: either of all events that name a
+        subject, by destroying the subject's key, or of all events of a data key, by rewriting what
+        is stored. Sequences, times, revisions and digests stay, and reads say "erased". Returns when
+        done, which takes seconds per million events. Audited. Refused while the project is on legal
+        hold (LEGAL_HOLD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyProject(self, request, context):
-        """Reads a project end to end and reports every difference between what is kept in several
-        places: the log and the archive, its segments and their digests, the state, the
-        snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
-        anew; a project that the store has lost, or has only the beginning of, is taken over
-        from the archive.
+        """Reads a project from end to end and reports every inconsistency between what is stored in
+        several places: the log and the archive, segments and their digests, the state, snapshots,
+        counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
+        the store has lost, or of which it has only the beginning, is restored from the archive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,17 +213,17 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """ProjectService tells how large a project is and what goes on in it, and decides how long
-    it is kept, and where.
+    """ProjectService reports the size and activity of a project, and controls how long and where
+    its events are kept.
 
     Guarantees
-    Exact     Counts are kept by the store in the same step that appends an event, so
-    they are neither sampled nor behind.
-    No scan   An answer reads counters of the time asked about, never the log.
-    One log   Old events move from the store to the archive; whoever reads does not notice.
-    Only what is removed for good (RemoveEvents, archive_seconds) moves the
-    earliest sequence that can be read, and whoever asks for less gets
-    SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
+    Exact     The store updates the counters in the same step that appends an event; counts
+    are neither sampled nor delayed.
+    No scan   A response reads the counters of the requested time range, never the log.
+    One log   Old events move from the store to the archive, which readers don't notice. Only
+    permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
+    sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
+    latest event of each key always stays readable.
 
     Example flow
     1. GetStats(project "shop")

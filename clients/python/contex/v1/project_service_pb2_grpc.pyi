@@ -27,17 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """ProjectService tells how large a project is and what goes on in it, and decides how long
-    it is kept, and where.
+    """ProjectService reports the size and activity of a project, and controls how long and where
+    its events are kept.
 
     Guarantees
-      Exact     Counts are kept by the store in the same step that appends an event, so
-                they are neither sampled nor behind.
-      No scan   An answer reads counters of the time asked about, never the log.
-      One log   Old events move from the store to the archive; whoever reads does not notice.
-                Only what is removed for good (RemoveEvents, archive_seconds) moves the
-                earliest sequence that can be read, and whoever asks for less gets
-                SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
+      Exact     The store updates the counters in the same step that appends an event; counts
+                are neither sampled nor delayed.
+      No scan   A response reads the counters of the requested time range, never the log.
+      One log   Old events move from the store to the archive, which readers don't notice. Only
+                permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
+                sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
+                latest event of each key always stays readable.
 
     Example flow
       1. GetStats(project "shop")
@@ -51,47 +51,46 @@ class ProjectServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProjectServiceAsyncStub: ...
     GetStats: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetStatsRequest, _project_service_pb2.GetStatsResponse]
-    """Returns a project's size, positions and rate. An unknown project is an empty one."""
+    """Returns a project's size, positions and rate. A project that nobody has written to is empty."""
     GetActivity: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetActivityRequest, _project_service_pb2.GetActivityResponse]
-    """Returns how many events there were, over time, by what they have in common."""
+    """Returns the number of events over time, grouped by data key, type, publisher or need."""
     GetRetention: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetRetentionRequest, _project_service_pb2.GetRetentionResponse]
-    """Returns how long a project is kept, and where."""
+    """Returns how long a project's events are kept, and where."""
     SetRetention: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.SetRetentionRequest, _project_service_pb2.SetRetentionResponse]
-    """Decides how long a project is kept. What moves to the archive for it moves within
-    minutes, in the background. Audited.
+    """Sets how long a project's events are kept, and where. Events that must move to the archive
+    move in the background, within minutes. Audited.
     """
     RemoveEvents: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]
-    """Removes old events for good, in whole segments of the archive. Audited; refused while
-    the project is on legal hold (LEGAL_HOLD).
+    """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
+    project is on legal hold (LEGAL_HOLD).
     """
     EraseData: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.EraseDataRequest, _project_service_pb2.EraseDataResponse]
-    """Makes payloads unreadable everywhere, also in the archive: those of all events that name
-    a subject, by destroying the subject's key; or those of all events of a data key, by
-    rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
-    "erased". Returns when it is done, which takes seconds for each million events. Audited;
-    refused while the project is on legal hold (LEGAL_HOLD).
+    """Makes payloads unreadable everywhere, including the archive: either of all events that name a
+    subject, by destroying the subject's key, or of all events of a data key, by rewriting what
+    is stored. Sequences, times, revisions and digests stay, and reads say "erased". Returns when
+    done, which takes seconds per million events. Audited. Refused while the project is on legal
+    hold (LEGAL_HOLD).
     """
     VerifyProject: _grpc.UnaryStreamMultiCallable[_project_service_pb2.VerifyProjectRequest, _project_service_pb2.VerifyProjectResponse]
-    """Reads a project end to end and reports every difference between what is kept in several
-    places: the log and the archive, its segments and their digests, the state, the
-    snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
-    anew; a project that the store has lost, or has only the beginning of, is taken over
-    from the archive.
+    """Reads a project from end to end and reports every inconsistency between what is stored in
+    several places: the log and the archive, segments and their digests, the state, snapshots,
+    counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
+    the store has lost, or of which it has only the beginning, is restored from the archive.
     """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
-    """ProjectService tells how large a project is and what goes on in it, and decides how long
-    it is kept, and where.
+    """ProjectService reports the size and activity of a project, and controls how long and where
+    its events are kept.
 
     Guarantees
-      Exact     Counts are kept by the store in the same step that appends an event, so
-                they are neither sampled nor behind.
-      No scan   An answer reads counters of the time asked about, never the log.
-      One log   Old events move from the store to the archive; whoever reads does not notice.
-                Only what is removed for good (RemoveEvents, archive_seconds) moves the
-                earliest sequence that can be read, and whoever asks for less gets
-                SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
+      Exact     The store updates the counters in the same step that appends an event; counts
+                are neither sampled nor delayed.
+      No scan   A response reads the counters of the requested time range, never the log.
+      One log   Old events move from the store to the archive, which readers don't notice. Only
+                permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
+                sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
+                latest event of each key always stays readable.
 
     Example flow
       1. GetStats(project "shop")
@@ -102,46 +101,45 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStats: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetStatsRequest, _project_service_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Returns a project's size, positions and rate. An unknown project is an empty one."""
+    """Returns a project's size, positions and rate. A project that nobody has written to is empty."""
     GetActivity: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetActivityRequest, _project_service_pb2.GetActivityResponse]  # type: ignore[assignment]
-    """Returns how many events there were, over time, by what they have in common."""
+    """Returns the number of events over time, grouped by data key, type, publisher or need."""
     GetRetention: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetRetentionRequest, _project_service_pb2.GetRetentionResponse]  # type: ignore[assignment]
-    """Returns how long a project is kept, and where."""
+    """Returns how long a project's events are kept, and where."""
     SetRetention: _aio.UnaryUnaryMultiCallable[_project_service_pb2.SetRetentionRequest, _project_service_pb2.SetRetentionResponse]  # type: ignore[assignment]
-    """Decides how long a project is kept. What moves to the archive for it moves within
-    minutes, in the background. Audited.
+    """Sets how long a project's events are kept, and where. Events that must move to the archive
+    move in the background, within minutes. Audited.
     """
     RemoveEvents: _aio.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]  # type: ignore[assignment]
-    """Removes old events for good, in whole segments of the archive. Audited; refused while
-    the project is on legal hold (LEGAL_HOLD).
+    """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
+    project is on legal hold (LEGAL_HOLD).
     """
     EraseData: _aio.UnaryUnaryMultiCallable[_project_service_pb2.EraseDataRequest, _project_service_pb2.EraseDataResponse]  # type: ignore[assignment]
-    """Makes payloads unreadable everywhere, also in the archive: those of all events that name
-    a subject, by destroying the subject's key; or those of all events of a data key, by
-    rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
-    "erased". Returns when it is done, which takes seconds for each million events. Audited;
-    refused while the project is on legal hold (LEGAL_HOLD).
+    """Makes payloads unreadable everywhere, including the archive: either of all events that name a
+    subject, by destroying the subject's key, or of all events of a data key, by rewriting what
+    is stored. Sequences, times, revisions and digests stay, and reads say "erased". Returns when
+    done, which takes seconds per million events. Audited. Refused while the project is on legal
+    hold (LEGAL_HOLD).
     """
     VerifyProject: _aio.UnaryStreamMultiCallable[_project_service_pb2.VerifyProjectRequest, _project_service_pb2.VerifyProjectResponse]  # type: ignore[assignment]
-    """Reads a project end to end and reports every difference between what is kept in several
-    places: the log and the archive, its segments and their digests, the state, the
-    snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
-    anew; a project that the store has lost, or has only the beginning of, is taken over
-    from the archive.
+    """Reads a project from end to end and reports every inconsistency between what is stored in
+    several places: the log and the archive, segments and their digests, the state, snapshots,
+    counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
+    the store has lost, or of which it has only the beginning, is restored from the archive.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ProjectService tells how large a project is and what goes on in it, and decides how long
-    it is kept, and where.
+    """ProjectService reports the size and activity of a project, and controls how long and where
+    its events are kept.
 
     Guarantees
-      Exact     Counts are kept by the store in the same step that appends an event, so
-                they are neither sampled nor behind.
-      No scan   An answer reads counters of the time asked about, never the log.
-      One log   Old events move from the store to the archive; whoever reads does not notice.
-                Only what is removed for good (RemoveEvents, archive_seconds) moves the
-                earliest sequence that can be read, and whoever asks for less gets
-                SEQUENCE_TRIMMED with it. The latest event of each key stays readable.
+      Exact     The store updates the counters in the same step that appends an event; counts
+                are neither sampled nor delayed.
+      No scan   A response reads the counters of the requested time range, never the log.
+      One log   Old events move from the store to the archive, which readers don't notice. Only
+                permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
+                sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
+                latest event of each key always stays readable.
 
     Example flow
       1. GetStats(project "shop")
@@ -156,7 +154,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.GetStatsResponse, _abc.Awaitable[_project_service_pb2.GetStatsResponse]]:
-        """Returns a project's size, positions and rate. An unknown project is an empty one."""
+        """Returns a project's size, positions and rate. A project that nobody has written to is empty."""
 
     @_abc_1.abstractmethod
     def GetActivity(
@@ -164,7 +162,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.GetActivityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.GetActivityResponse, _abc.Awaitable[_project_service_pb2.GetActivityResponse]]:
-        """Returns how many events there were, over time, by what they have in common."""
+        """Returns the number of events over time, grouped by data key, type, publisher or need."""
 
     @_abc_1.abstractmethod
     def GetRetention(
@@ -172,7 +170,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.GetRetentionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.GetRetentionResponse, _abc.Awaitable[_project_service_pb2.GetRetentionResponse]]:
-        """Returns how long a project is kept, and where."""
+        """Returns how long a project's events are kept, and where."""
 
     @_abc_1.abstractmethod
     def SetRetention(
@@ -180,8 +178,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.SetRetentionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.SetRetentionResponse, _abc.Awaitable[_project_service_pb2.SetRetentionResponse]]:
-        """Decides how long a project is kept. What moves to the archive for it moves within
-        minutes, in the background. Audited.
+        """Sets how long a project's events are kept, and where. Events that must move to the archive
+        move in the background, within minutes. Audited.
         """
 
     @_abc_1.abstractmethod
@@ -190,8 +188,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.RemoveEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.RemoveEventsResponse, _abc.Awaitable[_project_service_pb2.RemoveEventsResponse]]:
-        """Removes old events for good, in whole segments of the archive. Audited; refused while
-        the project is on legal hold (LEGAL_HOLD).
+        """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
+        project is on legal hold (LEGAL_HOLD).
         """
 
     @_abc_1.abstractmethod
@@ -200,11 +198,11 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.EraseDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.EraseDataResponse, _abc.Awaitable[_project_service_pb2.EraseDataResponse]]:
-        """Makes payloads unreadable everywhere, also in the archive: those of all events that name
-        a subject, by destroying the subject's key; or those of all events of a data key, by
-        rewriting what is stored. Sequences, times, revisions and digests stay, and reads say
-        "erased". Returns when it is done, which takes seconds for each million events. Audited;
-        refused while the project is on legal hold (LEGAL_HOLD).
+        """Makes payloads unreadable everywhere, including the archive: either of all events that name a
+        subject, by destroying the subject's key, or of all events of a data key, by rewriting what
+        is stored. Sequences, times, revisions and digests stay, and reads say "erased". Returns when
+        done, which takes seconds per million events. Audited. Refused while the project is on legal
+        hold (LEGAL_HOLD).
         """
 
     @_abc_1.abstractmethod
@@ -213,11 +211,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.VerifyProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_project_service_pb2.VerifyProjectResponse], _abc.AsyncIterator[_project_service_pb2.VerifyProjectResponse]]:
-        """Reads a project end to end and reports every difference between what is kept in several
-        places: the log and the archive, its segments and their digests, the state, the
-        snapshots, the counters and the vectors. With `repair`, whatever can be derived is made
-        anew; a project that the store has lost, or has only the beginning of, is taken over
-        from the archive.
+        """Reads a project from end to end and reports every inconsistency between what is stored in
+        several places: the log and the archive, segments and their digests, the state, snapshots,
+        counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
+        the store has lost, or of which it has only the beginning, is restored from the archive.
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,21 +28,21 @@ class _StateView:
 class _StateViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STATE_VIEW_UNSPECIFIED: _StateView.ValueType  # 0
-    """The same as STATE_VIEW_FULL."""
+    """Same as STATE_VIEW_FULL."""
     STATE_VIEW_FULL: _StateView.ValueType  # 1
-    """Whole events, with their payloads."""
+    """Whole events with their payloads."""
     STATE_VIEW_KEYS: _StateView.ValueType  # 2
-    """Keys, revisions and sequences."""
+    """Only keys, revisions and sequences."""
 
 class StateView(_StateView, metaclass=_StateViewEnumTypeWrapper):
-    """How much of each datum an answer holds."""
+    """How much of each datum a response holds."""
 
 STATE_VIEW_UNSPECIFIED: StateView.ValueType  # 0
-"""The same as STATE_VIEW_FULL."""
+"""Same as STATE_VIEW_FULL."""
 STATE_VIEW_FULL: StateView.ValueType  # 1
-"""Whole events, with their payloads."""
+"""Whole events with their payloads."""
 STATE_VIEW_KEYS: StateView.ValueType  # 2
-"""Keys, revisions and sequences."""
+"""Only keys, revisions and sequences."""
 Global___StateView: _TypeAlias = StateView  # noqa: Y015
 
 class _PatchOmitted:
@@ -52,25 +52,25 @@ class _PatchOmitted:
 class _PatchOmittedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PatchOmitted.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PATCH_OMITTED_UNSPECIFIED: _PatchOmitted.ValueType  # 0
-    """It was not."""
+    """It was not omitted."""
     PATCH_OMITTED_BINARY: _PatchOmitted.ValueType  # 1
-    """One of the payloads is no text."""
+    """One of the payloads is not text."""
     PATCH_OMITTED_TOO_LARGE: _PatchOmitted.ValueType  # 2
     """One of the payloads is larger than 256 KiB."""
     PATCH_OMITTED_TRIMMED: _PatchOmitted.ValueType  # 3
-    """The event before can no longer be read."""
+    """The previous event can no longer be read."""
 
 class PatchOmitted(_PatchOmitted, metaclass=_PatchOmittedEnumTypeWrapper):
-    """Why a patch was left out."""
+    """Why a patch was omitted."""
 
 PATCH_OMITTED_UNSPECIFIED: PatchOmitted.ValueType  # 0
-"""It was not."""
+"""It was not omitted."""
 PATCH_OMITTED_BINARY: PatchOmitted.ValueType  # 1
-"""One of the payloads is no text."""
+"""One of the payloads is not text."""
 PATCH_OMITTED_TOO_LARGE: PatchOmitted.ValueType  # 2
 """One of the payloads is larger than 256 KiB."""
 PATCH_OMITTED_TRIMMED: PatchOmitted.ValueType  # 3
-"""The event before can no longer be read."""
+"""The previous event can no longer be read."""
 Global___PatchOmitted: _TypeAlias = PatchOmitted  # noqa: Y015
 
 class _ChangeKind:
@@ -80,25 +80,25 @@ class _ChangeKind:
 class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     CHANGE_KIND_ADDED: _ChangeKind.ValueType  # 1
-    """It is there and was not."""
+    """The datum exists at the later moment but not at the earlier one."""
     CHANGE_KIND_REMOVED: _ChangeKind.ValueType  # 2
-    """It was there and is not."""
+    """The datum exists at the earlier moment but not at the later one."""
     CHANGE_KIND_CHANGED: _ChangeKind.ValueType  # 3
-    """It has another revision. The payload may be the same, and then the patch is empty."""
+    """The revisions differ. If the payload is the same, the patch is empty."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
     """What happened to a datum between two moments."""
 
 CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 CHANGE_KIND_ADDED: ChangeKind.ValueType  # 1
-"""It is there and was not."""
+"""The datum exists at the later moment but not at the earlier one."""
 CHANGE_KIND_REMOVED: ChangeKind.ValueType  # 2
-"""It was there and is not."""
+"""The datum exists at the earlier moment but not at the later one."""
 CHANGE_KIND_CHANGED: ChangeKind.ValueType  # 3
-"""It has another revision. The payload may be the same, and then the patch is empty."""
+"""The revisions differ. If the payload is the same, the patch is empty."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final
@@ -118,16 +118,16 @@ class Datum(_message.Message):
     sequence: _builtins.str
     """Its latest event."""
     revision: _builtins.int
-    """How many events it has had."""
+    """Number of events that the key has had."""
     deleted: _builtins.bool
-    """Whether the latest event deleted it."""
+    """Whether the latest event is a deletion."""
     payload_omitted: _builtins.bool
-    """True when the payload was left out because the answer would have grown beyond 2 MiB;
-    read it with EventService.GetEvent.
+    """True if the payload was left out because the response would have grown beyond 2 MiB; read it
+    with EventService.GetEvent.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The latest event. Unset with STATE_VIEW_KEYS, and where it can no longer be read."""
+        """The latest event. Unset with STATE_VIEW_KEYS, or if it can no longer be read."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ Global___Datum: _TypeAlias = Datum  # noqa: Y015
 
 @_typing.final
 class Patch(_message.Message):
-    """What leads from one payload to another."""
+    """The difference between two payloads."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,9 +157,9 @@ class Patch(_message.Message):
     UNIFIED_DIFF_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
     json_patch: _builtins.str
-    """Between JSON payloads: a JSON Patch (RFC 6902), as JSON."""
+    """For JSON payloads: a JSON Patch (RFC 6902)."""
     unified_diff: _builtins.str
-    """Between other payloads that are text: a unified diff with three lines of context."""
+    """For other text payloads: a unified diff with three lines of context."""
     omitted: Global___PatchOmitted.ValueType
     """Why there is no patch although the payloads differ."""
     def __init__(
@@ -181,7 +181,7 @@ Global___Patch: _TypeAlias = Patch  # noqa: Y015
 
 @_typing.final
 class GetStateRequest(_message.Message):
-    """Asks for the data as of a moment."""
+    """Request of GetState."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -196,23 +196,23 @@ class GetStateRequest(_message.Message):
     project: _builtins.str
     """The project."""
     prefix: _builtins.str
-    """Only data whose key starts with this, 256 characters at most."""
+    """Only data whose key starts with this prefix, at most 256 characters."""
     view: Global___StateView.ValueType
-    """How much of each."""
+    """How much of each datum to return."""
     include_deleted: _builtins.bool
-    """Whether deleted keys are listed too, with the event that deleted each."""
+    """Also returns deleted keys, each with the event that deleted it."""
     page_size: _builtins.int
-    """Data a page: 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
+    """Maximum number of data items per page, 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the other fields unchanged."""
+    """next_page_token of the previous page, with the other fields unchanged."""
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
         """The moment. Unset: now."""
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only data whose key fits one of these: keys, or globs ("*" any run of characters, "?"
-        one). 32 at most, 256 characters each. Empty: all.
+        """Only data whose key is, or matches, one of these keys or globs ("*" matches any run of
+        characters, "?" exactly one): at most 32 of at most 256 characters. Empty: all data.
         """
 
     def __init__(
@@ -246,12 +246,12 @@ class GetStateResponse(_message.Message):
     DATA_COUNT_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     data_count: _builtins.int
-    """How many data the whole answer has, all pages together."""
+    """Total number of data items on all pages."""
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___Datum]:
-        """In the order of their keys' bytes."""
+        """The data, ordered by the bytes of their keys."""
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Moment:
@@ -275,9 +275,7 @@ Global___GetStateResponse: _TypeAlias = GetStateResponse  # noqa: Y015
 
 @_typing.final
 class StreamStateRequest(_message.Message):
-    """Asks for the data as of a moment, as a stream. The fields mean what they mean in
-    GetStateRequest.
-    """
+    """Request of StreamState. The fields mean the same as in GetStateRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -291,20 +289,20 @@ class StreamStateRequest(_message.Message):
     project: _builtins.str
     """The project."""
     prefix: _builtins.str
-    """Only data whose key starts with this."""
+    """Only data whose key starts with this prefix."""
     view: Global___StateView.ValueType
-    """How much of each."""
+    """How much of each datum to return."""
     include_deleted: _builtins.bool
-    """Whether deleted keys are listed too."""
+    """Also returns deleted keys."""
     after_data_key: _builtins.str
     """Resume after this key."""
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
-        """The moment. Unset: now. To resume: the sequence of the messages received."""
+        """The moment. Unset: now. To resume: the sequence in the messages already received."""
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only data whose key fits one of these."""
+        """Only data whose key is, or matches, one of these keys or globs. Empty: all data."""
 
     def __init__(
         self,
@@ -327,7 +325,7 @@ Global___StreamStateRequest: _TypeAlias = StreamStateRequest  # noqa: Y015
 
 @_typing.final
 class StreamStateResponse(_message.Message):
-    """Some data; the first message comes also where there are none."""
+    """Some of the data. At least one message is sent, even if there are no data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -335,10 +333,12 @@ class StreamStateResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     DATA_COUNT_FIELD_NUMBER: _builtins.int
     data_count: _builtins.int
-    """How many data the whole stream has, including those before after_data_key."""
+    """Total number of data items in the whole stream, including those up to after_data_key."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___Datum]:
-        """In the order of their keys' bytes; about 1 MiB at most unless one datum is larger."""
+        """The data, ordered by the bytes of their keys; about 1 MiB at most unless a single datum is
+        larger.
+        """
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Moment:
@@ -361,7 +361,7 @@ Global___StreamStateResponse: _TypeAlias = StreamStateResponse  # noqa: Y015
 
 @_typing.final
 class DiffStatesRequest(_message.Message):
-    """Asks what changed."""
+    """Request of DiffStates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -377,28 +377,28 @@ class DiffStatesRequest(_message.Message):
     project: _builtins.str
     """The project."""
     prefix: _builtins.str
-    """Only data whose key starts with this."""
+    """Only data whose key starts with this prefix."""
     view: Global___StateView.ValueType
-    """Whether `before` and `after` hold whole events (STATE_VIEW_FULL) or keys, revisions
-    and sequences (STATE_VIEW_KEYS). Patches come with both.
+    """Whether `before` and `after` hold whole events (STATE_VIEW_FULL) or only keys, revisions and
+    sequences (STATE_VIEW_KEYS). Patches are returned with both.
     """
     omit_patches: _builtins.bool
-    """Leaves the patches out."""
+    """Leaves out the patches."""
     page_size: _builtins.int
-    """Changes a page: 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
+    """Maximum number of changes per page, 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the other fields unchanged."""
+    """next_page_token of the previous page, with the other fields unchanged."""
     @_builtins.property
     def base(self) -> _event_pb2.Position:
         """The earlier moment. Required."""
 
     @_builtins.property
     def target(self) -> _event_pb2.Position:
-        """The later moment. Unset: now. May also be the earlier one: then the diff leads back."""
+        """The later moment. Unset: now. If it is earlier than base, the diff leads back in time."""
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only data whose key fits one of these keys or globs; empty: all."""
+        """Only data whose key is, or matches, one of these keys or globs. Empty: all data."""
 
     def __init__(
         self,
@@ -433,20 +433,20 @@ class Change(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     PATCH_FIELD_NUMBER: _builtins.int
     kind: Global___ChangeKind.ValueType
-    """How."""
+    """What happened to it."""
     data_key: _builtins.str
     """Its key."""
     @_builtins.property
     def before(self) -> Global___Datum:
-        """As it was; unset where it was not there."""
+        """The datum at the earlier moment. Unset if it did not exist."""
 
     @_builtins.property
     def after(self) -> Global___Datum:
-        """As it is; unset where it is not there."""
+        """The datum at the later moment. Unset if it did not exist."""
 
     @_builtins.property
     def patch(self) -> Global___Patch:
-        """From before to after; unset where one of them is not there, or with omit_patches."""
+        """From `before` to `after`. Unset if one of them is unset, or with omit_patches."""
 
     def __init__(
         self,
@@ -479,16 +479,16 @@ class DiffStatesResponse(_message.Message):
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     added_count: _builtins.int
-    """How many data were added, all pages together, ..."""
+    """Number of data items added, on all pages together."""
     removed_count: _builtins.int
-    """... removed, ..."""
+    """Number of data items removed, on all pages together."""
     changed_count: _builtins.int
-    """... and changed."""
+    """Number of data items changed, on all pages together."""
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
-        """In the order of their keys' bytes."""
+        """The changes, ordered by the bytes of their keys."""
 
     @_builtins.property
     def base(self) -> _event_pb2.Moment:
@@ -528,7 +528,7 @@ class Revision(_message.Message):
     PATCH_FIELD_NUMBER: _builtins.int
     PAYLOAD_OMITTED_FIELD_NUMBER: _builtins.int
     payload_omitted: _builtins.bool
-    """True when the payload was left out because the answer would have grown beyond 2 MiB."""
+    """True if the payload was left out because the response would have grown beyond 2 MiB."""
     @_builtins.property
     def event(self) -> _event_pb2.Event:
         """The event, with publisher, revision and previous_sequence."""
@@ -539,8 +539,8 @@ class Revision(_message.Message):
 
     @_builtins.property
     def patch(self) -> Global___Patch:
-        """From the revision before to this one. Unset for the first revision, and for deletions
-        and returns, which have nothing to compare.
+        """From the previous revision to this one. Unset for the first revision, and for deletions and
+        the revisions that follow them, which have nothing to compare with.
         """
 
     def __init__(
@@ -561,7 +561,7 @@ Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class GetHistoryRequest(_message.Message):
-    """Asks for the revisions of a data key."""
+    """Request of GetHistory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -577,16 +577,16 @@ class GetHistoryRequest(_message.Message):
     data_key: _builtins.str
     """The key."""
     omit_patches: _builtins.bool
-    """Leaves the patches out."""
+    """Leaves out the patches."""
     omit_payloads: _builtins.bool
-    """Leaves the payloads out; patches come nevertheless."""
+    """Leaves out the payloads. Patches are still returned."""
     page_size: _builtins.int
-    """Revisions a page: 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
+    """Maximum number of revisions per page, 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the other fields unchanged."""
+    """next_page_token of the previous page, with the other fields unchanged."""
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
-        """The moment whose newest revision comes first. Unset: now."""
+        """The moment whose latest revision comes first. Unset: now."""
 
     def __init__(
         self,
@@ -618,12 +618,12 @@ class GetHistoryResponse(_message.Message):
     TRIMMED_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     trimmed: _builtins.bool
-    """True on the last page where older revisions existed and can no longer be read."""
+    """True on the last page if there were older revisions that can no longer be read."""
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
-        """Newest first."""
+        """The revisions, newest first."""
 
     @_builtins.property
     def as_of(self) -> _event_pb2.Moment:
@@ -647,7 +647,7 @@ Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
 
 @_typing.final
 class GetRevisionRequest(_message.Message):
-    """Asks for one revision."""
+    """Request of GetRevision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -659,7 +659,7 @@ class GetRevisionRequest(_message.Message):
     data_key: _builtins.str
     """The key."""
     revision: _builtins.int
-    """Which one, from 1."""
+    """Number of the revision, from 1."""
     def __init__(
         self,
         *,
@@ -684,7 +684,7 @@ class GetRevisionResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def revision(self) -> Global___Revision:
-        """The revision, with the patch from the one before."""
+        """The revision, with the patch from the previous one."""
 
     def __init__(
         self,
@@ -701,7 +701,7 @@ Global___GetRevisionResponse: _TypeAlias = GetRevisionResponse  # noqa: Y015
 
 @_typing.final
 class GetBlameRequest(_message.Message):
-    """Asks who set what."""
+    """Request of GetBlame."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -711,7 +711,7 @@ class GetBlameRequest(_message.Message):
     project: _builtins.str
     """The project."""
     data_key: _builtins.str
-    """The key. DATA_KEY_NOT_FOUND where it is not there, or deleted, at the moment."""
+    """The key. DATA_KEY_NOT_FOUND if it does not exist, or is deleted, at the moment."""
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
         """The moment. Unset: now."""
@@ -733,7 +733,7 @@ Global___GetBlameRequest: _TypeAlias = GetBlameRequest  # noqa: Y015
 
 @_typing.final
 class BlamedPart(_message.Message):
-    """A part of a datum, and the event that made it what it is."""
+    """A part of a datum, and the event that set it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -744,20 +744,20 @@ class BlamedPart(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     PUBLISHER_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """In JSON: the JSON pointer (RFC 6901) of a value that is no object and no array, or
-    of an empty one. In text: "1", "2", … for the lines.
+    """In JSON: the JSON pointer (RFC 6901) of a scalar, or of an empty object or array. In text: the
+    number of the line, "1", "2", …
     """
     value: _builtins.str
-    """The value as JSON, or the line."""
+    """The value as JSON, or the text of the line."""
     sequence: _builtins.str
-    """The event that set it to this value last."""
+    """The event that last set it to this value."""
     revision: _builtins.int
-    """Its revision."""
+    """Revision of that event."""
     publisher: _builtins.str
-    """Who published it."""
+    """Who published that event."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was appended."""
+        """When that event was appended."""
 
     def __init__(
         self,
@@ -779,7 +779,7 @@ Global___BlamedPart: _TypeAlias = BlamedPart  # noqa: Y015
 
 @_typing.final
 class GetBlameResponse(_message.Message):
-    """Who set what."""
+    """Which event set which part of a datum."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -788,10 +788,11 @@ class GetBlameResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True where the walk ended before every part was found, after 10,000 revisions, 64 MiB
-    or 10 seconds, or at the oldest that can still be read: the parts left are then said
-    to be set by the oldest revision seen, and may be older. True also where the datum has
-    more parts than an answer holds, 10,000 and 2 MiB: then the first of them are told.
+    """True if the result is incomplete. Either the search stopped before it had found every part,
+    after 10,000 revisions, 64 MiB or 10 seconds, or at the oldest readable revision; the
+    remaining parts are then attributed to the oldest revision seen, and may be older. Or the
+    datum has more parts than a response holds, 10,000 or 2 MiB; only the first ones are then
+    returned.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
@@ -799,8 +800,8 @@ class GetBlameResponse(_message.Message):
 
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlamedPart]:
-        """Its parts, in the order of the payload. A payload that is no text is one part, with an
-        empty path and value.
+        """The parts, in the order of the payload. A payload that is not text is one part with an empty
+        path and value.
         """
 
     @_builtins.property

@@ -26,24 +26,24 @@ if _version_not_supported:
 
 
 class StateServiceStub:
-    """StateService answers what a project's data were at any moment, how they came to be so,
-    and what changed between two moments.
+    """StateService answers what a project's data were at any moment, how they got there, and what
+    changed between two moments.
 
     Guarantees
-    Exact       State as of a moment is the fold of the log up to it: for every data key
-    its latest event. Events of one millisecond are told apart by sequence.
-    Repeatable  Every answer names the sequence that it is as of. The same question as of
-    that sequence has the same answer for as long as the log is kept.
-    Bounded     An answer costs the nearest snapshot and the events after it, and a
-    history walks from each event to the one before of the same key, so the
-    millionth event is read like the hundredth.
-    Deletion    is an event like others. A deleted key is not part of the state, keeps its
-    history, and goes on counting revisions when it returns.
+    Exact       The state as of a moment is the fold of the log up to it: the latest event of
+    every data key. Events within one millisecond are told apart by sequence.
+    Repeatable  Every response names the sequence that it is as of. The same request as of
+    that sequence gives the same response for as long as the log is kept.
+    Bounded     Reading a state costs the nearest snapshot plus the events after it. A history
+    follows the link from each event to the previous one of the same key. Reading
+    the millionth event costs the same as reading the hundredth.
+    Deletion    A deletion is an event like any other. A deleted key is not part of the state,
+    keeps its history, and continues to count revisions when it is published again.
 
-    Moments are Positions: a sequence means "with this event", a time "with everything up to
-    and including this millisecond"; unset means now. A time in the future is
-    TIME_IN_FUTURE, a sequence beyond the log SEQUENCE_IN_FUTURE, and a moment before what
-    can still be read SEQUENCE_TRIMMED. Before a project's first event its state is empty.
+    Moments are Positions: a sequence includes its event, and a time includes all of its
+    millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
+    beyond the log with SEQUENCE_IN_FUTURE, and a moment before the earliest readable event with
+    SEQUENCE_TRIMMED. Before its first event, a project's state is empty.
 
     Example flow
     1. GetState(project "shop", as_of 15:30, data_keys ["payments/*"])
@@ -95,24 +95,24 @@ class StateServiceStub:
 
 
 class StateServiceServicer:
-    """StateService answers what a project's data were at any moment, how they came to be so,
-    and what changed between two moments.
+    """StateService answers what a project's data were at any moment, how they got there, and what
+    changed between two moments.
 
     Guarantees
-    Exact       State as of a moment is the fold of the log up to it: for every data key
-    its latest event. Events of one millisecond are told apart by sequence.
-    Repeatable  Every answer names the sequence that it is as of. The same question as of
-    that sequence has the same answer for as long as the log is kept.
-    Bounded     An answer costs the nearest snapshot and the events after it, and a
-    history walks from each event to the one before of the same key, so the
-    millionth event is read like the hundredth.
-    Deletion    is an event like others. A deleted key is not part of the state, keeps its
-    history, and goes on counting revisions when it returns.
+    Exact       The state as of a moment is the fold of the log up to it: the latest event of
+    every data key. Events within one millisecond are told apart by sequence.
+    Repeatable  Every response names the sequence that it is as of. The same request as of
+    that sequence gives the same response for as long as the log is kept.
+    Bounded     Reading a state costs the nearest snapshot plus the events after it. A history
+    follows the link from each event to the previous one of the same key. Reading
+    the millionth event costs the same as reading the hundredth.
+    Deletion    A deletion is an event like any other. A deleted key is not part of the state,
+    keeps its history, and continues to count revisions when it is published again.
 
-    Moments are Positions: a sequence means "with this event", a time "with everything up to
-    and including this millisecond"; unset means now. A time in the future is
-    TIME_IN_FUTURE, a sequence beyond the log SEQUENCE_IN_FUTURE, and a moment before what
-    can still be read SEQUENCE_TRIMMED. Before a project's first event its state is empty.
+    Moments are Positions: a sequence includes its event, and a time includes all of its
+    millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
+    beyond the log with SEQUENCE_IN_FUTURE, and a moment before the earliest readable event with
+    SEQUENCE_TRIMMED. Before its first event, a project's state is empty.
 
     Example flow
     1. GetState(project "shop", as_of 15:30, data_keys ["payments/*"])
@@ -126,30 +126,30 @@ class StateServiceServicer:
     """
 
     def GetState(self, request, context):
-        """Returns the data of a project as of a moment, by key, page by page. The moment is
-        fixed by the first page.
+        """Returns a project's data as of a moment, ordered by key, page by page. The first page fixes
+        the moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamState(self, request, context):
-        """Streams the same without pages, by key; ends after the last.
+        """Streams the same data without pages, ordered by key, then ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiffStates(self, request, context):
-        """Returns what changed between two moments, by key, page by page.
+        """Returns what changed between two moments, ordered by key, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHistory(self, request, context):
-        """Returns the revisions of a data key, newest first, page by page. A key that never had
-        an event is DATA_KEY_NOT_FOUND; one that is deleted has its history.
+        """Returns the revisions of a data key, newest first, page by page. DATA_KEY_NOT_FOUND if the
+        key never had an event; a deleted key still has its history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,7 +163,7 @@ class StateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBlame(self, request, context):
-        """Tells for each field of a JSON datum, or each line of a text, which event set it.
+        """Returns which event set each field of a JSON datum, or each line of a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,24 +211,24 @@ def add_StateServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StateService:
-    """StateService answers what a project's data were at any moment, how they came to be so,
-    and what changed between two moments.
+    """StateService answers what a project's data were at any moment, how they got there, and what
+    changed between two moments.
 
     Guarantees
-    Exact       State as of a moment is the fold of the log up to it: for every data key
-    its latest event. Events of one millisecond are told apart by sequence.
-    Repeatable  Every answer names the sequence that it is as of. The same question as of
-    that sequence has the same answer for as long as the log is kept.
-    Bounded     An answer costs the nearest snapshot and the events after it, and a
-    history walks from each event to the one before of the same key, so the
-    millionth event is read like the hundredth.
-    Deletion    is an event like others. A deleted key is not part of the state, keeps its
-    history, and goes on counting revisions when it returns.
+    Exact       The state as of a moment is the fold of the log up to it: the latest event of
+    every data key. Events within one millisecond are told apart by sequence.
+    Repeatable  Every response names the sequence that it is as of. The same request as of
+    that sequence gives the same response for as long as the log is kept.
+    Bounded     Reading a state costs the nearest snapshot plus the events after it. A history
+    follows the link from each event to the previous one of the same key. Reading
+    the millionth event costs the same as reading the hundredth.
+    Deletion    A deletion is an event like any other. A deleted key is not part of the state,
+    keeps its history, and continues to count revisions when it is published again.
 
-    Moments are Positions: a sequence means "with this event", a time "with everything up to
-    and including this millisecond"; unset means now. A time in the future is
-    TIME_IN_FUTURE, a sequence beyond the log SEQUENCE_IN_FUTURE, and a moment before what
-    can still be read SEQUENCE_TRIMMED. Before a project's first event its state is empty.
+    Moments are Positions: a sequence includes its event, and a time includes all of its
+    millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
+    beyond the log with SEQUENCE_IN_FUTURE, and a moment before the earliest readable event with
+    SEQUENCE_TRIMMED. Before its first event, a project's state is empty.
 
     Example flow
     1. GetState(project "shop", as_of 15:30, data_keys ["payments/*"])

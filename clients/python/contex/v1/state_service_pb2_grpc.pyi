@@ -27,24 +27,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StateServiceStub:
-    """StateService answers what a project's data were at any moment, how they came to be so,
-    and what changed between two moments.
+    """StateService answers what a project's data were at any moment, how they got there, and what
+    changed between two moments.
 
     Guarantees
-      Exact       State as of a moment is the fold of the log up to it: for every data key
-                  its latest event. Events of one millisecond are told apart by sequence.
-      Repeatable  Every answer names the sequence that it is as of. The same question as of
-                  that sequence has the same answer for as long as the log is kept.
-      Bounded     An answer costs the nearest snapshot and the events after it, and a
-                  history walks from each event to the one before of the same key, so the
-                  millionth event is read like the hundredth.
-      Deletion    is an event like others. A deleted key is not part of the state, keeps its
-                  history, and goes on counting revisions when it returns.
+      Exact       The state as of a moment is the fold of the log up to it: the latest event of
+                  every data key. Events within one millisecond are told apart by sequence.
+      Repeatable  Every response names the sequence that it is as of. The same request as of
+                  that sequence gives the same response for as long as the log is kept.
+      Bounded     Reading a state costs the nearest snapshot plus the events after it. A history
+                  follows the link from each event to the previous one of the same key. Reading
+                  the millionth event costs the same as reading the hundredth.
+      Deletion    A deletion is an event like any other. A deleted key is not part of the state,
+                  keeps its history, and continues to count revisions when it is published again.
 
-    Moments are Positions: a sequence means "with this event", a time "with everything up to
-    and including this millisecond"; unset means now. A time in the future is
-    TIME_IN_FUTURE, a sequence beyond the log SEQUENCE_IN_FUTURE, and a moment before what
-    can still be read SEQUENCE_TRIMMED. Before a project's first event its state is empty.
+    Moments are Positions: a sequence includes its event, and a time includes all of its
+    millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
+    beyond the log with SEQUENCE_IN_FUTURE, and a moment before the earliest readable event with
+    SEQUENCE_TRIMMED. Before its first event, a project's state is empty.
 
     Example flow
       1. GetState(project "shop", as_of 15:30, data_keys ["payments/*"])
@@ -62,42 +62,42 @@ class StateServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StateServiceAsyncStub: ...
     GetState: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetStateRequest, _state_service_pb2.GetStateResponse]
-    """Returns the data of a project as of a moment, by key, page by page. The moment is
-    fixed by the first page.
+    """Returns a project's data as of a moment, ordered by key, page by page. The first page fixes
+    the moment.
     """
     StreamState: _grpc.UnaryStreamMultiCallable[_state_service_pb2.StreamStateRequest, _state_service_pb2.StreamStateResponse]
-    """Streams the same without pages, by key; ends after the last."""
+    """Streams the same data without pages, ordered by key, then ends."""
     DiffStates: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.DiffStatesRequest, _state_service_pb2.DiffStatesResponse]
-    """Returns what changed between two moments, by key, page by page."""
+    """Returns what changed between two moments, ordered by key, page by page."""
     GetHistory: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetHistoryRequest, _state_service_pb2.GetHistoryResponse]
-    """Returns the revisions of a data key, newest first, page by page. A key that never had
-    an event is DATA_KEY_NOT_FOUND; one that is deleted has its history.
+    """Returns the revisions of a data key, newest first, page by page. DATA_KEY_NOT_FOUND if the
+    key never had an event; a deleted key still has its history.
     """
     GetRevision: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetRevisionRequest, _state_service_pb2.GetRevisionResponse]
     """Returns one revision of a data key."""
     GetBlame: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetBlameRequest, _state_service_pb2.GetBlameResponse]
-    """Tells for each field of a JSON datum, or each line of a text, which event set it."""
+    """Returns which event set each field of a JSON datum, or each line of a text."""
 
 @_typing.type_check_only
 class StateServiceAsyncStub(StateServiceStub):
-    """StateService answers what a project's data were at any moment, how they came to be so,
-    and what changed between two moments.
+    """StateService answers what a project's data were at any moment, how they got there, and what
+    changed between two moments.
 
     Guarantees
-      Exact       State as of a moment is the fold of the log up to it: for every data key
-                  its latest event. Events of one millisecond are told apart by sequence.
-      Repeatable  Every answer names the sequence that it is as of. The same question as of
-                  that sequence has the same answer for as long as the log is kept.
-      Bounded     An answer costs the nearest snapshot and the events after it, and a
-                  history walks from each event to the one before of the same key, so the
-                  millionth event is read like the hundredth.
-      Deletion    is an event like others. A deleted key is not part of the state, keeps its
-                  history, and goes on counting revisions when it returns.
+      Exact       The state as of a moment is the fold of the log up to it: the latest event of
+                  every data key. Events within one millisecond are told apart by sequence.
+      Repeatable  Every response names the sequence that it is as of. The same request as of
+                  that sequence gives the same response for as long as the log is kept.
+      Bounded     Reading a state costs the nearest snapshot plus the events after it. A history
+                  follows the link from each event to the previous one of the same key. Reading
+                  the millionth event costs the same as reading the hundredth.
+      Deletion    A deletion is an event like any other. A deleted key is not part of the state,
+                  keeps its history, and continues to count revisions when it is published again.
 
-    Moments are Positions: a sequence means "with this event", a time "with everything up to
-    and including this millisecond"; unset means now. A time in the future is
-    TIME_IN_FUTURE, a sequence beyond the log SEQUENCE_IN_FUTURE, and a moment before what
-    can still be read SEQUENCE_TRIMMED. Before a project's first event its state is empty.
+    Moments are Positions: a sequence includes its event, and a time includes all of its
+    millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
+    beyond the log with SEQUENCE_IN_FUTURE, and a moment before the earliest readable event with
+    SEQUENCE_TRIMMED. Before its first event, a project's state is empty.
 
     Example flow
       1. GetState(project "shop", as_of 15:30, data_keys ["payments/*"])
@@ -112,41 +112,41 @@ class StateServiceAsyncStub(StateServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetState: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetStateRequest, _state_service_pb2.GetStateResponse]  # type: ignore[assignment]
-    """Returns the data of a project as of a moment, by key, page by page. The moment is
-    fixed by the first page.
+    """Returns a project's data as of a moment, ordered by key, page by page. The first page fixes
+    the moment.
     """
     StreamState: _aio.UnaryStreamMultiCallable[_state_service_pb2.StreamStateRequest, _state_service_pb2.StreamStateResponse]  # type: ignore[assignment]
-    """Streams the same without pages, by key; ends after the last."""
+    """Streams the same data without pages, ordered by key, then ends."""
     DiffStates: _aio.UnaryUnaryMultiCallable[_state_service_pb2.DiffStatesRequest, _state_service_pb2.DiffStatesResponse]  # type: ignore[assignment]
-    """Returns what changed between two moments, by key, page by page."""
+    """Returns what changed between two moments, ordered by key, page by page."""
     GetHistory: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetHistoryRequest, _state_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
-    """Returns the revisions of a data key, newest first, page by page. A key that never had
-    an event is DATA_KEY_NOT_FOUND; one that is deleted has its history.
+    """Returns the revisions of a data key, newest first, page by page. DATA_KEY_NOT_FOUND if the
+    key never had an event; a deleted key still has its history.
     """
     GetRevision: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetRevisionRequest, _state_service_pb2.GetRevisionResponse]  # type: ignore[assignment]
     """Returns one revision of a data key."""
     GetBlame: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetBlameRequest, _state_service_pb2.GetBlameResponse]  # type: ignore[assignment]
-    """Tells for each field of a JSON datum, or each line of a text, which event set it."""
+    """Returns which event set each field of a JSON datum, or each line of a text."""
 
 class StateServiceServicer(metaclass=_abc_1.ABCMeta):
-    """StateService answers what a project's data were at any moment, how they came to be so,
-    and what changed between two moments.
+    """StateService answers what a project's data were at any moment, how they got there, and what
+    changed between two moments.
 
     Guarantees
-      Exact       State as of a moment is the fold of the log up to it: for every data key
-                  its latest event. Events of one millisecond are told apart by sequence.
-      Repeatable  Every answer names the sequence that it is as of. The same question as of
-                  that sequence has the same answer for as long as the log is kept.
-      Bounded     An answer costs the nearest snapshot and the events after it, and a
-                  history walks from each event to the one before of the same key, so the
-                  millionth event is read like the hundredth.
-      Deletion    is an event like others. A deleted key is not part of the state, keeps its
-                  history, and goes on counting revisions when it returns.
+      Exact       The state as of a moment is the fold of the log up to it: the latest event of
+                  every data key. Events within one millisecond are told apart by sequence.
+      Repeatable  Every response names the sequence that it is as of. The same request as of
+                  that sequence gives the same response for as long as the log is kept.
+      Bounded     Reading a state costs the nearest snapshot plus the events after it. A history
+                  follows the link from each event to the previous one of the same key. Reading
+                  the millionth event costs the same as reading the hundredth.
+      Deletion    A deletion is an event like any other. A deleted key is not part of the state,
+                  keeps its history, and continues to count revisions when it is published again.
 
-    Moments are Positions: a sequence means "with this event", a time "with everything up to
-    and including this millisecond"; unset means now. A time in the future is
-    TIME_IN_FUTURE, a sequence beyond the log SEQUENCE_IN_FUTURE, and a moment before what
-    can still be read SEQUENCE_TRIMMED. Before a project's first event its state is empty.
+    Moments are Positions: a sequence includes its event, and a time includes all of its
+    millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
+    beyond the log with SEQUENCE_IN_FUTURE, and a moment before the earliest readable event with
+    SEQUENCE_TRIMMED. Before its first event, a project's state is empty.
 
     Example flow
       1. GetState(project "shop", as_of 15:30, data_keys ["payments/*"])
@@ -165,8 +165,8 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _state_service_pb2.GetStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.GetStateResponse, _abc.Awaitable[_state_service_pb2.GetStateResponse]]:
-        """Returns the data of a project as of a moment, by key, page by page. The moment is
-        fixed by the first page.
+        """Returns a project's data as of a moment, ordered by key, page by page. The first page fixes
+        the moment.
         """
 
     @_abc_1.abstractmethod
@@ -175,7 +175,7 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _state_service_pb2.StreamStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_state_service_pb2.StreamStateResponse], _abc.AsyncIterator[_state_service_pb2.StreamStateResponse]]:
-        """Streams the same without pages, by key; ends after the last."""
+        """Streams the same data without pages, ordered by key, then ends."""
 
     @_abc_1.abstractmethod
     def DiffStates(
@@ -183,7 +183,7 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _state_service_pb2.DiffStatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.DiffStatesResponse, _abc.Awaitable[_state_service_pb2.DiffStatesResponse]]:
-        """Returns what changed between two moments, by key, page by page."""
+        """Returns what changed between two moments, ordered by key, page by page."""
 
     @_abc_1.abstractmethod
     def GetHistory(
@@ -191,8 +191,8 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _state_service_pb2.GetHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.GetHistoryResponse, _abc.Awaitable[_state_service_pb2.GetHistoryResponse]]:
-        """Returns the revisions of a data key, newest first, page by page. A key that never had
-        an event is DATA_KEY_NOT_FOUND; one that is deleted has its history.
+        """Returns the revisions of a data key, newest first, page by page. DATA_KEY_NOT_FOUND if the
+        key never had an event; a deleted key still has its history.
         """
 
     @_abc_1.abstractmethod
@@ -209,6 +209,6 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _state_service_pb2.GetBlameRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.GetBlameResponse, _abc.Awaitable[_state_service_pb2.GetBlameResponse]]:
-        """Tells for each field of a JSON datum, or each line of a text, which event set it."""
+        """Returns which event set each field of a JSON datum, or each line of a text."""
 
 def add_StateServiceServicer_to_server(servicer: StateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,44 +27,44 @@ class _ExportFormat:
 class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
-    """To export: the same as NATIVE. To import: found out from the file's first bytes."""
+    """Export: same as NATIVE. Import: detected from the first bytes of the file."""
     EXPORT_FORMAT_NATIVE: _ExportFormat.ValueType  # 1
-    """Frames of compressed events with counts and digests: the fastest, and the only one
+    """Frames of compressed events with counts and digests. The fastest format, and the only one
     that holds everything.
     """
     EXPORT_FORMAT_JSON_LINES: _ExportFormat.ValueType  # 2
-    """A JSON object a line: a manifest, events, a summary."""
+    """One JSON object per line: a manifest, the events, a summary."""
     EXPORT_FORMAT_CLOUD_EVENTS: _ExportFormat.ValueType  # 3
-    """CloudEvents 1.0 in JSON, one a line. Imports also those of others, with
+    """CloudEvents 1.0 in JSON, one per line. CloudEvents from other sources can be imported with
     IMPORT_MODE_REPLAY.
     """
     EXPORT_FORMAT_PARQUET: _ExportFormat.ValueType  # 4
-    """Apache Parquet, a row an event; needs the extra "parquet". Exported only."""
+    """Apache Parquet, one row per event. Needs the extra "parquet". Export only."""
     EXPORT_FORMAT_LEGACY_JSON: _ExportFormat.ValueType  # 5
-    """What GET /api/projects/{id}/events of the HTTP service before this one returned.
-    Imported only, with IMPORT_MODE_REPLAY.
+    """What GET /api/projects/{id}/events of the earlier HTTP service returned. Import only, with
+    IMPORT_MODE_REPLAY.
     """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
-    """What a file looks like; the guide ("Moving data") describes each to the byte."""
+    """The format of a file. The guide describes each format byte by byte."""
 
 EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
-"""To export: the same as NATIVE. To import: found out from the file's first bytes."""
+"""Export: same as NATIVE. Import: detected from the first bytes of the file."""
 EXPORT_FORMAT_NATIVE: ExportFormat.ValueType  # 1
-"""Frames of compressed events with counts and digests: the fastest, and the only one
+"""Frames of compressed events with counts and digests. The fastest format, and the only one
 that holds everything.
 """
 EXPORT_FORMAT_JSON_LINES: ExportFormat.ValueType  # 2
-"""A JSON object a line: a manifest, events, a summary."""
+"""One JSON object per line: a manifest, the events, a summary."""
 EXPORT_FORMAT_CLOUD_EVENTS: ExportFormat.ValueType  # 3
-"""CloudEvents 1.0 in JSON, one a line. Imports also those of others, with
+"""CloudEvents 1.0 in JSON, one per line. CloudEvents from other sources can be imported with
 IMPORT_MODE_REPLAY.
 """
 EXPORT_FORMAT_PARQUET: ExportFormat.ValueType  # 4
-"""Apache Parquet, a row an event; needs the extra "parquet". Exported only."""
+"""Apache Parquet, one row per event. Needs the extra "parquet". Export only."""
 EXPORT_FORMAT_LEGACY_JSON: ExportFormat.ValueType  # 5
-"""What GET /api/projects/{id}/events of the HTTP service before this one returned.
-Imported only, with IMPORT_MODE_REPLAY.
+"""What GET /api/projects/{id}/events of the earlier HTTP service returned. Import only, with
+IMPORT_MODE_REPLAY.
 """
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
@@ -75,25 +75,25 @@ class _ExportPart:
 class _ExportPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportPart.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXPORT_PART_UNSPECIFIED: _ExportPart.ValueType  # 0
-    """Never sent."""
+    """Never returned."""
     EXPORT_PART_AGENTS: _ExportPart.ValueType  # 1
     """The registered agents, with their needs and cursors."""
     EXPORT_PART_VECTORS: _ExportPart.ValueType  # 2
-    """The vectors that data are matched by, which otherwise are computed again."""
+    """The vectors used for matching. Without them, they are computed again after the import."""
     EXPORT_PART_SETTINGS: _ExportPart.ValueType  # 3
-    """What was set for the project: its retention."""
+    """The project's settings: its retention."""
 
 class ExportPart(_ExportPart, metaclass=_ExportPartEnumTypeWrapper):
-    """What else an export holds. NATIVE only."""
+    """What an export holds besides events. NATIVE only."""
 
 EXPORT_PART_UNSPECIFIED: ExportPart.ValueType  # 0
-"""Never sent."""
+"""Never returned."""
 EXPORT_PART_AGENTS: ExportPart.ValueType  # 1
 """The registered agents, with their needs and cursors."""
 EXPORT_PART_VECTORS: ExportPart.ValueType  # 2
-"""The vectors that data are matched by, which otherwise are computed again."""
+"""The vectors used for matching. Without them, they are computed again after the import."""
 EXPORT_PART_SETTINGS: ExportPart.ValueType  # 3
-"""What was set for the project: its retention."""
+"""The project's settings: its retention."""
 Global___ExportPart: _TypeAlias = ExportPart  # noqa: Y015
 
 class _ImportMode:
@@ -103,32 +103,32 @@ class _ImportMode:
 class _ImportModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     IMPORT_MODE_UNSPECIFIED: _ImportMode.ValueType  # 0
-    """The same as EXACT."""
+    """Same as EXACT."""
     IMPORT_MODE_EXACT: _ImportMode.ValueType  # 1
-    """As they are: sequences, times and revisions are kept. Into an empty project, or into
-    one that holds exactly the beginning of the file already; then the rest is added.
-    Otherwise refused (PROJECT_NOT_EMPTY).
+    """Unchanged: sequences, times and revisions are kept. The project must be empty, or hold
+    exactly the beginning of the file, in which case the rest is added. Otherwise refused
+    (PROJECT_NOT_EMPTY).
     """
     IMPORT_MODE_REPLAY: _ImportMode.ValueType  # 2
-    """As new events at the end of the project's log. The sequence that an event had is in its
-    metadata as "original_sequence", its time as "original_time". What the old service
-    wrote about itself (registrations, feedback) is left out.
+    """As new events at the end of the project's log. The metadata "original_sequence" and
+    "original_time" hold the event's original sequence and time. Events that the exporting
+    service wrote itself (registrations, feedback) are left out.
     """
 
 class ImportMode(_ImportMode, metaclass=_ImportModeEnumTypeWrapper):
     """How events are imported."""
 
 IMPORT_MODE_UNSPECIFIED: ImportMode.ValueType  # 0
-"""The same as EXACT."""
+"""Same as EXACT."""
 IMPORT_MODE_EXACT: ImportMode.ValueType  # 1
-"""As they are: sequences, times and revisions are kept. Into an empty project, or into
-one that holds exactly the beginning of the file already; then the rest is added.
-Otherwise refused (PROJECT_NOT_EMPTY).
+"""Unchanged: sequences, times and revisions are kept. The project must be empty, or hold
+exactly the beginning of the file, in which case the rest is added. Otherwise refused
+(PROJECT_NOT_EMPTY).
 """
 IMPORT_MODE_REPLAY: ImportMode.ValueType  # 2
-"""As new events at the end of the project's log. The sequence that an event had is in its
-metadata as "original_sequence", its time as "original_time". What the old service
-wrote about itself (registrations, feedback) is left out.
+"""As new events at the end of the project's log. The metadata "original_sequence" and
+"original_time" hold the event's original sequence and time. Events that the exporting
+service wrote itself (registrations, feedback) are left out.
 """
 Global___ImportMode: _TypeAlias = ImportMode  # noqa: Y015
 
@@ -139,34 +139,34 @@ class _RedactionAction:
 class _RedactionActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RedactionAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REDACTION_ACTION_UNSPECIFIED: _RedactionAction.ValueType  # 0
-    """The same as REMOVE."""
+    """Same as REMOVE."""
     REDACTION_ACTION_REMOVE: _RedactionAction.ValueType  # 1
-    """The value is taken out of its object, or becomes null in an array."""
+    """Removes the value from its object, or sets it to null in an array."""
     REDACTION_ACTION_REPLACE: _RedactionAction.ValueType  # 2
-    """The value becomes `replacement`."""
+    """Sets the value to `replacement`."""
     REDACTION_ACTION_HASH: _RedactionAction.ValueType  # 3
-    """The value becomes a string, the first 16 hexadecimal digits of its SHA-256 keyed with
-    the import's salt: equal values stay equal within an import.
+    """Sets the value to a string: the first 16 hexadecimal digits of its SHA-256, keyed with the
+    import's salt. Equal values stay equal within an import.
     """
 
 class RedactionAction(_RedactionAction, metaclass=_RedactionActionEnumTypeWrapper):
-    """What is done to a value."""
+    """What to do with a value."""
 
 REDACTION_ACTION_UNSPECIFIED: RedactionAction.ValueType  # 0
-"""The same as REMOVE."""
+"""Same as REMOVE."""
 REDACTION_ACTION_REMOVE: RedactionAction.ValueType  # 1
-"""The value is taken out of its object, or becomes null in an array."""
+"""Removes the value from its object, or sets it to null in an array."""
 REDACTION_ACTION_REPLACE: RedactionAction.ValueType  # 2
-"""The value becomes `replacement`."""
+"""Sets the value to `replacement`."""
 REDACTION_ACTION_HASH: RedactionAction.ValueType  # 3
-"""The value becomes a string, the first 16 hexadecimal digits of its SHA-256 keyed with
-the import's salt: equal values stay equal within an import.
+"""Sets the value to a string: the first 16 hexadecimal digits of its SHA-256, keyed with the
+import's salt. Equal values stay equal within an import.
 """
 Global___RedactionAction: _TypeAlias = RedactionAction  # noqa: Y015
 
 @_typing.final
 class ExportRequest(_message.Message):
-    """Asks for an export."""
+    """Request of Export."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -183,12 +183,12 @@ class ExportRequest(_message.Message):
     format: Global___ExportFormat.ValueType
     """The format of the file."""
     compress: _builtins.bool
-    """Compresses the file with zstandard. JSON_LINES and CLOUD_EVENTS only; the others are
-    compressed by themselves.
+    """Compresses the file with zstandard. JSON_LINES and CLOUD_EVENTS only; the other formats are
+    always compressed.
     """
     resume_token: _builtins.str
-    """Goes on with an export that was interrupted: the last token received; the other fields
-    must be as they were, except that `until` may be left out.
+    """Resumes an interrupted export: the last token received. The other fields must be unchanged,
+    except that `until` may be left out.
     """
     @_builtins.property
     def since(self) -> _event_pb2.Position:
@@ -204,7 +204,7 @@ class ExportRequest(_message.Message):
 
     @_builtins.property
     def include(self) -> _containers.RepeatedScalarFieldContainer[Global___ExportPart.ValueType]:
-        """What else goes with the events."""
+        """What the export holds besides the events."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ Global___ExportRequest: _TypeAlias = ExportRequest  # noqa: Y015
 
 @_typing.final
 class ExportResponse(_message.Message):
-    """A piece of the file."""
+    """A piece of the file, and progress."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -240,23 +240,22 @@ class ExportResponse(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The next bytes; at most about 1 MiB, unless one event is larger."""
+    """The next bytes, at most about 1 MiB unless a single event is larger."""
     event_count: _builtins.int
-    """Events written so far, an interrupted call's included."""
+    """Number of events written so far, including those of an interrupted call."""
     byte_count: _builtins.int
-    """Bytes written so far, likewise."""
+    """Number of bytes written so far, including those of an interrupted call."""
     total_count: _builtins.int
-    """How many events there are to look at; what the filter leaves out is counted too."""
+    """Total number of events to examine, including those that the filter leaves out."""
     scanned_count: _builtins.int
-    """How many of them were looked at."""
+    """Number of events examined so far."""
     resume_token: _builtins.str
-    """Where set: an export that is interrupted goes on with this token, behind the bytes up to
-    this message's byte_count; what was received after them is to be dropped. Never set
-    with PARQUET.
+    """If set, an interrupted export can resume with this token after the bytes up to this message's
+    byte_count; discard whatever was received after them. Never set with PARQUET.
     """
     @_builtins.property
     def summary(self) -> Global___ExportSummary:
-        """What was exported; only in the last message."""
+        """What was exported. Only in the last message."""
 
     def __init__(
         self,
@@ -291,19 +290,19 @@ class ExportSummary(_message.Message):
     VECTOR_COUNT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     cut_sequence: _builtins.str
-    """The log up to here was exported."""
+    """The log was exported up to this sequence."""
     first_sequence: _builtins.str
     """The first event; empty if there is none."""
     last_sequence: _builtins.str
-    """The last event."""
+    """The last event; empty if there is none."""
     event_count: _builtins.int
-    """How many events."""
+    """Number of events."""
     agent_count: _builtins.int
-    """How many agents."""
+    """Number of agents."""
     vector_count: _builtins.int
-    """How many vectors."""
+    """Number of vectors."""
     digest: _builtins.str
-    """The digest over all that the file holds, in hexadecimal; the guide says how it is made.
+    """Digest of everything in the file, in hexadecimal; the guide describes how it is computed.
     Empty with PARQUET.
     """
     def __init__(
@@ -327,7 +326,7 @@ Global___ExportSummary: _TypeAlias = ExportSummary  # noqa: Y015
 
 @_typing.final
 class ImportStart(_message.Message):
-    """Begins an import."""
+    """Begins an import. The first message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -344,34 +343,34 @@ class ImportStart(_message.Message):
     project: _builtins.str
     """The project to import into."""
     mode: Global___ImportMode.ValueType
-    """How."""
+    """How the events are imported."""
     format: Global___ExportFormat.ValueType
-    """What the file looks like."""
+    """The format of the file."""
     dry_run: _builtins.bool
-    """Reads and checks everything and reports what would be imported, and changes nothing."""
+    """Reads and checks everything and reports what would be imported, but changes nothing."""
     import_id: _builtins.str
-    """Identifies the import, so that it can be resumed: 1 to 64 of A-Z a-z 0-9 _ . -.
-    Empty: it can't be.
+    """Identifies the import so that it can be resumed: 1 to 64 characters of A-Z a-z 0-9 _ . -.
+    Empty: it can't be resumed.
     """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
-        """Only these events."""
+        """Import only these events."""
 
     @_builtins.property
     def since(self) -> _event_pb2.Position:
-        """Only events from here on, ..."""
+        """Import only events after this position, or from this time on."""
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:
-        """... and up to here."""
+        """Import only events up to this position."""
 
     @_builtins.property
     def remap_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyMapping]:
-        """Renames data keys; the first that fits counts. 32 at most."""
+        """Renames data keys; the first rule that applies counts. At most 32."""
 
     @_builtins.property
     def redactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Redaction]:
-        """Changes JSON payloads before anything is stored. 32 at most."""
+        """Changes JSON payloads before anything is stored. At most 32."""
 
     def __init__(
         self,
@@ -397,16 +396,16 @@ Global___ImportStart: _TypeAlias = ImportStart  # noqa: Y015
 
 @_typing.final
 class KeyMapping(_message.Message):
-    """Renames data keys."""
+    """A rule that renames data keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_PREFIX_FIELD_NUMBER: _builtins.int
     TO_PREFIX_FIELD_NUMBER: _builtins.int
     from_prefix: _builtins.str
-    """What a key begins with: 1 to 256 characters of a key's alphabet."""
+    """The prefix of the keys to rename: 1 to 256 characters allowed in data keys."""
     to_prefix: _builtins.str
-    """What stands in its place; may be empty."""
+    """The prefix that replaces it. Can be empty."""
     def __init__(
         self,
         *,
@@ -423,7 +422,7 @@ Global___KeyMapping: _TypeAlias = KeyMapping  # noqa: Y015
 
 @_typing.final
 class Redaction(_message.Message):
-    """Changes a value in JSON payloads."""
+    """A rule that changes values in JSON payloads."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -432,16 +431,16 @@ class Redaction(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     json_pointer: _builtins.str
-    """Which value: a JSON pointer (RFC 6901), 1 to 256 characters; "*" as a part stands for
-    every element of an array or member of an object.
+    """The value to change: a JSON pointer (RFC 6901) of 1 to 256 characters; "*" as a part stands
+    for every element of an array or every member of an object.
     """
     action: Global___RedactionAction.ValueType
-    """What is done."""
+    """What to do with the value."""
     replacement: _builtins.bytes
-    """With REPLACE: JSON, 4,096 bytes at most."""
+    """The new value, with REPLACE: JSON, at most 4,096 bytes."""
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Globs over data keys, 32 at most. Empty: all."""
+        """The data keys it applies to: at most 32 globs. Empty: all."""
 
     def __init__(
         self,
@@ -461,7 +460,7 @@ Global___Redaction: _TypeAlias = Redaction  # noqa: Y015
 
 @_typing.final
 class ImportFinish(_message.Message):
-    """The file has been sent as a whole."""
+    """The whole file has been sent. The last message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -478,7 +477,7 @@ Global___ImportFinish: _TypeAlias = ImportFinish  # noqa: Y015
 
 @_typing.final
 class ImportRequest(_message.Message):
-    """A part of an import."""
+    """Request of Import: one part of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -486,7 +485,7 @@ class ImportRequest(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The next bytes of the file; 1 MiB at most."""
+    """The next bytes of the file, at most 1 MiB."""
     @_builtins.property
     def start(self) -> Global___ImportStart:
         """The first message."""
@@ -514,7 +513,7 @@ Global___ImportRequest: _TypeAlias = ImportRequest  # noqa: Y015
 
 @_typing.final
 class ImportResponse(_message.Message):
-    """How far an import is."""
+    """Progress of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -523,16 +522,16 @@ class ImportResponse(_message.Message):
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     resume_offset: _builtins.int
-    """Bytes of the file that need not be sent again. In the first message: send the file from
-    here on.
+    """Number of bytes of the file that need not be sent again. In the first message: send the file
+    from this offset on.
     """
     byte_count: _builtins.int
-    """Bytes of the file that were read."""
+    """Number of bytes of the file read so far."""
     event_count: _builtins.int
-    """Events that were read."""
+    """Number of events read so far."""
     @_builtins.property
     def report(self) -> Global___ImportReport:
-        """Only in the last message."""
+        """The report. Only in the last message."""
 
     def __init__(
         self,
@@ -552,7 +551,7 @@ Global___ImportResponse: _TypeAlias = ImportResponse  # noqa: Y015
 
 @_typing.final
 class ImportReport(_message.Message):
-    """What was imported; with dry_run, what would have been."""
+    """What was imported or, with dry_run, what would have been."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -571,35 +570,33 @@ class ImportReport(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
-    """Whether nothing was changed, because that was asked."""
+    """True if dry_run was set and nothing was changed."""
     format: Global___ExportFormat.ValueType
-    """What the file looks like."""
+    """The format of the file."""
     source_project: _builtins.str
-    """The project that the file was made of; empty where it does not say."""
+    """The project that the file was exported from. Empty if the file does not say."""
     read_count: _builtins.int
-    """Events in the file."""
+    """Number of events in the file."""
     imported_count: _builtins.int
-    """Events that were imported."""
+    """Number of events imported."""
     skipped_count: _builtins.int
-    """Events that the filter or the range left out, or that are not replayed."""
+    """Number of events left out by the filter or the range, or because they are not replayed."""
     present_count: _builtins.int
-    """Events that were there already."""
+    """Number of events that already existed."""
     remapped_count: _builtins.int
-    """Events whose key was renamed."""
+    """Number of events whose data key was renamed."""
     redacted_count: _builtins.int
-    """Events whose payload was changed."""
+    """Number of events whose payload was changed."""
     agent_count: _builtins.int
-    """Agents that were imported."""
+    """Number of agents imported."""
     vector_count: _builtins.int
-    """Vectors that were imported."""
+    """Number of vectors imported."""
     first_sequence: _builtins.str
-    """The first event that was imported, as it is called now; empty if there is none."""
+    """The first imported event, by its sequence in this project. Empty if there is none."""
     last_sequence: _builtins.str
-    """The last."""
+    """The last imported event."""
     digest: _builtins.str
-    """The digest of the file, checked; see ExportSummary.digest. Empty where the format has
-    none.
-    """
+    """The verified digest of the file; see ExportSummary.digest. Empty if the format has none."""
     def __init__(
         self,
         *,

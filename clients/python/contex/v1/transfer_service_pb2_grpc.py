@@ -26,19 +26,20 @@ if _version_not_supported:
 
 
 class TransferServiceStub:
-    """TransferService takes a project out of a server as a file, and brings one in.
+    """TransferService exports a project to a file, and imports a project from one.
 
     Guarantees
     Consistent  An export is the log up to one event, its cut, whatever is published
     meanwhile.
-    Exact       What is exported in the native format and imported again is the same
-    project: sequences, revisions, times and digests, so that every answer about
-    it and about any moment of it is the same.
-    All or none An import is staged where nobody sees it and checked to its end, and then
-    becomes visible in one step. A file that is damaged, cut off or in disorder
-    is refused with the place (IMPORT_MALFORMED), and nothing of it is to be seen.
-    Resumable   An export goes on from its last resume_token, an import from the offset
-    that the server names, also after either server was restarted.
+    Exact       A project exported in the native format and imported again is the same
+    project: with its sequences, revisions, times and digests, every question
+    about any moment of it has the same answer.
+    Atomic      An import is staged where nobody sees it, checked to the end, and becomes
+    visible in one step. A file that is damaged, truncated or out of order is
+    refused with the place of the defect (IMPORT_MALFORMED), and nothing of it
+    becomes visible.
+    Resumable   An export resumes from its last resume_token, an import from the offset
+    that the server returns, even if either server was restarted.
 
     Example flow
     1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
@@ -65,19 +66,20 @@ class TransferServiceStub:
 
 
 class TransferServiceServicer:
-    """TransferService takes a project out of a server as a file, and brings one in.
+    """TransferService exports a project to a file, and imports a project from one.
 
     Guarantees
     Consistent  An export is the log up to one event, its cut, whatever is published
     meanwhile.
-    Exact       What is exported in the native format and imported again is the same
-    project: sequences, revisions, times and digests, so that every answer about
-    it and about any moment of it is the same.
-    All or none An import is staged where nobody sees it and checked to its end, and then
-    becomes visible in one step. A file that is damaged, cut off or in disorder
-    is refused with the place (IMPORT_MALFORMED), and nothing of it is to be seen.
-    Resumable   An export goes on from its last resume_token, an import from the offset
-    that the server names, also after either server was restarted.
+    Exact       A project exported in the native format and imported again is the same
+    project: with its sequences, revisions, times and digests, every question
+    about any moment of it has the same answer.
+    Atomic      An import is staged where nobody sees it, checked to the end, and becomes
+    visible in one step. A file that is damaged, truncated or out of order is
+    refused with the place of the defect (IMPORT_MALFORMED), and nothing of it
+    becomes visible.
+    Resumable   An export resumes from its last resume_token, an import from the offset
+    that the server returns, even if either server was restarted.
 
     Example flow
     1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
@@ -86,15 +88,15 @@ class TransferServiceServicer:
     """
 
     def Export(self, request, context):
-        """Streams a project as a file; the `data` of all messages joined are the file. Audited.
+        """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request_iterator, context):
-        """Imports a file: one `start`, then its bytes in pieces of at most 1 MiB, then `finish`.
-        Send bytes from the offset on that the first answer names. Audited.
+        """Imports a file. Send `start`, then the bytes of the file from the offset in the first
+        response on, in pieces of at most 1 MiB, then `finish`. Audited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,19 +124,20 @@ def add_TransferServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TransferService:
-    """TransferService takes a project out of a server as a file, and brings one in.
+    """TransferService exports a project to a file, and imports a project from one.
 
     Guarantees
     Consistent  An export is the log up to one event, its cut, whatever is published
     meanwhile.
-    Exact       What is exported in the native format and imported again is the same
-    project: sequences, revisions, times and digests, so that every answer about
-    it and about any moment of it is the same.
-    All or none An import is staged where nobody sees it and checked to its end, and then
-    becomes visible in one step. A file that is damaged, cut off or in disorder
-    is refused with the place (IMPORT_MALFORMED), and nothing of it is to be seen.
-    Resumable   An export goes on from its last resume_token, an import from the offset
-    that the server names, also after either server was restarted.
+    Exact       A project exported in the native format and imported again is the same
+    project: with its sequences, revisions, times and digests, every question
+    about any moment of it has the same answer.
+    Atomic      An import is staged where nobody sees it, checked to the end, and becomes
+    visible in one step. A file that is damaged, truncated or out of order is
+    refused with the place of the defect (IMPORT_MALFORMED), and nothing of it
+    becomes visible.
+    Resumable   An export resumes from its last resume_token, an import from the offset
+    that the server returns, even if either server was restarted.
 
     Example flow
     1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces

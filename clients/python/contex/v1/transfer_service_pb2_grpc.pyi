@@ -27,19 +27,20 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TransferServiceStub:
-    """TransferService takes a project out of a server as a file, and brings one in.
+    """TransferService exports a project to a file, and imports a project from one.
 
     Guarantees
       Consistent  An export is the log up to one event, its cut, whatever is published
                   meanwhile.
-      Exact       What is exported in the native format and imported again is the same
-                  project: sequences, revisions, times and digests, so that every answer about
-                  it and about any moment of it is the same.
-      All or none An import is staged where nobody sees it and checked to its end, and then
-                  becomes visible in one step. A file that is damaged, cut off or in disorder
-                  is refused with the place (IMPORT_MALFORMED), and nothing of it is to be seen.
-      Resumable   An export goes on from its last resume_token, an import from the offset
-                  that the server names, also after either server was restarted.
+      Exact       A project exported in the native format and imported again is the same
+                  project: with its sequences, revisions, times and digests, every question
+                  about any moment of it has the same answer.
+      Atomic      An import is staged where nobody sees it, checked to the end, and becomes
+                  visible in one step. A file that is damaged, truncated or out of order is
+                  refused with the place of the defect (IMPORT_MALFORMED), and nothing of it
+                  becomes visible.
+      Resumable   An export resumes from its last resume_token, an import from the offset
+                  that the server returns, even if either server was restarted.
 
     Example flow
       1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
@@ -52,27 +53,28 @@ class TransferServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TransferServiceAsyncStub: ...
     Export: _grpc.UnaryStreamMultiCallable[_transfer_service_pb2.ExportRequest, _transfer_service_pb2.ExportResponse]
-    """Streams a project as a file; the `data` of all messages joined are the file. Audited."""
+    """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited."""
     Import: _grpc.StreamStreamMultiCallable[_transfer_service_pb2.ImportRequest, _transfer_service_pb2.ImportResponse]
-    """Imports a file: one `start`, then its bytes in pieces of at most 1 MiB, then `finish`.
-    Send bytes from the offset on that the first answer names. Audited.
+    """Imports a file. Send `start`, then the bytes of the file from the offset in the first
+    response on, in pieces of at most 1 MiB, then `finish`. Audited.
     """
 
 @_typing.type_check_only
 class TransferServiceAsyncStub(TransferServiceStub):
-    """TransferService takes a project out of a server as a file, and brings one in.
+    """TransferService exports a project to a file, and imports a project from one.
 
     Guarantees
       Consistent  An export is the log up to one event, its cut, whatever is published
                   meanwhile.
-      Exact       What is exported in the native format and imported again is the same
-                  project: sequences, revisions, times and digests, so that every answer about
-                  it and about any moment of it is the same.
-      All or none An import is staged where nobody sees it and checked to its end, and then
-                  becomes visible in one step. A file that is damaged, cut off or in disorder
-                  is refused with the place (IMPORT_MALFORMED), and nothing of it is to be seen.
-      Resumable   An export goes on from its last resume_token, an import from the offset
-                  that the server names, also after either server was restarted.
+      Exact       A project exported in the native format and imported again is the same
+                  project: with its sequences, revisions, times and digests, every question
+                  about any moment of it has the same answer.
+      Atomic      An import is staged where nobody sees it, checked to the end, and becomes
+                  visible in one step. A file that is damaged, truncated or out of order is
+                  refused with the place of the defect (IMPORT_MALFORMED), and nothing of it
+                  becomes visible.
+      Resumable   An export resumes from its last resume_token, an import from the offset
+                  that the server returns, even if either server was restarted.
 
     Example flow
       1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
@@ -82,26 +84,27 @@ class TransferServiceAsyncStub(TransferServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Export: _aio.UnaryStreamMultiCallable[_transfer_service_pb2.ExportRequest, _transfer_service_pb2.ExportResponse]  # type: ignore[assignment]
-    """Streams a project as a file; the `data` of all messages joined are the file. Audited."""
+    """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited."""
     Import: _aio.StreamStreamMultiCallable[_transfer_service_pb2.ImportRequest, _transfer_service_pb2.ImportResponse]  # type: ignore[assignment]
-    """Imports a file: one `start`, then its bytes in pieces of at most 1 MiB, then `finish`.
-    Send bytes from the offset on that the first answer names. Audited.
+    """Imports a file. Send `start`, then the bytes of the file from the offset in the first
+    response on, in pieces of at most 1 MiB, then `finish`. Audited.
     """
 
 class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TransferService takes a project out of a server as a file, and brings one in.
+    """TransferService exports a project to a file, and imports a project from one.
 
     Guarantees
       Consistent  An export is the log up to one event, its cut, whatever is published
                   meanwhile.
-      Exact       What is exported in the native format and imported again is the same
-                  project: sequences, revisions, times and digests, so that every answer about
-                  it and about any moment of it is the same.
-      All or none An import is staged where nobody sees it and checked to its end, and then
-                  becomes visible in one step. A file that is damaged, cut off or in disorder
-                  is refused with the place (IMPORT_MALFORMED), and nothing of it is to be seen.
-      Resumable   An export goes on from its last resume_token, an import from the offset
-                  that the server names, also after either server was restarted.
+      Exact       A project exported in the native format and imported again is the same
+                  project: with its sequences, revisions, times and digests, every question
+                  about any moment of it has the same answer.
+      Atomic      An import is staged where nobody sees it, checked to the end, and becomes
+                  visible in one step. A file that is damaged, truncated or out of order is
+                  refused with the place of the defect (IMPORT_MALFORMED), and nothing of it
+                  becomes visible.
+      Resumable   An export resumes from its last resume_token, an import from the offset
+                  that the server returns, even if either server was restarted.
 
     Example flow
       1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
@@ -115,7 +118,7 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transfer_service_pb2.ExportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_transfer_service_pb2.ExportResponse], _abc.AsyncIterator[_transfer_service_pb2.ExportResponse]]:
-        """Streams a project as a file; the `data` of all messages joined are the file. Audited."""
+        """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited."""
 
     @_abc_1.abstractmethod
     def Import(
@@ -123,8 +126,8 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_transfer_service_pb2.ImportRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_transfer_service_pb2.ImportResponse], _abc.AsyncIterator[_transfer_service_pb2.ImportResponse]]:
-        """Imports a file: one `start`, then its bytes in pieces of at most 1 MiB, then `finish`.
-        Send bytes from the offset on that the first answer names. Audited.
+        """Imports a file. Send `start`, then the bytes of the file from the offset in the first
+        response on, in pieces of at most 1 MiB, then `finish`. Audited.
         """
 
 def add_TransferServiceServicer_to_server(servicer: TransferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
