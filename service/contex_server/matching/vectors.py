@@ -8,7 +8,9 @@ finds is measured exactly.
 
 from __future__ import annotations
 
-import faiss
+from functools import cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,16 +30,22 @@ vectors in clusters is 0.999 with it, and 0.97 with none."""
 _GROWTH = 1.5
 
 
+@cache
+def library() -> Any:
+    """FAISS, set up; loaded with the first call, since it takes a sixth of a server's start."""
+    import faiss
+
+    # FAISS scans for each query until queries times dimension reach this, then multiplies
+    # matrices. With one thread and 384 dimensions, over 1,000 vectors as over 10,000, one query
+    # is six times faster by scanning and 32 are twice as fast by multiplying; they meet near 10.
+    faiss.cvar.distance_compute_blas_threshold = 10 * 384
+    faiss.omp_set_num_threads(1)
+    return faiss
+
+
 def use_one_thread() -> None:
     """Keeps FAISS in the calling thread; to be called in each thread that searches."""
-    faiss.omp_set_num_threads(1)
-
-
-use_one_thread()
-# FAISS scans for each query until queries times dimension reach this, then multiplies matrices.
-# With one thread and 384 dimensions, over 1,000 vectors as over 10,000, one query is six
-# times faster by scanning and 32 are twice as fast by multiplying; they meet near 10.
-faiss.cvar.distance_compute_blas_threshold = 10 * 384
+    library().omp_set_num_threads(1)
 
 
 class VectorIndex:
@@ -53,7 +61,7 @@ class VectorIndex:
     def __init__(self, dimension: int, *, exact_vectors: int = EXACT_VECTORS) -> None:
         self.dimension = dimension
         self._exact_vectors = exact_vectors
-        self._flat = faiss.IndexFlatIP(dimension)
+        self._flat = library().IndexFlatIP(dimension)
         self._codes: _Codes | None = None
         self._vectors = np.empty((0, dimension), np.float32)
         self._slot_of = np.empty(0, np.int64)
@@ -171,7 +179,7 @@ class VectorIndex:
         """Looks at FAISS's storage anew; growing may have moved it."""
         count = self._flat.ntotal
         if count:
-            flat = faiss.rev_swig_ptr(self._flat.get_xb(), count * self.dimension)
+            flat = library().rev_swig_ptr(self._flat.get_xb(), count * self.dimension)
             self._vectors = flat.reshape(count, self.dimension)
         else:
             self._vectors = np.empty((0, self.dimension), np.float32)
@@ -182,7 +190,7 @@ class VectorIndex:
         self._codes = _Codes(self.dimension)
         self._codes.append(vectors)
         self._vectors = vectors
-        self._flat = faiss.IndexFlatIP(self.dimension)
+        self._flat = library().IndexFlatIP(self.dimension)
 
 
 class _Codes:
@@ -190,8 +198,10 @@ class _Codes:
 
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
-        self._index = faiss.IndexScalarQuantizer(
-            dimension, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
+        self._index = library().IndexScalarQuantizer(
+            dimension,
+            library().ScalarQuantizer.QT_8bit_direct_signed,
+            library().METRIC_INNER_PRODUCT,
         )
         self._index.is_trained = True
 
@@ -206,7 +216,7 @@ class _Codes:
         """The last row takes this row's place."""
         last, size = self._index.ntotal - 1, self._dimension
         if row != last:
-            codes = faiss.rev_swig_ptr(self._index.codes.data(), (last + 1) * size)
+            codes = library().rev_swig_ptr(self._index.codes.data(), (last + 1) * size)
             codes[row * size : (row + 1) * size] = codes[last * size :]
         self._index.codes.resize(last * size)
         self._index.ntotal = last
