@@ -1,4 +1,4 @@
-"""Several server processes on one port: spawned, watched, replaced when they die."""
+"""Several server processes on one port: spawned, supervised and restarted when they die."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class Lifeline:
-    """A worker's pipe to its supervisor; it ends with the supervisor, however that ends."""
+    """A worker's pipe to its supervisor; it closes when the supervisor dies, however that happens."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -40,7 +40,7 @@ class Lifeline:
         self._connection.send(True)
 
     async def ended(self) -> None:
-        """Returns when the worker shall stop."""
+        """Returns when the worker should stop."""
         await self._ended.wait()
 
 
@@ -53,7 +53,7 @@ async def supervise(
     """Keeps `settings.workers` processes running until `stop` is set.
 
     Raises:
-        StartupError: A worker ended before any had ever served; its log says why.
+        StartupError: A worker died before any was serving; its log says why.
     """
     served = asyncio.Event()
     keepers = [

@@ -1,9 +1,9 @@
-"""What is live: a bounded window of recent events that any number of readers share.
+"""Live events: a bounded window of the newest ones, shared by any number of readers.
 
 A feed holds the newest events that pass one selector, in a ring bounded in bytes. Readers
 are positions in the ring, so a subscriber costs no buffer of its own, and readers at the
 same position are handed the same `Chunk`, which is rendered once. A reader that the ring
-has left behind is told so, and goes back to the log.
+has overtaken is told so and goes back to the log.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SHARED_CHUNKS = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeedsChange:
-    """A registration as it is from here on, and the data that it brings.
+    """A registration from here on, and the data that it newly matches.
 
     Attributes:
         acknowledged: The agent's durable cursor.
-        data: What matches now and did not before: events with their matches.
+        data: What matches now and did not before, each event with its matches.
     """
 
     agent: Agent
@@ -41,10 +41,10 @@ class Delivery:
     Attributes:
         sequence: The event's sequence.
         entry: The event as it lies in the log.
-        matches: Why it goes to this reader, in an agent's feed; empty in others.
-        event: The decoded event, once somebody needed it.
-        change: In an agent's feed, where the event changed its registration: a message of
-            its own instead of the event.
+        matches: In an agent's feed: why it is delivered. Empty in others.
+        event: The decoded event, once it was needed.
+        change: In an agent's feed: the change of its registration that is sent instead of the
+            event, as a message of its own.
         agent: In an agent's feed: the registration by which it matched.
     """
 
@@ -57,7 +57,7 @@ class Delivery:
 
     @property
     def size(self) -> int:
-        """Bytes it counts for."""
+        """Approximate bytes in memory."""
         if self.change is not None:
             return 64 + sum(delivery.size for delivery in self.change.data)
         return len(self.entry.body) + 64
@@ -70,7 +70,7 @@ class Chunk:
     Attributes:
         deliveries: In log order; may be empty. A change of needs is alone in its chunk.
         position: Everything up to here has been delivered, with this chunk.
-        rendered: The message's bytes by form, made by the first who needs them.
+        rendered: The message's bytes by format, rendered on first use.
     """
 
     deliveries: SequenceOf[Delivery]
@@ -79,7 +79,7 @@ class Chunk:
 
     @property
     def change(self) -> NeedsChange | None:
-        """The change of needs that this message tells, if it is one."""
+        """The change of needs, if this chunk is one."""
         return self.deliveries[0].change if self.deliveries else None
 
 
@@ -92,24 +92,24 @@ class Feed:
     """The newest events that pass one selector.
 
     Attributes:
-        position: Every event up to here has been looked at.
-        floor: A reader at or after this position finds in the ring all that it needs.
+        position: Every event up to here has been seen.
+        floor: Readers at or after this position are served from the ring alone.
     """
 
     position: Sequence
     max_bytes: int
     floor: Sequence = field(init=False)
     error: ContexError | None = None
-    """Why there will be no more; readers raise it when they come to the end."""
+    """Why the feed ended; readers raise it once they have drained the ring."""
     users: int = 0
-    """Who holds the feed open."""
+    """Number of holders that keep the feed open."""
     _ring: deque[Delivery] = field(default_factory=deque)
     _first: int = 0
     """Index of the ring's first delivery, counted from the feed's beginning."""
     _bytes: int = 0
     _readers: set[Reader] = field(default_factory=set)
     _idle: int = 0
-    """Readers that wait at the end of the ring."""
+    """Readers waiting at the end of the ring."""
     _chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,16 +117,16 @@ class Feed:
 
     @property
     def readers(self) -> int:
-        """How many readers are attached."""
+        """Number of attached readers."""
         return len(self._readers)
 
     @property
     def buffered_bytes(self) -> int:
-        """What the ring holds."""
+        """Bytes in the ring."""
         return self._bytes
 
     def extend(self, deliveries: SequenceOf[Delivery], position: Sequence) -> None:
-        """Adds deliveries, in log order, and moves the position; wakes who waits."""
+        """Adds deliveries, in log order, and moves the position; wakes waiting readers."""
         if deliveries:
             if self._idle == len(self._readers):
                 self._drop(len(self._ring), self.position)
@@ -140,7 +140,7 @@ class Feed:
                 reader.wake()
 
     def reset(self, position: Sequence) -> None:
-        """Forgets everything: events up to `position` were missed; readers fall behind."""
+        """Empties the ring after events up to `position` were missed; readers fall behind."""
         self._first += 1  # A reader at the end has missed something too.
         self._drop(len(self._ring), position)
         self.position = position
@@ -176,7 +176,7 @@ class Feed:
         self._chunks.clear()
 
     def _chunk(self, start: int, max_bytes: int) -> Chunk | None:
-        """The deliveries from index `start` on that fit into one message."""
+        """The deliveries from index `start` that fit into one message."""
         end = self._first + len(self._ring)
         if start == end:
             return None
@@ -199,7 +199,7 @@ class Feed:
 
 
 class Reader:
-    """One reader's place in a feed. Close it."""
+    """One reader's position in a feed; must be closed."""
 
     __slots__ = ("_after", "_feed", "_next", "_waiting")
 
@@ -217,7 +217,7 @@ class Reader:
 
     @property
     def position(self) -> Sequence:
-        """Up to here everything has been looked at, for a reader at the end."""
+        """For a reader at the end: everything up to here has been seen."""
         return max(self._after, self._feed.position)
 
     def take(self, max_bytes: int) -> Chunk | None:
@@ -237,7 +237,7 @@ class Reader:
             return None
         self._next += len(chunk.deliveries)
         if chunk.deliveries[0].sequence <= self._after:
-            # It attached ahead of the feed; what it has read from the log comes again.
+            # It attached ahead of the feed: what it read from the log comes again.
             late = [d for d in chunk.deliveries if d.sequence > self._after]
             if not late:
                 return self.take(max_bytes)
@@ -245,7 +245,7 @@ class Reader:
         return chunk
 
     async def wait(self) -> None:
-        """Returns when there may be something to take, or when somebody calls `wake`."""
+        """Returns when there may be something to take, or after `wake`."""
         feed = self._feed
         if not self.at_end:
             return
@@ -259,9 +259,9 @@ class Reader:
             self._waiting = None
 
     def wake(self) -> None:
-        """Lets `wait` return."""
+        """Makes `wait` return."""
         if self._waiting is not None and not self._waiting.done():
-            # Counted at once: it has something to take before its task runs.
+            # Counted at once, since it has something to take before its task runs.
             self._feed._idle -= 1
             self._waiting.set_result(None)
 

@@ -19,11 +19,11 @@ EVERYTHING = EventFilter()
 
 @dataclass(slots=True, eq=False)
 class Channel:
-    """What is new in a project, while somebody here wants to know.
+    """New events of a project, while somebody here follows it.
 
     Attributes:
         tail: The newest event that the tailer has seen.
-        users: Who holds the channel open.
+        users: Number of holders that keep the channel open.
     """
 
     project: str
@@ -34,7 +34,7 @@ class Channel:
 
     @asynccontextmanager
     async def feed(self, wanted: EventFilter) -> AsyncIterator[Feed]:
-        """The feed of a filter; it lives as long as somebody uses it."""
+        """The feed of a filter; it lives as long as it is used."""
         feed = self._feeds.get(wanted)
         if feed is None:
             feed = self._feeds[wanted] = Feed(self.tail, self.feed_bytes)
@@ -50,7 +50,7 @@ class Channel:
         """Takes new events from the tailer, in log order."""
         deliveries = [Delivery(entry.sequence, entry) for entry in entries]
         if deliveries[0].sequence <= self.tail:
-            # A poll that began for an earlier channel of this project.
+            # From a poll that began for an earlier channel of this project.
             deliveries = [d for d in deliveries if d.sequence > self.tail]
             if not deliveries:
                 return
@@ -73,7 +73,7 @@ class Channel:
 
 
 class Hub:
-    """Opens channels, and closes them when the last user has left."""
+    """Opens channels and closes each with its last user."""
 
     def __init__(self, log: EventLog, *, feed_bytes: int) -> None:
         self._log = log
@@ -84,17 +84,17 @@ class Hub:
 
     @property
     def tailers(self) -> int:
-        """How many tailers run: one for each bucket that somebody follows."""
+        """Number of tailers: one for each bucket that is followed."""
         return len(self._tailers)
 
     @property
     def channels(self) -> int:
-        """How many projects are followed."""
+        """Number of projects that are followed."""
         return len(self._channels)
 
     @asynccontextmanager
     async def channel(self, project: str) -> AsyncIterator[Channel]:
-        """The project's channel, followed from now on at the latest.
+        """The project's channel; it is followed from now on at the latest.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.

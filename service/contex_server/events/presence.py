@@ -1,4 +1,4 @@
-"""How many streams are open, in the whole deployment: each server process says what it has."""
+"""Number of open streams in the whole deployment: each process reports its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Open(NamedTuple):
 
 
 class Presence:
-    """Counts the streams of this process, and says how many there are."""
+    """Counts the streams of this process and reports them."""
 
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
@@ -54,7 +54,7 @@ class Presence:
             yield
 
     async def count(self, project: str, now_ms: int) -> Open:
-        """The open streams of all processes; what they said may be some seconds old.
+        """The open streams of all processes; their reports may be some seconds old.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -73,7 +73,7 @@ class Presence:
         return Open(subscribers, listeners)
 
     async def close(self) -> None:
-        """Takes back what was said."""
+        """Withdraws the reports."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         with suppress(ContexError):

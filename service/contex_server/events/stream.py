@@ -46,7 +46,7 @@ class Message:
 
 
 class Selector(Protocol):
-    """Turns a page of the log into what the reader gets of it."""
+    """Selects what the reader gets from a page of the log."""
 
     def __call__(self, entries: list[Entry]) -> Awaitable[list[Delivery]]:
         """In log order; may wait."""
@@ -78,9 +78,9 @@ async def stream(
     drain: Drain,
     wanted: EventFilter = EVERYTHING,
 ) -> AsyncGenerator[Message, None]:
-    """Everything that `select` and `feed` pass after `position`, for ever.
+    """Everything after `position` that `select` and `feed` pass, without end.
 
-    `feed` must pass exactly what `select` passes, which is nothing but what is `wanted`.
+    `feed` must pass exactly what `select` passes, which must be a subset of `wanted`.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -91,7 +91,7 @@ async def stream(
     fell_behind = False
     try:
         while True:
-            # From the log, until the feed has all that comes after.
+            # From the log, until the feed has everything that follows.
             while reader is None:
                 floor = feed.floor
                 caught_up_to = position
@@ -123,7 +123,7 @@ async def stream(
                             pulse.sent()
                         if not page.last and feed.floor <= position:
                             break
-                # The log was read to its end: all that the feed had seen is in it.
+                # The log was read to its end, so everything that the feed had seen is included.
                 position = max(position, floor) if page.last else position
                 reader = feed.attach(position)
             pulse.wake = reader.wake
@@ -182,7 +182,7 @@ def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list
 
 
 class _Pulse:
-    """Says when nothing was sent for an interval. One timer, not one for each message."""
+    """Tells when nothing was sent for an interval, with one timer for the whole stream."""
 
     def __init__(self, interval_s: float) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Follows the logs of one bucket, for however many readers."""
+"""Follows the logs of one bucket for any number of readers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BACKOFF_S = (0.05, 2.0)
 
 
 class Followed(Protocol):
-    """What a tailer fills: a project's channel."""
+    """What a tailer feeds: a project's channel."""
 
     project: str
     tail: Sequence
@@ -28,7 +28,7 @@ class Followed(Protocol):
         ...
 
     def fail(self, error: ContexError) -> None:
-        """Ends what the channel feeds."""
+        """Ends everything that the channel feeds."""
         ...
 
 
@@ -62,10 +62,12 @@ class Tailer:
         try:
             followed.receive(entries)
         except Exception:
-            # Something in the log that is no event. Who follows the project must know;
-            # the other projects of the bucket go on.
+            # The log holds something that is not an event. Followers of the project have
+            # to know; the other projects of the bucket go on.
             log.exception("tailer_failed", project=followed.project, first=entries[0].id)
-            followed.fail(ContexError(Reason.INTERNAL, "the log holds what is no event"))
+            followed.fail(
+                ContexError(Reason.INTERNAL, "the log holds an entry that is not an event")
+            )
             await asyncio.sleep(_BACKOFF_S[1])
 
     async def _run(self) -> None:

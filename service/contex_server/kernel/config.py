@@ -50,9 +50,9 @@ class Limits(BaseModel):
 
 
 class EmbedderSettings(BaseModel):
-    """Which model makes the vectors, and how it wants to be used.
+    """The embedding model and how to call it.
 
-    What is None is the model's own default, or what its directory says.
+    None means the model's own default, or what its directory says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,26 +64,26 @@ class EmbedderSettings(BaseModel):
     path: Path | None = Field(default=None, validate_default=True)
     """local: the directory."""
     pooling: Literal["mean", "cls", "last"] | None = None
-    """local: how token vectors become a text's."""
+    """local: how token vectors are combined into one for the text."""
 
     base_url: str | None = Field(default=None, validate_default=True)
-    """openai: what lies before /embeddings."""
+    """openai: the URL up to /embeddings."""
     model: str | None = Field(default=None, validate_default=True)
     """openai: the model's name there."""
     api_key: SecretStr | None = None
     dimension: int | None = Field(default=None, ge=1, le=65_536)
-    """openai: length of a vector. None: the endpoint is asked at the start, and must answer."""
+    """openai: the length of a vector. None: the endpoint is asked at startup and has to answer."""
     shorten: bool = False
-    """openai: asks for vectors of `dimension`, which few models can make."""
+    """openai: asks for vectors of length `dimension`, which few models support."""
     batch_size: int = Field(default=64, ge=1, le=2_048)
     concurrency: int = Field(default=4, ge=1, le=64)
-    """Requests at once."""
+    """Maximum number of concurrent requests."""
     timeout_s: float = Field(default=10.0, gt=0, le=600)
     max_retries: int = Field(default=3, ge=0, le=10)
 
     need_prefix: str | None = Field(default=None, max_length=1_000)
     datum_prefix: str | None = Field(default=None, max_length=1_000)
-    """Written before a need and before what describes a datum, with whatever space is between."""
+    """Prepended to each need and to each describing text, including any space in between."""
     max_tokens: int | None = Field(default=None, ge=8, le=131_072)
 
     @field_validator("path", "base_url", "model")
@@ -133,60 +133,61 @@ class Settings(BaseSettings):
     redis+cluster://host:port. None: the bundled Valkey, in `data_dir`."""
     data_dir: Path = Path("data")
     request_window_s: int = Field(default=600, ge=600, le=86_400)
-    """A request_id is remembered for at least this long."""
+    """Minimum time that a request_id is remembered."""
     replication_timeout_ms: int = Field(default=2_000, ge=1)
     replay_page_events: int = Field(default=1_000, ge=1, le=10_000)
     feed_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
-    """What a live feed keeps for its readers; who is further behind reads from the log."""
+    """Size of a live feed's ring; a reader that is further behind reads from the log."""
     message_bytes: int = Field(default=MIB, ge=16 * KIB, le=3 * MIB)
     """Upper bound of a stream message that holds more than one event."""
     pending_appends: int = Field(default=10_000, ge=1)
 
     heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
     match_threshold: float = Field(default=0.4, gt=0, le=1)
-    """Where the weights of the score were best; see matching/data/weights.json."""
+    """The threshold with the best F1 when the score was fitted; see matching/data/weights.json."""
     embed_timeout_ms: int = Field(default=5_000, ge=1)
-    """A publish waits this long for an embedding before it is appended without."""
+    """Maximum time a publish waits for its embedding; it is appended without one then."""
     index_idle_s: float = Field(default=600.0, gt=0)
     tokenizer: Path | None = None
-    """A tokenizer.json by which max_context_tokens is counted; None: an estimate."""
+    """The tokenizer.json that counts max_context_tokens; None: an estimate."""
 
     embedder: EmbedderSettings = EmbedderSettings()
     previous_embedder: EmbedderSettings | None = None
-    """The model that goes on serving projects whose vectors are still its own, while they are
-    embedded anew. The built-in one needs no mention."""
+    """The model that still serves the projects embedded with it, until they are re-embedded.
+    The built-in model need not be named."""
 
     snapshot_events: int = Field(default=1_000, ge=10)
-    """A snapshot of a project's state is taken after so many events, ..."""
+    """Number of events after which a snapshot of a project's state is taken."""
     snapshot_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
-    """... or after events of so many bytes."""
+    """Bytes of events after which one is taken, whichever comes first."""
     snapshot_cache_bytes: int = Field(default=64 * MIB, ge=0)
-    """Snapshots that a process keeps at hand."""
+    """Memory for decoded snapshots in each process."""
     delivery_records: bool = True
-    """Whether it is recorded what agents are sent, before it is sent."""
+    """Whether what agents are sent is recorded, before it is sent."""
     delivery_retention_days: int = Field(default=30, ge=1, le=3_650)
-    """How long that, and what agents acknowledge, stays on record."""
+    """How long those records and the acknowledgements are kept."""
     journal_entries: int = Field(default=100_000, ge=1_000)
-    """How many entries an agent's journal holds at most, about."""
+    """Approximate maximum number of entries in an agent's journal."""
     audit_retention_days: int = Field(default=365, ge=0, le=36_500)
-    """How long it stays on record who did what; 0: for ever."""
+    """How long audit records are kept; 0: for ever."""
 
     archive_url: str | None = None
     """Where old events go: file:///directory, s3://bucket/prefix, gs://…, az://… with
     credentials from the environment. None: `data_dir`/archive with the bundled store, and no
     archive with another; "none": no archive."""
     archive_cache_bytes: int = Field(default=64 * MIB, ge=8 * MIB)
-    """What a process keeps at hand of archived events."""
+    """Memory for archived events in each process."""
     segment_events: int = Field(default=50_000, ge=10, le=1_000_000)
-    """A segment of the archive holds so many events, ..."""
+    """Number of events in a segment of the archive."""
     segment_bytes: int = Field(default=32 * MIB, ge=64 * KIB, le=512 * MIB)
-    """... or so many bytes of them."""
+    """Bytes of events in a segment, whichever is reached first."""
     store_events: int = Field(default=1_000_000, ge=0)
-    """The oldest of more events than this move from the store to the archive, ..."""
+    """Maximum number of a project's events in the store; older ones move to the archive.
+    0: no limit. A project may set limits of its own for all four."""
     store_bytes: int = Field(default=512 * MIB, ge=0)
-    """... and of more bytes than this, ..."""
+    """Maximum bytes of a project's events in the store; 0: no limit."""
     store_days: float = Field(default=0, ge=0, le=36_500)
-    """... and those that are older; 0 sets no limit. A project may have its own of all."""
+    """Maximum age of events in the store; 0: no limit."""
     archive_days: float = Field(default=0, ge=0, le=36_500)
     """How long events stay in the archive; 0: for ever."""
 
@@ -195,10 +196,10 @@ class Settings(BaseSettings):
     with the bundled store, made at the first start; with another store, events that name a
     subject are refused."""
     previous_master_key_file: Path | None = None
-    """The key before that one, while what it has wrapped is still read."""
+    """The key before it, as long as keys that it wrapped are in use."""
 
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)
-    """Where Prometheus may fetch metrics, at `host`; 0 picks a free port, None serves none."""
+    """Port of the Prometheus endpoint, on `host`; 0 picks a free one, None: no endpoint."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 

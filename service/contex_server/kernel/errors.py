@@ -1,4 +1,4 @@
-"""What can go wrong, in the domain's words. `edge/status.py` turns these into gRPC statuses."""
+"""Errors in the domain's terms; `edge/status.py` maps them to gRPC statuses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ContexError(Exception):
         message: Why, for people.
         metadata: Facts about it, by the names that `ErrorReason` documents.
         field: The request field at fault, if one is.
-        retry_after_ms: When a retry may succeed; None where it can't.
+        retry_after_ms: When a retry may succeed; None if it can't.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class ContexError(Exception):
 
 
 class StartupError(Exception):
-    """The server can't start, for a reason that its operator can mend."""
+    """The server can't start, for a reason that its operator can fix."""
 
 
 def invalid_field(field: str, problem: str) -> ContexError:
-    """A field is out of its limits; `problem` states the limit."""
+    """A field is outside its limits; `problem` names the limit."""
     return ContexError(Reason.INVALID_FIELD, f"{field}: {problem}", field=field)
 
 
@@ -99,7 +99,7 @@ def event_not_found(project: str, sequence: object) -> ContexError:
 
 
 def store_unavailable(cause: object) -> ContexError:
-    """The store can't be reached; what was in flight has an unknown outcome."""
+    """The store can't be reached; the outcome of calls in flight is unknown."""
     return ContexError(
         Reason.STORE_UNAVAILABLE,
         f"the store is unavailable: {cause}",
