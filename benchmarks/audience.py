@@ -45,7 +45,7 @@ async def audience(
         method: Which subscription.
 
     Raises:
-        StreamEnded: The server ended a subscription.
+        ConnectionEnded: The server ended a subscription.
     """
     joined = [False] * count
     left = count

@@ -24,7 +24,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class Lifeline:
-    """A worker's pipe to its supervisor; it closes when the supervisor dies, however that happens."""
+    """A worker's pipe to its supervisor; it closes when the supervisor dies, however it dies."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
