@@ -15,8 +15,8 @@ from contex.v1 import event_service_pb2
 from contex_server.api.events import checks
 from contex_server.kernel.config import Limits
 from contex_server.kernel.model import Origin
-from contex_server.log.redis.connections import connect
-from contex_server.log.redis.store import RedisLog, key
+from contex_server.log.redis.events import append_command
+from contex_server.log.redis.key_names import key
 from contex_server.matching.describe import describe
 
 _READ_BYTES = 256 * 1024
@@ -117,19 +117,17 @@ def pack_append(raw_request: bytes) -> bytes:
 
     The describing texts are taken as known: no vectors go along.
     """
-    append = checks.publish(
-        event_service_pb2.PublishRequest.FromString(raw_request), _ORIGIN, Limits()
-    )
+    request = event_service_pb2.PublishRequest.FromString(raw_request)
+    append = checks.publish(request, _ORIGIN, Limits())
     for event in append.events:
         event.digest = describe(
             event.data_key, event.description, event.payload, event.content_type, event.event_type
         ).digest()
-    packed: bytes = hiredis.pack_command(_BUILDER._fcall_append(append.project, [append]))
+    command = append_command(append.project, [append], request_window_s=600, audit_retention_ms=0)
+    packed: bytes = hiredis.pack_command(command)
     return packed
 
 
 _ORIGIN = Origin(
     "", "ipv4:127.0.0.1:50000", "grpc-python-asyncio/1.85.1 grpc-c/53.0.0 (linux; chttp2)"
 )
-# Never connects: only its command builder is used.
-_BUILDER = RedisLog(connect("unix:///nowhere"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import grpc
 from contex.v1 import event_pb2, event_service_pb2
-from contex_server.log.redis.store import key
+from contex_server.log.redis.key_names import key
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target

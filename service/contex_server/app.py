@@ -46,11 +46,9 @@ from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.kernel.telemetry import configure_logging
-from contex_server.log.archive import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.port import EventLog
-from contex_server.log.redis.store import RedisLog
-from contex_server.log.sealing import SealingLog
+from contex_server.log.redis.store import open_store
+from contex_server.log.store import Store
 from contex_server.match.backtest import Backtests
 from contex_server.match.feedback import Feedback
 from contex_server.match.matchers import Matchmaker
@@ -77,11 +75,10 @@ from contex_server.state.snapshotter import Snapshotter
 from contex_server.state.states import States
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
-from contex_server.tiers.archived_log import with_archive
 from contex_server.tiers.master_keys import MasterKeys, create_key, read_key
 from contex_server.tiers.objects import Objects
-from contex_server.tiers.sealed_log import with_sealing
 from contex_server.tiers.sealer import Sealer
+from contex_server.tiers.tiers import compose
 from contex_server.transfer.exporter import Exporter
 from contex_server.transfer.importer import Imports
 
@@ -148,24 +145,25 @@ class Server:
     ) -> None:
         # What is pushed first is closed last: the store outlives everything else.
         settings, stack = self.settings, self._stack
-        store = await _open_log(settings, store_url)
-        stack.push_async_callback(store.close)
-        archive = _open_archive(settings, store)
-        self.log: EventLog = store
+        store = self.store = await _open_store(settings, store_url)
+        stack.push_async_callback(store.events.close)
+        archive = self.archive = _open_archive(settings, store)
         if archive is not None:
             stack.push_async_callback(archive.close)
-            self.log = with_archive(store, archive)
-        raw = self.log
-        sealer = Sealer(store, _master_keys(settings))
-        self.log = with_sealing(raw, sealer)
+        sealer = Sealer(store.keys, _master_keys(settings))
+        tiers = self.tiers = compose(store, archive, sealer)
+        self.log = tiers.log
         models = await self._models(embedder, previous)
         stack.push_async_callback(models.close)
-        embeddings = Embeddings(self.log, models, timeout_s=settings.embed_timeout_ms / 1000)
+        embeddings = Embeddings(
+            self.log, store.match, models, timeout_s=settings.embed_timeout_ms / 1000
+        )
         self.hub = Hub(self.log, feed_bytes=settings.feed_bytes)
         stack.push_async_callback(self.hub.close)
-        snapshots = Snapshots(self.log, cache_bytes=settings.snapshot_cache_bytes)
+        snapshots = Snapshots(tiers.snapshots, cache_bytes=settings.snapshot_cache_bytes)
         snapshotter = Snapshotter(
             self.log,
+            store,
             snapshots,
             events=settings.snapshot_events,
             size=settings.snapshot_bytes,
@@ -173,19 +171,20 @@ class Server:
         stack.push_async_callback(snapshotter.close)
         states = States(
             self.log,
+            store.state,
             snapshots,
             cache_bytes=settings.snapshot_cache_bytes,
             far=snapshotter.appended,
         )
-        retentions = Retentions(store, _default_retention(settings))
+        retentions = Retentions(store.projects, _default_retention(settings))
         appended = [snapshotter.appended]
         removal, archiver, keys = None, None, None
-        pace = Pace(store)
+        pace = Pace(store.projects)
         stack.push_async_callback(pace.close)
         self.archiver: Archiver | None = None
         if archive is not None:
-            removal = Removal(store, raw, archive, states)
-            keys = ArchivedKeys(store, archive.objects)
+            removal = Removal(store, tiers.raw, archive, states)
+            keys = ArchivedKeys(store.keys, archive.objects)
             archiver = Archiver(
                 store,
                 archive,
@@ -200,17 +199,21 @@ class Server:
             archiver.start()
             self.archiver = archiver
             appended.append(archiver.appended)
-        keeping = Keeping(store, self.log, retentions, archiver, removal)
+        keeping = Keeping(store.projects, self.log, retentions, archiver, removal)
         usages = _usages(settings, store, retentions)
-        eraser = Eraser(raw, store, sealer, keeping, archive, archiver, keys, models.ids, *appended)
+        eraser = Eraser(
+            tiers.raw, store, sealer, keeping, archive, archiver, keys, models.ids, *appended
+        )
         recovery = None
         if archive is not None and archiver is not None and keys is not None:
             recovery = Recovery(store, archive, keys, sealer, archiver)
-        verification = Verification(store, raw, self.log, embeddings, archive, recovery)
-        reembedding = Reembedding(self.log, embeddings)
+        verification = Verification(store, tiers, embeddings, archive, recovery)
+        reembedding = Reembedding(self.log, store, embeddings)
         stack.push_async_callback(reembedding.close)
         self.matchmaker = Matchmaker(
             self.log,
+            store.state,
+            store.agents,
             self.hub,
             embeddings,
             Scorer(),
@@ -230,20 +233,21 @@ class Server:
             counter,
             answer_bytes=settings.limits.answer_bytes,
         )
-        audit = Audit(self.log)
+        audit = Audit(store.audit)
         stack.push_async_callback(audit.close)
-        presence = Presence(self.log)
+        presence = Presence(store.presence)
         stack.push_async_callback(presence.close)
-        recorder = Recorder(self.log, enabled=settings.delivery_records)
+        recorder = Recorder(store.journals, enabled=settings.delivery_records)
         stack.push_async_callback(recorder.close)
         agents = Agents(
             self.log,
+            store.agents,
             embeddings,
             questions,
             recorder,
             default_threshold=settings.match_threshold,
         )
-        journals = Journals(self.log)
+        journals = Journals(store.agents, store.journals)
         contexts = AgentContexts(
             self.log,
             states,
@@ -271,10 +275,11 @@ class Server:
             _MATCHES: MatchServicer(
                 settings,
                 self.log,
+                store.match,
                 agents,
                 questions,
                 Backtests(self.log, states, self.matchmaker, questions),
-                Feedback(self.log, questions),
+                Feedback(self.log, store.agents, questions),
                 self.matchmaker,
                 reembedding,
                 audit,
@@ -283,13 +288,23 @@ class Server:
                 settings,
                 self.log,
                 states,
-                History(self.log, snapshots),
+                History(self.log, store.state, snapshots),
                 audit,
                 self.drain,
             ),
-            _AUDIT: AuditServicer(self.log, AuditTrail(self.log), audit, settings.limits),
+            _AUDIT: AuditServicer(
+                AuditTrail(self.log, store.audit, store.journals), audit, settings.limits
+            ),
             _PROJECTS: ProjectServicer(
-                self.log, keeping, usages, eraser, verification, presence, settings.limits
+                self.log,
+                store.projects,
+                tiers.snapshots,
+                keeping,
+                usages,
+                eraser,
+                verification,
+                presence,
+                settings.limits,
             ),
             _TRANSFERS: TransferServicer(
                 Exporter(self.log, store),
@@ -393,7 +408,7 @@ def _archive_url(settings: Settings) -> str | None:
     return None if url == "none" else url
 
 
-def _open_archive(settings: Settings, store: StoreLog) -> Archive | None:
+def _open_archive(settings: Settings, store: Store) -> Archive | None:
     url = _archive_url(settings)
     if url is None:
         return None
@@ -401,7 +416,7 @@ def _open_archive(settings: Settings, store: StoreLog) -> Archive | None:
         objects = Objects.open(url)
     except (ValueError, OSError) as error:
         raise StartupError(f"the archive can't be used: {error}") from error
-    return Archive(store, objects, cache_bytes=settings.archive_cache_bytes)
+    return Archive(store.archive, objects, cache_bytes=settings.archive_cache_bytes)
 
 
 def _master_keys(settings: Settings) -> MasterKeys | None:
@@ -427,7 +442,7 @@ def _default_retention(settings: Settings) -> Retention:
     )
 
 
-def _usages(settings: Settings, store: StoreLog, retentions: Retentions) -> Usages:
+def _usages(settings: Settings, store: Store, retentions: Retentions) -> Usages:
     return Usages(
         store,
         retentions,
@@ -441,10 +456,10 @@ def _usages(settings: Settings, store: StoreLog, retentions: Retentions) -> Usag
 async def _watched(settings: Settings, store_url: str) -> AsyncIterator[None]:
     """What all projects use is looked at, logged, and served as metrics where that is set: by
     one process, however many serve."""
-    store = await _open_log(settings, store_url)
+    store = await _open_store(settings, store_url)
     metrics = Metrics()
-    usages = _usages(settings, store, Retentions(store, _default_retention(settings)))
-    watch = asyncio.create_task(UsageWatch(store, usages, metrics.used).run())
+    usages = _usages(settings, store, Retentions(store.projects, _default_retention(settings)))
+    watch = asyncio.create_task(UsageWatch(store.projects, usages, metrics.used).run())
     try:
         if settings.metrics_port is None:
             yield
@@ -459,14 +474,14 @@ async def _watched(settings: Settings, store_url: str) -> AsyncIterator[None]:
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
-        await store.close()
+        await store.events.close()
 
 
-async def _open_log(settings: Settings, store_url: str) -> SealingLog:
+async def _open_store(settings: Settings, store_url: str) -> Store:
     deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
     while True:
         try:
-            return await RedisLog.open(
+            return await open_store(
                 store_url,
                 request_window_s=settings.request_window_s,
                 replication_timeout_ms=settings.replication_timeout_ms,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from contex.v1 import event_pb2
@@ -20,84 +19,123 @@ from contex_server.kernel.model import (
     NewEvent,
     Sequence,
 )
-from contex_server.log.claims import Claims
+from contex_server.log.agents import AgentWrite
+from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.layer import LogLayer
-from contex_server.log.port import AgentWrite, EventLog, SnapshotInfo
-from contex_server.log.redis.store import RedisLog
+from contex_server.log.port import Bounds, EventLog
+from contex_server.log.redis.store import open_store
+from contex_server.log.state import SnapshotInfo
+from contex_server.log.store import Store
+from contex_server.log.tasks import Claims
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.pace import Pace
 from contex_server.projects.policy import Retention, Retentions
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
-from contex_server.tiers.archived_log import with_archive
+from contex_server.tiers.archived_log import ArchivedLog, ArchivedSnapshots
 from contex_server.tiers.objects import Objects
+from contex_server.tiers.sealed_log import SealedLog
+from contex_server.tiers.sealer import Sealer
+from contex_server.tiers.tiers import Tiers
 from redis.asyncio import Redis
 
 P = "shop"
 DIGEST = bytes(range(16))
 
 
-class Archiving(LogLayer):
-    """Archives all that there is in front of whatever reads."""
+class ArchivingLog(ArchivedLog):
+    """Archives everything before each read."""
 
-    def __init__(self, below: EventLog, archiver: Archiver) -> None:
-        super().__init__(below)
+    def __init__(self, store: Store, archive: Archive, archiver: Archiver) -> None:
+        super().__init__(store, archive)
         self._archiver = archiver
 
-    def __getattr__(self, name: str) -> Any:
-        method = super().__getattr__(name)
-        if name not in READS:
-            return method
+    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
+        await self._archiver.archive_all(project)
+        return await super().read(project, after, until, count)
 
-        async def read(project: str, *args: Any) -> Any:
-            await self._archiver.archive_all(project)
-            return await method(project, *args)
+    async def read_back(
+        self, project: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Entry]:
+        await self._archiver.archive_all(project)
+        return await super().read_back(project, until, after, count)
 
-        return read
+    async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
+        await self._archiver.archive_all(project)
+        return await super().get(project, sequences)
+
+    async def bounds(self, project: str) -> Bounds:
+        await self._archiver.archive_all(project)
+        return await super().bounds(project)
+
+    async def history(
+        self, project: str, sequence: Sequence, count: int, max_bytes: int
+    ) -> list[Entry]:
+        await self._archiver.archive_all(project)
+        return await super().history(project, sequence, count, max_bytes)
 
 
-READS = (
-    "read",
-    "read_back",
-    "get",
-    "bounds",
-    "history",
-    "snapshot_before",
-    "snapshots",
-    "snapshot",
-)
+class ArchivingSnapshots(ArchivedSnapshots):
+    """Archives everything before each read."""
+
+    def __init__(self, store: Store, archive: Archive, archiver: Archiver) -> None:
+        super().__init__(store, archive)
+        self._archiver = archiver
+
+    async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
+        await self._archiver.archive_all(project)
+        return await super().before(project, until)
+
+    async def after(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
+        await self._archiver.archive_all(project)
+        return await super().after(project, after, count)
+
+    async def get(self, project: str, sequence: Sequence) -> bytes | None:
+        await self._archiver.archive_all(project)
+        return await super().get(project, sequence)
 
 
 async def nothing(*_: object) -> None:
     pass
 
 
+@pytest.fixture
+async def store(valkey: EmbeddedValkey) -> AsyncIterator[Store]:
+    opened = await open_store(valkey.url)
+    yield opened
+    await opened.events.close()
+
+
 @pytest.fixture(params=["redis", "archived"])
-async def log(
-    request: pytest.FixtureRequest, valkey: EmbeddedValkey, tmp_path: Path
-) -> AsyncIterator[EventLog]:
-    opened = await RedisLog.open(valkey.url)
+async def tiers(
+    request: pytest.FixtureRequest, store: Store, tmp_path: Path
+) -> AsyncIterator[Tiers]:
+    """The store alone, or under the archive and sealing."""
     if request.param == "redis":
-        yield opened
-    else:
-        objects = Objects.open(tmp_path.as_uri())
-        archive = Archive(opened, objects, cache_bytes=1 << 20)
-        retentions = Retentions(opened, Retention(0, 0, 0, 0))
-        archiver = Archiver(
-            opened,
-            archive,
-            ArchivedKeys(opened, objects),
-            retentions,
-            events=7,
-            size=1 << 20,
-            expire=nothing,
-            pace=Pace(opened),
-        )
-        yield cast(EventLog, Archiving(with_archive(opened, archive), archiver))
-        await archiver.close()
-        await archive.close()
-    await opened.close()
+        yield Tiers(store.events, store.events, store.snapshots)
+        return
+    objects = Objects.open(tmp_path.as_uri())
+    archive = Archive(store.archive, objects, cache_bytes=1 << 20)
+    archiver = Archiver(
+        store,
+        archive,
+        ArchivedKeys(store.keys, objects),
+        Retentions(store.projects, Retention(0, 0, 0, 0)),
+        events=7,
+        size=1 << 20,
+        expire=nothing,
+        pace=Pace(store.projects),
+    )
+    raw = ArchivingLog(store, archive, archiver)
+    sealed = SealedLog(raw, Sealer(store.keys, None))
+    yield Tiers(sealed, raw, ArchivingSnapshots(store, archive, archiver))
+    await archiver.close()
+    await archive.close()
+
+
+@pytest.fixture
+def log(tiers: Tiers) -> EventLog:
+    return tiers.log
 
 
 def body(key: str = "", text: str = "x") -> bytes:
@@ -142,9 +180,9 @@ async def test_a_batch_has_consecutive_sequences(log: EventLog) -> None:
     assert appended.revisions == (1,) * 2_500
 
 
-async def test_an_event_without_a_key_has_no_revision(log: EventLog) -> None:
+async def test_an_event_without_a_key_has_no_revision(log: EventLog, store: Store) -> None:
     assert (await log.append(one(key=""))).revisions == (0,)
-    assert [chunk async for chunk in log.state(P)] == [[]]
+    assert [chunk async for chunk in store.state.state(P)] == [[]]
 
 
 @pytest.mark.parametrize("revision", [300, 70_000])
@@ -214,15 +252,15 @@ async def test_of_racing_writers_one_wins_each_round(log: EventLog) -> None:
     assert sum(await asyncio.gather(*(write() for _ in range(20)))) == 1
 
 
-async def test_a_deletion_keeps_history_and_text(log: EventLog) -> None:
+async def test_a_deletion_keeps_history_and_text(log: EventLog, store: Store) -> None:
     await log.append(one("k"))
     gone = await log.append(Append(P, [NewEvent(body("k", ""), "k", tombstone=True)]))
-    (state,) = [s async for chunk in log.state(P) for s in chunk]
+    (state,) = [s async for chunk in store.state.state(P) for s in chunk]
     assert (state.deleted, state.revision, state.sequence) == (True, 2, gone.first)
     assert parse((await everything(log))[1]).text_digest == DIGEST
     back = await log.append(one("k"))
     assert back.revisions == (3,)
-    (state,) = [s async for chunk in log.state(P) for s in chunk]
+    (state,) = [s async for chunk in store.state.state(P) for s in chunk]
     assert not state.deleted
 
 
@@ -251,7 +289,7 @@ async def test_bounds_tell_what_can_be_read(log: EventLog) -> None:
 
 
 async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) -> None:
-    follower = log.follower(log.bucket(P))
+    follower = log.follower(bucket_of(P))
     try:
         waiting = asyncio.create_task(follower.poll({P: BEGINNING}))
         await asyncio.sleep(0.05)
@@ -270,49 +308,52 @@ async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) ->
         await follower.close()
 
 
-async def test_vectors_stay_as_they_were_first(log: EventLog) -> None:
+async def test_vectors_stay_as_they_were_first(log: EventLog, store: Store) -> None:
     await log.append(Append(P, [event()], vectors={b"d1": b"one"}, model="m"))
-    await log.put_vectors(P, "m", {b"d1": b"other", b"d2": b"two"})
-    assert await log.vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d1": b"one", b"d2": b"two"}
-    assert await log.missing_vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d3"}
-    assert await log.vectors(P, "other", [b"d1"]) == {}
-    assert await log.missing_vectors(P, "other", [b"d1"]) == {b"d1"}
+    await store.match.put_vectors(P, "m", {b"d1": b"other", b"d2": b"two"})
+    assert await store.match.vectors(P, "m", [b"d1", b"d2", b"d3"]) == {
+        b"d1": b"one",
+        b"d2": b"two",
+    }
+    assert await store.match.missing_vectors(P, "m", [b"d1", b"d2", b"d3"]) == {b"d3"}
+    assert await store.match.vectors(P, "other", [b"d1"]) == {}
+    assert await store.match.missing_vectors(P, "other", [b"d1"]) == {b"d1"}
 
 
-async def test_the_first_model_decides_until_it_is_changed(log: EventLog) -> None:
-    assert await log.model(P) == ""
+async def test_the_first_model_decides_until_it_is_changed(log: EventLog, store: Store) -> None:
+    assert await store.match.model(P) == ""
     await log.append(Append(P, [event()]))
-    assert await log.model(P) == ""
+    assert await store.match.model(P) == ""
     await log.append(Append(P, [event()], vectors={b"d": b"1"}, model="old"))
-    await log.put_vectors(P, "new", {b"d": b"2"})
-    assert await log.model(P) == "old"
-    assert await log.change_model(P, "another", "new", "t", b"body") is None
+    await store.match.put_vectors(P, "new", {b"d": b"2"})
+    assert await store.match.model(P) == "old"
+    assert await store.match.change_model(P, "another", "new", "t", b"body") is None
     tail = (await log.bounds(P)).tail
-    sequence = await log.change_model(P, "old", "new", "t", b"body")
+    sequence = await store.match.change_model(P, "old", "new", "t", b"body")
     assert sequence is not None
     assert sequence > tail
     (entry,) = await log.read(P, tail, END_OF_TIME, 10)
     assert (entry.sequence, entry.body) == (sequence, b"body")
-    assert await log.model(P) == "new"
-    assert await log.vectors(P, "old", [b"d"]) == {}
-    assert await log.vectors(P, "new", [b"d"]) == {b"d": b"2"}
+    assert await store.match.model(P) == "new"
+    assert await store.match.vectors(P, "old", [b"d"]) == {}
+    assert await store.match.vectors(P, "new", [b"d"]) == {b"d": b"2"}
 
 
-async def test_a_task_belongs_to_one_owner_until_it_expires(log: EventLog) -> None:
-    assert await log.claim(P, "t", "a", 60_000)
-    assert await log.claim(P, "t", "a", 60_000)
-    assert not await log.claim(P, "t", "b", 60_000)
-    assert await log.claim(P, "other", "b", 60_000)
-    await log.disclaim(P, "t", "b")
-    assert not await log.claim(P, "t", "b", 60_000)
-    await log.disclaim(P, "t", "a")
-    assert await log.claim(P, "t", "b", 50)
+async def test_a_task_belongs_to_one_owner_until_it_expires(store: Store) -> None:
+    assert await store.tasks.claim(P, "t", "a", 60_000)
+    assert await store.tasks.claim(P, "t", "a", 60_000)
+    assert not await store.tasks.claim(P, "t", "b", 60_000)
+    assert await store.tasks.claim(P, "other", "b", 60_000)
+    await store.tasks.disclaim(P, "t", "b")
+    assert not await store.tasks.claim(P, "t", "b", 60_000)
+    await store.tasks.disclaim(P, "t", "a")
+    assert await store.tasks.claim(P, "t", "b", 50)
     await asyncio.sleep(0.1)
-    assert await log.claim(P, "t", "a", 60_000)
+    assert await store.tasks.claim(P, "t", "a", 60_000)
 
 
-async def test_claims_are_one_owners_for_as_long_as_they_are_renewed(log: EventLog) -> None:
-    one, other = Claims(log, "t", hold_ms=400), Claims(log, "t", hold_ms=400)
+async def test_claims_are_one_owners_for_as_long_as_they_are_renewed(store: Store) -> None:
+    one, other = Claims(store.tasks, "t", hold_ms=400), Claims(store.tasks, "t", hold_ms=400)
     assert not one.sure_of(P)
     assert await one.take(P)
     assert one.sure_of(P)
@@ -334,66 +375,68 @@ async def test_claims_are_one_owners_for_as_long_as_they_are_renewed(log: EventL
     assert await other.take(P)
 
 
-async def test_a_pace_holds_for_a_while(valkey: EmbeddedValkey) -> None:
-    log = await RedisLog.open(valkey.url)
-    assert await log.pace(P) == 0
-    await log.put_pace(P, 1_234.56, 60_000)
-    assert await log.pace(P) == 1_234.6
-    assert await log.pace("another") == 0
-    await log.put_pace(P, 0, 60_000)
-    assert await log.pace(P) == 0
-    await log.put_pace(P, 5, 20)
+async def test_a_pace_holds_for_a_while(store: Store) -> None:
+    assert await store.projects.pace(P) == 0
+    await store.projects.put_pace(P, 1_234.56, 60_000)
+    assert await store.projects.pace(P) == 1_234.6
+    assert await store.projects.pace("another") == 0
+    await store.projects.put_pace(P, 0, 60_000)
+    assert await store.projects.pace(P) == 0
+    await store.projects.put_pace(P, 5, 20)
     await asyncio.sleep(0.1)
-    assert await log.pace(P) == 0
-    await log.close()
+    assert await store.projects.pace(P) == 0
 
 
-async def test_agents_are_compared_and_set(log: EventLog) -> None:
+async def test_agents_are_compared_and_set(log: EventLog, store: Store) -> None:
     def write(expected: bytes, record: bytes, cursor: Sequence | None = None) -> AgentWrite:
         return AgentWrite(P, "a1", expected, record, cursor, "agent_registered", body())
 
-    created = await log.write_agent(write(b"", b"one"))
+    created = await store.agents.write_agent(write(b"", b"one"))
     assert created is not None
     assert created.cursor == created.sequence
-    assert await log.write_agent(write(b"", b"two")) is None
-    assert await log.write_agent(write(b"other", b"two")) is None
-    changed = await log.write_agent(write(b"one", b"two"))
+    assert await store.agents.write_agent(write(b"", b"two")) is None
+    assert await store.agents.write_agent(write(b"other", b"two")) is None
+    changed = await store.agents.write_agent(write(b"one", b"two"))
     assert changed is not None
     assert changed.cursor == created.sequence
-    moved = await log.write_agent(write(b"two", b"three", Sequence(5, 1)))
+    moved = await store.agents.write_agent(write(b"two", b"three", Sequence(5, 1)))
     assert moved is not None
     assert moved.cursor == Sequence(5, 1)
-    stored = await log.agent(P, "a1")
+    stored = await store.agents.agent(P, "a1")
     assert stored == ("a1", b"three", Sequence(5, 1))
-    assert await log.write_agent(write(b"three", b"")) is not None
-    assert await log.agent(P, "a1") is None
-    assert await log.acknowledge(P, "a1", Sequence(9, 9)) is None
+    assert await store.agents.write_agent(write(b"three", b"")) is not None
+    assert await store.agents.agent(P, "a1") is None
+    assert await store.agents.acknowledge(P, "a1", Sequence(9, 9)) is None
     assert len(await everything(log)) == 4
 
 
-async def test_agents_are_listed_by_id(log: EventLog) -> None:
+async def test_agents_are_listed_by_id(store: Store) -> None:
     for name in ("c", "a", "b"):
-        await log.write_agent(AgentWrite(P, name, b"", b"r", None, "agent_registered", body()))
-    assert [a.agent_id for a in await log.agents(P, "", 2)] == ["a", "b"]
-    assert [a.agent_id for a in await log.agents(P, "b", 2)] == ["c"]
+        await store.agents.write_agent(
+            AgentWrite(P, name, b"", b"r", None, "agent_registered", body())
+        )
+    assert [a.agent_id for a in await store.agents.agents(P, "", 2)] == ["a", "b"]
+    assert [a.agent_id for a in await store.agents.agents(P, "b", 2)] == ["c"]
 
 
-async def test_a_cursor_only_moves_forward(log: EventLog) -> None:
-    await log.write_agent(AgentWrite(P, "a", b"", b"r", BEGINNING, "agent_registered", body()))
-    assert await log.acknowledge(P, "a", Sequence(10, 2)) == Sequence(10, 2)
-    assert await log.acknowledge(P, "a", Sequence(9, 9)) == Sequence(10, 2)
-    assert await log.acknowledge(P, "a", Sequence(10, 10)) == Sequence(10, 10)
+async def test_a_cursor_only_moves_forward(store: Store) -> None:
+    await store.agents.write_agent(
+        AgentWrite(P, "a", b"", b"r", BEGINNING, "agent_registered", body())
+    )
+    assert await store.agents.acknowledge(P, "a", Sequence(10, 2)) == Sequence(10, 2)
+    assert await store.agents.acknowledge(P, "a", Sequence(9, 9)) == Sequence(10, 2)
+    assert await store.agents.acknowledge(P, "a", Sequence(10, 10)) == Sequence(10, 10)
 
 
 async def test_replication_is_not_claimed_without_a_replica(valkey: EmbeddedValkey) -> None:
-    log = await RedisLog.open(valkey.url, replication_timeout_ms=50)
+    log = (await open_store(valkey.url, replication_timeout_ms=50)).events
     append = Append(P, [event()], durability=Durability.REPLICATED)
     assert (await log.append(append)).durability is Durability.FSYNC
     await log.close()
 
 
 async def test_a_full_queue_refuses_and_sends_nothing(valkey: EmbeddedValkey) -> None:
-    log = await RedisLog.open(valkey.url, max_pending=3)
+    log = (await open_store(valkey.url, max_pending=3)).events
     results = await asyncio.gather(
         *(log.append(one(f"k{i}")) for i in range(10)), return_exceptions=True
     )
@@ -413,14 +456,16 @@ async def test_a_cancelled_append_does_not_stop_the_others(log: EventLog) -> Non
 
 
 async def test_functions_are_loaded_again_where_they_are_gone(
-    log: EventLog, valkey: EmbeddedValkey
+    log: EventLog, store: Store, valkey: EmbeddedValkey
 ) -> None:
-    async with Redis.from_url(valkey.url) as store:
+    async with Redis.from_url(valkey.url) as client:
         await log.append(one())
-        await store.function_flush()
+        await client.function_flush()
         assert (await log.append(one())).revisions == (2,)
-        await store.function_flush()
-    written = await log.write_agent(AgentWrite(P, "a", b"", b"r", None, "agent_registered", body()))
+        await client.function_flush()
+    written = await store.agents.write_agent(
+        AgentWrite(P, "a", b"", b"r", None, "agent_registered", body())
+    )
     assert written is not None
 
 
@@ -442,51 +487,52 @@ async def test_a_history_is_walked_from_event_to_event(log: EventLog) -> None:
     assert await log.history("empty", Sequence(5, 5), 10, 1_000) == []
 
 
-async def test_the_latest_of_some_keys(log: EventLog) -> None:
+async def test_the_latest_of_some_keys(log: EventLog, store: Store) -> None:
     await log.append(Append(P, [event("a"), event("b"), event("a")]))
     (last,) = (await log.append(one("b", tombstone=True)),)
-    found = await log.latest(P, ["a", "b", "nobody"])
+    found = await store.state.latest(P, ["a", "b", "nobody"])
     assert found.keys() == {"a", "b"}
     assert (found["a"].revision, found["a"].deleted, found["a"].digest) == (2, False, DIGEST)
     assert (found["b"].revision, found["b"].deleted) == (2, True)
     assert found["b"].sequence == last.first
-    assert {s.data_key: s async for chunk in _all(log) for s in chunk} == found
-    assert await log.latest(P, []) == {}
+    assert {s.data_key: s async for chunk in _all(store) for s in chunk} == found
+    assert await store.state.latest(P, []) == {}
 
 
-async def _all(log: EventLog) -> AsyncIterator[list[KeyState]]:
-    async for chunk in log.state(P):
+async def _all(store: Store) -> AsyncIterator[list[KeyState]]:
+    async for chunk in store.state.state(P):
         yield chunk
 
 
-async def test_snapshots_are_put_in_order_and_found_by_place(log: EventLog) -> None:
-    assert await log.snapshot_before(P, END_OF_TIME) is None
-    assert await log.snapshots(P, BEGINNING, 10) == []
+async def test_snapshots_are_put_in_order_and_found_by_place(store: Store, tiers: Tiers) -> None:
+    snapshots = tiers.snapshots
+    assert await snapshots.before(P, END_OF_TIME) is None
+    assert await snapshots.after(P, BEGINNING, 10) == []
     places = [Sequence(ms, n) for ms, n in ((10, 0), (10, 5), (2**40, 7))]
     for number, place in enumerate(places, 1):
         info = SnapshotInfo(place, number, 100 * number, 10 * number)
-        assert await log.put_snapshot(P, info, bytes(range(256)) * number)
+        assert await store.snapshots.put(P, info, bytes(range(256)) * number)
     for place in (*places, Sequence(10, 1), Sequence(1, 0)):
-        assert not await log.put_snapshot(P, SnapshotInfo(place, 9, 9, 9), b"late")
-    found = await log.snapshots(P, BEGINNING, 10)
+        assert not await store.snapshots.put(P, SnapshotInfo(place, 9, 9, 9), b"late")
+    found = await snapshots.after(P, BEGINNING, 10)
     assert [info.sequence for info in found] == places
     assert found[1] == SnapshotInfo(places[1], 2, 200, 20, 512)
-    assert await log.snapshots(P, places[0], 1) == [found[1]]
-    assert await log.snapshot_before(P, END_OF_TIME) == found[2]
-    assert await log.snapshot_before(P, places[1]) == found[1]
-    assert await log.snapshot_before(P, Sequence(10, 4)) == found[0]
-    assert await log.snapshot_before(P, Sequence(9, 9)) is None
-    assert await log.snapshot(P, places[1]) == bytes(range(256)) * 2
-    assert await log.snapshot(P, Sequence(10, 4)) is None
-    assert await log.snapshots("other", BEGINNING, 10) == []
+    assert await snapshots.after(P, places[0], 1) == [found[1]]
+    assert await snapshots.before(P, END_OF_TIME) == found[2]
+    assert await snapshots.before(P, places[1]) == found[1]
+    assert await snapshots.before(P, Sequence(10, 4)) == found[0]
+    assert await snapshots.before(P, Sequence(9, 9)) is None
+    assert await snapshots.get(P, places[1]) == bytes(range(256)) * 2
+    assert await snapshots.get(P, Sequence(10, 4)) is None
+    assert await snapshots.after("other", BEGINNING, 10) == []
 
 
-async def test_what_is_appended_is_counted(log: EventLog) -> None:
-    assert (await log.counters(P)).events == 0
+async def test_what_is_appended_is_counted(log: EventLog, store: Store) -> None:
+    assert (await store.projects.counters(P)).events == 0
     await log.append(Append(P, [event("a"), event("b"), event("")]))
     await log.append(one("a", tombstone=True))
     entries = await everything(log)
-    counters = await log.counters(P)
+    counters = await store.projects.counters(P)
     assert (counters.events, counters.keys, counters.deleted) == (4, 2, 1)
     assert counters.bytes == sum(len(entry.body) for entry in entries)
     assert counters.counted_since == BEGINNING

@@ -85,7 +85,7 @@ async def settled(api: Api) -> None:
 
 async def forget(server: Server) -> None:
     """Drops what the archive has at hand, so that the storage is asked."""
-    archive: Any = server.log._below._archive  # type: ignore[attr-defined]
+    archive: Any = server.archive
     for cache in (archive._indexes, archive._packed, archive._blocks):
         cache.clear()
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from contex.v1 import (
     state_service_pb2_grpc,
 )
 from contex_server.app import Server
+from contex_server.log.store import Store
 from contex_server.matching.embedders import Role, Vector
 from google.rpc import error_details_pb2, status_pb2
 
@@ -114,6 +115,11 @@ class Api:
     async def log(self, project: str = P) -> list[event_pb2.Event]:
         """Every event of a project."""
         return (await self.replay(project).to_end()).events
+
+
+def wrapped(store: Store, wrap: Callable[[Any], Any]) -> Store:
+    """A store with each facet wrapped."""
+    return Store(**{field.name: wrap(getattr(store, field.name)) for field in fields(Store)})
 
 
 def _filter(fields: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from contex_server.events.feed import Feed, Reader
 from contex_server.events.hub import Channel
 from contex_server.events.stream import _Pulse
 from contex_server.kernel.model import BEGINNING
+from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import RedisLog
+from contex_server.log.redis.store import open_store
 from contex_server.match.project_matcher import Listening, ProjectMatcher
 
 from tests.integration.support import (
@@ -400,9 +401,9 @@ async def test_many_come_and_go_at_any_moment(scene: Scene) -> None:
 async def test_a_poll_of_the_store_ends_in_whatever_turn_it_is_cancelled(
     valkey: EmbeddedValkey,
 ) -> None:
-    log = await RedisLog.open(valkey.url)
+    log = (await open_store(valkey.url)).events
     for turns in range(40):
-        follower = log.follower(log.bucket(P))
+        follower = log.follower(bucket_of(P))
         poll = asyncio.create_task(follower.poll({P: BEGINNING}))
         for _ in range(turns):
             await asyncio.sleep(0)

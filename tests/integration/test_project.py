@@ -14,7 +14,7 @@ from contex.v1 import (
     project_service_pb2_grpc,
 )
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import key
+from contex_server.log.redis.key_names import key
 
 from tests.conftest import StartServer
 from tests.integration.support import (

@@ -26,7 +26,8 @@ from contex.v1.project_service_pb2 import (
 from contex_server.app import Server
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import RedisLog, key
+from contex_server.log.redis.key_names import key
+from contex_server.log.redis.store import open_store
 from contex_server.tiers.archive import Archive
 
 from tests.conftest import StartServer
@@ -179,8 +180,8 @@ async def test_a_pace_reaches_whoever_appends(
 ) -> None:
     """Another process archives the project, and can't keep up."""
     server = await start_server(valkey.url, embedder=Words())
-    store = await RedisLog.open(valkey.url)
-    await store.put_pace(P, 40, 60_000)
+    store = await open_store(valkey.url)
+    await store.projects.put_pace(P, 40, 60_000)
     async with Api.of(server) as api:
         await api.publish(event("a"))
         await asyncio.sleep(0.5)  # It asks in the background.
@@ -189,7 +190,7 @@ async def test_a_pace_reaches_whoever_appends(
         await api.publish(event("b"))
         assert time.monotonic() - began > 0.3
         assert len(await listed(api)) == 22
-    await store.close()
+    await store.events.close()
 
 
 async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.port import Dimension, Tier
-from contex_server.log.redis.store import RedisLog, key
+from contex_server.log.projects import Dimension, ProjectStore, Tier
+from contex_server.log.redis.key_names import key
+from contex_server.log.redis.store import open_store
 
 from tests.integration.support import Api, P, event, ms
 
@@ -24,22 +25,22 @@ def read(value: bytes) -> Counter[int]:
 
 
 @pytest.fixture
-async def log(valkey: EmbeddedValkey) -> AsyncIterator[RedisLog]:
-    opened = await RedisLog.open(valkey.url)
-    yield opened
-    await opened.close()
+async def projects(valkey: EmbeddedValkey) -> AsyncIterator[ProjectStore]:
+    opened = await open_store(valkey.url)
+    yield opened.projects
+    await opened.events.close()
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
 async def test_an_hour_that_is_over(
-    server: Server, api: Api, store: Any, log: RedisLog, interrupted: bool
+    server: Server, api: Api, store: Any, projects: ProjectStore, interrupted: bool
 ) -> None:
     every = [await api.publish(event(f"k{n % 3}"), publisher="me") for n in range(10)]
     hour = ms(every[-1][0]) // 3_600_000
     if ms(every[0][0]) // 3_600_000 != hour:
         pytest.skip("the hour ended meanwhile")
     await server.stop()  # it adds up such hours by itself
-    assert await log.roll_up(P) == 0
+    assert await projects.roll_up(P) == 0
     # As if it had been three hours ago, in a day that may be another.
     past = hour - 3
     await store.rename(key(P, f"activity:{hour}"), key(P, f"activity:{past}"))
@@ -47,7 +48,7 @@ async def test_an_hour_that_is_over(
     await store.sadd(key(P, "activity-open"), past)
 
     async def hours(dimension: Dimension) -> dict[bytes, Counter[int]]:
-        (day,) = await log.activity(P, dimension, Tier.HOURS, [past // 24])
+        (day,) = await projects.activity(P, dimension, Tier.HOURS, [past // 24])
         return {name: read(value) for name, value in day.items()}
 
     expected = {
@@ -62,11 +63,11 @@ async def test_an_hour_that_is_over(
             assert await hours(dimension) == {
                 name: Counter({past % 24: count}) for name, count in names.items()
             }
-            (minutes,) = await log.activity(P, dimension, Tier.MINUTES, [past])
+            (minutes,) = await projects.activity(P, dimension, Tier.MINUTES, [past])
             assert {name: read(v).total() for name, v in minutes.items()} == names
 
     await check()
-    assert await log.roll_up(P) == 1
+    assert await projects.roll_up(P) == 1
     await check()
     assert await store.smembers(key(P, "activity-open")) == set()
     assert 7 < await store.ttl(key(P, f"activity:{past}")) / 86_400 <= 8
@@ -74,5 +75,5 @@ async def test_an_hour_that_is_over(
         # The day has it already, and the hour is still open: it is not added again.
         await store.sadd(key(P, "activity-open"), past)
         await check()
-        assert await log.roll_up(P) == 1
+        assert await projects.roll_up(P) == 1
         await check()

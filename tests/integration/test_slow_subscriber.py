@@ -11,7 +11,7 @@ from contex_server.app import Server
 from contex_server.events.feed import Feed
 from contex_server.kernel.config import KIB, MIB
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import key
+from contex_server.log.redis.key_names import key
 from redis.asyncio import Redis
 
 from tests.conftest import StartServer

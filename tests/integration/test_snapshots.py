@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,9 +21,11 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.port import SnapshotInfo
-from contex_server.log.redis.keys import key
-from contex_server.log.redis.store import RedisLog
+from contex_server.log.port import EventLog
+from contex_server.log.redis.key_names import key
+from contex_server.log.redis.store import open_store
+from contex_server.log.state import SnapshotInfo
+from contex_server.log.store import Store
 from contex_server.state.current import live
 from contex_server.state.fold import take
 from contex_server.state.history import History
@@ -32,19 +35,19 @@ from contex_server.state.snapshots import Snapshots
 from contex_server.state.snapshotter import Snapshotter
 from contex_server.state.states import States
 
-from tests.integration.support import P, eventually
+from tests.integration.support import P, eventually, wrapped
 
 DIGEST = bytes(range(16))
 
 
 @pytest.fixture
-async def log(valkey: EmbeddedValkey) -> AsyncIterator[RedisLog]:
-    opened = await RedisLog.open(valkey.url)
+async def backend(valkey: EmbeddedValkey) -> AsyncIterator[Store]:
+    opened = await open_store(valkey.url)
     yield opened
-    await opened.close()
+    await opened.events.close()
 
 
-async def publish(log: Any, *keys: str, size: int = 1, deleted: bool = False) -> Sequence:
+async def publish(backend: Store, *keys: str, size: int = 1, deleted: bool = False) -> Sequence:
     """Appends an event of each key together; returns the first's sequence."""
     events = [
         NewEvent(
@@ -59,66 +62,82 @@ async def publish(log: Any, *keys: str, size: int = 1, deleted: bool = False) ->
         )
         for name in keys
     ]
-    return (await log.append(Append(P, events))).first
+    return (await backend.events.append(Append(P, events))).first
 
 
-async def entries(log: Any) -> list[Entry]:
-    found = await log.read(P, BEGINNING, END_OF_TIME, 1_000_000)
+async def entries(backend: Store) -> list[Entry]:
+    found = await backend.events.read(P, BEGINNING, END_OF_TIME, 1_000_000)
     return list(found)
 
 
-async def folded(log: Any, until: Sequence) -> dict[str, KeyState]:
+async def folded(backend: Store, until: Sequence) -> dict[str, KeyState]:
     state: dict[str, KeyState] = {}
-    take(state, [e for e in await entries(log) if e.sequence <= until])
+    take(state, [e for e in await entries(backend) if e.sequence <= until])
     return state
 
 
-def snapshotter(log: Any, events: int = 10, size: int = 1 << 20) -> Snapshotter:
-    snapshots = Snapshots(log, cache_bytes=0)
-    return Snapshotter(log, snapshots, events=events, size=size, look_s=0.01)
+def snapshotter(backend: Store, events: int = 10, size: int = 1 << 20) -> Snapshotter:
+    snapshots = Snapshots(backend.snapshots, cache_bytes=0)
+    return Snapshotter(backend.events, backend, snapshots, events=events, size=size, look_s=0.01)
 
 
-async def look(log: Any, events: int = 10, size: int = 1 << 20) -> None:
+async def look(backend: Store, events: int = 10, size: int = 1 << 20) -> None:
     """Takes what is due, as a process that does nothing else."""
-    worker = snapshotter(log, events, size)
+    worker = snapshotter(backend, events, size)
     await worker.look(P)
     await worker.close()
 
 
-def states(log: Any, far: list[str] | None = None, cache_bytes: int = 0) -> States:
-    snapshots = Snapshots(log, cache_bytes=cache_bytes)
+def states(backend: Store, far: list[str] | None = None, cache_bytes: int = 0) -> States:
+    snapshots = Snapshots(backend.snapshots, cache_bytes=cache_bytes)
     told = far if far is not None else []
-    return States(log, snapshots, cache_bytes=cache_bytes, far=told.append)
+    return States(
+        backend.events, backend.state, snapshots, cache_bytes=cache_bytes, far=told.append
+    )
 
 
-async def infos(log: Any) -> list[SnapshotInfo]:
-    found = await log.snapshots(P, BEGINNING, 10_000)
+async def infos(backend: Store) -> list[SnapshotInfo]:
+    found = await backend.snapshots.after(P, BEGINNING, 10_000)
     return list(found)
 
 
-async def check_snapshots(log: Any) -> list[SnapshotInfo]:
+async def check_snapshots(backend: Store) -> list[SnapshotInfo]:
     """Every snapshot is the fold of the log up to it, and tells its size."""
-    found = await infos(log)
-    reader = Snapshots(log, cache_bytes=0)
+    found = await infos(backend)
+    reader = Snapshots(backend.snapshots, cache_bytes=0)
     for info in found:
         snapshot = await reader.read(P, info.sequence)
         assert snapshot is not None
-        expected = await folded(log, info.sequence)
+        expected = await folded(backend, info.sequence)
         assert {name: snapshot.get(name) for name in snapshot.keys} == expected
         assert info.keys == len(expected)
-        assert info.size == len(await log.snapshot(P, info.sequence))
+        assert info.size == len(await backend.snapshots.get(P, info.sequence))
     return found
 
 
 class Interrupted:
-    """A log where somebody publishes between any two calls."""
+    """Lets somebody publish between any two calls of a store."""
 
-    def __init__(self, log: RedisLog) -> None:
-        self._log = log
+    def __init__(self, backend: Store) -> None:
+        self._store = backend
         self.published = 0
 
+    def facet(self, facet: Any) -> Any:
+        return InterruptedFacet(facet, self.publish)
+
+    async def publish(self) -> None:
+        n = self.published = self.published + 1
+        await publish(self._store, f"k{n % 7}", f"new{n}")
+        await publish(self._store, f"k{n % 3}", deleted=n % 2 == 0)
+
+
+class InterruptedFacet:
+    def __init__(self, facet: Any, publish: Callable[[], Awaitable[None]]) -> None:
+        self._facet = facet
+        self._publish = publish
+
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._log, name)
+        method = getattr(self._facet, name)
         if name == "state":
             return self._state
         if not asyncio.iscoroutinefunction(method):
@@ -132,79 +151,75 @@ class Interrupted:
         return call
 
     async def _state(self, project: str) -> AsyncIterator[list[KeyState]]:
-        async for chunk in self._log.state(project):
+        async for chunk in self._facet.state(project):
             await self._publish()
             yield chunk
         await self._publish()
 
-    async def _publish(self) -> None:
-        n = self.published = self.published + 1
-        await publish(self._log, f"k{n % 7}", f"new{n}")
-        await publish(self._log, f"k{n % 3}", deleted=n % 2 == 0)
-
 
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_the_live_state_is_exact_while_every_key_changes(
-    log: RedisLog, monkeypatch: pytest.MonkeyPatch, at_once: bool
+    backend: Store, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     if not at_once:
         monkeypatch.setattr("contex_server.state.current._AT_ONCE_KEYS", 100)
-    await publish(log, *(f"k{n}" for n in range(3_000)))
-    busy = Interrupted(log)
-    sequence, state = await live(busy, P)  # type: ignore[arg-type]
-    assert busy.published >= (1 if at_once else 4)
-    assert state == await folded(log, sequence)
+    await publish(backend, *(f"k{n}" for n in range(3_000)))
+    interrupted = Interrupted(backend)
+    busy = wrapped(backend, interrupted.facet)
+    sequence, state = await live(busy.events, busy.state, P)
+    assert interrupted.published >= (1 if at_once else 4)
+    assert state == await folded(backend, sequence)
     await look(busy, events=3_000)
-    await publish(log, *(f"k{n}" for n in range(3_000)))
+    await publish(backend, *(f"k{n}" for n in range(3_000)))
     await look(busy, events=3_000)
-    assert len(await check_snapshots(log)) == 2
+    assert len(await check_snapshots(backend)) == 2
 
 
-async def test_snapshots_come_after_so_many_events(log: RedisLog) -> None:
-    worker = snapshotter(log)
+async def test_snapshots_come_after_so_many_events(backend: Store) -> None:
+    worker = snapshotter(backend)
     for n in range(9):
-        await publish(log, f"k{n % 3}")
+        await publish(backend, f"k{n % 3}")
     await worker.look(P)
-    assert await infos(log) == []
-    await publish(log, "k0")
+    assert await infos(backend) == []
+    await publish(backend, "k0")
     await worker.look(P)
-    (info,) = await check_snapshots(log)
+    (info,) = await check_snapshots(backend)
     assert (info.events, info.keys) == (10, 3)
     await worker.look(P)
-    assert len(await infos(log)) == 1
+    assert len(await infos(backend)) == 1
 
 
-async def test_snapshots_come_after_so_many_bytes(log: RedisLog) -> None:
-    worker = snapshotter(log, events=1_000, size=10_000)
-    await publish(log, "a", size=9_000)
+async def test_snapshots_come_after_so_many_bytes(backend: Store) -> None:
+    worker = snapshotter(backend, events=1_000, size=10_000)
+    await publish(backend, "a", size=9_000)
     await worker.look(P)
-    assert await infos(log) == []
-    await publish(log, "a", size=1_000)
+    assert await infos(backend) == []
+    await publish(backend, "a", size=1_000)
     await worker.look(P)
-    assert len(await check_snapshots(log)) == 1
+    assert len(await check_snapshots(backend)) == 1
 
 
-async def test_many_keys_wait_for_as_many_events(log: RedisLog) -> None:
-    worker = snapshotter(log)
+async def test_many_keys_wait_for_as_many_events(backend: Store) -> None:
+    worker = snapshotter(backend)
     for start in range(0, 1_000, 100):
-        await publish(log, *(f"k{n}" for n in range(start, start + 100)))
+        await publish(backend, *(f"k{n}" for n in range(start, start + 100)))
     await worker.look(P)
-    assert len(await check_snapshots(log)) >= 1
-    before = len(await infos(log))
+    assert len(await check_snapshots(backend)) >= 1
+    before = len(await infos(backend))
     for _ in range(49):
-        await publish(log, *(f"k{n}" for n in range(10)))
+        await publish(backend, *(f"k{n}" for n in range(10)))
     await worker.look(P)
-    assert len(await infos(log)) == before
-    await publish(log, *(f"k{n}" for n in range(10)))
+    assert len(await infos(backend)) == before
+    await publish(backend, *(f"k{n}" for n in range(10)))
     await worker.look(P)
-    assert len(await check_snapshots(log)) == before + 1
+    assert len(await check_snapshots(backend)) == before + 1
 
 
-async def test_a_burst_leaves_a_snapshot_at_each_interval(log: RedisLog) -> None:
+async def test_a_burst_leaves_a_snapshot_at_each_interval(backend: Store) -> None:
     for n in range(100):
-        await publish(log, *(f"k{(n + i) % 20}" for i in range(20)))
-    await look(log, events=100)
-    found = await check_snapshots(log)
+        await publish(backend, *(f"k{(n + i) % 20}" for i in range(20)))
+    await look(backend, events=100)
+    found = await check_snapshots(backend)
     events = [0, *(info.events for info in found)]
     assert len(found) >= 10
     assert max(b - a for a, b in pairwise(events)) < 200
@@ -212,86 +227,86 @@ async def test_a_burst_leaves_a_snapshot_at_each_interval(log: RedisLog) -> None
 
 
 async def test_a_log_that_is_older_than_its_counters_is_caught_up(
-    log: RedisLog, store: Any
+    backend: Store, store: Any
 ) -> None:
     for n in range(40):
-        await publish(log, *(f"k{(n + i) % 20}" for i in range(10)))
+        await publish(backend, *(f"k{(n + i) % 20}" for i in range(10)))
     await store.delete(key(P, "stats"))
-    await publish(log, "k1")
-    worker = snapshotter(log, events=100)
+    await publish(backend, "k1")
+    worker = snapshotter(backend, events=100)
     await worker.look(P)
-    found = await check_snapshots(log)
+    found = await check_snapshots(backend)
     assert 3 <= len(found) <= 4
     assert found[-1].events <= 1
     for _ in range(12):
-        await publish(log, *(f"k{i}" for i in range(10)))
+        await publish(backend, *(f"k{i}" for i in range(10)))
     await worker.look(P)
-    assert len(await check_snapshots(log)) == len(found) + 1
+    assert len(await check_snapshots(backend)) == len(found) + 1
 
 
-async def test_a_small_old_log_needs_none(log: RedisLog, store: Any) -> None:
-    await publish(log, "a", "b")
+async def test_a_small_old_log_needs_none(backend: Store, store: Any) -> None:
+    await publish(backend, "a", "b")
     await store.delete(key(P, "stats"))
-    await publish(log, "a")
-    await snapshotter(log).look(P)
-    assert await infos(log) == []
+    await publish(backend, "a")
+    await snapshotter(backend).look(P)
+    assert await infos(backend) == []
 
 
-async def test_one_process_takes_it(log: RedisLog) -> None:
+async def test_one_process_takes_it(backend: Store) -> None:
     for _ in range(30):
-        await publish(log, "a", "b")
-    await asyncio.gather(*(look(log) for _ in range(5)))
-    events = [info.events for info in await check_snapshots(log)]
+        await publish(backend, "a", "b")
+    await asyncio.gather(*(look(backend) for _ in range(5)))
+    events = [info.events for info in await check_snapshots(backend)]
     assert events == sorted(set(events))
-    assert await log.claim(P, "snapshot", "another", 1_000)
+    assert await backend.tasks.claim(P, "snapshot", "another", 1_000)
 
 
-async def test_the_background_worker_takes_what_is_due(log: RedisLog) -> None:
-    worker = snapshotter(log)
+async def test_the_background_worker_takes_what_is_due(backend: Store) -> None:
+    worker = snapshotter(backend)
     for n in range(25):
-        await publish(log, f"k{n % 4}")
+        await publish(backend, f"k{n % 4}")
         worker.appended(P)
     found: list[SnapshotInfo] = []
 
     async def watch() -> None:
         while not found:
-            found.extend(await infos(log))
+            found.extend(await infos(backend))
             await asyncio.sleep(0.01)
 
     await asyncio.wait_for(watch(), 30)
     await worker.close()
-    await check_snapshots(log)
+    await check_snapshots(backend)
 
 
 async def test_closing_halfway_leaves_what_there_was_and_gives_the_task_back(
-    log: RedisLog,
+    backend: Store,
 ) -> None:
     for n in range(100):
-        await publish(log, *(f"k{n % 9}-{i}" for i in range(30)))
-    worker = snapshotter(log)
+        await publish(backend, *(f"k{n % 9}-{i}" for i in range(30)))
+    worker = snapshotter(backend)
     worker.appended(P)
     await eventually(lambda: worker.claims.sure_of(P))
     await worker.close()
-    await check_snapshots(log)
-    assert await log.claim(P, "snapshot", "another", 1_000)
+    await check_snapshots(backend)
+    assert await backend.tasks.claim(P, "snapshot", "another", 1_000)
 
 
-async def test_a_damaged_snapshot_is_passed_over(log: RedisLog, store: Any) -> None:
-    worker = snapshotter(log)
+async def test_a_damaged_snapshot_is_passed_over(backend: Store, store: Any) -> None:
+    worker = snapshotter(backend)
     for _ in range(3):
         for _ in range(10):
-            await publish(log, "a", "b", "c")
+            await publish(backend, "a", "b", "c")
         await worker.look(P)
-    newest = (await infos(log))[-1].sequence
+    newest = (await infos(backend))[-1].sequence
     for data in (b"", b"\x01garbage", b"\x63", None):
         name = key(P, "snapshot-data")
         if data is None:
             await store.hdel(name, str(newest))
         else:
             await store.hset(name, str(newest), data)
-        tail = (await log.bounds(P)).tail
-        state = await states(log).at(P, tail)
-        assert {s.data_key: s for s in state.all()} == await folded(log, tail)
+        tail = (await backend.events.bounds(P)).tail
+        state = await states(backend).at(P, tail)
+        assert {s.data_key: s for s in state.all()} == await folded(backend, tail)
         assert state.base.get("a") is not None
 
 
@@ -299,19 +314,19 @@ async def test_a_damaged_snapshot_is_passed_over(log: RedisLog, store: Any) -> N
 
 
 async def test_of_a_trimmed_log_the_moments_after_a_snapshot_can_be_told(
-    log: RedisLog, store: Any
+    backend: Store, store: Any
 ) -> None:
     for n in range(130):
-        await publish(log, f"k{n % 5}", deleted=n % 7 == 6)
-    await look(log)
-    whole = await entries(log)
-    expected = {e.sequence: await folded(log, e.sequence) for e in whole}
+        await publish(backend, f"k{n % 5}", deleted=n % 7 == 6)
+    await look(backend)
+    whole = await entries(backend)
+    expected = {e.sequence: await folded(backend, e.sequence) for e in whole}
     places = [e.sequence for e in whole]
-    taken = [info.sequence for info in await infos(log)]
+    taken = [info.sequence for info in await infos(backend)]
     assert len(taken) >= 3
     second = places.index(taken[1])
     await store.xtrim(key(P, "events"), minid=str(places[second - 3]), approximate=False)
-    read = states(log)
+    read = states(backend)
     for n, place in enumerate(places):
         answerable = n >= second or place in taken
         if answerable:
@@ -332,20 +347,20 @@ async def test_of_a_trimmed_log_the_moments_after_a_snapshot_can_be_told(
 
 
 async def test_the_state_now_can_be_told_of_a_log_that_is_trimmed_away(
-    log: RedisLog, store: Any
+    backend: Store, store: Any
 ) -> None:
     for n in range(10):
-        await publish(log, f"k{n % 3}")
-    expected = await folded(log, END_OF_TIME)
+        await publish(backend, f"k{n % 3}")
+    expected = await folded(backend, END_OF_TIME)
     await store.xtrim(key(P, "events"), maxlen=0, approximate=False)
-    read = states(log)
+    read = states(backend)
     moment, state = await read.read(P, None)
     assert {s.data_key: s for s in state.all()} == expected
     assert await read.key_at(P, "k0", moment.sequence) == expected["k0"]
     with pytest.raises(ContexError) as refused:
         await read.read(P, Instant(moment.sequence.ms - 1_000_000))
     assert refused.value.metadata == {"earliest_sequence": str(moment.sequence)}
-    history = History(log, Snapshots(log, cache_bytes=0))
+    history = History(backend.events, backend.state, Snapshots(backend.snapshots, cache_bytes=0))
     page = await history.page(
         P, expected["k0"].sequence, 10, patches=True, payloads=True, max_bytes=1_000
     )
@@ -361,7 +376,7 @@ async def test_the_state_now_can_be_told_of_a_log_that_is_trimmed_away(
 class Counted:
     """A log that counts what is read of it."""
 
-    def __init__(self, log: RedisLog) -> None:
+    def __init__(self, log: EventLog) -> None:
         self._log = log
         self.events = 0
 
@@ -378,32 +393,32 @@ class Counted:
         return call
 
 
-async def test_a_moment_costs_a_snapshot_and_the_events_after_it(log: RedisLog) -> None:
-    worker = snapshotter(log, events=100)
+async def test_a_moment_costs_a_snapshot_and_the_events_after_it(backend: Store) -> None:
+    worker = snapshotter(backend, events=100)
     for n in range(100):
-        await publish(log, *(f"k{(n + i) % 30}" for i in range(30)))
+        await publish(backend, *(f"k{(n + i) % 30}" for i in range(30)))
         if n % 9 == 0:
             await worker.look(P)
-    places = [e.sequence for e in await entries(log)]
-    counted = Counted(log)
-    read = states(counted)
+    places = [e.sequence for e in await entries(backend)]
+    counted: Any = Counted(backend.events)
+    read = states(replace(backend, events=counted))
     for place in places[150::371]:
         counted.events = 0
         await read.at(P, place)
         assert counted.events <= 400
     far: list[str] = []
-    await states(log, far).at(P, places[-1])
+    await states(backend, far).at(P, places[-1])
     assert far == []
 
 
-async def test_one_revision_of_many_is_found_with_bounded_work(log: RedisLog) -> None:
-    worker = snapshotter(log, events=100)
+async def test_one_revision_of_many_is_found_with_bounded_work(backend: Store) -> None:
+    worker = snapshotter(backend, events=100)
     for n in range(200):
-        await publish(log, *("hot" for _ in range(20)), f"k{n % 5}")
+        await publish(backend, *("hot" for _ in range(20)), f"k{n % 5}")
         if n % 4 == 0:
             await worker.look(P)
-    counted = Counted(log)
-    history = History(counted, Snapshots(log, cache_bytes=0))
+    counted: Any = Counted(backend.events)
+    history = History(counted, backend.state, Snapshots(backend.snapshots, cache_bytes=0))
     for wanted in (1, 2, 63, 500, 1_999, 3_333, 3_999, 4_000):
         counted.events = 0
         found = await history.revision(P, "hot", wanted)
@@ -412,30 +427,30 @@ async def test_one_revision_of_many_is_found_with_bounded_work(log: RedisLog) ->
         assert counted.events <= 350, wanted
 
 
-async def test_far_snapshots_are_told(log: RedisLog) -> None:
+async def test_far_snapshots_are_told(backend: Store) -> None:
     for n in range(45):
-        await publish(log, *(f"k{n}" for _ in range(100)))
+        await publish(backend, *(f"k{n}" for _ in range(100)))
     far: list[str] = []
-    await states(log, far).at(P, (await log.bounds(P)).tail)
+    await states(backend, far).at(P, (await backend.events.bounds(P)).tail)
     assert far == [P]
 
 
-async def test_what_is_kept_at_hand_is_bounded(log: RedisLog) -> None:
+async def test_what_is_kept_at_hand_is_bounded(backend: Store) -> None:
     for n in range(30):
-        await publish(log, *(f"k{n}-{i}" for i in range(20)))
-        await look(log)
-    read = states(log, cache_bytes=400_000)
-    for entry in await entries(log):
+        await publish(backend, *(f"k{n}-{i}" for i in range(20)))
+        await look(backend)
+    read = states(backend, cache_bytes=400_000)
+    for entry in await entries(backend):
         await read.at(P, entry.sequence)
         assert read._cache.currsize <= 400_000
         assert read._snapshots._cache.currsize <= 400_000
     assert len(read._cache) > 1
 
 
-async def test_a_snapshot_before_one_that_is_there_is_refused(log: RedisLog) -> None:
-    await publish(log, "a")
+async def test_a_snapshot_before_one_that_is_there_is_refused(backend: Store) -> None:
+    await publish(backend, "a")
     data = encode({})
-    assert await log.put_snapshot(P, SnapshotInfo(Sequence(5, 5), 1, 1, 0), data)
-    assert not await log.put_snapshot(P, SnapshotInfo(Sequence(5, 4), 1, 1, 0), data)
-    assert not await log.put_snapshot(P, SnapshotInfo(Sequence(5, 5), 1, 1, 0), data)
-    assert await log.put_snapshot(P, SnapshotInfo(Sequence(5, 6), 1, 1, 0), data)
+    assert await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 5), 1, 1, 0), data)
+    assert not await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 4), 1, 1, 0), data)
+    assert not await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 5), 1, 1, 0), data)
+    assert await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 6), 1, 1, 0), data)

@@ -17,7 +17,8 @@ from contex_server.app import Server
 from contex_server.kernel.config import Settings
 from contex_server.kernel.model import END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import RedisLog
+from contex_server.log.redis.store import open_store
+from contex_server.log.store import Store
 from contex_server.projects.archiver import TASK, Archiver
 from contex_server.projects.pace import Pace
 from contex_server.projects.policy import Retention, Retentions
@@ -30,7 +31,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.integration.support import DEADLINE_S, Api, NewEvent, ReplayRequest, Words, order
+from tests.integration.support import (
+    DEADLINE_S,
+    Api,
+    NewEvent,
+    ReplayRequest,
+    Words,
+    order,
+    wrapped,
+)
 from tests.unit.projections.applying import apply, as_values, exact, patched
 
 T = TypeVar("T")
@@ -100,7 +109,7 @@ class World:
 
     async def start(self) -> None:
         await self.store.start()
-        self.log = await RedisLog.open(self.store.url)
+        self.opened = await open_store(self.store.url)
         for place in range(2):
             await self.start_server(place)
 
@@ -128,14 +137,14 @@ class World:
     async def restart_store(self) -> None:
         await self.store.stop()
         await self.store.start()
-        await self.log.close()
-        self.log = await RedisLog.open(self.store.url)
+        await self.opened.events.close()
+        self.opened = await open_store(self.store.url)
 
     async def stop(self) -> None:
         for api, server in zip(self.apis, self.servers, strict=True):
             await api.channel.close()
             await server.stop()
-        await self.log.close()
+        await self.opened.events.close()
         await self.store.stop()
 
 
@@ -154,17 +163,22 @@ class _Killed(BaseException):
 
 
 class _Mortal:
-    """A log of a process that is killed at its n-th call."""
+    """A facet of the store of a process that is killed at its n-th call."""
 
-    def __init__(self, log: RedisLog, calls: int) -> None:
-        self._log = log
-        self._left = calls
+    def __init__(self, facet: Any, calls: Iterator[int]) -> None:
+        self._facet = facet
+        self._calls = calls
 
     def __getattr__(self, name: str) -> Any:
-        self._left -= 1
-        if self._left < 0:
+        if next(self._calls, None) is None:
             raise _Killed
-        return getattr(self._log, name)
+        return getattr(self._facet, name)
+
+
+def mortal(store: Store, calls: int) -> Store:
+    """The store as a process sees it that is killed at its n-th call."""
+    left = iter(range(calls))
+    return wrapped(store, lambda facet: _Mortal(facet, left))
 
 
 CONTENT = st.one_of(
@@ -410,21 +424,21 @@ class History(RuleBasedStateMachine):
 
         None: after as many as there are now, which takes one of what is there, not of the past.
         """
-        log = self.world.log
+        store = self.world.opened
         if events is None:
-            newest = await log.snapshot_before(self.project, END_OF_TIME)
-            behind = (await log.counters(self.project)).events - (newest.events if newest else 0)
-            events = max(1, behind)
-        seen: Any = log if calls is None else _Mortal(log, calls)
-        snapshots = Snapshots(seen, cache_bytes=0)
-        snapshotter = Snapshotter(seen, snapshots, events=events, size=1 << 30)
+            newest = await store.snapshots.before(self.project, END_OF_TIME)
+            counters = await store.projects.counters(self.project)
+            events = max(1, counters.events - (newest.events if newest else 0))
+        seen = store if calls is None else mortal(store, calls)
+        snapshots = Snapshots(seen.snapshots, cache_bytes=0)
+        snapshotter = Snapshotter(seen.events, seen, snapshots, events=events, size=1 << 30)
         try:
             await snapshotter.look(self.project)
         except _Killed:
             pass
         finally:
             # As when it was closed, or its claim has expired.
-            await log.disclaim(self.project, "snapshot", snapshotter.claims.owner)
+            await store.tasks.disclaim(self.project, "snapshot", snapshotter.claims.owner)
 
     @rule(keep=st.sampled_from([0, 3, _FEW_EVENTS]), segment=st.sampled_from([1, 4, 1_000]))
     def archive(self, keep: int, segment: int) -> None:
@@ -454,19 +468,19 @@ class History(RuleBasedStateMachine):
 
     async def _archive(self, keep: int, segment: int, calls: int | None = None) -> None:
         """Archives all but `keep` events, as a process does that has the task."""
-        log = self.world.log
-        seen: Any = log if calls is None else _Mortal(log, calls)
-        archive = Archive(seen, self.world.objects, cache_bytes=10_000)
-        retentions = Retentions(seen, Retention(0, 0, 0, 0))
+        store = self.world.opened
+        seen = store if calls is None else mortal(store, calls)
+        archive = Archive(seen.archive, self.world.objects, cache_bytes=10_000)
+        retentions = Retentions(seen.projects, Retention(0, 0, 0, 0))
         archiver = Archiver(
             seen,
             archive,
-            ArchivedKeys(seen, self.world.objects),
+            ArchivedKeys(seen.keys, self.world.objects),
             retentions,
             events=segment,
             size=1 << 20,
             expire=_nothing,
-            pace=Pace(seen),
+            pace=Pace(seen.projects),
         )
         try:
             if keep:
@@ -479,7 +493,7 @@ class History(RuleBasedStateMachine):
         finally:
             await archive.close()
             # As when it was closed, or its claim has expired.
-            await log.disclaim(self.project, TASK, archiver.claims.owner)
+            await store.tasks.disclaim(self.project, TASK, archiver.claims.owner)
 
     @precondition(lambda self: self.restarts < 1)
     @rule(what=st.sampled_from(["server", "store"]))

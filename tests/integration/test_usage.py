@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from contex_server.app import Server
-from contex_server.log.archive import StoreLog
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import RedisLog
+from contex_server.log.redis.store import open_store
+from contex_server.log.store import Store
 from contex_server.projects.metrics import Metrics
 from contex_server.projects.policy import Retention, Retentions
 from contex_server.projects.usage import Limit, Usage, Usages, UsageWatch
@@ -30,17 +30,17 @@ async def server(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
 
 
 @pytest.fixture
-async def store(valkey: EmbeddedValkey) -> AsyncIterator[StoreLog]:
-    opened = await RedisLog.open(valkey.url)
+async def store(valkey: EmbeddedValkey) -> AsyncIterator[Store]:
+    opened = await open_store(valkey.url)
     yield opened
-    await opened.close()
+    await opened.events.close()
 
 
-def usages(store: StoreLog, retention: Retention, *, events: int = 10) -> Usages:
+def usages(store: Store, retention: Retention, *, events: int = 10) -> Usages:
     """As of a server with an archive that it can't reach."""
     return Usages(
         store,
-        Retentions(store, retention),
+        Retentions(store.projects, retention),
         archived=True,
         segment_events=events,
         segment_bytes=1_000,
@@ -52,7 +52,7 @@ def limits(usage: Usage) -> dict[str, Limit]:
 
 
 async def test_a_store_that_grows_beyond_its_limit_is_warned_of(
-    server: Server, store: StoreLog
+    server: Server, store: Store
 ) -> None:
     async with Api.of(server) as api:
         for n in range(40):
@@ -78,15 +78,15 @@ async def test_without_an_archive_nothing_should_leave_the_store(server: Server)
 
 
 async def test_what_begins_and_ceases_to_be_too_much_is_logged_once(
-    server: Server, store: StoreLog
+    server: Server, store: Store
 ) -> None:
     async with Api.of(server) as api:
         for n in range(40):
             await api.publish(event(f"k{n}"))
     seen: list[dict[str, Usage]] = []
-    retentions = Retentions(store, Retention(0, 20, 0, 0))
+    retentions = Retentions(store.projects, Retention(0, 20, 0, 0))
     watched = Usages(store, retentions, archived=True, segment_events=1, segment_bytes=1)
-    watch = UsageWatch(store, watched, seen.append)
+    watch = UsageWatch(store.projects, watched, seen.append)
     with capture_logs() as logs:
         await watch.look()
         await watch.look()
@@ -100,7 +100,7 @@ async def test_what_begins_and_ceases_to_be_too_much_is_logged_once(
     assert [len(found[P].warnings) for found in seen] == [1, 1, 0, 0]
 
 
-async def test_metrics_tell_it_too(server: Server, store: StoreLog) -> None:
+async def test_metrics_tell_it_too(server: Server, store: Store) -> None:
     async with Api.of(server) as api:
         for n in range(40):
             await api.publish(event(f"k{n}"))
@@ -108,7 +108,7 @@ async def test_metrics_tell_it_too(server: Server, store: StoreLog) -> None:
     registry = CollectorRegistry()
     registry.register(metrics)
     assert 'project="p"' not in generate_latest(registry).decode()
-    await UsageWatch(store, usages(store, Retention(0, 16, 0, 0)), metrics.used).look()
+    await UsageWatch(store.projects, usages(store, Retention(0, 16, 0, 0)), metrics.used).look()
     text = generate_latest(registry).decode().splitlines()
     label = f'project="{P}"'
     assert f"contex_store_events{{{label}}} 40.0" in text

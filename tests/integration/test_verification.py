@@ -18,7 +18,7 @@ from contex.v1.project_service_pb2 import VerifyProjectRequest
 from contex_server.app import Server
 from contex_server.kernel.model import BEGINNING, END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.store import key, vectors_key
+from contex_server.log.redis.key_names import key, vectors_key
 
 from tests.conftest import StartServer
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, refusal
@@ -59,8 +59,8 @@ async def verify(api: Api, repair: bool = False) -> tuple[list[tuple[str, str]],
 
 async def no_snapshot_is_due(server: Server) -> bool:
     """The snapshotter, which would read what a test falsifies, has done its work."""
-    newest = await server.log.snapshot_before(P, END_OF_TIME)
-    counters = await server.log.counters(P)
+    newest = await server.tiers.snapshots.before(P, END_OF_TIME)
+    counters = await server.store.projects.counters(P)
     return newest is not None and counters.events - newest.events < 10
 
 
@@ -96,7 +96,7 @@ async def test_a_sound_project(api: Api, here: Server, archived: bool) -> None:
 async def test_what_is_derived_is_repaired(api: Api, here: Server, store: Any) -> None:
     events = await story(api)
     await awaited(lambda: no_snapshot_is_due(here))
-    model = await here.log.model(P)
+    model = await here.store.match.model(P)
     await store.hset(key(P, "state"), "k1", b"99 1-1 L")
     await store.hdel(key(P, "state"), "often")
     await store.hset(key(P, "state"), "ghost", b"1 1-1 L")
@@ -249,14 +249,14 @@ def _forgotten(valkey: EmbeddedValkey, segments: int) -> Any:
     """Lets a store forget all but its first segments, and what came after them."""
     from contextlib import asynccontextmanager
 
-    from contex_server.log.redis.store import RedisLog
+    from contex_server.log.redis.store import open_store
     from redis.asyncio import Redis
 
     @asynccontextmanager
     async def forget() -> AsyncIterator[int]:
         async with Redis.from_url(valkey.url) as client:
-            log = await RedisLog.open(valkey.url)
-            records = await log.segments(P, BEGINNING, 100)
+            opened = await open_store(valkey.url)
+            records = await opened.archive.segments(P, BEGINNING, 100)
             rows = await client.xrange(key(P, "segments"))
             last = records[segments - 1]
             for row_id, _ in rows[segments:]:
@@ -288,7 +288,7 @@ def _forgotten(valkey: EmbeddedValkey, segments: int) -> Any:
                     "digest": last.digest,
                 },
             )
-            await log.close()
+            await opened.events.close()
         yield kept
 
     return forget()

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Append, NewEvent
 from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
-from contex_server.log.redis.store import RedisLog
+from contex_server.log.redis.store import open_store
 
 
 async def append(store: EmbeddedValkey, count: int) -> None:
-    log = await RedisLog.open(store.url)
+    log = (await open_store(store.url)).events
     for _ in range(count):
         await log.append(Append("p", [NewEvent(b"x", "k")]))
     await log.close()
 
 
 async def length(store: EmbeddedValkey) -> int:
-    log = await RedisLog.open(store.url)
+    log = (await open_store(store.url)).events
     entries = await log.read("p", BEGINNING, END_OF_TIME, 1_000)
     await log.close()
     return len(entries)

@@ -1,6 +1,6 @@
 """An agent's journal, read: what was sent to it, what it acknowledged, when it was connected.
 
-The store writes the notes; `log/redis/functions/journal.lua` says how. What the agent knew at a
+The store writes the notes; `log/redis/functions/agents.lua` says how. What the agent knew at a
 moment is the fold of its journal, from the newest checkpoint before the moment on.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
-from contex_server.log.port import Note
+from contex_server.log.notes import Note
 
 Needs = tuple[tuple[int, float], ...]
 

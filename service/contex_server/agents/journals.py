@@ -20,7 +20,8 @@ from contex_server.agents.journal import (
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
-from contex_server.log.port import EventLog, Note
+from contex_server.log.agents import AgentStore, JournalStore
+from contex_server.log.notes import Note
 
 _PAGE = 256
 _AGENTS = 200
@@ -56,8 +57,9 @@ class Sending:
 class Journals:
     """Reads agents' journals."""
 
-    def __init__(self, event_log: EventLog) -> None:
-        self._log = event_log
+    def __init__(self, agents: AgentStore, store: JournalStore) -> None:
+        self._agents = agents
+        self._store = store
 
     async def knowledge(self, project: str, agent_id: str, until_ms: int) -> Knowledge:
         """What an agent knew at the end of a millisecond, from the newest checkpoint on.
@@ -95,9 +97,9 @@ class Journals:
         events, place = 0, None
         while events < count:
             if backwards:
-                page = await self._log.journal_back(project, agent_id, until, after, _PAGE)
+                page = await self._store.journal_back(project, agent_id, until, after, _PAGE)
             else:
-                page = await self._log.journal(project, agent_id, after, until, _PAGE)
+                page = await self._store.journal(project, agent_id, after, until, _PAGE)
             for note in page:
                 place = note.sequence
                 read = read_note(note)
@@ -127,13 +129,13 @@ class Journals:
         Returns:
             About `count` sends, by agent, and the agent after which to go on, or "".
         """
-        places = await self._log.receivers(project, event)
+        places = await self._store.receivers(project, event)
         wanted = sorted(agent_id for agent_id in places if agent_id > after)
         found: list[Sending] = []
         for start in range(0, len(wanted), _AGENTS):
             some = wanted[start : start + _AGENTS]
             pairs = [(agent_id, place) for agent_id in some for place in places[agent_id]]
-            notes = await self._log.journal_notes(project, pairs)
+            notes = await self._store.journal_notes(project, pairs)
             by_agent: dict[str, list[tuple[Sequence, SentMessage]]] = {a: [] for a in some}
             for (agent_id, place), note in zip(pairs, notes, strict=True):
                 read = None if note is None else read_note(note)
@@ -167,7 +169,7 @@ class Journals:
         self, project: str, agent_id: str, wanted: set[int], places: list[Sequence]
     ) -> dict[int, list[str]]:
         """The needs of registrations of an agent, as far as they are on record."""
-        stored = await self._log.agent(project, agent_id)
+        stored = await self._agents.agent(project, agent_id)
         texts: dict[int, list[str]] = {}
         if stored is not None:
             texts = texts_of([stored.record])
@@ -177,7 +179,7 @@ class Journals:
                 if notes is not None:
                     texts |= _texts_in(notes)
         if not wanted <= texts.keys():
-            between = await self._log.journal(
+            between = await self._store.journal(
                 project, agent_id, min(places), max(places), len(places) + 10 * _PAGE
             )
             texts |= _texts_in(between)
@@ -188,7 +190,7 @@ class Journals:
     ) -> list[Note] | None:
         """The notes up to a place, from the newest checkpoint on; None if there is none."""
         notes: list[Note] = []
-        while page := await self._log.journal_back(project, agent_id, until, BEGINNING, _PAGE):
+        while page := await self._store.journal_back(project, agent_id, until, BEGINNING, _PAGE):
             for note in page:
                 notes.append(note)
                 if b"k" in note.fields:
@@ -199,7 +201,7 @@ class Journals:
     async def _before_its_journal(self, project: str, agent_id: str, until: Sequence) -> Knowledge:
         """An agent of which nothing is on record up to a place."""
         after = BEGINNING
-        while page := await self._log.journal(project, agent_id, after, END_OF_TIME, _PAGE):
+        while page := await self._store.journal(project, agent_id, after, END_OF_TIME, _PAGE):
             for note in page:
                 if b"k" in note.fields:
                     if note.sequence > until and not note.fields[b"record"]:
@@ -210,16 +212,16 @@ class Journals:
                         metadata={"earliest_time": _iso(note.sequence)},
                     )
             after = page[-1].sequence
-        stored = await self._log.agent(project, agent_id)
+        stored = await self._agents.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
         # Registered before journals were kept, and neither sent nor asked anything since.
         return Knowledge(record=stored.record, cursor=stored.cursor)
 
     async def _is_unknown(self, project: str, agent_id: str) -> bool:
-        if await self._log.journal(project, agent_id, BEGINNING, END_OF_TIME, 1):
+        if await self._store.journal(project, agent_id, BEGINNING, END_OF_TIME, 1):
             return False
-        return await self._log.agent(project, agent_id) is None
+        return await self._agents.agent(project, agent_id) is None
 
 
 def texts_of(records: Iterable[bytes]) -> dict[int, list[str]]:

@@ -20,7 +20,7 @@ import structlog
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import DATA_DELETED, Agent, Event, Match, Origin, Sequence
-from contex_server.log.port import EventLog, Sent, SentEvent
+from contex_server.log.agents import JournalStore, Sent, SentEvent
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +45,8 @@ class _Waiting(NamedTuple):
 class Recorder:
     """Records deliveries for all streams of a process."""
 
-    def __init__(self, event_log: EventLog, *, enabled: bool) -> None:
-        self._log = event_log
+    def __init__(self, store: JournalStore, *, enabled: bool) -> None:
+        self._store = store
         self._enabled = enabled
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
@@ -107,7 +107,7 @@ class Recorder:
         wanted = [item for item in several if not item.future.done()]
         error: Exception | None = None
         try:
-            await self._log.note_sent(
+            await self._store.note_sent(
                 project,
                 [message for item in wanted for message in item.messages],
                 repeated=any(item.repeated for item in wanted),
@@ -207,7 +207,7 @@ class RecordedStream:
 
     async def _note(self, start: Sequence | None) -> None:
         try:
-            await self._recorder._log.note_stream(
+            await self._recorder._store.note_stream(
                 self._project, self._agent_id, self.stream_id, start, self._origin
             )
         except ContexError as error:

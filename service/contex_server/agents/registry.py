@@ -20,8 +20,9 @@ from contex_server.kernel.model import (
     Origin,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.log.agents import AgentRecord, AgentStore, AgentWrite, AgentWritten
 from contex_server.log.pages import check_readable
-from contex_server.log.port import AgentRecord, AgentWrite, AgentWritten, EventLog
+from contex_server.log.port import EventLog
 from contex_server.match.questions import Answer, Budget, Questions
 from contex_server.match.registration import (
     decode_agent,
@@ -74,6 +75,7 @@ class Agents:
     def __init__(
         self,
         log: EventLog,
+        store: AgentStore,
         embeddings: Embeddings,
         questions: Questions,
         recorder: Recorder,
@@ -81,6 +83,7 @@ class Agents:
         default_threshold: float,
     ) -> None:
         self._log = log
+        self._store = store
         self._embeddings = embeddings
         self._questions = questions
         self._recorder = recorder
@@ -158,14 +161,14 @@ class Agents:
         Raises:
             ContexError: AGENT_NOT_FOUND.
         """
-        stored = await self._log.agent(project, agent_id)
+        stored = await self._store.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
         return decode_agent(stored.record), stored.cursor
 
     async def page(self, project: str, after: str, count: int) -> list[tuple[Agent, LogSequence]]:
         """The first `count` registrations with an id greater than `after`."""
-        stored = await self._log.agents(project, after, count)
+        stored = await self._store.agents(project, after, count)
         return [(decode_agent(record.record), record.cursor) for record in stored]
 
     async def unregister(self, project: str, agent_id: str, origin: Origin) -> LogSequence:
@@ -175,11 +178,11 @@ class Agents:
             ContexError: AGENT_NOT_FOUND, AGENT_CONFLICT.
         """
         for _ in range(_TRIES):
-            stored = await self._log.agent(project, agent_id)
+            stored = await self._store.agent(project, agent_id)
             if stored is None:
                 raise agent_not_found(project, agent_id)
             body = event_codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
-            written = await self._log.write_agent(
+            written = await self._store.write_agent(
                 AgentWrite(
                     project,
                     agent_id,
@@ -206,7 +209,7 @@ class Agents:
         bounds = await self._log.bounds(project)
         if sequence > bounds.tail:
             check_readable(bounds, sequence)
-        stands = await self._log.acknowledge(project, agent_id, sequence, origin)
+        stands = await self._store.acknowledge(project, agent_id, sequence, origin)
         if stands is None:
             raise agent_not_found(project, agent_id)
         return stands
@@ -229,7 +232,7 @@ class Agents:
         acknowledged = written.cursor
         if cursor is None and stored is None and answer.sequence > acknowledged:
             # The answer already shows what was published while it was made.
-            moved = await self._log.acknowledge(project, agent_id, answer.sequence)
+            moved = await self._store.acknowledge(project, agent_id, answer.sequence)
             acknowledged = moved or acknowledged
         await self._recorder.answered(
             project,
@@ -247,7 +250,7 @@ class Agents:
         origin: Origin,
     ) -> tuple[AgentRecord | None, Agent, AgentWritten]:
         for _ in range(_TRIES):
-            stored = await self._log.agent(project, agent_id)
+            stored = await self._store.agent(project, agent_id)
             now_ms = time.time_ns() // 1_000_000
             before = decode_agent(stored.record) if stored else None
             agent = change(before, now_ms)
@@ -256,7 +259,7 @@ class Agents:
             await self._embeddings.of_needs(
                 project, model, {need.digest: need.text for need in agent.needs}
             )
-            written = await self._log.write_agent(
+            written = await self._store.write_agent(
                 AgentWrite(
                     project,
                     agent_id,

@@ -16,7 +16,7 @@ import structlog
 
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Origin, Sequence
-from contex_server.log.port import EventLog
+from contex_server.log.audit import AuditStore
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +55,8 @@ def action_note(
 class Audit:
     """Writes notes in the background: no call waits for them or fails with them."""
 
-    def __init__(self, event_log: EventLog) -> None:
-        self._log = event_log
+    def __init__(self, store: AuditStore) -> None:
+        self._store = store
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -127,6 +127,6 @@ class Audit:
     async def _write(self) -> None:
         project = self._waiting[0][0]
         together = [note for of, note in self._waiting if of == project][:_TOGETHER]
-        await self._log.note_actions(project, together)
+        await self._store.note_actions(project, together)
         written = set(map(id, together))
         self._waiting = deque(item for item in self._waiting if id(item[1]) not in written)

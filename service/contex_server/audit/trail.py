@@ -34,7 +34,10 @@ from contex_server.kernel.model import (
     Origin,
     Sequence,
 )
-from contex_server.log.port import EventLog, Note
+from contex_server.log.agents import JournalStore
+from contex_server.log.audit import AuditStore
+from contex_server.log.notes import Note
+from contex_server.log.port import EventLog
 
 _AUDIT = ""
 """The source that is no agent's journal."""
@@ -157,8 +160,10 @@ class Wanted:
 class AuditTrail:
     """Reads rows."""
 
-    def __init__(self, event_log: EventLog) -> None:
-        self._log = event_log
+    def __init__(self, log: EventLog, store: AuditStore, journals: JournalStore) -> None:
+        self._log = log
+        self._store = store
+        self._journals = journals
 
     async def rows(
         self,
@@ -185,7 +190,7 @@ class AuditTrail:
         """
         names = [_AUDIT] if wanted.of_audit() else []
         if wanted.of_journals():
-            names += sorted(wanted.agent_ids) or await self._log.journals(project)
+            names += sorted(wanted.agent_ids) or await self._journals.journals(project)
         reading = asyncio.Semaphore(_SOURCES)
         sources = [
             self._source(project, name, *_rest(after, until, name, backwards, resume), backwards)
@@ -242,14 +247,14 @@ class AuditTrail:
     async def _page(
         self, project: str, name: str, after: Sequence, until: Sequence, backwards: bool
     ) -> list[Note]:
-        log, count = self._log, _PAGE_NOTES
+        count = _PAGE_NOTES
         if name and backwards:
-            return await log.journal_back(project, name, until, after, count)
+            return await self._journals.journal_back(project, name, until, after, count)
         if name:
-            return await log.journal(project, name, after, until, count)
+            return await self._journals.journal(project, name, after, until, count)
         if backwards:
-            return await log.audit_back(project, until, after, count)
-        return await log.audit(project, after, until, count)
+            return await self._store.audit_back(project, until, after, count)
+        return await self._store.audit(project, after, until, count)
 
     async def _events(self, project: str, notes: list[Note]) -> dict[Sequence, Event]:
         """The events that the notes' publishes appended, as far as they can be read."""

@@ -12,6 +12,7 @@ from contex_server.events.tailer import Tailer
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Entry, EventFilter, Sequence
+from contex_server.log.buckets import bucket_of
 from contex_server.log.port import EventLog
 
 EVERYTHING = EventFilter()
@@ -125,7 +126,7 @@ class Hub:
         return channel
 
     def _follow(self, channel: Channel) -> None:
-        bucket = self._log.bucket(channel.project)
+        bucket = bucket_of(channel.project)
         tailer = self._tailers.get(bucket)
         if tailer is None:
             tailer = self._tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
@@ -133,7 +134,7 @@ class Hub:
 
     def _close(self, channel: Channel) -> None:
         del self._channels[channel.project]
-        bucket = self._log.bucket(channel.project)
+        bucket = bucket_of(channel.project)
         tailer = self._tailers.get(bucket)
         if tailer is not None and not tailer.remove(channel):
             del self._tailers[bucket]

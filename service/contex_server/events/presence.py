@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 from contex_server.kernel.errors import ContexError
-from contex_server.log.port import EventLog
+from contex_server.log.events import PresenceStore
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +33,8 @@ class Open(NamedTuple):
 class Presence:
     """Counts the streams of this process and reports them."""
 
-    def __init__(self, event_log: EventLog) -> None:
-        self._log = event_log
+    def __init__(self, store: PresenceStore) -> None:
+        self._store = store
         self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._open: dict[str, list[int]] = {}
         self._said: set[str] = set()
@@ -61,7 +61,7 @@ class Presence:
         """
         mine = self._open.get(project, [0, 0])
         subscribers, listeners = mine
-        for owner, said in (await self._log.presence(project)).items():
+        for owner, said in (await self._store.presence(project)).items():
             at_ms, theirs, listening = map(int, said.split(" "))
             if owner == self._owner:
                 continue
@@ -69,7 +69,7 @@ class Presence:
                 subscribers += theirs
                 listeners += listening
             elif now_ms - at_ms > _FORGET_MS:
-                await self._log.put_presence(project, owner, "")
+                await self._store.put_presence(project, owner, "")
         return Open(subscribers, listeners)
 
     async def close(self) -> None:
@@ -78,7 +78,7 @@ class Presence:
         await asyncio.gather(self._task, return_exceptions=True)
         with suppress(ContexError):
             for project in self._said:
-                await self._log.put_presence(project, self._owner, "")
+                await self._store.put_presence(project, self._owner, "")
 
     @contextmanager
     def _one(self, project: str, kind: int) -> Iterator[None]:
@@ -109,8 +109,8 @@ class Presence:
         now_ms = time.time_ns() // 1_000_000
         for project, (subscribers, listeners) in tuple(self._open.items()):
             said = f"{now_ms} {subscribers} {listeners}"
-            await self._log.put_presence(project, self._owner, said)
+            await self._store.put_presence(project, self._owner, said)
             self._said.add(project)
         for project in self._said - self._open.keys():
-            await self._log.put_presence(project, self._owner, "")
+            await self._store.put_presence(project, self._owner, "")
             self._said.discard(project)

@@ -1,21 +1,25 @@
-"""What the archive needs of the store: where old events went, kept beside the log."""
+"""What the archive needs of the store: which events are archived, and where."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
-from contex_server.log.port import EventLog
 
 
 class SegmentRecord(NamedTuple):
     """A segment, as the store knows it.
 
     Attributes:
-        name: The object.
+        ordinal: Its number, from 0.
+        first: Its first event.
+        last: Its last event.
+        events: Number of its events.
+        bytes: Bytes of the events' bodies.
+        size: Bytes of the object.
         index_offset: Where in the object its index begins.
-        size: The object's bytes.
+        digest: Digest of the object.
+        name: Name of the object.
     """
 
     ordinal: int
@@ -33,17 +37,17 @@ class Archived(NamedTuple):
     """How far a project is archived.
 
     Attributes:
-        segments: How many segments were ever recorded: the ordinal of the next.
-        first: The oldest event that can be read in the archive; None while it is empty.
-        last: Everything up to here was archived; the store may have it still.
-        events: How many events its segments hold, ...
-        bytes: ... the bytes of their bodies, ...
-        size: ... and the bytes of the objects.
-        moved: The bytes of all events that were ever archived.
-        removed: Events of the project that can't be read any more.
-        digest: That of the newest segment.
+        segments: Number of segments ever recorded: the ordinal of the next.
+        first: The oldest event in the archive; None while it is empty.
+        last: Events up to here are archived; the store may still hold them too.
+        events: Number of events in its segments.
+        bytes: Bytes of the bodies of those events.
+        size: Bytes of the objects.
+        moved: Bytes of all events ever archived.
+        removed: Number of the project's events that can no longer be read.
+        digest: Digest of the newest segment.
         directory: Where its objects are.
-        remains: The segment that holds what is left of removed events, if there is one.
+        remains: The segment with what is kept of removed events, if there is one.
         rewrites: How often a segment was replaced.
     """
 
@@ -61,17 +65,17 @@ class Archived(NamedTuple):
     rewrites: int = 0
 
 
-class StoreLog(EventLog, Protocol):
-    """A log that tells, with what it holds, what it holds no more.
+class ArchiveStore(Protocol):
+    """The store's directory of the archive. See `EventLog` for errors.
 
-    Whatever changes the archive's records is done for one owner, who holds the project's task
-    "archive" (`EventLog.claim`), and is refused to everybody else.
+    Changes are made in the name of an owner that must hold the project's task "archive"
+    (`TaskStore.claim`). They return False and change nothing if the owner doesn't hold it.
     """
 
     async def read_tail(
         self, project: str, after: Sequence, until: Sequence, count: int
     ) -> tuple[list[Entry], Sequence]:
-        """Like `read`, with `Archived.last` as it was right after that."""
+        """`EventLog.read` of the store's events, and `Archived.last` as of just afterwards."""
         ...
 
     async def archived(self, project: str) -> Archived:
@@ -83,7 +87,7 @@ class StoreLog(EventLog, Protocol):
         ...
 
     async def archive_directory(self, project: str, proposed: str) -> str:
-        """Where the objects of a project go: the proposed place, if there is none yet."""
+        """Where a project's objects go; becomes `proposed` if it is not decided yet."""
         ...
 
     async def add_segment(
@@ -95,17 +99,19 @@ class StoreLog(EventLog, Protocol):
         *,
         removed: int | None = None,
     ) -> bool:
-        """Records a segment that follows the last; False, and nothing done, if `owner` does not
-        have the task, or another segment was recorded meanwhile. With `removed`, how many
-        events were gone before the first one, that may be any."""
+        """Records the next segment; also False if another was recorded in the meantime.
+
+        With `removed`, the first segment may have any ordinal, and that number of events is
+        taken to have been removed before it.
+        """
         ...
 
     async def replace_segment(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        """Records another object for a segment with the same events; False as above."""
+        """Records a new object for a segment that holds the same events."""
         ...
 
     async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        """Records another object for the remains; False as above."""
+        """Records a new object for the remains."""
         ...
 
     async def remove_segments(
@@ -117,51 +123,12 @@ class StoreLog(EventLog, Protocol):
         since: Sequence,
         action: bytes,
     ) -> bool:
-        """Removes the records of the segments that end before `first`, which becomes the
-        oldest event that can be read; `since` is what it was. `action` is a record for the
-        audit. False as above.
+        """Removes the segments that end before `first`, which becomes the oldest event.
+
+        Also False if `since` is not the oldest event now. `action` goes into the audit.
         """
         ...
 
     async def trim(self, project: str, until: Sequence) -> int:
-        """Removes events up to `until` from the store, if they are archived; returns how
-        many."""
-        ...
-
-    async def drop_snapshots(self, project: str, until: Sequence) -> int:
-        """Removes the snapshots up to `until` from the store, but never the newest one."""
-        ...
-
-    async def retention(self, project: str) -> bytes:
-        """What was stored by `put_retention`, or b""."""
-        ...
-
-    async def put_retention(self, project: str, retention: bytes, action: bytes) -> None:
-        """Stores how long a project is kept, opaque to the log, with a record of the action for
-        the audit."""
-        ...
-
-    async def pace(self, project: str) -> float:
-        """What was stored by `put_pace` and holds still, or 0."""
-        ...
-
-    async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
-        """Stores how many events a second each process may append to a project, for a while;
-        0: as many as come."""
-        ...
-
-    async def trouble(self, project: str) -> str:
-        """What was stored by `put_trouble` and holds still, or ""."""
-        ...
-
-    async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
-        """Stores why a project can't be archived, for a while; "": it can."""
-        ...
-
-    async def memory(self, project: str) -> tuple[int, int]:
-        """How many bytes the store of a project uses, and how many it may; 0 is no limit."""
-        ...
-
-    async def projects(self) -> Iterable[str]:
-        """The projects that have events in the store or had some, in no order."""
+        """Removes archived events up to `until` from the store; returns how many."""
         ...

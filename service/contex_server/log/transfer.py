@@ -1,25 +1,19 @@
-"""What imports and exports need of the store."""
+"""What imports need of the store."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import Entry, KeyState, Links, Sequence
-from contex_server.log.archive import StoreLog
-
-
-def named(project: str) -> str:
-    """The project that a staged one shall become; of any other, itself."""
-    return project.partition("~")[0]
+from contex_server.kernel.model import Entry, Links, Sequence
 
 
 class Restored(NamedTuple):
-    """An event that is stored as it was.
+    """An event to be stored unchanged.
 
     Attributes:
         id: Its sequence.
-        body: The serialised `contex.v1.Event`, with all that the store added once.
+        body: The serialised `contex.v1.Event`, including what the store added originally.
     """
 
     id: bytes
@@ -32,18 +26,18 @@ class Restored(NamedTuple):
 
     @classmethod
     def of(cls, entry: Entry, links: Links) -> Restored:
-        """An entry, and what is told of it."""
+        """An entry with its links."""
         key, revision, _, digest, event_type, publisher = links
         # A named tuple's own constructor takes twice as long.
         fields = (entry.id, entry.body, key, revision, digest, event_type, publisher)
         return tuple.__new__(cls, fields)
 
 
-class TransferLog(StoreLog, Protocol):
-    """A log into which events can be put that have been in one before.
+class TransferStore(Protocol):
+    """Writes events that already have their sequences. See `EventLog` for errors.
 
-    A staged project has the name of the project that it shall become, "~" and more. It is one
-    like any other, except that nobody can name it.
+    An import is staged in a project named after its target, "~" and an id. It is a project
+    like any other, except that clients can't name it.
     """
 
     async def restore(
@@ -55,54 +49,31 @@ class TransferLog(StoreLog, Protocol):
         *,
         archived: bool = False,
     ) -> bool:
-        """Appends events with their sequences, all or none, behind the tail `expected`, and
-        keeps `note` with a staged project. With `archived` they are counted and not kept.
+        """Appends events with their sequences, all or none, after the tail `expected`.
 
-        Returns False, and does nothing, if the tail is another. A call that is repeated does
-        nothing and returns True.
+        A non-empty `note` is kept with a staged project. With `archived` the events are
+        counted, but not stored. Returns False and does nothing if the tail is another one;
+        repeating a call that succeeded does nothing and returns True.
         """
         ...
 
-    async def repair_state(
-        self,
-        project: str,
-        expected: Sequence,
-        states: Mapping[str, KeyState | None],
-        deleted: int | None,
-    ) -> bool:
-        """Sets the state of some keys, None for those that are none, and, if it is given, how
-        many keys are deleted; False, and nothing done, if the tail is not as expected."""
-        ...
-
-    async def drop_snapshot(self, project: str, sequence: Sequence) -> None:
-        """Removes a snapshot."""
-        ...
-
     async def import_note(self, staged: str) -> bytes:
-        """The note that was kept last, or b""."""
+        """The note last kept with a staged project, or b""."""
         ...
 
     async def put_import_note(self, staged: str, note: bytes) -> None:
-        """Keeps a note."""
-        ...
-
-    async def restore_agents(
-        self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
-    ) -> int:
-        """Stores registrations and cursors of agents that are not there; returns how many."""
+        """Keeps a note with a staged project."""
         ...
 
     async def commit_import(
         self, project: str, staged: str, models: Iterable[str], action: bytes
     ) -> bool:
-        """Lets a staged project take the place of one that is empty, in one step, and notes
-        `action` in the audit; False if the project is not empty."""
+        """Moves a staged project to its target in one step, and adds `action` to the audit.
+
+        Returns False if the target is not empty.
+        """
         ...
 
     async def drop_import(self, staged: str, models: Iterable[str]) -> None:
-        """Removes what was staged."""
-        ...
-
-    def all_vectors(self, project: str, model: str) -> AsyncIterator[dict[bytes, bytes]]:
-        """The encodings under a model, in chunks."""
+        """Removes a staged project."""
         ...

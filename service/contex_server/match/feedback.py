@@ -19,6 +19,7 @@ from contex_server.kernel.model import (
     Origin,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.log.agents import AgentStore
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.match.questions import Questions
@@ -49,8 +50,9 @@ class Judgement:
 class Feedback:
     """Records and exports feedback."""
 
-    def __init__(self, log: EventLog, questions: Questions) -> None:
+    def __init__(self, log: EventLog, agents: AgentStore, questions: Questions) -> None:
         self._log = log
+        self._agents = agents
         self._questions = questions
 
     async def record(
@@ -71,7 +73,7 @@ class Feedback:
             ContexError: AGENT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_FIELD,
                 EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        stored = await self._log.agent(project, agent_id)
+        stored = await self._agents.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
         agent = decode_agent(stored.record)

@@ -21,7 +21,9 @@ from contex_server.kernel.model import (
     Match,
     Sequence,
 )
+from contex_server.log.agents import AgentStore
 from contex_server.log.port import EventLog
+from contex_server.log.state import StateStore
 from contex_server.match.project_matcher import ProjectMatcher
 from contex_server.matching.delta import is_update_worth
 from contex_server.matching.describe import Description
@@ -44,6 +46,8 @@ class Matchmaker:
     def __init__(
         self,
         event_log: EventLog,
+        state: StateStore,
+        agents: AgentStore,
         hub: Hub,
         embeddings: Embeddings,
         scorer: Scorer,
@@ -53,6 +57,8 @@ class Matchmaker:
         use_model: Callable[[str, str], None] = lambda _project, _model: None,
     ) -> None:
         self.log = event_log
+        self.state = state
+        self.agents = agents
         self.hub = hub
         self.embeddings = embeddings
         self.scorer = scorer

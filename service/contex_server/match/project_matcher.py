@@ -186,7 +186,7 @@ class ProjectMatcher:
         return deliveries
 
     async def _load(self, agent_id: str) -> tuple[Agent, tuple[Encoding, ...], Sequence]:
-        stored = await self._services.log.agent(self.project, agent_id)
+        stored = await self._services.agents.agent(self.project, agent_id)
         if stored is None:
             raise agent_not_found(self.project, agent_id)
         agent = decode_agent(stored.record)
@@ -252,7 +252,7 @@ class ProjectMatcher:
                 decoded = event_codec.decode(datum)
                 told = await self.explained(decoded, matches, self._position)
                 data.append(Delivery(decoded.sequence, datum, told, decoded, agent=agent))
-        stored = await services.log.agent(self.project, agent.agent_id)
+        stored = await services.agents.agent(self.project, agent.agent_id)
         return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
     # -- following the log -------------------------------------------------------
@@ -318,7 +318,7 @@ class ProjectMatcher:
             seen: dict[str, Sequence] = {}
             self._position = feed.position
             self._index = index
-            async for states in services.log.state(self.project):
+            async for states in services.state.state(self.project):
                 for start in range(0, len(states), _BUILD_CHUNK):
                     await self._take_in(index, states[start : start + _BUILD_CHUNK], seen)
             tail = (await services.log.bounds(self.project)).tail
@@ -447,7 +447,7 @@ class ProjectMatcher:
         """Data whose latest event was erased match nothing any more."""
         index = self.index
         self._services.embeddings.forget(self.project)
-        async for states in self._services.log.state(self.project):
+        async for states in self._services.state.state(self.project):
             gone = [
                 state
                 for state in states

@@ -19,8 +19,9 @@ import structlog
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import MODEL_CHANGED
-from contex_server.log.claims import Claims
 from contex_server.log.port import EventLog
+from contex_server.log.store import Store
+from contex_server.log.tasks import Claims
 from contex_server.match.registration import decode_agent
 from contex_server.matching.embeddings import Embeddings
 
@@ -44,10 +45,11 @@ class Progress:
 class Reembedding:
     """Embeds projects anew with the configured model."""
 
-    def __init__(self, event_log: EventLog, embeddings: Embeddings) -> None:
+    def __init__(self, event_log: EventLog, store: Store, embeddings: Embeddings) -> None:
         self._log = event_log
+        self._store = store
         self._embeddings = embeddings
-        self._claims = Claims(event_log, _TASK, hold_ms=_HOLD_MS)
+        self._claims = Claims(store.tasks, _TASK, hold_ms=_HOLD_MS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def consider(self, project: str, _model: str) -> None:
@@ -72,11 +74,11 @@ class Reembedding:
         """
         target = self._embeddings.models.configured_id
         found = Progress()
-        if await self._log.model(project) in ("", target):
+        if await self._store.match.model(project) in ("", target):
             return found
         async for digests in self._digests(project):
             found.total += len(digests)
-            missing = await self._log.missing_vectors(project, target, digests)
+            missing = await self._store.match.missing_vectors(project, target, digests)
             found.done += len(digests) - len(missing)
         return found
 
@@ -85,7 +87,7 @@ class Reembedding:
         delay = _BACKOFF_S[0]
         while True:
             try:
-                current = await self._log.model(project)
+                current = await self._store.match.model(project)
                 if current in ("", target):
                     return
                 if await self._claims.take(project):
@@ -121,14 +123,16 @@ class Reembedding:
         body = event_codec.encode(
             MODEL_CHANGED, orjson.dumps({"model": target, "previous": current}), {}
         )
-        sequence = await self._log.change_model(project, current, target, MODEL_CHANGED, body)
+        sequence = await self._store.match.change_model(
+            project, current, target, MODEL_CHANGED, body
+        )
         if sequence is not None:
             self._embeddings.model_changed(project, target)
             log.info("reembedded", project=project, model=target, texts=done)
         return True
 
     async def _embed(self, project: str, target: str, digests: dict[bytes, object]) -> int:
-        missing = await self._log.missing_vectors(project, target, digests)
+        missing = await self._store.match.missing_vectors(project, target, digests)
         needs = {d: text for d in missing if isinstance(text := digests[d], str)}
         sequences = [s for d in missing if not isinstance(s := digests[d], str)]
         await self._embeddings.of_needs(project, target, needs)
@@ -140,10 +144,10 @@ class Reembedding:
 
     async def _digests(self, project: str) -> AsyncIterator[dict[bytes, object]]:
         """Every text of a project: a need with its words, a datum with its event's sequence."""
-        async for states in self._log.state(project):
+        async for states in self._store.state.state(project):
             yield {s.digest: s.sequence for s in states if not s.deleted and s.digest}
         after = ""
-        while page := await self._log.agents(project, after, _AGENTS_PAGE):
+        while page := await self._store.agents.agents(project, after, _AGENTS_PAGE):
             agents = [decode_agent(stored.record) for stored in page]
             yield {need.digest: need.text for agent in agents for need in agent.needs}
             after = page[-1].agent_id

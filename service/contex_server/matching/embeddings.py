@@ -11,6 +11,7 @@ from cachetools import LRUCache, TTLCache
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
 from contex_server.kernel.model import DATA_DELETED, Event
+from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import (
     INLINE_BYTES,
@@ -41,15 +42,19 @@ _MODEL_TTL_S = 30.0
 class Embeddings:
     """Finds the encoding of a text: in memory, in the store, or by the model."""
 
-    def __init__(self, event_log: EventLog, models: Models, *, timeout_s: float) -> None:
+    def __init__(
+        self, event_log: EventLog, store: MatchStore, models: Models, *, timeout_s: float
+    ) -> None:
         """Creates it.
 
         Args:
-            event_log: Where encodings are kept.
+            event_log: The log.
+            store: Where encodings are kept.
             models: The models.
             timeout_s: How long a publish waits for the model.
         """
         self._log = event_log
+        self._store = store
         self.models = models
         self._timeout_s = timeout_s
         self._cache: LRUCache[tuple[str, str, bytes], Encoding] = LRUCache(
@@ -68,7 +73,7 @@ class Embeddings:
         """
         known = self._deciding.get(project)
         if known is None:
-            known = await self._log.model(project)
+            known = await self._store.model(project)
             if known:
                 self._deciding[project] = known
         return self.models.usable(known) if known else self.models.configured_id
@@ -168,7 +173,7 @@ class Embeddings:
                 absent.append(digest)
             else:
                 found[digest] = encoding
-        packed = await self._log.vectors(project, model, absent)
+        packed = await self._store.vectors(project, model, absent)
         for digest in absent:
             if digest in packed:
                 self._stored[project, model, digest] = True
@@ -195,7 +200,7 @@ class Embeddings:
         if encodings:
             try:
                 packed = {digest: pack(encoding) for digest, encoding in encodings.items()}
-                await self._log.put_vectors(project, model, packed)
+                await self._store.put_vectors(project, model, packed)
                 self.appended(project, model, packed)
             except ContexError as error:
                 if error.reason is not Reason.STORE_FULL:

@@ -1,7 +1,7 @@
 """How many events there were, over time: counts that the store keeps, in buckets.
 
 The store counts by minute and, of hours that are over, by hour; see
-`log/redis/functions/activity.lua`. A bucket is a multiple of one of these, so nothing is estimated.
+`log/redis/functions/projects.lua`. A bucket is a multiple of one of these, so nothing is estimated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from enum import Enum
 
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, EventFilter, Sequence
-from contex_server.log.port import Dimension, EventLog, Tier
+from contex_server.log.port import EventLog
+from contex_server.log.projects import Dimension, ProjectStore, Tier
 from contex_server.state.moments import rfc3339
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -131,7 +132,9 @@ def buckets_of(asked: Question, now_ms: int) -> tuple[Buckets, Tier]:
     return Buckets(start, length, count), Tier.MINUTES if by_minutes else Tier.HOURS
 
 
-async def read_activity(log: EventLog, project: str, asked: Question) -> Activity:
+async def read_activity(
+    log: EventLog, store: ProjectStore, project: str, asked: Question
+) -> Activity:
     """Reads the counts of the time asked about; the log itself is not read.
 
     Raises:
@@ -150,10 +153,10 @@ async def read_activity(log: EventLog, project: str, asked: Question) -> Activit
     tallied = _Tally(buckets, asked)
     for start in range(0, len(numbers), _READ_HOURS):
         part = numbers[start : start + _READ_HOURS]
-        found = await log.activity(project, dimension, tier, part)
+        found = await store.activity(project, dimension, tier, part)
         for number, counts in zip(part, found, strict=True):
             tallied.add(number * span, slot_s, counts)
-    counters = await log.counters(project)
+    counters = await store.counters(project)
     return tallied.result(counters.counted_since)
 
 

@@ -25,11 +25,13 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SEALED_TAG, Entry, Sequence
-from contex_server.log.archive import Archived, SegmentRecord, StoreLog
-from contex_server.log.claims import HOLD_MS, Claims
+from contex_server.log.archive import Archived, SegmentRecord
+from contex_server.log.buckets import target_project
 from contex_server.log.pages import pages
-from contex_server.log.port import Bounds, SnapshotInfo
-from contex_server.log.transfer import named
+from contex_server.log.port import Bounds
+from contex_server.log.state import SnapshotInfo
+from contex_server.log.store import Store
+from contex_server.log.tasks import HOLD_MS, Claims
 from contex_server.projects.pace import Pace
 from contex_server.projects.policy import Retention, Retentions, is_over
 from contex_server.tiers.archive import Archive
@@ -94,7 +96,7 @@ class NewSegment:
 
     def __init__(self, project: str, archived: Archived) -> None:
         self.archived = archived
-        self.builder = SegmentBuilder(named(project), archived.segments, archived.digest)
+        self.builder = SegmentBuilder(target_project(project), archived.segments, archived.digest)
         self.subjects: dict[bytes, Entry] = {}
 
     def add(self, entries: list[Entry], contents: list[tuple[str, str]]) -> None:
@@ -108,7 +110,7 @@ class Archiver:
     """Looks at the projects that grow, and once a minute at all.
 
     Args:
-        store: The log, without what is archived.
+        store: The store, without the archive.
         archive: Where segments go.
         keys: Where the keys of what is sealed go.
         retentions: What is kept where.
@@ -122,7 +124,7 @@ class Archiver:
 
     def __init__(
         self,
-        store: StoreLog,
+        store: Store,
         archive: Archive,
         keys: ArchivedKeys,
         retentions: Retentions,
@@ -142,7 +144,7 @@ class Archiver:
         self._expire = expire
         self._pace = pace
         self._look_s = look_s
-        self.claims = Claims(store, TASK)
+        self.claims = Claims(store.tasks, TASK)
         self._grown: set[str] = set()
         self._waiting: set[str] = set()
         """Those that are yet to be looked at in this round."""
@@ -181,7 +183,7 @@ class Archiver:
             self._grown = set()
             try:
                 if time.monotonic() >= all_at:
-                    projects.update(await self._store.projects())
+                    projects.update(await self._store.projects.projects())
                     all_at = time.monotonic() + _LOOK_AT_ALL_S
                 while projects:
                     await self._look_at(projects.pop())
@@ -212,7 +214,7 @@ class Archiver:
             self._behind.discard(project)
             with suppress(ContexError):
                 said = refusal.message if refusal else "an internal error, see the server's log"
-                await self._store.put_trouble(project, said, _TROUBLE_MS)
+                await self._store.projects.put_trouble(project, said, _TROUBLE_MS)
             if refusal is not None and refusal.reason in _OUT_OF_REACH:
                 self._grown.add(project)
                 raise
@@ -221,7 +223,7 @@ class Archiver:
         else:
             self._resting.pop(project, None)
             if project in self._troubled:
-                await self._store.put_trouble(project, "", _TROUBLE_MS)
+                await self._store.projects.put_trouble(project, "", _TROUBLE_MS)
                 self._troubled.discard(project)
 
     async def look(self, project: str) -> int:
@@ -247,8 +249,8 @@ class Archiver:
         made = 0
         retention = await self._retentions.of(project)
         while True:
-            archived = await self._store.archived(project)
-            bounds = await self._store.bounds(project)
+            archived = await self._store.archive.archived(project)
+            bounds = await self._store.events.bounds(project)
             if bounds.first is not None and bounds.first <= archived.last:
                 # Whoever recorded them was stopped; see also `_move`.
                 await self._finish(project, archived.last)
@@ -292,8 +294,8 @@ class Archiver:
         """The same for who has the task."""
         everything = Due(0, 0, 1 << 62, at_once=True)
         while True:
-            archived = await self._store.archived(project)
-            bounds = await self._store.bounds(project)
+            archived = await self._store.archive.archived(project)
+            bounds = await self._store.events.bounds(project)
             if bounds.first is None:
                 return
             if bounds.first <= archived.last:
@@ -346,7 +348,7 @@ class Archiver:
         """What has to go, if it is enough for a segment, or too old to wait for that."""
         if bounds.first is None:
             return None
-        counters = await self._store.counters(project)
+        counters = await self._store.projects.counters(project)
         most, room = retention.store_events or 0, retention.store_bytes or 0
         events = bounds.length - most if most else 0
         held = counters.bytes - archived.moved
@@ -399,7 +401,7 @@ class Archiver:
         record = await self._archive.store(sealed, name)
         reached("archive-recording")
         mine = await self.claim(project, afresh=True)
-        if not mine or not await self._store.add_segment(
+        if not mine or not await self._store.archive.add_segment(
             project, self.claims.owner, directory, record
         ):
             self.claims.lost(project)
@@ -411,10 +413,10 @@ class Archiver:
     async def _new_directory(self, project: str) -> str:
         """Where the objects of a project go: another one each time that it begins anew."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        proposed = f"{named(project)}/{stamp}-{uuid4().hex[:6]}"
-        if project != named(project):
+        proposed = f"{target_project(project)}/{stamp}-{uuid4().hex[:6]}"
+        if project != target_project(project):
             await self._archive.objects.put(f"{proposed}/{STAGED}", b"")
-        return await self._store.archive_directory(project, proposed)
+        return await self._store.archive.archive_directory(project, proposed)
 
     async def mark_staged(self, project: str, *, staged: bool) -> None:
         """Says whether the objects of a staged project belong to no project yet; nobody who
@@ -423,7 +425,7 @@ class Archiver:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        directory = (await self._store.archived(project)).directory
+        directory = (await self._store.archive.archived(project)).directory
         if directory and staged:
             await self._archive.objects.put(f"{directory}/{STAGED}", b"")
         elif directory:
@@ -435,7 +437,7 @@ class Archiver:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        directory = (await self._store.archived(project)).directory
+        directory = (await self._store.archive.archived(project)).directory
         if not directory:
             return
         mark = f"{directory}/{STAGED}"
@@ -445,16 +447,16 @@ class Archiver:
 
     async def _finish(self, project: str, last: Sequence) -> None:
         """Lets go of what is archived."""
-        await self._store.trim(project, last)
+        await self._store.archive.trim(project, last)
         reached("archive-trimmed")
-        await self._store.drop_snapshots(project, last)
+        await self._store.snapshots.drop_until(project, last)
 
     async def _fill(self, project: str, new: NewSegment, bounds: Bounds, due: Due) -> bool:
         """Puts in what is due, up to a segment; returns whether that is enough."""
         builder, after = new.builder, new.archived.last
         least, most = _PAGE_EVENTS
         most = int(min(most, max(least, due.speed / _PAGES_PER_S)))
-        source = pages(self._store, project, after, bounds.tail, max_events=most)
+        source = pages(self._store.events, project, after, bounds.tail, max_events=most)
         async with aclosing(source):
             async for page in source:
                 began = time.monotonic()
@@ -471,7 +473,7 @@ class Archiver:
         await asyncio.to_thread(builder.pack)
         assert builder.last is not None
         for info in await self._snapshots(project, after, builder.last):
-            data = await self._store.snapshot(project, info.sequence)
+            data = await self._store.snapshots.get(project, info.sequence)
             if data is not None:
                 builder.add_snapshot(info, data)
         full = builder.events >= self.events or builder.body_bytes >= self.bytes
@@ -497,7 +499,7 @@ class Archiver:
         What holds events that the store has not is no such thing: the store was brought back
         from an older copy of itself. Nothing is archived then until it was repaired.
         """
-        archived = await self._store.archived(project)
+        archived = await self._store.archive.archived(project)
         if not archived.directory:
             return
         objects = self._archive.objects
@@ -506,7 +508,7 @@ class Archiver:
         known = {record.name for record in directory.records}
         if directory.archived.remains is not None:
             known.add(directory.archived.remains.name)
-        tail = (await self._store.bounds(project)).tail
+        tail = (await self._store.events.bounds(project)).tail
         for name in sorted(names.keys() - known):
             if not name.endswith(".seg"):
                 continue
@@ -528,7 +530,7 @@ class Archiver:
         self, project: str, after: Sequence, until: Sequence
     ) -> list[SnapshotInfo]:
         """The snapshots that go with the events in (after, until]: not all, but the newest."""
-        infos = await self._store.snapshots(project, after, _SNAPSHOTS)
+        infos = await self._store.snapshots.after(project, after, _SNAPSHOTS)
         kept: list[SnapshotInfo] = []
         for info in reversed([info for info in infos if info.sequence <= until]):
             if not kept or kept[-1].events - info.events >= SNAPSHOT_EVENTS:

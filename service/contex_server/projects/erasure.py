@@ -26,9 +26,10 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.log.archive import SegmentRecord
+from contex_server.log.keys import Erased
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
-from contex_server.log.sealing import Erased, SealingLog
+from contex_server.log.store import Store
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.retention import Keeping
 from contex_server.tiers.archive import Archive
@@ -61,7 +62,7 @@ class Eraser:
 
     Args:
         raw: All events, as they are kept.
-        store: Where keys and erasures are.
+        store: Where keys, erasures and vectors are.
         sealer: Has keys at hand.
         keeping: Knows of legal holds.
         archive: Where old events are; None where there is no archive.
@@ -74,7 +75,7 @@ class Eraser:
     def __init__(
         self,
         raw: EventLog,
-        store: SealingLog,
+        store: Store,
         sealer: Sealer,
         keeping: Keeping,
         archive: Archive | None,
@@ -113,15 +114,15 @@ class Eraser:
             ContexError: LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
                 ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        before = await self._store.erasure(project, request_id)
+        before = await self._store.keys.erasure(project, request_id)
         if before is not None:
             return before[1], before[0], True
         await self._keeping.check_not_on_hold(project)
-        now_ms = (await self._store.bounds(project)).now_ms
+        now_ms = (await self._store.events.bounds(project)).now_ms
         erasure = Erasure(now_ms, request_id, reason)
         key_id = b""
         if subject:
-            key_id = await self._store.key_of_subject(project, subject)
+            key_id = await self._store.keys.key_of_subject(project, subject)
             if not key_id:
                 return 0, None, False
             found = await self._sealed_with(project, key_id)
@@ -151,16 +152,16 @@ class Eraser:
         if key_id and self._archiver is not None and self._keys is not None:
             # So that it is not kept again meanwhile.
             async with self._archiver.task(project):
-                directory = (await self._store.archived(project)).directory
+                directory = (await self._store.archive.archived(project)).directory
                 if directory:
                     await self._keys.destroy(directory, key_id, recorded.tombstone)
-                sequence = await self._store.erase(project, recorded)
+                sequence = await self._store.keys.erase(project, recorded)
         else:
-            sequence = await self._store.erase(project, recorded)
+            sequence = await self._store.keys.erase(project, recorded)
         self._sealer.forget(project)
         # Whoever had missed them meanwhile may have made them again.
         await self._drop_vectors(project, found)
-        if not await self._store.forget_on_disk(project):
+        if not await self._store.keys.rewrite_files(project):
             log.warning("store_keeps_its_files", project=project)
         for note in self._grown:
             note(project)
@@ -192,15 +193,15 @@ class Eraser:
         """Drops the vectors of the texts that are erased, less those of which a datum that is
         not erased has the very text."""
         dropped = set(found.digests)
-        async for states in self._store.state(project):
+        async for states in self._store.state.state(project):
             dropped -= {
                 state.digest
                 for state in states
                 if not state.deleted and found.latest.get(state.data_key) != state.sequence
             }
-        model = await self._store.model(project)
+        model = await self._store.match.model(project)
         for each in {model, *self._models()} - {""}:
-            await self._store.drop_vectors(project, each, dropped)
+            await self._store.match.drop_vectors(project, each, dropped)
 
     # -- by data key -------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class Eraser:
 
         What is still in the store is moved to the archive first.
         """
-        latest = (await self._store.latest(project, [data_key])).get(data_key)
+        latest = (await self._store.state.latest(project, [data_key])).get(data_key)
         if latest is None:
             raise ContexError(
                 Reason.DATA_KEY_NOT_FOUND,
@@ -281,7 +282,8 @@ class Eraser:
         reached("erasing-segment")
         await archiver.claim(project, afresh=True)
         is_remains = "/remains-" in name
-        record_it = self._store.replace_remains if is_remains else self._store.replace_segment
+        store = self._store.archive
+        record_it = store.replace_remains if is_remains else store.replace_segment
         if not await record_it(project, archiver.claims.owner, replaced):
             await archive.objects.delete(name)
             raise archive_unavailable("another process is working on it")

@@ -18,7 +18,7 @@ import structlog
 from cachetools import TTLCache
 
 from contex_server.kernel.errors import ContexError
-from contex_server.log.archive import StoreLog
+from contex_server.log.projects import ProjectStore
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Pace:
         store: Carries the paces from one process to the others.
     """
 
-    def __init__(self, store: StoreLog) -> None:
+    def __init__(self, store: ProjectStore) -> None:
         self._store = store
         self._seen: TTLCache[str, _Seen] = TTLCache(10_000, _KNOWN_S)
         self._limits: TTLCache[str, _Limit] = TTLCache(10_000, _KNOWN_S)

@@ -7,7 +7,7 @@ from typing import Self
 
 import orjson
 
-from contex_server.log.archive import StoreLog
+from contex_server.log.projects import ProjectStore
 
 _OVER = 1.5
 
@@ -66,7 +66,7 @@ class Retentions:
         defaults: What holds where a project sets nothing; nothing in it is None.
     """
 
-    def __init__(self, store: StoreLog, defaults: Retention) -> None:
+    def __init__(self, store: ProjectStore, defaults: Retention) -> None:
         self._store = store
         self.defaults = defaults
 

@@ -17,8 +17,9 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SERVICE, Entry, Sequence
 from contex_server.log.archive import SegmentRecord
-from contex_server.log.claims import Claims
-from contex_server.log.transfer import Restored, TransferLog
+from contex_server.log.store import Store
+from contex_server.log.tasks import Claims
+from contex_server.log.transfer import Restored
 from contex_server.projects.archiver import STAGED, TASK, Archiver
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
@@ -60,7 +61,7 @@ class Recovery:
 
     def __init__(
         self,
-        store: TransferLog,
+        store: Store,
         archive: Archive,
         keys: ArchivedKeys,
         sealer: Sealer,
@@ -78,8 +79,8 @@ class Recovery:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        archived = await self._store.archived(project)
-        bounds = await self._store.bounds(project)
+        archived = await self._store.archive.archived(project)
+        bounds = await self._store.events.bounds(project)
         prefix = archived.directory or project
         names = await self._archive.objects.list(f"{prefix}/")
         found: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
@@ -124,11 +125,11 @@ class Recovery:
                 await self._take(project, ahead, self._archiver.claims, staged=False)
             return
         staged = f"{project}~recovery"
-        claims = Claims(self._store, TASK, hold_ms=_HOLD_MS)
+        claims = Claims(self._store.tasks, TASK, hold_ms=_HOLD_MS)
         if not await claims.take(staged):
             raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
         try:
-            await self._store.drop_import(staged, [])
+            await self._store.transfer.drop_import(staged, [])
             await self._take(staged, ahead, claims, staged=True)
             reached("recovery-committing")
             action = action_note(
@@ -138,7 +139,7 @@ class Recovery:
                 sequence=ahead.records[-1].last,
                 count=sum(record.events for record in ahead.records),
             )
-            if not await self._store.commit_import(project, staged, [], action):
+            if not await self._store.transfer.commit_import(project, staged, [], action):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "the project has events by now")
         finally:
             await claims.give_back(staged)
@@ -152,7 +153,7 @@ class Recovery:
                 raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
             # A project that begins in the middle has lost what was before.
             removed = min(record.ordinal, 1) if staged else None
-            if not await self._store.add_segment(
+            if not await self._store.archive.add_segment(
                 project, claims.owner, ahead.directory, record, removed=removed
             ):
                 raise ContexError(
@@ -166,7 +167,7 @@ class Recovery:
                 if name.rpartition("/")[2].startswith("remains-"):
                     _, remains = await self._archive.describe(name, size)
                     if remains.last == ahead.records[0].first:
-                        await self._store.replace_remains(project, claims.owner, remains)
+                        await self._store.archive.replace_remains(project, claims.owner, remains)
 
     async def take_in(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
         """Restores what a segment has after the end of a project; see `TransferLog.restore`.
@@ -175,12 +176,12 @@ class Recovery:
             ContexError: PROJECT_NOT_EMPTY if somebody else appends to it; ARCHIVE_DAMAGED,
                 ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        tail = (await self._store.bounds(project)).tail
+        tail = (await self._store.events.bounds(project)).tail
         batch: list[Restored] = []
 
         async def restore() -> None:
             nonlocal tail, batch
-            if not await self._store.restore(project, tail, batch, archived=archived):
+            if not await self._store.transfer.restore(project, tail, batch, archived=archived):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
             tail, batch = Entry(batch[-1].id, b"").sequence, []
 

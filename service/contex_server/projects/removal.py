@@ -18,9 +18,11 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import END_OF_TIME, SERVICE, Origin, Sequence
-from contex_server.log.archive import SegmentRecord, StoreLog
-from contex_server.log.claims import Claims
-from contex_server.log.port import EventLog, SnapshotInfo
+from contex_server.log.archive import SegmentRecord
+from contex_server.log.port import EventLog
+from contex_server.log.state import SnapshotInfo
+from contex_server.log.store import Store
+from contex_server.log.tasks import Claims
 from contex_server.projects.policy import Retention
 from contex_server.state.snapshot_format import encode
 from contex_server.state.state import Selection
@@ -45,7 +47,7 @@ class Removal:
 
     def __init__(
         self,
-        store: StoreLog,
+        store: Store,
         event_log: EventLog,
         archive: Archive,
         states: States,
@@ -62,7 +64,7 @@ class Removal:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
         age_ms = (retention.archive_seconds or 0) * 1000
-        bounds = await self._store.bounds(project)
+        bounds = await self._store.events.bounds(project)
         before = Sequence(max(0, bounds.now_ms - age_ms), 0)
         detail = f"retention: older than {retention.archive_seconds} s"
         await self.remove(project, claims, before, SERVICE, detail)
@@ -99,7 +101,7 @@ class Removal:
         )
         reached("removal-recording")
         await claims.take(project, afresh=True)
-        if not await self._store.remove_segments(
+        if not await self._store.archive.remove_segments(
             project, claims.owner, first, remains, archived.first, action
         ):
             await self._archive.objects.delete(remains.name)
@@ -118,7 +120,7 @@ class Removal:
         following = [record.first for record in directory.records if record.ordinal > last.ordinal]
         if following:
             return following[0]
-        entries = await self._store.read(project, last.last, END_OF_TIME, 1)
+        entries = await self._store.events.read(project, last.last, END_OF_TIME, 1)
         return entries[0].sequence if entries else None
 
     async def _put_remains(

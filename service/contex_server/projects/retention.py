@@ -7,9 +7,9 @@ import orjson
 from contex_server.audit.recorder import ADMINISTERED, action_note
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Origin, Sequence
-from contex_server.log.archive import StoreLog
 from contex_server.log.pages import check_not_beyond
 from contex_server.log.port import EventLog
+from contex_server.log.projects import ProjectStore
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.policy import Retention, Retentions
 from contex_server.projects.removal import Removal
@@ -20,7 +20,7 @@ class Keeping:
     """Retention, as it is administered.
 
     Args:
-        store: The log, without what is archived.
+        store: Where retentions are kept.
         event_log: All events.
         retentions: What is kept where.
         archiver: Moves events; None where there is no archive.
@@ -29,7 +29,7 @@ class Keeping:
 
     def __init__(
         self,
-        store: StoreLog,
+        store: ProjectStore,
         event_log: EventLog,
         retentions: Retentions,
         archiver: Archiver | None,

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import structlog
 
 from contex_server.kernel.errors import ContexError
-from contex_server.log.archive import Archived, StoreLog
-from contex_server.log.port import Counters
-from contex_server.log.transfer import named
+from contex_server.log.archive import Archived
+from contex_server.log.buckets import target_project
+from contex_server.log.projects import Counters, ProjectStore
+from contex_server.log.store import Store
 from contex_server.projects.policy import Retentions, is_over
 from contex_server.state.moments import rfc3339
 
@@ -72,7 +73,7 @@ class Usages:
     """What the projects use.
 
     Args:
-        store: The log, without what is archived.
+        store: What is known of them.
         retentions: What is kept where.
         archived: Whether there is an archive: without, nothing leaves the store.
         segment_events: The archive takes so many events at once, ...
@@ -81,7 +82,7 @@ class Usages:
 
     def __init__(
         self,
-        store: StoreLog,
+        store: Store,
         retentions: Retentions,
         *,
         archived: bool,
@@ -100,10 +101,10 @@ class Usages:
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
-        bounds = await self._store.bounds(project)
-        archived = await self._store.archived(project)
-        counters = await self._store.counters(project)
-        used, most = await self._store.memory(project)
+        bounds = await self._store.events.bounds(project)
+        archived = await self._store.archive.archived(project)
+        counters = await self._store.projects.counters(project)
+        used, most = await self._store.projects.memory(project)
         retention = await self._retentions.of(project)
         limits = []
         if self._archived and retention.store_events:
@@ -133,7 +134,7 @@ class Usages:
                     warning * (old_ms > _NEAR * age_ms),
                 )
             )
-        trouble = await self._store.trouble(project)
+        trouble = await self._store.projects.trouble(project)
         return Usage(bounds.length, archived, counters, tuple(limits), trouble)
 
 
@@ -158,7 +159,7 @@ class UsageWatch:
 
     def __init__(
         self,
-        store: StoreLog,
+        store: ProjectStore,
         usages: Usages,
         seen: Callable[[dict[str, Usage]], None],
         *,
@@ -188,7 +189,9 @@ class UsageWatch:
             ContexError: STORE_UNAVAILABLE.
         """
         projects = [
-            project for project in await self._store.projects() if named(project) == project
+            project
+            for project in await self._store.projects()
+            if target_project(project) == project
         ]
         found = {project: await self._usages.of(project) for project in projects}
         warned = set()

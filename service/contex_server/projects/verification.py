@@ -14,8 +14,7 @@ import structlog
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
-from contex_server.log.port import EventLog
-from contex_server.log.transfer import TransferLog
+from contex_server.log.store import Store
 from contex_server.matching.embeddings import Embeddings
 from contex_server.projects.recovery import Recovery
 from contex_server.state.current import live
@@ -24,6 +23,7 @@ from contex_server.state.state import Snapshot
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.objects import ObjectMissing
 from contex_server.tiers.segment import SegmentDamaged, check
+from contex_server.tiers.tiers import Tiers
 
 log = structlog.get_logger(__name__)
 
@@ -81,9 +81,8 @@ class Verification:
     """Verifies projects.
 
     Args:
-        store: The log, without what is archived.
-        raw: All events, as they are kept.
-        seen: All events, as they are read.
+        store: The store, without the archive.
+        tiers: Store and archive.
         embeddings: Makes vectors that are missing.
         archive: Where old events are; None where there is no archive.
         recovery: Takes over what only the archive has; None likewise.
@@ -91,16 +90,16 @@ class Verification:
 
     def __init__(
         self,
-        store: TransferLog,
-        raw: EventLog,
-        seen: EventLog,
+        store: Store,
+        tiers: Tiers,
         embeddings: Embeddings,
         archive: Archive | None,
         recovery: Recovery | None,
     ) -> None:
         self._store = store
-        self._raw = raw
-        self._seen = seen
+        self._raw = tiers.raw
+        self._seen = tiers.log
+        self._snapshots = tiers.snapshots
         self._embeddings = embeddings
         self._archive = archive
         self._recovery = recovery
@@ -206,7 +205,7 @@ class Verification:
     ) -> AsyncGenerator[Step, None]:
         """Folds the log into `state`, up to its end as it is when that is reached."""
         bounds = await self._raw.bounds(project)
-        snapshots = await self._raw.snapshots(project, BEGINNING, _SNAPSHOTS)
+        snapshots = await self._snapshots.after(project, BEGINNING, _SNAPSHOTS)
         base = BEGINNING
         if bounds.trimmed and snapshots:
             first = await self._snapshot(project, snapshots[0].sequence)
@@ -268,7 +267,7 @@ class Verification:
             yield Step(summary.events, expected, Finding(Kind.COUNTER, "event_count", detail))
 
     async def _snapshot(self, project: str, sequence: Sequence) -> Snapshot | None:
-        data = await self._raw.snapshot(project, sequence)
+        data = await self._snapshots.get(project, sequence)
         try:
             return None if data is None else await asyncio.to_thread(decode, data)
         except SnapshotDamaged:
@@ -291,9 +290,9 @@ class Verification:
             same = all(_alike(snapshot.get(key), found) for key, found in state.items())
         if same:
             return None
-        in_store = await self._store.snapshot(project, sequence) is not None
+        in_store = await self._store.snapshots.get(project, sequence) is not None
         if repair and in_store:
-            await self._store.drop_snapshot(project, sequence)
+            await self._store.snapshots.drop(project, sequence)
         detail = "it can't be read" if snapshot is None else "it is not the state at its sequence"
         return Finding(Kind.SNAPSHOT, str(sequence), detail, in_store, repair and in_store)
 
@@ -310,7 +309,7 @@ class Verification:
     ) -> list[Finding]:
         """Compares the state that the store keeps with the fold, which goes on meanwhile."""
         for _ in range(5):
-            sequence, kept = await live(self._seen, project)
+            sequence, kept = await live(self._seen, self._store.state, project)
             async for page in pages(
                 self._seen,
                 project,
@@ -329,15 +328,15 @@ class Verification:
                 for key in state.keys() | kept.keys()
                 if state.get(key) != kept.get(key) and (whole or key in state)
             }
-            counters = await self._store.counters(project)
+            counters = await self._store.projects.counters(project)
             deleted = sum(found.deleted for found in state.values())
             counted = counters.deleted == deleted or not whole
-            if (await self._store.bounds(project)).tail != sequence:
+            if (await self._store.events.bounds(project)).tail != sequence:
                 continue  # something was published in between: once more
             repaired = False
             if repair and (wrong or not counted):
                 right = deleted if whole else None
-                repaired = await self._store.repair_state(project, sequence, wrong, right)
+                repaired = await self._store.state.repair_state(project, sequence, wrong, right)
                 if not repaired:
                     continue
             findings = [
@@ -366,7 +365,7 @@ class Verification:
         missing: set[bytes] = set()
         for start in range(0, len(digests), _TOGETHER):
             some = digests[start : start + _TOGETHER]
-            missing |= await self._store.missing_vectors(project, model, some)
+            missing |= await self._store.match.missing_vectors(project, model, some)
         if missing and repair:
             self._embeddings.forget(project)
             entries = await self._seen.get(project, [of[digest].sequence for digest in missing])

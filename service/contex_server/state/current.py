@@ -7,13 +7,16 @@ from contextlib import aclosing
 from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
+from contex_server.log.state import StateStore
 from contex_server.state.fold import PAGE_EVENTS, take
 
 _AT_ONCE_KEYS = 5_000
 """So many keys the store tells at one moment, in some 2 ms."""
 
 
-async def live(log: EventLog, project: str) -> tuple[Sequence, dict[str, KeyState]]:
+async def live(
+    log: EventLog, store: StateStore, project: str
+) -> tuple[Sequence, dict[str, KeyState]]:
     """The state of every key, and the sequence that it is exactly the state as of.
 
     Of many keys, they are read while the log goes on, so some come newer than others. No key comes
@@ -24,13 +27,13 @@ async def live(log: EventLog, project: str) -> tuple[Sequence, dict[str, KeyStat
         ContexError: SEQUENCE_TRIMMED if the log was trimmed beyond its end as it was;
             STORE_UNAVAILABLE.
     """
-    at_once = await log.state_now(project, _AT_ONCE_KEYS)
+    at_once = await store.state_now(project, _AT_ONCE_KEYS)
     if at_once is not None:
         sequence, states = at_once
         return sequence, {state.data_key: state for state in states}
     start = (await log.bounds(project)).tail
     state: dict[str, KeyState] = {}
-    async for chunk in log.state(project):
+    async for chunk in store.state(project):
         for latest in chunk:
             state[latest.data_key] = latest
     end = (await log.bounds(project)).tail

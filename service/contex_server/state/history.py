@@ -20,6 +20,7 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.log.port import EventLog
+from contex_server.log.state import StateStore
 from contex_server.state.blame import Blame, Part, blame
 from contex_server.state.patches import Omitted, Patch, patch
 from contex_server.state.snapshots import Snapshots
@@ -91,8 +92,9 @@ class Blamed(NamedTuple):
 class History:
     """Reads the histories of data keys."""
 
-    def __init__(self, log: EventLog, snapshots: Snapshots) -> None:
+    def __init__(self, log: EventLog, store: StateStore, snapshots: Snapshots) -> None:
         self._log = log
+        self._store = store
         self._snapshots = snapshots
 
     async def walk(
@@ -175,7 +177,7 @@ class History:
             ContexError: DATA_KEY_NOT_FOUND, REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can't
                 be read any more; STORE_UNAVAILABLE.
         """
-        latest = (await self._log.latest(project, [data_key])).get(data_key)
+        latest = (await self._store.latest(project, [data_key])).get(data_key)
         if latest is None:
             raise data_key_not_found(project, data_key, None)
         if not 1 <= revision <= latest.revision:
@@ -254,11 +256,11 @@ class History:
         low, high, known = BEGINNING, latest.sequence, latest
         while known.revision - revision > _NEAR:
             middle = _between(low, high)
-            info = next(iter(await self._log.snapshots(project, middle, 1)), None)
+            info = next(iter(await self._snapshots.stored.after(project, middle, 1)), None)
             if info is None or info.sequence >= high:
                 # None in the upper half; what is nearest in the lower?
                 high = middle
-                info = await self._log.snapshot_before(project, middle)
+                info = await self._snapshots.stored.before(project, middle)
                 if info is None or info.sequence <= low:
                     break
             snapshot = await self._snapshots.read(project, info.sequence)

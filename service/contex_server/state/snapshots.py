@@ -9,7 +9,7 @@ import structlog
 from cachetools import LRUCache
 
 from contex_server.kernel.model import BEGINNING, Sequence
-from contex_server.log.port import EventLog, SnapshotInfo
+from contex_server.log.state import SnapshotInfo, SnapshotReader
 from contex_server.state.snapshot_format import SnapshotDamaged, decode
 from contex_server.state.state import EMPTY, Snapshot
 
@@ -31,12 +31,12 @@ class Snapshots:
     """The snapshots of all projects, as readers need them.
 
     Args:
-        event_log: Where they are.
+        stored: Where they are.
         cache_bytes: What is kept at hand, about.
     """
 
-    def __init__(self, event_log: EventLog, *, cache_bytes: int) -> None:
-        self._log = event_log
+    def __init__(self, stored: SnapshotReader, *, cache_bytes: int) -> None:
+        self.stored = stored
         self._cache: LRUCache[tuple[str, Sequence], Snapshot] = LRUCache(
             cache_bytes, getsizeof=lambda snapshot: snapshot.nbytes
         )
@@ -48,7 +48,7 @@ class Snapshots:
             ContexError: STORE_UNAVAILABLE.
         """
         while True:
-            info = await self._log.snapshot_before(project, until)
+            info = await self.stored.before(project, until)
             if info is None:
                 return Taken(BEGINNING, EMPTY)
             snapshot = await self.read(project, info.sequence)
@@ -61,7 +61,7 @@ class Snapshots:
         held = self._cache.get((project, sequence))
         if held is not None:
             return held
-        data = await self._log.snapshot(project, sequence)
+        data = await self.stored.get(project, sequence)
         if data is None:
             return None
         try:

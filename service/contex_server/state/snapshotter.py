@@ -15,9 +15,12 @@ import structlog
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, KeyState, Sequence
-from contex_server.log.claims import Claims
 from contex_server.log.pages import pages
-from contex_server.log.port import Counters, EventLog, SnapshotInfo
+from contex_server.log.port import EventLog
+from contex_server.log.projects import Counters
+from contex_server.log.state import SnapshotInfo
+from contex_server.log.store import Store
+from contex_server.log.tasks import Claims
 from contex_server.state.current import live
 from contex_server.state.fold import PAGE_EVENTS, take
 from contex_server.state.snapshot_format import encode
@@ -40,6 +43,7 @@ class Snapshotter:
 
     Args:
         event_log: The log.
+        store: Keeps snapshots and counts.
         snapshots: Reads the snapshots that there are.
         events: Events after which one is due, ...
         size: ... or bytes of events. At least half as many events as there are keys must
@@ -50,6 +54,7 @@ class Snapshotter:
     def __init__(
         self,
         event_log: EventLog,
+        store: Store,
         snapshots: Snapshots,
         *,
         events: int,
@@ -57,11 +62,12 @@ class Snapshotter:
         look_s: float = _LOOK_S,
     ) -> None:
         self._log = event_log
+        self._store = store
         self._snapshots = snapshots
         self._events = events
         self._bytes = size
         self._look_s = look_s
-        self.claims = Claims(event_log, _TASK)
+        self.claims = Claims(store.tasks, _TASK)
         self._appended: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._newest: dict[str, SnapshotInfo] = {}
@@ -114,7 +120,7 @@ class Snapshotter:
         """Adds up the counts of the hours that are over. Whoever else does it does no harm."""
         hour = int(time.time()) // 3600
         if self._rolled_up.get(project) != hour:
-            await self._log.roll_up(project)
+            await self._store.projects.roll_up(project)
             self._rolled_up[project] = hour
 
     async def look(self, project: str) -> int:
@@ -126,11 +132,11 @@ class Snapshotter:
         Raises:
             ContexError: STORE_UNAVAILABLE, STORE_FULL.
         """
-        counters = await self._log.counters(project)
+        counters = await self._store.projects.counters(project)
         # Nobody else takes snapshots while the task is this process's.
         newest = self._newest.get(project)
         if newest is None:
-            newest = await self._log.snapshot_before(project, END_OF_TIME)
+            newest = await self._snapshots.stored.before(project, END_OF_TIME)
         grown = counters.events - (newest.events if newest else 0)
         if not await self._is_due(project, counters, newest):
             return grown
@@ -172,7 +178,7 @@ class Snapshotter:
         await self._take_now(project, counters)
 
     async def _take_now(self, project: str, counters: Counters) -> None:
-        sequence, state = await live(self._log, project)
+        sequence, state = await live(self._log, self._store.state, project)
         await self._put(project, sequence, state, counters.events, counters.bytes)
 
     async def _take_of_the_past(self, project: str, taken: Taken, counters: Counters) -> None:
@@ -220,7 +226,7 @@ class Snapshotter:
     ) -> None:
         data = await asyncio.to_thread(encode, state)
         info = SnapshotInfo(sequence, events, size, len(state), len(data))
-        if await self._log.put_snapshot(project, info, data):
+        if await self._store.snapshots.put(project, info, data):
             self._newest[project] = info
             log.debug(
                 "snapshot",

@@ -11,6 +11,7 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
+from contex_server.log.state import StateStore
 from contex_server.state.current import live
 from contex_server.state.fold import PAGE_EVENTS, take
 from contex_server.state.moments import Asked, Moment, resolve
@@ -25,6 +26,7 @@ class States:
 
     Args:
         log: The log.
+        store: The latest event of each key.
         snapshots: The snapshots.
         cache_bytes: What is kept of states that were asked for, about.
         far: Told of a project whose snapshots are so far apart that a state took more than
@@ -34,12 +36,14 @@ class States:
     def __init__(
         self,
         log: EventLog,
+        store: StateStore,
         snapshots: Snapshots,
         *,
         cache_bytes: int,
         far: Callable[[str], None] = lambda _project: None,
     ) -> None:
         self._log = log
+        self._store = store
         self._snapshots = snapshots
         self._far = far
         self._cache: LRUCache[tuple[str, Sequence], State] = LRUCache(
@@ -59,7 +63,7 @@ class States:
         except ContexError as error:
             if error.reason is not Reason.SEQUENCE_TRIMMED or asked is not None:
                 raise
-        sequence, state = await live(self._log, project)
+        sequence, state = await live(self._log, self._store, project)
         return Moment(sequence, moment.unix_ms), State(sequence, EMPTY, state)
 
     async def at(self, project: str, until: Sequence) -> State:
@@ -79,7 +83,7 @@ class States:
             if error.reason is not Reason.SEQUENCE_TRIMMED:
                 raise
             # The end of the log needs no events: the store knows every key's latest.
-            sequence, changes = await live(self._log, project)
+            sequence, changes = await live(self._log, self._store, project)
             if sequence != until:
                 raise await self._trimmed(project, until) from None
             taken = Taken(BEGINNING, EMPTY)
@@ -94,7 +98,7 @@ class States:
         Raises:
             ContexError: SEQUENCE_TRIMMED if it can't be told any more; STORE_UNAVAILABLE.
         """
-        latest = (await self._log.latest(project, [data_key])).get(data_key)
+        latest = (await self._store.latest(project, [data_key])).get(data_key)
         if latest is None or latest.sequence <= until:
             return latest
         held = self._cache.get((project, until))
@@ -147,7 +151,9 @@ class States:
         """The refusal of a state whose events are gone; it tells the earliest one there is."""
         bounds = await self._log.bounds(project)
         earliest = bounds.tail
-        for info in await self._log.snapshots(project, (bounds.first or bounds.tail).prev(), 1):
+        for info in await self._snapshots.stored.after(
+            project, (bounds.first or bounds.tail).prev(), 1
+        ):
             earliest = info.sequence
         return ContexError(
             Reason.SEQUENCE_TRIMMED,

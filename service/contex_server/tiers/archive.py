@@ -19,8 +19,8 @@ from contex_server.kernel.blocks import BlockDamaged, decode_block
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import Entry, EventFilter, Sequence
-from contex_server.log.archive import Archived, SegmentRecord, StoreLog
-from contex_server.log.port import SnapshotInfo
+from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
+from contex_server.log.state import SnapshotInfo
 from contex_server.tiers.objects import ObjectMissing, Objects
 from contex_server.tiers.segment import (
     FOOTER_BYTES,
@@ -85,7 +85,7 @@ class Archive:
         cache_bytes: What is kept at hand, about.
     """
 
-    def __init__(self, store: StoreLog, objects: Objects, *, cache_bytes: int) -> None:
+    def __init__(self, store: ArchiveStore, objects: Objects, *, cache_bytes: int) -> None:
         self.objects = objects
         self._store = store
         self._directories: LRUCache[str, Directory] = LRUCache(1_000)

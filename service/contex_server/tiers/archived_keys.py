@@ -14,7 +14,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import SUBJECT, Entry
-from contex_server.log.sealing import SealingLog
+from contex_server.log.keys import KeyStore
 from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealer import is_key
 
@@ -27,7 +27,7 @@ class ArchivedKeys:
         objects: Where they are kept.
     """
 
-    def __init__(self, store: SealingLog, objects: Objects) -> None:
+    def __init__(self, store: KeyStore, objects: Objects) -> None:
         self._store = store
         self._objects = objects
         self._kept: set[str] = set()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import SEALED_TAG, Entry, Erasure
-from contex_server.log.sealing import SealingLog
+from contex_server.log.keys import KeyStore
 from contex_server.tiers.master_keys import KEY_BYTES, NONCE_BYTES, MasterKeys
 
 _SEALED = bytes([SEALED_TAG])
@@ -37,7 +37,7 @@ class Sealer:
         master: Wraps them; None: nothing can be sealed, and nothing sealed be read.
     """
 
-    def __init__(self, store: SealingLog, master: MasterKeys | None) -> None:
+    def __init__(self, store: KeyStore, master: MasterKeys | None) -> None:
         self._store = store
         self._master = master
         self._keys: TTLCache[tuple[str, bytes], AESGCM | Erasure] = TTLCache(_CACHED, FRESH_S)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from contex_server.kernel.blocks import BLOCK_BYTES, encode_block, packed, unpacked
 from contex_server.kernel.model import Entry, EventFilter, Sequence
-from contex_server.log.port import SnapshotInfo
+from contex_server.log.state import SnapshotInfo
 
 MAGIC = b"CTXSEG1\n"
 _FOOTER = struct.Struct("<QQ32s8s")

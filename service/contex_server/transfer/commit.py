@@ -21,7 +21,8 @@ from contex_server.kernel.model import (
 )
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
-from contex_server.log.transfer import Restored, TransferLog
+from contex_server.log.store import Store
+from contex_server.log.transfer import Restored
 from contex_server.transfer.staging import Staging
 
 _EVENTS = 500
@@ -45,7 +46,7 @@ class Landing:
     def __init__(
         self,
         event_log: EventLog,
-        store: TransferLog,
+        store: Store,
         publisher: Publisher,
         staging: Staging,
         project: str,
@@ -65,19 +66,19 @@ class Landing:
                 await self._staging.sealed(project, Restored.of(entry, event_codec.links(entry)))
                 for entry in entries
             ]
-            if not await self._store.restore(project, tail, batch):
+            if not await self._store.transfer.restore(project, tail, batch):
                 return False
             tail = entries[-1].sequence
             reached("import-added")
         agents: dict[str, tuple[bytes, Sequence]] = {}
         after = ""
-        while records := await self._store.agents(staged, after, _EVENTS):
+        while records := await self._store.agents.agents(staged, after, _EVENTS):
             after = records[-1].agent_id
             agents.update({a.agent_id: (a.record, a.cursor) for a in records})
-        await self._store.restore_agents(project, agents)
+        await self._store.agents.restore_agents(project, agents)
         if model:
-            async for encodings in self._store.all_vectors(staged, model):
-                await self._store.put_vectors(project, model, encodings)
+            async for encodings in self._store.match.all_vectors(staged, model):
+                await self._store.match.put_vectors(project, model, encodings)
         return True
 
     async def replay(self, name: str, origin: Origin) -> tuple[str, str]:
@@ -111,8 +112,8 @@ class Landing:
 
     async def set_retention(self, retention: bytes, action: bytes) -> None:
         """Sets how long the project is kept, unless it says so itself."""
-        if retention and not await self._store.retention(self._project):
-            await self._store.put_retention(self._project, retention, action)
+        if retention and not await self._store.projects.retention(self._project):
+            await self._store.projects.put_retention(self._project, retention, action)
 
     def _new_event(self, entry: Entry) -> tuple[NewEvent, str]:
         """An event as it was published, and by whom."""

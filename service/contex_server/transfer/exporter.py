@@ -14,9 +14,10 @@ import orjson
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Sequence
+from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
-from contex_server.log.port import AgentRecord, EventLog
-from contex_server.log.transfer import TransferLog
+from contex_server.log.port import EventLog
+from contex_server.log.store import Store
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import Chain, FileFormat, Manifest, Summary, Writer
 from contex_server.transfer.lines import LinesWriter
@@ -91,7 +92,7 @@ class Exporter:
         store: What is kept beside them.
     """
 
-    def __init__(self, event_log: EventLog, store: TransferLog) -> None:
+    def __init__(self, event_log: EventLog, store: Store) -> None:
         self._log = event_log
         self._store = store
 
@@ -122,11 +123,11 @@ class Exporter:
             return Piece(data, at.events, at.bytes, total, at.scanned, resume, summary)
 
         if not wanted.resume:
-            model = await self._store.model(project) if Part.VECTORS in wanted.parts else ""
+            model = await self._store.match.model(project) if Part.VECTORS in wanted.parts else ""
             partial = bool(wanted.after > BEGINNING or not wanted.filter.is_open or bounds.trimmed)
             manifest = Manifest(project, at.cut, rfc3339(bounds.now_ms), partial, model)
             if not partial and cut == bounds.tail:
-                counters = await self._log.counters(project)
+                counters = await self._store.projects.counters(project)
                 manifest = replace(manifest, events=counters.events, bytes=counters.bytes)
             yield piece(writer.begin(manifest))
         source = pages(
@@ -183,20 +184,20 @@ class Exporter:
         project = wanted.project
         if Part.AGENTS in wanted.parts:
             after = ""
-            while records := await self._log.agents(project, after, _AGENTS):
+            while records := await self._store.agents.agents(project, after, _AGENTS):
                 after = records[-1].agent_id
                 kept = [AgentRecord(a.agent_id, a.record, min(a.cursor, cut)) for a in records]
                 yield writer.agents(kept), len(kept), 0
         if Part.VECTORS in wanted.parts:
-            model = await self._store.model(project)
+            model = await self._store.match.model(project)
             seen: set[bytes] = set()
-            async for encodings in self._store.all_vectors(project, model):
+            async for encodings in self._store.match.all_vectors(project, model):
                 fresh = {digest: v for digest, v in encodings.items() if digest not in seen}
                 seen |= fresh.keys()
                 if fresh:
                     yield await asyncio.to_thread(writer.vectors, fresh), 0, len(fresh)
         if Part.SETTINGS in wanted.parts:
-            retention = await self._store.retention(project)
+            retention = await self._store.projects.retention(project)
             if retention:
                 yield writer.settings(retention), 0, 0
 

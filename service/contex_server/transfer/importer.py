@@ -35,8 +35,10 @@ from contex_server.kernel.model import (
     Record,
     Sequence,
 )
-from contex_server.log.port import AgentRecord, EventLog
-from contex_server.log.transfer import Restored, TransferLog
+from contex_server.log.agents import AgentRecord
+from contex_server.log.port import EventLog
+from contex_server.log.store import Store
+from contex_server.log.transfer import Restored
 from contex_server.matching.describe import PayloadMalformed, describe
 from contex_server.matching.embeddings import describe_event
 from contex_server.projects.archiver import Archiver
@@ -125,7 +127,7 @@ class Imports:
     def __init__(
         self,
         event_log: EventLog,
-        store: TransferLog,
+        store: Store,
         publisher: Publisher,
         sealer: Sealer,
         retentions: Retentions,
@@ -165,9 +167,9 @@ class Imports:
         if now < self._swept + _SWEEP_S:
             return
         self._swept = now
-        for project in await self.store.projects():
+        for project in await self.store.projects.projects():
             if "~" in project:
-                note = _read(await self.store.import_note(project))
+                note = _read(await self.store.transfer.import_note(project))
                 if note is not None and note.at < time.time() - _KEPT_S:
                     log.info("import_dropped", project=project)
                     await self.staging(project).drop(note.models)
@@ -233,7 +235,7 @@ class Import:
             raise
 
     async def _take_up(self) -> None:
-        note = _read(await self._store.import_note(self._staged))
+        note = _read(await self._store.transfer.import_note(self._staged))
         if note is not None and note.fingerprint != self._note.fingerprint:
             raise ContexError(
                 Reason.INVALID_FIELD,
@@ -243,7 +245,7 @@ class Import:
         if note is None or not (note.reader or note.checked):
             await self._drop()
             self._note.at = time.time()
-            await self._store.put_import_note(self._staged, self._note.encode())
+            await self._store.transfer.put_import_note(self._staged, self._note.encode())
             return
         self._note = note
         self._manifest = Manifest.of_json(note.manifest)
@@ -270,7 +272,7 @@ class Import:
 
     async def _know_links(self, project: str) -> None:
         """Takes in the latest event of each key of a project, of those that are not known."""
-        async for chunk in self._store.state(project):
+        async for chunk in self._store.state.state(project):
             for state in chunk:
                 link = _Link(state.revision, state.sequence)
                 self._target.setdefault(state.data_key, link)
@@ -555,12 +557,12 @@ class Import:
         self.report.agents += len(records)
         if not self._wanted.dry_run and self._exact:
             agents = {a.agent_id: (a.record, a.cursor) for a in records}
-            await self._store.restore_agents(self._staged, agents)
+            await self._store.agents.restore_agents(self._staged, agents)
 
     async def _take_vectors(self, encodings: dict[bytes, bytes]) -> None:
         self.report.vectors += len(encodings)
         if not self._wanted.dry_run and self._manifest.model:
-            await self._store.put_vectors(self._staged, self._manifest.model, encodings)
+            await self._store.match.put_vectors(self._staged, self._manifest.model, encodings)
 
     # -- staging -------------------------------------------------------------------
 
@@ -599,7 +601,7 @@ class Import:
             name = hashlib.sha256(self._staged.encode()).hexdigest()[:24]
             first, last = await landing.replay(name, self._origin)
             self.report.first, self.report.last = first, last
-            await self._store.note_actions(project, [self._action()])
+            await self._store.audit.note_actions(project, [self._action()])
             return
         if self._known_tail > BEGINNING:
             whole = await landing.add(self._known_tail, note.model)
@@ -610,7 +612,7 @@ class Import:
         reached("import-landed")
         await landing.set_retention(note.retention.encode(), self._action())
         if self._known_tail > BEGINNING:
-            await self._store.note_actions(project, [self._action()])
+            await self._store.audit.note_actions(project, [self._action()])
 
     def _action(self) -> bytes:
         mode = self._wanted.mode.name.lower()

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeAlias
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry
-from contex_server.log.port import AgentRecord
+from contex_server.log.agents import AgentRecord
 
 
 class FileFormat(IntEnum):

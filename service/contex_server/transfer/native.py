@@ -32,7 +32,7 @@ import orjson
 
 from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
-from contex_server.log.port import AgentRecord
+from contex_server.log.agents import AgentRecord
 from contex_server.transfer.items import (
     Agents,
     Chain,

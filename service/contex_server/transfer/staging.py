@@ -20,9 +20,11 @@ from contex_server.kernel.model import (
     Entry,
     KeyState,
 )
-from contex_server.log.claims import HOLD_MS, Claims
-from contex_server.log.port import SnapshotInfo
-from contex_server.log.transfer import Restored, TransferLog, named
+from contex_server.log.buckets import target_project
+from contex_server.log.state import SnapshotInfo
+from contex_server.log.store import Store
+from contex_server.log.tasks import HOLD_MS, Claims
+from contex_server.log.transfer import Restored
 from contex_server.projects.archiver import SNAPSHOT_EVENTS, Archiver, NewSegment
 from contex_server.projects.policy import Retention
 from contex_server.projects.recovery import Recovery
@@ -57,7 +59,7 @@ class Staging:
     def __init__(
         self,
         project: str,
-        store: TransferLog,
+        store: Store,
         sealer: Sealer,
         archiver: Archiver | None,
         recovery: Recovery | None,
@@ -69,7 +71,7 @@ class Staging:
         self._sealer = sealer
         self._archiver = archiver
         self._recovery = recovery
-        self._claims = Claims(store, _TASK)
+        self._claims = Claims(store.tasks, _TASK)
         self._straight = 0
         """So many events go into the archive, ..."""
         self._taken = 0
@@ -100,16 +102,16 @@ class Staging:
         Raises:
             ContexError: ARCHIVE_DAMAGED, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        self.tail = (await self._store.bounds(self.project)).tail
+        self.tail = (await self._store.events.bounds(self.project)).tail
         if self._recovery is not None:
             # It was stopped after a segment was recorded, and before all in it was counted.
-            for record in await self._store.segments(self.project, self.tail, 1):
+            for record in await self._store.archive.segments(self.project, self.tail, 1):
                 await self._recovery.take_in(self.project, record, archived=True)
                 self.tail = record.last
-        counters = await self._store.counters(self.project)
+        counters = await self._store.projects.counters(self.project)
         self._events, self._bytes = counters.events, counters.bytes
         self._taken = self._events
-        async for chunk in self._store.state(self.project):
+        async for chunk in self._store.state.state(self.project):
             self._states.update({state.data_key: state for state in chunk})
 
     def expect(self, events: int, size: int, retention: Retention) -> None:
@@ -128,12 +130,12 @@ class Staging:
         Raises:
             ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        project = named(self.project)
+        project = target_project(self.project)
         if self._archiver is None:
-            return await self._store.commit_import(project, self.project, models, action)
+            return await self._store.transfer.commit_import(project, self.project, models, action)
         async with self._archiver.task(self.project, sweep=False):
             await self._archiver.mark_staged(self.project, staged=False)
-            if await self._store.commit_import(project, self.project, models, action):
+            if await self._store.transfer.commit_import(project, self.project, models, action):
                 return True
             await self._archiver.mark_staged(self.project, staged=True)
             return False
@@ -146,7 +148,7 @@ class Staging:
         """
         if self._archiver is not None:
             await self._archiver.drop_staged(self.project)
-        await self._store.drop_import(self.project, models)
+        await self._store.transfer.drop_import(self.project, models)
 
     async def release(self) -> None:
         """Lets others go on with it."""
@@ -230,7 +232,7 @@ class Staging:
         if events:
             await self._restore(events, note, archived=False)
         elif note:
-            await self._store.put_import_note(self.project, note)
+            await self._store.transfer.put_import_note(self.project, note)
 
     async def _archive(self, events: list[Restored], note: bytes) -> None:
         """Puts events into the archive, and counts them in the store."""
@@ -239,7 +241,7 @@ class Staging:
             return
         assert self._archiver is not None
         async with self._archiver.task(self.project, sweep=False):
-            archived = await self._store.archived(self.project)
+            archived = await self._store.archive.archived(self.project)
             new = NewSegment(self.project, archived)
             await asyncio.to_thread(self._fill, new, events)
             if await self._archiver.add(self.project, new) is None:
@@ -278,7 +280,9 @@ class Staging:
                 self._states[key] = KeyState(key, event.revision, sequence, deleted, event.digest)
 
     async def _restore(self, events: list[Restored], note: bytes, *, archived: bool) -> None:
-        done = await self._store.restore(self.project, self.tail, events, note, archived=archived)
+        done = await self._store.transfer.restore(
+            self.project, self.tail, events, note, archived=archived
+        )
         if not done:
             raise self._in_progress()
         self.tail = Entry(events[-1].id, b"").sequence
@@ -286,7 +290,7 @@ class Staging:
     def _in_progress(self) -> ContexError:
         return ContexError(
             Reason.IMPORT_IN_PROGRESS,
-            f"this import into {named(self.project)!r} is under way elsewhere",
+            f"this import into {target_project(self.project)!r} is under way elsewhere",
             retry_after_ms=HOLD_MS,
             field="start.import_id",
         )

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 from contex_server.kernel.errors import Reason
+from contex_server.log.buckets import BUCKETS, bucket_of
 from contex_server.log.redis.connections import connect, translate
-from contex_server.log.redis.keys import BUCKETS
-from contex_server.log.redis.store import bucket_of, key
+from contex_server.log.redis.key_names import key
 from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ResponseError
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import BEGINNING, Sequence
-from contex_server.log.port import Bounds, Counters, Dimension, Tier
+from contex_server.log.port import Bounds
+from contex_server.log.projects import Counters, Dimension, Tier
 from contex_server.projects.activity import (
     DAY,
     HOUR,
@@ -76,8 +77,8 @@ def ask(events: list[tuple[int, str]], **fields: Any) -> Activity:
             **fields,
         }
     )
-    log: Any = Counted(events)
-    return asyncio.run(read_activity(log, "p", asked))
+    store: Any = Counted(events)
+    return asyncio.run(read_activity(store, store, "p", asked))
 
 
 @given(

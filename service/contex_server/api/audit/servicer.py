@@ -23,7 +23,6 @@ from contex_server.edge.identity import caller
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.protobuf import timestamp
-from contex_server.log.port import EventLog
 
 _SCANNED_ROWS = 20_000
 _ACTIONS = 16
@@ -44,8 +43,7 @@ RangeLike = audit_service_pb2.ListRecordsRequest | audit_service_pb2.ExportRecor
 class AuditServicer:
     """See `protos/contex/v1/audit_service.proto`."""
 
-    def __init__(self, log: EventLog, trail: AuditTrail, audit: Audit, limits: Limits) -> None:
-        self._log = log
+    def __init__(self, trail: AuditTrail, audit: Audit, limits: Limits) -> None:
         self._trail = trail
         self._audit = audit
         self._limits = limits

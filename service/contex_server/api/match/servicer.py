@@ -19,6 +19,7 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import Need, Sequence
 from contex_server.kernel.protobuf import timestamp
+from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.match.backtest import Backtest, Backtests, Progress, Summary
 from contex_server.match.feedback import Feedback, Judgement
@@ -35,6 +36,7 @@ class MatchServicer:
         self,
         settings: Settings,
         log: EventLog,
+        store: MatchStore,
         agents: Agents,
         questions: Questions,
         backtests: Backtests,
@@ -46,6 +48,7 @@ class MatchServicer:
         self._settings = settings
         self._limits = settings.limits
         self._log = log
+        self._store = store
         self._agents = agents
         self._questions = questions
         self._backtests = backtests
@@ -192,7 +195,7 @@ class MatchServicer:
         models = self._matchmaker.embeddings.models
         progress = await self._reembedding.progress(project)
         response = match_service_pb2.GetMatchingStatusResponse(
-            model=await self._log.model(project) or models.configured_id,
+            model=await self._store.model(project) or models.configured_id,
             configured_model=models.configured_id,
             texts_embedded=progress.done,
             texts_total=progress.total,

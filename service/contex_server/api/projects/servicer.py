@@ -16,7 +16,9 @@ from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
 from contex_server.kernel.protobuf import timestamp
-from contex_server.log.port import Bounds, Dimension, EventLog, Tier
+from contex_server.log.port import Bounds, EventLog
+from contex_server.log.projects import Dimension, ProjectStore, Tier
+from contex_server.log.state import SnapshotReader
 from contex_server.projects.activity import (
     DAY,
     HOUR,
@@ -54,6 +56,8 @@ class ProjectServicer:
     def __init__(
         self,
         log: EventLog,
+        store: ProjectStore,
+        snapshots: SnapshotReader,
         keeping: Keeping,
         usages: Usages,
         eraser: Eraser,
@@ -62,6 +66,8 @@ class ProjectServicer:
         limits: Limits,
     ) -> None:
         self._log = log
+        self._store = store
+        self._snapshots = snapshots
         self._keeping = keeping
         self._usages = usages
         self._eraser = eraser
@@ -75,11 +81,11 @@ class ProjectServicer:
         """GetStats."""
         project = fields.project(request.project)
         bounds = await self._log.bounds(project)
-        snapshot = await self._log.snapshot_before(project, END_OF_TIME)
+        snapshot = await self._snapshots.before(project, END_OF_TIME)
         streams = await self._presence.count(project, bounds.now_ms)
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
-        counts = await self._log.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
+        counts = await self._store.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
         usage = await self._usages.of(project)
         archived, counters = usage.archived, usage.counters
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
@@ -184,7 +190,7 @@ class ProjectServicer:
         """GetActivity."""
         project = fields.project(request.project)
         asked = self._question(request, await self._log.bounds(project))
-        found = await read_activity(self._log, project, asked)
+        found = await read_activity(self._log, self._store, project, asked)
         buckets = found.buckets
         return project_service_pb2.GetActivityResponse(
             series=map(_series, found.series),

@@ -1,20 +1,15 @@
-"""Where old events went, on Redis or Valkey.
+"""The directory of the archive, on Redis or Valkey.
 
-ctx:{b}:projects               set: the projects of a bucket
-ctx:{b}:p:<project>:archive    hash: how far the project is archived, see functions/archive.lua
-ctx:{b}:p:<project>:segments   stream: the segments, by the sequence of their last events
-ctx:{b}:p:<project>:retention  string: how long the project is kept
+archive   hash: how far the project is archived, see functions/archive.lua
+segments  stream: the segments, by the sequences of their last events
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
-from contex_server.log.archive import Archived, SegmentRecord
-from contex_server.log.redis.connections import Command, Connections
-from contex_server.log.redis.keys import BUCKETS, key, parse_sequence, projects_key
+from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
+from contex_server.log.redis.client import Client
+from contex_server.log.redis.key_names import key, parse_sequence
 
 _FIELDS = (
     "segments",
@@ -31,30 +26,21 @@ _FIELDS = (
     "rewrites",
 )
 _TRIMMED = 5_000
-"""So many events are removed at once, in half a millisecond."""
+"""Events removed by one call, in half a millisecond."""
 _entry = tuple.__new__
 
 
-class RedisArchive:
-    """The part of `StoreLog` that is about the archive."""
+class RedisArchive(ArchiveStore):
+    """`ArchiveStore` on Redis or Valkey."""
 
-    _audit_retention_ms: int
-    _connections: Connections
-
-    async def _command(self, project: str, *command: Any) -> Any:
-        raise NotImplementedError
-
-    async def _commands(self, project: str, *commands: Command) -> list[Any]:
-        raise NotImplementedError
-
-    async def _commands_of(self, bucket: int, *commands: Command) -> list[Any]:
-        raise NotImplementedError
+    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
+        self._client = client
+        self._audit_retention_ms = audit_retention_ms
 
     async def read_tail(
         self, project: str, after: Sequence, until: Sequence, count: int
     ) -> tuple[list[Entry], Sequence]:
-        """See `StoreLog.read_tail`."""
-        rows, last = await self._commands(
+        rows, last = await self._client.commands(
             project,
             ("XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count),
             ("HGET", key(project, "archive"), "last"),
@@ -63,8 +49,7 @@ class RedisArchive:
         return entries, parse_sequence(last) if last else BEGINNING
 
     async def archived(self, project: str) -> Archived:
-        """See `StoreLog.archived`."""
-        values = await self._command(project, "HMGET", key(project, "archive"), *_FIELDS)
+        values = await self._client.command(project, "HMGET", key(project, "archive"), *_FIELDS)
         segments, first, last, events, size, stored, moved, removed = values[:8]
         digest, directory, remains, rewrites = values[8:]
         return Archived(
@@ -83,16 +68,14 @@ class RedisArchive:
         )
 
     async def segments(self, project: str, after: Sequence, count: int) -> list[SegmentRecord]:
-        """See `StoreLog.segments`."""
-        rows = await self._command(
+        rows = await self._client.command(
             project, "XRANGE", key(project, "segments"), f"({after}", "+", "COUNT", count
         )
         return [_record(last, fields[1]) for last, fields in rows]
 
     async def archive_directory(self, project: str, proposed: str) -> str:
-        """See `StoreLog.archive_directory`."""
         name = key(project, "archive")
-        _, found = await self._commands(
+        _, found = await self._client.commands(
             project, ("HSETNX", name, "directory", proposed), ("HGET", name, "directory")
         )
         return str(found.decode())
@@ -106,14 +89,10 @@ class RedisArchive:
         *,
         removed: int | None = None,
     ) -> bool:
-        """See `StoreLog.add_segment`."""
-        reply = await self._command(
+        reply = await self._client.call(
             project,
-            "FCALL",
             "contex1_add_segment",
-            4,
-            *self._archive_keys(project),
-            key(project, "events"),
+            (*_archive_keys(project), key(project, "events")),
             owner,
             record.ordinal,
             directory,
@@ -129,14 +108,10 @@ class RedisArchive:
         return bool(reply)
 
     async def replace_segment(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        """See `StoreLog.replace_segment`."""
-        reply = await self._command(
+        reply = await self._client.call(
             project,
-            "FCALL",
             "contex1_replace_segment",
-            4,
-            *self._archive_keys(project),
-            key(project, "segments-anew"),
+            (*_archive_keys(project), key(project, "segments-anew")),
             owner,
             str(record.last),
             record.bytes,
@@ -147,14 +122,10 @@ class RedisArchive:
         return bool(reply)
 
     async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        """See `StoreLog.replace_remains`."""
-        reply = await self._command(
+        reply = await self._client.call(
             project,
-            "FCALL",
             "contex1_replace_remains",
-            2,
-            key(project, "task:archive"),
-            key(project, "archive"),
+            (key(project, "task:archive"), key(project, "archive")),
             owner,
             f"{record.last} {_line(record)}",
         )
@@ -169,14 +140,10 @@ class RedisArchive:
         since: Sequence,
         action: bytes,
     ) -> bool:
-        """See `StoreLog.remove_segments`."""
-        reply = await self._command(
+        reply = await self._client.call(
             project,
-            "FCALL",
             "contex1_remove_segments",
-            4,
-            *self._archive_keys(project),
-            key(project, "audit"),
+            (*_archive_keys(project), key(project, "audit")),
             owner,
             str(first),
             f"{remains.last} {_line(remains)}",
@@ -187,94 +154,23 @@ class RedisArchive:
         return bool(reply)
 
     async def trim(self, project: str, until: Sequence) -> int:
-        """See `StoreLog.trim`."""
         keys = (key(project, "archive"), key(project, "events"))
-        function = ("FCALL", "contex1_trim", 2, *keys, str(until), str(until.next()))
+
+        async def remove(at_most: int | str) -> int:
+            return int(
+                await self._client.call(
+                    project, "contex1_trim", keys, str(until), str(until.next()), at_most
+                )
+            )
+
         total = 0
-        while removed := int(await self._command(project, *function, _TRIMMED)):
+        while removed := await remove(_TRIMMED):
             total += removed
-        return total + int(await self._command(project, *function, ""))
+        return total + await remove("")
 
-    async def drop_snapshots(self, project: str, until: Sequence) -> int:
-        """See `StoreLog.drop_snapshots`."""
-        reply = await self._command(
-            project,
-            "FCALL",
-            "contex1_drop_snapshots",
-            2,
-            key(project, "snapshots"),
-            key(project, "snapshot-data"),
-            str(until),
-        )
-        return int(reply)
 
-    async def retention(self, project: str) -> bytes:
-        """See `StoreLog.retention`."""
-        found: bytes | None = await self._command(project, "GET", key(project, "retention"))
-        return found or b""
-
-    async def put_retention(self, project: str, retention: bytes, action: bytes) -> None:
-        """See `StoreLog.put_retention`."""
-        await self._command(
-            project,
-            "FCALL",
-            "contex1_put_retention",
-            2,
-            key(project, "retention"),
-            key(project, "audit"),
-            retention,
-            action,
-            self._audit_retention_ms,
-        )
-
-    async def pace(self, project: str) -> float:
-        """See `StoreLog.pace`."""
-        return float(await self._command(project, "GET", key(project, "pace")) or 0)
-
-    async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
-        """See `StoreLog.put_pace`."""
-        await self._put_for(project, "pace", f"{rate:.1f}" if rate else "", ttl_ms)
-
-    async def trouble(self, project: str) -> str:
-        """See `StoreLog.trouble`."""
-        found: bytes | None = await self._command(project, "GET", key(project, "trouble"))
-        return (found or b"").decode()
-
-    async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
-        """See `StoreLog.put_trouble`."""
-        await self._put_for(project, "trouble", trouble, ttl_ms)
-
-    async def _put_for(self, project: str, kind: str, value: str, ttl_ms: int) -> None:
-        """Keeps a value for a while; "" is none."""
-        name = key(project, kind)
-        command = ("SET", name, value, "PX", ttl_ms) if value else ("DEL", name)
-        await self._command(project, *command)
-
-    async def memory(self, project: str) -> tuple[int, int]:
-        """See `StoreLog.memory`."""
-        info = await self._command(project, "INFO", "memory")
-        lines = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
-        return int(lines[b"used_memory"]), int(lines[b"maxmemory"])
-
-    async def projects(self) -> list[str]:
-        """See `StoreLog.projects`."""
-        found: list[str] = []
-        nodes: dict[str, list[int]] = {}
-        for bucket in range(BUCKETS):
-            nodes.setdefault(self._connections.node(bucket), []).append(bucket)
-        for buckets in nodes.values():
-            commands = [("SMEMBERS", projects_key(bucket)) for bucket in buckets]
-            for members in await self._commands_of(buckets[0], *commands):
-                found += (member.decode() for member in members)
-        return found
-
-    @staticmethod
-    def _archive_keys(project: str) -> Iterable[str]:
-        return (
-            key(project, "task:archive"),
-            key(project, "archive"),
-            key(project, "segments"),
-        )
+def _archive_keys(project: str) -> tuple[str, ...]:
+    return (key(project, "task:archive"), key(project, "archive"), key(project, "segments"))
 
 
 def _line(record: SegmentRecord) -> str:

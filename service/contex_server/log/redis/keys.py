@@ -1,67 +1,87 @@
-"""The names of a project's keys in the store."""
+"""The keys of subjects, on Redis or Valkey.
+
+subjects  hash: keys and erasures, see functions/keys.lua
+"""
 
 from __future__ import annotations
 
-import binascii
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Iterable
 
+from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Sequence
-from contex_server.log.transfer import named
-
-BUCKETS = 256
-
-
-@lru_cache(maxsize=65_536)
-def bucket_of(project: str) -> int:
-    """The bucket of a project: CRC16 as in Redis Cluster, modulo 256.
-
-    A staged project, whose name goes on with "~", lies where its project does.
-    """
-    return binascii.crc_hqx(named(project).encode(), 0) % BUCKETS
+from contex_server.log.keys import Erased, KeyStore
+from contex_server.log.redis.client import Client
+from contex_server.log.redis.key_names import counted_keys, key, parse_sequence
 
 
-@lru_cache(maxsize=65_536)
-def key(project: str, kind: str) -> str:
-    """The name of one of a project's keys."""
-    return f"ctx:{{{bucket_of(project)}}}:p:{project}:{kind}"
+class RedisKeys(KeyStore):
+    """`KeyStore` on Redis or Valkey."""
 
+    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
+        self._client = client
+        self._audit_retention_ms = audit_retention_ms
 
-def projects_key(bucket: int) -> str:
-    """The name of the key that the projects of a bucket are listed in."""
-    return f"ctx:{{{bucket}}}:projects"
+    async def subject_key(
+        self, project: str, subject: str, key_id: bytes, wrapped: bytes
+    ) -> tuple[bytes, bytes]:
+        found = await self._client.call(
+            project,
+            "contex1_subject_key",
+            (key(project, "subjects"),),
+            subject,
+            key_id,
+            wrapped,
+        )
+        return found[0], found[1]
 
+    async def key_of_subject(self, project: str, subject: str) -> bytes:
+        found: bytes | None = await self._client.command(
+            project, "HGET", key(project, "subjects"), f"s:{subject}"
+        )
+        return found or b""
 
-def vectors_key(project: str, model: str) -> str:
-    """The name of the key that holds a project's encodings under a model."""
-    return key(project, f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}")
+    async def wrapped_keys(self, project: str, key_ids: Iterable[bytes]) -> dict[bytes, bytes]:
+        wanted = list(key_ids)
+        fields = [b"k:" + key_id for key_id in wanted]
+        found = await self._client.command(project, "HMGET", key(project, "subjects"), *fields)
+        return {k: value for k, value in zip(wanted, found, strict=True) if value is not None}
 
+    async def restore_key(self, project: str, subject: str, key_id: bytes, stored: bytes) -> None:
+        name = key(project, "subjects")
+        await self._client.command(project, "HSETNX", name, b"k:" + key_id, stored)
+        if subject:
+            await self._client.command(project, "HSETNX", name, f"s:{subject}", key_id)
 
-def agent_keys(project: str, agent_id: str) -> tuple[str, ...]:
-    """The names of the keys that an agent's journal and registration are in, in the order
-    that the functions take them."""
-    return (
-        key(project, f"journal:{agent_id}"),
-        key(project, f"sent:{agent_id}"),
-        key(project, f"streams:{agent_id}"),
-        key(project, "journals"),
-        key(project, "agents"),
-        key(project, "cursors"),
-    )
+    async def erasure(self, project: str, request_id: str) -> tuple[Sequence, int] | None:
+        found = await self._client.command(
+            project, "HGET", key(project, "subjects"), f"r:{request_id}"
+        )
+        if found is None:
+            return None
+        sequence, count = found.split(b" ")
+        return parse_sequence(sequence), int(count)
 
+    async def erase(self, project: str, erased: Erased) -> Sequence:
+        reply = await self._client.call(
+            project,
+            "contex1_erase",
+            (*counted_keys(project), key(project, "state"), key(project, "subjects")),
+            erased.request_id,
+            erased.subject,
+            erased.key_id,
+            erased.tombstone,
+            erased.events,
+            erased.event_type,
+            erased.body,
+            erased.action,
+            self._audit_retention_ms,
+            *(item for name, at in erased.latest.items() for item in (name, str(at))),
+        )
+        return parse_sequence(reply)
 
-def counted_keys(project: str) -> tuple[str, ...]:
-    """The names of the keys that whatever appends writes to, in the order that the functions
-    take them."""
-    return (
-        key(project, "events"),
-        key(project, "stats"),
-        key(project, "activity"),
-        key(project, "activity-open"),
-        key(project, "audit"),
-    )
-
-
-def parse_sequence(text: bytes) -> Sequence:
-    """A sequence as the store writes it."""
-    return Sequence.parse(text.decode())
+    async def rewrite_files(self, project: str) -> bool:
+        try:
+            await self._client.command(project, "BGREWRITEAOF")
+        except ContexError:
+            return False
+        return True

@@ -1,3 +1,263 @@
+-- An agent's journal: a stream of what happened between the service and the agent. What the
+-- agent knew at a moment is the fold of its journal up to it, from the nearest checkpoint on.
+--
+-- Entries, by the name of their first field:
+--   r  "<event> <L|U>\t<origin>", record   it was registered (L) or unregistered (U)
+--   o  "<stream id> <position>\t<origin>"  a stream was opened
+--   c  "<stream id>"                       a stream ended
+--   d  what was sent: first line "<stream id or -> <number of the message in its stream>
+--      <kind> <registration> <position>", then
+--      for each event "<S|R> <event> <revision> <L|D> <needs> <data key>": (S)ent or (R)esent
+--   a  "<position> <cursor>\t<origin>"     it acknowledged; where its cursor stands now
+--   k  everything up to here, written down: what is known, record, cursor, streams
+--
+-- Beside it: "sent", a hash of what was sent last of each data key ("<event> <revision>
+-- <L|D> <ms> <registration> <needs>"), of the needs of the registrations that this refers to
+-- (under NEEDS and the registration, a JSON list), and in COUNTER of the entries since the
+-- checkpoint; and "streams", a hash of open and recent streams ("<opened ms> <closed ms or
+-- 0> <position>\t<origin>").
+--
+-- A key that all these functions take: journal, sent, streams, journals (a set of the agents
+-- that have one), agents, cursors.
+local COUNTER, NEEDS = '\1', '\2'
+local CHECKPOINT_ENTRIES = 256
+local STREAMS_KEPT = 10
+
+local function agent_keys(keys, from)
+  return {
+    journal = keys[from], sent = keys[from + 1], streams = keys[from + 2],
+    journals = keys[from + 3], agents = keys[from + 4], cursors = keys[from + 5],
+  }
+end
+
+local function sent_lines(a)
+  local held, lines, used = redis.call('HGETALL', a.sent), {}, {}
+  for i = 1, #held, 2 do
+    if string.byte(held[i]) > 32 then
+      used[string.match(held[i + 1], '^%S+ %S+ %S+ %S+ (%S+)')] = true
+      lines[#lines + 1] = held[i] .. ' ' .. held[i + 1]
+    end
+  end
+  for i = 1, #held, 2 do
+    if string.sub(held[i], 1, 1) == NEEDS then
+      if used[string.sub(held[i], 2)] then
+        lines[#lines + 1] = held[i] .. ' ' .. held[i + 1]
+      else
+        redis.call('HDEL', a.sent, held[i])
+      end
+    end
+  end
+  return table.concat(lines, '\n')
+end
+
+local function stream_lines(a)
+  local held, lines = redis.call('HGETALL', a.streams), {}
+  for i = 1, #held, 2 do lines[#lines + 1] = held[i] .. ' ' .. held[i + 1] end
+  return table.concat(lines, '\n')
+end
+
+local function checkpoint(a, id)
+  redis.call('XADD', a.journal, '*',
+    'k', sent_lines(a),
+    'record', redis.call('HGET', a.agents, id) or '',
+    'cursor', redis.call('HGET', a.cursors, id) or '',
+    'streams', stream_lines(a))
+  redis.call('HSET', a.sent, COUNTER, 0)
+end
+
+-- What comes before an entry: a checkpoint, where the journal begins (also that of an agent
+-- which is older than its journal), and from time to time. `since` are the entries since the
+-- last one. Returns how many they are now, with the entry.
+local function prepare(a, id, limits, since)
+  if since == 0 and redis.call('EXISTS', a.journal) == 0 then
+    redis.call('SADD', a.journals, id)
+    checkpoint(a, id)
+  elseif since >= CHECKPOINT_ENTRIES and since >= redis.call('HLEN', a.sent) then
+    checkpoint(a, id)
+    if limits.retention_ms > 0 then
+      redis.call('XTRIM', a.journal, 'MINID', '~', whole(now() * 1000 - limits.retention_ms))
+    end
+    redis.call('XTRIM', a.journal, 'MAXLEN', '~', limits.entries)
+    since = 0
+  end
+  return since + 1
+end
+
+-- Prepares for an entry, before anything is changed that a checkpoint holds.
+local function begin(a, id, limits)
+  local since = prepare(a, id, limits, tonumber(redis.call('HGET', a.sent, COUNTER) or 0))
+  redis.call('HSET', a.sent, COUNTER, since)
+end
+
+-- Whether a message of a stream is in the journal already.
+local function is_noted(a, stream, number)
+  local start = stream .. ' ' .. number .. ' '
+  for _, row in ipairs(redis.call('XREVRANGE', a.journal, '+', '-', 'COUNT', 100)) do
+    if row[2][1] == 'd' and string.sub(row[2][2], 1, #start) == start then return true end
+  end
+  return false
+end
+
+-- Whether an event was sent to an agent before; `added` is what this call adds.
+local function was_sent(key, added, id)
+  local start = '\n' .. id .. ' '
+  if added and string.find(added, start, 1, true) then return true end
+  local held = redis.call('GET', key)
+  return held and string.find(held, start, 1, true) ~= nil
+end
+
+-- Notes one message. What it adds to the receivers of its events goes into `added`, the needs
+-- that it meets into `needs_counted`. Returns its place.
+local function note_message(a, message, limits, keys, added, needs_counted)
+  local id, prefix = message.agent, NEEDS .. message.registration
+  local wanted = { COUNTER, prefix }
+  for _, event in ipairs(message.events) do
+    if event.name ~= '' then wanted[#wanted + 1] = event.name end
+  end
+  local held = lookup(a.sent, wanted)
+  local since = prepare(a, id, limits, tonumber(held[COUNTER] or 0))
+
+  local lines = {
+    message.stream .. ' ' .. message.number .. ' ' .. message.kind .. ' ' .. message.registration
+      .. ' ' .. message.position,
+  }
+  local fresh, resent = {}, false
+  for i, event in ipairs(message.events) do
+    local name = event.name
+    local known = fresh[name] and fresh[name].said or held[name]
+    local is_new = name ~= ''
+      and (not known or tonumber(string.match(known, '^%S+ (%d+)')) < event.revision)
+    if is_new then fresh[name] = event end
+    -- A revision above all that were sent of its key was never sent.
+    event.resend = not is_new and was_sent(keys[5 + event.at], added[event.at], id)
+    resent = resent or event.resend
+    lines[i + 1] = (event.resend and 'R ' or 'S ') .. event.said .. ' ' .. event.needs .. ' ' .. name
+  end
+  local placed = redis.call('XADD', a.journal, '*', 'd', table.concat(lines, '\n'))
+
+  local line = id .. ' ' .. placed .. '\n'
+  local values = { COUNTER, whole(since) }
+  for _, event in ipairs(message.events) do
+    added[event.at] = (added[event.at] or '\n') .. line
+  end
+  if not held[prefix] then
+    values[3], values[4] = prefix, message.needs
+  end
+  local suffix = ' ' .. whole(split(placed)) .. ' ' .. message.registration .. ' '
+  for name, event in pairs(fresh) do
+    values[#values + 1] = name
+    values[#values + 1] = event.said .. suffix .. event.needs
+  end
+  chunked('HSET', a.sent, values)
+
+  for i, need in ipairs(message.texts) do
+    local n = need.count
+    if resent then
+      n = 0
+      for _, event in ipairs(message.events) do
+        if not event.resend and string.find(',' .. event.needs, ',' .. i - 1 .. ':', 1, true) then
+          n = n + 1
+        end
+      end
+    end
+    if n > 0 then
+      local name = 'n' .. id .. ': ' .. need.text
+      needs_counted[name] = (needs_counted[name] or 0) + n
+    end
+  end
+  return placed
+end
+
+-- Notes what is about to be sent to agents.
+--
+-- KEYS  activity, activity-open, journals, agents, cursors, for each event where its receivers
+--       are, then for each message: journal, sent, streams
+-- ARGV  retention in ms, entries kept, "R" where the call is repeated, number of events, then
+--       for each message: agent id, stream id or "-", its number in the stream, kind,
+--       registration, position, the needs as a JSON list, their number, then each with how
+--       many events meet it, number of events, and for each: which of the events, revision,
+--       "<sequence> <revision> <L|D>", "<need index>:<score>,…", data key
+local function deliver(keys, args)
+  local limits = { retention_ms = tonumber(args[1]), entries = tonumber(args[2]) }
+  local repeated, count_events = args[3] == 'R', tonumber(args[4])
+  local at, key = 5, 5 + count_events
+  local added, needs_counted, placed = {}, {}, nil
+  while at <= #args do
+    local message = {
+      agent = args[at], stream = args[at + 1], number = args[at + 2], kind = args[at + 3],
+      registration = args[at + 4], position = args[at + 5], needs = args[at + 6],
+      texts = {}, events = {},
+    }
+    local a = {
+      journal = keys[key + 1], sent = keys[key + 2], streams = keys[key + 3],
+      journals = keys[3], agents = keys[4], cursors = keys[5],
+    }
+    key = key + 3
+    local texts = tonumber(args[at + 7])
+    at = at + 8
+    for i = 1, texts do
+      message.texts[i] = { text = args[at], count = tonumber(args[at + 1]) }
+      at = at + 2
+    end
+    local events = tonumber(args[at])
+    at = at + 1
+    for i = 1, events do
+      message.events[i] = {
+        at = tonumber(args[at]), revision = tonumber(args[at + 1]), said = args[at + 2],
+        needs = args[at + 3], name = args[at + 4],
+      }
+      at = at + 5
+    end
+    if not (repeated and message.stream ~= '-' and is_noted(a, message.stream, message.number)) then
+      placed = note_message(a, message, limits, keys, added, needs_counted)
+    end
+  end
+  if not placed then return 0 end
+  local ms = split(placed)
+  for i, lines in pairs(added) do
+    local name = keys[5 + i]
+    local size = redis.call('APPEND', name, lines)
+    -- Kept from the first on; who is sent an old event lets it be kept anew.
+    local event_ms = tonumber(string.match(name, '(%d+)-%d+$'))
+    if limits.retention_ms > 0 and (size == #lines or event_ms < ms - 3600000) then
+      redis.call('PEXPIRE', name, limits.retention_ms)
+    end
+  end
+  count_minute(keys[1], keys[2], ms, needs_counted)
+  return 1
+end
+
+-- Notes that a stream of an agent was opened or has ended.
+--
+-- KEYS  journal … cursors
+-- ARGV  agent id, retention in ms, entries kept, stream id, "o" or "c", position, origin
+local function stream(keys, args)
+  local a, id, name = agent_keys(keys, 1), args[1], args[4]
+  local limits = { retention_ms = tonumber(args[2]), entries = tonumber(args[3]) }
+  begin(a, id, limits)
+  if args[5] == 'c' then
+    local held = redis.call('HGET', a.streams, name)
+    local placed = redis.call('XADD', a.journal, '*', 'c', name)
+    if held then
+      redis.call('HSET', a.streams, name, (string.gsub(held, '^(%d+) 0 ', '%1 ' .. whole(split(placed)) .. ' ')))
+    end
+    return 1
+  end
+  local said = args[6] .. '\t' .. args[7]
+  local placed = redis.call('XADD', a.journal, '*', 'o', name .. ' ' .. said)
+  redis.call('HSET', a.streams, name, whole(split(placed)) .. ' 0 ' .. said)
+  -- The oldest goes, closed or not: what it says of them is in the journal.
+  local held, known = redis.call('HGETALL', a.streams), {}
+  for i = 1, #held, 2 do
+    known[#known + 1] = { held[i], tonumber(string.match(held[i + 1], '^(%d+)')) }
+  end
+  if #known > STREAMS_KEPT then
+    table.sort(known, function(x, y) return x[2] < y[2] end)
+    for i = 1, #known - STREAMS_KEPT do redis.call('HDEL', a.streams, known[i][1]) end
+  end
+  return 1
+end
+
 -- Writes, replaces or removes a registration, and its event, if it is still as expected.
 --
 -- KEYS  events, stats, activity, activity-open, audit, journal … cursors
@@ -62,20 +322,7 @@ local function acknowledge(keys, args)
   return stands
 end
 
--- Lets another embedding model decide in a project, and tells it in the log.
---
--- KEYS  events, stats, activity, activity-open, audit, matching, vectors of the old model
--- ARGV  old model, new model, event type, event body, origin, retention of audit records in ms
--- Returns the event's sequence, or nil if the old model did not decide any more.
-local function change_model(keys, args)
-  if (redis.call('HGET', keys[6], 'model') or '') ~= args[1] then return nil end
-  redis.call('HSET', keys[6], 'model', args[2])
-  redis.call('UNLINK', keys[7])
-  local sequence = add_alone(keys, args[4], args[3])
-  record(keys[5], now(), tonumber(args[6]), 'm', sequence .. '\t' .. args[5])
-  return sequence
-end
-
 redis.register_function('contex1_agent', agent)
 redis.register_function('contex1_acknowledge', acknowledge)
-redis.register_function('contex1_change_model', change_model)
+redis.register_function('contex1_deliver', deliver)
+redis.register_function('contex1_stream', stream)

@@ -1,5 +1,5 @@
 -- Which of a project's events are in the archive, in the hash <archive>:
---   segments, events, bytes, size  counts and sizes, see archive_port.py
+--   segments, events, bytes, size  counts and sizes, see log/archive.py
 --   first, last                    what can be read there
 --   moved                          bytes of all events that were ever archived
 --   removed                        how many events are gone for good
@@ -127,33 +127,8 @@ local function trim(keys, args)
   return redis.call('XTRIM', keys[2], 'MINID', '=', args[2])
 end
 
--- KEYS  snapshots, snapshot-data
--- ARGV  the last to be removed
--- Returns how many were removed.
-local function drop_snapshots(keys, args)
-  local newest = redis.call('XREVRANGE', keys[1], '+', '-', 'COUNT', 1)[1]
-  if not newest then return 0 end
-  local gone = {}
-  for _, row in ipairs(redis.call('XRANGE', keys[1], '-', args[1])) do
-    if row[1] ~= newest[1] then gone[#gone + 1] = row[1] end
-  end
-  chunked('XDEL', keys[1], gone)
-  chunked('HDEL', keys[2], gone)
-  return #gone
-end
-
--- KEYS  retention, audit
--- ARGV  value, action, retention of audit records in ms
-local function put_retention(keys, args)
-  redis.call('SET', keys[1], args[1])
-  record(keys[2], now(), tonumber(args[3]), 'x', args[2])
-  return 1
-end
-
 redis.register_function('contex1_add_segment', add_segment)
 redis.register_function('contex1_replace_segment', replace_segment)
 redis.register_function('contex1_replace_remains', replace_remains)
 redis.register_function('contex1_remove_segments', remove_segments)
 redis.register_function('contex1_trim', trim)
-redis.register_function('contex1_drop_snapshots', drop_snapshots)
-redis.register_function('contex1_put_retention', put_retention)

@@ -84,25 +84,6 @@ local function commit_import(keys, args)
   return 1
 end
 
--- Makes the state, and what is counted of it, what it should be.
---
--- KEYS  events, state, stats
--- ARGV  the tail as it must be, the counter of deleted keys or "", then data keys, and their
---       values or "" for none
--- Returns 1, or 0 if the tail is another.
-local function repair_state(keys, args)
-  if tail_of(keys[1]) ~= args[1] then return 0 end
-  if args[2] ~= '' then redis.call('HSET', keys[3], 'deleted', args[2]) end
-  for i = 3, #args, 2 do
-    if args[i + 1] == '' then
-      redis.call('HDEL', keys[2], args[i])
-    else
-      redis.call('HSET', keys[2], args[i], args[i + 1])
-    end
-  end
-  return 1
-end
-
 -- Removes what was staged.
 --
 -- KEYS  events of the staged project
@@ -120,5 +101,4 @@ end
 
 redis.register_function('contex1_restore', restore)
 redis.register_function('contex1_commit_import', commit_import)
-redis.register_function('contex1_repair_state', repair_state)
 redis.register_function('contex1_drop_import', drop_import)

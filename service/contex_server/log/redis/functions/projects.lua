@@ -119,5 +119,14 @@ local function add_alone(keys, body, kind)
   return placed
 end
 
+-- KEYS  retention, audit
+-- ARGV  value, action, retention of audit records in ms
+local function put_retention(keys, args)
+  redis.call('SET', keys[1], args[1])
+  record(keys[2], now(), tonumber(args[3]), 'x', args[2])
+  return 1
+end
+
 redis.register_function('contex1_roll_up', roll_up)
 redis.register_function('contex1_rolled_up', rolled_up)
+redis.register_function('contex1_put_retention', put_retention)

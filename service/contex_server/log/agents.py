@@ -1,0 +1,167 @@
+"""What agents need of the store: registrations with their cursors, and journals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from contex_server.kernel.model import SERVICE, UNKNOWN, Origin, Sequence
+from contex_server.log.notes import Note
+
+
+class AgentRecord(NamedTuple):
+    """A registration as stored, opaque to the log, and the agent's durable cursor."""
+
+    agent_id: str
+    record: bytes
+    cursor: Sequence
+
+
+class AgentWrite(NamedTuple):
+    """A change of a registration, and the event that announces it.
+
+    Attributes:
+        expected: The record to replace, as it was read; b"" if there must be none.
+        record: The new record; b"" removes the registration.
+        cursor: The new durable cursor. None keeps the current one, and puts a new agent's
+            on the sequence of the event.
+        event_type: Type of the event.
+        body: The serialised event.
+        origin: Who made the call.
+    """
+
+    project: str
+    agent_id: str
+    expected: bytes
+    record: bytes
+    cursor: Sequence | None
+    event_type: str
+    body: bytes
+    origin: Origin = UNKNOWN
+
+
+class AgentWritten(NamedTuple):
+    """The sequence of the event, and the durable cursor after the change."""
+
+    sequence: Sequence
+    cursor: Sequence
+
+
+class AgentStore(Protocol):
+    """Registrations and durable cursors. See `EventLog` for errors."""
+
+    async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
+        """Applies a change; returns None if the stored record is not the expected one."""
+        ...
+
+    async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
+        """A registration; None if there is none."""
+        ...
+
+    async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
+        """The first `count` registrations with an id greater than `after`, by id."""
+        ...
+
+    async def acknowledge(
+        self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
+    ) -> Sequence | None:
+        """Moves a durable cursor forward, never back.
+
+        Returns the cursor afterwards, or None if the agent is not registered.
+        """
+        ...
+
+    async def restore_agents(
+        self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
+    ) -> int:
+        """Stores the registrations and cursors of agents that are not registered yet.
+
+        Returns the number of agents added.
+        """
+        ...
+
+
+class SentEvent(NamedTuple):
+    """An event in a message to an agent.
+
+    Attributes:
+        needs: The needs that it met: index in the agent's list, and score.
+    """
+
+    sequence: Sequence
+    data_key: str
+    revision: int
+    deleted: bool
+    needs: tuple[tuple[int, float], ...]
+
+
+class Sent(NamedTuple):
+    """A message to an agent, as it is noted in its journal.
+
+    Attributes:
+        stream_id: The stream that carries it, or "".
+        number: Its number in the stream, from 1; a message is noted once.
+        kind: How it is sent; opaque to the log.
+        registration: The registration that the needs belong to: when it was last updated,
+            unix milliseconds.
+        position: The stream's position after the message.
+        needs: The needs of that registration.
+        events: What it carries.
+    """
+
+    agent_id: str
+    stream_id: str
+    number: int
+    kind: str
+    registration: int
+    position: Sequence
+    needs: tuple[str, ...]
+    events: tuple[SentEvent, ...]
+
+
+class JournalStore(Protocol):
+    """The journal of each agent: what it registered, was sent and acknowledged.
+
+    See `EventLog` for errors.
+    """
+
+    async def note_sent(
+        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+    ) -> None:
+        """Notes messages in their agents' journals.
+
+        Set `repeated` when a call is retried: messages that are already noted are skipped.
+        """
+        ...
+
+    async def note_stream(
+        self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin
+    ) -> None:
+        """Notes that a stream of an agent was opened at `start`, or has ended if it is None."""
+        ...
+
+    async def journal(
+        self, project: str, agent_id: str, after: Sequence, until: Sequence, count: int
+    ) -> list[Note]:
+        """The first `count` notes of an agent's journal in (after, until], oldest first."""
+        ...
+
+    async def journal_back(
+        self, project: str, agent_id: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Note]:
+        """The last `count` notes in (after, until], newest first."""
+        ...
+
+    async def journal_notes(
+        self, project: str, places: Iterable[tuple[str, Sequence]]
+    ) -> list[Note | None]:
+        """Notes by agent and sequence; None where a note no longer exists."""
+        ...
+
+    async def journals(self, project: str) -> list[str]:
+        """The ids of all agents that have or had a journal, sorted."""
+        ...
+
+    async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
+        """The agents that an event was sent to, each with the notes in its journal."""
+        ...

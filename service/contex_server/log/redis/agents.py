@@ -1,0 +1,250 @@
+"""Registrations and journals, on Redis or Valkey.
+
+agents           hash: agent id -> registration
+cursors          hash: agent id -> acknowledged sequence
+journals         set: the agents that have a journal
+journal:<agent>  stream: its journal, see functions/agents.lua
+sent:<agent>     hash: what it was sent last of each key
+streams:<agent>  hash: its open and recent streams
+receivers:<seq>  string: who was sent an event, and where that is noted
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from contex_server.kernel.model import SERVICE, Origin, Sequence
+from contex_server.log.agents import (
+    AgentRecord,
+    AgentStore,
+    AgentWrite,
+    AgentWritten,
+    JournalStore,
+    Sent,
+)
+from contex_server.log.notes import Note
+from contex_server.log.redis.client import Client, fcall
+from contex_server.log.redis.connections import Command
+from contex_server.log.redis.key_names import agent_keys, counted_keys, key, parse_sequence
+from contex_server.log.redis.notes import as_note, read_notes
+
+_MESSAGES = 128
+_EVENTS = 512
+"""Messages, and events in them, that are noted in one call: some 3 ms of the store's time."""
+
+
+class RedisAgents(AgentStore):
+    """`AgentStore` on Redis or Valkey."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        audit_retention_ms: int,
+        delivery_retention_ms: int,
+        journal_entries: int,
+    ) -> None:
+        self._client = client
+        self._audit_retention_ms = audit_retention_ms
+        self._delivery_retention_ms = delivery_retention_ms
+        self._journal_entries = journal_entries
+
+    async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
+        project = write.project
+        reply = await self._client.call(
+            project,
+            "contex1_agent",
+            (*counted_keys(project), *agent_keys(project, write.agent_id)),
+            write.agent_id,
+            write.expected,
+            write.record,
+            "" if write.cursor is None else str(write.cursor),
+            write.event_type,
+            write.body,
+            str(write.origin),
+            self._audit_retention_ms,
+            self._delivery_retention_ms,
+            self._journal_entries,
+        )
+        if reply is None:
+            return None
+        sequence = parse_sequence(reply[0])
+        return AgentWritten(sequence, parse_sequence(reply[1]) if reply[1] else sequence)
+
+    async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
+        record, cursor = await self._client.commands(
+            project,
+            ("HGET", key(project, "agents"), agent_id),
+            ("HGET", key(project, "cursors"), agent_id),
+        )
+        if record is None:
+            return None
+        return AgentRecord(agent_id, record, parse_sequence(cursor or b"0-0"))
+
+    async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
+        ids = await self._client.command(project, "HKEYS", key(project, "agents"))
+        page = sorted(i for i in ids if i > after.encode())[:count]
+        if not page:
+            return []
+        records, cursors = await self._client.commands(
+            project,
+            ("HMGET", key(project, "agents"), *page),
+            ("HMGET", key(project, "cursors"), *page),
+        )
+        return [
+            AgentRecord(agent_id.decode(), record, parse_sequence(cursor or b"0-0"))
+            for agent_id, record, cursor in zip(page, records, cursors, strict=True)
+            if record is not None
+        ]
+
+    async def acknowledge(
+        self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
+    ) -> Sequence | None:
+        reply = await self._client.call(
+            project,
+            "contex1_acknowledge",
+            agent_keys(project, agent_id),
+            agent_id,
+            self._delivery_retention_ms,
+            self._journal_entries,
+            str(sequence),
+            str(origin),
+        )
+        return None if reply is None else parse_sequence(reply)
+
+    async def restore_agents(
+        self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
+    ) -> int:
+        commands: list[Command] = []
+        for agent_id, (record, cursor) in agents.items():
+            commands.append(("HSETNX", key(project, "cursors"), agent_id, str(cursor)))
+            commands.append(("HSETNX", key(project, "agents"), agent_id, record))
+        replies = await self._client.commands(project, *commands) if commands else []
+        return sum(replies[1::2])
+
+
+class RedisJournals(JournalStore):
+    """`JournalStore` on Redis or Valkey."""
+
+    def __init__(self, client: Client, *, delivery_retention_ms: int, journal_entries: int) -> None:
+        self._client = client
+        self._delivery_retention_ms = delivery_retention_ms
+        self._journal_entries = journal_entries
+
+    async def note_sent(
+        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+    ) -> None:
+        some: list[Sent] = []
+        events = 0
+        for sent in messages:
+            if some and (len(some) == _MESSAGES or events + len(sent.events) > _EVENTS):
+                await self._client.commands(project, self._deliver(project, some, repeated))
+                some, events = [], 0
+            some.append(sent)
+            events += len(sent.events)
+        if some:
+            await self._client.commands(project, self._deliver(project, some, repeated))
+
+    def _deliver(self, project: str, messages: list[Sent], repeated: bool) -> Command:
+        sequences = {event.sequence for sent in messages for event in sent.events}
+        places = {sequence: index for index, sequence in enumerate(sequences, 1)}
+        agents = (agent_keys(project, sent.agent_id)[:3] for sent in messages)
+        keys = (
+            key(project, "activity"),
+            key(project, "activity-open"),
+            key(project, "journals"),
+            key(project, "agents"),
+            key(project, "cursors"),
+            *(key(project, f"receivers:{sequence}") for sequence in places),
+            *(name for names in agents for name in names),
+        )
+        arguments: list[Any] = [
+            self._delivery_retention_ms,
+            self._journal_entries,
+            "R" if repeated else "",
+            len(places),
+        ]
+        for sent in messages:
+            met = Counter(index for event in sent.events for index, _ in event.needs)
+            arguments += (
+                sent.agent_id,
+                sent.stream_id or "-",
+                sent.number,
+                sent.kind,
+                sent.registration,
+                str(sent.position),
+                orjson.dumps(sent.needs),
+                len(sent.needs),
+            )
+            for index, need in enumerate(sent.needs):
+                arguments += (need, met[index])
+            arguments.append(len(sent.events))
+            for event in sent.events:
+                ms, n = event.sequence
+                mark = "D" if event.deleted else "L"
+                arguments += (
+                    places[event.sequence],
+                    event.revision,
+                    f"{ms}-{n} {event.revision} {mark}",
+                    ",".join([f"{index}:{score:.4g}" for index, score in event.needs]) or "-",
+                    event.data_key,
+                )
+        return fcall("contex1_deliver", keys, *arguments)
+
+    async def note_stream(
+        self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin
+    ) -> None:
+        await self._client.call(
+            project,
+            "contex1_stream",
+            agent_keys(project, agent_id),
+            agent_id,
+            self._delivery_retention_ms,
+            self._journal_entries,
+            stream_id,
+            "c" if start is None else "o",
+            "" if start is None else str(start),
+            str(origin),
+        )
+
+    async def journal(
+        self, project: str, agent_id: str, after: Sequence, until: Sequence, count: int
+    ) -> list[Note]:
+        name = key(project, f"journal:{agent_id}")
+        return await read_notes(
+            self._client, project, "XRANGE", name, f"({after}", str(until), count
+        )
+
+    async def journal_back(
+        self, project: str, agent_id: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Note]:
+        name = key(project, f"journal:{agent_id}")
+        return await read_notes(
+            self._client, project, "XREVRANGE", name, str(until), f"({after}", count
+        )
+
+    async def journal_notes(
+        self, project: str, places: Iterable[tuple[str, Sequence]]
+    ) -> list[Note | None]:
+        commands = [
+            ("XRANGE", key(project, f"journal:{agent_id}"), str(place), str(place))
+            for agent_id, place in places
+        ]
+        replies = await self._client.commands(project, *commands) if commands else []
+        return [as_note(rows[0]) if rows else None for rows in replies]
+
+    async def journals(self, project: str) -> list[str]:
+        found = await self._client.command(project, "SMEMBERS", key(project, "journals"))
+        return sorted(agent_id.decode() for agent_id in found)
+
+    async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
+        found = await self._client.command(project, "GET", key(project, f"receivers:{sequence}"))
+        receivers: dict[str, list[Sequence]] = {}
+        words = (found or b"").decode().split()
+        for agent_id, place in zip(words[::2], words[1::2], strict=True):
+            receivers.setdefault(agent_id, []).append(Sequence.parse(place))
+        return receivers

@@ -1,0 +1,119 @@
+"""Commands and function calls on leased connections: what all facets of the store share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from contex_server.log.buckets import bucket_of
+from contex_server.log.redis.connections import (
+    STORE_ERRORS,
+    Command,
+    Connections,
+    execute,
+    execute_one,
+    is_topology_change,
+    translate,
+)
+
+T = TypeVar("T")
+
+_FUNCTIONS = "\n".join(
+    files("contex_server.log.redis").joinpath("functions", f"{name}.lua").read_text()
+    for name in (
+        "common",
+        "projects",
+        "events",
+        "agents",
+        "match",
+        "tasks",
+        "state",
+        "archive",
+        "transfer",
+        "keys",
+    )
+)
+
+
+class Client:
+    """Runs commands on the server that holds a project.
+
+    An error reply is raised as `ContexError`, except "no such key", which is left to the caller
+    as a `ResponseError`.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+
+    async def command(self, project: str, *command: Any) -> Any:
+        """Runs one command and returns its reply."""
+        return (await self.commands_of(bucket_of(project), command))[0]
+
+    async def commands(self, project: str, *commands: Command) -> list[Any]:
+        """Runs commands in one round trip; raises the first error reply."""
+        return await self.commands_of(bucket_of(project), *commands)
+
+    async def call(self, project: str, function: str, keys: Iterable[str], *arguments: Any) -> Any:
+        """Calls a function of `functions/`."""
+        return (await self.commands_of(bucket_of(project), fcall(function, keys, *arguments)))[0]
+
+    async def call_read_only(
+        self, project: str, function: str, keys: Iterable[str], *arguments: Any
+    ) -> Any:
+        """Calls a function that writes nothing; also works while the store is full."""
+        _, *rest = fcall(function, keys, *arguments)
+        return (await self.commands_of(bucket_of(project), ("FCALL_RO", *rest)))[0]
+
+    async def commands_of(self, bucket: int, *commands: Command) -> list[Any]:
+        """`commands` for any project of a bucket."""
+
+        async def run(connection: AbstractConnection) -> list[Any]:
+            replies = await execute(connection, *commands)
+            if any(isinstance(r, ResponseError) and "unction not found" in str(r) for r in replies):
+                # The store came back without its functions. The call did nothing: repeat it.
+                await load_functions(connection)
+                replies = await execute(connection, *commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+        return await self.leased(bucket, run)
+
+    async def leased(self, bucket: int, work: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+        """Does something with a connection to the server of a bucket."""
+        try:
+            async with self.connections.lease(bucket) as connection:
+                return await work(connection)
+        except STORE_ERRORS as error:
+            if isinstance(error, ResponseError) and "no such key" in str(error):
+                raise
+            if is_topology_change(error):
+                await self.connections.topology_changed()
+            raise translate(error) from error
+
+
+def fcall(function: str, keys: Iterable[str], *arguments: Any) -> Command:
+    """The command that calls a function."""
+    names = tuple(keys)
+    return ("FCALL", function, len(names), *names, *arguments)
+
+
+async def load_functions(connection: AbstractConnection) -> None:
+    """Loads the function library unless this very text is loaded already."""
+    libraries = await execute_one(
+        connection, "FUNCTION", "LIST", "LIBRARYNAME", "contex1", "WITHCODE"
+    )
+    for library in libraries:
+        if pairs(library).get(b"library_code") == _FUNCTIONS.encode():
+            return
+    await execute_one(connection, "FUNCTION", "LOAD", "REPLACE", _FUNCTIONS)
+
+
+def pairs(reply: Any) -> dict[bytes, Any]:
+    """A map reply of either version of the protocol."""
+    return dict(reply if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True))

@@ -1,0 +1,347 @@
+"""The event log on Redis or Valkey, and the presence of streams.
+
+events       stream; one field "e" an entry, see functions/events.lua
+requests:0|1 hash: request id -> first answer, in alternating windows
+presence     hash: what each server process has open
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as SequenceOf
+from enum import StrEnum
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from contex_server.kernel.model import (
+    BEGINNING,
+    Append,
+    Appended,
+    Durability,
+    Entry,
+    EventFilter,
+    Sequence,
+)
+from contex_server.log.buckets import bucket_of
+from contex_server.log.events import PresenceStore
+from contex_server.log.port import Bounds, EventLog, Follower
+from contex_server.log.redis.appender import Appender
+from contex_server.log.redis.client import Client, fcall, load_functions, pairs
+from contex_server.log.redis.connections import (
+    STORE_ERRORS,
+    Command,
+    Connections,
+    execute_one,
+    is_topology_change,
+    translate,
+)
+from contex_server.log.redis.key_names import counted_keys, key, parse_sequence, vectors_key
+
+_BLOCK_MS = 2_000
+_FOLLOW_COUNT = 1_000
+_FOLLOW_BYTES = 4 * 1024 * 1024
+"""What one poll should return at most; the count adapts to the size of the events."""
+# What Entry(…) does, without its keyword arguments: twice as fast, on the hottest path.
+_entry = tuple.__new__
+
+
+class Fsync(StrEnum):
+    """When the store writes its append-only file to disk."""
+
+    ALWAYS = "always"
+    LATER = "later"
+    NEVER = "never"
+
+
+class RedisEventLog(EventLog):
+    """`EventLog` on any Redis >= 7.2 or Valkey >= 8.
+
+    Args:
+        client: Runs its commands.
+        fsync: When the store writes to disk.
+        request_window_s: How long request ids are remembered, at least.
+        replication_timeout_ms: How long an append waits for a replica.
+        max_pending: Publishes that may wait before further ones are refused.
+        audit_retention_ms: How long audit records are kept; 0 is for ever.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        fsync: Fsync,
+        *,
+        request_window_s: int,
+        replication_timeout_ms: int,
+        max_pending: int,
+        audit_retention_ms: int,
+    ) -> None:
+        self._client = client
+        self._connections = client.connections
+        self._fsync = fsync
+        self._request_window_s = request_window_s
+        self._replication_timeout_ms = replication_timeout_ms
+        self._max_pending = max_pending
+        self._audit_retention_ms = audit_retention_ms
+        self._appenders: dict[tuple[str, bool], Appender] = {}
+
+    # -- appending ---------------------------------------------------------------
+
+    async def append(self, append: Append) -> Appended:
+        bucket = bucket_of(append.project)
+        replicated = append.durability is Durability.REPLICATED
+        lane = (self._connections.node(bucket), replicated)
+        appender = self._appenders.get(lane)
+        if appender is None:
+            appender = self._appenders[lane] = Appender(
+                self._connections,
+                bucket,
+                self._append_command,
+                load_functions,
+                max_pending=self._max_pending,
+                confirm=self._confirm_replicated if replicated else self._confirm_local,
+            )
+        return await appender.append(append)
+
+    def _append_command(self, project: str, appends: SequenceOf[Append]) -> Command:
+        return append_command(
+            project,
+            appends,
+            request_window_s=self._request_window_s,
+            audit_retention_ms=self._audit_retention_ms,
+        )
+
+    def _confirm_local(self, asks: bool) -> tuple[Command | None, Any]:
+        if self._fsync is Fsync.ALWAYS:
+            return None, lambda _: Durability.FSYNC
+        if self._fsync is Fsync.LATER and asks:
+            return ("WAITAOF", 1, 0, self._replication_timeout_ms), (
+                lambda reply: Durability.FSYNC if _counts(reply)[0] else Durability.MEMORY
+            )
+        return None, lambda _: Durability.MEMORY
+
+    def _confirm_replicated(self, asks: bool) -> tuple[Command | None, Any]:
+        if self._fsync is Fsync.NEVER:
+            return ("WAIT", 1, self._replication_timeout_ms), lambda _: Durability.MEMORY
+        # A replica without an append-only file never confirms by WAITAOF, and then the
+        # answer honestly says FSYNC.
+        return ("WAITAOF", 1, 1, self._replication_timeout_ms), (
+            lambda reply: (Durability.MEMORY, Durability.FSYNC, Durability.REPLICATED)[
+                (_counts(reply)[0] > 0) + (_counts(reply)[0] > 0 and _counts(reply)[1] > 0)
+            ]
+        )
+
+    # -- reading -----------------------------------------------------------------
+
+    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
+        rows = await self._client.command(
+            project, "XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count
+        )
+        return [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
+
+    async def read_back(
+        self, project: str, until: Sequence, after: Sequence, count: int
+    ) -> list[Entry]:
+        rows = await self._client.command(
+            project, "XREVRANGE", key(project, "events"), str(until), f"({after}", "COUNT", count
+        )
+        return [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
+
+    async def narrow(
+        self,
+        project: str,
+        after: Sequence,
+        until: Sequence,
+        wanted: EventFilter,
+        *,
+        backwards: bool = False,
+    ) -> tuple[Sequence, Sequence]:
+        return after, until  # The store has no index.
+
+    async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
+        stream = key(project, "events")
+        commands = [("XRANGE", stream, str(s), str(s)) for s in sequences]
+        replies = await self._client.commands(project, *commands) if commands else []
+        return [Entry(rows[0][0], rows[0][1][1]) if rows else None for rows in replies]
+
+    async def bounds(self, project: str) -> Bounds:
+        try:
+            time, info = await self._client.commands(
+                project, ("TIME",), ("XINFO", "STREAM", key(project, "events"))
+            )
+        except ResponseError:  # "no such key"
+            time = await self._client.command(project, "TIME")
+            return Bounds(None, BEGINNING, trimmed=False, now_ms=_ms(time))
+        fields = pairs(info)
+        first = fields[b"first-entry"]
+        return Bounds(
+            parse_sequence(first[0]) if first else None,
+            parse_sequence(fields[b"last-generated-id"]),
+            trimmed=fields[b"entries-added"] > fields[b"length"],
+            length=fields[b"length"],
+            now_ms=_ms(time),
+            added=fields[b"entries-added"],
+        )
+
+    async def history(
+        self, project: str, sequence: Sequence, count: int, max_bytes: int
+    ) -> list[Entry]:
+        found = await self._client.call_read_only(
+            project,
+            "contex1_history",
+            (key(project, "events"),),
+            str(sequence),
+            count,
+            max_bytes,
+        )
+        return [Entry(*pair) for pair in zip(found[::2], found[1::2], strict=True)]
+
+    def follower(self, bucket: int) -> Follower:
+        return RedisFollower(self._connections, bucket)
+
+    async def ping(self) -> None:
+        await self._client.leased(0, lambda connection: execute_one(connection, "PING"))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(appender.close() for appender in self._appenders.values()))
+        self._appenders.clear()
+        await self._connections.close()
+
+
+def append_command(
+    project: str,
+    appends: SequenceOf[Append],
+    *,
+    request_window_s: int,
+    audit_retention_ms: int,
+) -> Command:
+    """The call that appends some publishes of one project."""
+    vectors: dict[bytes, bytes] = {}
+    publishes: list[Any] = []
+    model = next((append.model for append in appends if append.vectors), "")
+    for append in appends:
+        if append.model == model:
+            # Of two models, one's vectors are left to be computed when they are needed.
+            vectors.update(append.vectors)
+        publishes += (
+            append.request_id,
+            str(append.origin),
+            append.publisher,
+            len(append.events),
+        )
+        for event in append.events:
+            expected = event.expected_revision
+            publishes += (
+                event.data_key,
+                "" if expected is None else expected,
+                "T" if event.tombstone else "",
+                event.digest,
+                event.event_type,
+                event.body,
+            )
+    keys = (
+        *counted_keys(project),
+        key(project, "state"),
+        vectors_key(project, model),
+        key(project, "requests:0"),
+        key(project, "requests:1"),
+        key(project, "matching"),
+    )
+    return fcall(
+        "contex1_append",
+        keys,
+        request_window_s,
+        audit_retention_ms,
+        model,
+        len(vectors),
+        *(item for pair in vectors.items() for item in pair),
+        *publishes,
+    )
+
+
+class RedisFollower(Follower):
+    """XREAD BLOCK on a connection of its own, with explicit ids."""
+
+    def __init__(self, connections: Connections, bucket: int) -> None:
+        self._connections = connections
+        self._bucket = bucket
+        self._connection: AbstractConnection | None = None
+        self._count = 64
+
+    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
+        names: dict[Any, str] = {key(project, "events").encode(): project for project in positions}
+        command = (
+            *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", self._count, "STREAMS"),
+            *names,
+            *(str(position) for position in positions.values()),
+        )
+        try:
+            if self._connection is None:
+                self._connection = await self._connections.open(self._bucket)
+            # It blocks for less than the timeout, so a store that hangs is noticed. Any
+            # failure, also a cancellation, closes the connection.
+            reply = await execute_one(self._connection, *command)
+        except STORE_ERRORS as error:
+            await self.close()
+            if is_topology_change(error):
+                await self._connections.topology_changed()
+            raise translate(error) from error
+        if not reply:
+            return {}
+        streams = reply.items() if isinstance(reply, dict) else reply
+        received = {
+            names[name]: [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
+            for name, rows in streams
+        }
+        entries = [entry for several in received.values() for entry in several]
+        size = sum(len(entry.body) for entry in entries) // len(entries) + 1
+        self._count = max(1, min(_FOLLOW_COUNT, _FOLLOW_BYTES // size, self._count * 8))
+        return received
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.disconnect(nowait=True)
+
+
+class RedisPresence(PresenceStore):
+    """`PresenceStore` on Redis or Valkey."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def put_presence(self, project: str, owner: str, presence: str) -> None:
+        name = key(project, "presence")
+        if presence:
+            await self._client.command(project, "HSET", name, owner, presence)
+        else:
+            await self._client.command(project, "HDEL", name, owner)
+
+    async def presence(self, project: str) -> dict[str, str]:
+        found = await self._client.command(project, "HGETALL", key(project, "presence"))
+        return {owner.decode(): said.decode() for owner, said in pairs(found).items()}
+
+
+async def fsync_policy(connection: AbstractConnection) -> Fsync:
+    """When the store behind a connection writes to disk."""
+    info = await execute_one(connection, "INFO", "persistence")
+    if b"aof_enabled:1" not in info:
+        return Fsync.NEVER
+    try:
+        reply = await execute_one(connection, "CONFIG", "GET", "appendfsync")
+    except ResponseError:
+        # Managed stores refuse CONFIG; WAITAOF finds out each time.
+        return Fsync.LATER
+    values = list(reply.values()) if isinstance(reply, dict) else reply[1::2]
+    return Fsync.ALWAYS if values == [b"always"] else Fsync.LATER
+
+
+def _ms(time: Any) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000
+
+
+def _counts(reply: Any) -> tuple[int, int]:
+    """The reply of WAITAOF: fsynced locally, by replicas. An error counts as neither."""
+    return (int(reply[0]), int(reply[1])) if isinstance(reply, list) else (0, 0)

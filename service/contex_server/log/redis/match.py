@@ -1,0 +1,89 @@
+"""Encodings and the model that decides, on Redis or Valkey.
+
+vectors:<m>  hash: text digest -> encoding, under a model
+matching     hash: "model" -> the one that decides
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+from contex_server.kernel.model import SERVICE, Sequence
+from contex_server.log.match import MatchStore
+from contex_server.log.redis.client import Client
+from contex_server.log.redis.key_names import counted_keys, key, parse_sequence, vectors_key
+
+_SCAN_COUNT = 500
+_DROPPED = 1_000
+"""Encodings removed by one command."""
+
+
+class RedisMatch(MatchStore):
+    """`MatchStore` on Redis or Valkey."""
+
+    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
+        self._client = client
+        self._audit_retention_ms = audit_retention_ms
+
+    async def vectors(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> dict[bytes, bytes]:
+        wanted = list(digests)
+        if not wanted:
+            return {}
+        found = await self._client.command(project, "HMGET", vectors_key(project, model), *wanted)
+        return {d: v for d, v in zip(wanted, found, strict=True) if v is not None}
+
+    async def missing_vectors(
+        self, project: str, model: str, digests: Iterable[bytes]
+    ) -> set[bytes]:
+        wanted, name = list(digests), vectors_key(project, model)
+        if not wanted:
+            return set()
+        found = await self._client.commands(project, *(("HEXISTS", name, d) for d in wanted))
+        return {d for d, there in zip(wanted, found, strict=True) if not there}
+
+    async def put_vectors(self, project: str, model: str, vectors: Mapping[bytes, bytes]) -> None:
+        name = vectors_key(project, model)
+        if vectors:
+            await self._client.commands(
+                project,
+                ("HSETNX", key(project, "matching"), "model", model),
+                *(("HSETNX", name, d, v) for d, v in vectors.items()),
+            )
+
+    async def drop_vectors(self, project: str, model: str, digests: Iterable[bytes]) -> None:
+        wanted = list(digests)
+        for start in range(0, len(wanted), _DROPPED):
+            some = wanted[start : start + _DROPPED]
+            await self._client.command(project, "HDEL", vectors_key(project, model), *some)
+
+    async def all_vectors(self, project: str, model: str) -> AsyncIterator[dict[bytes, bytes]]:
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._client.command(
+                project, "HSCAN", vectors_key(project, model), cursor, "COUNT", _SCAN_COUNT
+            )
+            yield dict(zip(fields[::2], fields[1::2], strict=True))
+            if cursor == b"0":
+                return
+
+    async def model(self, project: str) -> str:
+        found = await self._client.command(project, "HGET", key(project, "matching"), "model")
+        return "" if found is None else str(found.decode())
+
+    async def change_model(
+        self, project: str, expected: str, model: str, event_type: str, body: bytes
+    ) -> Sequence | None:
+        reply = await self._client.call(
+            project,
+            "contex1_change_model",
+            (*counted_keys(project), key(project, "matching"), vectors_key(project, expected)),
+            expected,
+            model,
+            event_type,
+            body,
+            str(SERVICE),
+            self._audit_retention_ms,
+        )
+        return None if reply is None else parse_sequence(reply)

@@ -1,0 +1,185 @@
+"""Counts, retention and pace of projects, on Redis or Valkey.
+
+    stats                  hash: totals of what was appended
+    activity:<h>           hash: counts of an hour, see functions/projects.lua
+    activity:<d>:<day>     hash: counts of a day, by a dimension
+    activity-open          set: the hours that are not rolled up yet
+    retention              string: how long the project is kept
+    pace, trouble          strings that expire
+
+and `ctx:{b}:projects`, a set: the projects of a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from contex_server.log.buckets import BUCKETS
+from contex_server.log.projects import Counters, Dimension, ProjectStore, Tier
+from contex_server.log.redis.client import Client, pairs
+from contex_server.log.redis.connections import Command
+from contex_server.log.redis.key_names import key, parse_sequence, projects_key
+
+_SCAN_COUNT = 1_000
+_STATS = ("bytes", "deleted", "since", "snapshots", "snapshot_bytes")
+
+
+class RedisProjects(ProjectStore):
+    """`ProjectStore` on Redis or Valkey."""
+
+    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
+        self._client = client
+        self._audit_retention_ms = audit_retention_ms
+
+    async def projects(self) -> list[str]:
+        found: list[str] = []
+        nodes: dict[str, list[int]] = {}
+        for bucket in range(BUCKETS):
+            nodes.setdefault(self._client.connections.node(bucket), []).append(bucket)
+        for buckets in nodes.values():
+            commands = [("SMEMBERS", projects_key(bucket)) for bucket in buckets]
+            for members in await self._client.commands_of(buckets[0], *commands):
+                found += (member.decode() for member in members)
+        return found
+
+    async def counters(self, project: str) -> Counters:
+        commands: list[Command] = [
+            ("HMGET", key(project, "stats"), *_STATS),
+            ("HLEN", key(project, "state")),
+            ("HLEN", key(project, "agents")),
+        ]
+        stream: Command = ("XINFO", "STREAM", key(project, "events"))
+        try:
+            stats, keys, agents, info = await self._client.commands(project, *commands, stream)
+            added = int(pairs(info)[b"entries-added"])
+        except ResponseError:  # "no such key"
+            stats, keys, agents = await self._client.commands(project, *commands)
+            added = 0
+        size, deleted, since, snapshots, snapshot_bytes = stats
+        return Counters(
+            events=added,
+            bytes=int(size or 0),
+            keys=keys,
+            deleted=int(deleted or 0),
+            agents=agents,
+            counted_since=parse_sequence(since or b"0-0"),
+            snapshots=int(snapshots or 0),
+            snapshot_bytes=int(snapshot_bytes or 0),
+        )
+
+    async def activity(
+        self, project: str, dimension: Dimension, tier: Tier, numbers: Iterable[int]
+    ) -> list[dict[bytes, bytes]]:
+        wanted = list(numbers)
+        if tier is Tier.MINUTES:
+            return await self._hours(project, dimension, wanted)
+        commands = [("HGETALL", key(project, f"activity:{dimension}:{day}")) for day in wanted]
+        # The open hours first: one that is rolled up meanwhile is then read twice, which the
+        # day's slots show, and never missed.
+        open_hours = await self._open_hours(project)
+        hours = [hour for hour in open_hours if hour // 24 in set(wanted)]
+        counts = await self._hours(project, dimension, hours)
+        replies = await self._client.commands(project, *commands) if commands else []
+        days = {day: pairs(reply) for day, reply in zip(wanted, replies, strict=True)}
+        for hour, names in zip(hours, counts, strict=True):
+            day, slot = days[hour // 24], hour % 24
+            for name, value in names.items():
+                if not _has_slot(day.get(name, b""), slot):
+                    total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
+                    day[name] = b"%d:%d %s" % (slot, total, day.get(name, b""))
+        return [{name: value.rstrip() for name, value in days[day].items()} for day in wanted]
+
+    async def _open_hours(self, project: str) -> list[int]:
+        found = await self._client.command(project, "SMEMBERS", key(project, "activity-open"))
+        return sorted(map(int, found))
+
+    async def _hours(
+        self, project: str, dimension: Dimension, hours: list[int]
+    ) -> list[dict[bytes, bytes]]:
+        commands = [("HGETALL", key(project, f"activity:{hour}")) for hour in hours]
+        replies = await self._client.commands(project, *commands) if commands else []
+        letter = dimension.value.encode()
+        return [
+            {name[1:]: value for name, value in pairs(reply).items() if name.startswith(letter)}
+            for reply in replies
+        ]
+
+    async def roll_up(self, project: str) -> int:
+        time = await self._client.command(project, "TIME")
+        now = int(time[0]) // 3600
+        over = [hour for hour in await self._open_hours(project) if hour < now]
+        for hour in over:
+            await self._roll_up(project, hour)
+            await self._client.call(
+                project,
+                "contex1_rolled_up",
+                (key(project, "activity"), key(project, "activity-open")),
+                hour,
+            )
+        return len(over)
+
+    async def _roll_up(self, project: str, hour: int) -> None:
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._client.command(
+                project, "HSCAN", key(project, f"activity:{hour}"), cursor, "COUNT", _SCAN_COUNT
+            )
+            totals: dict[str, list[Any]] = {}
+            for name, value in zip(fields[::2], fields[1::2], strict=True):
+                total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
+                totals.setdefault(chr(name[0]), []).extend((name[1:], total))
+            for letter, counts in totals.items():
+                await self._client.call(
+                    project,
+                    "contex1_roll_up",
+                    (key(project, f"activity:{letter}:{hour // 24}"),),
+                    hour % 24,
+                    *counts,
+                )
+            if cursor == b"0":
+                return
+
+    async def retention(self, project: str) -> bytes:
+        found: bytes | None = await self._client.command(project, "GET", key(project, "retention"))
+        return found or b""
+
+    async def put_retention(self, project: str, retention: bytes, action: bytes) -> None:
+        await self._client.call(
+            project,
+            "contex1_put_retention",
+            (key(project, "retention"), key(project, "audit")),
+            retention,
+            action,
+            self._audit_retention_ms,
+        )
+
+    async def pace(self, project: str) -> float:
+        return float(await self._client.command(project, "GET", key(project, "pace")) or 0)
+
+    async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
+        await self._put_for(project, "pace", f"{rate:.1f}" if rate else "", ttl_ms)
+
+    async def trouble(self, project: str) -> str:
+        found: bytes | None = await self._client.command(project, "GET", key(project, "trouble"))
+        return (found or b"").decode()
+
+    async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
+        await self._put_for(project, "trouble", trouble, ttl_ms)
+
+    async def _put_for(self, project: str, kind: str, value: str, ttl_ms: int) -> None:
+        """Stores a value for `ttl_ms`; "" removes it."""
+        name = key(project, kind)
+        command = ("SET", name, value, "PX", ttl_ms) if value else ("DEL", name)
+        await self._client.command(project, *command)
+
+    async def memory(self, project: str) -> tuple[int, int]:
+        info = await self._client.command(project, "INFO", "memory")
+        lines = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
+        return int(lines[b"used_memory"]), int(lines[b"maxmemory"])
+
+
+def _has_slot(value: bytes, slot: int) -> bool:
+    return any(part.partition(b":")[0] == b"%d" % slot for part in value.split(b" "))

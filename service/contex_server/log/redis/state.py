@@ -1,0 +1,159 @@
+"""The latest event of every key, and snapshots, on Redis or Valkey.
+
+state          hash: data key -> latest revision, sequence, mark and digest
+snapshots      stream: the snapshots, by the sequence they are as of
+snapshot-data  hash: that sequence -> the snapshot
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from contex_server.kernel.model import KeyState, Sequence
+from contex_server.log.redis.client import Client
+from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
+
+_SCAN_COUNT = 1_000
+
+
+class RedisState(StateStore):
+    """`StateStore` on Redis or Valkey."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def state(self, project: str) -> AsyncIterator[list[KeyState]]:
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._client.command(
+                project, "HSCAN", key(project, "state"), cursor, "COUNT", _SCAN_COUNT
+            )
+            yield [
+                _key_state(name, value)
+                for name, value in zip(fields[::2], fields[1::2], strict=True)
+            ]
+            if cursor == b"0":
+                return
+
+    async def state_now(
+        self, project: str, max_keys: int
+    ) -> tuple[Sequence, list[KeyState]] | None:
+        reply = await self._client.call_read_only(
+            project,
+            "contex1_state_now",
+            (key(project, "events"), key(project, "state")),
+            max_keys,
+        )
+        if reply is None:
+            return None
+        newest, fields = reply
+        states = [
+            _key_state(name, value) for name, value in zip(fields[::2], fields[1::2], strict=True)
+        ]
+        return parse_sequence(newest), states
+
+    async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
+        wanted = list(data_keys)
+        if not wanted:
+            return {}
+        found = await self._client.command(project, "HMGET", key(project, "state"), *wanted)
+        return {
+            name: _key_state(name.encode(), value)
+            for name, value in zip(wanted, found, strict=True)
+            if value is not None
+        }
+
+    async def repair_state(
+        self,
+        project: str,
+        expected: Sequence,
+        states: Mapping[str, KeyState | None],
+        deleted: int | None,
+    ) -> bool:
+        arguments: list[Any] = [str(expected), "" if deleted is None else deleted]
+        for name, state in states.items():
+            arguments += (
+                name,
+                b""
+                if state is None
+                else state_value(
+                    state.revision, str(state.sequence).encode(), state.deleted, state.digest
+                ),
+            )
+        reply = await self._client.call(
+            project,
+            "contex1_repair_state",
+            (key(project, "events"), key(project, "state"), key(project, "stats")),
+            *arguments,
+        )
+        return bool(reply)
+
+
+class RedisSnapshots(SnapshotStore):
+    """`SnapshotStore` on Redis or Valkey."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def put(self, project: str, info: SnapshotInfo, snapshot: bytes) -> bool:
+        reply = await self._client.call(
+            project,
+            "contex1_snapshot",
+            (key(project, "snapshots"), key(project, "snapshot-data"), key(project, "stats")),
+            str(info.sequence),
+            snapshot,
+            f"{info.events} {info.bytes} {info.keys}",
+        )
+        return bool(reply)
+
+    async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
+        name = key(project, "snapshots")
+        rows = await self._client.command(project, "XREVRANGE", name, str(until), "-", "COUNT", 1)
+        return _snapshot_info(rows[0]) if rows else None
+
+    async def after(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
+        name = key(project, "snapshots")
+        rows = await self._client.command(project, "XRANGE", name, f"({after}", "+", "COUNT", count)
+        return [_snapshot_info(row) for row in rows]
+
+    async def get(self, project: str, sequence: Sequence) -> bytes | None:
+        found: bytes | None = await self._client.command(
+            project, "HGET", key(project, "snapshot-data"), str(sequence)
+        )
+        return found
+
+    async def drop(self, project: str, sequence: Sequence) -> None:
+        await self._client.commands(
+            project,
+            ("HDEL", key(project, "snapshot-data"), str(sequence)),
+            ("XDEL", key(project, "snapshots"), str(sequence)),
+        )
+
+    async def drop_until(self, project: str, until: Sequence) -> int:
+        reply = await self._client.call(
+            project,
+            "contex1_drop_snapshots",
+            (key(project, "snapshots"), key(project, "snapshot-data")),
+            str(until),
+        )
+        return int(reply)
+
+
+def state_value(revision: int, sequence: bytes, deleted: bool, digest: bytes) -> bytes:
+    """A value of the state hash; see functions/common.lua."""
+    return b"%d %b %b%b" % (revision, sequence, b"D" if deleted else b"L", digest)
+
+
+def _key_state(name: bytes, value: bytes) -> KeyState:
+    revision, sequence, rest = value.split(b" ", 2)
+    return KeyState(
+        name.decode(), int(revision), parse_sequence(sequence), rest[:1] == b"D", rest[1:]
+    )
+
+
+def _snapshot_info(row: Any) -> SnapshotInfo:
+    place, fields = row
+    events, size, keys, stored = map(int, fields[1].split(b" "))
+    return SnapshotInfo(parse_sequence(place), events, size, keys, stored)
