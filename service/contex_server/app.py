@@ -12,15 +12,6 @@ from typing import Self
 
 import grpc
 import structlog
-from contex.v1 import (
-    agent_service_pb2,
-    audit_service_pb2,
-    event_service_pb2,
-    match_service_pb2,
-    project_service_pb2,
-    state_service_pb2,
-    transfer_service_pb2,
-)
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -38,7 +29,11 @@ from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
 from contex_server.audit.recorder import Audit
 from contex_server.audit.trail import AuditTrail
-from contex_server.edge.grpc import Calls, bind
+from contex_server.edge.chain import links
+from contex_server.edge.drain import Calls
+from contex_server.edge.grpc import Servicer, handlers
+from contex_server.edge.metrics import CallCounts, CallMetrics
+from contex_server.edge.refusals import Refusals
 from contex_server.events.hub import Hub
 from contex_server.events.presence import Presence
 from contex_server.events.publisher import Publisher
@@ -84,17 +79,6 @@ from contex_server.transfer.importer import Imports
 
 log = structlog.get_logger(__name__)
 
-_EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
-_AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
-_MATCHES = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
-_STATES = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
-_AUDIT = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
-_PROJECTS = project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"]
-_TRANSFERS = transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"]
-_SERVICES = tuple(
-    service.full_name
-    for service in (_EVENTS, _AGENTS, _MATCHES, _STATES, _AUDIT, _PROJECTS, _TRANSFERS)
-)
 _STORE_CHECK_S = 1.0
 _STORE_WAIT_S = 15.0
 _DAY_S = 24 * 3600
@@ -109,6 +93,7 @@ class Server:
         self.port = 0
         self.drain = Drain()
         self.calls = Calls(self.drain)
+        self.counts = CallCounts()
         self._stack = AsyncExitStack()
         self._health = health.aio.HealthServicer()
 
@@ -233,7 +218,7 @@ class Server:
             counter,
             answer_bytes=settings.limits.answer_bytes,
         )
-        audit = Audit(store.audit)
+        audit = Audit(self.log, store.audit)
         stack.push_async_callback(audit.close)
         presence = Presence(store.presence)
         stack.push_async_callback(presence.close)
@@ -257,11 +242,9 @@ class Server:
             answer_bytes=settings.limits.answer_bytes,
         )
         publisher = Publisher(self.log, embeddings, sealer, pace.wait, *appended)
-        servicers = {
-            _EVENTS: EventServicer(
-                settings, self.log, publisher, self.hub, audit, presence, self.drain
-            ),
-            _AGENTS: AgentServicer(
+        servicers: tuple[Servicer, ...] = (
+            EventServicer(settings, self.log, publisher, self.hub, audit, presence, self.drain),
+            AgentServicer(
                 settings,
                 self.log,
                 agents,
@@ -272,7 +255,7 @@ class Server:
                 presence,
                 self.drain,
             ),
-            _MATCHES: MatchServicer(
+            MatchServicer(
                 settings,
                 self.log,
                 store.match,
@@ -284,7 +267,7 @@ class Server:
                 reembedding,
                 audit,
             ),
-            _STATES: StateServicer(
+            StateServicer(
                 settings,
                 self.log,
                 states,
@@ -292,10 +275,10 @@ class Server:
                 audit,
                 self.drain,
             ),
-            _AUDIT: AuditServicer(
+            AuditServicer(
                 AuditTrail(self.log, store.audit, store.journals), audit, settings.limits
             ),
-            _PROJECTS: ProjectServicer(
+            ProjectServicer(
                 self.log,
                 store.projects,
                 tiers.snapshots,
@@ -306,7 +289,7 @@ class Server:
                 presence,
                 settings.limits,
             ),
-            _TRANSFERS: TransferServicer(
+            TransferServicer(
                 Exporter(self.log, store),
                 Imports(
                     self.log,
@@ -321,14 +304,15 @@ class Server:
                 audit,
                 settings.limits,
             ),
-        }
+        )
+        self._services = tuple(servicer.SERVICE.full_name for servicer in servicers)
         self._grpc = grpc.aio.server(options=_options(settings))
         self._grpc.add_generic_rpc_handlers(
-            tuple(bind(service, servicer, self.calls) for service, servicer in servicers.items())
+            handlers(servicers, links(self.calls, self.counts, Refusals(audit)))
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
         )
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
@@ -390,7 +374,7 @@ class Server:
 
     async def _set_health(self, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        for name in ("", *_SERVICES):
+        for name in ("", *self._services):
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
@@ -453,24 +437,24 @@ def _usages(settings: Settings, store: Store, retentions: Retentions) -> Usages:
 
 
 @asynccontextmanager
-async def _watched(settings: Settings, store_url: str) -> AsyncIterator[None]:
-    """What all projects use is looked at, logged, and served as metrics where that is set: by
-    one process, however many serve."""
+async def _watched(settings: Settings, store_url: str) -> AsyncIterator[CallMetrics]:
+    """Watches what all projects use and logs it; serves that and the counts of calls as metrics
+    where a port for them is set. One process does it, however many serve."""
     store = await _open_store(settings, store_url)
-    metrics = Metrics()
+    metrics, calls = Metrics(), CallMetrics()
     usages = _usages(settings, store, Retentions(store.projects, _default_retention(settings)))
     watch = asyncio.create_task(UsageWatch(store.projects, usages, metrics.used).run())
     try:
         if settings.metrics_port is None:
-            yield
+            yield calls
             return
         with ExitStack() as stack:
             try:
-                stack.enter_context(metrics.served(settings.host, settings.metrics_port))
+                stack.enter_context(metrics.served(settings.host, settings.metrics_port, calls))
             except OSError as error:
                 where = f"{settings.host}:{settings.metrics_port}"
                 raise StartupError(f"can't serve metrics on {where}: {error}") from error
-            yield
+            yield calls
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
@@ -534,7 +518,7 @@ async def serve_worker(settings: Settings, store_url: str, lifeline: workers.Lif
     server = await Server.start(settings, store_url)
     _calm_garbage_collector()
     lifeline.ready()
-    await lifeline.ended()
+    await lifeline.report_until_ended(server.counts.totals)
     await server.stop()
 
 
@@ -562,12 +546,13 @@ async def _serve(settings: Settings) -> None:
             stack.push_async_callback(valkey.stop)
             await valkey.start()
             store_url = valkey.url
-        await stack.enter_async_context(_watched(settings, store_url))
+        metrics = await stack.enter_async_context(_watched(settings, store_url))
         if settings.workers > 1:
             serving = True
-            await workers.supervise(serve_worker, settings, store_url, stop)
+            await workers.supervise(serve_worker, settings, store_url, stop, metrics.reported)
             return
         server = await Server.start(settings, store_url)
+        metrics.follow(server.counts)
         stack.push_async_callback(server.stop)
         _calm_garbage_collector()
         serving = True

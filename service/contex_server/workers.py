@@ -7,8 +7,10 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 import structlog
 
@@ -19,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _STOP_TIMEOUT_S = 6.5
 _RESTART_S = (0.5, 10.0)
+_REPORT_S = 1.0
 # Forked processes would inherit gRPC's threads and locks in an unknown state.
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -39,25 +42,41 @@ class Lifeline:
         """Tells the supervisor that the worker serves."""
         self._connection.send(True)
 
-    async def ended(self) -> None:
-        """Returns when the worker should stop."""
-        await self._ended.wait()
+    async def report_until_ended(self, report: Callable[[], Any]) -> None:
+        """Sends the supervisor what `report` returns, once a second; returns when the worker
+        should stop."""
+        while not self._ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_S):
+                    await self._ended.wait()
+            # In a thread: sending waits if the supervisor is busy.
+            with suppress(ConnectionError):
+                await asyncio.to_thread(self._connection.send, report())
 
 
 Worker = Callable[[Settings, str, Lifeline], Awaitable[None]]
+Reported = Callable[[int, Any], None]
+"""Takes what worker n reported; None when that worker's process has ended."""
 
 
 async def supervise(
-    worker: Worker, settings: Settings, store_url: str, stop: asyncio.Event
+    worker: Worker, settings: Settings, store_url: str, stop: asyncio.Event, reported: Reported
 ) -> None:
     """Keeps `settings.workers` processes running until `stop` is set.
+
+    Args:
+        worker: What each process runs.
+        settings: The settings of all.
+        store_url: The store.
+        stop: Set when all are to stop.
+        reported: Called with what each worker reports.
 
     Raises:
         StartupError: A worker died before any was serving; its log says why.
     """
     served = asyncio.Event()
     keepers = [
-        asyncio.create_task(_keep(number, worker, settings, store_url, served))
+        asyncio.create_task(_keep(number, worker, settings, store_url, served, reported))
         for number in range(settings.workers)
     ]
     stopped = asyncio.create_task(stop.wait())
@@ -72,7 +91,12 @@ async def supervise(
 
 
 async def _keep(
-    number: int, worker: Worker, settings: Settings, store_url: str, served: asyncio.Event
+    number: int,
+    worker: Worker,
+    settings: Settings,
+    store_url: str,
+    served: asyncio.Event,
+    reported: Reported,
 ) -> None:
     delay = _RESTART_S[0]
     while True:
@@ -88,10 +112,12 @@ async def _keep(
                 log.info("worker_serving", worker=number, pid=process.pid)
                 served.set()
                 delay = _RESTART_S[0]
+                await _reports(ours, number, reported)
                 await _readable(process.sentinel)
         finally:
             ours.close()
             await _end(process)
+            reported(number, None)
         if not served.is_set():
             raise StartupError(f"worker {number} could not start; its log says why")
         log.error("worker_died", worker=number, code=process.exitcode, restart_in_s=delay)
@@ -108,6 +134,16 @@ def _run(worker: Worker, settings: Settings, store_url: str, connection: Connect
     except (StartupError, ContexError) as error:
         log.error("worker_failed", error=str(error))
         sys.exit(1)
+
+
+async def _reports(connection: Connection, number: int, reported: Reported) -> None:
+    """Passes on what a worker reports, until its process ends."""
+    while True:
+        await _readable(connection.fileno())
+        try:
+            reported(number, connection.recv())
+        except (EOFError, OSError):
+            return
 
 
 def _is_ready(connection: Connection) -> bool:

@@ -21,7 +21,7 @@ import pytest
 import typer
 from contex.v1 import error_reason_pb2, event_service_pb2
 from contex_server.cli.application import application
-from contex_server.edge.status import code_of
+from contex_server.kernel.codes import code_of
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import Reason
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -273,7 +273,7 @@ def test_every_error_is_in_the_table() -> None:
         assert code == f"`{code_of(reason).name}`", reason
         raised = contex.from_refusal(
             event_service_pb2.Refusal(
-                code=code_of(reason).value[0],
+                code=code_of(reason),
                 reason=error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.value}"),
             )
         )

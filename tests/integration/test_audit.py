@@ -140,10 +140,12 @@ async def test_each_action_has_its_row(word_api: Api) -> None:
     unregistered = await api.agents.UnregisterAgent(
         UnregisterAgentRequest(project=P, agent_id="a"), metadata=OPS
     )
-    found = await until_records(api, 17)
+    found = await until_records(api, 18)
     # What is noted in the background may come a little later than what is not.
-    background = ("SUBSCRIBED", "UNSUBSCRIBED", "EXPORTED")
+    background = ("SUBSCRIBED", "UNSUBSCRIBED", "EXPORTED", "REFUSED")
     assert sum(name(r) == "SUBSCRIBED" for r in found) == 2
+    (refused,) = [r for r in found if name(r) == "REFUSED"]
+    assert (refused.detail, refused.count) == ("Publish: PAYLOAD_MALFORMED", 1)
     assert [name(r) for r in found if name(r) not in background] == [
         "PUBLISHED",
         "PUBLISHED",

@@ -185,6 +185,7 @@ class AuditAction(enum.Enum):
     JUDGED = "judged"
     ADMINISTERED = "administered"
     IMPORTED = "imported"
+    REFUSED = "refused"
     OTHER = "other"
     """What a newer server knows; it can't be asked for."""
 

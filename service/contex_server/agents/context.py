@@ -19,6 +19,7 @@ from contex_server.kernel.model import (
     Match,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.match.matchers import Matchmaker
 from contex_server.match.questions import MatchedDatum, Questions
@@ -118,6 +119,7 @@ class AgentContexts:
         *,
         payloads: bool,
         near_misses: int,
+        scope: Scope,
     ) -> AgentContext:
         """See `AgentService.GetAgentContext`.
 
@@ -131,10 +133,10 @@ class AgentContexts:
             data_key: held
             for data_key, held in knowledge.known.items()
             # What was sent of later events of the same millisecond is not of this moment.
-            if held.event <= moment.sequence and not held.deleted
+            if held.event <= moment.sequence and not held.deleted and scope.admits(data_key)
         }
         state = await self._states.at(project, moment.sequence)
-        judged = await self._judged(project, agent, knowledge, known, moment, near_misses)
+        judged = await self._judged(project, agent, knowledge, known, moment, near_misses, scope)
         room = self._answer_bytes // 3 if payloads else 0
         pending = [datum for datum in judged if datum.held is None]
         held_back = [datum for datum in judged if datum.held is not None]
@@ -185,6 +187,7 @@ class AgentContexts:
         known: dict[str, Known],
         moment: Moment,
         near_misses: int,
+        scope: Scope,
     ) -> list[_Judged]:
         """The data at the moment that match or nearly do, and that it had not been sent so."""
         async with self._questions.index(project, moment.sequence) as (index, position):
@@ -211,6 +214,8 @@ class AgentContexts:
             latest = {data_key: index.latest[data_key] for data_key, _ in found}
         judged: list[_Judged] = []
         for data_key, wide_matches in found:
+            if not scope.admits(data_key):
+                continue
             sequence = latest[data_key]
             held = known.get(data_key)
             if held is not None and held.event >= sequence:

@@ -20,6 +20,7 @@ from contex_server.agents.journal import (
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.notes import Note
 
@@ -85,6 +86,7 @@ class Journals:
         count: int,
         *,
         backwards: bool,
+        scope: Scope,
     ) -> tuple[list[Sending], Sequence | None]:
         """What an agent was sent in (after, until] of its journal, and where to go on.
 
@@ -119,10 +121,11 @@ class Journals:
                 after = place
         if not found and await self._is_unknown(project, agent_id):
             raise agent_not_found(project, agent_id)
-        return await self._told(project, agent_id, found), place
+        sendings = await self._told(project, agent_id, found)
+        return [sending for sending in sendings if scope.admits(sending.datum.data_key)], place
 
     async def receivers(
-        self, project: str, event: Sequence, after: str, count: int
+        self, project: str, event: Sequence, after: str, count: int, scope: Scope
     ) -> tuple[list[Sending], str]:
         """Who was sent an event: all sends to the first agents whose ids come after one.
 
@@ -143,7 +146,11 @@ class Journals:
                     by_agent[agent_id].append((place, read))
             for agent_id in some:
                 sendings = await self._told(project, agent_id, by_agent[agent_id])
-                found += [sending for sending in sendings if sending.datum.event == event]
+                found += [
+                    sending
+                    for sending in sendings
+                    if sending.datum.event == event and scope.admits(sending.datum.data_key)
+                ]
                 if len(found) >= count and agent_id != wanted[-1]:
                     return found, agent_id
         return found, ""

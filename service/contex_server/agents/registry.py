@@ -20,6 +20,7 @@ from contex_server.kernel.model import (
     Origin,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentRecord, AgentStore, AgentWrite, AgentWritten
 from contex_server.log.pages import check_readable
 from contex_server.log.port import EventLog
@@ -98,6 +99,7 @@ class Agents:
         last_seen: LogSequence | None,
         budget: Budget,
         origin: Origin,
+        scope: Scope,
     ) -> Registration:
         """See `AgentService.RegisterAgent`; needs and maximum are required.
 
@@ -125,10 +127,17 @@ class Agents:
                 min_delta=min_delta,
             )
 
-        return await self._write(project, agent_id, change, last_seen, budget, origin)
+        return await self._write(project, agent_id, change, last_seen, budget, origin, scope)
 
     async def update(
-        self, project: str, agent_id: str, wishes: Wishes, *, budget: Budget, origin: Origin
+        self,
+        project: str,
+        agent_id: str,
+        wishes: Wishes,
+        *,
+        budget: Budget,
+        origin: Origin,
+        scope: Scope,
     ) -> Registration:
         """See `AgentService.UpdateAgent`.
 
@@ -153,7 +162,7 @@ class Agents:
                 min_delta=wishes.min_delta[0] if wishes.min_delta else current.min_delta,
             )
 
-        return await self._write(project, agent_id, change, None, budget, origin)
+        return await self._write(project, agent_id, change, None, budget, origin, scope)
 
     async def get(self, project: str, agent_id: str) -> tuple[Agent, LogSequence]:
         """A registration and its durable cursor.
@@ -222,12 +231,13 @@ class Agents:
         cursor: LogSequence | None,
         budget: Budget,
         origin: Origin,
+        scope: Scope,
     ) -> Registration:
         stored, agent, written = await self._compare_and_set(
             project, agent_id, change, cursor, origin
         )
         answer = await self._questions.now(
-            project, agent.needs, at_least=written.sequence, budget=budget
+            project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
         )
         acknowledged = written.cursor
         if cursor is None and stored is None and answer.sequence > acknowledged:

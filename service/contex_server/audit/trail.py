@@ -34,6 +34,7 @@ from contex_server.kernel.model import (
     Origin,
     Sequence,
 )
+from contex_server.kernel.scope import EVERYTHING, Scope
 from contex_server.log.agents import JournalStore
 from contex_server.log.audit import AuditStore
 from contex_server.log.notes import Note
@@ -64,6 +65,7 @@ class Action(StrEnum):
     JUDGED = "JUDGED"
     ADMINISTERED = "ADMINISTERED"
     IMPORTED = "IMPORTED"
+    REFUSED = "REFUSED"
 
 
 _OF_JOURNALS = {
@@ -134,6 +136,8 @@ class Wanted:
     agent_ids: frozenset[str] = frozenset()
     data_keys: frozenset[str] = frozenset()
     request_id: str = ""
+    scope: Scope = EVERYTHING
+    """What the reader may see: of rows about a datum, only those about data of the scope."""
 
     def passes(self, row: Row) -> bool:
         """Whether the row is wanted."""
@@ -143,6 +147,7 @@ class Wanted:
             and (not self.agent_ids or row.agent_id in self.agent_ids)
             and (not self.request_id or row.request_id == self.request_id)
             and EventFilter(data_keys=self.data_keys).admits_key(row.data_key)
+            and (self.scope.is_open or not row.data_key or self.scope.admits(row.data_key))
         )
 
     def of_journals(self) -> bool:

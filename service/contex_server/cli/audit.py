@@ -39,6 +39,7 @@ class Action(StrEnum):
     JUDGED = "judged"
     ADMINISTERED = "administered"
     IMPORTED = "imported"
+    REFUSED = "refused"
 
 
 class FileFormat(StrEnum):

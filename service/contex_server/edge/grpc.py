@@ -1,125 +1,121 @@
-"""Binds a servicer's methods to gRPC: parsing, error mapping, and knowing what runs.
+"""Calls that come in by gRPC: parsing, the chain of links, and statuses.
 
-Requests arrive as bytes and are parsed here, so that bytes which are no message get the
-documented error instead of gRPC's own; responses may be bytes already, for the streams that
-join them.
+Requests arrive as bytes and are parsed here, so that bytes which are not a valid message get
+the documented error instead of gRPC's own. Responses may be bytes already, for the streams
+that join them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import keyword
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from contex_server.edge.identity import recognise
-from contex_server.edge.status import abort, as_contex_error
-from contex_server.kernel.drain import Drain
-from contex_server.kernel.errors import ContexError, Reason, shutting_down
+from contex_server.edge.chain import chained
+from contex_server.edge.incoming import Incoming, Link
+from contex_server.edge.status import abort
+from contex_server.kernel.errors import ContexError, Reason
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Write = Callable[[bytes], Awaitable[None]]
 
 
-class Calls:
-    """The calls under way."""
+class Servicer(Protocol):
+    """Implements a service.
 
-    def __init__(self, drain: Drain) -> None:
-        self._drain = drain
-        self._tasks: set[asyncio.Task[Any]] = set()
+    A method is named as in the proto, in snake case, and with "_" behind it where that is a
+    keyword. It takes the request, or the iterator of requests where they are streamed, and
+    the `Call`. It returns the response message, or None where the response is a stream, which
+    goes through `Call.write`.
+    """
 
     @property
-    def active(self) -> int:
-        """How many calls are being handled."""
-        return len(self._tasks)
+    def SERVICE(self) -> ServiceDescriptor:
+        """The service's descriptor."""
+        ...
 
-    async def finished(self, timeout_s: float) -> bool:
-        """Waits until no call is left; False if some are after the time."""
-        # grpc.aio's stop() may return before its handlers have ended.
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout_s)
-        return not self._tasks
 
-    async def run(self, method: str, context: Context, work: Awaitable[Any]) -> Any:
-        """Runs one call and maps what it raises."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+def handlers(
+    servicers: Iterable[Servicer], links: Sequence[Link]
+) -> tuple[grpc.GenericRpcHandler, ...]:
+    """gRPC's handlers for some services, all of whose calls pass the links."""
+    return tuple(
+        grpc.method_handlers_generic_handler(
+            servicer.SERVICE.full_name,
+            {
+                method.name: _handler(method, getattr(servicer, _snake(method.name)), links)
+                for method in servicer.SERVICE.methods
+            },
+        )
+        for servicer in servicers
+    )
+
+
+def _handler(
+    method: MethodDescriptor,
+    behavior: Callable[..., Awaitable[Any]],
+    links: Sequence[Link],
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    service, name = method.containing_service.full_name, method.name
+    parse = _parser(message_factory.GetMessageClass(method.input_type))
+    project_of = _project_reader(method)
+
+    async def serve(call: Incoming) -> Any:
         try:
-            return await work
-        except asyncio.CancelledError:
-            raise
+            return await behavior(call.request, call)
         except grpc.aio.InternalError:
             # A write failed: the client has left, and gRPC is about to cancel the call. It
             # would log its own error with a trace, as if it were a defect.
             raise asyncio.CancelledError from None
-        except BaseException as error:
-            failure = as_contex_error(error, method)
-        finally:
-            self._tasks.discard(task)
+
+    handle = chained(links, serve)
+
+    async def run(read: Callable[[Incoming], Any], context: Context) -> Any:
+        left = context.time_remaining()
+        call = Incoming(
+            service,
+            name,
+            deadline=None if left is None else asyncio.get_running_loop().time() + left,
+            write=context.write,
+            headers=dict(context.invocation_metadata() or ()),
+            peer=context.peer(),
+            read=read,
+        )
+        try:
+            return await handle(call)
+        except ContexError as error:
+            failure = error
         await abort(context, failure)
         raise AssertionError("abort raises")
 
-    def check_open(self) -> None:
-        """Refuses new calls once the shutdown has begun."""
-        if self._drain.started:
-            raise shutting_down()
-
-
-def bind(service: ServiceDescriptor, servicer: Any, calls: Calls) -> grpc.GenericRpcHandler:
-    """gRPC's handler for a service. A method is named as in the proto, in snake case, and
-    with "_" behind it where that is a keyword.
-
-    Unary-unary methods take the request and return the response message. Methods with a
-    streaming response take also `write`; streaming requests come as an async iterator.
-    """
-    handlers = {
-        method.name: _handler(method, getattr(servicer, _snake(method.name)), calls)
-        for method in service.methods
-    }
-    return grpc.method_handlers_generic_handler(service.full_name, handlers)
-
-
-def _handler(
-    method: MethodDescriptor, behavior: Callable[..., Awaitable[Any]], calls: Calls
-) -> grpc.RpcMethodHandler[bytes, bytes]:
-    name = method.full_name
-    parse = _parser(message_factory.GetMessageClass(method.input_type))
-
     async def unary(raw: bytes, context: Context) -> bytes:
-        async def work() -> bytes:
-            calls.check_open()
-            recognise(context)
-            response: Message = await behavior(parse(raw))
-            return response.SerializeToString()
-
-        result: bytes = await calls.run(name, context, work())
-        return result
+        response: Message = await run(single(raw), context)
+        return response.SerializeToString()
 
     async def stream(raw: bytes, context: Context) -> None:
-        async def work() -> None:
-            calls.check_open()
-            recognise(context)
-            await behavior(parse(raw), context.write)
-
-        await calls.run(name, context, work())
+        await run(single(raw), context)
 
     async def duplex(raws: AsyncIterator[bytes], context: Context) -> None:
-        async def requests() -> AsyncIterator[Message]:
+        async def requests(call: Incoming) -> AsyncIterator[Message]:
             async for raw in raws:
-                yield parse(raw)
+                request = parse(raw)
+                call.project = call.project or project_of(request)
+                yield request
 
-        async def work() -> None:
-            calls.check_open()
-            recognise(context)
-            await behavior(requests(), context.write)
+        await run(requests, context)
 
-        await calls.run(name, context, work())
+    def single(raw: bytes) -> Callable[[Incoming], Message]:
+        def read(call: Incoming) -> Message:
+            request = parse(raw)
+            call.project = project_of(request)
+            return request
+
+        return read
 
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(duplex)
@@ -139,6 +135,15 @@ def _parser(message_class: type[Message]) -> Callable[[bytes], Message]:
             ) from None
 
     return parse
+
+
+def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
+    """Reads the project that a request of this method names."""
+    if "project" in method.input_type.fields_by_name:
+        return lambda request: str(request.project)
+    # Import names it once, in the message that comes first.
+    assert "start" in method.input_type.fields_by_name, method.full_name
+    return lambda request: str(request.start.project)
 
 
 def _snake(name: str) -> str:

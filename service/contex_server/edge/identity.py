@@ -1,46 +1,32 @@
-"""Who makes a call: what its connection and metadata say."""
+"""Who makes a call, as far as its headers and its connection say."""
 
 from __future__ import annotations
 
 import re
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Mapping
 from urllib.parse import unquote
 
-import grpc
-
+from contex_server.kernel import names
 from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import UNKNOWN, Origin
+from contex_server.kernel.model import Origin
 
 IDENTITY = "contex-identity"
-"""The metadata by which a client names itself."""
+"""The header by which a client names itself."""
 
-_IDENTITY = re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CLIENT_CHARS = 200
 
-_caller: ContextVar[Origin] = ContextVar("caller", default=UNKNOWN)
 
-
-def caller() -> Origin:
-    """Who makes the call that is being handled."""
-    return _caller.get()
-
-
-def recognise(context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Notes who makes a call, for `caller`.
+def origin_of(headers: Mapping[str, str | bytes], peer: str) -> Origin:
+    """The caller as its headers and its address describe it.
 
     Raises:
-        ContexError: INVALID_FIELD, where the name is none.
+        ContexError: INVALID_FIELD if the name it gives itself is not a valid one.
     """
-    identity = client = ""
-    for name, value in context.invocation_metadata() or ():
-        if name == "user-agent":
-            client = _CONTROL.sub(" ", str(value))[:_CLIENT_CHARS]
-        elif name == IDENTITY:
-            identity = str(value)
-    if not _IDENTITY.fullmatch(identity):
+    identity = str(headers.get(IDENTITY, ""))
+    if not names.IDENTITY.fullmatch(identity):
         raise invalid_field(
             IDENTITY, "must be at most 128 characters of A-Z a-z 0-9 _ . : / @ + - (metadata)"
         )
-    _caller.set(Origin(identity, _CONTROL.sub(" ", unquote(context.peer())), client))
+    client = _CONTROL.sub(" ", str(headers.get("user-agent", "")))[:_CLIENT_CHARS]
+    return Origin(identity, _CONTROL.sub(" ", unquote(peer)), client)

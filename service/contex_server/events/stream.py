@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Sequence as SequenceOf
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Protocol
 
 from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
+from contex_server.kernel import event_codec
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
 from contex_server.kernel.model import END_OF_TIME, EVERYTHING, Entry, EventFilter, Sequence
+from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable, pages
 from contex_server.log.port import EventLog
 
@@ -77,10 +81,12 @@ async def stream(
     limits: StreamLimits,
     drain: Drain,
     wanted: EventFilter = EVERYTHING,
+    scope: Scope = UNRESTRICTED,
 ) -> AsyncGenerator[Message, None]:
     """Everything after `position` that `select` and `feed` pass, without end.
 
-    `feed` must pass exactly what `select` passes, which must be a subset of `wanted`.
+    `feed` must pass exactly what `select` passes, which must be a subset of `wanted`. Of both,
+    only what is in `scope` is yielded; where `wanted` has the scope already, leave it open.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -108,9 +114,10 @@ async def stream(
                     async for page in source:
                         if page.entries:
                             caught_up_to = page.entries[-1].sequence
-                        for chunk in split(
-                            await select(page.entries), caught_up_to, limits.message_bytes
-                        ):
+                        selected = await select(page.entries)
+                        if not scope.is_open:
+                            selected = _visible(selected, scope)
+                        for chunk in split(selected, caught_up_to, limits.message_bytes):
                             position = chunk.position
                             yield Message(Kind.EVENTS, position, chunk)
                             pulse.sent()
@@ -134,6 +141,10 @@ async def stream(
                     live = reader.take(limits.message_bytes)
                     if live is not None:
                         position = live.position
+                        if not scope.is_open:
+                            live = Chunk(_visible(live.deliveries, scope), position)
+                            if not live.deliveries:
+                                continue
                         yield Message(Kind.EVENTS, position, live)
                         pulse.sent()
                         continue
@@ -163,6 +174,18 @@ async def stream(
                 reader = None
     finally:
         pulse.close()
+
+
+def _visible(deliveries: SequenceOf[Delivery], scope: Scope) -> list[Delivery]:
+    """The deliveries that a reader may see. A change of needs is kept, with the data it may see."""
+    visible = []
+    for delivery in deliveries:
+        if delivery.change is not None:
+            data = tuple(_visible(delivery.change.data, scope))
+            visible.append(replace(delivery, change=replace(delivery.change, data=data)))
+        elif scope.admits((delivery.event or event_codec.decode(delivery.entry)).data_key):
+            visible.append(delivery)
+    return visible
 
 
 def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list[Chunk]:

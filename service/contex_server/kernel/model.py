@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
+
+from contex_server.kernel import globs
+from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.kernel.scope import Scope
 
 DATA_PUBLISHED = "data_published"
 DATA_DELETED = "data_deleted"
@@ -294,16 +296,19 @@ class EventFilter:
         event_types: Exact types.
         data_keys: Globs: "*" is any run of characters, "?" any one.
         publishers: Exact publishers.
+        scope: What the reader may see; nothing else passes, whatever is wanted.
     """
 
     event_types: frozenset[str] = frozenset()
     data_keys: frozenset[str] = frozenset()
     publishers: frozenset[str] = frozenset()
+    scope: Scope = UNRESTRICTED
 
     @property
     def is_open(self) -> bool:
         """Whether everything passes."""
-        return not (self.event_types or self.data_keys or self.publishers)
+        wanted = self.event_types or self.data_keys or self.publishers
+        return not wanted and self.scope.is_open
 
     def passes(self, event: Filed) -> bool:
         """Whether the event is wanted."""
@@ -315,18 +320,14 @@ class EventFilter:
 
     def admits_key(self, data_key: str) -> bool:
         """Whether events of this data key are wanted, as far as the key goes."""
+        if not self.scope.admits(data_key):
+            return False
         if not self.data_keys:
             return True
-        return bool(data_key) and _globs(self.data_keys).fullmatch(data_key) is not None
+        return bool(data_key) and globs.compiled(self.data_keys).fullmatch(data_key) is not None
 
 
 EVERYTHING = EventFilter()
-
-
-@lru_cache(maxsize=4_096)
-def _globs(globs: frozenset[str]) -> re.Pattern[str]:
-    """One pattern for several globs; fnmatch's are atomic, so no glob is exponential."""
-    return re.compile("|".join(map(fnmatch.translate, sorted(globs))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +353,7 @@ class Need:
 
     def excludes(self, data_key: str) -> bool:
         """Whether the data key is one of those that never match."""
-        return bool(self.exclude) and _globs(self.exclude).fullmatch(data_key) is not None
+        return bool(self.exclude) and globs.compiled(self.exclude).fullmatch(data_key) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from contex_server.kernel.model import (
     Need,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.match.index import Index
@@ -72,6 +73,7 @@ class Backtest:
     Attributes:
         since: After this event.
         until: Up to and including this one.
+        scope: What the caller may see: no other events are judged.
     """
 
     project: str
@@ -80,6 +82,7 @@ class Backtest:
     until: LogSequence
     min_delta: MinDelta | None
     events: bool
+    scope: Scope
 
 
 class Backtests:
@@ -168,7 +171,7 @@ class Backtests:
         found = await services.work(partial(_one_by_one, index, events, encodings))
         deliveries: list[Delivery] = []
         for entry, event, matches in zip(entries, events, found, strict=True):
-            if event.event_type in SERVICE_TYPES:
+            if event.event_type in SERVICE_TYPES or not asked.scope.admits(event.data_key):
                 continue
             summary.judged += 1
             reached = tuple(

@@ -19,6 +19,7 @@ from contex_server.kernel.model import (
     Origin,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
@@ -66,6 +67,7 @@ class Feedback:
         comment: str,
         request_id: str,
         origin: Origin,
+        scope: Scope,
     ) -> LogSequence:
         """Notes a verdict, with the score that the match has now; see `RecordFeedback`.
 
@@ -81,7 +83,7 @@ class Feedback:
             raise invalid_field("need_index", f"must be below {len(agent.needs)}, not {need_index}")
         need = agent.needs[need_index]
         explained = await self._questions.explain(
-            project, need, data_key="", sequence=sequence, as_of=None
+            project, need, data_key="", sequence=sequence, as_of=None, scope=scope
         )
         match = asdict(explained.explanation.match)
         match["need_index"] = need_index
@@ -103,7 +105,7 @@ class Feedback:
         return appended.first
 
     async def export(
-        self, project: str, since: LogSequence, until: LogSequence
+        self, project: str, since: LogSequence, until: LogSequence, scope: Scope
     ) -> AsyncGenerator[list[Judgement], None]:
         """All verdicts in a range of the log, in log order.
 
@@ -123,7 +125,7 @@ class Feedback:
                 found = [
                     _judgement(event.sequence, record, entry)
                     for event, record, entry in zip(given, records, judged, strict=True)
-                    if entry is not None
+                    if entry is not None and scope.admits(str(record["data_key"]))
                 ]
                 if found:
                     yield found

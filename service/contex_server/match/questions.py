@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason, event_not_found
 from contex_server.kernel.model import (
     Entry,
     Event,
@@ -18,6 +18,7 @@ from contex_server.kernel.model import (
     Need,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.match.index import Index
 from contex_server.match.matchers import Matchmaker
@@ -125,6 +126,7 @@ class Questions:
         *,
         at_least: LogSequence,
         budget: Budget,
+        scope: Scope,
     ) -> Answer:
         """What registered needs match now.
 
@@ -136,7 +138,9 @@ class Questions:
                 encodings = await self._matchmaker.embeddings.of_needs(
                     project, index.model.id, {need.digest: need.text for need in needs}
                 )
-                found = await self._search(index, needs, encodings, position, EventFilter())
+                found = await self._search(
+                    index, needs, encodings, position, EventFilter(scope=scope)
+                )
                 latest = {data_key: index.latest[data_key] for data_key, _ in found}
             return await self._answer(project, found, latest, position, budget)
 
@@ -148,6 +152,7 @@ class Questions:
         data_keys: frozenset[str],
         as_of: Asked,
         budget: Budget,
+        scope: Scope,
     ) -> Answer:
         """See `MatchService.Match`.
 
@@ -159,7 +164,7 @@ class Questions:
             encodings = await self._matchmaker.embeddings.of_questions(
                 project, index.model.id, {q.digest: q.text for q in questions}
             )
-            wanted = EventFilter(data_keys=data_keys)
+            wanted = EventFilter(data_keys=data_keys, scope=scope)
             found = await self._search(index, questions, encodings, position, wanted)
             latest = {data_key: index.latest[data_key] for data_key, _ in found}
         return await self._answer(project, found, latest, position, budget)
@@ -172,6 +177,7 @@ class Questions:
         data_key: str,
         sequence: LogSequence | None,
         as_of: Asked,
+        scope: Scope,
     ) -> Explained:
         """See `MatchService.Explain`.
 
@@ -181,6 +187,7 @@ class Questions:
             data_key: The datum, unless a sequence names an event.
             sequence: The event.
             as_of: The moment to ask about; None: now.
+            scope: What the caller may see; the rest counts as not there.
 
         Raises:
             ContexError: DATA_KEY_NOT_FOUND, EVENT_NOT_FOUND, SEQUENCE_TRIMMED,
@@ -189,7 +196,7 @@ class Questions:
         services = self._matchmaker
         async with self.index(project, as_of) as (index, position):
             place = sequence or index.latest.get(data_key)
-            if place is None:
+            if place is None or not (sequence or scope.admits(data_key)):
                 raise ContexError(
                     Reason.DATA_KEY_NOT_FOUND,
                     f"no datum {data_key!r} in project {project!r} as of {position}",
@@ -205,6 +212,8 @@ class Questions:
                     field="sequence",
                 )
             event = event_codec.decode(entry)
+            if not scope.admits(event.data_key):
+                raise event_not_found(project, place)
             if not event.text_digest:
                 raise ContexError(
                     Reason.EVENT_NOT_FOUND,

@@ -71,14 +71,15 @@ class Metrics(Collector):
         )
 
     @contextmanager
-    def served(self, host: str, port: int) -> Iterator[None]:
-        """Serves them at http://host:port/metrics; port 0 is a free one.
+    def served(self, host: str, port: int, *others: Collector) -> Iterator[None]:
+        """Serves them, and others, at http://host:port/metrics; port 0 is a free one.
 
         Raises:
             OSError: The port is taken.
         """
         registry = CollectorRegistry()
-        registry.register(self)
+        for collector in (self, *others):
+            registry.register(collector)
         server, thread = start_http_server(port, host, registry)
         try:
             log.info("metrics", host=host, port=server.server_port)

@@ -19,6 +19,7 @@ from contex_server.kernel.model import (
     KeyState,
     Sequence,
 )
+from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
 from contex_server.state.blame import Blame, Part, blame
@@ -170,15 +171,16 @@ class History:
         gone = not chain or chain[-1].event.previous_sequence is not None
         return Page(found, None, trimmed=gone)
 
-    async def revision(self, project: str, data_key: str, revision: int) -> Revision:
+    async def revision(self, project: str, data_key: str, revision: int, scope: Scope) -> Revision:
         """One revision of a data key, compared with the one before.
 
         Raises:
-            ContexError: DATA_KEY_NOT_FOUND, REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can't
-                be read any more; STORE_UNAVAILABLE.
+            ContexError: DATA_KEY_NOT_FOUND, also where the reader may not see the key;
+                REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can't be read any more;
+                STORE_UNAVAILABLE.
         """
         latest = (await self._store.latest(project, [data_key])).get(data_key)
-        if latest is None:
+        if latest is None or not scope.admits(data_key):
             raise data_key_not_found(project, data_key, None)
         if not 1 <= revision <= latest.revision:
             raise ContexError(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.kernel.model import BEGINNING, EventFilter, KeyState, Sequence
+from contex_server.kernel.scope import EVERYTHING, Scope
 
 Numbers = NDArray[np.uint64]
 
@@ -107,11 +108,18 @@ class Selection:
         data_keys: Keys or globs; empty: all.
         prefix: What a key starts with.
         include_deleted: Whether those that are deleted count.
+        scope: What the reader may see.
     """
 
     data_keys: frozenset[str] = frozenset()
     prefix: str = ""
     include_deleted: bool = False
+    scope: Scope = EVERYTHING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every key fits, be it deleted or not."""
+        return not self.prefix and not self.data_keys and self.scope.is_open
 
     @cached_property
     def stem(self) -> str:
@@ -124,7 +132,7 @@ class Selection:
 
     @cached_property
     def _filter(self) -> EventFilter:
-        return EventFilter(data_keys=self.data_keys)
+        return EventFilter(data_keys=self.data_keys, scope=self.scope)
 
     def admits(self, data_key: str) -> bool:
         """Whether a key fits, be it deleted or not."""
@@ -132,9 +140,7 @@ class Selection:
 
     def of(self, data_keys: Iterable[str]) -> Iterator[str]:
         """Those that fit."""
-        if self.prefix or self.data_keys:
-            return filter(self.admits, data_keys)
-        return iter(data_keys)
+        return iter(data_keys) if self.is_open else filter(self.admits, data_keys)
 
 
 def _literal(glob: str) -> str:
@@ -192,7 +198,7 @@ class State:
 
     def count(self, wanted: Selection) -> int:
         """How many keys are wanted; 0.3 µs for each where there are globs."""
-        if not wanted.stem and not wanted.data_keys:
+        if wanted.is_open:
             return len(self) - (0 if wanted.include_deleted else len(self.deleted))
         return sum(1 for _ in self.select(wanted))
 

@@ -9,6 +9,7 @@ from cachetools import LRUCache
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, KeyState, Sequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -92,12 +93,17 @@ class States:
             self._cache[project, until] = state
         return state
 
-    async def key_at(self, project: str, data_key: str, until: Sequence) -> KeyState | None:
-        """The state of one key as of a sequence; None if it had no event by then.
+    async def key_at(
+        self, project: str, data_key: str, until: Sequence, scope: Scope
+    ) -> KeyState | None:
+        """The state of one key as of a sequence; None if it had no event by then, or none that
+        the reader may see.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED if it can't be told any more; STORE_UNAVAILABLE.
         """
+        if not scope.admits(data_key):
+            return None
         latest = (await self._store.latest(project, [data_key])).get(data_key)
         if latest is None or latest.sequence <= until:
             return latest

@@ -55,6 +55,11 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     """The service was administered: the matching model was changed."""
     AUDIT_ACTION_IMPORTED: _AuditAction.ValueType  # 12
     """A file was imported. Recorded once the import is visible."""
+    AUDIT_ACTION_REFUSED: _AuditAction.ValueType  # 13
+    """A call was refused. The detail is its method and the reason, such as
+    "Publish: INVALID_FIELD". Failures of the service itself (INTERNAL, UNAVAILABLE,
+    DATA_LOSS) are not recorded, except that a call was refused during a shutdown.
+    """
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """What was done."""
@@ -87,6 +92,11 @@ AUDIT_ACTION_ADMINISTERED: AuditAction.ValueType  # 11
 """The service was administered: the matching model was changed."""
 AUDIT_ACTION_IMPORTED: AuditAction.ValueType  # 12
 """A file was imported. Recorded once the import is visible."""
+AUDIT_ACTION_REFUSED: AuditAction.ValueType  # 13
+"""A call was refused. The detail is its method and the reason, such as
+"Publish: INVALID_FIELD". Failures of the service itself (INTERNAL, UNAVAILABLE,
+DATA_LOSS) are not recorded, except that a call was refused during a shutdown.
+"""
 Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
 
 class _AuditFormat:
@@ -185,7 +195,9 @@ class AuditRecord(_message.Message):
     event_type: _builtins.str
     """The type of that event."""
     count: _builtins.int
-    """With EXPORTED: the number of events, data or records that were read."""
+    """With EXPORTED: the number of events, data or records that were read. With REFUSED: the
+    number of refused calls of the project since the REFUSED record before, this one included.
+    """
     stream_id: _builtins.str
     """With SUBSCRIBED, UNSUBSCRIBED and DELIVERED: the stream."""
     detail: _builtins.str

@@ -33,7 +33,10 @@ class AuditServiceStub:
       Complete   Every publish, deletion, registration, acknowledgement, delivery and export
                  has a record, written in the same step as the action itself. Deliveries are
                  recorded before they are sent; Subscribe streams and exports within a
-                 fraction of a second. Refused calls have no record.
+                 fraction of a second.
+      Refusals   A refused call that names a project with events has a record, at a bounded
+                 rate: 20 in a row per project and server process, then one every 10 seconds.
+                 Its count says how many calls have been refused since the record before.
       Granular   One record is one action: one event published, one event delivered to an
                  agent, one stream opened.
       Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
@@ -69,7 +72,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
       Complete   Every publish, deletion, registration, acknowledgement, delivery and export
                  has a record, written in the same step as the action itself. Deliveries are
                  recorded before they are sent; Subscribe streams and exports within a
-                 fraction of a second. Refused calls have no record.
+                 fraction of a second.
+      Refusals   A refused call that names a project with events has a record, at a bounded
+                 rate: 20 in a row per project and server process, then one every 10 seconds.
+                 Its count says how many calls have been refused since the record before.
       Granular   One record is one action: one event published, one event delivered to an
                  agent, one stream opened.
       Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
@@ -101,7 +107,10 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
       Complete   Every publish, deletion, registration, acknowledgement, delivery and export
                  has a record, written in the same step as the action itself. Deliveries are
                  recorded before they are sent; Subscribe streams and exports within a
-                 fraction of a second. Refused calls have no record.
+                 fraction of a second.
+      Refusals   A refused call that names a project with events has a record, at a bounded
+                 rate: 20 in a row per project and server process, then one every 10 seconds.
+                 Its count says how many calls have been refused since the record before.
       Granular   One record is one action: one event published, one event delivered to an
                  agent, one stream opened.
       Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and

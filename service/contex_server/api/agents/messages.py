@@ -1,4 +1,4 @@
-"""What agents were sent and knew, as the API has it."""
+"""Registrations, and what agents are sent and knew, as the API has them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from contex_server.agents import recorder
 from contex_server.agents.context import AgentContext, Held, KnownDatum
 from contex_server.agents.journal import Stream
 from contex_server.agents.journals import Sending, Why
+from contex_server.agents.registry import Registration
+from contex_server.api.match import messages as match_messages
 from contex_server.api.shared import wire
-from contex_server.kernel.model import BEGINNING
+from contex_server.api.shared.cursors import Token, encode_position
+from contex_server.api.state.messages import moment_message
+from contex_server.events.feed import Chunk, NeedsChange
+from contex_server.events.stream import Message
+from contex_server.kernel.model import BEGINNING, Agent, Need, Sequence
 from contex_server.kernel.protobuf import timestamp
+from contex_server.matching.context import Form
 
 _KINDS = {
     recorder.STREAM: agent_service_pb2.DELIVERY_KIND_STREAM,
@@ -26,16 +33,102 @@ _HELD = {
 }
 
 
+def agent_message(agent: Agent, acknowledged: Sequence) -> agent_service_pb2.Agent:
+    """A registration."""
+    delta = agent.min_delta
+    return agent_service_pb2.Agent(
+        agent_id=agent.agent_id,
+        needs=[need.text for need in agent.needs],
+        need_specs=[_need_message(need) for need in agent.needs],
+        threshold=agent.threshold,
+        max_matches=agent.max_matches,
+        registered_time=timestamp(agent.registered_ms),
+        updated_time=timestamp(agent.updated_ms),
+        acknowledged_sequence=str(acknowledged),
+        min_delta=None
+        if delta is None
+        else agent_service_pb2.MinDelta(payload_changed=True, json_pointers=delta.json_pointers),
+    )
+
+
+def _need_message(need: Need) -> agent_service_pb2.Need:
+    return agent_service_pb2.Need(
+        text=need.text,
+        threshold=need.own_threshold,
+        max_matches=need.own_max_matches,
+        exclude_data_keys=sorted(need.exclude),
+    )
+
+
+def registered_message(
+    project: str, registered: Registration
+) -> agent_service_pb2.RegisterAgentResponse:
+    """A registration, and the data that match it."""
+    answer = registered.answer
+    return agent_service_pb2.RegisterAgentResponse(
+        agent=agent_message(registered.agent, registered.acknowledged),
+        data=match_messages.data_messages(answer.data),
+        sequence=str(answer.sequence),
+        cursor=encode_position(Token.CURSOR, project, registered.resume),
+        context=match_messages.context_message(answer.context),
+    )
+
+
+def updated_message(updated: Registration) -> agent_service_pb2.UpdateAgentResponse:
+    """A changed registration, and the data that match it now."""
+    answer = updated.answer
+    return agent_service_pb2.UpdateAgentResponse(
+        agent=agent_message(updated.agent, updated.acknowledged),
+        data=match_messages.data_messages(answer.data),
+        sequence=str(answer.sequence),
+        context=match_messages.context_message(answer.context),
+    )
+
+
+def size_of(message: Message) -> int:
+    """About how many bytes of events a stream message carries."""
+    if message.chunk is None:
+        return 0
+    return sum(delivery.size for delivery in message.chunk.deliveries)
+
+
+def listen_response(project: str, message: Message, form: Form) -> bytes:
+    """A serialised ListenResponse."""
+
+    def render(chunk: Chunk) -> tuple[int, bytes]:
+        if chunk.change is not None:
+            return wire.RESPONSE_NEEDS_CHANGED, _needs_changed_bytes(chunk.change, form)
+        return wire.RESPONSE_EVENTS, match_messages.matched_batch_bytes(chunk, form)
+
+    return wire.stream_response(project, message, render, form)
+
+
+def _needs_changed_bytes(change: NeedsChange, form: Form) -> bytes:
+    return agent_service_pb2.NeedsChanged(
+        agent=agent_message(change.agent, change.acknowledged),
+        data=[
+            event_pb2.MatchedEvent(
+                event=wire.event_message(delivery.entry),
+                matches=[match_messages.match_message(match) for match in delivery.matches],
+                context=match_messages.event_context(delivery, form),
+            )
+            for delivery in change.data
+        ],
+    ).SerializeToString()
+
+
 def context_message(context: AgentContext) -> agent_service_pb2.GetAgentContextResponse:
     """What an agent knew."""
     knowledge = context.knowledge
     return agent_service_pb2.GetAgentContextResponse(
-        as_of=wire.moment_message(context.moment),
-        agent=wire.agent_message(context.agent, knowledge.cursor),
+        as_of=moment_message(context.moment),
+        agent=agent_message(context.agent, knowledge.cursor),
         known=[_known_message(datum) for datum in context.known],
-        pending=wire.data_messages(context.pending),
+        pending=match_messages.data_messages(context.pending),
         held_back=[
-            agent_service_pb2.HeldBack(reason=_HELD[held], data=wire.data_messages([datum])[0])
+            agent_service_pb2.HeldBack(
+                reason=_HELD[held], data=match_messages.data_messages([datum])[0]
+            )
             for held, datum in context.held_back
             if held is not None
         ],

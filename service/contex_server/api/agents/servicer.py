@@ -1,4 +1,4 @@
-"""AgentService: validate, call the domain, convert."""
+"""AgentService: check, call the domain, convert."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from contex_server.agents.context import AgentContexts
 from contex_server.agents.journals import Journals, Sending
 from contex_server.agents.recorder import Recorder
 from contex_server.agents.registry import Agents
-from contex_server.api.agents import messages
-from contex_server.api.shared import fields, need_fields, wire
+from contex_server.api.agents import checks, messages
+from contex_server.api.match import checks as need_checks
+from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import (
     Token,
     decode_position,
@@ -22,28 +23,29 @@ from contex_server.api.shared.cursors import (
     encode_position,
     encode_text,
 )
-from contex_server.edge.grpc import Write
-from contex_server.edge.identity import caller
 from contex_server.events.feed import Delivery
 from contex_server.events.presence import Presence
 from contex_server.events.stream import Message, StreamLimits, stream
+from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import event_not_found, invalid_field
 from contex_server.kernel.model import Entry, Sequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable
 from contex_server.log.port import EventLog
 from contex_server.match.matchers import Matchmaker
 from contex_server.matching.context import Form
 from contex_server.state.moments import resolve
 
-DEFAULT_MAX_MATCHES = 10
 _INLINE_BYTES = 16 * 1024
-"""What is larger is written out in a thread: 1 MiB of JSON as YAML takes 0.9 s."""
+"""Larger messages are written out in a thread: 1 MiB of JSON as YAML takes 0.9 s."""
 
 
 class AgentServicer:
     """See `protos/contex/v1/agent_service.proto`."""
+
+    SERVICE = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class AgentServicer:
         self._drain = drain
 
     async def register_agent(
-        self, request: agent_service_pb2.RegisterAgentRequest
+        self, request: agent_service_pb2.RegisterAgentRequest, call: Call
     ) -> agent_service_pb2.RegisterAgentResponse:
         """RegisterAgent."""
         project, agent_id = _ids(request)
@@ -77,54 +79,47 @@ class AgentServicer:
         if request.HasField("last_seen_sequence"):
             last_seen = fields.sequence(request.last_seen_sequence, "last_seen_sequence")
         wishes = replace(
-            need_fields.wishes(request, self._limits, required=True),
-            max_matches=need_fields.max_matches(
-                request.max_matches or DEFAULT_MAX_MATCHES, self._limits
+            checks.wishes(request, self._limits, required=True),
+            max_matches=need_checks.max_matches(
+                request.max_matches or need_checks.DEFAULT_MAX_MATCHES, self._limits
             ),
         )
-        budget = need_fields.budget(request, self._limits)
+        budget = need_checks.budget(request, self._limits)
         registered = await self._agents.register(
-            project, agent_id, wishes, last_seen=last_seen, budget=budget, origin=caller()
+            project,
+            agent_id,
+            wishes,
+            last_seen=last_seen,
+            budget=budget,
+            origin=call.origin,
+            scope=call.scope,
         )
-        answer = registered.answer
-        return agent_service_pb2.RegisterAgentResponse(
-            agent=wire.agent_message(registered.agent, registered.acknowledged),
-            data=wire.data_messages(answer.data),
-            sequence=str(answer.sequence),
-            cursor=encode_position(Token.CURSOR, project, registered.resume),
-            context=wire.context_message(answer.context),
-        )
+        return messages.registered_message(project, registered)
 
     async def update_agent(
-        self, request: agent_service_pb2.UpdateAgentRequest
+        self, request: agent_service_pb2.UpdateAgentRequest, call: Call
     ) -> agent_service_pb2.UpdateAgentResponse:
         """UpdateAgent."""
         project, agent_id = _ids(request)
-        wishes = need_fields.wishes(request, self._limits, required=False)
+        wishes = checks.wishes(request, self._limits, required=False)
         if request.HasField("max_matches"):
-            maximum = need_fields.max_matches(request.max_matches, self._limits)
+            maximum = need_checks.max_matches(request.max_matches, self._limits)
             wishes = replace(wishes, max_matches=maximum)
-        budget = need_fields.budget(request, self._limits)
+        budget = need_checks.budget(request, self._limits)
         updated = await self._agents.update(
-            project, agent_id, wishes, budget=budget, origin=caller()
+            project, agent_id, wishes, budget=budget, origin=call.origin, scope=call.scope
         )
-        answer = updated.answer
-        return agent_service_pb2.UpdateAgentResponse(
-            agent=wire.agent_message(updated.agent, updated.acknowledged),
-            data=wire.data_messages(answer.data),
-            sequence=str(answer.sequence),
-            context=wire.context_message(answer.context),
-        )
+        return messages.updated_message(updated)
 
     async def get_agent(
-        self, request: agent_service_pb2.GetAgentRequest
+        self, request: agent_service_pb2.GetAgentRequest, call: Call
     ) -> agent_service_pb2.GetAgentResponse:
         """GetAgent."""
         agent, acknowledged = await self._agents.get(*_ids(request))
-        return agent_service_pb2.GetAgentResponse(agent=wire.agent_message(agent, acknowledged))
+        return agent_service_pb2.GetAgentResponse(agent=messages.agent_message(agent, acknowledged))
 
     async def list_agents(
-        self, request: agent_service_pb2.ListAgentsRequest
+        self, request: agent_service_pb2.ListAgentsRequest, call: Call
     ) -> agent_service_pb2.ListAgentsResponse:
         """ListAgents."""
         project = fields.project(request.project)
@@ -134,7 +129,9 @@ class AgentServicer:
             after = decode_text(Token.AGENTS_PAGE, project, request.page_token, "page_token")
         page = await self._agents.page(project, after, size + 1)
         response = agent_service_pb2.ListAgentsResponse(
-            agents=[wire.agent_message(agent, acknowledged) for agent, acknowledged in page[:size]]
+            agents=[
+                messages.agent_message(agent, acknowledged) for agent, acknowledged in page[:size]
+            ]
         )
         if len(page) > size:
             last = response.agents[-1].agent_id
@@ -142,19 +139,19 @@ class AgentServicer:
         return response
 
     async def unregister_agent(
-        self, request: agent_service_pb2.UnregisterAgentRequest
+        self, request: agent_service_pb2.UnregisterAgentRequest, call: Call
     ) -> agent_service_pb2.UnregisterAgentResponse:
         """UnregisterAgent."""
-        sequence = await self._agents.unregister(*_ids(request), caller())
+        sequence = await self._agents.unregister(*_ids(request), call.origin)
         return agent_service_pb2.UnregisterAgentResponse(sequence=str(sequence))
 
-    async def listen(self, request: agent_service_pb2.ListenRequest, write: Write) -> None:
+    async def listen(self, request: agent_service_pb2.ListenRequest, call: Call) -> None:
         """Listen."""
         project, agent_id = _ids(request)
         heartbeat_s = fields.heartbeat_s(
             request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
         )
-        form = need_fields.context_format(request.context_format)
+        form = need_checks.context_format(request.context_format)
         _, acknowledged = await self._agents.get(project, agent_id)
         position = self._start(project, request, acknowledged)
         check_readable(await self._log.bounds(project), position)
@@ -166,7 +163,7 @@ class AgentServicer:
             async def select(entries: list[Entry]) -> list[Delivery]:
                 return await matcher.select(listening, entries)
 
-            messages = stream(
+            source = stream(
                 self._log,
                 project,
                 listening.feed,
@@ -177,27 +174,28 @@ class AgentServicer:
                     self._settings.message_bytes, self._settings.replay_page_events
                 ),
                 drain=self._drain,
+                scope=call.scope,
             )
-            record = self._recorder.stream(project, agent_id, caller())
+            record = self._recorder.stream(project, agent_id, call.origin)
             await record.opened(position)
             try:
                 with self._presence.listener(project):
-                    async with aclosing(messages):
-                        async for message in messages:
+                    async with aclosing(source):
+                        async for message in source:
                             if message.chunk is not None:
                                 await record.sending(message.chunk)
-                            await write(await self._rendered(project, message, form))
+                            await call.write(await self._rendered(project, message, form))
             finally:
                 record.closed()
 
     async def _rendered(self, project: str, message: Message, form: Form) -> bytes:
-        render = partial(wire.stream_message, project, message, matched=True, form=form)
-        if form and wire.size_of(message) > _INLINE_BYTES:
+        render = partial(messages.listen_response, project, message, form)
+        if form and messages.size_of(message) > _INLINE_BYTES:
             return await asyncio.to_thread(render)
         return render()
 
     async def acknowledge(
-        self, request: agent_service_pb2.AcknowledgeRequest
+        self, request: agent_service_pb2.AcknowledgeRequest, call: Call
     ) -> agent_service_pb2.AcknowledgeResponse:
         """Acknowledge."""
         project, agent_id = _ids(request)
@@ -208,15 +206,15 @@ class AgentServicer:
                 position = fields.sequence(request.sequence, "sequence")
             case _:
                 raise invalid_field("position", "a cursor or a sequence is required")
-        stands = await self._agents.acknowledge(project, agent_id, position, caller())
+        stands = await self._agents.acknowledge(project, agent_id, position, call.origin)
         return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
 
     async def get_agent_context(
-        self, request: agent_service_pb2.GetAgentContextRequest
+        self, request: agent_service_pb2.GetAgentContextRequest, call: Call
     ) -> agent_service_pb2.GetAgentContextResponse:
         """GetAgentContext."""
         project, agent_id = _ids(request)
-        near_misses = need_fields.near_misses(request.near_misses)
+        near_misses = checks.near_misses(request.near_misses)
         as_of = fields.moment(request.as_of, "as_of") if request.HasField("as_of") else None
         context = await self._contexts.get(
             project,
@@ -224,11 +222,12 @@ class AgentServicer:
             await resolve(self._log, project, as_of),
             payloads=not request.omit_payloads,
             near_misses=near_misses,
+            scope=call.scope,
         )
         return messages.context_message(context)
 
     async def list_deliveries(
-        self, request: agent_service_pb2.ListDeliveriesRequest
+        self, request: agent_service_pb2.ListDeliveriesRequest, call: Call
     ) -> agent_service_pb2.ListDeliveriesResponse:
         """ListDeliveries."""
         project = fields.project(request.project)
@@ -236,9 +235,9 @@ class AgentServicer:
         backwards = fields.is_backwards(request.order)
         match request.WhichOneof("of"):
             case "sequence":
-                sendings, token = await self._receivers(project, request, size)
+                sendings, token = await self._receivers(project, request, size, call.scope)
             case "agent_id":
-                sendings, token = await self._sent_to(project, request, size, backwards)
+                sendings, token = await self._sent_to(project, request, size, backwards, call.scope)
             case _:
                 raise invalid_field("of", "a sequence or an agent_id is required")
         return agent_service_pb2.ListDeliveriesResponse(
@@ -246,7 +245,11 @@ class AgentServicer:
         )
 
     async def _receivers(
-        self, project: str, request: agent_service_pb2.ListDeliveriesRequest, size: int
+        self,
+        project: str,
+        request: agent_service_pb2.ListDeliveriesRequest,
+        size: int,
+        scope: Scope,
     ) -> tuple[list[Sending], str]:
         for field in ("since", "until"):
             if request.HasField(field):
@@ -255,7 +258,7 @@ class AgentServicer:
         after, kind = "", Token.RECEIVERS_PAGE
         if request.page_token:
             after = decode_text(kind, project, request.page_token, "page_token")
-        sendings, last = await self._journals.receivers(project, event, after, size)
+        sendings, last = await self._journals.receivers(project, event, after, size, scope)
         if not sendings and not after and (await self._log.get(project, [event]))[0] is None:
             raise event_not_found(project, event)
         return sendings, encode_text(kind, project, last) if last else ""
@@ -266,6 +269,7 @@ class AgentServicer:
         request: agent_service_pb2.ListDeliveriesRequest,
         size: int,
         backwards: bool,
+        scope: Scope,
     ) -> tuple[list[Sending], str]:
         agent_id = fields.agent_id(request.agent_id)
         after = fields.lower_end(request.since, request.HasField("since"))
@@ -275,7 +279,7 @@ class AgentServicer:
             resume = decode_position(kind, project, request.page_token, "page_token")
             after, until = (after, resume.prev()) if backwards else (resume, until)
         sendings, place = await self._journals.sent_to(
-            project, agent_id, after, until, size, backwards=backwards
+            project, agent_id, after, until, size, backwards=backwards, scope=scope
         )
         return sendings, encode_position(kind, project, place) if place else ""
 

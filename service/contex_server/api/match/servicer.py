@@ -1,36 +1,33 @@
-"""MatchService: validate, call the domain, convert."""
+"""MatchService: check, call the domain, convert."""
 
 from __future__ import annotations
 
 from contextlib import aclosing
 
-from contex.v1 import event_pb2, match_service_pb2
+from contex.v1 import match_service_pb2
 
 from contex_server.agents.registry import Agents, NeedSpec, with_defaults
-from contex_server.api.agents.servicer import DEFAULT_MAX_MATCHES
-from contex_server.api.shared import fields, need_fields, wire
+from contex_server.api.match import checks, messages
+from contex_server.api.shared import fields
 from contex_server.api.shared.ranges import log_range
 from contex_server.audit.recorder import Audit
-from contex_server.edge.grpc import Write
-from contex_server.edge.identity import caller
-from contex_server.events.feed import Chunk
-from contex_server.events.stream import split
+from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import Need, Sequence
-from contex_server.kernel.protobuf import timestamp
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
-from contex_server.match.backtest import Backtest, Backtests, Progress, Summary
-from contex_server.match.feedback import Feedback, Judgement
+from contex_server.match.backtest import Backtest, Backtests
+from contex_server.match.feedback import Feedback
 from contex_server.match.matchers import Matchmaker
 from contex_server.match.questions import Questions
 from contex_server.match.reembedding import Reembedding
-from contex_server.matching.explaining import Explanation
 
 
 class MatchServicer:
     """See `protos/contex/v1/match_service.proto`."""
+
+    SERVICE = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
 
     def __init__(
         self,
@@ -58,30 +55,27 @@ class MatchServicer:
         self._audit = audit
 
     async def match(
-        self, request: match_service_pb2.MatchRequest
+        self, request: match_service_pb2.MatchRequest, call: Call
     ) -> match_service_pb2.MatchResponse:
         """Match."""
         limits = self._limits
-        maximum = need_fields.max_matches(request.max_matches or DEFAULT_MAX_MATCHES, limits)
+        maximum = checks.max_matches(request.max_matches or checks.DEFAULT_MAX_MATCHES, limits)
         answer = await self._questions.ask(
             fields.project(request.project),
             self._needs(
-                need_fields.need_specs(request.questions, "questions", limits),
-                need_fields.threshold(request),
+                checks.need_specs(request.questions, "questions", limits),
+                checks.threshold(request),
                 maximum,
             ),
             data_keys=fields.data_keys(request.data_keys, "data_keys", limits),
             as_of=fields.as_of(request.as_of, request.HasField("as_of")),
-            budget=need_fields.budget(request, limits),
+            budget=checks.budget(request, limits),
+            scope=call.scope,
         )
-        return match_service_pb2.MatchResponse(
-            data=wire.data_messages(answer.data),
-            sequence=str(answer.sequence),
-            context=wire.context_message(answer.context),
-        )
+        return messages.answer_message(answer)
 
     async def explain(
-        self, request: match_service_pb2.ExplainRequest
+        self, request: match_service_pb2.ExplainRequest, call: Call
     ) -> match_service_pb2.ExplainResponse:
         """Explain."""
         project = fields.project(request.project)
@@ -99,64 +93,28 @@ class MatchServicer:
             data_key=data_key,
             sequence=sequence,
             as_of=fields.as_of(request.as_of, request.HasField("as_of")),
+            scope=call.scope,
         )
-        return _explanation(wire.event_message(explained.entry), explained.explanation)
+        return messages.explanation_message(explained)
 
-    async def backtest(self, request: match_service_pb2.BacktestRequest, write: Write) -> None:
+    async def backtest(self, request: match_service_pb2.BacktestRequest, call: Call) -> None:
         """Backtest."""
         project, limits = fields.project(request.project), self._limits
         needs = self._needs(
-            need_fields.need_specs(request.needs, "needs", limits),
-            need_fields.threshold(request),
+            checks.need_specs(request.needs, "needs", limits),
+            checks.threshold(request),
             1,
         )
-        delta = need_fields.min_delta(request.min_delta, limits)
+        delta = checks.min_delta(request.min_delta, limits)
         since, until, _ = await log_range(self._log, project, request)
-        asked = Backtest(project, needs, since, until, delta, not request.summary_only)
+        asked = Backtest(project, needs, since, until, delta, not request.summary_only, call.scope)
         async with aclosing(self._backtests.run(asked)) as parts:
             async for part in parts:
-                for message in self._backtest_messages(part):
-                    await write(message)
-
-    def _backtest_messages(self, part: Chunk | Progress | Summary) -> list[bytes]:
-        response = match_service_pb2.BacktestResponse
-        match part:
-            case Chunk():
-                chunks = split(list(part.deliveries), part.position, self._settings.message_bytes)
-                batches = [wire.matched_batch_bytes(chunk) for chunk in chunks]
-                return [
-                    response(
-                        events=event_pb2.MatchedEventBatch.FromString(batch)
-                    ).SerializeToString()
-                    for batch in batches
-                ]
-            case Progress():
-                progress = match_service_pb2.BacktestProgress(
-                    sequence=str(part.sequence),
-                    events_read=part.read,
-                    events_total=part.total,
-                    events_matched=part.matched,
-                )
-                return [response(progress=progress).SerializeToString()]
-            case Summary():
-                summary = match_service_pb2.BacktestSummary(
-                    events_judged=part.judged,
-                    events_matched=part.matched,
-                    data_keys_matched=len(part.data_keys - {""}),
-                    updates_held_back=part.held_back,
-                    needs=[
-                        match_service_pb2.NeedSummary(
-                            events_matched=need.matched,
-                            events_at_threshold=need.at_steps,
-                            threshold=need.threshold,
-                        )
-                        for need in part.needs
-                    ],
-                )
-                return [response(summary=summary).SerializeToString()]
+                for message in messages.backtest_messages(part, self._settings.message_bytes):
+                    await call.write(message)
 
     async def record_feedback(
-        self, request: match_service_pb2.RecordFeedbackRequest
+        self, request: match_service_pb2.RecordFeedbackRequest, call: Call
     ) -> match_service_pb2.RecordFeedbackResponse:
         """RecordFeedback."""
         sequence = await self._feedback.record(
@@ -165,30 +123,32 @@ class MatchServicer:
             fields.sequence(request.sequence, "sequence"),
             request.need_index,
             useful=request.useful,
-            comment=need_fields.comment(request.comment, self._limits),
+            comment=checks.comment(request.comment, self._limits),
             request_id=fields.request_id(request.request_id),
-            origin=caller(),
+            origin=call.origin,
+            scope=call.scope,
         )
         return match_service_pb2.RecordFeedbackResponse(sequence=str(sequence))
 
     async def export_feedback(
-        self, request: match_service_pb2.ExportFeedbackRequest, write: Write
+        self, request: match_service_pb2.ExportFeedbackRequest, call: Call
     ) -> None:
         """ExportFeedback."""
         project = fields.project(request.project)
         since, until, _ = await log_range(self._log, project, request)
         count = 0
         try:
-            async with aclosing(self._feedback.export(project, since, until)) as pages:
+            async with aclosing(self._feedback.export(project, since, until, call.scope)) as pages:
                 async for page in pages:
                     for judgement in page:
-                        await write(_judgement(judgement).SerializeToString())
+                        message = messages.judgement_message(judgement)
+                        await call.write(message.SerializeToString())
                         count += 1
         finally:
-            self._audit.exported(project, caller(), "ExportFeedback", count)
+            self._audit.exported(project, call.origin, call.method, count)
 
     async def get_matching_status(
-        self, request: match_service_pb2.GetMatchingStatusRequest
+        self, request: match_service_pb2.GetMatchingStatusRequest, call: Call
     ) -> match_service_pb2.GetMatchingStatusResponse:
         """GetMatchingStatus."""
         project = fields.project(request.project)
@@ -223,10 +183,10 @@ class MatchServicer:
         return with_defaults(specs, lowest, maximum)
 
     async def _need(self, project: str, request: match_service_pb2.ExplainRequest) -> Need:
-        threshold = need_fields.threshold(request)
+        threshold = checks.threshold(request)
         match request.WhichOneof("need"):
             case "text":
-                text = need_fields.need(request.text, "text", self._limits)
+                text = checks.need(request.text, "text", self._limits)
                 (need,) = self._needs((NeedSpec(text),), threshold, 1)
             case "agent_need":
                 agent_id = fields.agent_id(request.agent_need.agent_id, "agent_need.agent_id")
@@ -243,51 +203,3 @@ class MatchServicer:
             case _:
                 raise invalid_field("need", "a text or an agent's need is required")
         return need
-
-
-def _explanation(
-    event: event_pb2.Event, explanation: Explanation
-) -> match_service_pb2.ExplainResponse:
-    return match_service_pb2.ExplainResponse(
-        event=event,
-        match=wire.match_message(explanation.match),
-        matched=explanation.matched,
-        verdict=explanation.verdict,
-        contributions=[
-            match_service_pb2.Contribution(
-                name=part.name, value=part.value, weight=part.weight, log_odds=part.log_odds
-            )
-            for part in explanation.contributions
-        ],
-        terms=[
-            match_service_pb2.TermHit(
-                word=term.word, stem=term.stem, weight=term.weight, hit=term.hit
-            )
-            for term in explanation.terms
-        ],
-        passages=[
-            match_service_pb2.PassageScore(
-                path=passage.path,
-                text=passage.text,
-                score=passage.score,
-                cosine=passage.cosine,
-                lexical=passage.lexical,
-            )
-            for passage in explanation.passages
-        ],
-        rank=explanation.rank,
-        data_count=explanation.data_count,
-    )
-
-
-def _judgement(judgement: Judgement) -> match_service_pb2.ExportFeedbackResponse:
-    return match_service_pb2.ExportFeedbackResponse(
-        sequence=str(judgement.sequence),
-        time=timestamp(judgement.sequence.ms),
-        agent_id=judgement.agent_id,
-        need=judgement.need,
-        event=wire.event_message(judgement.judged),
-        match=wire.match_message(judgement.match),
-        useful=judgement.useful,
-        comment=judgement.comment,
-    )

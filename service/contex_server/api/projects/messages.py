@@ -1,16 +1,13 @@
-"""Retention, as the API has it."""
+"""Figures, retention and verification of a project as the API has them."""
 
 from __future__ import annotations
 
 from contex.v1 import project_service_pb2
 
-from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.protobuf import timestamp
+from contex_server.projects.activity import Activity, Series
 from contex_server.projects.policy import Retention
-
-_LIMITED = ("store_seconds", "store_events", "store_bytes", "archive_seconds")
-_MAX_SECONDS = 3_155_760_000
-_MAX_COUNT = 2**53
+from contex_server.projects.verification import Step
 
 
 def retention_message(retention: Retention) -> project_service_pb2.Retention:
@@ -24,21 +21,54 @@ def retention_message(retention: Retention) -> project_service_pb2.Retention:
     )
 
 
-def retention_of(message: project_service_pb2.Retention) -> Retention:
-    """Reads a retention."""
-    values: dict[str, int] = {}
-    for name in _LIMITED:
-        if message.HasField(name):  # type: ignore[arg-type]
-            value = getattr(message, name)
-            limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
-            if value > limit:
-                raise invalid_field(f"retention.{name}", f"must be at most {limit}, not {value}")
-            values[name] = value
-    return Retention(**values, legal_hold=message.legal_hold)
+def activity_message(activity: Activity) -> project_service_pb2.GetActivityResponse:
+    """How many events there were, bucket by bucket."""
+    buckets = activity.buckets
+    return project_service_pb2.GetActivityResponse(
+        series=map(_series, activity.series),
+        total=_series(activity.total),
+        start_time=timestamp(buckets.start * 1000),
+        end_time=timestamp(buckets.end * 1000),
+        bucket_seconds=buckets.bucket_s,
+        name_count=activity.names,
+        peak_hours=activity.peak_hours,
+        counted_since=str(activity.counted_since),
+    )
 
 
-def reason(value: str, limits: Limits) -> str:
-    """Why something is removed."""
-    if not 1 <= len(value) <= limits.comment_chars or not value.strip():
-        raise invalid_field("reason", f"must have 1 to {limits.comment_chars} characters")
-    return value
+def _series(series: Series) -> project_service_pb2.ActivitySeries:
+    return project_service_pb2.ActivitySeries(
+        name=series.name, total=series.total, counts=series.counts
+    )
+
+
+def step_message(step: Step) -> bytes:
+    """How far a verification has come, serialised."""
+    response = project_service_pb2.VerifyProjectResponse(
+        event_count=step.events, total_count=step.total
+    )
+    if step.finding is not None:
+        finding = step.finding
+        response.finding.CopyFrom(
+            project_service_pb2.Finding(
+                kind=project_service_pb2.FindingKind.ValueType(finding.kind),
+                place=finding.place,
+                detail=finding.detail,
+                repairable=finding.repairable,
+                repaired=finding.repaired,
+            )
+        )
+    if step.summary is not None:
+        summary = step.summary
+        response.summary.CopyFrom(
+            project_service_pb2.VerifySummary(
+                as_of_sequence=summary.as_of,
+                event_count=summary.events,
+                segment_count=summary.segments,
+                snapshot_count=summary.snapshots,
+                data_key_count=summary.keys,
+                finding_count=summary.findings,
+                repaired_count=summary.repaired,
+            )
+        )
+    return response.SerializeToString()

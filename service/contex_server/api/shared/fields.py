@@ -1,4 +1,4 @@
-"""Requests into domain values. Every field is checked here, and nowhere else.
+"""Checks of the fields that several services share, each against its limit.
 
 All functions raise `ContexError` INVALID_FIELD, with the field and its limit, unless they
 say otherwise.
@@ -10,12 +10,10 @@ import re
 from collections.abc import Sequence as SequenceOf
 from datetime import UTC
 
-from contex.v1 import (
-    event_pb2,
-    state_service_pb2,
-)
+from contex.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from contex_server.kernel import names
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import (
@@ -24,10 +22,9 @@ from contex_server.kernel.model import (
     EventFilter,
     Sequence,
 )
+from contex_server.kernel.scope import Scope
 from contex_server.state.moments import Asked, Instant
-from contex_server.state.state import Selection
 
-_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
 DATA_KEY = re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}")
 EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
@@ -47,21 +44,15 @@ _LIMITS = {
 _YEARS = "must be a time between the years 1970 and 9999"
 _LAST_MS = 253_402_300_799_999
 
-SelectionLike = (
-    state_service_pb2.GetStateRequest
-    | state_service_pb2.StreamStateRequest
-    | state_service_pb2.DiffStatesRequest
-)
-
 
 def project(value: str) -> str:
     """A project's name."""
-    return match_name(_PROJECT, value, "project")
+    return match_name(names.PROJECT, value, "project")
 
 
 def match_project(value: str, field: str) -> str:
     """A project's name in a field of another name."""
-    if not _PROJECT.fullmatch(value):
+    if not names.PROJECT.fullmatch(value):
         raise invalid_field(field, f"must be {_LIMITS['project']}; got {short(value)}")
     return value
 
@@ -87,9 +78,9 @@ def sequence(value: str, field: str) -> Sequence:
 
 
 def event_filter(
-    message: event_pb2.EventFilter, limits: Limits, name: str = "filter"
+    message: event_pb2.EventFilter, limits: Limits, scope: Scope, name: str = "filter"
 ) -> EventFilter:
-    """A filter."""
+    """A filter, which also keeps out what the caller may not see."""
     for field, values, pattern in (
         (f"{name}.event_types", message.event_types, EVENT_TYPE),
         (f"{name}.data_keys", message.data_keys, _GLOB),
@@ -106,6 +97,7 @@ def event_filter(
         frozenset(message.event_types),
         frozenset(message.data_keys),
         frozenset(message.publishers),
+        scope,
     )
 
 
@@ -201,42 +193,11 @@ def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[
     return frozenset(values)
 
 
-def selection(request: SelectionLike, limits: Limits, *, deleted: bool = False) -> Selection:
-    """Which keys of a state are wanted."""
-    prefix = request.prefix
-    if prefix:
-        part_of_key(prefix, "prefix")
-    return Selection(data_keys(request.data_keys, "data_keys", limits), prefix, deleted)
-
-
 def part_of_key(value: str, field: str) -> str:
     """What stands in a data key."""
     if not DATA_KEY.fullmatch(value):
         limit = f"must be empty or {_LIMITS['data_key']}"
         raise invalid_field(field, f"{limit}; got {short(value)}")
-    return value
-
-
-def is_whole(view: int) -> bool:
-    """Whether whole events are wanted, and not only keys."""
-    if view not in (
-        state_service_pb2.STATE_VIEW_UNSPECIFIED,
-        state_service_pb2.STATE_VIEW_FULL,
-        state_service_pb2.STATE_VIEW_KEYS,
-    ):
-        raise invalid_field("view", f"{view} is no StateView")
-    return view != state_service_pb2.STATE_VIEW_KEYS
-
-
-def after_data_key(value: str) -> str:
-    """A data key to go on after, or nothing."""
-    return part_of_key(value, "after_data_key") if value else ""
-
-
-def revision(value: int) -> int:
-    """The number of a revision."""
-    if value < 1:
-        raise invalid_field("revision", "must be at least 1")
     return value
 
 

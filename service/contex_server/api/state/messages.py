@@ -1,4 +1,4 @@
-"""States, changes, histories and blame, as the API has them."""
+"""States, changes, histories and blame as the API has them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from contex_server.kernel.protobuf import timestamp
 from contex_server.state.blame import Part
 from contex_server.state.changes import Change, Datum
 from contex_server.state.history import Revision
+from contex_server.state.moments import Moment
 from contex_server.state.patches import Patch
 
 _DATUM_BYTES = 64
 """What a message takes besides what is counted."""
+
+
+def moment_message(moment: Moment) -> event_pb2.Moment:
+    """The moment that an answer is as of."""
+    return event_pb2.Moment(sequence=str(moment.sequence), time=timestamp(moment.unix_ms))
 
 
 def size_of(datum: Datum) -> int:

@@ -1,4 +1,4 @@
-"""StateService: validate, call the domain, convert."""
+"""StateService: check, call the domain, convert."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from contex.v1 import state_service_pb2
 
 from contex_server.api.shared import fields, wire
 from contex_server.api.shared.cursors import Token, decode_place, encode_place, invalid_token
-from contex_server.api.state import messages
+from contex_server.api.state import checks, messages
 from contex_server.audit.recorder import Audit
-from contex_server.edge.grpc import Write
-from contex_server.edge.identity import caller
+from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
 from contex_server.kernel.model import KeyState, Sequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.state.changes import Datum, changes, count_changes, with_events
 from contex_server.state.history import History, data_key_not_found
@@ -37,11 +37,13 @@ Listing = (
 )
 
 _INLINE_KEYS = 10_000
-"""States larger than this are searched in a thread: 10 ms."""
+"""Searching a larger state takes over 10 ms and is done in a thread."""
 
 
 class StateServicer:
     """See `protos/contex/v1/state_service.proto`."""
+
+    SERVICE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
 
     def __init__(
         self,
@@ -63,12 +65,14 @@ class StateServicer:
     # -- states ------------------------------------------------------------------
 
     async def get_state(
-        self, request: state_service_pb2.GetStateRequest
+        self, request: state_service_pb2.GetStateRequest, call: Call
     ) -> state_service_pb2.GetStateResponse:
         """GetState."""
         project = fields.project(request.project)
-        wanted = fields.selection(request, self._limits, deleted=request.include_deleted)
-        whole = fields.is_whole(request.view)
+        wanted = checks.selection(
+            request, self._limits, call.scope, deleted=request.include_deleted
+        )
+        whole = checks.is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         if request.page_token:
@@ -80,7 +84,7 @@ class StateServicer:
             count, after = await _searched(state, lambda: state.count(wanted)), ""
         keys = await _searched(state, lambda: list(islice(state.select(wanted, after), size + 1)))
         response = state_service_pb2.GetStateResponse(
-            as_of=wire.moment_message(moment), data_count=count
+            as_of=messages.moment_message(moment), data_count=count
         )
         held = 0
         data = self._data(project, state, keys[:size], whole=whole)
@@ -97,14 +101,14 @@ class StateServicer:
             response.next_page_token = self._page(Token.STATE_PAGE, request, numbers, last)
         return response
 
-    async def stream_state(
-        self, request: state_service_pb2.StreamStateRequest, write: Write
-    ) -> None:
+    async def stream_state(self, request: state_service_pb2.StreamStateRequest, call: Call) -> None:
         """StreamState."""
         project = fields.project(request.project)
-        wanted = fields.selection(request, self._limits, deleted=request.include_deleted)
-        whole = fields.is_whole(request.view)
-        after = fields.after_data_key(request.after_data_key)
+        wanted = checks.selection(
+            request, self._limits, call.scope, deleted=request.include_deleted
+        )
+        whole = checks.is_whole(request.view)
+        after = checks.after_data_key(request.after_data_key)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         moment, state = await self._states.read(project, asked)
         count = await _searched(state, lambda: state.count(wanted))
@@ -112,7 +116,7 @@ class StateServicer:
 
         def message(data: Iterable[Datum]) -> bytes:
             response = state_service_pb2.StreamStateResponse(
-                as_of=wire.moment_message(moment), data_count=count
+                as_of=messages.moment_message(moment), data_count=count
             )
             for datum in data:
                 messages.fill_datum(response.data.add(), datum)
@@ -126,7 +130,7 @@ class StateServicer:
                 async for datum in data:
                     size = messages.size_of(datum)
                     if part and held + size > self._message_bytes:
-                        await write(message(part))
+                        await call.write(message(part))
                         written += len(part)
                         part, held = [], 0
                         if self._drain.started:
@@ -134,18 +138,18 @@ class StateServicer:
                     part.append(datum)
                     held += size
             if part or not written:
-                await write(message(part))
+                await call.write(message(part))
                 written += len(part)
         finally:
-            self._audit.exported(project, caller(), "StreamState", written)
+            self._audit.exported(project, call.origin, call.method, written)
 
     async def diff_states(
-        self, request: state_service_pb2.DiffStatesRequest
+        self, request: state_service_pb2.DiffStatesRequest, call: Call
     ) -> state_service_pb2.DiffStatesResponse:
         """DiffStates."""
         project = fields.project(request.project)
-        wanted = fields.selection(request, self._limits)
-        whole = fields.is_whole(request.view)
+        wanted = checks.selection(request, self._limits, call.scope)
+        whole = checks.is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
         base_asked = fields.moment(request.base, "base")
         target_asked = fields.as_of(request.target, request.HasField("target"), "target")
@@ -164,8 +168,8 @@ class StateServicer:
         counts = count_changes(base, target, keys)
         page = keys[bisect_right(keys, after) :][: size + 1]
         response = state_service_pb2.DiffStatesResponse(
-            base=wire.moment_message(base_moment),
-            target=wire.moment_message(target_moment),
+            base=messages.moment_message(base_moment),
+            target=messages.moment_message(target_moment),
             added_count=counts.added,
             removed_count=counts.removed,
             changed_count=counts.changed,
@@ -201,7 +205,7 @@ class StateServicer:
     # -- histories ---------------------------------------------------------------
 
     async def get_history(
-        self, request: state_service_pb2.GetHistoryRequest
+        self, request: state_service_pb2.GetHistoryRequest, call: Call
     ) -> state_service_pb2.GetHistoryResponse:
         """GetHistory."""
         project = fields.project(request.project)
@@ -213,7 +217,7 @@ class StateServicer:
             moment, start = Moment(Sequence(*numbers[:2]), numbers[2]), Sequence(*numbers[3:])
         else:
             moment = await resolve(self._log, project, asked)
-            start = (await self._key_at(project, data_key, moment)).sequence
+            start = (await self._key_at(project, data_key, moment, call.scope)).sequence
         payloads = not request.omit_payloads
         page = await self._history.page(
             project,
@@ -224,7 +228,7 @@ class StateServicer:
             max_bytes=self._limits.page_bytes,
         )
         response = state_service_pb2.GetHistoryResponse(
-            as_of=wire.moment_message(moment), trimmed=page.trimmed
+            as_of=messages.moment_message(moment), trimmed=page.trimmed
         )
         for revision in page.revisions:
             # The first may be larger than a page on its own.
@@ -239,27 +243,28 @@ class StateServicer:
         return response
 
     async def get_revision(
-        self, request: state_service_pb2.GetRevisionRequest
+        self, request: state_service_pb2.GetRevisionRequest, call: Call
     ) -> state_service_pb2.GetRevisionResponse:
         """GetRevision."""
         revision = await self._history.revision(
             fields.project(request.project),
             fields.data_key(request.data_key),
-            fields.revision(request.revision),
+            checks.revision(request.revision),
+            call.scope,
         )
         response = state_service_pb2.GetRevisionResponse()
         messages.fill_revision(response.revision, revision)
         return response
 
     async def get_blame(
-        self, request: state_service_pb2.GetBlameRequest
+        self, request: state_service_pb2.GetBlameRequest, call: Call
     ) -> state_service_pb2.GetBlameResponse:
         """GetBlame."""
         project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         moment = await resolve(self._log, project, asked)
-        latest = await self._key_at(project, data_key, moment)
+        latest = await self._key_at(project, data_key, moment, call.scope)
         if latest.deleted:
             raise data_key_not_found(project, data_key, moment.sequence)
         blamed = await self._history.blame(project, latest.sequence)
@@ -267,14 +272,14 @@ class StateServicer:
         return state_service_pb2.GetBlameResponse(
             event=wire.event_message(blamed.newest.entry),
             parts=parts,
-            as_of=wire.moment_message(moment),
+            as_of=messages.moment_message(moment),
             truncated=blamed.truncated or not whole,
         )
 
     # -- what they share ---------------------------------------------------------
 
-    async def _key_at(self, project: str, data_key: str, moment: Moment) -> KeyState:
-        latest = await self._states.key_at(project, data_key, moment.sequence)
+    async def _key_at(self, project: str, data_key: str, moment: Moment, scope: Scope) -> KeyState:
+        latest = await self._states.key_at(project, data_key, moment.sequence, scope)
         if latest is None:
             raise data_key_not_found(project, data_key, moment.sequence)
         return latest
@@ -303,7 +308,7 @@ class StateServicer:
         return encode_place(token, request.project, (fingerprint(request), *numbers), last)
 
     def _resume(self, token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
-        """What a token of the same request carries: its numbers, and the key to go on after."""
+        """What a token of the same request carries: its numbers, and the key to continue after."""
         numbers, last = decode_place(
             token, request.project, request.page_token, "page_token", count + 1
         )

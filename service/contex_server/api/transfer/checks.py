@@ -1,4 +1,4 @@
-"""What an export or an import asks for. Every field is checked here, as in `validate`."""
+"""Checks every field of the requests for exports and imports against its limit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contex.v1 import transfer_service_pb2
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_text
+from contex_server.api.transfer.messages import MESSAGE_BYTES
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import EventFilter
+from contex_server.kernel.scope import EVERYTHING, Scope
 from contex_server.matching.delta import parse_pointer
 from contex_server.transfer.exporter import Exported, Part
 from contex_server.transfer.items import FileFormat
@@ -25,8 +27,8 @@ _REPLACEMENT_BYTES = 4_096
 _COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
 
 
-def export(request: transfer_service_pb2.ExportRequest, limits: Limits) -> Exported:
-    """An export."""
+def export(request: transfer_service_pb2.ExportRequest, limits: Limits, scope: Scope) -> Exported:
+    """An export of what the caller may see."""
     project = fields.project(request.project)
     found = _format(request.format, "format", default=FileFormat.NATIVE)
     assert found is not None
@@ -44,11 +46,11 @@ def export(request: transfer_service_pb2.ExportRequest, limits: Limits) -> Expor
         parts.add(Part(part))
     after = fields.lower_end(request.since, request.HasField("since"))
     until = fields.upper_end(request.until, request.HasField("until"))
-    chosen = fields.event_filter(request.filter, limits)
+    chosen = fields.event_filter(request.filter, limits, scope)
     resume = ""
     if request.resume_token:
         if found is FileFormat.PARQUET:
-            raise invalid_field("resume_token", "a Parquet file can't be gone on with")
+            raise invalid_field("resume_token", "a Parquet export can't be resumed")
         resume = decode_text(Token.EXPORT, project, request.resume_token, "resume_token")
     return Exported(
         project, found, request.compress, after, until, chosen, frozenset(parts), resume
@@ -74,7 +76,7 @@ def start(message: transfer_service_pb2.ImportStart, limits: Limits) -> Wanted:
         project,
         mode,
         found,
-        fields.event_filter(message.filter, limits, "start.filter"),
+        fields.event_filter(message.filter, limits, EVERYTHING, "start.filter"),
         fields.lower_end(message.since, message.HasField("since"), "start.since"),
         fields.upper_end(message.until, message.HasField("until"), "start.until"),
         message.dry_run,
@@ -85,6 +87,13 @@ def start(message: transfer_service_pb2.ImportStart, limits: Limits) -> Wanted:
         ),
         message.import_id,
     )
+
+
+def data(value: bytes) -> bytes:
+    """A piece of an imported file."""
+    if len(value) > MESSAGE_BYTES:
+        raise invalid_field("data", f"must have at most {MESSAGE_BYTES} bytes")
+    return value
 
 
 def _format(value: int, field: str, *, default: FileFormat | None) -> FileFormat | None:

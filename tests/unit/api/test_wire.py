@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
+from contex_server.api.agents.messages import listen_response
+from contex_server.api.events.messages import subscribe_response
 from contex_server.api.shared import wire
 from contex_server.api.shared.cursors import Token, decode_position
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import Kind, Message
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry, Match, Sequence
+from contex_server.matching.context import Form
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +45,7 @@ def test_a_joined_response_is_a_response(
 ) -> None:
     deliveries = [Delivery(Sequence(ms, n), entry(ms, n, e)) for ms, n, e in rows]
     chunk = Chunk(deliveries, Sequence(position, 0))
-    raw = wire.stream_message("p", Message(Kind.EVENTS, chunk.position, chunk), matched=False)
+    raw = subscribe_response("p", Message(Kind.EVENTS, chunk.position, chunk))
     response = event_service_pb2.SubscribeResponse.FromString(raw)
     assert response.WhichOneof("message") == "events"
     assert len(response.events.events) == len(rows)
@@ -72,7 +75,7 @@ def test_matches_travel_with_their_event() -> None:
     )
     event = event_pb2.Event(data_key="k", payload=b"x" * 300)
     chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
-    raw = wire.stream_message("p", Message(Kind.EVENTS, chunk.position, chunk), matched=True)
+    raw = listen_response("p", Message(Kind.EVENTS, chunk.position, chunk), Form.UNSPECIFIED)
     (matched,) = agent_service_pb2.ListenResponse.FromString(raw).events.events
     assert matched.event.sequence == "7-1"
     assert matched.event.payload == event.payload
@@ -95,7 +98,7 @@ def test_every_kind_of_message_parses() -> None:
         (Message(Kind.CHECKPOINT, at, final=True), "checkpoint"),
         (Message(Kind.HEARTBEAT, at), "heartbeat"),
     ):
-        raw = wire.stream_message("p", message, matched=False)
+        raw = subscribe_response("p", message)
         response = event_service_pb2.SubscribeResponse.FromString(raw)
         assert response.WhichOneof("message") == expected
         assert response.checkpoint.final == (expected == "checkpoint")
@@ -105,8 +108,8 @@ def test_every_kind_of_message_parses() -> None:
 def test_a_chunk_is_rendered_once() -> None:
     chunk = Chunk([Delivery(Sequence(1, 0), Entry(b"1-0", b""))], Sequence(1, 0))
     message = Message(Kind.EVENTS, chunk.position, chunk)
-    first = wire.stream_message("p", message, matched=False)
-    assert wire.stream_message("p", message, matched=False) is first
+    first = subscribe_response("p", message)
+    assert subscribe_response("p", message) is first
 
 
 def test_the_codec_reads_what_the_store_adds() -> None:

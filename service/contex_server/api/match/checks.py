@@ -1,4 +1,4 @@
-"""What needs, questions and their answers are to be like; every field is checked here."""
+"""Checks every field of needs, questions and what is asked of their answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence as SequenceOf
 
 from contex.v1 import agent_service_pb2, match_service_pb2
 
-from contex_server.agents.registry import NeedSpec, Wishes
+from contex_server.agents.registry import NeedSpec
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
@@ -15,43 +15,14 @@ from contex_server.match.questions import Budget
 from contex_server.matching.context import Form
 from contex_server.matching.delta import parse_pointer
 
-_NEAR_MISSES = 100
-RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
+DEFAULT_MAX_MATCHES = 10
 MatchLike = (
     match_service_pb2.MatchRequest
     | match_service_pb2.ExplainRequest
     | match_service_pb2.BacktestRequest
 )
+RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
 BudgetLike = RegisterLike | match_service_pb2.MatchRequest
-
-
-def near_misses(value: int) -> int:
-    """How many data that nearly matched are listed."""
-    if value > _NEAR_MISSES:
-        raise invalid_field("near_misses", f"must be at most {_NEAR_MISSES}, not {value}")
-    return value
-
-
-def wishes(request: RegisterLike, limits: Limits, *, required: bool) -> Wishes:
-    """What a call says of a registration."""
-    texts, specs = list(request.needs), list(request.need_specs)
-    if texts and specs:
-        raise invalid_field("need_specs", "must be empty where needs are given")
-    if specs:
-        needs = need_specs(specs, "need_specs", limits)
-    else:
-        fields.check_count("needs", len(texts), limits.needs_per_agent, at_least=int(required))
-        for index, text in enumerate(texts):
-            _check_need(text, f"needs[{index}]", limits)
-        needs = tuple(NeedSpec(text) for text in texts)
-    return Wishes(
-        needs=needs or None,
-        threshold=threshold(request),
-        max_matches=None,
-        min_delta=(min_delta(request.min_delta, limits),)
-        if request.HasField("min_delta")
-        else None,
-    )
 
 
 def need_specs(
@@ -62,7 +33,7 @@ def need_specs(
     found = []
     for index, spec in enumerate(specs):
         name = f"{field}[{index}]"
-        _check_need(spec.text, f"{name}.text", limits)
+        need(spec.text, f"{name}.text", limits)
         lowest = own_max = None
         if spec.HasField("threshold"):
             lowest = _threshold(spec.threshold, f"{name}.threshold")
@@ -123,7 +94,12 @@ def _threshold(value: float, field: str) -> float:
 
 def need(text: str, field: str, limits: Limits) -> str:
     """One need in words."""
-    _check_need(text, field, limits)
+    if not text.strip() or len(text) > limits.need_chars:
+        raise invalid_field(
+            field,
+            f"must have 1 to {limits.need_chars} characters and not be blank, "
+            f"not {len(text)} characters",
+        )
     return text
 
 
@@ -134,15 +110,6 @@ def comment(value: str, limits: Limits) -> str:
             "comment", f"must have at most {limits.comment_chars} characters, not {len(value)}"
         )
     return value
-
-
-def _check_need(text: str, field: str, limits: Limits) -> None:
-    if not text.strip() or len(text) > limits.need_chars:
-        raise invalid_field(
-            field,
-            f"must have 1 to {limits.need_chars} characters and not be blank, "
-            f"not {len(text)} characters",
-        )
 
 
 def max_matches(value: int, limits: Limits, field: str = "max_matches") -> int:

@@ -1,0 +1,124 @@
+"""PublishStream: batches are prepared side by side, appended and answered in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from contex.v1 import event_service_pb2
+
+from contex_server.api.events import checks, messages
+from contex_server.events.publisher import Publisher
+from contex_server.kernel.call import Call
+from contex_server.kernel.config import Limits
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import ContexError, Reason, shutting_down
+from contex_server.kernel.model import Append, Appended, Durability
+
+T = TypeVar("T")
+
+_OUTCOME_UNKNOWN = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch(Generic[T]):
+    """A batch of the stream, and what is being done with it."""
+
+    request_id: str
+    task: asyncio.Task[T]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The stream takes no more batches; the error says why, unless the client ended it."""
+
+    error: Exception | None
+
+
+async def publish_all(
+    requests: AsyncIterator[event_service_pb2.PublishStreamRequest],
+    call: Call,
+    publisher: Publisher,
+    limits: Limits,
+    drain: Drain,
+) -> None:
+    """Publishes each batch of a stream and answers it.
+
+    Raises:
+        ContexError: STORE_UNAVAILABLE, INTERNAL: the outcome of what is unanswered is unknown;
+            SHUTTING_DOWN once what was read has been answered; and what reading raises.
+    """
+    window = asyncio.Semaphore(limits.batches_in_flight)
+    inbox: asyncio.Queue[_Batch[Append] | _End] = asyncio.Queue()
+    outbox: asyncio.Queue[_Batch[Appended] | _End] = asyncio.Queue()
+    tasks: set[asyncio.Task[Any]] = set()
+
+    def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        return task
+
+    async def prepare(request: event_service_pb2.PublishStreamRequest) -> Append:
+        return await publisher.prepare(checks.publish(request, call.origin, limits))
+
+    async def append(prepared: asyncio.Task[Append]) -> Appended:
+        return await publisher.append(prepared.result())
+
+    async def read_all() -> None:
+        end = _End(None)
+        try:
+            async for request in requests:
+                await window.acquire()
+                inbox.put_nowait(_Batch(request.request_id, start(prepare(request))))
+        except Exception as error:
+            end = _End(error)
+        inbox.put_nowait(end)
+
+    async def append_all() -> None:
+        last: asyncio.Task[Appended] | None = None
+        lane: Durability | None = None
+        while isinstance(batch := await inbox.get(), _Batch):
+            await asyncio.wait([batch.task])
+            durability = _durability(batch.task)
+            if last is not None and durability is not lane:
+                # The log keeps the order only of appends of one durability.
+                await asyncio.wait([last])
+            lane, last = durability, start(append(batch.task))
+            tasks.discard(batch.task)
+            outbox.put_nowait(_Batch(batch.request_id, last))
+        outbox.put_nowait(batch)
+
+    def stop() -> None:
+        inbox.put_nowait(_End(shutting_down()))
+
+    drain.add(stop)
+    start(read_all())
+    start(append_all())
+    try:
+        while isinstance(batch := await outbox.get(), _Batch):
+            response = event_service_pb2.PublishStreamResponse(request_id=batch.request_id)
+            try:
+                response.published.CopyFrom(messages.published_message(await batch.task))
+            except ContexError as error:
+                if error.reason in _OUTCOME_UNKNOWN:
+                    # "Refused" promises that nothing was appended. The client resends what
+                    # is unanswered, with the same request ids.
+                    raise
+                response.refused.CopyFrom(messages.refusal_message(error))
+            tasks.discard(batch.task)
+            window.release()
+            await call.write(response.SerializeToString())
+        if batch.error is not None:
+            raise batch.error
+    finally:
+        drain.remove(stop)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _durability(prepared: asyncio.Task[Append]) -> Durability | None:
+    """The durability of a prepared batch; None if the batch was refused."""
+    return None if prepared.exception() else prepared.result().durability

@@ -1,0 +1,219 @@
+"""Matches, answers, explanations and backtests as the API has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from contex.v1 import event_pb2, match_service_pb2
+
+from contex_server.api.shared import wire
+from contex_server.events.feed import Chunk, Delivery
+from contex_server.events.stream import split
+from contex_server.kernel.model import Match
+from contex_server.kernel.protobuf import field, timestamp
+from contex_server.match.backtest import Progress, Summary
+from contex_server.match.feedback import Judgement
+from contex_server.match.questions import Answer, Explained, MatchedDatum, Written
+from contex_server.matching.context import Form, Item, render_one
+
+# Tags: field number * 8 + wire type 2.
+_BATCH_EVENTS = 1 << 3 | 2
+_MATCHED_EVENT = 1 << 3 | 2
+_MATCHED_MATCHES = 2 << 3 | 2
+_MATCHED_CONTEXT = 4 << 3 | 2
+
+
+def match_message(match: Match) -> event_pb2.Match:
+    """Why an event reached a need."""
+    return event_pb2.Match(
+        need_index=match.need_index,
+        need=match.need,
+        score=match.score,
+        path=match.path,
+        passage=match.passage_text,
+        parts=event_pb2.ScoreParts(
+            cosine=match.cosine,
+            threshold=match.threshold,
+            model=match.model,
+            background_mean=match.mean,
+            background_deviation=match.deviation,
+            standing=match.standing,
+            lexical=match.lexical,
+            share=match.share,
+            background_passages=match.background_passages,
+            background_sequence=str(match.background_as_of),
+            scorer=match.scorer,
+        ),
+    )
+
+
+def data_messages(data: Iterable[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
+    """The data of an answer."""
+    return [
+        event_pb2.MatchedEvent(
+            event=wire.event_message(datum.entry),
+            matches=[match_message(match) for match in datum.matches],
+            payload_omitted=datum.payload_omitted,
+        )
+        for datum in data
+    ]
+
+
+def context_message(written: Written | None) -> event_pb2.Context | None:
+    """An answer written out."""
+    if written is None:
+        return None
+    return event_pb2.Context(
+        text=written.text,
+        format=event_pb2.ContextFormat.ValueType(written.form),
+        tokens=written.tokens,
+        token_counter=written.counter,
+        omitted=[
+            event_pb2.OmittedDatum(
+                data_key=datum.data_key,
+                sequence=str(datum.sequence),
+                score=datum.score,
+                tokens=datum.tokens,
+            )
+            for datum in written.omitted
+        ],
+    )
+
+
+def answer_message(answer: Answer) -> match_service_pb2.MatchResponse:
+    """The data that match, and the answer written out where that was asked for."""
+    return match_service_pb2.MatchResponse(
+        data=data_messages(answer.data),
+        sequence=str(answer.sequence),
+        context=context_message(answer.context),
+    )
+
+
+def matched_batch_bytes(chunk: Chunk, form: Form = Form.UNSPECIFIED) -> bytes:
+    """A serialised `contex.v1.MatchedEventBatch`."""
+    return b"".join(
+        field(
+            _BATCH_EVENTS,
+            b"".join(
+                (
+                    field(_MATCHED_EVENT, wire.event_bytes(delivery.entry)),
+                    *(
+                        field(_MATCHED_MATCHES, match_message(match).SerializeToString())
+                        for match in delivery.matches
+                    ),
+                    _context_field(delivery, form),
+                )
+            ),
+        )
+        for delivery in chunk.deliveries
+    )
+
+
+def _context_field(delivery: Delivery, form: Form) -> bytes:
+    text = event_context(delivery, form)
+    return field(_MATCHED_CONTEXT, text.encode()) if text else b""
+
+
+def event_context(delivery: Delivery, form: Form) -> str:
+    """An event written out in a form; "" where no form was asked for."""
+    if form is Form.UNSPECIFIED or delivery.event is None:
+        return ""
+    event = delivery.event
+    return render_one(
+        Item(
+            event.data_key or event.event_type,
+            event.description,
+            event.payload,
+            event.content_type,
+            str(event.sequence),
+            max((match.score for match in delivery.matches), default=0.0),
+            frozenset(match.need_index for match in delivery.matches),
+        ),
+        form,
+    )
+
+
+def explanation_message(explained: Explained) -> match_service_pb2.ExplainResponse:
+    """A score, taken apart."""
+    explanation = explained.explanation
+    return match_service_pb2.ExplainResponse(
+        event=wire.event_message(explained.entry),
+        match=match_message(explanation.match),
+        matched=explanation.matched,
+        verdict=explanation.verdict,
+        contributions=[
+            match_service_pb2.Contribution(
+                name=part.name, value=part.value, weight=part.weight, log_odds=part.log_odds
+            )
+            for part in explanation.contributions
+        ],
+        terms=[
+            match_service_pb2.TermHit(
+                word=term.word, stem=term.stem, weight=term.weight, hit=term.hit
+            )
+            for term in explanation.terms
+        ],
+        passages=[
+            match_service_pb2.PassageScore(
+                path=passage.path,
+                text=passage.text,
+                score=passage.score,
+                cosine=passage.cosine,
+                lexical=passage.lexical,
+            )
+            for passage in explanation.passages
+        ],
+        rank=explanation.rank,
+        data_count=explanation.data_count,
+    )
+
+
+def backtest_messages(part: Chunk | Progress | Summary, message_bytes: int) -> list[bytes]:
+    """What a backtest tells, in messages of about `message_bytes`."""
+    response = match_service_pb2.BacktestResponse
+    match part:
+        case Chunk():
+            chunks = split(list(part.deliveries), part.position, message_bytes)
+            batches = [matched_batch_bytes(chunk) for chunk in chunks]
+            return [
+                response(events=event_pb2.MatchedEventBatch.FromString(batch)).SerializeToString()
+                for batch in batches
+            ]
+        case Progress():
+            progress = match_service_pb2.BacktestProgress(
+                sequence=str(part.sequence),
+                events_read=part.read,
+                events_total=part.total,
+                events_matched=part.matched,
+            )
+            return [response(progress=progress).SerializeToString()]
+        case Summary():
+            summary = match_service_pb2.BacktestSummary(
+                events_judged=part.judged,
+                events_matched=part.matched,
+                data_keys_matched=len(part.data_keys - {""}),
+                updates_held_back=part.held_back,
+                needs=[
+                    match_service_pb2.NeedSummary(
+                        events_matched=need.matched,
+                        events_at_threshold=need.at_steps,
+                        threshold=need.threshold,
+                    )
+                    for need in part.needs
+                ],
+            )
+            return [response(summary=summary).SerializeToString()]
+
+
+def judgement_message(judgement: Judgement) -> match_service_pb2.ExportFeedbackResponse:
+    """A verdict on a match."""
+    return match_service_pb2.ExportFeedbackResponse(
+        sequence=str(judgement.sequence),
+        time=timestamp(judgement.sequence.ms),
+        agent_id=judgement.agent_id,
+        need=judgement.need,
+        event=wire.event_message(judgement.judged),
+        match=match_message(judgement.match),
+        useful=judgement.useful,
+        comment=judgement.comment,
+    )

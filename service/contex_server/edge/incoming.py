@@ -1,0 +1,42 @@
+"""A call on its way in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from contex_server.kernel.call import Call
+
+
+@dataclass(slots=True, eq=False)
+class Incoming(Call):
+    """A call on its way in: what only links and transports look at.
+
+    Attributes:
+        headers: What the client sent beside the request, by lower-case name.
+        peer: Its address, as the transport writes it.
+        read: Parses the request; returns it, and the project that it names.
+        request: The parsed request; in calls with a stream of requests, its iterator.
+        project: The project that the request names, unchecked; "" while that is unknown. In
+            calls with a stream of requests it is known from the first one on.
+        served: Whether the call passed every link.
+    """
+
+    headers: Mapping[str, str | bytes] = field(default_factory=dict)
+    peer: str = ""
+    read: Callable[[Incoming], Any] = lambda _call: None
+    request: Any = None
+    project: str = ""
+    served: bool = False
+
+
+Rest = Callable[[Incoming], Awaitable[Any]]
+
+
+class Link(Protocol):
+    """What a call passes before the rest of the chain."""
+
+    def __call__(self, call: Incoming, rest: Rest) -> Awaitable[Any]:
+        """Hands the call on to the rest, or refuses it by raising `ContexError`."""
+        ...

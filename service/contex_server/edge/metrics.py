@@ -1,0 +1,145 @@
+"""How many calls ended how, and how long they took: in each serving process, and of all.
+
+A process that serves counts its own calls in `CallCounts`. The process with the metrics
+endpoint holds `CallMetrics`, which adds them up: those of its own server directly, those of
+worker processes from the totals that each sends once a second (see `workers.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from contex_server.edge.incoming import Incoming, Rest
+from contex_server.kernel.codes import Code, code_of
+from contex_server.kernel.errors import ContexError
+
+_BOUNDS_S = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
+)  # fmt: skip
+
+_Method = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was counted up to a moment.
+
+    Attributes:
+        calls: Calls that ended, by service, method, code and reason.
+        buckets: By service and method, the calls that took at most each of the bounds and
+            longer than the one before it; the last bucket has no bound.
+        seconds: By service and method, how long all of them took together.
+    """
+
+    calls: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    buckets: dict[_Method, list[int]] = field(default_factory=dict)
+    seconds: Counter[_Method] = field(default_factory=Counter)
+
+    def add(self, other: Totals) -> None:
+        """Adds what another has counted."""
+        self.calls.update(other.calls)
+        self.seconds.update(other.seconds)
+        for method, counts in other.buckets.items():
+            mine = self.buckets.setdefault(method, [0] * len(counts))
+            self.buckets[method] = [a + b for a, b in zip(mine, counts, strict=True)]
+
+
+class CallCounts:
+    """Counts the calls of one process."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+
+    def totals(self) -> Totals:
+        """A copy of what was counted so far; from any thread."""
+        # Each copy is one step of the interpreter, so the event loop can go on counting.
+        totals = self._totals
+        buckets = {method: list(counts) for method, counts in list(totals.buckets.items())}
+        return Totals(totals.calls.copy(), buckets, totals.seconds.copy())
+
+    async def count(self, call: Incoming, rest: Rest) -> Any:
+        """Link: counts the call when it ends."""
+        started = time.perf_counter()
+        code, reason = Code.OK, ""
+        try:
+            return await rest(call)
+        except asyncio.CancelledError:
+            late = call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline
+            code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
+            raise
+        except ContexError as error:
+            code, reason = code_of(error.reason), error.reason.value
+            raise
+        finally:
+            self._ended(call.service, call.method, code, reason, time.perf_counter() - started)
+
+    def _ended(self, service: str, method: str, code: Code, reason: str, seconds: float) -> None:
+        totals, name = self._totals, (service, method)
+        totals.calls[service, method, code.name, reason] += 1
+        counts = totals.buckets.get(name)
+        if counts is None:
+            counts = totals.buckets[name] = [0] * (len(_BOUNDS_S) + 1)
+        counts[bisect_left(_BOUNDS_S, seconds)] += 1
+        totals.seconds[name] += seconds  # type: ignore[assignment]
+
+
+class CallMetrics(Collector):
+    """The calls of all serving processes, for Prometheus to fetch."""
+
+    def __init__(self) -> None:
+        self._own: CallCounts | None = None
+        self._ended = Totals()
+        self._workers: dict[int, Totals] = {}
+
+    def follow(self, counts: CallCounts) -> None:
+        """Includes the calls of this process."""
+        self._own = counts
+
+    def reported(self, worker: int, totals: Totals | None) -> None:
+        """Takes what a worker process has counted so far; None when that process has ended.
+
+        What an ended process counted stays in the sums, so that no counter ever falls.
+        """
+        if totals is not None:
+            self._workers[worker] = totals
+        elif (last := self._workers.pop(worker, None)) is not None:
+            ended = Totals()
+            ended.add(self._ended)
+            ended.add(last)
+            self._ended = ended
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client; from any thread."""
+        totals = Totals()
+        for part in (self._ended, *list(self._workers.values())):
+            totals.add(part)
+        if self._own is not None:
+            totals.add(self._own.totals())
+        calls = CounterMetricFamily(
+            "contex_calls",
+            "Calls that ended, by gRPC code and, unless OK, by Contex's reason.",
+            labels=["service", "method", "code", "reason"],
+        )
+        for names, count in totals.calls.items():
+            calls.add_metric(names, count)
+        seconds = HistogramMetricFamily(
+            "contex_call_seconds",
+            "How long calls took; a stream counts when it ends.",
+            labels=["service", "method"],
+        )
+        for method, counts in totals.buckets.items():
+            upto, buckets = 0, []
+            for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), counts, strict=True):
+                upto += count
+                buckets.append((bound, upto))
+            seconds.add_metric(method, buckets, totals.seconds[method])
+        yield from (calls, seconds)

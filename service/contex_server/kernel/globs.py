@@ -1,0 +1,13 @@
+"""Globs over data keys: "*" stands for any run of characters, "?" for any one."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from functools import lru_cache
+
+
+@lru_cache(maxsize=4_096)
+def compiled(globs: frozenset[str]) -> re.Pattern[str]:
+    """One pattern for several globs; fnmatch's are atomic, so no glob is exponential."""
+    return re.compile("|".join(map(fnmatch.translate, sorted(globs))))
