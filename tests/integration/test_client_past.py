@@ -23,8 +23,8 @@ from contex import (
     HeldBackReason,
     NewEvent,
     PatchOmitted,
-    past_responses,
 )
+from contex.state import StateProgress
 from contex_server.app import Server
 
 P = "past"
@@ -128,27 +128,24 @@ async def test_a_stream_of_a_state_survives_a_lost_connection(
         return iter(found)
 
     raise_at: list[int] = []
-    take = past_responses.StateProgress.take
-    monkeypatch.setattr(past_responses.StateProgress, "take", breaking)
+    take = StateProgress.take
+    monkeypatch.setattr(StateProgress, "take", breaking)
     seen: list[str] = []
     async with client.stream_state(P) as data:
         async for datum in data:
             seen.append(datum.data_key)
             if len(seen) == raise_at[-1] and broken == 1:
                 # The connection breaks under the stream.
-                data._call.cancel()  # type: ignore[union-attr]
-                data._call = _Broken()  # type: ignore[assignment]
+                data._reader.drop()
+                data._reader._call = _Broken()
     assert seen == [f"k{n:02}" for n in range(40)]
 
 
 class _Broken:
     """A call whose connection was lost."""
 
-    def cancelled(self) -> bool:
+    def cancel(self) -> bool:
         return False
-
-    def cancel(self) -> None:
-        pass
 
     async def read(self) -> Any:
         raise grpc.aio.AioRpcError(
@@ -256,7 +253,7 @@ async def test_what_an_agent_knew(word_server: Server, client: AsyncClient) -> N
         word_server, lambda c: list(c.deliveries(P, sequence=matched.event.sequence))
     )
     assert found == [delivery]
-    with pytest.raises(ValueError, match="give a sequence or an agent_id"):
+    with pytest.raises(ValueError, match="exactly one of sequence, agent_id"):
         client.deliveries(P)
     with pytest.raises(contex.TimeInFuture):
         await client.agent_context(P, "a", as_of=datetime(2100, 1, 1, tzinfo=UTC))

@@ -1,20 +1,38 @@
-"""How long to wait before trying again."""
+"""When to try again, and for how long. No I/O: the callers call and sleep.
+
+gRPC itself retries reads (see `channel.py`). Writes are retried by `Retry`, and only by it, so
+that attempts don't multiply, that the server's RetryInfo is honoured, which gRPC does not read,
+and that the caller's timeout bounds everything. Streams are resumed with `Backoff` alone.
+
+This is ours rather than stamina's because importing stamina takes as long as half of gRPC, and it
+has neither per-attempt deadlines that share a budget nor a server's RetryInfo below the jitter.
+"""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+
+import grpc
+
+from .errors import ContexError, is_transient
 
 BASE_S = 0.05
 CAP_S = 5.0
+
+IDEMPOTENCY_WINDOW_S = 540.0
+"""The server remembers a request_id for ten minutes; one is left for clocks and the network."""
+
+_MIN_ATTEMPT_S = 1.0
 
 
 class Backoff:
     """Exponential backoff with full jitter.
 
-    The n-th wait is uniform in 0 … min(5 s, 50 ms · 2ⁿ): clients that lost a server together
-    don't come back together. (Full jitter as in M. Brooker, "Exponential Backoff and Jitter",
-    AWS Architecture Blog, 2015.)
+    The n-th wait is uniform in 0 … min(5 s, 50 ms · 2ⁿ), so that clients that lost a server
+    together don't come back together. (Full jitter as in M. Brooker, "Exponential Backoff and
+    Jitter", AWS Architecture Blog, 2015.)
     """
 
     def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
@@ -23,14 +41,14 @@ class Backoff:
         """Failures in a row."""
 
     def reset(self) -> None:
-        """Something got through: the next wait is a short one again."""
+        """Notes a success: the next wait is short again."""
         self.failures = 0
 
     def next_delay(self, retry_after: float | None = None) -> float:
-        """Counts a failure.
+        """Notes a failure.
 
         Args:
-            retry_after: What the server asked for, seconds. It comes first, the jitter on top.
+            retry_after: Seconds the server asked for. The jitter is added to them.
 
         Returns:
             Seconds to wait.
@@ -39,3 +57,59 @@ class Backoff:
         ceiling = min(CAP_S, BASE_S * 2 ** min(self.failures, 16))
         self.failures += 1
         return (retry_after or 0.0) + self._uniform(0.0, ceiling)
+
+
+class Retry:
+    """The attempts of one call.
+
+    Args:
+        timeout: Seconds for all attempts and the waits between them.
+        idempotent: Whether the call may be repeated when it is unknown whether it took effect.
+            If not, it is repeated only after the server has refused it.
+        backoff: Computes the waits between attempts.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        timeout: float,
+        *,
+        idempotent: bool = True,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._idempotent = idempotent
+        self._backoff = backoff or Backoff()
+        now = clock()
+        self._deadline = now + timeout
+        self._last_retry = now + min(timeout, IDEMPOTENCY_WINDOW_S)
+
+    def attempt_timeout(self) -> float:
+        """Seconds for the next attempt.
+
+        Half of what is left, so that an attempt that hangs leaves time for others; all of it
+        if no second attempt would be made.
+        """
+        left = max(0.0, self._deadline - self._clock())
+        if not self._idempotent:
+            return left
+        return min(left, max(left / 2, _MIN_ATTEMPT_S))
+
+    def delay_after(self, error: ContexError) -> float:
+        """Notes a failed attempt.
+
+        Returns:
+            Seconds to wait before the next attempt.
+
+        Raises:
+            ContexError: `error` itself, if a retry can't help, is not safe, or would come too
+                late.
+        """
+        refused = error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)
+        if not is_transient(error) or not (self._idempotent or refused):
+            raise error
+        delay = self._backoff.next_delay(error.retry_after)
+        if self._clock() + delay >= self._last_retry:
+            raise error
+        return delay

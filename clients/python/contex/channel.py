@@ -1,23 +1,23 @@
-"""How the client's channels are set up: retries, keepalive, message sizes."""
+"""How the client's channels are set up: retries, keepalive, message sizes, identity, health."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from urllib.parse import quote
+
+from . import __version__
 
 MAX_MESSAGE_BYTES = 32 << 20
-"""Largest message received. Streams send about 1 MiB, unless one event is larger."""
+"""Largest message that is accepted. Streams send about 1 MiB unless one event is larger."""
 
 IDENTITY = "contex-identity"
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
-# Calls that only read: repeating one is always safe, so gRPC does it by itself. The calls that
-# write are left to retry.py, streams to resume.py. UnregisterAgent is in neither: repeated, it
-# would answer that there is no such agent.
+# Calls that only read: repeating one is always safe, so gRPC does it. Calls that write are
+# retried by backoff.py, streams are resumed by resume.py. UnregisterAgent is not retried at all:
+# a second attempt would answer that there is no such agent.
 _READS = (
     ("contex.v1.EventService", "GetEvent"),
     ("contex.v1.EventService", "ListEvents"),
@@ -39,7 +39,7 @@ _READS = (
     ("contex.v1.ProjectService", "GetRetention"),
 )
 
-# Streams that can't be resumed: gRPC repeats them as long as nothing has arrived.
+# Streams that can't be resumed: gRPC retries them until the first message has arrived.
 _STREAMED_READS = (
     ("contex.v1.MatchService", "Backtest"),
     ("contex.v1.MatchService", "ExportFeedback"),
@@ -58,12 +58,12 @@ _RETRY_POLICY = {
 def service_config(timeout: float) -> dict[str, Any]:
     """The gRPC service config.
 
-    Reads are tried five times within about a second and a half, then fail as UNAVAILABLE. No
-    call waits for the connection (`waitForReady`): it would end as a bare DEADLINE_EXCEEDED,
-    where UNAVAILABLE says what is wrong, for example "connection refused".
+    Reads are tried five times within about a second and a half, then fail with UNAVAILABLE. No
+    call waits for the connection (`waitForReady`): it would end with a bare DEADLINE_EXCEEDED,
+    whereas UNAVAILABLE says what is wrong, for example "connection refused".
 
     Args:
-        timeout: Seconds for a read with all its attempts.
+        timeout: Seconds for a read, all attempts together.
     """
     return {
         "methodConfig": [
@@ -87,36 +87,58 @@ def _names(methods: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
-    """The metadata by which a client says who it is, with every call.
+    """The metadata that tell the server with every call who is calling.
 
-    What metadata can't carry is escaped: gRPC would fail in its own way, where the service says
-    which names it takes.
+    Characters that metadata can't carry are escaped, so that the service can explain which names
+    it accepts; gRPC would fail with an error of its own.
     """
-    return ((IDENTITY, quote(name, safe="/:@+")),) if name else ()
+    if not name:
+        return ()
+    from urllib.parse import quote
 
-
-def _version() -> str:
-    try:
-        return version("contex-client")
-    except PackageNotFoundError:  # run from a folder that is not installed
-        return "unknown"
+    return ((IDENTITY, quote(name, safe="/:@+")),)
 
 
 def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:
-    """Options for a channel to Contex; use them too where you make the channel yourself."""
+    """Options for a channel to Contex; pass them to a channel that you make yourself, too."""
     return [
-        ("grpc.primary_user_agent", f"contex-python/{_version()}"),
+        ("grpc.primary_user_agent", f"contex-python/{__version__}"),
         ("grpc.service_config", json.dumps(service_config(timeout))),
         ("grpc.enable_retries", 1),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        # Finds a dead connection below a quiet stream. Well above the server's limit of one
+        # Detects a dead connection under a quiet stream. Well above the server's limit of one
         # ping in 5 s, and never on a channel without calls.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),
-        # The channel's own backoff starts at 1 s and grows to 120 s: a server that is back
-        # would not be seen for that long, however often the client tries.
+        # By default the channel's own backoff grows from 1 s to 120 s: however often the client
+        # tries, it would not notice for that long that the server is back.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
+
+
+# The two messages of a health check are one field each, and coded here: a check is often all that
+# a process does, and importing protobuf for it takes longer than the call.
+
+
+def health_request(service: str) -> bytes:
+    """`grpc.health.v1.HealthCheckRequest`."""
+    name = service.encode()
+    if not name:
+        return b""
+    length, coded = len(name), b""
+    while length > 0x7F:
+        coded += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    return b"\x0a" + coded + bytes([length]) + name
+
+
+def health_status(message: bytes) -> str:
+    """The status of a `grpc.health.v1.HealthCheckResponse`."""
+    number = message[1] if message[:1] == b"\x08" else 0
+    return _HEALTH[number] if number < len(_HEALTH) else "UNKNOWN"
+
+
+_HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")

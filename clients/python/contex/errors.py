@@ -1,22 +1,22 @@
-"""Typed exceptions: one for each way a call can fail, all made by `from_rpc_error`.
+"""Typed exceptions, one for each way a call can fail.
 
-An error of the service carries a reason (see `contex.v1.ErrorReason`). One without a reason
-did not come from the service, but from the transport or a proxy on the way.
+An error of the service carries a reason (see `contex.v1.ErrorReason`). An error without one comes
+from the transport or from a proxy on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
-from .v1 import error_reason_pb2, event_service_pb2
+if TYPE_CHECKING:
+    from google.protobuf import any_pb2
 
+    from .v1 import event_service_pb2
+
+_DETAILS = "grpc-status-details-bin"
 _REASON_PREFIX = "ERROR_REASON_"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -25,13 +25,13 @@ class ContexError(Exception):
     """A call was refused, or did not get through.
 
     Attributes:
-        message: For people.
+        message: A text for people.
         code: The canonical gRPC code.
-        reason: Name of the `ErrorReason` without its prefix; empty if the error did not come
+        reason: Name of the `ErrorReason` without its prefix; empty if the error does not come
             from the service.
         metadata: Facts about the error, such as `actual_revision`.
-        retry_after: Seconds to wait before a retry, if the server said so.
-        violations: Refused fields, each with a description of its limit.
+        retry_after: Seconds to wait before a retry, if the server asked for that.
+        violations: The fields that were refused, each with a description of what is allowed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ContexError(Exception):
 
 
 class InvalidArgument(ContexError):
-    """The request is wrong; `violations` names the fields. Fix it, don't retry."""
+    """The request is wrong; `violations` names the fields. Fix it instead of retrying."""
 
 
 class NotFound(ContexError):
@@ -68,7 +68,7 @@ class DataKeyNotFound(NotFound):
 
     @property
     def data_key(self) -> str:
-        """The datum that is not there."""
+        """The key that has no datum."""
         return self.metadata.get("data_key", "")
 
 
@@ -82,20 +82,20 @@ class RevisionNotFound(NotFound):
 
 
 class FailedPrecondition(ContexError):
-    """The system is not in the state that the call needs."""
+    """The system is not in the state that the call requires."""
 
 
 class RevisionConflict(FailedPrecondition):
-    """Somebody else published first: read the datum again and decide again."""
+    """Somebody else published first: read the datum again, then decide again."""
 
     @property
     def data_key(self) -> str:
-        """The datum whose revision was not the expected one."""
+        """The key whose revision is not the expected one."""
         return self.metadata.get("data_key", "")
 
     @property
     def actual_revision(self) -> int:
-        """The revision the datum has."""
+        """The key's revision."""
         return int(self.metadata.get("actual_revision", "0"))
 
 
@@ -106,7 +106,7 @@ class OutOfRange(ContexError):
 class SequenceTrimmed(OutOfRange):
     """The position is older than the oldest event that can still be read.
 
-    Start at `earliest_sequence`, and know that something was missed.
+    Start at `earliest_sequence`, knowing that events were missed.
     """
 
     @property
@@ -116,11 +116,11 @@ class SequenceTrimmed(OutOfRange):
 
 
 class TimeInFuture(OutOfRange):
-    """The time is still to come, by the store's clock."""
+    """The time lies in the future, by the store's clock."""
 
 
 class RecordsExpired(OutOfRange):
-    """Records of that time are no longer kept, or were not kept yet."""
+    """Records of that time are no longer kept, or recording had not begun."""
 
     @property
     def earliest_time(self) -> str:
@@ -133,7 +133,7 @@ class Aborted(ContexError):
 
 
 class ResourceExhausted(ContexError):
-    """The server or its store has no room for this now."""
+    """The server or its store has no capacity for this now."""
 
 
 class Unavailable(ContexError):
@@ -141,19 +141,19 @@ class Unavailable(ContexError):
 
 
 class DeadlineExceeded(ContexError):
-    """The answer did not come in time; whether the call took effect is unknown."""
+    """The answer did not arrive in time; whether the call took effect is unknown."""
 
 
 class Unimplemented(ContexError):
-    """The server can't do this: it is older, or lacks an extra."""
+    """The server can't do this: it is older, or was installed without an extra."""
 
 
 class FormatUnavailable(Unimplemented):
-    """The server was installed without what this format needs."""
+    """The server was installed without the extra that this format needs."""
 
     @property
     def extra(self) -> str:
-        """What its operator has to install."""
+        """The extra that its operator has to install."""
         return self.metadata.get("extra", "")
 
 
@@ -162,7 +162,7 @@ class Internal(ContexError):
 
 
 class DataLoss(ContexError):
-    """A part of what the service keeps is missing or damaged; `metadata` tells which."""
+    """Stored data are missing or damaged; `metadata` says which."""
 
 
 _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
@@ -190,10 +190,13 @@ _BY_REASON: dict[str, type[ContexError]] = {
 
 
 def from_rpc_error(error: grpc.RpcError) -> ContexError:
-    """Makes the typed exception of a failed call, sync or asyncio; `error` is its cause."""
+    """The typed exception for a failed call of either client; `error` is its cause."""
     reason, metadata, retry_after = "", dict[str, str](), None
     violations: list[tuple[str, str]] = []
     for detail in _details(error):
+        # Imported here because few programs see such an error, and fewer as their first answer.
+        from google.rpc import error_details_pb2
+
         info = error_details_pb2.ErrorInfo()
         retry = error_details_pb2.RetryInfo()
         bad_request = error_details_pb2.BadRequest()
@@ -209,11 +212,11 @@ def from_rpc_error(error: grpc.RpcError) -> ContexError:
 
 
 def from_refusal(refusal: event_service_pb2.Refusal) -> ContexError:
-    """Makes the typed exception of a batch that a publish stream refused."""
+    """The typed exception for a batch that a publish stream refused."""
     return _make(
         refusal.message,
         _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN),
-        _reason_name(refusal.reason),
+        _reason_name(refusal),
         dict(refusal.metadata),
         refusal.retry_delay_ms / 1000 if refusal.retry_delay_ms else None,
         (),
@@ -221,10 +224,10 @@ def from_refusal(refusal: event_service_pb2.Refusal) -> ContexError:
 
 
 def is_transient(error: ContexError) -> bool:
-    """Tells whether the same call can succeed later.
+    """Whether the same call can succeed later.
 
-    Besides what the service declares retryable, that is what the transport reports when a
-    connection breaks. HTTP/2 resets arrive as INTERNAL, UNKNOWN or CANCELLED, without a reason.
+    True for what the service declares retryable and for what the transport reports when a
+    connection breaks: HTTP/2 resets arrive as INTERNAL, UNKNOWN or CANCELLED, without a reason.
     """
     if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return True
@@ -251,15 +254,28 @@ def _make(
 
 
 def _details(error: grpc.RpcError) -> Iterable[any_pb2.Any]:
-    try:
-        status = rpc_status.from_call(cast(grpc.Call, error))
-    except (ValueError, DecodeError):  # not ours, or mangled on the way
-        return ()
-    return status.details if status is not None else ()
+    """The details of a `google.rpc.Status`, if there is a valid one of this error."""
+    metadata: Any = error.trailing_metadata()  # an iterable of pairs from both kinds of calls
+    for key, value in metadata or ():
+        if key != _DETAILS:
+            continue
+        from google.protobuf.message import DecodeError
+        from google.rpc import status_pb2
+
+        try:
+            status = status_pb2.Status.FromString(value)
+        except DecodeError:
+            return ()
+        if status.code == error.code().value[0]:
+            details: Iterable[any_pb2.Any] = status.details
+            return details
+    return ()
 
 
-def _reason_name(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
-    if reason == error_reason_pb2.ERROR_REASON_UNSPECIFIED:
+def _reason_name(refusal: event_service_pb2.Refusal) -> str:
+    from .v1 import error_reason_pb2
+
+    if refusal.reason == error_reason_pb2.ERROR_REASON_UNSPECIFIED:
         return ""
-    value = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number.get(reason)
+    value = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number.get(refusal.reason)
     return value.name.removeprefix(_REASON_PREFIX) if value else ""

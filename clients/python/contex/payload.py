@@ -22,7 +22,7 @@ def encode(payload: object, content_type: str | None = None) -> tuple[bytes, str
 
     Raises:
         TypeError: The value has no JSON form.
-        ValueError: It holds NaN or an infinity, which JSON does not know.
+        ValueError: It contains NaN or an infinity, which JSON does not have.
     """
     if isinstance(payload, bytes | bytearray | memoryview):
         return bytes(payload), content_type or BINARY
@@ -35,7 +35,7 @@ def encode(payload: object, content_type: str | None = None) -> tuple[bytes, str
 def decode(payload: bytes, content_type: str) -> object:
     """Decodes a payload: JSON to a value, `text/*` to a `str`, other types to the bytes.
 
-    An empty JSON payload, as deletions have it, is `None`.
+    An empty JSON payload, such as a deletion's, is `None`.
 
     Raises:
         ValueError: The payload is not what its media type says.

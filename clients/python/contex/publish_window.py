@@ -1,31 +1,34 @@
-"""The unanswered batches of a publish stream. No I/O: both publish streams drive it."""
+"""The unanswered batches of a publish stream. No I/O: the publish streams drive it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc
 
-from . import responses
-from .backoff import Backoff
+from . import events
+from .backoff import IDEMPOTENCY_WINDOW_S, Backoff
 from .errors import ContexError, Internal, is_transient
-from .retry import IDEMPOTENCY_WINDOW_S
-from .v1 import event_service_pb2
-from .values import BatchResult
+from .events import BatchResult
+
+if TYPE_CHECKING:
+    from .v1 import event_service_pb2
 
 
 class PublishWindow:
-    """A bounded run of batches that were not answered yet, numbered from 0 as they came.
+    """A bounded run of batches that have no answer yet, numbered from 0 in their order.
 
-    A batch is in the window from before it is first sent until its answer is there. So whatever
-    a broken call leaves unanswered is sent again, in order and with the same request_ids, on the
-    next: a batch that had been appended is answered as a duplicate, nothing is appended twice.
+    A batch is in the window from before it is first sent until it is answered. So whatever a
+    broken call leaves unanswered is sent again on the next one, in order and with the same
+    request_ids: a batch that had been published is answered as a duplicate, none is published
+    twice.
 
     Args:
-        size: How many batches may be unanswered.
-        backoff: Waits between calls.
+        size: Maximum number of unanswered batches.
+        backoff: Computes the waits between calls.
         clock: Monotonic seconds.
     """
 
@@ -48,7 +51,7 @@ class PublishWindow:
 
     @property
     def end(self) -> int:
-        """Number that the next batch will get."""
+        """Number of the next batch to be added."""
         return self.first + len(self._unanswered)
 
     @property
@@ -58,11 +61,11 @@ class PublishWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether everything is answered."""
+        """Whether every batch is answered."""
         return not self._unanswered
 
     def add(self, request: event_service_pb2.PublishStreamRequest) -> None:
-        """Adds a batch, to be sent."""
+        """Adds a batch."""
         self._unanswered.append((request, self._clock()))
 
     def get(self, number: int) -> event_service_pb2.PublishStreamRequest:
@@ -84,7 +87,7 @@ class PublishWindow:
         self._backoff.reset()
         self._unanswered.popleft()
         self.first += 1
-        return responses.batch_result(response)
+        return events.batch_result(response)
 
     def on_break(self, error: ContexError) -> float:
         """Takes the error that a call ended with.
@@ -93,8 +96,8 @@ class PublishWindow:
             Seconds to wait before the next call.
 
         Raises:
-            ContexError: `error` itself, where a new call would not help, or where the server may
-                no longer know the request_ids, so that a batch could be appended twice.
+            ContexError: `error` itself, if a new call would not help, or if the server may have
+                forgotten the request_ids, so that a batch could be published twice.
         """
         delay = self._backoff.next_delay(error.retry_after)
         if not is_transient(error):

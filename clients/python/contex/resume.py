@@ -1,39 +1,46 @@
-"""The state of a stream that survives its connections. No I/O: both subscriptions drive it.
+"""The state of a stream that survives its connections. No I/O: the subscriptions drive it.
 
 A driver repeats: `take` an item; if there is none, open a call with `request` unless one is
-open, read one message and pass it to `on_message`. When a call breaks it passes the error to
-`on_error`, or calls `on_end` or `on_silence`, drops the call and waits as long as it is told.
+open, read one message and pass it to `on_message`. When a call breaks, the driver passes the
+error to `on_error`, or calls `on_end` or `on_silence`, drops the call and waits as long as told.
 
-Why no item is lost or seen twice: a message is taken only whole, its items are handed out
+Why no item is lost or seen twice: messages are only taken whole, all items of one are handed out
 before anything else is read, and a new call starts at the cursor of the last message taken.
 
-The data of a needs_changed message lie before the position that the stream has reached, in the
-order of their scores. They are handed out like events and leave `position` where it is: moved
-to one of them, it would skip those that are still to come.
+The data of a needs_changed message are older than the position that the stream has reached, and
+come in the order of their scores. They are handed out like events but leave `position` as it is:
+if it moved to one of them, resuming from there would skip those still to come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import grpc
 
-from . import responses
 from .backoff import Backoff
 from .errors import ContexError, Unavailable, is_transient
-from .v1 import agent_service_pb2, event_service_pb2
-from .values import Event, MatchedEvent, NeedsChanged
+from .lazy import LazyModule
 
-StreamRequest = (
-    event_service_pb2.ReplayRequest
-    | event_service_pb2.SubscribeRequest
-    | agent_service_pb2.ListenRequest
+if TYPE_CHECKING:
+    from . import agents, events
+    from .agents import NeedsChanged
+    from .events import Event, MatchedEvent
+    from .v1 import agent_service_pb2, event_service_pb2
+else:
+    agents = LazyModule("contex.agents")
+    events = LazyModule("contex.events")
+
+StreamRequest: TypeAlias = (
+    "event_service_pb2.ReplayRequest"
+    "| event_service_pb2.SubscribeRequest"
+    "| agent_service_pb2.ListenRequest"
 )
-StreamMessage = (
-    event_service_pb2.ReplayResponse
-    | event_service_pb2.SubscribeResponse
-    | agent_service_pb2.ListenResponse
+StreamMessage: TypeAlias = (
+    "event_service_pb2.ReplayResponse"
+    "| event_service_pb2.SubscribeResponse"
+    "| agent_service_pb2.ListenResponse"
 )
 
 T = TypeVar("T")
@@ -47,13 +54,13 @@ class ResumableStream(Generic[T]):
     """What is known about a stream across all its calls.
 
     Args:
-        request: The first request. A later one is the same with the cursor as its start.
-        decode: Turns one item of a message into what is handed out.
-        sequence_of: The sequence of an item that was handed out.
-        reconnect: Whether a break is mended; if not, it raises.
-        ends: Whether the end of the stream is its end (a replay), or a break.
-        backoff: Waits between calls.
-        on_needs_changed: Is told of a changed registration before its data are handed out.
+        request: The first request. Later ones are the same but start at the cursor.
+        decode: Converts one item of a message for the caller.
+        sequence_of: Returns the sequence of a converted item.
+        reconnect: Whether a break is mended; if not, it is raised.
+        ends: Whether the stream is complete when it ends (a replay); if not, that is a break.
+        backoff: Computes the waits between calls.
+        on_needs_changed: Called with a changed registration before its data are handed out.
     """
 
     def __init__(
@@ -88,22 +95,22 @@ class ResumableStream(Generic[T]):
 
     @property
     def request(self) -> StreamRequest:
-        """The request of the next call: the first one, or one that resumes."""
+        """The request of the next call."""
         if self._received_cursor is None:
             return self._request
         resumed = type(self._request)()
         resumed.CopyFrom(self._request)  # type: ignore[arg-type]
-        resumed.cursor = self._received_cursor  # takes the place of any other start
+        resumed.cursor = self._received_cursor  # replaces any other start
         return resumed
 
     @property
     def silence_limit_s(self) -> float:
-        """Seconds without a message after which a connection counts as broken."""
+        """Seconds without a message after which a connection is considered broken."""
         interval_ms = getattr(self._request, "heartbeat_interval_ms", 0)
         return _MISSED_HEARTBEATS * (interval_ms / 1000 or DEFAULT_HEARTBEAT_S)
 
     def on_message(self, message: StreamMessage) -> None:
-        """Takes a message that was received whole. All items must have been taken before."""
+        """Takes a message. All items of the last one must have been taken."""
         self._backoff.reset()
         self._received_cursor = message.cursor or self._received_cursor
         kind = message.WhichOneof("message")
@@ -116,8 +123,9 @@ class ResumableStream(Generic[T]):
         self._items = map(self._decode, batch)
         self._items_left = len(batch)
         changed = None
-        if isinstance(message, agent_service_pb2.ListenResponse) and kind == "needs_changed":
-            changed = self.needs_changed = responses.needs_changed(message.needs_changed)
+        if kind == "needs_changed":
+            listened = cast("agent_service_pb2.ListenResponse", message)
+            changed = self.needs_changed = agents.needs_changed(listened.needs_changed)
             self._items = cast("Iterator[T]", iter(changed.data))
             self._items_left = len(changed.data)
         self._items_are_new = changed is None
@@ -127,7 +135,7 @@ class ResumableStream(Generic[T]):
             self._on_needs_changed(changed)
 
     def take(self) -> T | None:
-        """Hands out the next item of the last message; `None`: read another message."""
+        """Hands out the next item of the last message; None if another must be read."""
         if not self._items_left:
             return None
         item = next(self._items)
@@ -139,7 +147,7 @@ class ResumableStream(Generic[T]):
         return item
 
     def take_all(self) -> None:
-        """Counts the last message as handed out whole, for those who read messages."""
+        """Marks all items of the last message as handed out."""
         while self.take() is not None:
             pass
 
@@ -150,14 +158,18 @@ class ResumableStream(Generic[T]):
             Seconds to wait before the next call.
 
         Raises:
-            ContexError: `error` itself, where a new call would not help.
+            ContexError: `error` itself, if a new call would not help.
         """
         if not self._reconnect or not is_transient(error) or self._is_hopeless(error):
             raise error
         return self._broken(error.retry_after)
 
     def on_end(self) -> float | None:
-        """Takes the end of a call without an error: `None` if the stream is complete."""
+        """Takes the end of a call without an error.
+
+        Returns:
+            Seconds to wait before the next call; None if the stream is complete.
+        """
         if self._ends:
             self.finished = True
             return None
@@ -166,7 +178,7 @@ class ResumableStream(Generic[T]):
         return self._broken(None)
 
     def on_silence(self) -> float:
-        """Takes the fact that nothing was received for `silence_limit_s`."""
+        """Notes that nothing was received for `silence_limit_s`."""
         if not self._reconnect:
             raise Unavailable(
                 f"no message for {self.silence_limit_s:g} s", grpc.StatusCode.UNAVAILABLE
@@ -179,8 +191,8 @@ class ResumableStream(Generic[T]):
         return self._backoff.next_delay(retry_after)
 
     def _is_hopeless(self, error: ContexError) -> bool:
-        # A server that is not there will come back. An INTERNAL or UNKNOWN that comes again
-        # and again is no broken connection, but a defect that should be seen.
+        # A server that can't be reached will come back. An INTERNAL or UNKNOWN that repeats is
+        # not a broken connection but a defect, which should be reported.
         return (
             error.code is not grpc.StatusCode.UNAVAILABLE
             and not error.reason
@@ -196,7 +208,7 @@ def event_stream(
 ) -> ResumableStream[Event]:
     """The state of a stream of events."""
     return ResumableStream(
-        request, responses.event, lambda event: event.sequence, reconnect=reconnect, ends=ends
+        request, events.event, lambda event: event.sequence, reconnect=reconnect, ends=ends
     )
 
 
@@ -209,7 +221,7 @@ def match_stream(
     """The state of an agent's stream."""
     return ResumableStream(
         request,
-        responses.matched_event,
+        events.matched_event,
         lambda matched: matched.event.sequence,
         reconnect=reconnect,
         on_needs_changed=on_needs_changed,

@@ -1,24 +1,49 @@
-"""What goes into files and comes out of them; see `contex.v1.TransferService`."""
+"""Values of `contex.v1.TransferService`, and the files that exports write and imports read."""
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from .backoff import Retry
+from .errors import ContexError
+from .lazy import LazyModule
+
+if TYPE_CHECKING:
+    from . import wire
+    from .v1 import transfer_service_pb2
+else:
+    wire = LazyModule("contex.wire")
+    transfer_service_pb2 = LazyModule("contex.v1.transfer_service_pb2")
+
+TAKEOVER_S = 15.0
+"""How long an import stays reserved for a server that was killed."""
+
+_CHUNK_BYTES = 512 * 1024
+_MAX_HELD_BYTES = 4 * 1024 * 1024
 
 
 class ExportFormat(enum.Enum):
-    """What a file looks like."""
+    """The format of a file."""
 
     NATIVE = "native"
     JSON_LINES = "json_lines"
     CLOUD_EVENTS = "cloud_events"
     PARQUET = "parquet"
     LEGACY_JSON = "legacy_json"
-    """What the older HTTP service returned; imported only."""
+    """The answers of the older HTTP service; for imports only."""
 
 
 class ExportPart(enum.Enum):
-    """What else an export holds; native only."""
+    """What a native export can contain besides events."""
 
     AGENTS = "agents"
     VECTORS = "vectors"
@@ -26,7 +51,7 @@ class ExportPart(enum.Enum):
 
 
 class ImportMode(enum.Enum):
-    """How events are imported: as they are, or as new ones."""
+    """Whether events are imported exactly as they are, or published as new ones."""
 
     EXACT = "exact"
     REPLAY = "replay"
@@ -45,9 +70,10 @@ class Redaction:
     """Changes a value in JSON payloads before they are imported.
 
     Attributes:
-        json_pointer: Which value (RFC 6901); "*" as a part is every element or member.
-        data_keys: Globs; empty: all data.
-        replacement: JSON, with REPLACE.
+        json_pointer: The value (RFC 6901); a part "*" stands for every element or member.
+        action: What is done to it.
+        data_keys: Globs for the data keys that are changed; by default all.
+        replacement: The new value as JSON, for REPLACE.
     """
 
     json_pointer: str
@@ -58,7 +84,7 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What an export holds; see `contex.v1.ExportSummary`."""
+    """What an export contains; see `contex.v1.ExportSummary`."""
 
     cut_sequence: str
     first_sequence: str
@@ -74,12 +100,13 @@ class ExportPiece:
     """The next bytes of a file.
 
     Attributes:
-        event_count: Events written so far.
-        byte_count: Bytes written so far, this piece included.
-        total_count: How many events there are to look at, ...
-        scanned_count: ... and how many were.
-        resume_token: With it, another export goes on behind this piece; "" where it can't.
-        summary: In the last piece.
+        data: The bytes.
+        event_count: Number of events written so far.
+        byte_count: Number of bytes written so far, including this piece.
+        total_count: Number of events to scan.
+        scanned_count: Number of events scanned so far.
+        resume_token: Continues the export after this piece; empty if that is not possible.
+        summary: The summary, in the last piece.
     """
 
     data: bytes
@@ -93,7 +120,7 @@ class ExportPiece:
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """How far an import is."""
+    """How much of a file was read so far."""
 
     byte_count: int
     event_count: int
@@ -117,3 +144,145 @@ class ImportReport:
     first_sequence: str
     last_sequence: str
     digest: str
+
+
+# -- messages ------------------------------------------------------------------------------------
+
+
+def to_redactions(redactions: Iterable[Redaction]) -> list[transfer_service_pb2.Redaction]:
+    """The messages for redactions."""
+    return [
+        transfer_service_pb2.Redaction(
+            data_keys=wire.several(redaction.data_keys),
+            json_pointer=redaction.json_pointer,
+            action=wire.enum_number(redaction.action, transfer_service_pb2.RedactionAction),
+            replacement=redaction.replacement,
+        )
+        for redaction in redactions
+    ]
+
+
+def import_report(message: transfer_service_pb2.ImportReport) -> ImportReport:
+    """What was imported."""
+    format = wire.enum_member(ExportFormat, transfer_service_pb2.ExportFormat, message.format)
+    return wire.to_value(ImportReport, message, format=format)
+
+
+def import_delay(retry: Retry, failure: ContexError) -> float:
+    """Seconds until an import is resumed.
+
+    Raises:
+        ContexError: `failure` itself, if it is not resumed.
+    """
+    if failure.reason == "IMPORT_IN_PROGRESS" and retry.attempt_timeout() > 1.0:
+        return 1.0
+    return retry.delay_after(failure)
+
+
+class ExportProgress:
+    """Turns the messages of an export into pieces from which it can be resumed.
+
+    A message without a resume token is held back until one with a token comes, so that a resumed
+    export never has to take back bytes that were handed out. If that would hold back too much,
+    the bytes are handed out and the export can't be resumed any more.
+    """
+
+    def __init__(self, request: transfer_service_pb2.ExportRequest) -> None:
+        self._request = request
+        self.resumable = request.format != transfer_service_pb2.EXPORT_FORMAT_PARQUET
+        self._held: list[bytes] = []
+
+    def next_request(self) -> transfer_service_pb2.ExportRequest:
+        """The request of the next call."""
+        self._held.clear()
+        return self._request
+
+    def take(self, message: transfer_service_pb2.ExportResponse) -> Iterator[ExportPiece]:
+        """The piece that a message completes, if it does."""
+        self._held.append(message.data)
+        if message.resume_token:
+            self._request.resume_token = message.resume_token
+        elif not message.HasField("summary") and self.resumable:
+            if sum(map(len, self._held)) < _MAX_HELD_BYTES:
+                return
+            self.resumable = False
+        data = b"".join(self._held)
+        self._held.clear()
+        summary = None
+        if message.HasField("summary"):
+            summary = wire.to_value(ExportSummary, message.summary)
+        yield wire.to_value(ExportPiece, message, data=data, summary=summary)
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+class PartialFile:
+    """A file that is written as `<path>.part`, and resumed where an earlier attempt ended."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._part = self._path.with_name(f"{self._path.name}.part")
+        self._note = self._path.with_name(f"{self._path.name}.part.resume")
+        self.resume_token = ""
+        size = 0
+        if self._part.exists() and self._note.exists():
+            count, _, token = self._note.read_text().partition(" ")
+            if count.isdigit() and self._part.stat().st_size >= int(count):
+                size, self.resume_token = int(count), token
+        self._file = self._part.open("r+b" if self._part.exists() else "w+b")
+        self._file.truncate(size)
+        self._file.seek(size)
+
+    def write(self, piece: ExportPiece) -> None:
+        """Adds a piece; what was written before it stays, whatever happens."""
+        self._file.write(piece.data)
+        if piece.resume_token:
+            self._file.flush()
+            self._note.write_text(f"{self._file.tell()} {piece.resume_token}")
+
+    def complete(self) -> None:
+        """Moves the file to its place."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+        self._note.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leaves the file to be resumed, unless it is complete."""
+        self._file.close()
+
+
+class ImportFile:
+    """A file to import, read in chunks from any place.
+
+    Attributes:
+        import_id: The same whenever the same unchanged path is imported into the same project,
+            so that an interrupted import is resumed; for an open file, a new one each time.
+    """
+
+    def __init__(self, file: BinaryIO, import_id: str) -> None:
+        self._file = file
+        self._origin = file.tell()
+        self._lock = threading.Lock()  # the sender of a call that broke may still be reading
+        self.import_id = import_id
+
+    def read(self, place: int) -> bytes:
+        """The chunk at a place; empty at the end."""
+        with self._lock:
+            self._file.seek(self._origin + place)
+            return self._file.read(_CHUNK_BYTES)
+
+
+@contextlib.contextmanager
+def import_file(source: str | os.PathLike[str] | BinaryIO, project: str) -> Iterator[ImportFile]:
+    """Opens the source of an import, unless it is open."""
+    if not isinstance(source, str | os.PathLike):
+        yield ImportFile(source, uuid.uuid4().hex)
+        return
+    path = Path(source)
+    stat = path.stat()
+    text = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{project}"
+    with path.open("rb") as file:
+        yield ImportFile(file, hashlib.sha256(text.encode()).hexdigest()[:32])

@@ -110,7 +110,7 @@ def _text_and_threshold(need: str | Need, default: float) -> tuple[str, float]:
 
 
 def _show(summary: BacktestSummary, needs: list[tuple[str, float]], as_json: bool) -> None:
-    from contex.answers import THRESHOLDS
+    from contex import THRESHOLDS
 
     if as_json:
         print_json(summary_record(summary, needs, THRESHOLDS))

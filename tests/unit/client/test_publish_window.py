@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from contex.backoff import IDEMPOTENCY_WINDOW_S
 from contex.errors import Internal, InvalidArgument, Unavailable
 from contex.publish_window import PublishWindow
-from contex.retry import IDEMPOTENCY_WINDOW_S
 from contex.v1 import event_service_pb2
 from hypothesis import given
 from hypothesis import strategies as st

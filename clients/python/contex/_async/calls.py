@@ -1,0 +1,139 @@
+"""How the client calls: its channel, its identity, attempts, pages and streams."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+from contex.backoff import Retry
+from contex.channel import identity_metadata
+from contex.errors import ContexError
+
+from .answer_stream import AnswerStream
+from .closing import AsyncCloseable
+from .subscription import Subscription
+from .transport import Channel, Connection, StreamCall, UnaryMethod, sleep, unary
+
+if TYPE_CHECKING:
+    from contex.resume import ResumableStream, StreamMessage, StreamRequest
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+T = TypeVar("T")
+StreamT = TypeVar("StreamT", bound=AsyncCloseable)
+
+
+class PageRequest(Protocol):
+    """Asks for a page."""
+
+    page_token: str
+
+
+class Page(Protocol):
+    """A page of an answer."""
+
+    next_page_token: str
+
+
+PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
+PageT = TypeVar("PageT", bound=Page)
+
+
+class AsyncCalls(AsyncCloseable):
+    """The base of each service's methods."""
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        publisher: str = "",
+        timeout: float = 10.0,
+        channel: Channel | None = None,
+    ) -> None:
+        self._publisher = publisher
+        self._timeout = timeout
+        self._metadata = identity_metadata(publisher)
+        self._connection = Connection(target, timeout, channel)
+        self._streams: weakref.WeakSet[AsyncCloseable] = weakref.WeakSet()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Ends all streams of this client and closes its channel."""
+        self._closed = True
+        for stream in list(self._streams):
+            await stream.close()
+        await self._connection.close()
+
+    async def _once(
+        self,
+        method: UnaryMethod[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        self._check_open()
+        return await unary(method, request, timeout or self._timeout, self._metadata)
+
+    async def _repeated(
+        self,
+        method: UnaryMethod[Request, Response],
+        request: Request,
+        retry: Retry | None = None,
+    ) -> Response:
+        self._check_open()
+        retry = retry or Retry(self._timeout)
+        while True:
+            try:
+                return await unary(method, request, retry.attempt_timeout(), self._metadata)
+            except ContexError as error:
+                delay = retry.delay_after(error)
+            await sleep(delay)
+
+    async def _pages(
+        self, method: UnaryMethod[PageRequestT, PageT], request: PageRequestT
+    ) -> AsyncIterator[PageT]:
+        """All pages of an answer; `request` asks for the first."""
+        while True:
+            page = await self._once(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def _listed(
+        self,
+        method: Callable[[], UnaryMethod[PageRequestT, PageT]],
+        request: PageRequestT,
+        decode: Callable[[PageT], Iterable[T]],
+    ) -> AsyncIterator[T]:
+        """The items of all pages of an answer."""
+        async for page in self._pages(method(), request):
+            for item in decode(page):
+                yield item
+
+    def _subscription(
+        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
+    ) -> Subscription[T]:
+        def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
+            return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
+
+        return self._opened(Subscription(open_call, stream))
+
+    def _answers(
+        self,
+        open_call: Callable[[], StreamCall[Response]],
+        decode: Callable[[Response], Iterable[T]],
+        retry: Callable[[], Retry] | None = None,
+    ) -> AnswerStream[T]:
+        return self._opened(AnswerStream[T](open_call, decode, retry))
+
+    def _opened(self, stream: StreamT) -> StreamT:
+        """Notes a stream, which is closed with the client."""
+        self._check_open()
+        self._streams.add(stream)
+        return stream
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")

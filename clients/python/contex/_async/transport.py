@@ -1,0 +1,217 @@
+"""What differs between asyncio and threads.
+
+`_sync/transport.py` offers the same names to blocking code. These two are written by hand; the
+rest of `_sync` is generated from what is written here for asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+)
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import grpc
+from grpc import aio
+
+from contex.channel import channel_options
+from contex.errors import from_rpc_error
+
+Channel: TypeAlias = aio.Channel
+Condition = asyncio.Condition
+Event = asyncio.Event
+sleep = asyncio.sleep
+in_thread = asyncio.to_thread
+
+T = TypeVar("T")
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Source: TypeAlias = Iterable[T] | AsyncIterable[T]
+UnaryMethod: TypeAlias = "aio.UnaryUnaryMultiCallable[Request, Response]"
+StreamMethod: TypeAlias = "aio.StreamStreamMultiCallable[Request, Response]"
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Connection:
+    """The channel of a client. One that the caller passed is left open by `close`."""
+
+    def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
+        self._target = target
+        self._timeout = timeout
+        self._channel = channel
+        self._owned = channel is None
+
+    @property
+    def channel(self) -> Channel:
+        """The channel."""
+        # Not made in the constructor: an asyncio channel belongs to the loop it is made in.
+        if self._channel is None:
+            options = channel_options(self._timeout)
+            self._channel = aio.insecure_channel(self._target, options=options)
+        return self._channel
+
+    async def close(self) -> None:
+        """Closes it."""
+        if self._owned and self._channel is not None:
+            await self._channel.close()
+
+
+class StreamCall(Protocol[M_co]):
+    """A call whose responses are a stream."""
+
+    def read(self) -> Awaitable[M_co | object]:
+        """Reads a response, or `aio.EOF`."""
+
+    def cancel(self) -> bool:
+        """Ends the call."""
+
+
+class Reader(Generic[M]):
+    """Reads from one call after another until it is closed.
+
+    Args:
+        limit_s: Seconds that a read may take; None for no limit.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
+        self._call: StreamCall[M] | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed.is_set()
+
+    @property
+    def has_call(self) -> bool:
+        """Whether a call is open."""
+        return self._call is not None
+
+    async def read(self, open_call: Callable[[], StreamCall[M]]) -> M | None:
+        """Reads a message from the open call, or from a new one.
+
+        A call is open afterwards only if a message is returned.
+
+        Returns:
+            The message; None at the end of the call, and if the reader is closed meanwhile.
+
+        Raises:
+            TimeoutError: No message came within the limit.
+            ContexError: The call failed.
+        """
+        message: Any = aio.EOF
+        try:
+            if self._call is None:
+                self._call = open_call()
+            # Cancelling a read, as this timeout does, cancels its call.
+            async with asyncio.timeout(self._limit_s):
+                message = await self._call.read()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self.closed or (task is not None and task.cancelling()):
+                raise
+            # Nobody cancelled this task: close() cancelled the call.
+        finally:
+            if message is aio.EOF:
+                self.drop()
+        return None if message is aio.EOF else message
+
+    async def pause(self, seconds: float) -> None:
+        """Waits, unless the reader is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+
+    def drop(self) -> None:
+        """Ends the open call."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def close(self) -> None:
+        """Ends the open call and any read or pause under way."""
+        self._closed.set()
+        self.drop()
+
+
+class Background:
+    """Work that runs beside its owner."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._task = asyncio.create_task(work())
+
+    async def stop(self) -> None:
+        """Ends it; the owner has made sure that it can end."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class _Duplex(Generic[Request, Response]):
+    """A call that sends requests from an iterator while its responses are read."""
+
+    def __init__(
+        self, call: aio.StreamStreamCall[Request, Response], requests: AsyncIterator[Request]
+    ) -> None:
+        self._call = call
+        self._requests = requests
+        # Not gRPC's own consumer of iterators: it outlives a call that failed.
+        self._sender = asyncio.create_task(self._send())
+
+    def read(self) -> Awaitable[Response | object]:
+        return self._call.read()
+
+    def cancel(self) -> bool:
+        self._sender.cancel()
+        return self._call.cancel()
+
+    async def _send(self) -> None:
+        try:
+            async for request in self._requests:
+                await self._call.write(request)
+            await self._call.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return  # the reader learns why the call broke
+
+
+def duplex(
+    method: StreamMethod[Request, Response], requests: AsyncIterator[Request], metadata: Metadata
+) -> StreamCall[Response]:
+    """Opens a call that sends and receives."""
+    return _Duplex(method(metadata=metadata), requests)
+
+
+async def iterate(items: Source[T]) -> AsyncIterator[T]:
+    """Iterates over items that may be asynchronous."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def unary(
+    method: UnaryMethod[Request, Response], request: Request, timeout: float, metadata: Metadata
+) -> Response:
+    """Makes a call.
+
+    Raises:
+        ContexError: It failed.
+    """
+    try:
+        return await method(request, timeout=timeout, metadata=metadata)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error

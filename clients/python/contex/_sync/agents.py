@@ -1,0 +1,292 @@
+# Generated from _async/agents.py by `make generate`.
+"""Methods of `contex.v1.AgentService`: registrations, and what agents are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from contex.lazy import LazyModule
+from contex.resume import match_stream
+
+from .calls import Calls
+from .subscription import SyncSubscription
+
+if TYPE_CHECKING:
+    from contex import agents as values
+    from contex import events, wire
+    from contex.agents import (
+        Agent,
+        AgentContext,
+        Delivery,
+        MinDelta,
+        Need,
+        NeedsChanged,
+        Registration,
+    )
+    from contex.events import ContextFormat, Event, MatchedEvent
+    from contex.v1 import agent_service_pb2, agent_service_pb2_grpc, event_pb2
+    from contex.v1.agent_service_pb2_grpc import AgentServiceStub
+    from contex.wire import At
+else:
+    values = LazyModule("contex.agents")
+    events = LazyModule("contex.events")
+    wire = LazyModule("contex.wire")
+    agent_service_pb2 = LazyModule("contex.v1.agent_service_pb2")
+    agent_service_pb2_grpc = LazyModule("contex.v1.agent_service_pb2_grpc")
+    event_pb2 = LazyModule("contex.v1.event_pb2")
+
+
+class AgentService(Calls):
+    """See `Client`."""
+
+    @cached_property
+    def _agents(self) -> AgentServiceStub:
+        return agent_service_pb2_grpc.AgentServiceStub(self._connection.channel)
+
+    def register_agent(
+        self,
+        project: str,
+        agent_id: str,
+        needs: Iterable[str | Need],
+        *,
+        last_seen_sequence: str | None = None,
+        threshold: float | None = None,
+        max_matches: int | None = None,
+        min_delta: MinDelta | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
+    ) -> Registration:
+        """Registers an agent, or replaces its registration, and returns what matches now.
+
+        Args:
+            project: The project.
+            agent_id: The agent's id.
+            needs: What it needs, each in one line of plain words, or a `Need` with options.
+            last_seen_sequence: Sets the durable cursor; `"0"`: everything. By default a new agent
+                starts now and a known one keeps its cursor.
+            threshold: Lowest score that matches; by default the server's.
+            max_matches: Maximum number of data to return for each need; by default 10.
+            min_delta: Which updates are pushed; by default all.
+            max_context_tokens: Budget for the data as text. Whole data are kept, best first; the
+                context of the answer lists those that were left out.
+            context_format: Returns the data as text, too, in the context of the answer.
+        """
+        lines, specs = values.to_lines_or_needs(needs)
+        request = agent_service_pb2.RegisterAgentRequest(
+            project=project,
+            agent_id=agent_id,
+            needs=lines,
+            need_specs=specs,
+            last_seen_sequence=last_seen_sequence,
+            threshold=threshold,
+            max_matches=max_matches or 0,
+            min_delta=values.to_min_delta(min_delta),
+            max_context_tokens=max_context_tokens,
+            context_format=events.to_context_format(context_format),
+        )
+        response = self._repeated(self._agents.RegisterAgent, request)
+        return values.registration(response)
+
+    def update_agent(
+        self,
+        project: str,
+        agent_id: str,
+        *,
+        needs: Iterable[str | Need] | None = None,
+        threshold: float | None = None,
+        max_matches: int | None = None,
+        min_delta: MinDelta | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
+    ) -> Registration:
+        """Changes what is not None and returns what matches now.
+
+        Arguments as in `register_agent`; an empty `MinDelta()` pushes all updates again.
+
+        Raises:
+            NotFound: The agent is not registered.
+        """
+        lines, specs = values.to_lines_or_needs(needs or ())
+        request = agent_service_pb2.UpdateAgentRequest(
+            project=project,
+            agent_id=agent_id,
+            needs=lines,
+            need_specs=specs,
+            threshold=threshold,
+            max_matches=max_matches,
+            min_delta=values.to_min_delta(min_delta),
+            max_context_tokens=max_context_tokens,
+            context_format=events.to_context_format(context_format),
+        )
+        response = self._repeated(self._agents.UpdateAgent, request)
+        return values.registration(response)
+
+    def get_agent(self, project: str, agent_id: str) -> Agent:
+        """Returns a registration.
+
+        Raises:
+            NotFound: The agent is not registered.
+        """
+        request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
+        return values.agent((self._once(self._agents.GetAgent, request)).agent)
+
+    def list_agents(self, project: str, *, page_size: int = 100) -> Iterator[Agent]:
+        """Iterates over a project's registrations by id, fetching page after page."""
+        request = agent_service_pb2.ListAgentsRequest(project=project, page_size=page_size)
+        return self._listed(
+            lambda: self._agents.ListAgents, request, lambda page: map(values.agent, page.agents)
+        )
+
+    def unregister_agent(self, project: str, agent_id: str) -> str:
+        """Removes a registration and its cursor.
+
+        The call is never repeated: a second attempt could not tell that the first had succeeded.
+
+        Returns:
+            Sequence of the event that records it.
+
+        Raises:
+            NotFound: The agent is not registered.
+        """
+        request = agent_service_pb2.UnregisterAgentRequest(project=project, agent_id=agent_id)
+        return (self._once(self._agents.UnregisterAgent, request)).sequence
+
+    def listen(
+        self,
+        project: str,
+        agent_id: str,
+        *,
+        cursor: str | None = None,
+        after_sequence: str | None = None,
+        heartbeat_interval_ms: int = 0,
+        context_format: ContextFormat | None = None,
+        on_needs_changed: Callable[[NeedsChanged], object] | None = None,
+        reconnect: bool = True,
+    ) -> SyncSubscription[MatchedEvent]:
+        """Streams everything that matches the agent's needs, without end.
+
+        When the needs are changed meanwhile, the data that match now and did not before come next,
+        with `backfilled` set; then the stream goes on.
+
+        Args:
+            project: The project.
+            agent_id: The agent's id.
+            cursor: Where to start; by default at the durable cursor, which `acknowledge` moves.
+            after_sequence: Start after this event instead.
+            heartbeat_interval_ms: As in `subscribe`.
+            context_format: Returns each event as text, too, in its `context`.
+            on_needs_changed: Called with the changed registration before the data that it brings.
+            reconnect: As in `subscribe`.
+
+        Raises:
+            NotFound: While iterating: the agent is not registered, or no longer.
+        """
+        request = agent_service_pb2.ListenRequest(
+            **wire.at_most_one(cursor=cursor, after_sequence=after_sequence),
+            project=project,
+            agent_id=agent_id,
+            heartbeat_interval_ms=heartbeat_interval_ms,
+            context_format=events.to_context_format(context_format),
+        )
+        stream = match_stream(request, reconnect, on_needs_changed=on_needs_changed)
+        return self._subscription(lambda: self._agents.Listen, stream)
+
+    def acknowledge(
+        self,
+        project: str,
+        agent_id: str,
+        position: str | Event | MatchedEvent | None = None,
+        *,
+        cursor: str | None = None,
+    ) -> str:
+        """Moves the agent's durable cursor forward; never back.
+
+        Args:
+            project: The project.
+            agent_id: The agent's id.
+            position: The event up to which the agent has processed everything, or its sequence.
+            cursor: A stream's cursor, instead.
+
+        Returns:
+            Sequence of the durable cursor now.
+        """
+        sequence = None if position is None else events.sequence_of(position)
+        wire.exactly_one(position=position, cursor=cursor)
+        request = agent_service_pb2.AcknowledgeRequest(
+            **wire.given(sequence=sequence, cursor=cursor), project=project, agent_id=agent_id
+        )
+        response = self._repeated(self._agents.Acknowledge, request)
+        return response.acknowledged_sequence
+
+    def agent_context(
+        self,
+        project: str,
+        agent_id: str,
+        *,
+        as_of: At | None = None,
+        omit_payloads: bool = False,
+        near_misses: int = 0,
+    ) -> AgentContext:
+        """Returns what an agent knew at a moment, what it did not, and why.
+
+        Args:
+            project: The project.
+            agent_id: The agent.
+            as_of: The moment; by default now.
+            omit_payloads: Leave out payloads.
+            near_misses: Maximum number of data that nearly matched to list too, up to 100.
+
+        Raises:
+            NotFound: The agent was not registered then.
+            RecordsExpired: Records of that time are not kept.
+        """
+        request = agent_service_pb2.GetAgentContextRequest(
+            project=project,
+            agent_id=agent_id,
+            as_of=wire.position(as_of),
+            omit_payloads=omit_payloads,
+            near_misses=near_misses,
+        )
+        return values.agent_context(self._once(self._agents.GetAgentContext, request))
+
+    def deliveries(
+        self,
+        project: str,
+        *,
+        sequence: str | None = None,
+        agent_id: str | None = None,
+        since: At | None = None,
+        until: At | None = None,
+        backwards: bool = False,
+        page_size: int = 100,
+    ) -> Iterator[Delivery]:
+        """Iterates over the agents that were sent an event, or over what an agent was sent.
+
+        Args:
+            project: The project.
+            sequence: The event; or else:
+            agent_id: The agent.
+            since: Lower end of the time of sending; only with an agent, like the next two.
+            until: Upper end, included.
+            backwards: Newest first.
+            page_size: Deliveries per call, 1 to 1,000.
+
+        Raises:
+            NotFound: There is no such event or agent.
+            ValueError: Not exactly one of event and agent is given.
+        """
+        request = agent_service_pb2.ListDeliveriesRequest(
+            **wire.exactly_one(sequence=sequence, agent_id=agent_id),
+            project=project,
+            since=wire.position(since),
+            until=wire.position(until),
+            order=event_pb2.ORDER_UNSPECIFIED if agent_id is None else wire.order(backwards),
+            page_size=page_size,
+        )
+        return self._listed(
+            lambda: self._agents.ListDeliveries,
+            request,
+            lambda page: map(values.delivery, page.deliveries),
+        )

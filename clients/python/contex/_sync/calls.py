@@ -1,0 +1,140 @@
+# Generated from _async/calls.py by `make generate`.
+"""How the client calls: its channel, its identity, attempts, pages and streams."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+from contex.backoff import Retry
+from contex.channel import identity_metadata
+from contex.errors import ContexError
+
+from .answer_stream import SyncAnswerStream
+from .closing import Closeable
+from .subscription import SyncSubscription
+from .transport import Channel, Connection, StreamCall, UnaryMethod, sleep, unary
+
+if TYPE_CHECKING:
+    from contex.resume import ResumableStream, StreamMessage, StreamRequest
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+T = TypeVar("T")
+StreamT = TypeVar("StreamT", bound=Closeable)
+
+
+class PageRequest(Protocol):
+    """Asks for a page."""
+
+    page_token: str
+
+
+class Page(Protocol):
+    """A page of an answer."""
+
+    next_page_token: str
+
+
+PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
+PageT = TypeVar("PageT", bound=Page)
+
+
+class Calls(Closeable):
+    """The base of each service's methods."""
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        publisher: str = "",
+        timeout: float = 10.0,
+        channel: Channel | None = None,
+    ) -> None:
+        self._publisher = publisher
+        self._timeout = timeout
+        self._metadata = identity_metadata(publisher)
+        self._connection = Connection(target, timeout, channel)
+        self._streams: weakref.WeakSet[Closeable] = weakref.WeakSet()
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends all streams of this client and closes its channel."""
+        self._closed = True
+        for stream in list(self._streams):
+            stream.close()
+        self._connection.close()
+
+    def _once(
+        self,
+        method: UnaryMethod[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        self._check_open()
+        return unary(method, request, timeout or self._timeout, self._metadata)
+
+    def _repeated(
+        self,
+        method: UnaryMethod[Request, Response],
+        request: Request,
+        retry: Retry | None = None,
+    ) -> Response:
+        self._check_open()
+        retry = retry or Retry(self._timeout)
+        while True:
+            try:
+                return unary(method, request, retry.attempt_timeout(), self._metadata)
+            except ContexError as error:
+                delay = retry.delay_after(error)
+            sleep(delay)
+
+    def _pages(
+        self, method: UnaryMethod[PageRequestT, PageT], request: PageRequestT
+    ) -> Iterator[PageT]:
+        """All pages of an answer; `request` asks for the first."""
+        while True:
+            page = self._once(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _listed(
+        self,
+        method: Callable[[], UnaryMethod[PageRequestT, PageT]],
+        request: PageRequestT,
+        decode: Callable[[PageT], Iterable[T]],
+    ) -> Iterator[T]:
+        """The items of all pages of an answer."""
+        for page in self._pages(method(), request):
+            for item in decode(page):
+                yield item
+
+    def _subscription(
+        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
+    ) -> SyncSubscription[T]:
+        def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
+            return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
+
+        return self._opened(SyncSubscription(open_call, stream))
+
+    def _answers(
+        self,
+        open_call: Callable[[], StreamCall[Response]],
+        decode: Callable[[Response], Iterable[T]],
+        retry: Callable[[], Retry] | None = None,
+    ) -> SyncAnswerStream[T]:
+        return self._opened(SyncAnswerStream[T](open_call, decode, retry))
+
+    def _opened(self, stream: StreamT) -> StreamT:
+        """Notes a stream, which is closed with the client."""
+        self._check_open()
+        self._streams.add(stream)
+        return stream
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")

@@ -1,0 +1,61 @@
+# Generated from _async/client.py by `make generate`.
+"""The client: the methods of all services together."""
+
+from __future__ import annotations
+
+from contex.channel import HEALTH_CHECK, health_request, health_status
+
+from .agents import AgentService
+from .audit import AuditService
+from .events import EventService
+from .match import MatchService
+from .projects import ProjectService
+from .state import StateService
+from .transfer import TransferService
+
+
+class Client(
+    EventService,
+    AgentService,
+    MatchService,
+    StateService,
+    AuditService,
+    ProjectService,
+    TransferService,
+):
+    """A client of one Contex server, for code without asyncio.
+
+    It opens one channel and keeps it; use it in a `with`, or `close` it. Calls raise the
+    exceptions of `contex.errors`.
+
+    Several threads may share it; a stream belongs to one, but any may close it.
+
+    Args:
+        target: gRPC target of the server.
+        publisher: Who is calling: recorded in each event that is published, and in the audit.
+        timeout: Seconds for a call, all attempts together. Streams have no such limit.
+        channel: A channel of your own, for example with TLS; `close` leaves it open. Give it the
+            options of `contex.channel_options`.
+
+    Moments and ranges:
+        A place in a project's log is a sequence, or a time: RFC 3339 text with a zone, an aware
+        `datetime`, or unix milliseconds. Questions about the past refuse one in the future
+        (`TimeInFuture`, `OutOfRange`) or before what can still be read (`SequenceTrimmed`,
+        `RecordsExpired`). A range starts after a sequence or at a time, and includes its upper
+        end. A datetime without a time zone is a ValueError.
+    """
+
+    def health(self, service: str = "") -> str:
+        """Returns the health of the server, or of one of its services.
+
+        Returns:
+            `"SERVING"` or `"NOT_SERVING"`.
+
+        Raises:
+            Unavailable: The server can't be reached.
+            NotFound: There is no such service.
+        """
+        check = self._connection.channel.unary_unary(
+            HEALTH_CHECK, request_serializer=health_request, response_deserializer=health_status
+        )
+        return self._once(check, service)

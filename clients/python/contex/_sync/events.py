@@ -1,0 +1,296 @@
+# Generated from _async/events.py by `make generate`.
+"""Methods of `contex.v1.EventService`: publishing and reading events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from contex.backoff import Retry
+from contex.lazy import LazyModule
+from contex.resume import event_stream
+
+from .calls import Calls
+from .publish_stream import SyncPublishStream
+from .subscription import SyncSubscription
+from .transport import Source, duplex
+
+if TYPE_CHECKING:
+    from contex import events as values
+    from contex import publish_window, wire
+    from contex.events import Durability, Event, NewEvent, Receipt
+    from contex.v1 import event_service_pb2, event_service_pb2_grpc
+    from contex.v1.event_service_pb2_grpc import EventServiceStub
+    from contex.wire import At
+else:
+    values = LazyModule("contex.events")
+    publish_window = LazyModule("contex.publish_window")
+    wire = LazyModule("contex.wire")
+    event_service_pb2 = LazyModule("contex.v1.event_service_pb2")
+    event_service_pb2_grpc = LazyModule("contex.v1.event_service_pb2_grpc")
+
+
+class EventService(Calls):
+    """See `Client`."""
+
+    @cached_property
+    def _events(self) -> EventServiceStub:
+        return event_service_pb2_grpc.EventServiceStub(self._connection.channel)
+
+    def publish(
+        self,
+        project: str,
+        data_key: str,
+        payload: object,
+        *,
+        description: str = "",
+        event_type: str = "",
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        expected_revision: int | None = None,
+        durability: Durability | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
+        """Publishes one event.
+
+        The call is repeated with the same request_id until the server has answered or the
+        client's timeout is over, so the event is published once even if an answer was lost.
+
+        Args:
+            project: The project.
+            data_key: Name of the datum.
+            payload: Bytes, text, or anything with a JSON form.
+            description: What the datum is, in plain words; the best way to have it found.
+            event_type: A type of your own; empty for `data_published`.
+            content_type: Media type; by default the one that fits the payload's Python type.
+            metadata: Free annotations.
+            expected_revision: Refuse unless the key is at this revision; 0: it never had an event.
+            durability: What the receipt must guarantee; by default that the event is on disk.
+            request_id: Idempotency key; by default a fresh one. Without one (empty), the call is
+                not repeated if it is unknown whether the event was published.
+
+        Raises:
+            RevisionConflict: The key is at another revision.
+            InvalidArgument: The event is not acceptable.
+            Unavailable: The server could not be reached in time.
+            ValueError: The payload has no JSON form.
+        """
+        event = values.NewEvent(
+            data_key=data_key,
+            payload=payload,
+            description=description,
+            event_type=event_type,
+            content_type=content_type,
+            metadata=metadata or {},
+            expected_revision=expected_revision,
+        )
+        batch = self.publish_batch(project, [event], durability=durability, request_id=request_id)
+        return batch[0]
+
+    def delete(
+        self,
+        project: str,
+        data_key: str,
+        *,
+        expected_revision: int | None = None,
+        durability: Durability | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
+        """Deletes a datum. Its history stays. Arguments and errors as in `publish`."""
+        event = values.NewEvent(data_key, tombstone=True, expected_revision=expected_revision)
+        batch = self.publish_batch(project, [event], durability=durability, request_id=request_id)
+        return batch[0]
+
+    def publish_batch(
+        self,
+        project: str,
+        events: Sequence[NewEvent],
+        *,
+        durability: Durability | None = None,
+        request_id: str | None = None,
+    ) -> list[Receipt]:
+        """Publishes up to 1,000 events together: all of them or none.
+
+        Arguments and errors as in `publish`.
+
+        Returns:
+            One receipt for each event, in order.
+        """
+        request = event_service_pb2.PublishRequest(
+            project=project,
+            events=map(values.to_new_event, events),
+            request_id=wire.new_request_id() if request_id is None else request_id,
+            durability=values.to_durability(durability),
+            publisher=self._publisher,
+        )
+        retry = Retry(self._timeout, idempotent=bool(request.request_id))
+        return list(values.receipts(self._repeated(self._events.Publish, request, retry)))
+
+    def publish_stream(
+        self,
+        project: str,
+        batches: Source[Sequence[NewEvent]],
+        *,
+        durability: Durability | None = None,
+        window: int = 16,
+    ) -> SyncPublishStream:
+        """Publishes batch after batch over one stream, with many in flight.
+
+        Args:
+            project: The project.
+            batches: The batches, each of up to 1,000 events.
+            durability: What the receipts must guarantee; by default that the events are on disk.
+            window: Maximum number of unanswered batches; the server reads 16 ahead.
+
+        Returns:
+            A context manager that yields a `BatchResult` for each batch, in order.
+        """
+
+        def make_request(batch: Sequence[NewEvent]) -> event_service_pb2.PublishStreamRequest:
+            return event_service_pb2.PublishStreamRequest(
+                project=project,
+                events=map(values.to_new_event, batch),
+                request_id=wire.new_request_id(),
+                durability=values.to_durability(durability),
+                publisher=self._publisher,
+            )
+
+        stream = SyncPublishStream(
+            lambda requests: duplex(self._events.PublishStream, requests, self._metadata),
+            batches,
+            make_request,
+            publish_window.PublishWindow(window),
+            self._timeout,
+        )
+        return self._opened(stream)
+
+    def get_event(self, project: str, sequence: str) -> Event:
+        """Returns one event.
+
+        Raises:
+            NotFound: No event has this sequence.
+        """
+        request = event_service_pb2.GetEventRequest(project=project, sequence=sequence)
+        return values.event((self._once(self._events.GetEvent, request)).event)
+
+    def list_events(
+        self,
+        project: str,
+        *,
+        since: At | None = None,
+        until: At | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        backwards: bool = False,
+        page_size: int = 100,
+    ) -> Iterator[Event]:
+        """Iterates over a range of events, fetching page after page.
+
+        Args:
+            project: The project.
+            since: Lower end: after this sequence, or from this time on. By default the beginning.
+            until: Upper end, included: a sequence or a time. By default the end.
+            event_types: Only these types.
+            data_keys: Only data keys that match one of these globs.
+            publishers: Only events of these publishers.
+            backwards: Newest first.
+            page_size: Events per call, 1 to 1,000.
+
+        Raises:
+            SequenceTrimmed: The lower end is older than what can still be read.
+            ValueError: A time has no time zone.
+        """
+        request = event_service_pb2.ListEventsRequest(
+            project=project,
+            since=wire.position(since),
+            until=wire.position(until),
+            filter=wire.event_filter(event_types, data_keys, publishers),
+            order=wire.order(backwards),
+            page_size=page_size,
+        )
+        return self._listed(
+            lambda: self._events.ListEvents, request, lambda page: map(values.event, page.events)
+        )
+
+    def replay(
+        self,
+        project: str,
+        *,
+        since: At | None = None,
+        until: At | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        backwards: bool = False,
+        reconnect: bool = True,
+    ) -> SyncSubscription[Event]:
+        """Streams a range of events as fast as they are consumed, then ends.
+
+        Arguments and errors as in `list_events`; `reconnect` as in `subscribe`.
+        """
+        request = event_service_pb2.ReplayRequest(
+            project=project,
+            since=wire.position(since),
+            until=wire.position(until),
+            filter=wire.event_filter(event_types, data_keys, publishers),
+            order=wire.order(backwards),
+        )
+        return self._subscription(
+            lambda: self._events.Replay, event_stream(request, reconnect, ends=True)
+        )
+
+    def subscribe(
+        self,
+        project: str,
+        *,
+        start: Literal["beginning", "end"] | None = None,
+        after_sequence: str | None = None,
+        from_time: datetime | None = None,
+        cursor: str | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        heartbeat_interval_ms: int = 0,
+        reconnect: bool = True,
+    ) -> SyncSubscription[Event]:
+        """Streams all events from a start position on, without end.
+
+        At most one start position may be given; by default it is the beginning.
+
+        Args:
+            project: The project.
+            start: `"beginning"`, or `"end"` for new events only. If the connection breaks before
+                the first message, the end is that at the time of the next connection.
+            after_sequence: Start after this event; `"0"` is the beginning.
+            from_time: Start at the first event of this instant or later.
+            cursor: Start after the position of this cursor, to resume an earlier stream.
+            event_types: Only these types.
+            data_keys: Only data keys that match one of these globs.
+            publishers: Only events of these publishers.
+            heartbeat_interval_ms: After this long without an event the server sends a sign of
+                life, 100 to 60,000 ms; 0 means 15,000. Three missing ones break the connection.
+            reconnect: Whether to mend a broken connection; if not, its error is raised.
+
+        Raises:
+            SequenceTrimmed: While iterating: the position can't be read any more.
+            ValueError: A time has no time zone, or there are several start positions.
+        """
+        if start not in (None, "beginning", "end"):
+            raise ValueError(f"start must be 'beginning' or 'end', not {start!r}")
+        start_position = wire.at_most_one(
+            from_beginning=True if start == "beginning" else None,
+            from_end=True if start == "end" else None,
+            after_sequence=after_sequence,
+            from_time=None if from_time is None else wire.timestamp(from_time),
+            cursor=cursor,
+        )
+        request = event_service_pb2.SubscribeRequest(
+            **start_position,
+            project=project,
+            filter=wire.event_filter(event_types, data_keys, publishers),
+            heartbeat_interval_ms=heartbeat_interval_ms,
+        )
+        return self._subscription(lambda: self._events.Subscribe, event_stream(request, reconnect))

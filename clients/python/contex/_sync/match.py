@@ -1,0 +1,232 @@
+# Generated from _async/match.py by `make generate`.
+"""Methods of `contex.v1.MatchService`: what would match, why, and whether it was useful."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from contex.backoff import Retry
+from contex.lazy import LazyModule
+
+from .answer_stream import SyncAnswerStream
+from .calls import Calls
+
+if TYPE_CHECKING:
+    from contex import agents, events, wire
+    from contex import match as values
+    from contex.agents import MinDelta, Need
+    from contex.events import ContextFormat, Event, MatchedEvent
+    from contex.match import (
+        BacktestProgress,
+        BacktestSummary,
+        Explanation,
+        Feedback,
+        MatchAnswer,
+        MatchingStatus,
+    )
+    from contex.v1 import match_service_pb2, match_service_pb2_grpc
+    from contex.v1.match_service_pb2_grpc import MatchServiceStub
+    from contex.wire import At
+else:
+    values = LazyModule("contex.match")
+    agents = LazyModule("contex.agents")
+    events = LazyModule("contex.events")
+    wire = LazyModule("contex.wire")
+    match_service_pb2 = LazyModule("contex.v1.match_service_pb2")
+    match_service_pb2_grpc = LazyModule("contex.v1.match_service_pb2_grpc")
+
+
+class MatchService(Calls):
+    """See `Client`."""
+
+    @cached_property
+    def _matching(self) -> MatchServiceStub:
+        return match_service_pb2_grpc.MatchServiceStub(self._connection.channel)
+
+    def match(
+        self,
+        project: str,
+        questions: Iterable[str | Need],
+        *,
+        threshold: float | None = None,
+        max_matches: int | None = None,
+        data_keys: Iterable[str] = (),
+        as_of: At | None = None,
+        max_context_tokens: int | None = None,
+        context_format: ContextFormat | None = None,
+    ) -> MatchAnswer:
+        """Finds the live data that answer questions, without registering anything.
+
+        Args:
+            project: The project.
+            questions: In plain words, or with options like those of needs.
+            threshold: Lowest score that matches; by default the server's.
+            max_matches: Maximum number of data to return for each question; by default 10.
+            data_keys: Only data whose key matches one of these globs.
+            as_of: Ask about the project as it was at this sequence or time; by default now.
+            max_context_tokens: As in `register_agent`.
+            context_format: As in `register_agent`.
+
+        Raises:
+            ValueError: A time has no time zone.
+        """
+        request = match_service_pb2.MatchRequest(
+            project=project,
+            questions=agents.to_needs(questions),
+            threshold=threshold,
+            max_matches=max_matches or 0,
+            data_keys=wire.several(data_keys),
+            as_of=wire.position(as_of),
+            max_context_tokens=max_context_tokens,
+            context_format=events.to_context_format(context_format),
+        )
+        return values.answer(self._once(self._matching.Match, request), request)
+
+    def explain(
+        self,
+        project: str,
+        *,
+        need: str | None = None,
+        agent_id: str | None = None,
+        need_index: int = 0,
+        data_key: str | None = None,
+        sequence: str | None = None,
+        threshold: float | None = None,
+        as_of: At | None = None,
+    ) -> Explanation:
+        """Takes the score of a need and a datum apart, whether or not they match.
+
+        Args:
+            project: The project.
+            need: The need in plain words; or else:
+            agent_id: Use a need of this agent.
+            need_index: Which of the agent's needs, from 0.
+            data_key: The datum: the latest event of this key; or else:
+            sequence: This very event.
+            threshold: Lowest score that would match; by default the need's or the server's.
+            as_of: The moment whose background applies, and whose datum if it is given by its key.
+
+        Raises:
+            DataKeyNotFound: The key has no datum at that moment.
+            NotFound: There is no such agent or event.
+            ValueError: Not exactly one need and one datum are given, or a time has no time zone.
+        """
+        wire.exactly_one(need=need, agent_id=agent_id)
+        agent_need = None
+        if agent_id is not None:
+            agent_need = match_service_pb2.AgentNeed(agent_id=agent_id, need_index=need_index)
+        request = match_service_pb2.ExplainRequest(
+            **wire.given(text=need, agent_need=agent_need),
+            **wire.exactly_one(data_key=data_key, sequence=sequence),
+            project=project,
+            threshold=threshold,
+            as_of=wire.position(as_of),
+        )
+        return values.explanation(self._once(self._matching.Explain, request))
+
+    def backtest(
+        self,
+        project: str,
+        needs: Iterable[str | Need],
+        *,
+        threshold: float | None = None,
+        since: At | None = None,
+        until: At | None = None,
+        min_delta: MinDelta | None = None,
+        summary_only: bool = False,
+    ) -> SyncAnswerStream[MatchedEvent | BacktestProgress | BacktestSummary]:
+        """Streams what needs would have received in a range of the log, in log order.
+
+        Progress comes between the events, and a summary at the end.
+
+        Args:
+            project: The project.
+            needs: In plain words, or with options.
+            threshold: Threshold of needs without one; by default the server's.
+            since: Lower end, as in `list_events`. By default the beginning.
+            until: Upper end. By default the end.
+            min_delta: Which updates count; by default all.
+            summary_only: No events, only progress and the summary.
+
+        Raises:
+            ValueError: A time has no time zone.
+        """
+        request = match_service_pb2.BacktestRequest(
+            project=project,
+            needs=agents.to_needs(needs),
+            threshold=threshold,
+            since=wire.position(since),
+            until=wire.position(until),
+            min_delta=agents.to_min_delta(min_delta),
+            summary_only=summary_only,
+        )
+        return self._answers(
+            lambda: self._matching.Backtest(request, metadata=self._metadata),
+            lambda message: values.backtested(message),
+        )
+
+    def record_feedback(
+        self,
+        project: str,
+        agent_id: str,
+        event: str | Event | MatchedEvent,
+        *,
+        useful: bool,
+        need_index: int | None = None,
+        comment: str = "",
+        request_id: str | None = None,
+    ) -> str:
+        """Records in the log whether a match was useful.
+
+        Args:
+            project: The project.
+            agent_id: The agent that judges.
+            event: The event that matched, or its sequence.
+            useful: Whether it was useful for the need.
+            need_index: Which of the agent's needs it was for; by default the one that it met best,
+                or the first if the event is given without its matches.
+            comment: A remark for people.
+            request_id: As in `publish`.
+
+        Returns:
+            Sequence of the event that records it.
+
+        Raises:
+            NotFound: The agent is not registered, or there is no such event.
+        """
+        if need_index is None:
+            best = event.matches[:1] if isinstance(event, events.MatchedEvent) else ()
+            need_index = best[0].need_index if best else 0
+        request = match_service_pb2.RecordFeedbackRequest(
+            project=project,
+            agent_id=agent_id,
+            sequence=events.sequence_of(event),
+            need_index=need_index,
+            useful=useful,
+            comment=comment,
+            request_id=wire.new_request_id() if request_id is None else request_id,
+        )
+        retry = Retry(self._timeout, idempotent=bool(request.request_id))
+        return (self._repeated(self._matching.RecordFeedback, request, retry)).sequence
+
+    def export_feedback(
+        self, project: str, *, since: At | None = None, until: At | None = None
+    ) -> SyncAnswerStream[Feedback]:
+        """Streams all feedback with the scores of the matches that it judges.
+
+        Arguments and errors as in `list_events`.
+        """
+        request = match_service_pb2.ExportFeedbackRequest(
+            project=project, since=wire.position(since), until=wire.position(until)
+        )
+        return self._answers(
+            lambda: self._matching.ExportFeedback(request, metadata=self._metadata),
+            lambda message: values.feedback(message),
+        )
+
+    def matching_status(self, project: str) -> MatchingStatus:
+        """Returns the model a project is matched by, and the progress of changing to another."""
+        request = match_service_pb2.GetMatchingStatusRequest(project=project)
+        return values.matching_status(self._once(self._matching.GetMatchingStatus, request))

@@ -1,0 +1,168 @@
+# Generated from _async/projects.py by `make generate`.
+"""Methods of `contex.v1.ProjectService`: size, activity, retention, erasure, verification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from contex.backoff import Retry
+from contex.lazy import LazyModule
+
+from .answer_stream import SyncAnswerStream
+from .calls import Calls
+
+if TYPE_CHECKING:
+    from contex import projects as values
+    from contex import wire
+    from contex.projects import (
+        Activity,
+        ActivityDimension,
+        ErasedData,
+        RemovedEvents,
+        Retention,
+        RetentionInfo,
+        Stats,
+        VerifyStep,
+    )
+    from contex.v1 import project_service_pb2, project_service_pb2_grpc
+    from contex.v1.project_service_pb2_grpc import ProjectServiceStub
+    from contex.wire import At
+else:
+    values = LazyModule("contex.projects")
+    wire = LazyModule("contex.wire")
+    project_service_pb2 = LazyModule("contex.v1.project_service_pb2")
+    project_service_pb2_grpc = LazyModule("contex.v1.project_service_pb2_grpc")
+
+_LONG_S = 600.0
+"""Timeout of calls that rewrite what is stored, which may take minutes."""
+
+
+class ProjectService(Calls):
+    """See `Client`."""
+
+    @cached_property
+    def _projects(self) -> ProjectServiceStub:
+        return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
+
+    def stats(self, project: str) -> Stats:
+        """Returns a project's size, positions and rate."""
+        request = project_service_pb2.GetStatsRequest(project=project)
+        return values.stats(self._once(self._projects.GetStats, request))
+
+    def activity(
+        self,
+        project: str,
+        dimension: ActivityDimension | None = None,
+        *,
+        since: At | None = None,
+        until: At | None = None,
+        bucket_seconds: int = 0,
+        names: Iterable[str] = (),
+        top: int = 10,
+        utc_offset_minutes: int = 0,
+    ) -> Activity:
+        """Counts events over time.
+
+        Args:
+            project: The project.
+            dimension: What they are counted by; by default all together.
+            since: Lower end; by default 24 hours before the upper one, or the first event.
+            until: Upper end, included; by default now.
+            bucket_seconds: A multiple of 60, or of 3,600 from 3,600 on; 0: the server chooses.
+            names: Only these names or globs.
+            top: Maximum number of names, 1 to 100.
+            utc_offset_minutes: How far local time is ahead of UTC.
+        """
+        by = values.ActivityDimension(dimension or values.ActivityDimension.TOTAL)
+        request = project_service_pb2.GetActivityRequest(
+            project=project,
+            dimension=wire.enum_number(by, project_service_pb2.ActivityDimension),
+            since=wire.position(since),
+            until=wire.position(until),
+            bucket_seconds=bucket_seconds,
+            names=wire.several(names),
+            top=top,
+            utc_offset_minutes=utc_offset_minutes,
+        )
+        return values.activity(self._once(self._projects.GetActivity, request))
+
+    def retention(self, project: str) -> RetentionInfo:
+        """Returns how long a project is kept, and where."""
+        request = project_service_pb2.GetRetentionRequest(project=project)
+        return values.retention_info(self._once(self._projects.GetRetention, request))
+
+    def set_retention(self, project: str, retention: Retention) -> Retention:
+        """Sets how long a project is kept, replacing all of its earlier settings.
+
+        Returns:
+            What is in effect now.
+        """
+        request = project_service_pb2.SetRetentionRequest(
+            project=project, retention=values.to_retention(retention)
+        )
+        response = self._repeated(self._projects.SetRetention, request)
+        return values.retention(response.effective)
+
+    def remove_events(self, project: str, before: At, *, reason: str) -> RemovedEvents:
+        """Permanently removes archived events before a place, in whole segments.
+
+        Args:
+            project: The project.
+            before: A sequence, a time with a zone, or unix milliseconds.
+            reason: Why, for the audit.
+
+        Raises:
+            FailedPrecondition: LEGAL_HOLD, ARCHIVE_DISABLED.
+        """
+        request = project_service_pb2.RemoveEventsRequest(
+            project=project, before=wire.position(before), reason=reason
+        )
+        response = self._once(self._projects.RemoveEvents, request, timeout=_LONG_S)
+        return wire.to_value(values.RemovedEvents, response)
+
+    def erase(
+        self,
+        project: str,
+        *,
+        subject: str | None = None,
+        data_key: str | None = None,
+        reason: str,
+        request_id: str | None = None,
+    ) -> ErasedData:
+        """Makes payloads unreadable everywhere: those of a subject, or of a data key.
+
+        Args:
+            project: The project.
+            subject: All events whose metadata name this subject; or else:
+            data_key: All events of this data key.
+            reason: Why: it is recorded in every event that is erased.
+            request_id: Makes the call idempotent; by default a fresh one.
+
+        Raises:
+            FailedPrecondition: LEGAL_HOLD, ARCHIVE_DISABLED.
+            DataKeyNotFound: The data key never had an event.
+            ValueError: Not exactly one of subject and data_key is given.
+        """
+        request = project_service_pb2.EraseDataRequest(
+            **wire.exactly_one(subject=subject, data_key=data_key),
+            project=project,
+            request_id=request_id or wire.new_request_id(),
+            reason=reason,
+        )
+        response = self._repeated(self._projects.EraseData, request, Retry(_LONG_S))
+        return wire.to_value(values.ErasedData, response)
+
+    def verify(self, project: str, *, repair: bool = False) -> SyncAnswerStream[VerifyStep]:
+        """Reads a project end to end and reports differences between copies of the same facts.
+
+        Args:
+            project: The project.
+            repair: Rebuild whatever can be derived from the rest.
+        """
+        request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
+        return self._answers(
+            lambda: self._projects.VerifyProject(request, metadata=self._metadata),
+            lambda message: values.verify_step(message),
+        )

@@ -1,0 +1,124 @@
+# Generated from _async/subscription.py by `make generate`.
+"""A stream that outlives its connections; `resume.py` keeps its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from contex.errors import ContexError
+
+from .closing import Closeable
+from .transport import Reader, StreamCall
+
+if TYPE_CHECKING:
+    from contex.agents import NeedsChanged
+    from contex.resume import ResumableStream, StreamMessage, StreamRequest
+
+T = TypeVar("T")
+
+
+class SyncSubscription(Closeable, Generic[T]):
+    """A stream of items that outlives its connections: iterate over it in a `with`.
+
+    When the connection breaks, the server ends the stream, or nothing arrives for three heartbeat
+    intervals, it reconnects (after a jittered wait of at most 5 s, or as long as the server asks
+    for) and resumes after the last message it received: no item is missed and none comes twice.
+    Because agents may start before servers do, it waits without limit for a server that can't be
+    reached, also the first time. What a new connection would not mend is raised, for example
+    `NotFound` or `SequenceTrimmed`.
+
+    Interrupting a wait for the next item loses nothing: iterating again reconnects.
+
+    One at a time may iterate, either over the subscription or over `messages()`.
+    """
+
+    def __init__(
+        self,
+        open_call: Callable[[StreamRequest], StreamCall[StreamMessage]],
+        stream: ResumableStream[T],
+    ) -> None:
+        self._open_call = open_call
+        self._stream = stream
+        self._reader: Reader[StreamMessage] = Reader(stream.silence_limit_s)
+
+    @property
+    def cursor(self) -> str | None:
+        """Cursor of the last message whose items were all handed out; None before the first.
+
+        It is safe to store once those items have been processed: `subscribe` or `listen` with it
+        resumes after them.
+        """
+        return self._stream.cursor
+
+    @property
+    def position(self) -> str | None:
+        """Sequence of the last item handed out; `after_sequence` with it resumes exactly there.
+
+        It never moves back: earlier events that a change of the needs brings leave it unchanged.
+        """
+        return self._stream.position
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the stream is live: everything in the log has been received."""
+        return self._stream.caught_up
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost."""
+        return self._stream.reconnects
+
+    @property
+    def fell_behind(self) -> int:
+        """How often the server had to go back to the log because the stream was too slow."""
+        return self._stream.fell_behind
+
+    @property
+    def needs_changed(self) -> NeedsChanged | None:
+        """The last change of the agent's registration that the stream reported, if any."""
+        return self._stream.needs_changed
+
+    def messages(self) -> Iterator[StreamMessage]:
+        """Iterates over the raw messages instead, checkpoints and heartbeats included."""
+        while (message := self._receive()) is not None:
+            self._stream.take_all()
+            yield message
+
+    def close(self) -> None:
+        """Ends the stream; an iteration under way stops."""
+        self._reader.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        while (item := self._stream.take()) is None:
+            if self._receive() is None:
+                raise StopIteration
+        return item
+
+    def _receive(self) -> StreamMessage | None:
+        """Receives one message, over as many calls as it takes; None at the end."""
+        stream = self._stream
+        while not self._reader.closed and not stream.finished:
+            delay: float | None
+            try:
+                message = self._reader.read(self._open)
+            except TimeoutError:
+                delay = stream.on_silence()
+            except ContexError as error:
+                delay = stream.on_error(error)
+            else:
+                if self._reader.closed:
+                    break
+                if message is not None:
+                    stream.on_message(message)
+                    return message
+                delay = stream.on_end()
+            if delay is not None:
+                self._reader.pause(delay)
+        return None
+
+    def _open(self) -> StreamCall[StreamMessage]:
+        return self._open_call(self._stream.request)

@@ -1,0 +1,353 @@
+# Generated from _async/transfer.py by `make generate`.
+"""Methods of `contex.v1.TransferService`: exports, imports and copies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO
+
+from contex.backoff import Retry
+from contex.errors import ContexError
+from contex.lazy import LazyModule
+
+from .answer_stream import SyncAnswerStream
+from .calls import Calls
+from .transport import Event, Reader, StreamCall, duplex, in_thread, sleep
+
+if TYPE_CHECKING:
+    from contex import transfer as values
+    from contex import wire
+    from contex.transfer import (
+        ExportFormat,
+        ExportPart,
+        ExportPiece,
+        ExportSummary,
+        ImportFile,
+        ImportMode,
+        ImportProgress,
+        ImportReport,
+        Redaction,
+    )
+    from contex.v1 import transfer_service_pb2, transfer_service_pb2_grpc
+    from contex.v1.transfer_service_pb2_grpc import TransferServiceStub
+    from contex.wire import At
+else:
+    values = LazyModule("contex.transfer")
+    wire = LazyModule("contex.wire")
+    transfer_service_pb2 = LazyModule("contex.v1.transfer_service_pb2")
+    transfer_service_pb2_grpc = LazyModule("contex.v1.transfer_service_pb2_grpc")
+
+
+class TransferService(Calls):
+    """See `Client`."""
+
+    @cached_property
+    def _transfers(self) -> TransferServiceStub:
+        return transfer_service_pb2_grpc.TransferServiceStub(self._connection.channel)
+
+    def export(
+        self,
+        project: str,
+        format: ExportFormat | None = None,
+        *,
+        compress: bool = False,
+        since: At | None = None,
+        until: At | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        include: Iterable[ExportPart] = (),
+        resume_token: str = "",
+    ) -> SyncAnswerStream[ExportPiece]:
+        """Streams a project as a file, in pieces, resuming after a lost connection.
+
+        Args:
+            project: The project.
+            format: The format of the file; by default native.
+            compress: Compresses JSON lines and CloudEvents with zstandard.
+            since: Lower end.
+            until: Upper end, the cut; by default the current end of the log.
+            event_types: Only these types.
+            data_keys: Only data keys that match one of these globs.
+            publishers: Only these publishers.
+            include: What to export besides events; native only.
+            resume_token: Continues an export after the piece that had this token.
+
+        Raises:
+            FormatUnavailable: The server lacks what the format needs.
+        """
+        progress = values.ExportProgress(
+            transfer_service_pb2.ExportRequest(
+                project=project,
+                format=wire.enum_number(
+                    format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
+                ),
+                compress=compress,
+                since=wire.position(since),
+                until=wire.position(until),
+                filter=wire.event_filter(event_types, data_keys, publishers),
+                include=[
+                    wire.enum_number(part, transfer_service_pb2.ExportPart) for part in include
+                ],
+                resume_token=resume_token,
+            )
+        )
+        return self._answers(
+            lambda: self._transfers.Export(progress.next_request(), metadata=self._metadata),
+            progress.take,
+            lambda: Retry(self._timeout if progress.resumable else 0.0),
+        )
+
+    def export_to(
+        self,
+        project: str,
+        path: str | os.PathLike[str],
+        format: ExportFormat | None = None,
+        *,
+        progress: Callable[[ExportPiece], object] | None = None,
+        compress: bool = False,
+        since: At | None = None,
+        until: At | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        include: Iterable[ExportPart] = (),
+    ) -> ExportSummary:
+        """Exports into a file.
+
+        It is written as `<path>.part` and moved to its place when it is complete. An earlier
+        attempt with the same arguments is continued. Other arguments as in `export`.
+
+        Args:
+            project: The project.
+            path: The file.
+            format: The format of the file; by default native.
+            progress: Called with each piece.
+        """
+        file = values.PartialFile(path)
+        try:
+            summary = None
+            with self.export(
+                project,
+                format,
+                compress=compress,
+                since=since,
+                until=until,
+                event_types=event_types,
+                data_keys=data_keys,
+                publishers=publishers,
+                include=include,
+                resume_token=file.resume_token,
+            ) as pieces:
+                for piece in pieces:
+                    file.write(piece)
+                    summary = piece.summary
+                    if progress is not None:
+                        progress(piece)
+            if summary is None:
+                raise RuntimeError("the export ended without a summary")
+            file.complete()
+            return summary
+        finally:
+            file.close()
+
+    def import_from(
+        self,
+        project: str,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        mode: ImportMode | None = None,
+        format: ExportFormat | None = None,
+        progress: Callable[[ImportProgress], object] | None = None,
+        since: At | None = None,
+        until: At | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        dry_run: bool = False,
+        remap_keys: Mapping[str, str] | None = None,
+        redactions: Iterable[Redaction] = (),
+        import_id: str | None = None,
+    ) -> ImportReport:
+        """Imports a file. Nothing of it becomes visible before all of it has been checked.
+
+        Args:
+            project: The project to import into.
+            source: A path, or a seekable file that is open for reading bytes.
+            mode: Import events exactly as they are (the default), or publish them as new ones.
+            format: The format of the file; by default it is detected.
+            progress: Called with what was read so far.
+            since: Only events from here on, ...
+            until: ... and up to here.
+            event_types: Only these types.
+            data_keys: Only data keys that match one of these globs.
+            publishers: Only these publishers.
+            dry_run: Read and check, but change nothing.
+            remap_keys: New prefixes of data keys, by the old ones.
+            redactions: Changes to payloads.
+            import_id: An interrupted import with this id is resumed. By default it is derived
+                from the path, size and time of the file; an open file can't be resumed.
+
+        Raises:
+            InvalidArgument: The file is damaged (IMPORT_MALFORMED).
+            FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
+        """
+        with values.import_file(source, project) as file:
+            start = transfer_service_pb2.ImportStart(
+                project=project,
+                mode=wire.enum_number(
+                    mode or values.ImportMode.EXACT, transfer_service_pb2.ImportMode
+                ),
+                format=transfer_service_pb2.EXPORT_FORMAT_UNSPECIFIED
+                if format is None
+                else wire.enum_number(format, transfer_service_pb2.ExportFormat),
+                since=wire.position(since),
+                until=wire.position(until),
+                filter=wire.event_filter(event_types, data_keys, publishers),
+                dry_run=dry_run,
+                remap_keys=[
+                    transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
+                    for old, new in (remap_keys or {}).items()
+                ],
+                redactions=values.to_redactions(redactions),
+                import_id=import_id or file.import_id,
+            )
+            return self._import(start, file, progress or (lambda _: None))
+
+    def clone(
+        self,
+        project: str,
+        target_project: str,
+        target: TransferService | None = None,
+        *,
+        since: At | None = None,
+        until: At | None = None,
+        event_types: Iterable[str] = (),
+        data_keys: Iterable[str] = (),
+        publishers: Iterable[str] = (),
+        include: Iterable[ExportPart] | None = None,
+        redactions: Iterable[Redaction] = (),
+        progress: Callable[[ExportPiece], object] | None = None,
+    ) -> ImportReport:
+        """Copies a project, or a part of it, into another that is empty.
+
+        Args:
+            project: What to copy.
+            target_project: The new project.
+            target: The client of another server; by default this one.
+            since: Lower end.
+            until: Upper end.
+            event_types: Only these types.
+            data_keys: Only data keys that match one of these globs.
+            publishers: Only these publishers.
+            include: What to copy besides events; by default agents and vectors.
+            redactions: Changes to payloads on the way.
+            progress: Called with each piece that is read.
+
+        Raises:
+            FailedPrecondition: PROJECT_NOT_EMPTY.
+        """
+        import tempfile
+
+        if include is None:
+            include = (values.ExportPart.AGENTS, values.ExportPart.VECTORS)
+        with tempfile.TemporaryFile(prefix="contex-clone") as file:
+            with self.export(
+                project,
+                since=since,
+                until=until,
+                event_types=event_types,
+                data_keys=data_keys,
+                publishers=publishers,
+                include=include,
+            ) as pieces:
+                for piece in pieces:
+                    file.write(piece.data)
+                    if progress is not None:
+                        progress(piece)
+            file.seek(0)
+            return (target or self).import_from(target_project, file, redactions=redactions)
+
+    def _import(
+        self,
+        start: transfer_service_pb2.ImportStart,
+        file: ImportFile,
+        progress: Callable[[ImportProgress], object],
+    ) -> ImportReport:
+        """Sends a file, over as many calls as it takes."""
+        retry: Retry | None = None
+        byte_count = 0
+
+        def on_response(response: transfer_service_pb2.ImportResponse) -> None:
+            nonlocal retry, byte_count
+            progress(wire.to_value(values.ImportProgress, response))
+            if response.byte_count > byte_count:
+                byte_count, retry = response.byte_count, None
+
+        while True:
+            try:
+                return self._try_import(start, file, on_response)
+            except ContexError as failure:
+                retry = retry or Retry(self._timeout + values.TAKEOVER_S)
+                delay = values.import_delay(retry, failure)
+            sleep(delay)
+
+    def _try_import(
+        self,
+        start: transfer_service_pb2.ImportStart,
+        file: ImportFile,
+        on_response: Callable[[transfer_service_pb2.ImportResponse], None],
+    ) -> ImportReport:
+        """Sends a file over one call, from where the server asks for it."""
+        self._check_open()
+        upload = _Upload(start, file)
+        reader: Reader[transfer_service_pb2.ImportResponse] = Reader()
+
+        def open_call() -> StreamCall[transfer_service_pb2.ImportResponse]:
+            return duplex(self._transfers.Import, upload.requests(), self._metadata)
+
+        try:
+            first = reader.read(open_call)
+            if first is not None:
+                upload.resume(first.resume_offset)
+                while (response := reader.read(open_call)) is not None:
+                    on_response(response)
+                    if response.HasField("report"):
+                        return values.import_report(response.report)
+            raise RuntimeError("the import ended without a report")
+        finally:
+            upload.end()
+            reader.close()
+
+
+class _Upload:
+    """The requests of one call: the start and, once the server says from where on, the file."""
+
+    def __init__(self, start: transfer_service_pb2.ImportStart, file: ImportFile) -> None:
+        self._start = start
+        self._file = file
+        self._place = 0
+        self._resumed = Event()
+        self._ended = False
+
+    def resume(self, place: int) -> None:
+        """Sends the file from a place on."""
+        self._place = place
+        self._resumed.set()
+
+    def end(self) -> None:
+        """Sends nothing more."""
+        self._ended = True
+        self._resumed.set()
+
+    def requests(self) -> Iterator[transfer_service_pb2.ImportRequest]:
+        """What is sent."""
+        yield transfer_service_pb2.ImportRequest(start=self._start)
+        self._resumed.wait()
+        while not self._ended and (data := in_thread(self._file.read, self._place)):
+            self._place += len(data)
+            yield transfer_service_pb2.ImportRequest(data=data)
+        if not self._ended:
+            yield transfer_service_pb2.ImportRequest(finish=transfer_service_pb2.ImportFinish())

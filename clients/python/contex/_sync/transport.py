@@ -1,0 +1,223 @@
+"""What differs between asyncio and threads: the side of blocking code.
+
+See `_async/transport.py`, which offers the same names to asyncio. Written by hand.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+
+import grpc
+
+from contex.channel import channel_options
+from contex.errors import from_rpc_error
+
+Channel: TypeAlias = grpc.Channel
+Condition = threading.Condition
+Event = threading.Event
+sleep = time.sleep
+iterate = iter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Source: TypeAlias = Iterable[T]
+UnaryMethod: TypeAlias = "grpc.UnaryUnaryMultiCallable[Request, Response]"
+StreamMethod: TypeAlias = "grpc.StreamStreamMultiCallable[Request, Response]"
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Connection:
+    """The channel of a client. One that the caller passed is left open by `close`."""
+
+    def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
+        self._owned = channel is None
+        # Made at once: several threads may make the first call.
+        self.channel = channel or grpc.insecure_channel(target, options=channel_options(timeout))
+
+    def close(self) -> None:
+        """Closes it."""
+        if self._owned:
+            self.channel.close()
+
+
+class StreamCall(Protocol[M_co]):
+    """A call whose responses are a stream."""
+
+    def __next__(self) -> M_co:
+        """Blocks until the next response."""
+
+    def cancel(self) -> bool:
+        """Ends the call."""
+
+
+class Reader(Generic[M]):
+    """Reads from one call after another until it is closed, perhaps by another thread.
+
+    Args:
+        limit_s: Seconds that a read may take; None for no limit.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._watchdog = None if limit_s is None else _Watchdog(limit_s)
+        self._call: StreamCall[M] | None = None
+        self._closed = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed.is_set()
+
+    @property
+    def has_call(self) -> bool:
+        """Whether a call is open."""
+        return self._call is not None
+
+    def read(self, open_call: Callable[[], StreamCall[M]]) -> M | None:
+        """Reads a message from the open call, or from a new one.
+
+        A call is open afterwards only if a message is returned.
+
+        Returns:
+            The message; None at the end of the call, and if the reader is closed meanwhile.
+
+        Raises:
+            TimeoutError: No message came within the limit.
+            ContexError: The call failed.
+        """
+        message = None
+        try:
+            call = self._call
+            if call is None:
+                call = self._call = open_call()
+                if self.closed:  # close() has not seen this call
+                    return None
+            if self._watchdog is not None:
+                self._watchdog.watch(call)
+            message = next(call, None)
+        except grpc.RpcError as error:
+            if self.closed:  # close() cancelled the call
+                return None
+            if self._watchdog is not None and self._watchdog.barked:
+                raise TimeoutError from None
+            raise from_rpc_error(error) from error
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.rest()
+            if message is None:
+                self.drop()
+        return message
+
+    def pause(self, seconds: float) -> None:
+        """Waits, unless the reader is closed."""
+        self._closed.wait(seconds)
+
+    def drop(self) -> None:
+        """Ends the open call."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    def close(self) -> None:
+        """Ends the open call and any read or pause under way."""
+        self._closed.set()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self.drop()
+
+
+class _Watchdog:
+    """Cancels a blocking read that takes too long, as the read itself has no timeout.
+
+    One thread for each stream, started at its first read; not one timer for each message.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._call: StreamCall[Any] | None = None
+        self._since = 0.0
+        self._stopped = False
+        self.barked = False
+        """Whether the last read was cancelled."""
+
+    def watch(self, call: StreamCall[Any]) -> None:
+        """Watches over a read that begins."""
+        with self._changed:
+            self._call = call
+            self._since = time.monotonic()
+            self.barked = False
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(
+                    target=self._run, name="contex-watchdog", daemon=True
+                )
+                self._thread.start()
+
+    def rest(self) -> None:
+        """Stops watching: the read has ended."""
+        with self._changed:
+            self._call = None
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._stopped:
+                # A read that begins during this wait is noticed when the wait is over, and from
+                # then on waited for exactly: no message needs to wake this thread.
+                left = self._limit_s
+                if self._call is not None and not self.barked:
+                    left = self._since + self._limit_s - time.monotonic()
+                    if left <= 0:
+                        self.barked = True
+                        self._call.cancel()
+                        continue
+                self._changed.wait(left)
+
+
+class Background:
+    """Work that runs beside its owner."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="contex-background", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends it; the owner has made sure that it can end, which it does in its own time."""
+
+
+def duplex(
+    method: StreamMethod[Request, Response], requests: Iterator[Request], metadata: Metadata
+) -> StreamCall[Response]:
+    """Opens a call that sends and receives."""
+    return method(requests, metadata=metadata)
+
+
+def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function that blocks, which is fine here."""
+    return function(*args, **kwargs)
+
+
+def unary(
+    method: UnaryMethod[Request, Response], request: Request, timeout: float, metadata: Metadata
+) -> Response:
+    """Makes a call.
+
+    Raises:
+        ContexError: It failed.
+    """
+    try:
+        return method(request, timeout=timeout, metadata=metadata)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import contex
+import pytest
+from contex.channel import health_request, health_status, identity_metadata
+from grpc_health.v1 import health_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.text(max_size=300).filter(lambda name: "\0" not in name))
+def test_a_health_request_is_that_of_the_protocol(service: str) -> None:
+    expected = health_pb2.HealthCheckRequest(service=service)
+    assert health_pb2.HealthCheckRequest.FromString(health_request(service)) == expected
+
+
+@pytest.mark.parametrize("number", health_pb2.HealthCheckResponse.ServingStatus.values())
+def test_a_health_status_is_that_of_the_protocol(number: int) -> None:
+    message = health_pb2.HealthCheckResponse(status=number).SerializeToString()
+    name = health_pb2.HealthCheckResponse.ServingStatus.Name(number)
+    assert health_status(message) == name
+
+
+def test_a_health_status_of_a_newer_protocol_is_unknown() -> None:
+    assert health_status(health_pb2.HealthCheckResponse(status=9).SerializeToString()) == "UNKNOWN"
+
+
+def test_an_identity_is_escaped_for_metadata() -> None:
+    assert identity_metadata("") == ()
+    assert identity_metadata("team/a b:ü@x") == (("contex-identity", "team/a%20b:%C3%BC@x"),)
+
+
+def test_the_user_agent_has_the_version() -> None:
+    options = dict(contex.channel_options())
+    assert options["grpc.primary_user_agent"] == f"contex-python/{contex.__version__}"
