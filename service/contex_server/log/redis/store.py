@@ -11,6 +11,7 @@ from contex_server.log.redis.audit import RedisAudit
 from contex_server.log.redis.client import Client, load_functions
 from contex_server.log.redis.connections import connect
 from contex_server.log.redis.events import Fsync, RedisEventLog, RedisPresence, fsync_policy
+from contex_server.log.redis.format import check_format
 from contex_server.log.redis.keys import RedisKeys
 from contex_server.log.redis.match import RedisMatch
 from contex_server.log.redis.projects import RedisProjects
@@ -32,7 +33,7 @@ async def open_store(
     delivery_retention_ms: int = 0,
     journal_entries: int = 100_000,
 ) -> Store:
-    """Connects, loads the functions and finds out the store's fsync policy.
+    """Connects, checks the format, loads the functions and finds out the store's fsync policy.
 
     Args:
         url: The store; see `connections.connect`.
@@ -45,11 +46,13 @@ async def open_store(
 
     Raises:
         ContexError: STORE_UNAVAILABLE.
+        StartupError: The store has a format that this version does not read.
         ValueError: The URL is malformed.
     """
     client = Client(connect(url))
 
     async def prepare(connection: AbstractConnection) -> Fsync:
+        await check_format(connection)
         await load_functions(connection)
         return await fsync_policy(connection)
 

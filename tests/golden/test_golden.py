@@ -1,0 +1,59 @@
+"""Data that an earlier version wrote are read as they were, and gone on with.
+
+See record.py for what was recorded, and docs/adr/0017 for the rules. The recording is never made
+anew: a field that a later version adds to an answer is named in `questions.ADDED`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+from contex_server.log.embedded import EmbeddedValkey
+
+from tests.conftest import StartServer
+from tests.golden import questions
+from tests.golden.questions import Api, Json, differences
+from tests.golden.record import unpack
+
+HERE = Path(__file__).parent
+
+
+def _read(name: str) -> Json:
+    return json.loads((HERE / name).read_text())
+
+
+def _half() -> bytes:
+    return (HERE / "half.ctx").read_bytes()
+
+
+@pytest.fixture
+def data_dir(request: pytest.FixtureRequest, data_dir: Path) -> Path:
+    """A copy of recorded data, where the store of the test will find them."""
+    unpack(HERE / request.param, data_dir)
+    return data_dir
+
+
+@pytest.mark.parametrize("data_dir", ["main.tar.xz"], indirect=True)
+async def test_a_data_directory(
+    data_dir: Path, valkey: EmbeddedValkey, start_server: StartServer
+) -> None:
+    server = await start_server(valkey.url, data_dir=data_dir, **questions.SETTINGS)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        found = await questions.ask_main(Api(channel), _read("saved.json"), _half())
+    assert differences(_read("answers.json")["main"], found) == []
+
+
+@pytest.mark.parametrize("data_dir", ["plain.tar.xz"], indirect=True)
+async def test_a_store_without_archive_and_master_key(
+    data_dir: Path, valkey: EmbeddedValkey, start_server: StartServer
+) -> None:
+    server = await start_server(
+        valkey.url, redis_url=valkey.url, data_dir=data_dir / "none", **questions.SETTINGS
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        found = await questions.ask_plain(Api(channel), _read("saved.json"), _half())
+    assert differences(_read("answers.json")["plain"], found) == []
+    assert not (data_dir / "none").exists()
