@@ -26,11 +26,16 @@ demo: $(STAMP) ## run the whole story on real input: match, deliver, kill -9, re
 serve: $(STAMP) ## start a server on the built-in store, data in ./data
 	$(RUN) contex serve
 
-test: $(STAMP) ## all tests that need nothing but Python
-	$(RUN) pytest -m "not toolchain"
+# More processes than cores: half of the time they wait. Compiled modules are kept, for
+# hundreds of processes start; and numpy computes in one thread, as it does in a server.
+WORKERS ?= $(shell python3 -c 'import os; print(os.cpu_count() + 1)')
+PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(RUN) pytest -n $(WORKERS) --dist worksteal
 
-test-all: $(STAMP) ## also the tests that need other toolchains
-	$(RUN) pytest
+test: $(STAMP) ## every kind of test that needs nothing but Python
+	$(PYTEST) -m "not toolchain and not thorough"
+
+test-all: $(STAMP) ## also more cases of each kind, and what needs other toolchains
+	$(PYTEST)
 
 lint: $(STAMP) ## ruff, mypy --strict, import layers, buf
 	$(RUN) ruff format --check .

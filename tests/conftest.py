@@ -6,16 +6,19 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from contex_server.app import Server
 from contex_server.kernel.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders import Embedder, Role, Vector
 from contex_server.matching.embedders.minilm import MiniLM
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 StartServer = Callable[..., Coroutine[Any, Any, Server]]
@@ -29,13 +32,40 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture
-async def valkey(data_dir: Path) -> AsyncIterator[EmbeddedValkey]:
-    """A bundled Valkey of the test's own."""
-    store = EmbeddedValkey(data_dir)
+@asynccontextmanager
+async def running_store(directory: Path) -> AsyncIterator[EmbeddedValkey]:
+    """A bundled Valkey, for the `async with` block."""
+    store = EmbeddedValkey(directory)
     await store.start()
-    yield store
-    await store.stop()
+    try:
+        yield store
+    finally:
+        await store.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_valkey() -> AsyncIterator[EmbeddedValkey]:
+    """A bundled Valkey for one test after the other: see `valkey`."""
+    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
+        async with running_store(Path(directory)) as store:
+            yield store
+
+
+@pytest.fixture
+async def valkey(
+    request: pytest.FixtureRequest, shared_valkey: EmbeddedValkey, data_dir: Path
+) -> AsyncIterator[EmbeddedValkey]:
+    """A bundled Valkey that is empty.
+
+    A test that stops it, kills it or changes its configuration is marked `own_store`.
+    """
+    if request.node.get_closest_marker("own_store"):
+        async with running_store(data_dir) as store:
+            yield store
+        return
+    async with Redis.from_url(shared_valkey.url) as client:
+        await client.flushall()
+    yield shared_valkey
 
 
 class _LeftOpen:
@@ -67,10 +97,13 @@ def minilm() -> Iterator[Embedder]:
 
 
 @pytest.fixture
-async def start_server(minilm: Embedder, tmp_path: Path) -> AsyncIterator[StartServer]:
+async def start_server(
+    minilm: Embedder, tmp_path: Path, valkey: EmbeddedValkey
+) -> AsyncIterator[StartServer]:
     """Starts servers in this process: `await start_server(store_url, **settings)`.
 
-    They are stopped after the test, which fails if one of them met a defect of its own.
+    They are stopped after the test, and before its store: without one, a server that stops
+    waits for it. The test fails if one of them met a defect of its own.
     """
     servers: list[Server] = []
 

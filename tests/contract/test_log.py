@@ -106,9 +106,15 @@ async def store(valkey: EmbeddedValkey) -> AsyncIterator[Store]:
     await opened.events.close()
 
 
+@pytest.fixture
+def segment_events() -> int:
+    """Events a segment of the archive; tests with thousands of events set more."""
+    return 7
+
+
 @pytest.fixture(params=["redis", "archived"])
 async def tiers(
-    request: pytest.FixtureRequest, store: Store, tmp_path: Path
+    request: pytest.FixtureRequest, store: Store, tmp_path: Path, segment_events: int
 ) -> AsyncIterator[Tiers]:
     """The store alone, or under the archive and sealing."""
     if request.param == "redis":
@@ -121,7 +127,7 @@ async def tiers(
         archive,
         ArchivedKeys(store.keys, objects),
         Retentions(store.projects, Retention(0, 0, 0, 0)),
-        events=7,
+        events=segment_events,
         size=1 << 20,
         expire=nothing,
         pace=Pace(store.projects),
@@ -172,6 +178,7 @@ async def test_an_append_is_read_back_with_what_the_store_adds(log: EventLog) ->
     assert parse(b).text_digest == DIGEST
 
 
+@pytest.mark.parametrize("segment_events", [300])
 async def test_a_batch_has_consecutive_sequences(log: EventLog) -> None:
     appended = await log.append(Append(P, [event(f"k{i}") for i in range(2_500)]))
     entries = await everything(log)
@@ -185,7 +192,7 @@ async def test_an_event_without_a_key_has_no_revision(log: EventLog, store: Stor
     assert [chunk async for chunk in store.state.state(P)] == [[]]
 
 
-@pytest.mark.parametrize("revision", [300, 70_000])
+@pytest.mark.parametrize(("segment_events", "revision"), [(7, 300), (10_000, 70_000)])
 async def test_large_revisions_are_encoded_right(log: EventLog, revision: int) -> None:
     for start in range(0, revision, 5_000):
         count = min(5_000, revision - start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -304,7 +304,17 @@ async def register_indexing_the_data(scene: Scene) -> None:
 
 
 @pytest.fixture
-async def scene(word_server: Server, words: Words) -> AsyncIterator[Scene]:
+def _nothing_from_before() -> Iterator[None]:
+    """What there is already is not looked at again and again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+async def scene(
+    _nothing_from_before: None, word_server: Server, words: Words
+) -> AsyncIterator[Scene]:
     # The leaver's windows stay small, so that a server that writes to it soon waits.
     leaver = Api.of(word_server, ("grpc.http2.bdp_probe", 0))
     async with leaver, Api.of(word_server) as writer:

@@ -415,6 +415,7 @@ async def test_who_waits_for_matching_that_is_held_up_is_told(
 # -- the store fails ------------------------------------------------------------------
 
 
+@pytest.mark.own_store
 async def test_streams_outlive_a_store_that_was_killed(
     valkey: EmbeddedValkey, word_server: Server, word_api: Api
 ) -> None:

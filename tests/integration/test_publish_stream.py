@@ -162,7 +162,7 @@ async def test_who_does_not_read_the_answers_is_not_read_either(server: Server) 
 
         writing = asyncio.create_task(write())
         appended, before = 0, -1
-        while appended != before:
+        while not appended or appended != before:
             await asyncio.sleep(0.7)
             appended, before = len(await other.log()) // 300, appended
         # 16 batches in work, and answers of 7 kB each up to the window.

@@ -197,6 +197,7 @@ async def test_a_call_that_does_not_end_is_ended(
             await stuck
 
 
+@pytest.mark.own_store
 async def test_a_server_stops_while_its_store_is_away(
     start_server: StartServer, valkey: EmbeddedValkey, words: Words
 ) -> None:

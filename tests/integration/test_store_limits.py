@@ -183,6 +183,7 @@ def check_full(refused: Refusal) -> None:
     assert refused.fields == []
 
 
+@pytest.mark.own_store
 async def test_a_full_store_takes_no_writes_until_it_is_given_room(
     word_api: Api, store: Any
 ) -> None:
@@ -218,6 +219,7 @@ async def test_a_full_store_takes_no_writes_until_it_is_given_room(
     assert [e.data_key for e in await api.log() if e.data_key] == ["datum.known", "datum.new"]
 
 
+@pytest.mark.own_store
 async def test_a_full_store_is_read_as_ever(word_api: Api, store: Any) -> None:
     api = word_api
     await api.register("agent", "datum")
@@ -238,6 +240,7 @@ async def test_a_full_store_is_read_as_ever(word_api: Api, store: Any) -> None:
     assert (await again.until(lambda s: len(s.matched) > 4)).matched[-1].event.sequence == new
 
 
+@pytest.mark.own_store
 async def test_a_listener_of_a_full_store_reads_also_what_was_never_embedded(
     word_api: Api, words: Words, store: Any
 ) -> None:
@@ -314,6 +317,7 @@ async def test_reflection_lists_the_services_and_their_files(channel: grpc.aio.C
         assert answer.file_descriptor_response.file_descriptor_proto
 
 
+@pytest.mark.own_store
 async def test_health_follows_a_store_that_goes_and_comes_back(
     server: Server, api: Api, valkey: EmbeddedValkey
 ) -> None:
@@ -353,6 +357,7 @@ def frozen(valkey: EmbeddedValkey) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.own_store
 async def test_health_follows_a_store_that_hangs(
     server: Server, api: Api, valkey: EmbeddedValkey
 ) -> None:

@@ -772,12 +772,14 @@ class History(RuleBasedStateMachine):
             assert as_values(exact(part.value)) == value
 
 
-def test_every_read_of_the_past_is_the_fold_of_the_log(world: World) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("histories", [8, pytest.param(40, marks=pytest.mark.thorough)])
+def test_every_read_of_the_past_is_the_fold_of_the_log(world: World, histories: int) -> None:
     History.world = world
     run_state_machine_as_test(
         History,
         settings=settings(
-            max_examples=40,
+            max_examples=histories,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,

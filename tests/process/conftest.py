@@ -22,7 +22,7 @@ async def new_server(data_dir: Path) -> AsyncIterator[NewServer]:
 
     yield new
     for server in servers:
-        if server._process is not None and server._process.returncode is None:
+        if server.running:
             children = psutil.Process(server.pid).children(recursive=True)
             await server.kill()
             for child in children:

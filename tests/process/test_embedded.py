@@ -37,12 +37,14 @@ async def test_data_survive_a_stop(data_dir: Path) -> None:
         await store.stop()
 
 
+@pytest.mark.own_store
 async def test_a_directory_has_one_server(data_dir: Path, valkey: EmbeddedValkey) -> None:
     with pytest.raises(DataDirectoryInUse, match=str(data_dir)):
         await EmbeddedValkey(data_dir).start()
     await append(valkey, 1)
 
 
+@pytest.mark.own_store
 async def test_a_valkey_that_dies_is_started_again(valkey: EmbeddedValkey) -> None:
     await append(valkey, 5)
     first = valkey.pid

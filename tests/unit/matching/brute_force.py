@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from contex_server.matching.background import Prior
@@ -14,6 +15,19 @@ from contex_server.matching.score import Weights
 COUNTED = 8
 PRIOR = 50
 GRAIN = 2.0**14
+
+
+@lru_cache(10_000)
+def passages_of(text: Encoding) -> list[tuple[np.ndarray, dict[int, int], float]]:
+    """Vector, counts by term, and length of each passage."""
+    return [
+        (
+            vector.astype(np.float64),
+            dict(zip(terms.ids.tolist(), terms.counts.tolist(), strict=True)),
+            terms.length,
+        )
+        for vector, terms in zip(text.vectors, text.terms, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class BruteForce:
         self.second = (rows.T @ rows + known) / total
         counted = [t for text in self.texts for t in text.terms[:COUNTED]]
         self.frequencies = Counter(i for terms in counted for i in terms.ids.tolist())
+        self.known = dict(zip(prior.term_ids.tolist(), prior.term_share.tolist(), strict=True))
         lengths = sum(t.length for t in counted)
         self.average_length = (lengths + PRIOR * prior.length) / total
         self._fits: dict[Encoding, list[float]] = {}
@@ -57,8 +72,7 @@ class BruteForce:
 
     def rarity(self, ids: np.ndarray) -> np.ndarray:
         having = [float(self.frequencies[int(i)]) for i in ids]
-        known = dict(zip(self.prior.term_ids.tolist(), self.prior.term_share.tolist(), strict=True))
-        frequency = np.array(having) + PRIOR * np.array([known.get(int(i), 0.0) for i in ids])
+        frequency = np.array(having) + PRIOR * np.array([self.known.get(int(i), 0.0) for i in ids])
         total = self.passages + PRIOR
         rarity = np.sqrt(np.log1p((total - frequency + 0.5) / (frequency + 0.5)))
         return rarity * np.where(ids >> 31, 0.5, 1.0)
@@ -99,13 +113,13 @@ class BruteForce:
         self, need: Encoding, text: Encoding, mean: float, deviation: float, rarity: np.ndarray
     ) -> Parts:
         best: Parts | None = None
-        for passage, (vector, terms) in enumerate(zip(text.vectors, text.terms, strict=True)):
-            cosine = float(need.vectors[0].astype(np.float64) @ vector.astype(np.float64))
+        ((q, asked, _),) = passages_of(need)
+        mass = rarity.sum()
+        for passage, (vector, counts, length) in enumerate(passages_of(text)):
+            cosine = float(q @ vector)
             standing = min(max((cosine - mean) / deviation, 0.0), 12.0)
-            counts = dict(zip(terms.ids.tolist(), terms.counts.tolist(), strict=True))
-            norm = 1.2 * (0.25 + 0.75 * terms.length / self.average_length)
-            hits = np.array([counts.get(i, 0) for i in need.terms[0].ids.tolist()], float)
-            mass = rarity.sum()
+            norm = 1.2 * (0.25 + 0.75 * length / self.average_length)
+            hits = np.array([counts.get(i, 0) for i in asked], float)
             lexical = float(rarity @ (hits / (hits + norm)) / mass) if mass else 0.0
             fit = self.weights.fit_standing * standing + self.weights.fit_lexical * lexical
             if best is None or fit > best.fit:

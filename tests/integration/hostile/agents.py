@@ -1,0 +1,109 @@
+"""What agents register, and what was sent to them."""
+
+from __future__ import annotations
+
+from contex.v1 import event_pb2
+from contex.v1.agent_service_pb2 import ListDeliveriesRequest, MinDelta, Need
+
+from tests.integration.hostile.scene import MIB
+from tests.integration.hostile.table import CASES, NO_SEQUENCE, Case, refuse, some
+from tests.integration.support import P
+
+# Registrations.
+for _rpc in ("RegisterAgent", "UpdateAgent"):
+    for _name, _text in {
+        "empty": "",
+        "blank": "   ",
+        "only a newline": "\n",
+        "blank in unicode": "\u2003\u00a0",
+        "too long": "x" * 1_001,
+        "far too long": "x" * MIB,
+        "too long in emoji": "😀" * 1_001,
+    }.items():
+        refuse(_rpc, f"need {_name}", "needs[1]", needs=["fine", _text])
+    refuse(_rpc, "needs too many", "needs", needs=["a"] * 33)
+    refuse(_rpc, "needs far too many", "needs", needs=["a"] * 50_000)
+    for _number in (0.0, -0.0, -1.0, 1.0000001, 2.0, 1e308, 5e-324 - 1):
+        refuse(_rpc, f"threshold {_number}", "threshold", threshold=_number)
+    for _word in ("nan", "inf", "-inf"):
+        refuse(_rpc, f"threshold {_word}", "threshold", threshold=float(_word))
+    for _value in (101, 2**32 - 1):
+        refuse(_rpc, f"max_matches {_value}", "max_matches", max_matches=_value)
+refuse("UpdateAgent", "max_matches 0", "max_matches", max_matches=0)
+
+# Needs with thresholds, maxima and exclusions of their own; what an answer may take.
+for _rpc, _list in {
+    "RegisterAgent": "need_specs",
+    "UpdateAgent": "need_specs",
+    "Match": "questions",
+    "Backtest": "needs",
+}.items():
+    _changes = {"needs": []} if _list == "need_specs" else {}
+    for _field, _bad_needs in {
+        "text": [Need(), Need(text=" \t"), Need(text="a" * 1_001), Need(text="a" * 100_000)],
+        "threshold": [Need(text="a", threshold=t) for t in (0.0, -1.0, 1.1, float("nan"))],
+        "max_matches": [Need(text="a", max_matches=m) for m in (0, 101, 2**32 - 1)],
+        "exclude_data_keys": [Need(text="a", exclude_data_keys=["*"] * 33)],
+    }.items():
+        for _number, _bad_need in enumerate(_bad_needs):
+            refuse(
+                _rpc,
+                f"{_list} {_field} {_number}",
+                f"{_list}[1].{_field}",
+                **_changes,
+                **{_list: [Need(text="fine"), _bad_need]},
+            )
+    for _text in ("", "a b", "a" * 257, "[a-z]"):
+        refuse(
+            _rpc,
+            f"{_list} excludes {_text[:9]!r}",
+            f"{_list}[0].exclude_data_keys[1]",
+            **_changes,
+            **{_list: [Need(text="a", exclude_data_keys=["x*", _text])]},
+        )
+    refuse(_rpc, f"{_list} too many", _list, **_changes, **{_list: [Need(text="a")] * 33})
+for _rpc in ("RegisterAgent", "UpdateAgent"):
+    refuse(_rpc, "needs twice", "need_specs", needs=["a need"], need_specs=[Need(text="a need")])
+for _rpc, _list in {"Match": "questions", "Backtest": "needs"}.items():
+    refuse(_rpc, "no needs", _list, **{_list: []})
+for _rpc in ("RegisterAgent", "UpdateAgent", "Backtest"):
+    for _number, _pointers in enumerate((["a"], ["/~2"], ["/~"], ["/" + "a" * 256])):
+        refuse(
+            _rpc,
+            f"pointer {_number}",
+            "min_delta.json_pointers[1]",
+            min_delta=MinDelta(json_pointers=["/a", *_pointers]),
+        )
+    refuse(
+        _rpc,
+        "pointers too many",
+        "min_delta.json_pointers",
+        min_delta=MinDelta(json_pointers=["/a"] * 17),
+    )
+for _rpc in ("RegisterAgent", "UpdateAgent", "Match"):
+    for _value in (0, 10_000_001, 2**32 - 1):
+        refuse(_rpc, f"tokens {_value}", "max_context_tokens", max_context_tokens=_value)
+for _rpc in ("RegisterAgent", "UpdateAgent", "Match", "Listen"):
+    for _value in (5, 99, -1):
+        refuse(_rpc, f"format {_value}", "context_format", context_format=_value)
+
+
+refuse("RegisterAgent", "no needs", "needs", needs=[])
+
+
+# What was sent.
+for _value in (101, 2**32 - 1):
+    refuse("GetAgentContext", f"near_misses {_value}", "near_misses", near_misses=_value)
+CASES.append(
+    Case("ListDeliveries", "of nothing", lambda: ListDeliveriesRequest(project=P), field="of")
+)
+for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():
+    refuse("ListDeliveries", f"sequence {_name}", "sequence", sequence=_text)
+for _field in ("since", "until"):
+    refuse(
+        "ListDeliveries",
+        f"sequence with {_field}",
+        _field,
+        sequence="1-0",
+        **{_field: event_pb2.Position(sequence="0")},
+    )

@@ -1,0 +1,45 @@
+"""A server in a process that has loaded its modules: half of what starting one costs.
+
+A process of its own imports this module, and is forked for each server; see `servers.py`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+
+import psutil
+from contex_server import failpoints
+from contex_server.cli import main
+
+for _module in (
+    "contex_server.matching",  # Before numpy, so that it starts no threads.
+    "contex_server.app",
+    "contex_server.cli.application",
+    "faiss",
+    "onnxruntime",
+    "tokenizers",
+):
+    importlib.import_module(_module)
+
+_THREADS = psutil.Process().num_threads()
+"""Of the process that is forked: with more than one, that isn't safe."""
+
+
+def serve(arguments: Sequence[str], environment: Mapping[str, str], log: Connection) -> None:
+    """Runs `contex serve`; its log goes to the connection."""
+    assert _THREADS == 1
+    os.dup2(log.fileno(), sys.__stderr__.fileno())
+    log.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    importlib.reload(failpoints)  # It looks at the environment once.
+    sys.argv = ["contex", "serve", *arguments]
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # As an interpreter does that was started for this alone.
