@@ -13,12 +13,12 @@ from statistics import median
 
 import numpy as np
 from contex_server.kernel.model import BEGINNING, Agent, Need
-from contex_server.matching.answers import answer
 from contex_server.matching.background import Background, shipped_prior
-from contex_server.matching.data import DataIndex
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.needs import NeedIndex
+from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer
+from contex_server.matching.search import search
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
@@ -150,7 +150,7 @@ def _registrations(bench: Bench, project: Project) -> list[Figure]:
         wanted = [list(zip(a.needs, encodings, strict=True)) for a, encodings in agents]
         ours.append(
             median(
-                _ms(lambda n=needs: answer(index, scorer, "made up", n, BEGINNING))
+                _ms(lambda n=needs: search(index, scorer, "made up", n, BEGINNING))
                 for needs in wanted
             )
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.background import Background, Prior
-from contex_server.matching.data import DataIndex
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import describe
 from contex_server.matching.embedders import Role, create
 from contex_server.matching.embedders.minilm import DIMENSION, MODEL_ID
@@ -19,8 +19,8 @@ from contex_server.matching.encoding import (
     Encoding,
     Recipe,
     as_stored,
-    of_description,
-    of_need,
+    description_recipe,
+    need_recipe,
 )
 from contex_server.matching.score import Scorer
 from numpy.typing import NDArray
@@ -55,9 +55,10 @@ class Encoded:
 def encode(data: DataSet, cache: Path) -> Encoded:
     """Describes and embeds a set; what was embedded before comes from the cache."""
     documents = [
-        of_description(describe(d.data_key, d.description, d.payload, "")) for d in data.documents
+        description_recipe(describe(d.data_key, d.description, d.payload, ""))
+        for d in data.documents
     ]
-    needs = [of_need(need.text) for need in data.needs]
+    needs = [need_recipe(need.text) for need in data.needs]
     return Encoded(
         data,
         _encodings(documents, Role.DATUM, cache),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from contex_server.kernel.model import BEGINNING, Agent, Need
-from contex_server.matching.answers import answer, scored
 from contex_server.matching.background import Prior
-from contex_server.matching.data import DataIndex
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.embedders.minilm import DIMENSION, MODEL_ID
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.needs import NeedIndex
+from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Floats, Scorer
+from contex_server.matching.search import score_ranking, search
 from numpy.typing import NDArray
 
 from benchmarks.matching.baselines import Bm25, mix, rrf
@@ -224,7 +224,7 @@ def both_directions(encoded: Encoded, prior: Prior, scorer: Scorer) -> tuple[flo
         needs.set_agent(Agent("agent", wanted, threshold, len(documents), 0, 0), encodings)
         forth = {
             (key, match.need_index): match.score
-            for key, matches in answer(
+            for key, matches in search(
                 index,
                 scorer,
                 MODEL_ID,
@@ -249,7 +249,7 @@ def both_directions(encoded: Encoded, prior: Prior, scorer: Scorer) -> tuple[flo
 
 def _by_serial(index: DataIndex, need: Encoding, scorer: Scorer) -> Floats:
     ranking = index.rank(need, -1.0)
-    scores = scored(ranking, scorer, scorer.crowd(index.background.passages))[1]
+    scores = score_ranking(ranking, scorer, scorer.crowd(index.background.passages))[1]
     found = np.empty(len(scores))
     found[ranking.serials - 1] = scores
     return found

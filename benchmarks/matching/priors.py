@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from contex_server.matching.background import PASSAGES_PER_TEXT, Prior, pack_prior, prior_of
+from contex_server.matching.background import PASSAGES_PER_TEXT, Prior, build_prior, pack_prior
 from contex_server.matching.describe import describe
 from contex_server.matching.encoding import Encoding
 
@@ -27,7 +27,7 @@ _ABOUT = """\
 
 def prior_without(sets: Mapping[str, Encoded], split: Split, left_out: str = "") -> Prior:
     """The background that all sets but one make; of `needs` only the half to fit on."""
-    return prior_of(
+    return build_prior(
         Encoding(e.vectors[:PASSAGES_PER_TEXT], e.terms[:PASSAGES_PER_TEXT])
         for name, encoded in sets.items()
         if name != left_out

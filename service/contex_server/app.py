@@ -16,10 +16,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from contex_server import workers
-from contex_server.agents.context import AgentContexts
-from contex_server.agents.journals import Journals
-from contex_server.agents.recorder import Recorder
-from contex_server.agents.registry import Agents
+from contex_server.agents.context import AgentContextReader
+from contex_server.agents.delivery_recorder import DeliveryRecorder
+from contex_server.agents.journal_reader import JournalReader
+from contex_server.agents.registry import AgentRegistry
 from contex_server.api.agents.servicer import AgentServicer
 from contex_server.api.audit.servicer import AuditServicer
 from contex_server.api.events.servicer import EventServicer
@@ -27,8 +27,8 @@ from contex_server.api.match.servicer import MatchServicer
 from contex_server.api.projects.servicer import ProjectServicer
 from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
-from contex_server.audit.recorder import Audit
-from contex_server.audit.trail import AuditTrail
+from contex_server.audit.reader import AuditReader
+from contex_server.audit.writer import AuditWriter
 from contex_server.edge.chain import links
 from contex_server.edge.drain import Calls
 from contex_server.edge.grpc import Servicer, handlers
@@ -44,10 +44,10 @@ from contex_server.kernel.telemetry import configure_logging
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 from contex_server.log.store import Store
-from contex_server.match.backtest import Backtests
+from contex_server.match.backtest import BacktestRunner
 from contex_server.match.feedback import Feedback
-from contex_server.match.matchers import Matchmaker
-from contex_server.match.questions import Questions
+from contex_server.match.pool import MatcherPool
+from contex_server.match.queries import MatchQueries
 from contex_server.match.reembedding import Reembedding
 from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
 from contex_server.matching.embeddings import Embeddings
@@ -64,10 +64,10 @@ from contex_server.projects.removal import Removal
 from contex_server.projects.retention import Keeping
 from contex_server.projects.usage import Usages, UsageWatch
 from contex_server.projects.verification import Verification
-from contex_server.state.history import History
-from contex_server.state.snapshots import Snapshots
+from contex_server.state.history import HistoryReader
+from contex_server.state.reader import StateReader
+from contex_server.state.snapshot_cache import SnapshotCache
 from contex_server.state.snapshotter import Snapshotter
-from contex_server.state.states import States
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.master_keys import MasterKeys, create_key, read_key
@@ -145,7 +145,7 @@ class Server:
         )
         self.hub = Hub(self.log, feed_bytes=settings.feed_bytes)
         stack.push_async_callback(self.hub.close)
-        snapshots = Snapshots(tiers.snapshots, cache_bytes=settings.snapshot_cache_bytes)
+        snapshots = SnapshotCache(tiers.snapshots, cache_bytes=settings.snapshot_cache_bytes)
         snapshotter = Snapshotter(
             self.log,
             store,
@@ -154,12 +154,12 @@ class Server:
             size=settings.snapshot_bytes,
         )
         stack.push_async_callback(snapshotter.close)
-        states = States(
+        states = StateReader(
             self.log,
             store.state,
             snapshots,
             cache_bytes=settings.snapshot_cache_bytes,
-            far=snapshotter.appended,
+            on_long_fold=snapshotter.appended,
         )
         retentions = Retentions(store.projects, _default_retention(settings))
         appended = [snapshotter.appended]
@@ -195,7 +195,7 @@ class Server:
         verification = Verification(store, tiers, embeddings, archive, recovery)
         reembedding = Reembedding(self.log, store, embeddings)
         stack.push_async_callback(reembedding.close)
-        self.matchmaker = Matchmaker(
+        self.matchers = MatcherPool(
             self.log,
             store.state,
             store.agents,
@@ -204,41 +204,41 @@ class Server:
             Scorer(),
             feed_bytes=settings.feed_bytes,
             idle_s=settings.index_idle_s,
-            use_model=reembedding.consider,
+            on_model_in_use=reembedding.start_if_outdated,
         )
-        stack.push_async_callback(self.matchmaker.close)
+        stack.push_async_callback(self.matchers.close)
         try:
             counter = token_counter(settings.tokenizer)
         except ValueError as error:
             raise StartupError(str(error)) from error
-        questions = Questions(
+        queries = MatchQueries(
             self.log,
             states,
-            self.matchmaker,
+            self.matchers,
             counter,
             answer_bytes=settings.limits.answer_bytes,
         )
-        audit = Audit(self.log, store.audit)
+        audit = AuditWriter(self.log, store.audit)
         stack.push_async_callback(audit.close)
         presence = Presence(store.presence)
         stack.push_async_callback(presence.close)
-        recorder = Recorder(store.journals, enabled=settings.delivery_records)
+        recorder = DeliveryRecorder(store.journals, enabled=settings.delivery_records)
         stack.push_async_callback(recorder.close)
-        agents = Agents(
+        agents = AgentRegistry(
             self.log,
             store.agents,
             embeddings,
-            questions,
+            queries,
             recorder,
             default_threshold=settings.match_threshold,
         )
-        journals = Journals(store.agents, store.journals)
-        contexts = AgentContexts(
+        journals = JournalReader(store.agents, store.journals)
+        contexts = AgentContextReader(
             self.log,
             states,
             journals,
-            questions,
-            self.matchmaker,
+            queries,
+            self.matchers,
             answer_bytes=settings.limits.answer_bytes,
         )
         publisher = Publisher(self.log, embeddings, sealer, pace.wait, *appended)
@@ -248,7 +248,7 @@ class Server:
                 settings,
                 self.log,
                 agents,
-                self.matchmaker,
+                self.matchers,
                 recorder,
                 journals,
                 contexts,
@@ -260,10 +260,10 @@ class Server:
                 self.log,
                 store.match,
                 agents,
-                questions,
-                Backtests(self.log, states, self.matchmaker, questions),
-                Feedback(self.log, store.agents, questions),
-                self.matchmaker,
+                queries,
+                BacktestRunner(self.log, states, self.matchers, queries),
+                Feedback(self.log, store.agents, queries),
+                self.matchers,
                 reembedding,
                 audit,
             ),
@@ -271,12 +271,12 @@ class Server:
                 settings,
                 self.log,
                 states,
-                History(self.log, store.state, snapshots),
+                HistoryReader(self.log, store.state, snapshots),
                 audit,
                 self.drain,
             ),
             AuditServicer(
-                AuditTrail(self.log, store.audit, store.journals), audit, settings.limits
+                AuditReader(self.log, store.audit, store.journals), audit, settings.limits
             ),
             ProjectServicer(
                 self.log,

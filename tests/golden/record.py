@@ -565,13 +565,25 @@ async def make_file(command: list[str], directory: Path) -> bytes:
     return b"".join(message.data for message in found)
 
 
-async def import_half(command: list[str], directory: Path, data: bytes, **settings: Any) -> None:
-    """Begins an import, and kills the server once a part is staged for good."""
+@asynccontextmanager
+async def crashing(
+    command: list[str], directory: Path, **settings: Any
+) -> AsyncIterator[tuple[Server, Api]]:
+    """A server that is killed at the end of the block, and the services on a channel to it."""
     server = Server(command, directory, **questions.SETTINGS, **settings)
     await server.start()
-    request = transfer_service_pb2.ImportRequest
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        call = Api(channel).transfers.Import()
+        try:
+            yield server, Api(channel)
+        finally:
+            await server.end(signal.SIGKILL)
+
+
+async def import_half(command: list[str], directory: Path, data: bytes, **settings: Any) -> None:
+    """Begins an import, and kills the server once a part is staged for good."""
+    request = transfer_service_pb2.ImportRequest
+    async with crashing(command, directory, **settings) as (_, api):
+        call = api.transfers.Import()
         await call.write(request(start=questions.import_start()))
         await call.read()
         step = 2_048
@@ -579,24 +591,19 @@ async def import_half(command: list[str], directory: Path, data: bytes, **settin
             await call.write(request(data=data[at : at + step]))
             progress = await call.read()
             if progress.resume_offset:
-                break
+                print(f"imported {progress.resume_offset} of {len(data)} bytes")
+                return
             if progress.event_count > 1_000:
                 await asyncio.sleep(0.3)  # It is staged in the background.
-        else:
-            raise RuntimeError("the file ended before a part was staged")
-        await server.end(signal.SIGKILL)
-    print(f"imported {progress.resume_offset} of {len(data)} bytes")
+    raise RuntimeError("the file ended before a part was staged")
 
 
 async def reembed_half(command: list[str], directory: Path) -> None:
     """Begins a re-embedding, and kills the server after its first batch."""
-    server = Server(command, directory, **questions.SETTINGS)
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with crashing(command, directory) as (server, api):
         request = match_service_pb2.GetMatchingStatusRequest(project="models")
-        await Api(channel).matches.GetMatchingStatus(request, timeout=TIMEOUT_S)
+        await api.matches.GetMatchingStatus(request, timeout=TIMEOUT_S)
         print(await server.logged("reembedding_progress"))
-        await server.end(signal.SIGKILL)
 
 
 async def make_lasting(directory: Path) -> None:

@@ -17,7 +17,7 @@ from contex_server.kernel.model import BEGINNING
 from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
-from contex_server.match.project_matcher import Listening, ProjectMatcher
+from contex_server.match.project_matcher import LiveAgent, ProjectMatcher
 
 from tests.integration.support import (
     Api,
@@ -29,7 +29,7 @@ from tests.integration.support import (
     eventually,
 )
 
-KEPT = (Feed, Reader, Channel, ProjectMatcher, Listening, _Pulse)
+KEPT = (Feed, Reader, Channel, ProjectMatcher, LiveAgent, _Pulse)
 
 
 @dataclass
@@ -171,7 +171,7 @@ async def listen_loading_the_agent(scene: Scene) -> None:
 
 @phase
 async def listen_starting_the_matcher(scene: Scene) -> None:
-    await eventually(lambda: scene.server.matchmaker.matchers == 0)
+    await eventually(lambda: len(scene.server.matchers) == 0)
     reached = scene.block("bounds")
     scene.listen()
     await reached.wait()
@@ -296,7 +296,7 @@ async def register_embedding(scene: Scene) -> None:
 @phase
 async def register_indexing_the_data(scene: Scene) -> None:
     await scene.fill(3, 10)
-    await eventually(lambda: scene.server.matchmaker.matchers == 0)
+    await eventually(lambda: len(scene.server.matchers) == 0)
     await _without_vectors(scene)
     scene.words.delay_s = 60
     scene.calls.append(asyncio.ensure_future(scene.leaver.register("other", "alpha")))
@@ -325,13 +325,13 @@ async def scene(
 
 
 def left_behind(server: Server, before: set[asyncio.Task[Any]]) -> dict[str, Any]:
-    hub, maker = server.hub, server.matchmaker
+    hub, pool = server.hub, server.matchers
     left: dict[str, Any] = {
         "calls": server.calls.active,
         "channels": hub.channels,
         "tailers": hub.tailers,
-        "matchers": maker.matchers,
-        "closing": [*hub._closing, *maker._tasks],
+        "matchers": len(pool),
+        "closing": [*hub._closing, *pool._closing],
         "wakers": len(server.drain._wakers),
         "tasks": [t for t in asyncio.all_tasks() - before if not t.done() and not _accepts(t)],
     }

@@ -23,8 +23,8 @@ SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
 
 def feeds(server: Server) -> list[Feed]:
     live = [f for c in server.hub._channels.values() for f in c._feeds.values()]
-    for matcher in server.matchmaker._matchers.values():
-        live += [listening.feed for listening in matcher._listening.values()]
+    for matcher in server.matchers.matchers():
+        live += matcher.feeds
     return live
 
 

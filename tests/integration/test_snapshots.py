@@ -26,14 +26,14 @@ from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
-from contex_server.state.current import live
-from contex_server.state.fold import take
-from contex_server.state.history import History
+from contex_server.state.current_state import read_current_state
+from contex_server.state.fold import fold_entries
+from contex_server.state.history import HistoryReader
 from contex_server.state.moments import Instant
+from contex_server.state.reader import StateReader
+from contex_server.state.snapshot_cache import SnapshotCache
 from contex_server.state.snapshot_format import encode
-from contex_server.state.snapshots import Snapshots
 from contex_server.state.snapshotter import Snapshotter
-from contex_server.state.states import States
 
 from tests.integration.support import P, eventually, wrapped
 
@@ -72,12 +72,12 @@ async def entries(backend: Store) -> list[Entry]:
 
 async def folded(backend: Store, until: Sequence) -> dict[str, KeyState]:
     state: dict[str, KeyState] = {}
-    take(state, [e for e in await entries(backend) if e.sequence <= until])
+    fold_entries(state, [e for e in await entries(backend) if e.sequence <= until])
     return state
 
 
 def snapshotter(backend: Store, events: int = 10, size: int = 1 << 20) -> Snapshotter:
-    snapshots = Snapshots(backend.snapshots, cache_bytes=0)
+    snapshots = SnapshotCache(backend.snapshots, cache_bytes=0)
     return Snapshotter(backend.events, backend, snapshots, events=events, size=size, look_s=0.01)
 
 
@@ -88,11 +88,11 @@ async def look(backend: Store, events: int = 10, size: int = 1 << 20) -> None:
     await worker.close()
 
 
-def states(backend: Store, far: list[str] | None = None, cache_bytes: int = 0) -> States:
-    snapshots = Snapshots(backend.snapshots, cache_bytes=cache_bytes)
+def states(backend: Store, far: list[str] | None = None, cache_bytes: int = 0) -> StateReader:
+    snapshots = SnapshotCache(backend.snapshots, cache_bytes=cache_bytes)
     told = far if far is not None else []
-    return States(
-        backend.events, backend.state, snapshots, cache_bytes=cache_bytes, far=told.append
+    return StateReader(
+        backend.events, backend.state, snapshots, cache_bytes=cache_bytes, on_long_fold=told.append
     )
 
 
@@ -104,7 +104,7 @@ async def infos(backend: Store) -> list[SnapshotInfo]:
 async def check_snapshots(backend: Store) -> list[SnapshotInfo]:
     """Every snapshot is the fold of the log up to it, and tells its size."""
     found = await infos(backend)
-    reader = Snapshots(backend.snapshots, cache_bytes=0)
+    reader = SnapshotCache(backend.snapshots, cache_bytes=0)
     for info in found:
         snapshot = await reader.read(P, info.sequence)
         assert snapshot is not None
@@ -162,11 +162,11 @@ async def test_the_live_state_is_exact_while_every_key_changes(
     backend: Store, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     if not at_once:
-        monkeypatch.setattr("contex_server.state.current._AT_ONCE_KEYS", 100)
+        monkeypatch.setattr("contex_server.state.current_state._ATOMIC_KEYS", 100)
     await publish(backend, *(f"k{n}" for n in range(3_000)))
     interrupted = Interrupted(backend)
     busy = wrapped(backend, interrupted.facet)
-    sequence, state = await live(busy.events, busy.state, P)
+    sequence, state = await read_current_state(busy.events, busy.state, P)
     assert interrupted.published >= (1 if at_once else 4)
     assert state == await folded(backend, sequence)
     await look(busy, events=3_000)
@@ -310,7 +310,7 @@ async def test_a_damaged_snapshot_is_passed_over(backend: Store, store: Any) -> 
         assert state.base.get("a") is not None
 
 
-# -- what can no longer be told ------------------------------------------------------
+# -- what can no longer be read ------------------------------------------------------
 
 
 async def test_of_a_trimmed_log_the_moments_after_a_snapshot_can_be_told(
@@ -340,7 +340,7 @@ async def test_of_a_trimmed_log_the_moments_after_a_snapshot_can_be_told(
                 await read.at(P, place)
             assert refused.value.reason is Reason.SEQUENCE_TRIMMED
             assert refused.value.metadata == {"earliest_sequence": str(taken[1])}
-    with pytest.raises(ContexError, match="can no longer be told"):
+    with pytest.raises(ContexError, match="can no longer be read"):
         await read.read(P, Instant(places[0].ms - 1))
     moment, state = await read.read(P, places[-1])
     assert (moment.sequence, moment.unix_ms) == (places[-1], places[-1].ms)
@@ -360,7 +360,9 @@ async def test_the_state_now_can_be_told_of_a_log_that_is_trimmed_away(
     with pytest.raises(ContexError) as refused:
         await read.read(P, Instant(moment.sequence.ms - 1_000_000))
     assert refused.value.metadata == {"earliest_sequence": str(moment.sequence)}
-    history = History(backend.events, backend.state, Snapshots(backend.snapshots, cache_bytes=0))
+    history = HistoryReader(
+        backend.events, backend.state, SnapshotCache(backend.snapshots, cache_bytes=0)
+    )
     page = await history.page(
         P, expected["k0"].sequence, 10, patches=True, payloads=True, max_bytes=1_000
     )
@@ -418,7 +420,7 @@ async def test_one_revision_of_many_is_found_with_bounded_work(backend: Store) -
         if n % 4 == 0:
             await worker.look(P)
     counted: Any = Counted(backend.events)
-    history = History(counted, backend.state, Snapshots(backend.snapshots, cache_bytes=0))
+    history = HistoryReader(counted, backend.state, SnapshotCache(backend.snapshots, cache_bytes=0))
     for wanted in (1, 2, 63, 500, 1_999, 3_333, 3_999, 4_000):
         counted.events = 0
         found = await history.revision(P, "hot", wanted)

@@ -22,7 +22,7 @@ from contex_server.log.store import Store
 from contex_server.projects.archiver import TASK, Archiver
 from contex_server.projects.pace import Pace
 from contex_server.projects.policy import Retention, Retentions
-from contex_server.state.snapshots import Snapshots
+from contex_server.state.snapshot_cache import SnapshotCache
 from contex_server.state.snapshotter import Snapshotter
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
@@ -40,7 +40,7 @@ from tests.integration.support import (
     order,
     wrapped,
 )
-from tests.unit.projections.applying import apply, as_values, exact, patched
+from tests.unit.state.applying import apply, as_values, exact, patched
 
 T = TypeVar("T")
 
@@ -430,7 +430,7 @@ class History(RuleBasedStateMachine):
             counters = await store.projects.counters(self.project)
             events = max(1, counters.events - (newest.events if newest else 0))
         seen = store if calls is None else mortal(store, calls)
-        snapshots = Snapshots(seen.snapshots, cache_bytes=0)
+        snapshots = SnapshotCache(seen.snapshots, cache_bytes=0)
         snapshotter = Snapshotter(seen.events, seen, snapshots, events=events, size=1 << 30)
         try:
             await snapshotter.look(self.project)

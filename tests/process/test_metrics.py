@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
-from contex import AsyncClient
+from contex import AsyncClient, InvalidArgument
 
 from tests.process.conftest import NewServer
 
@@ -37,6 +41,59 @@ async def test_one_process_serves_what_all_projects_use(
             await asyncio.sleep(0.05)
     text = await asyncio.to_thread(fetch, port)
     assert 'contex_limit_warning{limit="store_events",project="shop"} 0.0' in text
+    assert (await server.end())[0] == 0
+
+
+def calls(text: str) -> Counter[tuple[str, str, str]]:
+    """Calls of EventService by method, code and reason."""
+    sample = re.compile(
+        r'contex_calls_total\{code="(\w+)",method="(\w+)",reason="(\w*)",'
+        r'service="contex.v1.EventService"\} (\S+)'
+    )
+    return Counter({(m, code, why): int(float(n)) for code, m, why, n in sample.findall(text)})
+
+
+async def until_counted(port: int, *expected: tuple[str, str, str, int]) -> str:
+    """Fetches until the counts are those; workers report once a second."""
+    wanted = {(method, code, why): count for method, code, why, count in expected}
+    text = ""
+    async with asyncio.timeout(30):
+        while not wanted.items() <= calls(text).items():
+            await asyncio.sleep(0.05)
+            text = await asyncio.to_thread(fetch, port)
+    return text
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["one process", "two workers"])
+async def test_every_call_is_counted_whichever_process_serves_it(
+    new_server: NewServer, flags: tuple[str, ...]
+) -> None:
+    server = new_server(*flags, "--metrics-port", "0")
+    await server.start()
+    port = (await server.logged("metrics"))["port"]
+    for n in range(6):
+        # A connection each, so that both workers serve some.
+        async with AsyncClient(server.target) as client:
+            await client.publish("shop", f"k{n}", n)
+            with pytest.raises(InvalidArgument):
+                await client.publish("not a project", "k", n)
+    ok, refused = ("Publish", "OK", "", 6), ("Publish", "INVALID_ARGUMENT", "INVALID_FIELD", 6)
+    text = await until_counted(port, ok, refused)
+    labels = 'method="Publish",service="contex.v1.EventService"'
+    assert f"contex_call_seconds_count{{{labels}}} 12.0" in text
+    if flags:
+        # A worker that dies takes no counts along.
+        workers = [
+            child
+            for child in psutil.Process(server.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        ]
+        assert len(workers) == 2
+        workers[0].send_signal(signal.SIGKILL)
+        await server.logged("worker_died")
+        async with AsyncClient(server.target) as client:
+            await client.publish("shop", "k", 0)
+        await until_counted(port, ("Publish", "OK", "", 7), refused)
     assert (await server.end())[0] == 0
 
 

@@ -361,9 +361,9 @@ def sequence_of(event: str | Event | MatchedEvent) -> str:
 def receipts(response: event_service_pb2.PublishResponse) -> tuple[Receipt, ...]:
     """One receipt for each event of a publish."""
     # A level that a newer server has added includes all that this client knows.
-    level = min(response.durability or Durability.FSYNC, Durability.REPLICATED)
+    level = Durability(min(response.durability or Durability.FSYNC, Durability.REPLICATED))
     return tuple(
-        Receipt(receipt.sequence, receipt.revision, Durability(level), response.duplicate)
+        Receipt(receipt.sequence, receipt.revision, level, response.duplicate)
         for receipt in response.receipts
     )
 

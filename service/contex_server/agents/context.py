@@ -1,4 +1,4 @@
-"""What an agent knew at a moment, what it did not, and why."""
+"""What an agent knew at a moment, what it did not know, and why."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 
-from contex_server.agents.journal import Knowledge, Known, Stream
-from contex_server.agents.journals import Journals, Why, texts_of, why
-from contex_server.kernel import event_codec
-from contex_server.kernel.model import (
-    BEGINNING,
-    Agent,
-    Entry,
-    Event,
-    KeyState,
-    Match,
+from contex_server.agents.journal import AgentKnowledge, LastDelivery, Stream
+from contex_server.agents.journal_reader import (
+    DeliveredNeed,
+    JournalReader,
+    delivered_needs,
+    need_texts,
 )
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
-from contex_server.match.matchers import Matchmaker
-from contex_server.match.questions import MatchedDatum, Questions
-from contex_server.match.registration import decode_agent
-from contex_server.matching.answers import Found, answer
+from contex_server.match.agent_codec import decode_agent
+from contex_server.match.pool import MatcherPool
+from contex_server.match.queries import MatchQueries
+from contex_server.match.result import MatchedDatum, fetch_data
+from contex_server.matching.search import search
 from contex_server.state.moments import Moment
+from contex_server.state.reader import StateReader
 from contex_server.state.state import State
-from contex_server.state.states import States
 
 _STREAMS = 10
-_LISTED = 1_000
-"""Data that are listed as pending or held back, each."""
+_MAX_LISTED = 1_000
+"""Maximum number of data listed as pending, and as held back."""
 _UPDATES = 64
-"""Updates of a datum that are looked through for one that was worth pushing."""
+"""Updates of a datum that are searched for one that passes the agent's `min_delta`."""
 _UPDATES_BYTES = 4 * 1024 * 1024
 _FETCH = 64
 
 
-class Held(Enum):
+class HeldBackReason(Enum):
     """Why a datum was not sent; see `contex.v1.HeldBackReason`."""
 
     MIN_DELTA = auto()
@@ -52,13 +51,13 @@ class KnownDatum:
     """What an agent had been sent of a datum.
 
     Attributes:
-        latest: The datum as it was at the moment.
-        entry: The event that it had been sent; None if it is left out or can't be read.
+        latest: The datum's latest event at the moment.
+        entry: The event that was sent; None if it is left out or can't be read.
     """
 
     data_key: str
-    known: Known
-    needs: tuple[Why, ...]
+    delivery: LastDelivery
+    needs: tuple[DeliveredNeed, ...]
     acknowledged: bool
     latest: KeyState | None
     entry: Entry | None
@@ -70,10 +69,10 @@ class AgentContext:
 
     moment: Moment
     agent: Agent
-    knowledge: Knowledge
+    knowledge: AgentKnowledge
     known: list[KnownDatum]
     pending: list[MatchedDatum]
-    held_back: list[tuple[Held | None, MatchedDatum]]
+    held_back: list[tuple[HeldBackReason, MatchedDatum]]
 
     @property
     def streams(self) -> list[Stream]:
@@ -83,32 +82,36 @@ class AgentContext:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """A datum that matched or nearly did, and was not sent as it was."""
+class _UnsentDatum:
+    """A datum that matched or nearly did, and whose latest event was not sent.
+
+    Attributes:
+        reason: None if it simply had not reached the agent yet.
+    """
 
     sequence: LogSequence
     matches: tuple[Match, ...]
-    held: Held | None
+    reason: HeldBackReason | None
 
 
-class AgentContexts:
-    """Answers what agents knew."""
+class AgentContextReader:
+    """Reads what agents knew."""
 
     def __init__(
         self,
         event_log: EventLog,
-        states: States,
-        journals: Journals,
-        questions: Questions,
-        matchmaker: Matchmaker,
+        states: StateReader,
+        journals: JournalReader,
+        queries: MatchQueries,
+        matchers: MatcherPool,
         *,
         answer_bytes: int,
     ) -> None:
         self._log = event_log
         self._states = states
         self._journals = journals
-        self._questions = questions
-        self._matchmaker = matchmaker
+        self._queries = queries
+        self._engine = matchers.engine
         self._answer_bytes = answer_bytes
 
     async def get(
@@ -127,165 +130,161 @@ class AgentContexts:
             ContexError: AGENT_NOT_FOUND, RECORDS_EXPIRED, EMBEDDER_UNAVAILABLE,
                 STORE_UNAVAILABLE.
         """
-        knowledge = await self._journals.knowledge(project, agent_id, moment.unix_ms)
+        knowledge = await self._journals.knowledge_at(project, agent_id, moment.unix_ms)
         agent = decode_agent(knowledge.record)
-        known = {
-            data_key: held
-            for data_key, held in knowledge.known.items()
-            # What was sent of later events of the same millisecond is not of this moment.
-            if held.event <= moment.sequence and not held.deleted and scope.admits(data_key)
+        deliveries = {
+            data_key: delivery
+            for data_key, delivery in knowledge.deliveries.items()
+            # Later events of the same millisecond don't belong to this moment.
+            if delivery.event <= moment.sequence and not delivery.deleted and scope.admits(data_key)
         }
         state = await self._states.at(project, moment.sequence)
-        judged = await self._judged(project, agent, knowledge, known, moment, near_misses, scope)
-        room = self._answer_bytes // 3 if payloads else 0
-        pending = [datum for datum in judged if datum.held is None]
-        held_back = [datum for datum in judged if datum.held is not None]
+        unsent = await self._unsent(
+            project, agent, knowledge, deliveries, moment, near_misses, scope
+        )
+        max_bytes = self._answer_bytes // 3 if payloads else 0
+        pending = [datum for datum in unsent if datum.reason is None]
+        held_back = [datum for datum in unsent if datum.reason is not None]
         return AgentContext(
             moment,
             agent,
             knowledge,
-            await self._known(project, knowledge, known, state, room),
-            [datum for _, datum in await self._told(project, pending[:_LISTED], moment, room)],
-            await self._told(project, held_back[:_LISTED], moment, room),
+            await self._known(project, knowledge, deliveries, state, max_bytes),
+            [datum for _, datum in await self._fetch(project, pending, moment, max_bytes)],
+            [
+                (reason, datum)
+                for reason, datum in await self._fetch(project, held_back, moment, max_bytes)
+                if reason is not None
+            ],
         )
 
     async def _known(
         self,
         project: str,
-        knowledge: Knowledge,
-        known: dict[str, Known],
+        knowledge: AgentKnowledge,
+        deliveries: dict[str, LastDelivery],
         state: State,
-        room: int,
+        max_bytes: int,
     ) -> list[KnownDatum]:
-        texts = texts_of(knowledge.records.values()) | knowledge.texts
-        keys = sorted(known)
+        texts = need_texts(knowledge.records.values()) | knowledge.texts
+        keys = sorted(deliveries)
         entries: dict[str, Entry] = {}
-        for start in range(0, len(keys) if room else 0, _FETCH):
-            some = keys[start : start + _FETCH]
-            found = await self._log.get(project, [known[data_key].event for data_key in some])
-            for data_key, entry in zip(some, found, strict=True):
-                if entry is not None and len(entry.body) <= room:
+        for start in range(0, len(keys) if max_bytes else 0, _FETCH):
+            part = keys[start : start + _FETCH]
+            fetched = await self._log.get(project, [deliveries[key].event for key in part])
+            for data_key, entry in zip(part, fetched, strict=True):
+                if entry is not None and len(entry.body) <= max_bytes:
                     entries[data_key] = entry
-                    room -= len(entry.body)
+                    max_bytes -= len(entry.body)
         return [
             KnownDatum(
                 data_key,
-                known[data_key],
-                why(known[data_key].needs, texts, known[data_key].registration),
-                known[data_key].event <= knowledge.cursor,
+                delivery := deliveries[data_key],
+                delivered_needs(delivery.needs, texts, delivery.registration),
+                delivery.event <= knowledge.cursor,
                 state.get(data_key),
                 entries.get(data_key),
             )
             for data_key in keys
         ]
 
-    async def _judged(
+    async def _unsent(
         self,
         project: str,
         agent: Agent,
-        knowledge: Knowledge,
-        known: dict[str, Known],
+        knowledge: AgentKnowledge,
+        deliveries: dict[str, LastDelivery],
         moment: Moment,
         near_misses: int,
         scope: Scope,
-    ) -> list[_Judged]:
-        """The data at the moment that match or nearly do, and that it had not been sent so."""
-        async with self._questions.index(project, moment.sequence) as (index, position):
-            services = self._matchmaker
-            encodings = await services.embeddings.of_questions(
-                project, index.model.id, {need.digest: need.text for need in agent.needs}
-            )
-            # Everything that comes near, also what is excluded: it is sorted out below.
-            wide = [
-                (
-                    replace(
-                        need,
-                        threshold=need.threshold / 2 if near_misses else need.threshold,
-                        max_matches=len(index.data) or 1,
-                        exclude=frozenset(),
-                    ),
-                    encodings[need.digest],
+    ) -> list[_UnsentDatum]:
+        """The data that matched or nearly did at the moment, and had not been sent as they were."""
+        engine = self._engine
+        async with self._queries.index_at(project, moment.sequence) as (index, position):
+            encodings = await engine.encode_queries(project, index.model.id, agent.needs)
+            # Everything that comes near, excluded data too: it is sorted out below.
+            wide_needs = [
+                replace(
+                    need,
+                    threshold=need.threshold / 2 if near_misses else need.threshold,
+                    max_matches=len(index.data) or 1,
+                    exclude=frozenset(),
                 )
                 for need in agent.needs
             ]
-            found: Found = await services.work(
-                partial(answer, index.data, services.scorer, index.model.id, wide, position)
+            matched = await engine.work(
+                partial(
+                    search,
+                    index.data,
+                    engine.scorer,
+                    index.model.id,
+                    list(zip(wide_needs, encodings, strict=True)),
+                    position,
+                    scope.admits,
+                )
             )
-            latest = {data_key: index.latest[data_key] for data_key, _ in found}
-        judged: list[_Judged] = []
-        for data_key, wide_matches in found:
-            if not scope.admits(data_key):
-                continue
+            latest = {data_key: index.latest[data_key] for data_key, _ in matched}
+        unsent: list[_UnsentDatum] = []
+        for data_key, wide_matches in matched:
             sequence = latest[data_key]
-            held = known.get(data_key)
-            if held is not None and held.event >= sequence:
+            delivery = deliveries.get(data_key)
+            if delivery is not None and delivery.event >= sequence:
                 continue
             matches = tuple(
                 replace(match, threshold=agent.needs[match.need_index].threshold)
                 for match in wide_matches
             )
-            reached = [match for match in matches if match.score >= match.threshold]
-            wanted = tuple(
+            reached = tuple(match for match in matches if match.score >= match.threshold)
+            met = tuple(
                 match for match in reached if not agent.needs[match.need_index].excludes(data_key)
             )
-            if wanted:
-                reason = await self._reason(project, agent, knowledge, held, sequence)
-                judged.append(_Judged(sequence, wanted, reason))
+            if met:
+                reason = await self._reason(project, agent, knowledge, delivery, sequence)
+                unsent.append(_UnsentDatum(sequence, met, reason))
             elif reached:
-                judged.append(_Judged(sequence, tuple(reached), Held.EXCLUDED))
+                unsent.append(_UnsentDatum(sequence, reached, HeldBackReason.EXCLUDED))
             elif near_misses:
                 near_misses -= 1
-                judged.append(_Judged(sequence, matches, Held.BELOW_THRESHOLD))
-        return judged
+                unsent.append(_UnsentDatum(sequence, matches, HeldBackReason.BELOW_THRESHOLD))
+        return unsent
 
     async def _reason(
         self,
         project: str,
         agent: Agent,
-        knowledge: Knowledge,
-        held: Known | None,
+        knowledge: AgentKnowledge,
+        delivery: LastDelivery | None,
         sequence: LogSequence,
-    ) -> Held | None:
-        """Why a datum that matches was not sent; None: it had not reached the agent yet."""
-        if agent.min_delta is not None and not await self._was_worth(
-            project, agent, held.event if held else BEGINNING, sequence
+    ) -> HeldBackReason | None:
+        """Why a datum that matched was not sent; None: it had not reached the agent yet."""
+        if agent.min_delta is not None and not await self._had_significant_update(
+            project, agent, delivery.event if delivery else BEGINNING, sequence
         ):
-            return Held.MIN_DELTA
-        if held is None and knowledge.registered and sequence < knowledge.registered:
-            return Held.ANSWER_FULL
+            return HeldBackReason.MIN_DELTA
+        if delivery is None and knowledge.registered and sequence < knowledge.registered:
+            return HeldBackReason.ANSWER_FULL
         return None
 
-    async def _was_worth(
+    async def _had_significant_update(
         self, project: str, agent: Agent, since: LogSequence, sequence: LogSequence
     ) -> bool:
-        """Whether one of a datum's events after `since` was worth pushing."""
+        """Whether one of a datum's events after `since` passes the agent's `min_delta`."""
         entries = await self._log.history(project, sequence, _UPDATES, _UPDATES_BYTES)
         for entry in entries:
             if entry.sequence <= since:
                 return False
-            event: Event = event_codec.decode(entry)
-            if await self._matchmaker.is_worth(project, agent, event):
+            if await self._engine.is_significant(project, agent, event_codec.decode(entry)):
                 return True
         return False
 
-    async def _told(
-        self, project: str, judged: Sequence[_Judged], moment: Moment, room: int
-    ) -> list[tuple[Held | None, MatchedDatum]]:
-        told: list[tuple[Held | None, MatchedDatum]] = []
-        for start in range(0, len(judged), _FETCH):
-            some = judged[start : start + _FETCH]
-            entries = await self._log.get(project, [datum.sequence for datum in some])
-            for datum, entry in zip(some, entries, strict=True):
-                if entry is None:
-                    continue
-                event = event_codec.decode(entry)
-                matches = await self._matchmaker.explained(
-                    project, event, datum.matches, moment.sequence
-                )
-                omit = len(entry.body) > room
-                if omit:
-                    entry = event_codec.without_payload(entry)
-                else:
-                    room -= len(entry.body)
-                told.append((datum.held, MatchedDatum(entry, matches, omit)))
-        return told
+    async def _fetch(
+        self, project: str, unsent: Sequence[_UnsentDatum], moment: Moment, max_bytes: int
+    ) -> list[tuple[HeldBackReason | None, MatchedDatum]]:
+        listed = unsent[:_MAX_LISTED]
+        matched = [(datum.sequence, datum.matches) for datum in listed]
+        data = await fetch_data(self._engine, project, matched, moment.sequence, max_bytes)
+        return [
+            (datum.reason, fetched[0])
+            for datum, fetched in zip(listed, data, strict=True)
+            if fetched is not None
+        ]

@@ -1,7 +1,7 @@
-"""An agent's journal, read: what was sent to it, what it acknowledged, when it was connected.
+"""An agent's journal: what was sent to it, what it acknowledged, when it was connected.
 
-The store writes the notes; `log/redis/functions/agents.lua` says how. What the agent knew at a
-moment is the fold of its journal, from the newest checkpoint before the moment on.
+The store writes the notes; `log/redis/functions/agents.lua` defines their format. What the agent
+knew at a moment is the fold of its journal, from the newest checkpoint before the moment on.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
 from contex_server.log.notes import Note
 
 Needs = tuple[tuple[int, float], ...]
+"""The needs that an event met: position in the agent's list, and score."""
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
-    """The agent was registered anew or changed, or, where not live, unregistered.
+class RegistrationNote:
+    """The agent was registered or changed, or, if not `live`, unregistered.
 
     Attributes:
-        event: The event that tells it.
-        record: The registration, as it is stored.
+        event: The event that says so.
+        record: The registration as it is stored.
     """
 
     event: Sequence
@@ -34,7 +35,7 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class StreamOpened:
     """A stream was opened at a position."""
 
     stream_id: str
@@ -43,7 +44,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class StreamClosed:
     """A stream ended."""
 
     stream_id: str
@@ -51,12 +52,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class SentDatum:
-    """An event of a message.
-
-    Attributes:
-        resend: Whether the agent had been sent this event before.
-        needs: The needs that it met: position in the agent's list, and score.
-    """
+    """An event of a message; a `resend` if the agent had been sent it before."""
 
     resend: bool
     event: Sequence
@@ -71,9 +67,9 @@ class SentMessage:
     """A message to the agent.
 
     Attributes:
-        stream_id: The stream that carried it; "" for an answer.
-        registration: When the registration, whose needs are meant, was made: unix ms.
-        position: Where the stream stood with it.
+        stream_id: The stream that carried it; "" for a response.
+        registration: When the registration whose needs it names was made, unix ms.
+        position: The stream's position with it.
     """
 
     stream_id: str
@@ -84,8 +80,8 @@ class SentMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """The agent acknowledged a position; its cursor stands at `cursor` since."""
+class Acknowledgement:
+    """The agent acknowledged a position; its cursor has been at `cursor` since."""
 
     position: Sequence
     cursor: Sequence
@@ -93,13 +89,8 @@ class Acknowledged:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the agent was sent of a data key.
-
-    Attributes:
-        event: The newest event of the key that it was sent.
-        sent_ms: When it was sent that first, unix ms.
-    """
+class LastDelivery:
+    """The newest event of a data key that the agent was sent, and when that was first."""
 
     event: Sequence
     revision: int
@@ -111,11 +102,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A stream of the agent.
-
-    Attributes:
-        closed_ms: When it ended; 0 while it is open, or where its server died.
-    """
+    """A stream of the agent; `closed_ms` is 0 while it is open, or if its server died."""
 
     stream_id: str
     opened_ms: int
@@ -126,146 +113,147 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything up to here.
+    """The fold of everything before it.
 
     Attributes:
-        record: The registration; empty: not registered.
-        texts: The needs of earlier registrations that `known` refers to.
+        record: The registration; empty if there is none.
+        texts: The needs of earlier registrations that `deliveries` refers to.
     """
 
     record: bytes
     cursor: Sequence
-    known: dict[str, Known]
+    deliveries: dict[str, LastDelivery]
     streams: dict[str, Stream]
     texts: dict[int, list[str]]
 
 
-JournalNote = Registered | Opened | Closed | SentMessage | Acknowledged | Checkpoint
+JournalNote = (
+    RegistrationNote | StreamOpened | StreamClosed | SentMessage | Acknowledgement | Checkpoint
+)
 
 
 @dataclass(slots=True)
-class Knowledge:
-    """What an agent knew, and what is known of it.
+class AgentKnowledge:
+    """What an agent knew.
 
     Attributes:
-        record: Its registration, as it is stored; empty: not registered.
+        record: Its registration as it is stored; empty if there is none.
         registered: The event of its registration; None if that was before the checkpoint.
-        records: Registrations by when they were made, of those seen.
-        sent: The newest event that it was sent, ...
-        sent_ms: ... and when it was sent anything last; 0: never.
+        deliveries: The last delivery of each data key.
+        records: The registrations seen, by when they were made.
+        sent: The newest event that it was sent.
+        sent_ms: When it was last sent anything; 0: never.
     """
 
     record: bytes = b""
     registered: Sequence | None = None
     cursor: Sequence = BEGINNING
-    known: dict[str, Known] = field(default_factory=dict)
+    deliveries: dict[str, LastDelivery] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     records: dict[int, bytes] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
     sent: Sequence = BEGINNING
     sent_ms: int = 0
 
-
-def read_note(note: Note) -> JournalNote:
-    """Reads a note of a journal.
-
-    Raises:
-        ValueError: It is none.
-    """
-    kind = next(iter(note.fields))
-    body = note.fields[kind]
-    match kind:
-        case b"d":
-            return _message(body.decode())
-        case b"a":
-            said, _, origin = body.decode().partition("\t")
-            position, cursor = said.split(" ")
-            return Acknowledged(
-                Sequence.parse(position), Sequence.parse(cursor), Origin.parse(origin)
-            )
-        case b"o":
-            said, _, origin = body.decode().partition("\t")
-            stream_id, start = said.split(" ")
-            return Opened(stream_id, Sequence.parse(start), Origin.parse(origin))
-        case b"c":
-            return Closed(body.decode())
-        case b"r":
-            said, _, origin = body.decode().partition("\t")
-            event, mark, cursor = said.split(" ")
-            return Registered(
-                Sequence.parse(event),
-                mark == "L",
-                Origin.parse(origin),
-                Sequence.parse(cursor) if cursor else BEGINNING,
-                note.fields.get(b"record", b""),
-            )
-        case b"k":
-            return _checkpoint(note.fields)
-    raise ValueError(f"{kind!r} is no note of a journal")
+    def add_record(self, record: bytes) -> None:
+        """Remembers a registration by when it was made; see `match/agent_codec.py`."""
+        self.records[int(orjson.loads(record)["updated_ms"])] = record
 
 
-def fold(notes: Iterable[Note]) -> Knowledge:
-    """What follows from notes in their order; the first should be a checkpoint."""
-    knowledge = Knowledge()
+def fold_journal(notes: Iterable[Note]) -> AgentKnowledge:
+    """What the notes come to, in their order; the first should be a checkpoint."""
+    knowledge = AgentKnowledge()
     for note in notes:
-        read = read_note(note)
-        if isinstance(read, Registered) and not read.live:
-            # A registration of the same id is another agent, and knows nothing.
-            knowledge = Knowledge(streams=knowledge.streams)
+        decoded = decode_note(note)
+        if isinstance(decoded, RegistrationNote) and not decoded.live:
+            # A later registration of the same id is another agent, and knows nothing.
+            knowledge = AgentKnowledge(streams=knowledge.streams)
         else:
-            _apply(knowledge, note.sequence.ms, read)
+            _apply(knowledge, note.sequence.ms, decoded)
     return knowledge
 
 
-def _apply(knowledge: Knowledge, ms: int, note: JournalNote) -> None:
+def _apply(knowledge: AgentKnowledge, ms: int, note: JournalNote) -> None:
     match note:
         case SentMessage():
-            _learn(knowledge, ms, note)
-        case Acknowledged():
+            _apply_message(knowledge, ms, note)
+        case Acknowledgement():
             knowledge.cursor = note.cursor
-        case Opened():
-            knowledge.streams[note.stream_id] = Stream(
-                note.stream_id, ms, 0, note.start, note.origin
-            )
-        case Closed():
-            stream = knowledge.streams.get(note.stream_id)
+        case StreamOpened(stream_id, start, origin):
+            knowledge.streams[stream_id] = Stream(stream_id, ms, 0, start, origin)
+        case StreamClosed(stream_id):
+            stream = knowledge.streams.get(stream_id)
             if stream is not None:
-                knowledge.streams[note.stream_id] = replace(stream, closed_ms=ms)
-        case Registered():
+                knowledge.streams[stream_id] = replace(stream, closed_ms=ms)
+        case RegistrationNote():
             knowledge.record = note.record
             knowledge.cursor = note.cursor
             knowledge.registered = note.event
-            knowledge.records[_made(note.record)] = note.record
+            knowledge.add_record(note.record)
         case Checkpoint():
             knowledge.record = note.record
             knowledge.cursor = note.cursor
-            knowledge.known = dict(note.known)
+            knowledge.deliveries = dict(note.deliveries)
             knowledge.streams = dict(note.streams)
             knowledge.texts = note.texts
             if note.record:
-                knowledge.records[_made(note.record)] = note.record
-            for known in note.known.values():
-                knowledge.sent = max(knowledge.sent, known.event)
-                knowledge.sent_ms = max(knowledge.sent_ms, known.sent_ms)
+                knowledge.add_record(note.record)
+            for delivery in note.deliveries.values():
+                knowledge.sent = max(knowledge.sent, delivery.event)
+                knowledge.sent_ms = max(knowledge.sent_ms, delivery.sent_ms)
 
 
-def _learn(knowledge: Knowledge, ms: int, message: SentMessage) -> None:
+def _apply_message(knowledge: AgentKnowledge, ms: int, message: SentMessage) -> None:
     knowledge.sent_ms = ms
     for sent in message.events:
         knowledge.sent = max(knowledge.sent, sent.event)
-        held = knowledge.known.get(sent.data_key)
-        if sent.data_key and (held is None or held.revision < sent.revision):
-            knowledge.known[sent.data_key] = Known(
+        last = knowledge.deliveries.get(sent.data_key)
+        if sent.data_key and (last is None or last.revision < sent.revision):
+            knowledge.deliveries[sent.data_key] = LastDelivery(
                 sent.event, sent.revision, sent.deleted, ms, message.registration, sent.needs
             )
 
 
-def _made(record: bytes) -> int:
-    """When a registration was made; see `match/registration.py`."""
-    return int(orjson.loads(record)["updated_ms"])
+# -- the format --------------------------------------------------------------
 
 
-def _message(text: str) -> SentMessage:
+def decode_note(note: Note) -> JournalNote:
+    """Decodes a note of a journal.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    kind, body = next(iter(note.fields.items()))
+    if kind == b"d":
+        return _decode_message(body.decode())
+    if kind == b"k":
+        return _decode_checkpoint(note.fields)
+    if kind == b"c":
+        return StreamClosed(body.decode())
+    text, _, raw_origin = body.decode().partition("\t")
+    match kind, text.split(" "):
+        case b"a", [position, cursor]:
+            return Acknowledgement(
+                Sequence.parse(position), Sequence.parse(cursor), Origin.parse(raw_origin)
+            )
+        case b"o", [stream_id, start]:
+            return StreamOpened(stream_id, Sequence.parse(start), Origin.parse(raw_origin))
+        case b"r", [event, mark, cursor]:
+            return RegistrationNote(
+                Sequence.parse(event),
+                mark == "L",
+                Origin.parse(raw_origin),
+                _decode_cursor(cursor),
+                note.fields.get(b"record", b""),
+            )
+    raise ValueError(f"{kind!r} is not a note of a journal")
+
+
+def _decode_cursor(text: str) -> Sequence:
+    return Sequence.parse(text) if text else BEGINNING
+
+
+def _decode_message(text: str) -> SentMessage:
     head, *lines = text.split("\n")
     stream_id, _, kind, registration, position = head.split(" ")
     return SentMessage(
@@ -273,26 +261,31 @@ def _message(text: str) -> SentMessage:
         kind,
         int(registration),
         Sequence.parse(position),
-        tuple(_sent_datum(line) for line in lines),
+        tuple(_decode_datum(line) for line in lines),
     )
 
 
-def _sent_datum(line: str) -> SentDatum:
+def _decode_datum(line: str) -> SentDatum:
     sent, event, revision, mark, needs, data_key = line.split(" ", 5)
     return SentDatum(
-        sent == "R", Sequence.parse(event), int(revision), mark == "D", _needs(needs), data_key
+        sent == "R",
+        Sequence.parse(event),
+        int(revision),
+        mark == "D",
+        _decode_needs(needs),
+        data_key,
     )
 
 
-def _needs(text: str) -> Needs:
+def _decode_needs(text: str) -> Needs:
     if text == "-":
         return ()
     pairs = (pair.split(":") for pair in text.split(","))
     return tuple((int(index), float(score)) for index, score in pairs)
 
 
-def _checkpoint(fields: dict[bytes, bytes]) -> Checkpoint:
-    known: dict[str, Known] = {}
+def _decode_checkpoint(fields: dict[bytes, bytes]) -> Checkpoint:
+    deliveries: dict[str, LastDelivery] = {}
     texts: dict[int, list[str]] = {}
     for line in fields[b"k"].decode().split("\n"):
         name, _, value = line.partition(" ")
@@ -300,19 +293,19 @@ def _checkpoint(fields: dict[bytes, bytes]) -> Checkpoint:
             texts[int(name[1:])] = orjson.loads(value)
         elif name:
             event, revision, mark, sent_ms, registration, needs = value.split(" ")
-            known[name] = Known(
+            deliveries[name] = LastDelivery(
                 Sequence.parse(event),
                 int(revision),
                 mark == "D",
                 int(sent_ms),
                 int(registration),
-                _needs(needs),
+                _decode_needs(needs),
             )
     streams: dict[str, Stream] = {}
     for line in fields[b"streams"].decode().split("\n"):
-        said, _, origin = line.partition("\t")
-        if said:
-            stream_id, opened_ms, closed_ms, start = said.split(" ")
+        text, _, origin = line.partition("\t")
+        if text:
+            stream_id, opened_ms, closed_ms, start = text.split(" ")
             streams[stream_id] = Stream(
                 stream_id,
                 int(opened_ms),
@@ -320,11 +313,5 @@ def _checkpoint(fields: dict[bytes, bytes]) -> Checkpoint:
                 Sequence.parse(start),
                 Origin.parse(origin) if origin else UNKNOWN,
             )
-    cursor = fields[b"cursor"]
-    return Checkpoint(
-        fields[b"record"],
-        Sequence.parse(cursor.decode()) if cursor else BEGINNING,
-        known,
-        streams,
-        texts,
-    )
+    cursor = _decode_cursor(fields[b"cursor"].decode())
+    return Checkpoint(fields[b"record"], cursor, deliveries, streams, texts)

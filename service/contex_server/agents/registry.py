@@ -1,4 +1,4 @@
-"""Registrations: what agents need, and how far each has got. Stored in the log's store."""
+"""Registrations: what agents need, and what each has acknowledged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from contex_server.agents.recorder import Recorder
+from contex_server.agents.delivery_recorder import DeliveryRecorder
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import (
@@ -24,13 +24,14 @@ from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentRecord, AgentStore, AgentWrite, AgentWritten
 from contex_server.log.pages import check_readable
 from contex_server.log.port import EventLog
-from contex_server.match.questions import Answer, Budget, Questions
-from contex_server.match.registration import (
+from contex_server.match.agent_codec import (
     decode_agent,
     encode_agent,
     make_need,
     registered_payload,
 )
+from contex_server.match.queries import MatchQueries
+from contex_server.match.result import ContextBudget, MatchResult
 from contex_server.matching.embeddings import Embeddings
 
 _TRIES = 5
@@ -38,7 +39,7 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class NeedSpec:
-    """A need as it was asked for; what is None is the agent's."""
+    """A need as a caller states it; None: as the agent has it."""
 
     text: str
     threshold: float | None = None
@@ -47,11 +48,11 @@ class NeedSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What a call says of a registration; None: nothing.
+class AgentSpec:
+    """What a caller sets of a registration; None: nothing.
 
     Attributes:
-        min_delta: A change of it: (None,) for all updates.
+        min_delta: The new value in a tuple; (None,): every update counts.
     """
 
     needs: tuple[NeedSpec, ...] | None
@@ -66,11 +67,11 @@ class Registration:
 
     agent: Agent
     acknowledged: LogSequence
-    answer: Answer
+    answer: MatchResult
     resume: LogSequence
 
 
-class Agents:
+class AgentRegistry:
     """Registers, changes and removes agents."""
 
     def __init__(
@@ -78,15 +79,15 @@ class Agents:
         log: EventLog,
         store: AgentStore,
         embeddings: Embeddings,
-        questions: Questions,
-        recorder: Recorder,
+        queries: MatchQueries,
+        recorder: DeliveryRecorder,
         *,
         default_threshold: float,
     ) -> None:
         self._log = log
         self._store = store
         self._embeddings = embeddings
-        self._questions = questions
+        self._queries = queries
         self._recorder = recorder
         self._default_threshold = default_threshold
 
@@ -94,14 +95,14 @@ class Agents:
         self,
         project: str,
         agent_id: str,
-        wishes: Wishes,
+        spec: AgentSpec,
         *,
         last_seen: LogSequence | None,
-        budget: Budget,
+        budget: ContextBudget,
         origin: Origin,
         scope: Scope,
     ) -> Registration:
-        """See `AgentService.RegisterAgent`; needs and maximum are required.
+        """See `AgentService.RegisterAgent`; needs and max_matches are required.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, AGENT_CONFLICT,
@@ -109,12 +110,12 @@ class Agents:
         """
         if last_seen is not None:
             check_readable(await self._log.bounds(project), last_seen)
-        threshold = self._default_threshold if wishes.threshold is None else wishes.threshold
-        assert wishes.needs is not None
-        assert wishes.max_matches is not None
-        needs = with_defaults(wishes.needs, threshold, wishes.max_matches)
-        max_matches = wishes.max_matches
-        min_delta = wishes.min_delta[0] if wishes.min_delta is not None else None
+        threshold = self._default_threshold if spec.threshold is None else spec.threshold
+        assert spec.needs is not None
+        assert spec.max_matches is not None
+        needs = with_defaults(spec.needs, threshold, spec.max_matches)
+        max_matches = spec.max_matches
+        min_delta = spec.min_delta[0] if spec.min_delta is not None else None
 
         def change(current: Agent | None, now_ms: int) -> Agent:
             return Agent(
@@ -133,9 +134,9 @@ class Agents:
         self,
         project: str,
         agent_id: str,
-        wishes: Wishes,
+        spec: AgentSpec,
         *,
-        budget: Budget,
+        budget: ContextBudget,
         origin: Origin,
         scope: Scope,
     ) -> Registration:
@@ -149,9 +150,9 @@ class Agents:
         def change(current: Agent | None, now_ms: int) -> Agent:
             if current is None:
                 raise agent_not_found(project, agent_id)
-            threshold = current.threshold if wishes.threshold is None else wishes.threshold
-            maximum = current.max_matches if wishes.max_matches is None else wishes.max_matches
-            specs = wishes.needs or tuple(map(spec_of, current.needs))
+            threshold = current.threshold if spec.threshold is None else spec.threshold
+            maximum = current.max_matches if spec.max_matches is None else spec.max_matches
+            specs = spec.needs or tuple(map(need_spec, current.needs))
             return Agent(
                 agent_id=agent_id,
                 needs=with_defaults(specs, threshold, maximum),
@@ -159,7 +160,7 @@ class Agents:
                 max_matches=maximum,
                 registered_ms=current.registered_ms,
                 updated_ms=now_ms,
-                min_delta=wishes.min_delta[0] if wishes.min_delta else current.min_delta,
+                min_delta=spec.min_delta[0] if spec.min_delta else current.min_delta,
             )
 
         return await self._write(project, agent_id, change, None, budget, origin, scope)
@@ -176,7 +177,7 @@ class Agents:
         return decode_agent(stored.record), stored.cursor
 
     async def page(self, project: str, after: str, count: int) -> list[tuple[Agent, LogSequence]]:
-        """The first `count` registrations with an id greater than `after`."""
+        """The next `count` registrations by id."""
         stored = await self._store.agents(project, after, count)
         return [(decode_agent(record.record), record.cursor) for record in stored]
 
@@ -210,7 +211,7 @@ class Agents:
     async def acknowledge(
         self, project: str, agent_id: str, sequence: LogSequence, origin: Origin
     ) -> LogSequence:
-        """Moves the durable cursor forward; returns where it stands.
+        """Moves the durable cursor forward; returns its position.
 
         Raises:
             ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE.
@@ -218,10 +219,10 @@ class Agents:
         bounds = await self._log.bounds(project)
         if sequence > bounds.tail:
             check_readable(bounds, sequence)
-        stands = await self._store.acknowledge(project, agent_id, sequence, origin)
-        if stands is None:
+        cursor = await self._store.acknowledge(project, agent_id, sequence, origin)
+        if cursor is None:
             raise agent_not_found(project, agent_id)
-        return stands
+        return cursor
 
     async def _write(
         self,
@@ -229,19 +230,19 @@ class Agents:
         agent_id: str,
         change: Callable[[Agent | None, int], Agent],
         cursor: LogSequence | None,
-        budget: Budget,
+        budget: ContextBudget,
         origin: Origin,
         scope: Scope,
     ) -> Registration:
         stored, agent, written = await self._compare_and_set(
             project, agent_id, change, cursor, origin
         )
-        answer = await self._questions.now(
+        answer = await self._queries.match_registered(
             project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
         )
         acknowledged = written.cursor
         if cursor is None and stored is None and answer.sequence > acknowledged:
-            # The answer already shows what was published while it was made.
+            # The result contains what was published meanwhile, too.
             moved = await self._store.acknowledge(project, agent_id, answer.sequence)
             acknowledged = moved or acknowledged
         await self._recorder.answered(
@@ -264,7 +265,7 @@ class Agents:
             now_ms = time.time_ns() // 1_000_000
             before = decode_agent(stored.record) if stored else None
             agent = change(before, now_ms)
-            # Before the write: a registration whose needs can't be embedded is refused.
+            # Embedded before the write: needs that can't be embedded are refused.
             model = await self._embeddings.model_of(project)
             await self._embeddings.of_needs(
                 project, model, {need.digest: need.text for need in agent.needs}
@@ -297,7 +298,7 @@ def _conflict(agent_id: str) -> ContexError:
 def with_defaults(
     specs: Iterable[NeedSpec], threshold: float, max_matches: int
 ) -> tuple[Need, ...]:
-    """Needs with the agent's threshold and maximum where they have none of their own."""
+    """Needs; the agent's threshold and maximum fill what they leave out."""
     return tuple(
         make_need(
             spec.text,
@@ -311,6 +312,6 @@ def with_defaults(
     )
 
 
-def spec_of(need: Need) -> NeedSpec:
-    """A need as it was asked for."""
+def need_spec(need: Need) -> NeedSpec:
+    """A need as it was stated."""
     return NeedSpec(need.text, need.own_threshold, need.own_max_matches, need.exclude)

@@ -1,4 +1,4 @@
-"""Rows of the audit as files: CSV, JSON lines, Parquet; the columns are the same in all."""
+"""Audit records as files: CSV, JSON lines or Parquet, with the same columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from contex_server.audit.trail import Row
+from contex_server.audit.records import AuditRecord
 from contex_server.kernel.parquet import NUMBER, TEXT, TIME, TRUTH, ParquetFile
 from contex_server.state.moments import rfc3339
 
@@ -37,8 +37,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Writer(Protocol):
     """Writes a file in pieces; the pieces joined are the file."""
 
-    def add(self, rows: Iterable[Row]) -> bytes:
-        """The piece for these rows; may be empty."""
+    def add(self, records: Iterable[AuditRecord]) -> bytes:
+        """The piece for these records; may be empty."""
         ...
 
     def end(self) -> bytes:
@@ -49,7 +49,7 @@ class Writer(Protocol):
 class CsvWriter:
     """CSV (RFC 4180) with a header line.
 
-    A text that a spreadsheet would take for a formula is written after an apostrophe, which
+    Texts that a spreadsheet would take for a formula get an apostrophe in front, which
     spreadsheets hide.
     """
 
@@ -58,10 +58,10 @@ class CsvWriter:
         self._csv = csv.writer(self._buffer)
         self._csv.writerow(COLUMNS)
 
-    def add(self, rows: Iterable[Row]) -> bytes:
+    def add(self, records: Iterable[AuditRecord]) -> bytes:
         """See `Writer.add`."""
-        for row in rows:
-            self._csv.writerow([_cell(value) for value in _values(row)])
+        for record in records:
+            self._csv.writerow([_cell(value) for value in _values(record)])
         return self.end()
 
     def end(self) -> bytes:
@@ -73,12 +73,13 @@ class CsvWriter:
 
 
 class JsonLinesWriter:
-    """A JSON object a line."""
+    """One JSON object a line."""
 
-    def add(self, rows: Iterable[Row]) -> bytes:
+    def add(self, records: Iterable[AuditRecord]) -> bytes:
         """See `Writer.add`."""
         return b"".join(
-            orjson.dumps(dict(zip(COLUMNS, _values(row), strict=True))) + b"\n" for row in rows
+            orjson.dumps(dict(zip(COLUMNS, _values(record), strict=True))) + b"\n"
+            for record in records
         )
 
     def end(self) -> bytes:
@@ -97,33 +98,33 @@ class ParquetWriter:
         kinds = {"time": TIME, "actor_verified": TRUTH, "revision": NUMBER, "count": NUMBER}
         self._file = ParquetFile({name: kinds.get(name, TEXT) for name in COLUMNS})
 
-    def add(self, rows: Iterable[Row]) -> bytes:
+    def add(self, records: Iterable[AuditRecord]) -> bytes:
         """See `Writer.add`."""
-        return self._file.add((row.place.note.ms, *_values(row)[1:]) for row in rows)
+        return self._file.add((record.id.note.ms, *_values(record)[1:]) for record in records)
 
     def end(self) -> bytes:
         """See `Writer.end`."""
         return self._file.end()
 
 
-def _values(row: Row) -> tuple[Any, ...]:
+def _values(record: AuditRecord) -> tuple[Any, ...]:
     return (
-        rfc3339(row.place.note.ms),
-        row.action.value,
-        row.actor,
-        row.verified,
-        row.peer,
-        row.client,
-        row.request_id,
-        row.agent_id,
-        row.data_key,
-        row.sequence,
-        row.revision,
-        row.event_type,
-        row.count,
-        row.stream_id,
-        row.detail,
-        str(row.place),
+        rfc3339(record.id.note.ms),
+        record.action.value,
+        record.actor,
+        record.verified,
+        record.peer,
+        record.client,
+        record.request_id,
+        record.agent_id,
+        record.data_key,
+        record.sequence,
+        record.revision,
+        record.event_type,
+        record.count,
+        record.stream_id,
+        record.detail,
+        str(record.id),
     )
 
 

@@ -9,8 +9,8 @@ fill in what it finds out, refuse by raising `ContexError`, and see how the rest
     translate   turns what is not a `ContexError` into INTERNAL, and logs it
     audit       records in the project's audit that the call was refused
     read        parses the request; links below know the project it names
-    drain       refuses new calls during a shutdown
     identity    finds out who calls
+    drain       refuses new calls during a shutdown
     (access)    later: what the caller may do, and `call.scope`, what it may see
     (quota)     later: how much of it
     servicer
@@ -30,7 +30,7 @@ from typing import Any
 import structlog
 
 from contex_server.edge.drain import Calls
-from contex_server.edge.identity import origin_of
+from contex_server.edge.identity import connection_of, identity_of
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.metrics import CallCounts
 from contex_server.edge.refusals import Refusals
@@ -47,8 +47,8 @@ def links(calls: Calls, counts: CallCounts, refusals: Refusals) -> tuple[Link, .
         translate,
         refusals.record,
         read,
-        calls.refuse_when_draining,
         identify,
+        calls.refuse_when_draining,
     )
 
 
@@ -101,5 +101,6 @@ async def identify(call: Incoming, rest: Rest) -> Any:
     Raises:
         ContexError: INVALID_FIELD if the caller's name is not a valid one.
     """
-    call.origin = origin_of(call.headers, call.peer)
+    call.origin = connection_of(call.headers, call.peer)
+    call.origin = call.origin._replace(identity=identity_of(call.headers))
     return await rest(call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contex_server.audit.recorder import Audit
+from contex_server.audit.writer import AuditWriter
 from contex_server.edge.incoming import Incoming, Rest
 from contex_server.kernel import names
 from contex_server.kernel.codes import Code, code_of
@@ -17,10 +17,10 @@ _FAILURES = {Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
 class Refusals:
     """Records refused calls that name a valid project.
 
-    How many records that makes is bounded by `Audit.refused`.
+    How many records that makes is bounded by `AuditWriter.refused`.
     """
 
-    def __init__(self, audit: Audit) -> None:
+    def __init__(self, audit: AuditWriter) -> None:
         self._audit = audit
 
     async def record(self, call: Incoming, rest: Rest) -> Any:

@@ -1,4 +1,4 @@
-"""Whether matches were useful, as agents say: events of the log, and a training set."""
+"""Agents' verdicts on matches: recorded as events of the log, exported as a training set."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
-from contex_server.match.questions import Questions
-from contex_server.match.registration import decode_agent
+from contex_server.match.agent_codec import decode_agent
+from contex_server.match.queries import MatchQueries
 
 _PAGE_EVENTS = 1_000
 
@@ -51,10 +51,10 @@ class Judgement:
 class Feedback:
     """Records and exports feedback."""
 
-    def __init__(self, log: EventLog, agents: AgentStore, questions: Questions) -> None:
+    def __init__(self, log: EventLog, agents: AgentStore, queries: MatchQueries) -> None:
         self._log = log
         self._agents = agents
-        self._questions = questions
+        self._queries = queries
 
     async def record(
         self,
@@ -69,7 +69,7 @@ class Feedback:
         origin: Origin,
         scope: Scope,
     ) -> LogSequence:
-        """Notes a verdict, with the score that the match has now; see `RecordFeedback`.
+        """Records a verdict, with the score that the match has now; see `RecordFeedback`.
 
         Raises:
             ContexError: AGENT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_FIELD,
@@ -82,7 +82,7 @@ class Feedback:
         if need_index >= len(agent.needs):
             raise invalid_field("need_index", f"must be below {len(agent.needs)}, not {need_index}")
         need = agent.needs[need_index]
-        explained = await self._questions.explain(
+        explained = await self._queries.explain(
             project, need, data_key="", sequence=sequence, as_of=None, scope=scope
         )
         match = asdict(explained.explanation.match)
@@ -107,9 +107,9 @@ class Feedback:
     async def export(
         self, project: str, since: LogSequence, until: LogSequence, scope: Scope
     ) -> AsyncGenerator[list[Judgement], None]:
-        """All verdicts in a range of the log, in log order.
+        """The verdicts in (since, until], in log order.
 
-        A verdict on an event that can no longer be read is left out.
+        Skips verdicts on events that can no longer be read.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, STORE_UNAVAILABLE.
@@ -118,17 +118,18 @@ class Feedback:
         async with aclosing(source):
             async for page in source:
                 events = [event_codec.decode(entry) for entry in page.entries]
-                given = [event for event in events if event.event_type == MATCH_FEEDBACK]
-                records = [orjson.loads(event.payload) for event in given]
-                places = [LogSequence.parse(record["sequence"]) for record in records]
-                judged = await self._log.get(project, places)
-                found = [
+                verdicts = [event for event in events if event.event_type == MATCH_FEEDBACK]
+                records = [orjson.loads(event.payload) for event in verdicts]
+                judged = await self._log.get(
+                    project, [LogSequence.parse(record["sequence"]) for record in records]
+                )
+                judgements = [
                     _judgement(event.sequence, record, entry)
-                    for event, record, entry in zip(given, records, judged, strict=True)
+                    for event, record, entry in zip(verdicts, records, judged, strict=True)
                     if entry is not None and scope.admits(str(record["data_key"]))
                 ]
-                if found:
-                    yield found
+                if judgements:
+                    yield judgements
 
 
 def _judgement(sequence: LogSequence, record: dict[str, object], judged: Entry) -> Judgement:

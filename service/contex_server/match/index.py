@@ -1,4 +1,4 @@
-"""A project's data, the needs that are matched with them, and where each datum lies."""
+"""A project's data, the needs that are matched with them, and the latest event of each datum."""
 
 from __future__ import annotations
 
@@ -6,67 +6,48 @@ from collections.abc import Iterable
 
 from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Sequence
 from contex_server.matching.background import Background
-from contex_server.matching.data import DataIndex
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.models import Model
-from contex_server.matching.needs import NeedIndex
+from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer
-from contex_server.state.fold import state_of
+from contex_server.state.fold import key_state_of
+
+MatchesByAgent = dict[str, tuple[Match, ...]]
 
 
 class Index:
-    """The data of a project, the needs that are matched with them, and where each datum lies."""
+    """The data of a project and the needs that are matched with them."""
 
     def __init__(self, model: Model, scorer: Scorer) -> None:
         self.model = model
         self.scorer = scorer
         self.data = DataIndex(model.dimension, scorer, Background(model.prior))
-        self.needs = NeedIndex(model.dimension, scorer, self.data, model.id)
+        self.needs = self._need_index()
         self.latest: dict[str, Sequence] = {}
 
-    def apply(self, state: KeyState, encodings: dict[bytes, Encoding]) -> None:
-        """Takes the latest event of a data key in."""
-        encoding = encodings.get(state.digest)
-        if state.deleted or encoding is None:
-            change = self.data.remove(state.data_key)
-            self.latest.pop(state.data_key, None)
-        else:
-            change = self.data.put(state.data_key, state.digest, encoding)
-            self.latest[state.data_key] = state.sequence
-        self.needs.changed(change)
+    def _need_index(self) -> NeedIndex:
+        return NeedIndex(self.model.dimension, self.scorer, self.data, self.model.id)
 
-    def apply_all(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
-        """Takes the latest events of several data keys in."""
+    def apply(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
+        """Applies the latest events of data keys."""
         for state in states:
-            self.apply(state, encodings)
+            encoding = encodings.get(state.digest)
+            if state.deleted or encoding is None:
+                change = self.data.remove(state.data_key)
+                self.latest.pop(state.data_key, None)
+            else:
+                change = self.data.put(state.data_key, state.digest, encoding)
+                self.latest[state.data_key] = state.sequence
+            self.needs.changed(change)
 
-    def match(
-        self, events: list[Event], encodings: dict[bytes, Encoding]
-    ) -> list[dict[str, tuple[Match, ...]]]:
-        """Takes events in, in log order, and finds the agents that each concerns.
+    def match(self, events: list[Event], encodings: dict[bytes, Encoding]) -> list[MatchesByAgent]:
+        """Applies events, in log order, and matches each with the needs of all agents.
 
-        All of them are judged by the data as of the last of them.
+        All of them are judged against the data as of the last one.
         """
-        for event in events:
-            if event.data_key and event.event_type not in SERVICE_TYPES:
-                self.apply(state_of(event), encodings)
-        if not self.needs.needs:
-            return [{} for _ in events]
-        texts = {d: encodings[d] for e in events if (d := e.text_digest) in encodings}
-        pairs = dict(zip(texts, self.needs.scan(list(texts.values())), strict=True))
-        matched: list[dict[str, tuple[Match, ...]]] = []
-        for event in events:
-            digest = event.text_digest
-            if digest not in pairs:
-                matched.append({})
-                continue
-            text = self.data.text(digest)
-            matched.append(
-                self.needs.match(
-                    texts[digest], pairs[digest], event.data_key, text.serial if text else None
-                )
-            )
-        return matched
+        self.apply(data_states(events), encodings)
+        return self._match(self.needs, events, encodings)
 
     def match_alone(
         self,
@@ -75,20 +56,34 @@ class Index:
         events: list[Event],
         encodings: dict[bytes, Encoding],
     ) -> list[tuple[Match, ...]]:
-        """What events are to one agent, by the data as they are; none is taken in."""
-        alone = NeedIndex(self.model.dimension, self.scorer, self.data, self.model.id)
-        alone.set_agent(agent, needs)
+        """Matches events with one agent's needs, against the data as they are; applies none."""
+        index = self._need_index()
+        index.set_agent(agent, needs)
+        matched = self._match(index, events, encodings)
+        return [matches.get(agent.agent_id, ()) for matches in matched]
+
+    def _match(
+        self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]
+    ) -> list[MatchesByAgent]:
+        matched: list[MatchesByAgent] = [{} for _ in events]
+        if not needs.needs:
+            return matched
         texts = {d: encodings[d] for e in events if (d := e.text_digest) in encodings}
-        pairs = dict(zip(texts, alone.scan(list(texts.values())), strict=True))
-        found = []
-        for event in events:
+        candidates = dict(zip(texts, needs.scan(list(texts.values())), strict=True))
+        for place, event in enumerate(events):
             digest = event.text_digest
-            matches: tuple[Match, ...] = ()
-            if digest in pairs:
+            if digest in texts:
                 text = self.data.text(digest)
-                by_agent = alone.match(
-                    texts[digest], pairs[digest], event.data_key, text.serial if text else None
+                matched[place] = needs.match(
+                    texts[digest], candidates[digest], event.data_key, text.serial if text else None
                 )
-                matches = by_agent.get(agent.agent_id, ())
-            found.append(matches)
-        return found
+        return matched
+
+
+def data_states(events: Iterable[Event]) -> list[KeyState]:
+    """The states of the data keys that events change."""
+    return [
+        key_state_of(event)
+        for event in events
+        if event.data_key and event.event_type not in SERVICE_TYPES
+    ]

@@ -1,9 +1,9 @@
-"""When the configured embedding model is another than the one that a project was embedded with:
-everything is embedded anew beside the old vectors, and then they are exchanged.
+"""Moves projects to the configured embedding model.
 
-One process in the whole deployment does it for a project, starting when the project is used.
-Meanwhile the old model serves where it is at hand, and the change comes as an event of the
-log, so every process exchanges its index at the same place.
+Embeds everything anew beside the old vectors, then switches. One process of the deployment
+does it for a project, starting when the project is used. Until then the old model serves, where
+it is available. The switch is an event of the log, so that every process swaps its index at the
+same place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contex_server.kernel.model import MODEL_CHANGED
 from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
-from contex_server.match.registration import decode_agent
+from contex_server.match.agent_codec import decode_agent
 from contex_server.matching.embeddings import Embeddings
 
 log = structlog.get_logger(__name__)
@@ -35,8 +35,8 @@ _BACKOFF_S = (1.0, 30.0)
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a project is: texts under the new model, and texts in all."""
+class ReembeddingProgress:
+    """How many of a project's texts are embedded under the new model."""
 
     done: int = 0
     total: int = 0
@@ -52,35 +52,35 @@ class Reembedding:
         self._claims = Claims(store.tasks, _TASK, hold_ms=_HOLD_MS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def consider(self, project: str, _model: str) -> None:
-        """Starts on a project whose vectors may be those of another model."""
+    def start_if_outdated(self, project: str, _model: str) -> None:
+        """Re-embeds a project in the background if its model is not the configured one."""
         if project not in self._tasks:
             task = asyncio.create_task(self._run(project), name=f"contex-reembed-{project}")
             self._tasks[project] = task
             task.add_done_callback(lambda _: self._tasks.pop(project, None))
 
     async def close(self) -> None:
-        """Stops; another process, or the next start, goes on where it was."""
+        """Stops; another process, or the next start, continues where this one was."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def progress(self, project: str) -> Progress:
-        """How far a project is; equal numbers where nothing is to be done.
+    async def progress(self, project: str) -> ReembeddingProgress:
+        """How far a project is; both numbers are equal if there is nothing to do.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
         target = self._embeddings.models.configured_id
-        found = Progress()
+        progress = ReembeddingProgress()
         if await self._store.match.model(project) in ("", target):
-            return found
+            return progress
         async for digests in self._digests(project):
-            found.total += len(digests)
+            progress.total += len(digests)
             missing = await self._store.match.missing_vectors(project, target, digests)
-            found.done += len(digests) - len(missing)
-        return found
+            progress.done += len(digests) - len(missing)
+        return progress
 
     async def _run(self, project: str) -> None:
         target = self._embeddings.models.configured_id
@@ -103,7 +103,7 @@ class Reembedding:
             await asyncio.sleep(random.uniform(delay / 2, delay))
 
     async def _embed_all(self, project: str, current: str, target: str) -> bool:
-        """Embeds what is missing, and lets the new model decide. False if it lost the task."""
+        """Embeds what is missing, then switches the model. False if another process took over."""
         log.info("reembedding", project=project, model=target, instead_of=current)
         done = 0
         while True:
@@ -119,7 +119,7 @@ class Reembedding:
                     if fresh:
                         log.info("reembedding_progress", project=project, texts=done)
             if not missing:
-                break  # What was published meanwhile is embedded too.
+                break  # Nothing was published since the last pass.
         body = event_codec.encode(
             MODEL_CHANGED, orjson.dumps({"model": target, "previous": current}), {}
         )
@@ -138,12 +138,12 @@ class Reembedding:
         await self._embeddings.of_needs(project, target, needs)
         entries = await self._log.get(project, sequences)  # type: ignore[arg-type]
         events = [event_codec.decode(entry) for entry in entries if entry is not None]
-        # Under the digest that the log has for it, whatever this version would call it.
+        # Stored under the log's digest, even if this version would compute another one.
         await self._embeddings.of_events(project, target, events)
         return len(needs) + len(events)
 
     async def _digests(self, project: str) -> AsyncIterator[dict[bytes, object]]:
-        """Every text of a project: a need with its words, a datum with its event's sequence."""
+        """Every text of a project by digest: a need's text, or the sequence of a datum's event."""
         async for states in self._store.state.state(project):
             yield {s.digest: s.sequence for s in states if not s.deleted and s.digest}
         after = ""

@@ -61,7 +61,7 @@ class Prior:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Usual:
+class NeedBaseline:
     """What a background makes of a need.
 
     Attributes:
@@ -177,7 +177,7 @@ class Background:
         """How much each term counts."""
         return rarities(ids, self.frequencies(ids), self.weight)
 
-    def usual(self, needs: Sequence[Encoding]) -> list[Usual]:
+    def usual(self, needs: Sequence[Encoding]) -> list[NeedBaseline]:
         """What each need's scores are measured by."""
         if not needs:
             return []
@@ -186,7 +186,7 @@ class Background:
         ids = np.concatenate([need.terms[0].ids for need in needs])
         weights = np.split(self.rarity(ids), edges[:-1])
         return [
-            Usual(mean, deviation, each, float(each.sum()) or 1.0)
+            NeedBaseline(mean, deviation, each, float(each.sum()) or 1.0)
             for mean, deviation, each in zip(means.tolist(), widths.tolist(), weights, strict=True)
         ]
 
@@ -206,7 +206,7 @@ def rarities(
     return weights
 
 
-def prior_of(encodings: Iterable[Encoding], shares: Prior | None = None) -> Prior:
+def build_prior(encodings: Iterable[Encoding], shares: Prior | None = None) -> Prior:
     """The background that some texts make.
 
     Args:

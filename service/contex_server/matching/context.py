@@ -22,7 +22,7 @@ _REFITS = 8
 """How often room that the counts of the parts hid is filled again."""
 
 
-class Form(IntEnum):
+class ContextFormat(IntEnum):
     """How data are written out; the numbers are those of `contex.v1.ContextFormat`."""
 
     UNSPECIFIED = 0
@@ -33,7 +33,7 @@ class Form(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ContextItem:
     """A datum that matched.
 
     Attributes:
@@ -52,7 +52,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FittedContext:
     """What of some data was kept.
 
     Attributes:
@@ -68,7 +68,7 @@ class Fitted:
     text: str
 
 
-def render(items: Sequence[Item], form: Form) -> str:
+def render(items: Sequence[ContextItem], form: ContextFormat) -> str:
     """Writes data out, in their order.
 
     JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without the
@@ -84,19 +84,21 @@ def render(items: Sequence[Item], form: Form) -> str:
     return _join([_piece(item, form) for item in items], form)
 
 
-def render_one(item: Item, form: Form) -> str:
+def render_one(item: ContextItem, form: ContextFormat) -> str:
     """Writes one datum out: an object in JSON, YAML and TOON, a section in Markdown."""
-    if form is Form.UNSPECIFIED:
+    if form is ContextFormat.UNSPECIFIED:
         return ""
-    if form is Form.MARKDOWN:
+    if form is ContextFormat.MARKDOWN:
         return _section(item)
     value = _object(item)
-    if form is Form.JSON:
+    if form is ContextFormat.JSON:
         return _json(value)
-    return _yaml(value) if form is Form.YAML else toon_format.dumps(value)
+    return _yaml(value) if form is ContextFormat.YAML else toon_format.dumps(value)
 
 
-def fit(items: Sequence[Item], budget: int | None, form: Form, counter: TokenCounter) -> Fitted:
+def fit_to_budget(
+    items: Sequence[ContextItem], budget: int | None, form: ContextFormat, counter: TokenCounter
+) -> FittedContext:
     """Keeps whole data within a budget.
 
     Everything is kept if it fits. Else the best datum of each need is, all of them if they
@@ -112,7 +114,7 @@ def fit(items: Sequence[Item], budget: int | None, form: Form, counter: TokenCou
         form: How it is written. `UNSPECIFIED` counts as JSON.
         counter: What counts the tokens.
     """
-    written = form or Form.JSON
+    written = form or ContextFormat.JSON
     packing = _Packing([_piece(item, written) for item in items], budget, written, counter)
     everything = range(len(items))
     if not packing.take(everything):
@@ -125,7 +127,7 @@ def fit(items: Sequence[Item], budget: int | None, form: Form, counter: TokenCou
                 packing.fill(serving, most=1)
         packing.fill(everything)
     kept = tuple(sorted(packing.kept))
-    return Fitted(
+    return FittedContext(
         kept,
         packing.tokens,
         tuple([(index, packing.cost(index)) for index in everything if index not in packing.kept]),
@@ -133,7 +135,7 @@ def fit(items: Sequence[Item], budget: int | None, form: Form, counter: TokenCou
     )
 
 
-def _leaders(items: Sequence[Item]) -> list[int]:
+def _leaders(items: Sequence[ContextItem]) -> list[int]:
     """The best datum of each need, best first."""
     best: dict[int, int] = {}
     for index, item in enumerate(items):
@@ -146,7 +148,7 @@ class _Packing:
     """What is kept so far; it never exceeds the budget."""
 
     def __init__(
-        self, pieces: Sequence[Any], budget: int | None, form: Form, counter: TokenCounter
+        self, pieces: Sequence[Any], budget: int | None, form: ContextFormat, counter: TokenCounter
     ) -> None:
         self.kept: set[int] = set()
         self._pieces = pieces
@@ -209,7 +211,7 @@ class _Packing:
 
     def _share(self, index: int) -> int:
         """Tokens that a datum is reckoned to add."""
-        if self._form is not Form.TOON:
+        if self._form is not ContextFormat.TOON:
             return self.cost(index) - self._nothing
         if index not in self._shares:
             # Of a table the header is paid once, so that the second row is what counts.
@@ -218,28 +220,28 @@ class _Packing:
         return self._shares[index]
 
 
-def _piece(item: Item, form: Form) -> Any:
+def _piece(item: ContextItem, form: ContextFormat) -> Any:
     """A datum, as far as it can be written by itself."""
-    if form is Form.JSON:
+    if form is ContextFormat.JSON:
         return _json(_object(item))
-    if form is Form.YAML:
+    if form is ContextFormat.YAML:
         return _yaml([_object(item)])
-    return _section(item) if form is Form.MARKDOWN else _object(item)
+    return _section(item) if form is ContextFormat.MARKDOWN else _object(item)
 
 
-def _join(pieces: Sequence[Any], form: Form) -> str:
-    if form is Form.UNSPECIFIED:
+def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
+    if form is ContextFormat.UNSPECIFIED:
         return ""
-    if form is Form.JSON:
+    if form is ContextFormat.JSON:
         return f"[{','.join(pieces)}]"
-    if form is Form.YAML:
+    if form is ContextFormat.YAML:
         return "".join(pieces) or "[]\n"
-    if form is Form.MARKDOWN:
+    if form is ContextFormat.MARKDOWN:
         return "\n".join(pieces)
     return toon_format.dumps(pieces)  # Uniform data become one table.
 
 
-def _object(item: Item) -> dict[str, Any]:
+def _object(item: ContextItem) -> dict[str, Any]:
     described = {"description": item.description} if item.description else {}
     data = plain_value(item.payload, item.content_type)
     return {"data_key": item.data_key, **described, "data": data}
@@ -300,7 +302,7 @@ _LANGUAGES = {
 }
 
 
-def _section(item: Item) -> str:
+def _section(item: ContextItem) -> str:
     """A datum in Markdown; ends with a newline."""
     parts = [f"## {item.data_key}\n"]
     description = " ".join(item.description.split())

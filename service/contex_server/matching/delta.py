@@ -31,7 +31,7 @@ def parse_pointer(text: str) -> tuple[str, ...]:
     return tuple([part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:]])
 
 
-def is_update_worth(previous: Event, event: Event, delta: MinDelta) -> bool:
+def is_significant_update(previous: Event, event: Event, delta: MinDelta) -> bool:
     """Whether an update changes enough of its datum to be pushed.
 
     A deletion and the return from one always do, and so does another content type. JSON is

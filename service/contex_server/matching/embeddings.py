@@ -24,8 +24,8 @@ from contex_server.matching.encoding import (
     Encoding,
     Recipe,
     as_stored,
-    of_description,
-    of_need,
+    description_recipe,
+    need_recipe,
     pack,
     unpack,
 )
@@ -110,7 +110,7 @@ class Embeddings:
             async with asyncio.timeout(self._timeout_s):
                 model = await self.model_of(project)
                 found = await self.stored(project, model, missing)
-                recipes = {d: of_description(t) for d, t in missing.items() if d not in found}
+                recipes = {d: description_recipe(t) for d, t in missing.items() if d not in found}
                 encodings = await self._embed(project, model, recipes, Role.DATUM)
         except (ContexError, TimeoutError) as error:
             log.warning("embedding_late", project=project, texts=len(texts), error=repr(error))
@@ -133,7 +133,7 @@ class Embeddings:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         found = await self.stored(project, model, needs)
-        recipes = {d: of_need(text) for d, text in needs.items() if d not in found}
+        recipes = {d: need_recipe(text) for d, text in needs.items() if d not in found}
         return found | await self._compute(project, model, recipes, Role.NEED)
 
     async def of_questions(
@@ -141,7 +141,7 @@ class Embeddings:
     ) -> dict[bytes, Encoding]:
         """The same for questions that are asked once: nothing is stored for them."""
         found = await self.stored(project, model, questions)
-        recipes = {d: of_need(text) for d, text in questions.items() if d not in found}
+        recipes = {d: need_recipe(text) for d, text in questions.items() if d not in found}
         return found | await self._embed(project, model, recipes, Role.NEED)
 
     async def of_events(
@@ -155,7 +155,7 @@ class Embeddings:
         by_digest = {event.text_digest: event for event in events if event.text_digest}
         found = await self.stored(project, model, by_digest)
         recipes = {
-            digest: of_description(await self.description(project, event))
+            digest: description_recipe(await self.description(project, event))
             for digest, event in by_digest.items()
             if digest not in found
         }

@@ -73,7 +73,7 @@ class Recipe:
         return Encoding(unit(vectors), self.terms)
 
 
-def of_description(description: Description) -> Recipe:
+def description_recipe(description: Description) -> Recipe:
     """The recipe of a datum's text."""
     head, *rest = description.passages
     title, summary, texts = description.title, description.summary, description.texts
@@ -86,7 +86,7 @@ def of_description(description: Description) -> Recipe:
     return Recipe((brief, *texts) if mixed else texts, mixed, tuple(terms))
 
 
-def of_need(text: str) -> Recipe:
+def need_recipe(text: str) -> Recipe:
     """The recipe of a need: one passage, in which each word counts once."""
     terms = terms_of(((text, 1),))
     return Recipe((text,), False, (Terms(terms.ids, np.ones_like(terms.counts)),))

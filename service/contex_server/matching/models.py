@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from contex_server.kernel.errors import embedder_unavailable
-from contex_server.matching.background import Prior, prior_of, shipped_prior, shipped_texts
+from contex_server.matching.background import Prior, build_prior, shipped_prior, shipped_texts
 from contex_server.matching.embedders import Embedder, Role
 from contex_server.matching.embedders.minilm import MODEL_ID
 from contex_server.matching.encoding import Recipe
@@ -98,4 +98,4 @@ async def _prior(embedder: Embedder) -> Prior:
         Recipe((text,), False, (terms_of(((text, 1),)),)).encoding(vectors[i : i + 1])
         for i, text in enumerate(texts)
     ]
-    return prior_of(encodings, shipped)
+    return build_prior(encodings, shipped)

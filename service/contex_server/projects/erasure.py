@@ -12,7 +12,7 @@ from uuid import uuid4
 import orjson
 import structlog
 
-from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
@@ -147,7 +147,7 @@ class Eraser:
             found.latest,
             DATA_ERASED,
             event_codec.encode(DATA_ERASED, orjson.dumps(told), {}),
-            action_note(ADMINISTERED, origin, detail, count=found.events),
+            encode_action(AuditAction.ADMINISTERED, origin, detail, count=found.events),
         )
         if key_id and self._archiver is not None and self._keys is not None:
             # So that it is not kept again meanwhile.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
@@ -132,8 +132,8 @@ class Recovery:
             await self._store.transfer.drop_import(staged, [])
             await self._take(staged, ahead, claims, staged=True)
             reached("recovery-committing")
-            action = action_note(
-                ADMINISTERED,
+            action = encode_action(
+                AuditAction.ADMINISTERED,
                 SERVICE,
                 f"taken over from the archive, {ahead.directory}",
                 sequence=ahead.records[-1].last,

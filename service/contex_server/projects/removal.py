@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import structlog
 
-from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
@@ -24,9 +24,9 @@ from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.projects.policy import Retention
+from contex_server.state.reader import StateReader
 from contex_server.state.snapshot_format import encode
 from contex_server.state.state import Selection
-from contex_server.state.states import States
 from contex_server.tiers.archive import Archive, Directory
 from contex_server.tiers.segment import SegmentBuilder
 
@@ -50,7 +50,7 @@ class Removal:
         store: Store,
         event_log: EventLog,
         archive: Archive,
-        states: States,
+        states: StateReader,
     ) -> None:
         self._store = store
         self._log = event_log
@@ -92,8 +92,8 @@ class Removal:
             return 0
         remains = await self._put_remains(project, directory, first)
         events = sum(record.events for record in gone)
-        action = action_note(
-            ADMINISTERED,
+        action = encode_action(
+            AuditAction.ADMINISTERED,
             origin,
             f"removed {events} events before {first}: {detail}",
             sequence=first,

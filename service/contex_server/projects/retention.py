@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from contex_server.audit.recorder import ADMINISTERED, action_note
+from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Origin, Sequence
 from contex_server.log.pages import check_not_beyond
@@ -66,7 +66,8 @@ class Keeping:
             for name, value in orjson.loads(retention.encode()).items()
             if value not in (None, False)
         )
-        action = action_note(ADMINISTERED, origin, f"set the retention: {said or 'the defaults'}")
+        detail = f"set the retention: {said or 'the defaults'}"
+        action = encode_action(AuditAction.ADMINISTERED, origin, detail)
         await self._store.put_retention(project, retention.encode(), action)
         if self._archiver is not None:
             self._archiver.appended(project)

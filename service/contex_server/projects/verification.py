@@ -17,9 +17,9 @@ from contex_server.log.pages import pages
 from contex_server.log.store import Store
 from contex_server.matching.embeddings import Embeddings
 from contex_server.projects.recovery import Recovery
-from contex_server.state.current import live
+from contex_server.state.current_state import read_current_state
+from contex_server.state.snapshot import Snapshot
 from contex_server.state.snapshot_format import SnapshotDamaged, decode
-from contex_server.state.state import Snapshot
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.objects import ObjectMissing
 from contex_server.tiers.segment import SegmentDamaged, check
@@ -309,7 +309,7 @@ class Verification:
     ) -> list[Finding]:
         """Compares the state that the store keeps with the fold, which goes on meanwhile."""
         for _ in range(5):
-            sequence, kept = await live(self._seen, self._store.state, project)
+            sequence, kept = await read_current_state(self._seen, self._store.state, project)
             async for page in pages(
                 self._seen,
                 project,

@@ -1,4 +1,4 @@
-"""Which event made each part of a datum what it is: values of JSON, lines of other text."""
+"""Which event set each part of a datum: values of JSON, lines of other text."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import text_of
 from contex_server.state.json_values import is_same, parse_all_digits, write
 from contex_server.state.line_diff import lines, opcodes
-from contex_server.state.patches import escape
+from contex_server.state.patch import escape
 
 PARTS = 10_000
-"""More parts of a datum are not told."""
+"""Maximum number of parts."""
 _ABSENT = object()
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BlamedPart:
     """A part of a datum.
 
     Attributes:
-        path: A JSON pointer, or the number of a line.
+        path: A JSON pointer, or a line number.
         value: As JSON, or the line.
         event: The event that set it.
     """
@@ -36,30 +36,30 @@ class Part:
 
 
 class Blame(Protocol):
-    """Attributes the parts of a datum, told of its events from the newest back.
+    """Attributes the parts of a datum to events, which are added from the newest back.
 
     Attributes:
-        complete: Whether it tells all parts, not only the first `PARTS`.
+        complete: Whether it has all parts, not only the first `PARTS`.
     """
 
     complete: bool
 
     @property
     def open(self) -> int:
-        """How many parts may be older than the events seen."""
+        """Number of parts that may be older than the events added."""
         ...
 
-    def take(self, before: Event) -> None:
-        """Takes in the event before the one that was taken last."""
+    def add(self, before: Event) -> None:
+        """Adds the event before the one that was added last."""
         ...
 
-    def parts(self) -> list[Part]:
-        """Every part. Those that are open are said to be of the last event taken."""
+    def parts(self) -> list[BlamedPart]:
+        """All parts; open ones are attributed to the last event added."""
         ...
 
 
 def blame(event: Event) -> Blame:
-    """Starts with the datum's newest event, which is no deletion."""
+    """Starts with the datum's newest event, which is not a deletion."""
     kind = media(event.content_type)
     if kind.format is Format.JSON:
         try:
@@ -70,13 +70,13 @@ def blame(event: Event) -> Blame:
 
 
 class _JsonBlame:
-    """By pointers: a value is of the first event that had it at its place, without a break."""
+    """By JSON pointer: a value is from the oldest event since which it has been unchanged."""
 
     def __init__(self, event: Event) -> None:
         self._event = event
-        found = list(islice(_leaves(parse_all_digits(event.payload)), PARTS + 1))
-        self._leaves = found[:PARTS]
-        self.complete = len(found) <= PARTS
+        leaves = list(islice(_leaves(parse_all_digits(event.payload)), PARTS + 1))
+        self._leaves = leaves[:PARTS]
+        self.complete = len(leaves) <= PARTS
         self._set_by: list[Event | None] = [None] * len(self._leaves)
         self._open = dict(enumerate(self._leaves))
 
@@ -84,7 +84,7 @@ class _JsonBlame:
     def open(self) -> int:
         return len(self._open)
 
-    def take(self, before: Event) -> None:
+    def add(self, before: Event) -> None:
         value: Any = _ABSENT
         if before.event_type != DATA_DELETED and media(before.content_type).format is Format.JSON:
             if before.payload == self._event.payload:
@@ -99,9 +99,9 @@ class _JsonBlame:
             del self._open[index]
         self._event = before
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[BlamedPart]:
         return [
-            Part(
+            BlamedPart(
                 "".join(f"/{escape(str(token))}" for token in path), write(leaf), by or self._event
             )
             for (path, leaf), by in zip(self._leaves, self._set_by, strict=True)
@@ -109,7 +109,7 @@ class _JsonBlame:
 
 
 def _leaves(value: Any) -> Iterator[tuple[Path, Any]]:
-    """What is no object and no array, and the empty ones, in the order of the document."""
+    """Scalars and empty objects and arrays, in the order of the document."""
     waiting: list[tuple[Path, Iterator[tuple[str | int, Any]]]] = []
     path: Path = ()
     while True:
@@ -143,9 +143,9 @@ def _has(value: Any, path: Path, leaf: Any) -> bool:
 
 
 class _TextBlame:
-    """By lines, which keep their event as others come and go around them.
+    """By line; lines keep their event while others come and go around them.
 
-    What is no text is one part.
+    Binary data are one part.
     """
 
     def __init__(self, event: Event) -> None:
@@ -158,14 +158,14 @@ class _TextBlame:
         self._set_by: list[Event | None] = [None] * len(self._lines)
         self._before = found
         self._payload = event.payload
-        # Where each open line is in the text that was seen last.
+        # The index of each open line in the text that was added last.
         self._places = {place: place for place in range(len(self._lines))}
 
     @property
     def open(self) -> int:
         return len(self._places)
 
-    def take(self, before: Event) -> None:
+    def add(self, before: Event) -> None:
         text = None if before.event_type == DATA_DELETED else _text(before)
         if before.event_type != DATA_DELETED and before.payload == self._payload:
             pass
@@ -187,11 +187,11 @@ class _TextBlame:
             self._set_by[line] = self._event
             del self._places[line]
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[BlamedPart]:
         if self._binary:
-            return [Part("", "", self._set_by[0] or self._event)]
+            return [BlamedPart("", "", self._set_by[0] or self._event)]
         return [
-            Part(str(number), line.removesuffix("\n"), by or self._event)
+            BlamedPart(str(number), line.removesuffix("\n"), by or self._event)
             for number, (line, by) in enumerate(zip(self._lines, self._set_by, strict=True), 1)
         ]
 

@@ -1,4 +1,4 @@
-"""How a datum came to be as it is: its events, newest first, along the links between them."""
+"""The history of a datum: its events, newest first, along the links between them."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from contex_server.kernel.model import (
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
-from contex_server.state.blame import Blame, Part, blame
-from contex_server.state.patches import Omitted, Patch, patch
-from contex_server.state.snapshots import Snapshots
+from contex_server.state.blame import Blame, BlamedPart, blame
+from contex_server.state.patch import Patch, PatchOmitted, patch
+from contex_server.state.snapshot_cache import SnapshotCache
 
 _STEP_EVENTS = 1_000
 _STEP_BYTES = 1024 * 1024
-"""What one step of a walk reads at most, about."""
+"""Approximate size of one step of a walk."""
 _PAGE_BYTES = 8 * 1024 * 1024
-"""What is read for a page, also where it is to hold no payloads."""
+"""Approximate size of what is read for a page, even if it holds no payloads."""
 _BLAME_EVENTS = 10_000
 _BLAME_BYTES = 64 * 1024 * 1024
 _BLAME_S = 10.0
-_NEAR = 64
-"""Revisions this close to a known one are walked to."""
+_WALK_REVISIONS = 64
+"""A revision this close to a known one is walked to; others are searched by snapshots."""
 _CHUNK = 50
 _INLINE_BYTES = 64 * 1024
-"""Revisions that are compared on the event loop in one go: less than 1 ms."""
+"""Up to this size revisions are compared on the event loop, in less than 1 ms."""
 
 
-class Link(NamedTuple):
-    """An event of a data key, as it lies in the log and decoded."""
+class KeyEvent(NamedTuple):
+    """An event of a data key, stored and decoded."""
 
     entry: Entry
     event: Event
 
 
 class Revision(NamedTuple):
-    """An event of a data key, and what leads to it from the one before.
+    """An event of a data key, and its patch from the one before.
 
     Attributes:
-        patch: None for the first, for a deletion, for a return, and where none was wanted.
+        patch: None if not requested, for the first event, and next to a deletion.
     """
 
     entry: Entry
@@ -61,16 +61,16 @@ class Revision(NamedTuple):
 
     @property
     def patch_bytes(self) -> int:
-        """How long its patch is."""
+        """Size of its patch."""
         return self.patch.nbytes if self.patch else 0
 
 
-class Page(NamedTuple):
+class HistoryPage(NamedTuple):
     """Some revisions, newest first.
 
     Attributes:
-        next: The one after them; None: there is none that can be read.
-        trimmed: Whether there were older ones that can't be read any more.
+        next: The next revision; None if there is none that can be read.
+        trimmed: Whether there were older ones that can no longer be read.
     """
 
     revisions: list[Revision]
@@ -78,47 +78,47 @@ class Page(NamedTuple):
     trimmed: bool
 
 
-class Blamed(NamedTuple):
-    """A datum's latest event, and who set what of it.
+class BlameResult(NamedTuple):
+    """A datum's latest event, and which event set each part of it.
 
     Attributes:
-        truncated: Whether some of it may have been set before, or some is not told.
+        truncated: Whether a part may have been set earlier, or parts are left out.
     """
 
-    newest: Link
-    parts: list[Part]
+    newest: KeyEvent
+    parts: list[BlamedPart]
     truncated: bool
 
 
-class History:
+class HistoryReader:
     """Reads the histories of data keys."""
 
-    def __init__(self, log: EventLog, store: StateStore, snapshots: Snapshots) -> None:
+    def __init__(self, log: EventLog, store: StateStore, snapshots: SnapshotCache) -> None:
         self._log = log
         self._store = store
         self._snapshots = snapshots
 
     async def walk(
-        self, project: str, start: Sequence, *, most: int = _STEP_EVENTS
-    ) -> AsyncGenerator[list[Link], None]:
-        """The event at a sequence and those before it of its key, in parts, newest first.
+        self, project: str, start: Sequence, *, max_part: int = _STEP_EVENTS
+    ) -> AsyncGenerator[list[KeyEvent], None]:
+        """The event at a sequence and the earlier ones of its key, newest first, in parts.
 
-        It ends at the key's first event, and in front of one that can't be read any more.
+        Ends at the key's first event, or where the next one can no longer be read.
 
         Args:
             project: The project.
-            start: The newest one.
-            most: How many a part has at most.
+            start: The newest event.
+            max_part: Maximum size of a part.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
         at: Sequence | None = start
         while at is not None:
-            entries = await self._log.history(project, at, min(most, _STEP_EVENTS), _STEP_BYTES)
+            entries = await self._log.history(project, at, min(max_part, _STEP_EVENTS), _STEP_BYTES)
             if not entries:
                 return
-            part = [Link(entry, event_codec.decode(entry)) for entry in entries]
+            part = [KeyEvent(entry, event_codec.decode(entry)) for entry in entries]
             at = part[-1].event.previous_sequence
             yield part
 
@@ -131,52 +131,52 @@ class History:
         patches: bool,
         payloads: bool,
         max_bytes: int,
-    ) -> Page:
-        """The revisions from the one at a sequence on.
+    ) -> HistoryPage:
+        """A page of revisions, from the one at a sequence backwards.
 
         Args:
             project: The project.
-            start: The newest one.
-            count: At most so many.
-            patches: Whether each is compared with the one before.
-            payloads: Whether payloads count for `max_bytes`; they are there in any case.
-            max_bytes: Payloads and patches together, unless one revision alone has more.
+            start: The newest revision.
+            count: Maximum number.
+            patches: Whether to compare each with the one before.
+            payloads: Whether payloads count for `max_bytes`; they are returned in any case.
+            max_bytes: Total size of payloads and patches; a single revision may exceed it.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
-        chain: list[Link] = []
+        chain: list[KeyEvent] = []
         size, cut = 0, False
         room = max_bytes if payloads else _PAGE_BYTES
-        async for part in self.walk(project, start, most=count + 1):
+        async for part in self.walk(project, start, max_part=count + 1):
             chain += part
             size += sum(len(link.entry.body) for link in part)
             cut = len(chain) > count or (size > room and len(chain) > 1)
             if cut:
                 break
         del chain[count + 1 :]
-        # The last is there to be compared with, unless there is none before it.
-        whole = chain[:-1] if cut else chain
-        found: list[Revision] = []
-        held = 0
-        for begin in range(0, len(whole), _CHUNK):
+        # The last one is only there for comparison, unless it is the end of the chain.
+        page = chain[:-1] if cut else chain
+        revisions: list[Revision] = []
+        total = 0
+        for begin in range(0, len(page), _CHUNK):
             compared = await _compared(chain[begin : begin + _CHUNK + 1], patches=patches)
-            for revision in compared[: min(_CHUNK, len(whole) - begin)]:
-                held += revision.patch_bytes + (len(revision.entry.body) if payloads else 0)
-                if found and held > max_bytes:
-                    return Page(found, revision.event.sequence, trimmed=False)
-                found.append(revision)
+            for revision in compared[: min(_CHUNK, len(page) - begin)]:
+                total += revision.patch_bytes + (len(revision.entry.body) if payloads else 0)
+                if revisions and total > max_bytes:
+                    return HistoryPage(revisions, revision.event.sequence, trimmed=False)
+                revisions.append(revision)
         if cut:
-            return Page(found, chain[-1].event.sequence, trimmed=False)
+            return HistoryPage(revisions, chain[-1].event.sequence, trimmed=False)
         gone = not chain or chain[-1].event.previous_sequence is not None
-        return Page(found, None, trimmed=gone)
+        return HistoryPage(revisions, None, trimmed=gone)
 
     async def revision(self, project: str, data_key: str, revision: int, scope: Scope) -> Revision:
-        """One revision of a data key, compared with the one before.
+        """One revision of a data key, with its patch from the one before.
 
         Raises:
-            ContexError: DATA_KEY_NOT_FOUND, also where the reader may not see the key;
-                REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can't be read any more;
+            ContexError: DATA_KEY_NOT_FOUND, also if the caller may not see the key;
+                REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can no longer be read;
                 STORE_UNAVAILABLE.
         """
         latest = (await self._store.latest(project, [data_key])).get(data_key)
@@ -194,13 +194,13 @@ class History:
             )
         known = await self._nearest(project, latest, revision)
         steps = known.revision - revision
-        async for part in self.walk(project, known.sequence, most=steps + 2):
+        async for part in self.walk(project, known.sequence, max_part=steps + 2):
             if steps < len(part):
                 link = part[steps]
                 chain = part[steps : steps + 2]
                 before = link.event.previous_sequence
                 if len(chain) == 1 and before is not None:
-                    async for older in self.walk(project, before, most=1):
+                    async for older in self.walk(project, before, max_part=1):
                         chain += older
                         break
                 return (await _compared(chain, patches=True))[0]
@@ -216,28 +216,28 @@ class History:
             metadata={"earliest_sequence": str(earliest)},
         )
 
-    async def blame(self, project: str, start: Sequence) -> Blamed:
-        """Who set what of the datum whose latest event, no deletion, is at a sequence.
+    async def blame(self, project: str, start: Sequence) -> BlameResult:
+        """Which events set the parts of a datum, whose latest event is at a sequence.
 
-        It reads at most 10,000 revisions and 64 MiB, for at most 10 seconds.
+        Reads at most 10,000 revisions and 64 MiB, for at most 10 seconds.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED if not even that event can be read any more;
+            ContexError: SEQUENCE_TRIMMED if even that event can no longer be read;
                 STORE_UNAVAILABLE.
         """
         deadline = time.monotonic() + _BLAME_S
-        newest: Link | None = None
+        newest: KeyEvent | None = None
         blamed: Blame | None = None
         seen = size = 0
         reached = False
-        async for part in self.walk(project, start, most=_CHUNK):
+        async for part in self.walk(project, start, max_part=_CHUNK):
             seen += len(part)
             size += sum(len(link.entry.body) for link in part)
             ended = part[-1].event.previous_sequence is None
             if blamed is None:
                 newest, *part = part
                 blamed = await asyncio.to_thread(blame, newest.event)
-            await asyncio.to_thread(_take_all, blamed, part, deadline)
+            await asyncio.to_thread(_add_all, blamed, part, deadline)
             reached = not blamed.open or (ended and time.monotonic() < deadline)
             if (
                 reached
@@ -248,19 +248,16 @@ class History:
                 break
         if newest is None or blamed is None:
             raise await self._gone(project, f"event {start}")
-        return Blamed(newest, blamed.parts(), truncated=not (reached and blamed.complete))
+        return BlameResult(newest, blamed.parts(), truncated=not (reached and blamed.complete))
 
     async def _nearest(self, project: str, latest: KeyState, revision: int) -> KeyState:
-        """The state of a key as of the snapshot that a revision is best walked to from.
-
-        A search by halves between the places of two snapshots. Each step reads one of them.
-        """
+        """The state of a key in the snapshot nearest after a revision: a binary search."""
         low, high, known = BEGINNING, latest.sequence, latest
-        while known.revision - revision > _NEAR:
+        while known.revision - revision > _WALK_REVISIONS:
             middle = _between(low, high)
             info = next(iter(await self._snapshots.stored.after(project, middle, 1)), None)
             if info is None or info.sequence >= high:
-                # None in the upper half; what is nearest in the lower?
+                # There is none in the upper half: take the last one in the lower half.
                 high = middle
                 info = await self._snapshots.stored.before(project, middle)
                 if info is None or info.sequence <= low:
@@ -274,15 +271,15 @@ class History:
         return known
 
 
-def _take_all(blamed: Blame, older: list[Link], deadline: float) -> None:
+def _add_all(blamed: Blame, older: list[KeyEvent], deadline: float) -> None:
     for link in older:
         if not blamed.open or time.monotonic() >= deadline:
             return
-        blamed.take(link.event)
+        blamed.add(link.event)
 
 
 def data_key_not_found(project: str, data_key: str, at: Sequence | None) -> ContexError:
-    """A key has no event, or is deleted, as of a sequence."""
+    """The refusal if a key has no event, or is deleted, as of a sequence."""
     when = "" if at is None else f" as of {at}"
     return ContexError(
         Reason.DATA_KEY_NOT_FOUND,
@@ -291,8 +288,8 @@ def data_key_not_found(project: str, data_key: str, at: Sequence | None) -> Cont
     )
 
 
-async def _compared(chain: list[Link], *, patches: bool) -> list[Revision]:
-    """A key's consecutive events, newest first, each with the patch from the next."""
+async def _compared(chain: list[KeyEvent], *, patches: bool) -> list[Revision]:
+    """Consecutive events of a key, newest first, each with its patch from the next in the list."""
     if not patches:
         return [Revision(entry, event, None) for entry, event in chain]
     work = partial(_compare, chain)
@@ -302,16 +299,17 @@ async def _compared(chain: list[Link], *, patches: bool) -> list[Revision]:
     return await asyncio.to_thread(work)
 
 
-def _compare(chain: list[Link]) -> list[Revision]:
-    found = [
+def _compare(chain: list[KeyEvent]) -> list[Revision]:
+    revisions = [
         Revision(newer.entry, newer.event, _patch(older.event, newer.event))
         for newer, older in pairwise(chain)
     ]
     if chain:
         entry, event = chain[-1]
         first = event.previous_sequence is None or event.event_type == DATA_DELETED
-        found.append(Revision(entry, event, None if first else Patch(omitted=Omitted.TRIMMED)))
-    return found
+        unknown = None if first else Patch(omitted=PatchOmitted.TRIMMED)
+        revisions.append(Revision(entry, event, unknown))
+    return revisions
 
 
 def _patch(before: Event, after: Event) -> Patch | None:

@@ -1,4 +1,4 @@
-"""JSON as values of Python that are equal where the JSON is, and written back as it was."""
+"""JSON as Python values that are equal if the JSON is, and that are written back unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SAFE_DIGITS = 18
 
 
 class Number:
-    """A number by its digits: one that Python would round or refuse."""
+    """A number as its digits, since Python would round or refuse it."""
 
     __slots__ = ("digits",)
 
@@ -29,13 +29,13 @@ class Number:
 
 
 def parse(one: bytes, other: bytes) -> tuple[Any, Any]:
-    """The values of two pieces of valid JSON, to be compared with each other. Not to be changed.
+    """The values of two JSON documents, to be compared with each other. Don't modify them.
 
-    If one of them has a number that a double may not hold, all numbers with a point or an
-    exponent are a `Number`, and long integers are.
+    If one of them has a number that a double may not hold, then long integers and all numbers
+    with a point or an exponent are a `Number`.
 
     Raises:
-        ValueError: One is no JSON, or nests too deep.
+        ValueError: One is not JSON, or nests too deep.
     """
     first, second = _parsed(one), _parsed(other)
     if first is None or second is None:
@@ -45,15 +45,15 @@ def parse(one: bytes, other: bytes) -> tuple[Any, Any]:
 
 @lru_cache(maxsize=4)
 def _parsed(payload: bytes) -> tuple[Any] | None:
-    """The value, unless it takes care; of a history each payload is compared twice."""
+    """The value, unless a double may not hold it. Cached: histories compare each payload twice."""
     return None if may_be_inexact(payload) else (orjson.loads(payload),)
 
 
 def parse_all_digits(payload: bytes) -> Any:
-    """The value of valid JSON, to be compared with others that are parsed like this.
+    """The value of JSON, comparable with others that this function parsed.
 
     Raises:
-        ValueError: It is no JSON, or nests too deep.
+        ValueError: It is not JSON, or nests too deep.
     """
     try:
         return json.loads(payload, parse_int=_integer, parse_float=Number)
@@ -82,7 +82,7 @@ def _digits(value: Any) -> orjson.Fragment:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Equality of JSON values: as Python's, but that 1, 1.0 and true are three values."""
+    """Equality as in Python, except that 1, 1.0 and true are three values."""
     kind = type(one)
     if kind is not type(other) or one != other:
         return False

@@ -1,4 +1,4 @@
-"""Texts compared by lines, with bounded work."""
+"""Line diffs with bounded work."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from difflib import SequenceMatcher
 
 _CONTEXT = 3
 _WORK = 4_000_000
-"""Pairs of lines that are looked at beyond what anchors tell; what is left is replaced as a
-whole. A second at worst."""
+"""Pairs of lines compared between anchors, a second at worst; the rest is replaced as a whole."""
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _NO_NEWLINE = "\\ No newline at end of file\n"
 
 Block = tuple[int, int, int]
-"""Where equal lines begin on both sides, and how many they are."""
+"""Equal lines: where they start on both sides, and their number."""
 Opcode = tuple[str, int, int, int, int]
-"""As difflib's: equal, replace, delete or insert, and the two ranges of lines."""
+"""As in difflib: equal, replace, delete or insert, and the two ranges of lines."""
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text, with their line feeds. Nothing else ends a line."""
+    """The lines of a text with their line feeds; no other character ends a line."""
     return _LINE.findall(text)
 
 
 def opcodes(before: Sequence[str], after: Sequence[str]) -> list[Opcode]:
-    """What leads from some lines to others.
+    """The edits from some lines to others.
 
-    Lines that each side has once hold the two together (patience diff); what is between
-    them is compared by difflib as long as the work is bounded.
+    Anchors on lines that are unique on both sides (patience diff); difflib compares what is
+    between them, within a limit on the work.
     """
     found: list[Opcode] = []
     i = j = 0
@@ -48,7 +47,7 @@ def opcodes(before: Sequence[str], after: Sequence[str]) -> list[Opcode]:
 
 
 def _merged(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Blocks that touch on both sides are one."""
+    """Joins blocks that touch on both sides."""
     held: Block | None = None
     for a, b, size in blocks:
         if held is not None and held[0] + held[2] == a and held[1] + held[2] == b:
@@ -62,7 +61,7 @@ def _merged(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def _blocks(before: Sequence[str], after: Sequence[str]) -> Iterator[Block]:
-    """What is the same, in order."""
+    """The equal blocks, in order."""
     end = _common(reversed(before), reversed(after))
     start = min(_common(before, after), min(len(before), len(after)) - end)
     if start:
@@ -98,7 +97,7 @@ def _matched(one: Sequence[str], other: Sequence[str], affordable: bool) -> Iter
 
 
 def _common(one: Iterable[str], other: Iterable[str]) -> int:
-    """How many lines are the same from the start on."""
+    """The length of the common prefix."""
     count = 0
     for a, b in zip(one, other, strict=False):
         if a != b:
@@ -108,7 +107,7 @@ def _common(one: Iterable[str], other: Iterable[str]) -> int:
 
 
 def _anchors(one: Sequence[str], other: Sequence[str], offset: int) -> list[tuple[int, int]]:
-    """The longest run, in order on both sides, of lines that each side has once."""
+    """The longest common subsequence of lines that are unique on both sides."""
     counts, others = Counter(one), Counter(other)
     places = {line: place for place, line in enumerate(other) if others[line] == 1}
     pairs = [
@@ -117,7 +116,7 @@ def _anchors(one: Sequence[str], other: Sequence[str], offset: int) -> list[tupl
         if counts[line] == 1 and line in places
     ]
     lasts: list[int] = []
-    """The smallest place that an increasing run of each length ends at."""
+    """The smallest last place of an increasing run, by its length."""
     ends: list[int] = []
     before: list[int] = []
     for index, (_, place) in enumerate(pairs):
@@ -145,7 +144,7 @@ def unified_diff(before: str, after: str) -> str:
 
 
 def _hunks(codes: list[Opcode]) -> Iterator[list[Opcode]]:
-    """Changes with their context; those that share context are one hunk."""
+    """Changes with their context; changes that share context are one hunk."""
     hunk: list[Opcode] = []
     for index, (tag, a, b, c, d) in enumerate(codes):
         if tag != "equal":
@@ -177,7 +176,7 @@ def _written(hunk: list[Opcode], before: list[str], after: list[str]) -> Iterato
 
 
 def _range(start: int, end: int) -> str:
-    """A range of lines as diffs name it: an empty one by the line before."""
+    """A range in the notation of diffs: an empty one is named by the line before."""
     size = end - start
     if size == 1:
         return str(start + 1)

@@ -1,4 +1,4 @@
-"""Moments: what is asked for, and the place in the log that it comes to."""
+"""Moments of the past, as callers name them and as places in the log."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ _LAST_N = 2**64 - 1
 
 
 class Instant(NamedTuple):
-    """A time, meaning everything up to and including this millisecond."""
+    """A time: everything up to and including this millisecond."""
 
     unix_ms: int
 
 
-Asked = Sequence | Instant | None
-"""A moment as it is asked for: a sequence, a time, or None for now."""
+MomentQuery = Sequence | Instant | None
+"""A moment as a caller names it: a sequence, a time, or None for now."""
 
 
 class Moment(NamedTuple):
     """The moment that an answer is as of; see `contex.v1.Moment`.
 
     Attributes:
-        sequence: The newest event that counts; "0-0" before the first.
-        unix_ms: The instant that was meant.
+        sequence: The newest event at that moment; "0-0" before the first.
+        unix_ms: The time.
     """
 
     sequence: Sequence
     unix_ms: int
 
 
-async def resolve(log: EventLog, project: str, asked: Asked) -> Moment:
+async def resolve_moment(log: EventLog, project: str, query: MomentQuery) -> Moment:
     """The newest event at or before a moment.
 
-    What can't be read any more is not refused here: of a log that was trimmed, a moment
-    before its oldest event has the sequence that was asked for.
+    Does not refuse what can no longer be read: a moment before the oldest event of a trimmed
+    log has the sequence that was asked for.
 
     Raises:
         ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, STORE_UNAVAILABLE.
     """
     bounds = await log.bounds(project)
-    if asked is None:
+    if query is None:
         return Moment(bounds.tail, bounds.now_ms)
-    if isinstance(asked, Instant):
-        check_not_in_future(asked.unix_ms, bounds.now_ms)
-        newest = await _newest(log, project, bounds, Sequence(asked.unix_ms, _LAST_N))
-        return Moment(newest, asked.unix_ms)
-    if asked > bounds.tail:
-        check_readable(bounds, asked)
-    newest = await _newest(log, project, bounds, asked)
+    if isinstance(query, Instant):
+        check_not_in_future(query.unix_ms, bounds.now_ms)
+        newest = await _newest(log, project, bounds, Sequence(query.unix_ms, _LAST_N))
+        return Moment(newest, query.unix_ms)
+    if query > bounds.tail:
+        check_readable(bounds, query)
+    newest = await _newest(log, project, bounds, query)
     return Moment(newest, newest.ms)
 
 
 def check_not_in_future(unix_ms: int, now_ms: int) -> None:
-    """Refuses a time that the store's clock has not reached.
+    """Refuses times after the store's clock.
 
     Raises:
         ContexError: TIME_IN_FUTURE.
@@ -83,7 +83,7 @@ def rfc3339(unix_ms: int) -> str:
 async def _newest(log: EventLog, project: str, bounds: Bounds, at: Sequence) -> Sequence:
     if at >= bounds.tail:
         return bounds.tail
-    found = await log.read_back(project, at, BEGINNING, 1)
-    if found:
-        return found[0].sequence
+    newest = await log.read_back(project, at, BEGINNING, 1)
+    if newest:
+        return newest[0].sequence
     return at if bounds.trimmed else BEGINNING

@@ -1,11 +1,11 @@
-"""Snapshots as they are stored.
+"""The stored format of snapshots.
 
-One byte, the version of the format, then a zstandard frame with a checksum. In it: how many
-keys there are and how long they are together (two 64-bit integers, little-endian as all),
-the keys, sorted and joined by line feeds; three columns of 64-bit integers (revision and the
-two halves of the sequence of each key's latest event), each with the first bytes of all its
-numbers together, then the second bytes, …, for those hardly differ; a byte for each key that
-is 1 where the event is a deletion; a byte for the length of each digest; the digests.
+One byte, the version of the format, then a zstandard frame with a checksum. It contains, all
+numbers little-endian: the number of keys and their total length (64-bit integers); the sorted keys,
+joined by line feeds; three columns of 64-bit integers (revision and the two halves of the sequence
+of each key's latest event), the first bytes of all numbers first, then the second bytes, and so on,
+since those hardly differ; a byte for each key, 1 if its event is a deletion; a byte for the length
+of each digest; the digests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 
 from contex_server.kernel.model import KeyState
-from contex_server.state.state import EMPTY, Numbers, Snapshot
+from contex_server.state.snapshot import EMPTY, Snapshot, U64Array
 
 _VERSION = 1
 _HEAD = struct.Struct("<QQ")
@@ -25,11 +25,11 @@ _LEVEL = 3
 
 
 class SnapshotDamaged(Exception):
-    """The bytes are no snapshot that this version reads."""
+    """The bytes are not a snapshot that this version can read."""
 
 
 def encode(state: Mapping[str, KeyState]) -> bytes:
-    """A state as a snapshot: some 40 bytes a key, 16 of them its digest."""
+    """Encodes a state: about 40 bytes a key, 16 of them its digest."""
     keys = sorted(state)
     states = [state[key] for key in keys]
     names = "\n".join(keys).encode()
@@ -51,10 +51,10 @@ def encode(state: Mapping[str, KeyState]) -> bytes:
 
 
 def decode(data: bytes) -> Snapshot:
-    """Reads what `encode` wrote.
+    """Decodes a snapshot.
 
     Raises:
-        SnapshotDamaged: It is damaged, or of another version.
+        SnapshotDamaged: It is damaged, or has another version.
     """
     if not data or data[0] != _VERSION:
         raise SnapshotDamaged(f"format {data[:1].hex() or 'none'}; this version reads {_VERSION}")
@@ -72,7 +72,7 @@ def decode(data: bytes) -> Snapshot:
     except (zstandard.ZstdError, struct.error, ValueError) as error:
         raise SnapshotDamaged(str(error)) from error
     if len(keys) != count or len(digests) != (int(ends[-1]) if count else 0):
-        raise SnapshotDamaged("its parts do not fit together")
+        raise SnapshotDamaged("its columns do not fit together")
     return Snapshot(keys, revisions, ms, n, deleted, ends, digests) if count else EMPTY
 
 
@@ -80,6 +80,6 @@ def _shuffled(values: list[int]) -> bytes:
     return np.array(values, "<u8").view(np.uint8).reshape(-1, 8).T.tobytes()
 
 
-def _restored(raw: bytes, at: int, count: int) -> Numbers:
+def _restored(raw: bytes, at: int, count: int) -> U64Array:
     planes = np.frombuffer(raw, np.uint8, 8 * count, at).reshape(8, count)
     return np.ascontiguousarray(planes.T).view("<u8").reshape(count).astype(np.uint64, copy=False)

@@ -1,7 +1,6 @@
 """Takes snapshots in the background, so that no moment is far from one.
 
-One process in the whole deployment does it for a project, whoever of those that append to it
-takes the task first.
+For each project, one of the processes that append to it does so: the first to claim the task.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from functools import partial
 
 import structlog
 
@@ -21,41 +19,42 @@ from contex_server.log.projects import Counters
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
-from contex_server.state.current import live
-from contex_server.state.fold import PAGE_EVENTS, take
+from contex_server.state.current_state import read_current_state
+from contex_server.state.fold import PAGE_EVENTS, fold_entries
+from contex_server.state.snapshot import Snapshot
+from contex_server.state.snapshot_cache import SnapshotCache, StoredSnapshot
 from contex_server.state.snapshot_format import encode
-from contex_server.state.snapshots import Snapshots, Taken
 
 log = structlog.get_logger(__name__)
 
 _TASK = "snapshot"
 _LOOK_S = 1.0
-_LEAST_LOOK_S = 0.02
+_MIN_LOOK_S = 0.02
 _PROJECTS = 4
-"""How many are worked on at once."""
+"""Number of projects worked on at once."""
 _CATCH_UP = 12
-"""So many intervals behind, snapshots are taken of the past, one at each interval. Up to
-there the present is enough: it costs a scan of the keys, and no event is decoded."""
+"""From this many intervals behind, snapshots are taken of the past, too, one at each interval.
+Below, one of the present is enough: it costs a scan of the keys, and decodes no event."""
 
 
 class Snapshotter:
-    """Looks at the projects that this process appends to, and takes a snapshot when one is due.
+    """Watches the projects that this process appends to; takes a snapshot when one is due.
 
     Args:
         event_log: The log.
         store: Keeps snapshots and counts.
-        snapshots: Reads the snapshots that there are.
-        events: Events after which one is due, ...
-        size: ... or bytes of events. At least half as many events as there are keys must
-            have come, so that a snapshot costs every event the same, however many keys.
-        look_s: How long it waits at most, where a project grows, until it looks.
+        snapshots: Reads existing snapshots.
+        events: Number of events after which a snapshot is due, ...
+        size: ... or their bytes. In any case not before half as many events as the project has
+            keys, so that the cost per event is the same however many keys there are.
+        look_s: Longest time between two looks at a project that grows.
     """
 
     def __init__(
         self,
         event_log: EventLog,
         store: Store,
-        snapshots: Snapshots,
+        snapshots: SnapshotCache,
         *,
         events: int,
         size: int,
@@ -71,34 +70,31 @@ class Snapshotter:
         self._appended: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._newest: dict[str, SnapshotInfo] = {}
-        """The newest snapshot of each project whose task this process has."""
+        """The newest snapshot of each project whose task this process holds."""
         self._rolled_up: dict[str, int] = {}
-        """The hour in which each project's counts were last added up."""
+        """The hour when each project's counts were last rolled up."""
         self._slots = asyncio.Semaphore(_PROJECTS)
 
     async def close(self) -> None:
-        """Stops, also halfway through a snapshot; what there was stays valid."""
+        """Stops, even halfway through a snapshot; existing ones stay valid."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # Who takes over need not wait.
+        # So that another process can take over at once.
         await self.claims.give_all_back()
 
     def appended(self, project: str) -> None:
-        """Notes that a project has grown, or that its snapshots are far apart."""
+        """A project has grown, or its snapshots turned out to be far apart."""
         self._appended.add(project)
         if project not in self._tasks:
             task = asyncio.create_task(self._look_on(project), name=f"contex-snapshot-{project}")
             self._tasks[project] = task
-            task.add_done_callback(partial(self._looked, project))
-
-    def _looked(self, project: str, _task: asyncio.Task[None]) -> None:
-        del self._tasks[project]
+            task.add_done_callback(lambda _: self._tasks.pop(project))
 
     async def _look_on(self, project: str) -> None:
-        """Looks at a project for as long as it grows, more often the faster that is."""
-        delay = min(_LEAST_LOOK_S, self._look_s)
+        """Looks at a project while it grows, more often the faster it grows."""
+        delay = min(_MIN_LOOK_S, self._look_s)
         while project in self._appended:
             await asyncio.sleep(delay)
             self._appended.discard(project)
@@ -106,8 +102,8 @@ class Snapshotter:
                 try:
                     await self._roll_up(project)
                     grown = await self.look(project)
-                    wanted = delay * self._events / max(grown, 1)
-                    delay = min(max(wanted, _LEAST_LOOK_S), self._look_s)
+                    next_due = delay * self._events / max(grown, 1)
+                    delay = min(max(next_due, _MIN_LOOK_S), self._look_s)
                 except ContexError as error:
                     self._appended.add(project)
                     log.warning("snapshot_interrupted", project=project, error=error.message)
@@ -117,23 +113,23 @@ class Snapshotter:
         await self.claims.give_back(project)
 
     async def _roll_up(self, project: str) -> None:
-        """Adds up the counts of the hours that are over. Whoever else does it does no harm."""
+        """Rolls up the counts of past hours; harmless if another process does it too."""
         hour = int(time.time()) // 3600
         if self._rolled_up.get(project) != hour:
             await self._store.projects.roll_up(project)
             self._rolled_up[project] = hour
 
     async def look(self, project: str) -> int:
-        """Takes the snapshots that are due, unless another process is at it.
+        """Takes the snapshots that are due, unless another process holds the task.
 
         Returns:
-            How many events there were after the newest snapshot.
+            The number of events after the newest snapshot.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, STORE_FULL.
         """
         counters = await self._store.projects.counters(project)
-        # Nobody else takes snapshots while the task is this process's.
+        # Cached: nobody else takes snapshots while this process holds the task.
         newest = self._newest.get(project)
         if newest is None:
             newest = await self._snapshots.stored.before(project, END_OF_TIME)
@@ -147,7 +143,7 @@ class Snapshotter:
         return grown
 
     async def _has_task(self, project: str) -> bool:
-        """Whether the task is this process's; it is kept for as long as the project grows."""
+        """Whether this process holds the task, which it keeps while the project grows."""
         if not self.claims.sure_of(project):
             self._newest.pop(project, None)
         return await self.claims.take(project)
@@ -168,8 +164,8 @@ class Snapshotter:
         older = newest is None and counters.counted_since > BEGINNING
         if older or behind >= _CATCH_UP * max(self._events, counters.keys // 2):
             try:
-                taken = await self._snapshots.before(project, END_OF_TIME)
-                await self._take_of_the_past(project, taken, counters)
+                start = await self._snapshots.before(project, END_OF_TIME)
+                await self._take_past(project, start, counters)
             except ContexError as error:
                 if error.reason is not Reason.SEQUENCE_TRIMMED:
                     raise
@@ -178,36 +174,34 @@ class Snapshotter:
         await self._take_now(project, counters)
 
     async def _take_now(self, project: str, counters: Counters) -> None:
-        sequence, state = await live(self._log, self._store.state, project)
+        sequence, state = await read_current_state(self._log, self._store.state, project)
         await self._put(project, sequence, state, counters.events, counters.bytes)
 
-    async def _take_of_the_past(self, project: str, taken: Taken, counters: Counters) -> None:
-        """Folds the log from the newest snapshot on, and leaves one at each interval.
-
-        What remains is less than an interval.
+    async def _take_past(self, project: str, start: StoredSnapshot, counters: Counters) -> None:
+        """Folds the log from a snapshot on, and takes another at each interval.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED if events after the newest snapshot are gone.
         """
         bounds = await self._log.bounds(project)
-        if taken.info is None and bounds.trimmed:
-            raise ContexError(Reason.SEQUENCE_TRIMMED, "the log's beginning is gone")
-        state = await asyncio.to_thread(_unpacked, taken)
-        events, size = (taken.info.events, taken.info.bytes) if taken.info else (0, 0)
+        if start.info is None and bounds.trimmed:
+            raise ContexError(Reason.SEQUENCE_TRIMMED, "the beginning of the log is gone")
+        state = await asyncio.to_thread(_unpacked, start.snapshot)
+        events, size = (start.info.events, start.info.bytes) if start.info else (0, 0)
         fresh = fresh_bytes = 0
         source = pages(
             self._log,
             project,
-            taken.sequence,
+            start.sequence,
             bounds.tail,
-            resumed=taken.info is not None,
+            resumed=start.info is not None,
             max_events=min(PAGE_EVENTS, self._events),
         )
         async with aclosing(source):
             async for page in source:
                 if not page.entries:
                     break
-                take(state, page.entries)
+                fold_entries(state, page.entries)
                 for sequence, body in page.entries:
                     fresh += 1
                     fresh_bytes += len(body)
@@ -237,5 +231,5 @@ class Snapshotter:
             )
 
 
-def _unpacked(taken: Taken) -> dict[str, KeyState]:
-    return {key: taken.snapshot.at(i) for i, key in enumerate(taken.snapshot.keys)}
+def _unpacked(snapshot: Snapshot) -> dict[str, KeyState]:
+    return {key: snapshot.at(i) for i, key in enumerate(snapshot.keys)}

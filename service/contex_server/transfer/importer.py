@@ -21,7 +21,7 @@ from uuid import uuid4
 import orjson
 import structlog
 
-from contex_server.audit.recorder import IMPORTED, action_note
+from contex_server.audit.records import AuditAction, encode_action
 from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
@@ -617,8 +617,8 @@ class Import:
     def _action(self) -> bytes:
         mode = self._wanted.mode.name.lower()
         source = f" of project {self.report.source}" if self.report.source else ""
-        return action_note(
-            IMPORTED,
+        return encode_action(
+            AuditAction.IMPORTED,
             self._origin,
             f"Import, {mode}{source}",
             sequence=self.report.last,

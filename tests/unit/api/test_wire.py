@@ -11,7 +11,7 @@ from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import Kind, Message
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry, Match, Sequence
-from contex_server.matching.context import Form
+from contex_server.matching.context import ContextFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,7 +75,9 @@ def test_matches_travel_with_their_event() -> None:
     )
     event = event_pb2.Event(data_key="k", payload=b"x" * 300)
     chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
-    raw = listen_response("p", Message(Kind.EVENTS, chunk.position, chunk), Form.UNSPECIFIED)
+    raw = listen_response(
+        "p", Message(Kind.EVENTS, chunk.position, chunk), ContextFormat.UNSPECIFIED
+    )
     (matched,) = agent_service_pb2.ListenResponse.FromString(raw).events.events
     assert matched.event.sequence == "7-1"
     assert matched.event.payload == event.payload

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from contex import (
@@ -191,6 +192,47 @@ async def test_what_the_source_raises_comes_after_the_results(client: AsyncClien
         assert (await anext(stream)).error is None
         with pytest.raises(LookupError):
             await anext(stream)
+
+
+def endless() -> Iterator[list[NewEvent]]:
+    for number in itertools.count():
+        yield [NewEvent("k", number)]
+
+
+async def test_a_closed_publish_stream_leaves_no_task_behind(
+    client: AsyncClient, events: FakeEvents
+) -> None:
+    def running() -> set[str]:
+        names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+        return names & {"PublishStream._pull", "_Duplex._send"}
+
+    events.stream_breaks_after = [2, 0]
+    async with client.publish_stream("p", endless()) as stream:
+        for number in range(1, 6):
+            assert (await anext(stream)).receipts[0].sequence == f"{number}-0"
+        assert len(running()) == 2
+    assert [result async for result in stream] == []
+    await asyncio.wait_for(until(lambda: not running()), 10)
+
+
+async def test_a_closed_blocking_publish_stream_leaves_no_thread_behind(
+    port: int, events: FakeEvents
+) -> None:
+    def use() -> None:
+        with (
+            Client(f"127.0.0.1:{port}", timeout=5.0) as client,
+            client.publish_stream("p", endless()) as stream,
+        ):
+            for number in range(1, 6):
+                assert next(stream).receipts[0].sequence == f"{number}-0"
+        assert list(stream) == []
+
+    def is_over() -> bool:
+        return not any(thread.name.startswith("contex-") for thread in threading.enumerate())
+
+    events.stream_breaks_after = [2, 0]
+    await asyncio.to_thread(use)
+    await asyncio.wait_for(until(is_over), 10)
 
 
 async def test_the_blocking_client_over_a_real_channel(port: int, events: FakeEvents) -> None:

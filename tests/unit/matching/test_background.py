@@ -7,8 +7,8 @@ import pytest
 from contex_server.matching.background import (
     PASSAGES_PER_TEXT,
     Background,
+    build_prior,
     pack_prior,
-    prior_of,
     shipped_prior,
     shipped_texts,
     unpack_prior,
@@ -101,7 +101,7 @@ def test_an_empty_project_has_the_priors() -> None:
 
 def test_a_prior_that_knows_no_term() -> None:
     corpus = Corpus(5)
-    made = prior_of([corpus.text()])
+    made = build_prior([corpus.text()])
     assert not len(made.term_ids)
     need = corpus.need()
     (usual,) = Background(made).usual([need])
@@ -111,7 +111,7 @@ def test_a_prior_that_knows_no_term() -> None:
 
 def test_a_prior_survives_being_packed() -> None:
     corpus = Corpus(4)
-    made = prior_of([corpus.text(1 + n % 3) for n in range(50)])
+    made = build_prior([corpus.text(1 + n % 3) for n in range(50)])
     read = unpack_prior(pack_prior(made))
     assert read.mean == pytest.approx(made.mean, abs=1e-6)
     assert read.second == pytest.approx(made.second, abs=1e-3)
@@ -121,7 +121,7 @@ def test_a_prior_survives_being_packed() -> None:
     assert read.share(np.array([made.term_ids[0], 0], np.uint32)) == pytest.approx(
         [made.term_share[0], 0], abs=1e-3
     )
-    other = prior_of([corpus.text()], made)
+    other = build_prior([corpus.text()], made)
     assert other.term_ids is made.term_ids
 
 

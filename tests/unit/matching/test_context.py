@@ -13,7 +13,13 @@ import pytest
 import toon_format
 import yaml
 from contex_server.kernel.config import Settings
-from contex_server.matching.context import Form, Item, fit, render, render_one
+from contex_server.matching.context import (
+    ContextFormat,
+    ContextItem,
+    fit_to_budget,
+    render,
+    render_one,
+)
 from contex_server.matching.payload_values import NESTING, plain_value
 from contex_server.matching.tokens import EstimateCounter, TokenizerFile, token_counter
 from hypothesis import given, settings
@@ -24,8 +30,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-FORMS = [Form.JSON, Form.YAML, Form.MARKDOWN, Form.TOON]
-STRUCTURED = [Form.JSON, Form.YAML, Form.TOON]
+FORMS = [ContextFormat.JSON, ContextFormat.YAML, ContextFormat.MARKDOWN, ContextFormat.TOON]
+STRUCTURED = [ContextFormat.JSON, ContextFormat.YAML, ContextFormat.TOON]
 
 
 def item(
@@ -34,16 +40,16 @@ def item(
     key: str = "key",
     description: str = "",
     needs: tuple[int, ...] = (0,),
-) -> Item:
+) -> ContextItem:
     if not isinstance(payload, bytes):
         payload = orjson.dumps(payload)
-    return Item(key, description, payload, content_type, "1-0", 0.9, frozenset(needs))
+    return ContextItem(key, description, payload, content_type, "1-0", 0.9, frozenset(needs))
 
 
-def parsed(text: str, form: Form) -> Any:
-    if form is Form.JSON:
+def parsed(text: str, form: ContextFormat) -> Any:
+    if form is ContextFormat.JSON:
         return json.loads(text)
-    return toon_format.loads(text) if form is Form.TOON else yaml.safe_load(text)
+    return toon_format.loads(text) if form is ContextFormat.TOON else yaml.safe_load(text)
 
 
 # -- values ------------------------------------------------------------------------------
@@ -106,7 +112,7 @@ def test_what_nests_too_deep_is_text(content_type: str) -> None:
 def test_aliases_of_aliases_are_not_written_out() -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
     bomb = "\n".join(lines).encode()
-    assert len(render([item(bomb, "text/yaml")], Form.JSON)) < 2 * len(bomb)
+    assert len(render([item(bomb, "text/yaml")], ContextFormat.JSON)) < 2 * len(bomb)
 
 
 # -- rendering ---------------------------------------------------------------------------
@@ -118,28 +124,28 @@ TWO = [
 
 
 def test_json() -> None:
-    assert render(TWO, Form.JSON) == (
+    assert render(TWO, ContextFormat.JSON) == (
         '[{"data_key":"offer","description":"What it costs.","data":{"price":5,"tags":["a","b"]}},'
         '{"data_key":"readme","data":"# Title\\n\\nWords.\\n"}]'
     )
 
 
 def test_yaml() -> None:
-    assert render(TWO, Form.YAML) == (
+    assert render(TWO, ContextFormat.YAML) == (
         "- data_key: offer\n  description: What it costs.\n  data:\n    price: 5\n    tags:\n"
         "    - a\n    - b\n- data_key: readme\n  data: |\n    # Title\n\n    Words.\n"
     )
 
 
 def test_markdown() -> None:
-    assert render(TWO, Form.MARKDOWN) == (
+    assert render(TWO, ContextFormat.MARKDOWN) == (
         '## offer\n\nWhat it costs.\n\n```json\n{"price":5,"tags":["a","b"]}\n```\n\n'
         "## readme\n\n# Title\n\nWords.\n"
     )
 
 
 def test_toon() -> None:
-    assert render(TWO, Form.TOON) == (
+    assert render(TWO, ContextFormat.TOON) == (
         "[2]:\n  - data_key: offer\n    description: What it costs.\n    data:\n      price: 5\n"
         '      tags[2]: a,b\n  - data_key: readme\n    data: "# Title\\n\\nWords.\\n"'
     )
@@ -147,29 +153,37 @@ def test_toon() -> None:
 
 def test_toon_writes_uniform_data_as_a_table() -> None:
     data = [item({"id": n, "ok": True}, key=f"row-{n}") for n in range(2)]
-    assert render(data, Form.TOON) == ("[2]{data_key,data{id,ok}}:\n  row-0,0,true\n  row-1,1,true")
+    assert render(data, ContextFormat.TOON) == (
+        "[2]{data_key,data{id,ok}}:\n  row-0,0,true\n  row-1,1,true"
+    )
 
 
 @pytest.mark.parametrize("form", STRUCTURED)
-def test_one_datum_is_an_object(form: Form) -> None:
+def test_one_datum_is_an_object(form: ContextFormat) -> None:
     assert [parsed(render_one(one, form), form) for one in TWO] == parsed(render(TWO, form), form)
     assert parsed(render([], form), form) == []
 
 
 def test_one_datum_in_markdown_and_in_no_form() -> None:
-    assert "\n".join(render_one(one, Form.MARKDOWN) for one in TWO) == render(TWO, Form.MARKDOWN)
-    assert render([], Form.MARKDOWN) == ""
-    assert render(TWO, Form.UNSPECIFIED) == render_one(TWO[0], Form.UNSPECIFIED) == ""
+    assert "\n".join(render_one(one, ContextFormat.MARKDOWN) for one in TWO) == render(
+        TWO, ContextFormat.MARKDOWN
+    )
+    assert render([], ContextFormat.MARKDOWN) == ""
+    assert (
+        render(TWO, ContextFormat.UNSPECIFIED)
+        == render_one(TWO[0], ContextFormat.UNSPECIFIED)
+        == ""
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "digits", ["123456789012345678901234567890", "-0.123456789012345678901", "9" * 600]
 )
-def test_numbers_keep_their_digits(form: Form, digits: str) -> None:
+def test_numbers_keep_their_digits(form: ContextFormat, digits: str) -> None:
     one = item(f'{{"n": {digits}}}'.encode())
     assert digits in render([one], form)
-    if form is not Form.MARKDOWN and len(digits) < 100:
+    if form is not ContextFormat.MARKDOWN and len(digits) < 100:
         assert parsed(render([one], form), form) == [
             {"data_key": "key", "data": {"n": ast.literal_eval(digits)}}
         ]
@@ -179,7 +193,7 @@ def test_numbers_keep_their_digits(form: Form, digits: str) -> None:
 @pytest.mark.parametrize(
     "number", [b"1e-400", b"123456789012345678E200", b"0e-99999999999999999999"]
 )
-def test_numbers_beyond_doubles_parse(form: Form, number: bytes) -> None:
+def test_numbers_beyond_doubles_parse(form: ContextFormat, number: bytes) -> None:
     ((data,),) = [parsed(render([item(number)], form), form)]
     written = data["data"]
     assert written == number.decode() or float(written) == float(number)
@@ -240,7 +254,7 @@ TEXT_TYPES = st.sampled_from(["text/plain", "text/markdown", "text/csv", "applic
 
 
 @st.composite
-def items(draw: st.DrawFn, payloads: int = 6) -> list[Item]:
+def items(draw: st.DrawFn, payloads: int = 6) -> list[ContextItem]:
     found = []
     for _ in range(draw(st.integers(0, payloads))):
         if draw(st.booleans()):
@@ -248,11 +262,11 @@ def items(draw: st.DrawFn, payloads: int = 6) -> list[Item]:
         else:
             payload, content_type = draw(TEXTS).encode(), draw(TEXT_TYPES)
         needs = draw(st.frozensets(st.integers(0, 3), min_size=1))
-        found.append(Item(draw(KEYS), draw(TEXTS), payload, content_type, "1-0", 0.5, needs))
+        found.append(ContextItem(draw(KEYS), draw(TEXTS), payload, content_type, "1-0", 0.5, needs))
     return found
 
 
-def said(one: Item) -> dict[str, Any]:
+def said(one: ContextItem) -> dict[str, Any]:
     described = {"description": one.description} if one.description else {}
     data = plain_value(one.payload, one.content_type)
     return {"data_key": one.data_key, **described, "data": data}
@@ -264,10 +278,10 @@ def as_read(number: Decimal) -> float:
 
 @settings(max_examples=300, deadline=None)
 @given(items(), st.sampled_from(STRUCTURED))
-def test_what_is_written_parses_back(data: list[Item], form: Form) -> None:
+def test_what_is_written_parses_back(data: list[ContextItem], form: ContextFormat) -> None:
     text = render(data, form)
     expected, found = json.dumps([said(one) for one in data], default=as_read), parsed(text, form)
-    if form is Form.TOON:  # Writes the double 1.2e16 as an integer.
+    if form is ContextFormat.TOON:  # Writes the double 1.2e16 as an integer.
         assert json.loads(json.dumps(found), parse_int=float) == json.loads(
             expected, parse_int=float
         )
@@ -278,10 +292,10 @@ def test_what_is_written_parses_back(data: list[Item], form: Form) -> None:
 def holds(description: str, payload: str, content_type: str) -> None:
     """Two headings and two fences, whatever the first datum says."""
     data = [
-        Item("one", description, payload.encode(), content_type, "1-0", 1.0, frozenset({0})),
+        ContextItem("one", description, payload.encode(), content_type, "1-0", 1.0, frozenset({0})),
         item(1, key="two"),
     ]
-    tokens = MarkdownIt("commonmark").parse(render(data, Form.MARKDOWN))
+    tokens = MarkdownIt("commonmark").parse(render(data, ContextFormat.MARKDOWN))
     headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     assert headings == ["one", "two"]
     assert sum(token.type == "fence" for token in tokens) == 2
@@ -303,7 +317,7 @@ def test_fences_hold(description: str, payload: str) -> None:
 
 def test_markdown_names_bytes_and_languages() -> None:
     assert "```base64 image/png\n/w==\n```\n" in render_one(
-        item(b"\xff", "image/png"), Form.MARKDOWN
+        item(b"\xff", "image/png"), ContextFormat.MARKDOWN
     )
     for content_type, language in [
         ("text/yaml", "yaml"),
@@ -312,7 +326,9 @@ def test_markdown_names_bytes_and_languages() -> None:
         ("text/toml", "toml"),
         ("a/b", ""),
     ]:
-        assert f"\n```{language}\nx\n```\n" in render_one(item(b"x", content_type), Form.MARKDOWN)
+        assert f"\n```{language}\nx\n```\n" in render_one(
+            item(b"x", content_type), ContextFormat.MARKDOWN
+        )
 
 
 # -- fitting -----------------------------------------------------------------------------
@@ -333,8 +349,12 @@ COUNTERS = st.sampled_from([ESTIMATE, Words()])
 
 
 def test_everything_is_kept_without_a_bound() -> None:
-    fitted = fit(TWO, None, Form.YAML, ESTIMATE)
-    assert (fitted.kept, fitted.omitted, fitted.text) == ((0, 1), (), render(TWO, Form.YAML))
+    fitted = fit_to_budget(TWO, None, ContextFormat.YAML, ESTIMATE)
+    assert (fitted.kept, fitted.omitted, fitted.text) == (
+        (0, 1),
+        (),
+        render(TWO, ContextFormat.YAML),
+    )
     assert fitted.tokens == ESTIMATE.count(fitted.text)
 
 
@@ -347,29 +367,34 @@ def test_each_need_comes_before_the_rest() -> None:
         item("x" * 60, key="instead", needs=(2,)),
         item("x", key="tiny", needs=(0,)),
     ]
-    cost = [ESTIMATE.count(render([one], Form.JSON)) for one in data]
-    fitted = fit(data, cost[0] + cost[2] + cost[4] + cost[5], Form.JSON, ESTIMATE)
+    cost = [ESTIMATE.count(render([one], ContextFormat.JSON)) for one in data]
+    fitted = fit_to_budget(
+        data, cost[0] + cost[2] + cost[4] + cost[5], ContextFormat.JSON, ESTIMATE
+    )
     assert fitted.kept == (0, 2, 4, 5)
     assert fitted.omitted == ((1, cost[1]), (3, cost[3]))
-    assert fit(data, cost[0] + cost[2], Form.JSON, ESTIMATE).kept == (0, 2)
-    assert fit(data, cost[0], Form.JSON, ESTIMATE).kept == (0,)
-    assert fit(data, cost[0] - 1, Form.JSON, ESTIMATE).kept == (5,)
+    assert fit_to_budget(data, cost[0] + cost[2], ContextFormat.JSON, ESTIMATE).kept == (0, 2)
+    assert fit_to_budget(data, cost[0], ContextFormat.JSON, ESTIMATE).kept == (0,)
+    assert fit_to_budget(data, cost[0] - 1, ContextFormat.JSON, ESTIMATE).kept == (5,)
 
 
 def test_a_datum_may_serve_several_needs() -> None:
     data = [item("a", needs=(0, 1)), item("b", needs=(0,)), item("c", needs=(1,))]
-    budget = ESTIMATE.count(render(data[:2], Form.JSON))
-    assert fit(data, budget, Form.JSON, ESTIMATE).kept == (0, 1)
+    budget = ESTIMATE.count(render(data[:2], ContextFormat.JSON))
+    assert fit_to_budget(data, budget, ContextFormat.JSON, ESTIMATE).kept == (0, 1)
 
 
 def test_a_table_takes_what_its_rows_leave() -> None:
     data = [item({"identifier": n, "measurement": n}, key=f"k{n}") for n in range(100)]
-    whole = ESTIMATE.count(render(data, Form.TOON))
-    assert len(fit(data, whole // 2, Form.TOON, ESTIMATE).kept) >= 45
+    whole = ESTIMATE.count(render(data, ContextFormat.TOON))
+    assert len(fit_to_budget(data, whole // 2, ContextFormat.TOON, ESTIMATE).kept) >= 45
 
 
 def test_without_a_form_json_is_counted() -> None:
-    unspecified, counted = (fit(TWO, 30, form, ESTIMATE) for form in (Form.UNSPECIFIED, Form.JSON))
+    unspecified, counted = (
+        fit_to_budget(TWO, 30, form, ESTIMATE)
+        for form in (ContextFormat.UNSPECIFIED, ContextFormat.JSON)
+    )
     assert unspecified.text == ""
     assert unspecified.tokens == counted.tokens
     assert (unspecified.kept, unspecified.omitted) == (counted.kept, counted.omitted)
@@ -377,17 +402,17 @@ def test_without_a_form_json_is_counted() -> None:
 
 def test_nothing_fits() -> None:
     for form in FORMS:
-        fitted = fit(TWO, 1, form, ESTIMATE)
+        fitted = fit_to_budget(TWO, 1, form, ESTIMATE)
         assert fitted.kept == ()
         assert [index for index, _ in fitted.omitted] == [0, 1]
         assert fitted.tokens <= 1
-    assert fit([], 1, Form.JSON, ESTIMATE).text == "[]"
+    assert fit_to_budget([], 1, ContextFormat.JSON, ESTIMATE).text == "[]"
 
 
 @settings(max_examples=400, deadline=None)
 @given(items(8), st.integers(1, 250), st.sampled_from(FORMS), COUNTERS)
-def test_fitting(data: list[Item], budget: int, form: Form, counter: Any) -> None:
-    fitted = fit(data, budget, form, counter)
+def test_fitting(data: list[ContextItem], budget: int, form: ContextFormat, counter: Any) -> None:
+    fitted = fit_to_budget(data, budget, form, counter)
     kept = [data[index] for index in fitted.kept]
     assert fitted.text == render(kept, form)
     assert fitted.tokens == counter.count(fitted.text)
@@ -409,7 +434,7 @@ def test_fitting(data: list[Item], budget: int, form: Form, counter: Any) -> Non
         assert 0 in fitted.kept
     if any(tokens <= budget for tokens in alone):
         assert kept
-    if counter is ESTIMATE and form is not Form.TOON and kept:
+    if counter is ESTIMATE and form is not ContextFormat.TOON and kept:
         for index, _ in fitted.omitted:
             more = [data[i] for i in sorted([*fitted.kept, index])]
             assert counter.count(render(more, form)) >= budget

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event
-from contex_server.matching.delta import MinDelta, is_update_worth, parse_pointer
+from contex_server.matching.delta import MinDelta, is_significant_update, parse_pointer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ def event(payload: bytes | Any, content_type: str = "", event_type: str = DATA_P
 
 def worth(before: Any, after: Any, *pointers: str, content_type: str = "") -> bool:
     one, other = event(before, content_type), event(after, content_type)
-    return is_update_worth(one, other, MinDelta(pointers))
+    return is_significant_update(one, other, MinDelta(pointers))
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_other_formats_are_compared_by_their_bytes() -> None:
 def test_content_type_and_deletion_are_changes() -> None:
     delta = MinDelta(("/a",))
     text = event(b"1", "text/plain")
-    assert is_update_worth(event(b"1"), text, delta)
-    assert not is_update_worth(event(b"1"), event(b"1", "application/json"), delta)
+    assert is_significant_update(event(b"1"), text, delta)
+    assert not is_significant_update(event(b"1"), event(b"1", "application/json"), delta)
     gone = event(b"", "text/plain", DATA_DELETED)
     empty = event(b"", "text/plain")
-    assert is_update_worth(empty, gone, delta)
-    assert is_update_worth(gone, empty, delta)
-    assert not is_update_worth(gone, gone, delta)
+    assert is_significant_update(empty, gone, delta)
+    assert is_significant_update(gone, empty, delta)
+    assert not is_significant_update(gone, gone, delta)
 
 
 def test_equal_bytes_are_not_parsed() -> None:
@@ -101,7 +101,7 @@ def test_equal_bytes_are_not_parsed() -> None:
     one, other = event(payload), event(bytes(bytearray(payload)))
     begun = time.perf_counter()
     for _ in range(100):
-        assert not is_update_worth(one, other, MinDelta(("/5/n",)))
+        assert not is_significant_update(one, other, MinDelta(("/5/n",)))
     assert time.perf_counter() - begun < 1.0  # parsing takes 20 ms each
 
 

@@ -8,8 +8,8 @@ from contex_server.matching.encoding import (
     BRIEF_SHARE,
     Encoding,
     as_stored,
-    of_description,
-    of_need,
+    description_recipe,
+    need_recipe,
     pack,
     stacked,
     unpack,
@@ -67,7 +67,7 @@ def test_broken_bytes_are_refused(encoding: Encoding, data: st.DataObject) -> No
 
 def test_the_head_is_mixed_with_key_and_description() -> None:
     description = describe("billing/payments", "State of payments", b'{"failing": "cards"}', "")
-    recipe = of_description(description)
+    recipe = description_recipe(description)
     assert recipe.brief
     assert recipe.texts == (f"{description.title}. {description.summary}", *description.texts)
     vectors = np.eye(2, 3, dtype=np.float32)
@@ -79,14 +79,14 @@ def test_the_head_is_mixed_with_key_and_description() -> None:
 
 def test_without_an_outline_the_head_is_all_there_is() -> None:
     description = describe("billing/payments", "", b"{}", "")
-    recipe = of_description(description)
+    recipe = description_recipe(description)
     assert not recipe.brief
     assert recipe.texts == description.texts
     assert recipe.encoding(np.eye(1, 3, dtype=np.float32)).vectors.tolist() == [[1, 0, 0]]
 
 
 def test_words_of_key_and_description_count_twice() -> None:
-    recipe = of_description(describe("ledger", "refunds", b'{"chargeback": "x"}', ""))
+    recipe = description_recipe(describe("ledger", "refunds", b'{"chargeback": "x"}', ""))
     (terms,) = recipe.terms
     for word, count in (("ledger", 2), ("refunds", 2), ("chargeback", 1)):
         (wanted,) = terms_of([(word, 1)]).ids
@@ -95,7 +95,7 @@ def test_words_of_key_and_description_count_twice() -> None:
 
 def test_a_long_payload_has_a_vector_and_terms_for_each_passage() -> None:
     payload = "\n\n".join(f"Section {n}. " + "some words of it " * 40 for n in range(12))
-    recipe = of_description(describe("manual", "A manual", payload.encode(), "text/plain"))
+    recipe = description_recipe(describe("manual", "A manual", payload.encode(), "text/plain"))
     passages = len(recipe.terms)
     assert passages > 3
     assert len(recipe.texts) == passages + recipe.brief
@@ -107,6 +107,6 @@ def test_a_long_payload_has_a_vector_and_terms_for_each_passage() -> None:
 
 
 def test_each_word_of_a_need_counts_once() -> None:
-    recipe = of_need("payments payments failing")
+    recipe = need_recipe("payments payments failing")
     assert recipe.texts == ("payments payments failing",)
     assert set(recipe.terms[0].counts.tolist()) == {1}

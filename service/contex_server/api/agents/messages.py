@@ -5,10 +5,10 @@ from __future__ import annotations
 from contex.v1 import agent_service_pb2, event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contex_server.agents import recorder
-from contex_server.agents.context import AgentContext, Held, KnownDatum
+from contex_server.agents import delivery_recorder
+from contex_server.agents.context import AgentContext, HeldBackReason, KnownDatum
 from contex_server.agents.journal import Stream
-from contex_server.agents.journals import Sending, Why
+from contex_server.agents.journal_reader import DeliveredNeed, RecordedDelivery
 from contex_server.agents.registry import Registration
 from contex_server.api.match import messages as match_messages
 from contex_server.api.shared import wire
@@ -18,18 +18,18 @@ from contex_server.events.feed import Chunk, NeedsChange
 from contex_server.events.stream import Message
 from contex_server.kernel.model import BEGINNING, Agent, Need, Sequence
 from contex_server.kernel.protobuf import timestamp
-from contex_server.matching.context import Form
+from contex_server.matching.context import ContextFormat
 
 _KINDS = {
-    recorder.STREAM: agent_service_pb2.DELIVERY_KIND_STREAM,
-    recorder.NEEDS_CHANGED: agent_service_pb2.DELIVERY_KIND_NEEDS_CHANGED,
-    recorder.ANSWER: agent_service_pb2.DELIVERY_KIND_ANSWER,
+    delivery_recorder.STREAM: agent_service_pb2.DELIVERY_KIND_STREAM,
+    delivery_recorder.NEEDS_CHANGED: agent_service_pb2.DELIVERY_KIND_NEEDS_CHANGED,
+    delivery_recorder.ANSWER: agent_service_pb2.DELIVERY_KIND_ANSWER,
 }
 _HELD = {
-    Held.MIN_DELTA: agent_service_pb2.HELD_BACK_REASON_MIN_DELTA,
-    Held.EXCLUDED: agent_service_pb2.HELD_BACK_REASON_EXCLUDED,
-    Held.BELOW_THRESHOLD: agent_service_pb2.HELD_BACK_REASON_BELOW_THRESHOLD,
-    Held.ANSWER_FULL: agent_service_pb2.HELD_BACK_REASON_ANSWER_FULL,
+    HeldBackReason.MIN_DELTA: agent_service_pb2.HELD_BACK_REASON_MIN_DELTA,
+    HeldBackReason.EXCLUDED: agent_service_pb2.HELD_BACK_REASON_EXCLUDED,
+    HeldBackReason.BELOW_THRESHOLD: agent_service_pb2.HELD_BACK_REASON_BELOW_THRESHOLD,
+    HeldBackReason.ANSWER_FULL: agent_service_pb2.HELD_BACK_REASON_ANSWER_FULL,
 }
 
 
@@ -92,7 +92,7 @@ def size_of(message: Message) -> int:
     return sum(delivery.size for delivery in message.chunk.deliveries)
 
 
-def listen_response(project: str, message: Message, form: Form) -> bytes:
+def listen_response(project: str, message: Message, form: ContextFormat) -> bytes:
     """A serialised ListenResponse."""
 
     def render(chunk: Chunk) -> tuple[int, bytes]:
@@ -103,7 +103,7 @@ def listen_response(project: str, message: Message, form: Form) -> bytes:
     return wire.stream_response(project, message, render, form)
 
 
-def _needs_changed_bytes(change: NeedsChange, form: Form) -> bytes:
+def _needs_changed_bytes(change: NeedsChange, form: ContextFormat) -> bytes:
     return agent_service_pb2.NeedsChanged(
         agent=agent_message(change.agent, change.acknowledged),
         data=[
@@ -127,10 +127,9 @@ def context_message(context: AgentContext) -> agent_service_pb2.GetAgentContextR
         pending=match_messages.data_messages(context.pending),
         held_back=[
             agent_service_pb2.HeldBack(
-                reason=_HELD[held], data=match_messages.data_messages([datum])[0]
+                reason=_HELD[reason], data=match_messages.data_messages([datum])[0]
             )
-            for held, datum in context.held_back
-            if held is not None
+            for reason, datum in context.held_back
         ],
         streams=[_stream_message(stream) for stream in context.streams],
         last_sent_time=_time(knowledge.sent_ms),
@@ -138,7 +137,7 @@ def context_message(context: AgentContext) -> agent_service_pb2.GetAgentContextR
     )
 
 
-def delivery_message(sending: Sending) -> agent_service_pb2.Delivery:
+def delivery_message(sending: RecordedDelivery) -> agent_service_pb2.Delivery:
     """A delivery."""
     datum, message = sending.datum, sending.message
     return agent_service_pb2.Delivery(
@@ -156,16 +155,16 @@ def delivery_message(sending: Sending) -> agent_service_pb2.Delivery:
 
 
 def _known_message(datum: KnownDatum) -> agent_service_pb2.KnownDatum:
-    known, latest = datum.known, datum.latest
+    delivery, latest = datum.delivery, datum.latest
     return agent_service_pb2.KnownDatum(
         data_key=datum.data_key,
-        sequence=str(known.event),
-        revision=known.revision,
-        sent_time=timestamp(known.sent_ms),
+        sequence=str(delivery.event),
+        revision=delivery.revision,
+        sent_time=timestamp(delivery.sent_ms),
         needs=_needs(datum.needs),
         acknowledged=datum.acknowledged,
-        latest_sequence=str(latest.sequence if latest else known.event),
-        latest_revision=latest.revision if latest else known.revision,
+        latest_sequence=str(latest.sequence if latest else delivery.event),
+        latest_revision=latest.revision if latest else delivery.revision,
         deleted=latest is not None and latest.deleted,
         event=_event(datum),
     )
@@ -175,7 +174,7 @@ def _event(datum: KnownDatum) -> event_pb2.Event | None:
     return None if datum.entry is None else wire.event_message(datum.entry)
 
 
-def _needs(needs: tuple[Why, ...]) -> list[agent_service_pb2.DeliveredNeed]:
+def _needs(needs: tuple[DeliveredNeed, ...]) -> list[agent_service_pb2.DeliveredNeed]:
     return [
         agent_service_pb2.DeliveredNeed(
             need_index=need.need_index, need=need.need, score=need.score

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 
 from contex.v1 import agent_service_pb2
 
-from contex_server.agents.context import AgentContexts
-from contex_server.agents.journals import Journals, Sending
-from contex_server.agents.recorder import Recorder
-from contex_server.agents.registry import Agents
+from contex_server.agents.context import AgentContextReader
+from contex_server.agents.delivery_recorder import DeliveryRecorder
+from contex_server.agents.journal_reader import JournalReader, RecordedDelivery
+from contex_server.agents.registry import AgentRegistry
 from contex_server.api.agents import checks, messages
 from contex_server.api.match import checks as need_checks
 from contex_server.api.shared import fields
@@ -30,13 +29,13 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import event_not_found, invalid_field
-from contex_server.kernel.model import Entry, Sequence
+from contex_server.kernel.model import Entry
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable
 from contex_server.log.port import EventLog
-from contex_server.match.matchers import Matchmaker
-from contex_server.matching.context import Form
-from contex_server.state.moments import resolve
+from contex_server.match.pool import MatcherPool
+from contex_server.matching.context import ContextFormat
+from contex_server.state.moments import resolve_moment
 
 _INLINE_BYTES = 16 * 1024
 """Larger messages are written out in a thread: 1 MiB of JSON as YAML takes 0.9 s."""
@@ -51,11 +50,11 @@ class AgentServicer:
         self,
         settings: Settings,
         log: EventLog,
-        agents: Agents,
-        matchmaker: Matchmaker,
-        recorder: Recorder,
-        journals: Journals,
-        contexts: AgentContexts,
+        agents: AgentRegistry,
+        matchers: MatcherPool,
+        recorder: DeliveryRecorder,
+        journals: JournalReader,
+        contexts: AgentContextReader,
         presence: Presence,
         drain: Drain,
     ) -> None:
@@ -63,7 +62,7 @@ class AgentServicer:
         self._limits = settings.limits
         self._log = log
         self._agents = agents
-        self._matchmaker = matchmaker
+        self._matchers = matchers
         self._recorder = recorder
         self._journals = journals
         self._contexts = contexts
@@ -74,16 +73,8 @@ class AgentServicer:
         self, request: agent_service_pb2.RegisterAgentRequest, call: Call
     ) -> agent_service_pb2.RegisterAgentResponse:
         """RegisterAgent."""
-        project, agent_id = _ids(request)
-        last_seen = None
-        if request.HasField("last_seen_sequence"):
-            last_seen = fields.sequence(request.last_seen_sequence, "last_seen_sequence")
-        wishes = replace(
-            checks.wishes(request, self._limits, required=True),
-            max_matches=need_checks.max_matches(
-                request.max_matches or need_checks.DEFAULT_MAX_MATCHES, self._limits
-            ),
-        )
+        project, agent_id = checks.ids(request)
+        wishes, last_seen = checks.registration(request, self._limits)
         budget = need_checks.budget(request, self._limits)
         registered = await self._agents.register(
             project,
@@ -100,11 +91,8 @@ class AgentServicer:
         self, request: agent_service_pb2.UpdateAgentRequest, call: Call
     ) -> agent_service_pb2.UpdateAgentResponse:
         """UpdateAgent."""
-        project, agent_id = _ids(request)
-        wishes = checks.wishes(request, self._limits, required=False)
-        if request.HasField("max_matches"):
-            maximum = need_checks.max_matches(request.max_matches, self._limits)
-            wishes = replace(wishes, max_matches=maximum)
+        project, agent_id = checks.ids(request)
+        wishes = checks.change(request, self._limits)
         budget = need_checks.budget(request, self._limits)
         updated = await self._agents.update(
             project, agent_id, wishes, budget=budget, origin=call.origin, scope=call.scope
@@ -115,7 +103,7 @@ class AgentServicer:
         self, request: agent_service_pb2.GetAgentRequest, call: Call
     ) -> agent_service_pb2.GetAgentResponse:
         """GetAgent."""
-        agent, acknowledged = await self._agents.get(*_ids(request))
+        agent, acknowledged = await self._agents.get(*checks.ids(request))
         return agent_service_pb2.GetAgentResponse(agent=messages.agent_message(agent, acknowledged))
 
     async def list_agents(
@@ -142,22 +130,22 @@ class AgentServicer:
         self, request: agent_service_pb2.UnregisterAgentRequest, call: Call
     ) -> agent_service_pb2.UnregisterAgentResponse:
         """UnregisterAgent."""
-        sequence = await self._agents.unregister(*_ids(request), call.origin)
+        sequence = await self._agents.unregister(*checks.ids(request), call.origin)
         return agent_service_pb2.UnregisterAgentResponse(sequence=str(sequence))
 
     async def listen(self, request: agent_service_pb2.ListenRequest, call: Call) -> None:
         """Listen."""
-        project, agent_id = _ids(request)
+        project, agent_id = checks.ids(request)
         heartbeat_s = fields.heartbeat_s(
             request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
         )
         form = need_checks.context_format(request.context_format)
         _, acknowledged = await self._agents.get(project, agent_id)
-        position = self._start(project, request, acknowledged)
+        position = checks.start(project, request, acknowledged)
         check_readable(await self._log.bounds(project), position)
         async with (
-            self._matchmaker.project(project) as matcher,
-            matcher.listening(agent_id) as listening,
+            self._matchers.matcher(project) as matcher,
+            matcher.attach(agent_id) as listening,
         ):
 
             async def select(entries: list[Entry]) -> list[Delivery]:
@@ -188,7 +176,7 @@ class AgentServicer:
             finally:
                 record.closed()
 
-    async def _rendered(self, project: str, message: Message, form: Form) -> bytes:
+    async def _rendered(self, project: str, message: Message, form: ContextFormat) -> bytes:
         render = partial(messages.listen_response, project, message, form)
         if form and messages.size_of(message) > _INLINE_BYTES:
             return await asyncio.to_thread(render)
@@ -198,14 +186,8 @@ class AgentServicer:
         self, request: agent_service_pb2.AcknowledgeRequest, call: Call
     ) -> agent_service_pb2.AcknowledgeResponse:
         """Acknowledge."""
-        project, agent_id = _ids(request)
-        match request.WhichOneof("position"):
-            case "cursor":
-                position = decode_position(Token.CURSOR, project, request.cursor, "cursor")
-            case "sequence":
-                position = fields.sequence(request.sequence, "sequence")
-            case _:
-                raise invalid_field("position", "a cursor or a sequence is required")
+        project, agent_id = checks.ids(request)
+        position = checks.position(project, request)
         stands = await self._agents.acknowledge(project, agent_id, position, call.origin)
         return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
 
@@ -213,13 +195,13 @@ class AgentServicer:
         self, request: agent_service_pb2.GetAgentContextRequest, call: Call
     ) -> agent_service_pb2.GetAgentContextResponse:
         """GetAgentContext."""
-        project, agent_id = _ids(request)
+        project, agent_id = checks.ids(request)
         near_misses = checks.near_misses(request.near_misses)
         as_of = fields.moment(request.as_of, "as_of") if request.HasField("as_of") else None
         context = await self._contexts.get(
             project,
             agent_id,
-            await resolve(self._log, project, as_of),
+            await resolve_moment(self._log, project, as_of),
             payloads=not request.omit_payloads,
             near_misses=near_misses,
             scope=call.scope,
@@ -250,15 +232,12 @@ class AgentServicer:
         request: agent_service_pb2.ListDeliveriesRequest,
         size: int,
         scope: Scope,
-    ) -> tuple[list[Sending], str]:
-        for field in ("since", "until"):
-            if request.HasField(field):
-                raise invalid_field(field, "must be unset where a sequence is given")
-        event = fields.sequence(request.sequence, "sequence")
+    ) -> tuple[list[RecordedDelivery], str]:
+        event = checks.delivered_event(request)
         after, kind = "", Token.RECEIVERS_PAGE
         if request.page_token:
             after = decode_text(kind, project, request.page_token, "page_token")
-        sendings, last = await self._journals.receivers(project, event, after, size, scope)
+        sendings, last = await self._journals.recipients(project, event, after, size, scope)
         if not sendings and not after and (await self._log.get(project, [event]))[0] is None:
             raise event_not_found(project, event)
         return sendings, encode_text(kind, project, last) if last else ""
@@ -270,7 +249,7 @@ class AgentServicer:
         size: int,
         backwards: bool,
         scope: Scope,
-    ) -> tuple[list[Sending], str]:
+    ) -> tuple[list[RecordedDelivery], str]:
         agent_id = fields.agent_id(request.agent_id)
         after = fields.lower_end(request.since, request.HasField("since"))
         until = fields.upper_end(request.until, request.HasField("until"))
@@ -278,28 +257,7 @@ class AgentServicer:
         if request.page_token:
             resume = decode_position(kind, project, request.page_token, "page_token")
             after, until = (after, resume.prev()) if backwards else (resume, until)
-        sendings, place = await self._journals.sent_to(
+        sendings, place = await self._journals.deliveries_to(
             project, agent_id, after, until, size, backwards=backwards, scope=scope
         )
         return sendings, encode_position(kind, project, place) if place else ""
-
-    def _start(
-        self,
-        project: str,
-        request: agent_service_pb2.ListenRequest,
-        acknowledged: Sequence,
-    ) -> Sequence:
-        match request.WhichOneof("start"):
-            case "cursor":
-                return decode_position(Token.CURSOR, project, request.cursor, "cursor")
-            case "after_sequence":
-                return fields.sequence(request.after_sequence, "after_sequence")
-            case _:
-                return acknowledged
-
-
-def _ids(request: object) -> tuple[str, str]:
-    return (
-        fields.project(request.project),  # type: ignore[attr-defined]
-        fields.agent_id(request.agent_id),  # type: ignore[attr-defined]
-    )

@@ -6,7 +6,7 @@ from contex.v1 import audit_service_pb2
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_text, invalid_token
-from contex_server.audit.trail import Action, Place, Wanted
+from contex_server.audit.records import AuditAction, AuditFilter, RecordId
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.scope import Scope
@@ -18,7 +18,7 @@ _NAMES = frozenset(audit_service_pb2.AuditAction.values()) - {0}
 _FORMATS = frozenset(audit_service_pb2.AuditFormat.values())
 
 
-def wanted(request: RangeLike, limits: Limits, scope: Scope) -> Wanted:
+def wanted(request: RangeLike, limits: Limits, scope: Scope) -> AuditFilter:
     """Which records are wanted, of those that the caller may see."""
     message = request.filter
     if len(message.actions) > _ACTIONS:
@@ -28,7 +28,7 @@ def wanted(request: RangeLike, limits: Limits, scope: Scope) -> Wanted:
         name = audit_service_pb2.AuditAction.Name(action) if action in _NAMES else ""
         if not name:
             raise invalid_field(f"filter.actions[{index}]", f"{action} is no AuditAction")
-        actions.add(Action(name.removeprefix("AUDIT_ACTION_")))
+        actions.add(AuditAction(name.removeprefix("AUDIT_ACTION_")))
     for field, values in (
         ("filter.actors", message.actors),
         ("filter.agent_ids", message.agent_ids),
@@ -39,7 +39,7 @@ def wanted(request: RangeLike, limits: Limits, scope: Scope) -> Wanted:
         fields.publisher(actor, f"filter.actors[{index}]")
     for index, agent_id in enumerate(message.agent_ids):
         fields.agent_id(agent_id, f"filter.agent_ids[{index}]")
-    return Wanted(
+    return AuditFilter(
         frozenset(actions),
         frozenset(message.actors),
         frozenset(message.agent_ids),
@@ -56,7 +56,7 @@ def file_format(value: int) -> int:
     return value
 
 
-def resume(token: Token, project: str, text: str) -> Place | None:
+def resume(token: Token, project: str, text: str) -> RecordId | None:
     """The record to continue after; None: from the beginning of the range.
 
     Raises:
@@ -65,6 +65,6 @@ def resume(token: Token, project: str, text: str) -> Place | None:
     if not text:
         return None
     try:
-        return Place.parse(decode_text(token, project, text, "page_token"))
+        return RecordId.parse(decode_text(token, project, text, "page_token"))
     except ValueError:
         raise invalid_token("page_token") from None

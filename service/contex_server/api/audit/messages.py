@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from contex.v1 import audit_service_pb2
 
-from contex_server.audit.trail import Row
+from contex_server.audit.records import AuditRecord
 from contex_server.kernel.protobuf import timestamp
 
 
-def record_message(row: Row) -> audit_service_pb2.AuditRecord:
+def record_message(row: AuditRecord) -> audit_service_pb2.AuditRecord:
     """A record."""
     return audit_service_pb2.AuditRecord(
-        record_id=str(row.place),
-        time=timestamp(row.place.note.ms),
+        record_id=str(row.id),
+        time=timestamp(row.id.note.ms),
         action=audit_service_pb2.AuditAction.Value(f"AUDIT_ACTION_{row.action}"),
         actor=row.actor,
         actor_verified=row.verified,

@@ -17,8 +17,9 @@ from contex_server.audit.files import (
     ParquetWriter,
     Writer,
 )
-from contex_server.audit.recorder import Audit
-from contex_server.audit.trail import AuditTrail, Row, wanted_rows
+from contex_server.audit.reader import AuditReader, matching_records
+from contex_server.audit.records import AuditRecord
+from contex_server.audit.writer import AuditWriter
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 
@@ -40,7 +41,7 @@ class AuditServicer:
 
     SERVICE = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 
-    def __init__(self, trail: AuditTrail, audit: Audit, limits: Limits) -> None:
+    def __init__(self, trail: AuditReader, audit: AuditWriter, limits: Limits) -> None:
         self._trail = trail
         self._audit = audit
         self._limits = limits
@@ -60,14 +61,14 @@ class AuditServicer:
         response = audit_service_pb2.ListRecordsResponse()
         scanned = 0
         last = resume
-        rows = self._trail.rows(project, after, until, wanted, backwards=backwards, resume=resume)
+        rows = self._trail.read(project, after, until, wanted, backwards=backwards, resume=resume)
         async with aclosing(rows):
             async for row, is_wanted in rows:
                 if len(response.records) == size or scanned == _SCANNED_ROWS:
                     response.next_page_token = encode_text(token, project, str(last))
                     break
                 scanned += 1
-                last = row.place
+                last = row.id
                 if is_wanted:
                     response.records.append(messages.record_message(row))
         return response
@@ -83,7 +84,7 @@ class AuditServicer:
         make, piece_rows = _WRITERS[checks.file_format(request.format)]
         writer = await asyncio.to_thread(make)
         count = 0
-        rows: list[Row] = []
+        rows: list[AuditRecord] = []
 
         async def send(piece: bytes) -> None:
             for start in range(0, len(piece) or 1, _MESSAGE_BYTES):
@@ -92,7 +93,7 @@ class AuditServicer:
                 await call.write(message.SerializeToString())
 
         try:
-            found = wanted_rows(self._trail.rows(project, after, until, wanted))
+            found = matching_records(self._trail.read(project, after, until, wanted))
             async with aclosing(found):
                 async for row in found:
                     rows.append(row)

@@ -13,7 +13,7 @@ from contex_server.api.events.pipeline import publish_all
 from contex_server.api.shared import fields, wire
 from contex_server.api.shared.cursors import Token, decode_position, encode_position
 from contex_server.api.shared.ranges import log_range
-from contex_server.audit.recorder import Audit
+from contex_server.audit.writer import AuditWriter
 from contex_server.events.feed import Delivery
 from contex_server.events.hub import Hub
 from contex_server.events.presence import Presence
@@ -40,7 +40,7 @@ class EventServicer:
         log: EventLog,
         publisher: Publisher,
         hub: Hub,
-        audit: Audit,
+        audit: AuditWriter,
         presence: Presence,
         drain: Drain,
     ) -> None:
@@ -173,7 +173,7 @@ class EventServicer:
             return [Delivery(e.sequence, e) for e in entries if _passes(wanted, e)]
 
         async with self._hub.channel(project) as channel, channel.feed(wanted) as feed:
-            stream_id = self._audit.opened(project, call.origin, call.method, position)
+            stream_id = self._audit.stream_opened(project, call.origin, call.method, position)
             source = stream(
                 self._log,
                 project,
@@ -194,7 +194,7 @@ class EventServicer:
                             await call.write(messages.subscribe_response(project, message))
                             end = message.position
             finally:
-                self._audit.closed(project, call.origin, call.method, stream_id, end)
+                self._audit.stream_closed(project, call.origin, call.method, stream_id, end)
 
     def _batches(self, wanted: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
         """The events that pass, in batches of bounded size."""

@@ -11,8 +11,8 @@ from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import MinDelta
-from contex_server.match.questions import Budget
-from contex_server.matching.context import Form
+from contex_server.match.result import ContextBudget
+from contex_server.matching.context import ContextFormat
 from contex_server.matching.delta import parse_pointer
 
 DEFAULT_MAX_MATCHES = 10
@@ -61,8 +61,8 @@ def min_delta(message: agent_service_pb2.MinDelta, limits: Limits) -> MinDelta |
     return MinDelta(tuple(pointers))
 
 
-def budget(request: BudgetLike, limits: Limits) -> Budget:
-    """What an answer may take when it is written out."""
+def budget(request: BudgetLike, limits: Limits) -> ContextBudget:
+    """How an answer is written out, and the most tokens that it may take."""
     tokens = None
     if request.HasField("max_context_tokens"):
         tokens = request.max_context_tokens
@@ -70,13 +70,13 @@ def budget(request: BudgetLike, limits: Limits) -> Budget:
             raise invalid_field(
                 "max_context_tokens", f"must be 1 to {limits.context_tokens}, not {tokens}"
             )
-    return Budget(tokens, context_format(request.context_format))
+    return ContextBudget(tokens, context_format(request.context_format))
 
 
-def context_format(value: int) -> Form:
+def context_format(value: int) -> ContextFormat:
     """How data are written out."""
     try:
-        return Form(value)
+        return ContextFormat(value)
     except ValueError:
         raise invalid_field("context_format", f"{value} is no ContextFormat") from None
 
@@ -113,7 +113,7 @@ def comment(value: str, limits: Limits) -> str:
 
 
 def max_matches(value: int, limits: Limits, field: str = "max_matches") -> int:
-    """How many data an answer returns for each need."""
+    """Maximum number of data that an answer returns for each need."""
     if not 1 <= value <= limits.max_matches:
         raise invalid_field(field, f"must be 1 to {limits.max_matches}, not {value}")
     return value

@@ -11,10 +11,11 @@ from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import split
 from contex_server.kernel.model import Match
 from contex_server.kernel.protobuf import field, timestamp
-from contex_server.match.backtest import Progress, Summary
+from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
-from contex_server.match.questions import Answer, Explained, MatchedDatum, Written
-from contex_server.matching.context import Form, Item, render_one
+from contex_server.match.queries import ExplainedMatch
+from contex_server.match.result import MatchedDatum, MatchResult, RenderedContext
+from contex_server.matching.context import ContextFormat, ContextItem, render_one
 
 # Tags: field number * 8 + wire type 2.
 _BATCH_EVENTS = 1 << 3 | 2
@@ -59,7 +60,7 @@ def data_messages(data: Iterable[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
     ]
 
 
-def context_message(written: Written | None) -> event_pb2.Context | None:
+def context_message(written: RenderedContext | None) -> event_pb2.Context | None:
     """An answer written out."""
     if written is None:
         return None
@@ -80,7 +81,7 @@ def context_message(written: Written | None) -> event_pb2.Context | None:
     )
 
 
-def answer_message(answer: Answer) -> match_service_pb2.MatchResponse:
+def answer_message(answer: MatchResult) -> match_service_pb2.MatchResponse:
     """The data that match, and the answer written out where that was asked for."""
     return match_service_pb2.MatchResponse(
         data=data_messages(answer.data),
@@ -89,7 +90,7 @@ def answer_message(answer: Answer) -> match_service_pb2.MatchResponse:
     )
 
 
-def matched_batch_bytes(chunk: Chunk, form: Form = Form.UNSPECIFIED) -> bytes:
+def matched_batch_bytes(chunk: Chunk, form: ContextFormat = ContextFormat.UNSPECIFIED) -> bytes:
     """A serialised `contex.v1.MatchedEventBatch`."""
     return b"".join(
         field(
@@ -109,18 +110,18 @@ def matched_batch_bytes(chunk: Chunk, form: Form = Form.UNSPECIFIED) -> bytes:
     )
 
 
-def _context_field(delivery: Delivery, form: Form) -> bytes:
+def _context_field(delivery: Delivery, form: ContextFormat) -> bytes:
     text = event_context(delivery, form)
     return field(_MATCHED_CONTEXT, text.encode()) if text else b""
 
 
-def event_context(delivery: Delivery, form: Form) -> str:
+def event_context(delivery: Delivery, form: ContextFormat) -> str:
     """An event written out in a form; "" where no form was asked for."""
-    if form is Form.UNSPECIFIED or delivery.event is None:
+    if form is ContextFormat.UNSPECIFIED or delivery.event is None:
         return ""
     event = delivery.event
     return render_one(
-        Item(
+        ContextItem(
             event.data_key or event.event_type,
             event.description,
             event.payload,
@@ -133,7 +134,7 @@ def event_context(delivery: Delivery, form: Form) -> str:
     )
 
 
-def explanation_message(explained: Explained) -> match_service_pb2.ExplainResponse:
+def explanation_message(explained: ExplainedMatch) -> match_service_pb2.ExplainResponse:
     """A score, taken apart."""
     explanation = explained.explanation
     return match_service_pb2.ExplainResponse(
@@ -168,7 +169,9 @@ def explanation_message(explained: Explained) -> match_service_pb2.ExplainRespon
     )
 
 
-def backtest_messages(part: Chunk | Progress | Summary, message_bytes: int) -> list[bytes]:
+def backtest_messages(
+    part: Chunk | BacktestProgress | BacktestSummary, message_bytes: int
+) -> list[bytes]:
     """What a backtest tells, in messages of about `message_bytes`."""
     response = match_service_pb2.BacktestResponse
     match part:
@@ -179,7 +182,7 @@ def backtest_messages(part: Chunk | Progress | Summary, message_bytes: int) -> l
                 response(events=event_pb2.MatchedEventBatch.FromString(batch)).SerializeToString()
                 for batch in batches
             ]
-        case Progress():
+        case BacktestProgress():
             progress = match_service_pb2.BacktestProgress(
                 sequence=str(part.sequence),
                 events_read=part.read,
@@ -187,7 +190,7 @@ def backtest_messages(part: Chunk | Progress | Summary, message_bytes: int) -> l
                 events_matched=part.matched,
             )
             return [response(progress=progress).SerializeToString()]
-        case Summary():
+        case BacktestSummary():
             summary = match_service_pb2.BacktestSummary(
                 events_judged=part.judged,
                 events_matched=part.matched,

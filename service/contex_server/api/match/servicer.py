@@ -6,21 +6,21 @@ from contextlib import aclosing
 
 from contex.v1 import match_service_pb2
 
-from contex_server.agents.registry import Agents, NeedSpec, with_defaults
+from contex_server.agents.registry import AgentRegistry, NeedSpec, with_defaults
 from contex_server.api.match import checks, messages
 from contex_server.api.shared import fields
 from contex_server.api.shared.ranges import log_range
-from contex_server.audit.recorder import Audit
+from contex_server.audit.writer import AuditWriter
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import Need, Sequence
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
-from contex_server.match.backtest import Backtest, Backtests
+from contex_server.match.backtest import BacktestQuery, BacktestRunner
 from contex_server.match.feedback import Feedback
-from contex_server.match.matchers import Matchmaker
-from contex_server.match.questions import Questions
+from contex_server.match.pool import MatcherPool
+from contex_server.match.queries import MatchQueries
 from contex_server.match.reembedding import Reembedding
 
 
@@ -34,23 +34,23 @@ class MatchServicer:
         settings: Settings,
         log: EventLog,
         store: MatchStore,
-        agents: Agents,
-        questions: Questions,
-        backtests: Backtests,
+        agents: AgentRegistry,
+        queries: MatchQueries,
+        backtests: BacktestRunner,
         feedback: Feedback,
-        matchmaker: Matchmaker,
+        matchers: MatcherPool,
         reembedding: Reembedding,
-        audit: Audit,
+        audit: AuditWriter,
     ) -> None:
         self._settings = settings
         self._limits = settings.limits
         self._log = log
         self._store = store
         self._agents = agents
-        self._questions = questions
+        self._queries = queries
         self._backtests = backtests
         self._feedback = feedback
-        self._matchmaker = matchmaker
+        self._matchers = matchers
         self._reembedding = reembedding
         self._audit = audit
 
@@ -60,7 +60,7 @@ class MatchServicer:
         """Match."""
         limits = self._limits
         maximum = checks.max_matches(request.max_matches or checks.DEFAULT_MAX_MATCHES, limits)
-        answer = await self._questions.ask(
+        answer = await self._queries.match(
             fields.project(request.project),
             self._needs(
                 checks.need_specs(request.questions, "questions", limits),
@@ -87,7 +87,7 @@ class MatchServicer:
                 sequence = fields.sequence(request.sequence, "sequence")
             case _:
                 raise invalid_field("datum", "a data key or a sequence is required")
-        explained = await self._questions.explain(
+        explained = await self._queries.explain(
             project,
             await self._need(project, request),
             data_key=data_key,
@@ -107,7 +107,9 @@ class MatchServicer:
         )
         delta = checks.min_delta(request.min_delta, limits)
         since, until, _ = await log_range(self._log, project, request)
-        asked = Backtest(project, needs, since, until, delta, not request.summary_only, call.scope)
+        asked = BacktestQuery(
+            project, needs, since, until, delta, not request.summary_only, call.scope
+        )
         async with aclosing(self._backtests.run(asked)) as parts:
             async for part in parts:
                 for message in messages.backtest_messages(part, self._settings.message_bytes):
@@ -152,26 +154,26 @@ class MatchServicer:
     ) -> match_service_pb2.GetMatchingStatusResponse:
         """GetMatchingStatus."""
         project = fields.project(request.project)
-        models = self._matchmaker.embeddings.models
+        models = self._matchers.engine.embeddings.models
         progress = await self._reembedding.progress(project)
         response = match_service_pb2.GetMatchingStatusResponse(
             model=await self._store.model(project) or models.configured_id,
             configured_model=models.configured_id,
             texts_embedded=progress.done,
             texts_total=progress.total,
-            scorer=self._matchmaker.scorer.name,
+            scorer=self._matchers.engine.scorer.name,
             default_threshold=self._settings.match_threshold,
         )
         if response.model != response.configured_model:
-            self._reembedding.consider(project, response.model)
-        matcher = self._matchmaker.peek(project)
+            self._reembedding.start_if_outdated(project, response.model)
+        matcher = self._matchers.open_matcher(project)
         if matcher is not None:
             await matcher.started()
-            async with matcher.at(Sequence(0, 0)) as (index, _):
+            async with matcher.index_at(Sequence(0, 0)) as (index, _):
                 response.data_indexed = len(index.data)
                 response.passages_indexed = index.data.passages
                 response.needs_indexed = index.needs.needs
-                response.index_bytes = await self._matchmaker.work(
+                response.index_bytes = await self._matchers.engine.work(
                     lambda: index.data.nbytes + index.needs.nbytes
                 )
         return response

@@ -1,10 +1,10 @@
 """Cursors and page tokens: opaque outside, checked inside. See docs/adr/0002.
 
 Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the project, the kind
-and the rest, then the rest: the position as two big-endian 64-bit integers, or a text, or
-some such integers and a text.
-The checksum finds damage and mix-ups between projects; it is no protection, and needs to
-be none, since a cursor grants nothing.
+and the content, then the content: a position as two big-endian 64-bit integers, a text, or
+several such integers and a text.
+The checksum finds damage and mix-ups between projects. It is no protection against forgery,
+and need not be: a cursor grants nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def decode_position(token: Token, project: str, text: str, field: str) -> Sequen
         raise _invalid(field)
     position = Sequence(*_POSITION.unpack(rest))
     if position == END_OF_TIME:
-        # Forged: no event is there, nothing comes after it, and no token is made for it.
+        # Forged: there can be no event at this position, and no token is made for it.
         raise _invalid(field)
     return position
 
@@ -88,7 +88,7 @@ def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: st
 def decode_place(
     token: Token, project: str, text: str, field: str, count: int
 ) -> tuple[tuple[int, ...], str]:
-    """Reads what `encode_place` wrote with so many numbers.
+    """Reads what `encode_place` wrote with `count` numbers.
 
     Raises:
         ContexError: CURSOR_INVALID.
@@ -102,7 +102,7 @@ def decode_place(
 
 
 def invalid_token(field: str) -> ContexError:
-    """The refusal of a token that is whole but fits no call that is made with it."""
+    """The refusal of an intact token that does not belong to this call."""
     return _invalid(field)
 
 

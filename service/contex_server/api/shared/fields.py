@@ -23,7 +23,7 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.kernel.scope import Scope
-from contex_server.state.moments import Asked, Instant
+from contex_server.state.moments import Instant, MomentQuery
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
 DATA_KEY = re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}")
@@ -51,7 +51,7 @@ def project(value: str) -> str:
 
 
 def match_project(value: str, field: str) -> str:
-    """A project's name in a field of another name."""
+    """A project's name, in a field of another name."""
     if not names.PROJECT.fullmatch(value):
         raise invalid_field(field, f"must be {_LIMITS['project']}; got {short(value)}")
     return value
@@ -157,7 +157,7 @@ def _unix_ms(value: Timestamp, field: str) -> int:
 
 
 def page_size(value: int, limits: Limits) -> int:
-    """How many entries a page has; 0 is the default, 100."""
+    """The size of a page; 0 is the default, 100."""
     if not 0 <= value <= limits.page_size:
         raise invalid_field("page_size", f"must be 0 to {limits.page_size}, not {value}")
     return value or 100
@@ -194,27 +194,27 @@ def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[
 
 
 def part_of_key(value: str, field: str) -> str:
-    """What stands in a data key."""
+    """Part of a data key, such as a prefix."""
     if not DATA_KEY.fullmatch(value):
         limit = f"must be empty or {_LIMITS['data_key']}"
         raise invalid_field(field, f"{limit}; got {short(value)}")
     return value
 
 
-def as_of(position: event_pb2.Position, given: bool, field: str = "as_of") -> Asked:
+def as_of(position: event_pb2.Position, given: bool, field: str = "as_of") -> MomentQuery:
     """The moment to ask about; None: now."""
     return moment(position, field) if given else None
 
 
 def request_id(value: str, field: str = "request_id") -> str:
-    """An idempotency key, or nothing."""
+    """An idempotency key, or ""."""
     if not REQUEST_ID.fullmatch(value):
         raise invalid_field(field, f"must be {_LIMITS['request_id']}; got {short(value)}")
     return value
 
 
 def publisher(value: str, field: str) -> str:
-    """A publisher's name, or nothing."""
+    """A publisher's name, or ""."""
     if not PUBLISHER.fullmatch(value):
         raise invalid_field(field, f"must be {_LIMITS['publisher']}; got {short(value)}")
     return value

@@ -9,11 +9,11 @@ from contex.v1 import event_pb2, state_service_pb2
 from contex_server.api.shared import wire
 from contex_server.kernel.model import Entry
 from contex_server.kernel.protobuf import timestamp
-from contex_server.state.blame import Part
-from contex_server.state.changes import Change, Datum
+from contex_server.state.blame import BlamedPart
+from contex_server.state.diff import Change, Datum
 from contex_server.state.history import Revision
 from contex_server.state.moments import Moment
-from contex_server.state.patches import Patch
+from contex_server.state.patch import Patch
 
 _DATUM_BYTES = 64
 """What a message takes besides what is counted."""
@@ -106,7 +106,7 @@ def _fill_event(message: event_pb2.Event, entry: Entry, *, payload: bool) -> Non
 
 
 def part_messages(
-    parts: Iterable[Part], max_bytes: int
+    parts: Iterable[BlamedPart], max_bytes: int
 ) -> tuple[list[state_service_pb2.BlamedPart], bool]:
     """The parts of a datum, and whether all of them fit."""
     found: list[state_service_pb2.BlamedPart] = []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from itertools import islice
 from typing import TypeVar
@@ -13,9 +12,9 @@ from typing import TypeVar
 from contex.v1 import state_service_pb2
 
 from contex_server.api.shared import fields, wire
-from contex_server.api.shared.cursors import Token, decode_place, encode_place, invalid_token
-from contex_server.api.state import checks, messages
-from contex_server.audit.recorder import Audit
+from contex_server.api.shared.cursors import Token, invalid_token
+from contex_server.api.state import checks, messages, tokens
+from contex_server.audit.writer import AuditWriter
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
@@ -23,18 +22,14 @@ from contex_server.kernel.errors import shutting_down
 from contex_server.kernel.model import KeyState, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
-from contex_server.state.changes import Datum, changes, count_changes, with_events
-from contex_server.state.history import History, data_key_not_found
-from contex_server.state.moments import Moment, resolve
-from contex_server.state.state import State, differing
-from contex_server.state.states import States
+from contex_server.state.diff import Datum, count_changes, data_of, read_changes
+from contex_server.state.fold import RecentEntries
+from contex_server.state.history import HistoryReader, data_key_not_found
+from contex_server.state.moments import Moment, resolve_moment
+from contex_server.state.reader import StateReader
+from contex_server.state.state import State, changed_keys
 
 T = TypeVar("T")
-Listing = (
-    state_service_pb2.GetStateRequest
-    | state_service_pb2.DiffStatesRequest
-    | state_service_pb2.GetHistoryRequest
-)
 
 _INLINE_KEYS = 10_000
 """Searching a larger state takes over 10 ms and is done in a thread."""
@@ -49,9 +44,9 @@ class StateServicer:
         self,
         settings: Settings,
         log: EventLog,
-        states: States,
-        history: History,
-        audit: Audit,
+        states: StateReader,
+        history: HistoryReader,
+        audit: AuditWriter,
         drain: Drain,
     ) -> None:
         self._limits = settings.limits
@@ -76,19 +71,21 @@ class StateServicer:
         size = fields.page_size(request.page_size, self._limits)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         if request.page_token:
-            (ms, n, unix_ms, count), after = self._resume(Token.STATE_PAGE, request, 4)
+            (ms, n, unix_ms, count), after = tokens.decode(Token.STATE_PAGE, request, 4)
             moment = Moment(Sequence(ms, n), unix_ms)
             state = await self._again(project, moment)
+            recent = None
         else:
-            moment, state = await self._states.read(project, asked)
+            recent = RecentEntries() if whole else None
+            moment, state = await self._states.read(project, asked, recent)
             count, after = await _searched(state, lambda: state.count(wanted)), ""
         keys = await _searched(state, lambda: list(islice(state.select(wanted, after), size + 1)))
         response = state_service_pb2.GetStateResponse(
             as_of=messages.moment_message(moment), data_count=count
         )
         held = 0
-        data = self._data(project, state, keys[:size], whole=whole)
-        async with aclosing(data):  # type: ignore[type-var]
+        data = data_of(self._log, project, state, keys[:size], recent, events=whole)
+        async with aclosing(data):
             async for datum in data:
                 held += messages.size_of(datum)
                 if response.data and held > self._limits.page_bytes:
@@ -98,7 +95,7 @@ class StateServicer:
         if len(response.data) < len(keys):
             numbers = (*moment.sequence, moment.unix_ms, count)
             last = response.data[-1].data_key
-            response.next_page_token = self._page(Token.STATE_PAGE, request, numbers, last)
+            response.next_page_token = tokens.encode(Token.STATE_PAGE, request, numbers, last)
         return response
 
     async def stream_state(self, request: state_service_pb2.StreamStateRequest, call: Call) -> None:
@@ -110,7 +107,8 @@ class StateServicer:
         whole = checks.is_whole(request.view)
         after = checks.after_data_key(request.after_data_key)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
-        moment, state = await self._states.read(project, asked)
+        recent = RecentEntries() if whole else None
+        moment, state = await self._states.read(project, asked, recent)
         count = await _searched(state, lambda: state.count(wanted))
         keys = await _searched(state, lambda: list(state.select(wanted, after)))
 
@@ -124,9 +122,9 @@ class StateServicer:
 
         part: list[Datum] = []
         held = written = 0
-        data = self._data(project, state, keys, whole=whole)
+        data = data_of(self._log, project, state, keys, recent, events=whole)
         try:
-            async with aclosing(data):  # type: ignore[type-var]
+            async with aclosing(data):
                 async for datum in data:
                     size = messages.size_of(datum)
                     if part and held + size > self._message_bytes:
@@ -155,7 +153,7 @@ class StateServicer:
         target_asked = fields.as_of(request.target, request.HasField("target"), "target")
         after = ""
         if request.page_token:
-            numbers, after = self._resume(Token.DIFF_PAGE, request, 6)
+            numbers, after = tokens.decode(Token.DIFF_PAGE, request, 6)
             base_moment = Moment(Sequence(*numbers[:2]), numbers[2])
             target_moment = Moment(Sequence(*numbers[3:5]), numbers[5])
             base = await self._again(project, base_moment)
@@ -164,7 +162,7 @@ class StateServicer:
             base_moment, base = await self._states.read(project, base_asked)
             target_moment, target = await self._states.read(project, target_asked)
         larger = max(base, target, key=len)
-        keys = await _searched(larger, lambda: differing(base, target, wanted))
+        keys = await _searched(larger, lambda: changed_keys(base, target, wanted))
         counts = count_changes(base, target, keys)
         page = keys[bisect_right(keys, after) :][: size + 1]
         response = state_service_pb2.DiffStatesResponse(
@@ -175,7 +173,7 @@ class StateServicer:
             changed_count=counts.changed,
         )
         held = 0
-        found = changes(
+        found = read_changes(
             self._log,
             project,
             base,
@@ -199,7 +197,7 @@ class StateServicer:
                 target_moment.unix_ms,
             )
             last = response.changes[-1].data_key
-            response.next_page_token = self._page(Token.DIFF_PAGE, request, numbers, last)
+            response.next_page_token = tokens.encode(Token.DIFF_PAGE, request, numbers, last)
         return response
 
     # -- histories ---------------------------------------------------------------
@@ -213,10 +211,10 @@ class StateServicer:
         size = fields.page_size(request.page_size, self._limits)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         if request.page_token:
-            numbers, _ = self._resume(Token.HISTORY_PAGE, request, 5)
+            numbers, _ = tokens.decode(Token.HISTORY_PAGE, request, 5)
             moment, start = Moment(Sequence(*numbers[:2]), numbers[2]), Sequence(*numbers[3:])
         else:
-            moment = await resolve(self._log, project, asked)
+            moment = await resolve_moment(self._log, project, asked)
             start = (await self._key_at(project, data_key, moment, call.scope)).sequence
         payloads = not request.omit_payloads
         page = await self._history.page(
@@ -239,7 +237,7 @@ class StateServicer:
             )
         if page.next is not None:
             numbers = (*moment.sequence, moment.unix_ms, *page.next)
-            response.next_page_token = self._page(Token.HISTORY_PAGE, request, numbers)
+            response.next_page_token = tokens.encode(Token.HISTORY_PAGE, request, numbers)
         return response
 
     async def get_revision(
@@ -263,7 +261,7 @@ class StateServicer:
         project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
-        moment = await resolve(self._log, project, asked)
+        moment = await resolve_moment(self._log, project, asked)
         latest = await self._key_at(project, data_key, moment, call.scope)
         if latest.deleted:
             raise data_key_not_found(project, data_key, moment.sequence)
@@ -284,46 +282,11 @@ class StateServicer:
             raise data_key_not_found(project, data_key, moment.sequence)
         return latest
 
-    async def _data(
-        self, project: str, state: State, keys: list[str], *, whole: bool
-    ) -> AsyncIterator[Datum]:
-        states = (found for key in keys if (found := state.get(key)) is not None)
-        if not whole:
-            for found in states:
-                yield Datum(found)
-            return
-        async with aclosing(with_events(self._log, project, states)) as data:
-            async for datum in data:
-                yield datum
-
     async def _again(self, project: str, moment: Moment) -> State:
         """The state that a page token names."""
         if moment.sequence > (await self._log.bounds(project)).tail:
             raise invalid_token("page_token")
         return await self._states.at(project, moment.sequence)
-
-    def _page(
-        self, token: Token, request: Listing, numbers: tuple[int, ...], last: str = ""
-    ) -> str:
-        return encode_place(token, request.project, (fingerprint(request), *numbers), last)
-
-    def _resume(self, token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
-        """What a token of the same request carries: its numbers, and the key to continue after."""
-        numbers, last = decode_place(
-            token, request.project, request.page_token, "page_token", count + 1
-        )
-        if numbers[0] != fingerprint(request):
-            raise invalid_token("page_token")
-        return numbers[1:], last
-
-
-def fingerprint(request: Listing) -> int:
-    """A checksum of all fields that must not change from page to page."""
-    same = type(request)()
-    same.CopyFrom(request)  # type: ignore[arg-type]
-    same.ClearField("page_token")
-    same.ClearField("page_size")
-    return zlib.crc32(same.SerializeToString(deterministic=True))
 
 
 async def _searched(state: State, search: Callable[[], T]) -> T:

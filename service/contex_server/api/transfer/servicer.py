@@ -8,7 +8,7 @@ from contextlib import aclosing
 from contex.v1 import transfer_service_pb2
 
 from contex_server.api.transfer import checks, messages
-from contex_server.audit.recorder import Audit
+from contex_server.audit.writer import AuditWriter
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
@@ -21,7 +21,9 @@ class TransferServicer:
 
     SERVICE = transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"]
 
-    def __init__(self, exporter: Exporter, imports: Imports, audit: Audit, limits: Limits) -> None:
+    def __init__(
+        self, exporter: Exporter, imports: Imports, audit: AuditWriter, limits: Limits
+    ) -> None:
         self._exporter = exporter
         self._imports = imports
         self._audit = audit

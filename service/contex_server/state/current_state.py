@@ -1,4 +1,4 @@
-"""The state as it is now, read from what the store keeps of each key instead of the log."""
+"""The current state, from what the store keeps of each key instead of from the log."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from contex_server.kernel.model import BEGINNING, KeyState, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
-from contex_server.state.fold import PAGE_EVENTS, take
+from contex_server.state.fold import PAGE_EVENTS, fold_entries
 
-_AT_ONCE_KEYS = 5_000
-"""So many keys the store tells at one moment, in some 2 ms."""
+_ATOMIC_KEYS = 5_000
+"""Maximum number of keys that the store returns atomically, in about 2 ms."""
 
 
-async def live(
+async def read_current_state(
     log: EventLog, store: StateStore, project: str
 ) -> tuple[Sequence, dict[str, KeyState]]:
-    """The state of every key, and the sequence that it is exactly the state as of.
+    """The state of every key, and the sequence that it is as of.
 
-    Of many keys, they are read while the log goes on, so some come newer than others. No key comes
-    newer than the end of the log after that, and what changed up to there is read from the
-    log, over the keys.
+    If there are many keys, the log goes on while they are read, so that some come newer than
+    others, but none newer than the end of the log afterwards. Folding the log up to there over
+    the keys gives the state at that sequence.
 
     Raises:
-        ContexError: SEQUENCE_TRIMMED if the log was trimmed beyond its end as it was;
+        ContexError: SEQUENCE_TRIMMED if the log was trimmed meanwhile, beyond what was its end;
             STORE_UNAVAILABLE.
     """
-    at_once = await store.state_now(project, _AT_ONCE_KEYS)
-    if at_once is not None:
-        sequence, states = at_once
+    atomic = await store.state_now(project, _ATOMIC_KEYS)
+    if atomic is not None:
+        sequence, states = atomic
         return sequence, {state.data_key: state for state in states}
     start = (await log.bounds(project)).tail
     state: dict[str, KeyState] = {}
@@ -41,5 +41,5 @@ async def live(
         source = pages(log, project, start, end, resumed=start > BEGINNING, max_events=PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
-                take(state, page.entries)
+                fold_entries(state, page.entries)
     return end, state

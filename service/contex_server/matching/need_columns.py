@@ -28,7 +28,7 @@ _ROW_ARRAYS = (
 )
 
 
-class Numbers:
+class NeedColumns:
     """Arrays with a row for each need, and some to spare.
 
     Attributes:

@@ -1,8 +1,8 @@
 """Records what agents are sent, before it is sent.
 
-So what an agent has received is always on record, also after a server was killed. What was
-recorded and lost on the way is sent again, and is recorded as a resend then. Messages that
-are to be recorded at the same time share a write.
+What an agent has received is therefore on record even if the server was killed. What was recorded
+but lost on the way is sent again, and recorded as a resend. Messages of the same moment share a
+write.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ STREAM = "stream"
 NEEDS_CHANGED = "needs_changed"
 ANSWER = "answer"
 _BACKOFF_S = (0.05, 2.0)
-_EVENTS = 256
-"""Events of one note: what is longer is split."""
+_MAX_EVENTS = 256
+"""Maximum number of events in a note; longer messages are split."""
 _CLOSE_S = 2.0
 
 
 class _Waiting(NamedTuple):
-    """Messages that wait to be noted."""
+    """Messages that wait to be recorded."""
 
     project: str
     messages: tuple[Sent, ...]
@@ -42,7 +42,7 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[None]
 
 
-class Recorder:
+class DeliveryRecorder:
     """Records deliveries for all streams of a process."""
 
     def __init__(self, store: JournalStore, *, enabled: bool) -> None:
@@ -54,7 +54,7 @@ class Recorder:
         self._task = asyncio.create_task(self._run(), name="contex-recorder")
 
     async def close(self) -> None:
-        """Notes what is under way, then stops."""
+        """Writes what is pending, then stops."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await asyncio.gather(*self._tasks)
@@ -66,19 +66,19 @@ class Recorder:
     async def answered(
         self, project: str, agent: Agent, data: Iterable[tuple[Event, tuple[Match, ...]]]
     ) -> None:
-        """Records the data of an answer.
+        """Records the data of a response.
 
         Raises:
-            ContexError: STORE_UNAVAILABLE: it can't be given then.
+            ContexError: STORE_UNAVAILABLE; then the response must not be given.
         """
         events = tuple(_sent_event(event, matches) for event, matches in data)
         if self._enabled and events:
             position = max(event.sequence for event in events)
             await self._record(project, _split(agent, "", 0, ANSWER, position, events))
 
-    def stream(self, project: str, agent_id: str, origin: Origin) -> RecordedStream:
-        """The record of a new stream of an agent."""
-        return RecordedStream(self, project, agent_id, origin)
+    def stream(self, project: str, agent_id: str, origin: Origin) -> StreamRecorder:
+        """Records a new stream of an agent."""
+        return StreamRecorder(self, project, agent_id, origin)
 
     async def _record(
         self, project: str, messages: Iterable[Sent], *, repeated: bool = False
@@ -91,7 +91,7 @@ class Recorder:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            # One turn of the loop: who wakes by the same events comes along.
+            # One turn of the loop, so that streams woken by the same events share the write.
             await asyncio.sleep(0)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
@@ -104,24 +104,24 @@ class Recorder:
             )
 
     async def _note(self, project: str, several: list[_Waiting]) -> None:
-        wanted = [item for item in several if not item.future.done()]
+        pending = [item for item in several if not item.future.done()]
         error: Exception | None = None
         try:
             await self._store.note_sent(
                 project,
-                [message for item in wanted for message in item.messages],
-                repeated=any(item.repeated for item in wanted),
+                [message for item in pending for message in item.messages],
+                repeated=any(item.repeated for item in pending),
             )
         except ContexError as refused:
             if refused.reason is Reason.STORE_FULL:
-                # Reads go on where the store takes no writes.
-                log.warning("deliveries_unrecorded", project=project, messages=len(wanted))
+                # Streams go on when the store takes no writes.
+                log.warning("deliveries_unrecorded", project=project, messages=len(pending))
             else:
                 error = refused
         except Exception as failure:
             log.exception("recording_failed", project=project)
             error = ContexError(Reason.INTERNAL, f"recording failed: {failure!r}")
-        for item in wanted:
+        for item in pending:
             if not item.future.done():
                 if error is None:
                     item.future.set_result(None)
@@ -133,14 +133,12 @@ class Recorder:
         work.add_done_callback(self._tasks.discard)
 
 
-class RecordedStream:
-    """The record of one stream of an agent.
+class StreamRecorder:
+    """Records one stream of an agent."""
 
-    Attributes:
-        stream_id: Identifies it.
-    """
-
-    def __init__(self, recorder: Recorder, project: str, agent_id: str, origin: Origin) -> None:
+    def __init__(
+        self, recorder: DeliveryRecorder, project: str, agent_id: str, origin: Origin
+    ) -> None:
         self.stream_id = uuid4().hex[:16]
         self._recorder = recorder
         self._project = project
@@ -150,7 +148,7 @@ class RecordedStream:
         self._opened = False
 
     async def opened(self, start: Sequence) -> None:
-        """Notes that the stream is opened.
+        """Records that the stream was opened.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -160,17 +158,14 @@ class RecordedStream:
             self._opened = True
 
     def closed(self) -> None:
-        """Notes, in the background, that it has ended."""
+        """Records in the background that the stream has ended."""
         if self._opened:
             self._recorder._in_background(
                 asyncio.create_task(self._closed(), name="contex-stream-closed")
             )
 
     async def sending(self, chunk: Chunk) -> None:
-        """Notes what is about to be sent; returns when it is on record.
-
-        While the store is away it waits.
-        """
+        """Records what is about to be sent; waits while the store is away."""
         if not self._recorder._enabled or not chunk.deliveries:
             return
         messages = self._messages(chunk)
@@ -181,7 +176,7 @@ class RecordedStream:
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
-                # What was noted already is left, by the messages' numbers.
+                # What was written already is skipped, by the messages' numbers.
                 await asyncio.sleep(random.uniform(delay / 2, delay))
                 delay, repeated = min(2 * delay, _BACKOFF_S[1]), True
             else:
@@ -194,7 +189,7 @@ class RecordedStream:
             kind, deliveries = NEEDS_CHANGED, list(change.data)
         messages: list[Sent] = []
         for agent, several in groupby(deliveries, key=lambda delivery: delivery.agent):
-            assert agent is not None, "deliveries of an agent's feed say by which registration"
+            assert agent is not None, "deliveries of an agent's feed name its registration"
             events = tuple(map(_sent_delivery, several))
             parts = _split(agent, self.stream_id, self._number + 1, kind, chunk.position, events)
             self._number += len(parts)
@@ -234,14 +229,14 @@ def _split(
             agent.updated_ms,
             position,
             needs,
-            events[start : start + _EVENTS],
+            events[start : start + _MAX_EVENTS],
         )
-        for index, start in enumerate(range(0, len(events), _EVENTS))
+        for index, start in enumerate(range(0, len(events), _MAX_EVENTS))
     ]
 
 
 def _sent_delivery(delivery: Delivery) -> SentEvent:
-    assert delivery.event is not None, "what was matched has been decoded"
+    assert delivery.event is not None, "matched events have been decoded"
     return _sent_event(delivery.event, delivery.matches)
 
 

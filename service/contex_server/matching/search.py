@@ -10,22 +10,22 @@ import numpy as np
 
 from contex_server.kernel.model import Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.data import DataIndex, Ranking
+from contex_server.matching.data_index import DataIndex, Ranking
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.needs import best_first
+from contex_server.matching.need_index import best_first
 from contex_server.matching.score import RIVALS, Floats, Scorer
 
-Found = list[tuple[str, tuple[Match, ...]]]
+SearchResult = list[tuple[str, tuple[Match, ...]]]
 
 
-def answer(
+def search(
     data: DataIndex,
     scorer: Scorer,
     model_id: str,
     needs: Sequence[tuple[Need, Encoding]],
     as_of: LogSequence,
     admits: Callable[[str], bool] = lambda _: True,
-) -> Found:
+) -> SearchResult:
     """Finds the data that some needs want.
 
     Each need takes its `max_matches` best data whose score reaches its threshold; where
@@ -46,7 +46,7 @@ def answer(
     crowd = scorer.crowd(data.background.passages)
     for index, (need, encoding) in enumerate(needs):
         ranking = data.rank(encoding, scorer.lowest_fit(need.threshold, crowd))
-        shares, scores = scored(ranking, scorer, crowd)
+        shares, scores = score_ranking(ranking, scorer, crowd)
         candidates = (
             (-float(scores[at]), data_key, at)
             for at in np.flatnonzero(scores >= need.threshold).tolist()
@@ -78,7 +78,7 @@ def answer(
     return found
 
 
-def scored(ranking: Ranking, scorer: Scorer, crowd: float) -> tuple[Floats, Floats]:
+def score_ranking(ranking: Ranking, scorer: Scorer, crowd: float) -> tuple[Floats, Floats]:
     """The shares and scores of a need's whole ranking."""
     rivalry = scorer.rivalry(ranking.fits[:RIVALS], crowd).sum()
     shares = scorer.share(ranking.fits, rivalry, crowd)

@@ -10,15 +10,15 @@ from functools import partial
 import numpy as np
 import pytest
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event, Match, Need
-from contex_server.matching import data as data_module
-from contex_server.matching.answers import answer
+from contex_server.matching import data_index as data_module
 from contex_server.matching.background import Background
-from contex_server.matching.data import DataIndex
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import Description, Format, Passage
 from contex_server.matching.embedders.units import unit
-from contex_server.matching.encoding import Encoding, as_stored, of_need
-from contex_server.matching.explaining import TEXT_CHARS, Explanation, explain
+from contex_server.matching.encoding import Encoding, as_stored, need_recipe
+from contex_server.matching.explain import TEXT_CHARS, Explanation, explain
 from contex_server.matching.score import Scorer, shipped_weights
+from contex_server.matching.search import search
 from contex_server.matching.terms import terms_of
 from contex_server.matching.vectors import VectorIndex
 
@@ -54,7 +54,7 @@ class Project:
 
     def encode(self, need: Need) -> Encoding:
         row = self.corpus.vector(self.randomly.randrange(TOPICS))[None].astype(np.float32)
-        return as_stored(of_need(need.text).encoding(unit(row)))
+        return as_stored(need_recipe(need.text).encoding(unit(row)))
 
     def put(self, key: str, text: Text) -> None:
         self.index.put(key, *text[:2])
@@ -81,7 +81,7 @@ class Project:
         )
 
     def answer(self, need: Need, encoding: Encoding) -> dict[str, Match]:
-        found = answer(self.index, SCORER, "model", [(need, encoding)], BEGINNING)
+        found = search(self.index, SCORER, "model", [(need, encoding)], BEGINNING)
         return {key: matches[0] for key, matches in found}
 
 
@@ -207,7 +207,7 @@ def test_the_verdict_says_which_way_and_why() -> None:
     deleted = project.explain(need, encoding, "it", event_type=DATA_DELETED)
     assert deleted.verdict.startswith("The datum deleted here matches")
     other = replace(need, text="zephyr")
-    away = as_stored(Encoding(-encoding.vectors, of_need(other.text).terms))
+    away = as_stored(Encoding(-encoding.vectors, need_recipe(other.text).terms))
     unlike = project.explain(other, away, "it")
     assert unlike.match.standing == unlike.match.lexical == 0
     assert "no nearer than is usual" in unlike.verdict

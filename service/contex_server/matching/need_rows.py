@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.matching.background import PASSAGES_PER_TEXT, rarities
-from contex_server.matching.data import Change, DataIndex
+from contex_server.matching.data_index import DataIndex, TextChange
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.needs_numbers import Floats, Numbers, Rows
+from contex_server.matching.need_columns import Floats, NeedColumns, Rows
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import Scorer, saturation
 from contex_server.matching.terms import Terms
@@ -35,7 +35,7 @@ _PENDING_PASSAGES = 1_024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class Candidates:
     """The needs that a text may concern, each with the passages that say so.
 
     Attributes:
@@ -71,7 +71,7 @@ class NeedRows:
         self._data = data
         self.vectors = np.zeros((0, dimension), np.float32)
         self.terms: dict[int, Terms] = {}
-        self.numbers = Numbers()
+        self.numbers = NeedColumns()
         self._postings = Postings()
         self._free: list[int] = []
         self._used = 0
@@ -126,7 +126,7 @@ class NeedRows:
         self.numbers.threshold[rows] = thresholds
         self._set_lowest_fits(np.array(rows, np.int64))
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: TextChange) -> None:
         """Takes note of what the data index has taken in or let go."""
         for text, sign in ((change.removed, -1), (change.added, 1)):
             if text is not None and self.terms:
@@ -135,7 +135,7 @@ class NeedRows:
         if self._pending_passages > _PENDING_PASSAGES:
             self.scan(())
 
-    def scan(self, encodings: Sequence[Encoding]) -> list[Pairs]:
+    def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
         """The needs that each text may concern."""
         pending, self._pending, self._pending_passages = self._pending, [], 0
         if not self.terms:
@@ -145,7 +145,7 @@ class NeedRows:
             self._update_lowest_fits()
             self.numbers.gone([text.serial for text in pending if text.sign < 0])
         near = self._compare(encodings, pending)
-        found: list[Pairs] = []
+        found: list[Candidates] = []
         for encoding in encodings:
             found.append(
                 _pairs(
@@ -220,7 +220,7 @@ class NeedRows:
 
     def _likely(
         self, vector: NDArray[np.float32], terms: Terms, near: Rows, cosines: Floats
-    ) -> Pairs:
+    ) -> Candidates:
         """The needs that a passage may meet, by its words too.
 
         Args:
@@ -241,7 +241,7 @@ class NeedRows:
         )
         lexical = np.minimum(words[rows] / np.maximum(numbers.mass[rows], ROUNDING), 1.0)
         kept = self._scorer.fit(standing, lexical) >= numbers.lowest_fit[rows] - ROUNDING
-        return Pairs(rows[kept], standing[kept], lexical[kept])
+        return Candidates(rows[kept], standing[kept], lexical[kept])
 
     def _words(self, terms: Terms) -> Floats:
         """What a passage of these terms gets for the words of each need, [used rows]."""
@@ -310,11 +310,11 @@ class NeedRows:
         self._free += range(size - 1, before - 1, -1)
 
 
-def _pairs(parts: Sequence[Pairs]) -> Pairs:
+def _pairs(parts: Sequence[Candidates]) -> Candidates:
     if len(parts) == 1:
         return parts[0]
     none = [np.empty(0)]
-    return Pairs(
+    return Candidates(
         np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)]),
         np.concatenate([*none, *(part.standing for part in parts)]),
         np.concatenate([*none, *(part.lexical for part in parts)]),

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from contex_server.matching import data as data_module
+from contex_server.matching import data_index as data_module
 from contex_server.matching.background import Background
-from contex_server.matching.data import NO_CHANGE, DataIndex, Ranking
+from contex_server.matching.data_index import NO_CHANGE, DataIndex, Ranking
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import Scorer, shipped_weights
 from contex_server.matching.terms import NO_TERMS

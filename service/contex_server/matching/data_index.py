@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from contex_server.matching.background import Background, Usual
+from contex_server.matching.background import Background, NeedBaseline
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import RIVALS, Scorer, saturation
@@ -48,7 +48,7 @@ class Ranking:
 
 
 @dataclass(slots=True, eq=False)
-class Text:
+class IndexedText:
     """A text that at least one datum has.
 
     Attributes:
@@ -66,7 +66,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TextChange:
     """What a change of a datum did to the texts.
 
     Attributes:
@@ -78,7 +78,7 @@ class Change:
     removed: tuple[int, Encoding] | None = None
 
 
-NO_CHANGE = Change()
+NO_CHANGE = TextChange()
 
 
 class DataIndex:
@@ -89,8 +89,8 @@ class DataIndex:
         self._vectors = VectorIndex(dimension)
         self._postings = Postings()
         self.background = background
-        self._texts: dict[bytes, Text] = {}
-        self._by_serial: dict[int, Text] = {}
+        self._texts: dict[bytes, IndexedText] = {}
+        self._by_serial: dict[int, IndexedText] = {}
         self._digests: dict[str, bytes] = {}
         self._next_serial = 1
         self._free: list[int] = []
@@ -123,7 +123,7 @@ class DataIndex:
         """The digest of a datum's text; None if the datum is not there."""
         return self._digests.get(data_key)
 
-    def text(self, digest: bytes) -> Text | None:
+    def text(self, digest: bytes) -> IndexedText | None:
         """The text with this digest, if a datum has it."""
         return self._texts.get(digest)
 
@@ -132,7 +132,7 @@ class DataIndex:
         text = self._by_serial.get(serial)
         return text.data_keys if text is not None else set()
 
-    def put(self, data_key: str, digest: bytes, encoding: Encoding) -> Change:
+    def put(self, data_key: str, digest: bytes, encoding: Encoding) -> TextChange:
         """Adds a datum, or replaces it."""
         before = self._digests.get(data_key)
         if before == digest:
@@ -144,12 +144,12 @@ class DataIndex:
         text.data_keys.add(data_key)
         self._digests[data_key] = digest
         removed = None if before is None else self._release(data_key, before)
-        return Change(added, removed)
+        return TextChange(added, removed)
 
-    def remove(self, data_key: str) -> Change:
+    def remove(self, data_key: str) -> TextChange:
         """Removes a datum, if it is there."""
         digest = self._digests.pop(data_key, None)
-        return NO_CHANGE if digest is None else Change(None, self._release(data_key, digest))
+        return NO_CHANGE if digest is None else TextChange(None, self._release(data_key, digest))
 
     def rank(self, need: Encoding, lowest: float) -> Ranking:
         """Every text whose fit reaches `lowest`, and at any rate the best rivals, best first.
@@ -179,7 +179,7 @@ class DataIndex:
                 return ranking
             count *= 8
 
-    def measure(self, need: Encoding, text: Text) -> Ranking:
+    def measure(self, need: Encoding, text: IndexedText) -> Ranking:
         """All passages of one text against a need, best first."""
         (usual,) = self.background.usual([need])
         lexical = self._lexical(need.terms[0].ids, usual)
@@ -205,7 +205,7 @@ class DataIndex:
         return serials[kept].tolist(), nearness[0, kept], edge
 
     def rivals(
-        self, need: Encoding, usual: Usual, serials: Iterable[int], edge: float
+        self, need: Encoding, usual: NeedBaseline, serials: Iterable[int], edge: float
     ) -> Floats | None:
         """The best `RIVALS` fits of all texts that count as rivals, best first.
 
@@ -226,9 +226,9 @@ class DataIndex:
 
     # -- writing -----------------------------------------------------------------
 
-    def _add(self, digest: bytes, encoding: Encoding) -> Text:
+    def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:
         slots = self._take_slots(encoding.passages)
-        text = Text(self._next_serial, digest, slots, encoding.terms, set())
+        text = IndexedText(self._next_serial, digest, slots, encoding.terms, set())
         self._next_serial += 1
         self._vectors.put(slots, encoding.vectors)
         self._serial_of[slots] = text.serial
@@ -268,7 +268,7 @@ class DataIndex:
 
     # -- reading -----------------------------------------------------------------
 
-    def _lexical(self, ids: TermIds, usual: Usual) -> Floats:
+    def _lexical(self, ids: TermIds, usual: NeedBaseline) -> Floats:
         """l of every slot for a need of these terms."""
         found = np.zeros(len(self._serial_of))
         average = self.background.average_length
@@ -283,7 +283,7 @@ class DataIndex:
     def _sifted(
         self,
         need: Encoding,
-        usual: Usual,
+        usual: NeedBaseline,
         slots: NDArray[np.int64],
         lexical: Floats,
         edge: float,
@@ -323,7 +323,7 @@ class DataIndex:
     def _ranking(
         self,
         need: Encoding,
-        usual: Usual,
+        usual: NeedBaseline,
         slots: NDArray[np.int64],
         lexical: Floats,
         *,

@@ -1,4 +1,4 @@
-"""Reading snapshots; those in use are kept at hand."""
+"""Reads snapshots, with a cache."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from cachetools import LRUCache
 
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.state import SnapshotInfo, SnapshotReader
+from contex_server.state.snapshot import EMPTY, Snapshot
 from contex_server.state.snapshot_format import SnapshotDamaged, decode
-from contex_server.state.state import EMPTY, Snapshot
 
 log = structlog.get_logger(__name__)
 
 _INLINE_BYTES = 128 * 1024
-"""What is decoded on the event loop: less than 2 ms."""
+"""Up to this size snapshots are decoded on the event loop, in less than 2 ms."""
 
 
-class Taken(NamedTuple):
-    """A snapshot and the sequence that it is the state as of; None: before the first event."""
+class StoredSnapshot(NamedTuple):
+    """A snapshot and its sequence; without `info` it is the state before the first event."""
 
     sequence: Sequence
     snapshot: Snapshot
     info: SnapshotInfo | None = None
 
 
-class Snapshots:
-    """The snapshots of all projects, as readers need them.
+class SnapshotCache:
+    """Reads the snapshots of all projects.
 
     Args:
-        stored: Where they are.
-        cache_bytes: What is kept at hand, about.
+        stored: The stored snapshots.
+        cache_bytes: Approximate size of the cache.
     """
 
     def __init__(self, stored: SnapshotReader, *, cache_bytes: int) -> None:
@@ -41,8 +41,8 @@ class Snapshots:
             cache_bytes, getsizeof=lambda snapshot: snapshot.nbytes
         )
 
-    async def before(self, project: str, until: Sequence) -> Taken:
-        """The newest snapshot at or before a sequence that can be read.
+    async def before(self, project: str, until: Sequence) -> StoredSnapshot:
+        """The newest readable snapshot at or before a sequence.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -50,17 +50,17 @@ class Snapshots:
         while True:
             info = await self.stored.before(project, until)
             if info is None:
-                return Taken(BEGINNING, EMPTY)
+                return StoredSnapshot(BEGINNING, EMPTY)
             snapshot = await self.read(project, info.sequence)
             if snapshot is not None:
-                return Taken(info.sequence, snapshot, info)
+                return StoredSnapshot(info.sequence, snapshot, info)
             until = info.sequence.prev()
 
     async def read(self, project: str, sequence: Sequence) -> Snapshot | None:
         """The snapshot at a sequence; None if there is none, or it is damaged."""
-        held = self._cache.get((project, sequence))
-        if held is not None:
-            return held
+        cached = self._cache.get((project, sequence))
+        if cached is not None:
+            return cached
         data = await self.stored.get(project, sequence)
         if data is None:
             return None

@@ -1,7 +1,6 @@
-"""What leads from one payload to another: a JSON Patch (RFC 6902), or a unified diff.
+"""Patches between payloads: a JSON Patch (RFC 6902), or a unified diff.
 
-A differ of our own: the library jsonpatch takes 98 ms for a thousand small updates, this one
-11 ms, and that is what a page of a key's history holds.
+Not the library jsonpatch: it takes 98 ms for a page of a thousand small updates, this 11 ms.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from contex_server.state.line_diff import unified_diff
 PATCH_BYTES = 256 * 1024
 """Payloads larger than this are not compared."""
 _VERBOSE_BYTES = 4 * 1024
-"""A longer patch than this is given up for the whole document where that is shorter."""
+"""Patches longer than this are replaced by the whole document if that is shorter."""
 
 _ABSENT = object()
 
 Operation = dict[str, Any]
 
 
-class Omitted(IntEnum):
+class PatchOmitted(IntEnum):
     """Why there is no patch; the numbers are those of the API."""
 
     NOT = 0
@@ -37,48 +36,47 @@ class Omitted(IntEnum):
 
 
 class Patch(NamedTuple):
-    """One of the two forms, or why there is neither; nothing at all where nothing changed."""
+    """A patch in one of two forms, or why there is none; all empty if nothing changed."""
 
     json_patch: str = ""
     unified_diff: str = ""
-    omitted: Omitted = Omitted.NOT
+    omitted: PatchOmitted = PatchOmitted.NOT
 
     @property
     def nbytes(self) -> int:
-        """How long it is in UTF-8."""
+        """Size in UTF-8."""
         text = self.json_patch or self.unified_diff
         return len(text) if text.isascii() else len(text.encode())
 
 
 def patch(before: Event, after: Event) -> Patch:
-    """What leads from one event's payload to another's.
+    """The patch from one event's payload to another's.
 
-    Between JSON that says the same in other bytes it is the patch without operations.
+    Between equal JSON in different bytes it is a JSON Patch without operations.
     """
     if before.payload == after.payload:
         return Patch()
     if max(len(before.payload), len(after.payload)) > PATCH_BYTES:
-        return Patch(omitted=Omitted.TOO_LARGE)
+        return Patch(omitted=PatchOmitted.TOO_LARGE)
     kind, other_kind = media(before.content_type), media(after.content_type)
     if kind.format is Format.JSON is other_kind.format:
         try:
             return Patch(json_patch=json_patch(before.payload, after.payload))
         except ValueError:
-            pass  # An event of a publisher's own type need not be what its content type says.
+            pass  # Custom event types may have a payload that is not what the content type says.
     one, other = text_of(before.payload, kind), text_of(after.payload, other_kind)
     if one is None or other is None:
-        return Patch(omitted=Omitted.BINARY)
+        return Patch(omitted=PatchOmitted.BINARY)
     return Patch(unified_diff=unified_diff(one, other))
 
 
 def json_patch(before: bytes, after: bytes) -> str:
-    """A JSON Patch from one JSON document to another; see `operations`.
+    """A JSON Patch from one document to another.
 
-    What nests too deep to be compared, and what would take more room than the document, is
-    replaced as a whole.
+    Replaces the whole document if it nests too deep to be compared, or if that is shorter.
 
     Raises:
-        ValueError: One of them is no JSON.
+        ValueError: One of them is not JSON.
     """
     try:
         found = write(operations(*parse(before, after)))
@@ -98,8 +96,8 @@ def _whole(document: bytes) -> str:
 def operations(before: Any, after: Any) -> list[Operation]:
     """The operations from one parsed document to another.
 
-    Objects are compared name by name. Of arrays, what is the same at both ends is left
-    alone, and the rest compared place by place; what is left over is removed or added.
+    Compares objects name by name. Of arrays, equal items at both ends are left alone, the rest is
+    compared index by index, and surplus items are removed or added.
     """
     found: list[Operation] = []
     _compare(before, after, "", found)
@@ -127,7 +125,7 @@ def _compare_objects(
             found.append({"op": "remove", "path": f"{path}/{escape(name)}"})
             continue
         kind = type(value)
-        # Most values are the same: no path is made for them.
+        # Most values are equal: builds no path for them.
         if kind is not type(other) or kind is dict or kind is list or value != other:
             _compare(value, other, f"{path}/{escape(name)}", found)
     for name, value in after.items():
@@ -156,7 +154,7 @@ def _compare_arrays(before: list[Any], after: list[Any], path: str, found: list[
 
 
 def escape(name: str) -> str:
-    """A name as it stands in a JSON pointer."""
+    """Escapes a name for a JSON pointer."""
     if "~" in name or "/" in name:
         return name.replace("~", "~0").replace("/", "~1")
     return name

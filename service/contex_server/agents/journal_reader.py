@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 import orjson
 
 from contex_server.agents.journal import (
+    AgentKnowledge,
     Checkpoint,
-    Knowledge,
     Needs,
-    Registered,
+    RegistrationNote,
     SentDatum,
     SentMessage,
-    fold,
-    read_note,
+    decode_note,
+    fold_journal,
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
@@ -26,12 +26,15 @@ from contex_server.log.notes import Note
 
 _PAGE = 256
 _AGENTS = 200
-"""Agents whose notes are fetched together."""
+"""Number of agents whose notes are fetched together."""
+
+NeedTexts = dict[int, list[str]]
+"""The texts of an agent's needs, by when the registration was made."""
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
-    """A need that an event was sent for; its text is "" where it is no longer on record."""
+class DeliveredNeed:
+    """A need that an event was sent for; `need` is "" if it is no longer on record."""
 
     need_index: int
     need: str
@@ -39,45 +42,44 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class RecordedDelivery:
     """An event that was sent to an agent.
 
     Attributes:
-        place: The note in the agent's journal; its time is when it was sent.
+        place: The note in the agent's journal; its time is when the event was sent.
         message: The message that carried it.
-        needs: Why.
     """
 
     agent_id: str
     place: Sequence
     message: SentMessage
     datum: SentDatum
-    needs: tuple[Why, ...]
+    needs: tuple[DeliveredNeed, ...]
 
 
-class Journals:
+class JournalReader:
     """Reads agents' journals."""
 
     def __init__(self, agents: AgentStore, store: JournalStore) -> None:
         self._agents = agents
         self._store = store
 
-    async def knowledge(self, project: str, agent_id: str, until_ms: int) -> Knowledge:
-        """What an agent knew at the end of a millisecond, from the newest checkpoint on.
+    async def knowledge_at(self, project: str, agent_id: str, until_ms: int) -> AgentKnowledge:
+        """What an agent knew at the end of a millisecond.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND: it was not registered; RECORDS_EXPIRED.
+            ContexError: AGENT_NOT_FOUND if it was not registered then; RECORDS_EXPIRED.
         """
         until = Sequence(until_ms, END_OF_TIME.n)
         notes = await self._since_checkpoint(project, agent_id, until)
         if notes is None:
-            return await self._before_its_journal(project, agent_id, until)
-        knowledge = fold(notes)
+            return await self._knowledge_without_journal(project, agent_id, until)
+        knowledge = fold_journal(notes)
         if not knowledge.record:
             raise _not_registered(project, agent_id, until_ms)
         return knowledge
 
-    async def sent_to(
+    async def deliveries_to(
         self,
         project: str,
         agent_id: str,
@@ -87,15 +89,15 @@ class Journals:
         *,
         backwards: bool,
         scope: Scope,
-    ) -> tuple[list[Sending], Sequence | None]:
-        """What an agent was sent in (after, until] of its journal, and where to go on.
+    ) -> tuple[list[RecordedDelivery], Sequence | None]:
+        """What an agent was sent in (after, until] of its journal, and where to continue.
 
-        At least `count` events where there are so many; those of a message stay together.
+        The events of a message stay together, so there may be more than `count`.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND: there is no journal and no registration.
+            ContexError: AGENT_NOT_FOUND if it has neither a journal nor a registration.
         """
-        found: list[tuple[Sequence, SentMessage]] = []
+        messages: list[tuple[Sequence, SentMessage]] = []
         events, place = 0, None
         while events < count:
             if backwards:
@@ -104,10 +106,10 @@ class Journals:
                 page = await self._store.journal(project, agent_id, after, until, _PAGE)
             for note in page:
                 place = note.sequence
-                read = read_note(note)
-                if isinstance(read, SentMessage):
-                    found.append((place, read))
-                    events += len(read.events)
+                message = decode_note(note)
+                if isinstance(message, SentMessage):
+                    messages.append((place, message))
+                    events += len(message.events)
                     if events >= count:
                         break
             else:
@@ -119,73 +121,73 @@ class Journals:
                 until = place.prev()
             else:
                 after = place
-        if not found and await self._is_unknown(project, agent_id):
+        if not messages and await self._is_unknown(project, agent_id):
             raise agent_not_found(project, agent_id)
-        sendings = await self._told(project, agent_id, found)
-        return [sending for sending in sendings if scope.admits(sending.datum.data_key)], place
+        deliveries = await self._deliveries(project, agent_id, messages)
+        return [d for d in deliveries if scope.admits(d.datum.data_key)], place
 
-    async def receivers(
+    async def recipients(
         self, project: str, event: Sequence, after: str, count: int, scope: Scope
-    ) -> tuple[list[Sending], str]:
-        """Who was sent an event: all sends to the first agents whose ids come after one.
+    ) -> tuple[list[RecordedDelivery], str]:
+        """Who was sent an event: all its deliveries, to agents with ids greater than `after`.
 
         Returns:
-            About `count` sends, by agent, and the agent after which to go on, or "".
+            About `count` deliveries, by agent, and the agent to continue after, or "".
         """
         places = await self._store.receivers(project, event)
-        wanted = sorted(agent_id for agent_id in places if agent_id > after)
-        found: list[Sending] = []
-        for start in range(0, len(wanted), _AGENTS):
-            some = wanted[start : start + _AGENTS]
-            pairs = [(agent_id, place) for agent_id in some for place in places[agent_id]]
+        agent_ids = sorted(agent_id for agent_id in places if agent_id > after)
+        recorded: list[RecordedDelivery] = []
+        for start in range(0, len(agent_ids), _AGENTS):
+            part = agent_ids[start : start + _AGENTS]
+            pairs = [(agent_id, place) for agent_id in part for place in places[agent_id]]
             notes = await self._store.journal_notes(project, pairs)
-            by_agent: dict[str, list[tuple[Sequence, SentMessage]]] = {a: [] for a in some}
+            by_agent: dict[str, list[tuple[Sequence, SentMessage]]] = {a: [] for a in part}
             for (agent_id, place), note in zip(pairs, notes, strict=True):
-                read = None if note is None else read_note(note)
-                if isinstance(read, SentMessage):
-                    by_agent[agent_id].append((place, read))
-            for agent_id in some:
-                sendings = await self._told(project, agent_id, by_agent[agent_id])
-                found += [
-                    sending
-                    for sending in sendings
-                    if sending.datum.event == event and scope.admits(sending.datum.data_key)
+                message = None if note is None else decode_note(note)
+                if isinstance(message, SentMessage):
+                    by_agent[agent_id].append((place, message))
+            for agent_id in part:
+                deliveries = await self._deliveries(project, agent_id, by_agent[agent_id])
+                recorded += [
+                    d
+                    for d in deliveries
+                    if d.datum.event == event and scope.admits(d.datum.data_key)
                 ]
-                if len(found) >= count and agent_id != wanted[-1]:
-                    return found, agent_id
-        return found, ""
+                if len(recorded) >= count and agent_id != agent_ids[-1]:
+                    return recorded, agent_id
+        return recorded, ""
 
-    async def _told(
-        self, project: str, agent_id: str, found: list[tuple[Sequence, SentMessage]]
-    ) -> list[Sending]:
-        if not found:
+    async def _deliveries(
+        self, project: str, agent_id: str, messages: list[tuple[Sequence, SentMessage]]
+    ) -> list[RecordedDelivery]:
+        if not messages:
             return []
-        texts = await self._texts(
-            project,
-            agent_id,
-            {message.registration for _, message in found},
-            [place for place, _ in found],
-        )
+        registrations = {message.registration for _, message in messages}
+        places = [place for place, _ in messages]
+        texts = await self._texts(project, agent_id, registrations, places)
         return [
-            Sending(agent_id, place, message, datum, why(datum.needs, texts, message.registration))
-            for place, message in found
+            RecordedDelivery(
+                agent_id,
+                place,
+                message,
+                datum,
+                delivered_needs(datum.needs, texts, message.registration),
+            )
+            for place, message in messages
             for datum in message.events
         ]
 
     async def _texts(
-        self, project: str, agent_id: str, wanted: set[int], places: list[Sequence]
-    ) -> dict[int, list[str]]:
-        """The needs of registrations of an agent, as far as they are on record."""
+        self, project: str, agent_id: str, registrations: set[int], places: list[Sequence]
+    ) -> NeedTexts:
+        """The needs of an agent's registrations, as far as they are on record."""
         stored = await self._agents.agent(project, agent_id)
-        texts: dict[int, list[str]] = {}
-        if stored is not None:
-            texts = texts_of([stored.record])
+        texts = {} if stored is None else need_texts([stored.record])
         for place in (max(places), min(places)):
-            if not wanted <= texts.keys():
+            if not registrations <= texts.keys():
                 notes = await self._since_checkpoint(project, agent_id, place)
-                if notes is not None:
-                    texts |= _texts_in(notes)
-        if not wanted <= texts.keys():
+                texts |= _texts_in(notes or ())
+        if not registrations <= texts.keys():
             between = await self._store.journal(
                 project, agent_id, min(places), max(places), len(places) + 10 * _PAGE
             )
@@ -195,7 +197,7 @@ class Journals:
     async def _since_checkpoint(
         self, project: str, agent_id: str, until: Sequence
     ) -> list[Note] | None:
-        """The notes up to a place, from the newest checkpoint on; None if there is none."""
+        """The notes from the newest checkpoint up to a place; None if there is no checkpoint."""
         notes: list[Note] = []
         while page := await self._store.journal_back(project, agent_id, until, BEGINNING, _PAGE):
             for note in page:
@@ -205,8 +207,10 @@ class Journals:
             until = page[-1].sequence.prev()
         return None
 
-    async def _before_its_journal(self, project: str, agent_id: str, until: Sequence) -> Knowledge:
-        """An agent of which nothing is on record up to a place."""
+    async def _knowledge_without_journal(
+        self, project: str, agent_id: str, until: Sequence
+    ) -> AgentKnowledge:
+        """What an agent knew whose journal has no checkpoint up to a place."""
         after = BEGINNING
         while page := await self._store.journal(project, agent_id, after, END_OF_TIME, _PAGE):
             for note in page:
@@ -222,8 +226,8 @@ class Journals:
         stored = await self._agents.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
-        # Registered before journals were kept, and neither sent nor asked anything since.
-        return Knowledge(record=stored.record, cursor=stored.cursor)
+        # Registered before there were journals, and not active since.
+        return AgentKnowledge(record=stored.record, cursor=stored.cursor)
 
     async def _is_unknown(self, project: str, agent_id: str) -> bool:
         if await self._store.journal(project, agent_id, BEGINNING, END_OF_TIME, 1):
@@ -231,30 +235,31 @@ class Journals:
         return await self._agents.agent(project, agent_id) is None
 
 
-def texts_of(records: Iterable[bytes]) -> dict[int, list[str]]:
-    """The needs of registrations, by when they were made."""
+def need_texts(records: Iterable[bytes]) -> NeedTexts:
+    """The texts of the needs of stored registrations."""
     fields = [orjson.loads(record) for record in records]
     return {record["updated_ms"]: [need[0] for need in record["needs"]] for record in fields}
 
 
-def why(needs: Needs, texts: dict[int, list[str]], registration: int) -> tuple[Why, ...]:
+def delivered_needs(needs: Needs, texts: NeedTexts, registration: int) -> tuple[DeliveredNeed, ...]:
     """The needs of a delivery with their texts."""
     known = texts.get(registration, [])
     return tuple(
-        Why(index, known[index] if index < len(known) else "", score) for index, score in needs
+        DeliveredNeed(index, known[index] if index < len(known) else "", score)
+        for index, score in needs
     )
 
 
-def _texts_in(notes: Iterable[Note]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
+def _texts_in(notes: Iterable[Note]) -> NeedTexts:
+    texts: NeedTexts = {}
     for note in notes:
         if b"k" in note.fields or b"r" in note.fields:
-            read = read_note(note)
-            if isinstance(read, Checkpoint):
-                found |= read.texts
-            if isinstance(read, Checkpoint | Registered) and read.record:
-                found |= texts_of([read.record])
-    return found
+            decoded = decode_note(note)
+            if isinstance(decoded, Checkpoint):
+                texts |= decoded.texts
+            if isinstance(decoded, Checkpoint | RegistrationNote) and decoded.record:
+                texts |= need_texts([decoded.record])
+    return texts
 
 
 def _not_registered(project: str, agent_id: str, unix_ms: int) -> ContexError:

@@ -8,12 +8,12 @@ import time
 from typing import Any
 
 import pytest
-from contex_server.state.patches import Omitted, Patch, json_patch, patch
+from contex_server.state.patch import Patch, PatchOmitted, json_patch, patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.projections.applying import apply, as_values, exact, patched
-from tests.unit.projections.values import DOCUMENTS, event
+from tests.unit.state.applying import apply, as_values, exact, patched
+from tests.unit.state.values import DOCUMENTS, event
 
 
 @given(DOCUMENTS, DOCUMENTS)
@@ -84,12 +84,16 @@ def test_a_patch_is_not_much_longer_than_what_it_leads_to() -> None:
     [
         (event(b"{}"), event(b"{}"), Patch()),
         (event(b"a", "text/plain"), event(b"a", "text/plain"), Patch()),
-        (event(b"\xff", "image/png"), event(b"\xfe", "image/png"), Patch(omitted=Omitted.BINARY)),
-        (event(b"1"), event(b"\xff", "image/png"), Patch(omitted=Omitted.BINARY)),
+        (
+            event(b"\xff", "image/png"),
+            event(b"\xfe", "image/png"),
+            Patch(omitted=PatchOmitted.BINARY),
+        ),
+        (event(b"1"), event(b"\xff", "image/png"), Patch(omitted=PatchOmitted.BINARY)),
         (
             event(b"1"),
             event(b'"' + b"x" * 256 * 1024 + b'"'),
-            Patch(omitted=Omitted.TOO_LARGE),
+            Patch(omitted=PatchOmitted.TOO_LARGE),
         ),
         (
             event(b"1"),

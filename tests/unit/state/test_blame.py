@@ -6,19 +6,19 @@ import json
 from typing import Any
 
 from contex_server.kernel.model import DATA_DELETED, Event
-from contex_server.state.blame import Part, blame
+from contex_server.state.blame import BlamedPart, blame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.projections.values import DOCUMENTS, event
+from tests.unit.state.values import DOCUMENTS, event
 
 
-def blamed(events: list[Event]) -> list[Part]:
+def blamed(events: list[Event]) -> list[BlamedPart]:
     """All of a key's events, oldest first, as the walk sees them."""
     newest, *older = reversed(events)
     found = blame(newest)
     for before in older:
-        found.take(before)
+        found.add(before)
     return found.parts()
 
 
@@ -135,7 +135,7 @@ def test_the_walk_may_stop_when_nothing_is_open() -> None:
     newest, older, *_ = reversed(history({"a": 1}, {"a": 2}, {"a": 3}))
     found = blame(newest)
     assert found.open == 1
-    found.take(older)
+    found.add(older)
     assert found.open == 0
 
 

@@ -1,4 +1,4 @@
-"""How a registration lies in the store and in its events: JSON, opaque to the log."""
+"""Registrations as JSON, as they are stored and as events carry them; opaque to the log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_need(
     own_max_matches: int | None = None,
     exclude: Iterable[str] = (),
 ) -> Need:
-    """A need, with what it takes over from its agent where it has nothing of its own."""
+    """A need; what it does not set itself it takes from its agent."""
     return Need(
         text,
         text_digest(text),
@@ -59,8 +59,8 @@ def make_need(
 def registered_payload(agent: Agent, before: Agent | None) -> bytes:
     """The payload of an agent_registered event.
 
-    `previous` holds the needs that it replaces, where they were others: what matches now
-    and did not before follows from the event alone.
+    `previous` holds the needs that it replaces, if they differ: what matches now and did not
+    before follows from the event alone.
     """
     payload: dict[str, Any] = {
         "agent_id": agent.agent_id,
@@ -80,9 +80,9 @@ def registered_payload(agent: Agent, before: Agent | None) -> bytes:
 
 
 def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
-    """The agent that an event of a registration is about, and the needs that it replaced.
+    """The agent that an agent_registered event is about, and the needs that it replaced.
 
-    The needs are None where they were the same, or there were none.
+    The needs are None if there were none before, or the same.
     """
     fields = orjson.loads(payload)
     previous = fields.get("previous")

@@ -8,11 +8,11 @@ import numpy as np
 
 from contex_server.kernel.model import DATA_DELETED, Event, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.answers import scored
-from contex_server.matching.data import DataIndex, lexical_of
+from contex_server.matching.data_index import DataIndex, lexical_of
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
+from contex_server.matching.search import score_ranking
 from contex_server.matching.terms import words_of
 
 TEXT_CHARS = 400
@@ -161,7 +161,7 @@ def explain(
     matched = match.score >= need.threshold and not excluded
     rank = 0
     if text is not None and event.data_key in text.data_keys:
-        _, all_scores = scored(ranking, scorer, crowd)
+        _, all_scores = score_ranking(ranking, scorer, crowd)
         # Where FAISS's answer is approximate, the text may be missing in the ranking.
         own = all_scores[ranking.serials == text.serial]
         better = ranking.serials[all_scores > (own[0] if len(own) else match.score)]

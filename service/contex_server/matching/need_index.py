@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from contex_server.kernel.model import Agent, Match
-from contex_server.matching.background import Usual
-from contex_server.matching.data import NO_CHANGE, Change, DataIndex
+from contex_server.matching.background import NeedBaseline
+from contex_server.matching.data_index import NO_CHANGE, DataIndex, TextChange
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.needs_numbers import KEPT, Floats, Rows
-from contex_server.matching.needs_rows import ROUNDING, NeedRows, Pairs
+from contex_server.matching.need_columns import KEPT, Floats, Rows
+from contex_server.matching.need_rows import ROUNDING, Candidates, NeedRows
 from contex_server.matching.score import RIVALS, Scorer, saturation
 
 
@@ -36,7 +36,7 @@ class NeedIndex:
         self._rows = NeedRows(dimension, scorer, data)
         # What holds until the data change: by row, what the background makes of a need, and
         # the fits of its rivals.
-        self._usual: dict[int, Usual] = {}
+        self._usual: dict[int, NeedBaseline] = {}
         self._rivals: dict[int, Floats] = {}
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class NeedIndex:
 
     # -- following the data ------------------------------------------------------
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: TextChange) -> None:
         """Takes note of what the data index has taken in or let go."""
         if change != NO_CHANGE:
             self._usual.clear()
@@ -98,12 +98,12 @@ class NeedIndex:
 
     # -- matching ----------------------------------------------------------------
 
-    def scan(self, encodings: Sequence[Encoding]) -> list[Pairs]:
+    def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
         """The needs that each text may concern."""
         return self._rows.scan(encodings)
 
     def match(
-        self, encoding: Encoding, pairs: Pairs, data_key: str, serial: int | None
+        self, encoding: Encoding, pairs: Candidates, data_key: str, serial: int | None
     ) -> dict[str, tuple[Match, ...]]:
         """The agents that an event concerns.
 
@@ -174,14 +174,14 @@ class NeedIndex:
         share = scorer.share(fits, scorer.rivalry(fits, crowd), crowd)
         return scorer.score(standing, lexical, share)
 
-    def _usual_of(self, rows: Rows) -> list[Usual]:
+    def _usual_of(self, rows: Rows) -> list[NeedBaseline]:
         missing = [row for row in rows.tolist() if row not in self._usual]
         found = self._data.background.usual([self._rows.need(row) for row in missing])
         self._usual.update(zip(missing, found, strict=True))
         return [self._usual[row] for row in rows.tolist()]
 
     def _measured(
-        self, encoding: Encoding, rows: Rows, usual: Sequence[Usual]
+        self, encoding: Encoding, rows: Rows, usual: Sequence[NeedBaseline]
     ) -> tuple[Floats, Floats, Floats]:
         """Cosine, standing and words of some needs with each passage, [rows, passages]."""
         exact = self._rows.vectors[rows].astype(np.float64)
@@ -204,7 +204,7 @@ class NeedIndex:
             lexical[:, passage] = np.bincount(owner[hit], got, len(rows)) / masses
         return cosines, standing, lexical
 
-    def _rivals_of(self, row: int, usual: Usual) -> Floats:
+    def _rivals_of(self, row: int, usual: NeedBaseline) -> Floats:
         """The fits of the best data of a need, best first."""
         found = self._rivals.get(row)
         if found is not None:

@@ -6,12 +6,13 @@ import fnmatch
 
 import pytest
 from contex_server.kernel.model import BEGINNING, KeyState, Sequence
+from contex_server.state.snapshot import EMPTY
 from contex_server.state.snapshot_format import SnapshotDamaged, decode, encode
-from contex_server.state.state import EMPTY, Selection, State, differing
+from contex_server.state.state import Selection, State, changed_keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.projections.values import KEYS, SEQUENCES, states
+from tests.unit.state.values import KEYS, SEQUENCES, states
 
 PATTERNS = st.lists(st.text("abc/.*?", min_size=1, max_size=4), max_size=3).map(frozenset)
 SELECTIONS = st.builds(
@@ -108,8 +109,8 @@ def test_what_differs_is_what_differs_key_by_key(
         different = (a and a.sequence) != (b and b.sequence)
         if different and wanted.admits(key):
             expected.append(key)
-    assert differing(one, other, wanted) == expected
-    assert differing(one, one, wanted) == []
+    assert changed_keys(one, other, wanted) == expected
+    assert changed_keys(one, one, wanted) == []
 
 
 def test_two_events_of_one_millisecond_differ() -> None:
@@ -120,7 +121,7 @@ def test_two_events_of_one_millisecond_differ() -> None:
         )
         for n in (1, 2)
     )
-    assert differing(one, other, Selection()) == ["a"]
+    assert changed_keys(one, other, Selection()) == ["a"]
 
 
 @given(SEQUENCES)

@@ -1,0 +1,331 @@
+"""Reads the audit: merges the project's audit and its agents' journals as they are read.
+
+Publishes, registrations and exports are in the project's audit, deliveries and acknowledgements
+in the agents' journals. All of these are streams in the order of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+import orjson
+
+from contex_server.agents.journal import (
+    Acknowledgement,
+    SentMessage,
+    StreamClosed,
+    StreamOpened,
+    decode_note,
+)
+from contex_server.audit.records import (
+    AUDIT,
+    AuditAction,
+    AuditFilter,
+    AuditRecord,
+    RecordId,
+    decode_action,
+)
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import (
+    BEGINNING,
+    DATA_DELETED,
+    MATCH_FEEDBACK,
+    MODEL_CHANGED,
+    SERVICE,
+    Event,
+    Origin,
+    Sequence,
+)
+from contex_server.log.agents import JournalStore
+from contex_server.log.audit import AuditStore
+from contex_server.log.notes import Note
+from contex_server.log.port import EventLog
+
+_PAGE_NOTES = 100
+_MAX_EVENTS = 2_000
+"""Maximum number of events that are read together for the publishes of a page."""
+_CONCURRENT_SOURCES = 32
+
+
+class AuditReader:
+    """Reads records."""
+
+    def __init__(self, log: EventLog, store: AuditStore, journals: JournalStore) -> None:
+        self._log = log
+        self._store = store
+        self._journals = journals
+
+    async def read(
+        self,
+        project: str,
+        after: Sequence,
+        until: Sequence,
+        record_filter: AuditFilter,
+        *,
+        backwards: bool = False,
+        resume: RecordId | None = None,
+    ) -> AsyncGenerator[tuple[AuditRecord, bool], None]:
+        """The records in (after, until], in order, each with whether it passes the filter.
+
+        Skips sources that hold no record that passes.
+
+        Args:
+            project: The project.
+            after: Time of the notes, exclusive.
+            until: Likewise, inclusive.
+            record_filter: The filter.
+            backwards: Newest first.
+            resume: Only what comes after this record.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        names = [AUDIT] if record_filter.needs_audit else []
+        if record_filter.needs_journals:
+            names += sorted(record_filter.agent_ids) or await self._journals.journals(project)
+        if resume is not None:
+            # The note of the last record is read again: it may have more.
+            if backwards:
+                until = min(until, resume.note)
+            elif resume.note > BEGINNING:
+                after = max(after, resume.note.prev())
+        slots = asyncio.Semaphore(_CONCURRENT_SOURCES)
+        sources = [self._source(project, name, after, until, backwards) for name in names]
+
+        async def first(source: AsyncGenerator[AuditRecord, None]) -> AuditRecord | None:
+            async with slots:
+                return await anext(source, None)
+
+        try:
+            heads = await asyncio.gather(*map(first, sources))
+            heap = [
+                (_Order(record.id, backwards), index)
+                for index, record in enumerate(heads)
+                if record is not None
+            ]
+            heapq.heapify(heap)
+            while heap:
+                order, index = heap[0]
+                record = heads[index]
+                assert record is not None
+                if resume is None or _Order(resume, backwards) < order:
+                    yield record, record_filter.passes(record)
+                heads[index] = following = await anext(sources[index], None)
+                if following is None:
+                    heapq.heappop(heap)
+                else:
+                    heapq.heapreplace(heap, (_Order(following.id, backwards), index))
+        finally:
+            for source in sources:
+                await source.aclose()
+
+    async def _source(
+        self, project: str, name: str, after: Sequence, until: Sequence, backwards: bool
+    ) -> AsyncGenerator[AuditRecord, None]:
+        """The records of one stream."""
+        while True:
+            page = await self._page(project, name, after, until, backwards)
+            for group in [page] if name else _groups(page):
+                events = {} if name else await self._events(project, group)
+                for note in group:
+                    records = _journal_records(note, name) if name else _audit_records(note, events)
+                    for record in reversed(records) if backwards else records:
+                        yield record
+            if len(page) < _PAGE_NOTES:
+                return
+            if backwards:
+                until = page[-1].sequence.prev()
+            else:
+                after = page[-1].sequence
+
+    async def _page(
+        self, project: str, name: str, after: Sequence, until: Sequence, backwards: bool
+    ) -> list[Note]:
+        count = _PAGE_NOTES
+        if name and backwards:
+            return await self._journals.journal_back(project, name, until, after, count)
+        if name:
+            return await self._journals.journal(project, name, after, until, count)
+        if backwards:
+            return await self._store.audit_back(project, until, after, count)
+        return await self._store.audit(project, after, until, count)
+
+    async def _events(self, project: str, notes: list[Note]) -> dict[Sequence, Event]:
+        """The events that the notes' publishes appended, as far as they can be read."""
+        spans = [span for note in notes if (span := _span(note)) is not None]
+        events: dict[Sequence, Event] = {}
+        if not spans:
+            return events
+        after, until = min(spans)[0].prev(), max(last for _, last in spans)
+        while after < until:
+            entries = await self._log.read(project, after, until, _MAX_EVENTS)
+            for entry in entries:
+                event = event_codec.decode(entry)
+                if event.event_type != MATCH_FEEDBACK:
+                    event = replace(event, payload=b"")
+                events[event.sequence] = event
+            if len(entries) < _MAX_EVENTS:
+                break
+            after = entries[-1].sequence
+        return events
+
+
+async def matching_records(
+    records: AsyncGenerator[tuple[AuditRecord, bool], None],
+) -> AsyncGenerator[AuditRecord, None]:
+    """The records that pass the filter."""
+    async with aclosing(records):
+        async for record, passes in records:
+            if passes:
+                yield record
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Orders records forwards or backwards."""
+
+    record_id: RecordId
+    backwards: bool
+
+    def __lt__(self, other: _Order) -> bool:
+        first, second = self.record_id, other.record_id
+        return second < first if self.backwards else first < second
+
+
+def _groups(notes: list[Note]) -> list[list[Note]]:
+    """Splits a page so that the publishes of a part have at most `_MAX_EVENTS` events."""
+    groups: list[list[Note]] = [[]]
+    events = 0
+    for note in notes:
+        span = _span(note)
+        size = span[1].n - span[0].n + 1 if span else 0
+        if groups[-1] and events + size > _MAX_EVENTS:
+            groups.append([])
+            events = 0
+        groups[-1].append(note)
+        events += size
+    return groups
+
+
+def _span(note: Note) -> tuple[Sequence, Sequence] | None:
+    """The first and the last event of a publish."""
+    body = note.fields.get(b"p")
+    if body is None:
+        return None
+    first, count, _ = body.split(b" ", 2)
+    begin = Sequence.parse(first.decode())
+    return begin, Sequence(begin.ms, begin.n + int(count) - 1)
+
+
+def _audit_records(note: Note, events: dict[Sequence, Event]) -> list[AuditRecord]:
+    kind, body = next(iter(note.fields.items()))
+    record_id = RecordId(note.sequence, AUDIT, 0)
+    if kind == b"x":
+        return [decode_action(record_id, body)]
+    text, _, raw_origin = body.decode().partition("\t")
+    origin = Origin.parse(raw_origin)
+    if kind == b"p":
+        return _publish_records(note, text.split(" ")[2], origin, events)
+    if kind == b"r":
+        sequence, mark, agent_id = text.split(" ")
+        action = AuditAction.REGISTERED if mark == "L" else AuditAction.UNREGISTERED
+        return [AuditRecord(record_id, action, *origin, agent_id=agent_id, sequence=sequence)]
+    return [
+        AuditRecord(
+            record_id,
+            AuditAction.ADMINISTERED,
+            *origin,
+            sequence=text,
+            event_type=MODEL_CHANGED,
+            verified=True,
+        )
+    ]
+
+
+def _publish_records(
+    note: Note, request_id: str, origin: Origin, events: dict[Sequence, Event]
+) -> list[AuditRecord]:
+    span = _span(note)
+    assert span is not None
+    (ms, first), last = span
+    records = []
+    for index, n in enumerate(range(first, last.n + 1)):
+        sequence = Sequence(ms, n)
+        record = AuditRecord(
+            RecordId(note.sequence, AUDIT, index),
+            AuditAction.PUBLISHED,
+            *origin,
+            request_id=request_id,
+            sequence=str(sequence),
+        )
+        event = events.get(sequence)
+        if event is None:
+            record = replace(record, detail="the event can no longer be read")
+        elif event.event_type == MATCH_FEEDBACK:
+            feedback = orjson.loads(event.payload)
+            record = replace(
+                record,
+                action=AuditAction.JUDGED,
+                agent_id=feedback["agent_id"],
+                data_key=feedback["data_key"],
+                sequence=feedback["sequence"],
+                event_type=event.event_type,
+                detail="useful" if feedback["useful"] else "not useful",
+            )
+        else:
+            deleted = event.event_type == DATA_DELETED
+            record = replace(
+                record,
+                action=AuditAction.DELETED if deleted else AuditAction.PUBLISHED,
+                actor=event.publisher,
+                data_key=event.data_key,
+                revision=event.revision,
+                event_type=event.event_type,
+            )
+        records.append(record)
+    return records
+
+
+def _journal_records(note: Note, agent_id: str) -> list[AuditRecord]:
+    record_id = RecordId(note.sequence, agent_id, 0)
+    match decode_note(note):
+        case SentMessage() as message:
+            return [
+                AuditRecord(
+                    replace(record_id, index=index),
+                    AuditAction.DELIVERED,
+                    *SERVICE,
+                    agent_id=agent_id,
+                    data_key=sent.data_key,
+                    sequence=str(sent.event),
+                    revision=sent.revision,
+                    stream_id=message.stream_id,
+                    detail=f"{message.kind}, resend" if sent.resend else message.kind,
+                    verified=True,
+                )
+                for index, sent in enumerate(message.events)
+            ]
+        case Acknowledgement(position, _, origin):
+            record = AuditRecord(
+                record_id, AuditAction.ACKNOWLEDGED, *origin, sequence=str(position)
+            )
+        case StreamOpened(stream_id, start, origin):
+            record = AuditRecord(
+                record_id,
+                AuditAction.SUBSCRIBED,
+                *origin,
+                sequence=str(start),
+                stream_id=stream_id,
+                detail="Listen",
+            )
+        case StreamClosed(stream_id):
+            record = AuditRecord(
+                record_id, AuditAction.UNSUBSCRIBED, stream_id=stream_id, detail="Listen"
+            )
+        case _:
+            return []
+    return [replace(record, agent_id=agent_id)]

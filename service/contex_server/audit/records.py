@@ -1,0 +1,170 @@
+"""The records of the audit: what was done, by whom and to what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from contex_server.kernel.model import EventFilter, Origin, Sequence
+from contex_server.kernel.scope import EVERYTHING, Scope
+
+AUDIT = ""
+"""The source of the records that come from no agent's journal."""
+
+
+class AuditAction(StrEnum):
+    """What was done; the names are those of `contex.v1.AuditAction`."""
+
+    PUBLISHED = "PUBLISHED"
+    DELETED = "DELETED"
+    REGISTERED = "REGISTERED"
+    UNREGISTERED = "UNREGISTERED"
+    DELIVERED = "DELIVERED"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+    SUBSCRIBED = "SUBSCRIBED"
+    UNSUBSCRIBED = "UNSUBSCRIBED"
+    EXPORTED = "EXPORTED"
+    JUDGED = "JUDGED"
+    ADMINISTERED = "ADMINISTERED"
+    IMPORTED = "IMPORTED"
+    REFUSED = "REFUSED"
+
+
+_JOURNAL_ACTIONS = {
+    AuditAction.DELIVERED,
+    AuditAction.ACKNOWLEDGED,
+    AuditAction.SUBSCRIBED,
+    AuditAction.UNSUBSCRIBED,
+}
+_AUDIT_ACTIONS = set(AuditAction) - {AuditAction.DELIVERED, AuditAction.ACKNOWLEDGED}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RecordId:
+    """Identifies a record, and orders all of a project by time.
+
+    Attributes:
+        note: The note that it comes from.
+        source: The agent whose journal the note is in, or `AUDIT`.
+        index: The record's index in the note.
+    """
+
+    note: Sequence
+    source: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.note}:{self.index}" + (f":{self.source}" if self.source else "")
+
+    @classmethod
+    def parse(cls, text: str) -> RecordId:
+        """Reads what `str` wrote.
+
+        Raises:
+            ValueError: The text is not an id.
+        """
+        note, index, *source = text.split(":", 2)
+        return cls(Sequence.parse(note), source[0] if source else AUDIT, int(index))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One action; see `contex.v1.AuditRecord`.
+
+    Attributes:
+        verified: Whether the actor is proven; so far only the service itself is.
+    """
+
+    id: RecordId
+    action: AuditAction
+    actor: str = ""
+    peer: str = ""
+    client: str = ""
+    request_id: str = ""
+    agent_id: str = ""
+    data_key: str = ""
+    sequence: str = ""
+    revision: int = 0
+    event_type: str = ""
+    count: int = 0
+    stream_id: str = ""
+    detail: str = ""
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which records to read: every part that is not empty must fit.
+
+    Attributes:
+        scope: What the reader may see. Records about no datum are always admitted.
+    """
+
+    actions: frozenset[AuditAction] = frozenset()
+    actors: frozenset[str] = frozenset()
+    agent_ids: frozenset[str] = frozenset()
+    data_keys: frozenset[str] = frozenset()
+    request_id: str = ""
+    scope: Scope = EVERYTHING
+
+    def passes(self, record: AuditRecord) -> bool:
+        """Whether a record fits."""
+        return (
+            (not self.actions or record.action in self.actions)
+            and (not self.actors or record.actor in self.actors)
+            and (not self.agent_ids or record.agent_id in self.agent_ids)
+            and (not self.request_id or record.request_id == self.request_id)
+            and EventFilter(data_keys=self.data_keys).admits_key(record.data_key)
+            and (not record.data_key or self.scope.admits(record.data_key))
+        )
+
+    @property
+    def needs_journals(self) -> bool:
+        """Whether agents' journals may hold records that fit."""
+        actions = self.actions or set(AuditAction)
+        if self.data_keys:
+            actions = actions & {AuditAction.DELIVERED}
+        return bool(actions & _JOURNAL_ACTIONS) and not self.request_id
+
+    @property
+    def needs_audit(self) -> bool:
+        """Whether the project's audit may hold records that fit."""
+        return bool((self.actions or _AUDIT_ACTIONS) & _AUDIT_ACTIONS)
+
+
+def encode_action(
+    action: AuditAction,
+    origin: Origin,
+    detail: str,
+    *,
+    sequence: Sequence | str = "",
+    stream_id: str = "",
+    count: int = 0,
+) -> bytes:
+    """An action as a note of the audit."""
+    return orjson.dumps(
+        {
+            "action": action,
+            "origin": list(origin),
+            "detail": detail,
+            "sequence": str(sequence),
+            "stream_id": stream_id,
+            "count": count,
+        }
+    )
+
+
+def decode_action(record_id: RecordId, note: bytes) -> AuditRecord:
+    """Reads what `encode_action` wrote."""
+    fields = orjson.loads(note)
+    return AuditRecord(
+        record_id,
+        AuditAction(fields["action"]),
+        *Origin(*fields["origin"]),
+        detail=fields["detail"],
+        sequence=fields["sequence"],
+        stream_id=fields["stream_id"],
+        count=fields["count"],
+    )

@@ -1,0 +1,172 @@
+"""Records in the audit what leaves no other trace: streams, bulk reads, refused calls.
+
+The store itself records publishes and registrations in the step that writes them, and deliveries
+in the agents' journals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import uuid4
+
+import structlog
+from cachetools import LRUCache
+
+from contex_server.audit.records import AuditAction, encode_action
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.model import BEGINNING, Origin, Sequence
+from contex_server.log.audit import AuditStore
+from contex_server.log.port import EventLog
+
+log = structlog.get_logger(__name__)
+
+_GATHER_S = 0.02
+_BACKOFF_S = (0.1, 5.0)
+_MAX_QUEUED = 10_000
+"""Notes that wait while the store is away; beyond that the oldest are dropped, and logged."""
+_BATCH = 500
+_CLOSE_S = 2.0
+
+REFUSED_BURST, REFUSED_EVERY_S = 20, 10.0
+"""Records of refused calls in a project: this many at once, then one in this many seconds. A
+client that is refused all the time adds 8,640 of them a day, about 2 MiB."""
+REFUSED_BURST_ALL, REFUSED_EVERY_ALL_S = 200, 1.0
+"""The same for all projects together, so that inventing project names gains a client nothing."""
+_REFUSED_PROJECTS = 1_000
+"""Maximum number of projects whose refusals are counted."""
+
+
+class _Allowance:
+    """Grants a burst, and then one more in each interval."""
+
+    def __init__(self, burst: int, every_s: float) -> None:
+        self._burst = self._left = float(burst)
+        self._every_s = every_s
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        """Whether one more is granted."""
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) / self._every_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class _Note(NamedTuple):
+    project: str
+    body: bytes
+    of_refusal: bool = False
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Recent refusals in a project; `unrecorded` calls have no record of their own."""
+
+    allowance: _Allowance = field(
+        default_factory=lambda: _Allowance(REFUSED_BURST, REFUSED_EVERY_S)
+    )
+    unrecorded: int = 0
+
+
+class AuditWriter:
+    """Writes notes in the background: no call waits for them or fails because of them."""
+
+    def __init__(self, event_log: EventLog, store: AuditStore) -> None:
+        self._log = event_log
+        self._store = store
+        self._queue: deque[_Note] = deque()
+        self._refusals: LRUCache[str, _Refusals] = LRUCache(_REFUSED_PROJECTS)
+        self._allowance = _Allowance(REFUSED_BURST_ALL, REFUSED_EVERY_ALL_S)
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task = asyncio.create_task(self._run(), name="contex-audit")
+
+    def stream_opened(self, project: str, origin: Origin, method: str, start: Sequence) -> str:
+        """Records that a stream was opened at a position; returns the stream's id."""
+        stream_id = uuid4().hex[:16]
+        note = encode_action(
+            AuditAction.SUBSCRIBED, origin, method, sequence=start, stream_id=stream_id
+        )
+        self._enqueue(_Note(project, note))
+        return stream_id
+
+    def stream_closed(
+        self, project: str, origin: Origin, method: str, stream_id: str, end: Sequence
+    ) -> None:
+        """Records that a stream has ended, and at which position."""
+        note = encode_action(
+            AuditAction.UNSUBSCRIBED, origin, method, sequence=end, stream_id=stream_id
+        )
+        self._enqueue(_Note(project, note))
+
+    def exported(self, project: str, origin: Origin, method: str, count: int) -> None:
+        """Records that a number of events, data or records were read in bulk."""
+        note = encode_action(AuditAction.EXPORTED, origin, method, count=count)
+        self._enqueue(_Note(project, note))
+
+    def refused(self, project: str, origin: Origin, method: str, reason: str) -> None:
+        """Records that a call was refused, at a bounded rate.
+
+        The record's count is the number of the project's refused calls since the previous
+        record, this one included.
+        """
+        refusals = self._refusals.setdefault(project, _Refusals())
+        refusals.unrecorded += 1
+        if refusals.allowance.take() and self._allowance.take():
+            count, refusals.unrecorded = refusals.unrecorded, 0
+            detail = f"{method}: {reason}"
+            note = encode_action(AuditAction.REFUSED, origin, detail, count=count)
+            self._enqueue(_Note(project, note, of_refusal=True))
+
+    async def close(self) -> None:
+        """Writes what is queued, unless the store is away."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._idle.wait()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _enqueue(self, note: _Note) -> None:
+        if len(self._queue) >= _MAX_QUEUED:
+            lost = self._queue.popleft()
+            log.warning("audit_note_lost", project=lost.project)
+        self._queue.append(note)
+        self._idle.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        delay = _BACKOFF_S[0]
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(_GATHER_S)
+            try:
+                while self._queue:
+                    await self._write()
+                delay = _BACKOFF_S[0]
+                self._wake.clear()
+                self._idle.set()
+            except ContexError as error:
+                log.warning("audit_interrupted", error=error.message, waiting=len(self._queue))
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _BACKOFF_S[1])
+
+    async def _write(self) -> None:
+        """Writes a batch of notes of one project."""
+        project = self._queue[0].project
+        batch = [note for note in self._queue if note.project == project][:_BATCH]
+        bodies = [note.body for note in batch if not note.of_refusal]
+        if len(bodies) < len(batch) and (await self._log.bounds(project)).tail > BEGINNING:
+            # Refused calls are only recorded in projects that exist: they must not create any.
+            bodies = [note.body for note in batch]
+        await self._store.note_actions(project, bodies)
+        written = set(map(id, batch))
+        self._queue = deque(note for note in self._queue if id(note) not in written)

@@ -1,0 +1,160 @@
+"""What matching in every project of this process shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from cachetools import LRUCache
+
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import Agent, Event, KeyState, Match, Need, Sequence
+from contex_server.log.agents import AgentStore
+from contex_server.log.port import EventLog
+from contex_server.log.state import StateStore
+from contex_server.matching.delta import is_significant_update
+from contex_server.matching.describe import Description
+from contex_server.matching.embeddings import Embeddings
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.score import Scorer
+from contex_server.matching.vectors import use_one_thread
+
+T = TypeVar("T")
+
+PASSAGE_CHARS = 400
+"""Maximum length of the passage that a match quotes."""
+_WORKERS = 2
+_CACHED_DESCRIPTIONS = 256
+
+
+class MatchEngine:
+    """The stores, the models, the formula and the worker threads that matchers and queries use."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        state: StateStore,
+        agents: AgentStore,
+        embeddings: Embeddings,
+        scorer: Scorer,
+    ) -> None:
+        self.log = log
+        self.state = state
+        self.agents = agents
+        self.embeddings = embeddings
+        self.scorer = scorer
+        self._workers = ThreadPoolExecutor(
+            _WORKERS, thread_name_prefix="contex-match", initializer=use_one_thread
+        )
+        self._descriptions: LRUCache[tuple[bytes, Sequence], Description] = LRUCache(
+            _CACHED_DESCRIPTIONS
+        )
+
+    async def close(self) -> None:
+        """Waits for the worker threads to finish."""
+        await asyncio.to_thread(self._workers.shutdown)
+
+    async def work(self, work: Callable[[], T]) -> T:
+        """Runs CPU-bound work in a worker thread.
+
+        If the caller is cancelled, this still waits for the work to end: nobody else may touch
+        the index it works on before that.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._workers, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not future.done():
+                await asyncio.wait([future])
+            raise
+
+    async def encode_needs(
+        self, project: str, model: str, needs: Iterable[Need]
+    ) -> tuple[Encoding, ...]:
+        """The encodings of registered needs, in their order.
+
+        Raises:
+            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        needs = tuple(needs)
+        by_digest = await self.embeddings.of_needs(
+            project, model, {need.digest: need.text for need in needs}
+        )
+        return tuple(by_digest[need.digest] for need in needs)
+
+    async def encode_queries(
+        self, project: str, model: str, queries: Iterable[Need]
+    ) -> tuple[Encoding, ...]:
+        """The same for needs that are not registered: their encodings are not stored."""
+        queries = tuple(queries)
+        by_digest = await self.embeddings.of_questions(
+            project, model, {query.digest: query.text for query in queries}
+        )
+        return tuple(by_digest[query.digest] for query in queries)
+
+    async def encode_states(
+        self, project: str, model: str, states: Iterable[KeyState]
+    ) -> dict[bytes, Encoding]:
+        """The encodings of live data, by digest; computes those that the store lacks.
+
+        Raises:
+            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        live = {state.digest: state for state in states if not state.deleted and state.digest}
+        encodings = await self.embeddings.stored(project, model, live)
+        missing = [state.sequence for digest, state in live.items() if digest not in encodings]
+        if missing:
+            entries = await self.log.get(project, missing)
+            events = [event_codec.decode(entry) for entry in entries if entry is not None]
+            encodings |= await self.embeddings.of_events(project, model, events)
+        return encodings
+
+    async def description(self, project: str, event: Event) -> Description:
+        """The texts that an event is matched by; those of recent events are cached."""
+        # Not by digest alone: paths and rows may differ where the text is the same.
+        key = (event.text_digest, event.sequence)
+        description = self._descriptions.get(key)
+        if description is None:
+            description = await self.embeddings.description(project, event)
+            self._descriptions[key] = description
+        return description
+
+    async def with_passages(
+        self, project: str, event: Event, matches: tuple[Match, ...], as_of: Sequence
+    ) -> tuple[Match, ...]:
+        """Adds to each match the passage that decided it and the version of its background."""
+        description = await self.description(project, event)
+        completed = []
+        for match in matches:
+            passage = description.passages[min(match.passage, len(description.passages) - 1)]
+            text = description.texts[0] if match.passage == 0 else passage.text
+            completed.append(
+                replace(
+                    match,
+                    path=passage.path,
+                    passage_text=text[:PASSAGE_CHARS],
+                    background_as_of=as_of,
+                )
+            )
+        return tuple(completed)
+
+    async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
+        """Whether an event that matched passes the agent's `min_delta`.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        delta, previous = agent.min_delta, event.previous_sequence
+        if delta is None or previous is None:
+            return True
+        (entry,) = await self.log.get(project, [previous])
+        if entry is None:
+            return True
+        before = event_codec.decode(entry)
+        # A different text may not have matched before, so it counts in any case.
+        return before.text_digest != event.text_digest or is_significant_update(
+            before, event, delta
+        )

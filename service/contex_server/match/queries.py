@@ -1,0 +1,243 @@
+"""Which data some needs match, now or at a moment of the past, and why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+from contex_server.kernel import event_codec
+from contex_server.kernel.errors import ContexError, Reason, event_not_found
+from contex_server.kernel.model import Entry, Event, EventFilter, Match, Need
+from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.scope import Scope
+from contex_server.log.port import EventLog
+from contex_server.match.index import Index
+from contex_server.match.pool import MatcherPool
+from contex_server.match.result import ContextBudget, MatchResult, build_result
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.explain import Explanation, explain
+from contex_server.matching.search import search
+from contex_server.matching.tokens import TokenCounter
+from contex_server.state.moments import MomentQuery, resolve_moment
+from contex_server.state.reader import StateReader
+from contex_server.state.state import State
+
+_INDEX_CHUNK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedMatch:
+    """An event and what its score is made of."""
+
+    entry: Entry
+    event: Event
+    explanation: Explanation
+
+
+class MatchQueries:
+    """Answers which data some needs match."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        states: StateReader,
+        matchers: MatcherPool,
+        counter: TokenCounter,
+        *,
+        answer_bytes: int,
+    ) -> None:
+        self._log = log
+        self._states = states
+        self._matchers = matchers
+        self._engine = matchers.engine
+        self._counter = counter
+        self._answer_bytes = answer_bytes
+
+    async def match_registered(
+        self,
+        project: str,
+        needs: Sequence[Need],
+        *,
+        at_least: LogSequence,
+        budget: ContextBudget,
+        scope: Scope,
+    ) -> MatchResult:
+        """What registered needs match now, with everything up to `at_least` taken into account.
+
+        Raises:
+            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        async with self._matchers.matcher(project) as matcher:
+            async with matcher.index_at(at_least) as (index, position):
+                encodings = await self._engine.encode_needs(project, index.model.id, needs)
+                keys = EventFilter(scope=scope)
+                matched = await self._search(index, needs, encodings, position, keys)
+            return await self._result(project, matched, position, budget)
+
+    async def match(
+        self,
+        project: str,
+        needs: Sequence[Need],
+        *,
+        data_keys: frozenset[str],
+        as_of: MomentQuery,
+        budget: ContextBudget,
+        scope: Scope,
+    ) -> MatchResult:
+        """See `MatchService.Match`.
+
+        Raises:
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
+                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        async with self.index_at(project, as_of) as (index, position):
+            encodings = await self._engine.encode_queries(project, index.model.id, needs)
+            keys = EventFilter(data_keys=data_keys, scope=scope)
+            matched = await self._search(index, needs, encodings, position, keys)
+        return await self._result(project, matched, position, budget)
+
+    async def explain(
+        self,
+        project: str,
+        need: Need,
+        *,
+        data_key: str,
+        sequence: LogSequence | None,
+        as_of: MomentQuery,
+        scope: Scope,
+    ) -> ExplainedMatch:
+        """See `MatchService.Explain`.
+
+        Args:
+            project: The project.
+            need: The need.
+            data_key: The datum whose latest event is explained, unless `sequence` is given.
+            sequence: The event.
+            as_of: The moment whose data it is judged by; None: now.
+            scope: What the caller may see; anything else is not found.
+
+        Raises:
+            ContexError: DATA_KEY_NOT_FOUND, EVENT_NOT_FOUND, SEQUENCE_TRIMMED,
+                SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        engine = self._engine
+        async with self.index_at(project, as_of) as (index, position):
+            place = sequence or index.latest.get(data_key)
+            if place is None or not (sequence or scope.admits(data_key)):
+                raise ContexError(
+                    Reason.DATA_KEY_NOT_FOUND,
+                    f"no datum {data_key!r} in project {project!r} as of {position}",
+                    metadata={"data_key": data_key},
+                    field="data_key",
+                )
+            (entry,) = await self._log.get(project, [place])
+            if entry is None:
+                raise ContexError(
+                    Reason.EVENT_NOT_FOUND,
+                    f"project {project!r} has no event {place}",
+                    metadata={"sequence": str(place)},
+                    field="sequence",
+                )
+            event = event_codec.decode(entry)
+            if not scope.admits(event.data_key):
+                raise event_not_found(project, place)
+            if not event.text_digest:
+                raise ContexError(
+                    Reason.EVENT_NOT_FOUND,
+                    f"event {place} is a {event.event_type!r} of the service, which is not matched",
+                    metadata={"sequence": str(place)},
+                    field="sequence",
+                )
+            model = index.model.id
+            (encoding,) = await engine.encode_queries(project, model, [need])
+            event_encodings = await engine.embeddings.of_events(project, model, [event])
+            explanation = await engine.work(
+                partial(
+                    explain,
+                    index.data,
+                    engine.scorer,
+                    model,
+                    need,
+                    encoding,
+                    event,
+                    event_encodings[event.text_digest],
+                    await engine.description(project, event),
+                    position,
+                )
+            )
+            if index.latest.get(event.data_key) != event.sequence:
+                # The rank is that of the datum's latest event, which is another one.
+                explanation = replace(explanation, rank=0)
+        return ExplainedMatch(entry, event, explanation)
+
+    @asynccontextmanager
+    async def index_at(
+        self, project: str, as_of: MomentQuery
+    ) -> AsyncIterator[tuple[Index, LogSequence]]:
+        """A project's index, now or at a moment of the past, and the sequence it is as of.
+
+        Raises:
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
+                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+        """
+        tail = (await self._log.bounds(project)).tail
+        moment = (
+            tail if as_of is None else (await resolve_moment(self._log, project, as_of)).sequence
+        )
+        if moment >= tail:
+            async with (
+                self._matchers.matcher(project) as matcher,
+                matcher.index_at(moment) as (index, position),
+            ):
+                if as_of is None or position == moment:
+                    yield index, position
+                    return
+        state = await self._states.at(project, moment)
+        yield await self.build_index(project, state), moment
+
+    async def build_index(self, project: str, state: State) -> Index:
+        """Indexes a state, with the model that decides in the project now."""
+        engine = self._engine
+        model_id = await engine.embeddings.model_of(project)
+        index = Index(await engine.embeddings.models.get(model_id), engine.scorer)
+        data = state.all()
+        while part := list(islice(data, _INDEX_CHUNK)):
+            encodings = await engine.encode_states(project, model_id, part)
+            await engine.work(partial(index.apply, part, encodings))
+        return index
+
+    async def _search(
+        self,
+        index: Index,
+        needs: Sequence[Need],
+        encodings: Sequence[Encoding],
+        position: LogSequence,
+        keys: EventFilter,
+    ) -> list[tuple[LogSequence, tuple[Match, ...]]]:
+        """The latest events of the data that match, with their matches, best first."""
+        matched = await self._engine.work(
+            partial(
+                search,
+                index.data,
+                self._engine.scorer,
+                index.model.id,
+                list(zip(needs, encodings, strict=True)),
+                position,
+                keys.admits_key,
+            )
+        )
+        return [(index.latest[data_key], matches) for data_key, matches in matched]
+
+    async def _result(
+        self,
+        project: str,
+        matched: list[tuple[LogSequence, tuple[Match, ...]]],
+        position: LogSequence,
+        budget: ContextBudget,
+    ) -> MatchResult:
+        return await build_result(
+            self._engine, project, matched, position, budget, self._counter, self._answer_bytes
+        )
