@@ -18,12 +18,16 @@ ENV UV_PYTHON=/usr/local/bin/python3 \
 WORKDIR /src
 # Dependencies first: they rarely change and are most of the image.
 COPY pyproject.toml uv.lock ./
+COPY clients/cli/pyproject.toml clients/cli/
 COPY clients/python/pyproject.toml clients/python/
-RUN uv sync --frozen --no-dev --no-install-workspace
+COPY examples/demo/pyproject.toml examples/demo/
+RUN uv sync --frozen --no-dev --extra demo --no-install-workspace
 COPY LICENSE README.md ./
+COPY clients/cli clients/cli
 COPY clients/python clients/python
+COPY examples/demo examples/demo
 COPY service service
-RUN uv sync --frozen --no-dev --no-editable
+RUN uv sync --frozen --no-dev --extra demo --no-editable
 
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="contex" \

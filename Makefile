@@ -16,7 +16,7 @@ $(UV):
 	.tools/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 
 # UV_NO_CONFIG and a Python that is already there: nothing is fetched but packages.
-$(STAMP): $(UV) uv.lock pyproject.toml clients/python/pyproject.toml
+$(STAMP): $(UV) uv.lock pyproject.toml clients/python/pyproject.toml clients/cli/pyproject.toml examples/demo/pyproject.toml
 	$(UV) sync --frozen --no-progress --python-preference only-system
 	@touch $@
 

@@ -101,7 +101,7 @@ async def contex_server(
         settings: CONTEX_* variables; everything else is the default.
     """
     data_dir = Path(tempfile.mkdtemp(prefix="contex-bench-", dir=parent_dir))
-    entry = ("benchmarks.profiled", str(profile)) if profile else ("contex_server.cli",)
+    entry = ("benchmarks.profiled", str(profile)) if profile else ("contex_server",)
     arguments = ("serve", "--port", "0", "--data-dir", str(data_dir), "--log-format", "json")
     try:
         async with _process(("-m", *entry, *arguments), settings) as (process, port, log):

@@ -9,11 +9,11 @@ import sys
 def main() -> None:
     """Runs `contex` with the remaining arguments; the statistics go to the file."""
     file, sys.argv = sys.argv[1], ["contex", *sys.argv[2:]]
-    from contex_server import cli
+    from contex_cli import main as contex
 
     profile = cProfile.Profile()
     try:
-        profile.runcall(cli.main)
+        profile.runcall(contex)
     finally:
         profile.dump_stats(file)
 

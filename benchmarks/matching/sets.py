@@ -88,7 +88,7 @@ def aws() -> DataSet:
 
 def standard_library() -> DataSet:
     """The demo's: modules and distributions of this Python, and what agents ask about them."""
-    from contex_server.cli.demo.corpus import of_this_machine
+    from contex_demo.corpus import of_this_machine
 
     corpus = of_this_machine()
     documents = [(d.data_key, d.description, d.data) for d in corpus.documents]

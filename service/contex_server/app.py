@@ -56,13 +56,13 @@ from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.erasure import Eraser
-from contex_server.projects.metrics import Metrics
 from contex_server.projects.pace import Pace
-from contex_server.projects.policy import Retention, Retentions
 from contex_server.projects.recovery import Recovery
 from contex_server.projects.removal import Removal
-from contex_server.projects.retention import Keeping
-from contex_server.projects.usage import Usages, UsageWatch
+from contex_server.projects.retention import Retention, RetentionStore
+from contex_server.projects.retention_admin import RetentionAdmin
+from contex_server.projects.usage import UsageMonitor, UsageReader
+from contex_server.projects.usage_metrics import UsageMetrics
 from contex_server.projects.verification import Verification
 from contex_server.state.history import HistoryReader
 from contex_server.state.reader import StateReader
@@ -75,7 +75,7 @@ from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealer import Sealer
 from contex_server.tiers.tiers import compose
 from contex_server.transfer.exporter import Exporter
-from contex_server.transfer.importer import Imports
+from contex_server.transfer.importer import Importer
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +161,7 @@ class Server:
             cache_bytes=settings.snapshot_cache_bytes,
             on_long_fold=snapshotter.appended,
         )
-        retentions = Retentions(store.projects, _default_retention(settings))
+        retentions = RetentionStore(store.projects, _default_retention(settings))
         appended = [snapshotter.appended]
         removal, archiver, keys = None, None, None
         pace = Pace(store.projects)
@@ -184,10 +184,10 @@ class Server:
             archiver.start()
             self.archiver = archiver
             appended.append(archiver.appended)
-        keeping = Keeping(store.projects, self.log, retentions, archiver, removal)
+        retention = RetentionAdmin(store.projects, self.log, retentions, archiver, removal)
         usages = _usages(settings, store, retentions)
         eraser = Eraser(
-            tiers.raw, store, sealer, keeping, archive, archiver, keys, models.ids, *appended
+            tiers.raw, store, sealer, retention, archive, archiver, keys, models.ids, *appended
         )
         recovery = None
         if archive is not None and archiver is not None and keys is not None:
@@ -241,7 +241,7 @@ class Server:
             self.matchers,
             answer_bytes=settings.limits.answer_bytes,
         )
-        publisher = Publisher(self.log, embeddings, sealer, pace.wait, *appended)
+        publisher = Publisher(self.log, embeddings, sealer, pace.throttle, *appended)
         servicers: tuple[Servicer, ...] = (
             EventServicer(settings, self.log, publisher, self.hub, audit, presence, self.drain),
             AgentServicer(
@@ -282,7 +282,7 @@ class Server:
                 self.log,
                 store.projects,
                 tiers.snapshots,
-                keeping,
+                retention,
                 usages,
                 eraser,
                 verification,
@@ -291,7 +291,7 @@ class Server:
             ),
             TransferServicer(
                 Exporter(self.log, store),
-                Imports(
+                Importer(
                     self.log,
                     store,
                     publisher,
@@ -426,8 +426,8 @@ def _default_retention(settings: Settings) -> Retention:
     )
 
 
-def _usages(settings: Settings, store: Store, retentions: Retentions) -> Usages:
-    return Usages(
+def _usages(settings: Settings, store: Store, retentions: RetentionStore) -> UsageReader:
+    return UsageReader(
         store,
         retentions,
         archived=_archive_url(settings) is not None,
@@ -441,9 +441,9 @@ async def _watched(settings: Settings, store_url: str) -> AsyncIterator[CallMetr
     """Watches what all projects use and logs it; serves that and the counts of calls as metrics
     where a port for them is set. One process does it, however many serve."""
     store = await _open_store(settings, store_url)
-    metrics, calls = Metrics(), CallMetrics()
-    usages = _usages(settings, store, Retentions(store.projects, _default_retention(settings)))
-    watch = asyncio.create_task(UsageWatch(store.projects, usages, metrics.used).run())
+    metrics, calls = UsageMetrics(), CallMetrics()
+    usages = _usages(settings, store, RetentionStore(store.projects, _default_retention(settings)))
+    watch = asyncio.create_task(UsageMonitor(store.projects, usages, metrics.used).run())
     try:
         if settings.metrics_port is None:
             yield calls

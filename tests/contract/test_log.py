@@ -29,7 +29,7 @@ from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.pace import Pace
-from contex_server.projects.policy import Retention, Retentions
+from contex_server.projects.retention import Retention, RetentionStore
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.archived_log import ArchivedLog, ArchivedSnapshots
@@ -126,7 +126,7 @@ async def tiers(
         store,
         archive,
         ArchivedKeys(store.keys, objects),
-        Retentions(store.projects, Retention(0, 0, 0, 0)),
+        RetentionStore(store.projects, Retention(0, 0, 0, 0)),
         events=segment_events,
         size=1 << 20,
         expire=nothing,

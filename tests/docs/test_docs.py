@@ -13,23 +13,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import contex
 import grpc
 import pytest
-import typer
 from contex.v1 import error_reason_pb2, event_service_pb2
-from contex_server.cli.application import application
+from contex_cli.commands import COMMANDS, GROUPS, load
 from contex_server.kernel.codes import code_of
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import Reason
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from typer.testing import CliRunner
 
 from docs import render_cli
+from tests import command_line
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ["README.md", *(f"docs/guide/{p.name}" for p in sorted(ROOT.glob("docs/guide/*.md")))]
@@ -82,7 +81,7 @@ def target() -> Iterator[str]:
     """A server as a user starts it, on the bundled store."""
     directory = Path(tempfile.mkdtemp(prefix="ctx"))
     log = directory / "server.log"
-    command = [sys.executable, "-m", "contex_server.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "contex_server", "serve", "--port", "0"]
     command += ["--data-dir", str(directory), "--log-format", "json"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
     with log.open("wb") as stderr:
@@ -149,8 +148,8 @@ def run_command(command: str) -> tuple[int, str]:
         return done.returncode, done.stdout if done.returncode == 0 else done.stderr
     program, *arguments = shlex.split(command)
     assert program == "contex"
-    result = CliRunner().invoke(application, arguments)
-    return result.exit_code, result.stdout if result.exit_code == 0 else result.output
+    done = command_line.invoke(*arguments)
+    return done.exit_code, done.stdout if done.exit_code == 0 else done.output
 
 
 _ANYTHING = r"\.\.\.|…"
@@ -201,10 +200,9 @@ def test_shell_blocks_use_what_exists(page: str) -> None:
             if words[:1] == ["make"]:
                 assert set(words[1:]) <= set(verbs), line
             elif words[:1] == ["contex"]:
-                command: Any = typer.main.get_command(application)
-                while words[1:] and words[1] in getattr(command, "commands", {}):
-                    command = command.commands[words.pop(1)]
-                known = {option for parameter in command.params for option in parameter.opts}
+                name = next(n for n in (" ".join(words[1:3]), words[1]) if n in COMMANDS)
+                options = load(name).signature.options
+                known = {text for option in options for text in option.positive + option.negative}
                 assert {word for word in words if word.startswith("-")} <= known, line
 
 
@@ -293,8 +291,7 @@ def test_the_proto_documents_every_error_with_its_code() -> None:
 def test_every_command_is_in_the_table() -> None:
     table = rows("docs/guide/commands.md", "command")
     commands = {row[0].strip("`").removeprefix("contex ") for row in table}
-    application_command: Any = typer.main.get_command(application)
-    assert commands == set(application_command.commands)
+    assert commands == {name.partition(" ")[0] for name in COMMANDS} | GROUPS.keys()
 
 
 def test_the_command_reference_is_current() -> None:

@@ -725,7 +725,7 @@ def write_json(path: Path, value: Json) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--serve", default=f"{sys.executable} -m contex_server.cli serve")
+    parser.add_argument("--serve", default=f"{sys.executable} -m contex_server serve")
     parser.add_argument(
         "--answers", action="store_true", help="ask again about what is recorded already"
     )

@@ -19,9 +19,10 @@ from contex_server.kernel.model import END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 from contex_server.log.store import Store
-from contex_server.projects.archiver import TASK, Archiver
+from contex_server.projects.archive_task import TASK
+from contex_server.projects.archiver import Archiver
 from contex_server.projects.pace import Pace
-from contex_server.projects.policy import Retention, Retentions
+from contex_server.projects.retention import Retention, RetentionStore
 from contex_server.state.snapshot_cache import SnapshotCache
 from contex_server.state.snapshotter import Snapshotter
 from contex_server.tiers.archive import Archive
@@ -471,7 +472,7 @@ class History(RuleBasedStateMachine):
         store = self.world.opened
         seen = store if calls is None else mortal(store, calls)
         archive = Archive(seen.archive, self.world.objects, cache_bytes=10_000)
-        retentions = Retentions(seen.projects, Retention(0, 0, 0, 0))
+        retentions = RetentionStore(seen.projects, Retention(0, 0, 0, 0))
         archiver = Archiver(
             seen,
             archive,
@@ -485,7 +486,7 @@ class History(RuleBasedStateMachine):
         try:
             if keep:
                 retentions.defaults = Retention(0, keep, 0, 0)
-                await archiver.look(self.project)
+                await archiver.archive_due(self.project)
             else:
                 await archiver.archive_all(self.project)
         except _Killed:
@@ -493,7 +494,7 @@ class History(RuleBasedStateMachine):
         finally:
             await archive.close()
             # As when it was closed, or its claim has expired.
-            await store.tasks.disclaim(self.project, TASK, archiver.claims.owner)
+            await store.tasks.disclaim(self.project, TASK, archiver.task.claims.owner)
 
     @precondition(lambda self: self.restarts < 1)
     @rule(what=st.sampled_from(["server", "store"]))

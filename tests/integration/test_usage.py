@@ -9,9 +9,9 @@ from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 from contex_server.log.store import Store
-from contex_server.projects.metrics import Metrics
-from contex_server.projects.policy import Retention, Retentions
-from contex_server.projects.usage import Limit, Usage, Usages, UsageWatch
+from contex_server.projects.retention import Retention, RetentionStore
+from contex_server.projects.usage import Limit, Usage, UsageMonitor, UsageReader
+from contex_server.projects.usage_metrics import UsageMetrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from structlog.testing import capture_logs
@@ -36,11 +36,11 @@ async def store(valkey: EmbeddedValkey) -> AsyncIterator[Store]:
     await opened.events.close()
 
 
-def usages(store: Store, retention: Retention, *, events: int = 10) -> Usages:
+def usages(store: Store, retention: Retention, *, events: int = 10) -> UsageReader:
     """As of a server with an archive that it can't reach."""
-    return Usages(
+    return UsageReader(
         store,
-        Retentions(store.projects, retention),
+        RetentionStore(store.projects, retention),
         archived=True,
         segment_events=events,
         segment_bytes=1_000,
@@ -84,9 +84,9 @@ async def test_what_begins_and_ceases_to_be_too_much_is_logged_once(
         for n in range(40):
             await api.publish(event(f"k{n}"))
     seen: list[dict[str, Usage]] = []
-    retentions = Retentions(store.projects, Retention(0, 20, 0, 0))
-    watched = Usages(store, retentions, archived=True, segment_events=1, segment_bytes=1)
-    watch = UsageWatch(store.projects, watched, seen.append)
+    retentions = RetentionStore(store.projects, Retention(0, 20, 0, 0))
+    watched = UsageReader(store, retentions, archived=True, segment_events=1, segment_bytes=1)
+    watch = UsageMonitor(store.projects, watched, seen.append)
     with capture_logs() as logs:
         await watch.look()
         await watch.look()
@@ -104,11 +104,11 @@ async def test_metrics_tell_it_too(server: Server, store: Store) -> None:
     async with Api.of(server) as api:
         for n in range(40):
             await api.publish(event(f"k{n}"))
-    metrics = Metrics()
+    metrics = UsageMetrics()
     registry = CollectorRegistry()
     registry.register(metrics)
     assert 'project="p"' not in generate_latest(registry).decode()
-    await UsageWatch(store.projects, usages(store, Retention(0, 16, 0, 0)), metrics.used).look()
+    await UsageMonitor(store.projects, usages(store, Retention(0, 16, 0, 0)), metrics.used).look()
     text = generate_latest(registry).decode().splitlines()
     label = f'project="{P}"'
     assert f"contex_store_events{{{label}}} 40.0" in text

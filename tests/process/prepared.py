@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 
 import psutil
-from contex_server import failpoints
-from contex_server.cli import main
+from contex_cli import main
+from contex_server.kernel import failpoints
 
 for _module in (
     "contex_server.matching",  # Before numpy, so that it starts no threads.
     "contex_server.app",
-    "contex_server.cli.application",
+    "contex_cli.server",
+    "contex_server.serve",
     "faiss",
     "onnxruntime",
     "tokenizers",

@@ -42,7 +42,7 @@ IMPORTING = (
     "import-staging",
     "import-archived",
     "import-checked",
-    "import-landed",
+    "import-committed",
 )
 
 EXPORTED = 20_000

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from contex_server.cli.application import application
-from contex_server.cli.exits import ExitCode
-from typer.testing import CliRunner
+from contex_cli.exits import ExitCode
 
-CONTEX = [sys.executable, "-m", "contex_server.cli"]
+from tests import command_line
+
+CONTEX = [sys.executable, "-m", "contex_server"]
 API_CONFIG = '{"base_url":"https://api.example.com","timeout":30}'
 MATCHED_KEYS = {"score", "matches", "payload_omitted", "backfilled"}
 EVENT_KEYS = {
@@ -63,12 +63,11 @@ class Contex:
     environment: dict[str, str]
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def __call__(self, *arguments: str, stdin: str | None = None) -> Done:
+    def __call__(self, *arguments: str, stdin: str = "") -> Done:
         """Runs a command in this process, which saves the half second of starting another."""
-        result = CliRunner(env=self.environment).invoke(application, arguments, input=stdin)
-        return Done(result.exit_code, result.stdout, result.stderr)
+        return Done(*command_line.invoke(*arguments, env=self.environment, stdin=stdin))
 
-    def ok(self, *arguments: str, stdin: str | None = None) -> Done:
+    def ok(self, *arguments: str, stdin: str = "") -> Done:
         done = self(*arguments, stdin=stdin)
         assert (done.code, done.err) == (ExitCode.OK, "")
         return done

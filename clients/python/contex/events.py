@@ -429,7 +429,7 @@ def matched_event(message: event_pb2.MatchedEvent, *, backfilled: bool = False) 
 
 
 class _Answer(Protocol):
-    """A response that may have its data written out."""
+    """A response that may contain its data as text."""
 
     @property
     def context(self) -> event_pb2.Context: ...

@@ -291,7 +291,7 @@ def _patch(message: state_service_pb2.Patch) -> Patch:
 
 
 class StateProgress:
-    """How far a stream of a state has come, and how it goes on after a lost connection."""
+    """How far a stream of a state has come, and how it resumes after a lost connection."""
 
     def __init__(self, request: state_service_pb2.StreamStateRequest) -> None:
         self.request = request

@@ -252,6 +252,19 @@ class Record:
     opaque: bool = False
     erased: Erasure | None = None
 
+    @property
+    def links(self) -> Links:
+        """What ties the event to others."""
+        previous = self.previous_sequence
+        return Links(
+            self.data_key,
+            self.revision,
+            "" if previous is None else str(previous),
+            self.text_digest,
+            self.event_type,
+            self.publisher,
+        )
+
 
 class Links(NamedTuple):
     """What ties an event to others.

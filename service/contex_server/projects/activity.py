@@ -37,7 +37,7 @@ By = Dimension | Total
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ActivityQuery:
     """What is asked.
 
     Attributes:
@@ -93,7 +93,7 @@ class Activity:
     counted_since: Sequence = BEGINNING
 
 
-def buckets_of(asked: Question, now_ms: int) -> tuple[Buckets, Tier]:
+def choose_buckets(asked: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
     """The buckets of a question, and which counts they are made of.
 
     They begin at multiples of their length in local time, as far as the counts allow:
@@ -133,7 +133,7 @@ def buckets_of(asked: Question, now_ms: int) -> tuple[Buckets, Tier]:
 
 
 async def read_activity(
-    log: EventLog, store: ProjectStore, project: str, asked: Question
+    log: EventLog, store: ProjectStore, project: str, asked: ActivityQuery
 ) -> Activity:
     """Reads the counts of the time asked about; the log itself is not read.
 
@@ -141,7 +141,7 @@ async def read_activity(
         ContexError: INVALID_FIELD, RECORDS_EXPIRED, STORE_UNAVAILABLE.
     """
     bounds = await log.bounds(project)
-    buckets, tier = buckets_of(asked, bounds.now_ms)
+    buckets, tier = choose_buckets(asked, bounds.now_ms)
     dimension = asked.by if isinstance(asked.by, Dimension) else Dimension.EVENT_TYPE
     span, slot_s = (HOUR, MINUTE) if tier is Tier.MINUTES else (DAY, HOUR)
     # Nothing was counted before the first event or after the newest.
@@ -163,7 +163,7 @@ async def read_activity(
 class _Tally:
     """Adds counts up."""
 
-    def __init__(self, buckets: Buckets, asked: Question) -> None:
+    def __init__(self, buckets: Buckets, asked: ActivityQuery) -> None:
         self._buckets = buckets
         self._asked = asked
         self._admits = _admits(asked.names)

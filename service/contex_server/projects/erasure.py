@@ -31,7 +31,7 @@ from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.projects.archiver import Archiver
-from contex_server.projects.retention import Keeping
+from contex_server.projects.retention_admin import RetentionAdmin
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.objects import archive_unavailable
@@ -64,7 +64,7 @@ class Eraser:
         raw: All events, as they are kept.
         store: Where keys, erasures and vectors are.
         sealer: Has keys at hand.
-        keeping: Knows of legal holds.
+        retention: Knows of legal holds.
         archive: Where old events are; None where there is no archive.
         archiver: Moves events there; None likewise.
         keys: The keys that are kept there; None likewise.
@@ -77,7 +77,7 @@ class Eraser:
         raw: EventLog,
         store: Store,
         sealer: Sealer,
-        keeping: Keeping,
+        retention: RetentionAdmin,
         archive: Archive | None,
         archiver: Archiver | None,
         keys: ArchivedKeys | None,
@@ -87,7 +87,7 @@ class Eraser:
         self._raw = raw
         self._store = store
         self._sealer = sealer
-        self._keeping = keeping
+        self._retention = retention
         self._archive = archive
         self._archiver = archiver
         self._keys = keys
@@ -117,7 +117,7 @@ class Eraser:
         before = await self._store.keys.erasure(project, request_id)
         if before is not None:
             return before[1], before[0], True
-        await self._keeping.check_not_on_hold(project)
+        await self._retention.check_not_on_hold(project)
         now_ms = (await self._store.events.bounds(project)).now_ms
         erasure = Erasure(now_ms, request_id, reason)
         key_id = b""
@@ -151,7 +151,7 @@ class Eraser:
         )
         if key_id and self._archiver is not None and self._keys is not None:
             # So that it is not kept again meanwhile.
-            async with self._archiver.task(project):
+            async with self._archiver.task.exclusive(project):
                 directory = (await self._store.archive.archived(project)).directory
                 if directory:
                     await self._keys.destroy(directory, key_id, recorded.tombstone)
@@ -225,13 +225,13 @@ class Eraser:
                 "the events of a data key are erased in the archive, and there is none",
             )
         found = _Found()
-        async with archiver.task(project):
+        async with archiver.task.exclusive(project):
             await archiver.move_all(project)
             directory = await archive.directory(project)
             remains = directory.archived.remains
             for record in [*([remains] if remains else []), *directory.records]:
                 if record.first <= latest.sequence:
-                    await archiver.claim(project)
+                    await archiver.task.claim(project)
                     await self._rewrite_segment(
                         project, record, data_key, latest.sequence, erasure, found
                     )
@@ -280,11 +280,11 @@ class Eraser:
         name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
         replaced = await archive.store(sealed, name)
         reached("erasing-segment")
-        await archiver.claim(project, afresh=True)
+        await archiver.task.claim(project, afresh=True)
         is_remains = "/remains-" in name
         store = self._store.archive
         record_it = store.replace_remains if is_remains else store.replace_segment
-        if not await record_it(project, archiver.claims.owner, replaced):
+        if not await record_it(project, archiver.task.claims.owner, replaced):
             await archive.objects.delete(name)
             raise archive_unavailable("another process is working on it")
         await archive.objects.delete(record.name)

@@ -83,7 +83,7 @@ class Pace:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
 
-    async def seen(self, project: str, archived: int, held: int, *, over: bool) -> float:
+    async def observe(self, project: str, archived: int, held: int, *, over: bool) -> float:
         """Takes note of how archiving goes.
 
         Args:
@@ -119,7 +119,7 @@ class Pace:
             await self._store.put_pace(project, seen.rate, int(ttl_s * 1_000))
         return math.inf if seen.hurried else max(CALM, _AHEAD * grown / seconds)
 
-    async def wait(self, project: str, events: int) -> None:
+    async def throttle(self, project: str, events: int) -> None:
         """Returns when so many events may be appended."""
         now, limit = time.monotonic(), self._limits.get(project)
         if limit is None or now > limit.asked + _ASK_S:

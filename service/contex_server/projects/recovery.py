@@ -20,7 +20,9 @@ from contex_server.log.archive import SegmentRecord
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.log.transfer import Restored
-from contex_server.projects.archiver import STAGED, TASK, Archiver
+from contex_server.projects.archive_task import TASK
+from contex_server.projects.archiver import Archiver
+from contex_server.projects.segment_writer import STAGED
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.sealer import Sealer
@@ -33,7 +35,7 @@ _HOLD_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class UnrecordedSegments:
     """Segments that the store does not know of, in order.
 
     Attributes:
@@ -73,7 +75,7 @@ class Recovery:
         self._sealer = sealer
         self._archiver = archiver
 
-    async def ahead(self, project: str) -> Ahead | None:
+    async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
         """What the archive has more than the store knows of; None if it has not.
 
         Raises:
@@ -108,9 +110,9 @@ class Recovery:
         if not chain:
             return None
         empty = bounds.tail == Sequence(0, 0)
-        return Ahead(directory, tuple(chain), True, empty)
+        return UnrecordedSegments(directory, tuple(chain), True, empty)
 
-    async def take_over(self, project: str, ahead: Ahead) -> None:
+    async def recover(self, project: str, ahead: UnrecordedSegments) -> None:
         """Lets the store know of the segments.
 
         A project that it has lost is put together where nobody sees it, and then becomes
@@ -121,8 +123,8 @@ class Recovery:
                 STORE_UNAVAILABLE.
         """
         if not ahead.empty:
-            async with self._archiver.task(project, sweep=False):
-                await self._take(project, ahead, self._archiver.claims, staged=False)
+            async with self._archiver.task.exclusive(project, sweep=False):
+                await self._take(project, ahead, self._archiver.task.claims, staged=False)
             return
         staged = f"{project}~recovery"
         claims = Claims(self._store.tasks, TASK, hold_ms=_HOLD_MS)
@@ -145,10 +147,12 @@ class Recovery:
             await claims.give_back(staged)
         log.warning("recovered", project=project, last=str(ahead.records[-1].last))
 
-    async def _take(self, project: str, ahead: Ahead, claims: Claims, *, staged: bool) -> None:
+    async def _take(
+        self, project: str, ahead: UnrecordedSegments, claims: Claims, *, staged: bool
+    ) -> None:
         await self._keys.bring_back(project, ahead.directory)
         for record in ahead.records:
-            await self.take_in(project, record, archived=staged)
+            await self.restore_segment(project, record, archived=staged)
             if not await claims.take(project):
                 raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
             # A project that begins in the middle has lost what was before.
@@ -169,7 +173,7 @@ class Recovery:
                     if remains.last == ahead.records[0].first:
                         await self._store.archive.replace_remains(project, claims.owner, remains)
 
-    async def take_in(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
+    async def restore_segment(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
         """Restores what a segment has after the end of a project; see `TransferLog.restore`.
 
         Raises:

@@ -23,7 +23,7 @@ from contex_server.log.port import EventLog
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
-from contex_server.projects.policy import Retention
+from contex_server.projects.retention import Retention
 from contex_server.state.reader import StateReader
 from contex_server.state.snapshot_format import encode
 from contex_server.state.state import Selection

@@ -1,115 +1,87 @@
-"""What can be asked and decided about how a project is kept."""
+"""What decides where a project's events are kept, and for how long."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
 import orjson
 
-from contex_server.audit.records import AuditAction, encode_action
-from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import Origin, Sequence
-from contex_server.log.pages import check_not_beyond
-from contex_server.log.port import EventLog
 from contex_server.log.projects import ProjectStore
-from contex_server.projects.archiver import Archiver
-from contex_server.projects.policy import Retention, Retentions
-from contex_server.projects.removal import Removal
-from contex_server.state.moments import Instant, check_not_in_future
+
+_OVER = 1.5
 
 
-class Keeping:
-    """Retention, as it is administered.
+def is_over(used: float, most: float, segment: int) -> bool:
+    """Whether a store holds far more of a project than the retention says: half as much again,
+    and a segment, for events go by segments."""
+    return used > _OVER * most + segment
 
-    Args:
-        store: Where retentions are kept.
-        event_log: All events.
-        retentions: What is kept where.
-        archiver: Moves events; None where there is no archive.
-        removal: Removes them; None likewise.
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a project is kept. 0 sets no limit, None leaves it to the server's default.
+
+    Attributes:
+        store_seconds: Events older than this move from the store to the archive; ...
+        store_events: ... and so do the oldest of more than so many, ...
+        store_bytes: ... and of more than so many bytes: whatever comes first.
+        archive_seconds: Events older than this are removed from the archive for good.
+        legal_hold: Nothing is removed for good, whatever else says so.
     """
 
-    def __init__(
-        self,
-        store: ProjectStore,
-        event_log: EventLog,
-        retentions: Retentions,
-        archiver: Archiver | None,
-        removal: Removal | None,
-    ) -> None:
-        self._store = store
-        self._log = event_log
-        self._retentions = retentions
-        self._archiver = archiver
-        self._removal = removal
+    store_seconds: int | None = None
+    store_events: int | None = None
+    store_bytes: int | None = None
+    archive_seconds: int | None = None
+    legal_hold: bool = False
 
-    @property
-    def has_archive(self) -> bool:
-        """Whether there is one."""
-        return self._archiver is not None
-
-    async def retention(self, project: str) -> tuple[Retention, Retention]:
-        """What the project sets itself, and what holds.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
-        own = await self._retentions.own(project)
-        return own, own.over(self._retentions.defaults)
-
-    async def change(self, project: str, retention: Retention, origin: Origin) -> Retention:
-        """Sets what holds, and returns it.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
-        said = ", ".join(
-            f"{name} {value}"
-            for name, value in orjson.loads(retention.encode()).items()
-            if value not in (None, False)
+    def over(self, defaults: Retention) -> Retention:
+        """With the defaults for what it leaves open."""
+        return replace(
+            defaults,
+            legal_hold=self.legal_hold,
+            **{
+                name: value
+                for name, value in asdict(self).items()
+                if value is not None and name != "legal_hold"
+            },
         )
-        detail = f"set the retention: {said or 'the defaults'}"
-        action = encode_action(AuditAction.ADMINISTERED, origin, detail)
-        await self._store.put_retention(project, retention.encode(), action)
-        if self._archiver is not None:
-            self._archiver.appended(project)
-        return retention.over(self._retentions.defaults)
 
-    async def remove(
-        self, project: str, before: Sequence | Instant, reason: str, origin: Origin
-    ) -> tuple[int, Sequence | None]:
-        """Removes events before a place for good; see `Removal.remove`.
+    def encode(self) -> bytes:
+        """As it is stored."""
+        return orjson.dumps(asdict(self))
 
-        Returns:
-            How many were removed, and the oldest that can be read.
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Reads what `encode` wrote; b"" is one that leaves everything open."""
+        return cls(**orjson.loads(data)) if data else cls()
 
-        Raises:
-            ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, LEGAL_HOLD, ARCHIVE_DISABLED,
-                ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
-        bounds = await self._log.bounds(project)
-        if isinstance(before, Instant):
-            check_not_in_future(before.unix_ms, bounds.now_ms)
-            before = Sequence(before.unix_ms, 0)
-        else:
-            check_not_beyond(bounds, before)
-        if self._archiver is None or self._removal is None:
-            raise ContexError(
-                Reason.ARCHIVE_DISABLED, "events are removed from the archive, and there is none"
-            )
-        await self.check_not_on_hold(project)
-        async with self._archiver.task(project):
-            removed = await self._removal.remove(
-                project, self._archiver.claims, before, origin, reason
-            )
-        return removed, (await self._log.bounds(project)).first
 
-    async def check_not_on_hold(self, project: str) -> None:
-        """Refuses what must not be done to a project on legal hold.
+class RetentionStore:
+    """The retention of every project.
+
+    Args:
+        store: Where it is kept.
+        defaults: What holds where a project sets nothing; nothing in it is None.
+    """
+
+    def __init__(self, store: ProjectStore, defaults: Retention) -> None:
+        self._store = store
+        self.defaults = defaults
+
+    async def own(self, project: str) -> Retention:
+        """What the project sets itself.
 
         Raises:
-            ContexError: LEGAL_HOLD, STORE_UNAVAILABLE.
+            ContexError: STORE_UNAVAILABLE.
         """
-        if (await self._retentions.own(project)).legal_hold:
-            raise ContexError(
-                Reason.LEGAL_HOLD,
-                f"project {project!r} is on legal hold; nothing of it may be removed or erased",
-            )
+        return Retention.decode(await self._store.retention(project))
+
+    async def of(self, project: str) -> Retention:
+        """What holds; nothing in it is None.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+        """
+        return (await self.own(project)).over(self.defaults)

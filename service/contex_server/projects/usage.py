@@ -14,7 +14,7 @@ from contex_server.log.archive import Archived
 from contex_server.log.buckets import target_project
 from contex_server.log.projects import Counters, ProjectStore
 from contex_server.log.store import Store
-from contex_server.projects.policy import Retentions, is_over
+from contex_server.projects.retention import RetentionStore, is_over
 from contex_server.state.moments import rfc3339
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Usage:
         return found
 
 
-class Usages:
+class UsageReader:
     """What the projects use.
 
     Args:
@@ -83,7 +83,7 @@ class Usages:
     def __init__(
         self,
         store: Store,
-        retentions: Retentions,
+        retentions: RetentionStore,
         *,
         archived: bool,
         segment_events: int,
@@ -147,7 +147,7 @@ def _stored(limit: Limit, what: str, segment: int) -> Limit:
     )
 
 
-class UsageWatch:
+class UsageMonitor:
     """Looks at what all projects use, and logs what begins and ceases to be too much.
 
     Args:
@@ -160,7 +160,7 @@ class UsageWatch:
     def __init__(
         self,
         store: ProjectStore,
-        usages: Usages,
+        usages: UsageReader,
         seen: Callable[[dict[str, Usage]], None],
         *,
         interval_s: float = _WATCH_S,

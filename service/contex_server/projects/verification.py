@@ -32,7 +32,7 @@ _SNAPSHOTS = 100_000
 _TOGETHER = 500
 
 
-class Kind(IntEnum):
+class FindingKind(IntEnum):
     """The numbers are those of `contex.v1.FindingKind`."""
 
     SEGMENT = 1
@@ -48,7 +48,7 @@ class Kind(IntEnum):
 class Finding:
     """A difference; see `contex.v1.Finding`."""
 
-    kind: Kind
+    kind: FindingKind
     place: str
     detail: str
     repairable: bool = False
@@ -68,7 +68,7 @@ class Summary:
     repaired: int = 0
 
 
-class Step(NamedTuple):
+class VerifyProgress(NamedTuple):
     """How far a verification is."""
 
     events: int
@@ -104,7 +104,7 @@ class Verification:
         self._archive = archive
         self._recovery = recovery
 
-    async def verify(self, project: str, *, repair: bool) -> AsyncGenerator[Step, None]:
+    async def verify(self, project: str, *, repair: bool) -> AsyncGenerator[VerifyProgress, None]:
         """Reads everything, and tells what differs as it is found.
 
         Raises:
@@ -120,17 +120,17 @@ class Verification:
                     summary.findings += 1
                     summary.repaired += step.finding.repaired
                 yield step
-        yield Step(events, total, summary=summary)
+        yield VerifyProgress(events, total, summary=summary)
 
     async def _steps(
         self, project: str, repair: bool, summary: Summary
-    ) -> AsyncGenerator[Step, None]:
+    ) -> AsyncGenerator[VerifyProgress, None]:
         async for finding in self._ahead(project, repair):
-            yield Step(0, 0, finding)
+            yield VerifyProgress(0, 0, finding)
         whole = True
         async for finding in self._segments(project, summary):
             whole = False
-            yield Step(0, 0, finding)
+            yield VerifyProgress(0, 0, finding)
         bounds = await self._raw.bounds(project)
         summary.as_of = str(bounds.tail)
         if not whole:
@@ -139,9 +139,9 @@ class Verification:
         async for step in self._events(project, repair, state, summary):
             yield step
         for finding in await self._state(project, repair, state, summary, whole=not bounds.trimmed):
-            yield Step(summary.events, bounds.length, finding)
+            yield VerifyProgress(summary.events, bounds.length, finding)
         for finding in await self._vectors(project, repair, state):
-            yield Step(summary.events, bounds.length, finding)
+            yield VerifyProgress(summary.events, bounds.length, finding)
 
     # -- the archive -----------------------------------------------------------------
 
@@ -149,17 +149,17 @@ class Verification:
         """What the archive has and the store does not know of."""
         if self._recovery is None:
             return
-        ahead = await self._recovery.ahead(project)
+        ahead = await self._recovery.find_unrecorded(project)
         if ahead is None:
             return
         finding = Finding(
-            Kind.ARCHIVE_AHEAD,
+            FindingKind.ARCHIVE_AHEAD,
             ahead.directory,
             f"{len(ahead.records)} segments up to {ahead.records[-1].last} are not known here",
             repairable=ahead.takeable,
         )
         if repair and ahead.takeable:
-            await self._recovery.take_over(project, ahead)
+            await self._recovery.recover(project, ahead)
             finding = Finding(finding.kind, finding.place, finding.detail, True, True)
         yield finding
 
@@ -195,14 +195,14 @@ class Verification:
                     problem = "it does not follow the segment before"
                 names = {record.digest, *index.replaces}
             if problem:
-                yield Finding(Kind.SEGMENT, record.name, problem)
+                yield Finding(FindingKind.SEGMENT, record.name, problem)
             before = record
 
     # -- the log ---------------------------------------------------------------------
 
     async def _events(
         self, project: str, repair: bool, state: dict[str, KeyState], summary: Summary
-    ) -> AsyncGenerator[Step, None]:
+    ) -> AsyncGenerator[VerifyProgress, None]:
         """Folds the log into `state`, up to its end as it is when that is reached."""
         bounds = await self._raw.bounds(project)
         snapshots = await self._snapshots.after(project, BEGINNING, _SNAPSHOTS)
@@ -224,14 +224,14 @@ class Verification:
                             project, repair, snapshots[at].sequence, state, base
                         )
                         if finding is not None:
-                            yield Step(summary.events, bounds.length, finding)
+                            yield VerifyProgress(summary.events, bounds.length, finding)
                         at += 1
                     if sequence <= last:
                         detail = f"it stands after {last}"
-                        yield Step(
+                        yield VerifyProgress(
                             summary.events,
                             bounds.length,
-                            Finding(Kind.EVENT, str(sequence), detail),
+                            Finding(FindingKind.EVENT, str(sequence), detail),
                         )
                     last = sequence
                     summary.events += 1
@@ -246,25 +246,27 @@ class Verification:
                             detail = (
                                 f"revision {event.revision} of {event.data_key} after {revision}"
                             )
-                            yield Step(
+                            yield VerifyProgress(
                                 summary.events,
                                 bounds.length,
-                                Finding(Kind.EVENT, str(sequence), detail),
+                                Finding(FindingKind.EVENT, str(sequence), detail),
                             )
                         latest = event_codec.key_state(entry)
                         assert latest is not None
                         state[event.data_key] = latest
-                yield Step(summary.events, bounds.length)
+                yield VerifyProgress(summary.events, bounds.length)
         for info in snapshots[at:]:
             if info.sequence <= bounds.tail:
                 summary.snapshots += 1
                 finding = await self._compared(project, repair, info.sequence, state, base)
                 if finding is not None:
-                    yield Step(summary.events, bounds.length, finding)
+                    yield VerifyProgress(summary.events, bounds.length, finding)
         expected = bounds.length
         if base == BEGINNING and summary.events != expected:
             detail = f"{summary.events} events can be read, and there should be {expected}"
-            yield Step(summary.events, expected, Finding(Kind.COUNTER, "event_count", detail))
+            yield VerifyProgress(
+                summary.events, expected, Finding(FindingKind.COUNTER, "event_count", detail)
+            )
 
     async def _snapshot(self, project: str, sequence: Sequence) -> Snapshot | None:
         data = await self._snapshots.get(project, sequence)
@@ -294,7 +296,7 @@ class Verification:
         if repair and in_store:
             await self._store.snapshots.drop(project, sequence)
         detail = "it can't be read" if snapshot is None else "it is not the state at its sequence"
-        return Finding(Kind.SNAPSHOT, str(sequence), detail, in_store, repair and in_store)
+        return Finding(FindingKind.SNAPSHOT, str(sequence), detail, in_store, repair and in_store)
 
     # -- what is derived -------------------------------------------------------------
 
@@ -341,7 +343,7 @@ class Verification:
                     continue
             findings = [
                 Finding(
-                    Kind.STATE,
+                    FindingKind.STATE,
                     key,
                     f"the store has {_text(kept.get(key))}, the log comes to {_text(found)}",
                     True,
@@ -351,7 +353,9 @@ class Verification:
             ]
             if not counted:
                 detail = f"{counters.deleted} are counted, and {deleted} there are"
-                findings.append(Finding(Kind.COUNTER, "deleted_key_count", detail, True, repaired))
+                findings.append(
+                    Finding(FindingKind.COUNTER, "deleted_key_count", detail, True, repaired)
+                )
             return findings
         return []
 
@@ -372,7 +376,7 @@ class Verification:
             events = [event_codec.decode(entry) for entry in entries if entry is not None]
             await self._embeddings.of_events(project, model, events)
         return [
-            Finding(Kind.VECTOR, of[digest].data_key, "its vector is missing", True, repair)
+            Finding(FindingKind.VECTOR, of[digest].data_key, "its vector is missing", True, repair)
             for digest in sorted(missing)
         ]
 

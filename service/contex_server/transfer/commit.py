@@ -1,10 +1,11 @@
-"""How what is staged becomes part of its project."""
+"""Moves staged events into a project that they do not replace as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import groupby
 
 from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
@@ -25,13 +26,12 @@ from contex_server.log.store import Store
 from contex_server.log.transfer import Restored
 from contex_server.transfer.staging import Staging
 
-_EVENTS = 500
-"""So many are taken over at once."""
+_BATCH_EVENTS = 500
 
 
-class Landing:
-    """Takes over what an import has staged, where the staged project does not become the project
-    as a whole (`Staging.commit`).
+class ImportCommit:
+    """Moves what an import has staged into its project, unless the staged project replaces the
+    project as a whole (`Staging.commit`).
 
     Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
 
@@ -39,8 +39,8 @@ class Landing:
         event_log: All events.
         store: Where they are put.
         publisher: Appends them anew.
-        staging: What is staged.
-        project: What it becomes part of.
+        staging: The staged project.
+        project: The project.
     """
 
     def __init__(
@@ -57,13 +57,16 @@ class Landing:
         self._staging = staging
         self._project = project
 
-    async def add(self, tail: Sequence, model: str) -> bool:
-        """The staged events are added behind those that the project has, up to `tail`, with
-        the agents and the vectors of a model; False if somebody else appended meanwhile."""
+    async def append(self, tail: Sequence, model: str) -> bool:
+        """Appends the staged events after `tail`, with agents and the vectors of a model.
+
+        Returns:
+            False if somebody else has appended to the project.
+        """
         project, staged = self._project, self._staging.project
         async for entries in self._staged_after(tail):
             batch = [
-                await self._staging.sealed(project, Restored.of(entry, event_codec.links(entry)))
+                await self._staging.seal(project, Restored.of(entry, event_codec.links(entry)))
                 for entry in entries
             ]
             if not await self._store.transfer.restore(project, tail, batch):
@@ -72,7 +75,7 @@ class Landing:
             reached("import-added")
         agents: dict[str, tuple[bytes, Sequence]] = {}
         after = ""
-        while records := await self._store.agents.agents(staged, after, _EVENTS):
+        while records := await self._store.agents.agents(staged, after, _BATCH_EVENTS):
             after = records[-1].agent_id
             agents.update({a.agent_id: (a.record, a.cursor) for a in records})
         await self._store.agents.restore_agents(project, agents)
@@ -82,8 +85,8 @@ class Landing:
         return True
 
     async def replay(self, name: str, origin: Origin) -> tuple[str, str]:
-        """The staged events are appended as new ones; what was appended under the same name is
-        not appended again.
+        """Appends the staged events as new ones, except for those that were appended under the
+        same name before.
 
         Returns:
             The first and the last of their new sequences; "" if there are none.
@@ -91,61 +94,49 @@ class Landing:
         first = last = ""
         number = 0
         async for entries in self._staged_after(BEGINNING):
-            for publisher, some in _runs([self._new_event(entry) for entry in entries]):
+            # An append names one publisher.
+            for publisher, run in groupby(map(_new_event, entries), lambda pair: pair[1]):
                 number += 1
-                append = Append(
-                    self._project,
-                    some,
-                    f"import-{name}-{number}",
-                    publisher=publisher,
-                    origin=origin,
-                )
+                events = [event for event, _ in run]
+                key = f"import-{name}-{number}"
+                append = Append(self._project, events, key, publisher=publisher, origin=origin)
                 appended = await self._publisher.append(await self._publisher.prepare(append))
                 reached("import-replayed")
                 first = first or str(appended.first)
                 end = appended.first
-                for _ in some[1:]:
+                for _ in events[1:]:
                     end = end.next()
                 last = str(end)
             await self._staging.claim()
         return first, last
 
     async def set_retention(self, retention: bytes, action: bytes) -> None:
-        """Sets how long the project is kept, unless it says so itself."""
+        """Sets the retention of the project, unless it has one of its own."""
         if retention and not await self._store.projects.retention(self._project):
             await self._store.projects.put_retention(self._project, retention, action)
-
-    def _new_event(self, entry: Entry) -> tuple[NewEvent, str]:
-        """An event as it was published, and by whom."""
-        record = event_codec.record(entry)
-        bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
-        event = NewEvent(
-            event_codec.entry(bare).body,
-            record.data_key,
-            record.event_type,
-            record.payload,
-            record.content_type,
-            record.description,
-            record.event_type == DATA_DELETED,
-            subject=record.metadata.get(SUBJECT, ""),
-        )
-        return event, record.publisher
 
     async def _staged_after(self, after: Sequence) -> AsyncGenerator[list[Entry], None]:
         staged = self._staging.project
         tail = (await self._log.bounds(staged)).tail
-        source = pages(self._log, staged, after, tail, max_events=_EVENTS)
+        source = pages(self._log, staged, after, tail, max_events=_BATCH_EVENTS)
         async with aclosing(source):
             async for page in source:
                 if page.entries:
                     yield page.entries
 
 
-def _runs(events: list[tuple[NewEvent, str]]) -> list[tuple[str, list[NewEvent]]]:
-    """Consecutive events of one publisher: an append names one."""
-    runs: list[tuple[str, list[NewEvent]]] = []
-    for event, publisher in events:
-        if not runs or runs[-1][0] != publisher:
-            runs.append((publisher, []))
-        runs[-1][1].append(event)
-    return runs
+def _new_event(entry: Entry) -> tuple[NewEvent, str]:
+    """An event as it was published, and its publisher."""
+    record = event_codec.record(entry)
+    bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
+    event = NewEvent(
+        event_codec.entry(bare).body,
+        record.data_key,
+        record.event_type,
+        record.payload,
+        record.content_type,
+        record.description,
+        record.event_type == DATA_DELETED,
+        subject=record.metadata.get(SUBJECT, ""),
+    )
+    return event, record.publisher

@@ -1,4 +1,4 @@
-"""What makes the events of a file a history: each follows the last, and the last of its key."""
+"""Checks that the events of a file are a history: ascending, each linked to the one before it."""
 
 from __future__ import annotations
 
@@ -14,72 +14,80 @@ _NUMBER = rb"(?:0|[1-9]\d{0,18})"
 _ID = _NUMBER + b"-" + _NUMBER
 _IDS = re.compile(_ID + rb"(?:\n" + _ID + rb")*")
 
-_FEW = 8
-"""So few are read faster one after the other."""
+_VECTORIZE_FROM = 8
+"""Fewer events are checked faster one by one."""
 
 
-class Broken(Exception):
-    """Events are no continuation; says why."""
+class ContinuityError(Exception):
+    """The events are not a continuous history; the message says why."""
 
 
 class Continuity:
-    """The events of a file so far.
-
-    Args:
+    """The history read from a file so far.
 
     Attributes:
-        last: The sequence of the last.
-        whole: Whether all keys are known that there were: not where an import is gone on with
-            that leaves out or renames some.
-        partial: Whether the file leaves out events, so that revisions are missing.
+        last: The sequence of the last event.
+        all_keys_known: Whether a key that was not seen yet is new. False when resuming an
+            import that leaves out or renames keys.
+        partial: Whether the file leaves out events, so that revisions have gaps.
     """
 
     def __init__(self) -> None:
         self.last = BEGINNING
-        self.whole = True
+        self.all_keys_known = True
         self.partial = False
         self._latest: dict[str, tuple[int, str]] = {}
         """Revision and sequence of the latest event of each key."""
 
-    def knows(self, data_key: str, revision: int, sequence: Sequence) -> None:
-        """Takes in the latest event of a key, unless a later one is known."""
-        if self.whole:
+    def add_latest(self, data_key: str, revision: int, sequence: Sequence) -> None:
+        """Adds the latest event of a key, unless the key is known already."""
+        if self.all_keys_known:
             self._latest.setdefault(data_key, (revision, str(sequence)))
 
-    def order(self, entries: SequenceOf[Entry]) -> None:
-        """Takes in the sequences of events, which ascend.
+    def check_order(self, entries: SequenceOf[Entry]) -> None:
+        """Checks that sequences are valid and ascend.
 
         Raises:
-            Broken: They don't, or are none.
+            ContinuityError: They are not, or do not.
         """
-        ids = [str(self.last).encode(), *[entry.id for entry in entries]]
-        if len(entries) < _FEW or not _ascend(ids):
+        if len(entries) < _VECTORIZE_FROM or not _ascend(
+            [str(self.last).encode(), *[entry.id for entry in entries]]
+        ):
             for entry in entries:
                 sequence = _sequence(entry)
                 if sequence <= self.last:
-                    raise Broken(f"{sequence} after {self.last}")
+                    raise ContinuityError(f"{sequence} after {self.last}")
                 self.last = sequence
         self.last = entries[-1].sequence
 
-    def link(self, entries: SequenceOf[Entry]) -> list[Links]:
-        """Takes in events, each of which names the one before it of its key; returns what is
-        told of them.
+    def check_links(
+        self, entries: SequenceOf[Entry], links: list[Links] | None = None
+    ) -> list[Links]:
+        """Checks that each event names the one before it of its key.
+
+        Args:
+            entries: The events.
+            links: Their links, if they are parsed already.
+
+        Returns:
+            The links.
 
         Raises:
-            Broken: One does not, or is no event.
+            ContinuityError: An event does not, or is not an event.
         """
-        try:
-            found = list(map(event_codec.links, entries))
-        except ValueError as error:
-            raise Broken(f"what is no event: {error!s:.100}") from error
+        if links is None:
+            try:
+                links = list(map(event_codec.links, entries))
+            except ValueError as error:
+                raise ContinuityError(f"not an event: {error!s:.100}") from error
         latest = self._latest
-        for entry, (key, revision, previous, _, _, _) in zip(entries, found, strict=True):
+        for entry, (key, revision, previous, _, _, _) in zip(entries, links, strict=True):
             if not key:
                 continue
             before = latest.get(key)
             latest[key] = (revision, entry.id.decode())
             if before is None:
-                if not self.whole:
+                if not self.all_keys_known:
                     continue
                 before = (0, "")
             if self.partial:
@@ -87,13 +95,15 @@ class Continuity:
             else:
                 follows = revision == before[0] + 1 and previous == before[1]
             if not follows:
-                raise Broken(f"{entry.sequence} is no revision {revision} of {key!r:.60}")
-        return found
+                raise ContinuityError(
+                    f"{entry.sequence} does not continue {key!r:.60} with revision {revision}"
+                )
+        return links
 
 
 def _ascend(ids: SequenceOf[bytes]) -> bool:
-    """Whether sequences ascend, in a quarter of the time that reading one after the other
-    takes; False also where it takes that to tell."""
+    """Whether sequences ascend, in a quarter of the time of comparing them one by one. Also
+    False where only comparing them one by one can tell."""
     text = b"\n".join(ids)
     if not _IDS.fullmatch(text):
         return False
@@ -108,7 +118,7 @@ def _sequence(entry: Entry) -> Sequence:
     try:
         sequence = Sequence.parse(entry.id.decode())
     except ValueError as error:
-        raise Broken(f"what is no event: {error!s:.100}") from error
+        raise ContinuityError(f"not an event: {error!s:.100}") from error
     if str(sequence).encode() != entry.id:
-        raise Broken(f"what is no event: {entry.id!r:.60} is not how {sequence} is written")
+        raise ContinuityError(f"not an event: {entry.id!r:.60} should read {sequence}")
     return sequence

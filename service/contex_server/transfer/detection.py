@@ -7,7 +7,7 @@ from collections.abc import Callable
 import orjson
 import zstandard
 
-from contex_server.transfer.items import FileFormat, Malformed, Reader
+from contex_server.transfer.items import FileFormat, MalformedFile, Reader
 from contex_server.transfer.legacy import LegacyReader
 from contex_server.transfer.lines import ZSTD_MAGIC, LinesReader
 from contex_server.transfer.native import MAGIC, NativeReader
@@ -16,7 +16,7 @@ _LOOK_BYTES = 64 * 1024
 PARQUET_MAGIC = b"PAR1"
 
 
-def reader_of(file_format: FileFormat) -> Reader:
+def make_reader(file_format: FileFormat) -> Reader:
     """A reader of a format."""
     make: dict[FileFormat, Callable[[], Reader]] = {
         FileFormat.NATIVE: NativeReader,
@@ -31,12 +31,12 @@ def detect(start: bytes, *, complete: bool) -> FileFormat | None:
     """The format of a file that begins like this; None where more bytes would tell.
 
     Raises:
-        Malformed: It is none that can be imported.
+        MalformedFile: It is none that can be imported.
     """
     if start.startswith(MAGIC):
         return FileFormat.NATIVE
     if start.startswith(PARQUET_MAGIC):
-        raise Malformed("Parquet is exported only", 0, 1)
+        raise MalformedFile("Parquet is exported only", 0, 1)
     if len(start) < len(MAGIC) and not complete:
         return None
     text = start
@@ -44,10 +44,10 @@ def detect(start: bytes, *, complete: bool) -> FileFormat | None:
         try:
             text = zstandard.ZstdDecompressor().decompressobj().decompress(start[:_LOOK_BYTES])
         except zstandard.ZstdError as error:
-            raise Malformed(f"compression: {error}", 0, 1) from error
+            raise MalformedFile(f"compression: {error}", 0, 1) from error
     line, end, _ = text.lstrip().partition(b"\n")
     if not line.startswith(b"{") and (line or complete):
-        raise Malformed("no known format", 0, 1)
+        raise MalformedFile("no known format", 0, 1)
     try:
         fields = orjson.loads(line)
     except ValueError:

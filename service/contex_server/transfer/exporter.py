@@ -28,7 +28,7 @@ _PAGE_EVENTS = 4_000
 _AGENTS = 500
 
 
-class Part(IntEnum):
+class ExportPart(IntEnum):
     """What else goes with the events; the numbers are those of `contex.v1.ExportPart`."""
 
     AGENTS = 1
@@ -37,13 +37,13 @@ class Part(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportRequest:
     """What is wanted; see `contex.v1.ExportRequest`.
 
     Attributes:
         after: Events after this sequence, ...
         until: ... up to this one; beyond the end of the log: up to its end.
-        resume: What `Piece.resume` was, of an export that is gone on with.
+        resume: What `ExportChunk.resume` was, of an export that is gone on with.
     """
 
     project: str
@@ -52,11 +52,11 @@ class Exported:
     after: Sequence
     until: Sequence
     filter: EventFilter
-    parts: frozenset[Part]
+    parts: frozenset[ExportPart]
     resume: str = ""
 
 
-class Piece(NamedTuple):
+class ExportChunk(NamedTuple):
     """The next bytes of the file, and how far that is; see `contex.v1.ExportResponse`."""
 
     data: bytes
@@ -96,7 +96,7 @@ class Exporter:
         self._log = event_log
         self._store = store
 
-    async def export(self, wanted: Exported) -> AsyncGenerator[Piece, None]:
+    async def export(self, wanted: ExportRequest) -> AsyncGenerator[ExportChunk, None]:
         """The pieces of the file.
 
         Raises:
@@ -116,14 +116,18 @@ class Exporter:
         cut, position = Sequence.parse(at.cut), Sequence.parse(at.position)
         total = max(bounds.length, at.scanned)
 
-        def piece(data: bytes, *, resumable: bool = True, summary: Summary | None = None) -> Piece:
+        def piece(
+            data: bytes, *, resumable: bool = True, summary: Summary | None = None
+        ) -> ExportChunk:
             at.bytes += len(data)
             at.items, at.chain = writer.items, writer.chain.digest
             resume = _token(at) if resumable and wanted.format is not FileFormat.PARQUET else ""
-            return Piece(data, at.events, at.bytes, total, at.scanned, resume, summary)
+            return ExportChunk(data, at.events, at.bytes, total, at.scanned, resume, summary)
 
         if not wanted.resume:
-            model = await self._store.match.model(project) if Part.VECTORS in wanted.parts else ""
+            model = (
+                await self._store.match.model(project) if ExportPart.VECTORS in wanted.parts else ""
+            )
             partial = bool(wanted.after > BEGINNING or not wanted.filter.is_open or bounds.trimmed)
             manifest = Manifest(project, at.cut, rfc3339(bounds.now_ms), partial, model)
             if not partial and cut == bounds.tail:
@@ -162,7 +166,7 @@ class Exporter:
         last = await asyncio.to_thread(writer.end, summary)
         yield piece(last, resumable=False, summary=summary)
 
-    def _writer(self, wanted: Exported) -> Writer:
+    def _writer(self, wanted: ExportRequest) -> Writer:
         match wanted.format:
             case FileFormat.NATIVE:
                 return NativeWriter()
@@ -178,17 +182,17 @@ class Exporter:
         return [entry for entry in entries if wanted.passes(event_codec.decode(entry))]
 
     async def _parts(
-        self, wanted: Exported, writer: Writer, cut: Sequence
+        self, wanted: ExportRequest, writer: Writer, cut: Sequence
     ) -> AsyncGenerator[tuple[bytes, int, int], None]:
         """What goes with the events: bytes, and how many agents and vectors they hold."""
         project = wanted.project
-        if Part.AGENTS in wanted.parts:
+        if ExportPart.AGENTS in wanted.parts:
             after = ""
             while records := await self._store.agents.agents(project, after, _AGENTS):
                 after = records[-1].agent_id
                 kept = [AgentRecord(a.agent_id, a.record, min(a.cursor, cut)) for a in records]
                 yield writer.agents(kept), len(kept), 0
-        if Part.VECTORS in wanted.parts:
+        if ExportPart.VECTORS in wanted.parts:
             model = await self._store.match.model(project)
             seen: set[bytes] = set()
             async for encodings in self._store.match.all_vectors(project, model):
@@ -196,13 +200,13 @@ class Exporter:
                 seen |= fresh.keys()
                 if fresh:
                     yield await asyncio.to_thread(writer.vectors, fresh), 0, len(fresh)
-        if Part.SETTINGS in wanted.parts:
+        if ExportPart.SETTINGS in wanted.parts:
             retention = await self._store.projects.retention(project)
             if retention:
                 yield writer.settings(retention), 0, 0
 
 
-def _fingerprint(wanted: Exported) -> str:
+def _fingerprint(wanted: ExportRequest) -> str:
     parts = (
         wanted.format,
         wanted.compress,
@@ -220,7 +224,7 @@ def _token(at: _Progress) -> str:
     return orjson.dumps([getattr(at, name) for name in _Progress.__slots__]).decode()
 
 
-def _resumed(wanted: Exported, writer: Writer) -> _Progress:
+def _resumed(wanted: ExportRequest, writer: Writer) -> _Progress:
     try:
         at = _Progress(*orjson.loads(wanted.resume))
         writer.items = int(at.items)

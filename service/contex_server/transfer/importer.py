@@ -1,9 +1,9 @@
-"""Bringing a file into a project: staged where nobody sees it, checked, and then made visible.
+"""Imports files into projects: staged out of sight, checked, and then made visible.
 
-See docs/adr/0015. The staged project has the name of the project, "~" and the import's id, and
-is one like any other to whatever keeps projects in order; with the last byte of the file
-checked it takes the place of the project in one step, or its events are added to the project
-one batch after the other, where that had some already or gets them as new ones.
+See docs/adr/0015. The staged project is named after the project, "~" and the import's id; to
+background work it is a project like any other. Once the whole file is checked, the staged project
+replaces the project in one step, or its events are added to the project batch by batch if the
+project has events already or if they are appended as new ones.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from uuid import uuid4
 
-import orjson
 import structlog
 
 from contex_server.audit.records import AuditAction, encode_action
@@ -26,102 +24,58 @@ from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import (
-    BEGINNING,
-    DATA_DELETED,
-    SERVICE_TYPES,
-    Entry,
-    Origin,
-    Record,
-    Sequence,
-)
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Origin, Record, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.log.transfer import Restored
-from contex_server.matching.describe import PayloadMalformed, describe
-from contex_server.matching.embeddings import describe_event
+from contex_server.matching.describe import PayloadMalformed
 from contex_server.projects.archiver import Archiver
-from contex_server.projects.policy import Retentions
 from contex_server.projects.recovery import Recovery
-from contex_server.state.moments import rfc3339
+from contex_server.projects.retention import RetentionStore
 from contex_server.tiers.sealer import Sealer
-from contex_server.transfer.commit import Landing
-from contex_server.transfer.continuity import Broken, Continuity
-from contex_server.transfer.detection import detect, reader_of
+from contex_server.transfer.checkpoint import Checkpoint
+from contex_server.transfer.commit import ImportCommit
+from contex_server.transfer.continuity import Continuity, ContinuityError
+from contex_server.transfer.detection import detect, make_reader
 from contex_server.transfer.items import (
     Agents,
     Events,
     FileFormat,
     Item,
-    Malformed,
+    MalformedFile,
     Manifest,
     Reader,
     SettingsItem,
     Summary,
     Vectors,
 )
-from contex_server.transfer.plan import Mode, Report, Wanted
-from contex_server.transfer.redaction import redacted, remapped
+from contex_server.transfer.request import ImportMode, ImportReport, ImportRequest
 from contex_server.transfer.staging import Staging
+from contex_server.transfer.transform import EventTransform, check_payload
 
 log = structlog.get_logger(__name__)
 
 _BATCH_EVENTS = 1_000
 _BATCH_BYTES = 2 * 1024 * 1024
-_KEPT_S = 7 * 24 * 3600
+_ABANDONED_S = 7 * 24 * 3600
 _SWEEP_S = 3600.0
 _SLICE = 200
-"""So many events are looked at between two times that others get their turn."""
+"""Events handled before other tasks get their turn."""
 
 
-class _Link(NamedTuple):
-    """The latest event of a key, as it is imported."""
-
-    revision: int
-    sequence: Sequence
-
-
-@dataclass(slots=True)
-class _Note:
-    """How far an import is, as it is kept with what is staged."""
-
-    fingerprint: str
-    at: float
-    salt: str
-    format: int = 0
-    offset: int = 0
-    reader: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    last_read: str = "0-0"
-    staged: str = "0-0"
-    matched: str = "0-0"
-    model: str = ""
-    retention: str = ""
-    checked: bool = False
-
-    @property
-    def models(self) -> list[str]:
-        """The models that there are vectors of."""
-        return [self.model] if self.model else []
-
-    def encode(self) -> bytes:
-        return orjson.dumps({name: getattr(self, name) for name in self.__slots__})
-
-
-class Imports:
+class Importer:
     """Imports into the projects of a server.
 
     Args:
         event_log: All events.
         store: Where imports are staged.
         publisher: Appends events anew.
-        sealer: Seals those that name a subject.
-        retentions: What the store keeps.
-        archiver: Archives the rest; None where there is no archive.
-        recovery: Goes on with what was archived; None likewise.
-        grown: Told of each project that has grown.
+        sealer: Seals events that name a subject.
+        retentions: How much the store keeps.
+        archiver: Archives the rest; None without an archive.
+        recovery: Counts what is archived after an interruption; None without an archive.
+        grown: Called with each project that has grown.
     """
 
     def __init__(
@@ -130,7 +84,7 @@ class Imports:
         store: Store,
         publisher: Publisher,
         sealer: Sealer,
-        retentions: Retentions,
+        retentions: RetentionStore,
         archiver: Archiver | None,
         recovery: Recovery | None,
         *grown: Callable[[str], None],
@@ -145,477 +99,407 @@ class Imports:
         self._recovery = recovery
         self._swept = -_SWEEP_S
 
-    async def begin(self, wanted: Wanted, origin: Origin) -> Import:
-        """Begins an import, or goes on with it.
+    async def begin(self, request: ImportRequest, origin: Origin) -> Import:
+        """Begins an import, or resumes it.
 
         Raises:
             ContexError: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS, STORE_UNAVAILABLE; INVALID_FIELD
-                where the import of this id was another.
+                if an import of the same id began with another request.
         """
         await self._sweep()
-        started = Import(self, wanted, origin)
+        started = Import(self, request, origin)
         await started.open()
         return started
 
     def staging(self, project: str) -> Staging:
-        """A staged project, by its name."""
+        """The staged project of this name."""
         return Staging(project, self.store, self._sealer, self._archiver, self._recovery)
 
     async def _sweep(self) -> None:
-        """Drops what was staged long ago and not gone on with."""
+        """Drops imports that were abandoned long ago."""
         now = time.monotonic()
         if now < self._swept + _SWEEP_S:
             return
         self._swept = now
         for project in await self.store.projects.projects():
             if "~" in project:
-                note = _read(await self.store.transfer.import_note(project))
-                if note is not None and note.at < time.time() - _KEPT_S:
+                stored = Checkpoint.decode(await self.store.transfer.import_note(project))
+                if stored is not None and stored.at < time.time() - _ABANDONED_S:
                     log.info("import_dropped", project=project)
-                    await self.staging(project).drop(note.models)
+                    await self.staging(project).drop(stored.models)
 
 
 class Import:
     """One import.
 
     Attributes:
-        byte_count: So much of it was read.
+        byte_count: Bytes of the file read so far.
         report: What has happened so far.
     """
 
-    def __init__(self, imports: Imports, wanted: Wanted, origin: Origin) -> None:
-        self._of = imports
-        self._wanted = wanted
+    def __init__(self, importer: Importer, request: ImportRequest, origin: Origin) -> None:
+        self._importer = importer
+        self._request = request
         self._origin = origin
-        self._store = imports.store
-        self._staging = imports.staging(f"{wanted.project}~{wanted.import_id or uuid4().hex[:16]}")
-        self._staged = self._staging.project
-        self._note = _Note(wanted.fingerprint(), time.time(), secrets.token_hex(16))
+        self._store = importer.store
+        name = f"{request.project}~{request.import_id or uuid4().hex[:16]}"
+        self._staging = importer.staging(name)
+        self._checkpoint = Checkpoint(request.fingerprint(), time.time(), secrets.token_hex(16))
         self._manifest = Manifest()
         self._reader: Reader | None = None
         self._start = bytearray()
+        """The beginning of the file, until its format is known."""
         self._batch: list[Restored] = []
         self._batch_bytes = 0
         self._continuity = Continuity()
-        self._target: dict[str, _Link] = {}
         self._staged_tail = BEGINNING
-        """The end of what was staged before the import was gone on with."""
-        self._known_tail = BEGINNING
-        """The end of the project when the import began."""
+        """The end of what was staged before the import was resumed."""
+        self._project_tail = BEGINNING
+        """The end of the project when an exact import began."""
         self._matched = BEGINNING
+        """The project's own events are found in the file up to here."""
         self.byte_count = 0
-        self.report = Report(dry_run=wanted.dry_run)
+        self.report = ImportReport(dry_run=request.dry_run)
+        self._transform = self._new_transform()
 
     @property
     def resume_offset(self) -> int:
-        """The file is wanted from here on, should the import be resumed."""
+        """Where in the file to continue if the import is interrupted now."""
         return self._staging.offset
 
     @property
     def _exact(self) -> bool:
-        return self._wanted.mode is Mode.EXACT
+        return self._request.mode is ImportMode.EXACT
 
-    # -- from the beginning to the end ---------------------------------------------
+    # -- lifecycle -----------------------------------------------------------------
 
     async def open(self) -> None:
-        """Takes the import up; see `Imports.begin`."""
-        wanted = self._wanted
-        bounds = await self._of.log.bounds(wanted.project)
+        """Begins or resumes the import; see `Importer.begin`."""
+        request = self._request
+        bounds = await self._importer.log.bounds(request.project)
         if self._exact:
-            self._known_tail = bounds.tail
-            if bounds.trimmed or (bounds.tail > BEGINNING and not wanted.whole):
-                raise _not_empty(wanted.project, bounds.tail)
-        if wanted.dry_run:
+            self._project_tail = bounds.tail
+            if bounds.trimmed or (bounds.tail > BEGINNING and not request.verbatim):
+                raise _not_empty(request.project, bounds.tail)
+        if request.dry_run:
             return
         await self._staging.claim()
         try:
-            await self._take_up()
+            await self._resume()
         except BaseException:
-            await self.leave(keep=True)
+            await self.close(keep=True)
             raise
 
-    async def _take_up(self) -> None:
-        note = _read(await self._store.transfer.import_note(self._staged))
-        if note is not None and note.fingerprint != self._note.fingerprint:
+    async def _resume(self) -> None:
+        staged = self._staging.project
+        stored = Checkpoint.decode(await self._store.transfer.import_note(staged))
+        if stored is not None and stored.fingerprint != self._checkpoint.fingerprint:
             raise ContexError(
                 Reason.INVALID_FIELD,
-                "start.import_id: an import of this id into the project began otherwise",
+                "start.import_id: an import with this id began with other options",
                 field="start.import_id",
             )
-        if note is None or not (note.reader or note.checked):
+        if stored is None or not (stored.reader or stored.checked):
             await self._drop()
-            self._note.at = time.time()
-            await self._store.transfer.put_import_note(self._staged, self._note.encode())
+            self._checkpoint.at = time.time()
+            await self._store.transfer.put_import_note(staged, self._checkpoint.encode())
             return
-        self._note = note
-        self._manifest = Manifest.of_json(note.manifest)
+        self._checkpoint = stored
+        self._manifest = Manifest.of_json(stored.manifest)
         self._continuity.partial = self._manifest.partial
-        self.report = Report(**note.report)
-        self._continuity.last = Sequence.parse(note.last_read)
-        self._matched = Sequence.parse(note.matched)
-        await self._staging.take_up()
+        self.report = ImportReport(**stored.report)
+        self._transform = self._new_transform()
+        self._continuity.last = Sequence.parse(stored.last_read)
+        self._matched = Sequence.parse(stored.matched)
+        await self._staging.load()
         self._staged_tail = self._staging.tail
-        if not note.checked:
-            await self._expect()
-            self._reader = reader_of(FileFormat(note.format))
-            self._reader.resume(note.offset, note.reader)
-            self._continuity.whole = self._wanted.whole
-            await self._know_links(self._staged)
+        if not stored.checked:
+            await self._plan_staging()
+            self._reader = make_reader(FileFormat(stored.format))
+            self._reader.resume(stored.offset, stored.reader)
+            self._continuity.all_keys_known = self._request.verbatim
+            await self._load_latest(staged)
             if self._matched > BEGINNING:
-                await self._know_links(self._wanted.project)
-        self._staging.offset = self.byte_count = note.offset
+                await self._load_latest(self._request.project)
+        self._staging.offset = self.byte_count = stored.offset
 
-    async def _expect(self) -> None:
-        """Lets it be known how much will be staged, as far as the file says it."""
-        retention = await self._of.retentions.of(self._wanted.project)
-        self._staging.expect(self._manifest.events, self._manifest.bytes, retention)
+    def _new_transform(self) -> EventTransform:
+        return EventTransform(self._request, self.report, bytes.fromhex(self._checkpoint.salt))
 
-    async def _know_links(self, project: str) -> None:
-        """Takes in the latest event of each key of a project, of those that are not known."""
+    async def _plan_staging(self) -> None:
+        """Tells the staging how much to expect, as far as the file says."""
+        retention = await self._importer.retentions.of(self._request.project)
+        self._staging.plan(self._manifest.events, self._manifest.bytes, retention)
+
+    async def _load_latest(self, project: str) -> None:
+        """Adds the latest events of a project, of keys that are not known yet."""
         async for chunk in self._store.state.state(project):
             for state in chunk:
-                link = _Link(state.revision, state.sequence)
-                self._target.setdefault(state.data_key, link)
-                self._continuity.knows(state.data_key, link.revision, link.sequence)
+                for known in (self._transform, self._continuity):
+                    known.add_latest(state.data_key, state.revision, state.sequence)
 
     async def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the file in.
+        """Reads the next bytes of the file.
 
         Raises:
             ContexError: IMPORT_MALFORMED, PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS, STORE_FULL,
                 STORE_UNAVAILABLE.
         """
         self.byte_count += len(data)
-        if self._note.checked:
+        if self._checkpoint.checked:
             return
-        if not self._wanted.dry_run:
+        if not self._request.dry_run:
             await self._staging.claim()
-        if self._reader is None:
-            self._start += data
-            if not self._open_reader(complete=False):
-                return
-            data, self._start = bytes(self._start), bytearray()
-        assert self._reader is not None
-        try:
-            for item in self._reader.feed(data):
-                await self._take(item)
-        except Malformed as error:
-            raise error.as_error() from error
+        with _malformed_refused():
+            if self._reader is None:
+                self._start += data
+                if not self._open_reader(complete=False):
+                    return
+                data, self._start = bytes(self._start), bytearray()
+            assert self._reader is not None
+            await self._import(self._reader.feed(data))
 
-    async def finish(self) -> Report:
-        """Takes note that the file is complete, and lets it become visible.
+    async def finish(self) -> ImportReport:
+        """Checks that the file is complete and makes the import visible.
 
         Raises:
             ContexError: As `feed`, and what appending raises.
         """
-        if not self._note.checked:
+        if not self._checkpoint.checked:
             await self._check()
-        if self._wanted.dry_run:
+        if self._request.dry_run:
             return self.report
         reached("import-checked")
-        await self._land()
-        for note in self._of.grown:
-            note(self._wanted.project)
-        log.info(
-            "imported",
-            project=self._wanted.project,
-            events=self.report.imported,
-            last=self.report.last,
-        )
-        return self.report
+        await self._commit()
+        project, report = self._request.project, self.report
+        for notify in self._importer.grown:
+            notify(project)
+        log.info("imported", project=project, events=report.imported, last=report.last)
+        return report
 
-    async def leave(self, *, keep: bool) -> None:
+    async def close(self, *, keep: bool) -> None:
         """Ends the import; with `keep`, it can be resumed."""
-        if self._wanted.dry_run:
+        if self._request.dry_run:
             return
         with suppress(ContexError):
-            await self._staging.settled()
+            await self._staging.drain()
         with suppress(ContexError):
-            if not keep or not self._wanted.import_id:
+            if not keep or not self._request.import_id:
                 await self._drop()
         await self._staging.release()
 
     # -- reading -------------------------------------------------------------------
 
     def _open_reader(self, *, complete: bool) -> bool:
-        found = self._wanted.format
-        if found is None:
-            try:
-                found = detect(bytes(self._start), complete=complete)
-            except Malformed as error:
-                raise error.as_error() from error
-            if found is None:
-                return False
-        self._note.format = self.report.format = found
-        self._reader = reader_of(found)
+        """Detects the format; returns whether that was possible."""
+        format = self._request.format or detect(bytes(self._start), complete=complete)
+        if format is None:
+            return False
+        self._checkpoint.format = self.report.format = format
+        self._reader = make_reader(format)
         return True
 
     async def _check(self) -> None:
-        """Reads what is left, and sees to it that the file is complete."""
-        try:
+        """Reads the rest and checks that the file is complete."""
+        with _malformed_refused():
             if self._reader is None:
                 self._open_reader(complete=True)
                 assert self._reader is not None
-                for item in self._reader.feed(bytes(self._start)):
-                    await self._take(item)
-            for item in self._reader.finish():
-                await self._take(item)
+                await self._import(self._reader.feed(bytes(self._start)))
+            await self._import(self._reader.finish())
             if self._exact and not self._reader.exported:
-                raise Malformed("made by somebody else: import it with mode replay", 0, 1)
-        except Malformed as error:
-            raise error.as_error() from error
-        if self._exact and self._known_tail > self._matched:
-            raise _not_empty(self._wanted.project, self._known_tail)
-        self._note.checked = True
+                raise MalformedFile("not exported by Contex: import it with mode replay", 0, 1)
+        if self._exact and self._project_tail > self._matched:
+            raise _not_empty(self._request.project, self._project_tail)
+        self._checkpoint.checked = True
         await self._flush(always=True)
 
-    async def _take(self, item: Item) -> None:
+    async def _import(self, items: Iterable[Item]) -> None:
+        for item in items:
+            await self._import_item(item)
+            if len(self._batch) >= _BATCH_EVENTS or self._batch_bytes >= _BATCH_BYTES:
+                await self._flush()
+
+    async def _import_item(self, item: Item) -> None:
         match item:
             case Manifest():
                 self._manifest = item
                 self._continuity.partial = item.partial
-                self._note.manifest = item.to_json()
-                self._note.model = item.model
+                self._checkpoint.manifest = item.to_json()
+                self._checkpoint.model = item.model
                 self.report.source = item.project
-                await self._expect()
+                await self._plan_staging()
             case Events():
                 try:
-                    await self._take_events(item.entries)
-                except Broken as error:
+                    await self._import_events(item.entries)
+                except ContinuityError as error:
                     raise self._malformed(str(error)) from error
             case Agents():
-                await self._take_agents(item.records)
+                await self._import_agents(item.records)
             case Vectors():
-                await self._take_vectors(item.encodings)
+                await self._import_vectors(item.encodings)
             case SettingsItem():
-                self._note.retention = item.retention.decode()
+                self._checkpoint.retention = item.retention.decode()
             case Summary():
                 if item.events != self.report.read:
                     assert self._reader is not None
-                    raise Malformed(
-                        f"{self.report.read} events, and the summary says {item.events}",
+                    raise MalformedFile(
+                        f"{self.report.read} events, but the summary says {item.events}",
                         self._reader.offset,
                         self._reader.item,
                     )
                 self.report.digest = item.digest
-        if len(self._batch) >= _BATCH_EVENTS or self._batch_bytes >= _BATCH_BYTES:
-            await self._flush()
 
-    async def _take_events(self, entries: list[Entry]) -> None:
-        if self._exact and self._continuity.last < self._known_tail:
-            entries = await self._match(entries)
+    async def _import_events(self, entries: list[Entry]) -> None:
         assert self._reader is not None
-        whole = (
-            self._exact
-            and self._wanted.whole
-            and self._reader.exported
-            and not self._manifest.partial
-        )
+        if self._exact and self._continuity.last < self._project_tail:
+            entries = await self._skip_present(entries)
+        verbatim = self._exact and self._request.verbatim and not self._manifest.partial
+        add = self._add_verbatim if verbatim and self._reader.exported else self._add_selected
         for start in range(0, len(entries), _SLICE):
-            if whole:
-                self._take_whole(entries[start : start + _SLICE])
-            else:
-                for entry in entries[start : start + _SLICE]:
-                    self._take_event(entry)
+            add(entries[start : start + _SLICE])
             await asyncio.sleep(0)
-            assert self._reader is not None
             if self._batch_bytes >= _BATCH_BYTES and self._reader.state() is None:
-                await self._flush_part()
+                await self._stage()
 
-    def _take_whole(self, entries: list[Entry]) -> None:
-        """Takes events that are imported as they are: the same as `_take_event`, at a third of
-        its cost."""
-        self._continuity.order(entries)
+    async def _skip_present(self, entries: list[Entry]) -> list[Entry]:
+        """Compares events with those that the project has already; returns the others."""
+        present = [entry for entry in entries if entry.sequence <= self._project_tail]
+        project = self._request.project
+        if not present:
+            raise _not_empty(project, self._project_tail)
+        until = max(present[-1].sequence, self._matched)
+        stored = await self._importer.log.read(project, self._matched, until, len(present) + 1)
+        if stored != present:
+            raise _not_empty(project, self._project_tail)
+        for entry, links in zip(present, self._continuity.check_links(present), strict=True):
+            self._transform.add_present(entry, links)
+        self._matched = self._continuity.last = present[-1].sequence
+        self.report.read += len(present)
+        self.report.present += len(present)
+        return entries[len(present) :]
+
+    def _add_verbatim(self, entries: list[Entry]) -> None:
+        """Adds events that are imported unchanged: the same as `_add_selected`, several times
+        as fast."""
+        self._continuity.check_order(entries)
         self.report.read += len(entries)
-        self._imported(entries)
+        self.report.add_imported(entries[0], entries[-1], len(entries))
         if entries[0].sequence <= self._staged_tail:
             entries = [entry for entry in entries if entry.sequence > self._staged_tail]
-        self._batch += map(Restored.of, entries, self._continuity.link(entries))
+        self._batch += map(Restored.of, entries, self._continuity.check_links(entries))
         self._batch_bytes += sum([len(entry.body) for entry in entries])
 
-    def _take_event(self, entry: Entry) -> None:
+    def _add_selected(self, entries: list[Entry]) -> None:
+        """Adds the events that the request selects, changed as it says."""
         assert self._reader is not None
-        wanted, report = self._wanted, self.report
         try:
-            record = event_codec.record(entry)
+            records = list(map(event_codec.record, entries))
         except ValueError as error:
-            raise self._malformed(f"what is no event: {error!s:.100}") from error
+            raise self._malformed(f"not an event: {error!s:.100}") from error
         if self._reader.exported:
-            self._continuity.order([entry])
-            sequence = self._continuity.last
+            self._continuity.check_order(entries)
+            fresh = [r for r in records if r.sequence > self._staged_tail]
+            if fresh:
+                links = [record.links for record in fresh]
+                self._continuity.check_links(entries[-len(fresh) :], links)
         else:
-            # Somebody else's times: the order of the file counts.
-            sequence = max(record.sequence, self._continuity.last.next())
-            self._continuity.last = sequence
-        report.read += 1
-        if self._reader.exported:
-            if sequence > self._staged_tail:
-                self._continuity.link([entry])
-        elif not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
-            raise self._malformed("an event without a type, or a deletion of nothing")
-        kept = wanted.after < sequence <= wanted.until
-        if not kept or not wanted.filter.passes(record):
-            report.skipped += 1
-            return
-        if not self._exact:
-            if record.event_type in SERVICE_TYPES or record.erased is not None:
-                report.skipped += 1
-                return
-            record = self._marked(record, entry)
-            if not self._reader.exported:
-                self._check_payload(record)
-        if sequence <= self._staged_tail:
-            self._imported([entry])
-            return
-        if sequence != record.sequence:
-            record = replace(record, sequence=sequence)
-        changed = self._changed(record)
-        if changed is not record or sequence != entry.sequence:
-            record = changed
-            entry = event_codec.entry(record)
-        if record.data_key:
-            self._target[record.data_key] = _Link(record.revision, sequence)
-        self._batch.append(Restored.of(entry, event_codec.links(entry)))
-        self._batch_bytes += len(entry.body)
-        self._imported([entry])
-
-    def _imported(self, entries: list[Entry]) -> None:
-        report = self.report
-        report.imported += len(entries)
-        report.first = report.first or entries[0].id.decode()
-        report.last = entries[-1].id.decode()
-
-    def _check_payload(self, record: Record) -> None:
-        """What is appended anew must be what it says it is; later is too late to find out."""
-        try:
-            describe(
-                record.data_key,
-                record.description,
-                record.payload,
-                record.content_type,
-                record.event_type,
-            )
-        except PayloadMalformed as error:
-            raise self._malformed(f"a payload: {error}") from error
-
-    def _marked(self, record: Record, entry: Entry) -> Record:
-        """What says where a replayed event comes from."""
-        assert self._reader is not None
-        if not self._reader.exported and self._note.format != FileFormat.LEGACY_JSON:
-            return record
-        original = {
-            "original_sequence": entry.id.decode(),
-            "original_time": rfc3339(record.sequence.ms),
-        }
-        return replace(record, metadata={**record.metadata, **original})
-
-    def _changed(self, record: Record) -> Record:
-        """An event as it is imported: under its new name, its values redacted, and linked to
-        what was imported before it."""
-        wanted = self._wanted
-        if wanted.whole and self._exact and not self._manifest.partial:
-            return record
-        key = remapped(record.data_key, wanted.mappings) if record.data_key else ""
-        payload = redacted(
-            record.data_key, record.payload, wanted.redactions, bytes.fromhex(self._note.salt)
+            records = list(map(self._in_file_order, records))
+        self.report.read += len(entries)
+        mark = not self._exact and (
+            self._reader.exported or self._checkpoint.format == FileFormat.LEGACY_JSON
         )
-        self.report.remapped += key != record.data_key
-        self.report.redacted += payload is not record.payload
-        if key != record.data_key or payload is not record.payload:
-            record = replace(record, data_key=key, payload=payload)
-            if record.text_digest and record.event_type != DATA_DELETED:
-                record = replace(record, text_digest=self._digest(record))
-        before = self._target.get(key) if key else None
-        revision = record.revision
-        if wanted.mappings or not self._exact:
-            revision = (before.revision if before else 0) + 1 if key else 0
-        return replace(
-            record, revision=revision, previous_sequence=before.sequence if before else None
-        )
+        for entry, record in zip(entries, records, strict=True):
+            if not self._transform.selects(record):
+                self.report.skipped += 1
+                continue
+            if not self._exact and not self._reader.exported:
+                try:
+                    check_payload(record)
+                except PayloadMalformed as error:
+                    raise self._malformed(f"invalid payload: {error}") from error
+            if record.sequence > self._staged_tail:
+                restored = self._transform.apply(entry, record, mark=mark)
+                self._batch.append(restored)
+                self._batch_bytes += len(restored.body)
+                entry = Entry(restored.id, restored.body)
+            self.report.add_imported(entry, entry, 1)
 
-    def _digest(self, record: Record) -> bytes:
-        return describe_event(event_codec.decode(event_codec.entry(record))).digest()
+    def _in_file_order(self, record: Record) -> Record:
+        """An event of a foreign file at the sequence at which it is imported: the order of the
+        file takes precedence over its times."""
+        if not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
+            raise self._malformed("an event without a type, or a deletion without a data key")
+        sequence = max(record.sequence, self._continuity.last.next())
+        self._continuity.last = sequence
+        return record if sequence == record.sequence else replace(record, sequence=sequence)
 
-    async def _match(self, entries: list[Entry]) -> list[Entry]:
-        """Compares events with those that the project has already; returns the others."""
-        here = [entry for entry in entries if entry.sequence <= self._known_tail]
-        if not here:
-            raise _not_empty(self._wanted.project, self._known_tail)
-        until = max(here[-1].sequence, self._matched)
-        there = await self._of.log.read(self._wanted.project, self._matched, until, len(here) + 1)
-        if there != here:
-            raise _not_empty(self._wanted.project, self._known_tail)
-        for entry, links in zip(here, self._continuity.link(here), strict=True):
-            if links.data_key:
-                self._target[links.data_key] = _Link(links.revision, entry.sequence)
-        self._matched = self._continuity.last = here[-1].sequence
-        self.report.read += len(here)
-        self.report.present += len(here)
-        return entries[len(here) :]
-
-    async def _take_agents(self, records: list[AgentRecord]) -> None:
+    async def _import_agents(self, records: list[AgentRecord]) -> None:
         self.report.agents += len(records)
-        if not self._wanted.dry_run and self._exact:
+        if not self._request.dry_run and self._exact:
             agents = {a.agent_id: (a.record, a.cursor) for a in records}
-            await self._store.agents.restore_agents(self._staged, agents)
+            await self._store.agents.restore_agents(self._staging.project, agents)
 
-    async def _take_vectors(self, encodings: dict[bytes, bytes]) -> None:
+    async def _import_vectors(self, encodings: dict[bytes, bytes]) -> None:
         self.report.vectors += len(encodings)
-        if not self._wanted.dry_run and self._manifest.model:
-            await self._store.match.put_vectors(self._staged, self._manifest.model, encodings)
+        model = self._manifest.model
+        if not self._request.dry_run and model:
+            await self._store.match.put_vectors(self._staging.project, model, encodings)
+
+    def _malformed(self, problem: str) -> MalformedFile:
+        assert self._reader is not None
+        return MalformedFile(problem, self._reader.offset, self._reader.item + 1)
 
     # -- staging -------------------------------------------------------------------
 
     async def _flush(self, *, always: bool = False) -> None:
-        """Stages what is pending, and how far the file was read with it."""
+        """Stages the batch together with a checkpoint."""
         if not self._batch and not always:
             return
+        checkpoint, offset = self._checkpoint, 0
         state = self._reader.state() if self._reader is not None else None
-        offset = 0
-        if state is not None and self._reader is not None:
-            self._note.offset, self._note.reader = self._reader.offset, state
-            offset = self._reader.offset
-        self._note.last_read = str(self._continuity.last)
-        self._note.matched = str(self._matched)
-        self._note.report = {name: getattr(self.report, name) for name in Report.__slots__}
-        if state is None and not self._note.checked:
-            # What is staged from here on can't be gone on with.
-            self._note.reader = {}
-        await self._flush_part(self._note.encode(), offset, last=always)
+        if self._reader is not None and state is not None:
+            offset = checkpoint.offset = self._reader.offset
+            checkpoint.reader = state
+        elif not checkpoint.checked:
+            checkpoint.reader = {}  # The import can't be resumed from here on.
+        checkpoint.last_read = str(self._continuity.last)
+        checkpoint.matched = str(self._matched)
+        checkpoint.report = self.report.to_json()
+        await self._stage(checkpoint.encode(), offset, last=always)
 
-    async def _flush_part(self, note: bytes = b"", offset: int = 0, *, last: bool = False) -> None:
+    async def _stage(self, note: bytes = b"", offset: int = 0, *, last: bool = False) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if not self._wanted.dry_run:
+        if not self._request.dry_run:
             await self._staging.put(batch, note, offset, last=last)
 
     async def _drop(self) -> None:
-        await self._staging.drop(self._note.models)
+        await self._staging.drop(self._checkpoint.models)
 
     # -- making visible ------------------------------------------------------------
 
-    async def _land(self) -> None:
-        """What is staged becomes part of the project."""
-        note, project = self._note, self._wanted.project
-        landing = Landing(self._of.log, self._store, self._of.publisher, self._staging, project)
+    async def _commit(self) -> None:
+        """Makes what is staged part of the project."""
+        checkpoint, project, importer = self._checkpoint, self._request.project, self._importer
+        commit = ImportCommit(importer.log, self._store, importer.publisher, self._staging, project)
+        extends = self._project_tail > BEGINNING
         if not self._exact:
-            name = hashlib.sha256(self._staged.encode()).hexdigest()[:24]
-            first, last = await landing.replay(name, self._origin)
-            self.report.first, self.report.last = first, last
-            await self._store.audit.note_actions(project, [self._action()])
-            return
-        if self._known_tail > BEGINNING:
-            whole = await landing.add(self._known_tail, note.model)
+            name = hashlib.sha256(self._staging.project.encode()).hexdigest()[:24]
+            self.report.first, self.report.last = await commit.replay(name, self._origin)
         else:
-            whole = await self._staging.commit(note.models, self._action())
-        if not whole:
-            raise _not_empty(project, (await self._of.log.bounds(project)).tail)
-        reached("import-landed")
-        await landing.set_retention(note.retention.encode(), self._action())
-        if self._known_tail > BEGINNING:
+            if extends:
+                committed = await commit.append(self._project_tail, checkpoint.model)
+            else:
+                committed = await self._staging.commit(checkpoint.models, self._action())
+            if not committed:
+                raise _not_empty(project, (await importer.log.bounds(project)).tail)
+            reached("import-committed")
+            await commit.set_retention(checkpoint.retention.encode(), self._action())
+        if extends or not self._exact:
             await self._store.audit.note_actions(project, [self._action()])
 
     def _action(self) -> bytes:
-        mode = self._wanted.mode.name.lower()
+        mode = self._request.mode.name.lower()
         source = f" of project {self.report.source}" if self.report.source else ""
         return encode_action(
             AuditAction.IMPORTED,
@@ -625,13 +509,13 @@ class Import:
             count=self.report.imported,
         )
 
-    def _malformed(self, problem: str) -> Malformed:
-        assert self._reader is not None
-        return Malformed(problem, self._reader.offset, self._reader.item + 1)
 
-
-def _read(data: bytes) -> _Note | None:
-    return _Note(**orjson.loads(data)) if data else None
+@contextmanager
+def _malformed_refused() -> Iterator[None]:
+    try:
+        yield
+    except MalformedFile as error:
+        raise error.as_error() from error
 
 
 def _not_empty(project: str, tail: Sequence) -> ContexError:

@@ -110,7 +110,7 @@ class SettingsItem:
 Item: TypeAlias = Manifest | Events | Agents | Vectors | SettingsItem | Summary
 
 
-class Malformed(Exception):
+class MalformedFile(Exception):
     """A file is damaged.
 
     Attributes:
@@ -228,7 +228,7 @@ class Reader(Protocol):
         """The items that are complete with these bytes.
 
         Raises:
-            Malformed: The file is damaged.
+            MalformedFile: The file is damaged.
         """
         ...
 
@@ -236,7 +236,7 @@ class Reader(Protocol):
         """What is left at the end of the file.
 
         Raises:
-            Malformed: It is cut off.
+            MalformedFile: It is cut off.
         """
         ...
 

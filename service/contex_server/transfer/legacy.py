@@ -13,7 +13,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, Record, Sequence
-from contex_server.transfer.items import Events, Item, Malformed, Manifest
+from contex_server.transfer.items import Events, Item, MalformedFile, Manifest
 
 _MAX_BYTES = 256 * 1024 * 1024
 
@@ -33,7 +33,7 @@ class LegacyReader:
         """See `Reader.feed`."""
         self._data += data
         if len(self._data) > _MAX_BYTES:
-            raise Malformed(f"more than {_MAX_BYTES >> 20} MiB of JSON", 0, 1)
+            raise MalformedFile(f"more than {_MAX_BYTES >> 20} MiB of JSON", 0, 1)
         return iter(())
 
     def finish(self) -> Iterator[Item]:
@@ -44,9 +44,11 @@ class LegacyReader:
             if not isinstance(events, list):
                 raise TypeError("events is no array")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Malformed(f"not an answer of the older service: {error!s:.100}", 0, 1) from None
+            raise MalformedFile(
+                f"not an answer of the older service: {error!s:.100}", 0, 1
+            ) from None
         if count is not None and count != len(events):
-            raise Malformed(f"count is {count!r:.20} and there are {len(events)} events", 0, 1)
+            raise MalformedFile(f"count is {count!r:.20} and there are {len(events)} events", 0, 1)
         yield Manifest()
         entries = []
         for index, fields in enumerate(events):
@@ -54,7 +56,7 @@ class LegacyReader:
                 entries.append(event_codec.entry(_record(fields)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 problem = f"an event that can't be read: {error!s:.100}"
-                raise Malformed(problem, 0, index + 1) from error
+                raise MalformedFile(problem, 0, index + 1) from error
             self.item += 1
         if entries:
             yield Events(entries)

@@ -32,7 +32,7 @@ from contex_server.transfer.items import (
     Events,
     EventsOnly,
     Item,
-    Malformed,
+    MalformedFile,
     Manifest,
     Summary,
 )
@@ -348,8 +348,8 @@ class LinesReader:
         """Whether the file was exported here, and not made by somebody else."""
         return self._exported
 
-    def _malformed(self, problem: str) -> Malformed:
-        return Malformed(problem, self.offset, self.item + 1)
+    def _malformed(self, problem: str) -> MalformedFile:
+        return MalformedFile(problem, self.offset, self.item + 1)
 
 
 def _erased(erasure: Erasure | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from contex_server.transfer.items import (
     Chain,
     Events,
     Item,
-    Malformed,
+    MalformedFile,
     Manifest,
     SettingsItem,
     Summary,
@@ -182,8 +182,8 @@ class NativeReader:
             raise self._malformed(f"a frame that can't be read: {error}") from error
         raise self._malformed(f"a frame of no known kind, {kind}")
 
-    def _malformed(self, problem: str) -> Malformed:
-        return Malformed(problem, self.offset, self.item + 1)
+    def _malformed(self, problem: str) -> MalformedFile:
+        return MalformedFile(problem, self.offset, self.item + 1)
 
 
 def _agent(agent_id: str, cursor: str, record: str) -> AgentRecord:

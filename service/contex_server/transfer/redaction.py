@@ -45,7 +45,7 @@ class KeyMapping:
     to_prefix: str
 
 
-def remapped(data_key: str, mappings: Iterable[KeyMapping]) -> str:
+def remap_key(data_key: str, mappings: Iterable[KeyMapping]) -> str:
     """The new name of a data key."""
     for mapping in mappings:
         if data_key.startswith(mapping.from_prefix):
@@ -53,7 +53,7 @@ def remapped(data_key: str, mappings: Iterable[KeyMapping]) -> str:
     return data_key
 
 
-def redacted(data_key: str, payload: bytes, redactions: Iterable[Redaction], salt: bytes) -> bytes:
+def redact(data_key: str, payload: bytes, redactions: Iterable[Redaction], salt: bytes) -> bytes:
     """A payload with its values changed; the very same object where none was, or it is no
     JSON."""
     wanted = [r for r in redactions if r.keys.admits_key(data_key)]

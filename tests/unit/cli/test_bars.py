@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from contex import NeedSummary
-from contex_server.cli import bars
-from contex_server.cli.backtest import histogram
+from contex_cli import bars
+from contex_cli.match import histogram
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
-from contex_server.cli.application import application
-from contex_server.cli.exits import ExitCode
-from typer.testing import CliRunner
+from contex_cli.commands import COMMANDS, GROUPS, load, overview
+from contex_cli.exits import ExitCode
 
-COMMANDS = [
-    *("serve", "health", "publish", "events", "replay", "tail", "register", "listen"),
-    *("state", "diff", "history", "blame", "knew", "deliveries", "audit", "stats", "activity"),
-    *("match", "explain", "backtest", "matching", "demo"),
-]
-AGENT_COMMANDS = ["show", "update", "unregister", "ack"]
+from tests import command_line
+
 # Nothing listens on port 9 of the loopback: what gets as far as connecting ends with 6.
 NOBODY = ["--target", "127.0.0.1:9", "--timeout", "0.2"]
 
@@ -27,30 +23,51 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(application, arguments)
-    return result.exit_code, result.stderr
+    done = command_line.invoke(*arguments)
+    return done.exit_code, done.stderr
 
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
-    result = CliRunner().invoke(application, ["--help"])
-    assert result.exit_code == ExitCode.OK
-    assert all(f"\n  {command} " in result.stdout for command in [*COMMANDS, "agents", "feedback"])
-    assert all(f"{code.value:<4}{code.meaning}" in result.stdout for code in ExitCode)
+    done = command_line.invoke("--help")
+    assert (done.exit_code, done.stdout) == (ExitCode.OK, overview())
+    names = {name.partition(" ")[0] for name in COMMANDS}
+    assert all(f"\n  {name} " in done.stdout for name in names)
+    assert all(f"{code.value:<4}{code.meaning}" in done.stdout for code in ExitCode)
+    assert max(map(len, done.stdout.splitlines())) <= 100
 
 
-@pytest.mark.parametrize(
-    "command",
-    [[name] for name in COMMANDS]
-    + [["agents", name] for name in AGENT_COMMANDS]
-    + [["feedback", "give"], ["feedback", "export"]],
-)
-def test_each_command_has_help(command: list[str]) -> None:
-    result = CliRunner().invoke(application, [*command, "-h"])
-    assert result.exit_code == ExitCode.OK
-    # The list of commands shows only what fits; a command must be described in one line.
-    parent = CliRunner().invoke(application, [*command[:-1], "--help"]).stdout
-    (line,) = (x for x in parent.splitlines() if x.startswith(f"  {command[-1]} "))
-    assert not line.endswith("...")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(name: str) -> None:
+    done = command_line.invoke(*name.split(), "-h")
+    assert done.exit_code == ExitCode.OK
+    assert done.stdout.startswith(f"Usage: contex {name} [OPTIONS]")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_commands_say(name: str) -> None:
+    about = load(name).function.__doc__
+    assert about is not None
+    assert COMMANDS[name][1] == about.partition("\n")[0]
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "agents"])
+def test_a_group_lists_its_commands(group: str) -> None:
+    page = command_line.invoke(group, "--help").stdout
+    for name, (_, help) in COMMANDS.items():
+        if name.startswith(f"{group} "):
+            assert re.search(rf"^  {name.split()[1]} +{re.escape(help)}$", page, re.MULTILINE)
+
+
+def test_without_a_command_the_help_goes_to_stderr() -> None:
+    for words in ([], ["feedback"]):
+        done = command_line.invoke(*words)
+        assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+        assert "Commands:" in done.stderr
+
+
+def test_the_version() -> None:
+    assert re.fullmatch(r"contex \d+\.\d+\.\d+\n", command_line.invoke("--version").stdout)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +102,8 @@ def test_each_command_has_help(command: list[str]) -> None:
         (["audit", "--output", "records.txt"], "csv, jsonl or parquet"),
         (["audit", "--format", "parquet"], "name a file"),
         (["audit", "--format", "csv", "--json"], "--json"),
-        (["activity", "--bucket", "soon"], "no length"),
-        (["activity", "--bucket", "0m"], "no length"),
+        (["activity", "--bucket", "soon"], "not a length"),
+        (["activity", "--bucket", "0m"], "not a length"),
         (["activity", "--by", "colour"], "--by"),
         (["events", "--limit", "-1"], "limit"),
         (["tail", "-n", "x"], "lines"),
@@ -104,6 +121,25 @@ def test_each_command_has_help(command: list[str]) -> None:
         (["serve", "--port", "99999"], "--port 99999"),
         (["serve", "--host", "192.0.2.1"], "--insecure"),
         (["nonsense"], "nonsense"),
+        (["--nonsense"], "nonsense"),
+        (["feedback", "nonsense"], "nonsense"),
+        (["events", "--nonsense"], "--nonsense"),
+        (["events", "more"], "more"),
+        (["import", "/does/not/exist"], "can't read"),
+        (["import", "x", "--remap", "=new"], "OLD=NEW"),
+        (["import", "x", "--redact", "price"], "[GLOB:]/POINTER"),
+        (["import", "x", "--redact-hash"], "needs --redact"),
+        (
+            ["import", __file__, "--redact", "/a", "--redact-hash", "--redact-with", "1"],
+            "contradicts",
+        ),
+        (["clone", "one"], "[HOST:PORT/]PROJECT"),
+        (["export"], "--output"),
+        (["export", "-o", "x", "--include", "secrets"], "'agents', 'vectors', 'settings'"),
+        (["retention", "set", "--store-days", "-1"], "--store-days"),
+        (["remove", "--before", "1-0"], "--reason"),
+        (["erase", "--reason", "x"], "--subject"),
+        (["health", "--timeout", "0"], "--timeout"),
     ],
 )
 def test_wrong_use_is_told_without_a_trace(arguments: list[str], told: str) -> None:
@@ -165,38 +201,67 @@ def test_an_unknown_outcome_tells_how_to_repeat() -> None:
     assert "--request-id r-1 is safe" in error
 
 
-def test_the_command_line_starts_without_heavy_imports() -> None:
-    heavy = [
-        "grpc",
-        "faiss",
-        "numpy",
-        "onnxruntime",
-        "pydantic_settings",
-        "redis",
-        "rich.table",
-        "yaml",
-        "dateparser",
-        "matplotlib",
-    ]
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a command imports, in a process of its own."""
     program = (
-        "import sys; import contex_server.cli.application; "
-        f"print([name for name in {heavy} if name in sys.modules])"
+        "import sys; from contex_cli import main; "
+        f"main({list(arguments)}); print('\\n', *sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_next_to_nothing() -> None:
+    loaded = loaded_by("--help")
+    assert {name for name in loaded if name.startswith("contex_") or name == "contex"} == {
+        "contex_cli",
+        "contex_cli.commands",
+        "contex_cli.exits",
+    }
+    assert loaded.isdisjoint({"asyncio", "grpc", "inspect", "orjson", "rich", "textwrap"})
+
+
+def test_health_loads_only_the_client() -> None:
+    loaded = loaded_by("health", *NOBODY)
+    assert "grpc" in loaded
+    assert loaded.isdisjoint({"rich", "orjson", "yaml", "dateparser", "contex_cli.options"})
 
 
 def test_publishing_does_not_load_the_server() -> None:
-    heavy = ["faiss", "numpy", "onnxruntime", "redis", "contex_server.app"]
-    program = (
-        "import sys; from typer.testing import CliRunner; "
-        "from contex_server.cli.application import application; "
-        f"CliRunner().invoke(application, ['publish', 'k', '1', *{NOBODY}]); "
-        f"assert 'grpc' in sys.modules; print([name for name in {heavy} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    loaded = loaded_by("publish", "k", "1", *NOBODY)
+    assert "grpc" in loaded
+    assert loaded.isdisjoint({"faiss", "numpy", "onnxruntime", "redis", "contex_server"})
+
+
+def test_serve_says_how_to_install_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "contex_server", None)
+    code, error = invoke("serve")
+    assert code == ExitCode.UNEXPECTED
+    assert "uv tool install contex-server" in error
+    assert error.count("\n") == 1
+
+
+def test_demo_says_where_the_demo_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.endswith("examples/demo")])
+    for name in [name for name in sys.modules if name.startswith("contex_demo")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, error = invoke("demo")
+    assert code == ExitCode.UNEXPECTED
+    assert "examples/demo" in error
+
+
+@pytest.mark.parametrize("command", [["remove", "--before", "1-0"], ["erase", "--key", "k"]])
+def test_what_is_for_good_is_asked_first(command: list[str]) -> None:
+    arguments = [*command, "--reason", "x", *NOBODY]
+    for answer in ("", "n\n", "yo\n"):
+        done = command_line.invoke(*arguments, stdin=answer)
+        assert (done.exit_code, done.stderr) == (ExitCode.UNEXPECTED, "Aborted!\n")
+        assert done.stdout.endswith(" [y/N]: ")
+
+
+def test_yes_goes_on() -> None:
+    arguments = ["remove", "--before", "1-0", "--reason", "x", *NOBODY]
+    assert command_line.invoke(*arguments, stdin="y\n").exit_code == ExitCode.UNAVAILABLE
+    assert command_line.invoke(*arguments, "--yes").exit_code == ExitCode.UNAVAILABLE

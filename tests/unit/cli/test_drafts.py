@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from contex import NewEvent
-from contex_server.cli import drafts, output, records
-from contex_server.cli.exits import InputError
+from contex_cli import drafts, records
+from contex_cli.exits import InputError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -181,7 +181,7 @@ def test_what_json_prints_can_be_published_again(
 ) -> None:
     assume(payload or content_type != JSON)  # which the server would not have taken
     original = event(payload=payload, content_type=content_type, event_type=event_type)
-    again = drafts.parse_line(output.encode_json(records.event_record(original)))
+    again = drafts.parse_line(records.encode(original))
     assert again is not None
     assert again.data_key == original.data_key
     assert again.content_type == content_type

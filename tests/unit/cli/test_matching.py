@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.cli import matching as matching_command
-from contex_server.cli.application import application
-from contex_server.cli.exits import ExitCode
-from typer.testing import CliRunner
+from contex_cli import match as match_commands
+from contex_cli.exits import ExitCode
 
+from tests import command_line
 from tests.unit.cli.service import NEED, Agents, Matching, serving
 
 MATCH_KEYS = {
@@ -36,7 +35,7 @@ class Contex:
         self.matching = matching
 
     def __call__(self, *arguments: str) -> tuple[str, str]:
-        done = CliRunner(env=self._environment).invoke(application, arguments)
+        done = command_line.invoke(*arguments, env=self._environment)
         assert done.exit_code == ExitCode.OK, done.output
         return done.stdout, done.stderr
 
@@ -44,7 +43,7 @@ class Contex:
         return [json.loads(line) for line in self(*arguments, "--json")[0].splitlines()]
 
     def refused(self, *arguments: str) -> str:
-        done = CliRunner(env=self._environment).invoke(application, arguments)
+        done = command_line.invoke(*arguments, env=self._environment)
         assert done.exit_code == ExitCode.USAGE
         return done.stderr
 
@@ -202,10 +201,10 @@ def test_feedback(contex: Contex, tmp_path: Path) -> None:
 def test_matching_shows_how_a_change_of_the_model_comes_on(
     contex: Contex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching_command, "_ASK_EVERY_S", 0.001)
+    monkeypatch.setattr(match_commands, "_ASK_EVERY_S", 0.001)
     out, err = contex("matching")
     assert "1,200 data, 3,400 passages" in out
-    assert "embedding anew" not in out + err
+    assert "re-embedding" not in out + err
 
     contex.matching.texts_embedded = [100]
     assert "100 of 400 texts (25%)" in contex("matching")[0]

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from contex import Need
-from contex_server.cli.exits import InputError
-from contex_server.cli.needs import read_needs
-from contex_server.cli.records import need_record
+from contex_cli.exits import InputError
+from contex_cli.options import read_needs
+from contex_cli.records import encode
 
 
 def test_a_text_file_skips_comments_and_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "needs.txt"
     path.write_text("# ours\n\n  payment providers  \nAPI timeouts\n")
-    assert read_needs(["first"], path) == ["first", "payment providers", "API timeouts"]
+    assert read_needs(["first"], str(path)) == ["first", "payment providers", "API timeouts"]
 
 
 def test_yaml_and_json_have_options(tmp_path: Path) -> None:
@@ -24,26 +23,26 @@ def test_yaml_and_json_have_options(tmp_path: Path) -> None:
     )
     json_file.write_text('["payment providers", {"text": "API timeouts", "exclude": ["a", "b"]}]')
     expected = ["payment providers", Need("API timeouts", 0.5, 3, ("test/*",))]
-    assert read_needs(None, yaml) == expected
-    assert read_needs([], json_file)[1] == Need("API timeouts", exclude_data_keys=("a", "b"))
+    assert read_needs([], str(yaml)) == expected
+    assert read_needs([], str(json_file))[1] == Need("API timeouts", exclude_data_keys=("a", "b"))
 
 
 def test_what_an_agent_shows_can_be_read_again(tmp_path: Path) -> None:
     needs = [Need("a"), Need("b", 0.4, 2, ("x*",))]
     path = tmp_path / "needs.json"
-    path.write_text(json.dumps([need_record(need) for need in needs]))
-    assert read_needs(None, path) == needs
+    path.write_text(encode(needs).decode())
+    assert read_needs([], str(path)) == needs
 
 
 def test_an_exclusion_is_for_all_needs(tmp_path: Path) -> None:
     path = tmp_path / "needs.yaml"
     path.write_text("- {text: b, exclude: [x, y]}")
-    assert read_needs(["a"], path, ["y", "z"]) == [
+    assert read_needs(["a"], str(path), ["y", "z"]) == [
         Need("a", exclude_data_keys=("y", "z")),
         Need("b", exclude_data_keys=("x", "y", "z")),
     ]
     with pytest.raises(InputError, match="together"):
-        read_needs(None, None, ["x"])
+        read_needs([], None, ["x"])
 
 
 @pytest.mark.parametrize(
@@ -66,5 +65,5 @@ def test_a_wrong_file_tells_where(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "needs.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=told) as caught:
-        read_needs(None, path)
+        read_needs([], str(path))
     assert "\n" not in str(caught.value)

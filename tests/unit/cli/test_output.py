@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from contex import (
     BacktestSummary,
     Context,
     Contribution,
+    Erasure,
     Event,
     Explanation,
     Feedback,
@@ -26,9 +28,12 @@ from contex import (
     Registration,
     TermHit,
 )
-from contex_server.cli import output, records
+from contex_cli import output, records
+from contex_cli.match import summary_record
 from hypothesis import given
 from hypothesis import strategies as st
+
+JSON_PAGE = Path(__file__).parents[3] / "docs" / "guide" / "json.md"
 
 
 def event(**fields: Any) -> Event:
@@ -49,7 +54,7 @@ def event(**fields: Any) -> Event:
     )
 
 
-def printed(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def printed(record: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     output.print_json(record)
     output.flush()
     line = capsys.readouterr().out
@@ -60,7 +65,7 @@ def printed(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[
 
 
 def test_an_event_has_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(records.event_record(event()), capsys) == {
+    assert printed(event(), capsys) == {
         "sequence": "1764000000123-4",
         "time": "2025-11-24T16:00:00.123Z",
         "event_type": "data_published",
@@ -79,7 +84,7 @@ def test_an_event_has_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     match = Match(1, "API timeouts", 0.7, 0.6, 0.35, "minilm", "/servers/3", "words", lexical=0.5)
     matched = MatchedEvent(event(), (match,))
-    record = printed(records.matched_record(matched), capsys)
+    record = printed(matched, capsys)
     assert record["score"] == 0.7
     assert record["payload_omitted"] is False
     assert record["backfilled"] is False
@@ -104,12 +109,12 @@ def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> No
             "share": 0.0,
         }
     ]
-    written_out = records.matched_record(replace(matched, context="- x"))
+    written_out = records.record(replace(matched, context="- x"))
     assert written_out["context"] == "- x"
 
 
 def test_every_key_is_documented() -> None:
-    documented = set(re.findall(r"\w+", records.__doc__ or ""))
+    documented = set(re.findall(r"\w+", JSON_PAGE.read_text(encoding="utf-8")))
     match = Match(0, "n", 0.7, 0.7, 0.35, "m")
     matched = MatchedEvent(event(), (match,), context="x")
     agent = Agent("a", ("n",), 0.3, 1, event().time, event().time, "0", (Need("n"),), MinDelta())
@@ -117,15 +122,17 @@ def test_every_key_is_documented() -> None:
     terms = ((Contribution("bias", 1, 1, 1),), (TermHit("w", "w", 1, 1),))
     passages = (PassageScore("", "", 0.1, 0.1, 0.1),)
     summary = BacktestSummary(1, 1, 1, 1, (NeedSummary(1, (1,)),))
+    erased = replace(event(), erased=Erasure(event().time, "r", "asked", b"\x00"), payload=b"")
     printed = [
-        records.registration_record(Registration(agent, (matched,), "1-0", "c", context)),
-        records.answer_record(MatchAnswer((matched,), "1-0", context, ("q",))),
-        records.explanation_record(Explanation(event(), match, True, "v", *terms, passages)),
-        records.summary_record(summary, [("n", 0.3)], [0.05]),
-        records.feedback_record(Feedback("2-0", event().time, "a", "n", event(), match, True)),
-        records.status_record(MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3)),
+        Registration(agent, (matched,), "1-0", "c", context),
+        MatchAnswer((matched,), "1-0", context, ("q",)),
+        Explanation(event(), match, True, "v", *terms, passages),
+        summary_record(summary, [("n", 0.3)]),
+        Feedback("2-0", event().time, "a", "n", event(), match, True),
+        MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3),
+        erased,
     ]
-    assert keys_of(json.loads(b"[" + b",".join(map(output.encode_json, printed)) + b"]")) <= (
+    assert keys_of(json.loads(records.encode(printed))) <= (
         documented | {"team", "timeout", "05"}  # of the example's payload, metadata, thresholds
     )
 
@@ -154,9 +161,7 @@ def keys_of(value: Any) -> set[str]:
 def test_the_payload_is_shown_as_what_it_is(
     payload: bytes, content_type: str, entry: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = printed(
-        records.event_record(event(payload=payload, content_type=content_type)), capsys
-    )
+    record = printed(event(payload=payload, content_type=content_type), capsys)
     assert {k: v for k, v in record.items() if k.startswith("payload")} == entry
 
 
@@ -164,7 +169,7 @@ def test_the_payload_is_shown_as_what_it_is(
     "payload", [b"123456789012345678901234567890", b"0.1000", b'[1,\n "\\u00e9"]']
 )
 def test_numbers_keep_their_digits(payload: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_json(records.event_record(event(payload=payload)))
+    output.print_json(event(payload=payload))
     output.flush()
     line = capsys.readouterr().out
     assert json.loads(line)["payload"] == json.loads(payload)
@@ -174,8 +179,7 @@ def test_numbers_keep_their_digits(payload: bytes, capsys: pytest.CaptureFixture
 
 @given(st.binary(max_size=60), st.sampled_from(["", "application/json", "text/plain", "x/y"]))
 def test_every_payload_makes_one_valid_line(payload: bytes, content_type: str) -> None:
-    record = records.event_record(event(payload=payload, content_type=content_type))
-    line = output.encode_json(record)
+    line = records.encode(event(payload=payload, content_type=content_type))
     assert line.count(b"\n") == 1
     json.loads(line)
 

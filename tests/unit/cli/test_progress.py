@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from contex_server.cli import progress
+from contex_cli import output, progress
 from rich.console import Console
 
 
@@ -11,7 +11,7 @@ from rich.console import Console
 def errors(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=100, highlight=False)
-    monkeypatch.setattr(progress, "error_console", lambda: console)
+    monkeypatch.setattr(output, "error_console", lambda: console)
     return written
 
 

@@ -4,16 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contex_server.cli.serve import embedder_of, explain
-from contex_server.kernel.config import Settings
-from pydantic import ValidationError
-from typer import BadParameter
+from contex_server.serve import InvalidSettings, settings_of
 
 
 def problems(flags: dict[str, Any]) -> list[str]:
-    with pytest.raises(ValidationError) as caught:
-        Settings(**flags)
-    return explain(caught.value, flags)
+    with pytest.raises(InvalidSettings) as caught:
+        settings_of(flags)
+    return caught.value.problems
 
 
 def test_a_flag_is_named_as_it_was_given() -> None:
@@ -47,12 +44,12 @@ def test_each_problem_has_its_line() -> None:
 
 
 def test_embedder_flags_are_named_as_they_were_given(tmp_path: Path) -> None:
-    (line,) = problems({"embedder": embedder_of(None, "ftp://models", "tiny")})
+    (line,) = problems({"embedder_url": "ftp://models", "embedder_model": "tiny"})
     assert line == "--embedder-url: not an http:// or https:// URL"
-    (line,) = problems({"embedder": embedder_of(tmp_path, None, "tiny")})
+    (line,) = problems({"embedder_path": str(tmp_path), "embedder_model": "tiny"})
     assert line == "--embedder-model: is for kind openai, and kind is local"
-    with pytest.raises(BadParameter, match="not both"):
-        embedder_of(tmp_path, "http://models", None)
+    (line,) = problems({"embedder_path": str(tmp_path), "embedder_url": "http://models"})
+    assert line.endswith("not both")
 
 
 def test_what_an_embedder_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +60,7 @@ def test_what_an_embedder_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         "CONTEX_EMBEDDER__BASE_URL: needed with kind openai",
         "CONTEX_EMBEDDER__MODEL: needed with kind openai",
     ]
-    assert problems({"embedder": embedder_of(None, "http://models/v1", None)}) == [
+    assert problems({"embedder_url": "http://models/v1"}) == [
         "CONTEX_EMBEDDER__MODEL: needed with kind openai"
     ]
     monkeypatch.setenv("CONTEX_EMBEDDER__KIND", "builtin")
@@ -90,7 +87,7 @@ def test_flags_and_variables_of_an_embedder_go_together(monkeypatch: pytest.Monk
     monkeypatch.setenv("CONTEX_EMBEDDER__DIMENSION", "768")
     monkeypatch.setenv("CONTEX_PREVIOUS_EMBEDDER__KIND", "local")
     monkeypatch.setenv("CONTEX_PREVIOUS_EMBEDDER__PATH", "/models/old")
-    settings = Settings(embedder=embedder_of(None, "http://models/v1", "tiny"))
+    settings = settings_of({"embedder_url": "http://models/v1", "embedder_model": "tiny"})
     assert settings.embedder.kind == "openai"
     assert settings.embedder.dimension == 768
     assert settings.embedder.api_key is not None

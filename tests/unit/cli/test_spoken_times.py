@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from contex_server.cli.spoken_times import read_time
+from contex_cli.times import read_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

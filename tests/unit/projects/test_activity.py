@@ -18,7 +18,7 @@ from contex_server.projects.activity import (
     MAX_BUCKETS,
     MINUTE,
     Activity,
-    Question,
+    ActivityQuery,
     Total,
     rate,
     read_activity,
@@ -65,7 +65,7 @@ class Counted:
 
 
 def ask(events: list[tuple[int, str]], **fields: Any) -> Activity:
-    asked = Question(
+    asked = ActivityQuery(
         **{
             "by": Dimension.DATA_KEY,
             "since_ms": (NOW - DAY) * 1000,

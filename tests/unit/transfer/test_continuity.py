@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from contex.v1 import event_pb2
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
-from contex_server.transfer.continuity import Broken, Continuity
+from contex_server.transfer.continuity import Continuity, ContinuityError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -65,50 +65,50 @@ def test_sequences_ascend_or_are_refused(before: int, ids: list[bytes]) -> None:
     entries = [entry(text) for text in ids]
     one = nothing_yet()
     if ascend(ids):
-        one.order(entries)
+        one.check_order(entries)
         assert one.last == entries[-1].sequence
     else:
-        with pytest.raises(Broken):
-            one.order(entries)
+        with pytest.raises(ContinuityError):
+            one.check_order(entries)
 
 
 def test_order_goes_on_from_call_to_call() -> None:
     one = nothing_yet()
-    one.order([entry(b"5-0"), entry(b"5-1")])
-    with pytest.raises(Broken, match="5-1 after 5-1"):
-        one.order([entry(b"5-1")])
+    one.check_order([entry(b"5-0"), entry(b"5-1")])
+    with pytest.raises(ContinuityError, match="5-1 after 5-1"):
+        one.check_order([entry(b"5-1")])
 
 
 def test_each_event_names_the_one_before_it_of_its_key() -> None:
     one = nothing_yet()
-    links = one.link([entry(b"1-0", "a", 1), entry(b"1-1"), entry(b"1-2", "a", 2, "1-0")])
+    links = one.check_links([entry(b"1-0", "a", 1), entry(b"1-1"), entry(b"1-2", "a", 2, "1-0")])
     assert [(link.data_key, link.revision) for link in links] == [("a", 1), ("", 0), ("a", 2)]
     for wrong in (entry(b"2-0", "a", 4, "1-2"), entry(b"2-0", "a", 3, "1-0")):
         other = nothing_yet()
-        other.knows("a", 2, Sequence(1, 2))
-        with pytest.raises(Broken, match="no revision"):
-            other.link([wrong])
-    one.link([entry(b"2-0", "a", 3, "1-2")])
-    with pytest.raises(Broken, match="no revision 2 of 'b'"):
-        one.link([entry(b"3-0", "b", 2, "1-0")])
+        other.add_latest("a", 2, Sequence(1, 2))
+        with pytest.raises(ContinuityError, match="with revision"):
+            other.check_links([wrong])
+    one.check_links([entry(b"2-0", "a", 3, "1-2")])
+    with pytest.raises(ContinuityError, match=r"b.* with revision 2"):
+        one.check_links([entry(b"3-0", "b", 2, "1-0")])
 
 
 def test_a_part_of_a_history_has_gaps_but_does_not_go_back() -> None:
     one = nothing_yet()
     one.partial = True
-    one.link([entry(b"1-0", "a", 7, "0-9"), entry(b"1-1", "a", 9, "1-0")])
-    with pytest.raises(Broken, match="no revision 9"):
-        one.link([entry(b"1-2", "a", 9, "1-1")])
+    one.check_links([entry(b"1-0", "a", 7, "0-9"), entry(b"1-1", "a", 9, "1-0")])
+    with pytest.raises(ContinuityError, match="with revision 9"):
+        one.check_links([entry(b"1-2", "a", 9, "1-1")])
 
 
 def test_what_is_not_known_is_believed_once() -> None:
     one = nothing_yet()
-    one.whole = False
-    one.link([entry(b"1-0", "a", 7, "0-9")])
-    with pytest.raises(Broken, match="no revision 9"):
-        one.link([entry(b"1-2", "a", 9, "1-0")])
+    one.all_keys_known = False
+    one.check_links([entry(b"1-0", "a", 7, "0-9")])
+    with pytest.raises(ContinuityError, match="with revision 9"):
+        one.check_links([entry(b"1-2", "a", 9, "1-0")])
 
 
 def test_what_is_no_event_is_refused() -> None:
-    with pytest.raises(Broken, match="what is no event"):
-        nothing_yet().link([Entry(b"1-0", b"\xff\xff")])
+    with pytest.raises(ContinuityError, match="not an event"):
+        nothing_yet().check_links([Entry(b"1-0", b"\xff\xff")])

@@ -167,7 +167,7 @@ class AsyncAgentService(AsyncCalls):
         """Streams everything that matches the agent's needs, without end.
 
         When the needs are changed meanwhile, the data that match now and did not before come next,
-        with `backfilled` set; then the stream goes on.
+        with `backfilled` set; then the stream continues.
 
         Args:
             project: The project.

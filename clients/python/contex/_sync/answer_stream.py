@@ -27,7 +27,7 @@ class SyncAnswerStream(Closeable, Generic[T]):
     Args:
         open_call: Makes the call.
         decode: Returns the items in a message.
-        retry: Given if `open_call` goes on after the last message that was decoded. Then a break
+        retry: Given if `open_call` resumes after the last message that was decoded. Then a break
             is mended for as long as this allows, and interrupting a wait loses nothing.
     """
 

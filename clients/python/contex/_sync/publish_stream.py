@@ -24,7 +24,7 @@ class SyncPublishStream(Closeable):
 
     Use it in a `with` and iterate: batches are taken from the source, which is read in the
     background, only while fewer than `window` are unanswered, so nothing moves on unless the
-    results are read. A refused batch is a result with its `error`, and the stream goes on. After
+    results are read. A refused batch is a result with its `error`, and the stream continues. After
     a broken connection the unanswered batches are sent again with their request_ids, which
     publishes nothing twice. That is safe for as long as the server remembers the ids: an outage
     of more than nine minutes with unanswered batches is raised.

@@ -10,8 +10,8 @@ from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.port import Bounds
 from contex_server.log.projects import Dimension
-from contex_server.projects.activity import DAY, HOUR, MINUTE, By, Question, Total
-from contex_server.projects.policy import Retention
+from contex_server.projects.activity import DAY, HOUR, MINUTE, ActivityQuery, By, Total
+from contex_server.projects.retention import Retention
 from contex_server.state.moments import check_not_in_future
 
 _LIMITED = ("store_seconds", "store_events", "store_bytes", "archive_seconds")
@@ -67,7 +67,7 @@ def erasure(request: project_service_pb2.EraseDataRequest) -> tuple[str, str]:
 
 def activity(
     request: project_service_pb2.GetActivityRequest, bounds: Bounds, limits: Limits
-) -> Question:
+) -> ActivityQuery:
     """What an activity is asked for; `bounds` fill in what the request leaves open."""
     now_ms = bounds.now_ms
     by = _DIMENSIONS.get(request.dimension)
@@ -103,7 +103,7 @@ def activity(
         raise invalid_field(
             "utc_offset_minutes", f"must be -{_OFFSET_MINUTES} to {_OFFSET_MINUTES}"
         )
-    return Question(
+    return ActivityQuery(
         by,
         since_ms,
         until_ms,

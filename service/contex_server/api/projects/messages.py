@@ -6,8 +6,8 @@ from contex.v1 import project_service_pb2
 
 from contex_server.kernel.protobuf import timestamp
 from contex_server.projects.activity import Activity, Series
-from contex_server.projects.policy import Retention
-from contex_server.projects.verification import Step
+from contex_server.projects.retention import Retention
+from contex_server.projects.verification import VerifyProgress
 
 
 def retention_message(retention: Retention) -> project_service_pb2.Retention:
@@ -42,7 +42,7 @@ def _series(series: Series) -> project_service_pb2.ActivitySeries:
     )
 
 
-def step_message(step: Step) -> bytes:
+def verify_message(step: VerifyProgress) -> bytes:
     """How far a verification has come, serialised."""
     response = project_service_pb2.VerifyProjectResponse(
         event_count=step.events, total_count=step.total

@@ -17,8 +17,8 @@ from contex_server.log.projects import Dimension, ProjectStore, Tier
 from contex_server.log.state import SnapshotReader
 from contex_server.projects.activity import HOUR, rate, read_activity
 from contex_server.projects.erasure import Eraser
-from contex_server.projects.retention import Keeping
-from contex_server.projects.usage import Usages
+from contex_server.projects.retention_admin import RetentionAdmin
+from contex_server.projects.usage import UsageReader
 from contex_server.projects.verification import Verification
 
 
@@ -32,8 +32,8 @@ class ProjectServicer:
         log: EventLog,
         store: ProjectStore,
         snapshots: SnapshotReader,
-        keeping: Keeping,
-        usages: Usages,
+        retention: RetentionAdmin,
+        usages: UsageReader,
         eraser: Eraser,
         verification: Verification,
         presence: Presence,
@@ -42,7 +42,7 @@ class ProjectServicer:
         self._log = log
         self._store = store
         self._snapshots = snapshots
-        self._keeping = keeping
+        self._retention = retention
         self._usages = usages
         self._eraser = eraser
         self._verification = verification
@@ -91,11 +91,11 @@ class ProjectServicer:
         self, request: project_service_pb2.GetRetentionRequest, call: Call
     ) -> project_service_pb2.GetRetentionResponse:
         """GetRetention."""
-        own, effective = await self._keeping.retention(fields.project(request.project))
+        own, effective = await self._retention.retention(fields.project(request.project))
         return project_service_pb2.GetRetentionResponse(
             retention=messages.retention_message(own),
             effective=messages.retention_message(effective),
-            has_archive=self._keeping.has_archive,
+            has_archive=self._retention.has_archive,
         )
 
     async def set_retention(
@@ -103,7 +103,7 @@ class ProjectServicer:
     ) -> project_service_pb2.SetRetentionResponse:
         """SetRetention."""
         project = fields.project(request.project)
-        effective = await self._keeping.change(
+        effective = await self._retention.change(
             project, checks.retention(request.retention), call.origin
         )
         return project_service_pb2.SetRetentionResponse(
@@ -115,7 +115,7 @@ class ProjectServicer:
     ) -> project_service_pb2.RemoveEventsResponse:
         """RemoveEvents."""
         project = fields.project(request.project)
-        removed, first = await self._keeping.remove(
+        removed, first = await self._retention.remove(
             project,
             fields.moment(request.before, "before"),
             checks.reason(request.reason, self._limits),
@@ -151,7 +151,7 @@ class ProjectServicer:
         steps = self._verification.verify(project, repair=request.repair)
         async with aclosing(steps):
             async for step in steps:
-                await call.write(messages.step_message(step))
+                await call.write(messages.verify_message(step))
 
     async def get_activity(
         self, request: project_service_pb2.GetActivityRequest, call: Call

@@ -15,10 +15,10 @@ from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import EventFilter
 from contex_server.kernel.scope import EVERYTHING, Scope
 from contex_server.matching.delta import parse_pointer
-from contex_server.transfer.exporter import Exported, Part
+from contex_server.transfer.exporter import ExportPart, ExportRequest
 from contex_server.transfer.items import FileFormat
-from contex_server.transfer.plan import Mode, Wanted
 from contex_server.transfer.redaction import KeyMapping, Redaction, RedactionAction
+from contex_server.transfer.request import ImportMode, ImportRequest
 
 _IMPORT_ID = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _PARTS = 8
@@ -27,7 +27,9 @@ _REPLACEMENT_BYTES = 4_096
 _COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
 
 
-def export(request: transfer_service_pb2.ExportRequest, limits: Limits, scope: Scope) -> Exported:
+def export(
+    request: transfer_service_pb2.ExportRequest, limits: Limits, scope: Scope
+) -> ExportRequest:
     """An export of what the caller may see."""
     project = fields.project(request.project)
     found = _format(request.format, "format", default=FileFormat.NATIVE)
@@ -39,11 +41,11 @@ def export(request: transfer_service_pb2.ExportRequest, limits: Limits, scope: S
     fields.check_count("include", len(request.include), _PARTS)
     parts = set()
     for index, part in enumerate(request.include):
-        if int(part) not in list(Part):
+        if int(part) not in list(ExportPart):
             raise invalid_field(f"include[{index}]", f"{part} is no ExportPart")
         if found is not FileFormat.NATIVE:
             raise invalid_field(f"include[{index}]", "only the native format holds it")
-        parts.add(Part(part))
+        parts.add(ExportPart(part))
     after = fields.lower_end(request.since, request.HasField("since"))
     until = fields.upper_end(request.until, request.HasField("until"))
     chosen = fields.event_filter(request.filter, limits, scope)
@@ -52,27 +54,27 @@ def export(request: transfer_service_pb2.ExportRequest, limits: Limits, scope: S
         if found is FileFormat.PARQUET:
             raise invalid_field("resume_token", "a Parquet export can't be resumed")
         resume = decode_text(Token.EXPORT, project, request.resume_token, "resume_token")
-    return Exported(
+    return ExportRequest(
         project, found, request.compress, after, until, chosen, frozenset(parts), resume
     )
 
 
-def start(message: transfer_service_pb2.ImportStart, limits: Limits) -> Wanted:
+def start(message: transfer_service_pb2.ImportStart, limits: Limits) -> ImportRequest:
     """An import."""
     project = fields.match_project(message.project, "start.project")
-    if message.mode not in (0, *Mode):
+    if message.mode not in (0, *ImportMode):
         raise invalid_field("start.mode", f"{message.mode} is no ImportMode")
-    mode = Mode(message.mode or Mode.EXACT)
+    mode = ImportMode(message.mode or ImportMode.EXACT)
     found = _format(message.format, "start.format", default=None)
     if found is FileFormat.PARQUET:
         raise invalid_field("start.format", "PARQUET is exported only")
-    if found is FileFormat.LEGACY_JSON and mode is Mode.EXACT:
+    if found is FileFormat.LEGACY_JSON and mode is ImportMode.EXACT:
         raise invalid_field("start.mode", "what an older service wrote is replayed only")
     for field in ("remap_keys", "redactions"):
         fields.check_count(f"start.{field}", len(getattr(message, field)), _CHANGES)
     if not _IMPORT_ID.fullmatch(message.import_id):
         raise invalid_field("start.import_id", "must be at most 64 characters of A-Z a-z 0-9 _ . -")
-    return Wanted(
+    return ImportRequest(
         project,
         mode,
         found,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contex.v1 import transfer_service_pb2
 
 from contex_server.api.shared.cursors import Token, encode_text
-from contex_server.transfer.exporter import Piece
+from contex_server.transfer.exporter import ExportChunk
 from contex_server.transfer.importer import Import
-from contex_server.transfer.plan import Report
+from contex_server.transfer.request import ImportReport
 
 MESSAGE_BYTES = 1024 * 1024
 """Bytes of a file in one message, of an export or an import."""
 
 
-def export_messages(project: str, piece: Piece) -> list[transfer_service_pb2.ExportResponse]:
+def export_messages(project: str, piece: ExportChunk) -> list[transfer_service_pb2.ExportResponse]:
     """A piece of the file, cut into messages; the last one says how far the export is."""
     found = []
     data = piece.data
@@ -47,7 +47,7 @@ def export_messages(project: str, piece: Piece) -> list[transfer_service_pb2.Exp
     return found
 
 
-def progress_message(started: Import, report: Report | None = None) -> bytes:
+def progress_message(started: Import, report: ImportReport | None = None) -> bytes:
     """How far an import is, and what came of it once it has finished, serialised."""
     response = transfer_service_pb2.ImportResponse(
         resume_offset=started.resume_offset,

@@ -13,7 +13,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.transfer.exporter import Exporter
-from contex_server.transfer.importer import Imports
+from contex_server.transfer.importer import Importer
 
 
 class TransferServicer:
@@ -22,10 +22,10 @@ class TransferServicer:
     SERVICE = transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"]
 
     def __init__(
-        self, exporter: Exporter, imports: Imports, audit: AuditWriter, limits: Limits
+        self, exporter: Exporter, importer: Importer, audit: AuditWriter, limits: Limits
     ) -> None:
         self._exporter = exporter
-        self._imports = imports
+        self._importer = importer
         self._audit = audit
         self._limits = limits
 
@@ -51,7 +51,7 @@ class TransferServicer:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
                 raise invalid_field("start", "must come first")
-            started = await self._imports.begin(
+            started = await self._importer.begin(
                 checks.start(first.start, self._limits), call.origin
             )
             keep = True
@@ -74,7 +74,7 @@ class TransferServicer:
                 keep = error.reason not in _FINAL
                 raise
             finally:
-                await started.leave(keep=keep)
+                await started.close(keep=keep)
 
 
 _FINAL = {Reason.IMPORT_MALFORMED, Reason.PROJECT_NOT_EMPTY}

@@ -1,0 +1,5 @@
+import sys
+
+from contex_cli import main
+
+sys.exit(main())

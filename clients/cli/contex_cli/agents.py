@@ -1,0 +1,312 @@
+"""`contex register`, `listen` and `agents`: what agents need, and what reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import contex
+
+from contex_cli import options
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import UsageError
+from contex_cli.matches import need_line, show_context, show_matches, show_omitted
+from contex_cli.parameters import argument, option
+from contex_cli.times import rfc3339
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+_ACKNOWLEDGE_EVERY_S = 0.5
+_ACKNOWLEDGE_AT_EXIT_S = 5.0
+
+
+# --- registrations
+
+
+@dataclass(kw_only=True)
+class Spec:
+    """What a registration is made of, for `register` and `agents update`."""
+
+    needs: tuple[str, ...] = option(
+        (), "What the agent wants to know, in plain words. Repeatable.", "--need", "-n"
+    )
+    needs_file: str | None = options.NEEDS_FILE
+    exclude: tuple[str, ...] = options.EXCLUDE
+    threshold: float | None = options.THRESHOLD
+    max_matches: int | None = option(None, "Data shown for each need, 1 to 100. [default: 10]")
+    min_delta: options.MinDelta
+    max_tokens: int | None = options.MAX_TOKENS
+    written: contex.ContextFormat | None = options.FORMAT
+
+    def read_needs(self) -> list[str | contex.Need]:
+        """The needs of the options and of the file."""
+        return options.read_needs(self.needs, self.needs_file, self.exclude)
+
+    def arguments(self) -> dict[str, Any]:
+        """The rest, as the client takes it."""
+        return {
+            "threshold": self.threshold,
+            "max_matches": self.max_matches,
+            "min_delta": self.min_delta.value(),
+            "max_context_tokens": self.max_tokens,
+            "context_format": self.written,
+        }
+
+    def answer(self, session: Session, registration: contex.Registration) -> None:
+        """Prints what came of it."""
+        if self.written is not None and not session.json:
+            show_context(registration.context)
+        else:
+            session.answer(registration, _show_registration)
+
+
+@command()
+async def register(
+    session: Session,
+    spec: Spec,
+    agent_id: str = options.AGENT_ID,
+    last_seen: str | None = option(
+        None, "The last event the agent knows; 0: it wants everything.", metavar="SEQUENCE"
+    ),
+) -> None:
+    """Register an agent and show what matches its needs now.
+
+    A registration of the same id is replaced.
+    """
+    needs = spec.read_needs()
+    if not needs:
+        raise UsageError("missing; or use --needs-file", "--need")
+    registration = await session.client.register_agent(
+        session.project, agent_id, needs, last_seen_sequence=last_seen, **spec.arguments()
+    )
+    spec.answer(session, registration)
+
+
+@command()
+async def update(session: Session, spec: Spec, agent_id: str = options.AGENT_ID) -> None:
+    """Change a registration; what is not given stays.
+
+    New needs replace all old ones.
+    """
+    registration = await session.client.update_agent(
+        session.project, agent_id, needs=spec.read_needs() or None, **spec.arguments()
+    )
+    spec.answer(session, registration)
+
+
+def _show_registration(registration: contex.Registration) -> None:
+    agent = registration.agent
+    limits = {need.text: need.max_matches for need in agent.need_specs}
+    show_matches(
+        {
+            need: found[: limits.get(need) or agent.max_matches]
+            for need, found in registration.by_need().items()
+        }
+    )
+    count = len(registration.data)
+    out.say(f"{out.plain(agent.agent_id)}: {count} data match, as of {registration.sequence}")
+    show_omitted(registration.context, out.say)
+
+
+@command()
+async def agents(session: Session) -> None:
+    """List, show and change the registered agents.
+
+    Without a subcommand it lists them. Options of a subcommand come after it.
+    """
+    found = [agent async for agent in session.client.list_agents(session.project)]
+    if session.json:
+        for agent in found:
+            out.print_json(agent)
+    else:
+        out.console().print(_agents_table(found) if found else "no agents")
+
+
+def _agents_table(agents: list[contex.Agent]) -> Table:
+    return out.table_of(
+        agents,
+        {
+            "agent": "agent_id",
+            "needs": lambda agent: out.cell("; ".join(agent.needs), 200),
+            "threshold": "threshold",
+            "registered": "registered_time",
+            "acknowledged": "acknowledged_sequence",
+        },
+    )
+
+
+@command()
+async def show(session: Session, agent_id: str = options.AGENT_ID) -> None:
+    """Show one registration."""
+    session.answer(await session.client.get_agent(session.project, agent_id), _show_agent)
+
+
+def _show_agent(agent: contex.Agent) -> None:
+    rows = {
+        "agent_id": agent.agent_id,
+        "needs": out.styled(
+            "\n".join(
+                map(need_line, agent.need_specs)
+                if agent.need_specs
+                else map(out.plain, agent.needs)
+            )
+        ),
+        "threshold": str(agent.threshold),
+        "max_matches": str(agent.max_matches),
+        "min_delta": _updates(agent.min_delta),
+        "registered_time": rfc3339(agent.registered_time),
+        "updated_time": rfc3339(agent.updated_time),
+        "acknowledged_sequence": agent.acknowledged_sequence,
+    }
+    out.show_rows(rows)
+
+
+def _updates(min_delta: contex.MinDelta | None) -> str:
+    if min_delta is None or not (min_delta.payload_changed or min_delta.json_pointers):
+        return "all updates"
+    if not min_delta.json_pointers:
+        return "updates that change the payload"
+    pointers = (pointer or "the whole" for pointer in min_delta.json_pointers)
+    return f"updates that change {' or '.join(pointers)}"
+
+
+@command()
+async def unregister(session: Session, agent_id: str = options.AGENT_ID) -> None:
+    """Remove a registration and its cursor."""
+    sequence = await session.client.unregister_agent(session.project, agent_id)
+    session.answer(
+        {"agent_id": agent_id, "sequence": sequence},
+        lambda _: out.print_line(f"{out.plain(agent_id)} unregistered  {sequence}"),
+    )
+
+
+@command()
+async def ack(
+    session: Session,
+    agent_id: str = options.AGENT_ID,
+    sequence: str = argument(..., "SEQUENCE", "The last event it has dealt with."),
+) -> None:
+    """Move an agent's durable cursor forward, never back."""
+    acknowledged = await session.client.acknowledge(session.project, agent_id, sequence)
+    session.answer(
+        {"agent_id": agent_id, "acknowledged_sequence": acknowledged},
+        lambda _: out.print_line(f"{out.plain(agent_id)} has acknowledged up to {acknowledged}"),
+    )
+
+
+# --- listen
+
+
+@command()
+async def listen(
+    session: Session,
+    agent_id: str = options.AGENT_ID,
+    acknowledge: bool = option(
+        False, "Acknowledge what was printed: the next listen goes on there.", "--ack"
+    ),
+    after: str | None = option(
+        None,
+        "Start after this event; 0: the beginning. [default: the last acknowledged]",
+        metavar="SEQUENCE",
+    ),
+    count: int | None = option(None, "Stop after this many events.", minimum=1),
+    written: contex.ContextFormat | None = option(
+        None, "Print each event written out for a prompt instead.", "--format"
+    ),
+) -> None:
+    """Print what matches an agent's needs, as it arrives.
+
+    Begins with what the agent has not acknowledged, and goes on until Ctrl-C. When its needs are
+    changed meanwhile, what matches now and did not before is printed next.
+    """
+    session.follows = True
+    client = session.client
+    # A stream would wait for a server that was never there.
+    await client.get_agent(session.project, agent_id)
+    acknowledger = Acknowledger(client, session.project, agent_id) if acknowledge else None
+    printed = 0
+    try:
+        async with client.listen(
+            session.project,
+            agent_id,
+            after_sequence=after,
+            context_format=written,
+            on_needs_changed=_tell_change,
+        ) as stream:
+            async for matched in stream:
+                if session.json:
+                    out.print_json(matched)
+                elif written is not None:
+                    sys.stdout.write(matched.context.rstrip("\n") + "\n")
+                else:
+                    out.print_line(out.matched_line(matched))
+                out.flush()
+                if acknowledger is not None:
+                    # What a change of the needs brings is older than the position, which stays.
+                    cursor = stream.cursor if matched.backfilled else None
+                    acknowledger.printed(stream.position, cursor=cursor)
+                printed += 1
+                if printed == count:
+                    return
+    finally:
+        if acknowledger is not None:
+            await acknowledger.close()
+
+
+def _tell_change(changed: contex.NeedsChanged) -> None:
+    count = len(changed.agent.needs)
+    out.remark(
+        f"the registration was changed: {count} need{'s' if count != 1 else ''}; "
+        f"{len(changed.data)} data match now and did not before"
+    )
+
+
+class Acknowledger:
+    """Acknowledges what was printed, at most twice a second, and at the end."""
+
+    def __init__(self, client: contex.AsyncClient, project: str, agent_id: str) -> None:
+        self._client = client
+        self._project = project
+        self._agent_id = agent_id
+        self._newest: tuple[str | None, str | None] = (None, None)
+        self._acknowledged: tuple[str | None, str | None] = (None, None)
+        self._task = asyncio.create_task(self._run())
+
+    def printed(self, position: str | None, *, cursor: str | None = None) -> None:
+        """Notes how much of the stream has reached the reader.
+
+        Args:
+            position: The stream's position.
+            cursor: A cursor of the stream at or after it, to be acknowledged instead.
+        """
+        self._newest = (None if cursor is not None else position, cursor)
+
+    async def close(self) -> None:
+        """Acknowledges the rest."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        async with asyncio.timeout(_ACKNOWLEDGE_AT_EXIT_S):
+            await self._acknowledge()
+
+    async def _run(self) -> None:
+
+        while True:
+            await asyncio.sleep(_ACKNOWLEDGE_EVERY_S)
+            try:
+                await self._acknowledge()
+            except contex.ContexError as error:
+                # The stream tells what is wrong, or the next attempt succeeds.
+                out.remark(f"not acknowledged yet: {error}")
+
+    async def _acknowledge(self) -> None:
+        newest = self._newest
+        if newest == self._acknowledged:
+            return
+        position, cursor = newest
+        await self._client.acknowledge(self._project, self._agent_id, position, cursor=cursor)
+        self._acknowledged = newest

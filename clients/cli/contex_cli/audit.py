@@ -1,0 +1,145 @@
+"""`contex audit`: who did what, when and from where; as a table, or exported as a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import contex
+
+from contex_cli import options
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import UsageError
+from contex_cli.parameters import one_of, option
+from contex_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+_FORMATS = {
+    "csv": contex.AuditFormat.CSV,
+    "jsonl": contex.AuditFormat.JSON_LINES,
+    "parquet": contex.AuditFormat.PARQUET,
+}
+_ACTIONS = ", ".join(action.value for action in contex.AuditAction if action.name != "OTHER")
+
+
+@command()
+async def audit(
+    session: Session,
+    range: options.Range,
+    actions: tuple[contex.AuditAction, ...] = option(
+        (), f"Only these actions: {_ACTIONS}. Repeatable.", "--action", metavar="ACTION"
+    ),
+    actors: tuple[str, ...] = option(
+        (), "Only by this actor. Repeatable.", "--actor", metavar="NAME"
+    ),
+    agent_ids: tuple[str, ...] = option(
+        (), "Only about this agent. Repeatable.", "--agent", metavar="AGENT"
+    ),
+    keys: tuple[str, ...] = options.KEYS,
+    request_id: str = option("", "Only what this request did.", metavar="ID"),
+    backwards: bool = options.BACKWARDS,
+    limit: int = options.LIMIT,
+    file_format: contex.AuditFormat | None = option(
+        None,
+        "Export all records. [default: by the suffix of --output]",
+        "--format",
+        **one_of(_FORMATS),
+    ),
+    output: str | None = option(
+        None, "Where to export to; - is stdout.", "--output", "-o", metavar="FILE"
+    ),
+) -> None:
+    """Show who did what, when and from where.
+
+    With --format or --output every record that fits is exported as a file, oldest first.
+    """
+    exports = file_format is not None or output is not None
+    if exports and (session.json or backwards):
+        option = "--json" if session.json else "--backwards"
+        raise UsageError("does not go with an export", option)
+    file_format = file_format or (_format_of(output) if output is not None else None)
+    if file_format is contex.AuditFormat.PARQUET and output is None:
+        raise UsageError("parquet is not text: name a file", "--output")
+
+    arguments: dict[str, Any] = {
+        **vars(range),
+        "actions": actions,
+        "actors": actors,
+        "agent_ids": agent_ids,
+        "data_keys": keys,
+        "request_id": request_id,
+    }
+    if file_format is not None:
+        await _export(session, file_format, output or "-", arguments)
+        return
+    await out.print_list(
+        lambda page_size: session.client.audit(
+            session.project, **arguments, backwards=backwards, page_size=page_size
+        ),
+        limit,
+        session.json,
+        audit_table,
+        "no records",
+    )
+
+
+def _format_of(file: str) -> contex.AuditFormat:
+    suffix = file.lower().rpartition(".")[2]
+    if suffix not in _FORMATS:
+        raise UsageError(f"can't be told by {file!r}: csv, jsonl or parquet", "--format")
+    return _FORMATS[suffix]
+
+
+def audit_table(found: list[contex.AuditRecord]) -> Table:
+    """What fits on a screen of each record; --json has all columns."""
+    return out.table_of(
+        found,
+        {
+            "time": "time",
+            "action": lambda record: record.action.name.lower(),
+            "who": _actor,
+            "what": _subject,
+            "from": lambda record: f"{record.peer} {record.client.partition(' ')[0]}".strip(),
+            "detail": _detail,
+        },
+    )
+
+
+def _actor(record: contex.AuditRecord) -> str:
+    is_claimed = record.actor and not record.actor_verified
+    return (record.actor or "(not named)") + (" (unverified)" if is_claimed else "")
+
+
+def _subject(record: contex.AuditRecord) -> str:
+    """What an action was about: the datum, the agent, the event."""
+    parts = []
+    if record.data_key:
+        parts.append(f"{record.data_key} r{record.revision}")
+    elif record.event_type:
+        parts.append(record.event_type)
+    if record.agent_id:
+        parts.append(f"agent {record.agent_id}")
+    if record.sequence:
+        parts.append(record.sequence)
+    return "  ".join(parts)
+
+
+def _detail(record: contex.AuditRecord) -> str:
+    parts = [record.detail, f"{record.count:,}" if record.count else ""]
+    if record.request_id:
+        parts.append(f"request {record.request_id}")
+    return ", ".join(filter(None, parts))
+
+
+async def _export(
+    session: Session, file_format: contex.AuditFormat, file: str, arguments: dict[str, Any]
+) -> None:
+
+    with Progress("exported", things="records") as progress, out.open_file(file) as opened:
+        async with session.client.export_audit(session.project, file_format, **arguments) as pieces:
+            async for piece in pieces:
+                opened.write(piece.data)
+                progress.advance(piece.record_count - progress.events)

@@ -1,0 +1,308 @@
+"""Charts of activity, drawn by matplotlib: the extra "charts"; as a picture or in a page."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta, tzinfo
+from html import escape
+
+import contex
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from contex_cli import output as out
+
+_INCHES = (12.0, 7.2)
+_DPI = 150
+_MOST_SERIES = 9
+_LABEL = 42
+# Told apart by people who don't see all colours, and on white as on black.
+_COLOURS = (
+    *("#2f7ed8", "#e0812b", "#2ca58d", "#c2549d", "#8f7ae5", "#b8a02e", "#4fb0d6", "#d1495b"),
+    "#7a9e48",
+)
+_OTHERS = "#9aa0a6"
+_ACCENT = "#e0812b"
+# For ticks at years, months, days, hours, minutes and seconds; the second for the first of each.
+_TICKS = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
+_FIRST_TICKS = ["%Y", "%b %Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
+# For names that the first font can't write, where they are installed.
+_FONTS = ("Noto Sans", "Noto Sans CJK JP", "Hiragino Sans", "Arial Unicode MS")
+# Stand-ins in the SVG for what depends on the page's colours; nothing else has these.
+_INK, _FAINT = "#010203", "#040506"
+_LIGHT = {_INK: "#1f2328", _FAINT: "#6b7280"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What is drawn.
+
+    Attributes:
+        project: For the title.
+        heading: What the names are, such as "data key"; empty for all together.
+        activity: The numbers.
+        range_text: Range and zone.
+        bucket_text: Length of a bucket: "hour".
+        zone: The zone of the ticks.
+    """
+
+    project: str
+    heading: str
+    activity: contex.Activity
+    range_text: str
+    bucket_text: str
+    zone: tzinfo
+
+    @property
+    def title(self) -> str:
+        """What it is about."""
+        by = f" by {self.heading}" if self.heading else ""
+        return f"{out.plain(self.project)}: events{by}"
+
+    @property
+    def subtitle(self) -> str:
+        """How many, when."""
+        return f"{self.activity.total.total:,} events, {self.range_text}"
+
+    def stacked(self) -> list[tuple[str, int, tuple[int, ...]]]:
+        """Name, total and counts of each layer, the busiest first; the rest is one layer."""
+        total, series = self.activity.total, self.activity.series
+        if not self.heading:
+            return [("all events", total.total, tuple(total.counts))]
+        shown = series[:_MOST_SERIES]
+        layers = [(_name(s), s.total, tuple(s.counts)) for s in shown]
+        rest = [
+            max(whole - sum(s.counts[i] for s in shown), 0) for i, whole in enumerate(total.counts)
+        ]
+        if any(rest):
+            layers.append(("others", sum(rest), tuple(rest)))
+        return layers
+
+
+def _name(series: contex.ActivitySeries) -> str:
+    return out.plain(series.name, _LABEL) or "(not named)"
+
+
+def draw_png(chart: Chart) -> bytes:
+    """The chart as a picture on a light ground, which reads the same on any page."""
+    with _style():
+        figure = _figure(chart, _LIGHT[_INK], _LIGHT[_FAINT])
+        drawn = io.BytesIO()
+        figure.savefig(
+            drawn, format="png", dpi=_DPI, facecolor="#ffffff", metadata={"Title": chart.title}
+        )
+    return drawn.getvalue()
+
+
+def draw_svg(chart: Chart) -> str:
+    """The chart as an `<svg>` element without a ground, in the colours of the page around it.
+
+    It refers to nothing outside of itself. Its ink is `var(--ink)`, and `var(--faint)`.
+    """
+    with _style():
+        figure = _figure(chart, _INK, _FAINT)
+        drawn = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    svg = drawn.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Settings for these charts only: names of data are no formulas, fonts stay text."""
+
+    installed = set(get_font_names())
+    style = matplotlib.rc_context(
+        {
+            "font.family": ["DejaVu Sans", *(font for font in _FONTS if font in installed)],
+            "font.size": 10,
+            "text.parse_math": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "contex",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
+    with style, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name may have characters that the font lacks
+        yield
+
+
+def _figure(chart: Chart, ink: str, faint: str) -> Figure:
+
+    figure = Figure(figsize=_INCHES)
+    edges = {"left": 0.07, "right": 0.97, "top": 0.85, "bottom": 0.08}
+    grid = figure.add_gridspec(2, 2, height_ratios=(3, 2), hspace=0.38, wspace=0.1, **edges)
+    figure.text(0.07, 0.945, chart.title, size=16, weight="bold", color=ink)
+    figure.text(0.07, 0.912, chart.subtitle, size=10.5, color=faint)
+    _draw_over_time(figure.add_subplot(grid[0, :]), chart, ink, faint)
+    if chart.heading:
+        _draw_names(figure.add_subplot(grid[1, 0]), chart, ink, faint)
+        _draw_hours(figure.add_subplot(grid[1, 1]), chart, ink, faint)
+    else:
+        _draw_hours(figure.add_subplot(grid[1, :]), chart, ink, faint)
+    return figure
+
+
+def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
+    """Buckets as bars, the names stacked."""
+
+    activity = chart.activity
+    width = timedelta(seconds=activity.bucket_seconds)
+    edges = [
+        float(date2num(activity.start_time + i * width)) for i in range(len(activity.total.counts))
+    ]
+    each = activity.bucket_seconds / 86_400
+    drawn = each * (0.86 if len(edges) <= 200 else 1.0)
+    below = [0] * len(edges)
+    for (_, _, counts), colour in zip(chart.stacked(), _colours(chart), strict=True):
+        axes.bar(edges, counts, width=drawn, bottom=below, align="edge", color=colour, linewidth=0)
+        below = [low + count for low, count in zip(below, counts, strict=True)]
+    locator = AutoDateLocator(tz=chart.zone, minticks=4, maxticks=12)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(
+        ConciseDateFormatter(
+            locator, tz=chart.zone, formats=_TICKS, zero_formats=_FIRST_TICKS, show_offset=False
+        )
+    )
+    if edges:
+        axes.set_xlim(edges[0], edges[-1] + each)
+    axes.set_title(f"In each {chart.bucket_text}, {chart.zone}", loc="left", size=11, color=ink)
+    _plain_axes(axes, faint)
+
+
+def _draw_names(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
+    """The names with their totals, in the colours of the layers above: the legend, too."""
+    layers = chart.stacked()
+    most = max((total for _, total, _ in layers), default=1) or 1
+    for row, ((name, total, _), colour) in enumerate(zip(layers, _colours(chart), strict=True)):
+        axes.barh(row, total / most, color=colour, height=0.42, align="edge", linewidth=0)
+        axes.text(0, row - 0.06, name, va="bottom", ha="left", size=8.5, color=ink)
+        axes.text(1, row - 0.06, f"{total:,}", va="bottom", ha="right", size=8.5, color=faint)
+    axes.set_ylim(max(len(layers), 4) - 0.45, -0.5)
+    axes.set_xlim(0, 1.0)
+    axes.set_axis_off()
+    axes.set_title(f"Busiest by {chart.heading}", loc="left", size=11, color=ink)
+
+
+def _draw_hours(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
+    """Events by the hour of the day; the busiest hour stands out."""
+    hours = list(chart.activity.peak_hours) or [0] * 24
+    busiest = max(hours)
+    colours = [_ACCENT if count == busiest and count else _OTHERS for count in hours]
+    axes.bar(range(len(hours)), hours, width=0.8, color=colours, linewidth=0)
+    axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
+    axes.set_xlim(-0.6, len(hours) - 0.4)
+    peak = f", busiest at {hours.index(busiest):02}:00" if busiest else ""
+    axes.set_title(f"By hour of the day, {chart.zone}{peak}", loc="left", size=11, color=ink)
+    _plain_axes(axes, faint)
+
+
+def _plain_axes(axes: Axes, faint: str) -> None:
+
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_ylim(bottom=0)
+    axes.tick_params(colors=faint, length=0, labelsize=9)
+    axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_color(faint)
+    axes.grid(axis="y", color=faint, alpha=0.25, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.patch.set_alpha(0)
+
+
+def _colours(chart: Chart) -> list[str]:
+    layers = chart.stacked()
+    has_rest = bool(chart.heading) and layers and layers[-1][0] == "others"
+    named = len(layers) - bool(has_rest)
+    return [*_COLOURS[:named], *([_OTHERS] if has_rest else [])]
+
+
+# --- the page
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1f2328; --faint: #6b7280; --ground: #ffffff;
+  --line: #d8dde3; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --faint: #9aa3ad; --ground: #14171a; --line: #343a41; }
+}
+body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; background: var(--ground);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+svg { width: 100%; height: auto; }
+svg text { font-family: system-ui, sans-serif !important; }
+h1 { position: absolute; left: -100vw; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+.wide { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+thead th { position: sticky; top: 0; background: var(--ground); }
+td.none { color: var(--faint); }
+footer { margin-top: 2rem; color: var(--faint); }
+"""
+
+
+def page(chart: Chart) -> str:
+    """The page, whose colours follow the reader's light or dark setting."""
+    activity = chart.activity
+    named = [activity.total, *(activity.series if chart.heading else ())]
+    heads = ["all", *(out.plain(series.name) or "(not named)" for series in named[1:])]
+    step = timedelta(seconds=activity.bucket_seconds)
+    rows = (
+        (
+            f"{(activity.start_time + i * step).astimezone(chart.zone):%Y-%m-%d %H:%M}",
+            [series.counts[i] for series in named],
+        )
+        for i in range(len(activity.total.counts))
+    )
+    hours = ((f"{hour:02}:00", [count]) for hour, count in enumerate(activity.peak_hours))
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            '<head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(chart.title)}, {escape(chart.range_text)}</title>",
+            f"<style>{_STYLE}</style></head>",
+            "<body>",
+            f"<h1>{escape(chart.title)}</h1>",
+            draw_svg(chart),
+            *_table(f"Events in each {chart.bucket_text}", f"from ({chart.zone})", heads, rows),
+            *_table("Events by hour of the day", f"hour ({chart.zone})", ["events"], hours),
+            f"<footer>{escape(chart.subtitle)}</footer>",
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def _table(
+    title: str, first: str, heads: list[str], rows: Iterable[tuple[str, list[int]]]
+) -> list[str]:
+    return [
+        f"<h2>{escape(title)}</h2>",
+        '<div class="wide"><table>',
+        "<thead><tr>" + "".join(f"<th>{escape(head)}</th>" for head in (first, *heads)),
+        "</tr></thead><tbody>",
+        *(
+            f"<tr><td>{escape(label)}</td>" + "".join(map(_number, counts)) + "</tr>"
+            for label, counts in rows
+        ),
+        "</tbody></table></div>",
+    ]
+
+
+def _number(count: int) -> str:
+    return f"<td>{count:,}</td>" if count else '<td class="none">0</td>'

@@ -1,0 +1,210 @@
+"""Events to publish, made of arguments, files and JSON lines."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import mimetypes
+import sys
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+from typing import Any
+
+import contex
+import orjson
+
+from contex_cli.exits import InputError
+from contex_cli.records import JSON_CONTENT_TYPE, is_json
+
+TEXT_CONTENT_TYPE = "text/plain; charset=utf-8"
+BINARY_CONTENT_TYPE = "application/octet-stream"
+
+_PAYLOAD_KEYS = ("data", "payload", "payload_text", "payload_base64")
+_LINE_KEYS = {
+    *("data_key", "description", "event_type", "metadata", "content_type", *_PAYLOAD_KEYS),
+    *("tombstone", "expected_revision"),
+    # Printed by `--json` too, and ignored, so that its output can be piped in.
+    *("sequence", "time", "revision", "previous_sequence", "publisher", "opaque", "score"),
+    *("matches", "payload_omitted", "backfilled", "context", "deleted", "erased"),
+}
+# What the service itself writes about agents, feedback, models and erasures.
+_SERVICE_TYPES = {
+    *("agent_registered", "agent_unregistered", "match_feedback", "matching_model_changed"),
+    "data_erased",
+}
+# Python's own table has these from 3.14 on, or not at all.
+_SUFFIXES = {
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".toml": "application/toml",
+    ".md": "text/markdown",
+    ".csv": "text/csv",
+    ".tsv": "text/tab-separated-values",
+    ".xml": "application/xml",
+}
+
+
+def parse_metadata(entries: Iterable[str]) -> dict[str, str]:
+    """Reads `--meta k=v` options.
+
+    Raises:
+        InputError: An entry has no "=", or a key is given twice.
+    """
+    metadata: dict[str, str] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise InputError(f"--meta {entry!r} is not of the form key=value")
+        if key in metadata:
+            raise InputError(f"--meta {key!r} is given twice")
+        metadata[key] = value
+    return metadata
+
+
+def read_payload(value: str, content_type: str | None) -> tuple[bytes, str]:
+    """The payload that VALUE, `-` or `@file` names, and its content type.
+
+    Without a content type JSON is recognised, then the file's suffix, then text.
+
+    Raises:
+        InputError: A file can't be read, or VALUE starts like JSON but is none.
+    """
+    name = None
+    try:
+        if value == "-":
+            payload = sys.stdin.buffer.read()
+        elif value.startswith("@"):
+            name = value[1:]
+            payload = Path(name).read_bytes()
+        else:
+            payload = value.encode()
+    except (OSError, UnicodeEncodeError) as error:
+        raise InputError(f"can't read {value!r}: {error}") from None
+    if content_type is not None:
+        return payload, content_type
+    return payload, _guess_content_type(payload, name)
+
+
+def _guess_content_type(payload: bytes, file_name: str | None) -> str:
+    guessed = None
+    if file_name:
+        suffix = PurePath(file_name).suffix.lower()
+        guessed = _SUFFIXES.get(suffix) or mimetypes.guess_type(file_name)[0]
+    if guessed and not is_json(guessed):
+        return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return BINARY_CONTENT_TYPE
+    try:
+        orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        if guessed or payload.lstrip()[:1] in (b"{", b"["):
+            raise InputError(
+                f"the value looks like JSON but is not: {error}; "
+                "to publish it as text, add --content-type text/plain"
+            ) from None
+        return TEXT_CONTENT_TYPE
+    return JSON_CONTENT_TYPE
+
+
+def parse_line(line: bytes) -> contex.NewEvent | None:
+    """One line of a bulk publish as an event; None where a line publishes nothing.
+
+    An object with data_key, one of data (or payload), payload_text and payload_base64, and
+    optionally description, event_type, content_type, metadata, tombstone and expected_revision.
+    What `contex replay --json` and `contex state --json` print is understood too: a deletion
+    becomes a tombstone, and summaries and what the service wrote about agents, feedback and models
+    are left out.
+
+    Raises:
+        InputError: The line is no such object.
+    """
+
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line, parse_constant=_no_constant)
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise InputError("not a JSON object")
+    if record.keys() == {"summary"}:
+        return None
+    unknown = sorted(record.keys() - _LINE_KEYS)
+    if unknown:
+        raise InputError(f"unknown key {unknown[0]!r}")
+    event_type = _text(record, "event_type")
+    if event_type in _SERVICE_TYPES:
+        return None
+    tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
+    payload, content_type = (None, None) if tombstone else _line_payload(record)
+    return contex.NewEvent(
+        data_key=_text(record, "data_key"),
+        payload=payload,
+        description=_text(record, "description"),
+        event_type="" if event_type in ("data_published", "data_deleted") else event_type,
+        content_type=None if tombstone else _text(record, "content_type") or content_type,
+        metadata=_metadata(record),
+        tombstone=tombstone,
+        expected_revision=_revision(record),
+    )
+
+
+def _line_payload(record: dict[str, Any]) -> tuple[bytes, str]:
+    given = [key for key in _PAYLOAD_KEYS if key in record]
+    content_type = _text(record, "content_type")
+    if not given and content_type and not is_json(content_type):
+        return b"", content_type  # as `--json` prints an empty payload
+    if len(given) != 1:
+        raise InputError("needs exactly one of data, payload, payload_text and payload_base64")
+    key = given[0]
+    value = record[key]
+    if key in ("data", "payload"):
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return _encode(text, key), JSON_CONTENT_TYPE
+    if not isinstance(value, str):
+        raise InputError(f"{key} is not a text")
+    if key == "payload_text":
+        return _encode(value, key), TEXT_CONTENT_TYPE
+    try:
+        return base64.b64decode(value, validate=True), BINARY_CONTENT_TYPE
+    except binascii.Error as error:
+        raise InputError(f"payload_base64: {error}") from None
+
+
+def _encode(text: str, key: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{key} holds half of a surrogate pair") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{key} is not a text")
+    return value
+
+
+def _metadata(record: dict[str, Any]) -> dict[str, str]:
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InputError("metadata is not an object of texts")
+    return metadata
+
+
+def _revision(record: dict[str, Any]) -> int | None:
+    revision = record.get("expected_revision")
+    if revision is None:
+        return None
+    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+        raise InputError("expected_revision is not a number from 0")
+    return revision

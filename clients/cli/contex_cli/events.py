@@ -1,0 +1,144 @@
+"""`contex events`, `replay` and `tail`: the log, a page of it, all of it, and its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import contex
+
+from contex_cli import options
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import complain
+from contex_cli.parameters import option
+from contex_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+_PAGE_EVENTS = 1_000
+_BEFORE_THE_FIRST = "0"
+
+
+@command()
+async def events(
+    session: Session,
+    range: options.Range,
+    filter: options.Filter,
+    backwards: bool = options.BACKWARDS,
+    limit: int = options.LIMIT,
+) -> None:
+    """List events of a project's log."""
+    await out.print_list(
+        lambda page_size: session.client.list_events(
+            session.project, **vars(range), **vars(filter), backwards=backwards, page_size=page_size
+        ),
+        limit,
+        session.json,
+        events_table,
+        "no events",
+    )
+
+
+def events_table(events: list[contex.Event]) -> Table:
+    """Events for people."""
+    return out.table_of(
+        events,
+        {
+            "sequence": "sequence",
+            "time": "time",
+            "data key": "data_key",
+            "rev": lambda event: event.revision or "",
+            "type": "event_type",
+            "publisher": "publisher",
+            "payload": out.payload_preview,
+        },
+    )
+
+
+def _print(session: Session, event: contex.Event) -> None:
+    if session.json:
+        out.print_json(event)
+    else:
+        out.print_line(out.event_line(event))
+
+
+@command()
+async def replay(
+    session: Session,
+    range: options.Range,
+    filter: options.Filter,
+    backwards: bool = options.BACKWARDS,
+) -> None:
+    """Stream every event of a range, as fast as it can be read.
+
+    The output of --json can be published again: see `contex publish --stream`.
+    """
+
+    with Progress("replayed", shown=session.json or not out.console().is_terminal) as progress:
+        async with session.client.replay(
+            session.project,
+            **vars(range),
+            **vars(filter),
+            backwards=backwards,
+            # In a pipe, better an error than waiting for ever.
+            reconnect=False,
+        ) as stream:
+            try:
+                async for event in stream:
+                    _print(session, event)
+                    progress.advance(1)
+            except contex.ContexError:
+                if stream.position is not None:
+                    bound = "--until" if backwards else "--since"
+                    complain(f"the last event printed is {stream.position}: go on with {bound}")
+                raise
+            finally:
+                out.flush()
+
+
+@command()
+async def tail(
+    session: Session,
+    lines: int = option(10, "How many of the newest events to show.", "--lines", "-n", minimum=0),
+    follow: bool = option(False, "Go on with each new event, until Ctrl-C.", "--follow", "-f"),
+    *,
+    filter: options.Filter,
+) -> None:
+    """Show the newest events, and with -f new ones as they arrive."""
+    session.follows = follow
+    client = session.client
+    end = await _newest(client, session.project)
+    for event in await _last(client, session.project, filter, end, lines):
+        _print(session, event)
+    out.flush()
+    if not follow:
+        return
+    async with client.subscribe(session.project, after_sequence=end, **vars(filter)) as stream:
+        async for event in stream:
+            _print(session, event)
+            out.flush()
+
+
+async def _newest(client: contex.AsyncClient, project: str) -> str:
+    """The sequence of the newest event of all: what is shown and what is followed meet there."""
+    async for event in client.list_events(project, backwards=True, page_size=1):
+        return event.sequence
+    return _BEFORE_THE_FIRST
+
+
+async def _last(
+    client: contex.AsyncClient, project: str, filter: options.Filter, end: str, count: int
+) -> list[contex.Event]:
+    found: list[contex.Event] = []
+    if not count or end == _BEFORE_THE_FIRST:
+        return found
+    async for event in client.list_events(
+        project, until=end, **vars(filter), backwards=True, page_size=min(count, _PAGE_EVENTS)
+    ):
+        found.append(event)
+        if len(found) == count:
+            break
+    found.reverse()
+    return found

@@ -1,0 +1,115 @@
+"""How a command ends: its exit code, and the one line that says why."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contex import ContexError
+
+
+class ExitCode(IntEnum):
+    """Every exit code of `contex`, with what it means."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:  # noqa: D102
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "done; also: Ctrl-C ended tail -f or listen"
+    UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
+    USAGE = 2, "wrong use of the command, or a setting out of its range"
+    INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
+    NOT_FOUND = 4, "no such agent, event, datum or revision"
+    CONFLICT = 5, "conflict: the data key has another revision than expected"
+    UNAVAILABLE = 6, "server or store unavailable, overloaded or too slow; retry"
+    OUT_OF_RANGE = 7, "the moment is no longer on record, or still to come"
+    UNSUPPORTED = 8, "the server can't do this: it is older, or lacks an extra"
+    DAMAGED = 9, "what is kept is damaged, or differs from what it should be"
+    INTERRUPTED = 130, "interrupted (Ctrl-C)"
+    TERMINATED = 143, "terminated (SIGTERM)"
+
+
+_OF_STATUS = {
+    "INVALID_ARGUMENT": ExitCode.INVALID_ARGUMENT,
+    "NOT_FOUND": ExitCode.NOT_FOUND,
+    "FAILED_PRECONDITION": ExitCode.CONFLICT,
+    "ABORTED": ExitCode.CONFLICT,
+    "UNAVAILABLE": ExitCode.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": ExitCode.UNAVAILABLE,
+    "RESOURCE_EXHAUSTED": ExitCode.UNAVAILABLE,
+    "OUT_OF_RANGE": ExitCode.OUT_OF_RANGE,
+    "UNIMPLEMENTED": ExitCode.UNSUPPORTED,
+    "DATA_LOSS": ExitCode.DAMAGED,
+}
+
+
+class InputError(Exception):
+    """What the user gave can't be used; `str()` says why in one line."""
+
+
+class UsageError(Exception):
+    """Wrong options or arguments.
+
+    Args:
+        problem: What is wrong, in one line.
+        parameter: The option or argument at fault, as the user writes it; empty for none.
+    """
+
+    def __init__(self, problem: str, parameter: str = "") -> None:
+        super().__init__(problem)
+        self.parameter = parameter
+
+    def __str__(self) -> str:
+        problem = super().__str__()
+        return f"Invalid value for {self.parameter}: {problem}" if self.parameter else problem
+
+
+class Abort(Exception):
+    """The user said no."""
+
+
+def exit_code(error: ContexError) -> ExitCode:
+    """The exit code for a refusal of the server, or for not reaching it."""
+    return _OF_STATUS.get(error.code.name, ExitCode.UNEXPECTED)
+
+
+def describe(error: ContexError) -> str:
+    """One line: the message, the reason, and each field at fault."""
+    text = error.message or error.code.name
+    if error.reason:
+        text += f" [{error.reason}]"
+    for field, problem in error.violations:
+        if problem not in error.message:
+            text += f"; {field}: {problem}"
+    return " ".join(text.split())
+
+
+def complain(message: str) -> None:
+    """Prints one error line to stderr."""
+    print(f"contex: {message}", file=sys.stderr)
+
+
+def complain_about(error: BaseException) -> ExitCode:
+    """Prints an error as one line, or as a trace with CONTEX_DEBUG=1; returns its exit code."""
+    from contex import ContexError
+
+    if os.environ.get("CONTEX_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, ContexError):
+        complain(describe(error))
+        return exit_code(error)
+    if isinstance(error, InputError):
+        complain(str(error))
+        return ExitCode.USAGE
+    first_line = next(iter(str(error).splitlines()), "")
+    complain(f"{type(error).__name__}: {first_line} (CONTEX_DEBUG=1 shows where)")
+    return ExitCode.UNEXPECTED

@@ -1,0 +1,234 @@
+"""`contex knew` and `deliveries`: what an agent knew at a moment, and who was sent what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import contex
+
+from contex_cli import options
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import UsageError
+from contex_cli.matches import need_line
+from contex_cli.parameters import option
+from contex_cli.times import Place, instant_text, moment_text, rfc3339
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+
+_REASONS = {
+    "MIN_DELTA": "the update changed nothing that it asked for",
+    "EXCLUDED": "the need excludes the key",
+    "BELOW_THRESHOLD": "nearly matched: below the threshold",
+    "ANSWER_FULL": "the answer to its registration had no room",
+}
+
+
+# --- knew
+
+
+@command()
+async def knew(
+    session: Session,
+    agent_id: str = options.AGENT_ID,
+    as_of: Place | None = options.AS_OF,
+    near_misses: int = option(
+        0, "Also show this many data that nearly matched.", metavar="N", minimum=0, maximum=100
+    ),
+) -> None:
+    """Show what an agent knew at a moment, and what it did not.
+
+    Its needs, the data that it had been sent and whether they were out of date, what had not
+    reached it, and what was held back and why.
+    """
+    context = await session.client.agent_context(
+        session.project, agent_id, as_of=as_of, near_misses=near_misses
+    )
+    if session.json:
+        from contex_cli.records import record
+
+        out.print_json(record(context) | {"connected": open_stream(context) is not None})
+    else:
+        _show(context)
+
+
+def open_stream(context: contex.AgentContext) -> contex.AgentStream | None:
+    """The stream by which the agent was connected at the moment; the newest of several."""
+    at = context.as_of.time
+    for stream in context.streams:
+        if stream.closed_time is None or stream.closed_time > at:
+            return stream
+    return None
+
+
+def _show(context: contex.AgentContext) -> None:
+    agent = context.agent
+    out.say((out.plain(agent.agent_id), "bold"), f"  as of {moment_text(context.as_of)}")
+    _show_connection(context)
+    sent = "nothing yet"
+    if context.last_sent_time is not None:
+        sent = f"{context.last_sent_sequence} at {instant_text(context.last_sent_time)}"
+    out.say(f"  last sent     {sent}")
+    out.say(f"  acknowledged  {agent.acknowledged_sequence or 'nothing yet'}")
+    _heading("What it needed", len(agent.needs))
+    needs = map(need_line, agent.need_specs) if agent.need_specs else map(out.plain, agent.needs)
+    for i, need in enumerate(needs):
+        out.say(f"  {i}  {need}")
+
+    stale = sum(known.stale for known in context.known)
+    _heading("What it knew", len(context.known), f"{stale:,} out of date" if stale else "")
+    if context.known:
+        out.console().print(known_table(context.known))
+    _heading("What had not reached it", len(context.pending))
+    if context.pending:
+        out.console().print(_matched_table([("", datum) for datum in context.pending]))
+    _heading("What was held back", len(context.held_back))
+    if context.held_back:
+        held = [
+            (_REASONS.get(held.reason.name, held.reason.name.lower()), held.data)
+            for held in context.held_back
+        ]
+        out.console().print(_matched_table(held))
+
+
+def _show_connection(context: contex.AgentContext) -> None:
+    stream = open_stream(context)
+    if stream is not None:
+        client = f" ({out.plain(stream.client, 80)})" if stream.client else ""
+        since = instant_text(stream.opened_time)
+        out.say(
+            ("  connected     ", "green"), f"since {since}, from {out.plain(stream.peer)}{client}"
+        )
+    elif context.streams and (closed := context.streams[0].closed_time) is not None:
+        out.say(("  not connected ", "yellow"), f"since {instant_text(closed)}")
+    else:
+        out.say(("  not connected ", "yellow"), "and never before")
+
+
+def _heading(text: str, count: int, more: str = "") -> None:
+    out.say()
+    out.say(
+        (text, "bold"), f"  {f'{count:,}' if count else 'nothing'}", f", {more}" if more else ""
+    )
+
+
+def known_table(known: Iterable[contex.KnownDatum]) -> Table:
+    """What an agent had been sent: which revision, when, why, and whether there was a newer."""
+    return out.table_of(
+        known,
+        {
+            "data key": "data_key",
+            "rev": lambda datum: f"r{datum.revision}",
+            "sent": "sent_time",
+            "for": lambda datum: _needs(datum.needs),
+            "score": lambda datum: max((need.score for need in datum.needs), default=""),
+            "acknowledged": lambda datum: (
+                "yes" if datum.acknowledged else out.styled("no", "yellow")
+            ),
+            "up to date": _freshness,
+            "payload": lambda datum: out.payload_preview(datum.event) if datum.event else "",
+        },
+    )
+
+
+def _freshness(datum: contex.KnownDatum) -> Text:
+    if datum.deleted:
+        return out.styled("no: deleted", "red")
+    if datum.stale:
+        return out.styled(f"no: r{datum.latest_revision} by then", "red")
+    return out.styled("yes", "green")
+
+
+def _needs(needs: tuple[contex.DeliveredNeed, ...]) -> str:
+    """The need that was met best, and how many others were."""
+    if not needs:
+        return ""
+    best = max(needs, key=lambda need: need.score)
+    more = f" (+{len(needs) - 1})" if len(needs) > 1 else ""
+    return out.plain(best.need or f"need {best.need_index}", 50) + more
+
+
+def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> Table:
+    """What an agent had not been sent, with the reason where there is one."""
+
+    def need(row: tuple[str, contex.MatchedEvent]) -> Text:
+        best = max(row[1].matches, key=lambda match: match.score, default=None)
+        return out.styled(out.plain(best.need if best is not None else "", 50))
+
+    def payload(row: tuple[str, contex.MatchedEvent]) -> str:
+        return "" if row[1].payload_omitted else out.payload_preview(row[1].event)
+
+    columns: dict[str, Callable[[tuple[str, contex.MatchedEvent]], Any]] = {
+        "score": lambda row: row[1].score,
+        "data key": lambda row: row[1].event.data_key,
+        "rev": lambda row: f"r{row[1].event.revision}",
+        "published": lambda row: row[1].event.time,
+        "for": need,
+        **({"why": lambda row: row[0]} if any(reason for reason, _ in rows) else {}),
+        "payload": payload,
+    }
+    return out.table_of(rows, columns)
+
+
+# --- deliveries
+
+
+@command()
+async def deliveries(
+    session: Session,
+    sequence: str | None = option(None, "Who was sent this event.", "--event", metavar="SEQUENCE"),
+    agent_id: str | None = option(None, "What this agent was sent.", "--agent", metavar="AGENT"),
+    *,
+    range: options.Range,
+    backwards: bool = options.BACKWARDS,
+    limit: int = options.LIMIT,
+) -> None:
+    """Show who was sent an event, or what an agent was sent.
+
+    When, and for which need. What an agent has received is always on record; what is on record
+    may have been lost on the way, and was then sent again.
+    """
+    if (sequence is None) == (agent_id is None):
+        raise UsageError("give one of the two", "--event or --agent")
+    if sequence is not None and (any(vars(range).values()) or backwards):
+        raise UsageError("--since, --until and --backwards go with --agent", "--event")
+    await out.print_list(
+        lambda page_size: session.client.deliveries(
+            session.project,
+            sequence=sequence,
+            agent_id=agent_id,
+            **vars(range),
+            backwards=backwards,
+            page_size=page_size,
+        ),
+        limit,
+        session.json,
+        deliveries_table,
+        "no deliveries",
+    )
+
+
+def deliveries_table(found: list[contex.Delivery]) -> Table:
+    """A row for each need that an event was sent for."""
+    result = out.table(*("time", "agent", "data key", "rev", "sequence", "how", "for", "score"))
+    for delivery in found:
+        how = delivery.kind.name.lower().replace("_", " ")
+        first = [
+            rfc3339(delivery.time),
+            out.cell(delivery.agent_id),
+            out.cell(delivery.data_key),
+            f"r{delivery.revision}",
+            delivery.sequence,
+            out.cell(f"{how}, again" if delivery.resend else how),
+        ]
+        needs = [
+            (out.cell(need.need or f"need {need.need_index}", 60), f"{need.score:.2f}")
+            for need in delivery.needs
+        ]
+        for i, (need, score) in enumerate(needs or [(out.cell(""), "")]):
+            result.add_row(*(first if i == 0 else [""] * len(first)), need, score)
+    return result

@@ -1,0 +1,100 @@
+"""What matches needs and questions, for people: tables, bars, and the text of a prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import contex
+
+from contex_cli import output as out
+from contex_cli.bars import bar, marked_bar, signed_bar
+
+Pairs = list[tuple[contex.MatchedEvent, contex.Match]]
+
+_BAR = 20
+_STANDING_SCALE = 4.0
+"""Deviations that fill half a bar: nearly all passages lie within."""
+
+
+def show_matches(grouped: dict[str, Pairs], explained: bool = False) -> None:
+    """Prints what matches, need by need: a table each, or the scores with their parts."""
+    for need, found in grouped.items():
+        out.say((out.plain(need), "bold"))
+        if not found:
+            out.say("  nothing yet\n")
+        elif explained:
+            for matched, match in found:
+                _show_parts(matched, match)
+        else:
+            _show_table(found)
+
+
+def _show_table(found: Pairs) -> None:
+    columns: dict[str, Callable[[tuple[contex.MatchedEvent, contex.Match]], Any]] = {
+        "score": lambda pair: pair[1].score,
+        "data key": lambda pair: pair[0].event.data_key,
+        "rev": lambda pair: pair[0].event.revision,
+        "path": lambda pair: out.cell(pair[1].path, 60),
+        "passage": lambda pair: out.cell(_passage(*pair), 100),
+    }
+    out.console().print(out.table_of(found, columns))
+
+
+def _passage(matched: contex.MatchedEvent, match: contex.Match) -> str:
+    """The words that decided; a server may leave them out where they are the head."""
+    return match.passage or matched.event.description or out.payload_preview(matched.event, 60)
+
+
+def _show_parts(matched: contex.MatchedEvent, match: contex.Match) -> None:
+    event = matched.event
+    place = f"  at {out.plain(match.path, 60)}" if match.path else ""
+    out.say(f"  {match.score:.2f}  {out.plain(event.data_key)} r{event.revision}{place}", cut=True)
+    out.say((f"        {out.plain(_passage(matched, match), 100)}", "dim"), cut=True)
+    for line in parts_lines(match):
+        out.say(f"        {line}", cut=True)
+    out.say()
+
+
+def parts_lines(match: contex.Match) -> list[str]:
+    """A score's parts as bars."""
+    standing = signed_bar(match.standing, _STANDING_SCALE, _BAR // 2 - 1).ljust(_BAR)
+    return [
+        f"probability  {marked_bar(match.score, match.threshold, _BAR)}  {match.score:5.2f}  "
+        f"┃ threshold {match.threshold:.2f}",
+        f"standing     {standing}  {match.standing:5.2f}  cosine {match.cosine:.2f}; "
+        f"the project's {match.background_mean:.2f} ± {match.background_deviation:.2f}",
+        f"lexical      {bar(match.lexical, _BAR)}  {match.lexical:5.2f}  of the need's words",
+    ]
+
+
+def need_line(need: contex.Need) -> str:
+    """A need and its options on one line."""
+    facts = []
+    if need.threshold is not None:
+        facts.append(f"threshold {need.threshold:g}")
+    if need.max_matches is not None:
+        facts.append(f"at most {need.max_matches}")
+    if need.exclude_data_keys:
+        facts.append(f"not {', '.join(map(out.plain, need.exclude_data_keys))}")
+    return out.plain(need.text) + (f"  ({'; '.join(facts)})" if facts else "")
+
+
+def show_context(context: contex.Context | None) -> None:
+    """Prints the data as they are written out, and on stderr their tokens and what is left out."""
+    if context is None:
+        return
+    text = context.text if not context.text or context.text.endswith("\n") else context.text + "\n"
+    sys.stdout.write(text)
+    show_omitted(context, out.remark)
+    out.remark(f"{context.tokens:,} tokens ({out.plain(context.token_counter, 60)})")
+
+
+def show_omitted(context: contex.Context | None, tell: Callable[[str], None]) -> None:
+    """Names the data that a budget left out, if any."""
+    if context is None or not context.omitted:
+        return
+    tell(f"left out, as {context.tokens:,} tokens are taken:")
+    for datum in context.omitted:
+        tell(f"  {datum.score:.2f}  {out.plain(datum.data_key)}  {datum.tokens:,} tokens")

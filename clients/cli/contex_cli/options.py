@@ -1,0 +1,162 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import contex
+
+from contex_cli.exits import InputError, UsageError
+from contex_cli.parameters import argument, option
+from contex_cli.times import Place, parse_moment, parse_place
+
+AGENT_ID = argument(..., "AGENT", "The agent's id.")
+DATA_KEY = argument(..., "KEY", "The datum.")
+AS_OF = option(
+    None,
+    "As of this sequence or time: 15:30, 'yesterday 15:30', '2h ago'. [default: now]",
+    *("--at", "--as-of"),
+    metavar="POSITION",
+    parse=parse_moment,
+)
+KEYS = option((), "Only data keys like this, with * and ?. Repeatable.", "--key", metavar="GLOB")
+THRESHOLD = option(None, "Lowest score that matches, above 0, at most 1. [default: the server's]")
+BACKWARDS = option(False, "Newest first.")
+LIMIT = option(100, "At most this many; 0: all.", "--limit", "-n", minimum=0)
+PREFIX = option("", "Only data whose key starts with this.", metavar="TEXT")
+MAX_TOKENS = option(
+    None, "Tokens that the data may take when written out; the best are kept.", metavar="N"
+)
+FORMAT = option(None, "Print the data written out for a prompt instead.", "--format")
+NEEDS_FILE = option(
+    None,
+    "A file of needs: .yaml or .json with a list of texts and of objects with text, threshold, "
+    "max_matches and exclude; any other has one need a line, # starts a comment.",
+    metavar="FILE",
+)
+EXCLUDE = option(
+    (), "Data keys that never match these needs, with * and ?. Repeatable.", metavar="GLOB"
+)
+_SINCE = "After this sequence, or from this time on: 2026-01-31T15:30:00Z, 15:30, '2h ago'."
+_UNTIL = "Up to and including this sequence or time."
+_POINTER = "Leave out updates that don't change the value at this JSON pointer. Repeatable."
+_NEED_KEYS = ("text", "threshold", "max_matches", "exclude")
+
+
+@dataclass
+class Range:
+    """Where reading begins and ends, as the client's methods take it."""
+
+    since: Place | None = option(None, _SINCE, metavar="POSITION", parse=parse_place)
+    until: Place | None = option(None, _UNTIL, metavar="POSITION", parse=parse_place)
+
+
+@dataclass
+class Filter:
+    """Which events are read, as the client's methods take it."""
+
+    event_types: tuple[str, ...] = option(
+        (), "Only events of this type. Repeatable.", "--type", metavar="TYPE"
+    )
+    data_keys: tuple[str, ...] = KEYS
+    publishers: tuple[str, ...] = option(
+        (), "Only from this publisher. Repeatable.", "--publisher", metavar="NAME"
+    )
+
+
+@dataclass
+class MinDelta:
+    """Which updates are left out."""
+
+    only_changes: bool | None = option(
+        None,
+        "Leave out updates that don't change the payload, or leave out none.",
+        "--min-delta/--no-min-delta",
+    )
+    pointers: tuple[str, ...] = option((), _POINTER, "--min-delta-pointer", metavar="POINTER")
+
+    def value(self) -> contex.MinDelta | None:
+        """What the client takes; None where nothing was given.
+
+        Raises:
+            UsageError: The options contradict each other.
+        """
+        if self.pointers and self.only_changes is False:
+            raise UsageError("contradicts --no-min-delta", "--min-delta-pointer")
+        if self.pointers:
+            return contex.MinDelta(True, self.pointers)
+        return None if self.only_changes is None else contex.MinDelta(self.only_changes)
+
+
+# --- needs, as people give them
+
+
+def read_needs(
+    needs: Sequence[str], file: str | None, exclude: Sequence[str] = ()
+) -> list[str | contex.Need]:
+    """The given needs and those of a file, in this order; without options they are texts.
+
+    Raises:
+        InputError: The file can't be read or does not hold needs, or something is excluded from
+            no needs.
+    """
+    found: list[str | contex.Need] = list(needs)
+    if file is not None:
+        try:
+            found += _read_file(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"can't read {file!r}: {error}") from None
+    if exclude and not found:
+        raise InputError("--exclude goes together with needs")
+    return [_excluding(need, exclude) for need in found] if exclude else found
+
+
+def _excluding(need: str | contex.Need, exclude: Sequence[str]) -> contex.Need:
+    need = contex.Need(need) if isinstance(need, str) else need
+    keys = dict.fromkeys((*need.exclude_data_keys, *exclude))
+    return contex.Need(need.text, need.threshold, need.max_matches, tuple(keys))
+
+
+def _read_file(file: str) -> list[str | contex.Need]:
+    with open(file, encoding="utf-8") as opened:
+        text = opened.read()
+    if not file.lower().endswith((".yaml", ".yml", ".json")):
+        stripped = (line.strip() for line in text.splitlines())
+        return [line for line in stripped if line and not line.startswith("#")]
+    items = _parse(text, file)
+    if not isinstance(items, list):
+        raise InputError(f"{file!r} is not a list of needs")
+    return [_need(item, f"{file!r}, need {number}") for number, item in enumerate(items, 1)]
+
+
+def _parse(text: str, file: str) -> Any:
+    import json
+
+    import yaml
+
+    try:
+        return json.loads(text) if file.lower().endswith(".json") else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"can't read {file!r}: {' '.join(str(error).split())}") from None
+
+
+def _need(item: Any, place: str) -> str | contex.Need:
+    if isinstance(item, str):
+        return item
+    if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+        raise InputError(f"{place}: neither a text nor an object with a text")
+    if unknown := [key for key in item if key not in _NEED_KEYS]:
+        known = ", ".join(_NEED_KEYS)
+        raise InputError(f"{place}: unknown key {unknown[0]!r}; known are {known}")
+    exclude = item.get("exclude") or []
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    if not isinstance(exclude, list) or not all(isinstance(glob, str) for glob in exclude):
+        raise InputError(f"{place}: exclude is neither a glob nor a list of them")
+    threshold, max_matches = item.get("threshold"), item.get("max_matches")
+    if type(threshold) not in (float, int, type(None)):
+        raise InputError(f"{place}: threshold is not a number")
+    if max_matches is not None and (type(max_matches) is not int or max_matches < 1):
+        raise InputError(f"{place}: max_matches is not a number from 1")
+    return contex.Need(item["text"], threshold, max_matches, tuple(exclude))

@@ -1,0 +1,355 @@
+"""How commands print: JSON lines for programs, tables and lines for people."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from contex_cli.exits import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from contex import Event, MatchedEvent
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+T = TypeVar("T")
+_PIPE_COLUMNS = 160
+_PAGE = 1_000
+_NUMBERS = {
+    *("rev", "score", "threshold", "cosine", "lexical", "value", "weight", "log-odds", "hit"),
+    *("events", "share", "matches", "after"),
+}
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+# --- for programs
+
+
+def print_json(value: object) -> None:
+    """Prints one object as one line, without flushing."""
+    from contex_cli.records import encode
+
+    sys.stdout.buffer.write(encode(value))
+
+
+def flush() -> None:
+    """Sends what was printed on its way.
+
+    Raises:
+        BrokenPipeError: Nobody reads any more.
+    """
+    sys.stdout.flush()
+
+
+@contextmanager
+def open_file(file: str) -> Iterator[BinaryIO]:
+    """Opens a file that gets its name when everything is in it; "-" is stdout.
+
+    After an error, what had the name before is still there.
+
+    Raises:
+        InputError: It can't be written.
+    """
+    if file == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    from pathlib import Path
+
+    path = Path(file)
+    if path.exists() and not path.is_file():  # a device, a pipe, or a directory: the error tells
+        with _open(path) as stream:
+            yield stream
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with _open(part) as stream:
+            yield stream
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise InputError(f"can't write {str(path)!r}: {error.strerror}") from None
+
+
+# --- for people
+
+
+@cache
+def console() -> Console:
+    """Where tables go. A pipe gets a fixed width instead of the 80 columns of no terminal."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=_PIPE_COLUMNS)
+
+
+@cache
+def error_console() -> Console:
+    """Where progress and remarks go: stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(*parts: str | Text | tuple[str, str], cut: bool = False) -> None:
+    """Prints a line of texts as they are, and of texts with their style.
+
+    Args:
+        parts: Printed one after the other.
+        cut: Cut the line to the width of the terminal instead of wrapping it.
+    """
+    how: Any = {"no_wrap": True, "overflow": "ellipsis", "crop": True} if cut else {}
+    console().print(assembled(*parts), **how)
+
+
+def remark(text: str) -> None:
+    """Prints a line on stderr."""
+    error_console().print(text, markup=False)
+
+
+def styled(text: str, style: str = "") -> Text:
+    """Text as it is, without markup."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def assembled(*parts: str | Text | tuple[str, str]) -> Text:
+    """A line of parts: texts as they are, and texts with their style."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)
+
+
+def cell(text: str, limit: int | None = None) -> Any:
+    """Foreign text in a table: no markup, no controls."""
+    return styled(plain(text, limit))
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; columns whose names are in `_NUMBERS` are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        number = column in _NUMBERS
+        result.add_column(
+            column,
+            justify="right" if number else "left",
+            no_wrap=number or column in ("sequence", "time"),
+            overflow="ellipsis" if number else "fold",
+        )
+    return result
+
+
+def table_of(items: Iterable[T], columns: Mapping[str, str | Callable[[T], Any]]) -> Table:
+    """A table with a row for each item.
+
+    Args:
+        items: Values of the client.
+        columns: By their headings: the name of an attribute, or what makes the value. Times,
+            scores and foreign text are printed as everywhere; styled text as it is.
+    """
+    result = table(*columns)
+    for item in items:
+        values = (getattr(item, c) if isinstance(c, str) else c(item) for c in columns.values())
+        result.add_row(*map(_cell, values))
+    return result
+
+
+def _cell(value: Any) -> Any:
+    from datetime import datetime
+
+    from contex_cli.times import rfc3339
+
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return cell(str(value)) if isinstance(value, str | int) else value
+
+
+def show_rows(rows: Mapping[str, Any]) -> None:
+    """Prints names and their values, texts or styled texts."""
+    result = table("", "")
+    result.show_header = False
+    for name, value in rows.items():
+        result.add_row(name, cell(value) if isinstance(value, str) else value)
+    console().print(result)
+
+
+# Controls, and the marks that reorder or break lines: they must not reach a terminal.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _escaped(text: str) -> str:
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def plain(text: str, limit: int | None = None) -> str:
+    """Text on one line, at most `limit` characters, that can't steer a terminal."""
+    text = _escaped(" ".join((text if limit is None else text[: 4 * limit]).split()))
+    return text if limit is None else shortened(text, limit)
+
+
+def printable(line: str) -> str:
+    """A line with its spaces kept, that can't steer a terminal."""
+    return _escaped(line.expandtabs(4))
+
+
+def shortened(text: str, limit: int) -> str:
+    """Text of at most `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def size_text(size_bytes: int) -> str:
+    """Bytes in the unit in which they have up to four digits before the point."""
+    size = float(size_bytes)
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            break
+        size /= 1024
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+
+
+def payload_preview(event: Event, limit: int = 60) -> str:
+    """The payload in a few characters."""
+    if not event.payload:
+        return "(deleted)" if event.event_type == "data_deleted" else ""
+    text = event.payload[: 8 * limit].decode(errors="replace")
+    if "\ufffd" in text[:limit]:
+        return f"({len(event.payload):,} bytes of {plain(event.content_type, 40)})"
+    return plain(text, limit)
+
+
+def payload_lines(event: Event) -> list[str]:
+    """The whole payload: JSON indented, other text as it is, of bytes only the size."""
+    import json
+
+    from contex_cli.records import is_json
+
+    if is_json(event.content_type):
+        with suppress(ValueError, RecursionError):
+            # Unlike orjson it keeps integers of any size.
+            value = json.loads(event.payload)
+            text = json.dumps(value, ensure_ascii=False, indent=2)
+            return list(map(printable, text.split("\n")))
+    try:
+        text = event.payload.decode()
+    except UnicodeDecodeError:
+        return [payload_preview(event)]
+    return list(map(printable, text.rstrip("\n").split("\n")))
+
+
+def event_line(event: Event, limit: int = 100, path: str = "") -> str:
+    """An event as one line for people: time, sequence, key and revision, path, type, payload."""
+    parts = [event.time.strftime("%H:%M:%S.%f")[:-3], event.sequence]
+    if event.data_key:
+        parts.append(f"{plain(event.data_key)} r{event.revision}")
+    if path:
+        parts.append(f"at {plain(path, 60)}")
+    if event.event_type != "data_published":
+        parts.append(plain(event.event_type))
+    if event.publisher:
+        parts.append(f"by {plain(event.publisher)}")
+    preview = payload_preview(event, limit)
+    if preview and preview != "(deleted)":
+        parts.append(preview)
+    return "  ".join(parts)
+
+
+def matched_line(matched: MatchedEvent, limit: int = 80) -> str:
+    """A matched event as one line for people: with its score, the need it met best, and where."""
+    best = max(matched.matches, key=lambda match: match.score)
+    more = f" (+{len(matched.matches) - 1})" if len(matched.matches) > 1 else ""
+    return f"{matched.score:.2f}  {plain(best.need, 50)}{more}  ←  " + event_line(
+        matched.event, limit, best.path
+    )
+
+
+def print_line(line: str) -> None:
+    """Prints a line for people, cut to the width of the terminal if it is one."""
+    if sys.stdout.isatty():
+        line = shortened(line, os.get_terminal_size().columns)
+    sys.stdout.write(line + "\n")
+
+
+# --- lists
+
+
+class Limited:
+    """Lists that stop at a limit, and say so.
+
+    Args:
+        limit: At most this many; 0: all.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._has_more = False
+
+    @property
+    def page_size(self) -> int:
+        """How many to ask for at once: one more than the limit tells whether there is more."""
+        return min(self._limit + 1, _PAGE) if self._limit else _PAGE
+
+    async def of(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+        """Yields the items up to the limit."""
+        count = 0
+        async for item in items:
+            if self._limit and count == self._limit:
+                self._has_more = True
+                return
+            count += 1
+            yield item
+
+    def remark(self, which: str = "first") -> None:
+        """Says on stderr that there is more, if there is."""
+        if self._has_more:
+            remark(f"the {which} {self._limit:,} are shown; --limit 0 shows all")
+
+
+async def print_list(
+    read: Callable[[int], AsyncIterator[T]],
+    limit: int,
+    as_json: bool,
+    to_table: Callable[[list[T]], Table],
+    nothing: str,
+) -> None:
+    """Prints a list: a line each for programs as they come, or a table.
+
+    Args:
+        read: Given the size of a page, reads the items.
+        limit: At most this many; 0: all.
+        as_json: For programs.
+        to_table: Makes the table.
+        nothing: What is printed for an empty list.
+    """
+    found: list[T] = []
+    limited = Limited(limit)
+    async for item in limited.of(read(limited.page_size)):
+        if as_json:
+            print_json(item)
+        else:
+            found.append(item)
+    if not as_json:
+        console().print(to_table(found) if found else nothing)
+        limited.remark()

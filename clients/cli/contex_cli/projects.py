@@ -1,0 +1,265 @@
+"""`contex stats`, `retention`, `remove`, `erase` and `verify`: a project as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import fields, replace
+from typing import Any
+
+import contex
+
+from contex_cli import output as out
+from contex_cli.command import Session, command, confirm
+from contex_cli.exits import ExitCode, UsageError
+from contex_cli.parameters import option
+from contex_cli.progress import Progress
+from contex_cli.times import Place, parse_place, sequence_text
+
+_DAY_S = 86_400
+_BEGINNING = "0-0"
+REASON = option(..., "Why, for the audit.", metavar="TEXT")
+YES = option(False, "Do not ask.")
+
+
+# --- stats
+
+
+@command()
+async def stats(session: Session) -> None:
+    """Show a project's size, positions and rate."""
+    session.answer(await session.client.stats(session.project), _show_stats)
+
+
+def _show_stats(stats: contex.Stats) -> None:
+    out.show_rows(stats_rows(stats))
+    for warning in stats.warnings:
+        out.say(f"warning: {out.plain(warning)}")
+
+
+def stats_rows(stats: contex.Stats) -> dict[str, str]:
+    """A project in numbers, line by line."""
+    counted = ""
+    if stats.counted_since not in ("", _BEGINNING):
+        counted = f", counted since {sequence_text(stats.counted_since)}"
+    rows = {
+        "events": f"{stats.event_count:,}, {out.size_text(stats.event_bytes)} appended{counted}",
+        "first": sequence_text(stats.first_sequence),
+        "last": sequence_text(stats.last_sequence),
+        "rate": f"{stats.events_per_second:,.2f} events a second over the last minute",
+        "data keys": f"{stats.data_key_count:,}, and {stats.deleted_key_count:,} deleted",
+        "agents": f"{stats.agent_count:,}",
+        "streams": f"{stats.subscriber_count:,} Subscribe, {stats.listener_count:,} Listen",
+        "snapshots": "none yet",
+        "archived": "nothing",
+    }
+    if stats.snapshot_sequence:
+        rows["snapshots"] = (
+            f"{stats.snapshot_count:,}, {out.size_text(stats.snapshot_bytes)}, "
+            f"the newest at {sequence_text(stats.snapshot_sequence)}"
+        )
+    if stats.archived_sequence:
+        rows["archived"] = (
+            f"{stats.archive_event_count:,} events in {stats.segment_count:,} segments, "
+            f"{out.size_text(stats.archive_bytes)}, up to {sequence_text(stats.archived_sequence)}"
+        )
+        rows["in the store"] = f"{stats.store_event_count:,} events"
+    if stats.removed_event_count:
+        rows["removed"] = f"{stats.removed_event_count:,} events, for good"
+    return rows
+
+
+# --- retention
+
+
+@command()
+async def show(session: Session) -> None:
+    """Show how long a project is kept."""
+    session.answer(await session.client.retention(session.project), _show_retention)
+
+
+@command()
+async def set_(
+    session: Session,
+    store_days: float | None = option(
+        None, "Older events move to the archive; 0: no limit.", metavar="DAYS", minimum=0
+    ),
+    store_events: int | None = option(
+        None, "Maximum number of events in the store; 0: no limit.", metavar="N", minimum=0
+    ),
+    store_bytes: int | None = option(
+        None, "Maximum number of bytes in the store; 0: no limit.", metavar="N", minimum=0
+    ),
+    archive_days: float | None = option(
+        None, "Older archived events are removed for good; 0: never.", metavar="DAYS", minimum=0
+    ),
+    legal_hold: bool | None = option(
+        None,
+        "Set or lift a legal hold: under it nothing is removed for good or erased.",
+        "--legal-hold/--no-legal-hold",
+    ),
+    reset: bool = option(False, "Start from the server's defaults."),
+) -> None:
+    """Decide how long a project is kept; what is not given stays."""
+
+    client = session.client
+    before = contex.Retention() if reset else (await client.retention(session.project)).own
+    given: dict[str, Any] = {
+        "store_seconds": _seconds(store_days),
+        "store_events": store_events,
+        "store_bytes": store_bytes,
+        "archive_seconds": _seconds(archive_days),
+        "legal_hold": legal_hold,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    await client.set_retention(session.project, replace(before, **changes))
+    session.answer(await client.retention(session.project), _show_retention)
+
+
+def _seconds(days: float | None) -> int | None:
+    return None if days is None else round(days * _DAY_S)
+
+
+def _show_retention(info: contex.RetentionInfo) -> None:
+    result = out.table("", "of the project", "in effect")
+    for field in fields(info.own):
+        own, effective = getattr(info.own, field.name), getattr(info.effective, field.name)
+        result.add_row(
+            field.name.replace("_", " "),
+            out.cell(_limit_text(field.name, own)),
+            out.cell(_limit_text(field.name, effective)),
+        )
+    out.console().print(result)
+    if not info.has_archive:
+        out.say("the server has no archive: nothing leaves the store")
+
+
+def _limit_text(name: str, value: int | bool | None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    if not value:
+        return "no limit"
+    if name.endswith("seconds"):
+        return f"{value:,} s ({value / _DAY_S:,.1f} days)"
+    return out.size_text(value) if name.endswith("bytes") else f"{value:,}"
+
+
+# --- remove and erase
+
+
+@command()
+def remove(
+    session: Session,
+    before: Place = option(
+        ..., "Events before this sequence or time.", metavar="POSITION", parse=parse_place
+    ),
+    reason: str = REASON,
+    yes: bool = YES,
+) -> Awaitable[None]:
+    """Remove old events for good, in whole segments of the archive.
+
+    The latest event of each key stays. Refused while the project is on legal hold.
+    """
+    if not yes:
+        confirm(f"Remove events of {session.project} before {before} for good?")
+
+    async def work() -> None:
+        removed = await session.client.remove_events(session.project, before, reason=reason)
+        session.answer(removed, _show_removed)
+
+    return work()
+
+
+def _show_removed(removed: contex.RemovedEvents) -> None:
+    count = f"{removed.removed_count:,} events"
+    out.show_rows({"removed": count, "first": sequence_text(removed.first_sequence)})
+
+
+@command()
+def erase(
+    session: Session,
+    reason: str = REASON,
+    subject: str | None = option(
+        None, "All events whose metadata name this subject.", metavar="NAME"
+    ),
+    data_key: str | None = option(None, "All events of this data key.", "--key", metavar="KEY"),
+    request_id: str | None = option(None, "Makes the call idempotent.", metavar="ID"),
+    yes: bool = YES,
+) -> Awaitable[None]:
+    """Make payloads unreadable everywhere; sequences, times and digests stay."""
+    if (subject is None) == (data_key is None):
+        raise UsageError("give one of --subject and --key", "--subject")
+    what = f"subject {subject}" if subject is not None else f"data key {data_key}"
+    if not yes:
+        confirm(f"Erase the payloads of {what} in {session.project}?")
+
+    async def work() -> None:
+        erased = await session.client.erase(
+            session.project,
+            subject=subject,
+            data_key=data_key,
+            reason=reason,
+            request_id=request_id,
+        )
+        session.answer(erased, _show_erased)
+
+    return work()
+
+
+def _show_erased(erased: contex.ErasedData) -> None:
+    again = ", by an earlier call of this request" if erased.duplicate else ""
+    count = f"{erased.erased_count:,} events{again}"
+    out.show_rows({"erased": count, "recorded in": sequence_text(erased.sequence)})
+
+
+# --- verify
+
+
+@command()
+async def verify(
+    session: Session, repair: bool = option(False, "Rebuild what can be derived.")
+) -> ExitCode:
+    """Read a project end to end and report every difference.
+
+    Compares the log, the archive, the state, the snapshots, the counters and the vectors. Exits
+    with 9 if a difference is left.
+    """
+    found: list[contex.Finding] = []
+    with Progress("verified", bar=True) as progress:
+        async with session.client.verify(session.project, repair=repair) as steps:
+            async for step in steps:
+                progress.reach(step.event_count, step.total_count)
+                summary = step.summary
+                if step.finding is not None:
+                    found.append(step.finding)
+                    if session.json:
+                        out.print_json(step.finding)
+    assert summary is not None
+    if session.json:
+        out.print_json({"summary": summary})
+    else:
+        _show_findings(found, summary)
+    return ExitCode.OK if all(finding.repaired for finding in found) else ExitCode.DAMAGED
+
+
+def _show_findings(found: list[contex.Finding], summary: contex.VerifySummary) -> None:
+    if found:
+        result = out.table("what", "where", "how it differs", "")
+        for finding in found:
+            outlook = "can be repaired" if finding.repairable else "can't be repaired"
+            result.add_row(
+                finding.kind.value,
+                out.cell(finding.place),
+                out.cell(finding.detail),
+                "repaired" if finding.repaired else outlook,
+            )
+        out.console().print(result)
+    out.show_rows(
+        {
+            "as of": sequence_text(summary.as_of_sequence),
+            "read": f"{summary.event_count:,} events, {summary.segment_count:,} segments, "
+            f"{summary.snapshot_count:,} snapshots, {summary.data_key_count:,} data keys",
+            "differences": f"{summary.finding_count:,}, {summary.repaired_count:,} repaired",
+        }
+    )

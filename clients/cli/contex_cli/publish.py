@@ -1,0 +1,317 @@
+"""`contex publish`: one event, or a file of them over one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import contex
+
+from contex_cli import drafts
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import (
+    ExitCode,
+    InputError,
+    UsageError,
+    complain,
+    complain_about,
+    describe,
+    exit_code,
+)
+from contex_cli.parameters import argument, option
+from contex_cli.progress import Progress
+
+_NOT_DELETED = ("VALUE", "--description", "--type", "--content-type", "--meta")
+"""What a deletion does not have."""
+_REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a replica"}
+_READ_BYTES = 256 * 1024
+_BATCH_EVENTS = 256
+_BATCH_BYTES = 1024 * 1024
+"""A batch is closed at either bound; the API allows 1,000 events and 8 MiB."""
+
+
+@command()
+def publish(
+    session: Session,
+    data_key: str | None = argument(
+        None, "KEY", "The datum; '' for an event of your own type without one."
+    ),
+    value: str | None = argument(None, "VALUE|-|@FILE", "The fact; - reads stdin."),
+    description: str = option("", "What the datum is, in plain words.", "--description", "-d"),
+    event_type: str = option("", "An event type of your own.", "--type"),
+    content_type: str | None = option(
+        None, "Media type. By default JSON is recognised, then the file's suffix."
+    ),
+    metadata: tuple[str, ...] = option((), "Repeatable.", "--meta", metavar="KEY=VALUE"),
+    expected_revision: int | None = option(
+        None, "Refuse unless the key is at this revision; 0: never published.", minimum=0
+    ),
+    delete: bool = option(False, "Delete the datum."),
+    request_id: str | None = option(None, "Makes a repetition safe. [default: a new UUID]"),
+    durability: str | None = option(
+        None, "memory, fsync or replicated. [default: fsync]", metavar="LEVEL"
+    ),
+    stream: str | None = option(
+        None, "Publish every line of a JSON-lines file instead.", metavar="FILE|-"
+    ),
+    publisher: str = option("", "Who publishes.", env="CONTEX_PUBLISHER"),
+) -> Awaitable[ExitCode]:
+    """Publish a fact, or with --stream a file of facts.
+
+    VALUE is published as JSON if it is JSON, otherwise as text.
+
+    A line for --stream is an object with data_key, data (any JSON value; or payload_text, or
+    payload_base64), and optionally description, event_type, content_type, metadata, tombstone and
+    expected_revision. Refused batches are reported; the others are published.
+    """
+    single_only = {
+        "KEY": data_key,
+        "VALUE": value,
+        "--description": description,
+        "--type": event_type,
+        "--content-type": content_type,
+        "--meta": metadata,
+        "--expected-revision": expected_revision,
+        "--delete": delete,
+        "--request-id": request_id,
+    }
+    given = [name for name, it in single_only.items() if it not in (None, "", False, ())]
+    level = durability_of(durability)
+    session.publisher = publisher
+    if stream is not None:
+        if given:
+            raise UsageError(f"{given[0]} goes into the lines of the file", "--stream")
+        return publish_lines(session, stream, level)
+    if data_key is None:
+        raise UsageError("missing; or use --stream", "KEY")
+    if delete:
+        for name in set(given) & set(_NOT_DELETED):
+            raise UsageError(f"takes no {name}", "--delete")
+    elif value is None:
+        raise UsageError("missing; - reads stdin, @FILE a file", "VALUE")
+    fields: dict[str, Any] = {
+        "expected_revision": expected_revision,
+        "durability": level,
+        "request_id": request_id or uuid.uuid4().hex,
+    }
+    if value is not None:
+        payload, content_type = drafts.read_payload(value, content_type)
+        fields |= {
+            "payload": payload,
+            "content_type": content_type,
+            "description": description,
+            "event_type": event_type,
+            "metadata": drafts.parse_metadata(metadata),
+        }
+    return _publish(session, data_key, fields)
+
+
+def durability_of(name: str | None) -> contex.Durability | None:
+    """The level called `name`.
+
+    Raises:
+        UsageError: There is none.
+    """
+
+    names = [level.name.lower() for level in contex.Durability]
+    if name is not None and name not in names:
+        raise UsageError(f"{name!r} is none of {', '.join(names)}", "--durability")
+    return None if name is None else contex.Durability[name.upper()]
+
+
+async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> ExitCode:
+
+    client = session.client
+    call: Any = client.publish if "payload" in fields else client.delete
+    try:
+        receipt: contex.Receipt = await call(session.project, data_key, **fields)
+    except (contex.DeadlineExceeded, contex.Unavailable) as error:
+        code = complain_about(error)
+        complain(
+            "whether it was published is not known; "
+            f"repeating it with --request-id {fields['request_id']} is safe"
+        )
+        return code
+    if session.json:
+        out.print_json(
+            {
+                "sequence": receipt.sequence,
+                "data_key": data_key,
+                "revision": receipt.revision,
+                "durability": receipt.durability.name,
+                "duplicate": receipt.duplicate,
+                "request_id": fields["request_id"],
+            }
+        )
+        return ExitCode.OK
+    what = f"{out.plain(data_key)} revision {receipt.revision}" if data_key else "event"
+    out.print_line(f"{what}  {receipt.sequence}  on {_REACHED[receipt.durability.name]}")
+    asked = fields["durability"]
+    if asked is not None and receipt.durability < asked:
+        out.remark("there is no replica, or it did not confirm in time")
+    if receipt.duplicate:
+        out.remark("published before under this request id; nothing was appended now")
+    return ExitCode.OK
+
+
+# --- many, over one stream
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events to publish together, and the lines they come from."""
+
+    events: list[contex.NewEvent]
+    first_line: int
+    last_line: int
+    size_bytes: int
+
+
+async def publish_lines(
+    session: Session, source: str, durability: contex.Durability | None
+) -> ExitCode:
+    """Publishes every line of a file, or of stdin, and prints totals.
+
+    Stops at a line that can't be read, after what came before has been published.
+    """
+    descriptor = _open(source)
+    status = os.fstat(descriptor)
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    sent: deque[Batch] = deque()
+    unreadable: list[InputError] = []
+
+    async def events() -> AsyncIterator[list[contex.NewEvent]]:
+        try:
+            async for batch in batches(descriptor):
+                sent.append(batch)
+                yield batch.events
+        except InputError as error:
+            unreadable.append(error)
+
+    code = ExitCode.OK
+    refused = published_batches = published = 0
+    last_sequence = ""
+    with Progress("published", shown=not session.json, total_bytes=size) as progress:
+        async with session.client.publish_stream(
+            session.project, events(), durability=durability
+        ) as results:
+            await session.client.health()  # a stream would wait for a server that was never there
+            async for result in results:
+                batch = sent.popleft()
+                if result.error is not None:
+                    refused += len(batch.events)
+                    code = code or exit_code(result.error)
+                    lines = f"lines {batch.first_line}-{batch.last_line}"
+                    complain(f"{lines} refused: {describe(result.error)}")
+                    continue
+                published += len(batch.events)
+                published_batches += 1
+                last_sequence = result.receipts[-1].sequence
+                progress.advance(len(batch.events), batch.size_bytes)
+    for error in unreadable:
+        complain(str(error))
+        code = code or ExitCode.USAGE
+    if session.json:
+        out.print_json(
+            {
+                "published": published,
+                "batches": published_batches,
+                "refused": refused,
+                "last_sequence": last_sequence,
+                "seconds": round(progress.seconds, 3),
+            }
+        )
+    else:
+        out.print_line(
+            f"published {published:,}  refused {refused:,}  up to {last_sequence or '-'}"
+        )
+    return code
+
+
+def _open(source: str) -> int:
+    if source == "-":
+        return sys.stdin.fileno()
+    try:
+        return os.open(source, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"can't read {source!r}: {error.strerror}") from None
+
+
+async def batches(descriptor: int) -> AsyncIterator[Batch]:
+    """Batches of what has arrived: a slow pipe is published line by line, a file in big pieces."""
+    tail = b""
+    number = 0
+    while chunk := await _read(descriptor):
+        *lines, tail = (tail + chunk).split(b"\n")
+        for batch in pack(lines, number):
+            yield batch
+        number += len(lines)
+    if tail:
+        for batch in pack([tail], number):
+            yield batch
+
+
+def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
+    """Splits lines into batches; `before` is the number of lines before the first.
+
+    Raises:
+        InputError: A line can't be published; what is before it has been yielded.
+    """
+    events: list[contex.NewEvent] = []
+    size_bytes = 0
+    first = before + 1
+    for number, line in enumerate(lines, before + 1):
+        if events and (len(events) == _BATCH_EVENTS or size_bytes + len(line) > _BATCH_BYTES):
+            yield Batch(events, first, number - 1, size_bytes)
+            events, size_bytes, first = [], 0, number
+        try:
+            event = drafts.parse_line(line)
+        except InputError as error:
+            if events:
+                yield Batch(events, first, number - 1, size_bytes)
+            raise InputError(f"line {number}: {error}") from None
+        size_bytes += len(line) + 1
+        if event is not None:
+            events.append(event)
+    if events:
+        yield Batch(events, first, before + len(lines), size_bytes)
+
+
+async def _read(descriptor: int) -> bytes:
+    """Reads what there is, at most `_READ_BYTES`; empty at the end.
+
+    In a daemon thread of its own: a pool's thread would have to be waited for after Ctrl-C, until
+    somebody closes the pipe.
+    """
+    loop = asyncio.get_running_loop()
+    read: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(data: bytes, error: OSError | None) -> None:
+        if read.done():
+            return
+        if error is not None:
+            read.set_exception(InputError(f"can't read on: {error.strerror}"))
+        else:
+            read.set_result(data)
+
+    def work() -> None:
+        data, failure = b"", None
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except OSError as error:
+            failure = error
+        # The loop may be closed by now, after Ctrl-C.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, data, failure)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await read

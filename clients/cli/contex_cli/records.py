@@ -1,0 +1,189 @@
+"""What commands print for programs: values of the client as JSON, under stable keys.
+
+A value is an object of its fields; times are RFC 3339 in UTC, names of enumerations in lower
+case. The exceptions are in `_SHAPES`. docs/guide/json.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from contex_cli.times import rfc3339
+
+if TYPE_CHECKING:
+    from contex import AuditRecord, Datum, Event, Explanation, Feedback, MatchedEvent, Patch
+
+JSON_CONTENT_TYPE = "application/json"
+_OPTIONS = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_APPEND_NEWLINE
+)
+
+
+def encode(value: object) -> bytes:
+    """A value of the client, or plain data with some in it, as one line of JSON with its end."""
+    return orjson.dumps(value, _plain, _OPTIONS)
+
+
+def record(value: Any) -> dict[str, Any]:
+    """A value of the client as an object whose values may still be values of the client."""
+    shape = _SHAPES.get(type(value).__name__, _fields)
+    return shape(value)
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a payload of this type is JSON; an empty type is."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in ("", JSON_CONTENT_TYPE) or media_type.endswith("+json")
+
+
+def json_or_text(text: str) -> Any:
+    """JSON as it is; other text as a string."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return json_fragment(text.encode())
+
+
+def json_fragment(payload: bytes) -> orjson.Fragment:
+    """JSON as it is, so that numbers keep all their digits, but on one line."""
+    if b"\n" in payload or b"\r" in payload:
+        # orjson would turn integers beyond 64 bits into floats.
+        payload = json.dumps(json.loads(payload), ensure_ascii=False).encode()
+    return orjson.Fragment(payload)
+
+
+def _plain(value: Any) -> Any:
+    """What orjson can't write by itself."""
+    if is_dataclass(value):
+        return record(value)
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"no JSON form: {type(value).__name__}")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _merged(name: str, *added: str) -> Callable[[Any], dict[str, Any]]:
+    """A shape in which the record of one field takes its place, and properties are added."""
+
+    def shape(value: Any) -> dict[str, Any]:
+        found = _fields(value)
+        return record(found.pop(name)) | {key: getattr(value, key) for key in added} | found
+
+    return shape
+
+
+def _event(event: Event) -> dict[str, Any]:
+    found = {
+        "sequence": event.sequence,
+        "time": event.time,
+        "event_type": event.event_type,
+        "data_key": event.data_key,
+        "revision": event.revision,
+        "previous_sequence": event.previous_sequence,
+        "publisher": event.publisher,
+        "description": event.description,
+        "content_type": event.content_type or JSON_CONTENT_TYPE,
+        "metadata": event.metadata,
+        "opaque": event.opaque,
+    }
+    return found | (_payload(event) if event.erased is None else {"erased": event.erased})
+
+
+def _payload(event: Event) -> dict[str, Any]:
+    if not event.payload:
+        return {}
+    if is_json(event.content_type):
+        try:
+            orjson.loads(event.payload)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            return {"payload": json_fragment(event.payload)}
+    try:
+        return {"payload_text": event.payload.decode()}
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(event.payload).decode()}
+
+
+def _matched(matched: MatchedEvent) -> dict[str, Any]:
+    found = _merged("event", "score")(matched)
+    if not matched.context:
+        del found["context"]
+    return found
+
+
+def _datum(datum: Datum) -> dict[str, Any]:
+    if datum.event is not None:
+        flags = {"deleted": datum.deleted, "payload_omitted": datum.payload_omitted}
+        return _event(datum.event) | flags
+    return {name: getattr(datum, name) for name in ("data_key", "sequence", "revision", "deleted")}
+
+
+def _patch(patch: Patch) -> dict[str, Any]:
+    """The one form that it has; none where the payloads are equal."""
+    if patch.omitted is not None:
+        return {"omitted": patch.omitted}
+    if patch.json_patch is not None:
+        return {"json_patch": json_fragment(patch.json_patch.encode())}
+    return {"unified_diff": patch.unified_diff} if patch.unified_diff is not None else {}
+
+
+def _explanation(explanation: Explanation) -> dict[str, Any]:
+    match = explanation.match
+    added = {"score": match.score, "threshold": match.threshold, "log_odds": explanation.log_odds}
+    return _fields(explanation) | added
+
+
+def _feedback(feedback: Feedback) -> dict[str, Any]:
+    event = feedback.event
+    found = _fields(feedback) | {"feedback_sequence": feedback.sequence}
+    found |= {
+        name: getattr(event, name) for name in ("sequence", "data_key", "revision", "description")
+    }
+    match = record(found.pop("match"))
+    del found["event"], match["need_index"]
+    content_type = event.content_type or JSON_CONTENT_TYPE
+    return match | found | {"content_type": content_type} | _payload(event)
+
+
+def _audit_record(audited: AuditRecord) -> dict[str, Any]:
+    found = _fields(audited)  # in the order of an export's columns
+    record_id = found.pop("record_id")
+    return found | {"action": audited.action.name, "record_id": record_id}
+
+
+_SHAPES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "AuditRecord": _audit_record,
+    "Datum": _datum,
+    "Event": _event,
+    "Explanation": _explanation,
+    "Feedback": _feedback,
+    "HeldBack": _merged("data"),
+    "KnownDatum": lambda known: _fields(known) | {"stale": known.stale},
+    "MatchedEvent": _matched,
+    "Need": lambda need: {
+        "text": need.text,
+        "threshold": need.threshold,
+        "max_matches": need.max_matches,
+        "exclude": need.exclude_data_keys,
+    },
+    "Patch": _patch,
+    "Registration": _merged("agent"),
+    "Revision": _merged("event"),
+}
+"""Values of the client that are not printed as they are."""

@@ -1,0 +1,137 @@
+"""`contex serve` and `health`, and `demo` where it is not installed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import contex
+
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import ExitCode, complain
+from contex_cli.parameters import option
+
+_WAIT_STEP_S = 0.1
+
+
+@command(project=False, target=False, json=False)
+def serve(
+    host: str | None = option(None, "Where to listen. [default: 127.0.0.1]", metavar="ADDRESS"),
+    port: int | None = option(None, "The port; 0 picks a free one. [default: 50051]"),
+    data_dir: str | None = option(
+        None, "Where the built-in store keeps its data. [default: data]", metavar="DIR"
+    ),
+    redis_url: str | None = option(
+        None,
+        (
+            "A Redis or Valkey of your own instead of the built-in store: redis://, "
+            "rediss://, unix://, redis+sentinel://host:port,…/service, "
+            "redis+cluster://host:port."
+        ),
+        metavar="URL",
+    ),
+    workers: int | None = option(None, "Processes. [default: 1]"),
+    insecure: bool | None = option(None, "Allow an address that other machines can reach."),
+    embedder_path: str | None = option(
+        None,
+        (
+            "An embedding model of your own instead of the built-in one: a directory with "
+            "model.onnx and tokenizer.json."
+        ),
+        metavar="DIR",
+    ),
+    embedder_url: str | None = option(
+        None,
+        (
+            "An OpenAI-compatible endpoint instead: what comes before /embeddings. Its key "
+            "is taken from CONTEX_EMBEDDER__API_KEY."
+        ),
+        metavar="URL",
+    ),
+    embedder_model: str | None = option(
+        None, "The model's name at --embedder-url.", metavar="NAME"
+    ),
+    metrics_port: int | None = option(
+        None,
+        ("Also serve metrics for Prometheus on this port; 0 picks a free one. [default: none]"),
+    ),
+    log_level: str | None = option(
+        None, "debug, info, warning or error. [default: info]", metavar="LEVEL"
+    ),
+    log_format: str | None = option(
+        None, "auto, json or console. [default: auto]", metavar="FORMAT"
+    ),
+) -> int:
+    """Start a server and run it until Ctrl-C.
+
+    Every setting can also be given in the environment as CONTEX_ and its name, for example
+    CONTEX_REDIS_URL; a flag wins.
+    """
+    flags: dict[str, Any] = dict(locals())
+    try:
+        from contex_server import serve as server
+    except ModuleNotFoundError as error:
+        if error.name != "contex_server":
+            raise
+        complain(
+            "the server is not installed; install it with: uv tool install contex-server "
+            "(or pip install contex-server)"
+        )
+        return ExitCode.UNEXPECTED
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return server.serve(given)
+    except server.InvalidSettings as error:
+        for problem in error.problems:
+            complain(problem)
+        return ExitCode.USAGE
+    except server.CannotStart as error:
+        complain(f"can't start: {error}")
+        return ExitCode.UNEXPECTED
+
+
+@command(project=False, timeout=5.0)
+async def health(
+    session: Session,
+    service: str = option("", "One service, for example contex.v1.EventService. [default: all]"),
+    wait: float = option(0.0, "Wait this long for it to serve.", metavar="SECONDS", minimum=0),
+) -> ExitCode:
+    """Ask whether a server serves: exit code 0, or 6 if not."""
+    import asyncio
+
+    deadline = time.monotonic() + wait
+    while True:
+        started = time.monotonic()
+        refusal = None
+        status = "UNREACHABLE"
+        try:
+            status = await session.client.health(service)
+        except (contex.Unavailable, contex.DeadlineExceeded) as error:
+            refusal = error
+        except contex.NotFound:
+            complain(f"{session.target} has no service {service!r}")
+            return ExitCode.NOT_FOUND
+        latency_ms = (time.monotonic() - started) * 1000
+        if status == "SERVING" or time.monotonic() >= deadline:
+            break
+        await asyncio.sleep(_WAIT_STEP_S)
+    if session.json:
+        out.print_json(
+            {"target": session.target, "status": status, "latency_ms": round(latency_ms, 3)}
+        )
+    elif refusal is None:
+        out.print_line(f"{status}  {session.target}  {latency_ms:.1f} ms")
+    if refusal is not None:
+        raise refusal
+    return ExitCode.OK if status == "SERVING" else ExitCode.UNAVAILABLE
+
+
+@command(project=False, target=False, json=False)
+def no_demo() -> ExitCode:
+    """Show it all on real input, and check every claim."""
+    complain(
+        "the demo is not installed; install it with: pip install 'contex-server[demo]', or run "
+        "`make demo` in the repository of Contex, where it is examples/demo"
+    )
+    return ExitCode.UNEXPECTED

@@ -1,0 +1,354 @@
+"""`contex state`, `diff`, `history` and `blame`: the data at a moment, and how they came to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import contex
+
+from contex_cli import options
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import UsageError
+from contex_cli.parameters import argument, option
+from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+
+_KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
+# Revisions next to each other are told apart; the newest is the brightest.
+_NEWEST, _OTHERS = "bold yellow", ("cyan", "magenta", "green", "blue")
+_VALUE = 200
+_PATH = 100
+_OPERATIONS = {
+    "add": ("+", "green"),
+    "remove": ("-", "red"),
+    "replace": ("~", "yellow"),
+    "move": (">", "cyan"),
+    "copy": (">", "cyan"),
+}
+_LINES = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-": "red"}
+_OMITTED = {
+    "BINARY": "one of the payloads is not text",
+    "TOO_LARGE": "one of the payloads is too large",
+    "TRIMMED": "the event before can no longer be read",
+}
+
+
+# --- state
+
+
+@command()
+async def state(
+    session: Session,
+    data_keys: tuple[str, ...] = argument((), "KEY|GLOB", "Only these data. [default: all]"),
+    as_of: Place | None = options.AS_OF,
+    prefix: str = options.PREFIX,
+    keys_only: bool = option(False, "Only keys, revisions and sequences.", "--keys"),
+    deleted: bool = option(False, "Show deleted keys too."),
+) -> None:
+    """Show a project's data as they were at a moment.
+
+    One KEY shows the datum in full.
+    """
+    found: list[contex.Datum] = []
+    async with session.client.stream_state(
+        session.project,
+        as_of=as_of,
+        data_keys=data_keys,
+        prefix=prefix,
+        keys_only=keys_only,
+        include_deleted=deleted,
+    ) as data:
+        async for datum in data:
+            if session.json:
+                out.print_json(datum)
+            else:
+                found.append(datum)
+    if session.json:
+        out.print_json({"summary": {"as_of": data.as_of, "data_count": data.data_count}})
+    else:
+        is_one = len(data_keys) == 1 and not {"*", "?"} & set(data_keys[0])
+        _show_state(found, data.as_of, is_one)
+
+
+def _show_state(found: list[contex.Datum], as_of: contex.Moment, is_one: bool) -> None:
+    if is_one and len(found) == 1 and found[0].event is not None:
+        _show_datum(found[0].event)
+    elif found:
+        out.console().print(_state_table(found))
+    out.say(f"{f'{len(found):,}' if found else 'no'} data, as of {moment_text(as_of)}")
+
+
+def _state_table(found: list[contex.Datum]) -> Table:
+    brief = all(datum.event is None for datum in found)
+    columns = ("data key", "rev", "sequence") if brief else ("data key", "rev", "time")
+    result = out.table(*columns, *(() if brief else ("publisher", "payload")))
+    for datum in found:
+        event = datum.event
+        row = [out.cell(datum.data_key), str(datum.revision)]
+        if event is None:
+            row += [datum.sequence + ("  (deleted)" if datum.deleted else "")]
+        else:
+            shown = "(omitted)" if datum.payload_omitted else out.payload_preview(event)
+            row += [rfc3339(event.time), out.cell(event.publisher), out.cell(shown)]
+        result.add_row(*row, style="dim" if datum.deleted else None)
+    return result
+
+
+def _show_datum(event: contex.Event) -> None:
+    """A datum in full: what is known about it, then the payload on its own."""
+    facts = f"  revision {event.revision}  {rfc3339(event.time)}  {event.sequence}"
+    by = f"  by {out.plain(event.publisher)}" if event.publisher else ""
+    out.say((out.plain(event.data_key), "bold"), facts, by, cut=True)
+    if event.description:
+        out.say((out.plain(event.description), "dim"))
+    out.say()
+    for line in out.payload_lines(event):
+        out.say(line)
+    out.say()
+
+
+# --- diff
+
+
+@command()
+async def diff(
+    session: Session,
+    base: Place = argument(..., "BASE", "The earlier moment: a sequence or time.", parse_place),
+    words: tuple[str, ...] = argument(
+        (),
+        "[TARGET] [KEY|GLOB]",
+        (
+            "The later moment, then the data. What doesn't read as a moment is a key; put "
+            "`now` before a key that does."
+        ),
+    ),
+    prefix: str = options.PREFIX,
+    brief: bool = option(False, "Only which data changed, without patches."),
+) -> None:
+    """Show what changed between two moments.
+
+    JSON is compared as a JSON patch (RFC 6902), other text as a unified diff.
+    """
+    end, data_keys = _target_and_keys(words)
+    found = await session.client.diff_states(
+        session.project,
+        base,
+        end,
+        data_keys=data_keys,
+        prefix=prefix,
+        keys_only=session.json and brief,
+        omit_patches=brief,
+    )
+    if not session.json:
+        _show_diff(found, brief)
+        return
+    for change in found.changes:
+        out.print_json(change)
+    names = ("base", "target", "added", "removed", "changed")
+    out.print_json({"summary": {name: getattr(found, name) for name in names}})
+
+
+def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, ...]]:
+    """Takes the first word as the later moment where it can be read as one."""
+    if words[:1] == ("now",):
+        return None, words[1:]
+    moment = read_place(words[0]) if words else None
+    return (None, words) if moment is None else (moment, words[1:])
+
+
+def _show_diff(found: contex.StateDiff, brief: bool) -> None:
+    for change in found.changes:
+        _show_change(change)
+        if not brief:
+            for line in patch_lines(change.patch):
+                out.say("    ", line)
+    if found.changes:
+        out.say()
+    out.say(f"{found.added:,} added, {found.removed:,} removed, {found.changed:,} changed")
+    out.say(f"from {moment_text(found.base)}")
+    out.say(f"to   {moment_text(found.target)}")
+
+
+def _show_change(change: contex.Change) -> None:
+    mark, style = _KINDS.get(change.kind.name, ("?", ""))
+    before, after = change.before, change.after
+    shown = after or before
+    if shown is None:
+        return
+    facts = f"  r{shown.revision}"
+    if before is not None and after is not None:
+        facts = f"  r{before.revision} → r{after.revision}"
+    if shown.event is not None and after is not None and shown.event.publisher:
+        facts += f"  by {out.plain(shown.event.publisher)}"
+    if shown.event is not None and (before is None or after is None):
+        facts += f"  {out.payload_preview(shown.event, 80)}"
+    out.say((f"{mark} {out.plain(change.data_key)}", f"bold {style}"), facts, cut=True)
+
+
+def patch_lines(patch: contex.Patch | None) -> list[Text]:
+    """A patch as lines: an operation or a line of the diff each, or why there is none."""
+    if patch is None:
+        return []
+    if patch.omitted is not None:
+        name = patch.omitted.name
+        return [out.styled(f"(no patch: {_OMITTED.get(name, name.lower())})", "dim")]
+    if patch.json_patch is not None:
+        lines = list(map(operation_line, patch.operations))
+    elif patch.unified_diff:
+        lines = list(map(diff_line, patch.unified_diff.rstrip("\n").split("\n")))
+    else:
+        lines = []
+    return lines or [out.styled("(the payload is the same)", "dim")]
+
+
+def operation_line(operation: Mapping[str, Any]) -> Text:
+    """One operation of a JSON patch: what it does, where, and the value."""
+    name = str(operation.get("op", ""))
+    mark, style = _OPERATIONS.get(name, ("?", ""))
+    line = out.styled(f"{mark} {name:<7} ", style)
+    if "from" in operation:
+        line.append(f"{_pointer(operation['from'])} → ")
+    line.append(_pointer(operation.get("path")))
+    if "value" in operation:
+        value = json.dumps(operation["value"], ensure_ascii=False)
+        line.append("  ").append(out.plain(value, _VALUE), style)
+    return line
+
+
+def _pointer(path: Any) -> str:
+    return out.plain(str(path or ""), _PATH) or "(the whole)"
+
+
+def diff_line(line: str) -> Text:
+    """One line of a unified diff, coloured by what it does."""
+    style = next((style for start, style in _LINES.items() if line.startswith(start)), "")
+    return out.styled(out.printable(line), style)
+
+
+# --- history
+
+
+@command()
+async def history(
+    session: Session,
+    data_key: str = options.DATA_KEY,
+    as_of: Place | None = options.AS_OF,
+    revision: int | None = option(
+        None, "Only this revision, with its payload in full.", metavar="N", minimum=1
+    ),
+    brief: bool = option(False, "A line for each, without patches and payloads."),
+    limit: int = options.LIMIT,
+) -> None:
+    """Show how a datum came to be what it is.
+
+    Its revisions, newest first, each with its publisher, time and the patch from the one before.
+    """
+    if revision is not None:
+        if as_of is not None:
+            raise UsageError("a revision is the same at any moment", "--at")
+        session.answer(
+            await session.client.get_revision(session.project, data_key, revision),
+            _show_whole_revision,
+        )
+        return
+    limited = out.Limited(limit)
+    revisions = session.client.history(
+        session.project,
+        data_key,
+        as_of=as_of,
+        omit_patches=brief,
+        omit_payloads=brief,
+        page_size=limited.page_size,
+    )
+    async for found in limited.of(revisions):
+        session.answer(found, _show_brief if brief else _show_revision)
+        out.flush()
+    limited.remark("newest")
+
+
+def _show_brief(revision: contex.Revision) -> None:
+    event = revision.event
+    facts = f"  {rfc3339(revision.time)}  {event.sequence}"
+    if event.event_type != "data_published":
+        facts += f"  {out.plain(event.event_type)}"
+    if event.publisher:
+        facts += f"  by {out.plain(event.publisher)}"
+    out.say((f"r{event.revision}", "bold yellow"), facts, cut=True)
+
+
+def _show_revision(revision: contex.Revision) -> None:
+    _show_brief(revision)
+    lines = patch_lines(revision.patch)
+    if not lines and revision.event.payload:
+        lines = [out.styled(out.payload_preview(revision.event, 400))]
+    for line in lines:
+        out.say("    ", line)
+    out.say()
+
+
+def _show_whole_revision(revision: contex.Revision) -> None:
+    _show_revision(revision)
+    for line in out.payload_lines(revision.event):
+        out.say(line)
+
+
+# --- blame
+
+
+@command()
+async def blame(
+    session: Session, data_key: str = options.DATA_KEY, as_of: Place | None = options.AS_OF
+) -> None:
+    """Show who set each field of a datum, or each line, and when."""
+    found = await session.client.blame(session.project, data_key, as_of=as_of)
+    if session.json:
+        _print_blame(found)
+        return
+    out.console().print(blame_table(found))
+    event = found.event
+    out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(found.as_of)}")
+    if found.truncated:
+        out.remark(
+            "what the oldest revision shown is said to have set may be older: "
+            "the revisions before it were not read"
+        )
+
+
+def _print_blame(blame: contex.Blame) -> None:
+    from contex_cli.records import is_json, json_or_text, record
+
+    holds_json = is_json(blame.event.content_type)
+    for part in blame.parts:
+        # What claims to be JSON may still have been blamed line by line.
+        value = json_or_text(part.value) if holds_json else part.value
+        out.print_json(record(part) | {"value": value})
+    event = blame.event
+    about = {"data_key": event.data_key, "sequence": event.sequence, "revision": event.revision}
+    out.print_json({"summary": {**about, "as_of": blame.as_of, "truncated": blame.truncated}})
+
+
+def blame_table(blame: contex.Blame) -> Table:
+    """A row for each part; those of one revision share a colour."""
+    newest = blame.event.revision
+    older = sorted({part.revision for part in blame.parts} - {newest}, reverse=True)
+    colours = {revision: _OTHERS[i % len(_OTHERS)] for i, revision in enumerate(older)}
+    result = out.table("rev", "time", "publisher", "path", "value")
+    for part in blame.parts:
+        colour = colours.get(part.revision, _NEWEST)
+        result.add_row(
+            out.styled(f"r{part.revision}", colour),
+            out.styled(rfc3339(part.time), colour),
+            out.styled(out.plain(part.publisher), colour),
+            out.styled(out.plain(part.path, _PATH) or "(the whole)"),
+            out.styled(
+                out.shortened(out.printable(part.value), _VALUE)
+            ),  # a line keeps its indentation
+        )
+    return result

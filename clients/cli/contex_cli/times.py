@@ -1,0 +1,163 @@
+"""Places in a log as people type them, and as people read them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import contex
+
+Place: TypeAlias = str | int | datetime
+"""As the client takes it: a sequence, milliseconds since 1970, or a time with a zone."""
+
+_SEQUENCE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|[0-9]{1,11}")
+_UNIX_MS = re.compile(r"[0-9]{12,16}")
+_NOT_UNDERSTOOD = (
+    "is neither a sequence (1764000000000-0) nor a time; times are written as "
+    "2026-01-31T15:30:00Z, 1764000000000 (Unix milliseconds), 15:30, 'yesterday 15:30', "
+    "'2h ago' or 'last monday'"
+)
+_DAYS = ("today", "yesterday")
+_ELAPSED = re.compile(r".*\bago", re.IGNORECASE)
+# "5" would be the fifth of this month, and "01/02/2026" one of two days.
+_NAMES_SOMETHING = re.compile(r"(?=.*([a-z]|\d:\d))[ -~]{1,64}", re.IGNORECASE)
+_AMBIGUOUS = re.compile(r"(?<![\d:])\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}\b")
+# Tried in turn. A month without a day is its first; "a month ago" keeps the day.
+_PARSERS: list[dict[str, Any]] = [
+    {"PARSERS": ["relative-time"]},
+    {"PARSERS": ["absolute-time"], "PREFER_DATES_FROM": "past", "PREFER_DAY_OF_MONTH": "first"},
+]
+_BEFORE_THE_FIRST = "0-0"
+
+
+def parse_place(text: str) -> Place:
+    """Reads a sequence (kept as text), Unix milliseconds, or a time in any of several forms.
+
+    A bare number is a sequence up to 11 digits and Unix milliseconds from 12 on. A time without a
+    zone, or in words, is repeated on stderr as the instant that was understood.
+
+    Raises:
+        ValueError: It can't be understood.
+    """
+    place = read_place(text)
+    if place is None:
+        raise ValueError(f"{text!r} {_NOT_UNDERSTOOD}")
+    return place
+
+
+def parse_moment(text: str) -> Place | None:
+    """The same for an option that defaults to now: "now" is then the server's, not this clock's.
+
+    Raises:
+        ValueError: It can't be understood.
+    """
+    return None if text == "now" else parse_place(text)
+
+
+def read_place(text: str) -> Place | None:
+    """As `parse_place`, but returns None for what can't be understood."""
+    if _SEQUENCE.fullmatch(text):
+        return text
+    if _UNIX_MS.fullmatch(text):
+        return int(text)
+    with suppress(ValueError):
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            return time
+    understood = None if text.isdecimal() else read_time(text, datetime.now().astimezone())
+    if understood is not None:
+        precision = "milliseconds" if understood.microsecond else "seconds"
+        print(f"{text} = {understood.isoformat(timespec=precision)}", file=sys.stderr)
+    return understood
+
+
+def read_time(text: str, now: datetime) -> datetime | None:
+    """Reads a time as people say it, in English whatever the locale: "2h ago", "last monday".
+
+    A time of day is the last one there was: "15:30" is today's, or yesterday's if that is still
+    to come. "today" and "yesterday" begin at midnight, as "last monday" does; "2h ago" is counted
+    in elapsed hours, also where the clocks were changed meanwhile. Without a zone of its own a
+    time is local.
+
+    Args:
+        text: What was said.
+        now: With the local zone.
+
+    Returns:
+        The instant, with its zone; None if the text can't be understood.
+    """
+    with suppress(ValueError, OverflowError):
+        time = _local_iso(text) or _spoken(" ".join(text.split()), now)
+        if time is not None:
+            return time if time.tzinfo is not None else time.astimezone()
+    return None
+
+
+def _local_iso(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _spoken(text: str, now: datetime) -> datetime | None:
+    if not _NAMES_SOMETHING.fullmatch(text) or _AMBIGUOUS.search(text):
+        return None
+    if text.lower() in _DAYS:
+        day = now.date() - timedelta(days=_DAYS.index(text.lower()))
+        return datetime(day.year, day.month, day.day)
+    if _ELAPSED.fullmatch(text):
+        past = _parse(text, now.astimezone(UTC))
+        return past and past.replace(tzinfo=UTC).astimezone()
+    time = _parse(text, now)
+    if time is not None and time.tzinfo is not None:
+        # Whether "15:30 UTC" is still to come is a question to that zone's clock.
+        return _parse(text, now.astimezone(time.tzinfo))
+    return time
+
+
+def _parse(text: str, now: datetime) -> datetime | None:
+    """What dateparser makes of it; without a zone unless the text names one."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import dateparser  # 0.15 s
+
+        for parsers in _PARSERS:
+            settings = {**parsers, "RELATIVE_BASE": now.replace(tzinfo=None)}
+            time: datetime | None = dateparser.parse(text, languages=["en"], settings=settings)
+            if time is not None:
+                return time
+    return None
+
+
+def rfc3339(time: datetime) -> str:
+    """UTC with milliseconds, as `--since` reads it."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment_text(moment: contex.Moment) -> str:
+    """The instant and the newest event that counts."""
+    event = "before the first event" if moment.sequence == _BEFORE_THE_FIRST else moment.sequence
+    return f"{instant_text(moment.time)}, {event}"
+
+
+def instant_text(time: datetime) -> str:
+    """UTC, and the local time where it differs."""
+    local = time.astimezone()
+    if not local.utcoffset():
+        return rfc3339(time)
+    return f"{rfc3339(time)} ({local:%Y-%m-%d %H:%M:%S %z})"
+
+
+def sequence_text(sequence: str) -> str:
+    """A sequence and its time."""
+    if sequence in ("", _BEFORE_THE_FIRST):
+        return "none"
+    unix_ms = int(sequence.partition("-")[0])
+    time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=unix_ms)
+    return f"{sequence}  {rfc3339(time)}"

@@ -1,0 +1,296 @@
+"""`contex export`, `import` and `clone`: a project as a file, and back, and into another."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import contex
+
+from contex_cli import options
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import InputError, UsageError
+from contex_cli.parameters import argument, one_of, option
+from contex_cli.progress import Progress
+from contex_cli.times import sequence_text
+
+_FORMATS = {
+    "native": contex.ExportFormat.NATIVE,
+    "jsonl": contex.ExportFormat.JSON_LINES,
+    "cloudevents": contex.ExportFormat.CLOUD_EVENTS,
+    "parquet": contex.ExportFormat.PARQUET,
+}
+_SUFFIXES = {".ce.jsonl": "cloudevents", ".jsonl": "jsonl", ".parquet": "parquet"}
+_PLACE = "[HOST:PORT/]PROJECT"
+_INCLUDE = "What else goes with the events: agents, vectors, settings; native only. Repeatable."
+
+
+def parse_renaming(text: str) -> tuple[str, str]:
+    """Reads OLD=NEW.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    old, equals, new = text.partition("=")
+    if not equals or not old:
+        raise ValueError(f"{text!r} is not OLD=NEW")
+    return old, new
+
+
+def parse_redaction(text: str) -> tuple[str, str]:
+    """Reads [GLOB:]/POINTER into the glob, empty for all data, and the pointer.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    glob, _, pointer = text.rpartition(":/")
+    if not text.startswith("/") and not glob:
+        raise ValueError(f"{text!r} is not [GLOB:]/POINTER")
+    return (glob, f"/{pointer}") if glob else ("", text)
+
+
+@dataclass
+class Redactions:
+    """Which values are taken out of payloads, and what takes their place."""
+
+    redact: tuple[tuple[str, str], ...] = option(
+        (),
+        (
+            "Take this value out of JSON payloads, of keys like GLOB; * as a part of the "
+            "pointer is every element. Repeatable."
+        ),
+        metavar="[GLOB:]/POINTER",
+        parse=parse_redaction,
+    )
+    redact_with: str | None = option(
+        None, "Put this in place of what --redact names.", metavar="JSON"
+    )
+    redact_hash: bool = option(
+        False, "Put a hash in its place: equal values stay equal within an import."
+    )
+
+    def of_client(self) -> list[contex.Redaction]:
+        """The same as the client takes it.
+
+        Raises:
+            UsageError: The options contradict each other.
+        """
+
+        if self.redact_hash and self.redact_with is not None:
+            raise UsageError("contradicts --redact-with", "--redact-hash")
+        if not self.redact and (self.redact_hash or self.redact_with is not None):
+            raise UsageError("needs --redact", "--redact-with")
+        action = contex.RedactionAction.REMOVE
+        if self.redact_hash:
+            action = contex.RedactionAction.HASH
+        elif self.redact_with is not None:
+            action = contex.RedactionAction.REPLACE
+        data = (self.redact_with or "").encode()
+        return [
+            contex.Redaction(pointer, action, (glob,) if glob else (), data)
+            for glob, pointer in self.redact
+        ]
+
+
+@command()
+async def export(
+    session: Session,
+    output: str = option(..., "Where to; - is stdout.", "--output", "-o", metavar="FILE"),
+    file_format: contex.ExportFormat | None = option(
+        None,
+        "The format. [default: by the suffix of FILE, or native]",
+        "--format",
+        **one_of(_FORMATS),
+    ),
+    zstd: bool = option(False, "Compress jsonl and cloudevents; .zst does it too."),
+    *,
+    range: options.Range,
+    filter: options.Filter,
+    include: tuple[contex.ExportPart, ...] = option((), _INCLUDE, metavar="PART"),
+) -> None:
+    """Write a project's log up to now into a file.
+
+    What is published meanwhile is left out. FILE.part grows and becomes FILE when it is complete;
+    the same command again goes on with one that was left.
+    """
+
+    chosen = file_format or format_of(output)
+    arguments: dict[str, Any] = {
+        **vars(range),
+        **vars(filter),
+        "compress": zstd or output.endswith(".zst"),
+        "include": include,
+    }
+    with Progress("exported", bar=True) as progress:
+
+        def reached(piece: contex.ExportPiece) -> None:
+            progress.reach(piece.event_count, piece.total_count, done=piece.scanned_count)
+
+        if output == "-":
+            async with session.client.export(session.project, chosen, **arguments) as pieces:
+                async for piece in pieces:
+                    sys.stdout.buffer.write(piece.data)
+                    reached(piece)
+            sys.stdout.buffer.flush()
+            return
+        summary = await session.client.export_to(
+            session.project, output, chosen, progress=reached, **arguments
+        )
+    session.answer(summary, lambda summary: _show_export(summary, output))
+
+
+def format_of(file: str) -> contex.ExportFormat:
+    """The format that a name stands for."""
+    name = file.removesuffix(".zst").lower()
+    return _FORMATS[next((f for s, f in _SUFFIXES.items() if name.endswith(s)), "native")]
+
+
+def _show_export(summary: contex.ExportSummary, file: str) -> None:
+    rows = {
+        "file": f"{file}, {out.size_text(os.stat(file).st_size)}",
+        "events": f"{summary.event_count:,}",
+        "first": sequence_text(summary.first_sequence),
+        "last": sequence_text(summary.last_sequence),
+        "cut": sequence_text(summary.cut_sequence),
+    }
+    if summary.agent_count or summary.vector_count:
+        rows["with"] = f"{summary.agent_count:,} agents, {summary.vector_count:,} vectors"
+    if summary.digest:
+        rows["digest"] = summary.digest
+    out.show_rows(rows)
+
+
+@command()
+async def import_(
+    session: Session,
+    file: str = argument(
+        ...,
+        "FILE",
+        ("What `contex export` wrote, CloudEvents, or what the older HTTP service returned."),
+    ),
+    mode: contex.ImportMode = option(
+        contex.ImportMode.EXACT, "exact: as they are, into an empty project. replay: as new events."
+    ),
+    dry_run: bool = option(False, "Read, check and report; change nothing."),
+    *,
+    range: options.Range,
+    filter: options.Filter,
+    remap: tuple[tuple[str, str], ...] = option(
+        (),
+        "Data keys that begin with OLD begin with NEW instead. Repeatable.",
+        metavar="OLD=NEW",
+        parse=parse_renaming,
+    ),
+    redactions: Redactions,
+    import_id: str | None = option(
+        None,
+        "Go on with the import of this id. [default: by the file, its size and time]",
+        metavar="ID",
+    ),
+) -> None:
+    """Read a file into a project, all of it or nothing.
+
+    No event can be seen before the whole file was checked. The same command again goes on with an
+    import that was interrupted.
+    """
+
+    changes = redactions.of_client()
+    with Progress("read", total_bytes=_size(file)) as progress:
+        size = 0
+
+        def reached(now: contex.ImportProgress) -> None:
+            nonlocal size
+            progress.advance(now.event_count - progress.events, now.byte_count - size)
+            size = now.byte_count
+
+        report = await session.client.import_from(
+            session.project,
+            file,
+            mode=mode,
+            **vars(range),
+            **vars(filter),
+            dry_run=dry_run,
+            remap_keys=dict(remap),
+            redactions=changes,
+            import_id=import_id,
+            progress=reached,
+        )
+    session.answer(report, _show_import)
+
+
+@command(project=False)
+async def clone(
+    session: Session,
+    source: str = argument(..., _PLACE, "What to copy."),
+    destination: str = argument(..., _PLACE, "The new project; it must be empty."),
+    *,
+    range: options.Range,
+    filter: options.Filter,
+    include: tuple[contex.ExportPart, ...] = option(
+        (contex.ExportPart.AGENTS, contex.ExportPart.VECTORS), _INCLUDE, metavar="PART"
+    ),
+    redactions: Redactions,
+) -> None:
+    """Copy a project, or a part of it, into another.
+
+    For example: `contex clone prod:50051/shop shop-test`. A place without HOST:PORT is on the
+    server of --target. Agents and vectors are copied, unless --include says otherwise.
+    """
+
+    source_server, _, source_project = source.rpartition("/")
+    server, _, project = destination.rpartition("/")
+    with Progress("copied", bar=True) as progress:
+
+        def reached(piece: contex.ExportPiece) -> None:
+            progress.reach(piece.event_count, piece.total_count, done=piece.scanned_count)
+
+        report = await session.connect(source_server or session.target).clone(
+            source_project,
+            project,
+            session.connect(server or session.target),
+            **vars(range),
+            **vars(filter),
+            include=include,
+            redactions=redactions.of_client(),
+            progress=reached,
+        )
+    session.answer(report, _show_import)
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError as error:
+        raise InputError(f"can't read {file!r}: {error.strerror}") from None
+
+
+def _show_import(report: contex.ImportReport) -> None:
+    out.show_rows(report_rows(report))
+
+
+def report_rows(report: contex.ImportReport) -> dict[str, str]:
+    """An import, line by line."""
+    verb = "would be imported" if report.dry_run else "imported"
+    source = f", of project {report.source_project}" if report.source_project else ""
+    rows = {
+        "file": f"{report.format.name.lower()}{source}, {report.read_count:,} events",
+        verb: f"{report.imported_count:,}",
+    }
+    for name, count in {
+        "left out": report.skipped_count,
+        "there already": report.present_count,
+        "renamed": report.remapped_count,
+        "changed": report.redacted_count,
+        "agents": report.agent_count,
+        "vectors": report.vector_count,
+    }.items():
+        if count:
+            rows[name] = f"{count:,}"
+    rows["first"] = sequence_text(report.first_sequence)
+    rows["last"] = sequence_text(report.last_sequence)
+    if report.digest:
+        rows["digest"] = report.digest
+    return rows

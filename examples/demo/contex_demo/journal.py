@@ -1,0 +1,107 @@
+"""What the demo published: every event with a mark of its own, and what was acknowledged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contex import Event, NewEvent, Receipt
+
+    from contex_demo.corpus import Document
+
+MARK = "demo"
+"""The metadata key that carries the mark; metadata are not used for matching."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An event that was handed to the client, before its outcome is known."""
+
+    mark: str
+    data_key: str
+    payload_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """An event that the server has acknowledged."""
+
+    published: Published
+    sequence: str
+    revision: int
+
+
+@dataclass(slots=True)
+class Journal:
+    """Everything published in this run.
+
+    Attributes:
+        published: By mark; what was not acknowledged may or may not be in the log.
+        acknowledged: By mark.
+    """
+
+    published: dict[str, Published] = field(default_factory=dict)
+    acknowledged: dict[str, Acknowledged] = field(default_factory=dict)
+
+    def draft(self, document: Document) -> NewEvent:
+        """An event that publishes `document`, noted under a new mark."""
+        from contex import NewEvent
+
+        payload = encode(document.data)
+        mark = f"{len(self.published):06}"
+        self.published[mark] = Published(mark, document.data_key, digest(payload))
+        return NewEvent(
+            data_key=document.data_key,
+            payload=payload,
+            content_type="application/json",
+            description=document.description,
+            metadata={MARK: mark},
+        )
+
+    def acknowledge(self, drafts: Sequence[NewEvent], receipts: Sequence[Receipt]) -> None:
+        """Notes the receipts of drafts, in the same order."""
+        for draft, receipt in zip(drafts, receipts, strict=True):
+            published = self.published[draft.metadata[MARK]]
+            self.acknowledged[published.mark] = Acknowledged(
+                published, receipt.sequence, receipt.revision
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An event as a replay of the log has it, reduced to what is compared."""
+
+    sequence: str
+    event_type: str
+    data_key: str
+    revision: int
+    previous_sequence: str
+    mark: str
+    payload_sha256: str
+
+    @classmethod
+    def of(cls, event: Event) -> Logged:
+        """Reduces an event."""
+        return cls(
+            event.sequence,
+            event.event_type,
+            event.data_key,
+            event.revision,
+            event.previous_sequence,
+            event.metadata.get(MARK, ""),
+            digest(event.payload),
+        )
+
+
+def encode(data: Any) -> bytes:
+    """The payload of a document."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def digest(payload: bytes) -> str:
+    """Identifies a payload."""
+    return hashlib.sha256(payload).hexdigest()

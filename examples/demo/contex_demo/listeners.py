@@ -1,0 +1,150 @@
+"""The agents' side of the demo: one subscription each, and what reached it when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from contex_demo.verification import Delivered
+
+if TYPE_CHECKING:
+    from contex import AsyncClient, MatchedEvent, Subscription
+
+_HEARTBEAT_MS = 1_000
+_POLL_S = 0.01
+
+
+@dataclass(slots=True)
+class Listener:
+    """One agent that listens.
+
+    Attributes:
+        delivered: Everything it received, in order.
+        arrived: When each arrived, on the monotonic clock.
+        scores: The best score of each.
+    """
+
+    agent_id: str
+    subscription: Subscription[MatchedEvent]
+    delivered: list[Delivered] = field(default_factory=list)
+    arrived: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Receives until the subscription is closed."""
+        async for matched in self.subscription:
+            event = matched.event
+            self.arrived.append(time.monotonic())
+            self.delivered.append(Delivered(event.sequence, event.data_key, event.revision))
+            self.scores.append(matched.score)
+
+    def arrival(self, sequence: str) -> tuple[float, float] | None:
+        """When an event arrived, and its score; None if it did not. Looks at the newest first."""
+        for index in range(len(self.delivered) - 1, -1, -1):
+            if self.delivered[index].sequence == sequence:
+                return self.arrived[index], self.scores[index]
+        return None
+
+
+class Listeners:
+    """Agents that listen over one client, as an async context manager.
+
+    Args:
+        client: The client.
+        project: The project.
+        starts: Agent ids, each with the sequence it starts after.
+    """
+
+    def __init__(
+        self, client: AsyncClient, project: str, starts: Iterable[tuple[str, str]]
+    ) -> None:
+        self.all = [
+            Listener(
+                agent_id,
+                client.listen(
+                    project, agent_id, after_sequence=sequence, heartbeat_interval_ms=_HEARTBEAT_MS
+                ),
+            )
+            for agent_id, sequence in starts
+        ]
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        for listener in self.all:
+            await self._stack.enter_async_context(listener.subscription)
+            self._tasks.append(asyncio.create_task(listener.run()))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    @property
+    def deliveries(self) -> int:
+        """How many there were in all."""
+        return sum(len(listener.delivered) for listener in self.all)
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were lost and mended."""
+        return sum(listener.subscription.reconnects for listener in self.all)
+
+    @property
+    def caught_up(self) -> int:
+        """How many have everything that was in the log."""
+        return sum(listener.subscription.caught_up for listener in self.all)
+
+    async def until_caught_up(self, timeout: float) -> float:
+        """Waits until all have everything that was in the log.
+
+        Returns:
+            Seconds that took.
+
+        Raises:
+            TimeoutError: Some have not.
+            ContexError: A subscription has failed.
+        """
+        started = time.monotonic()
+        async with asyncio.timeout(timeout):
+            while self.caught_up < len(self.all):
+                self.raise_failures()
+                await asyncio.sleep(_POLL_S)
+        return time.monotonic() - started
+
+    async def until_quiet(self, quiet: float, timeout: float) -> None:
+        """Waits until nothing has arrived for `quiet` seconds, at most `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        count, since = self.deliveries, time.monotonic()
+        while (now := time.monotonic()) < deadline and now - since < quiet:
+            self.raise_failures()
+            await asyncio.sleep(_POLL_S)
+            if self.deliveries != count:
+                count, since = self.deliveries, time.monotonic()
+
+    def raise_failures(self) -> None:
+        """Raises the error of a subscription that has ended with one."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    def received(self, sequence: str, since: float) -> list[tuple[str, float, float]]:
+        """Who received an event, after how many milliseconds from `since`, with which score."""
+        found = []
+        for listener in self.all:
+            arrival = listener.arrival(sequence)
+            if arrival is not None:
+                found.append((listener.agent_id, (arrival[0] - since) * 1000, arrival[1]))
+        return sorted(found, key=lambda receipt: receipt[1])

@@ -1,0 +1,128 @@
+"""Shows the demo to people: steps, progress, tables and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from contex_cli.output import cell, table
+from rich import progress
+
+from contex_demo.corpus import Corpus
+from contex_demo.figures import Figures, percentiles
+
+if TYPE_CHECKING:
+    from contex import Registration
+    from rich.console import Console
+
+_SHOWN_AGENTS = 12
+_SHOWN_NEEDS = 2
+_SHOWN_MATCHES = 3
+_SHOWN_RECEIVERS = 8
+
+
+class View:
+    """Tells the story on a console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._steps = 0
+
+    def step(self, title: str) -> None:
+        """Begins a step."""
+        self._steps += 1
+        self._console.print(f"\n{self._steps}. {title}", style="bold", markup=False)
+
+    def say(self, text: str) -> None:
+        """Tells how a step went."""
+        self._console.print(f"   {text}", markup=False)
+
+    @contextmanager
+    def progress(self, verb: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar while a long step runs; yields what advances it."""
+        with progress.Progress(
+            progress.TextColumn("   {task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        ) as bar:
+            task = bar.add_task(verb, total=total)
+            yield lambda count: bar.advance(task, count)
+
+    def matches(
+        self, corpus: Corpus, registrations: Mapping[str, Registration], figures: Figures
+    ) -> None:
+        """A selection of who was matched with what, and totals."""
+        shown = table("agent", "need", "matches", "best matches, with scores")
+        # Evenly spread over the agents: not the best ones.
+        step = max(1, len(corpus.agents) // _SHOWN_AGENTS)
+        for agent in corpus.agents[::step][:_SHOWN_AGENTS]:
+            by_need = registrations[agent.agent_id].by_need()
+            for index, need in enumerate(agent.needs[:_SHOWN_NEEDS]):
+                found = by_need[need.text]
+                best = "  ".join(
+                    f"{matched.event.data_key} {match.score:.2f}"
+                    for matched, match in found[:_SHOWN_MATCHES]
+                )
+                name = cell(agent.agent_id if index == 0 else "")
+                shown.add_row(
+                    name, cell(need.text, 60), str(len(found)), cell(best or "nothing yet")
+                )
+        self._console.print(shown)
+        self.say(
+            f"in all {figures.matches:,} matches with {figures.matched_data:,} data; "
+            f"{figures.matched_needs:,} of {figures.needs:,} needs have one; "
+            f"{figures.register:.1f} s"
+        )
+        if figures.hits is not None:
+            self.say(
+                f"a right answer comes first for {figures.hits.at_1:.0%}, among the first "
+                f"ten for {figures.hits.at_10:.0%} of {figures.hits.judged:,} judged needs"
+            )
+
+    def received(self, receivers: Sequence[tuple[str, float, float]]) -> None:
+        """Who received an event, when, and how well it fits."""
+        if not receivers:
+            self.say("nobody needs it")
+            return
+        shown = table("agent", "after", "score")
+        for agent_id, ms, score in receivers[:_SHOWN_RECEIVERS]:
+            shown.add_row(cell(agent_id), f"{ms:.1f} ms", f"{score:.2f}")
+        self._console.print(shown)
+        more = len(receivers) - _SHOWN_RECEIVERS
+        not_shown = f" ({more} not shown)" if more > 0 else ""
+        self.say(f"{len(receivers)} agents received it{not_shown}")
+
+    def delivery_times(self, figures: Figures) -> None:
+        """The percentiles of the timed deliveries."""
+        self.say(f"known text: {percentiles(figures.delivery_known_ms)}")
+        self.say(f"new text, embedded first: {percentiles(figures.delivery_new_ms)}")
+
+    def killed(self, figures: Figures, deliveries: int) -> None:
+        """How the stream went through the kill."""
+        self.say(
+            f"killed after {figures.acknowledged_before_kill:,} acknowledgements with "
+            f"{figures.unanswered_at_kill:,} events unanswered; "
+            f"serving again {figures.restart:.1f} s after the restart"
+        )
+        self.say(
+            f"the publisher went on after {figures.outage:.1f} s by itself; {figures.repeated:,} "
+            "events turned out to be in the log already and were not appended again"
+        )
+        self.say(
+            f"{figures.streamed:,} acknowledged and {deliveries:,} delivered "
+            f"in {figures.stream:.1f} s"
+        )
+
+    def summary(self, figures: Figures) -> None:
+        """The one table, with every claim and whether it held."""
+        shown = table("", "measured", "must be", "", title="Summary")
+        for name, measured, required, held in figures.rows():
+            verdict = "[green]ok[/]" if held else "[bold red]FAILED[/]"
+            shown.add_row(name, measured, required, verdict if required else "")
+        self._console.print()
+        self._console.print(shown)

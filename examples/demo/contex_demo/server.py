@@ -1,0 +1,134 @@
+"""A real server process of the demo: `contex serve` on a free loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 15.0
+_POLL_S = 0.02
+
+
+class ServerFailed(Exception):
+    """The server did not start or stop as it should; `str()` tells, with the end of its log."""
+
+
+class ServerProcess:
+    """Starts `contex serve` on one port and data directory, kills it, and starts it again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "server.log"
+        self._data_dir = directory / "data"
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def target(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self._port}"
+
+    async def start(self) -> float:
+        """Starts it and waits until it serves.
+
+        Returns:
+            Seconds that took.
+
+        Raises:
+            ServerFailed: It ended, or did not serve in time.
+        """
+        started = time.monotonic()
+        await asyncio.to_thread(self._spawn)
+        await self._until_serving(started + _START_LIMIT_S)
+        return time.monotonic() - started
+
+    def kill(self) -> None:
+        """Ends the server at once, with all its workers, as kill -9 does."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    async def stop(self) -> float:
+        """Stops it with SIGTERM.
+
+        Returns:
+            Seconds that took.
+
+        Raises:
+            ServerFailed: It had to be killed, or says that it failed.
+        """
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return 0.0
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = await asyncio.to_thread(process.wait, _STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise ServerFailed(self._told(f"did not stop within {_STOP_LIMIT_S:g} s")) from None
+        if code:
+            raise ServerFailed(self._told(f"stopped with exit code {code}"))
+        return time.monotonic() - started
+
+    def destroy(self) -> None:
+        """Makes sure that nothing of it is left running."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _spawn(self) -> None:
+        command = [sys.executable, "-m", "contex_server", "serve"]
+        command += ["--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--data-dir", str(self._data_dir), "--log-format", "json"]
+        # Settings of the user's own server are not for this one.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                # A group of its own: Ctrl-C reaches the demo, which then stops it in order.
+                start_new_session=True,
+            )
+
+    async def _until_serving(self, deadline: float) -> None:
+        from contex import AsyncClient, DeadlineExceeded, Unavailable
+
+        assert self._process is not None
+        while time.monotonic() < deadline:
+            if (code := self._process.poll()) is not None:
+                raise ServerFailed(self._told(f"ended with exit code {code}"))
+            # A new channel each time: one that has failed waits before it tries again.
+            async with AsyncClient(self.target, timeout=1.0) as client:
+                try:
+                    if await client.health() == "SERVING":
+                        return
+                except (Unavailable, DeadlineExceeded):
+                    pass
+            await asyncio.sleep(_POLL_S)
+        raise ServerFailed(self._told(f"did not serve within {_START_LIMIT_S:g} s"))
+
+    def _told(self, what: str) -> str:
+        try:
+            last = self.log.read_text(errors="replace").splitlines()[-5:]
+        except OSError:
+            last = []
+        return "\n".join([f"the server {what}", *last])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,420 @@
+"""The steps of the demo, each on a real server with the ordinary client."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from contex_demo.corpus import AgentPlan, Corpus, Document
+from contex_demo.figures import Figures
+from contex_demo.journal import Journal, Logged
+from contex_demo.listeners import Listener, Listeners
+from contex_demo.server import ServerProcess
+from contex_demo.verification import (
+    Delivered,
+    DeliveryFindings,
+    check_deliveries,
+    check_log,
+    hit_rates,
+)
+
+if TYPE_CHECKING:
+    from contex import AsyncClient, NewEvent, Registration
+
+    from contex_demo.rendering import View
+
+PROJECT = "demo"
+PUBLISHER = "contex-demo"
+TIMEOUT_S = 60.0
+"""A call's limit, retries included: longer than the server is away."""
+
+_DOCUMENT_BATCH = 16
+_DOCUMENT_WINDOW = 2
+"""Every document is embedded before it is appended: more in flight would only wait."""
+_REGISTRATIONS_AT_ONCE = 4
+_TIMED_DATA = 60
+_TIMED_PAUSE_S = 0.02
+_STREAMED_DATA = 200
+_STREAM_BATCH = 10
+_STREAM_WINDOW = 16
+_KILL_AFTER = 0.4
+_QUIET_S = 0.5
+_SETTLE_S = 30.0
+_READERS_AT_ONCE = 8
+_POLL_S = 0.01
+
+
+class StoryFailed(Exception):
+    """The story can't go on; `str()` says why."""
+
+
+class Story:
+    """One run.
+
+    Args:
+        corpus: What is published and needed.
+        server: The server, not started.
+        view: Where it is told.
+        events: How many events are streamed while the server is killed.
+        threshold: The agents' threshold; None: the server's default.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        server: ServerProcess,
+        view: View,
+        *,
+        events: int,
+        threshold: float | None,
+    ) -> None:
+        self._corpus = corpus
+        self._server = server
+        self._view = view
+        self._events = events
+        self._threshold = threshold
+        self._random = random.Random(0)  # the same run each time
+        self._journal = Journal()
+        self._editions: dict[str, int] = {}
+        self._registrations: dict[str, Registration] = {}
+        self._matched_keys: set[str] = set()
+        self._killed_ms = 0
+        self.figures = Figures(corpus=corpus.name, agents=len(corpus.agents), needs=corpus.needs)
+
+    async def run(self, client: AsyncClient) -> Figures:
+        """Tells the story from the first start to the verdict.
+
+        Args:
+            client: A client of the server, which need not be up yet.
+
+        Raises:
+            StoryFailed: A step was refused or took too long.
+            ServerFailed: The server did not start or stop.
+            ContexError: A call failed.
+        """
+        started = time.monotonic()
+        figures = self.figures
+        self._view.step("Start a server on the built-in store")
+        figures.start = await self._server.start()
+        self._view.say(f"{self._server.target} serves after {figures.start:.1f} s")
+
+        late = _held_back(self._corpus)
+        await self._publish_documents(
+            client, [d for d in self._corpus.documents if d.data_key != late.data_key]
+        )
+        await self._register_agents(client)
+
+        self._view.step(f"{len(self._corpus.agents)} agents listen")
+        starts = [(name, found.sequence) for name, found in self._registrations.items()]
+        async with Listeners(client, PROJECT, starts) as listeners:
+            joined = await listeners.until_caught_up(_SETTLE_S)
+            self._view.say(f"all are live after {joined * 1000:.0f} ms")
+            await self._update_one(client, listeners)
+            await self._add_one(client, listeners, late)
+            await self._time_deliveries(client, listeners)
+            await self._kill_in_the_middle(client, listeners)
+            await self._ask_what_they_knew(client, listeners)
+            await self._verify(client, listeners, dict(starts))
+        figures.stop = await self._server.stop()
+        figures.total = time.monotonic() - started
+        return figures
+
+    async def _publish_documents(self, client: AsyncClient, documents: list[Document]) -> None:
+        self._view.step(f"Publish {len(documents):,} documents: {self._corpus.name}")
+        self.figures.documents = len(documents)
+        started = time.monotonic()
+        batches = [
+            [self._journal.draft(document) for document in documents[at : at + _DOCUMENT_BATCH]]
+            for at in range(0, len(documents), _DOCUMENT_BATCH)
+        ]
+        with self._view.progress("published", len(documents)) as advance:
+            async with aclosing(self._stream(client, batches, _DOCUMENT_WINDOW)) as published:
+                async for count in published:
+                    advance(count)
+        self.figures.publish = time.monotonic() - started
+        self._view.say(
+            f"on disk and described by vectors in {self.figures.publish:.1f} s "
+            f"({len(documents) / self.figures.publish:.0f} documents/s)"
+        )
+
+    async def _stream(
+        self, client: AsyncClient, batches: Iterable[list[NewEvent]], window: int
+    ) -> AsyncGenerator[int]:
+        """Publishes batches, notes the receipts and yields how many events each batch had."""
+        sent: deque[list[NewEvent]] = deque()
+
+        def noted() -> Iterator[list[NewEvent]]:
+            for batch in batches:
+                sent.append(batch)
+                yield batch
+
+        async with client.publish_stream(PROJECT, noted(), window=window) as results:
+            async for result in results:
+                if result.error is not None:
+                    raise result.error
+                self._journal.acknowledge(sent.popleft(), result.receipts)
+                if result.duplicate:
+                    self.figures.repeated += len(result.receipts)
+                yield len(result.receipts)
+
+    async def _register_agents(self, client: AsyncClient) -> None:
+        agents = self._corpus.agents
+        self._view.step(f"Register {len(agents)} agents with {self._corpus.needs:,} needs")
+        started = time.monotonic()
+        limit = asyncio.Semaphore(_REGISTRATIONS_AT_ONCE)
+        answers: dict[str, Registration] = {}
+
+        async def register(agent: AgentPlan, advance: Callable[[int], None]) -> None:
+            async with limit:
+                answers[agent.agent_id] = await client.register_agent(
+                    PROJECT,
+                    agent.agent_id,
+                    [need.text for need in agent.needs],
+                    threshold=self._threshold,
+                )
+            advance(1)
+
+        with self._view.progress("registered", len(agents)) as advance:
+            await asyncio.gather(*(register(agent, advance) for agent in agents))
+        self.figures.register = time.monotonic() - started
+        self._registrations = {agent.agent_id: answers[agent.agent_id] for agent in agents}
+        self._count_matches()
+        self._view.matches(self._corpus, self._registrations, self.figures)
+
+    def _count_matches(self) -> None:
+        figures = self.figures
+        data: set[str] = set()
+        ranked = []
+        for agent in self._corpus.agents:
+            by_need = self._registrations[agent.agent_id].by_need()
+            for need in agent.needs:
+                keys = [matched.event.data_key for matched, _ in by_need[need.text]]
+                ranked.append((need, keys))
+                figures.matched_needs += bool(keys)
+                figures.matches += len(keys)
+                data.update(keys)
+        figures.matched_data = len(data)
+        self._matched_keys = data
+        published = frozenset(entry.data_key for entry in self._journal.published.values())
+        figures.hits = hit_rates(ranked, published)
+
+    async def _update_one(self, client: AsyncClient, listeners: Listeners) -> None:
+        """Updates the datum that the most agents were matched with."""
+        scores: dict[str, dict[str, float]] = {}
+        for name, registration in self._registrations.items():
+            for matched in registration.data:
+                scores.setdefault(matched.event.data_key, {})[name] = matched.score
+        if not scores:
+            raise StoryFailed("no need matches any document: nothing would be delivered")
+        key = max(scores, key=lambda key: (len(scores[key]), max(scores[key].values())))
+        best = max(scores[key], key=lambda name: scores[key][name])
+        document = next(d for d in self._corpus.documents if d.data_key == key)
+        self._view.step(f"Update a datum: {key}")
+        received = await self._publish_and_watch(client, listeners, self._next_edition(document))
+        self.figures.update_reached_best = best in {name for name, _, _ in received}
+        self._view.received(received)
+
+    async def _add_one(self, client: AsyncClient, listeners: Listeners, document: Document) -> None:
+        self._view.step(f"Add a datum that nobody knew before: {document.data_key}")
+        self._view.received(await self._publish_and_watch(client, listeners, document))
+
+    async def _publish_and_watch(
+        self, client: AsyncClient, listeners: Listeners, document: Document
+    ) -> list[tuple[str, float, float]]:
+        started = time.monotonic()
+        sequence = await self._publish_one(client, document)
+        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
+        return listeners.received(sequence, started)
+
+    async def _publish_one(self, client: AsyncClient, document: Document) -> str:
+        draft = self._journal.draft(document)
+        receipts = await client.publish_batch(PROJECT, [draft])
+        self._journal.acknowledge([draft], receipts)
+        return receipts[0].sequence
+
+    async def _time_deliveries(self, client: AsyncClient, listeners: Listeners) -> None:
+        """Measures from the call of publish to each delivery, one event at a time."""
+        somebody_needs = [d for d in self._corpus.documents if d.data_key in self._matched_keys]
+        chosen = self._random.sample(somebody_needs, min(_TIMED_DATA, len(somebody_needs)))
+        self._view.step(f"Time the deliveries of {2 * len(chosen)} updates, one at a time")
+        # The first update of a datum changes the text that describes it; the second only a number.
+        for into in (self.figures.delivery_new_ms, self.figures.delivery_known_ms):
+            sent = []
+            for document in chosen:
+                started = time.monotonic()
+                sequence = await self._publish_one(client, self._next_edition(document))
+                sent.append((sequence, started))
+                await asyncio.sleep(_TIMED_PAUSE_S)
+            await listeners.until_quiet(_QUIET_S, _SETTLE_S)
+            for sequence, started in sent:
+                into += [ms for _, ms, _ in listeners.received(sequence, started)]
+        self._view.delivery_times(self.figures)
+
+    def _next_edition(self, document: Document) -> Document:
+        edition = self._editions.get(document.data_key, 1) + 1
+        self._editions[document.data_key] = edition
+        data: dict[str, Any] = (
+            document.data if isinstance(document.data, dict) else {"value": document.data}
+        )
+        return Document(document.data_key, document.description, {**data, "edition": edition})
+
+    async def _kill_in_the_middle(self, client: AsyncClient, listeners: Listeners) -> None:
+        figures, journal = self.figures, self._journal
+        self._view.step(f"Stream {self._events:,} updates and kill -9 the server in the middle")
+        before = len(journal.acknowledged)
+        delivered_before = listeners.deliveries
+        acknowledged = 0
+        started = time.monotonic()
+        last = 0.0
+        restart: asyncio.Task[float] | None = None
+        try:
+            with self._view.progress("acknowledged", self._events) as advance:
+                async with aclosing(
+                    self._stream(client, self._updates(), _STREAM_WINDOW)
+                ) as acknowledgements:
+                    async for count in acknowledgements:
+                        acknowledged += count
+                        advance(count)
+                        if restart is not None:
+                            # Some acknowledgements were on their way when the server died.
+                            figures.outage = max(figures.outage, time.monotonic() - last)
+                            last = time.monotonic()
+                        elif acknowledged >= self._events * _KILL_AFTER:
+                            last = time.monotonic()
+                            self._killed_ms = time.time_ns() // 1_000_000
+                            self._server.kill()
+                            figures.acknowledged_before_kill = acknowledged
+                            figures.unanswered_at_kill = len(journal.published) - len(
+                                journal.acknowledged
+                            )
+                            restart = asyncio.create_task(self._server.start())
+            if restart is None:
+                raise StoryFailed("the stream ended before the server was killed")
+            figures.restart = await restart
+        finally:
+            if restart is not None and not restart.done():
+                restart.cancel()
+        figures.stream = time.monotonic() - started
+        figures.streamed = len(journal.acknowledged) - before
+        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
+        self._view.killed(figures, listeners.deliveries - delivered_before)
+
+    def _updates(self) -> Iterator[list[NewEvent]]:
+        chosen = self._random.sample(
+            self._corpus.documents, min(_STREAMED_DATA, len(self._corpus.documents))
+        )
+        left = self._events
+        while left:
+            size = min(_STREAM_BATCH, left)
+            left -= size
+            yield [
+                self._journal.draft(self._next_edition(self._random.choice(chosen)))
+                for _ in range(size)
+            ]
+
+    async def _ask_what_they_knew(self, client: AsyncClient, listeners: Listeners) -> None:
+        """What was on record when the server died, and whether it is what was received."""
+        self._view.step("Ask what the agents knew when the server was killed")
+        stale = known = pending = 0
+        for name in self._registrations:
+            context = await client.agent_context(
+                PROJECT, name, as_of=self._killed_ms, omit_payloads=True
+            )
+            known += len(context.known)
+            stale += sum(datum.stale for datum in context.known)
+            pending += len(context.pending)
+        self._view.say(
+            f"{known:,} data had been sent to them, {stale:,} of these were out of date by then, "
+            f"and {pending:,} that matched had not been sent"
+        )
+        for listener in listeners.all:
+            on_record = {
+                delivery.sequence
+                async for delivery in client.deliveries(
+                    PROJECT, agent_id=listener.agent_id, page_size=1_000
+                )
+            }
+            received = {delivered.sequence for delivered in listener.delivered}
+            self.figures.unrecorded += len(received - on_record)
+
+    async def _verify(
+        self, client: AsyncClient, listeners: Listeners, starts: dict[str, str]
+    ) -> None:
+        figures = self.figures
+        self._view.step("Compare the log and every agent's deliveries with what they must be")
+        log = []
+        async with client.replay(PROJECT) as stream:
+            async for event in stream:
+                log.append(Logged.of(event))
+        figures.log_entries = len(log)
+        figures.published = len(self._journal.published)
+        figures.acknowledged = len(self._journal.acknowledged)
+        figures.log = check_log(log, self._journal, len(self._corpus.agents))
+
+        again: dict[str, list[Delivered]] = {}
+        limit = asyncio.Semaphore(_READERS_AT_ONCE)
+
+        async def read(name: str, advance: Callable[[int], None]) -> None:
+            async with limit:
+                again[name] = await self._second_reading(client, name, starts[name])
+            advance(1)
+
+        with self._view.progress("agents read again", len(starts)) as advance:
+            await asyncio.gather(*(read(name, advance) for name in starts))
+        await self._settle(listeners, again)
+
+        by_sequence = {entry.sequence: entry for entry in log}
+        total = DeliveryFindings()
+        for listener in listeners.all:
+            total += check_deliveries(listener.delivered, again[listener.agent_id], by_sequence)
+        figures.delivery = total
+        figures.deliveries = listeners.deliveries
+        figures.deliveries_expected = sum(map(len, again.values()))
+        figures.reconnects = sum(bool(one.subscription.reconnects) for one in listeners.all)
+
+    async def _second_reading(
+        self, client: AsyncClient, agent_id: str, after: str
+    ) -> list[Delivered]:
+        """Reads an agent's matches once more from the log, by a new stream, to its end."""
+        subscription = client.listen(PROJECT, agent_id, after_sequence=after)
+        listener = Listener(agent_id, subscription)
+        async with subscription, asyncio.timeout(_SETTLE_S):
+            task = asyncio.create_task(listener.run())
+            try:
+                while not (subscription.caught_up or task.done()):
+                    await asyncio.wait([task], timeout=_POLL_S)
+            finally:
+                task.cancel()
+                (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                raise outcome
+        return listener.delivered
+
+    async def _settle(self, listeners: Listeners, again: dict[str, list[Delivered]]) -> None:
+        """Waits until the listeners have as much as the second reading, and for stragglers."""
+        deadline = time.monotonic() + _SETTLE_S
+        while time.monotonic() < deadline and any(
+            len(listener.delivered) < len(again[listener.agent_id]) for listener in listeners.all
+        ):
+            listeners.raise_failures()
+            await asyncio.sleep(0.02)
+        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
+
+
+def _held_back(corpus: Corpus) -> Document:
+    """The document that is published only after the agents have registered.
+
+    The answer of the last need that has one, so that somebody waits for it.
+    """
+    by_key = {document.data_key: document for document in corpus.documents}
+    for agent in reversed(corpus.agents):
+        for need in reversed(agent.needs):
+            for key in sorted(need.answers):
+                if key in by_key:
+                    return by_key[key]
+    return corpus.documents[-1]

@@ -1,3 +1,0 @@
-from contex_server.cli import main
-
-main()

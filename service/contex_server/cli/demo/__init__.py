@@ -1,7 +1,0 @@
-"""`contex demo`: the whole story on real input, with every figure measured.
-
-`command` is the entry, `story` its steps; `corpus` says what is published and who needs what,
-`stdlib` and `distributions` find the built-in documents and `agents` holds the built-in needs;
-`server` runs the real server, `journal` and `listeners` note what happens, `verification` judges
-it, and `rendering` shows it.
-"""

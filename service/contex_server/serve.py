@@ -1,0 +1,96 @@
+"""Starts the server with the flags of `contex serve`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from contex_server.kernel.config import Settings
+
+
+class InvalidSettings(Exception):
+    """Settings are out of their range.
+
+    Attributes:
+        problems: One line each, which names the flag or variable.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class CannotStart(Exception):
+    """The server can't start; `str()` says why."""
+
+
+def serve(flags: Mapping[str, Any]) -> int:
+    """Runs a server until it is stopped.
+
+    Args:
+        flags: The settings that were given as flags, by name, such as `data_dir`, and
+            `embedder_path`, `embedder_url` and `embedder_model`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InvalidSettings: A flag or variable can't be used.
+        CannotStart: A port is taken, the store can't be reached, or the like.
+    """
+    settings = settings_of(flags)
+    # Not before the settings are known to be good: this loads the whole server.
+    from contex_server import app
+    from contex_server.kernel.errors import StartupError
+
+    try:
+        return app.serve(settings)
+    except (StartupError, OSError) as error:
+        raise CannotStart(str(error)) from error
+
+
+def settings_of(flags: Mapping[str, Any]) -> Settings:
+    """The settings of flags and environment; flags win.
+
+    Raises:
+        InvalidSettings: A flag or variable can't be used.
+    """
+    given = dict(flags)
+    fields = {"path": "embedder_path", "base_url": "embedder_url", "model": "embedder_model"}
+    embedder = {name: given.pop(flag) for name, flag in fields.items() if flag in given}
+    if {"path", "base_url"} <= embedder.keys():
+        raise InvalidSettings(["give --embedder-path or --embedder-url, not both"])
+    if "path" in embedder or "base_url" in embedder:
+        embedder["kind"] = "local" if "path" in embedder else "openai"
+    if embedder:
+        given["embedder"] = embedder
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise InvalidSettings(_problems(error, given)) from None
+    except SettingsError as error:
+        raise InvalidSettings([str(error)]) from None
+
+
+def _problems(error: ValidationError, flags: Mapping[str, Any]) -> list[str]:
+    """One line for each setting that is out of its range, named as it was given."""
+    lines = []
+    for problem in error.errors():
+        names = [str(part) for part in problem["loc"]]
+        message = problem["msg"].removeprefix("Value error, ")
+        if not names:
+            lines.append(message)
+            continue
+        variable = f"CONTEX_{'__'.join(names).upper()}"
+        if len(names) == 1 and (names[0] in flags or variable not in os.environ):
+            variable = "--" + names[0].replace("_", "-")
+        elif names[0] == "embedder" and names[-1] in flags.get("embedder", ()):
+            variable = f"--embedder-{names[-1].removeprefix('base_')}"
+        # An embedder's values are not shown: one of them, or of what is mistyped, is a key.
+        shown = "" if names[0].endswith("embedder") else f" {problem['input']}"
+        lines.append(f"{variable}{shown}: {message}")
+    return lines

@@ -1,0 +1,99 @@
+"""The options of an import, and its report."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, EventFilter, Sequence
+from contex_server.transfer.items import FileFormat
+from contex_server.transfer.redaction import KeyMapping, Redaction
+
+
+class ImportMode(IntEnum):
+    """The numbers are those of `contex.v1.ImportMode`."""
+
+    EXACT = 1
+    REPLAY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """The options of an import; see `contex.v1.ImportStart`.
+
+    Attributes:
+        after: Only events of the file after this sequence ...
+        until: ... and up to this one.
+        import_id: Identifies the import when it is resumed; "" if it can't be.
+    """
+
+    project: str
+    mode: ImportMode
+    format: FileFormat | None
+    filter: EventFilter
+    after: Sequence
+    until: Sequence
+    dry_run: bool
+    mappings: tuple[KeyMapping, ...]
+    redactions: tuple[Redaction, ...]
+    import_id: str
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether every event is imported unchanged."""
+        return (
+            self.filter.is_open
+            and self.after == BEGINNING
+            and self.until == END_OF_TIME
+            and not self.mappings
+            and not self.redactions
+        )
+
+    def fingerprint(self) -> str:
+        """Identifies the options that may not change when an import is resumed."""
+        names = (self.filter.event_types, self.filter.data_keys, self.filter.publishers)
+        parts = (
+            self.project,
+            self.mode,
+            self.format,
+            tuple(map(sorted, names)),
+            self.after,
+            self.until,
+            self.mappings,
+            tuple(
+                (sorted(r.keys.data_keys), r.path, r.action, r.replacement) for r in self.redactions
+            ),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """See `contex.v1.ImportReport`."""
+
+    dry_run: bool = False
+    format: int = 0
+    source: str = ""
+    read: int = 0
+    imported: int = 0
+    skipped: int = 0
+    present: int = 0
+    remapped: int = 0
+    redacted: int = 0
+    agents: int = 0
+    vectors: int = 0
+    first: str = ""
+    last: str = ""
+    digest: str = ""
+
+    def add_imported(self, first: Entry, last: Entry, count: int) -> None:
+        """Counts events that are imported."""
+        self.imported += count
+        self.first = self.first or first.id.decode()
+        self.last = last.id.decode()
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored with a checkpoint."""
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,144 @@
+"""How options and arguments are read off a signature, and off the words of a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import pytest
+from contex_cli.exits import UsageError
+from contex_cli.parameters import HelpWanted, Signature, argument, one_of, option
+
+
+class Colour(Enum):
+    RED = "red"
+    OTHER = "other"
+
+
+@dataclass
+class Inner:
+    deep: bool | None = option(None, "Deep.", "--deep/--no-deep")
+
+
+@dataclass(kw_only=True)
+class Bundle:
+    size: float = option(1.5, "Size.", minimum=0, maximum=9)
+    inner: Inner
+
+
+def command(
+    bundle: Bundle,
+    first: str = argument(..., "FIRST", "The first."),
+    rest: tuple[int, ...] = argument((), "N", "The rest."),
+    names: tuple[str, ...] = option((), "Names.", "--name", "-n", metavar="NAME"),
+    colour: Colour | None = option(None, "Colour."),
+    level: int = option(3, "Level.", **one_of({"low": 1, "high": 3})),
+    verbose: bool = option(False, "Talk.", "--verbose", "-v"),
+    who: str = option("me", "Who.", env="CONTEX_TEST_WHO"),
+) -> None:
+    """Do it.
+
+    At length.
+    """
+
+
+SIGNATURE = Signature.of(command)
+
+
+def parse(*words: str) -> dict[str, Any]:
+    return SIGNATURE.parse(words)
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    assert parse("x") == {
+        "bundle": Bundle(size=1.5, inner=Inner(None)),
+        "first": "x",
+        "rest": (),
+        "names": (),
+        "colour": None,
+        "level": 3,
+        "verbose": False,
+        "who": "me",
+    }
+
+
+def test_options_and_arguments_mix() -> None:
+    found = parse("-n", "a", "x", "--name=b", "1", "--size", "2", "-vn", "-c", "2", "--no-deep")
+    assert (found["first"], found["rest"], found["names"]) == ("x", (1, 2), ("a", "b", "-c"))
+    assert (found["bundle"].size, found["bundle"].inner.deep) == (2.0, False)
+    assert found["verbose"] is True
+    assert parse("--deep", "x")["bundle"].inner.deep is True
+
+
+def test_values_may_begin_with_a_dash_and_a_double_dash_ends_the_options() -> None:
+    assert parse("x", "--who", "-me")["who"] == "-me"
+    assert parse("--", "-x", "-1")["first"] == "-x"
+    assert parse("--", "-x", "-1")["rest"] == (-1,)
+    assert parse("-")["first"] == "-"
+
+
+def test_the_last_of_several_wins() -> None:
+    assert parse("x", "--who", "a", "--who", "b")["who"] == "b"
+
+
+def test_values_are_converted() -> None:
+    found = parse("x", "--colour", "red", "--level", "low")
+    assert (found["colour"], found["level"]) == (Colour.RED, 1)
+
+
+def test_the_environment_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTEX_TEST_WHO", "you")
+    assert parse("x")["who"] == "you"
+    assert parse("x", "--who", "me")["who"] == "me"
+    monkeypatch.setenv("CONTEX_TEST_WHO", "")
+    assert parse("x")["who"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "Missing argument 'FIRST'."),
+        (["x", "one"], "Invalid value for N: 'one' is not a number"),
+        (["x", "--size", "10"], "--size: 10 is not in the range 0<=x<=9"),
+        (["x", "--size", "nan"], "--size: nan is not in the range"),
+        (["x", "--colour", "blue"], "--colour: 'blue' is not one of 'red'"),
+        (["x", "--colour", "other"], "--colour: 'other' is not one of 'red'"),
+        (["x", "--level", "mid"], "--level: 'mid' is not one of 'low', 'high'"),
+        (["x", "--who"], "Option --who requires argument."),
+        (["x", "--verbose=1"], "Option --verbose must not have an argument."),
+        (["x", "--unknown"], "Option --unknown not recognized."),
+        (["x", "-q"], "Option -q not recognized."),
+    ],
+)
+def test_what_is_wrong_is_told(words: list[str], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*words)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["x", "-vh"], ["--who", "a", "--help"]])
+def test_help_is_asked_for(words: list[str]) -> None:
+    with pytest.raises(HelpWanted):
+        parse(*words)
+    assert parse("--who", "--help", "x")["who"] == "--help"
+
+
+def test_the_page() -> None:
+    assert SIGNATURE.page("contex do", command.__doc__ or "") == (
+        "Usage: contex do [OPTIONS] FIRST [N]...\n\n"
+        "  Do it.\n\n"
+        "  At length.\n\n"
+        "Arguments:\n"
+        "  FIRST  The first.  [required]\n"
+        "  N      The rest.\n\n"
+        "Options:\n"
+        "  --size <float>      Size.  [default: 1.5; 0<=x<=9]\n"
+        "  --deep / --no-deep  Deep.\n"
+        "  -n, --name NAME     Names.\n"
+        "  --colour <red>      Colour.\n"
+        "  --level <low|high>  Level.  [default: 3]\n"
+        "  -v, --verbose       Talk.\n"
+        "  --who <str>         Who.  [env var: CONTEX_TEST_WHO; default: me]\n"
+        "  -h, --help          Show this message and exit.\n"
+    )

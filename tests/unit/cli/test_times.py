@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from contex_cli.times import parse_moment, parse_place
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("text", ["0", "17640000000", "1764000000000-0", "1-18446744073709551615"])
+def test_a_sequence_stays_text(text: str) -> None:
+    assert parse_place(text) == text
+
+
+@pytest.mark.parametrize("text", ["176400000000", "1764000000000"])
+def test_a_long_bare_number_is_unix_milliseconds(text: str) -> None:
+    assert parse_place(text) == int(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-01-31T15:30:00Z", datetime(2026, 1, 31, 15, 30, tzinfo=UTC)),
+        ("2026-01-31 15:30:00.250+00:00", datetime(2026, 1, 31, 15, 30, 0, 250_000, tzinfo=UTC)),
+        (
+            "2026-01-31T15:30:00-02:00",
+            datetime(2026, 1, 31, 15, 30, tzinfo=timezone(timedelta(hours=-2))),
+        ),
+    ],
+)
+def test_a_time_is_read(text: str, time: datetime) -> None:
+    assert parse_place(text) == time
+
+
+@pytest.mark.parametrize("text", ["then", "", "1-2-3", "-1", "٣", "01/02/2026", "12" * 20])
+def test_anything_else_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(ValueError, match="neither a sequence") as refused:
+        parse_place(text)
+    for example in ("1764000000000-0", "2026-01-31T15:30:00Z", "15:30", "2h ago"):
+        assert example in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["15:30", "yesterday 15:30", "2h ago", "2026-01-31T15:30:00"])
+def test_which_instant_was_meant_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    meant = parse_place(text)
+    assert isinstance(meant, datetime)
+    out, err = capsys.readouterr()
+    assert out == ""
+    name, instant = err.removesuffix("\n").split(" = ")
+    assert name == text
+    told = datetime.fromisoformat(instant)
+    assert told.tzinfo is not None
+    assert abs(told - meant) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("text", ["1764000000000", "5-0", "2026-01-31T15:30:00Z"])
+def test_what_is_exact_needs_no_remark(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parse_place(text)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_now_is_the_servers() -> None:
+    assert parse_moment("now") is None
+    assert parse_moment("5-0") == "5-0"
+    assert isinstance(parse_place("now"), datetime)
+
+
+@given(st.datetimes(), st.integers(-23 * 60, 23 * 60))
+def test_every_time_with_a_zone_is_read(naive: datetime, offset_minutes: int) -> None:
+    time = naive.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
+    assert parse_place(time.isoformat()) == time
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_no_text_raises_anything_else(text: str) -> None:
+    with suppress(ValueError):
+        parse_place(text)
