@@ -13,9 +13,10 @@ def main() -> None:
 
     profile = cProfile.Profile()
     try:
-        profile.runcall(contex)
+        code = profile.runcall(contex)
     finally:
         profile.dump_stats(file)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,18 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from contex_server.app import Server
 from contex_server.kernel.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders import Embedder, Role, Vector
 from contex_server.matching.embedders.minilm import MiniLM
+from contex_server.server import Server
+from hypothesis import settings
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
+
+# Tests run beside each other: how long an example takes says nothing.
+settings.register_profile("beside others", deadline=None)
+settings.load_profile("beside others")
 
 StartServer = Callable[..., Coroutine[Any, Any, Server]]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.faults.proxy import Proxy
@@ -85,7 +85,7 @@ async def settled(api: Api) -> None:
 
 async def forget(server: Server) -> None:
     """Drops what the archive has at hand, so that the storage is asked."""
-    archive: Any = server.archive
+    archive: Any = server.rooms.storage.archive
     for cache in (archive._indexes, archive._packed, archive._blocks):
         cache.clear()
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 from redis.asyncio import Redis
 
 from tests.conftest import StartServer

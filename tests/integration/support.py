@@ -22,9 +22,9 @@ from contex.v1 import (
     match_service_pb2_grpc,
     state_service_pb2_grpc,
 )
-from contex_server.app import Server
 from contex_server.log.store import Store
 from contex_server.matching.embedders import Role, Vector
+from contex_server.server import Server
 from google.rpc import error_details_pb2, status_pb2
 
 DEADLINE_S = 30.0
@@ -231,15 +231,15 @@ class Stream:
         """Reads to the error that ends it."""
         return await refusal(self.to_end())
 
-    async def quiet(self, seconds: float = 0.3) -> Self:
-        """Reads for a while; nothing but checkpoints and heartbeats may come."""
+    async def quiet(self, seconds: float = 0.3, *also: str) -> Self:
+        """Reads for a while; only checkpoints, heartbeats and the kinds in `also` may come."""
         end = asyncio.get_running_loop().time() + seconds
         while (left := end - asyncio.get_running_loop().time()) > 0:
             try:
                 await self.read(left)
             except TimeoutError:
                 break
-            assert self.kinds[-1] in ("checkpoint", "heartbeat")
+            assert self.kinds[-1] in ("checkpoint", "heartbeat", *also)
         return self
 
     async def cancel(self) -> None:

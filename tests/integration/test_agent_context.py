@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from contex.v1 import agent_service_pb2, event_pb2
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (

@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 import pytest
-from contex_server.app import Server
 from contex_server.kernel.config import Limits
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.score import shipped_weights
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -385,7 +385,7 @@ async def test_changes_at_the_same_time_all_count_or_are_refused(word_server: Se
         assert any(done)
         told = [
             json.loads(e.payload)["max_matches"]
-            for e in await one.log()
+            for e in await one.rooms.storage.log()
             if e.event_type == "agent_registered"
         ][1:]
         assert sorted(told) == [n + 1 for n in range(20) if done[n]]

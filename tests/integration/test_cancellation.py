@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from contex_server.app import Server
 from contex_server.events.feed import Feed, Reader
 from contex_server.events.hub import Channel
 from contex_server.events.stream import _Pulse
@@ -18,6 +17,7 @@ from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 from contex_server.match.project_matcher import LiveAgent, ProjectMatcher
+from contex_server.server import Server
 
 from tests.integration.support import (
     Api,
@@ -45,7 +45,7 @@ class Scene:
 
     def block(self, method: str) -> asyncio.Event:
         """Has a method of the log wait until the scene is over; the event tells that it does."""
-        log: Any = self.server.log
+        log: Any = self.server.rooms.storage.log
         original = getattr(log, method)
         reached, over = asyncio.Event(), asyncio.Event()
 
@@ -171,7 +171,7 @@ async def listen_loading_the_agent(scene: Scene) -> None:
 
 @phase
 async def listen_starting_the_matcher(scene: Scene) -> None:
-    await eventually(lambda: len(scene.server.matchers) == 0)
+    await eventually(lambda: len(scene.server.rooms.match.pool) == 0)
     reached = scene.block("bounds")
     scene.listen()
     await reached.wait()
@@ -296,7 +296,7 @@ async def register_embedding(scene: Scene) -> None:
 @phase
 async def register_indexing_the_data(scene: Scene) -> None:
     await scene.fill(3, 10)
-    await eventually(lambda: len(scene.server.matchers) == 0)
+    await eventually(lambda: len(scene.server.rooms.match.pool) == 0)
     await _without_vectors(scene)
     scene.words.delay_s = 60
     scene.calls.append(asyncio.ensure_future(scene.leaver.register("other", "alpha")))
@@ -325,7 +325,7 @@ async def scene(
 
 
 def left_behind(server: Server, before: set[asyncio.Task[Any]]) -> dict[str, Any]:
-    hub, pool = server.hub, server.matchers
+    hub, pool = server.rooms.events.hub, server.rooms.match.pool
     left: dict[str, Any] = {
         "calls": server.calls.active,
         "channels": hub.channels,

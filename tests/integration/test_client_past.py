@@ -25,7 +25,7 @@ from contex import (
     PatchOmitted,
 )
 from contex.state import StateProgress
-from contex_server.app import Server
+from contex_server.server import Server
 
 P = "past"
 

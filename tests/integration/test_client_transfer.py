@@ -20,8 +20,8 @@ from contex import (
     RedactionAction,
     Retention,
 )
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import Words

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
-from contex_server.app import Server
 from contex_server.kernel.errors import store_unavailable
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -288,7 +288,7 @@ async def test_a_stream_waits_for_its_records_while_the_store_is_away(
     async with Api.of(word_server) as api:
         await api.register("a", "apples")
         stream = await api.listen("a").live()
-        note, calls = word_server.store.journals.note_sent, 0
+        note, calls = word_server.rooms.storage.store.journals.note_sent, 0
 
         async def lossy(project: str, messages: Any, *, repeated: bool) -> None:
             nonlocal calls
@@ -300,7 +300,7 @@ async def test_a_stream_waits_for_its_records_while_the_store_is_away(
             if calls == 2:
                 raise store_unavailable("the answer was lost")
 
-        monkeypatch.setattr(word_server.store.journals, "note_sent", lossy)
+        monkeypatch.setattr(word_server.rooms.storage.store.journals, "note_sent", lossy)
         (sequence,) = await api.publish(event(description="apples"))
         await stream.count(1)
         assert calls == 3

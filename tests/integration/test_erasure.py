@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from contex.v1 import event_pb2, project_service_pb2_grpc, state_service_pb2
 from contex.v1.project_service_pb2 import EraseDataRequest, Retention, SetRetentionRequest
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import vectors_key
+from contex_server.server import Server
 from contex_server.tiers.sealer import FRESH_S
 from redis.exceptions import ResponseError
 

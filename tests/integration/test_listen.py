@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 import pytest
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.match import project_matcher
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -270,7 +270,7 @@ async def test_agents_join_while_others_publish(word_server: Server) -> None:
         await writer_task
         written.set()
         await asyncio.gather(*readers)
-    await eventually(lambda: word_server.hub.channels == 0)
+    await eventually(lambda: word_server.rooms.events.hub.channels == 0)
 
 
 # -- two servers on one store ------------------------------------------------------

@@ -19,8 +19,8 @@ from contex.v1.match_service_pb2 import (
     MatchRequest,
     RecordFeedbackRequest,
 )
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (
@@ -364,5 +364,5 @@ async def eventually_changed(api: Api) -> None:
 async def test_an_index_that_nobody_uses_is_dropped(word_server: Server, word_api: Api) -> None:
     await word_api.publish(event("alpha"))
     await match(word_api, "alpha")
-    await eventually(lambda: len(word_server.matchers) == 0)
+    await eventually(lambda: len(word_server.rooms.match.pool) == 0)
     assert keys(await match(word_api, "alpha")) == ["alpha"]

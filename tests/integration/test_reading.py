@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
-from contex_server.app import Server
 from contex_server.kernel.config import Limits
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (

@@ -23,11 +23,11 @@ from contex.v1.project_service_pb2 import (
     Retention,
     SetRetentionRequest,
 )
-from contex_server.app import Server
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
+from contex_server.server import Server
 from contex_server.tiers.archive import Archive
 
 from tests.conftest import StartServer
@@ -127,8 +127,8 @@ async def awaited(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def archive(server: Server) -> None:
-    assert server.archiver is not None
-    await server.archiver.archive_all(P)
+    assert server.rooms.projects.archiver is not None
+    await server.rooms.projects.archiver.archive_all(P)
 
 
 async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
@@ -451,6 +451,6 @@ async def test_what_was_stored_and_never_recorded_is_swept(
     await small_api.publish(*[event("k") for _ in range(12)])
     await archive(other)
     assert not orphan.exists()
-    assert len(await other.log.read(P, BEGINNING, END_OF_TIME, 1_000)) == len(
+    assert len(await other.rooms.storage.log.read(P, BEGINNING, END_OF_TIME, 1_000)) == len(
         await listed(small_api)
     )

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.projects import Dimension, ProjectStore, Tier
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
+from contex_server.server import Server
 
 from tests.integration.support import Api, P, event, ms
 

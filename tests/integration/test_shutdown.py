@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import StartServer

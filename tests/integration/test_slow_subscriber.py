@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from contex_server.app import Server
 from contex_server.events.feed import Feed
 from contex_server.kernel.config import KIB, MIB
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
+from contex_server.server import Server
 from redis.asyncio import Redis
 
 from tests.conftest import StartServer
@@ -22,8 +22,8 @@ SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
 
 
 def feeds(server: Server) -> list[Feed]:
-    live = [f for c in server.hub._channels.values() for f in c._feeds.values()]
-    for matcher in server.matchers.matchers():
+    live = [f for c in server.rooms.events.hub._channels.values() for f in c._feeds.values()]
+    for matcher in server.rooms.match.pool.matchers():
         live += matcher.feeds
     return live
 

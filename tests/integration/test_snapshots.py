@@ -20,6 +20,7 @@ from contex_server.kernel.model import (
     NewEvent,
     Sequence,
 )
+from contex_server.kernel.scope import EVERYTHING
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import EventLog
 from contex_server.log.redis.key_names import key
@@ -334,7 +335,7 @@ async def test_of_a_trimmed_log_the_moments_after_a_snapshot_can_be_told(
             assert {k: state.get(k) for k in expected[place]} == expected[place]
             assert len(state) == len(expected[place])
             for name in ("k0", "nobody"):
-                assert await read.key_at(P, name, place) == expected[place].get(name)
+                assert await read.key_at(P, name, place, EVERYTHING) == expected[place].get(name)
         else:
             with pytest.raises(ContexError) as refused:
                 await read.at(P, place)
@@ -356,7 +357,7 @@ async def test_the_state_now_can_be_told_of_a_log_that_is_trimmed_away(
     read = states(backend)
     moment, state = await read.read(P, None)
     assert {s.data_key: s for s in state.all()} == expected
-    assert await read.key_at(P, "k0", moment.sequence) == expected["k0"]
+    assert await read.key_at(P, "k0", moment.sequence, EVERYTHING) == expected["k0"]
     with pytest.raises(ContexError) as refused:
         await read.read(P, Instant(moment.sequence.ms - 1_000_000))
     assert refused.value.metadata == {"earliest_sequence": str(moment.sequence)}
@@ -368,7 +369,7 @@ async def test_the_state_now_can_be_told_of_a_log_that_is_trimmed_away(
     )
     assert (page.revisions, page.next, page.trimmed) == ([], None, True)
     with pytest.raises(ContexError) as refused:
-        await history.revision(P, "k0", 1)
+        await history.revision(P, "k0", 1, EVERYTHING)
     assert refused.value.reason is Reason.SEQUENCE_TRIMMED
 
 
@@ -423,7 +424,7 @@ async def test_one_revision_of_many_is_found_with_bounded_work(backend: Store) -
     history = HistoryReader(counted, backend.state, SnapshotCache(backend.snapshots, cache_bytes=0))
     for wanted in (1, 2, 63, 500, 1_999, 3_333, 3_999, 4_000):
         counted.events = 0
-        found = await history.revision(P, "hot", wanted)
+        found = await history.revision(P, "hot", wanted, EVERYTHING)
         assert found.event.revision == wanted
         assert (found.patch is None) == (wanted == 1)
         assert counted.events <= 350, wanted

@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from contex.v1 import error_reason_pb2, event_pb2
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
+from contex_server.server import Server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 

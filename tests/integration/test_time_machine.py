@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from contex.v1 import event_pb2, state_service_pb2
-from contex_server.app import Server
 from contex_server.kernel.config import Settings
 from contex_server.kernel.model import END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
@@ -23,6 +22,7 @@ from contex_server.projects.archive_task import TASK
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.pace import Pace
 from contex_server.projects.retention import Retention, RetentionStore
+from contex_server.server import Server
 from contex_server.state.snapshot_cache import SnapshotCache
 from contex_server.state.snapshotter import Snapshotter
 from contex_server.tiers.archive import Archive

@@ -30,8 +30,8 @@ from contex.v1.transfer_service_pb2 import (
     KeyMapping,
     Redaction,
 )
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (

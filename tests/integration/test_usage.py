@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from contex_server.app import Server
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 from contex_server.log.store import Store
 from contex_server.projects.retention import Retention, RetentionStore
 from contex_server.projects.usage import Limit, Usage, UsageMonitor, UsageReader
 from contex_server.projects.usage_metrics import UsageMetrics
+from contex_server.server import Server
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from structlog.testing import capture_logs

@@ -15,10 +15,10 @@ from contex.v1 import (
     project_service_pb2_grpc,
 )
 from contex.v1.project_service_pb2 import VerifyProjectRequest
-from contex_server.app import Server
 from contex_server.kernel.model import BEGINNING, END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key, vectors_key
+from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, refusal
@@ -59,14 +59,14 @@ async def verify(api: Api, repair: bool = False) -> tuple[list[tuple[str, str]],
 
 async def no_snapshot_is_due(server: Server) -> bool:
     """The snapshotter, which would read what a test falsifies, has done its work."""
-    newest = await server.tiers.snapshots.before(P, END_OF_TIME)
-    counters = await server.store.projects.counters(P)
+    newest = await server.rooms.storage.tiers.snapshots.before(P, END_OF_TIME)
+    counters = await server.rooms.storage.store.projects.counters(P)
     return newest is not None and counters.events - newest.events < 10
 
 
 async def archive(server: Server) -> None:
-    assert server.archiver is not None
-    await server.archiver.archive_all(P)
+    assert server.rooms.projects.archiver is not None
+    await server.rooms.projects.archiver.archive_all(P)
 
 
 @pytest.mark.parametrize("archived", [False, True])

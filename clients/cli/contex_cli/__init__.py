@@ -29,11 +29,10 @@ def _run(words: list[str]) -> int:
         print(overview(), end="", file=sys.stdout if first else sys.stderr)
         return ExitCode.OK if first else ExitCode.USAGE
     if first in GROUPS:
-        wrong = bool(second) and second not in ("-h", "--help")
-        if not wrong:
-            print(group_page(first), end="", file=sys.stdout if second else sys.stderr)
-            return ExitCode.OK if second else ExitCode.USAGE
-        return _refuse(f"contex {first}", f"No such command {second!r}.")
+        if second not in ("", "-h", "--help"):
+            return _refuse(f"contex {first}", f"No such command {second!r}.")
+        print(group_page(first), end="", file=sys.stdout if second else sys.stderr)
+        return ExitCode.OK if second else ExitCode.USAGE
     if first == "--version":
         from importlib.metadata import version
 

@@ -103,7 +103,8 @@ class Command:
         """Runs it with the words of the command line; returns the exit code."""
         try:
             values = self.signature.parse(words, subcommands(name))
-            session = Session(**{key: values.pop(key) for key in self._session})
+            shared = Signature.of(Session).parameters
+            session = Session(**{p.name: values.pop(p.name, p.spec.default) for p in shared})
             takes_session = "session" in self.function.__annotations__
             work = self.function(**({"session": session} if takes_session else {}), **values)
             if isawaitable(work):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
@@ -22,8 +22,7 @@ class Publisher:
         log: EventLog,
         embeddings: Embeddings,
         sealer: Sealer,
-        pace: Callable[[str, int], Awaitable[None]],
-        *appended: Callable[[str], None],
+        growth: Growth,
     ) -> None:
         """Creates it.
 
@@ -31,14 +30,12 @@ class Publisher:
             log: Where facts go.
             embeddings: Makes the vectors.
             sealer: Seals what names a subject.
-            pace: Waits until a project may grow by a number of events.
-            appended: Called with each project that has grown.
+            growth: Slows appends down, and is told of each.
         """
         self._log = log
         self._embeddings = embeddings
         self._sealer = sealer
-        self._pace = pace
-        self._appended = appended
+        self._growth = growth
 
     async def prepare(self, append: Append) -> Append:
         """Describes and embeds the events of an append, and seals those that name a subject.
@@ -70,10 +67,9 @@ class Publisher:
 
     async def append(self, append: Append) -> Appended:
         """Appends; see `EventLog.append`."""
-        await self._pace(append.project, len(append.events))
+        await self._growth.throttle(append.project, len(append.events))
         appended = await self._log.append(append)
-        for note in self._appended:
-            note(append.project)
+        self._growth.grown(append.project)
         if append.vectors:
             self._embeddings.appended(append.project, append.model, append.vectors)
         return appended

@@ -16,6 +16,7 @@ from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
+from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import (
     BEGINNING,
     DATA_ERASED,
@@ -69,7 +70,7 @@ class Eraser:
         archiver: Moves events there; None likewise.
         keys: The keys that are kept there; None likewise.
         models: Embedding models that may have made vectors.
-        grown: Told of each project that has grown.
+        growth: Is told of each project that has grown.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Eraser:
         archiver: Archiver | None,
         keys: ArchivedKeys | None,
         models: Callable[[], list[str]],
-        *grown: Callable[[str], None],
+        growth: Growth,
     ) -> None:
         self._raw = raw
         self._store = store
@@ -92,7 +93,7 @@ class Eraser:
         self._archiver = archiver
         self._keys = keys
         self._models = models
-        self._grown = grown
+        self._growth = growth
 
     async def erase(
         self,
@@ -163,8 +164,7 @@ class Eraser:
         await self._drop_vectors(project, found)
         if not await self._store.keys.rewrite_files(project):
             log.warning("store_keeps_its_files", project=project)
-        for note in self._grown:
-            note(project)
+        self._growth.grown(project)
         log.warning("data_erased", project=project, events=found.events, request_id=request_id)
         return found.events, sequence, False
 

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -24,6 +24,7 @@ from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
+from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Origin, Record, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.log.port import EventLog
@@ -75,7 +76,7 @@ class Importer:
         retentions: How much the store keeps.
         archiver: Archives the rest; None without an archive.
         recovery: Counts what is archived after an interruption; None without an archive.
-        grown: Called with each project that has grown.
+        growth: Is told of each project that has grown.
     """
 
     def __init__(
@@ -87,13 +88,13 @@ class Importer:
         retentions: RetentionStore,
         archiver: Archiver | None,
         recovery: Recovery | None,
-        *grown: Callable[[str], None],
+        growth: Growth,
     ) -> None:
         self.log = event_log
         self.store = store
         self.publisher = publisher
         self.retentions = retentions
-        self.grown = grown
+        self.growth = growth
         self._sealer = sealer
         self._archiver = archiver
         self._recovery = recovery
@@ -272,8 +273,7 @@ class Import:
         reached("import-checked")
         await self._commit()
         project, report = self._request.project, self.report
-        for notify in self._importer.grown:
-            notify(project)
+        self._importer.growth.grown(project)
         log.info("imported", project=project, events=report.imported, last=report.last)
         return report
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
-from contex_server.app import Server
 from contex_server.kernel.config import Settings
 from contex_server.matching.embedders import Embedder
+from contex_server.server import Server
 from structlog.testing import capture_logs
 
 from tests.conftest import running_store

@@ -44,7 +44,7 @@ from contex.v1.state_service_pb2 import (
     StreamStateRequest,
 )
 from contex.v1.transfer_service_pb2 import ExportRequest, ImportRequest, ImportStart
-from contex_server.app import Server
+from contex_server.server import Server
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
@@ -157,9 +157,10 @@ class Scene:
 
     async def state(self) -> Any:
         """What a refused call must leave as it is."""
-        log = self.server.log
+        log = self.server.rooms.storage.log
         bounds = await log.bounds(P)
-        return bounds._replace(now_ms=0), await log.agents(P, "", 10)
+        agents = self.server.rooms.storage.store.agents
+        return bounds._replace(now_ms=0), await agents.agents(P, "", 10)
 
     async def count(self) -> int:
         return len((await self.api.page(page_size=1_000)).events)

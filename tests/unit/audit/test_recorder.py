@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 async def audit(log: Log, clock: SimpleNamespace) -> AsyncIterator[Audit]:
-    audit = Audit(log)  # type: ignore[arg-type]
+    audit = Audit(log, log)  # type: ignore[arg-type]
     yield audit
     await audit.close()
 

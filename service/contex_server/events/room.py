@@ -1,0 +1,38 @@
+"""The room of events, put together."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from contex_server.events.hub import Hub
+from contex_server.events.presence import Presence
+from contex_server.events.publisher import Publisher
+from contex_server.kernel.config import Settings
+from contex_server.kernel.growth import Growth
+from contex_server.matching.embeddings import Embeddings
+from contex_server.tiers.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class EventsRoom:
+    """Publishes events, and follows those that others publish."""
+
+    publisher: Publisher
+    hub: Hub
+    presence: Presence
+
+
+def open_events(
+    settings: Settings,
+    storage: Storage,
+    embeddings: Embeddings,
+    growth: Growth,
+    stack: AsyncExitStack,
+) -> EventsRoom:
+    """Builds the room; the stack closes it."""
+    hub = Hub(storage.log, feed_bytes=settings.feed_bytes)
+    stack.push_async_callback(hub.close)
+    presence = Presence(storage.store.presence)
+    stack.push_async_callback(presence.close)
+    return EventsRoom(Publisher(storage.log, embeddings, storage.sealer, growth), hub, presence)

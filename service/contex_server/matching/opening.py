@@ -1,0 +1,57 @@
+"""Loads the embedding models that the settings name."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from contex_server.kernel.config import EmbedderSettings, Settings
+from contex_server.kernel.errors import StartupError
+from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
+from contex_server.matching.models import Models
+
+
+async def open_models(
+    settings: Settings,
+    stack: AsyncExitStack,
+    embedder: Embedder | None = None,
+    previous: tuple[Embedder, ...] = (),
+) -> Models:
+    """Loads the configured model and those that may still serve some projects.
+
+    Args:
+        settings: Which models.
+        stack: Closes what was opened here.
+        embedder: The configured model, loaded already and closed by the caller.
+        previous: Other models, likewise.
+
+    Raises:
+        StartupError: A model can't be used.
+    """
+    if embedder is None:
+        embedder = await load(settings.embedder, stack)
+    others = list(previous)
+    former = settings.previous_embedder
+    if former is not None and former != settings.embedder:
+        others.append(await load(former, stack))
+    if settings.embedder.kind != "builtin":
+        # Its identity is known without loading it; that happens when it has to embed something.
+        others.append(create(EmbedderSettings()))
+        stack.push_async_callback(others[-1].close)
+    models = Models(embedder, tuple(others))
+    stack.push_async_callback(models.close)
+    return models
+
+
+async def load(settings: EmbedderSettings, stack: AsyncExitStack) -> Embedder:
+    """Loads a model, which the stack closes.
+
+    Raises:
+        StartupError: It can't be used.
+    """
+    embedder = create(settings)
+    stack.push_async_callback(embedder.close)
+    try:
+        await embedder.start()
+    except (ModelInvalid, ModelCorrupt, OSError) as error:
+        raise StartupError(f"the embedding model can't be used: {error}") from error
+    return embedder

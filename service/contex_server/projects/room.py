@@ -1,0 +1,120 @@
+"""The room of projects, put together."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from contex_server.kernel.config import Settings
+from contex_server.kernel.growth import Growth
+from contex_server.log.store import Store
+from contex_server.matching.embeddings import Embeddings
+from contex_server.projects.archiver import Archiver
+from contex_server.projects.erasure import Eraser
+from contex_server.projects.pace import Pace
+from contex_server.projects.recovery import Recovery
+from contex_server.projects.removal import Removal
+from contex_server.projects.retention import Retention, RetentionStore
+from contex_server.projects.retention_admin import RetentionAdmin
+from contex_server.projects.usage import UsageReader
+from contex_server.projects.verification import Verification
+from contex_server.state.reader import StateReader
+from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.storage import Storage, archive_url
+
+_DAY_S = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectsRoom:
+    """Keeps projects within their limits; archives in the background as they grow.
+
+    Attributes:
+        archiver: None if there is no archive.
+        recovery: Likewise.
+    """
+
+    retentions: RetentionStore
+    retention: RetentionAdmin
+    usage: UsageReader
+    eraser: Eraser
+    verification: Verification
+    archiver: Archiver | None
+    recovery: Recovery | None
+
+
+def open_projects(
+    settings: Settings,
+    storage: Storage,
+    embeddings: Embeddings,
+    states: StateReader,
+    growth: Growth,
+    stack: AsyncExitStack,
+) -> ProjectsRoom:
+    """Builds the room; the stack closes it."""
+    store, archive, tiers = storage.store, storage.archive, storage.tiers
+    retentions = retention_store(settings, store)
+    pace = Pace(store.projects)
+    stack.push_async_callback(pace.close)
+    growth.throttle = pace.throttle
+    removal, archiver, keys, recovery = None, None, None, None
+    if archive is not None:
+        removal = Removal(store, tiers.raw, archive, states)
+        keys = ArchivedKeys(store.keys, archive.objects)
+        archiver = Archiver(
+            store,
+            archive,
+            keys,
+            retentions,
+            events=settings.segment_events,
+            size=settings.segment_bytes,
+            expire=removal.expire,
+            pace=pace,
+        )
+        stack.push_async_callback(archiver.close)
+        archiver.start()
+        growth.listen(archiver.appended)
+        recovery = Recovery(store, archive, keys, storage.sealer, archiver)
+    retention = RetentionAdmin(store.projects, storage.log, retentions, archiver, removal)
+    eraser = Eraser(
+        tiers.raw,
+        store,
+        storage.sealer,
+        retention,
+        archive,
+        archiver,
+        keys,
+        embeddings.models.ids,
+        growth,
+    )
+    return ProjectsRoom(
+        retentions,
+        retention,
+        usage_reader(settings, store, retentions),
+        eraser,
+        Verification(store, tiers, embeddings, archive, recovery),
+        archiver,
+        recovery,
+    )
+
+
+def retention_store(settings: Settings, store: Store) -> RetentionStore:
+    """The retention of every project, over the settings' defaults."""
+    defaults = Retention(
+        store_seconds=int(settings.store_days * _DAY_S),
+        store_events=settings.store_events,
+        store_bytes=settings.store_bytes,
+        archive_seconds=int(settings.archive_days * _DAY_S),
+    )
+    return RetentionStore(store.projects, defaults)
+
+
+def usage_reader(settings: Settings, store: Store, retentions: RetentionStore) -> UsageReader:
+    """What projects use of their limits."""
+    return UsageReader(
+        store,
+        retentions,
+        archived=archive_url(settings) is not None,
+        segment_events=settings.segment_events,
+        segment_bytes=settings.segment_bytes,
+    )

@@ -1,0 +1,146 @@
+"""A server: the rooms, the API on them, and the edge that calls come in by."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Self
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from contex_server.api.servicers import servicers
+from contex_server.edge.chain import links
+from contex_server.edge.drain import Calls
+from contex_server.edge.grpc import handlers
+from contex_server.edge.metrics import CallCounts
+from contex_server.edge.refusals import Refusals
+from contex_server.kernel.config import Settings
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import ContexError, StartupError
+from contex_server.matching.embedders import Embedder
+from contex_server.rooms import Rooms, open_rooms
+
+log = structlog.get_logger(__name__)
+
+_STORE_CHECK_S = 1.0
+
+
+class Server:
+    """A running server, on a store that is running already."""
+
+    rooms: Rooms
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.drain = Drain()
+        self.calls = Calls(self.drain)
+        self.counts = CallCounts()
+        self._services: tuple[str, ...] = ()
+        self._stack = AsyncExitStack()
+        self._health = health.aio.HealthServicer()
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Settings,
+        store_url: str,
+        *,
+        embedder: Embedder | None = None,
+        previous: tuple[Embedder, ...] = (),
+    ) -> Self:
+        """Builds the server and returns when it serves.
+
+        Args:
+            settings: Its settings.
+            store_url: The store.
+            embedder: The configured model, loaded already; None loads it.
+            previous: Loaded models that may still serve some projects.
+
+        Raises:
+            StartupError: The store can't be reached, the port is taken, or the like.
+        """
+        self = cls(settings)
+        try:
+            self.rooms = await open_rooms(settings, store_url, self._stack, embedder, previous)
+            await self._serve()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _serve(self) -> None:
+        settings = self.settings
+        services = servicers(settings, self.rooms, self.drain)
+        self._services = tuple(service.SERVICE.full_name for service in services)
+        self._grpc = grpc.aio.server(options=_options(settings))
+        chain = links(self.calls, self.counts, Refusals(self.rooms.audit.writer))
+        self._grpc.add_generic_rpc_handlers(handlers(services, chain))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(
+            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            self.port = self._grpc.add_insecure_port(f"{host}:{settings.port}")
+        except RuntimeError as error:
+            raise StartupError(f"can't listen on {host}:{settings.port}: {error}") from error
+        await self._grpc.start()
+        await self._set_health(serving=True)
+        watch = asyncio.create_task(self._watch_store(), name="contex-store-watch")
+        self._stack.callback(watch.cancel)
+        log.info("serving", host=settings.host, port=self.port)
+
+    async def stop(self) -> None:
+        """Not serving; streams end with a final cursor; calls finish; the store last."""
+        grace = self.settings.shutdown_grace_s
+        await self._health.enter_graceful_shutdown()
+        self.drain.start()
+        stopping = asyncio.create_task(self._grpc.stop(grace))
+        if not await self.calls.finished(grace):
+            log.warning("calls_cancelled", calls=self.calls.active, after_s=grace)
+        await stopping
+        await self.calls.finished(1.0)
+        await self._stack.aclose()
+        log.info("stopped")
+
+    async def _watch_store(self) -> None:
+        """Health follows the store: without it nothing can be answered."""
+        serving = True
+        while True:
+            await asyncio.sleep(_STORE_CHECK_S)
+            try:
+                await self.rooms.storage.log.ping()
+                reached = True
+            except ContexError:
+                reached = False
+            if reached != serving and not self.drain.started:
+                serving = reached
+                log.warning("store_reachable" if reached else "store_unreachable")
+                await self._set_health(serving=serving)
+
+    async def _set_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *self._services):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.limits.message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Without these, some of thousands of clients that connect at once are refused.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 30_000),
+        # Idle clients may ping this often; with the default, 5 minutes, they are cut off.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Dead clients are noticed, and their streams' memory freed.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # The port is reserved already; see _reserved_port.
+        ("grpc.so_reuseport", 1),
+    ]
