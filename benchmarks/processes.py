@@ -20,7 +20,7 @@ from contex_server.log.redis.connections import Connections, connect
 
 _START_S = 60.0
 _STOP_S = 15.0
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class ProcessFailed(Exception):
@@ -91,7 +91,11 @@ class ContexServer(Measured):
 
 @asynccontextmanager
 async def contex_server(
-    parent_dir: Path, *, profile: Path | None = None, settings: Mapping[str, str] = {}
+    parent_dir: Path,
+    *,
+    profile: Path | None = None,
+    settings: Mapping[str, str] = {},
+    checkout: Path = ROOT,
 ) -> AsyncIterator[ContexServer]:
     """A server with a fresh data directory below `parent_dir`, removed afterwards.
 
@@ -99,15 +103,23 @@ async def contex_server(
         parent_dir: On a real disk: acknowledgements mean fsync.
         profile: Where cProfile's statistics of the server's event loop go.
         settings: CONTEX_* variables; everything else is the default.
+        checkout: Where the server's code is, with its `.venv`.
     """
     data_dir = Path(tempfile.mkdtemp(prefix="contex-bench-", dir=parent_dir))
-    entry = ("benchmarks.profiled", str(profile)) if profile else ("contex_server",)
     arguments = ("serve", "--port", "0", "--data-dir", str(data_dir), "--log-format", "json")
     try:
-        async with _process(("-m", *entry, *arguments), settings) as (process, port, log):
+        entry = ("benchmarks.profiled", str(profile)) if profile else _entry(checkout)
+        command = ("-m", *entry, *arguments)
+        async with _process(command, settings, checkout) as (process, port, log):
             yield ContexServer(process, port, log, data_dir)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _entry(checkout: Path) -> tuple[str]:
+    """The module that is `contex` in a checkout: before 0.2 it was in the server."""
+    former = checkout / "service" / "contex_server" / "cli" / "__main__.py"
+    return ("contex_server.cli",) if former.exists() else ("contex_server",)
 
 
 @asynccontextmanager
@@ -121,15 +133,16 @@ async def bare_server(response_bytes: int = 0) -> AsyncIterator[Measured]:
 async def _process(
     arguments: Sequence[str],
     settings: Mapping[str, str] = {},
+    checkout: Path = ROOT,
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, list[str]]]:
     """Runs Python until the block ends; it says where it serves in a line of JSON."""
     # The server's settings are its defaults, whatever the shell has set.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
     environment |= settings
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python"),
         *arguments,
-        cwd=_ROOT,
+        cwd=checkout,
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 
@@ -98,7 +99,7 @@ async def _keep(
     served: asyncio.Event,
     reported: Reported,
 ) -> None:
-    delay = _RESTART_S[0]
+    backoff = Backoff(*_RESTART_S)
     while True:
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
@@ -111,7 +112,7 @@ async def _keep(
             if _is_ready(ours):
                 log.info("worker_serving", worker=number, pid=process.pid)
                 served.set()
-                delay = _RESTART_S[0]
+                backoff.reset()
                 await _reports(ours, number, reported)
                 await _readable(process.sentinel)
         finally:
@@ -120,9 +121,9 @@ async def _keep(
             reported(number, None)
         if not served.is_set():
             raise StartupError(f"worker {number} could not start; its log says why")
+        delay = backoff.next_s()
         log.error("worker_died", worker=number, code=process.exitcode, restart_in_s=delay)
         await asyncio.sleep(delay)
-        delay = min(delay * 2, _RESTART_S[1])
 
 
 def _run(worker: Worker, settings: Settings, store_url: str, connection: Connection) -> None:

@@ -43,9 +43,12 @@ class Scene:
     calls: list[Any] = field(default_factory=list)
     mended: list[Callable[[], None]] = field(default_factory=list)
 
-    def block(self, method: str) -> asyncio.Event:
-        """Has a method of the log wait until the scene is over; the event tells that it does."""
-        log: Any = self.server.rooms.storage.log
+    def block(self, method: str, of: Any = None) -> asyncio.Event:
+        """Has a method of the log, or of a facet, wait until the scene is over.
+
+        The event tells that it was called.
+        """
+        log = of or self.server.rooms.storage.log
         original = getattr(log, method)
         reached, over = asyncio.Event(), asyncio.Event()
 
@@ -164,7 +167,7 @@ async def listen_just_called(scene: Scene) -> None:
 
 @phase
 async def listen_loading_the_agent(scene: Scene) -> None:
-    reached = scene.block("agent")
+    reached = scene.block("agent", scene.server.rooms.storage.store.agents)
     scene.listen()
     await reached.wait()
 

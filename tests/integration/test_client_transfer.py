@@ -107,7 +107,7 @@ async def test_an_export_goes_on_where_it_was_left(client: AsyncClient, tmp_path
 async def test_a_damaged_file_is_refused(here: Server, client: AsyncClient) -> None:
     await story(client, 5)
     data = b"".join([piece.data async for piece in client.export(P)])
-    with pytest.raises(contex.InvalidArgument, match="cut off") as error:
+    with pytest.raises(contex.InvalidArgument, match="truncated") as error:
         await client.import_from("copy", io.BytesIO(data[:-10]))
     assert error.value.reason == "IMPORT_MALFORMED"
 

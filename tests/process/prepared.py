@@ -41,6 +41,6 @@ def serve(arguments: Sequence[str], environment: Mapping[str, str], log: Connect
     importlib.reload(failpoints)  # It looks at the environment once.
     sys.argv = ["contex", "serve", *arguments]
     try:
-        main()
+        sys.exit(main())
     finally:
         atexit._run_exitfuncs()  # As an interpreter does that was started for this alone.

@@ -294,7 +294,6 @@ class Acknowledger:
             await self._acknowledge()
 
     async def _run(self) -> None:
-
         while True:
             await asyncio.sleep(_ACKNOWLEDGE_EVERY_S)
             try:

@@ -137,7 +137,6 @@ def _detail(record: contex.AuditRecord) -> str:
 async def _export(
     session: Session, file_format: contex.AuditFormat, file: str, arguments: dict[str, Any]
 ) -> None:
-
     with Progress("exported", things="records") as progress, out.open_file(file) as opened:
         async with session.client.export_audit(session.project, file_format, **arguments) as pieces:
             async for piece in pieces:

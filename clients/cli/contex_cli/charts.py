@@ -122,7 +122,6 @@ def draw_svg(chart: Chart) -> str:
 @contextmanager
 def _style() -> Iterator[None]:
     """Settings for these charts only: names of data are no formulas, fonts stay text."""
-
     installed = set(get_font_names())
     style = matplotlib.rc_context(
         {
@@ -141,7 +140,6 @@ def _style() -> Iterator[None]:
 
 
 def _figure(chart: Chart, ink: str, faint: str) -> Figure:
-
     figure = Figure(figsize=_INCHES)
     edges = {"left": 0.07, "right": 0.97, "top": 0.85, "bottom": 0.08}
     grid = figure.add_gridspec(2, 2, height_ratios=(3, 2), hspace=0.38, wspace=0.1, **edges)
@@ -158,7 +156,6 @@ def _figure(chart: Chart, ink: str, faint: str) -> Figure:
 
 def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
     """Buckets as bars, the names stacked."""
-
     activity = chart.activity
     width = timedelta(seconds=activity.bucket_seconds)
     edges = [
@@ -211,7 +208,6 @@ def _draw_hours(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
 
 
 def _plain_axes(axes: Axes, faint: str) -> None:
-
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_ylim(bottom=0)

@@ -121,7 +121,6 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     Raises:
         InputError: The line is no such object.
     """
-
     if not line.strip():
         return None
     try:

@@ -75,7 +75,6 @@ async def replay(
 
     The output of --json can be published again: see `contex publish --stream`.
     """
-
     with Progress("replayed", shown=session.json or not out.console().is_terminal) as progress:
         async with session.client.replay(
             session.project,

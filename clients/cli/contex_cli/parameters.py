@@ -67,7 +67,7 @@ def argument(
     return Option(default, help, metavar=metavar, parse=parse, has_dashes=False)
 
 
-def one_of(values: Mapping[str, Any]) -> dict[str, Any]:
+def one_of(values: Mapping[str, Any], metavar: str = "") -> dict[str, Any]:
     """What to add to an option whose value is looked up by what was typed."""
 
     def parse(text: str) -> Any:
@@ -75,7 +75,7 @@ def one_of(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{text!r} is not one of {', '.join(map(repr, values))}")
         return values[text]
 
-    return {"metavar": f"<{'|'.join(values)}>", "parse": parse}
+    return {"metavar": metavar or f"<{'|'.join(values)}>", "parse": parse}
 
 
 @dataclass(slots=True)

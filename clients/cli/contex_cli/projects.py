@@ -100,7 +100,6 @@ async def set_(
     reset: bool = option(False, "Start from the server's defaults."),
 ) -> None:
     """Decide how long a project is kept; what is not given stays."""
-
     client = session.client
     before = contex.Retention() if reset else (await client.retention(session.project)).own
     given: dict[str, Any] = {

@@ -27,12 +27,13 @@ from contex_cli.exits import (
     describe,
     exit_code,
 )
-from contex_cli.parameters import argument, option
+from contex_cli.parameters import argument, one_of, option
 from contex_cli.progress import Progress
 
 _NOT_DELETED = ("VALUE", "--description", "--type", "--content-type", "--meta")
 """What a deletion does not have."""
 _REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a replica"}
+_DURABILITY = one_of({level.name.lower(): level for level in contex.Durability}, "LEVEL")
 _READ_BYTES = 256 * 1024
 _BATCH_EVENTS = 256
 _BATCH_BYTES = 1024 * 1024
@@ -57,8 +58,8 @@ def publish(
     ),
     delete: bool = option(False, "Delete the datum."),
     request_id: str | None = option(None, "Makes a repetition safe. [default: a new UUID]"),
-    durability: str | None = option(
-        None, "memory, fsync or replicated. [default: fsync]", metavar="LEVEL"
+    durability: contex.Durability | None = option(
+        None, "memory, fsync or replicated. [default: fsync]", **_DURABILITY
     ),
     stream: str | None = option(
         None, "Publish every line of a JSON-lines file instead.", metavar="FILE|-"
@@ -85,12 +86,11 @@ def publish(
         "--request-id": request_id,
     }
     given = [name for name, it in single_only.items() if it not in (None, "", False, ())]
-    level = durability_of(durability)
     session.publisher = publisher
     if stream is not None:
         if given:
             raise UsageError(f"{given[0]} goes into the lines of the file", "--stream")
-        return publish_lines(session, stream, level)
+        return publish_lines(session, stream, durability)
     if data_key is None:
         raise UsageError("missing; or use --stream", "KEY")
     if delete:
@@ -100,7 +100,7 @@ def publish(
         raise UsageError("missing; - reads stdin, @FILE a file", "VALUE")
     fields: dict[str, Any] = {
         "expected_revision": expected_revision,
-        "durability": level,
+        "durability": durability,
         "request_id": request_id or uuid.uuid4().hex,
     }
     if value is not None:
@@ -115,21 +115,7 @@ def publish(
     return _publish(session, data_key, fields)
 
 
-def durability_of(name: str | None) -> contex.Durability | None:
-    """The level called `name`.
-
-    Raises:
-        UsageError: There is none.
-    """
-
-    names = [level.name.lower() for level in contex.Durability]
-    if name is not None and name not in names:
-        raise UsageError(f"{name!r} is none of {', '.join(names)}", "--durability")
-    return None if name is None else contex.Durability[name.upper()]
-
-
 async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> ExitCode:
-
     client = session.client
     call: Any = client.publish if "payload" in fields else client.delete
     try:

@@ -75,8 +75,8 @@ def serve(
         if error.name != "contex_server":
             raise
         complain(
-            "the server is not installed; install it with: uv tool install contex-server "
-            "(or pip install contex-server)"
+            "the server is not installed; install it with: pip install contex-server "
+            "(or uv tool install --force contex-server)"
         )
         return ExitCode.UNEXPECTED
     given = {name: value for name, value in flags.items() if value is not None}

@@ -78,7 +78,6 @@ class Redactions:
         Raises:
             UsageError: The options contradict each other.
         """
-
         if self.redact_hash and self.redact_with is not None:
             raise UsageError("contradicts --redact-with", "--redact-hash")
         if not self.redact and (self.redact_hash or self.redact_with is not None):
@@ -116,7 +115,6 @@ async def export(
     What is published meanwhile is left out. FILE.part grows and becomes FILE when it is complete;
     the same command again goes on with one that was left.
     """
-
     chosen = file_format or format_of(output)
     arguments: dict[str, Any] = {
         **vars(range),
@@ -196,7 +194,6 @@ async def import_(
     No event can be seen before the whole file was checked. The same command again goes on with an
     import that was interrupted.
     """
-
     changes = redactions.of_client()
     with Progress("read", total_bytes=_size(file)) as progress:
         size = 0
@@ -239,7 +236,6 @@ async def clone(
     For example: `contex clone prod:50051/shop shop-test`. A place without HOST:PORT is on the
     server of --target. Agents and vectors are copied, unless --include says otherwise.
     """
-
     source_server, _, source_project = source.rpartition("/")
     server, _, project = destination.rpartition("/")
     with Progress("copied", bar=True) as progress:

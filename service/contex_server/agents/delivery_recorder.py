@@ -8,7 +8,6 @@ write.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import groupby
@@ -18,6 +17,7 @@ from uuid import uuid4
 import structlog
 
 from contex_server.events.feed import Chunk, Delivery
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import DATA_DELETED, Agent, Event, Match, Origin, Sequence
 from contex_server.log.agents import JournalStore, Sent, SentEvent
@@ -169,7 +169,7 @@ class StreamRecorder:
         if not self._recorder._enabled or not chunk.deliveries:
             return
         messages = self._messages(chunk)
-        delay, repeated = _BACKOFF_S[0], False
+        backoff, repeated = Backoff(*_BACKOFF_S), False
         while messages:
             try:
                 await self._recorder._record(self._project, messages, repeated=repeated)
@@ -177,8 +177,8 @@ class StreamRecorder:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
                 # What was written already is skipped, by the messages' numbers.
-                await asyncio.sleep(random.uniform(delay / 2, delay))
-                delay, repeated = min(2 * delay, _BACKOFF_S[1]), True
+                await backoff.wait()
+                repeated = True
             else:
                 return
 

@@ -18,6 +18,7 @@ import structlog
 from cachetools import LRUCache
 
 from contex_server.audit.records import AuditAction, encode_action
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import BEGINNING, Origin, Sequence
 from contex_server.log.audit import AuditStore
@@ -144,20 +145,19 @@ class AuditWriter:
         self._wake.set()
 
     async def _run(self) -> None:
-        delay = _BACKOFF_S[0]
+        backoff = Backoff(*_BACKOFF_S)
         while True:
             await self._wake.wait()
             await asyncio.sleep(_GATHER_S)
             try:
                 while self._queue:
                     await self._write()
-                delay = _BACKOFF_S[0]
+                backoff.reset()
                 self._wake.clear()
                 self._idle.set()
             except ContexError as error:
                 log.warning("audit_interrupted", error=error.message, waiting=len(self._queue))
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _BACKOFF_S[1])
+                await backoff.wait()
 
     async def _write(self) -> None:
         """Writes a batch of notes of one project."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Protocol
 
 import structlog
 
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.log.port import Follower
@@ -71,7 +71,7 @@ class Tailer:
             await asyncio.sleep(_BACKOFF_S[1])
 
     async def _run(self) -> None:
-        delay = _BACKOFF_S[0]
+        backoff = Backoff(*_BACKOFF_S)
         changed = asyncio.create_task(self._changed.wait())
         try:
             while True:
@@ -93,12 +93,11 @@ class Tailer:
                     received = poll.result()
                 except ContexError as error:
                     log.warning("tailer_interrupted", bucket=self._bucket, error=error.message)
-                    await asyncio.sleep(random.uniform(0, delay))
-                    delay = min(delay * 2, _BACKOFF_S[1])
+                    await backoff.wait()
                     continue
                 finally:
                     poll.cancel()
-                delay = _BACKOFF_S[0]
+                backoff.reset()
                 for project, entries in received.items():
                     if entries and project in self._followed:
                         await self._hand_over(self._followed[project], entries)

@@ -16,11 +16,13 @@ from typing import IO
 
 import structlog
 
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import StartupError, store_unavailable
 from contex_server.log.redis.connections import STORE_ERRORS, connect, execute_one
 
 log = structlog.get_logger(__name__)
 
+_RESTART_S = (0.1, 5.0)
 _START_TIMEOUT_S = 120.0
 """Loading a large append-only file takes a while; some 1-2 GiB a minute."""
 _STOP_TIMEOUT_S = 3.0
@@ -160,16 +162,16 @@ class EmbeddedValkey:
             await asyncio.sleep(0.02)
 
     async def _watch(self) -> None:
-        delay = 0.1
+        backoff = Backoff(*_RESTART_S)
         while True:
             assert self._process is not None
             code = await self._process.wait()
+            delay = backoff.next_s()
             log.error("valkey_died", code=code, restart_in_s=delay)
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 5.0)
             try:
                 await self._spawn()
-                delay = 0.1
+                backoff.reset()
             except Exception as error:
                 log.error("valkey_restart_failed", error=str(error))
 

@@ -90,7 +90,7 @@ class MatchEngine:
     ) -> tuple[Encoding, ...]:
         """The same for needs that are not registered: their encodings are not stored."""
         queries = tuple(queries)
-        by_digest = await self.embeddings.of_questions(
+        by_digest = await self.embeddings.of_queries(
             project, model, {query.digest: query.text for query in queries}
         )
         return tuple(by_digest[query.digest] for query in queries)

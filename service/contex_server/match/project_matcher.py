@@ -8,7 +8,6 @@ While the embedding model or the store is unavailable it waits, then goes on whe
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import structlog
 from contex_server.events.feed import Behind, Delivery, Feed, NeedsChange, Reader
 from contex_server.events.hub import EVERYTHING, Hub
 from contex_server.kernel import event_codec
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
@@ -298,15 +298,14 @@ class ProjectMatcher:
 
     async def _retrying(self, work: Callable[[], Awaitable[T]]) -> T:
         """Does the work with the lock held, again and again while store or model are away."""
-        delay = _BACKOFF_S[0]
+        backoff = Backoff(*_BACKOFF_S)
         while True:
             try:
                 async with self._lock:
                     return await work()
             except ContexError as error:
                 log.warning("matching_interrupted", project=self.project, error=error.message)
-                await asyncio.sleep(random.uniform(0, delay))
-                delay = min(delay * 2, _BACKOFF_S[1])
+                await backoff.wait()
 
     async def _build(self, feed: Feed, reader: Reader) -> Reader:
         """Indexes the project's data as of the end of the log; returns a reader at that place.

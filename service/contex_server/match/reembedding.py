@@ -9,7 +9,6 @@ same place.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import orjson
 import structlog
 
 from contex_server.kernel import event_codec
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import MODEL_CHANGED
 from contex_server.log.port import EventLog
@@ -84,7 +84,7 @@ class Reembedding:
 
     async def _run(self, project: str) -> None:
         target = self._embeddings.models.configured_id
-        delay = _BACKOFF_S[0]
+        backoff = Backoff(*_BACKOFF_S)
         while True:
             try:
                 current = await self._store.match.model(project)
@@ -96,11 +96,10 @@ class Reembedding:
                             return
                     finally:
                         await self._claims.give_back(project)
-                delay = _BACKOFF_S[0]
+                backoff.reset()
             except ContexError as error:
                 log.warning("reembedding_interrupted", project=project, error=error.message)
-                delay = min(2 * delay, _BACKOFF_S[1])
-            await asyncio.sleep(random.uniform(delay / 2, delay))
+            await backoff.wait()
 
     async def _embed_all(self, project: str, current: str, target: str) -> bool:
         """Embeds what is missing, then switches the model. False if another process took over."""

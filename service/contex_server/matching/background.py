@@ -1,10 +1,10 @@
-"""What is usual in a project: the mean and covariance of its vectors, and how rare its words are.
+"""A project's background: mean and covariance of its vectors, and how rare its words are.
 
-A need q has, over passages with mean m and second moment M, the mean cosine q·m and the
-variance qᵀMq - (q·m)²: no scan is needed to know how a need scores against the whole project.
-Both are kept as sums of whole numbers, so that they don't depend on the order of changes: every
-process with the same data has the same background to the last bit. A small project's own is
-mixed with a shipped one, as if that were `PRIOR_PASSAGES` more passages.
+Over passages with mean m and second moment M, a need q has the mean cosine q·m and the variance
+qᵀMq - (q·m)²: no scan is needed to know how a need scores against the whole project. Both are
+sums of integers, so that they don't depend on the order of changes: every process with the same
+data has the same background to the last bit. A shipped prior is mixed in as if it were
+`PRIOR_PASSAGES` more passages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from contex_server.matching.terms import PAIR_WEIGHT, TermIds, is_pair
 
 PRIOR_PASSAGES = 50.0
 PASSAGES_PER_TEXT = 8
-"""How many passages of one text count, so that a long document does not stand for the project."""
+"""Maximum number of passages counted per text, so that no long document dominates."""
 _SCALE = 2.0**14
-"""Components are rounded to 2^-14: sums of products stay whole, and exact in float64, up to
-2^25 passages. It moves a mean cosine by less than 1e-5."""
+"""Components are rounded to 2^-14, so that sums of products are integers, exact in float64 up to
+2^25 passages. That moves a mean cosine by less than 1e-5."""
 MIN_DEVIATION = 0.02
 _FLUSH = 256
 
@@ -40,8 +40,8 @@ class Prior:
     Attributes:
         mean: float64 [dimension], the mean vector.
         second: float64 [dimension, dimension], the mean of x xᵀ.
-        term_ids: uint32, ascending: the terms that are known.
-        term_share: float32, the share of passages that have each of them.
+        term_ids: uint32, ascending: the known terms.
+        term_share: float32, the share of passages that contain each.
         length: Average length of a passage in terms.
     """
 
@@ -52,7 +52,7 @@ class Prior:
     length: float
 
     def share(self, ids: TermIds) -> NDArray[np.float64]:
-        """The share of passages that have each term; 0 where it is not known."""
+        """The share of passages that contain each term; 0 if the term is unknown."""
         if not len(self.term_ids):
             return np.zeros(len(ids))
         at = np.searchsorted(self.term_ids, ids)
@@ -62,13 +62,13 @@ class Prior:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeedBaseline:
-    """What a background makes of a need.
+    """A need against a background.
 
     Attributes:
         mean: Mean cosine.
         deviation: Standard deviation of the cosines.
-        weights: float64 [terms], how much each of the need's terms counts.
-        mass: All of these together; 1 if there are none.
+        weights: float64 [terms], the weight of each of the need's terms.
+        mass: Their sum; 1 if there are no terms.
     """
 
     mean: float
@@ -88,16 +88,16 @@ class Background:
         self._length = 0
         self._pending: list[tuple[NDArray[np.float64], float]] = []
         self.passages = 0
-        """How many passages it is made of."""
+        """Number of passages."""
 
     @property
     def prior(self) -> Prior:
-        """The shipped background that is mixed in."""
+        """The shipped background."""
         return self._prior
 
     @property
     def weight(self) -> float:
-        """How many passages it counts for, with those of the prior."""
+        """Number of passages, those of the prior included."""
         return self.passages + PRIOR_PASSAGES
 
     @property
@@ -107,11 +107,11 @@ class Background:
         return (self._length + PRIOR_PASSAGES * prior.length) / self.weight
 
     def add(self, encoding: Encoding) -> None:
-        """Takes a text in."""
+        """Adds a text."""
         self._change(encoding, 1)
 
     def remove(self, encoding: Encoding) -> None:
-        """Takes a text out that was taken in before."""
+        """Removes a text that was added before."""
         self._change(encoding, -1)
 
     def _change(self, encoding: Encoding, sign: int) -> None:
@@ -141,12 +141,12 @@ class Background:
             self._products += (rows * signs[:, None]).T @ rows
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The mean vector and the second moment, the prior mixed in."""
+        """The mean vector and the second moment, with the prior."""
         self._flush()
         return self._sum / (_SCALE * self.weight), self._products / (_SCALE**2 * self.weight)
 
     def means(self, needs: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean of each need's cosines, and of their squares.
+        """The means of each need's cosines and of their squares.
 
         Args:
             needs: float32 [n, dimension], rows of length 1.
@@ -168,17 +168,17 @@ class Background:
         return means, deviations(means, squares)
 
     def frequencies(self, ids: TermIds) -> NDArray[np.float64]:
-        """How many passages have each term, with those of the prior."""
+        """The number of passages that contain each term, with those of the prior."""
         known = self._frequencies
         own = np.fromiter((known.get(term, 0) for term in ids.tolist()), np.float64, len(ids))
         return own + PRIOR_PASSAGES * self._prior.share(ids)
 
     def rarity(self, ids: TermIds) -> NDArray[np.float64]:
-        """How much each term counts."""
+        """The weight of each term."""
         return rarities(ids, self.frequencies(ids), self.weight)
 
     def usual(self, needs: Sequence[Encoding]) -> list[NeedBaseline]:
-        """What each need's scores are measured by."""
+        """The baseline of each need."""
         if not needs:
             return []
         means, widths = self.cosines(np.concatenate([need.vectors[:1] for need in needs]))
@@ -200,18 +200,18 @@ def deviations(means: NDArray[np.float64], squares: NDArray[np.float64]) -> NDAr
 def rarities(
     ids: TermIds, frequencies: NDArray[np.float64], passages: float
 ) -> NDArray[np.float64]:
-    """How much terms of these frequencies count; a pair of words counts half."""
+    """The weights of terms of these frequencies; a pair of words counts half."""
     weights = rarity(frequencies, passages)
     weights[is_pair(ids)] *= PAIR_WEIGHT
     return weights
 
 
 def build_prior(encodings: Iterable[Encoding], shares: Prior | None = None) -> Prior:
-    """The background that some texts make.
+    """Builds a prior from texts.
 
     Args:
         encodings: Texts of many kinds.
-        shares: Where to take terms and length from; by default they are counted.
+        shares: A prior to take terms and length from; by default they are counted.
     """
     frequencies: Counter[int] = Counter()
     length = passages = 0
@@ -232,7 +232,7 @@ def build_prior(encodings: Iterable[Encoding], shares: Prior | None = None) -> P
 
 
 def pack_prior(prior: Prior) -> bytes:
-    """The prior as a file: numpy's compressed archive, the second moment as a triangle."""
+    """The prior as a compressed numpy archive, the second moment as a triangle."""
     buffer = BytesIO()
     np.savez_compressed(
         buffer,
@@ -262,13 +262,13 @@ def unpack_prior(packed: bytes) -> Prior:
 
 @cache
 def shipped_prior() -> Prior:
-    """The background under the built-in model; `benchmarks.matching prior` makes it."""
+    """The prior of the built-in model; made by `benchmarks.matching prior`."""
     packed = (files("contex_server.matching") / "data" / "prior.npz").read_bytes()
     return unpack_prior(packed)
 
 
 @cache
 def shipped_texts() -> tuple[str, ...]:
-    """Texts of many kinds, for the background under another model."""
+    """Texts of many kinds, to build the prior of another model from."""
     text = (files("contex_server.matching") / "data" / "prior.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line and not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""Data written out for an agent's prompt, within a budget of tokens."""
+"""Renders data for an agent's prompt, within a budget of tokens."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from contex_server.matching.payload_values import LongInteger, plain_value, text
 from contex_server.matching.tokens import TokenCounter
 
 _REFITS = 8
-"""How often room that the counts of the parts hid is filled again."""
+"""How often to fill the room that is left because the parts' estimates were too high."""
 
 
 class ContextFormat(IntEnum):
-    """How data are written out; the numbers are those of `contex.v1.ContextFormat`."""
+    """How data are rendered; the numbers are those of `contex.v1.ContextFormat`."""
 
     UNSPECIFIED = 0
     JSON = 1
@@ -37,9 +37,9 @@ class ContextItem:
     """A datum that matched.
 
     Attributes:
-        sequence: The event that it is.
+        sequence: Its event.
         score: Its best score.
-        needs: The needs that it met, by their index.
+        needs: Indices of the needs that it meets.
     """
 
     data_key: str
@@ -53,13 +53,13 @@ class ContextItem:
 
 @dataclass(frozen=True, slots=True)
 class FittedContext:
-    """What of some data was kept.
+    """The data that fit into a budget.
 
     Attributes:
         kept: Indices of the data kept, best first.
-        tokens: Tokens of `text`; of the JSON if no form was asked for.
-        omitted: Index, and tokens on its own, of each datum left out, best first.
-        text: The kept data written out; empty if no form was asked for.
+        tokens: Tokens of `text`; of the JSON if no format was requested.
+        omitted: Index and own tokens of each datum left out, best first.
+        text: The kept data, rendered; empty if no format was requested.
     """
 
     kept: tuple[int, ...]
@@ -69,23 +69,22 @@ class FittedContext:
 
 
 def render(items: Sequence[ContextItem], form: ContextFormat) -> str:
-    """Writes data out, in their order.
+    """Renders data, in their order.
 
-    JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without the
-    description where it is empty, and `data` as `plain_value` has it. They parse back to
-    just that, so no payload or description can end its place or pass for another datum.
+    JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without empty
+    descriptions, and with `data` from `plain_value`. They parse back to exactly that, so that no
+    payload or description can break out of its place or pass for another datum.
 
-    Markdown has a heading for each datum, its description in one line that is neither
-    heading nor fence, and the payload. A fence is longer than any in the payload, which so
-    can't leave it. Payloads in Markdown and plain text stand as they are: they may hold
-    headings, or open a fence or comment that swallows what follows. Who does not trust the
-    publishers takes another form.
+    Markdown has a heading for each datum, its description in one line that is neither heading nor
+    fence, and the payload. A payload can't leave its fence, which is longer than any inside. But
+    Markdown and plain text payloads are unfenced: they may contain headings, or open a fence or
+    comment that swallows what follows. Use another format if you don't trust the publishers.
     """
     return _join([_piece(item, form) for item in items], form)
 
 
 def render_one(item: ContextItem, form: ContextFormat) -> str:
-    """Writes one datum out: an object in JSON, YAML and TOON, a section in Markdown."""
+    """Renders one datum: an object in JSON, YAML and TOON, a section in Markdown."""
     if form is ContextFormat.UNSPECIFIED:
         return ""
     if form is ContextFormat.MARKDOWN:
@@ -99,32 +98,31 @@ def render_one(item: ContextItem, form: ContextFormat) -> str:
 def fit_to_budget(
     items: Sequence[ContextItem], budget: int | None, form: ContextFormat, counter: TokenCounter
 ) -> FittedContext:
-    """Keeps whole data within a budget.
+    """Selects the data that fit into a budget, each as a whole.
 
-    Everything is kept if it fits. Else the best datum of each need is, all of them if they
-    fit together; then the best that fits of each need that got none; then, by score, each
-    that still fits. What does not fit is passed over for smaller data behind it. Whether a
-    datum fits beside others is reckoned by its tokens on its own, which may be some more or
-    less than it adds to the whole; the whole is counted, and never exceeds the budget.
-    (But for the list of no data, which is written whatever the budget.)
+    Keeps everything if it fits. Otherwise keeps the best datum of each need, all of them if they
+    fit together; then the best one that fits for each need that has none; then, by score, whatever
+    still fits, skipping what does not. Whether a datum fits is estimated from its own tokens, which
+    may differ a little from what it adds; the result itself is counted, and never exceeds the
+    budget, except that the empty list is rendered whatever the budget.
 
     Args:
         items: Best first.
-        budget: Tokens of the written text; None: no bound.
-        form: How it is written. `UNSPECIFIED` counts as JSON.
-        counter: What counts the tokens.
+        budget: Maximum tokens of the rendered text; None: no limit.
+        form: The format. `UNSPECIFIED` counts as JSON.
+        counter: Counts the tokens.
     """
     written = form or ContextFormat.JSON
     packing = _Packing([_piece(item, written) for item in items], budget, written, counter)
     everything = range(len(items))
-    if not packing.take(everything):
+    if not packing.add(everything):
         leaders = _leaders(items)
-        if not packing.take(leaders):
+        if not packing.add(leaders):
             packing.fill(leaders)
         for need in sorted(frozenset().union(*[item.needs for item in items])):
             serving = {index for index in everything if need in items[index].needs}
             if packing.kept.isdisjoint(serving):
-                packing.fill(serving, most=1)
+                packing.fill(serving, max_added=1)
         packing.fill(everything)
     kept = tuple(sorted(packing.kept))
     return FittedContext(
@@ -145,7 +143,7 @@ def _leaders(items: Sequence[ContextItem]) -> list[int]:
 
 
 class _Packing:
-    """What is kept so far; it never exceeds the budget."""
+    """The data kept so far; they never exceed the budget."""
 
     def __init__(
         self, pieces: Sequence[Any], budget: int | None, form: ContextFormat, counter: TokenCounter
@@ -162,66 +160,66 @@ class _Packing:
         self.tokens = self._nothing = counter.count(self.text)
 
     def cost(self, index: int) -> int:
-        """Tokens of a datum on its own."""
+        """Tokens of a datum by itself."""
         if index not in self._costs:
             text = _join([self._pieces[index]], self._form)
             self._costs[index] = self._counter.count(text)
         return self._costs[index]
 
-    def take(self, indices: Sequence[int]) -> bool:
+    def add(self, indices: Sequence[int]) -> bool:
         """Keeps these too, if all of them fit."""
-        wanted = self.kept.union(indices)
-        if wanted == self.kept:
+        kept = self.kept.union(indices)
+        if kept == self.kept:
             return True
-        text = _join([self._pieces[index] for index in sorted(wanted)], self._form)
+        text = _join([self._pieces[index] for index in sorted(kept)], self._form)
         tokens = self._counter.count(text)
         if self._budget is not None and tokens > self._budget:
             return False
-        self.kept, self.text, self.tokens = wanted, text, tokens
+        self.kept, self.text, self.tokens = kept, text, tokens
         return True
 
-    def fill(self, wanted: Container[int], most: int | None = None) -> None:
-        """Keeps each datum that is wanted and fits, in order, but no more than `most`."""
+    def fill(self, candidates: Container[int], max_added: int | None = None) -> None:
+        """Keeps each candidate that fits, in order, but no more than `max_added`."""
         assert self._budget is not None
         for _ in range(_REFITS):
             room = self._budget - self.tokens
             added: list[int] = []
             for index in range(len(self._pieces)):
-                if len(added) == most:
+                if len(added) == max_added:
                     break
-                if index in self.kept or index in self._refused or index not in wanted:
+                if index in self.kept or index in self._refused or index not in candidates:
                     continue
                 if self.cost(index) <= self._budget and self._share(index) <= room:
                     room -= self._share(index)
                     added.append(index)
             if not added:
                 return
-            # All of them, or as many as are found to fit, and one that does not.
+            # All of them if they fit, else by bisection as many as fit.
             fitting, beyond = 0, len(added) + 1
             probe = len(added)
             while beyond - fitting > 1:
-                if self.take(added[:probe]):
+                if self.add(added[:probe]):
                     fitting = probe
                 else:
                     beyond = probe
                 probe = (fitting + beyond) // 2
             self._refused.update(added[fitting : fitting + 1])
-            if most is not None and fitting:
+            if max_added is not None and fitting:
                 return
 
     def _share(self, index: int) -> int:
-        """Tokens that a datum is reckoned to add."""
+        """The estimated tokens that a datum adds."""
         if self._form is not ContextFormat.TOON:
             return self.cost(index) - self._nothing
         if index not in self._shares:
-            # Of a table the header is paid once, so that the second row is what counts.
+            # A table has its header once: the second row is what a datum adds.
             twice = _join([self._pieces[index]] * 2, self._form)
             self._shares[index] = self._counter.count(twice) - self.cost(index)
         return self._shares[index]
 
 
 def _piece(item: ContextItem, form: ContextFormat) -> Any:
-    """A datum, as far as it can be written by itself."""
+    """A datum, rendered as far as that is possible without the others."""
     if form is ContextFormat.JSON:
         return _json(_object(item))
     if form is ContextFormat.YAML:
@@ -269,8 +267,8 @@ def _yaml(value: Any) -> str:
 
 
 def _represent_text(dumper: _YamlDumper, text: str) -> yaml.ScalarNode:
-    # Lines stay lines, which models read better than escapes, where libyaml allows it.
-    # Behind more than one newline at the end it would write the end of the document.
+    # A block where libyaml allows it: models read lines better than escapes. After more than
+    # one newline at the end, libyaml would write the end of the document.
     is_block = "\n" in text and not text[0].isspace() and not text.endswith("\n\n")
     style = "|" if is_block else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
@@ -307,7 +305,7 @@ def _section(item: ContextItem) -> str:
     parts = [f"## {item.data_key}\n"]
     description = " ".join(item.description.split())
     if description:
-        # What would begin a heading, quote, fence or HTML is text behind a backslash.
+        # A backslash keeps it from starting a heading, quote, fence or HTML.
         escape = "\\" if description[0] in "#>`~<" else ""
         parts.append(f"{escape}{description}\n")
     kind = media(item.content_type)

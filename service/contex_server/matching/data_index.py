@@ -1,4 +1,4 @@
-"""A project's data by meaning and words: which of them answer a need."""
+"""Finds a project's data by meaning and words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 _FIRST_CANDIDATES = 64
 _MOST_CANDIDATES = 4_096
-"""No more are asked for where FAISS's answer is approximate."""
+"""Maximum number requested from FAISS when its answers are approximate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,11 +1,10 @@
-"""The texts that stand for an event in matching.
+"""The texts that an event is matched by.
 
-A describing text is the data key in words, the publisher's description, and an outline of
-the payload: its names and texts, whatever its format. A payload with more to say than the
-outline has room for is described by *passages* as well, each of which is embedded on its own.
-Whatever changes without changing what the datum is *about* (numbers, booleans, nulls,
-timestamps, ids) is left out, so that a gauge that moves keeps its texts, their digest and
-their embeddings.
+A description is the data key in words, the publisher's description, and an outline of the payload:
+its names and texts, whatever its format. A payload that exceeds the outline is also described by
+*passages*, each of which is embedded on its own. What can change without changing what the datum
+is *about* (numbers, booleans, nulls, timestamps, ids) is left out, so that a gauge that moves keeps
+its texts, their digest and their embeddings.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ __all__ = [
 
 DIGEST_BYTES = 16
 INLINE_BYTES = 16 * 1024
-"""A larger payload is better described in a thread: 1 MiB of YAML takes 0.2 s."""
+"""Larger payloads should be described in a thread: 1 MiB of YAML takes 0.2 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,10 @@ class Description:
     Attributes:
         title: The data key in words, or the event type if there is none.
         summary: The publisher's description in one line.
-        passages: The payload; at least one, and the first is the head.
+        passages: The payload; the first one is the head, and always there.
         format: How the payload was read.
-        truncated: Some of the payload is in no passage: it has more than `MAX_PASSAGES`, or
-            more than is looked at.
+        truncated: Whether part of the payload is in no passage: it has more than `MAX_PASSAGES`,
+            or more than is read.
     """
 
     title: str
@@ -64,14 +63,14 @@ class Description:
 
     @property
     def described(self) -> bool:
-        """False if there is a payload that only title and summary stand for."""
+        """False if only title and summary describe the payload."""
         return self.format is not Format.OPAQUE
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is embedded, in one line for each passage.
+        """The texts to embed, one line for each passage.
 
-        The head comes with title and summary, the others with title and path.
+        The head has title and summary in front, the others title and path.
         """
         title, passages = self.title, self.passages
         head = _sentences(title, self.summary, passages[0].text)
@@ -83,7 +82,7 @@ class Description:
         )
 
     def digest(self) -> bytes:
-        """Identifies the texts: under one model, they have the same embeddings.
+        """Identifies the texts: under one model, equal digests mean equal embeddings.
 
         Returns:
             `DIGEST_BYTES` bytes of BLAKE2b over the texts, each after its length.
@@ -95,19 +94,18 @@ class Description:
 def describe(
     data_key: str, description: str, payload: bytes, content_type: str, event_type: str = ""
 ) -> Description:
-    """Says in words what an event is about.
+    """Describes what an event is about.
 
     Args:
-        data_key: Name of the datum; if it is empty the event type takes its place.
-        description: The publisher's words, taken whole.
-        payload: The fact. Its format is detected if the content type does not tell.
+        data_key: Name of the datum; if empty, the event type is used.
+        description: The publisher's description, used as a whole.
+        payload: The fact. Its format is detected if the content type does not say.
         content_type: Media type of the payload; empty means JSON.
         event_type: The event's type.
 
     Returns:
-        Title, summary and passages; their texts are the same for every payload that differs
-        only in numbers, booleans, nulls, timestamps and ids. Some 10 µs for a small JSON
-        object.
+        Title, summary and passages; their texts are the same for payloads that differ only in
+        numbers, booleans, nulls, timestamps and ids. Takes about 10 µs for a small JSON object.
 
     Raises:
         PayloadMalformed: The payload is not what its content type says.
@@ -123,7 +121,7 @@ def describe(
 
 
 def text_digest(text: str) -> bytes:
-    """Identifies a single text, such as a need; never equal to a description's digest.
+    """Identifies a single text, such as a need; never equals a description's digest.
 
     Returns:
         `DIGEST_BYTES` bytes of BLAKE2b.
@@ -136,7 +134,7 @@ def _sentences(*parts: str) -> str:
 
 
 def _path_words(format: Format, path: str) -> str:
-    """A path as far as it says something: names and headings, no positions."""
+    """The meaningful parts of a path: names and headings, no positions."""
     match format:
         case Format.JSON | Format.YAML | Format.TOML:
             tokens = [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")]

@@ -1,4 +1,4 @@
-"""Encodings by text digest: computed once for each project, text and model; kept in the store."""
+"""Encodings by text digest: computed once per project, text and model, and kept in the store."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Embeddings:
     # -- which model -------------------------------------------------------------
 
     async def model_of(self, project: str) -> str:
-        """The model that decides in a project, or the configured one if that is not here.
+        """The model that decides in a project; the configured one if this process lacks it.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -79,11 +79,11 @@ class Embeddings:
         return self.models.usable(known) if known else self.models.configured_id
 
     def model_changed(self, project: str, model: str) -> None:
-        """Takes note of what the log says."""
+        """The log says that another model decides from now on."""
         self._deciding[project] = model
 
     def forget(self, project: str) -> None:
-        """Drops what is at hand of a project."""
+        """Drops what is cached of a project."""
         for cache in (self._cache, self._stored):
             for place in [place for place in cache if place[0] == project]:
                 cache.pop(place, None)
@@ -91,16 +91,16 @@ class Embeddings:
     # -- publishing --------------------------------------------------------------
 
     def is_stored(self, project: str, model: str, digest: bytes) -> bool:
-        """Whether the store is known to have the encoding already; False may be wrong."""
+        """Whether the store is known to have the encoding; it may have it even if False."""
         return (project, model, digest) in self._stored
 
     async def for_append(
         self, project: str, texts: Mapping[bytes, Description]
     ) -> tuple[str, dict[bytes, bytes]]:
-        """The model, and the packed encodings that an append must bring along, by digest.
+        """The model, and the packed encodings that an append has to add, by digest.
 
-        Never fails: if the model is late or broken the event is appended without, and who
-        needs the encoding first computes it (`of_events`).
+        Never fails: if the model is late or broken the event is appended without them, and
+        whoever needs an encoding first computes it (`of_events`).
         """
         model = self._deciding.get(project, "")
         missing = {d: t for d, t in texts.items() if not self.is_stored(project, model, d)}
@@ -127,7 +127,7 @@ class Embeddings:
     async def of_needs(
         self, project: str, model: str, needs: Mapping[bytes, str]
     ) -> dict[bytes, Encoding]:
-        """The encodings of these needs, by digest; what was missing is stored.
+        """The encodings of needs, by digest; stores missing ones.
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
@@ -136,18 +136,18 @@ class Embeddings:
         recipes = {d: need_recipe(text) for d, text in needs.items() if d not in found}
         return found | await self._compute(project, model, recipes, Role.NEED)
 
-    async def of_questions(
-        self, project: str, model: str, questions: Mapping[bytes, str]
+    async def of_queries(
+        self, project: str, model: str, queries: Mapping[bytes, str]
     ) -> dict[bytes, Encoding]:
-        """The same for questions that are asked once: nothing is stored for them."""
-        found = await self.stored(project, model, questions)
-        recipes = {d: need_recipe(text) for d, text in questions.items() if d not in found}
+        """The same for one-off queries: stores nothing."""
+        found = await self.stored(project, model, queries)
+        recipes = {d: need_recipe(text) for d, text in queries.items() if d not in found}
         return found | await self._embed(project, model, recipes, Role.NEED)
 
     async def of_events(
         self, project: str, model: str, events: Iterable[Event]
     ) -> dict[bytes, Encoding]:
-        """The encodings of these events, by digest; those of the past are in the store.
+        """The encodings of events, by digest; stores missing ones.
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
@@ -164,7 +164,7 @@ class Embeddings:
     async def stored(
         self, project: str, model: str, digests: Iterable[bytes]
     ) -> dict[bytes, Encoding]:
-        """What memory or the store has."""
+        """The encodings that are cached or stored."""
         found: dict[bytes, Encoding] = {}
         absent: list[bytes] = []
         for digest in digests:
@@ -183,7 +183,7 @@ class Embeddings:
         return found
 
     async def description(self, project: str, event: Event) -> Description:
-        """The texts that an event of the log is matched by; of a deletion, those of its datum."""
+        """The texts that an event is matched by; for a deletion, those of the deleted datum."""
         while event.event_type == DATA_DELETED and event.previous_sequence is not None:
             (entry,) = await self._log.get(project, [event.previous_sequence])
             if entry is None:
@@ -204,7 +204,7 @@ class Embeddings:
                 self.appended(project, model, packed)
             except ContexError as error:
                 if error.reason is not Reason.STORE_FULL:
-                    raise  # Without room they are not kept, but reads go on.
+                    raise  # A full store keeps no encodings, but reads go on.
         return encodings
 
     async def _embed(
@@ -222,7 +222,7 @@ class Embeddings:
         for digest, recipe in recipes.items():
             vectors = rows[at : at + len(recipe.texts)]
             at += len(recipe.texts)
-            # As the store keeps it, so that every process scores the same.
+            # Rounded as the store does, so that every process scores the same.
             encoding = as_stored(recipe.encoding(vectors))
             found[digest] = self._keep(project, model, digest, encoding)
         return found
@@ -234,13 +234,13 @@ class Embeddings:
 
 
 def describe_event(event: Event | Record) -> Description:
-    """The texts that an event of the log is matched by."""
+    """The texts that an event is matched by."""
     try:
         return describe(
             event.data_key, event.description, event.payload, event.content_type, event.event_type
         )
     except PayloadMalformed:
-        # It was accepted by an earlier version, or imported: what can be said without it.
+        # Accepted by an earlier version, or imported: describes the rest.
         return describe(
             event.data_key, event.description, b"", "application/octet-stream", event.event_type
         )

@@ -117,7 +117,7 @@ def unpack(packed: bytes) -> Encoding:
     """Reads a stored encoding; packing it again gives the same bytes.
 
     Raises:
-        ValueError: The bytes are none.
+        ValueError: The bytes are not a valid encoding.
     """
     try:
         version, _, passages, dimension = _HEADER.unpack_from(packed)
@@ -135,7 +135,7 @@ def unpack(packed: bytes) -> Encoding:
             at += 5 * count
             terms.append(Terms(ids, counts))
     except struct.error as error:
-        raise ValueError("an encoding that ends too soon") from error
+        raise ValueError("a truncated encoding") from error
     if at != len(packed):
         raise ValueError(f"{len(packed) - at} bytes after an encoding")
     vectors = halves.reshape(passages, dimension).astype(np.float32)
@@ -143,7 +143,7 @@ def unpack(packed: bytes) -> Encoding:
 
 
 def as_stored(encoding: Encoding) -> Encoding:
-    """The encoding as every process reads it, so that all score alike."""
+    """The encoding rounded as the store does, so that every process scores alike."""
     return unpack(pack(encoding))
 
 

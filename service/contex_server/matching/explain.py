@@ -1,4 +1,4 @@
-"""The score of one need and one event, taken apart so that a person can follow it."""
+"""Explains the score of a need and an event."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Contribution:
 
     @property
     def log_odds(self) -> float:
-        """What it adds."""
+        """Its contribution to the log-odds."""
         return self.value * self.weight
 
 
 @dataclass(frozen=True, slots=True)
 class TermHit:
-    """A word of the need: its share of the need's weight, and what of it the passage gets."""
+    """A word of the need: its share of the need's weight, and how much of that the passage gets."""
 
     word: str
     stem: str
@@ -44,7 +44,7 @@ class TermHit:
 
 @dataclass(frozen=True, slots=True)
 class PassageScore:
-    """A passage and its score, were it the datum's only one."""
+    """A passage, with the score that the datum would have if it were the only one."""
 
     path: str
     text: str
@@ -58,7 +58,7 @@ class Explanation:
     """See `contex.v1.ExplainResponse`.
 
     Attributes:
-        rank: The datum's place for this need, from 1; 0 if the event is not its latest.
+        rank: The datum's rank for this need, from 1; 0 if the event is not its latest.
     """
 
     match: Match
@@ -82,7 +82,7 @@ def explain(
     description: Description,
     as_of: LogSequence,
 ) -> Explanation:
-    """Scores an event for a need as a delivery would, and says what each part did.
+    """Scores an event for a need as a delivery would, and breaks the score down.
 
     Args:
         data: The project's data.
@@ -91,9 +91,9 @@ def explain(
         need: The need.
         need_encoding: Its encoding.
         event: The event.
-        encoding: Its text's.
-        description: Its text.
-        as_of: What the data are the state of.
+        encoding: Its encoding.
+        description: Its texts.
+        as_of: The sequence that the data are as of.
     """
     background = data.background
     crowd = scorer.crowd(background.passages)
@@ -162,7 +162,7 @@ def explain(
     rank = 0
     if text is not None and event.data_key in text.data_keys:
         _, all_scores = score_ranking(ranking, scorer, crowd)
-        # Where FAISS's answer is approximate, the text may be missing in the ranking.
+        # If FAISS is approximate, the text may be missing in the ranking.
         own = all_scores[ranking.serials == text.serial]
         better = ranking.serials[all_scores > (own[0] if len(own) else match.score)]
         rank = 1 + sum(len(data.data_keys(serial)) for serial in better.tolist())

@@ -1,4 +1,4 @@
-"""The embedding models that this process has, and what goes with each."""
+"""The embedding models of this process, each with its background."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Model:
 
 
 class Models:
-    """The configured model, and those that still serve projects which were embedded with them."""
+    """The configured model, and earlier ones that still serve projects embedded with them."""
 
     def __init__(self, configured: Embedder, others: tuple[Embedder, ...] = ()) -> None:
         self._embedders = {e.model_id: e for e in (*others, configured)}
@@ -42,22 +42,22 @@ class Models:
         self._priors: dict[str, asyncio.Task[Prior]] = {}
 
     def ids(self) -> list[str]:
-        """The models that this process can embed with."""
+        """The models that this process has."""
         return list(self._embedders)
 
     def has(self, model_id: str) -> bool:
-        """Whether this process can embed with the model."""
+        """Whether this process has the model."""
         return model_id in self._embedders
 
     def usable(self, model_id: str) -> str:
-        """The model itself if it is here, otherwise the configured one."""
+        """The model if this process has it, otherwise the configured one."""
         return model_id if model_id in self._embedders else self.configured_id
 
     def embedder(self, model_id: str) -> Embedder:
         """The model's embedder.
 
         Raises:
-            KeyError: It is not here.
+            KeyError: This process does not have it.
         """
         return self._embedders[model_id]
 
@@ -66,7 +66,7 @@ class Models:
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE.
-            KeyError: It is not here.
+            KeyError: This process does not have it.
         """
         embedder = self._embedders[model_id]
         task = self._priors.get(model_id)
@@ -81,7 +81,7 @@ class Models:
         return Model(model_id, embedder.dimension, prior, embedder)
 
     async def close(self) -> None:
-        """Ends what is being computed; the embedders are closed by who made them."""
+        """Cancels what is being computed; the owner of the embedders closes them."""
         for task in self._priors.values():
             task.cancel()
         await asyncio.gather(*self._priors.values(), return_exceptions=True)

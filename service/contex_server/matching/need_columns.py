@@ -1,4 +1,4 @@
-"""What is known of each need without looking at any text again, as arrays by row."""
+"""What is known of each need without looking at any text again, in columns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 KEPT = 8
-"""Nearest texts remembered for each need: as many may go before they are looked for again."""
+"""Nearest texts kept for each need; once this many are gone they are searched again."""
 _ROUNDING = 5e-5
-"""More than means can be off: the background rounds components, these sums are of float32."""
+"""An upper bound on the error of means: the background rounds components, these are float32."""
 _ROW_ARRAYS = (
     "best",
     "best_cosine",
@@ -29,7 +29,7 @@ _ROW_ARRAYS = (
 
 
 class NeedColumns:
-    """Arrays with a row for each need, and some to spare.
+    """Arrays with a row for each need, and spare rows.
 
     Attributes:
         sum: float64, the need's cosines over the background together.

@@ -1,7 +1,7 @@
-"""The needs of the agents that listen here: which of them a new text answers.
+"""The needs of the agents that listen here: finds those that a new text meets.
 
-`NeedRows` compares a text with every need at once, and cheaply. The few needs that may be met
-are then scored exactly, as `DataIndex` scores them.
+`NeedRows` compares a text with all needs at once, cheaply. The few candidates are then scored
+exactly, as `DataIndex` does.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ class NeedIndex:
         self._model_id = model_id
         self._agents: dict[str, Agent] = {}
         self._row_of: dict[bytes, int] = {}
-        self._wanted_by: dict[int, dict[str, list[int]]] = {}
+        self._agents_of: dict[int, dict[str, list[int]]] = {}
         self._rows = NeedRows(dimension, scorer, data)
-        # What holds until the data change: by row, what the background makes of a need, and
-        # the fits of its rivals.
+        # Caches by row, valid until the data change: a need's baseline, and its rivals' fits.
         self._usual: dict[int, NeedBaseline] = {}
         self._rivals: dict[int, Floats] = {}
 
@@ -44,7 +43,7 @@ class NeedIndex:
 
     @property
     def needs(self) -> int:
-        """How many different needs there are."""
+        """Number of different needs."""
         return len(self._row_of)
 
     @property
@@ -63,24 +62,24 @@ class NeedIndex:
             agent: The agent.
             needs: The encodings of its needs.
         """
-        wanted: dict[bytes, list[int]] = {}
+        indexes_of: dict[bytes, list[int]] = {}
         for index, need in enumerate(agent.needs):
-            wanted.setdefault(need.digest, []).append(index)
-        new = [digest for digest in wanted if digest not in self._row_of]
-        rows = self._rows.add([needs[wanted[digest][0]] for digest in new])
+            indexes_of.setdefault(need.digest, []).append(index)
+        new = [digest for digest in indexes_of if digest not in self._row_of]
+        rows = self._rows.add([needs[indexes_of[digest][0]] for digest in new])
         for digest, row in zip(new, rows, strict=True):
             self._row_of[digest] = row
-            self._wanted_by[row] = {}
-        for digest, indexes in wanted.items():
-            self._wanted_by[self._row_of[digest]][agent.agent_id] = indexes
+            self._agents_of[row] = {}
+        for digest, indexes in indexes_of.items():
+            self._agents_of[self._row_of[digest]][agent.agent_id] = indexes
         before = self._agents.get(agent.agent_id)
         self._agents[agent.agent_id] = agent
-        given_up = {need.digest for need in before.needs} - wanted.keys() if before else set()
-        self._release(agent.agent_id, given_up)
-        self._set_thresholds(wanted.keys() | given_up)
+        dropped = {need.digest for need in before.needs} - indexes_of.keys() if before else set()
+        self._release(agent.agent_id, dropped)
+        self._set_thresholds(indexes_of.keys() | dropped)
 
     def remove_agent(self, agent_id: str) -> None:
-        """Removes an agent, if it is there."""
+        """Removes an agent, if present."""
         agent = self._agents.pop(agent_id, None)
         if agent is not None:
             digests = {need.digest for need in agent.needs}
@@ -90,7 +89,7 @@ class NeedIndex:
     # -- following the data ------------------------------------------------------
 
     def changed(self, change: TextChange) -> None:
-        """Takes note of what the data index has taken in or let go."""
+        """Follows a change of the data index."""
         if change != NO_CHANGE:
             self._usual.clear()
             self._rivals.clear()
@@ -99,23 +98,22 @@ class NeedIndex:
     # -- matching ----------------------------------------------------------------
 
     def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
-        """The needs that each text may concern."""
+        """The needs that each text may meet."""
         return self._rows.scan(encodings)
 
     def match(
         self, encoding: Encoding, pairs: Candidates, data_key: str, serial: int | None
     ) -> dict[str, tuple[Match, ...]]:
-        """The agents that an event concerns.
+        """The agents whose needs an event meets.
 
         Args:
             encoding: Its text.
-            pairs: What `scan` found for it.
+            pairs: What `scan` returned for it.
             data_key: Its data key, for exclusions.
-            serial: The text in the data index, if it is there.
+            serial: The text in the data index, if present.
 
         Returns:
-            By agent id, the needs that it meets with a score of at least the need's
-            threshold, best first. Agents without one are absent.
+            By agent id, the needs whose threshold the score reaches, best first.
         """
         thresholds = self._rows.numbers.threshold
         highest = self._score_alone(pairs.standing, pairs.lexical)
@@ -138,16 +136,16 @@ class NeedIndex:
             rivalry = self._scorer.rivalry(rivals, crowd).sum()
             share = float(self._scorer.share(fits[index], rivalry, crowd))
             score = float(self._scorer.score(standing[index], lexical[index], np.array(share)))
-            for agent_id, indexes in self._wanted_by[row].items():
+            for agent_id, indexes in self._agents_of[row].items():
                 agent = self._agents[agent_id]
                 for need_index in indexes:
-                    wanted = agent.needs[need_index]
-                    if score < wanted.threshold or wanted.excludes(data_key):
+                    need = agent.needs[need_index]
+                    if score < need.threshold or need.excludes(data_key):
                         continue
                     by_agent[agent_id].append(
                         Match(
                             need_index=need_index,
-                            need=wanted.text,
+                            need=need.text,
                             score=score,
                             passage=int(best[index]),
                             cosine=float(cosines[index]),
@@ -156,7 +154,7 @@ class NeedIndex:
                             share=share,
                             mean=usual[index].mean,
                             deviation=usual[index].deviation,
-                            threshold=wanted.threshold,
+                            threshold=need.threshold,
                             model=self._model_id,
                             scorer=self._scorer.name,
                             background_passages=self._data.background.passages,
@@ -167,7 +165,7 @@ class NeedIndex:
     # -- exactly -----------------------------------------------------------------
 
     def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:
-        """The scores if nothing else were a rival: no score is higher."""
+        """The scores without any rivals: upper bounds."""
         scorer = self._scorer
         crowd = scorer.crowd(self._data.background.passages)
         fits = scorer.fit(standing, lexical)
@@ -183,7 +181,7 @@ class NeedIndex:
     def _measured(
         self, encoding: Encoding, rows: Rows, usual: Sequence[NeedBaseline]
     ) -> tuple[Floats, Floats, Floats]:
-        """Cosine, standing and words of some needs with each passage, [rows, passages]."""
+        """Cosine, standing and lexical part of needs with each passage, [rows, passages]."""
         exact = self._rows.vectors[rows].astype(np.float64)
         cosines = np.clip(exact @ encoding.vectors.T.astype(np.float64), -1.0, 1.0)
         standing = self._scorer.standing(
@@ -205,7 +203,7 @@ class NeedIndex:
         return cosines, standing, lexical
 
     def _rivals_of(self, row: int, usual: NeedBaseline) -> Floats:
-        """The fits of the best data of a need, best first."""
+        """The fits of a need's best data, best first."""
         found = self._rivals.get(row)
         if found is not None:
             return found
@@ -223,12 +221,12 @@ class NeedIndex:
     # -- plumbing ----------------------------------------------------------------
 
     def _set_thresholds(self, digests: Iterable[bytes]) -> None:
-        """Notes the lowest threshold that is set on each need."""
+        """Sets each need's threshold to the lowest that an agent has set."""
         rows = [row for digest in digests if (row := self._row_of.get(digest)) is not None]
         thresholds = [
             min(
                 self._agents[agent_id].needs[index].threshold
-                for agent_id, indexes in self._wanted_by[row].items()
+                for agent_id, indexes in self._agents_of[row].items()
                 for index in indexes
             )
             for row in rows
@@ -238,15 +236,15 @@ class NeedIndex:
     def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
         for digest in digests:
             row = self._row_of[digest]
-            agents = self._wanted_by[row]
+            agents = self._agents_of[row]
             del agents[agent_id]
             if not agents:
-                del self._wanted_by[row], self._row_of[digest]
+                del self._agents_of[row], self._row_of[digest]
                 self._rows.remove(row)
                 self._usual.pop(row, None)
                 self._rivals.pop(row, None)
 
 
 def best_first(matches: list[Match]) -> tuple[Match, ...]:
-    """Matches by score; where scores are equal, by need."""
+    """Matches by score, then by need."""
     return tuple(sorted(matches, key=lambda match: (-match.score, match.need_index)))

@@ -1,8 +1,8 @@
-"""The rows of the needs' index: which needs a text may concern, found without scoring any.
+"""The rows of the need index: finds the needs that a text may meet, without scoring any.
 
-One product of matrices gives the cosines of all needs with a text, an inverted index the words
-in common. What else is known of each need follows every change of the data, in the same pass,
-and is rounded so that no need is missed.
+One matrix product gives the cosines of all needs with a text, an inverted index the words in
+common. Everything else that is known of a need is updated with each change of the data, in the
+same pass, and rounded so that no need is missed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from contex_server.matching.score import Scorer, saturation
 from contex_server.matching.terms import Terms
 
 ROUNDING = 1e-6
-"""More than cosines in float32 and sums that follow changes can be off."""
+"""An upper bound on the error of float32 cosines and of incremental sums."""
 _WORDS_APART = 0.15
-"""Needs that share more of their words than this are looked at whatever their cosine."""
+"""Needs that share more of their words than this are candidates whatever their cosine."""
 _SMALLER = 0.8
 _LARGER = 1.5
-"""Masses are those of a project smaller by a fifth, until it is smaller or half as large again:
-words weigh more the more data there are, so shares of them are never underestimated."""
+"""Masses are computed for a project a fifth smaller, until the project is smaller than that or half
+as large again: words weigh more with more data, so that their shares are never underestimated."""
 _BLOCK_ROWS = 8_192
 _PENDING_PASSAGES = 1_024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """The needs that a text may concern, each with the passages that say so.
+    """The needs that a text may meet, once for each passage that says so.
 
     Attributes:
         rows: int64 [n].
@@ -50,7 +50,7 @@ class Candidates:
 
 
 class _Pending(NamedTuple):
-    """A text that came (1) or went (-1) and is not in the numbers yet."""
+    """A text that was added (1) or removed (-1), and is not in the columns yet."""
 
     serial: int
     encoding: Encoding
@@ -58,7 +58,7 @@ class _Pending(NamedTuple):
 
 
 class NeedRows:
-    """Needs by row; a row that is free asks for more than any text has.
+    """Needs by row; a free row requires more than any text has.
 
     Attributes:
         vectors: float32 [rows, dimension].
@@ -91,7 +91,7 @@ class NeedRows:
         return Encoding(self.vectors[row : row + 1], (self.terms[row],))
 
     def add(self, needs: Sequence[Encoding]) -> list[int]:
-        """Takes needs in; their thresholds are set later."""
+        """Adds needs; their thresholds are set later."""
         if not needs:
             return []
         background, numbers = self._data.background, self.numbers
@@ -116,18 +116,18 @@ class NeedRows:
         return rows
 
     def remove(self, row: int) -> None:
-        """Lets a need go."""
+        """Removes a need."""
         self._postings.remove(row, self.terms.pop(row))
         self.numbers.clear(row)
         self._free.append(row)
 
     def set_thresholds(self, rows: list[int], thresholds: list[float]) -> None:
-        """Sets the lowest score that matches for needs."""
+        """Sets the lowest score that matches, for some needs."""
         self.numbers.threshold[rows] = thresholds
         self._set_lowest_fits(np.array(rows, np.int64))
 
     def changed(self, change: TextChange) -> None:
-        """Takes note of what the data index has taken in or let go."""
+        """Follows a change of the data index."""
         for text, sign in ((change.removed, -1), (change.added, 1)):
             if text is not None and self.terms:
                 self._pending.append(_Pending(*text, sign))
@@ -136,7 +136,7 @@ class NeedRows:
             self.scan(())
 
     def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
-        """The needs that each text may concern."""
+        """The needs that each text may meet."""
         pending, self._pending, self._pending_passages = self._pending, [], 0
         if not self.terms:
             return [_pairs([]) for _ in encodings]
@@ -145,9 +145,9 @@ class NeedRows:
             self._update_lowest_fits()
             self.numbers.gone([text.serial for text in pending if text.sign < 0])
         near = self._compare(encodings, pending)
-        found: list[Candidates] = []
+        candidates: list[Candidates] = []
         for encoding in encodings:
-            found.append(
+            candidates.append(
                 _pairs(
                     [
                         self._likely(vector, terms, *next(near))
@@ -155,14 +155,14 @@ class NeedRows:
                     ]
                 )
             )
-        return found
+        return candidates
 
     # -- comparing ---------------------------------------------------------------
 
     def _compare(
         self, encodings: Sequence[Encoding], pending: Sequence[_Pending]
     ) -> Iterator[tuple[Rows, Floats]]:
-        """Compares all needs with all passages of some texts, and moves their numbers.
+        """Compares all needs with all passages of some texts, and updates their columns.
 
         Returns:
             For each passage of each encoding the needs that may be near enough, and their
@@ -202,16 +202,16 @@ class NeedRows:
                 rows = np.flatnonzero(nearest > numbers.edge[part] - ROUNDING)
                 numbers.came(serial, rows + start, nearest[rows])
             if asked:
-                wanted = product[:, asked]
-                row, passage = np.nonzero(wanted >= self._least_cosines(part)[:, None])
-                hits.append((passage, row + start, wanted[row, passage].astype(np.float64)))
+                cosines = product[:, asked]
+                row, passage = np.nonzero(cosines >= self._lowest_cosines(part)[:, None])
+                hits.append((passage, row + start, cosines[row, passage].astype(np.float64)))
         passage, row, cosine = (np.concatenate(parts) for parts in zip(*hits, strict=True))
         order = np.argsort(passage, kind="stable")
         edges = np.searchsorted(passage[order], np.arange(1, len(asked)))
         return zip(np.split(row[order], edges), np.split(cosine[order], edges), strict=True)
 
-    def _least_cosines(self, rows: slice) -> NDArray[np.float32]:
-        """The cosine that each need asks of a passage which has few of its words."""
+    def _lowest_cosines(self, rows: slice) -> NDArray[np.float32]:
+        """The cosine that each need requires of a passage with few of its words."""
         numbers, weights = self.numbers, self._scorer.weights
         words = weights.fit_lexical * _WORDS_APART
         standing = (numbers.lowest_fit[rows] - words) / weights.fit_standing
@@ -221,7 +221,7 @@ class NeedRows:
     def _likely(
         self, vector: NDArray[np.float32], terms: Terms, near: Rows, cosines: Floats
     ) -> Candidates:
-        """The needs that a passage may meet, by its words too.
+        """The needs that a passage may meet, by meaning or by words.
 
         Args:
             vector: The passage's vector.
@@ -244,7 +244,7 @@ class NeedRows:
         return Candidates(rows[kept], standing[kept], lexical[kept])
 
     def _words(self, terms: Terms) -> Floats:
-        """What a passage of these terms gets for the words of each need, [used rows]."""
+        """The lexical weight that a passage with these terms has for each need, [used rows]."""
         background = self._data.background
         at = [i for i, term in enumerate(terms.ids.tolist()) if term in self._postings]
         if not at:
@@ -262,7 +262,7 @@ class NeedRows:
     # -- following ---------------------------------------------------------------
 
     def _update_masses(self, pending: Sequence[_Pending]) -> None:
-        """Follows how rare words are now."""
+        """Follows the rarity of words."""
         background, numbers = self._data.background, self.numbers
         weight = self._mass_weight
         if not weight <= background.weight <= weight * _LARGER / _SMALLER:
@@ -281,8 +281,8 @@ class NeedRows:
                 np.concatenate([ids for ids, _ in counted]), return_inverse=True
             )
             more = np.bincount(inverse, signs, len(ids)).astype(np.float64, copy=False)
-            wanted = [at for at in np.flatnonzero(more).tolist() if int(ids[at]) in self._postings]
-            ids, more = ids[wanted], more[wanted]
+            known = [at for at in np.flatnonzero(more).tolist() if int(ids[at]) in self._postings]
+            ids, more = ids[known], more[known]
             now = background.frequencies(ids)
             moved = rarities(ids, now, weight) - rarities(ids, now - more, weight)
         slots, sizes = self._postings.slots(ids.tolist())
@@ -295,7 +295,7 @@ class NeedRows:
             self._set_lowest_fits(np.array(list(self.terms)))
 
     def _set_lowest_fits(self, rows: Rows) -> None:
-        """Which fit needs ask for at least in a crowd like this, or a tenth smaller."""
+        """Sets the lowest fit that can match, for a crowd up to a tenth smaller than now."""
         numbers = self.numbers
         thresholds, which = np.unique(numbers.threshold[rows], return_inverse=True)
         fits = [self._scorer.lowest_fit(t, 0.9 * self._crowd) for t in thresholds.tolist()]

@@ -1,4 +1,4 @@
-"""Payloads as plain values, so that they can be written in another notation or compared."""
+"""Payloads as plain values, to be compared or written in another notation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from contex_server.matching.formats.media import Format, Media, decode, media
 from contex_server.matching.formats.passages import PayloadMalformed
 
 NESTING = 100
-"""What nests deeper stays text: the writers of YAML and TOON recurse."""
+"""Deeper nesting stays text, since the writers of YAML and TOON recurse."""
 
 _INTEGER_DIGITS = 640
-"""Longer ones Python may be set to refuse, since reading them is quadratic."""
+"""Python may be configured to refuse longer ones, since reading them is quadratic."""
 
-# Numbers that a double may not hold have many digits, or a large exponent. Every byte is
-# mapped to what it may be of a number, and these are looked for: 20 times as fast as a
-# regular expression.
+# Numbers that a double may not hold have many digits, or a large exponent. Maps every byte to its
+# role in a number and searches for those patterns: 20 times as fast as a regular expression.
 _OF_NUMBERS = bytes(
     ord("0" if c in b"0123456789." else "e" if c in b"eE" else "-" if c in b"+-" else " ")
     for c in range(256)
@@ -41,19 +40,18 @@ _YAML_WORDS = {
 
 
 class LongInteger(int):
-    """An integer that may exceed 64 bits, so that a writer can tell."""
+    """An integer that may exceed 64 bits, marked for the writers."""
 
 
 def plain_value(payload: bytes, content_type: str) -> Any:
-    """What a payload says, in the types of JSON and without loss.
+    """A payload as a value of JSON's types, without loss.
 
     Returns:
-        JSON's value; numbers that neither 64 bits nor a double hold are a LongInteger or a
-        Decimal. YAML's and TOML's
-        value, where it has one in JSON's types: comments are left out, and dates, and
-        numbers that JSON would write differently, are strings as they were written. Of
-        everything else, of YAML with tags or aliases, and of what nests deeper than
-        `NESTING`, the text. {"base64": …, "content_type": …} of what is not text.
+        For JSON its value; numbers that neither 64 bits nor a double hold are a LongInteger or a
+        Decimal. For YAML and TOML the value without comments; dates, and numbers that JSON would
+        write differently, are strings as written. The text of everything else, of YAML with tags
+        or aliases, and of what nests deeper than `NESTING`. {"base64": …, "content_type": …} for
+        binary data.
     """
     kind = media(content_type)
     if kind.format is Format.JSON:
@@ -74,7 +72,7 @@ def plain_value(payload: bytes, content_type: str) -> Any:
 
 
 def text_of(payload: bytes, kind: Media) -> str | None:
-    """The payload's text in its charset, UTF-8 if it names none; None if it has none."""
+    """The payload decoded from its charset, by default UTF-8; None if it is not text."""
     try:
         return decode(payload, kind.encoding or "")
     except PayloadMalformed:
@@ -82,13 +80,13 @@ def text_of(payload: bytes, kind: Media) -> str | None:
 
 
 def may_be_inexact(payload: bytes) -> bool:
-    """Whether JSON may hold numbers that differ as doubles from what is written."""
+    """Whether JSON may contain numbers that doubles do not hold exactly."""
     shape = payload.translate(_OF_NUMBERS)
     return _MANY_DIGITS in shape or b"e000" in shape or b"e-000" in shape
 
 
 def exact_json(payload: bytes) -> Any:
-    """The value of valid JSON with every digit of its numbers: int and Decimal, no float.
+    """The value of JSON with all digits of its numbers: int and Decimal, no float.
 
     Raises:
         ValueError: It nests too deep, or a number's exponent has more than 18 digits.
@@ -129,7 +127,7 @@ def _from_toml(text: str) -> Any:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether every scalar below, without dates, is one that JSON has."""
+    """Whether all scalars have types of JSON (no dates)."""
     waiting = [value]
     while waiting:
         node = waiting.pop()
@@ -150,11 +148,11 @@ def _is_json(value: Any) -> bool:
 
 
 class _NotPlain(Exception):
-    """YAML that says more than JSON can."""
+    """YAML that JSON can't express."""
 
 
 def _from_yaml(text: str) -> Any:
-    """Reads events, since libyaml's loader recurses and overflows the stack."""
+    """Builds the value from events: libyaml's loader recurses and overflows the stack."""
     try:
         return _build(text)
     except (_NotPlain, yaml.YAMLError):
@@ -201,7 +199,7 @@ def _build(text: str) -> Any:
         elif isinstance(event, yaml.CollectionEndEvent):
             open_nodes.pop()
         elif isinstance(event, yaml.AliasEvent):
-            raise _NotPlain  # Written out, a few lines of aliases of aliases are gigabytes.
+            raise _NotPlain  # Expanded, a few lines of nested aliases are gigabytes.
     if len(documents) != 1:
         raise _NotPlain
     return documents[0]

@@ -1,8 +1,7 @@
 """An inverted index that follows every change at once: term → where it occurs, and how often.
 
-tantivy was measured for this and left out: a change becomes visible with a commit, it can't be
-asked which of many needs a new text meets, and it rounds lengths, so that the two directions
-would disagree; see ADR 9.
+Not tantivy, which was measured: changes become visible with a commit, it can't say which of many
+needs a new text meets, and it rounds lengths, so that the two directions would disagree (ADR 9).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from contex_server.matching.terms import Terms
 MAX_SLOTS = 1 << 24
 _COUNT_BITS = 8
 _BYTES_EACH = 200
-"""Of a list and its place in the dictionary, apart from what it holds."""
+"""Memory of a list and its entry in the dictionary, without its items."""
 
 
 class Occurrences(NamedTuple):
@@ -37,8 +36,8 @@ class Occurrences(NamedTuple):
 class Postings:
     """Terms of texts by slot; slots are below `MAX_SLOTS`.
 
-    Most terms occur once or twice, so a list is as small as can be: one packed number an
-    occurrence, the slot and, in the lowest 8 bits, the count.
+    Most terms occur once or twice, so lists are as small as possible: a packed number for each
+    occurrence, with the slot and, in the lowest 8 bits, the count.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,7 @@ class Postings:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the lists in bytes, about."""
+        """Approximate memory in bytes."""
         return sum(4 * len(found) for found in self._lists.values()) + _BYTES_EACH * len(self)
 
     def add(self, slot: int, terms: Terms) -> None:
@@ -86,10 +85,10 @@ class Postings:
         return Occurrences((packed >> _COUNT_BITS).astype(np.int64), packed.astype(np.uint8))
 
     def slots(self, terms: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where several terms occur, which all do.
+        """Where several terms occur, all of which must be present.
 
         Returns:
-            The slots, term after term, and how many each term has.
+            The slots, term by term, and the number of slots of each.
         """
         lists = [self._lists[term] for term in terms]
         sizes = np.fromiter(map(len, lists), np.int64, len(lists))

@@ -1,17 +1,17 @@
-"""From what is known about a need and a passage to one calibrated probability. Pure.
+"""The score of a need and a passage: one calibrated probability. Pure.
 
     standing  z = (cosine - mean) / deviation, of the need's cosines over the project, 0 to 12
     lexical   l = BM25 of the passage, divided by what a perfect passage would get, 0 to 1
     fit       f = a z + b l
-    rivals    K = k (n + n0): what n unrelated passages weigh together, n0 of them given;
+    rivals    K = k (n + n0): the weight of n unrelated passages and n0 presumed ones;
               R = the sum of max(0, e^f - r K) over the best two texts of the project
-    share     s = f - ln(K + R): the passage's weight against all that compete with it
+    share     s = f - ln(K + R): the passage's weight against all its competitors
     score     1 / (1 + e^-(w0 + w1 z + w2 l + w3 s))
 
-Standing makes needs comparable with each other, share makes projects comparable: a passage
-that only stands out a little is right in a project of ten and chance in one of ten thousand,
-and it is less likely to be what was meant where another stands out more. ADR 8 has what each
-part is worth. Weights are fitted by `python -m benchmarks.matching fit`.
+Standing makes needs comparable with each other, share makes projects comparable: a passage that
+stands out a little is probably right in a project of ten and chance in one of ten thousand, and
+less likely to be right if another stands out more. ADR 8 measures each part. The weights are
+fitted by `python -m benchmarks.matching fit`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 BM25_SATURATION = 1.2
 BM25_LENGTH = 0.75
 RIVALS = 2
-"""How many of the project's best texts for a need count as rivals."""
+"""Number of a need's best texts that count as rivals."""
 MAX_STANDING = 12.0
 
 
@@ -49,7 +49,7 @@ class Weights:
         standing: w1.
         lexical: w2.
         share: w3.
-        default_threshold: Where F1 was best on the split they were fitted on.
+        default_threshold: The best one by F1 on the split that they were fitted on.
     """
 
     version: str
@@ -67,7 +67,7 @@ class Weights:
 
 @cache
 def shipped_weights() -> Weights:
-    """The weights that this version was measured with."""
+    """The weights of this version."""
     text = (files("contex_server.matching") / "data" / "weights.json").read_text(encoding="utf-8")
     return Weights(**json.loads(text))
 
@@ -93,11 +93,11 @@ class Scorer:
         return weights.fit_standing * standing + weights.fit_lexical * lexical
 
     def crowd(self, passages: int) -> float:
-        """K of a project with so many passages in its background."""
+        """K of a project with this many passages in its background."""
         return self.weights.crowd * (passages + self.weights.prior_passages)
 
     def rivalry(self, fits: Floats, crowd: float) -> Floats:
-        """What rivals of these fits add to R."""
+        """What rivals with these fits add to R."""
         return np.maximum(0.0, np.exp(fits) - self.weights.rival_floor * crowd)
 
     def rival_floor(self, crowd: float) -> float:
@@ -138,14 +138,14 @@ class Scorer:
         ]
 
     def lowest_fit(self, threshold: float, crowd: float) -> float:
-        """A fit below which no score reaches the threshold, whatever it is made of."""
+        """A fit below which no score can reach the threshold."""
         weights = self.weights
         if threshold <= 0:
             return 0.0
         steepest = max(
             weights.standing / weights.fit_standing, weights.lexical / weights.fit_lexical
         )
-        wanted = math.inf if threshold >= 1 else math.log(threshold / (1 - threshold))
+        required = math.inf if threshold >= 1 else math.log(threshold / (1 - threshold))
         low, high = 0.0, weights.fit_standing * MAX_STANDING + weights.fit_lexical
 
         def best(fit: float) -> float:
@@ -153,11 +153,11 @@ class Scorer:
             share = fit - math.log(crowd + alone)
             return weights.bias + steepest * fit + weights.share * share
 
-        if best(high) < wanted:
+        if best(high) < required:
             return math.inf
         for _ in range(40):
             middle = (low + high) / 2
-            if best(middle) < wanted:
+            if best(middle) < required:
                 low = middle
             else:
                 high = middle
@@ -180,10 +180,10 @@ def saturation(counts: Floats, lengths: Floats, average_length: float) -> Floats
 
 
 def rarity(frequencies: Floats, passages: float) -> Floats:
-    """How much a term counts: the square root of its inverse document frequency.
+    """The weight of a term: the square root of its inverse document frequency.
 
-    The root halves the distance between rare and common words, which was better on all three
-    sets that were tried (MRR of BM25 alone 0.575 to 0.583, 0.740 to 0.750, 0.680 to 0.695).
+    The root brings rare and common words closer together, which was better on all three sets
+    tried (MRR of BM25 alone 0.575 to 0.583, 0.740 to 0.750, 0.680 to 0.695).
 
     Args:
         frequencies: Number of passages that have the term.

@@ -1,4 +1,4 @@
-"""Which data answer needs, best first: one rule for registrations and questions."""
+"""Searches the data that match needs: one rule for registrations and queries."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def search(
     as_of: LogSequence,
     admits: Callable[[str], bool] = lambda _: True,
 ) -> SearchResult:
-    """Finds the data that some needs want.
+    """Finds the data that match some needs.
 
-    Each need takes its `max_matches` best data whose score reaches its threshold; where
-    scores are equal, the first by key.
+    Each need selects its `max_matches` best data whose score reaches its threshold; among equal
+    scores, the first by key.
 
     Args:
         data: The project's data.
         scorer: Formula and weights.
         model_id: The model of the encodings.
         needs: The needs.
-        as_of: What the data are the state of.
-        admits: Which data keys count at all.
+        as_of: The sequence that the data are as of.
+        admits: Which data keys to consider.
 
     Returns:
-        Each datum once, with the needs that took it, best first; best datum first.
+        Each datum once, with the needs that selected it, best first; best datum first.
     """
     by_key: defaultdict[str, list[Match]] = defaultdict(list)
     crowd = scorer.crowd(data.background.passages)
@@ -73,13 +73,13 @@ def search(
                     background_as_of=as_of,
                 )
             )
-    found = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
-    found.sort(key=lambda item: (-item[1][0].score, item[0]))
-    return found
+    result = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
+    result.sort(key=lambda item: (-item[1][0].score, item[0]))
+    return result
 
 
 def score_ranking(ranking: Ranking, scorer: Scorer, crowd: float) -> tuple[Floats, Floats]:
-    """The shares and scores of a need's whole ranking."""
+    """The shares and scores of a need's ranking."""
     rivalry = scorer.rivalry(ranking.fits[:RIVALS], crowd).sum()
     shares = scorer.share(ranking.fits, rivalry, crowd)
     return shares, scorer.score(ranking.standing, ranking.lexical, shares)

@@ -1,8 +1,8 @@
-"""Texts to the words that they are compared by: folded, without stop words, stemmed.
+"""The terms that texts are compared by: folded, stemmed words without stop words.
 
 Single words and pairs of neighbours both count: "read only" is more than "read" and "only".
-A term is kept as the CRC-32 of its stem; that two stems of a project share one is as likely
-as not once it has 55,000 of them, and then costs one need a few hundredths.
+A term is the CRC-32 of its stem. From 55,000 stems on, a project probably has a collision, which
+costs one need a few hundredths.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 TermIds = NDArray[np.uint32]
 
 PAIR_WEIGHT = 0.5
-"""What a pair of neighbouring words counts against a single word of the same rarity."""
+"""The weight of a pair of neighbouring words relative to a single word of the same rarity."""
 _MAX_COUNT = 255
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _MARKS = re.compile(r"[\u0300-\u036f]+")
 _PAIR_BIT = np.uint32(1 << 31)
 
-# Words that say nothing about what is wanted: the usual English ones, and those in which
-# people put a request ("please tell me", "I want to know").
+# Words without meaning for a match: the usual English ones, and those of requests
+# ("please tell me", "I want to know").
 _STOP_WORDS = """
     a about above after again against all am an and any are as at be because been before being
     below between both but by can could did do does doing don down during each few for from
@@ -59,11 +59,11 @@ class Terms:
 
     @property
     def length(self) -> int:
-        """All counts together: the text's length in terms."""
+        """The sum of the counts: the text's length in terms."""
         return int(self.counts.sum(dtype=np.int64))
 
     def counts_of(self, ids: TermIds) -> NDArray[np.float64]:
-        """How often each of some terms occurs."""
+        """How often each of these terms occurs."""
         if not len(self.ids):
             return np.zeros(len(ids))
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
@@ -72,7 +72,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a text: as it stands there, as it is compared, and its term."""
+    """A word of a text, its stem, and its term."""
 
     word: str
     stem: str
@@ -86,7 +86,7 @@ def terms_of(parts: Iterable[tuple[str, int]]) -> Terms:
     """The terms of a text's parts.
 
     Args:
-        parts: Each with how many times its words count.
+        parts: Each with the weight of its words.
     """
     counts: Counter[int] = Counter()
     for text, weight in parts:
@@ -108,7 +108,7 @@ def is_pair(ids: TermIds) -> NDArray[np.bool_]:
 
 
 def words_of(text: str) -> list[Word]:
-    """The words of a text that count, in its order, then its pairs of neighbours."""
+    """The words of a text without stop words, in order, then its pairs of neighbours."""
     words = [Word(word, stem, _id(stem)) for word, stem in _stems(text)]
     pairs = [
         Word(f"{a.word} {b.word}", f"{a.stem} {b.stem}", _pair_id(a.stem, b.stem))
@@ -135,7 +135,7 @@ def _pair_id(first: str, second: str) -> int:
 
 def _stems(text: str) -> list[tuple[str, str]]:
     if not text.isascii():
-        # First, since some capitals come out of it: "㎒" is "MHz".
+        # Before lowercasing, since it may produce capitals: "㎒" is "MHz".
         text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
     words = [word for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
     return list(zip(words, _stemmed(words), strict=True))

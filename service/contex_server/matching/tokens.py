@@ -1,4 +1,4 @@
-"""What a text costs a language model."""
+"""Counts the tokens that a text has for a language model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 ESTIMATED_BYTES = 3
-"""Bytes of UTF-8 for a token. English and JSON have about 4 with today's vocabularies, so
-that the estimate errs on the safe side."""
+"""UTF-8 bytes per token. English and JSON have about 4 with today's vocabularies, so the estimate
+is on the safe side."""
 
 
 class TokenCounter(Protocol):
@@ -18,21 +18,21 @@ class TokenCounter(Protocol):
 
     @property
     def name(self) -> str:
-        """Identifies it to whoever reads a count."""
+        """Tells readers of a count how it was made."""
         ...
 
     def count(self, text: str) -> int:
-        """The tokens of a text; none for none."""
+        """The number of tokens of a text; 0 for an empty one."""
         ...
 
 
 class EstimateCounter:
-    """One token for every `ESTIMATED_BYTES` begun."""
+    """Estimates one token for each `ESTIMATED_BYTES`, rounded up."""
 
     name = "estimate"
 
     def count(self, text: str) -> int:
-        """An estimate that takes no model's vocabulary."""
+        """An estimate that needs no model's vocabulary."""
         size = len(text) if text.isascii() else len(text.encode())
         return -(-size // ESTIMATED_BYTES)
 
@@ -48,7 +48,7 @@ class TokenizerFile:
         """Loads the file.
 
         Raises:
-            ValueError: It can't be read, or is no tokenizer.
+            ValueError: It can't be read, or is not a tokenizer.
         """
         try:
             content = path.read_bytes()
@@ -69,9 +69,9 @@ class TokenizerFile:
 
 
 def token_counter(path: Path | None) -> TokenCounter:
-    """The counter that is configured; None: the estimate.
+    """The configured counter; the estimate if there is no file.
 
     Raises:
-        ValueError: The file can't be read, or is no tokenizer.
+        ValueError: The file can't be read, or is not a tokenizer.
     """
     return EstimateCounter() if path is None else TokenizerFile(path)

@@ -1,7 +1,7 @@
-"""How many events there were, over time: counts that the store keeps, in buckets.
+"""How many events there were over time, in buckets.
 
-The store counts by minute and, of hours that are over, by hour; see
-`log/redis/functions/projects.lua`. A bucket is a multiple of one of these, so nothing is estimated.
+The store counts events by minute, and by hour once an hour is over; see
+`log/redis/functions/projects.lua`. A bucket is a multiple of one of these, so counts are exact.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MINUTE, HOUR, DAY = 60, 3_600, 86_400
 MINUTES_KEPT_S = 8 * DAY
 MAX_BUCKETS = 2_000
 _LENGTHS = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY)
-"""What is chosen from where no length is asked for: the first with about 60 buckets."""
+"""Default bucket lengths: the first that makes about 60 buckets is used."""
 _CHOSEN_BUCKETS = 60
 _READ_HOURS = 64
-"""Hours or days that are read together."""
+"""Hours or days read in one call."""
 
 
 class Total(Enum):
-    """Everything together, instead of a dimension."""
+    """All events together, instead of a dimension."""
 
     TOTAL = "total"
 
@@ -38,15 +38,15 @@ By = Dimension | Total
 
 @dataclass(frozen=True, slots=True)
 class ActivityQuery:
-    """What is asked.
+    """What to count.
 
     Attributes:
-        since_ms: The range from this instant, unix milliseconds, ...
-        until_ms: ... to and including this one.
-        bucket_s: Length of a bucket in seconds; 0: chosen.
-        names: Globs; empty: all names.
-        top: How many names are told.
-        offset_s: How far local time is ahead of UTC.
+        since_ms: Start of the range, in unix milliseconds.
+        until_ms: End of the range, inclusive.
+        bucket_s: Length of a bucket in seconds; 0 chooses one.
+        names: Globs; empty for all names.
+        top: Maximum number of series.
+        offset_s: How far local time is ahead of UTC, in seconds.
     """
 
     by: By
@@ -60,7 +60,7 @@ class ActivityQuery:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Equal spans of time, in seconds since 1970: [start, start + bucket_s), …"""
+    """Consecutive spans of equal length, in seconds since 1970: [start, start + bucket_s), …"""
 
     start: int
     bucket_s: int
@@ -68,13 +68,13 @@ class Buckets:
 
     @property
     def end(self) -> int:
-        """Where the last ends."""
+        """The end of the last one."""
         return self.start + self.count * self.bucket_s
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Counts of a name; the name "" is also that of everything together."""
+    """The counts of a name; also "" for all events together."""
 
     name: str
     total: int
@@ -93,22 +93,22 @@ class Activity:
     counted_since: Sequence = BEGINNING
 
 
-def choose_buckets(asked: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
-    """The buckets of a question, and which counts they are made of.
+def choose_buckets(query: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
+    """Chooses the buckets of a query, and the counts that they are made of.
 
-    They begin at multiples of their length in local time, as far as the counts allow:
-    where only hours are left, at full hours of UTC.
+    They begin at multiples of their length in local time, or at full hours of UTC where only
+    hourly counts are left.
 
     Raises:
-        ContexError: INVALID_FIELD: they would be too many; RECORDS_EXPIRED: minutes of
-            that time are no longer kept.
+        ContexError: INVALID_FIELD: there would be too many; RECORDS_EXPIRED: counts by minute
+            are no longer kept for that time.
     """
-    since, until, offset = asked.since_ms // 1000, asked.until_ms // 1000, asked.offset_s
-    # An hour's minutes are let go of eight days after the hour, so those of this one are there.
+    since, until, offset = query.since_ms // 1000, query.until_ms // 1000, query.offset_s
+    # Minutes are dropped eight days after their hour, so those of this hour are still there.
     kept = (now_ms // 1000 - MINUTES_KEPT_S) // HOUR * HOUR
-    length = asked.bucket_s or _chosen(until - since)
+    length = query.bucket_s or _chosen(until - since)
     start = (since + offset) // length * length - offset
-    if start < kept and not asked.bucket_s and length % HOUR:
+    if start < kept and not query.bucket_s and length % HOUR:
         length = HOUR
     if start < kept and length % HOUR:
         earliest = rfc3339((-(-(kept + offset) // length) * length - offset) * 1000)
@@ -133,16 +133,16 @@ def choose_buckets(asked: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
 
 
 async def read_activity(
-    log: EventLog, store: ProjectStore, project: str, asked: ActivityQuery
+    log: EventLog, store: ProjectStore, project: str, query: ActivityQuery
 ) -> Activity:
-    """Reads the counts of the time asked about; the log itself is not read.
+    """Reads counts; the log itself is not read.
 
     Raises:
         ContexError: INVALID_FIELD, RECORDS_EXPIRED, STORE_UNAVAILABLE.
     """
     bounds = await log.bounds(project)
-    buckets, tier = choose_buckets(asked, bounds.now_ms)
-    dimension = asked.by if isinstance(asked.by, Dimension) else Dimension.EVENT_TYPE
+    buckets, tier = choose_buckets(query, bounds.now_ms)
+    dimension = query.by if isinstance(query.by, Dimension) else Dimension.EVENT_TYPE
     span, slot_s = (HOUR, MINUTE) if tier is Tier.MINUTES else (DAY, HOUR)
     # Nothing was counted before the first event or after the newest.
     first = max(buckets.start, bounds.first.ms // 1000 if bounds.first else 0)
@@ -150,36 +150,36 @@ async def read_activity(
         first = buckets.start
     last = min(buckets.end - 1, bounds.now_ms // 1000)
     numbers = range(first // span, last // span + 1)
-    tallied = _Tally(buckets, asked)
+    tally = _Tally(buckets, query)
     for start in range(0, len(numbers), _READ_HOURS):
         part = numbers[start : start + _READ_HOURS]
-        found = await store.activity(project, dimension, tier, part)
-        for number, counts in zip(part, found, strict=True):
-            tallied.add(number * span, slot_s, counts)
+        stored = await store.activity(project, dimension, tier, part)
+        for number, counts in zip(part, stored, strict=True):
+            tally.add(number * span, slot_s, counts)
     counters = await store.counters(project)
-    return tallied.result(counters.counted_since)
+    return tally.result(counters.counted_since)
 
 
 class _Tally:
-    """Adds counts up."""
+    """Adds up counts."""
 
-    def __init__(self, buckets: Buckets, asked: ActivityQuery) -> None:
+    def __init__(self, buckets: Buckets, query: ActivityQuery) -> None:
         self._buckets = buckets
-        self._asked = asked
-        self._admits = _admits(asked.names)
+        self._query = query
+        self._admits = _admits(query.names)
         self._by_name: defaultdict[bytes, dict[int, int]] = defaultdict(dict)
         self._totals: defaultdict[bytes, int] = defaultdict(int)
         self._counts = [0] * buckets.count
         self._hours = [0] * 24
 
     def add(self, begin: int, slot_s: int, counts: dict[bytes, bytes]) -> None:
-        """Takes in the counts of an hour or a day that begins at `begin`."""
+        """Adds the counts of the hour or day that begins at `begin`."""
         start, length, count = self._buckets.start, self._buckets.bucket_s, self._buckets.count
-        offset = self._asked.offset_s
+        offset = self._query.offset_s
         for name, value in counts.items():
             if not self._admits(name):
                 continue
-            mine = self._by_name[name]
+            own = self._by_name[name]
             total = 0
             for slot, _, text in (part.partition(b":") for part in value.split(b" ")):
                 at = begin + int(slot) * slot_s
@@ -187,7 +187,7 @@ class _Tally:
                 if 0 <= index < count:
                     n = int(text)
                     total += n
-                    mine[index] = mine.get(index, 0) + n
+                    own[index] = own.get(index, 0) + n
                     self._counts[index] += n
                     self._hours[(at + offset) // HOUR % 24] += n
             self._totals[name] += total
@@ -197,8 +197,8 @@ class _Tally:
         present = [(name, total) for name, total in self._totals.items() if total]
         present.sort(key=lambda item: (-item[1], item[0]))
         series = []
-        if isinstance(self._asked.by, Dimension):
-            for name, total in present[: self._asked.top]:
+        if isinstance(self._query.by, Dimension):
+            for name, total in present[: self._query.top]:
                 counts = [0] * self._buckets.count
                 for index, n in self._by_name[name].items():
                     counts[index] = n
@@ -207,7 +207,7 @@ class _Tally:
             series,
             Series("", sum(self._counts), self._counts),
             self._buckets,
-            len(present) if isinstance(self._asked.by, Dimension) else 0,
+            len(present) if isinstance(self._query.by, Dimension) else 0,
             self._hours,
             counted_since,
         )
@@ -220,20 +220,19 @@ def rate(now_ms: int, minutes: Iterable[tuple[int, dict[bytes, bytes]]]) -> floa
         now_ms: The store's clock.
         minutes: Counts by minute, of the hours that begin at these seconds.
 
-    Minutes are counted as wholes, so of the one that the last sixty seconds began in, the
-    share counts that lies in them.
+    Of the minute in which the last sixty seconds began, the share that lies in them counts.
     """
     this, elapsed = now_ms // 60_000, now_ms % 60_000 / 60_000
-    found = 0.0
+    events = 0.0
     for begin, counts in minutes:
         for value in counts.values():
             for slot, _, text in (part.partition(b":") for part in value.split(b" ")):
                 minute = begin // MINUTE + int(slot)
                 if minute == this:
-                    found += int(text)
+                    events += int(text)
                 elif minute == this - 1:
-                    found += int(text) * (1 - elapsed)
-    return found / 60
+                    events += int(text) * (1 - elapsed)
+    return events / 60
 
 
 def _chosen(range_s: int) -> int:
@@ -246,5 +245,5 @@ def _chosen(range_s: int) -> int:
 def _admits(names: frozenset[str]) -> Callable[[bytes], bool]:
     if not names:
         return lambda _: True
-    wanted = EventFilter(data_keys=names)
-    return lambda name: wanted.admits_key(name.decode())
+    filter = EventFilter(data_keys=names)
+    return lambda name: filter.admits_key(name.decode())

@@ -1,5 +1,5 @@
-"""Erasing payloads: by destroying the key that they are sealed with, or by writing what is
-archived anew. See docs/adr/0016."""
+"""Erases payloads: by destroying the key that they are sealed with, or by rewriting the archive.
+See docs/adr/0016."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _SEALED = bytes([SEALED_TAG])
 
 
 @dataclass(slots=True)
-class _Found:
-    """What is erased.
+class _ErasedEvents:
+    """The events to erase.
 
     Attributes:
-        latest: The last of the erased events of each data key.
+        latest: The last of them of each data key.
     """
 
     events: int = 0
@@ -62,13 +62,13 @@ class Eraser:
     """Erases data.
 
     Args:
-        raw: All events, as they are kept.
+        raw: All events, as stored.
         store: Where keys, erasures and vectors are.
-        sealer: Has keys at hand.
+        sealer: Caches keys.
         retention: Knows of legal holds.
-        archive: Where old events are; None where there is no archive.
-        archiver: Moves events there; None likewise.
-        keys: The keys that are kept there; None likewise.
+        archive: Where old events are; None without an archive.
+        archiver: Moves events there; None without an archive.
+        keys: The keys in the archive; None without an archive.
         models: Embedding models that may have made vectors.
         growth: Is told of each project that has grown.
     """
@@ -108,8 +108,8 @@ class Eraser:
         """Erases the events of a subject, or of a data key.
 
         Returns:
-            How many, the event that tells it, if there was something to erase, and whether
-            the request had been answered before.
+            How many were erased, the sequence of the event that says so, if any were, and
+            whether the request was answered before.
 
         Raises:
             ContexError: LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
@@ -126,32 +126,32 @@ class Eraser:
             key_id = await self._store.keys.key_of_subject(project, subject)
             if not key_id:
                 return 0, None, False
-            found = await self._sealed_with(project, key_id)
+            erased = await self._sealed_with(project, key_id)
         else:
-            found = await self._rewrite(project, data_key, erasure)
-        await self._drop_vectors(project, found)
-        told = {
+            erased = await self._rewrite(project, data_key, erasure)
+        await self._drop_vectors(project, erased)
+        payload = {
             **({"subject": subject} if subject else {"data_key": data_key}),
             "request_id": request_id,
             "reason": reason,
-            "erased_count": found.events,
+            "erased_count": erased.events,
         }
-        what = f"subject {subject}" if subject else f"data key {data_key}"
-        detail = f"erased {found.events} events of {what}, request {request_id}: {reason}"
+        target = f"subject {subject}" if subject else f"data key {data_key}"
+        detail = f"erased {erased.events} events of {target}, request {request_id}: {reason}"
         reached("erasing")
         recorded = Erased(
             request_id,
             subject,
             key_id,
             tombstone(erasure),
-            found.events,
-            found.latest,
+            erased.events,
+            erased.latest,
             DATA_ERASED,
-            event_codec.encode(DATA_ERASED, orjson.dumps(told), {}),
-            encode_action(AuditAction.ADMINISTERED, origin, detail, count=found.events),
+            event_codec.encode(DATA_ERASED, orjson.dumps(payload), {}),
+            encode_action(AuditAction.ADMINISTERED, origin, detail, count=erased.events),
         )
         if key_id and self._archiver is not None and self._keys is not None:
-            # So that it is not kept again meanwhile.
+            # Otherwise the archiver could store the key again.
             async with self._archiver.task.exclusive(project):
                 directory = (await self._store.archive.archived(project)).directory
                 if directory:
@@ -160,44 +160,43 @@ class Eraser:
         else:
             sequence = await self._store.keys.erase(project, recorded)
         self._sealer.forget(project)
-        # Whoever had missed them meanwhile may have made them again.
-        await self._drop_vectors(project, found)
+        # They may have been computed again in the meantime.
+        await self._drop_vectors(project, erased)
         if not await self._store.keys.rewrite_files(project):
             log.warning("store_keeps_its_files", project=project)
         self._growth.grown(project)
-        log.warning("data_erased", project=project, events=found.events, request_id=request_id)
-        return found.events, sequence, False
+        log.warning("data_erased", project=project, events=erased.events, request_id=request_id)
+        return erased.events, sequence, False
 
-    async def _sealed_with(self, project: str, key_id: bytes) -> _Found:
+    async def _sealed_with(self, project: str, key_id: bytes) -> _ErasedEvents:
         """The events that are sealed with a key."""
-        found = _Found()
+        erased = _ErasedEvents()
         tail = (await self._raw.bounds(project)).tail
         source = pages(self._raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
                     if entry.body[:1] == _SEALED and key_id_of(entry) == key_id:
-                        self._note(found, entry)
-        return found
+                        self._note(erased, entry)
+        return erased
 
-    def _note(self, found: _Found, entry: Entry) -> None:
-        found.events += 1
+    def _note(self, erased: _ErasedEvents, entry: Entry) -> None:
+        erased.events += 1
         state = event_codec.key_state(entry)
         if state is not None:
-            found.latest[state.data_key] = state.sequence
+            erased.latest[state.data_key] = state.sequence
         digest = event_codec.decode(entry).text_digest
         if digest:
-            found.digests.add(digest)
+            erased.digests.add(digest)
 
-    async def _drop_vectors(self, project: str, found: _Found) -> None:
-        """Drops the vectors of the texts that are erased, less those of which a datum that is
-        not erased has the very text."""
-        dropped = set(found.digests)
+    async def _drop_vectors(self, project: str, erased: _ErasedEvents) -> None:
+        """Drops the vectors of erased texts, except for those that other data still have."""
+        dropped = set(erased.digests)
         async for states in self._store.state.state(project):
             dropped -= {
                 state.digest
                 for state in states
-                if not state.deleted and found.latest.get(state.data_key) != state.sequence
+                if not state.deleted and erased.latest.get(state.data_key) != state.sequence
             }
         model = await self._store.match.model(project)
         for each in {model, *self._models()} - {""}:
@@ -205,10 +204,10 @@ class Eraser:
 
     # -- by data key -------------------------------------------------------------
 
-    async def _rewrite(self, project: str, data_key: str, erasure: Erasure) -> _Found:
-        """Writes every segment anew that has events of a data key, without their payloads.
+    async def _rewrite(self, project: str, data_key: str, erasure: Erasure) -> _ErasedEvents:
+        """Rewrites every segment that has events of a data key, without their payloads.
 
-        What is still in the store is moved to the archive first.
+        Events that are still in the store are moved to the archive first.
         """
         latest = (await self._store.state.latest(project, [data_key])).get(data_key)
         if latest is None:
@@ -222,9 +221,9 @@ class Eraser:
         if archive is None or archiver is None:
             raise ContexError(
                 Reason.ARCHIVE_DISABLED,
-                "the events of a data key are erased in the archive, and there is none",
+                "a data key is erased in the archive, and there is none",
             )
-        found = _Found()
+        erased = _ErasedEvents()
         async with archiver.task.exclusive(project):
             await archiver.move_all(project)
             directory = await archive.directory(project)
@@ -233,9 +232,9 @@ class Eraser:
                 if record.first <= latest.sequence:
                     await archiver.task.claim(project)
                     await self._rewrite_segment(
-                        project, record, data_key, latest.sequence, erasure, found
+                        project, record, data_key, latest.sequence, erasure, erased
                     )
-        return found
+        return erased
 
     async def _rewrite_segment(
         self,
@@ -244,7 +243,7 @@ class Eraser:
         data_key: str,
         until: Sequence,
         erasure: Erasure,
-        found: _Found,
+        erased: _ErasedEvents,
     ) -> None:
         archive, archiver = self._archive, self._archiver
         assert archive is not None
@@ -261,13 +260,13 @@ class Eraser:
             kept = []
             for entry in entries:
                 if at in places and entry.sequence <= until:
-                    erased = event_codec.erase(entry, erasure)
-                    fresh += erased is not entry
-                    before = None if erased is not entry else event_codec.record(entry).erased
+                    rewritten = event_codec.erase(entry, erasure)
+                    fresh += rewritten is not entry
+                    before = None if rewritten is not entry else event_codec.record(entry).erased
                     if before is None or before.request_id == erasure.request_id:
                         # Also what this request had erased when it was interrupted.
-                        self._note(found, entry)
-                    entry = erased
+                        self._note(erased, entry)
+                    entry = rewritten
                 at += 1
                 kept.append(entry)
             await asyncio.to_thread(builder.add, kept, list(map(event_codec.contents, kept)))

@@ -1,9 +1,8 @@
 """How fast a project is archived, and how fast it may grow meanwhile.
 
-Archiving takes its time, so that nobody who publishes notices it: a little faster than the
-project grows is enough. Where the store holds far more than it should and gets more still, it
-hurries instead, and who appends gets the pace at which segments are made, a little less, until
-the store holds what it should: so its memory stays bounded.
+Normally archiving is slow enough not to disturb publishers: somewhat faster than the project
+grows. If the store holds far more than it should and keeps growing, archiving runs at full speed
+and publishers are slowed down to a little less than that, which bounds the store's memory.
 """
 
 from __future__ import annotations
@@ -23,104 +22,104 @@ from contex_server.log.projects import ProjectStore
 log = structlog.get_logger(__name__)
 
 CALM = 4_000.0
-"""So many events a second are archived without haste, at least."""
+"""Minimum number of events a second that are archived at normal speed."""
 _AHEAD = 2.0
-"""So many times as fast as the project grows."""
+"""Archive at this multiple of the project's growth rate."""
 _SHARE = 0.9
-"""Of the speed of archiving: so that the store has less after each segment."""
+"""Publishers get this share of the archiving speed, so that the store shrinks."""
 _STEP = 2.0
-"""No pace is so many times the one before."""
+"""Maximum factor by which the rate changes in one step."""
 _MOST_S = 1.0
-"""No append waits longer."""
+"""Maximum wait of an append."""
 _STALE_S = 30.0
-"""Nothing was archived for so long, or three times as long as a segment takes: waiting would
-not help."""
+"""Rates expire after this time, or three times that of a segment if it is longer: if nothing is
+archived any more, waiting does not help."""
 _KNOWN_S = 600.0
-"""Longer than a segment takes, however slow the storage is."""
+"""Longer than a segment takes even with slow storage."""
 _ASK_S = 1.0
-"""How often who appends asks for the pace."""
+"""Publishers ask for the rate this often."""
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Observation:
     at: float
     archived: int
     held: int
     over: bool
-    hurried: bool = False
-    """Whether archiving hurried from then on."""
+    full_speed: bool = False
+    """Whether archiving ran at full speed from then on."""
     rate: float = 0.0
-    """Events a second that each process may append from then on; 0: as many as come."""
+    """Maximum events a second that each process appends from then on; 0 is unlimited."""
 
 
 @dataclass(slots=True)
 class _Limit:
     asked: float
-    """When the store was asked last, ..."""
+    """When the store was last asked."""
     rate: float = 0.0
-    """... and what it said."""
+    """What it answered."""
     free: float = 0.0
     """When the next events may be appended."""
 
 
 class Pace:
     """How fast each project is archived, and may grow. The process that archives a project
-    decides; those that append to it learn of it by the store.
+    decides; the others learn the rate from the store.
 
     Args:
-        store: Carries the paces from one process to the others.
+        store: Where the rates are published.
     """
 
     def __init__(self, store: ProjectStore) -> None:
         self._store = store
-        self._seen: TTLCache[str, _Seen] = TTLCache(10_000, _KNOWN_S)
+        self._observations: TTLCache[str, _Observation] = TTLCache(10_000, _KNOWN_S)
         self._limits: TTLCache[str, _Limit] = TTLCache(10_000, _KNOWN_S)
         self._asking: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Asks for no pace any more."""
+        """Stops asking for rates."""
         for task in self._asking:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def observe(self, project: str, archived: int, held: int, *, over: bool) -> float:
-        """Takes note of how archiving goes.
+        """Records the progress of archiving.
 
         Args:
             project: The project.
-            archived: How many events the archive has, ...
-            held: ... and the store.
-            over: Whether that is far more than it should.
+            archived: How many events the archive has.
+            held: How many events the store has.
+            over: Whether that is far more than it should have.
 
         Returns:
-            How many events a second are to be archived; infinity is as many as can be.
+            How many events a second to archive; infinity is full speed.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
-        now, before = time.monotonic(), self._seen.get(project)
-        seen = self._seen[project] = _Seen(now, archived, held, over)
+        now, before = time.monotonic(), self._observations.get(project)
+        observed = self._observations[project] = _Observation(now, archived, held, over)
         if before is None:
             return CALM
         seconds = max(now - before.at, 1e-3)
-        moved, grown = archived - before.archived, archived + held - before.archived - before.held
-        seen.hurried = over and (before.hurried or (before.over and held > before.held))
-        if before.hurried and seen.hurried and moved > 0:
+        moved, growth = archived - before.archived, archived + held - before.archived - before.held
+        observed.full_speed = over and (before.full_speed or (before.over and held > before.held))
+        if before.full_speed and observed.full_speed and moved > 0:
             most = _SHARE * moved / seconds
-            seen.rate = most
+            observed.rate = most
             if before.rate:
-                # What all processes together append is known, how many they are is not.
-                change = most * seconds / max(grown, 1)
-                seen.rate = min(most, before.rate * min(max(change, 1 / _STEP), _STEP))
+                # The total rate of all processes is known, but not their number.
+                change = most * seconds / max(growth, 1)
+                observed.rate = min(most, before.rate * min(max(change, 1 / _STEP), _STEP))
             else:
                 log.warning("publishers_slowed", project=project, events_per_s=round(most))
-        if seen.rate or before.rate:
+        if observed.rate or before.rate:
             ttl_s = max(_STALE_S, 3 * seconds)
-            await self._store.put_pace(project, seen.rate, int(ttl_s * 1_000))
-        return math.inf if seen.hurried else max(CALM, _AHEAD * grown / seconds)
+            await self._store.put_pace(project, observed.rate, int(ttl_s * 1_000))
+        return math.inf if observed.full_speed else max(CALM, _AHEAD * growth / seconds)
 
     async def throttle(self, project: str, events: int) -> None:
-        """Returns when so many events may be appended."""
+        """Waits until this number of events may be appended."""
         now, limit = time.monotonic(), self._limits.get(project)
         if limit is None or now > limit.asked + _ASK_S:
             if limit is None:

@@ -1,7 +1,7 @@
-"""Taking over from the archive what the store has lost, or never knew of.
+"""Restores from the archive what the store has lost.
 
-Objects tell what they are: whose, the how-manieth, after which other. So the archive alone is
-enough to have a project again, up to its newest segment.
+A segment names its project, its number, and the one before it: so the archive alone is enough to
+restore a project up to its newest segment.
 """
 
 from __future__ import annotations
@@ -40,24 +40,22 @@ class UnrecordedSegments:
 
     Attributes:
         directory: Where they are.
-        takeable: Whether they go on exactly where the store ends, or begin at the beginning.
         empty: Whether the store knows nothing of the project.
     """
 
     directory: str
     records: tuple[SegmentRecord, ...]
-    takeable: bool
     empty: bool
 
 
 class Recovery:
-    """Takes projects over.
+    """Restores projects.
 
     Args:
-        store: What is known of them.
-        archive: What there is.
-        keys: What the events are sealed with.
-        sealer: Opens them.
+        store: The store.
+        archive: The archive.
+        keys: The keys of sealed events.
+        sealer: Opens sealed events.
         archiver: Must not archive meanwhile.
     """
 
@@ -76,7 +74,7 @@ class Recovery:
         self._archiver = archiver
 
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
-        """What the archive has more than the store knows of; None if it has not.
+        """Finds segments that the store does not know of; None if there are none.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
@@ -85,7 +83,7 @@ class Recovery:
         bounds = await self._store.events.bounds(project)
         prefix = archived.directory or project
         names = await self._archive.objects.list(f"{prefix}/")
-        found: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
+        segments: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
         staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
         for name, size in names.items():
             directory, _, leaf = name.rpartition("/")
@@ -98,25 +96,25 @@ class Recovery:
             except SegmentDamaged:
                 log.warning("segment_damaged", object=name)
                 continue
-            found.setdefault(directory, []).append((index, record))
-        if not found:
+            segments.setdefault(directory, []).append((index, record))
+        if not segments:
             return None
         if not archived.directory and bounds.tail > Sequence(0, 0):
-            return None  # the project has begun anew
-        # Of several lives of a project, the last.
-        directory = max(found)
-        chain = _chain(found[directory], archived.segments, archived.digest)
+            return None  # The project has begun anew.
+        # Directories are named by time: the last one counts.
+        directory = max(segments)
+        chain = _chain(segments[directory], archived.segments, archived.digest)
         chain = [record for record in chain if record.last > bounds.tail]
         if not chain:
             return None
         empty = bounds.tail == Sequence(0, 0)
-        return UnrecordedSegments(directory, tuple(chain), True, empty)
+        return UnrecordedSegments(directory, tuple(chain), empty)
 
     async def recover(self, project: str, ahead: UnrecordedSegments) -> None:
-        """Lets the store know of the segments.
+        """Restores the events of segments, and records the segments.
 
-        A project that it has lost is put together where nobody sees it, and then becomes
-        visible in one step.
+        A project that the store has lost is staged out of sight and becomes visible in one
+        step.
 
         Raises:
             ContexError: PROJECT_NOT_EMPTY, ARCHIVE_DAMAGED, ARCHIVE_UNAVAILABLE,
@@ -124,15 +122,15 @@ class Recovery:
         """
         if not ahead.empty:
             async with self._archiver.task.exclusive(project, sweep=False):
-                await self._take(project, ahead, self._archiver.task.claims, staged=False)
+                await self._restore(project, ahead, self._archiver.task.claims, staged=False)
             return
         staged = f"{project}~recovery"
         claims = Claims(self._store.tasks, TASK, hold_ms=_HOLD_MS)
         if not await claims.take(staged):
-            raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
+            raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is being recovered already")
         try:
             await self._store.transfer.drop_import(staged, [])
-            await self._take(staged, ahead, claims, staged=True)
+            await self._restore(staged, ahead, claims, staged=True)
             reached("recovery-committing")
             action = encode_action(
                 AuditAction.ADMINISTERED,
@@ -147,15 +145,15 @@ class Recovery:
             await claims.give_back(staged)
         log.warning("recovered", project=project, last=str(ahead.records[-1].last))
 
-    async def _take(
+    async def _restore(
         self, project: str, ahead: UnrecordedSegments, claims: Claims, *, staged: bool
     ) -> None:
         await self._keys.bring_back(project, ahead.directory)
         for record in ahead.records:
             await self.restore_segment(project, record, archived=staged)
             if not await claims.take(project):
-                raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is taken over already")
-            # A project that begins in the middle has lost what was before.
+                raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is being recovered already")
+            # If the first segments are missing, they were removed.
             removed = min(record.ordinal, 1) if staged else None
             if not await self._store.archive.add_segment(
                 project, claims.owner, ahead.directory, record, removed=removed
@@ -174,7 +172,8 @@ class Recovery:
                         await self._store.archive.replace_remains(project, claims.owner, remains)
 
     async def restore_segment(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
-        """Restores what a segment has after the end of a project; see `TransferLog.restore`.
+        """Restores the events of a segment that follow the end of a project; see
+        `TransferStore.restore`.
 
         Raises:
             ContexError: PROJECT_NOT_EMPTY if somebody else appends to it; ARCHIVE_DAMAGED,
@@ -186,12 +185,12 @@ class Recovery:
         async def restore() -> None:
             nonlocal tail, batch
             if not await self._store.transfer.restore(project, tail, batch, archived=archived):
-                raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes meanwhile")
+                raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes to it")
             tail, batch = Entry(batch[-1].id, b"").sequence, []
 
         async for entries in self._archive.entries(record):
             fresh = [entry for entry in entries if entry.sequence > tail]
-            # What is kept stays sealed; what is told of it is as it is read.
+            # Events stay sealed; their links are those of the opened ones.
             opened = await self._sealer.open(project, fresh)
             batch += map(Restored.of, fresh, map(event_codec.links, opened))
             if len(batch) >= _BATCH_EVENTS:
@@ -202,21 +201,21 @@ class Recovery:
 
 
 def _chain(
-    found: list[tuple[SegmentIndex, SegmentRecord]], ordinal: int, digest: str
+    segments: list[tuple[SegmentIndex, SegmentRecord]], ordinal: int, digest: str
 ) -> list[SegmentRecord]:
-    """The segments that follow one another from an ordinal on.
+    """The segments that follow one another from a number on.
 
-    Of two with the same ordinal, one was stored and never recorded; both hold true events, and
-    what follows is known by which of them it names.
+    Of two with the same number, one was stored and never recorded. Both hold true events; the
+    next segment names the one that was recorded.
     """
     by_ordinal: dict[int, list[tuple[SegmentIndex, SegmentRecord]]] = {}
-    for index, record in found:
+    for index, record in segments:
         by_ordinal.setdefault(index.ordinal, []).append((index, record))
     chain: list[SegmentRecord] = []
     known = {digest}
     first = min(by_ordinal)
     if ordinal == 0:
-        ordinal = first  # what was removed before is gone for good
+        ordinal = first  # The ones before were removed for good.
         known = {index.previous for index, _ in by_ordinal[first]}
     while ordinal in by_ordinal:
         following = {index.previous for index, _ in by_ordinal.get(ordinal + 1, [])}

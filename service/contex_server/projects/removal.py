@@ -1,8 +1,7 @@
-"""Removing events for good, from the old end of the archive.
+"""Removes events for good, from the old end of the archive.
 
-The state as of the first event that stays can still be told afterwards, and so can every one
-after it: the events that it consists of are kept in a segment of their own, the remains, with
-a snapshot as of it.
+The state as of the first event that stays, and any later one, can still be read afterwards: the
+events that it consists of are kept in a segment of their own, the remains, with a snapshot.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ from contex_server.tiers.segment import SegmentBuilder
 
 log = structlog.get_logger(__name__)
 
-_TOGETHER = 500
+_BATCH = 500
 
 
 class Removal:
     """Removes archived events.
 
     Args:
-        store: Where it is recorded.
+        store: Where removals are recorded.
         event_log: All events.
-        archive: Where they are.
-        states: The states that they make.
+        archive: The archive.
+        states: Past states.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Removal:
         self._states = states
 
     async def expire(self, project: str, retention: Retention, claims: Claims) -> None:
-        """Removes what the retention no longer allows to be kept.
+        """Removes events that are older than the retention allows.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
@@ -72,11 +71,11 @@ class Removal:
     async def remove(
         self, project: str, claims: Claims, before: Sequence, origin: Origin, detail: str
     ) -> int:
-        """Removes the segments that end before a sequence, for who has the archiver's task.
+        """Removes the segments that end before a sequence, for the holder of the `ArchiveTask`.
 
         Returns:
-            How many events were removed; fewer than there are before it, for a segment goes
-            as a whole.
+            How many events were removed. Some before the sequence may stay, as segments are
+            removed whole.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
@@ -84,14 +83,14 @@ class Removal:
         directory = await self._archive.directory(project)
         archived = directory.archived
         count = bisect_right(directory.lasts, before)
-        gone = [record for record in directory.records[:count] if record.last < before]
-        if not gone or archived.first is None:
+        removed = [record for record in directory.records[:count] if record.last < before]
+        if not removed or archived.first is None:
             return 0
-        first = await self._first_after(project, directory, gone[-1])
+        first = await self._first_after(project, directory, removed[-1])
         if first is None:
             return 0
         remains = await self._put_remains(project, directory, first)
-        events = sum(record.events for record in gone)
+        events = sum(record.events for record in removed)
         action = encode_action(
             AuditAction.ADMINISTERED,
             origin,
@@ -109,8 +108,8 @@ class Removal:
         reached("removal-recorded")
         log.warning("events_removed", project=project, events=events, first=str(first))
         if archived.remains is not None:
-            gone.append(archived.remains)
-        for record in gone:
+            removed.append(archived.remains)
+        for record in removed:
             await self._archive.objects.delete(record.name)
         return events
 
@@ -126,14 +125,14 @@ class Removal:
     async def _put_remains(
         self, project: str, directory: Directory, first: Sequence
     ) -> SegmentRecord:
-        """Stores what the state as of `first` consists of."""
+        """Stores the events that the state as of `first` consists of."""
         state = await self._states.at(project, first)
         keys = state.select(Selection(include_deleted=True))
         states = {key: found for key in keys if (found := state.get(key)) is not None}
-        wanted = sorted({found.sequence for found in states.values()} | {first})
+        sequences = sorted({found.sequence for found in states.values()} | {first})
         builder = SegmentBuilder(project, directory.records[0].ordinal, "")
-        for start in range(0, len(wanted), _TOGETHER):
-            read = await self._log.get(project, wanted[start : start + _TOGETHER])
+        for start in range(0, len(sequences), _BATCH):
+            read = await self._log.get(project, sequences[start : start + _BATCH])
             entries = [entry for entry in read if entry is not None]
             if len(entries) < len(read):
                 raise ContexError(

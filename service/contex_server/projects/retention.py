@@ -1,4 +1,4 @@
-"""What decides where a project's events are kept, and for how long."""
+"""Retention: where the events of a project are kept, and for how long."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _OVER = 1.5
 
 
 def is_over(used: float, most: float, segment: int) -> bool:
-    """Whether a store holds far more of a project than the retention says: half as much again,
-    and a segment, for events go by segments."""
+    """Whether the store holds far more of a project than its retention allows: half as much
+    again and a segment, as events leave by segments."""
     return used > _OVER * most + segment
 
 
@@ -23,11 +23,11 @@ class Retention:
     """How long a project is kept. 0 sets no limit, None leaves it to the server's default.
 
     Attributes:
-        store_seconds: Events older than this move from the store to the archive; ...
-        store_events: ... and so do the oldest of more than so many, ...
-        store_bytes: ... and of more than so many bytes: whatever comes first.
+        store_seconds: Events older than this move from the store to the archive, ...
+        store_events: ... as do the oldest above this number ...
+        store_bytes: ... or above this number of bytes, whichever limit is reached first.
         archive_seconds: Events older than this are removed from the archive for good.
-        legal_hold: Nothing is removed for good, whatever else says so.
+        legal_hold: Whether nothing may be removed or erased, regardless of the rest.
     """
 
     store_seconds: int | None = None
@@ -37,7 +37,7 @@ class Retention:
     legal_hold: bool = False
 
     def over(self, defaults: Retention) -> Retention:
-        """With the defaults for what it leaves open."""
+        """Fills in the defaults."""
         return replace(
             defaults,
             legal_hold=self.legal_hold,
@@ -54,7 +54,7 @@ class Retention:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Reads what `encode` wrote; b"" is one that leaves everything open."""
+        """Reads what `encode` wrote; b"" leaves everything to the defaults."""
         return cls(**orjson.loads(data)) if data else cls()
 
 
@@ -63,7 +63,7 @@ class RetentionStore:
 
     Args:
         store: Where it is kept.
-        defaults: What holds where a project sets nothing; nothing in it is None.
+        defaults: Apply where a project sets nothing; none of them is None.
     """
 
     def __init__(self, store: ProjectStore, defaults: Retention) -> None:
@@ -71,7 +71,7 @@ class RetentionStore:
         self.defaults = defaults
 
     async def own(self, project: str) -> Retention:
-        """What the project sets itself.
+        """The retention that the project sets.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -79,7 +79,7 @@ class RetentionStore:
         return Retention.decode(await self._store.retention(project))
 
     async def of(self, project: str) -> Retention:
-        """What holds; nothing in it is None.
+        """The retention that applies; nothing in it is None.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.

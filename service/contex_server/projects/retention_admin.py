@@ -1,4 +1,4 @@
-"""What can be asked and decided about how a project is kept."""
+"""What administrators do: read and set retentions, and remove events."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from contex_server.state.moments import Instant, check_not_in_future
 
 
 class RetentionAdmin:
-    """Retention, as it is administered.
+    """Administers the retention of projects.
 
     Args:
         store: Where retentions are kept.
         event_log: All events.
-        retentions: What is kept where.
-        archiver: Moves events; None where there is no archive.
-        removal: Removes them; None likewise.
+        retentions: The retentions.
+        archiver: Moves events; None without an archive.
+        removal: Removes them; None without an archive.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class RetentionAdmin:
 
     @property
     def has_archive(self) -> bool:
-        """Whether there is one."""
+        """Whether the server has an archive."""
         return self._archiver is not None
 
     async def retention(self, project: str) -> tuple[Retention, Retention]:
-        """What the project sets itself, and what holds.
+        """The retention that the project sets, and the one that applies.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -56,18 +56,19 @@ class RetentionAdmin:
         return own, own.over(self._retentions.defaults)
 
     async def change(self, project: str, retention: Retention, origin: Origin) -> Retention:
-        """Sets what holds, and returns it.
+        """Sets the retention, and returns the one that applies.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
-        said = ", ".join(
+        changes = ", ".join(
             f"{name} {value}"
             for name, value in orjson.loads(retention.encode()).items()
             if value not in (None, False)
         )
-        detail = f"set the retention: {said or 'the defaults'}"
-        action = encode_action(AuditAction.ADMINISTERED, origin, detail)
+        action = encode_action(
+            AuditAction.ADMINISTERED, origin, f"set the retention: {changes or 'the defaults'}"
+        )
         await self._store.put_retention(project, retention.encode(), action)
         if self._archiver is not None:
             self._archiver.appended(project)
@@ -76,10 +77,10 @@ class RetentionAdmin:
     async def remove(
         self, project: str, before: Sequence | Instant, reason: str, origin: Origin
     ) -> tuple[int, Sequence | None]:
-        """Removes events before a place for good; see `Removal.remove`.
+        """Removes events before a sequence or a time for good; see `Removal.remove`.
 
         Returns:
-            How many were removed, and the oldest that can be read.
+            How many were removed, and the oldest event that can still be read.
 
         Raises:
             ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, LEGAL_HOLD, ARCHIVE_DISABLED,
@@ -93,7 +94,8 @@ class RetentionAdmin:
             check_not_beyond(bounds, before)
         if self._archiver is None or self._removal is None:
             raise ContexError(
-                Reason.ARCHIVE_DISABLED, "events are removed from the archive, and there is none"
+                Reason.ARCHIVE_DISABLED,
+                "only archived events are removed, and there is no archive",
             )
         await self.check_not_on_hold(project)
         async with self._archiver.task.exclusive(project):
@@ -103,7 +105,7 @@ class RetentionAdmin:
         return removed, (await self._log.bounds(project)).first
 
     async def check_not_on_hold(self, project: str) -> None:
-        """Refuses what must not be done to a project on legal hold.
+        """Checks that a project is not on legal hold.
 
         Raises:
             ContexError: LEGAL_HOLD, STORE_UNAVAILABLE.
@@ -111,5 +113,5 @@ class RetentionAdmin:
         if (await self._retentions.own(project)).legal_hold:
             raise ContexError(
                 Reason.LEGAL_HOLD,
-                f"project {project!r} is on legal hold; nothing of it may be removed or erased",
+                f"project {project!r} is on legal hold: nothing may be removed or erased",
             )

@@ -1,4 +1,4 @@
-"""How much each project uses of what it may, said before it bites: in stats, log and metrics."""
+"""How much of its limits each project uses: reported early, in stats, log and metrics."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from contex_server.state.moments import rfc3339
 log = structlog.get_logger(__name__)
 
 _MEMORY = 0.8
-"""A store that is so full is warned of."""
+"""Warn when this share of the store's memory is used."""
 _NEAR = 0.9
-"""Events that have reached so much of their age in the archive are warned of."""
+"""Warn when events reach this share of their maximum age in the archive."""
 _WATCH_S = 15.0
 
 
 class Limit(NamedTuple):
-    """Something of which a project may use so much.
+    """A limit of a project.
 
     Attributes:
         name: store_events, store_bytes, store_memory or archive_age.
-        used: How much it uses, in events, bytes or seconds.
-        most: How much it may.
-        warning: What is about to go wrong, in plain words; "" while all is well.
+        used: How much is used, in events, bytes or seconds.
+        most: The limit.
+        warning: What is about to go wrong, for people to read; "" while all is well.
     """
 
     name: str
@@ -48,9 +48,10 @@ class Usage:
 
     Attributes:
         store_events: How many are in the store.
-        archived: How far they are archived.
-        counters: What is counted of it.
-        limits: Those that hold for the project.
+        archived: What is archived.
+        counters: The project's counters.
+        limits: The limits of the project.
+        trouble: Why nothing is moved to the archive; "" while all is well.
     """
 
     store_events: int
@@ -58,26 +59,25 @@ class Usage:
     counters: Counters
     limits: tuple[Limit, ...]
     trouble: str = ""
-    """Why nothing is moved to the archive; "" while all is well."""
 
     @property
     def warnings(self) -> list[str]:
-        """What is about to go wrong or to be removed."""
-        found = [limit.warning for limit in self.limits if limit.warning]
+        """What is about to go wrong or to be removed, for people to read."""
+        warnings = [limit.warning for limit in self.limits if limit.warning]
         if self.trouble:
-            found.insert(0, f"no events are moved to the archive: {self.trouble}")
-        return found
+            warnings.insert(0, f"no events are moved to the archive: {self.trouble}")
+        return warnings
 
 
 class UsageReader:
-    """What the projects use.
+    """Reads what projects use.
 
     Args:
-        store: What is known of them.
-        retentions: What is kept where.
-        archived: Whether there is an archive: without, nothing leaves the store.
-        segment_events: The archive takes so many events at once, ...
-        segment_bytes: ... or so many bytes: so much more may be in the store.
+        store: The store.
+        retentions: The limits.
+        archived: Whether there is an archive; without, nothing leaves the store.
+        segment_events: Events in a full segment: the store may exceed its limit by one.
+        segment_bytes: Likewise in bytes.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UsageReader:
         self._segment_bytes = segment_bytes
 
     async def of(self, project: str) -> Usage:
-        """What a project uses.
+        """Reads what a project uses.
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
@@ -115,8 +115,8 @@ class UsageReader:
             limits.append(_stored(limit, "bytes of events", self._segment_bytes))
         if most:
             warning = (
-                f"the store uses {used / most:.0%} of the memory that it may; when it is full, "
-                "publishes are refused"
+                f"the store uses {used / most:.0%} of its memory; when it is full, publishes "
+                "are refused"
             )
             limits.append(Limit("store_memory", used, most, warning * (used > _MEMORY * most)))
         if retention.archive_seconds and archived.first:
@@ -148,31 +148,32 @@ def _stored(limit: Limit, what: str, segment: int) -> Limit:
 
 
 class UsageMonitor:
-    """Looks at what all projects use, and logs what begins and ceases to be too much.
+    """Checks what all projects use, and logs when a limit is nearly reached, and when it no
+    longer is.
 
     Args:
-        store: Knows the projects.
-        usages: What they use.
-        seen: Told what all of them use, after each round.
-        interval_s: Between two rounds.
+        store: Lists the projects.
+        usages: Reads what they use.
+        on_usages: Called with what all of them use, after each round.
+        interval_s: Seconds between rounds.
     """
 
     def __init__(
         self,
         store: ProjectStore,
         usages: UsageReader,
-        seen: Callable[[dict[str, Usage]], None],
+        on_usages: Callable[[dict[str, Usage]], None],
         *,
         interval_s: float = _WATCH_S,
     ) -> None:
         self._store = store
         self._usages = usages
-        self._seen = seen
+        self._on_usages = on_usages
         self._interval_s = interval_s
         self._warned: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
-        """Goes on until it is cancelled."""
+        """Runs until it is cancelled."""
         while True:
             try:
                 await self.look()
@@ -193,9 +194,9 @@ class UsageMonitor:
             for project in await self._store.projects()
             if target_project(project) == project
         ]
-        found = {project: await self._usages.of(project) for project in projects}
+        usages = {project: await self._usages.of(project) for project in projects}
         warned = set()
-        for project, usage in found.items():
+        for project, usage in usages.items():
             for limit in usage.limits:
                 if limit.warning:
                     warned.add((project, limit.name))
@@ -206,4 +207,4 @@ class UsageMonitor:
         for project, name in self._warned - warned:
             log.info("limit_kept", project=project, limit=name)
         self._warned = warned
-        self._seen(found)
+        self._on_usages(usages)

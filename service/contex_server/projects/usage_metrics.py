@@ -1,4 +1,4 @@
-"""What the projects use, for Prometheus to fetch."""
+"""What projects use, as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class UsageMetrics(Collector):
         self._at = 0.0
 
     def used(self, usages: dict[str, Usage]) -> None:
-        """Takes note of what all projects use now."""
+        """Sets what all projects use now."""
         self._usages, self._at = usages, time.time()
 
     def collect(self) -> Iterator[Metric]:
-        """See prometheus_client; from any thread."""
+        """See `Collector.collect`; called from any thread."""
         usages = self._usages
         gauges = [
             GaugeMetricFamily(name, text, labels=["project"]) for name, text in _GAUGES.items()

@@ -1,21 +1,20 @@
-"""Reading a project end to end, and comparing what is kept of it in several places."""
+"""Reads a project end to end, and compares what is derived from its events with them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple
-
-import structlog
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, KeyState, Sequence
+from contex_server.log.archive import SegmentRecord
 from contex_server.log.pages import pages
+from contex_server.log.port import Bounds
+from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.matching.embeddings import Embeddings
+from contex_server.projects.findings import Finding, FindingKind, Summary, VerifyProgress
 from contex_server.projects.recovery import Recovery
 from contex_server.state.current_state import read_current_state
 from contex_server.state.snapshot import Snapshot
@@ -25,56 +24,10 @@ from contex_server.tiers.objects import ObjectMissing
 from contex_server.tiers.segment import SegmentDamaged, check
 from contex_server.tiers.tiers import Tiers
 
-log = structlog.get_logger(__name__)
-
 _PAGE_EVENTS = 2_000
 _SNAPSHOTS = 100_000
-_TOGETHER = 500
-
-
-class FindingKind(IntEnum):
-    """The numbers are those of `contex.v1.FindingKind`."""
-
-    SEGMENT = 1
-    ARCHIVE_AHEAD = 2
-    EVENT = 3
-    STATE = 4
-    SNAPSHOT = 5
-    COUNTER = 6
-    VECTOR = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A difference; see `contex.v1.Finding`."""
-
-    kind: FindingKind
-    place: str
-    detail: str
-    repairable: bool = False
-    repaired: bool = False
-
-
-@dataclass(slots=True)
-class Summary:
-    """What was verified; see `contex.v1.VerifySummary`."""
-
-    as_of: str = ""
-    events: int = 0
-    segments: int = 0
-    snapshots: int = 0
-    keys: int = 0
-    findings: int = 0
-    repaired: int = 0
-
-
-class VerifyProgress(NamedTuple):
-    """How far a verification is."""
-
-    events: int
-    total: int
-    finding: Finding | None = None
-    summary: Summary | None = None
+_BATCH = 500
+_STATE_ATTEMPTS = 5
 
 
 class Verification:
@@ -83,9 +36,9 @@ class Verification:
     Args:
         store: The store, without the archive.
         tiers: Store and archive.
-        embeddings: Makes vectors that are missing.
-        archive: Where old events are; None where there is no archive.
-        recovery: Takes over what only the archive has; None likewise.
+        embeddings: Makes missing vectors.
+        archive: Where old events are; None without an archive.
+        recovery: Restores what only the archive has; None without an archive.
     """
 
     def __init__(
@@ -96,229 +49,227 @@ class Verification:
         archive: Archive | None,
         recovery: Recovery | None,
     ) -> None:
-        self._store = store
-        self._raw = tiers.raw
-        self._seen = tiers.log
-        self._snapshots = tiers.snapshots
-        self._embeddings = embeddings
-        self._archive = archive
-        self._recovery = recovery
+        self.store = store
+        self.tiers = tiers
+        self.embeddings = embeddings
+        self.archive = archive
+        self.recovery = recovery
 
     async def verify(self, project: str, *, repair: bool) -> AsyncGenerator[VerifyProgress, None]:
-        """Reads everything, and tells what differs as it is found.
+        """Reads everything, and reports differences as they are found.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        summary = Summary()
-        events = total = 0
-        steps = self._steps(project, repair, summary)
-        async with aclosing(steps):
-            async for step in steps:
-                events, total = step.events, step.total
-                if step.finding is not None:
+        run = _Run(self, project, repair)
+        summary = run.summary
+        total = 0
+        findings = run.findings()
+        async with aclosing(findings):
+            async for finding in findings:
+                total = run.total
+                if finding is not None:
                     summary.findings += 1
-                    summary.repaired += step.finding.repaired
-                yield step
-        yield VerifyProgress(events, total, summary=summary)
+                    summary.repaired += finding.repaired
+                yield VerifyProgress(summary.events, total, finding)
+        yield VerifyProgress(summary.events, total, summary=summary)
 
-    async def _steps(
-        self, project: str, repair: bool, summary: Summary
-    ) -> AsyncGenerator[VerifyProgress, None]:
-        async for finding in self._ahead(project, repair):
-            yield VerifyProgress(0, 0, finding)
-        whole = True
-        async for finding in self._segments(project, summary):
-            whole = False
-            yield VerifyProgress(0, 0, finding)
-        bounds = await self._raw.bounds(project)
-        summary.as_of = str(bounds.tail)
-        if not whole:
+
+class _Run:
+    """One verification of a project.
+
+    Attributes:
+        summary: What was verified so far.
+        total: How many events there are; 0 until that is known.
+        state: What the events read so far lead to.
+    """
+
+    def __init__(self, of: Verification, project: str, repair: bool) -> None:
+        self._store = of.store
+        self._raw = of.tiers.raw
+        self._log = of.tiers.log
+        self._snapshots = of.tiers.snapshots
+        self._embeddings = of.embeddings
+        self._archive = of.archive
+        self._recovery = of.recovery
+        self._project = project
+        self._repair = repair
+        self.summary = Summary()
+        self.total = 0
+        self.state: dict[str, KeyState] = {}
+        self._base = BEGINNING
+        """The sequence of the snapshot that stands for removed events."""
+
+    async def findings(self) -> AsyncGenerator[Finding | None, None]:
+        """The differences; None where there is only progress to report."""
+        async for finding in self._unrecorded_segments():
+            yield finding
+        readable = True
+        async for finding in self._segments():
+            readable = False
+            yield finding
+        bounds = await self._raw.bounds(self._project)
+        self.summary.as_of = str(bounds.tail)
+        if not readable:
             return
-        state: dict[str, KeyState] = {}
-        async for step in self._events(project, repair, state, summary):
-            yield step
-        for finding in await self._state(project, repair, state, summary, whole=not bounds.trimmed):
-            yield VerifyProgress(summary.events, bounds.length, finding)
-        for finding in await self._vectors(project, repair, state):
-            yield VerifyProgress(summary.events, bounds.length, finding)
+        async for progress in self._events():
+            yield progress
+        self.total = bounds.length
+        for finding in await self._state(complete=not bounds.trimmed):
+            yield finding
+        for finding in await self._vectors():
+            yield finding
 
     # -- the archive -----------------------------------------------------------------
 
-    async def _ahead(self, project: str, repair: bool) -> AsyncGenerator[Finding, None]:
-        """What the archive has and the store does not know of."""
+    async def _unrecorded_segments(self) -> AsyncGenerator[Finding, None]:
+        """Segments of the archive that the store does not know of."""
         if self._recovery is None:
             return
-        ahead = await self._recovery.find_unrecorded(project)
-        if ahead is None:
+        found = await self._recovery.find_unrecorded(self._project)
+        if found is None:
             return
-        finding = Finding(
+        if self._repair:
+            await self._recovery.recover(self._project, found)
+        yield Finding(
             FindingKind.ARCHIVE_AHEAD,
-            ahead.directory,
-            f"{len(ahead.records)} segments up to {ahead.records[-1].last} are not known here",
-            repairable=ahead.takeable,
+            found.directory,
+            f"{len(found.records)} segments up to {found.records[-1].last} are unknown to the "
+            "store",
+            repairable=True,
+            repaired=self._repair,
         )
-        if repair and ahead.takeable:
-            await self._recovery.recover(project, ahead)
-            finding = Finding(finding.kind, finding.place, finding.detail, True, True)
-        yield finding
 
-    async def _segments(self, project: str, summary: Summary) -> AsyncGenerator[Finding, None]:
-        """Every object is there, as it was written, and in its place."""
+    async def _segments(self) -> AsyncGenerator[Finding, None]:
+        """Checks that every object is present, unchanged and in its place."""
         if self._archive is None:
             return
-        directory = await self._archive.directory(project)
-        before = None
-        names: set[str] = set()
-        """By which the segment that follows may name the one before; none known: by any."""
+        directory = await self._archive.directory(self._project)
+        before: SegmentRecord | None = None
+        digests: set[str] = set()
+        """What the next segment may name as the one before; empty if unknown."""
         for record in directory.records:
-            summary.segments += 1
+            self.summary.segments += 1
             problem = ""
             try:
                 data = await self._archive.objects.get(record.name)
                 index = await asyncio.to_thread(check, data)
             except ObjectMissing:
-                names = set()
+                digests = set()
                 problem = "the object is missing"
             except SegmentDamaged as error:
-                names = set()
+                digests = set()
                 problem = str(error)
             else:
-                said = (index.ordinal, index.first, index.last, index.events)
-                if said != (record.ordinal, record.first, record.last, record.events):
-                    problem = "it is another segment than was recorded"
+                content = (index.ordinal, index.first, index.last, index.events)
+                if content != (record.ordinal, record.first, record.last, record.events):
+                    problem = "it is not the segment that was recorded"
                 elif before is not None and (
-                    (names and index.previous not in names)
+                    (digests and index.previous not in digests)
                     or record.ordinal != before.ordinal + 1
                     or record.first <= before.last
                 ):
                     problem = "it does not follow the segment before"
-                names = {record.digest, *index.replaces}
+                digests = {record.digest, *index.replaces}
             if problem:
                 yield Finding(FindingKind.SEGMENT, record.name, problem)
             before = record
 
     # -- the log ---------------------------------------------------------------------
 
-    async def _events(
-        self, project: str, repair: bool, state: dict[str, KeyState], summary: Summary
-    ) -> AsyncGenerator[VerifyProgress, None]:
-        """Folds the log into `state`, up to its end as it is when that is reached."""
+    async def _events(self) -> AsyncGenerator[Finding | None, None]:
+        """Folds the log up to its current end, and checks it and its snapshots."""
+        project, summary = self._project, self.summary
         bounds = await self._raw.bounds(project)
+        self.total = bounds.length
         snapshots = await self._snapshots.after(project, BEGINNING, _SNAPSHOTS)
-        base = BEGINNING
         if bounds.trimmed and snapshots:
-            first = await self._snapshot(project, snapshots[0].sequence)
+            first = await self._snapshot(snapshots[0].sequence)
             if first is not None:
-                state.update({key: first.at(i) for i, key in enumerate(first.keys)})
-                base = snapshots[0].sequence
-        last, at = base, 0
-        source = pages(self._seen, project, base, bounds.tail, max_events=_PAGE_EVENTS)
+                self.state.update({key: first.at(i) for i, key in enumerate(first.keys)})
+                self._base = snapshots[0].sequence
+        last, pending = self._base, snapshots[::-1]
+        source = pages(self._log, project, self._base, bounds.tail, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
                     sequence = entry.sequence
-                    while at < len(snapshots) and snapshots[at].sequence < sequence:
-                        summary.snapshots += 1
-                        finding = await self._compared(
-                            project, repair, snapshots[at].sequence, state, base
-                        )
-                        if finding is not None:
-                            yield VerifyProgress(summary.events, bounds.length, finding)
-                        at += 1
+                    while pending and pending[-1].sequence < sequence:
+                        if (finding := await self._check_snapshot(pending.pop())) is not None:
+                            yield finding
                     if sequence <= last:
-                        detail = f"it stands after {last}"
-                        yield VerifyProgress(
-                            summary.events,
-                            bounds.length,
-                            Finding(FindingKind.EVENT, str(sequence), detail),
-                        )
+                        yield Finding(FindingKind.EVENT, str(sequence), f"it stands after {last}")
                     last = sequence
                     summary.events += 1
-                    event = event_codec.decode(entry)
-                    if event.data_key:
-                        before = state.get(event.data_key)
-                        revision, previous = (
-                            (before.revision, before.sequence) if before else (0, None)
-                        )
-                        unlinked = event.previous_sequence != previous
-                        if event.revision != revision + 1 or (unlinked and not bounds.trimmed):
-                            detail = (
-                                f"revision {event.revision} of {event.data_key} after {revision}"
-                            )
-                            yield VerifyProgress(
-                                summary.events,
-                                bounds.length,
-                                Finding(FindingKind.EVENT, str(sequence), detail),
-                            )
-                        latest = event_codec.key_state(entry)
-                        assert latest is not None
-                        state[event.data_key] = latest
-                yield VerifyProgress(summary.events, bounds.length)
-        for info in snapshots[at:]:
-            if info.sequence <= bounds.tail:
-                summary.snapshots += 1
-                finding = await self._compared(project, repair, info.sequence, state, base)
-                if finding is not None:
-                    yield VerifyProgress(summary.events, bounds.length, finding)
-        expected = bounds.length
-        if base == BEGINNING and summary.events != expected:
-            detail = f"{summary.events} events can be read, and there should be {expected}"
-            yield VerifyProgress(
-                summary.events, expected, Finding(FindingKind.COUNTER, "event_count", detail)
-            )
+                    finding = self._apply(entry, bounds)
+                    if finding is not None:
+                        yield finding
+                yield None
+        for info in reversed(pending):
+            finding = await self._check_snapshot(info) if info.sequence <= bounds.tail else None
+            if finding is not None:
+                yield finding
+        if self._base == BEGINNING and summary.events != bounds.length:
+            detail = f"{summary.events} events can be read, but {bounds.length} are counted"
+            yield Finding(FindingKind.COUNTER, "event_count", detail)
 
-    async def _snapshot(self, project: str, sequence: Sequence) -> Snapshot | None:
-        data = await self._snapshots.get(project, sequence)
+    def _apply(self, entry: Entry, bounds: Bounds) -> Finding | None:
+        """Updates the state; returns what is wrong with the revision of the event."""
+        event = event_codec.decode(entry)
+        key = event.data_key
+        if not key:
+            return None
+        before = self.state.get(key)
+        revision, previous = (before.revision, before.sequence) if before else (0, None)
+        self.state[key] = KeyState(
+            key, event.revision, event.sequence, event.event_type == DATA_DELETED, event.text_digest
+        )
+        unlinked = event.previous_sequence != previous and not bounds.trimmed
+        if event.revision == revision + 1 and not unlinked:
+            return None
+        detail = f"revision {event.revision} of {key} after {revision}"
+        return Finding(FindingKind.EVENT, str(event.sequence), detail)
+
+    async def _snapshot(self, sequence: Sequence) -> Snapshot | None:
+        data = await self._snapshots.get(self._project, sequence)
         try:
             return None if data is None else await asyncio.to_thread(decode, data)
         except SnapshotDamaged:
             return None
 
-    async def _compared(
-        self,
-        project: str,
-        repair: bool,
-        sequence: Sequence,
-        state: dict[str, KeyState],
-        base: Sequence,
-    ) -> Finding | None:
-        """Compares a snapshot with what the events up to it come to."""
-        if sequence == base:
+    async def _check_snapshot(self, info: SnapshotInfo) -> Finding | None:
+        """Compares a snapshot with the state at its sequence."""
+        self.summary.snapshots += 1
+        sequence = info.sequence
+        if sequence == self._base:
             return None
-        snapshot = await self._snapshot(project, sequence)
-        same = snapshot is not None and len(snapshot) == len(state)
-        if snapshot is not None and same:
-            same = all(_alike(snapshot.get(key), found) for key, found in state.items())
-        if same:
+        snapshot = await self._snapshot(sequence)
+        if (
+            snapshot is not None
+            and len(snapshot) == len(self.state)
+            and all(_alike(snapshot.get(key), state) for key, state in self.state.items())
+        ):
             return None
-        in_store = await self._store.snapshots.get(project, sequence) is not None
-        if repair and in_store:
-            await self._store.snapshots.drop(project, sequence)
+        in_store = await self._store.snapshots.get(self._project, sequence) is not None
+        if self._repair and in_store:
+            await self._store.snapshots.drop(self._project, sequence)
         detail = "it can't be read" if snapshot is None else "it is not the state at its sequence"
-        return Finding(FindingKind.SNAPSHOT, str(sequence), detail, in_store, repair and in_store)
+        repaired = self._repair and in_store
+        return Finding(FindingKind.SNAPSHOT, str(sequence), detail, in_store, repaired)
 
     # -- what is derived -------------------------------------------------------------
 
-    async def _state(
-        self,
-        project: str,
-        repair: bool,
-        state: dict[str, KeyState],
-        summary: Summary,
-        *,
-        whole: bool,
-    ) -> list[Finding]:
-        """Compares the state that the store keeps with the fold, which goes on meanwhile."""
-        for _ in range(5):
-            sequence, kept = await read_current_state(self._seen, self._store.state, project)
-            async for page in pages(
-                self._seen,
-                project,
-                Sequence.parse(summary.as_of),
-                sequence,
-                max_events=_PAGE_EVENTS,
-            ):
+    async def _state(self, *, complete: bool) -> list[Finding]:
+        """Compares the state that the store keeps with the events, while more may come.
+
+        Args:
+            complete: Whether all events that there ever were are in the log.
+        """
+        project, summary, state = self._project, self.summary, self.state
+        for _ in range(_STATE_ATTEMPTS):
+            sequence, stored = await read_current_state(self._log, self._store.state, project)
+            as_of = Sequence.parse(summary.as_of)
+            async for page in pages(self._log, project, as_of, sequence, max_events=_PAGE_EVENTS):
                 for entry in page.entries:
                     latest = event_codec.key_state(entry)
                     summary.events += 1
@@ -327,56 +278,63 @@ class Verification:
             summary.as_of, summary.keys = str(sequence), len(state)
             wrong = {
                 key: state.get(key)
-                for key in state.keys() | kept.keys()
-                if state.get(key) != kept.get(key) and (whole or key in state)
+                for key in state.keys() | stored.keys()
+                if state.get(key) != stored.get(key) and (complete or key in state)
             }
             counters = await self._store.projects.counters(project)
-            deleted = sum(found.deleted for found in state.values())
-            counted = counters.deleted == deleted or not whole
+            deleted = sum(each.deleted for each in state.values())
+            miscounted = complete and counters.deleted != deleted
             if (await self._store.events.bounds(project)).tail != sequence:
-                continue  # something was published in between: once more
+                continue  # Something was published in between.
             repaired = False
-            if repair and (wrong or not counted):
-                right = deleted if whole else None
-                repaired = await self._store.state.repair_state(project, sequence, wrong, right)
+            if self._repair and (wrong or miscounted):
+                repaired = await self._store.state.repair_state(
+                    project, sequence, wrong, deleted if complete else None
+                )
                 if not repaired:
                     continue
             findings = [
                 Finding(
                     FindingKind.STATE,
                     key,
-                    f"the store has {_text(kept.get(key))}, the log comes to {_text(found)}",
+                    f"the store has {_text(stored.get(key))}, the log {_text(expected)}",
                     True,
                     repaired,
                 )
-                for key, found in sorted(wrong.items())
+                for key, expected in sorted(wrong.items())
             ]
-            if not counted:
-                detail = f"{counters.deleted} are counted, and {deleted} there are"
+            if miscounted:
+                detail = f"{counters.deleted} are counted, but there are {deleted}"
                 findings.append(
                     Finding(FindingKind.COUNTER, "deleted_key_count", detail, True, repaired)
                 )
             return findings
         return []
 
-    async def _vectors(
-        self, project: str, repair: bool, state: dict[str, KeyState]
-    ) -> list[Finding]:
-        """The vectors of the data are there."""
+    async def _vectors(self) -> list[Finding]:
+        """Checks that the vectors of the data are present."""
+        project, vectors = self._project, self._store.match
         model = await self._embeddings.model_of(project)
-        of = {found.digest: found for found in state.values() if found.digest and not found.deleted}
-        digests = list(of)
+        states = {s.digest: s for s in self.state.values() if s.digest and not s.deleted}
+        digests = list(states)
         missing: set[bytes] = set()
-        for start in range(0, len(digests), _TOGETHER):
-            some = digests[start : start + _TOGETHER]
-            missing |= await self._store.match.missing_vectors(project, model, some)
-        if missing and repair:
+        for start in range(0, len(digests), _BATCH):
+            batch = digests[start : start + _BATCH]
+            missing |= await vectors.missing_vectors(project, model, batch)
+        if missing and self._repair:
             self._embeddings.forget(project)
-            entries = await self._seen.get(project, [of[digest].sequence for digest in missing])
+            sequences = [states[digest].sequence for digest in missing]
+            entries = await self._log.get(project, sequences)
             events = [event_codec.decode(entry) for entry in entries if entry is not None]
             await self._embeddings.of_events(project, model, events)
         return [
-            Finding(FindingKind.VECTOR, of[digest].data_key, "its vector is missing", True, repair)
+            Finding(
+                FindingKind.VECTOR,
+                states[digest].data_key,
+                "its vector is missing",
+                True,
+                self._repair,
+            )
             for digest in sorted(missing)
         ]
 

@@ -38,7 +38,7 @@ class ImportCommit:
     Args:
         event_log: All events.
         store: Where they are put.
-        publisher: Appends them anew.
+        publisher: Appends them as new ones.
         staging: The staged project.
         project: The project.
     """

@@ -1,4 +1,4 @@
-"""Which format a file has."""
+"""Detects the format of a file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def make_reader(file_format: FileFormat) -> Reader:
 
 
 def detect(start: bytes, *, complete: bool) -> FileFormat | None:
-    """The format of a file that begins like this; None where more bytes would tell.
+    """The format of a file with this beginning, or None if more bytes are needed.
 
     Raises:
-        MalformedFile: It is none that can be imported.
+        MalformedFile: The format is unknown or can't be imported.
     """
     if start.startswith(MAGIC):
         return FileFormat.NATIVE
     if start.startswith(PARQUET_MAGIC):
-        raise MalformedFile("Parquet is exported only", 0, 1)
+        raise MalformedFile("Parquet files can only be exported", 0, 1)
     if len(start) < len(MAGIC) and not complete:
         return None
     text = start
@@ -47,7 +47,7 @@ def detect(start: bytes, *, complete: bool) -> FileFormat | None:
             raise MalformedFile(f"compression: {error}", 0, 1) from error
     line, end, _ = text.lstrip().partition(b"\n")
     if not line.startswith(b"{") and (line or complete):
-        raise MalformedFile("no known format", 0, 1)
+        raise MalformedFile("unknown format", 0, 1)
     try:
         fields = orjson.loads(line)
     except ValueError:

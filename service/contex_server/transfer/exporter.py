@@ -1,4 +1,4 @@
-"""Reading a project out into a file."""
+"""Exports projects to files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _AGENTS = 500
 
 
 class ExportPart(IntEnum):
-    """What else goes with the events; the numbers are those of `contex.v1.ExportPart`."""
+    """What to export besides events; the numbers are those of `contex.v1.ExportPart`."""
 
     AGENTS = 1
     VECTORS = 2
@@ -38,12 +38,12 @@ class ExportPart(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What is wanted; see `contex.v1.ExportRequest`.
+    """What to export; see `contex.v1.ExportRequest`.
 
     Attributes:
-        after: Events after this sequence, ...
-        until: ... up to this one; beyond the end of the log: up to its end.
-        resume: What `ExportChunk.resume` was, of an export that is gone on with.
+        after: Only events after this sequence ...
+        until: ... and up to this one, or to the end of the log.
+        resume: The `ExportChunk.resume` to continue from; "" for a new export.
     """
 
     project: str
@@ -57,7 +57,7 @@ class ExportRequest:
 
 
 class ExportChunk(NamedTuple):
-    """The next bytes of the file, and how far that is; see `contex.v1.ExportResponse`."""
+    """The next bytes of the file, and the progress; see `contex.v1.ExportResponse`."""
 
     data: bytes
     events: int
@@ -70,7 +70,7 @@ class ExportChunk(NamedTuple):
 
 @dataclass(slots=True)
 class _Progress:
-    """Where an export stands after a piece, as a token carries it."""
+    """The progress of an export after a chunk, as its resume token holds it."""
 
     cut: str
     position: str
@@ -81,72 +81,76 @@ class _Progress:
     scanned: int = 0
     items: int = 0
     chain: str = ""
-    wanted: str = ""
+    fingerprint: str = ""
 
 
 class Exporter:
-    """Makes files.
+    """Exports projects.
 
     Args:
         event_log: All events.
-        store: What is kept beside them.
+        store: Agents, vectors and settings.
     """
 
     def __init__(self, event_log: EventLog, store: Store) -> None:
         self._log = event_log
         self._store = store
 
-    async def export(self, wanted: ExportRequest) -> AsyncGenerator[ExportChunk, None]:
-        """The pieces of the file.
+    async def export(self, request: ExportRequest) -> AsyncGenerator[ExportChunk, None]:
+        """The file, in chunks.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, CURSOR_INVALID,
                 FORMAT_UNAVAILABLE, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        project = wanted.project
-        writer = await asyncio.to_thread(self._writer, wanted)
+        project = request.project
+        writer = await asyncio.to_thread(self._writer, request)
         bounds = await self._log.bounds(project)
-        if wanted.after > BEGINNING:
-            check_readable(bounds, wanted.after)
-        if wanted.resume:
-            at = _resumed(wanted, writer)
+        if request.after > BEGINNING:
+            check_readable(bounds, request.after)
+        if request.resume:
+            at = _resumed(request, writer)
         else:
-            cut = min(wanted.until, bounds.tail)
-            at = _Progress(str(cut), str(wanted.after), wanted=_fingerprint(wanted))
+            cut = min(request.until, bounds.tail)
+            at = _Progress(str(cut), str(request.after), fingerprint=_fingerprint(request))
         cut, position = Sequence.parse(at.cut), Sequence.parse(at.position)
         total = max(bounds.length, at.scanned)
 
-        def piece(
+        def chunk(
             data: bytes, *, resumable: bool = True, summary: Summary | None = None
         ) -> ExportChunk:
             at.bytes += len(data)
             at.items, at.chain = writer.items, writer.chain.digest
-            resume = _token(at) if resumable and wanted.format is not FileFormat.PARQUET else ""
+            resume = _token(at) if resumable and request.format is not FileFormat.PARQUET else ""
             return ExportChunk(data, at.events, at.bytes, total, at.scanned, resume, summary)
 
-        if not wanted.resume:
+        if not request.resume:
             model = (
-                await self._store.match.model(project) if ExportPart.VECTORS in wanted.parts else ""
+                await self._store.match.model(project)
+                if ExportPart.VECTORS in request.parts
+                else ""
             )
-            partial = bool(wanted.after > BEGINNING or not wanted.filter.is_open or bounds.trimmed)
+            partial = bool(
+                request.after > BEGINNING or not request.filter.is_open or bounds.trimmed
+            )
             manifest = Manifest(project, at.cut, rfc3339(bounds.now_ms), partial, model)
             if not partial and cut == bounds.tail:
                 counters = await self._store.projects.counters(project)
                 manifest = replace(manifest, events=counters.events, bytes=counters.bytes)
-            yield piece(writer.begin(manifest))
+            yield chunk(writer.begin(manifest))
         source = pages(
             self._log,
             project,
             position,
             cut,
-            resumed=bool(wanted.resume) and position > wanted.after,
+            resumed=bool(request.resume) and position > request.after,
             max_events=_PAGE_EVENTS,
         )
         async with aclosing(source):
             async for page in source:
                 if not page.entries:
                     continue
-                entries = self._selected(page.entries, wanted.filter)
+                entries = self._selected(page.entries, request.filter)
                 data = await asyncio.to_thread(writer.events, entries) if entries else b""
                 at.scanned += len(page.entries)
                 at.position = page.entries[-1].id.decode()
@@ -154,69 +158,70 @@ class Exporter:
                     at.first = at.first or entries[0].id.decode()
                     at.last = entries[-1].id.decode()
                     at.events += len(entries)
-                yield piece(data)
+                yield chunk(data)
         summary = Summary(at.cut, at.first, at.last, at.events)
-        async for data, agents, vectors in self._parts(wanted, writer, cut):
+        async for data, agents, vectors in self._parts(request, writer, cut):
             summary = replace(
                 summary, agents=summary.agents + agents, vectors=summary.vectors + vectors
             )
-            yield piece(data, resumable=False)
-        if wanted.format is not FileFormat.PARQUET:
+            yield chunk(data, resumable=False)
+        if request.format is not FileFormat.PARQUET:
             summary = replace(summary, digest=writer.chain.digest)
         last = await asyncio.to_thread(writer.end, summary)
-        yield piece(last, resumable=False, summary=summary)
+        yield chunk(last, resumable=False, summary=summary)
 
-    def _writer(self, wanted: ExportRequest) -> Writer:
-        match wanted.format:
+    def _writer(self, request: ExportRequest) -> Writer:
+        match request.format:
             case FileFormat.NATIVE:
                 return NativeWriter()
             case FileFormat.PARQUET:
                 return ParquetWriter()
             case _:
-                cloud = wanted.format is FileFormat.CLOUD_EVENTS
-                return LinesWriter(cloud=cloud, compress=wanted.compress)
+                cloud = request.format is FileFormat.CLOUD_EVENTS
+                return LinesWriter(cloud=cloud, compress=request.compress)
 
-    def _selected(self, entries: list[Entry], wanted: EventFilter) -> list[Entry]:
-        if wanted.is_open:
+    def _selected(self, entries: list[Entry], filter: EventFilter) -> list[Entry]:
+        if filter.is_open:
             return entries
-        return [entry for entry in entries if wanted.passes(event_codec.decode(entry))]
+        return [entry for entry in entries if filter.passes(event_codec.decode(entry))]
 
     async def _parts(
-        self, wanted: ExportRequest, writer: Writer, cut: Sequence
+        self, request: ExportRequest, writer: Writer, cut: Sequence
     ) -> AsyncGenerator[tuple[bytes, int, int], None]:
-        """What goes with the events: bytes, and how many agents and vectors they hold."""
-        project = wanted.project
-        if ExportPart.AGENTS in wanted.parts:
+        """What goes with the events: bytes, and how many agents and vectors they contain."""
+        project = request.project
+        if ExportPart.AGENTS in request.parts:
             after = ""
             while records := await self._store.agents.agents(project, after, _AGENTS):
                 after = records[-1].agent_id
                 kept = [AgentRecord(a.agent_id, a.record, min(a.cursor, cut)) for a in records]
                 yield writer.agents(kept), len(kept), 0
-        if ExportPart.VECTORS in wanted.parts:
+        if ExportPart.VECTORS in request.parts:
             model = await self._store.match.model(project)
             seen: set[bytes] = set()
             async for encodings in self._store.match.all_vectors(project, model):
-                fresh = {digest: v for digest, v in encodings.items() if digest not in seen}
-                seen |= fresh.keys()
-                if fresh:
-                    yield await asyncio.to_thread(writer.vectors, fresh), 0, len(fresh)
-        if ExportPart.SETTINGS in wanted.parts:
+                unseen = {digest: v for digest, v in encodings.items() if digest not in seen}
+                seen |= unseen.keys()
+                if unseen:
+                    yield await asyncio.to_thread(writer.vectors, unseen), 0, len(unseen)
+        if ExportPart.SETTINGS in request.parts:
             retention = await self._store.projects.retention(project)
             if retention:
                 yield writer.settings(retention), 0, 0
 
 
-def _fingerprint(wanted: ExportRequest) -> str:
+def _fingerprint(request: ExportRequest) -> str:
     parts = (
-        wanted.format,
-        wanted.compress,
-        str(wanted.after),
-        *map(sorted, (wanted.filter.event_types, wanted.filter.data_keys)),
-        sorted(wanted.filter.publishers),
-        sorted(wanted.parts),
+        request.format,
+        request.compress,
+        str(request.after),
+        *map(sorted, (request.filter.event_types, request.filter.data_keys)),
+        sorted(request.filter.publishers),
     )
+    # Part of tokens, so it may not change with the names of classes.
+    include = ", ".join(f"<Part.{part.name}: {part:d}>" for part in sorted(request.parts))
     chain = Chain()
-    chain.add(repr(parts).encode())
+    chain.add(f"{repr(parts)[:-1]}, [{include}])".encode())
     return chain.digest[:16]
 
 
@@ -224,9 +229,9 @@ def _token(at: _Progress) -> str:
     return orjson.dumps([getattr(at, name) for name in _Progress.__slots__]).decode()
 
 
-def _resumed(wanted: ExportRequest, writer: Writer) -> _Progress:
+def _resumed(request: ExportRequest, writer: Writer) -> _Progress:
     try:
-        at = _Progress(*orjson.loads(wanted.resume))
+        at = _Progress(*orjson.loads(request.resume))
         writer.items = int(at.items)
         writer.chain = Chain(bytes.fromhex(at.chain))
         Sequence.parse(at.cut)
@@ -235,8 +240,8 @@ def _resumed(wanted: ExportRequest, writer: Writer) -> _Progress:
         raise ContexError(
             Reason.CURSOR_INVALID, "resume_token: damaged", field="resume_token"
         ) from error
-    if at.wanted != _fingerprint(wanted):
-        raise invalid_field("resume_token", "was made for an export of other things")
+    if at.fingerprint != _fingerprint(request):
+        raise invalid_field("resume_token", "belongs to an export with other options")
     if isinstance(writer, LinesWriter):
-        writer.project = wanted.project
+        writer.project = request.project
     return at

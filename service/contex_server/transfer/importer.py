@@ -71,7 +71,7 @@ class Importer:
     Args:
         event_log: All events.
         store: Where imports are staged.
-        publisher: Appends events anew.
+        publisher: Appends events as new ones.
         sealer: Seals events that name a subject.
         retentions: How much the store keeps.
         archiver: Archives the rest; None without an archive.

@@ -1,4 +1,4 @@
-"""What files hold, whatever they look like."""
+"""What files contain, and how they are read and written, whatever their format."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class FileFormat(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a file says of itself, first.
+    """The header of a file.
 
     Attributes:
-        project: The project that it was made of.
-        cut: The log up to this sequence was exported.
+        project: The project that was exported.
+        cut: The log was exported up to this sequence.
         created: When, RFC 3339.
         partial: Whether events were left out, by a range or a filter.
         model: The embedding model of the vectors that follow, or "".
-        events: About how many events follow; 0: not known.
-        bytes: About how many bytes they have; 0: not known.
+        events: Roughly how many events follow; 0 if unknown.
+        bytes: Roughly how many bytes they have; 0 if unknown.
     """
 
     project: str = ""
@@ -47,15 +47,15 @@ class Manifest:
     bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """As written to files."""
         return asdict(self)
 
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` made; what is not known is left.
+        """Reads what `to_json` made, ignoring unknown fields.
 
         Raises:
-            ValueError: It is none.
+            ValueError: A field has the wrong type.
         """
         known = {name: fields[name] for name in cls.__slots__ if name in fields}
         made = cls(**known)
@@ -68,7 +68,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a file says of itself, last; see `contex.v1.ExportSummary`."""
+    """The trailer of a file; see `contex.v1.ExportSummary`."""
 
     cut: str = ""
     first: str = ""
@@ -81,7 +81,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Some consecutive events."""
+    """Consecutive events."""
 
     entries: list[Entry]
 
@@ -102,7 +102,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class SettingsItem:
-    """What was set for the project."""
+    """The settings of the project."""
 
     retention: bytes
 
@@ -111,11 +111,11 @@ Item: TypeAlias = Manifest | Events | Agents | Vectors | SettingsItem | Summary
 
 
 class MalformedFile(Exception):
-    """A file is damaged.
+    """A file is damaged or not valid.
 
     Attributes:
         problem: What is wrong.
-        offset: Where, in bytes from its beginning.
+        offset: Where, in bytes from the beginning.
         item: In which frame or line, from 1.
     """
 
@@ -126,7 +126,7 @@ class MalformedFile(Exception):
         self.item = item
 
     def as_error(self) -> ContexError:
-        """The refusal of an import."""
+        """As an error of an import."""
         return ContexError(
             Reason.IMPORT_MALFORMED,
             f"the file can't be imported: {self}",
@@ -137,15 +137,16 @@ class MalformedFile(Exception):
 
 @dataclass(slots=True)
 class Chain:
-    """A digest over pieces in their order that can be put down and taken up again.
+    """A digest over a sequence of pieces that can be stored and resumed after any of them.
 
-    Each piece makes the next state: SHA-256 over the state before and the piece.
+    The state after a piece is the SHA-256 of the state before (32 zero bytes at first) and the
+    piece.
     """
 
     state: bytes = field(default=bytes(32))
 
     def add(self, *piece: bytes) -> None:
-        """Takes in a piece, given in parts."""
+        """Adds a piece, given in parts."""
         digest = hashlib.sha256(self.state)
         for part in piece:
             digest.update(part)
@@ -153,12 +154,12 @@ class Chain:
 
     @property
     def digest(self) -> str:
-        """What it has come to, in hexadecimal."""
+        """The state, in hexadecimal."""
         return self.state.hex()
 
 
 class Writer(Protocol):
-    """Writes a file in pieces; the pieces joined are the file."""
+    """Writes a file in pieces."""
 
     chain: Chain
     items: int
@@ -169,19 +170,19 @@ class Writer(Protocol):
         ...
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
-        """Some events, at least one."""
+        """Events, at least one."""
         ...
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
-        """Some registrations."""
+        """Registrations."""
         ...
 
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
-        """Some encodings."""
+        """Encodings."""
         ...
 
     def settings(self, retention: bytes) -> bytes:
-        """What is set for the project."""
+        """The settings of the project."""
         ...
 
     def end(self, summary: Summary) -> bytes:
@@ -190,8 +191,7 @@ class Writer(Protocol):
 
 
 class EventsOnly:
-    """The part of a `Writer` whose format has no place for what is no event; nobody asks it for
-    more, for that is refused before."""
+    """Base of a `Writer` whose format holds only events; requests for more are refused before."""
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
         """See `Writer.agents`."""
@@ -207,12 +207,12 @@ class EventsOnly:
 
 
 class Reader(Protocol):
-    """Reads a file from pieces as they come.
+    """Reads a file piece by piece.
 
     Attributes:
-        offset: Everything up to here was read and handed out as items.
+        offset: Everything up to here was returned as items.
         item: The number of the last item, from 1.
-        ended: Whether the file says that it is complete.
+        ended: Whether the summary was read.
     """
 
     offset: int
@@ -221,7 +221,7 @@ class Reader(Protocol):
 
     @property
     def exported(self) -> bool:
-        """Whether it was exported by this service, and not made by somebody else."""
+        """Whether the file was exported by Contex."""
         ...
 
     def feed(self, data: bytes) -> Iterator[Item]:
@@ -233,17 +233,17 @@ class Reader(Protocol):
         ...
 
     def finish(self) -> Iterator[Item]:
-        """What is left at the end of the file.
+        """The remaining items, at the end of the file.
 
         Raises:
-            MalformedFile: It is cut off.
+            MalformedFile: The file is truncated.
         """
         ...
 
     def state(self) -> dict[str, Any] | None:
-        """What reading goes on from at `offset`; None where it can't there."""
+        """The state to resume from at `offset`; None if that is not possible there."""
         ...
 
     def resume(self, offset: int, state: Mapping[str, Any]) -> None:
-        """Goes on at an offset."""
+        """Resumes at an offset."""
         ...

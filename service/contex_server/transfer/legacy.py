@@ -1,4 +1,4 @@
-"""What GET /api/projects/{id}/events of the HTTP service before this one returned:
+"""What GET /api/projects/{id}/events of the former HTTP service returned:
 
 {"events": [{"sequence": "…", "event_type": "data_published",
              "data": {"data_key": "…", "data": …, "description": "…"}}, …], "count": …}
@@ -19,7 +19,7 @@ _MAX_BYTES = 256 * 1024 * 1024
 
 
 class LegacyReader:
-    """See `Reader`. The file is one JSON value and is read when it is complete."""
+    """See `Reader`. The file is one JSON value, read once it is complete."""
 
     exported = False
 
@@ -42,20 +42,20 @@ class LegacyReader:
             answer = orjson.loads(bytes(self._data))
             events, count = answer["events"], answer.get("count")
             if not isinstance(events, list):
-                raise TypeError("events is no array")
+                raise TypeError("events is not an array")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MalformedFile(
-                f"not an answer of the older service: {error!s:.100}", 0, 1
+                f"not a response of the former service: {error!s:.100}", 0, 1
             ) from None
         if count is not None and count != len(events):
-            raise MalformedFile(f"count is {count!r:.20} and there are {len(events)} events", 0, 1)
+            raise MalformedFile(f"count is {count!r:.20}, but there are {len(events)} events", 0, 1)
         yield Manifest()
         entries = []
         for index, fields in enumerate(events):
             try:
                 entries.append(event_codec.entry(_record(fields)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                problem = f"an event that can't be read: {error!s:.100}"
+                problem = f"an invalid event: {error!s:.100}"
                 raise MalformedFile(problem, 0, index + 1) from error
             self.item += 1
         if entries:
@@ -75,13 +75,13 @@ class LegacyReader:
 def _record(fields: dict[str, Any]) -> Record:
     kind, data = fields["event_type"], fields.get("data", {})
     if not isinstance(kind, str) or not kind:
-        raise TypeError("event_type is no text")
+        raise TypeError("event_type is not a string")
     key = data.get("data_key", "") if isinstance(data, dict) else ""
     if not key:
         return Record(Sequence.parse(str(fields["sequence"])), kind, payload=orjson.dumps(data))
     description = data.get("description") or ""
     if not isinstance(key, str) or not isinstance(description, str):
-        raise TypeError("data_key or description is no text")
+        raise TypeError("data_key or description is not a string")
     return Record(
         Sequence.parse(str(fields["sequence"])),
         kind if kind not in RESERVED_TYPES else DATA_PUBLISHED,

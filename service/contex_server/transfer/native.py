@@ -2,20 +2,19 @@
 
     "CTXEXP1\\n"
     frames, each:
-        uint8   what it holds
-        uint32  length of its payload, little-endian as all
-        uint32  CRC-32 of its number in the file (uint64, from 0), what it holds, and the payload
-        bytes   the payload
+        uint8   kind
+        uint32  length of the payload; all numbers are little-endian
+        uint32  CRC-32 of the frame's number in the file (uint64, from 0), its kind and payload
+        bytes   payload
 
     M  the manifest, JSON: first
-    E  events: a block, see log/blocks.py
+    E  events: a block, see kernel/blocks.py
     A  agents: a JSON array of [id, cursor, record in base64]
     V  vectors: a block whose ids are the texts' digests in hexadecimal
     S  settings: JSON
-    Z  the summary, JSON: last. Its digest is that of the chain over all frames before it:
-       SHA-256 over the digest before (32 zero bytes at first) and the frame.
+    Z  the summary, JSON: last. Its digest is a `Chain` over all frames before it.
 
-The number in the CRC tells a frame that was moved or left out where that begins.
+The number in the CRC reveals where a frame was moved or left out.
 """
 
 from __future__ import annotations
@@ -120,16 +119,16 @@ class NativeReader:
             while len(self._buffer) - at >= _HEAD.size:
                 kind, length, crc = _HEAD.unpack_from(self._buffer, at)
                 if length > _MAX_BYTES:
-                    raise self._malformed("a frame that is longer than any")
+                    raise self._malformed(f"a frame of more than {_MAX_BYTES >> 20} MiB")
                 end = at + _HEAD.size + length
                 if end > len(self._buffer):
                     return
                 frame = bytes(memoryview(self._buffer)[at:end])
                 payload = frame[_HEAD.size :]
                 if zlib.crc32(payload, zlib.crc32(_NUMBER.pack(self.item, kind))) != crc:
-                    raise self._malformed("a frame that is damaged, or not in its place")
+                    raise self._malformed("a frame that is damaged or out of place")
                 if self.ended:
-                    raise self._malformed("something after the end")
+                    raise self._malformed("data after the summary")
                 item = self._read(kind, payload)
                 at = end
                 self._chain.add(frame)
@@ -142,7 +141,7 @@ class NativeReader:
     def finish(self) -> Iterator[Item]:
         """See `Reader.finish`."""
         if self._buffer or not self.ended:
-            raise self._malformed("the file is cut off")
+            raise self._malformed("the file is truncated")
         return iter(())
 
     def state(self) -> dict[str, Any] | None:
@@ -158,7 +157,7 @@ class NativeReader:
 
     def _read(self, kind: int, payload: bytes) -> Item:
         if (kind == _MANIFEST) != (self.item == 0):
-            raise self._malformed("the manifest is not where it belongs")
+            raise self._malformed("the manifest is not the first frame")
         try:
             if kind == _EVENTS:
                 return Events(decode_block(payload))
@@ -175,12 +174,12 @@ class NativeReader:
             if kind == _SUMMARY:
                 summary = Summary(**fields)
                 if summary.digest != self._chain.digest:
-                    raise self._malformed("other content than its digest says")
+                    raise self._malformed("the content does not match the digest")
                 self.ended = True
                 return summary
         except (BlockDamaged, ValueError, TypeError, KeyError) as error:
-            raise self._malformed(f"a frame that can't be read: {error}") from error
-        raise self._malformed(f"a frame of no known kind, {kind}")
+            raise self._malformed(f"an invalid frame: {error}") from error
+        raise self._malformed(f"a frame of unknown kind {kind}")
 
     def _malformed(self, problem: str) -> MalformedFile:
         return MalformedFile(problem, self.offset, self.item + 1)

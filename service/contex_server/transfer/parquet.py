@@ -1,4 +1,4 @@
-"""Events as Apache Parquet, for analysis: exported, not imported."""
+"""Events as Apache Parquet, for analysis: exported only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = {
 
 
 class ParquetWriter(EventsOnly):
-    """See `Writer`. A row an event; "metadata" is a JSON object.
+    """See `Writer`. One row for each event; "metadata" is a JSON object.
 
     Raises:
         ContexError: FORMAT_UNAVAILABLE: pyarrow is not installed.

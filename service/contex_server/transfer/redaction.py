@@ -1,4 +1,4 @@
-"""What is changed in events before they are imported."""
+"""Renames data keys and redacts payloads."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class RedactionAction(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """A value that is changed.
+    """A value to redact.
 
     Attributes:
-        keys: In which data.
-        path: The parts of its JSON pointer; "*" is every element or member.
-        replacement: What stands in its place, with REPLACE.
+        keys: The data keys of the payloads.
+        path: The parts of its JSON pointer; "*" stands for every element or member.
+        replacement: The new value, for REPLACE.
     """
 
     keys: EventFilter
@@ -39,14 +39,14 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True)
 class KeyMapping:
-    """Data keys that begin with one prefix begin with another."""
+    """Replaces the prefix of data keys."""
 
     from_prefix: str
     to_prefix: str
 
 
 def remap_key(data_key: str, mappings: Iterable[KeyMapping]) -> str:
-    """The new name of a data key."""
+    """The data key, renamed by the first mapping that applies."""
     for mapping in mappings:
         if data_key.startswith(mapping.from_prefix):
             return mapping.to_prefix + data_key[len(mapping.from_prefix) :]
@@ -54,16 +54,15 @@ def remap_key(data_key: str, mappings: Iterable[KeyMapping]) -> str:
 
 
 def redact(data_key: str, payload: bytes, redactions: Iterable[Redaction], salt: bytes) -> bytes:
-    """A payload with its values changed; the very same object where none was, or it is no
-    JSON."""
-    wanted = [r for r in redactions if r.keys.admits_key(data_key)]
-    if not wanted or not payload:
+    """The payload with values redacted; the same object if there are none, or it is not JSON."""
+    applicable = [r for r in redactions if r.keys.admits_key(data_key)]
+    if not applicable or not payload:
         return payload
     try:
         holder = [json.loads(payload)]
     except (ValueError, RecursionError):
         return payload
-    changed = [_apply(holder, ("0", *r.path), r, salt) for r in wanted]
+    changed = [_apply(holder, ("0", *r.path), r, salt) for r in applicable]
     if not any(changed):
         return payload
     return json.dumps(holder[0], ensure_ascii=False, separators=(",", ":")).encode()
@@ -78,7 +77,7 @@ def _apply(value: Any, path: tuple[str, ...], redaction: Redaction, salt: bytes)
     else:
         return False
     if rest:
-        # All of them, also after one has changed.
+        # Not any(): every place has to be visited.
         return sum(_apply(value[place], tuple(rest), redaction, salt) for place in places) > 0
     for place in places:
         match redaction.action:

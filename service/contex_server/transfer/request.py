@@ -54,9 +54,7 @@ class ImportRequest:
     def fingerprint(self) -> str:
         """Identifies the options that may not change when an import is resumed."""
         names = (self.filter.event_types, self.filter.data_keys, self.filter.publishers)
-        parts = (
-            self.project,
-            self.mode,
+        rest = (
             self.format,
             tuple(map(sorted, names)),
             self.after,
@@ -66,7 +64,10 @@ class ImportRequest:
                 (sorted(r.keys.data_keys), r.path, r.action, r.replacement) for r in self.redactions
             ),
         )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        # Stored with imports, so it may not change with the names of classes.
+        mode = f"<Mode.{self.mode.name}: {self.mode:d}>"
+        text = f"({self.project!r}, {mode}, {repr(rest)[1:]}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What becomes of each event of a file: selected, marked, renamed, redacted and linked anew."""
+"""What becomes of each event of a file: selected, marked, renamed, redacted and linked."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class EventTransform:
         self._report.remapped += key != record.data_key
         self._report.redacted += payload is not record.payload
         digest = record.text_digest
-        described_anew = key != record.data_key or payload is not record.payload
-        if described_anew and digest and record.event_type != DATA_DELETED:
+        changed = key != record.data_key or payload is not record.payload
+        if changed and digest and record.event_type != DATA_DELETED:
             digest = _text_digest(record, key, payload)
         before = self._latest.get(key) if key else None
         revision = record.revision
@@ -89,7 +89,7 @@ class EventTransform:
         previous = before[1] if before else None
         if key:
             self._latest[key] = (revision, sequence)
-        unchanged = not (mark or described_anew) and str(sequence).encode() == entry.id
+        unchanged = not (mark or changed) and str(sequence).encode() == entry.id
         if not unchanged or (revision, previous) != (record.revision, record.previous_sequence):
             record = replace(
                 record,
@@ -105,7 +105,7 @@ class EventTransform:
 
 
 def check_payload(record: Record) -> None:
-    """Checks that the payload of an event that will be appended anew is what its content type
+    """Checks that the payload of an event that will be appended is what its content type
     says: the appending would find out too late.
 
     Raises:

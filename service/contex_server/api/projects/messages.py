@@ -6,8 +6,8 @@ from contex.v1 import project_service_pb2
 
 from contex_server.kernel.protobuf import timestamp
 from contex_server.projects.activity import Activity, Series
+from contex_server.projects.findings import VerifyProgress
 from contex_server.projects.retention import Retention
-from contex_server.projects.verification import VerifyProgress
 
 
 def retention_message(retention: Retention) -> project_service_pb2.Retention:

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from contex_server.audit import recorder
-from contex_server.audit.recorder import Audit
+from contex_server.audit import writer
+from contex_server.audit.writer import AuditWriter
 from contex_server.kernel.model import BEGINNING, Origin, Sequence
 
 OPS = Origin("ops", "ipv4:1.2.3.4:5", "tests")
@@ -37,23 +37,23 @@ def log() -> Log:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
 @pytest.fixture
-async def audit(log: Log, clock: SimpleNamespace) -> AsyncIterator[Audit]:
-    audit = Audit(log, log)  # type: ignore[arg-type]
+async def audit(log: Log, clock: SimpleNamespace) -> AsyncIterator[AuditWriter]:
+    audit = AuditWriter(log, log)  # type: ignore[arg-type]
     yield audit
     await audit.close()
 
 
-async def written(audit: Audit) -> None:
+async def written(audit: AuditWriter) -> None:
     async with asyncio.timeout(10):
         await audit._idle.wait()
 
 
-async def test_a_refused_call_is_noted_with_who_what_and_why(log: Log, audit: Audit) -> None:
+async def test_a_refused_call_is_noted_with_who_what_and_why(log: Log, audit: AuditWriter) -> None:
     audit.refused("shop", OPS, "Publish", "INVALID_FIELD")
     await written(audit)
     (note,) = log.notes["shop"]
@@ -62,29 +62,29 @@ async def test_a_refused_call_is_noted_with_who_what_and_why(log: Log, audit: Au
 
 
 async def test_a_project_has_a_burst_of_records_and_then_one_each_interval(
-    log: Log, audit: Audit, clock: SimpleNamespace
+    log: Log, audit: AuditWriter, clock: SimpleNamespace
 ) -> None:
     for _ in range(10_000):
         audit.refused("shop", OPS, "Publish", "INVALID_FIELD")
     await written(audit)
-    assert len(log.notes["shop"]) == recorder.REFUSED_BURST
-    clock.now += recorder.REFUSED_EVERY_S
+    assert len(log.notes["shop"]) == writer.REFUSED_BURST
+    clock.now += writer.REFUSED_EVERY_S
     for _ in range(100):
         audit.refused("shop", OPS, "Publish", "INVALID_FIELD")
     await written(audit)
-    assert len(log.notes["shop"]) == recorder.REFUSED_BURST + 1
+    assert len(log.notes["shop"]) == writer.REFUSED_BURST + 1
     # Every refused call is counted in the next record.
     assert sum(note["count"] for note in log.notes["shop"]) == 10_001
 
 
-async def test_inventing_projects_gains_nothing(log: Log, audit: Audit) -> None:
+async def test_inventing_projects_gains_nothing(log: Log, audit: AuditWriter) -> None:
     for n in range(5_000):
         audit.refused(f"p{n}", OPS, "Publish", "INVALID_FIELD")
     await written(audit)
-    assert sum(map(len, log.notes.values())) == recorder.REFUSED_BURST_ALL
+    assert sum(map(len, log.notes.values())) == writer.REFUSED_BURST_ALL
 
 
-async def test_a_refused_call_brings_no_project_into_being(log: Log, audit: Audit) -> None:
+async def test_a_refused_call_brings_no_project_into_being(log: Log, audit: AuditWriter) -> None:
     audit.refused("empty", OPS, "Publish", "INVALID_FIELD")
     audit.exported("empty", OPS, "Replay", 0)
     await written(audit)
