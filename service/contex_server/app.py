@@ -7,6 +7,7 @@ import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import structlog
@@ -17,6 +18,7 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.kernel.telemetry import configure_logging
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.matching.embedders import Embedder
 from contex_server.matching.opening import load
 from contex_server.projects.room import retention_store, usage_reader
 from contex_server.projects.usage import UsageMonitor
@@ -27,15 +29,19 @@ from contex_server.tiers.storage import connect_store
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, model: Future[Embedder] | None = None) -> int:
     """Runs a server until SIGTERM or SIGINT; returns the process's exit code.
+
+    Args:
+        settings: Its settings.
+        model: The configured embedding model, if it is being loaded already.
 
     Raises:
         StartupError: It can't start, for a reason that an operator can fix.
     """
     configure_logging(settings.log_level, settings.log_format)
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, model))
     except asyncio.CancelledError:
         log.info("stopped", during="start")
     except ContexError as error:
@@ -43,7 +49,7 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, model: Future[Embedder] | None) -> None:
     stop = asyncio.Event()
     serving = False
     task = asyncio.current_task()
@@ -68,7 +74,7 @@ async def _serve(settings: Settings) -> None:
             await workers.supervise(_serve_worker, settings, store_url, stop, metrics.reported)
             return
         # The model is loaded while the store starts: neither needs the interpreter for long.
-        embedder = asyncio.create_task(load(settings.embedder, stack))
+        embedder = asyncio.create_task(load(settings.embedder, stack, model))
         try:
             store_url = await _store(settings, stack)
             metrics = await stack.enter_async_context(_metrics(settings, store_url))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from contextlib import AsyncExitStack
 
 from contex_server.kernel.config import EmbedderSettings, Settings
@@ -42,15 +44,26 @@ async def open_models(
     return models
 
 
-async def load(settings: EmbedderSettings, stack: AsyncExitStack) -> Embedder:
+async def load(
+    settings: EmbedderSettings, stack: AsyncExitStack, loading: Future[Embedder] | None = None
+) -> Embedder:
     """Loads a model, which the stack closes.
+
+    Args:
+        settings: Which model.
+        stack: Closes it.
+        loading: The model, if it is being loaded already.
 
     Raises:
         StartupError: It can't be used.
     """
-    embedder = create(settings)
-    stack.push_async_callback(embedder.close)
     try:
+        if loading is not None:
+            embedder = await asyncio.wrap_future(loading)
+            stack.push_async_callback(embedder.close)
+            return embedder
+        embedder = create(settings)
+        stack.push_async_callback(embedder.close)
         await embedder.start()
     except (ModelInvalid, ModelCorrupt, OSError) as error:
         raise StartupError(f"the embedding model can't be used: {error}") from error
