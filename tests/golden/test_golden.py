@@ -18,6 +18,8 @@ from tests.golden import questions
 from tests.golden.questions import Api, Json, differences
 from tests.golden.record import unpack
 
+pytestmark = pytest.mark.own_store
+
 HERE = Path(__file__).parent
 
 

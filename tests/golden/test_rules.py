@@ -16,6 +16,8 @@ from redis.asyncio import Redis
 from tests.conftest import StartServer
 from tests.golden import functions
 
+pytestmark = pytest.mark.own_store
+
 HERE = Path(__file__).parent
 FORMAT_KEY = "ctx:{0}:format"
 

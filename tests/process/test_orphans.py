@@ -34,7 +34,7 @@ async def test_a_terminal_interrupts_the_whole_group_once(new_server: NewServer)
     assert code == 0
     assert took < 10
     await eventually(lambda: not [member for member in family if _lives(member)])
-    assert not [line for line in server.rooms.storage.log if "Traceback" in line.get("text", "")]
+    assert not [line for line in server.log if "Traceback" in line.get("text", "")]
 
 
 def _lives(process: psutil.Process) -> bool:

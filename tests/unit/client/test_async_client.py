@@ -203,7 +203,7 @@ async def test_a_closed_publish_stream_leaves_no_task_behind(
     client: AsyncClient, events: FakeEvents
 ) -> None:
     def running() -> set[str]:
-        names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+        names = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
         return names & {"PublishStream._pull", "_Duplex._send"}
 
     events.stream_breaks_after = [2, 0]
@@ -227,8 +227,11 @@ async def test_a_closed_blocking_publish_stream_leaves_no_thread_behind(
                 assert next(stream).receipts[0].sequence == f"{number}-0"
         assert list(stream) == []
 
+    others = set(threading.enumerate())
+
     def is_over() -> bool:
-        return not any(thread.name.startswith("contex-") for thread in threading.enumerate())
+        new = set(threading.enumerate()) - others
+        return not any(thread.name.startswith("contex-") for thread in new)
 
     events.stream_breaks_after = [2, 0]
     await asyncio.to_thread(use)

@@ -157,8 +157,8 @@ async def test_retention_removal_and_erasure(here: Server, client: AsyncClient) 
     assert (info.own, info.has_archive) == (Retention(), True)
     effective = await client.set_retention(P, Retention(store_events=20, legal_hold=True))
     assert (effective.store_events, effective.archive_seconds) == (20, 0)
-    assert here.archiver is not None
-    await here.archiver.archive_all(P)
+    assert here.rooms.projects.archiver is not None
+    await here.rooms.projects.archiver.archive_all(P)
     with pytest.raises(contex.FailedPrecondition, match="legal hold"):
         await client.remove_events(P, events[30].sequence, reason="space")
 

@@ -21,9 +21,9 @@ from contex_server.log.redis.key_names import key, vectors_key
 from contex_server.server import Server
 
 from tests.conftest import StartServer
+from tests.integration.projects.test_retention import awaited, fold, listed, state, story
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, refusal
-from tests.integration.test_retention import awaited, fold, listed, state, story
-from tests.integration.test_transfer import exported, imported
+from tests.integration.transfer.test_transfer import exported, imported
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_a_sound_project(api: Api, here: Server, archived: bool) -> None:
 async def test_what_is_derived_is_repaired(api: Api, here: Server, store: Any) -> None:
     events = await story(api)
     await awaited(lambda: no_snapshot_is_due(here))
-    model = await here.store.match.model(P)
+    model = await here.rooms.storage.store.match.model(P)
     await store.hset(key(P, "state"), "k1", b"99 1-1 L")
     await store.hdel(key(P, "state"), "often")
     await store.hset(key(P, "state"), "ghost", b"1 1-1 L")

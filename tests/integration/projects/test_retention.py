@@ -226,8 +226,8 @@ async def test_what_is_too_old_moves_though_it_fills_no_segment(
     await set_retention(small_api, store_seconds=1)
 
     async def moved() -> bool:
-        assert small.archiver is not None
-        await small.archiver.archive_due(P)  # it does so once a minute
+        assert small.rooms.projects.archiver is not None
+        await small.rooms.projects.archiver.archive_due(P)  # it does so once a minute
         return bool((await stats(small_api)).store_event_count == 0)
 
     await awaited(moved)
@@ -389,15 +389,15 @@ async def test_a_legal_hold_keeps_everything(small: Server, small_api: Api) -> N
     await set_retention(small_api, legal_hold=True, archive_seconds=1)
     refused = await refusal(remove(small_api, events[-1].sequence))
     assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "LEGAL_HOLD")
-    assert small.archiver is not None
+    assert small.rooms.projects.archiver is not None
     await asyncio.sleep(1.2)
-    await small.archiver.archive_due(P)
+    await small.rooms.projects.archiver.archive_due(P)
     assert await listed(small_api) == events
     assert "legal hold" in (await stats(small_api)).warnings[0]
     await set_retention(small_api, archive_seconds=1)
-    await small.archiver.archive_due(P)
+    await small.rooms.projects.archiver.archive_due(P)
     await small_api.publish(event("new"))
-    await small.archiver.archive_due(P)
+    await small.rooms.projects.archiver.archive_due(P)
     assert [e.data_key for e in await listed(small_api)] == ["new"]
 
 

@@ -123,7 +123,7 @@ async def test_a_request_from_two_connections_at_once_is_appended_once(server: S
         again = await two.events.Publish(request)
         assert again.duplicate
         assert again.receipts == answers[0].receipts
-        assert len(await one.rooms.storage.log()) == 60
+        assert len(await one.log()) == 60
 
 
 async def test_a_refused_request_may_succeed_later(api: Api) -> None:
@@ -157,7 +157,7 @@ async def test_of_two_racing_writers_one_wins_and_the_other_learns_the_revision(
                 "expected_revision": str(revision),
                 "actual_revision": str(revision + 1),
             }
-        assert [e.revision for e in await one.rooms.storage.log()] == list(range(1, 21))
+        assert [e.revision for e in await one.log()] == list(range(1, 21))
 
 
 async def _raise(error: BaseException) -> None:

@@ -158,8 +158,8 @@ async def check_same(api: Api, events: list[event_pb2.Event], project: str = "co
 async def test_a_native_export_is_imported_exactly(api: Api, there: Server, archived: bool) -> None:
     events = await story(api)
     if archived:
-        assert there.archiver is not None
-        await there.archiver.archive_all(P)
+        assert there.rooms.projects.archiver is not None
+        await there.rooms.projects.archiver.archive_all(P)
     data = await exported(api, include=PARTS)
     report = await imported(api, data)
     assert report.imported_count == report.read_count == len(events)
@@ -206,8 +206,8 @@ async def test_what_the_store_would_not_keep_goes_straight_into_the_archive(
     data = await exported(api, format=form)
     await keep(api, "copy", 40)
     # Nobody else archives it: what is in the archive was put there by the import.
-    assert there.archiver is not None
-    await there.archiver.close()
+    assert there.rooms.projects.archiver is not None
+    await there.rooms.projects.archiver.close()
     report = await imported(api, data)
     assert report.imported_count == len(events)
     found = await stats(api, "copy")

@@ -104,7 +104,7 @@ async def test_a_request_is_known_on_another_stream_and_to_publish(server: Serve
         assert await one.publish(event("other"), request_id="r3") == [
             first[3].published.receipts[0].sequence
         ]
-        assert len(await one.rooms.storage.log()) == 20
+        assert len(await one.log()) == 20
 
 
 async def test_known_and_unknown_texts_keep_their_order(
@@ -164,7 +164,7 @@ async def test_who_does_not_read_the_answers_is_not_read_either(server: Server) 
         appended, before = 0, -1
         while not appended or appended != before:
             await asyncio.sleep(0.7)
-            appended, before = len(await other.rooms.storage.log()) // 300, appended
+            appended, before = len(await other.log()) // 300, appended
         # 16 batches in work, and answers of 7 kB each up to the window.
         assert 16 <= appended < 100
         await other.publish(event("other"))

@@ -385,7 +385,7 @@ async def test_changes_at_the_same_time_all_count_or_are_refused(word_server: Se
         assert any(done)
         told = [
             json.loads(e.payload)["max_matches"]
-            for e in await one.rooms.storage.log()
+            for e in await one.log()
             if e.event_type == "agent_registered"
         ][1:]
         assert sorted(told) == [n + 1 for n in range(20) if done[n]]

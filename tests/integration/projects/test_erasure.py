@@ -18,9 +18,9 @@ from contex_server.tiers.sealer import FRESH_S
 from redis.exceptions import ResponseError
 
 from tests.conftest import StartServer
+from tests.integration.projects.test_retention import awaited
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, ms, refusal
-from tests.integration.test_retention import awaited
-from tests.integration.test_transfer import exported, imported
+from tests.integration.transfer.test_transfer import exported, imported
 
 SECRET = b"anna lives in the yellow house"
 
@@ -98,8 +98,8 @@ async def test_what_names_a_subject_is_sealed_and_read_as_it_was(
     await stream.cancel()
     # and lies nowhere in plain.
     assert SECRET not in await everything(valkey, store)
-    assert here.archiver is not None
-    await here.archiver.archive_all(P)
+    assert here.rooms.projects.archiver is not None
+    await here.rooms.projects.archiver.archive_all(P)
     assert await api.log() == events
     for path in (tmp_path / "archive").rglob("*.seg"):
         assert SECRET not in path.read_bytes()
@@ -118,8 +118,8 @@ async def test_an_erased_subject(
     await api.publish(of_anna(), of_anna("second"), event("second", b'{"text":"bare"}'))
     before = await api.log()
     if archived:
-        assert here.archiver is not None
-        await here.archiver.archive_all(P)
+        assert here.rooms.projects.archiver is not None
+        await here.rooms.projects.archiver.archive_all(P)
     other = await start_server(valkey.url, embedder=Words())
     async with Api.of(other) as elsewhere:
         live = await elsewhere.listen("reader", after_sequence="0").live()
@@ -182,8 +182,8 @@ async def test_an_erased_data_key_is_nowhere_any_more(
     for n in range(4):
         await api.publish(event("k", payload), event(f"other-{n}", b'{"n":1}'), event("k2"))
     await api.publish(of_anna())
-    assert here.archiver is not None
-    await here.archiver.archive_all(P)
+    assert here.rooms.projects.archiver is not None
+    await here.rooms.projects.archiver.archive_all(P)
     await api.publish(event("k", payload, description="words of the yellow house"))
     before = await api.log()
     answer = await erase(api, data_key="k")
@@ -239,7 +239,7 @@ async def test_a_vector_that_another_datum_has_too_stays(
     await api.publish(event("gone", b'{"note":"of anna"}', metadata={"subject": "anna"}))
     (first, second, gone) = await api.log()
     assert first.text_digest == second.text_digest != gone.text_digest
-    vectors = vectors_key(P, await here.store.match.model(P))
+    vectors = vectors_key(P, await here.rooms.storage.store.match.model(P))
     await awaited(lambda: store.hexists(vectors, gone.text_digest))
     assert (await erase(api, subject="anna")).erased_count == 2
     assert await store.hexists(vectors, second.text_digest)

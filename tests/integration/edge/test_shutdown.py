@@ -62,7 +62,11 @@ async def test_streams_end_with_a_final_cursor_and_resume_elsewhere(
             resumed = await again(cursor=stream.cursor).live()
             assert resumed.sequences == fresh
     assert here.calls.active == 0
-    assert (here.hub.channels, here.hub.tailers, len(here.matchers)) == (0, 0, 0)
+    assert (
+        here.rooms.events.hub.channels,
+        here.rooms.events.hub.tailers,
+        len(here.rooms.match.pool),
+    ) == (0, 0, 0)
 
 
 async def test_a_stream_that_is_catching_up_ends_with_a_cursor_too(

@@ -15,7 +15,7 @@ from contex.v1 import (
     transfer_service_pb2,
     transfer_service_pb2_grpc,
 )
-from contex_server import app
+from contex_server import server as module
 from contex_server.edge import chain
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.kernel.scope import Scope
@@ -63,7 +63,7 @@ async def api(
     def links(*given: Any) -> tuple[Link, ...]:
         return (*chain.links(*given), access)
 
-    monkeypatch.setattr(app, "links", links)
+    monkeypatch.setattr(module, "links", links)
     server = await start_server(valkey.url, embedder=words)
     async with Api.of(server) as opened:
         for key in (SEEN, HIDDEN):
