@@ -1,7 +1,7 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint generate bench bench-time bench-archive bench-matching clean
+.PHONY: help demo serve test test-all lint generate bench bench-compare bench-time bench-archive bench-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -61,6 +61,10 @@ bench-time: $(STAMP) ## measure state, history and activity of the past, and wha
 
 bench-archive: $(STAMP) ## measure a log longer than memory: the archive, files, what archiving costs
 	$(RUN) python -m benchmarks --only archive
+
+BEFORE ?= ../contex-before
+bench-compare: $(STAMP) ## measure this checkout beside BEFORE=checkout, in one run
+	$(RUN) python -m benchmarks.compare $(BEFORE)
 
 DATA ?= ../shared/data/needs
 bench-matching: $(STAMP) ## measure matching on DATA=folder; writes the tables of docs/guide/matching.md
