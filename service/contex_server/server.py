@@ -11,12 +11,11 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from contex_server.api.servicers import servicers
+from contex_server.api.servicers import SERVICERS
 from contex_server.edge.chain import links
 from contex_server.edge.drain import Calls
 from contex_server.edge.grpc import handlers
 from contex_server.edge.metrics import CallCounts
-from contex_server.edge.refusals import Refusals
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
@@ -74,10 +73,10 @@ class Server:
 
     async def _serve(self) -> None:
         settings = self.settings
-        services = servicers(settings, self.rooms, self.drain)
+        services = [make(settings, self.rooms, self.drain) for make in SERVICERS]
         self._services = tuple(service.SERVICE.full_name for service in services)
         self._grpc = grpc.aio.server(options=_options(settings))
-        chain = links(self.calls, self.counts, Refusals(self.rooms.audit.writer))
+        chain = links(self.calls, self.counts, self.rooms.audit.writer)
         self._grpc.add_generic_rpc_handlers(handlers(services, chain))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(

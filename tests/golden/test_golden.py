@@ -38,6 +38,7 @@ def data_dir(request: pytest.FixtureRequest, data_dir: Path) -> Path:
     return data_dir
 
 
+@pytest.mark.own_store
 @pytest.mark.parametrize("data_dir", ["main.tar.xz"], indirect=True)
 async def test_a_data_directory(
     data_dir: Path, valkey: EmbeddedValkey, start_server: StartServer
@@ -48,6 +49,7 @@ async def test_a_data_directory(
     assert differences(_read("answers.json")["main"], found) == []
 
 
+@pytest.mark.own_store
 @pytest.mark.parametrize("data_dir", ["plain.tar.xz"], indirect=True)
 async def test_a_store_without_archive_and_master_key(
     data_dir: Path, valkey: EmbeddedValkey, start_server: StartServer

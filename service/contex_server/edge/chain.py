@@ -22,30 +22,41 @@ request, a name that is not valid and a call that comes too late are counted and
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
+from urllib.parse import unquote
 
 import structlog
 
+from contex_server.audit.writer import AuditWriter
 from contex_server.edge.drain import Calls
-from contex_server.edge.identity import connection_of, identity_of
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.metrics import CallCounts
-from contex_server.edge.refusals import Refusals
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel import names
+from contex_server.kernel.codes import Code, code_of
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.model import Origin
 
 log = structlog.get_logger(__name__)
 
+_IDENTITY = "contex-identity"
+"""The header by which a client names itself."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CLIENT_CHARS = 200
+_FAILURES = {Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
+"""The server's own trouble: no refusal, unless it kept the call from its servicer."""
 
-def links(calls: Calls, counts: CallCounts, refusals: Refusals) -> tuple[Link, ...]:
+
+def links(calls: Calls, counts: CallCounts, audit: AuditWriter) -> tuple[Link, ...]:
     """Every link, outermost first."""
     return (
         calls.track,
         counts.count,
         translate,
-        refusals.record,
+        partial(record_refusal, audit=audit),
         read,
         identify,
         calls.refuse_when_draining,
@@ -85,22 +96,40 @@ async def translate(call: Incoming, rest: Rest) -> Any:
         ) from None
 
 
-async def read(call: Incoming, rest: Rest) -> Any:
-    """Link: parses the request.
+async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
+    """Link: records in the project's audit that the call was refused, if it names a valid project.
 
-    Raises:
-        ContexError: MALFORMED_REQUEST.
+    How many records that makes is bounded by `AuditWriter.refused`.
     """
+    try:
+        return await rest(call)
+    except ContexError as error:
+        failed = call.served and code_of(error.reason) in _FAILURES
+        if not failed and names.PROJECT.fullmatch(call.project):
+            audit.refused(call.project, call.origin, call.method, error.reason)
+        raise
+
+
+async def read(call: Incoming, rest: Rest) -> Any:
+    """Link: parses the request, or refuses it with MALFORMED_REQUEST."""
     call.request = call.read(call)
     return await rest(call)
 
 
 async def identify(call: Incoming, rest: Rest) -> Any:
-    """Link: finds out who calls.
-
-    Raises:
-        ContexError: INVALID_FIELD if the caller's name is not a valid one.
-    """
-    call.origin = connection_of(call.headers, call.peer)
-    call.origin = call.origin._replace(identity=identity_of(call.headers))
+    """Link: finds out who calls, or refuses a name that is not valid with INVALID_FIELD."""
+    call.origin = _connection(str(call.headers.get("user-agent", "")), call.peer)
+    identity = str(call.headers.get(_IDENTITY, ""))
+    if not names.IDENTITY.fullmatch(identity):
+        raise invalid_field(
+            _IDENTITY, "must be at most 128 characters of A-Z a-z 0-9 _ . : / @ + - (metadata)"
+        )
+    call.origin = call.origin._replace(identity=identity)
     return await rest(call)
+
+
+@lru_cache(maxsize=4_096)
+def _connection(user_agent: str, peer: str) -> Origin:
+    """Where a call comes from: the same for all calls of a connection."""
+    client = _CONTROL.sub(" ", user_agent)[:_CLIENT_CHARS]
+    return Origin("", _CONTROL.sub(" ", unquote(peer)), client)

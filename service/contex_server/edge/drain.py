@@ -40,11 +40,7 @@ class Calls:
             self._tasks.discard(task)
 
     async def refuse_when_draining(self, call: Incoming, rest: Rest) -> Any:
-        """Link: refuses new calls once the shutdown has begun.
-
-        Raises:
-            ContexError: SHUTTING_DOWN.
-        """
+        """Link: refuses new calls with SHUTTING_DOWN once the shutdown has begun."""
         if self._drain.started:
             raise shutting_down()
         return await rest(call)

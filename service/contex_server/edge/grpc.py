@@ -13,16 +13,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf import message_factory
+from google.protobuf import any_pb2, duration_pb2, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
 
 from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
-from contex_server.edge.status import abort
+from contex_server.kernel.codes import Code, code_of
 from contex_server.kernel.errors import ContexError, Reason
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_DOMAIN = "contex.dev"
+_STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
 class Servicer(Protocol):
@@ -57,9 +61,7 @@ def handlers(
 
 
 def _handler(
-    method: MethodDescriptor,
-    behavior: Callable[..., Awaitable[Any]],
-    links: Sequence[Link],
+    method: MethodDescriptor, behavior: Callable[..., Awaitable[Any]], links: Sequence[Link]
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     service, name = method.containing_service.full_name, method.name
     parse = _parser(message_factory.GetMessageClass(method.input_type))
@@ -90,7 +92,7 @@ def _handler(
             return await handle(call)
         except ContexError as error:
             failure = error
-        await abort(context, failure)
+        await _abort(context, failure)
         raise AssertionError("abort raises")
 
     async def unary(raw: bytes, context: Context) -> bytes:
@@ -149,3 +151,33 @@ def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
 def _snake(name: str) -> str:
     snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
     return f"{snake}_" if keyword.iskeyword(snake) else snake
+
+
+async def _abort(context: Context, error: ContexError) -> None:
+    """Ends the call with the error's status and details."""
+    code = code_of(error.reason)
+    info = error_details_pb2.ErrorInfo(
+        reason=error.reason.value, domain=_DOMAIN, metadata=error.metadata
+    )
+    details = [info]
+    if error.field and code is Code.INVALID_ARGUMENT:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field,
+            description=error.message.removeprefix(f"{error.field}: "),
+            reason=error.reason.value,
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_ms is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(error.retry_after_ms)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code, message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await context.abort(
+        _STATUS_CODES[code],
+        error.message,
+        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
+    )

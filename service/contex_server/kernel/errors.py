@@ -1,4 +1,4 @@
-"""Errors in the domain's terms; `edge/status.py` maps them to gRPC statuses."""
+"""Errors in the domain's terms; `edge/grpc.py` maps them to gRPC statuses."""
 
 from __future__ import annotations
 

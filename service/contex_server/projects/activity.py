@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum
 
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, EventFilter, Sequence
@@ -27,20 +26,12 @@ _READ_HOURS = 64
 """Hours or days read in one call."""
 
 
-class Total(Enum):
-    """All events together, instead of a dimension."""
-
-    TOTAL = "total"
-
-
-By = Dimension | Total
-
-
 @dataclass(frozen=True, slots=True)
 class ActivityQuery:
     """What to count.
 
     Attributes:
+        by: None counts all events together.
         since_ms: Start of the range, in unix milliseconds.
         until_ms: End of the range, inclusive.
         bucket_s: Length of a bucket in seconds; 0 chooses one.
@@ -49,7 +40,7 @@ class ActivityQuery:
         offset_s: How far local time is ahead of UTC, in seconds.
     """
 
-    by: By
+    by: Dimension | None
     since_ms: int
     until_ms: int
     bucket_s: int
@@ -142,7 +133,7 @@ async def read_activity(
     """
     bounds = await log.bounds(project)
     buckets, tier = choose_buckets(query, bounds.now_ms)
-    dimension = query.by if isinstance(query.by, Dimension) else Dimension.EVENT_TYPE
+    dimension = query.by or Dimension.EVENT_TYPE
     span, slot_s = (HOUR, MINUTE) if tier is Tier.MINUTES else (DAY, HOUR)
     # Nothing was counted before the first event or after the newest.
     first = max(buckets.start, bounds.first.ms // 1000 if bounds.first else 0)
@@ -197,28 +188,19 @@ class _Tally:
         present = [(name, total) for name, total in self._totals.items() if total]
         present.sort(key=lambda item: (-item[1], item[0]))
         series = []
-        if isinstance(self._query.by, Dimension):
+        if self._query.by is not None:
             for name, total in present[: self._query.top]:
                 counts = [0] * self._buckets.count
                 for index, n in self._by_name[name].items():
                     counts[index] = n
                 series.append(Series(name.decode(), total, counts))
-        return Activity(
-            series,
-            Series("", sum(self._counts), self._counts),
-            self._buckets,
-            len(present) if isinstance(self._query.by, Dimension) else 0,
-            self._hours,
-            counted_since,
-        )
+        summed = Series("", sum(self._counts), self._counts)
+        names = len(present) if self._query.by is not None else 0
+        return Activity(series, summed, self._buckets, names, self._hours, counted_since)
 
 
 def rate(now_ms: int, minutes: Iterable[tuple[int, dict[bytes, bytes]]]) -> float:
-    """Events a second over the last minute.
-
-    Args:
-        now_ms: The store's clock.
-        minutes: Counts by minute, of the hours that begin at these seconds.
+    """Events a second over the last minute, by the counts of the hours that begin at some seconds.
 
     Of the minute in which the last sixty seconds began, the share that lies in them counts.
     """

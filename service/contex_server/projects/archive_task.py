@@ -30,12 +30,8 @@ _SWEEP_S = 3600.0
 
 
 class ArchiveTask:
-    """Claims on the archives of all projects.
-
-    Args:
-        store: Where claims are kept.
-        archive: The archive; once an hour, orphaned objects are deleted as a claim begins.
-    """
+    """Claims on the archives of all projects. Once an hour, orphaned objects are deleted as a
+    claim begins."""
 
     def __init__(self, store: Store, archive: Archive) -> None:
         self._store = store
@@ -46,11 +42,7 @@ class ArchiveTask:
 
     @asynccontextmanager
     async def exclusive(self, project: str, *, sweep: bool = True) -> AsyncIterator[None]:
-        """Waits for the task and holds it.
-
-        Args:
-            project: The project.
-            sweep: Whether orphaned objects may be deleted.
+        """Waits for the task and holds it; with `sweep`, orphaned objects may be deleted.
 
         Raises:
             ContexError: ARCHIVE_UNAVAILABLE if another process holds the task for longer than

@@ -75,13 +75,10 @@ _EVERYTHING = Due(0, 0, 1 << 62, at_once=True)
 class Archiver:
     """Archives what is due: soon in projects that grow, within a minute in all others.
 
+    Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
+
     Args:
-        store: The store, without the archive.
-        archive: Where segments go.
-        keys: Where the keys of sealed events go.
-        retentions: What is kept where.
-        events: A segment is full at this number of events ...
-        size: ... or of bytes.
+        events, size: See `SegmentWriter`.
         expire: Removes events from the archive that are too old, given the retention and the
             claims of the `ArchiveTask`.
         pace: Told how fast archiving goes; says how fast it should.
@@ -107,7 +104,7 @@ class Archiver:
         self._pace = pace
         self._poll_s = poll_s
         self.task = ArchiveTask(store, archive)
-        self.segments = SegmentWriter(store, archive, keys, self.task, events=events, size=size)
+        self.segments = SegmentWriter(store.archive, archive, keys, self.task, events, size)
         self._grown: set[str] = set()
         self._queue: set[str] = set()
         """Projects still to be visited in this round."""
@@ -135,8 +132,6 @@ class Archiver:
         """Notes that a project has grown."""
         self._grown.add(project)
 
-    # -- background loop -------------------------------------------------------------
-
     async def _run(self) -> None:
         all_at, backoff = 0.0, Backoff(*_BACKOFF_S)
         while True:
@@ -162,11 +157,7 @@ class Archiver:
                 await asyncio.sleep(_BACKOFF_S[1])
 
     async def _visit(self, project: str) -> None:
-        """Archives what is due in a project; its own failures do not stop the others.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
-        """
+        """Archives what is due in a project; its own failures do not stop the others."""
         if time.monotonic() < self._paused.get(project, 0.0):
             return
         projects = self._store.projects
@@ -190,17 +181,9 @@ class Archiver:
                 await projects.put_trouble(project, "", _TROUBLE_MS)
                 self._failing.discard(project)
 
-    # -- one project -----------------------------------------------------------------
-
     async def archive_due(self, project: str) -> int:
-        """Archives what is due, unless somebody else is working on the project.
-
-        Returns:
-            How many segments were made.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
-        """
+        """Archives what is due, unless somebody else is working on the project; returns how many
+        segments were made."""
         lock = self.task.lock(project)
         if lock.locked():
             self._grown.add(project)
@@ -242,11 +225,7 @@ class Archiver:
         return made
 
     async def archive_all(self, project: str) -> None:
-        """Moves every event that the store holds to the archive.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
-        """
+        """Moves every event that the store holds to the archive."""
         async with self.task.exclusive(project):
             await self.move_all(project)
 
@@ -291,8 +270,6 @@ class Archiver:
         if late or self.segments.is_full(events, size):
             return Due(max(0, events), max(0, size), before_ms, late, over)
         return None
-
-    # -- one segment -----------------------------------------------------------------
 
     async def _move(self, project: str, archived: Archived, bounds: Bounds, due: Due) -> bool:
         """Makes a segment of the oldest events; returns whether it did."""

@@ -29,15 +29,13 @@ from contex_server.kernel.model import (
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.keys import Erased
 from contex_server.log.pages import pages
-from contex_server.log.port import EventLog
-from contex_server.log.store import Store
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.retention_admin import RetentionAdmin
-from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.objects import archive_unavailable
-from contex_server.tiers.sealer import Sealer, key_id_of, tombstone
+from contex_server.tiers.sealer import key_id_of, tombstone
 from contex_server.tiers.segment import SegmentBuilder
+from contex_server.tiers.storage import Storage
 
 log = structlog.get_logger(__name__)
 
@@ -47,53 +45,28 @@ _SEALED = bytes([SEALED_TAG])
 
 @dataclass(slots=True)
 class _ErasedEvents:
-    """The events to erase.
-
-    Attributes:
-        latest: The last of them of each data key.
-    """
+    """The events to erase; `latest` holds the last of them of each data key."""
 
     events: int = 0
     digests: set[bytes] = field(default_factory=set)
     latest: dict[str, Sequence] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
 class Eraser:
     """Erases data.
 
-    Args:
-        raw: All events, as stored.
-        store: Where keys, erasures and vectors are.
-        sealer: Caches keys.
-        retention: Knows of legal holds.
-        archive: Where old events are; None without an archive.
-        archiver: Moves events there; None without an archive.
-        keys: The keys in the archive; None without an archive.
+    Attributes:
+        archiver: None without an archive, as are `keys`.
         models: Embedding models that may have made vectors.
-        growth: Is told of each project that has grown.
     """
 
-    def __init__(
-        self,
-        raw: EventLog,
-        store: Store,
-        sealer: Sealer,
-        retention: RetentionAdmin,
-        archive: Archive | None,
-        archiver: Archiver | None,
-        keys: ArchivedKeys | None,
-        models: Callable[[], list[str]],
-        growth: Growth,
-    ) -> None:
-        self._raw = raw
-        self._store = store
-        self._sealer = sealer
-        self._retention = retention
-        self._archive = archive
-        self._archiver = archiver
-        self._keys = keys
-        self._models = models
-        self._growth = growth
+    storage: Storage
+    retention: RetentionAdmin
+    archiver: Archiver | None
+    keys: ArchivedKeys | None
+    models: Callable[[], list[str]]
+    growth: Growth
 
     async def erase(
         self,
@@ -115,15 +88,15 @@ class Eraser:
             ContexError: LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
                 ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        before = await self._store.keys.erasure(project, request_id)
+        before = await self.storage.store.keys.erasure(project, request_id)
         if before is not None:
             return before[1], before[0], True
-        await self._retention.check_not_on_hold(project)
-        now_ms = (await self._store.events.bounds(project)).now_ms
+        await self.retention.check_not_on_hold(project)
+        now_ms = (await self.storage.store.events.bounds(project)).now_ms
         erasure = Erasure(now_ms, request_id, reason)
         key_id = b""
         if subject:
-            key_id = await self._store.keys.key_of_subject(project, subject)
+            key_id = await self.storage.store.keys.key_of_subject(project, subject)
             if not key_id:
                 return 0, None, False
             erased = await self._sealed_with(project, key_id)
@@ -150,29 +123,29 @@ class Eraser:
             event_codec.encode(DATA_ERASED, orjson.dumps(payload), {}),
             encode_action(AuditAction.ADMINISTERED, origin, detail, count=erased.events),
         )
-        if key_id and self._archiver is not None and self._keys is not None:
+        if key_id and self.archiver is not None and self.keys is not None:
             # Otherwise the archiver could store the key again.
-            async with self._archiver.task.exclusive(project):
-                directory = (await self._store.archive.archived(project)).directory
+            async with self.archiver.task.exclusive(project):
+                directory = (await self.storage.store.archive.archived(project)).directory
                 if directory:
-                    await self._keys.destroy(directory, key_id, recorded.tombstone)
-                sequence = await self._store.keys.erase(project, recorded)
+                    await self.keys.destroy(directory, key_id, recorded.tombstone)
+                sequence = await self.storage.store.keys.erase(project, recorded)
         else:
-            sequence = await self._store.keys.erase(project, recorded)
-        self._sealer.forget(project)
+            sequence = await self.storage.store.keys.erase(project, recorded)
+        self.storage.sealer.forget(project)
         # They may have been computed again in the meantime.
         await self._drop_vectors(project, erased)
-        if not await self._store.keys.rewrite_files(project):
+        if not await self.storage.store.keys.rewrite_files(project):
             log.warning("store_keeps_its_files", project=project)
-        self._growth.grown(project)
+        self.growth.grown(project)
         log.warning("data_erased", project=project, events=erased.events, request_id=request_id)
         return erased.events, sequence, False
 
     async def _sealed_with(self, project: str, key_id: bytes) -> _ErasedEvents:
         """The events that are sealed with a key."""
         erased = _ErasedEvents()
-        tail = (await self._raw.bounds(project)).tail
-        source = pages(self._raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
+        tail = (await self.storage.tiers.raw.bounds(project)).tail
+        source = pages(self.storage.tiers.raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
@@ -192,24 +165,22 @@ class Eraser:
     async def _drop_vectors(self, project: str, erased: _ErasedEvents) -> None:
         """Drops the vectors of erased texts, except for those that other data still have."""
         dropped = set(erased.digests)
-        async for states in self._store.state.state(project):
+        async for states in self.storage.store.state.state(project):
             dropped -= {
                 state.digest
                 for state in states
                 if not state.deleted and erased.latest.get(state.data_key) != state.sequence
             }
-        model = await self._store.match.model(project)
-        for each in {model, *self._models()} - {""}:
-            await self._store.match.drop_vectors(project, each, dropped)
-
-    # -- by data key -------------------------------------------------------------
+        model = await self.storage.store.match.model(project)
+        for each in {model, *self.models()} - {""}:
+            await self.storage.store.match.drop_vectors(project, each, dropped)
 
     async def _rewrite(self, project: str, data_key: str, erasure: Erasure) -> _ErasedEvents:
         """Rewrites every segment that has events of a data key, without their payloads.
 
         Events that are still in the store are moved to the archive first.
         """
-        latest = (await self._store.state.latest(project, [data_key])).get(data_key)
+        latest = (await self.storage.store.state.latest(project, [data_key])).get(data_key)
         if latest is None:
             raise ContexError(
                 Reason.DATA_KEY_NOT_FOUND,
@@ -217,11 +188,10 @@ class Eraser:
                 metadata={"data_key": data_key},
                 field="data_key",
             )
-        archive, archiver = self._archive, self._archiver
+        archive, archiver = self.storage.archive, self.archiver
         if archive is None or archiver is None:
             raise ContexError(
-                Reason.ARCHIVE_DISABLED,
-                "a data key is erased in the archive, and there is none",
+                Reason.ARCHIVE_DISABLED, "a data key is erased in the archive, and there is none"
             )
         erased = _ErasedEvents()
         async with archiver.task.exclusive(project):
@@ -245,7 +215,7 @@ class Eraser:
         erasure: Erasure,
         erased: _ErasedEvents,
     ) -> None:
-        archive, archiver = self._archive, self._archiver
+        archive, archiver = self.storage.archive, self.archiver
         assert archive is not None
         assert archiver is not None
         index = await archive.index(record)
@@ -281,7 +251,7 @@ class Eraser:
         reached("erasing-segment")
         await archiver.task.claim(project, afresh=True)
         is_remains = "/remains-" in name
-        store = self._store.archive
+        store = self.storage.store.archive
         record_it = store.replace_remains if is_remains else store.replace_segment
         if not await record_it(project, archiver.task.claims.owner, replaced):
             await archive.objects.delete(name)

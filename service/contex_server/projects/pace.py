@@ -64,11 +64,7 @@ class _Limit:
 
 class Pace:
     """How fast each project is archived, and may grow. The process that archives a project
-    decides; the others learn the rate from the store.
-
-    Args:
-        store: Where the rates are published.
-    """
+    decides; the others learn the rate from the store."""
 
     def __init__(self, store: ProjectStore) -> None:
         self._store = store
@@ -83,20 +79,8 @@ class Pace:
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def observe(self, project: str, archived: int, held: int, *, over: bool) -> float:
-        """Records the progress of archiving.
-
-        Args:
-            project: The project.
-            archived: How many events the archive has.
-            held: How many events the store has.
-            over: Whether that is far more than it should have.
-
-        Returns:
-            How many events a second to archive; infinity is full speed.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """Records how many events the archive and the store have, and whether the latter are far
+        too many. Returns how many events a second to archive; infinity is full speed."""
         now, before = time.monotonic(), self._observations.get(project)
         observed = self._observations[project] = _Observation(now, archived, held, over)
         if before is None:

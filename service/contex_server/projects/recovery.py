@@ -17,7 +17,6 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SERVICE, Entry, Sequence
 from contex_server.log.archive import SegmentRecord
-from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.log.transfer import Restored
 from contex_server.projects.archive_task import TASK
@@ -25,8 +24,8 @@ from contex_server.projects.archiver import Archiver
 from contex_server.projects.segment_writer import STAGED
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
-from contex_server.tiers.sealer import Sealer
 from contex_server.tiers.segment import SegmentDamaged, SegmentIndex
+from contex_server.tiers.storage import Storage
 
 log = structlog.get_logger(__name__)
 
@@ -36,53 +35,33 @@ _HOLD_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class UnrecordedSegments:
-    """Segments that the store does not know of, in order.
-
-    Attributes:
-        directory: Where they are.
-        empty: Whether the store knows nothing of the project.
-    """
+    """Segments that the store does not know of, in order; `empty` says whether it knows nothing
+    of the project."""
 
     directory: str
     records: tuple[SegmentRecord, ...]
     empty: bool
 
 
+@dataclass(frozen=True, slots=True)
 class Recovery:
-    """Restores projects.
+    """Restores projects; `archiver` must not archive meanwhile.
 
-    Args:
-        store: The store.
-        archive: The archive.
-        keys: The keys of sealed events.
-        sealer: Opens sealed events.
-        archiver: Must not archive meanwhile.
+    Every method may raise `ContexError` with STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE or
+    ARCHIVE_DAMAGED; restoring also with PROJECT_NOT_EMPTY if somebody else appends.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        archive: Archive,
-        keys: ArchivedKeys,
-        sealer: Sealer,
-        archiver: Archiver,
-    ) -> None:
-        self._store = store
-        self._archive = archive
-        self._keys = keys
-        self._sealer = sealer
-        self._archiver = archiver
+    storage: Storage
+    archive: Archive
+    keys: ArchivedKeys
+    archiver: Archiver
 
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
-        """Finds segments that the store does not know of; None if there are none.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
-        """
-        archived = await self._store.archive.archived(project)
-        bounds = await self._store.events.bounds(project)
+        """Finds segments that the store does not know of; None if there are none."""
+        archived = await self.storage.store.archive.archived(project)
+        bounds = await self.storage.store.events.bounds(project)
         prefix = archived.directory or project
-        names = await self._archive.objects.list(f"{prefix}/")
+        names = await self.archive.objects.list(f"{prefix}/")
         segments: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
         staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
         for name, size in names.items():
@@ -92,7 +71,7 @@ class Recovery:
             if archived.directory and int(leaf[:8]) < archived.segments:
                 continue
             try:
-                index, record = await self._archive.describe(name, size)
+                index, record = await self.archive.describe(name, size)
             except SegmentDamaged:
                 log.warning("segment_damaged", object=name)
                 continue
@@ -115,47 +94,41 @@ class Recovery:
 
         A project that the store has lost is staged out of sight and becomes visible in one
         step.
-
-        Raises:
-            ContexError: PROJECT_NOT_EMPTY, ARCHIVE_DAMAGED, ARCHIVE_UNAVAILABLE,
-                STORE_UNAVAILABLE.
         """
         if not ahead.empty:
-            async with self._archiver.task.exclusive(project, sweep=False):
-                await self._restore(project, ahead, self._archiver.task.claims, staged=False)
+            async with self.archiver.task.exclusive(project, sweep=False):
+                await self._restore(project, ahead, self.archiver.task.claims, staged=False)
             return
         staged = f"{project}~recovery"
-        claims = Claims(self._store.tasks, TASK, hold_ms=_HOLD_MS)
+        claims = Claims(self.storage.store.tasks, TASK, hold_ms=_HOLD_MS)
         if not await claims.take(staged):
             raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is being recovered already")
         try:
-            await self._store.transfer.drop_import(staged, [])
+            await self.storage.store.transfer.drop_import(staged, [])
             await self._restore(staged, ahead, claims, staged=True)
             reached("recovery-committing")
+            detail = f"taken over from the archive, {ahead.directory}"
+            last, count = ahead.records[-1].last, sum(record.events for record in ahead.records)
             action = encode_action(
-                AuditAction.ADMINISTERED,
-                SERVICE,
-                f"taken over from the archive, {ahead.directory}",
-                sequence=ahead.records[-1].last,
-                count=sum(record.events for record in ahead.records),
+                AuditAction.ADMINISTERED, SERVICE, detail, sequence=last, count=count
             )
-            if not await self._store.transfer.commit_import(project, staged, [], action):
+            if not await self.storage.store.transfer.commit_import(project, staged, [], action):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "the project has events by now")
         finally:
             await claims.give_back(staged)
-        log.warning("recovered", project=project, last=str(ahead.records[-1].last))
+        log.warning("recovered", project=project, last=str(last))
 
     async def _restore(
         self, project: str, ahead: UnrecordedSegments, claims: Claims, *, staged: bool
     ) -> None:
-        await self._keys.bring_back(project, ahead.directory)
+        await self.keys.bring_back(project, ahead.directory)
         for record in ahead.records:
             await self.restore_segment(project, record, archived=staged)
             if not await claims.take(project):
                 raise ContexError(Reason.IMPORT_IN_PROGRESS, "it is being recovered already")
             # If the first segments are missing, they were removed.
             removed = min(record.ordinal, 1) if staged else None
-            if not await self._store.archive.add_segment(
+            if not await self.storage.store.archive.add_segment(
                 project, claims.owner, ahead.directory, record, removed=removed
             ):
                 raise ContexError(
@@ -165,33 +138,32 @@ class Recovery:
                 )
 
         if staged:
-            for name, size in (await self._archive.objects.list(f"{ahead.directory}/")).items():
+            for name, size in (await self.archive.objects.list(f"{ahead.directory}/")).items():
                 if name.rpartition("/")[2].startswith("remains-"):
-                    _, remains = await self._archive.describe(name, size)
+                    _, remains = await self.archive.describe(name, size)
                     if remains.last == ahead.records[0].first:
-                        await self._store.archive.replace_remains(project, claims.owner, remains)
+                        await self.storage.store.archive.replace_remains(
+                            project, claims.owner, remains
+                        )
 
     async def restore_segment(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
         """Restores the events of a segment that follow the end of a project; see
-        `TransferStore.restore`.
-
-        Raises:
-            ContexError: PROJECT_NOT_EMPTY if somebody else appends to it; ARCHIVE_DAMAGED,
-                ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
-        tail = (await self._store.events.bounds(project)).tail
+        `TransferStore.restore`."""
+        tail = (await self.storage.store.events.bounds(project)).tail
         batch: list[Restored] = []
 
         async def restore() -> None:
             nonlocal tail, batch
-            if not await self._store.transfer.restore(project, tail, batch, archived=archived):
+            if not await self.storage.store.transfer.restore(
+                project, tail, batch, archived=archived
+            ):
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes to it")
             tail, batch = Entry(batch[-1].id, b"").sequence, []
 
-        async for entries in self._archive.entries(record):
+        async for entries in self.archive.entries(record):
             fresh = [entry for entry in entries if entry.sequence > tail]
             # Events stay sealed; their links are those of the opened ones.
-            opened = await self._sealer.open(project, fresh)
+            opened = await self.storage.sealer.open(project, fresh)
             batch += map(Restored.of, fresh, map(event_codec.links, opened))
             if len(batch) >= _BATCH_EVENTS:
                 await restore()
@@ -219,9 +191,7 @@ def _chain(
         known = {index.previous for index, _ in by_ordinal[first]}
     while ordinal in by_ordinal:
         following = {index.previous for index, _ in by_ordinal.get(ordinal + 1, [])}
-        candidates = [
-            (index, record) for index, record in by_ordinal[ordinal] if index.previous in known
-        ]
+        candidates = [pair for pair in by_ordinal[ordinal] if pair[0].previous in known]
         if not candidates:
             break
         index, record = max(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from dataclasses import dataclass
 from uuid import uuid4
 
 import structlog
@@ -34,36 +35,22 @@ log = structlog.get_logger(__name__)
 _BATCH = 500
 
 
+@dataclass(frozen=True, slots=True)
 class Removal:
     """Removes archived events.
 
-    Args:
-        store: Where removals are recorded.
-        event_log: All events.
-        archive: The archive.
-        states: Past states.
+    Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        event_log: EventLog,
-        archive: Archive,
-        states: StateReader,
-    ) -> None:
-        self._store = store
-        self._log = event_log
-        self._archive = archive
-        self._states = states
+    store: Store
+    raw: EventLog
+    archive: Archive
+    states: StateReader
 
     async def expire(self, project: str, retention: Retention, claims: Claims) -> None:
-        """Removes events that are older than the retention allows.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
-        """
+        """Removes events that are older than the retention allows."""
         age_ms = (retention.archive_seconds or 0) * 1000
-        bounds = await self._store.events.bounds(project)
+        bounds = await self.store.events.bounds(project)
         before = Sequence(max(0, bounds.now_ms - age_ms), 0)
         detail = f"retention: older than {retention.archive_seconds} s"
         await self.remove(project, claims, before, SERVICE, detail)
@@ -76,11 +63,8 @@ class Removal:
         Returns:
             How many events were removed. Some before the sequence may stay, as segments are
             removed whole.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
-        directory = await self._archive.directory(project)
+        directory = await self.archive.directory(project)
         archived = directory.archived
         count = bisect_right(directory.lasts, before)
         removed = [record for record in directory.records[:count] if record.last < before]
@@ -91,26 +75,23 @@ class Removal:
             return 0
         remains = await self._put_remains(project, directory, first)
         events = sum(record.events for record in removed)
+        detail = f"removed {events} events before {first}: {detail}"
         action = encode_action(
-            AuditAction.ADMINISTERED,
-            origin,
-            f"removed {events} events before {first}: {detail}",
-            sequence=first,
-            count=events,
+            AuditAction.ADMINISTERED, origin, detail, sequence=first, count=events
         )
         reached("removal-recording")
         await claims.take(project, afresh=True)
-        if not await self._store.archive.remove_segments(
+        if not await self.store.archive.remove_segments(
             project, claims.owner, first, remains, archived.first, action
         ):
-            await self._archive.objects.delete(remains.name)
+            await self.archive.objects.delete(remains.name)
             return 0
         reached("removal-recorded")
         log.warning("events_removed", project=project, events=events, first=str(first))
         if archived.remains is not None:
             removed.append(archived.remains)
         for record in removed:
-            await self._archive.objects.delete(record.name)
+            await self.archive.objects.delete(record.name)
         return events
 
     async def _first_after(
@@ -119,20 +100,20 @@ class Removal:
         following = [record.first for record in directory.records if record.ordinal > last.ordinal]
         if following:
             return following[0]
-        entries = await self._store.events.read(project, last.last, END_OF_TIME, 1)
+        entries = await self.store.events.read(project, last.last, END_OF_TIME, 1)
         return entries[0].sequence if entries else None
 
     async def _put_remains(
         self, project: str, directory: Directory, first: Sequence
     ) -> SegmentRecord:
         """Stores the events that the state as of `first` consists of."""
-        state = await self._states.at(project, first)
+        state = await self.states.at(project, first)
         keys = state.select(Selection(include_deleted=True))
         states = {key: found for key in keys if (found := state.get(key)) is not None}
         sequences = sorted({found.sequence for found in states.values()} | {first})
         builder = SegmentBuilder(project, directory.records[0].ordinal, "")
         for start in range(0, len(sequences), _BATCH):
-            read = await self._log.get(project, sequences[start : start + _BATCH])
+            read = await self.raw.get(project, sequences[start : start + _BATCH])
             entries = [entry for entry in read if entry is not None]
             if len(entries) < len(read):
                 raise ContexError(
@@ -145,4 +126,4 @@ class Removal:
         builder.add_snapshot(info, data)
         sealed = await asyncio.to_thread(builder.seal)
         name = f"{directory.archived.directory}/remains-{first}-{uuid4().hex[:8]}.seg"
-        return await self._archive.store(sealed, name)
+        return await self.archive.store(sealed, name)

@@ -58,30 +58,21 @@ class Retention:
         return cls(**orjson.loads(data)) if data else cls()
 
 
+@dataclass(slots=True)
 class RetentionStore:
     """The retention of every project.
 
-    Args:
-        store: Where it is kept.
+    Attributes:
         defaults: Apply where a project sets nothing; none of them is None.
     """
 
-    def __init__(self, store: ProjectStore, defaults: Retention) -> None:
-        self._store = store
-        self.defaults = defaults
+    store: ProjectStore
+    defaults: Retention
 
     async def own(self, project: str) -> Retention:
-        """The retention that the project sets.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
-        return Retention.decode(await self._store.retention(project))
+        """The retention that the project sets."""
+        return Retention.decode(await self.store.retention(project))
 
     async def of(self, project: str) -> Retention:
-        """The retention that applies; nothing in it is None.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """The retention that applies; nothing in it is None."""
         return (await self.own(project)).over(self.defaults)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import orjson
 
 from contex_server.audit.records import AuditAction, encode_action
@@ -16,51 +18,31 @@ from contex_server.projects.retention import Retention, RetentionStore
 from contex_server.state.moments import Instant, check_not_in_future
 
 
+@dataclass(frozen=True, slots=True)
 class RetentionAdmin:
-    """Administers the retention of projects.
+    """Administers the retention of projects; without an archive, `archiver` and `removal` are None.
 
-    Args:
-        store: Where retentions are kept.
-        event_log: All events.
-        retentions: The retentions.
-        archiver: Moves events; None without an archive.
-        removal: Removes them; None without an archive.
+    Every method may raise `ContexError` with STORE_UNAVAILABLE.
     """
 
-    def __init__(
-        self,
-        store: ProjectStore,
-        event_log: EventLog,
-        retentions: RetentionStore,
-        archiver: Archiver | None,
-        removal: Removal | None,
-    ) -> None:
-        self._store = store
-        self._log = event_log
-        self._retentions = retentions
-        self._archiver = archiver
-        self._removal = removal
+    store: ProjectStore
+    log: EventLog
+    retentions: RetentionStore
+    archiver: Archiver | None
+    removal: Removal | None
 
     @property
     def has_archive(self) -> bool:
         """Whether the server has an archive."""
-        return self._archiver is not None
+        return self.archiver is not None
 
     async def retention(self, project: str) -> tuple[Retention, Retention]:
-        """The retention that the project sets, and the one that applies.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
-        own = await self._retentions.own(project)
-        return own, own.over(self._retentions.defaults)
+        """The retention that the project sets, and the one that applies."""
+        own = await self.retentions.own(project)
+        return own, own.over(self.retentions.defaults)
 
     async def change(self, project: str, retention: Retention, origin: Origin) -> Retention:
-        """Sets the retention, and returns the one that applies.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """Sets the retention, and returns the one that applies."""
         changes = ", ".join(
             f"{name} {value}"
             for name, value in orjson.loads(retention.encode()).items()
@@ -69,10 +51,10 @@ class RetentionAdmin:
         action = encode_action(
             AuditAction.ADMINISTERED, origin, f"set the retention: {changes or 'the defaults'}"
         )
-        await self._store.put_retention(project, retention.encode(), action)
-        if self._archiver is not None:
-            self._archiver.appended(project)
-        return retention.over(self._retentions.defaults)
+        await self.store.put_retention(project, retention.encode(), action)
+        if self.archiver is not None:
+            self.archiver.appended(project)
+        return retention.over(self.retentions.defaults)
 
     async def remove(
         self, project: str, before: Sequence | Instant, reason: str, origin: Origin
@@ -86,31 +68,26 @@ class RetentionAdmin:
             ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, LEGAL_HOLD, ARCHIVE_DISABLED,
                 ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        bounds = await self._log.bounds(project)
+        bounds = await self.log.bounds(project)
         if isinstance(before, Instant):
             check_not_in_future(before.unix_ms, bounds.now_ms)
             before = Sequence(before.unix_ms, 0)
         else:
             check_not_beyond(bounds, before)
-        if self._archiver is None or self._removal is None:
+        if self.archiver is None or self.removal is None:
             raise ContexError(
-                Reason.ARCHIVE_DISABLED,
-                "only archived events are removed, and there is no archive",
+                Reason.ARCHIVE_DISABLED, "only archived events are removed, and there is no archive"
             )
         await self.check_not_on_hold(project)
-        async with self._archiver.task.exclusive(project):
-            removed = await self._removal.remove(
-                project, self._archiver.task.claims, before, origin, reason
+        async with self.archiver.task.exclusive(project):
+            removed = await self.removal.remove(
+                project, self.archiver.task.claims, before, origin, reason
             )
-        return removed, (await self._log.bounds(project)).first
+        return removed, (await self.log.bounds(project)).first
 
     async def check_not_on_hold(self, project: str) -> None:
-        """Checks that a project is not on legal hold.
-
-        Raises:
-            ContexError: LEGAL_HOLD, STORE_UNAVAILABLE.
-        """
-        if (await self._retentions.own(project)).legal_hold:
+        """Refuses with LEGAL_HOLD if the project is on legal hold."""
+        if (await self.retentions.own(project)).legal_hold:
             raise ContexError(
                 Reason.LEGAL_HOLD,
                 f"project {project!r} is on legal hold: nothing may be removed or erased",

@@ -27,12 +27,8 @@ _DAY_S = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class ProjectsRoom:
-    """Keeps projects within their limits; archives in the background as they grow.
-
-    Attributes:
-        archiver: None if there is no archive.
-        recovery: Likewise.
-    """
+    """Keeps projects within their limits; archives in the background as they grow. Without an
+    archive, `archiver` and `recovery` are None."""
 
     retentions: RetentionStore
     retention: RetentionAdmin
@@ -52,14 +48,14 @@ def open_projects(
     stack: AsyncExitStack,
 ) -> ProjectsRoom:
     """Builds the room; the stack closes it."""
-    store, archive, tiers = storage.store, storage.archive, storage.tiers
+    store, archive = storage.store, storage.archive
     retentions = retention_store(settings, store)
     pace = Pace(store.projects)
     stack.push_async_callback(pace.close)
     growth.throttle = pace.throttle
     removal, archiver, keys, recovery = None, None, None, None
     if archive is not None:
-        removal = Removal(store, tiers.raw, archive, states)
+        removal = Removal(store, storage.tiers.raw, archive, states)
         keys = ArchivedKeys(store.keys, archive.objects)
         archiver = Archiver(
             store,
@@ -74,25 +70,15 @@ def open_projects(
         stack.push_async_callback(archiver.close)
         archiver.start()
         growth.listen(archiver.appended)
-        recovery = Recovery(store, archive, keys, storage.sealer, archiver)
+        recovery = Recovery(storage, archive, keys, archiver)
     retention = RetentionAdmin(store.projects, storage.log, retentions, archiver, removal)
-    eraser = Eraser(
-        tiers.raw,
-        store,
-        storage.sealer,
-        retention,
-        archive,
-        archiver,
-        keys,
-        embeddings.models.ids,
-        growth,
-    )
+    eraser = Eraser(storage, retention, archiver, keys, embeddings.models.ids, growth)
     return ProjectsRoom(
         retentions,
         retention,
         usage_reader(settings, store, retentions),
         eraser,
-        Verification(store, tiers, embeddings, archive, recovery),
+        Verification(storage, embeddings, recovery),
         archiver,
         recovery,
     )

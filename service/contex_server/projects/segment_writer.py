@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from uuid import uuid4
 
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SEALED_TAG, Entry
-from contex_server.log.archive import Archived, SegmentRecord
+from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
 from contex_server.log.buckets import target_project
-from contex_server.log.store import Store
 from contex_server.projects.archive_task import ArchiveTask
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
@@ -29,13 +29,8 @@ _SEALED = bytes([SEALED_TAG])
 
 
 class NewSegment:
-    """The next segment of a project, while it is built.
-
-    Attributes:
-        archived: What the project has archived already.
-        builder: Holds its events.
-        subjects: An event for each key that events of the segment are sealed with.
-    """
+    """The next segment of a project, while it is built; `subjects` holds an event for each key
+    that events of the segment are sealed with."""
 
     def __init__(self, project: str, archived: Archived) -> None:
         self.archived = archived
@@ -49,36 +44,24 @@ class NewSegment:
         self.builder.add(entries, contents)
 
 
+@dataclass(frozen=True, slots=True)
 class SegmentWriter:
     """Writes the segments of all projects, for the process that holds the `ArchiveTask`.
 
-    Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
+    Every method may raise `ContexError` with STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE or
+    ARCHIVE_DAMAGED.
 
-    Args:
-        store: Where segments are recorded.
-        archive: Where they are stored.
-        keys: Where the keys of sealed events are stored.
-        task: The task that has to be held.
+    Attributes:
         events: A segment is full at this number of events ...
         size: ... or of bytes.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        archive: Archive,
-        keys: ArchivedKeys,
-        task: ArchiveTask,
-        *,
-        events: int,
-        size: int,
-    ) -> None:
-        self._store = store.archive
-        self._archive = archive
-        self._keys = keys
-        self._task = task
-        self.events = events
-        self.size = size
+    store: ArchiveStore
+    archive: Archive
+    keys: ArchivedKeys
+    task: ArchiveTask
+    events: int
+    size: int
 
     def is_full(self, events: int, size: int) -> bool:
         """Whether this much fills a segment."""
@@ -89,23 +72,20 @@ class SegmentWriter:
 
         Returns:
             The record; None if another process holds the task by now, and does the same.
-
-        Raises:
-            ContexError: ARCHIVE_DAMAGED.
         """
         archived = new.archived
         sealed = await asyncio.to_thread(new.builder.seal)
         # Recorded before anything is stored in it, so that orphans are found.
         directory = archived.directory or await self._new_directory(project)
-        await self._keys.keep(project, directory, new.subjects)
+        await self.keys.keep(project, directory, new.subjects)
         name = f"{directory}/{archived.segments:08d}-{uuid4().hex[:8]}.seg"
-        record = await self._archive.store(sealed, name)
+        record = await self.archive.store(sealed, name)
         reached("archive-recording")
-        claims = self._task.claims
-        mine = await self._task.claim(project, afresh=True)
-        if not mine or not await self._store.add_segment(project, claims.owner, directory, record):
+        claims = self.task.claims
+        mine = await self.task.claim(project, afresh=True)
+        if not mine or not await self.store.add_segment(project, claims.owner, directory, record):
             claims.lost(project)
-            await self._archive.objects.delete(name)
+            await self.archive.objects.delete(name)
             return None
         reached("archive-recorded")
         return record
@@ -113,21 +93,21 @@ class SegmentWriter:
     async def mark_staged(self, project: str, *, staged: bool) -> None:
         """Marks the objects of a staged project as belonging to no project yet, so that a
         recovery leaves them alone; or removes the mark."""
-        directory = (await self._store.archived(project)).directory
+        directory = (await self.store.archived(project)).directory
         if directory and staged:
-            await self._archive.objects.put(f"{directory}/{STAGED}", b"")
+            await self.archive.objects.put(f"{directory}/{STAGED}", b"")
         elif directory:
-            await self._archive.objects.delete(f"{directory}/{STAGED}")
+            await self.archive.objects.delete(f"{directory}/{STAGED}")
 
     async def drop_staged(self, project: str) -> None:
         """Deletes the objects of a staged project that is given up."""
-        directory = (await self._store.archived(project)).directory
+        directory = (await self.store.archived(project)).directory
         if not directory:
             return
         mark = f"{directory}/{STAGED}"
-        names = await self._archive.objects.list(f"{directory}/")
+        names = await self.archive.objects.list(f"{directory}/")
         for name in [*(names.keys() - {mark}), mark]:
-            await self._archive.objects.delete(name)
+            await self.archive.objects.delete(name)
 
     async def _new_directory(self, project: str) -> str:
         """Where the objects of a project go: a new directory each time it begins anew."""
@@ -135,5 +115,5 @@ class SegmentWriter:
         target = target_project(project)
         proposed = f"{target}/{stamp}-{uuid4().hex[:6]}"
         if project != target:
-            await self._archive.objects.put(f"{proposed}/{STAGED}", b"")
-        return await self._store.archive_directory(project, proposed)
+            await self.archive.objects.put(f"{proposed}/{STAGED}", b"")
+        return await self.store.archive_directory(project, proposed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
@@ -31,8 +31,7 @@ class Limit(NamedTuple):
 
     Attributes:
         name: store_events, store_bytes, store_memory or archive_age.
-        used: How much is used, in events, bytes or seconds.
-        most: The limit.
+        used: How much is used, in events, bytes or seconds, of at most `most`.
         warning: What is about to go wrong, for people to read; "" while all is well.
     """
 
@@ -47,10 +46,6 @@ class Usage:
     """Where the events of a project are.
 
     Attributes:
-        store_events: How many are in the store.
-        archived: What is archived.
-        counters: The project's counters.
-        limits: The limits of the project.
         trouble: Why nothing is moved to the archive; "" while all is well.
     """
 
@@ -69,50 +64,36 @@ class Usage:
         return warnings
 
 
+@dataclass(frozen=True, slots=True)
 class UsageReader:
     """Reads what projects use.
 
-    Args:
-        store: The store.
-        retentions: The limits.
+    Attributes:
         archived: Whether there is an archive; without, nothing leaves the store.
         segment_events: Events in a full segment: the store may exceed its limit by one.
         segment_bytes: Likewise in bytes.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        retentions: RetentionStore,
-        *,
-        archived: bool,
-        segment_events: int,
-        segment_bytes: int,
-    ) -> None:
-        self._store = store
-        self._retentions = retentions
-        self._archived = archived
-        self._segment_events = segment_events
-        self._segment_bytes = segment_bytes
+    store: Store
+    retentions: RetentionStore
+    archived: bool
+    segment_events: int
+    segment_bytes: int
 
     async def of(self, project: str) -> Usage:
-        """Reads what a project uses.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
-        bounds = await self._store.events.bounds(project)
-        archived = await self._store.archive.archived(project)
-        counters = await self._store.projects.counters(project)
-        used, most = await self._store.projects.memory(project)
-        retention = await self._retentions.of(project)
+        """Reads what a project uses."""
+        bounds = await self.store.events.bounds(project)
+        archived = await self.store.archive.archived(project)
+        counters = await self.store.projects.counters(project)
+        used, most = await self.store.projects.memory(project)
+        retention = await self.retentions.of(project)
         limits = []
-        if self._archived and retention.store_events:
+        if self.archived and retention.store_events:
             limit = Limit("store_events", bounds.length, retention.store_events)
-            limits.append(_stored(limit, "events", self._segment_events))
-        if self._archived and retention.store_bytes and not counters.counted_since.ms:
+            limits.append(_stored(limit, "events", self.segment_events))
+        if self.archived and retention.store_bytes and not counters.counted_since.ms:
             limit = Limit("store_bytes", counters.bytes - archived.moved, retention.store_bytes)
-            limits.append(_stored(limit, "bytes of events", self._segment_bytes))
+            limits.append(_stored(limit, "bytes of events", self.segment_bytes))
         if most:
             warning = (
                 f"the store uses {used / most:.0%} of its memory; when it is full, publishes "
@@ -126,15 +107,9 @@ class UsageReader:
             when = rfc3339(bounds.now_ms + int((1 - _NEAR) * age_ms))
             held_back = " (not while the legal hold lasts)" if retention.legal_hold else ""
             warning = f"events from before {until} will be removed for good until {when}{held_back}"
-            limits.append(
-                Limit(
-                    "archive_age",
-                    old_ms / 1000,
-                    retention.archive_seconds,
-                    warning * (old_ms > _NEAR * age_ms),
-                )
-            )
-        trouble = await self._store.projects.trouble(project)
+            warning *= old_ms > _NEAR * age_ms
+            limits.append(Limit("archive_age", old_ms / 1000, age_ms / 1000, warning))
+        trouble = await self.store.projects.trouble(project)
         return Usage(bounds.length, archived, counters, tuple(limits), trouble)
 
 
@@ -147,30 +122,17 @@ def _stored(limit: Limit, what: str, segment: int) -> Limit:
     )
 
 
+@dataclass(slots=True, eq=False)
 class UsageMonitor:
     """Checks what all projects use, and logs when a limit is nearly reached, and when it no
-    longer is.
-
-    Args:
-        store: Lists the projects.
-        usages: Reads what they use.
-        on_usages: Called with what all of them use, after each round.
-        interval_s: Seconds between rounds.
+    longer is; `on_usages` is called after each round.
     """
 
-    def __init__(
-        self,
-        store: ProjectStore,
-        usages: UsageReader,
-        on_usages: Callable[[dict[str, Usage]], None],
-        *,
-        interval_s: float = _WATCH_S,
-    ) -> None:
-        self._store = store
-        self._usages = usages
-        self._on_usages = on_usages
-        self._interval_s = interval_s
-        self._warned: set[tuple[str, str]] = set()
+    store: ProjectStore
+    usages: UsageReader
+    on_usages: Callable[[dict[str, Usage]], None]
+    interval_s: float = _WATCH_S
+    _warned: set[tuple[str, str]] = field(default_factory=set)
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -181,20 +143,14 @@ class UsageMonitor:
                 log.debug("usage_unknown", error=error.message)
             except Exception:
                 log.exception("usage_unknown")
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self.interval_s)
 
     async def look(self) -> None:
-        """One round.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """One round."""
         projects = [
-            project
-            for project in await self._store.projects()
-            if target_project(project) == project
+            project for project in await self.store.projects() if target_project(project) == project
         ]
-        usages = {project: await self._usages.of(project) for project in projects}
+        usages = {project: await self.usages.of(project) for project in projects}
         warned = set()
         for project, usage in usages.items():
             for limit in usage.limits:
@@ -207,4 +163,4 @@ class UsageMonitor:
         for project, name in self._warned - warned:
             log.info("limit_kept", project=project, limit=name)
         self._warned = warned
-        self._on_usages(usages)
+        self.on_usages(usages)

@@ -53,13 +53,8 @@ class UsageMetrics(Collector):
         )
         for project, usage in usages.items():
             archived = usage.archived
-            values = (
-                usage.store_events,
-                archived.events,
-                archived.size,
-                archived.removed,
-                bool(usage.trouble),
-            )
+            stored, failing = usage.store_events, bool(usage.trouble)
+            values = (stored, archived.events, archived.size, archived.removed, failing)
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([project], value)
             for limit in usage.limits:

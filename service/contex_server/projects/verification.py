@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, KeyState, Sequence
@@ -12,17 +15,14 @@ from contex_server.log.archive import SegmentRecord
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
 from contex_server.log.state import SnapshotInfo
-from contex_server.log.store import Store
 from contex_server.matching.embeddings import Embeddings
-from contex_server.projects.findings import Finding, FindingKind, Summary, VerifyProgress
 from contex_server.projects.recovery import Recovery
 from contex_server.state.current_state import read_current_state
 from contex_server.state.snapshot import Snapshot
 from contex_server.state.snapshot_format import SnapshotDamaged, decode
-from contex_server.tiers.archive import Archive
 from contex_server.tiers.objects import ObjectMissing
 from contex_server.tiers.segment import SegmentDamaged, check
-from contex_server.tiers.tiers import Tiers
+from contex_server.tiers.storage import Storage
 
 _PAGE_EVENTS = 2_000
 _SNAPSHOTS = 100_000
@@ -30,49 +30,72 @@ _BATCH = 500
 _STATE_ATTEMPTS = 5
 
 
+class FindingKind(IntEnum):
+    """The numbers are those of `contex.v1.FindingKind`."""
+
+    SEGMENT = 1
+    ARCHIVE_AHEAD = 2
+    EVENT = 3
+    STATE = 4
+    SNAPSHOT = 5
+    COUNTER = 6
+    VECTOR = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference; see `contex.v1.Finding`."""
+
+    kind: FindingKind
+    place: str
+    detail: str
+    repairable: bool = False
+    repaired: bool = False
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was verified; see `contex.v1.VerifySummary`."""
+
+    as_of_sequence: str = ""
+    event_count: int = 0
+    segment_count: int = 0
+    snapshot_count: int = 0
+    data_key_count: int = 0
+    finding_count: int = 0
+    repaired_count: int = 0
+
+
+class VerifyProgress(NamedTuple):
+    """How far a verification has come."""
+
+    events: int
+    total: int
+    finding: Finding | None = None
+    summary: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
-    """Verifies projects.
+    """Verifies projects; `recovery` is None without an archive."""
 
-    Args:
-        store: The store, without the archive.
-        tiers: Store and archive.
-        embeddings: Makes missing vectors.
-        archive: Where old events are; None without an archive.
-        recovery: Restores what only the archive has; None without an archive.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        tiers: Tiers,
-        embeddings: Embeddings,
-        archive: Archive | None,
-        recovery: Recovery | None,
-    ) -> None:
-        self.store = store
-        self.tiers = tiers
-        self.embeddings = embeddings
-        self.archive = archive
-        self.recovery = recovery
+    storage: Storage
+    embeddings: Embeddings
+    recovery: Recovery | None
 
     async def verify(self, project: str, *, repair: bool) -> AsyncGenerator[VerifyProgress, None]:
-        """Reads everything, and reports differences as they are found.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
-        """
+        """Reads everything, and reports differences as they are found."""
         run = _Run(self, project, repair)
         summary = run.summary
         total = 0
-        findings = run.findings()
-        async with aclosing(findings):
+        async with aclosing(run.findings()) as findings:
             async for finding in findings:
                 total = run.total
                 if finding is not None:
-                    summary.findings += 1
-                    summary.repaired += finding.repaired
-                yield VerifyProgress(summary.events, total, finding)
-        yield VerifyProgress(summary.events, total, summary=summary)
+                    summary.finding_count += 1
+                    summary.repaired_count += finding.repaired
+                yield VerifyProgress(summary.event_count, total, finding)
+        yield VerifyProgress(summary.event_count, total, summary=summary)
 
 
 class _Run:
@@ -85,12 +108,12 @@ class _Run:
     """
 
     def __init__(self, of: Verification, project: str, repair: bool) -> None:
-        self._store = of.store
-        self._raw = of.tiers.raw
-        self._log = of.tiers.log
-        self._snapshots = of.tiers.snapshots
+        self._store = of.storage.store
+        self._raw = of.storage.tiers.raw
+        self._log = of.storage.tiers.log
+        self._snapshots = of.storage.tiers.snapshots
         self._embeddings = of.embeddings
-        self._archive = of.archive
+        self._archive = of.storage.archive
         self._recovery = of.recovery
         self._project = project
         self._repair = repair
@@ -109,7 +132,7 @@ class _Run:
             readable = False
             yield finding
         bounds = await self._raw.bounds(self._project)
-        self.summary.as_of = str(bounds.tail)
+        self.summary.as_of_sequence = str(bounds.tail)
         if not readable:
             return
         async for progress in self._events():
@@ -120,8 +143,6 @@ class _Run:
         for finding in await self._vectors():
             yield finding
 
-    # -- the archive -----------------------------------------------------------------
-
     async def _unrecorded_segments(self) -> AsyncGenerator[Finding, None]:
         """Segments of the archive that the store does not know of."""
         if self._recovery is None:
@@ -131,14 +152,9 @@ class _Run:
             return
         if self._repair:
             await self._recovery.recover(self._project, found)
-        yield Finding(
-            FindingKind.ARCHIVE_AHEAD,
-            found.directory,
-            f"{len(found.records)} segments up to {found.records[-1].last} are unknown to the "
-            "store",
-            repairable=True,
-            repaired=self._repair,
-        )
+        last = found.records[-1].last
+        detail = f"{len(found.records)} segments up to {last} are unknown to the store"
+        yield Finding(FindingKind.ARCHIVE_AHEAD, found.directory, detail, True, self._repair)
 
     async def _segments(self) -> AsyncGenerator[Finding, None]:
         """Checks that every object is present, unchanged and in its place."""
@@ -149,17 +165,15 @@ class _Run:
         digests: set[str] = set()
         """What the next segment may name as the one before; empty if unknown."""
         for record in directory.records:
-            self.summary.segments += 1
+            self.summary.segment_count += 1
             problem = ""
             try:
                 data = await self._archive.objects.get(record.name)
                 index = await asyncio.to_thread(check, data)
-            except ObjectMissing:
+            except (ObjectMissing, SegmentDamaged) as error:
                 digests = set()
-                problem = "the object is missing"
-            except SegmentDamaged as error:
-                digests = set()
-                problem = str(error)
+                missing = isinstance(error, ObjectMissing)
+                problem = "the object is missing" if missing else str(error)
             else:
                 content = (index.ordinal, index.first, index.last, index.events)
                 if content != (record.ordinal, record.first, record.last, record.events):
@@ -174,8 +188,6 @@ class _Run:
             if problem:
                 yield Finding(FindingKind.SEGMENT, record.name, problem)
             before = record
-
-    # -- the log ---------------------------------------------------------------------
 
     async def _events(self) -> AsyncGenerator[Finding | None, None]:
         """Folds the log up to its current end, and checks it and its snapshots."""
@@ -200,7 +212,7 @@ class _Run:
                     if sequence <= last:
                         yield Finding(FindingKind.EVENT, str(sequence), f"it stands after {last}")
                     last = sequence
-                    summary.events += 1
+                    summary.event_count += 1
                     finding = self._apply(entry, bounds)
                     if finding is not None:
                         yield finding
@@ -209,8 +221,8 @@ class _Run:
             finding = await self._check_snapshot(info) if info.sequence <= bounds.tail else None
             if finding is not None:
                 yield finding
-        if self._base == BEGINNING and summary.events != bounds.length:
-            detail = f"{summary.events} events can be read, but {bounds.length} are counted"
+        if self._base == BEGINNING and summary.event_count != bounds.length:
+            detail = f"{summary.event_count} events can be read, but {bounds.length} are counted"
             yield Finding(FindingKind.COUNTER, "event_count", detail)
 
     def _apply(self, entry: Entry, bounds: Bounds) -> Finding | None:
@@ -239,7 +251,7 @@ class _Run:
 
     async def _check_snapshot(self, info: SnapshotInfo) -> Finding | None:
         """Compares a snapshot with the state at its sequence."""
-        self.summary.snapshots += 1
+        self.summary.snapshot_count += 1
         sequence = info.sequence
         if sequence == self._base:
             return None
@@ -257,25 +269,20 @@ class _Run:
         repaired = self._repair and in_store
         return Finding(FindingKind.SNAPSHOT, str(sequence), detail, in_store, repaired)
 
-    # -- what is derived -------------------------------------------------------------
-
     async def _state(self, *, complete: bool) -> list[Finding]:
-        """Compares the state that the store keeps with the events, while more may come.
-
-        Args:
-            complete: Whether all events that there ever were are in the log.
-        """
+        """Compares the state that the store keeps with the events, while more may come; `complete`
+        says whether all events that there ever were are in the log."""
         project, summary, state = self._project, self.summary, self.state
         for _ in range(_STATE_ATTEMPTS):
             sequence, stored = await read_current_state(self._log, self._store.state, project)
-            as_of = Sequence.parse(summary.as_of)
+            as_of = Sequence.parse(summary.as_of_sequence)
             async for page in pages(self._log, project, as_of, sequence, max_events=_PAGE_EVENTS):
                 for entry in page.entries:
                     latest = event_codec.key_state(entry)
-                    summary.events += 1
+                    summary.event_count += 1
                     if latest is not None:
                         state[latest.data_key] = latest
-            summary.as_of, summary.keys = str(sequence), len(state)
+            summary.as_of_sequence, summary.data_key_count = str(sequence), len(state)
             wrong = {
                 key: state.get(key)
                 for key in state.keys() | stored.keys()
@@ -293,16 +300,10 @@ class _Run:
                 )
                 if not repaired:
                     continue
-            findings = [
-                Finding(
-                    FindingKind.STATE,
-                    key,
-                    f"the store has {_text(stored.get(key))}, the log {_text(expected)}",
-                    True,
-                    repaired,
-                )
-                for key, expected in sorted(wrong.items())
-            ]
+            findings = []
+            for key, expected in sorted(wrong.items()):
+                detail = f"the store has {_text(stored.get(key))}, the log {_text(expected)}"
+                findings.append(Finding(FindingKind.STATE, key, detail, True, repaired))
             if miscounted:
                 detail = f"{counters.deleted} are counted, but there are {deleted}"
                 findings.append(
@@ -327,16 +328,9 @@ class _Run:
             entries = await self._log.get(project, sequences)
             events = [event_codec.decode(entry) for entry in entries if entry is not None]
             await self._embeddings.of_events(project, model, events)
-        return [
-            Finding(
-                FindingKind.VECTOR,
-                states[digest].data_key,
-                "its vector is missing",
-                True,
-                self._repair,
-            )
-            for digest in sorted(missing)
-        ]
+        keys = [states[digest].data_key for digest in sorted(missing)]
+        problem = "its vector is missing"
+        return [Finding(FindingKind.VECTOR, key, problem, True, self._repair) for key in keys]
 
 
 def _alike(one: KeyState | None, other: KeyState) -> bool:

@@ -45,11 +45,7 @@ class Continuity:
             self._latest.setdefault(data_key, (revision, str(sequence)))
 
     def check_order(self, entries: SequenceOf[Entry]) -> None:
-        """Checks that sequences are valid and ascend.
-
-        Raises:
-            ContinuityError: They are not, or do not.
-        """
+        """Checks that sequences are valid and ascend, else raises `ContinuityError`."""
         if len(entries) < _VECTORIZE_FROM or not _ascend(
             [str(self.last).encode(), *[entry.id for entry in entries]]
         ):
@@ -63,14 +59,7 @@ class Continuity:
     def check_links(
         self, entries: SequenceOf[Entry], links: list[Links] | None = None
     ) -> list[Links]:
-        """Checks that each event names the one before it of its key.
-
-        Args:
-            entries: The events.
-            links: Their links, if they are parsed already.
-
-        Returns:
-            The links.
+        """Checks that each event names the one before it of its key; parses and returns the links.
 
         Raises:
             ContinuityError: An event does not, or is not an event.

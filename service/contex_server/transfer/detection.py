@@ -22,7 +22,7 @@ def make_reader(file_format: FileFormat) -> Reader:
         FileFormat.NATIVE: NativeReader,
         FileFormat.JSON_LINES: lambda: LinesReader(cloud=False),
         FileFormat.CLOUD_EVENTS: lambda: LinesReader(cloud=True),
-        FileFormat.LEGACY_JSON: lambda: LegacyReader(),
+        FileFormat.LEGACY_JSON: LegacyReader,
     }
     return make[file_format]()
 

@@ -32,7 +32,7 @@ class JsonEncoding:
 
     def manifest(self, manifest: Manifest) -> dict[str, Any]:
         """A manifest as an object."""
-        return {"contex_export": _VERSION, **manifest.to_json()}
+        return {"contex_export": _VERSION, **asdict(manifest)}
 
     def event(self, record: Record, project: str) -> dict[str, Any]:
         """An event as an object."""
@@ -90,12 +90,10 @@ class CloudEventsEncoding(JsonEncoding):
     """CloudEvents."""
 
     def manifest(self, manifest: Manifest) -> dict[str, Any]:
-        """A manifest as an object."""
         head = self._head("manifest", manifest.project, MANIFEST_TYPE, manifest.created)
         return {**head, "data": super().manifest(manifest)}
 
     def event(self, record: Record, project: str) -> dict[str, Any]:
-        """An event as an object."""
         fields = self._head(
             str(record.sequence), project, record.event_type, rfc3339(record.sequence.ms)
         )
@@ -117,12 +115,10 @@ class CloudEventsEncoding(JsonEncoding):
         return {**fields, **_payload(record.payload, "data")}
 
     def summary(self, summary: Summary) -> dict[str, Any]:
-        """A summary as an object."""
         head = self._head("summary", "", SUMMARY_TYPE, "")
         return {**head, "data": asdict(summary)}
 
     def read(self, fields: dict[str, Any]) -> Manifest | Summary | Record:
-        """See `JsonEncoding.read`."""
         if not str(fields["specversion"]).startswith("1."):
             raise ValueError(f"CloudEvents {fields['specversion']!r:.20}")
         kind = _text(fields, "type")
@@ -149,12 +145,7 @@ class CloudEventsEncoding(JsonEncoding):
         )
 
     def _head(self, name: str, project: str, kind: str, time: str) -> dict[str, Any]:
-        fields = {
-            "specversion": "1.0",
-            "id": name,
-            "source": f"{_SOURCE}{project}",
-            "type": kind,
-        }
+        fields = {"specversion": "1.0", "id": name, "source": f"{_SOURCE}{project}", "type": kind}
         return {**fields, "time": time} if time else fields
 
 

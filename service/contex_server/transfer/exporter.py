@@ -13,12 +13,11 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Sequence
+from contex_server.kernel.model import BEGINNING, EventFilter, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
-from contex_server.log.port import EventLog
-from contex_server.log.store import Store
 from contex_server.state.moments import rfc3339
+from contex_server.tiers.storage import Storage
 from contex_server.transfer.items import Chain, FileFormat, Manifest, Summary, Writer
 from contex_server.transfer.lines import LinesWriter
 from contex_server.transfer.native import NativeWriter
@@ -84,17 +83,11 @@ class _Progress:
     fingerprint: str = ""
 
 
+@dataclass(frozen=True, slots=True)
 class Exporter:
-    """Exports projects.
+    """Exports projects."""
 
-    Args:
-        event_log: All events.
-        store: Agents, vectors and settings.
-    """
-
-    def __init__(self, event_log: EventLog, store: Store) -> None:
-        self._log = event_log
-        self._store = store
+    storage: Storage
 
     async def export(self, request: ExportRequest) -> AsyncGenerator[ExportChunk, None]:
         """The file, in chunks.
@@ -105,7 +98,7 @@ class Exporter:
         """
         project = request.project
         writer = await asyncio.to_thread(self._writer, request)
-        bounds = await self._log.bounds(project)
+        bounds = await self.storage.log.bounds(project)
         if request.after > BEGINNING:
             check_readable(bounds, request.after)
         if request.resume:
@@ -121,36 +114,32 @@ class Exporter:
         ) -> ExportChunk:
             at.bytes += len(data)
             at.items, at.chain = writer.items, writer.chain.digest
-            resume = _token(at) if resumable and request.format is not FileFormat.PARQUET else ""
+            resume = ""
+            if resumable and request.format is not FileFormat.PARQUET:
+                resume = orjson.dumps([getattr(at, name) for name in at.__slots__]).decode()
             return ExportChunk(data, at.events, at.bytes, total, at.scanned, resume, summary)
 
         if not request.resume:
-            model = (
-                await self._store.match.model(project)
-                if ExportPart.VECTORS in request.parts
-                else ""
-            )
-            partial = bool(
-                request.after > BEGINNING or not request.filter.is_open or bounds.trimmed
-            )
+            model = ""
+            if ExportPart.VECTORS in request.parts:
+                model = await self.storage.store.match.model(project)
+            partial = request.after > BEGINNING or not request.filter.is_open or bounds.trimmed
             manifest = Manifest(project, at.cut, rfc3339(bounds.now_ms), partial, model)
             if not partial and cut == bounds.tail:
-                counters = await self._store.projects.counters(project)
+                counters = await self.storage.store.projects.counters(project)
                 manifest = replace(manifest, events=counters.events, bytes=counters.bytes)
             yield chunk(writer.begin(manifest))
+        resumed = bool(request.resume) and position > request.after
         source = pages(
-            self._log,
-            project,
-            position,
-            cut,
-            resumed=bool(request.resume) and position > request.after,
-            max_events=_PAGE_EVENTS,
+            self.storage.log, project, position, cut, resumed=resumed, max_events=_PAGE_EVENTS
         )
         async with aclosing(source):
             async for page in source:
                 if not page.entries:
                     continue
-                entries = self._selected(page.entries, request.filter)
+                entries = page.entries
+                if not request.filter.is_open:
+                    entries = [e for e in entries if request.filter.passes(event_codec.decode(e))]
                 data = await asyncio.to_thread(writer.events, entries) if entries else b""
                 at.scanned += len(page.entries)
                 at.position = page.entries[-1].id.decode()
@@ -180,11 +169,6 @@ class Exporter:
                 cloud = request.format is FileFormat.CLOUD_EVENTS
                 return LinesWriter(cloud=cloud, compress=request.compress)
 
-    def _selected(self, entries: list[Entry], filter: EventFilter) -> list[Entry]:
-        if filter.is_open:
-            return entries
-        return [entry for entry in entries if filter.passes(event_codec.decode(entry))]
-
     async def _parts(
         self, request: ExportRequest, writer: Writer, cut: Sequence
     ) -> AsyncGenerator[tuple[bytes, int, int], None]:
@@ -192,20 +176,20 @@ class Exporter:
         project = request.project
         if ExportPart.AGENTS in request.parts:
             after = ""
-            while records := await self._store.agents.agents(project, after, _AGENTS):
+            while records := await self.storage.store.agents.agents(project, after, _AGENTS):
                 after = records[-1].agent_id
                 kept = [AgentRecord(a.agent_id, a.record, min(a.cursor, cut)) for a in records]
                 yield writer.agents(kept), len(kept), 0
         if ExportPart.VECTORS in request.parts:
-            model = await self._store.match.model(project)
+            model = await self.storage.store.match.model(project)
             seen: set[bytes] = set()
-            async for encodings in self._store.match.all_vectors(project, model):
+            async for encodings in self.storage.store.match.all_vectors(project, model):
                 unseen = {digest: v for digest, v in encodings.items() if digest not in seen}
                 seen |= unseen.keys()
                 if unseen:
                     yield await asyncio.to_thread(writer.vectors, unseen), 0, len(unseen)
         if ExportPart.SETTINGS in request.parts:
-            retention = await self._store.projects.retention(project)
+            retention = await self.storage.store.projects.retention(project)
             if retention:
                 yield writer.settings(retention), 0, 0
 
@@ -223,10 +207,6 @@ def _fingerprint(request: ExportRequest) -> str:
     chain = Chain()
     chain.add(f"{repr(parts)[:-1]}, [{include}])".encode())
     return chain.digest[:16]
-
-
-def _token(at: _Progress) -> str:
-    return orjson.dumps([getattr(at, name) for name in _Progress.__slots__]).decode()
 
 
 def _resumed(request: ExportRequest, writer: Writer) -> _Progress:

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from uuid import uuid4
 
 import structlog
@@ -22,20 +22,14 @@ import structlog
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Origin, Record, Sequence
-from contex_server.log.agents import AgentRecord
-from contex_server.log.port import EventLog
-from contex_server.log.store import Store
 from contex_server.log.transfer import Restored
 from contex_server.matching.describe import PayloadMalformed
-from contex_server.projects.archiver import Archiver
-from contex_server.projects.recovery import Recovery
-from contex_server.projects.retention import RetentionStore
-from contex_server.tiers.sealer import Sealer
-from contex_server.transfer.checkpoint import Checkpoint
+from contex_server.projects.room import ProjectsRoom
+from contex_server.tiers.storage import Storage
 from contex_server.transfer.commit import ImportCommit
 from contex_server.transfer.continuity import Continuity, ContinuityError
 from contex_server.transfer.detection import detect, make_reader
@@ -51,7 +45,7 @@ from contex_server.transfer.items import (
     Summary,
     Vectors,
 )
-from contex_server.transfer.request import ImportMode, ImportReport, ImportRequest
+from contex_server.transfer.request import Checkpoint, ImportMode, ImportReport, ImportRequest
 from contex_server.transfer.staging import Staging
 from contex_server.transfer.transform import EventTransform, check_payload
 
@@ -66,38 +60,15 @@ _SLICE = 200
 
 
 class Importer:
-    """Imports into the projects of a server.
-
-    Args:
-        event_log: All events.
-        store: Where imports are staged.
-        publisher: Appends events as new ones.
-        sealer: Seals events that name a subject.
-        retentions: How much the store keeps.
-        archiver: Archives the rest; None without an archive.
-        recovery: Counts what is archived after an interruption; None without an archive.
-        growth: Is told of each project that has grown.
-    """
+    """Imports into the projects of a server."""
 
     def __init__(
-        self,
-        event_log: EventLog,
-        store: Store,
-        publisher: Publisher,
-        sealer: Sealer,
-        retentions: RetentionStore,
-        archiver: Archiver | None,
-        recovery: Recovery | None,
-        growth: Growth,
+        self, storage: Storage, publisher: Publisher, projects: ProjectsRoom, growth: Growth
     ) -> None:
-        self.log = event_log
-        self.store = store
+        self.storage = storage
         self.publisher = publisher
-        self.retentions = retentions
+        self.projects = projects
         self.growth = growth
-        self._sealer = sealer
-        self._archiver = archiver
-        self._recovery = recovery
         self._swept = -_SWEEP_S
 
     async def begin(self, request: ImportRequest, origin: Origin) -> Import:
@@ -114,7 +85,7 @@ class Importer:
 
     def staging(self, project: str) -> Staging:
         """The staged project of this name."""
-        return Staging(project, self.store, self._sealer, self._archiver, self._recovery)
+        return Staging(project, self.storage, self.projects)
 
     async def _sweep(self) -> None:
         """Drops imports that were abandoned long ago."""
@@ -122,9 +93,9 @@ class Importer:
         if now < self._swept + _SWEEP_S:
             return
         self._swept = now
-        for project in await self.store.projects.projects():
+        for project in await self.storage.store.projects.projects():
             if "~" in project:
-                stored = Checkpoint.decode(await self.store.transfer.import_note(project))
+                stored = Checkpoint.decode(await self.storage.store.transfer.import_note(project))
                 if stored is not None and stored.at < time.time() - _ABANDONED_S:
                     log.info("import_dropped", project=project)
                     await self.staging(project).drop(stored.models)
@@ -133,16 +104,15 @@ class Importer:
 class Import:
     """One import.
 
-    Attributes:
-        byte_count: Bytes of the file read so far.
-        report: What has happened so far.
+    Methods may raise `ContexError` with IMPORT_MALFORMED, PROJECT_NOT_EMPTY, and what `Staging`
+    and appending raise.
     """
 
     def __init__(self, importer: Importer, request: ImportRequest, origin: Origin) -> None:
         self._importer = importer
         self._request = request
         self._origin = origin
-        self._store = importer.store
+        self._store = importer.storage.store
         name = f"{request.project}~{request.import_id or uuid4().hex[:16]}"
         self._staging = importer.staging(name)
         self._checkpoint = Checkpoint(request.fingerprint(), time.time(), secrets.token_hex(16))
@@ -160,6 +130,7 @@ class Import:
         self._matched = BEGINNING
         """The project's own events are found in the file up to here."""
         self.byte_count = 0
+        """Bytes of the file read so far."""
         self.report = ImportReport(dry_run=request.dry_run)
         self._transform = self._new_transform()
 
@@ -172,12 +143,10 @@ class Import:
     def _exact(self) -> bool:
         return self._request.mode is ImportMode.EXACT
 
-    # -- lifecycle -----------------------------------------------------------------
-
     async def open(self) -> None:
         """Begins or resumes the import; see `Importer.begin`."""
         request = self._request
-        bounds = await self._importer.log.bounds(request.project)
+        bounds = await self._importer.storage.log.bounds(request.project)
         if self._exact:
             self._project_tail = bounds.tail
             if bounds.trimmed or (bounds.tail > BEGINNING and not request.verbatim):
@@ -195,10 +164,8 @@ class Import:
         staged = self._staging.project
         stored = Checkpoint.decode(await self._store.transfer.import_note(staged))
         if stored is not None and stored.fingerprint != self._checkpoint.fingerprint:
-            raise ContexError(
-                Reason.INVALID_FIELD,
-                "start.import_id: an import with this id began with other options",
-                field="start.import_id",
+            raise invalid_field(
+                "start.import_id", "an import with this id began with other options"
             )
         if stored is None or not (stored.reader or stored.checked):
             await self._drop()
@@ -229,7 +196,7 @@ class Import:
 
     async def _plan_staging(self) -> None:
         """Tells the staging how much to expect, as far as the file says."""
-        retention = await self._importer.retentions.of(self._request.project)
+        retention = await self._importer.projects.retentions.of(self._request.project)
         self._staging.plan(self._manifest.events, self._manifest.bytes, retention)
 
     async def _load_latest(self, project: str) -> None:
@@ -240,12 +207,7 @@ class Import:
                     known.add_latest(state.data_key, state.revision, state.sequence)
 
     async def feed(self, data: bytes) -> None:
-        """Reads the next bytes of the file.
-
-        Raises:
-            ContexError: IMPORT_MALFORMED, PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS, STORE_FULL,
-                STORE_UNAVAILABLE.
-        """
+        """Reads the next bytes of the file."""
         self.byte_count += len(data)
         if self._checkpoint.checked:
             return
@@ -261,11 +223,7 @@ class Import:
             await self._import(self._reader.feed(data))
 
     async def finish(self) -> ImportReport:
-        """Checks that the file is complete and makes the import visible.
-
-        Raises:
-            ContexError: As `feed`, and what appending raises.
-        """
+        """Checks that the file is complete and makes the import visible."""
         if not self._checkpoint.checked:
             await self._check()
         if self._request.dry_run:
@@ -287,8 +245,6 @@ class Import:
             if not keep or not self._request.import_id:
                 await self._drop()
         await self._staging.release()
-
-    # -- reading -------------------------------------------------------------------
 
     def _open_reader(self, *, complete: bool) -> bool:
         """Detects the format; returns whether that was possible."""
@@ -325,7 +281,7 @@ class Import:
             case Manifest():
                 self._manifest = item
                 self._continuity.partial = item.partial
-                self._checkpoint.manifest = item.to_json()
+                self._checkpoint.manifest = asdict(item)
                 self._checkpoint.model = item.model
                 self.report.source = item.project
                 await self._plan_staging()
@@ -335,19 +291,22 @@ class Import:
                 except ContinuityError as error:
                     raise self._malformed(str(error)) from error
             case Agents():
-                await self._import_agents(item.records)
+                self.report.agents += len(item.records)
+                if not self._request.dry_run and self._exact:
+                    agents = {a.agent_id: (a.record, a.cursor) for a in item.records}
+                    await self._store.agents.restore_agents(self._staging.project, agents)
             case Vectors():
-                await self._import_vectors(item.encodings)
+                self.report.vectors += len(item.encodings)
+                project, model = self._staging.project, self._manifest.model
+                if not self._request.dry_run and model:
+                    await self._store.match.put_vectors(project, model, item.encodings)
             case SettingsItem():
                 self._checkpoint.retention = item.retention.decode()
             case Summary():
                 if item.events != self.report.read:
                     assert self._reader is not None
-                    raise MalformedFile(
-                        f"{self.report.read} events, but the summary says {item.events}",
-                        self._reader.offset,
-                        self._reader.item,
-                    )
+                    problem = f"{self.report.read} events, but the summary says {item.events}"
+                    raise MalformedFile(problem, self._reader.offset, self._reader.item)
                 self.report.digest = item.digest
 
     async def _import_events(self, entries: list[Entry]) -> None:
@@ -369,7 +328,9 @@ class Import:
         if not present:
             raise _not_empty(project, self._project_tail)
         until = max(present[-1].sequence, self._matched)
-        stored = await self._importer.log.read(project, self._matched, until, len(present) + 1)
+        stored = await self._importer.storage.log.read(
+            project, self._matched, until, len(present) + 1
+        )
         if stored != present:
             raise _not_empty(project, self._project_tail)
         for entry, links in zip(present, self._continuity.check_links(present), strict=True):
@@ -434,23 +395,9 @@ class Import:
         self._continuity.last = sequence
         return record if sequence == record.sequence else replace(record, sequence=sequence)
 
-    async def _import_agents(self, records: list[AgentRecord]) -> None:
-        self.report.agents += len(records)
-        if not self._request.dry_run and self._exact:
-            agents = {a.agent_id: (a.record, a.cursor) for a in records}
-            await self._store.agents.restore_agents(self._staging.project, agents)
-
-    async def _import_vectors(self, encodings: dict[bytes, bytes]) -> None:
-        self.report.vectors += len(encodings)
-        model = self._manifest.model
-        if not self._request.dry_run and model:
-            await self._store.match.put_vectors(self._staging.project, model, encodings)
-
     def _malformed(self, problem: str) -> MalformedFile:
         assert self._reader is not None
-        return MalformedFile(problem, self._reader.offset, self._reader.item + 1)
-
-    # -- staging -------------------------------------------------------------------
+        return self._reader.malformed(problem)
 
     async def _flush(self, *, always: bool = False) -> None:
         """Stages the batch together with a checkpoint."""
@@ -465,7 +412,7 @@ class Import:
             checkpoint.reader = {}  # The import can't be resumed from here on.
         checkpoint.last_read = str(self._continuity.last)
         checkpoint.matched = str(self._matched)
-        checkpoint.report = self.report.to_json()
+        checkpoint.report = asdict(self.report)
         await self._stage(checkpoint.encode(), offset, last=always)
 
     async def _stage(self, note: bytes = b"", offset: int = 0, *, last: bool = False) -> None:
@@ -476,12 +423,10 @@ class Import:
     async def _drop(self) -> None:
         await self._staging.drop(self._checkpoint.models)
 
-    # -- making visible ------------------------------------------------------------
-
     async def _commit(self) -> None:
         """Makes what is staged part of the project."""
         checkpoint, project, importer = self._checkpoint, self._request.project, self._importer
-        commit = ImportCommit(importer.log, self._store, importer.publisher, self._staging, project)
+        commit = ImportCommit(importer.storage, importer.publisher, self._staging, project)
         extends = self._project_tail > BEGINNING
         if not self._exact:
             name = hashlib.sha256(self._staging.project.encode()).hexdigest()[:24]
@@ -492,22 +437,19 @@ class Import:
             else:
                 committed = await self._staging.commit(checkpoint.models, self._action())
             if not committed:
-                raise _not_empty(project, (await importer.log.bounds(project)).tail)
+                raise _not_empty(project, (await importer.storage.log.bounds(project)).tail)
             reached("import-committed")
-            await commit.set_retention(checkpoint.retention.encode(), self._action())
+            retention, projects = checkpoint.retention.encode(), self._store.projects
+            if retention and not await projects.retention(project):
+                await projects.put_retention(project, retention, self._action())
         if extends or not self._exact:
             await self._store.audit.note_actions(project, [self._action()])
 
     def _action(self) -> bytes:
         mode = self._request.mode.name.lower()
         source = f" of project {self.report.source}" if self.report.source else ""
-        return encode_action(
-            AuditAction.IMPORTED,
-            self._origin,
-            f"Import, {mode}{source}",
-            sequence=self.report.last,
-            count=self.report.imported,
-        )
+        detail, last, count = f"Import, {mode}{source}", self.report.last, self.report.imported
+        return encode_action(AuditAction.IMPORTED, self._origin, detail, sequence=last, count=count)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry
@@ -46,13 +46,9 @@ class Manifest:
     events: int = 0
     bytes: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """As written to files."""
-        return asdict(self)
-
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` made, ignoring unknown fields.
+        """Reads the fields of a file's manifest, ignoring unknown fields.
 
         Raises:
             ValueError: A field has the wrong type.
@@ -126,7 +122,7 @@ class MalformedFile(Exception):
         self.item = item
 
     def as_error(self) -> ContexError:
-        """As an error of an import."""
+        """As an import reports it."""
         return ContexError(
             Reason.IMPORT_MALFORMED,
             f"the file can't be imported: {self}",
@@ -158,71 +154,59 @@ class Chain:
         return self.state.hex()
 
 
-class Writer(Protocol):
-    """Writes a file in pieces."""
+class Writer:
+    """Writes a file in pieces; only the native format holds more than events.
 
-    chain: Chain
-    items: int
-    """How many frames or lines were written."""
+    Attributes:
+        items: How many frames or lines were written.
+    """
+
+    def __init__(self) -> None:
+        self.chain = Chain()
+        self.items = 0
 
     def begin(self, manifest: Manifest) -> bytes:
         """The first piece."""
-        ...
+        raise NotImplementedError
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         """Events, at least one."""
-        ...
+        raise NotImplementedError
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
         """Registrations."""
-        ...
+        raise NotImplementedError
 
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
         """Encodings."""
-        ...
+        raise NotImplementedError
 
     def settings(self, retention: bytes) -> bytes:
         """The settings of the project."""
-        ...
+        raise NotImplementedError
 
     def end(self, summary: Summary) -> bytes:
         """The last piece; the digest of the summary is filled in."""
-        ...
-
-
-class EventsOnly:
-    """Base of a `Writer` whose format holds only events; requests for more are refused before."""
-
-    def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
-        """See `Writer.agents`."""
-        raise NotImplementedError
-
-    def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
-        """See `Writer.vectors`."""
-        raise NotImplementedError
-
-    def settings(self, retention: bytes) -> bytes:
-        """See `Writer.settings`."""
         raise NotImplementedError
 
 
-class Reader(Protocol):
+class Reader:
     """Reads a file piece by piece.
 
     Attributes:
         offset: Everything up to here was returned as items.
         item: The number of the last item, from 1.
         ended: Whether the summary was read.
+        exported: Whether the file was exported by Contex.
     """
 
-    offset: int
-    item: int
-    ended: bool
+    exported = False
 
-    @property
-    def exported(self) -> bool:
-        """Whether the file was exported by Contex."""
-        ...
+    def __init__(self) -> None:
+        self.offset = 0
+        self.item = 0
+        self.ended = False
+        self.chain = Chain()
 
     def feed(self, data: bytes) -> Iterator[Item]:
         """The items that are complete with these bytes.
@@ -230,7 +214,7 @@ class Reader(Protocol):
         Raises:
             MalformedFile: The file is damaged.
         """
-        ...
+        raise NotImplementedError
 
     def finish(self) -> Iterator[Item]:
         """The remaining items, at the end of the file.
@@ -238,12 +222,19 @@ class Reader(Protocol):
         Raises:
             MalformedFile: The file is truncated.
         """
-        ...
+        raise NotImplementedError
 
     def state(self) -> dict[str, Any] | None:
         """The state to resume from at `offset`; None if that is not possible there."""
-        ...
+        return {"item": self.item, "chain": self.chain.digest, "ended": self.ended}
 
     def resume(self, offset: int, state: Mapping[str, Any]) -> None:
         """Resumes at an offset."""
-        ...
+        self.offset = offset
+        self.item = state["item"]
+        self.ended = state["ended"]
+        self.chain = Chain(bytes.fromhex(state["chain"]))
+
+    def malformed(self, problem: str) -> MalformedFile:
+        """What is wrong with the next item."""
+        return MalformedFile(problem, self.offset, self.item + 1)

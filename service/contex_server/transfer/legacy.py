@@ -6,38 +6,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, Record, Sequence
-from contex_server.transfer.items import Events, Item, MalformedFile, Manifest
+from contex_server.transfer.items import Events, Item, MalformedFile, Manifest, Reader
 
 _MAX_BYTES = 256 * 1024 * 1024
 
 
-class LegacyReader:
-    """See `Reader`. The file is one JSON value, read once it is complete."""
-
-    exported = False
+class LegacyReader(Reader):
+    """The file is one JSON value, read once it is complete."""
 
     def __init__(self) -> None:
-        self.offset = 0
-        self.item = 0
-        self.ended = False
+        super().__init__()
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """See `Reader.feed`."""
         self._data += data
         if len(self._data) > _MAX_BYTES:
             raise MalformedFile(f"more than {_MAX_BYTES >> 20} MiB of JSON", 0, 1)
         return iter(())
 
     def finish(self) -> Iterator[Item]:
-        """See `Reader.finish`."""
         try:
             answer = orjson.loads(bytes(self._data))
             events, count = answer["events"], answer.get("count")
@@ -63,13 +57,8 @@ class LegacyReader:
         self.ended = True
         self.offset = len(self._data)
 
-    def state(self) -> dict[str, Any] | None:
-        """See `Reader.state`."""
+    def state(self) -> None:
         return None
-
-    def resume(self, offset: int, state: Mapping[str, Any]) -> None:
-        """See `Reader.resume`."""
-        raise NotImplementedError
 
 
 def _record(fields: dict[str, Any]) -> Record:

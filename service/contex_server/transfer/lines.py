@@ -17,15 +17,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import packed
 from contex_server.kernel.model import Entry, Record
 from contex_server.transfer.event_json import CloudEventsEncoding, JsonEncoding
-from contex_server.transfer.items import (
-    Chain,
-    Events,
-    EventsOnly,
-    Item,
-    MalformedFile,
-    Manifest,
-    Summary,
-)
+from contex_server.transfer.items import Events, Item, Manifest, Reader, Summary, Writer
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_LINE = 32 * 1024 * 1024
@@ -34,34 +26,25 @@ _PIECE = 1024
 _BATCH = 500
 
 
-class LinesWriter(EventsOnly):
-    """See `Writer`.
-
-    Args:
-        cloud: Writes CloudEvents.
-        compress: Compresses each piece as a frame of its own.
-    """
+class LinesWriter(Writer):
+    """Writes lines, or CloudEvents; if compressed, each piece is a frame of its own."""
 
     def __init__(self, *, cloud: bool, compress: bool) -> None:
-        self.chain = Chain()
-        self.items = 0
+        super().__init__()
         self.project = ""
         self._encoding = CloudEventsEncoding() if cloud else JsonEncoding()
         self._compress = compress
 
     def begin(self, manifest: Manifest) -> bytes:
-        """See `Writer.begin`."""
         self.project = manifest.project
         return self._lines([self._encoding.manifest(manifest)])
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
-        """See `Writer.events`."""
         return self._lines(
             [self._encoding.event(event_codec.record(entry), self.project) for entry in entries]
         )
 
     def end(self, summary: Summary) -> bytes:
-        """See `Writer.end`."""
         return self._lines([self._encoding.summary(replace(summary, digest=self.chain.digest))])
 
     def _lines(self, objects: list[dict[str, Any]]) -> bytes:
@@ -70,26 +53,16 @@ class LinesWriter(EventsOnly):
             self.chain.add(line)
         self.items += len(lines)
         data = b"".join(lines)
-        if not self._compress:
-            return data
-        return packed(data)
+        return packed(data) if self._compress else data
 
 
-class LinesReader:
-    """See `Reader`.
-
-    Args:
-        cloud: Reads CloudEvents, including foreign ones.
-    """
+class LinesReader(Reader):
+    """Reads lines, or CloudEvents including foreign ones."""
 
     def __init__(self, *, cloud: bool) -> None:
-        self.offset = 0
-        self.item = 0
-        self.ended = False
+        super().__init__()
         self._cloud = cloud
         self._encoding = CloudEventsEncoding() if cloud else JsonEncoding()
-        self._chain = Chain()
-        self._exported = False
         self._line = bytearray()
         self._started = False
         self._inflate: Any = None
@@ -98,7 +71,6 @@ class LinesReader:
         """Whether a compressed frame has begun and not ended."""
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """See `Reader.feed`."""
         if not self._started and data:
             self._started = True
             if self._inflate is None and data.startswith(ZSTD_MAGIC[: len(data)]):
@@ -112,7 +84,7 @@ class LinesReader:
                 try:
                     text = self._inflate.decompress(piece)
                 except zstandard.ZstdError as error:
-                    raise self._malformed(f"compression: {error}") from error
+                    raise self.malformed(f"compression: {error}") from error
                 rest = self._inflate.unused_data
                 self._consumed += len(piece) - len(rest)
                 self._in_frame = not self._inflate.eof
@@ -146,42 +118,31 @@ class LinesReader:
             yield Events(entries)
         self._line += rest
         if len(self._line) > _MAX_LINE:
-            raise self._malformed(f"a line of more than {_MAX_LINE >> 20} MiB")
+            raise self.malformed(f"a line of more than {_MAX_LINE >> 20} MiB")
 
     def finish(self) -> Iterator[Item]:
-        """See `Reader.finish`."""
         if self._in_frame:
-            raise self._malformed("the file is truncated")
+            raise self.malformed("the file is truncated")
         if self._line.strip():
-            if self._exported:
-                raise self._malformed("the file is truncated")
+            if self.exported:
+                raise self.malformed("the file is truncated")
             # A foreign file need not end with a line feed.
             item = self._read(bytes(self._line))
             self._line.clear()
             if isinstance(item, Entry):
                 yield Events([item])
-        if self._exported and not self.ended:
-            raise self._malformed("the file is truncated")
+        if self.exported and not self.ended:
+            raise self.malformed("the file is truncated")
 
     def state(self) -> dict[str, Any] | None:
-        """See `Reader.state`."""
         if self._consumed or not self.offset:
             return None
-        return {
-            "item": self.item,
-            "chain": self._chain.digest,
-            "ended": self.ended,
-            "exported": self._exported,
-            "compressed": self._inflate is not None,
-        }
+        compressed = self._inflate is not None
+        return {**(super().state() or {}), "exported": self.exported, "compressed": compressed}
 
     def resume(self, offset: int, state: Mapping[str, Any]) -> None:
-        """See `Reader.resume`."""
-        self.offset = offset
-        self.item = state["item"]
-        self.ended = state["ended"]
-        self._chain = Chain(bytes.fromhex(state["chain"]))
-        self._exported = state["exported"]
+        super().resume(offset, state)
+        self.exported = state["exported"]
         self._started = True
         if state["compressed"]:
             self._inflate = zstandard.ZstdDecompressor().decompressobj()
@@ -195,27 +156,19 @@ class LinesReader:
                 raise TypeError("not an object")
             read = self._encoding.read(fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._malformed(f"an invalid line: {error!s:.100}") from error
+            raise self.malformed(f"an invalid line: {error!s:.100}") from error
         if self.ended:
-            raise self._malformed("data after the summary")
+            raise self.malformed("data after the summary")
         if isinstance(read, Manifest):
             if self.item:
-                raise self._malformed("a manifest after the first line")
-            self._exported = True
-        elif not self._exported and not self._cloud:
-            raise self._malformed("the manifest is missing")
+                raise self.malformed("a manifest after the first line")
+            self.exported = True
+        elif not self.exported and not self._cloud:
+            raise self.malformed("the manifest is missing")
         if isinstance(read, Summary):
-            if read.digest != self._chain.digest:
-                raise self._malformed("the content does not match the digest")
+            if read.digest != self.chain.digest:
+                raise self.malformed("the content does not match the digest")
             self.ended = True
-        self._chain.add(line)
+        self.chain.add(line)
         self.item += 1
         return event_codec.entry(read) if isinstance(read, Record) else read
-
-    @property
-    def exported(self) -> bool:
-        """See `Reader.exported`."""
-        return self._exported
-
-    def _malformed(self, problem: str) -> MalformedFile:
-        return MalformedFile(problem, self.offset, self.item + 1)

@@ -25,7 +25,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, replace
-from typing import Any
 
 import orjson
 
@@ -34,14 +33,14 @@ from contex_server.kernel.model import Entry, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.transfer.items import (
     Agents,
-    Chain,
     Events,
     Item,
-    MalformedFile,
     Manifest,
+    Reader,
     SettingsItem,
     Summary,
     Vectors,
+    Writer,
 )
 
 MAGIC = b"CTXEXP1\n"
@@ -51,37 +50,27 @@ _MAX_BYTES = 64 * 1024 * 1024
 _MANIFEST, _EVENTS, _AGENTS, _VECTORS, _SETTINGS, _SUMMARY = b"MEAVSZ"
 
 
-class NativeWriter:
-    """See `Writer`."""
-
-    def __init__(self) -> None:
-        self.chain = Chain()
-        self.items = 0
+class NativeWriter(Writer):
+    """Writes frames."""
 
     def begin(self, manifest: Manifest) -> bytes:
-        """See `Writer.begin`."""
-        return MAGIC + self._frame(_MANIFEST, orjson.dumps(manifest.to_json()))
+        return MAGIC + self._frame(_MANIFEST, orjson.dumps(asdict(manifest)))
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
-        """See `Writer.events`."""
         return self._frame(_EVENTS, encode_block(entries))
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
-        """See `Writer.agents`."""
         rows = [[a.agent_id, str(a.cursor), base64.b64encode(a.record).decode()] for a in records]
         return self._frame(_AGENTS, orjson.dumps(rows))
 
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
-        """See `Writer.vectors`."""
         rows = [Entry(digest.hex().encode(), data) for digest, data in sorted(encodings.items())]
         return self._frame(_VECTORS, encode_block(rows))
 
     def settings(self, retention: bytes) -> bytes:
-        """See `Writer.settings`."""
         return self._frame(_SETTINGS, orjson.dumps({"retention": retention.decode()}))
 
     def end(self, summary: Summary) -> bytes:
-        """See `Writer.end`."""
         fields = asdict(replace(summary, digest=self.chain.digest))
         return self._frame(_SUMMARY, orjson.dumps(fields))
 
@@ -93,20 +82,16 @@ class NativeWriter:
         return frame
 
 
-class NativeReader:
-    """See `Reader`."""
+class NativeReader(Reader):
+    """Reads frames."""
 
     exported = True
 
     def __init__(self) -> None:
-        self.offset = 0
-        self.item = 0
-        self.ended = False
-        self._chain = Chain()
+        super().__init__()
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """See `Reader.feed`."""
         self._buffer += data
         at = 0
         try:
@@ -114,24 +99,24 @@ class NativeReader:
                 if len(self._buffer) < len(MAGIC):
                     return
                 if not self._buffer.startswith(MAGIC):
-                    raise self._malformed("not a native export")
+                    raise self.malformed("not a native export")
                 at = self.offset = len(MAGIC)
             while len(self._buffer) - at >= _HEAD.size:
                 kind, length, crc = _HEAD.unpack_from(self._buffer, at)
                 if length > _MAX_BYTES:
-                    raise self._malformed(f"a frame of more than {_MAX_BYTES >> 20} MiB")
+                    raise self.malformed(f"a frame of more than {_MAX_BYTES >> 20} MiB")
                 end = at + _HEAD.size + length
                 if end > len(self._buffer):
                     return
                 frame = bytes(memoryview(self._buffer)[at:end])
                 payload = frame[_HEAD.size :]
                 if zlib.crc32(payload, zlib.crc32(_NUMBER.pack(self.item, kind))) != crc:
-                    raise self._malformed("a frame that is damaged or out of place")
+                    raise self.malformed("a frame that is damaged or out of place")
                 if self.ended:
-                    raise self._malformed("data after the summary")
+                    raise self.malformed("data after the summary")
                 item = self._read(kind, payload)
                 at = end
-                self._chain.add(frame)
+                self.chain.add(frame)
                 self.offset += len(frame)
                 self.item += 1
                 yield item
@@ -139,25 +124,13 @@ class NativeReader:
             del self._buffer[:at]
 
     def finish(self) -> Iterator[Item]:
-        """See `Reader.finish`."""
         if self._buffer or not self.ended:
-            raise self._malformed("the file is truncated")
+            raise self.malformed("the file is truncated")
         return iter(())
-
-    def state(self) -> dict[str, Any] | None:
-        """See `Reader.state`."""
-        return {"item": self.item, "chain": self._chain.digest, "ended": self.ended}
-
-    def resume(self, offset: int, state: Mapping[str, Any]) -> None:
-        """See `Reader.resume`."""
-        self.offset = offset
-        self.item = state["item"]
-        self.ended = state["ended"]
-        self._chain = Chain(bytes.fromhex(state["chain"]))
 
     def _read(self, kind: int, payload: bytes) -> Item:
         if (kind == _MANIFEST) != (self.item == 0):
-            raise self._malformed("the manifest is not the first frame")
+            raise self.malformed("the manifest is not the first frame")
         try:
             if kind == _EVENTS:
                 return Events(decode_block(payload))
@@ -173,16 +146,13 @@ class NativeReader:
                 return SettingsItem(str(fields["retention"]).encode())
             if kind == _SUMMARY:
                 summary = Summary(**fields)
-                if summary.digest != self._chain.digest:
-                    raise self._malformed("the content does not match the digest")
+                if summary.digest != self.chain.digest:
+                    raise self.malformed("the content does not match the digest")
                 self.ended = True
                 return summary
         except (BlockDamaged, ValueError, TypeError, KeyError) as error:
-            raise self._malformed(f"an invalid frame: {error}") from error
-        raise self._malformed(f"a frame of unknown kind {kind}")
-
-    def _malformed(self, problem: str) -> MalformedFile:
-        return MalformedFile(problem, self.offset, self.item + 1)
+            raise self.malformed(f"an invalid frame: {error}") from error
+        raise self.malformed(f"a frame of unknown kind {kind}")
 
 
 def _agent(agent_id: str, cursor: str, record: str) -> AgentRecord:

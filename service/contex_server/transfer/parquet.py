@@ -9,7 +9,7 @@ import orjson
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry
 from contex_server.kernel.parquet import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
-from contex_server.transfer.items import Chain, EventsOnly, Manifest, Summary
+from contex_server.transfer.items import Manifest, Summary, Writer
 
 _COLUMNS = {
     "sequence": TEXT,
@@ -28,24 +28,21 @@ _COLUMNS = {
 }
 
 
-class ParquetWriter(EventsOnly):
-    """See `Writer`. One row for each event; "metadata" is a JSON object.
+class ParquetWriter(Writer):
+    """One row for each event; "metadata" is a JSON object.
 
     Raises:
         ContexError: FORMAT_UNAVAILABLE: pyarrow is not installed.
     """
 
     def __init__(self) -> None:
-        self.chain = Chain()
-        self.items = 0
+        super().__init__()
         self._file = ParquetFile(_COLUMNS)
 
     def begin(self, manifest: Manifest) -> bytes:
-        """See `Writer.begin`."""
         return b""
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
-        """See `Writer.events`."""
         self.items += len(entries)
         records = map(event_codec.record, entries)
         return self._file.add(
@@ -68,5 +65,4 @@ class ParquetWriter(EventsOnly):
         )
 
     def end(self, summary: Summary) -> bytes:
-        """See `Writer.end`."""
         return self._file.end()

@@ -24,14 +24,4 @@ def open_transfer(
     storage: Storage, publisher: Publisher, projects: ProjectsRoom, growth: Growth
 ) -> TransferRoom:
     """Builds the room."""
-    importer = Importer(
-        storage.log,
-        storage.store,
-        publisher,
-        storage.sealer,
-        projects.retentions,
-        projects.archiver,
-        projects.recovery,
-        growth,
-    )
-    return TransferRoom(Exporter(storage.log, storage.store), importer)
+    return TransferRoom(Exporter(storage), Importer(storage, publisher, projects, growth))

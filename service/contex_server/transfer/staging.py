@@ -13,24 +13,16 @@ from typing import Any
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import (
-    BEGINNING,
-    DATA_DELETED,
-    SUBJECT,
-    Entry,
-    KeyState,
-)
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, SUBJECT, Entry, KeyState
 from contex_server.log.buckets import target_project
 from contex_server.log.state import SnapshotInfo
-from contex_server.log.store import Store
 from contex_server.log.tasks import HOLD_MS, Claims
 from contex_server.log.transfer import Restored
-from contex_server.projects.archiver import Archiver
-from contex_server.projects.recovery import Recovery
 from contex_server.projects.retention import Retention
+from contex_server.projects.room import ProjectsRoom
 from contex_server.projects.segment_writer import SNAPSHOT_EVENTS, NewSegment
 from contex_server.state.snapshot_format import encode
-from contex_server.tiers.sealer import Sealer
+from contex_server.tiers.storage import Storage
 
 _SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
 """The name of the metadata entry, as encoded in an event."""
@@ -43,34 +35,24 @@ _COUNTED_KEYS = 2_000
 class Staging:
     """The staged project of one import.
 
-    Args:
-        project: Its name; see `TransferStore`.
-        store: The store.
-        sealer: Seals events that name a subject.
-        archiver: Makes segments; None without an archive.
-        recovery: Counts the events of segments; None without an archive.
+    Every method may raise `ContexError` with IMPORT_IN_PROGRESS, STORE_FULL, STORE_UNAVAILABLE,
+    MASTER_KEY_MISSING, KEY_UNAVAILABLE, ARCHIVE_DAMAGED or ARCHIVE_UNAVAILABLE; `put` also
+    about the events put before.
 
     Attributes:
-        project: Its name.
+        project: Its name; see `TransferStore`.
         tail: The end of what is staged.
         offset: The file is staged up to this byte.
     """
 
-    def __init__(
-        self,
-        project: str,
-        store: Store,
-        sealer: Sealer,
-        archiver: Archiver | None,
-        recovery: Recovery | None,
-    ) -> None:
+    def __init__(self, project: str, storage: Storage, projects: ProjectsRoom) -> None:
         self.project = project
         self.tail = BEGINNING
         self.offset = 0
-        self._store = store
-        self._sealer = sealer
-        self._archiver = archiver
-        self._recovery = recovery
+        self._store = store = storage.store
+        self._sealer = storage.sealer
+        self._archiver = projects.archiver
+        self._recovery = projects.recovery
         self._claims = Claims(store.tasks, _TASK)
         self._to_archive = 0
         """The number of events, from the first, that go into the archive."""
@@ -83,23 +65,13 @@ class Staging:
         self._task: asyncio.Task[None] | None = None
         """Stages the batch before, while the next one is read."""
 
-    # -- lifecycle -------------------------------------------------------------------
-
     async def claim(self) -> None:
-        """Claims the import for this process, or renews the claim.
-
-        Raises:
-            ContexError: IMPORT_IN_PROGRESS, STORE_UNAVAILABLE.
-        """
+        """Claims the import for this process, or renews the claim."""
         if not await self._claims.take(self.project):
             raise self._in_progress()
 
     async def load(self) -> None:
-        """Loads what is staged already.
-
-        Raises:
-            ContexError: ARCHIVE_DAMAGED, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """Loads what is staged already."""
         self.tail = (await self._store.events.bounds(self.project)).tail
         if self._recovery is not None:
             # The import may have stopped between recording a segment and counting its events.
@@ -114,13 +86,7 @@ class Staging:
 
     def plan(self, events: int, size: int, retention: Retention) -> None:
         """Plans how many events go directly into the archive: those that the store would not
-        keep.
-
-        Args:
-            events: How many there will be; 0 if unknown.
-            size: Their size in bytes; 0 if unknown.
-            retention: The retention of the project.
-        """
+        keep. The number of events and their size in bytes are 0 if unknown."""
         if self._archiver is None or not events:
             return
         kept = retention.store_events or events
@@ -129,11 +95,7 @@ class Staging:
         self._to_archive = events - kept
 
     async def commit(self, models: Iterable[str], action: bytes) -> bool:
-        """Replaces the project that it is for; see `TransferStore.commit_import`.
-
-        Raises:
-            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """Replaces the project that it is for; see `TransferStore.commit_import`."""
         project = target_project(self.project)
         if self._archiver is None:
             return await self._store.transfer.commit_import(project, self.project, models, action)
@@ -145,11 +107,7 @@ class Staging:
             return False
 
     async def drop(self, models: Iterable[str]) -> None:
-        """Removes what is staged.
-
-        Raises:
-            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """Removes what is staged."""
         if self._archiver is not None:
             await self._archiver.segments.drop_staged(self.project)
         await self._store.transfer.drop_import(self.project, models)
@@ -157,8 +115,6 @@ class Staging:
     async def release(self) -> None:
         """Releases the claim."""
         await self._claims.give_back(self.project)
-
-    # -- events ----------------------------------------------------------------------
 
     async def put(
         self, batch: list[Restored], note: bytes = b"", offset: int = 0, *, last: bool = False
@@ -171,10 +127,6 @@ class Staging:
                 nothing new.
             offset: How far the file was read by then.
             last: Whether nothing follows.
-
-        Raises:
-            ContexError: Also about earlier events: IMPORT_IN_PROGRESS, STORE_FULL,
-                MASTER_KEY_MISSING, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         # One search through all of them takes a fifth of the time of one in each.
         if _SUBJECT in b"".join([event.body for event in batch]):
@@ -195,7 +147,9 @@ class Staging:
                 return
             batch, self._segment, self._segment_bytes = self._segment, [], 0
         await self.drain()
-        work = self._archive(batch, note) if to_archive else self._restore_with(batch, note)
+        work = (
+            self._archive(batch, note) if to_archive and batch else self._restore_with(batch, note)
+        )
         self._task = asyncio.create_task(self._do(work, offset))
         if last:
             await self.drain()
@@ -207,11 +161,7 @@ class Staging:
             await task
 
     async def seal(self, project: str, event: Restored) -> Restored:
-        """An event as it is stored in a project: sealed if it names a subject.
-
-        Raises:
-            ContexError: MASTER_KEY_MISSING, KEY_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """An event as it is stored in a project: sealed if it names a subject."""
         if _SUBJECT not in event.body:
             return event
         record = event_codec.record(Entry(event.id, event.body))
@@ -240,9 +190,6 @@ class Staging:
 
     async def _archive(self, events: list[Restored], note: bytes) -> None:
         """Archives events, and counts them in the store."""
-        if not events:
-            await self._restore_with([], note)
-            return
         assert self._archiver is not None
         async with self._archiver.task.exclusive(self.project, sweep=False):
             archived = await self._store.archive.archived(self.project)

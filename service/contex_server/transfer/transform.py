@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import (
-    DATA_DELETED,
-    SERVICE_TYPES,
-    Entry,
-    Links,
-    Record,
-    Sequence,
-)
+from contex_server.kernel.model import DATA_DELETED, SERVICE_TYPES, Entry, Links, Record, Sequence
 from contex_server.log.transfer import Restored
 from contex_server.matching.describe import describe
 from contex_server.matching.embeddings import describe_event
@@ -22,13 +15,7 @@ from contex_server.transfer.request import ImportMode, ImportReport, ImportReque
 
 
 class EventTransform:
-    """Applies an import request to events, one by one.
-
-    Args:
-        request: The request.
-        report: Counts the events that are renamed and redacted.
-        salt: Keys the hashes of redacted values.
-    """
+    """Applies an import request to events, one by one; the salt keys hashes of redacted values."""
 
     def __init__(self, request: ImportRequest, report: ImportReport, salt: bytes) -> None:
         self._request = request
@@ -112,11 +99,7 @@ def check_payload(record: Record) -> None:
         PayloadMalformed: It is not.
     """
     describe(
-        record.data_key,
-        record.description,
-        record.payload,
-        record.content_type,
-        record.event_type,
+        record.data_key, record.description, record.payload, record.content_type, record.event_type
     )
 
 

@@ -11,7 +11,6 @@ from contex_server.edge.chain import chained, links
 from contex_server.edge.drain import Calls
 from contex_server.edge.incoming import Incoming, Rest
 from contex_server.edge.metrics import CallCounts, CallMetrics, Totals
-from contex_server.edge.refusals import Refusals
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, event_not_found, store_unavailable
 from contex_server.kernel.model import Origin
@@ -38,8 +37,8 @@ class Edge:
             return "request"
 
         call = Incoming(SERVICE, METHOD, **{"read": read, "peer": "ipv4:1.2.3.4:5", **fields})
-        refusals = Refusals(self)  # type: ignore[arg-type]
-        return await chained(links(self.calls, self.counts, refusals), servicer)(call)
+        chain = links(self.calls, self.counts, self)  # type: ignore[arg-type]
+        return await chained(chain, servicer)(call)
 
     @property
     def counted(self) -> dict[tuple[str, str], int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
-from contex.v1 import agent_service_pb2
+from contex.v1 import agent_service_pb2 as pb
 
 from contex_server.agents.registry import AgentSpec, NeedSpec
 from contex_server.api.match import checks
@@ -17,24 +18,18 @@ from contex_server.kernel.model import Sequence
 _NEAR_MISSES = 100
 
 
-AgentLike = (
-    agent_service_pb2.RegisterAgentRequest
-    | agent_service_pb2.UpdateAgentRequest
-    | agent_service_pb2.GetAgentRequest
-    | agent_service_pb2.UnregisterAgentRequest
-    | agent_service_pb2.ListenRequest
-    | agent_service_pb2.AcknowledgeRequest
-    | agent_service_pb2.GetAgentContextRequest
-)
+class _OfAgent(Protocol):
+    project: str
+    agent_id: str
 
 
-def ids(request: AgentLike) -> tuple[str, str]:
+def ids(request: _OfAgent) -> tuple[str, str]:
     """The project and the agent."""
     return fields.project(request.project), fields.agent_id(request.agent_id)
 
 
 def registration(
-    request: agent_service_pb2.RegisterAgentRequest, limits: Limits
+    request: pb.RegisterAgentRequest, limits: Limits
 ) -> tuple[AgentSpec, Sequence | None]:
     """What a registration asks for, and the last event that the agent has seen."""
     last_seen = None
@@ -45,18 +40,15 @@ def registration(
     return replace(spec, max_matches=maximum), last_seen
 
 
-def change(request: agent_service_pb2.UpdateAgentRequest, limits: Limits) -> AgentSpec:
+def change(request: pb.UpdateAgentRequest, limits: Limits) -> AgentSpec:
     """What is to change in a registration."""
     spec = _spec(request, limits, required=False)
-    if request.HasField("max_matches"):
-        maximum = checks.max_matches(request.max_matches, limits)
-        spec = replace(spec, max_matches=maximum)
-    return spec
+    if not request.HasField("max_matches"):
+        return spec
+    return replace(spec, max_matches=checks.max_matches(request.max_matches, limits))
 
 
-def start(
-    project: str, request: agent_service_pb2.ListenRequest, acknowledged: Sequence
-) -> Sequence:
+def start(project: str, request: pb.ListenRequest, acknowledged: Sequence) -> Sequence:
     """The position after which a stream begins; by default what the agent has acknowledged."""
     match request.WhichOneof("start"):
         case "cursor":
@@ -67,7 +59,7 @@ def start(
             return acknowledged
 
 
-def position(project: str, request: agent_service_pb2.AcknowledgeRequest) -> Sequence:
+def position(project: str, request: pb.AcknowledgeRequest) -> Sequence:
     """The position that an agent acknowledges."""
     match request.WhichOneof("position"):
         case "cursor":
@@ -78,7 +70,7 @@ def position(project: str, request: agent_service_pb2.AcknowledgeRequest) -> Seq
             raise invalid_field("position", "a cursor or a sequence is required")
 
 
-def delivered_event(request: agent_service_pb2.ListDeliveriesRequest) -> Sequence:
+def delivered_event(request: pb.ListDeliveriesRequest) -> Sequence:
     """The event whose receivers are listed."""
     for field in ("since", "until"):
         if request.HasField(field):
@@ -97,13 +89,11 @@ def _spec(request: checks.RegisterLike, limits: Limits, *, required: bool) -> Ag
         for index, text in enumerate(texts):
             checks.need(text, f"needs[{index}]", limits)
         needs = tuple(NeedSpec(text) for text in texts)
+    delta = None
+    if request.HasField("min_delta"):
+        delta = (checks.min_delta(request.min_delta, limits),)
     return AgentSpec(
-        needs=needs or None,
-        threshold=checks.threshold(request),
-        max_matches=None,
-        min_delta=(checks.min_delta(request.min_delta, limits),)
-        if request.HasField("min_delta")
-        else None,
+        needs=needs or None, threshold=checks.threshold(request), max_matches=None, min_delta=delta
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contex.v1 import agent_service_pb2, event_pb2
+from contex.v1 import agent_service_pb2 as pb
+from contex.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.agents import delivery_recorder
@@ -21,22 +22,22 @@ from contex_server.kernel.protobuf import timestamp
 from contex_server.matching.context import ContextFormat
 
 _KINDS = {
-    delivery_recorder.STREAM: agent_service_pb2.DELIVERY_KIND_STREAM,
-    delivery_recorder.NEEDS_CHANGED: agent_service_pb2.DELIVERY_KIND_NEEDS_CHANGED,
-    delivery_recorder.ANSWER: agent_service_pb2.DELIVERY_KIND_ANSWER,
+    delivery_recorder.STREAM: pb.DELIVERY_KIND_STREAM,
+    delivery_recorder.NEEDS_CHANGED: pb.DELIVERY_KIND_NEEDS_CHANGED,
+    delivery_recorder.ANSWER: pb.DELIVERY_KIND_ANSWER,
 }
 _HELD = {
-    HeldBackReason.MIN_DELTA: agent_service_pb2.HELD_BACK_REASON_MIN_DELTA,
-    HeldBackReason.EXCLUDED: agent_service_pb2.HELD_BACK_REASON_EXCLUDED,
-    HeldBackReason.BELOW_THRESHOLD: agent_service_pb2.HELD_BACK_REASON_BELOW_THRESHOLD,
-    HeldBackReason.ANSWER_FULL: agent_service_pb2.HELD_BACK_REASON_ANSWER_FULL,
+    HeldBackReason.MIN_DELTA: pb.HELD_BACK_REASON_MIN_DELTA,
+    HeldBackReason.EXCLUDED: pb.HELD_BACK_REASON_EXCLUDED,
+    HeldBackReason.BELOW_THRESHOLD: pb.HELD_BACK_REASON_BELOW_THRESHOLD,
+    HeldBackReason.ANSWER_FULL: pb.HELD_BACK_REASON_ANSWER_FULL,
 }
 
 
-def agent_message(agent: Agent, acknowledged: Sequence) -> agent_service_pb2.Agent:
+def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
     """A registration."""
     delta = agent.min_delta
-    return agent_service_pb2.Agent(
+    return pb.Agent(
         agent_id=agent.agent_id,
         needs=[need.text for need in agent.needs],
         need_specs=[_need_message(need) for need in agent.needs],
@@ -47,12 +48,12 @@ def agent_message(agent: Agent, acknowledged: Sequence) -> agent_service_pb2.Age
         acknowledged_sequence=str(acknowledged),
         min_delta=None
         if delta is None
-        else agent_service_pb2.MinDelta(payload_changed=True, json_pointers=delta.json_pointers),
+        else pb.MinDelta(payload_changed=True, json_pointers=delta.json_pointers),
     )
 
 
-def _need_message(need: Need) -> agent_service_pb2.Need:
-    return agent_service_pb2.Need(
+def _need_message(need: Need) -> pb.Need:
+    return pb.Need(
         text=need.text,
         threshold=need.own_threshold,
         max_matches=need.own_max_matches,
@@ -60,12 +61,10 @@ def _need_message(need: Need) -> agent_service_pb2.Need:
     )
 
 
-def registered_message(
-    project: str, registered: Registration
-) -> agent_service_pb2.RegisterAgentResponse:
+def registered_message(project: str, registered: Registration) -> pb.RegisterAgentResponse:
     """A registration, and the data that match it."""
     answer = registered.answer
-    return agent_service_pb2.RegisterAgentResponse(
+    return pb.RegisterAgentResponse(
         agent=agent_message(registered.agent, registered.acknowledged),
         data=match_messages.data_messages(answer.data),
         sequence=str(answer.sequence),
@@ -74,22 +73,15 @@ def registered_message(
     )
 
 
-def updated_message(updated: Registration) -> agent_service_pb2.UpdateAgentResponse:
+def updated_message(updated: Registration) -> pb.UpdateAgentResponse:
     """A changed registration, and the data that match it now."""
     answer = updated.answer
-    return agent_service_pb2.UpdateAgentResponse(
+    return pb.UpdateAgentResponse(
         agent=agent_message(updated.agent, updated.acknowledged),
         data=match_messages.data_messages(answer.data),
         sequence=str(answer.sequence),
         context=match_messages.context_message(answer.context),
     )
-
-
-def size_of(message: Message) -> int:
-    """About how many bytes of events a stream message carries."""
-    if message.chunk is None:
-        return 0
-    return sum(delivery.size for delivery in message.chunk.deliveries)
 
 
 def listen_response(project: str, message: Message, form: ContextFormat) -> bytes:
@@ -104,7 +96,7 @@ def listen_response(project: str, message: Message, form: ContextFormat) -> byte
 
 
 def _needs_changed_bytes(change: NeedsChange, form: ContextFormat) -> bytes:
-    return agent_service_pb2.NeedsChanged(
+    return pb.NeedsChanged(
         agent=agent_message(change.agent, change.acknowledged),
         data=[
             event_pb2.MatchedEvent(
@@ -117,18 +109,16 @@ def _needs_changed_bytes(change: NeedsChange, form: ContextFormat) -> bytes:
     ).SerializeToString()
 
 
-def context_message(context: AgentContext) -> agent_service_pb2.GetAgentContextResponse:
+def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
     """What an agent knew."""
     knowledge = context.knowledge
-    return agent_service_pb2.GetAgentContextResponse(
+    return pb.GetAgentContextResponse(
         as_of=moment_message(context.moment),
         agent=agent_message(context.agent, knowledge.cursor),
         known=[_known_message(datum) for datum in context.known],
         pending=match_messages.data_messages(context.pending),
         held_back=[
-            agent_service_pb2.HeldBack(
-                reason=_HELD[reason], data=match_messages.data_messages([datum])[0]
-            )
+            pb.HeldBack(reason=_HELD[reason], data=match_messages.data_messages([datum])[0])
             for reason, datum in context.held_back
         ],
         streams=[_stream_message(stream) for stream in context.streams],
@@ -137,10 +127,10 @@ def context_message(context: AgentContext) -> agent_service_pb2.GetAgentContextR
     )
 
 
-def delivery_message(sending: RecordedDelivery) -> agent_service_pb2.Delivery:
+def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
     """A delivery."""
     datum, message = sending.datum, sending.message
-    return agent_service_pb2.Delivery(
+    return pb.Delivery(
         agent_id=sending.agent_id,
         sequence=str(datum.event),
         data_key=datum.data_key,
@@ -154,9 +144,9 @@ def delivery_message(sending: RecordedDelivery) -> agent_service_pb2.Delivery:
     )
 
 
-def _known_message(datum: KnownDatum) -> agent_service_pb2.KnownDatum:
+def _known_message(datum: KnownDatum) -> pb.KnownDatum:
     delivery, latest = datum.delivery, datum.latest
-    return agent_service_pb2.KnownDatum(
+    return pb.KnownDatum(
         data_key=datum.data_key,
         sequence=str(delivery.event),
         revision=delivery.revision,
@@ -166,25 +156,19 @@ def _known_message(datum: KnownDatum) -> agent_service_pb2.KnownDatum:
         latest_sequence=str(latest.sequence if latest else delivery.event),
         latest_revision=latest.revision if latest else delivery.revision,
         deleted=latest is not None and latest.deleted,
-        event=_event(datum),
+        event=None if datum.entry is None else wire.event_message(datum.entry),
     )
 
 
-def _event(datum: KnownDatum) -> event_pb2.Event | None:
-    return None if datum.entry is None else wire.event_message(datum.entry)
-
-
-def _needs(needs: tuple[DeliveredNeed, ...]) -> list[agent_service_pb2.DeliveredNeed]:
+def _needs(needs: tuple[DeliveredNeed, ...]) -> list[pb.DeliveredNeed]:
     return [
-        agent_service_pb2.DeliveredNeed(
-            need_index=need.need_index, need=need.need, score=need.score
-        )
+        pb.DeliveredNeed(need_index=need.need_index, need=need.need, score=need.score)
         for need in needs
     ]
 
 
-def _stream_message(stream: Stream) -> agent_service_pb2.AgentStream:
-    return agent_service_pb2.AgentStream(
+def _stream_message(stream: Stream) -> pb.AgentStream:
+    return pb.AgentStream(
         stream_id=stream.stream_id,
         opened_time=timestamp(stream.opened_ms),
         closed_time=_time(stream.closed_ms),

@@ -6,12 +6,9 @@ import asyncio
 from contextlib import aclosing
 from functools import partial
 
-from contex.v1 import agent_service_pb2
+from contex.v1 import agent_service_pb2 as pb
 
-from contex_server.agents.context import AgentContextReader
-from contex_server.agents.delivery_recorder import DeliveryRecorder
-from contex_server.agents.journal_reader import JournalReader, RecordedDelivery
-from contex_server.agents.registry import AgentRegistry
+from contex_server.agents.journal_reader import RecordedDelivery
 from contex_server.api.agents import checks, messages
 from contex_server.api.match import checks as need_checks
 from contex_server.api.shared import fields
@@ -23,7 +20,6 @@ from contex_server.api.shared.cursors import (
     encode_text,
 )
 from contex_server.events.feed import Delivery
-from contex_server.events.presence import Presence
 from contex_server.events.stream import Message, StreamLimits, stream
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
@@ -32,9 +28,8 @@ from contex_server.kernel.errors import event_not_found, invalid_field
 from contex_server.kernel.model import Entry
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable
-from contex_server.log.port import EventLog
-from contex_server.match.pool import MatcherPool
 from contex_server.matching.context import ContextFormat
+from contex_server.rooms import Rooms
 from contex_server.state.moments import resolve_moment
 
 _INLINE_BYTES = 16 * 1024
@@ -44,35 +39,24 @@ _INLINE_BYTES = 16 * 1024
 class AgentServicer:
     """See `protos/contex/v1/agent_service.proto`."""
 
-    SERVICE = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
+    SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"]
 
-    def __init__(
-        self,
-        settings: Settings,
-        log: EventLog,
-        agents: AgentRegistry,
-        matchers: MatcherPool,
-        recorder: DeliveryRecorder,
-        journals: JournalReader,
-        contexts: AgentContextReader,
-        presence: Presence,
-        drain: Drain,
-    ) -> None:
+    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
         self._settings = settings
         self._limits = settings.limits
-        self._log = log
-        self._agents = agents
-        self._matchers = matchers
-        self._recorder = recorder
-        self._journals = journals
-        self._contexts = contexts
-        self._presence = presence
+        self._stream_limits = StreamLimits(settings.message_bytes, settings.replay_page_events)
+        self._log = rooms.storage.log
+        self._agents = rooms.agents.registry
+        self._matchers = rooms.match.pool
+        self._recorder = rooms.agents.recorder
+        self._journals = rooms.agents.journals
+        self._contexts = rooms.agents.contexts
+        self._presence = rooms.events.presence
         self._drain = drain
 
     async def register_agent(
-        self, request: agent_service_pb2.RegisterAgentRequest, call: Call
-    ) -> agent_service_pb2.RegisterAgentResponse:
-        """RegisterAgent."""
+        self, request: pb.RegisterAgentRequest, call: Call
+    ) -> pb.RegisterAgentResponse:
         project, agent_id = checks.ids(request)
         wishes, last_seen = checks.registration(request, self._limits)
         budget = need_checks.budget(request, self._limits)
@@ -88,9 +72,8 @@ class AgentServicer:
         return messages.registered_message(project, registered)
 
     async def update_agent(
-        self, request: agent_service_pb2.UpdateAgentRequest, call: Call
-    ) -> agent_service_pb2.UpdateAgentResponse:
-        """UpdateAgent."""
+        self, request: pb.UpdateAgentRequest, call: Call
+    ) -> pb.UpdateAgentResponse:
         project, agent_id = checks.ids(request)
         wishes = checks.change(request, self._limits)
         budget = need_checks.budget(request, self._limits)
@@ -99,24 +82,18 @@ class AgentServicer:
         )
         return messages.updated_message(updated)
 
-    async def get_agent(
-        self, request: agent_service_pb2.GetAgentRequest, call: Call
-    ) -> agent_service_pb2.GetAgentResponse:
-        """GetAgent."""
+    async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:
         agent, acknowledged = await self._agents.get(*checks.ids(request))
-        return agent_service_pb2.GetAgentResponse(agent=messages.agent_message(agent, acknowledged))
+        return pb.GetAgentResponse(agent=messages.agent_message(agent, acknowledged))
 
-    async def list_agents(
-        self, request: agent_service_pb2.ListAgentsRequest, call: Call
-    ) -> agent_service_pb2.ListAgentsResponse:
-        """ListAgents."""
+    async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         project = fields.project(request.project)
         size = fields.page_size(request.page_size, self._limits)
         after = ""
         if request.page_token:
             after = decode_text(Token.AGENTS_PAGE, project, request.page_token, "page_token")
         page = await self._agents.page(project, after, size + 1)
-        response = agent_service_pb2.ListAgentsResponse(
+        response = pb.ListAgentsResponse(
             agents=[
                 messages.agent_message(agent, acknowledged) for agent, acknowledged in page[:size]
             ]
@@ -127,18 +104,14 @@ class AgentServicer:
         return response
 
     async def unregister_agent(
-        self, request: agent_service_pb2.UnregisterAgentRequest, call: Call
-    ) -> agent_service_pb2.UnregisterAgentResponse:
-        """UnregisterAgent."""
+        self, request: pb.UnregisterAgentRequest, call: Call
+    ) -> pb.UnregisterAgentResponse:
         sequence = await self._agents.unregister(*checks.ids(request), call.origin)
-        return agent_service_pb2.UnregisterAgentResponse(sequence=str(sequence))
+        return pb.UnregisterAgentResponse(sequence=str(sequence))
 
-    async def listen(self, request: agent_service_pb2.ListenRequest, call: Call) -> None:
-        """Listen."""
+    async def listen(self, request: pb.ListenRequest, call: Call) -> None:
         project, agent_id = checks.ids(request)
-        heartbeat_s = fields.heartbeat_s(
-            request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
-        )
+        heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
         form = need_checks.context_format(request.context_format)
         _, acknowledged = await self._agents.get(project, agent_id)
         position = checks.start(project, request, acknowledged)
@@ -158,9 +131,7 @@ class AgentServicer:
                 select,
                 position,
                 heartbeat_s=heartbeat_s,
-                limits=StreamLimits(
-                    self._settings.message_bytes, self._settings.replay_page_events
-                ),
+                limits=self._stream_limits,
                 drain=self._drain,
                 scope=call.scope,
             )
@@ -178,26 +149,25 @@ class AgentServicer:
 
     async def _rendered(self, project: str, message: Message, form: ContextFormat) -> bytes:
         render = partial(messages.listen_response, project, message, form)
-        if form and messages.size_of(message) > _INLINE_BYTES:
+        deliveries = message.chunk.deliveries if message.chunk is not None else ()
+        if form and sum(delivery.size for delivery in deliveries) > _INLINE_BYTES:
             return await asyncio.to_thread(render)
         return render()
 
     async def acknowledge(
-        self, request: agent_service_pb2.AcknowledgeRequest, call: Call
-    ) -> agent_service_pb2.AcknowledgeResponse:
-        """Acknowledge."""
+        self, request: pb.AcknowledgeRequest, call: Call
+    ) -> pb.AcknowledgeResponse:
         project, agent_id = checks.ids(request)
         position = checks.position(project, request)
         stands = await self._agents.acknowledge(project, agent_id, position, call.origin)
-        return agent_service_pb2.AcknowledgeResponse(acknowledged_sequence=str(stands))
+        return pb.AcknowledgeResponse(acknowledged_sequence=str(stands))
 
     async def get_agent_context(
-        self, request: agent_service_pb2.GetAgentContextRequest, call: Call
-    ) -> agent_service_pb2.GetAgentContextResponse:
-        """GetAgentContext."""
+        self, request: pb.GetAgentContextRequest, call: Call
+    ) -> pb.GetAgentContextResponse:
         project, agent_id = checks.ids(request)
         near_misses = checks.near_misses(request.near_misses)
-        as_of = fields.moment(request.as_of, "as_of") if request.HasField("as_of") else None
+        as_of = fields.as_of(request.as_of, request.HasField("as_of"))
         context = await self._contexts.get(
             project,
             agent_id,
@@ -209,9 +179,8 @@ class AgentServicer:
         return messages.context_message(context)
 
     async def list_deliveries(
-        self, request: agent_service_pb2.ListDeliveriesRequest, call: Call
-    ) -> agent_service_pb2.ListDeliveriesResponse:
-        """ListDeliveries."""
+        self, request: pb.ListDeliveriesRequest, call: Call
+    ) -> pb.ListDeliveriesResponse:
         project = fields.project(request.project)
         size = fields.page_size(request.page_size, self._limits)
         backwards = fields.is_backwards(request.order)
@@ -222,16 +191,12 @@ class AgentServicer:
                 sendings, token = await self._sent_to(project, request, size, backwards, call.scope)
             case _:
                 raise invalid_field("of", "a sequence or an agent_id is required")
-        return agent_service_pb2.ListDeliveriesResponse(
+        return pb.ListDeliveriesResponse(
             deliveries=map(messages.delivery_message, sendings), next_page_token=token
         )
 
     async def _receivers(
-        self,
-        project: str,
-        request: agent_service_pb2.ListDeliveriesRequest,
-        size: int,
-        scope: Scope,
+        self, project: str, request: pb.ListDeliveriesRequest, size: int, scope: Scope
     ) -> tuple[list[RecordedDelivery], str]:
         event = checks.delivered_event(request)
         after, kind = "", Token.RECEIVERS_PAGE
@@ -245,7 +210,7 @@ class AgentServicer:
     async def _sent_to(
         self,
         project: str,
-        request: agent_service_pb2.ListDeliveriesRequest,
+        request: pb.ListDeliveriesRequest,
         size: int,
         backwards: bool,
         scope: Scope,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contex.v1 import audit_service_pb2
+from contex.v1 import audit_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_text, invalid_token
@@ -11,11 +11,11 @@ from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.scope import Scope
 
-RangeLike = audit_service_pb2.ListRecordsRequest | audit_service_pb2.ExportRecordsRequest
+RangeLike = pb.ListRecordsRequest | pb.ExportRecordsRequest
 
 _ACTIONS = 16
-_NAMES = frozenset(audit_service_pb2.AuditAction.values()) - {0}
-_FORMATS = frozenset(audit_service_pb2.AuditFormat.values())
+_NAMES = frozenset(pb.AuditAction.values()) - {0}
+_FORMATS = frozenset(pb.AuditFormat.values())
 
 
 def wanted(request: RangeLike, limits: Limits, scope: Scope) -> AuditFilter:
@@ -25,7 +25,7 @@ def wanted(request: RangeLike, limits: Limits, scope: Scope) -> AuditFilter:
         raise invalid_field("filter.actions", f"must have at most {_ACTIONS} entries")
     actions = set()
     for index, action in enumerate(message.actions):
-        name = audit_service_pb2.AuditAction.Name(action) if action in _NAMES else ""
+        name = pb.AuditAction.Name(action) if action in _NAMES else ""
         if not name:
             raise invalid_field(f"filter.actions[{index}]", f"{action} is no AuditAction")
         actions.add(AuditAction(name.removeprefix("AUDIT_ACTION_")))
@@ -57,11 +57,7 @@ def file_format(value: int) -> int:
 
 
 def resume(token: Token, project: str, text: str) -> RecordId | None:
-    """The record to continue after; None: from the beginning of the range.
-
-    Raises:
-        ContexError: CURSOR_INVALID.
-    """
+    """The record to continue after; None: from the beginning of the range."""
     if not text:
         return None
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from contex.v1 import event_pb2, event_service_pb2
+from contex.v1 import event_pb2
+from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
@@ -21,7 +22,7 @@ from contex_server.kernel.model import (
 )
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
-PublishLike = event_service_pb2.PublishRequest | event_service_pb2.PublishStreamRequest
+PublishLike = pb.PublishRequest | pb.PublishStreamRequest
 _DURABILITIES = {
     event_pb2.DURABILITY_UNSPECIFIED: Durability.FSYNC,
     event_pb2.DURABILITY_MEMORY: Durability.MEMORY,
@@ -39,9 +40,9 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
     name = fields.project(request.project)
     request_id, publisher = request.request_id, request.publisher or origin.identity
     if request_id:
-        fields.match_name(fields.REQUEST_ID, request_id, "request_id")
+        fields.request_id(request_id)
     if publisher:
-        fields.match_name(fields.PUBLISHER, publisher, "publisher")
+        fields.publisher(publisher)
     durability = request.durability
     if durability not in _DURABILITIES:
         raise invalid_field("durability", f"{durability} is no Durability")
@@ -58,9 +59,7 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
     return Append(name, events, request_id, _DURABILITIES[durability], publisher, origin)
 
 
-def _new_event(
-    event: event_service_pb2.NewEvent, index: int, publisher: str, limits: Limits
-) -> NewEvent:
+def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -> NewEvent:
     try:
         return _checked_event(event, publisher, limits)
     except ContexError as error:
@@ -69,7 +68,7 @@ def _new_event(
         raise ContexError(error.reason, message, metadata=error.metadata, field=field) from None
 
 
-def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Limits) -> NewEvent:
+def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEvent:
     key, kind, payload = event.data_key, event.event_type, event.payload
     content_type, description, tombstone = event.content_type, event.description, event.tombstone
     if kind:
@@ -80,9 +79,9 @@ def _checked_event(event: event_service_pb2.NewEvent, publisher: str, limits: Li
                 "publish data, set tombstone to delete",
                 field="event_type",
             )
-        fields.match_name(fields.EVENT_TYPE, kind, "event_type")
+        fields.event_type(kind)
     if key or not kind:
-        fields.match_name(fields.DATA_KEY, key, "data_key")
+        fields.data_key(key)
     if len(payload) > limits.payload_bytes:
         raise _too_large("payload", len(payload), limits.payload_bytes)
     if content_type and (

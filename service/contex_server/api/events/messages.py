@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contex.v1 import error_reason_pb2, event_pb2, event_service_pb2
+from contex.v1 import error_reason_pb2, event_pb2
+from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.shared import wire
 from contex_server.events.feed import Chunk
@@ -12,12 +13,12 @@ from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Appended
 
 
-def published_message(appended: Appended) -> event_service_pb2.PublishResponse:
+def published_message(appended: Appended) -> pb.PublishResponse:
     """Where a publish went."""
     first = appended.first
-    return event_service_pb2.PublishResponse(
+    return pb.PublishResponse(
         receipts=[
-            event_service_pb2.Receipt(sequence=f"{first.ms}-{first.n + i}", revision=revision)
+            pb.Receipt(sequence=f"{first.ms}-{first.n + i}", revision=revision)
             for i, revision in enumerate(appended.revisions)
         ],
         durability=event_pb2.Durability.ValueType(appended.durability),
@@ -25,10 +26,10 @@ def published_message(appended: Appended) -> event_service_pb2.PublishResponse:
     )
 
 
-def refusal_message(error: ContexError) -> event_service_pb2.Refusal:
+def refusal_message(error: ContexError) -> pb.Refusal:
     """An error as the answer to one batch of a stream that goes on."""
     reason = error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason.value}")
-    return event_service_pb2.Refusal(
+    return pb.Refusal(
         code=code_of(error.reason),
         reason=reason,
         message=error.message,

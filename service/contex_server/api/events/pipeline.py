@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from contex.v1 import event_service_pb2
+from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.events import checks, messages
 from contex_server.events.publisher import Publisher
@@ -38,7 +38,7 @@ class _End:
 
 
 async def publish_all(
-    requests: AsyncIterator[event_service_pb2.PublishStreamRequest],
+    requests: AsyncIterator[pb.PublishStreamRequest],
     call: Call,
     publisher: Publisher,
     limits: Limits,
@@ -60,7 +60,7 @@ async def publish_all(
         tasks.add(task)
         return task
 
-    async def prepare(request: event_service_pb2.PublishStreamRequest) -> Append:
+    async def prepare(request: pb.PublishStreamRequest) -> Append:
         return await publisher.prepare(checks.publish(request, call.origin, limits))
 
     async def append(prepared: asyncio.Task[Append]) -> Appended:
@@ -98,7 +98,7 @@ async def publish_all(
     start(append_all())
     try:
         while isinstance(batch := await outbox.get(), _Batch):
-            response = event_service_pb2.PublishStreamResponse(request_id=batch.request_id)
+            response = pb.PublishStreamResponse(request_id=batch.request_id)
             try:
                 response.published.CopyFrom(messages.published_message(await batch.task))
             except ContexError as error:

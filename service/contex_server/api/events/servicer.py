@@ -6,18 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
-from contex.v1 import event_service_pb2
+from contex.v1 import event_service_pb2 as pb
 
-from contex_server.api.events import checks, messages, ranges
+from contex_server.api.events import checks, messages
 from contex_server.api.events.pipeline import publish_all
-from contex_server.api.shared import fields, wire
+from contex_server.api.shared import fields, ranges, wire
 from contex_server.api.shared.cursors import Token, decode_position, encode_position
-from contex_server.api.shared.ranges import log_range
-from contex_server.audit.writer import AuditWriter
 from contex_server.events.feed import Delivery
-from contex_server.events.hub import Hub
-from contex_server.events.presence import Presence
-from contex_server.events.publisher import Publisher
 from contex_server.events.stream import StreamLimits, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
@@ -26,81 +21,58 @@ from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import event_not_found, shutting_down
 from contex_server.kernel.model import Entry, EventFilter
 from contex_server.log.pages import pages
-from contex_server.log.port import EventLog
+from contex_server.rooms import Rooms
 
 
 class EventServicer:
     """See `protos/contex/v1/event_service.proto`."""
 
-    SERVICE = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+    SERVICE = pb.DESCRIPTOR.services_by_name["EventService"]
 
-    def __init__(
-        self,
-        settings: Settings,
-        log: EventLog,
-        publisher: Publisher,
-        hub: Hub,
-        audit: AuditWriter,
-        presence: Presence,
-        drain: Drain,
-    ) -> None:
+    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
         self._settings = settings
         self._limits = settings.limits
-        self._log = log
-        self._publisher = publisher
-        self._hub = hub
-        self._audit = audit
-        self._presence = presence
+        self._stream_limits = StreamLimits(settings.message_bytes, settings.replay_page_events)
+        self._log = rooms.storage.log
+        self._publisher = rooms.events.publisher
+        self._hub = rooms.events.hub
+        self._presence = rooms.events.presence
+        self._audit = rooms.audit.writer
         self._drain = drain
 
-    async def publish(
-        self, request: event_service_pb2.PublishRequest, call: Call
-    ) -> event_service_pb2.PublishResponse:
-        """Publish."""
+    async def publish(self, request: pb.PublishRequest, call: Call) -> pb.PublishResponse:
         prepared = await self._publisher.prepare(checks.publish(request, call.origin, self._limits))
         return messages.published_message(await self._publisher.append(prepared))
 
     async def publish_stream(
-        self, requests: AsyncIterator[event_service_pb2.PublishStreamRequest], call: Call
+        self, requests: AsyncIterator[pb.PublishStreamRequest], call: Call
     ) -> None:
-        """PublishStream."""
         await publish_all(requests, call, self._publisher, self._limits, self._drain)
 
-    async def get_event(
-        self, request: event_service_pb2.GetEventRequest, call: Call
-    ) -> event_service_pb2.GetEventResponse:
-        """GetEvent."""
+    async def get_event(self, request: pb.GetEventRequest, call: Call) -> pb.GetEventResponse:
         project = fields.project(request.project)
         sequence = fields.sequence(request.sequence, "sequence")
         (entry,) = await self._log.get(project, [sequence])
         if entry is None or not _passes(EventFilter(scope=call.scope), entry):
             raise event_not_found(project, sequence)
-        return event_service_pb2.GetEventResponse(event=wire.event_message(entry))
+        return pb.GetEventResponse(event=wire.event_message(entry))
 
-    async def list_events(
-        self, request: event_service_pb2.ListEventsRequest, call: Call
-    ) -> event_service_pb2.ListEventsResponse:
-        """ListEvents."""
+    async def list_events(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
         project = fields.project(request.project)
         wanted = fields.event_filter(request.filter, self._limits, call.scope)
         backwards = fields.is_backwards(request.order)
         size = fields.page_size(request.page_size, self._limits)
-        after, until, bounds = await log_range(self._log, project, request)
+        after, until, bounds = await ranges.log_range(self._log, project, request)
         token = Token.EVENTS_PAGE
         if request.page_token:
             resume = decode_position(token, project, request.page_token, "page_token")
             after, until = ranges.remaining(bounds, after, until, resume, backwards=backwards)
-        response = event_service_pb2.ListEventsResponse()
+        response = pb.ListEventsResponse()
         scanned = held = 0
+        # How much of a page passes a filter is unknown; without a filter all of it does.
+        most = size if wanted.is_open else self._settings.replay_page_events
         source = pages(
-            self._log,
-            project,
-            after,
-            until,
-            backwards=backwards,
-            # How much of a page passes a filter is unknown; without a filter all of it does.
-            max_events=size if wanted.is_open else self._settings.replay_page_events,
-            wanted=wanted,
+            self._log, project, after, until, backwards=backwards, max_events=most, wanted=wanted
         )
         async with aclosing(source):
             async for page in source:
@@ -118,12 +90,11 @@ class EventServicer:
                         held += len(entry.body)
         return response
 
-    async def replay(self, request: event_service_pb2.ReplayRequest, call: Call) -> None:
-        """Replay."""
+    async def replay(self, request: pb.ReplayRequest, call: Call) -> None:
         project = fields.project(request.project)
         wanted = fields.event_filter(request.filter, self._limits, call.scope)
         backwards = fields.is_backwards(request.order)
-        after, until, bounds = await log_range(self._log, project, request)
+        after, until, bounds = await ranges.log_range(self._log, project, request)
         # A cursor of one direction resumes nothing in the other.
         token = Token.BACKWARDS if backwards else Token.CURSOR
         if request.cursor:
@@ -133,14 +104,9 @@ class EventServicer:
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
+        most = self._settings.replay_page_events
         source = pages(
-            self._log,
-            project,
-            after,
-            until,
-            backwards=backwards,
-            max_events=self._settings.replay_page_events,
-            wanted=wanted,
+            self._log, project, after, until, backwards=backwards, max_events=most, wanted=wanted
         )
         try:
             async with aclosing(source):
@@ -148,25 +114,26 @@ class EventServicer:
                     for entries in self._batches(wanted, page.entries):
                         batch = wire.batch_bytes(entries)
                         position = entries[-1].sequence
-                        await call.write(wire.events_response(project, batch, position, token))
+                        await call.write(
+                            wire.response(project, wire.RESPONSE_EVENTS, batch, position, token)
+                        )
                         last = loop.time()
                         count += len(entries)
                     if page.entries and loop.time() - last >= checkpoint_s:
                         position = page.entries[-1].sequence
-                        await call.write(wire.checkpoint_response(project, position, token))
+                        await call.write(
+                            wire.response(project, wire.RESPONSE_CHECKPOINT, b"", position, token)
+                        )
                         last = loop.time()
                     if self._drain.started and not page.last:
                         raise shutting_down()
         finally:
             self._audit.exported(project, call.origin, call.method, count)
 
-    async def subscribe(self, request: event_service_pb2.SubscribeRequest, call: Call) -> None:
-        """Subscribe."""
+    async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> None:
         project = fields.project(request.project)
         wanted = fields.event_filter(request.filter, self._limits, call.scope)
-        heartbeat_s = fields.heartbeat_s(
-            request.heartbeat_interval_ms, self._settings.heartbeat_interval_ms, self._limits
-        )
+        heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
         position = end = await ranges.start_of(self._log, project, request)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
@@ -181,9 +148,7 @@ class EventServicer:
                 select,
                 position,
                 heartbeat_s=heartbeat_s,
-                limits=StreamLimits(
-                    self._settings.message_bytes, self._settings.replay_page_events
-                ),
+                limits=self._stream_limits,
                 drain=self._drain,
                 wanted=wanted,
             )

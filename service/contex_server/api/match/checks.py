@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 
-from contex.v1 import agent_service_pb2, match_service_pb2
+from contex.v1 import agent_service_pb2 as agent_pb
+from contex.v1 import match_service_pb2 as pb
 
 from contex_server.agents.registry import NeedSpec
 from contex_server.api.shared import fields
@@ -16,17 +17,13 @@ from contex_server.matching.context import ContextFormat
 from contex_server.matching.delta import parse_pointer
 
 DEFAULT_MAX_MATCHES = 10
-MatchLike = (
-    match_service_pb2.MatchRequest
-    | match_service_pb2.ExplainRequest
-    | match_service_pb2.BacktestRequest
-)
-RegisterLike = agent_service_pb2.RegisterAgentRequest | agent_service_pb2.UpdateAgentRequest
-BudgetLike = RegisterLike | match_service_pb2.MatchRequest
+MatchLike = pb.MatchRequest | pb.ExplainRequest | pb.BacktestRequest
+RegisterLike = agent_pb.RegisterAgentRequest | agent_pb.UpdateAgentRequest
+BudgetLike = RegisterLike | pb.MatchRequest
 
 
 def need_specs(
-    specs: SequenceOf[agent_service_pb2.Need], field: str, limits: Limits
+    specs: SequenceOf[agent_pb.Need], field: str, limits: Limits
 ) -> tuple[NeedSpec, ...]:
     """Needs with thresholds, maxima and exclusions of their own; at least one."""
     fields.check_count(field, len(specs), limits.needs_per_agent, at_least=1)
@@ -34,9 +31,7 @@ def need_specs(
     for index, spec in enumerate(specs):
         name = f"{field}[{index}]"
         need(spec.text, f"{name}.text", limits)
-        lowest = own_max = None
-        if spec.HasField("threshold"):
-            lowest = _threshold(spec.threshold, f"{name}.threshold")
+        lowest, own_max = threshold(spec, f"{name}.threshold"), None
         if spec.HasField("max_matches"):
             own_max = max_matches(spec.max_matches, limits, f"{name}.max_matches")
         globs = fields.data_keys(spec.exclude_data_keys, f"{name}.exclude_data_keys", limits)
@@ -44,7 +39,7 @@ def need_specs(
     return tuple(found)
 
 
-def min_delta(message: agent_service_pb2.MinDelta, limits: Limits) -> MinDelta | None:
+def min_delta(message: agent_pb.MinDelta, limits: Limits) -> MinDelta | None:
     """Which updates are pushed; None: all."""
     pointers = message.json_pointers
     fields.check_count("min_delta.json_pointers", len(pointers), limits.json_pointers)
@@ -81,15 +76,15 @@ def context_format(value: int) -> ContextFormat:
         raise invalid_field("context_format", f"{value} is no ContextFormat") from None
 
 
-def threshold(request: RegisterLike | MatchLike) -> float | None:
+def threshold(
+    message: RegisterLike | MatchLike | agent_pb.Need, field: str = "threshold"
+) -> float | None:
     """The lowest score that matches, if it is given."""
-    return _threshold(request.threshold, "threshold") if request.HasField("threshold") else None
-
-
-def _threshold(value: float, field: str) -> float:
-    if not 0 < value <= 1:
-        raise invalid_field(field, f"must be above 0 and at most 1, not {value}")
-    return value
+    if not message.HasField("threshold"):
+        return None
+    if not 0 < message.threshold <= 1:
+        raise invalid_field(field, f"must be above 0 and at most 1, not {message.threshold}")
+    return message.threshold
 
 
 def need(text: str, field: str, limits: Limits) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from contex.v1 import event_pb2, match_service_pb2
+from contex.v1 import event_pb2
+from contex.v1 import match_service_pb2 as pb
 
 from contex_server.api.shared import wire
 from contex_server.events.feed import Chunk, Delivery
@@ -81,9 +82,9 @@ def context_message(written: RenderedContext | None) -> event_pb2.Context | None
     )
 
 
-def answer_message(answer: MatchResult) -> match_service_pb2.MatchResponse:
+def answer_message(answer: MatchResult) -> pb.MatchResponse:
     """The data that match, and the answer written out where that was asked for."""
-    return match_service_pb2.MatchResponse(
+    return pb.MatchResponse(
         data=data_messages(answer.data),
         sequence=str(answer.sequence),
         context=context_message(answer.context),
@@ -92,27 +93,15 @@ def answer_message(answer: MatchResult) -> match_service_pb2.MatchResponse:
 
 def matched_batch_bytes(chunk: Chunk, form: ContextFormat = ContextFormat.UNSPECIFIED) -> bytes:
     """A serialised `contex.v1.MatchedEventBatch`."""
-    return b"".join(
-        field(
-            _BATCH_EVENTS,
-            b"".join(
-                (
-                    field(_MATCHED_EVENT, wire.event_bytes(delivery.entry)),
-                    *(
-                        field(_MATCHED_MATCHES, match_message(match).SerializeToString())
-                        for match in delivery.matches
-                    ),
-                    _context_field(delivery, form),
-                )
-            ),
-        )
-        for delivery in chunk.deliveries
-    )
-
-
-def _context_field(delivery: Delivery, form: ContextFormat) -> bytes:
-    text = event_context(delivery, form)
-    return field(_MATCHED_CONTEXT, text.encode()) if text else b""
+    batch: list[bytes] = []
+    for delivery in chunk.deliveries:
+        parts = [field(_MATCHED_EVENT, wire.event_bytes(delivery.entry))]
+        for match in delivery.matches:
+            parts.append(field(_MATCHED_MATCHES, match_message(match).SerializeToString()))
+        if text := event_context(delivery, form):
+            parts.append(field(_MATCHED_CONTEXT, text.encode()))
+        batch.append(field(_BATCH_EVENTS, b"".join(parts)))
+    return b"".join(batch)
 
 
 def event_context(delivery: Delivery, form: ContextFormat) -> str:
@@ -134,28 +123,26 @@ def event_context(delivery: Delivery, form: ContextFormat) -> str:
     )
 
 
-def explanation_message(explained: ExplainedMatch) -> match_service_pb2.ExplainResponse:
+def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
     """A score, taken apart."""
     explanation = explained.explanation
-    return match_service_pb2.ExplainResponse(
+    return pb.ExplainResponse(
         event=wire.event_message(explained.entry),
         match=match_message(explanation.match),
         matched=explanation.matched,
         verdict=explanation.verdict,
         contributions=[
-            match_service_pb2.Contribution(
+            pb.Contribution(
                 name=part.name, value=part.value, weight=part.weight, log_odds=part.log_odds
             )
             for part in explanation.contributions
         ],
         terms=[
-            match_service_pb2.TermHit(
-                word=term.word, stem=term.stem, weight=term.weight, hit=term.hit
-            )
+            pb.TermHit(word=term.word, stem=term.stem, weight=term.weight, hit=term.hit)
             for term in explanation.terms
         ],
         passages=[
-            match_service_pb2.PassageScore(
+            pb.PassageScore(
                 path=passage.path,
                 text=passage.text,
                 score=passage.score,
@@ -173,7 +160,7 @@ def backtest_messages(
     part: Chunk | BacktestProgress | BacktestSummary, message_bytes: int
 ) -> list[bytes]:
     """What a backtest tells, in messages of about `message_bytes`."""
-    response = match_service_pb2.BacktestResponse
+    response = pb.BacktestResponse
     match part:
         case Chunk():
             chunks = split(list(part.deliveries), part.position, message_bytes)
@@ -183,7 +170,7 @@ def backtest_messages(
                 for batch in batches
             ]
         case BacktestProgress():
-            progress = match_service_pb2.BacktestProgress(
+            progress = pb.BacktestProgress(
                 sequence=str(part.sequence),
                 events_read=part.read,
                 events_total=part.total,
@@ -191,13 +178,13 @@ def backtest_messages(
             )
             return [response(progress=progress).SerializeToString()]
         case BacktestSummary():
-            summary = match_service_pb2.BacktestSummary(
+            summary = pb.BacktestSummary(
                 events_judged=part.judged,
                 events_matched=part.matched,
                 data_keys_matched=len(part.data_keys - {""}),
                 updates_held_back=part.held_back,
                 needs=[
-                    match_service_pb2.NeedSummary(
+                    pb.NeedSummary(
                         events_matched=need.matched,
                         events_at_threshold=need.at_steps,
                         threshold=need.threshold,
@@ -208,9 +195,9 @@ def backtest_messages(
             return [response(summary=summary).SerializeToString()]
 
 
-def judgement_message(judgement: Judgement) -> match_service_pb2.ExportFeedbackResponse:
+def judgement_message(judgement: Judgement) -> pb.ExportFeedbackResponse:
     """A verdict on a match."""
-    return match_service_pb2.ExportFeedbackResponse(
+    return pb.ExportFeedbackResponse(
         sequence=str(judgement.sequence),
         time=timestamp(judgement.sequence.ms),
         agent_id=judgement.agent_id,

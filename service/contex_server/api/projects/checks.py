@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contex.v1 import event_pb2, project_service_pb2
+from contex.v1 import event_pb2
+from contex.v1 import project_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
@@ -10,7 +11,7 @@ from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.port import Bounds
 from contex_server.log.projects import Dimension
-from contex_server.projects.activity import DAY, HOUR, MINUTE, ActivityQuery, By, Total
+from contex_server.projects.activity import DAY, HOUR, MINUTE, ActivityQuery
 from contex_server.projects.retention import Retention
 from contex_server.state.moments import check_not_in_future
 
@@ -21,17 +22,17 @@ _TOP, _MAX_TOP = 10, 100
 _MAX_BUCKET_S = 366 * DAY
 _OFFSET_MINUTES = 24 * 60
 _NAME_CHARS = 1_200
-_DIMENSIONS: dict[int, By] = {
-    project_service_pb2.ACTIVITY_DIMENSION_UNSPECIFIED: Total.TOTAL,
-    project_service_pb2.ACTIVITY_DIMENSION_TOTAL: Total.TOTAL,
-    project_service_pb2.ACTIVITY_DIMENSION_DATA_KEY: Dimension.DATA_KEY,
-    project_service_pb2.ACTIVITY_DIMENSION_EVENT_TYPE: Dimension.EVENT_TYPE,
-    project_service_pb2.ACTIVITY_DIMENSION_PUBLISHER: Dimension.PUBLISHER,
-    project_service_pb2.ACTIVITY_DIMENSION_NEED: Dimension.NEED,
+_DIMENSIONS: dict[int, Dimension | None] = {
+    pb.ACTIVITY_DIMENSION_UNSPECIFIED: None,
+    pb.ACTIVITY_DIMENSION_TOTAL: None,
+    pb.ACTIVITY_DIMENSION_DATA_KEY: Dimension.DATA_KEY,
+    pb.ACTIVITY_DIMENSION_EVENT_TYPE: Dimension.EVENT_TYPE,
+    pb.ACTIVITY_DIMENSION_PUBLISHER: Dimension.PUBLISHER,
+    pb.ACTIVITY_DIMENSION_NEED: Dimension.NEED,
 }
 
 
-def retention(message: project_service_pb2.Retention) -> Retention:
+def retention(message: pb.Retention) -> Retention:
     """A retention."""
     values: dict[str, int] = {}
     for name in _LIMITED:
@@ -51,7 +52,7 @@ def reason(value: str, limits: Limits) -> str:
     return value
 
 
-def erasure(request: project_service_pb2.EraseDataRequest) -> tuple[str, str]:
+def erasure(request: pb.EraseDataRequest) -> tuple[str, str]:
     """The subject or the data key whose data are erased; the other is ""."""
     match request.WhichOneof("target"):
         case "subject":
@@ -65,14 +66,12 @@ def erasure(request: project_service_pb2.EraseDataRequest) -> tuple[str, str]:
     return target
 
 
-def activity(
-    request: project_service_pb2.GetActivityRequest, bounds: Bounds, limits: Limits
-) -> ActivityQuery:
+def activity(request: pb.GetActivityRequest, bounds: Bounds, limits: Limits) -> ActivityQuery:
     """What an activity is asked for; `bounds` fill in what the request leaves open."""
     now_ms = bounds.now_ms
-    by = _DIMENSIONS.get(request.dimension)
-    if by is None:
+    if request.dimension not in _DIMENSIONS:
         raise invalid_field("dimension", f"{request.dimension} is no ActivityDimension")
+    by = _DIMENSIONS[request.dimension]
     until_ms = _unix_ms(request.until, "until", now_ms) if request.HasField("until") else now_ms
     since_ms = max(0, until_ms - DAY * 1000)
     if bounds.first is not None and not bounds.trimmed:
@@ -89,7 +88,7 @@ def activity(
             f"must be a multiple of {unit} and at most {_MAX_BUCKET_S}, not {length}",
         )
     names = list(request.names)
-    if by is Total.TOTAL and names:
+    if by is None and names:
         raise invalid_field("names", "must be empty where all events are counted together")
     if len(names) > limits.filter_entries:
         raise invalid_field("names", f"must have at most {limits.filter_entries} entries")
@@ -104,13 +103,7 @@ def activity(
             "utc_offset_minutes", f"must be -{_OFFSET_MINUTES} to {_OFFSET_MINUTES}"
         )
     return ActivityQuery(
-        by,
-        since_ms,
-        until_ms,
-        length,
-        frozenset(names),
-        request.top or _TOP,
-        offset * MINUTE,
+        by, since_ms, until_ms, length, frozenset(names), request.top or _TOP, offset * MINUTE
     )
 
 

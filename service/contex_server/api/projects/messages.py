@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from contex.v1 import project_service_pb2
+from dataclasses import asdict
+
+from contex.v1 import project_service_pb2 as pb
 
 from contex_server.kernel.protobuf import timestamp
 from contex_server.projects.activity import Activity, Series
-from contex_server.projects.findings import VerifyProgress
 from contex_server.projects.retention import Retention
+from contex_server.projects.verification import VerifyProgress
 
 
-def retention_message(retention: Retention) -> project_service_pb2.Retention:
+def retention_message(retention: Retention) -> pb.Retention:
     """A retention."""
-    return project_service_pb2.Retention(
-        store_seconds=retention.store_seconds,
-        store_events=retention.store_events,
-        store_bytes=retention.store_bytes,
-        archive_seconds=retention.archive_seconds,
-        legal_hold=retention.legal_hold,
-    )
+    return pb.Retention(**asdict(retention))
 
 
-def activity_message(activity: Activity) -> project_service_pb2.GetActivityResponse:
+def activity_message(activity: Activity) -> pb.GetActivityResponse:
     """How many events there were, bucket by bucket."""
     buckets = activity.buckets
-    return project_service_pb2.GetActivityResponse(
+    return pb.GetActivityResponse(
         series=map(_series, activity.series),
         total=_series(activity.total),
         start_time=timestamp(buckets.start * 1000),
@@ -36,39 +32,15 @@ def activity_message(activity: Activity) -> project_service_pb2.GetActivityRespo
     )
 
 
-def _series(series: Series) -> project_service_pb2.ActivitySeries:
-    return project_service_pb2.ActivitySeries(
-        name=series.name, total=series.total, counts=series.counts
-    )
+def _series(series: Series) -> pb.ActivitySeries:
+    return pb.ActivitySeries(name=series.name, total=series.total, counts=series.counts)
 
 
 def verify_message(step: VerifyProgress) -> bytes:
     """How far a verification has come, serialised."""
-    response = project_service_pb2.VerifyProjectResponse(
-        event_count=step.events, total_count=step.total
-    )
+    response = pb.VerifyProjectResponse(event_count=step.events, total_count=step.total)
     if step.finding is not None:
-        finding = step.finding
-        response.finding.CopyFrom(
-            project_service_pb2.Finding(
-                kind=project_service_pb2.FindingKind.ValueType(finding.kind),
-                place=finding.place,
-                detail=finding.detail,
-                repairable=finding.repairable,
-                repaired=finding.repaired,
-            )
-        )
+        response.finding.CopyFrom(pb.Finding(**asdict(step.finding)))
     if step.summary is not None:
-        summary = step.summary
-        response.summary.CopyFrom(
-            project_service_pb2.VerifySummary(
-                as_of_sequence=summary.as_of,
-                event_count=summary.events,
-                segment_count=summary.segments,
-                snapshot_count=summary.snapshots,
-                data_key_count=summary.keys,
-                finding_count=summary.findings,
-                repaired_count=summary.repaired,
-            )
-        )
+        response.summary.CopyFrom(pb.VerifySummary(**asdict(step.summary)))
     return response.SerializeToString()

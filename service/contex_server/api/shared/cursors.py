@@ -4,7 +4,7 @@ Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the project,
 and the content, then the content: a position as two big-endian 64-bit integers, a text, or
 several such integers and a text.
 The checksum finds damage and mix-ups between projects. It is no protection against forgery,
-and need not be: a cursor grants nothing.
+and need not be: a cursor grants nothing. What can't be decoded is refused with CURSOR_INVALID.
 """
 
 from __future__ import annotations
@@ -48,18 +48,12 @@ def encode_position(token: Token, project: str, position: Sequence) -> str:
 
 
 def decode_position(token: Token, project: str, text: str, field: str) -> Sequence:
-    """Reads what `encode_position` wrote.
-
-    Raises:
-        ContexError: CURSOR_INVALID.
-    """
-    rest = _decode(token, project, text, field)
-    if len(rest) != _POSITION.size:
-        raise _invalid(field)
-    position = Sequence(*_POSITION.unpack(rest))
-    if position == END_OF_TIME:
+    """Reads what `encode_position` wrote."""
+    numbers, rest = decode_place(token, project, text, field, 2)
+    position = Sequence(*numbers)
+    if rest or position == END_OF_TIME:
         # Forged: there can be no event at this position, and no token is made for it.
-        raise _invalid(field)
+        raise invalid_token(field)
     return position
 
 
@@ -69,15 +63,8 @@ def encode_text(token: Token, project: str, value: str) -> str:
 
 
 def decode_text(token: Token, project: str, text: str, field: str) -> str:
-    """Reads what `encode_text` wrote.
-
-    Raises:
-        ContexError: CURSOR_INVALID.
-    """
-    try:
-        return _decode(token, project, text, field).decode()
-    except UnicodeDecodeError as error:
-        raise _invalid(field) from error
+    """Reads what `encode_text` wrote."""
+    return decode_place(token, project, text, field, 0)[1]
 
 
 def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: str = "") -> str:
@@ -88,22 +75,22 @@ def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: st
 def decode_place(
     token: Token, project: str, text: str, field: str, count: int
 ) -> tuple[tuple[int, ...], str]:
-    """Reads what `encode_place` wrote with `count` numbers.
-
-    Raises:
-        ContexError: CURSOR_INVALID.
-    """
-    rest = _decode(token, project, text, field)
+    """Reads what `encode_place` wrote with `count` numbers."""
     try:
-        numbers = struct.unpack_from(f">{count}Q", rest)
-        return numbers, rest[8 * count :].decode()
-    except (struct.error, UnicodeDecodeError) as error:
-        raise _invalid(field) from error
+        raw = base64.b64decode(text.encode() + b"=" * (-len(text) % 4), b"-_", validate=True)
+        kind, checksum = _HEAD.unpack_from(raw)
+        content = raw[_HEAD.size :]
+        if kind == token and zlib.crc32(content, _checksum_start(token, project)) == checksum:
+            return struct.unpack_from(f">{count}Q", content), content[8 * count :].decode()
+    except (binascii.Error, struct.error, UnicodeError) as error:
+        raise invalid_token(field) from error
+    raise invalid_token(field)
 
 
 def invalid_token(field: str) -> ContexError:
-    """The refusal of an intact token that does not belong to this call."""
-    return _invalid(field)
+    """The refusal of a token that is damaged, or does not belong to this call."""
+    problem = f"{field}: damaged, or made for another project or call"
+    return ContexError(Reason.CURSOR_INVALID, problem, field=field)
 
 
 @lru_cache(maxsize=1_024)
@@ -114,23 +101,3 @@ def _checksum_start(token: Token, project: str) -> int:
 def _encode(token: Token, project: str, rest: bytes) -> str:
     head = _HEAD.pack(token, zlib.crc32(rest, _checksum_start(token, project)))
     return base64.urlsafe_b64encode(head + rest).rstrip(b"=").decode()
-
-
-def _decode(token: Token, project: str, text: str, field: str) -> bytes:
-    try:
-        raw = base64.b64decode(text.encode() + b"=" * (-len(text) % 4), b"-_", validate=True)
-        kind, checksum = _HEAD.unpack_from(raw)
-    except (binascii.Error, struct.error, UnicodeError) as error:
-        raise _invalid(field) from error
-    rest = raw[_HEAD.size :]
-    if kind != token or zlib.crc32(rest, _checksum_start(token, project)) != checksum:
-        raise _invalid(field)
-    return rest
-
-
-def _invalid(field: str) -> ContexError:
-    return ContexError(
-        Reason.CURSOR_INVALID,
-        f"{field}: damaged, or made for another project or call",
-        field=field,
-    )

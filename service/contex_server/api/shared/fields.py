@@ -8,65 +8,70 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 from datetime import UTC
 
 from contex.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.kernel import names
-from contex_server.kernel.config import Limits
+from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import (
-    BEGINNING,
-    END_OF_TIME,
-    EventFilter,
-    Sequence,
-)
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.state.moments import Instant, MomentQuery
-
-_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
-DATA_KEY = re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}")
-EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-PUBLISHER = re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}")
-REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
-_GLOB = re.compile(r"[A-Za-z0-9_.:/@#$+=~%*?-]{1,256}")
-
-_LIMITS = {
-    "project": "1 to 64 characters of A-Z a-z 0-9 _ . -, a letter or digit first",
-    "agent_id": "1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, a letter or digit first",
-    "data_key": "1 to 256 characters of A-Z a-z 0-9 _ . : / @ # $ + = ~ % -",
-    "event_type": "a letter, then up to 63 characters of A-Z a-z 0-9 _ . -",
-    "publisher": "at most 128 characters of A-Z a-z 0-9 _ . : / @ + -",
-    "request_id": "at most 64 characters of A-Z a-z 0-9 _ . : -",
-}
 
 _YEARS = "must be a time between the years 1970 and 9999"
 _LAST_MS = 253_402_300_799_999
 
 
-def project(value: str) -> str:
-    """A project's name."""
-    return match_name(names.PROJECT, value, "project")
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Checks a name of one kind, and returns it."""
+
+    field: str
+    pattern: re.Pattern[str]
+    limit: str
+
+    def __call__(self, value: str, field: str = "") -> str:
+        if not self.pattern.fullmatch(value):
+            raise invalid_field(field or self.field, f"must be {self.limit}; got {short(value)}")
+        return value
 
 
-def match_project(value: str, field: str) -> str:
-    """A project's name, in a field of another name."""
-    if not names.PROJECT.fullmatch(value):
-        raise invalid_field(field, f"must be {_LIMITS['project']}; got {short(value)}")
-    return value
-
-
-def agent_id(value: str, field: str = "agent_id") -> str:
-    """An agent's id."""
-    if not _AGENT_ID.fullmatch(value):
-        raise invalid_field(field, f"must be {_LIMITS['agent_id']}; got {short(value)}")
-    return value
-
-
-def data_key(value: str) -> str:
-    """A data key."""
-    return match_name(DATA_KEY, value, "data_key")
+project = _Name(
+    "project", names.PROJECT, "1 to 64 characters of A-Z a-z 0-9 _ . -, a letter or digit first"
+)
+agent_id = _Name(
+    "agent_id",
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}"),
+    "1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, a letter or digit first",
+)
+data_key = _Name(
+    "data_key",
+    re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}"),
+    "1 to 256 characters of A-Z a-z 0-9 _ . : / @ # $ + = ~ % -",
+)
+part_of_key = _Name(
+    "", re.compile(f"(?:{data_key.pattern.pattern})?"), f"empty or {data_key.limit}"
+)
+"""Such as a prefix."""
+event_type = _Name(
+    "event_type",
+    re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}"),
+    "a letter, then up to 63 characters of A-Z a-z 0-9 _ . -",
+)
+publisher = _Name(
+    "publisher",
+    re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}"),
+    "at most 128 characters of A-Z a-z 0-9 _ . : / @ + -",
+)
+request_id = _Name(
+    "request_id",
+    re.compile(r"[A-Za-z0-9_.:-]{0,64}"),
+    "at most 64 characters of A-Z a-z 0-9 _ . : -",
+)
+_GLOB = re.compile(r"[A-Za-z0-9_.:/@#$+=~%*?-]{1,256}")
 
 
 def sequence(value: str, field: str) -> Sequence:
@@ -81,59 +86,61 @@ def event_filter(
     message: event_pb2.EventFilter, limits: Limits, scope: Scope, name: str = "filter"
 ) -> EventFilter:
     """A filter, which also keeps out what the caller may not see."""
+    limit = limits.filter_entries
+    sets = []
     for field, values, pattern in (
-        (f"{name}.event_types", message.event_types, EVENT_TYPE),
+        (f"{name}.event_types", message.event_types, event_type.pattern),
         (f"{name}.data_keys", message.data_keys, _GLOB),
-        (f"{name}.publishers", message.publishers, PUBLISHER),
+        (f"{name}.publishers", message.publishers, publisher.pattern),
     ):
-        if len(values) > limits.filter_entries:
-            raise invalid_field(
-                field, f"must have at most {limits.filter_entries} entries, not {len(values)}"
-            )
-        for index, value in enumerate(values):
-            if not pattern.fullmatch(value):
-                raise invalid_field(f"{field}[{index}]", f"{short(value)} can match nothing")
-    return EventFilter(
-        frozenset(message.event_types),
-        frozenset(message.data_keys),
-        frozenset(message.publishers),
-        scope,
-    )
+        if len(values) > limit:
+            raise invalid_field(field, f"must have at most {limit} entries, not {len(values)}")
+        sets.append(_entries(values, field, pattern))
+    types, keys, publishers = sets
+    return EventFilter(types, keys, publishers, scope)
+
+
+def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[str]:
+    """Globs over data keys."""
+    check_count(field, len(values), limits.filter_entries)
+    return _entries(values, field, _GLOB)
+
+
+def _entries(values: SequenceOf[str], field: str, pattern: re.Pattern[str]) -> frozenset[str]:
+    for index, value in enumerate(values):
+        if not pattern.fullmatch(value):
+            raise invalid_field(f"{field}[{index}]", f"{short(value)} can match nothing")
+    return frozenset(values)
 
 
 def lower_end(position: event_pb2.Position, given: bool, field: str = "since") -> Sequence:
     """`since` as an exclusive lower bound; unset: the beginning."""
-    if not given:
-        return BEGINNING
-    if position.WhichOneof("at") == "sequence":
-        return sequence(position.sequence, f"{field}.sequence")
-    return _before_instant(_instant(position, field))
+    at = moment(position, field) if given else BEGINNING
+    return at if isinstance(at, Sequence) else _before_instant(at.unix_ms)
 
 
 def upper_end(position: event_pb2.Position, given: bool, field: str = "until") -> Sequence:
     """`until` as an inclusive upper bound; unset: the end."""
-    if not given:
-        return END_OF_TIME
-    if position.WhichOneof("at") == "sequence":
-        return sequence(position.sequence, f"{field}.sequence")
-    return Sequence(_instant(position, field), 2**64 - 1)
+    at = moment(position, field) if given else END_OF_TIME
+    return at if isinstance(at, Sequence) else Sequence(at.unix_ms, END_OF_TIME.n)
+
+
+def as_of(position: event_pb2.Position, given: bool, field: str = "as_of") -> MomentQuery:
+    """The moment to ask about; None: now."""
+    return moment(position, field) if given else None
 
 
 def moment(position: event_pb2.Position, field: str) -> Sequence | Instant:
     """A moment to ask about."""
-    if position.WhichOneof("at") == "sequence":
-        return sequence(position.sequence, f"{field}.sequence")
-    return Instant(_instant(position, field))
-
-
-def _instant(position: event_pb2.Position, field: str) -> int:
     match position.WhichOneof("at"):
+        case "sequence":
+            return sequence(position.sequence, f"{field}.sequence")
         case "time":
-            return _unix_ms(position.time, f"{field}.time")
+            return Instant(_unix_ms(position.time, f"{field}.time"))
         case "unix_ms":
             if not 0 <= position.unix_ms <= _LAST_MS:
                 raise invalid_field(f"{field}.unix_ms", _YEARS)
-            return position.unix_ms
+            return Instant(position.unix_ms)
     raise invalid_field(field, "must have a sequence, a time or unix_ms")
 
 
@@ -174,55 +181,19 @@ def is_backwards(order: int) -> bool:
     return order == event_pb2.ORDER_BACKWARDS
 
 
-def heartbeat_s(interval_ms: int, default_ms: int, limits: Limits) -> float:
+def heartbeat_s(interval_ms: int, settings: Settings) -> float:
     """The heartbeat interval in seconds; 0 is the default."""
-    low, high = limits.heartbeat_ms
+    low, high = settings.limits.heartbeat_ms
     if interval_ms and not low <= interval_ms <= high:
         raise invalid_field(
             "heartbeat_interval_ms", f"must be 0 or {low} to {high}, not {interval_ms}"
         )
-    return (interval_ms or default_ms) / 1000
-
-
-def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[str]:
-    """Globs over data keys."""
-    check_count(field, len(values), limits.filter_entries)
-    for index, value in enumerate(values):
-        if not _GLOB.fullmatch(value):
-            raise invalid_field(f"{field}[{index}]", f"{short(value)} can match nothing")
-    return frozenset(values)
-
-
-def part_of_key(value: str, field: str) -> str:
-    """Part of a data key, such as a prefix."""
-    if not DATA_KEY.fullmatch(value):
-        limit = f"must be empty or {_LIMITS['data_key']}"
-        raise invalid_field(field, f"{limit}; got {short(value)}")
-    return value
-
-
-def as_of(position: event_pb2.Position, given: bool, field: str = "as_of") -> MomentQuery:
-    """The moment to ask about; None: now."""
-    return moment(position, field) if given else None
-
-
-def request_id(value: str, field: str = "request_id") -> str:
-    """An idempotency key, or ""."""
-    if not REQUEST_ID.fullmatch(value):
-        raise invalid_field(field, f"must be {_LIMITS['request_id']}; got {short(value)}")
-    return value
-
-
-def publisher(value: str, field: str) -> str:
-    """A publisher's name, or ""."""
-    if not PUBLISHER.fullmatch(value):
-        raise invalid_field(field, f"must be {_LIMITS['publisher']}; got {short(value)}")
-    return value
+    return (interval_ms or settings.heartbeat_interval_ms) / 1000
 
 
 def subject(value: str, field: str) -> str:
     """The person whose data an event holds."""
-    if not value or not PUBLISHER.fullmatch(value):
+    if not value or not publisher.pattern.fullmatch(value):
         raise invalid_field(
             field,
             "a subject must be 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -; "
@@ -236,13 +207,6 @@ def check_count(field: str, count: int, limit: int, *, at_least: int = 0) -> Non
     if not at_least <= count <= limit:
         bounds = f"{at_least} to {limit}" if at_least else f"at most {limit}"
         raise invalid_field(field, f"must hold {bounds}, not {count}")
-
-
-def match_name(pattern: re.Pattern[str], value: str, field: str) -> str:
-    """A name of one of the kinds in `_LIMITS`."""
-    if not pattern.fullmatch(value):
-        raise invalid_field(field, f"must be {_LIMITS[field]}; got {short(value)}")
-    return value
 
 
 def short(value: str) -> str:

@@ -25,7 +25,7 @@ _BATCH_EVENTS = 1 << 3 | 2
 RESPONSE_EVENTS = 1 << 3 | 2
 _RESPONSE_CAUGHT_UP = 2 << 3 | 2
 _RESPONSE_FELL_BEHIND = 3 << 3 | 2
-_RESPONSE_CHECKPOINT = 4 << 3 | 2
+RESPONSE_CHECKPOINT = 4 << 3 | 2
 _RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
@@ -34,7 +34,7 @@ RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
 _KINDS = {
     Kind.CAUGHT_UP: _RESPONSE_CAUGHT_UP,
     Kind.FELL_BEHIND: _RESPONSE_FELL_BEHIND,
-    Kind.CHECKPOINT: _RESPONSE_CHECKPOINT,
+    Kind.CHECKPOINT: RESPONSE_CHECKPOINT,
     Kind.HEARTBEAT: _RESPONSE_HEARTBEAT,
 }
 
@@ -67,16 +67,6 @@ def batch_bytes(entries: Iterable[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def events_response(project: str, batch: bytes, position: Sequence, token: Token) -> bytes:
-    """A stream response with a batch of events."""
-    return _response(project, RESPONSE_EVENTS, batch, position, token)
-
-
-def checkpoint_response(project: str, position: Sequence, token: Token) -> bytes:
-    """A stream response with a checkpoint."""
-    return _response(project, _RESPONSE_CHECKPOINT, b"", position, token)
-
-
 Render = Callable[[Chunk], tuple[int, bytes]]
 """The field of the response that a chunk goes into, and its content."""
 
@@ -90,7 +80,7 @@ def stream_response(project: str, message: Message, render: Render, form: int = 
     if chunk is not None:
         rendered = chunk.rendered.get(form)
         if rendered is None:
-            rendered = _response(project, *render(chunk), message.position, Token.CURSOR)
+            rendered = response(project, *render(chunk), message.position, Token.CURSOR)
             chunk.rendered[form] = rendered
         return rendered
     content = b""
@@ -98,10 +88,10 @@ def stream_response(project: str, message: Message, render: Render, form: int = 
         content = event_pb2.FellBehind(tail_sequence=str(message.tail)).SerializeToString()
     elif message.kind is Kind.CHECKPOINT:
         content = event_pb2.Checkpoint(final=message.final).SerializeToString()
-    return _response(project, _KINDS[message.kind], content, message.position, Token.CURSOR)
+    return response(project, _KINDS[message.kind], content, message.position, Token.CURSOR)
 
 
-def _response(project: str, kind: int, content: bytes, position: Sequence, token: Token) -> bytes:
+def response(project: str, kind: int, content: bytes, position: Sequence, token: Token) -> bytes:
     """A stream response: its content under the field `kind`, the cursor, the server's time."""
     return b"".join(
         (

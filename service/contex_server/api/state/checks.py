@@ -1,47 +1,36 @@
-"""Checks every field of the requests about states and histories against its limit."""
+"""Checks the fields of the requests about states and histories; their page tokens."""
 
 from __future__ import annotations
 
-from contex.v1 import state_service_pb2
+import zlib
+
+from contex.v1 import state_service_pb2 as pb
 
 from contex_server.api.shared import fields
+from contex_server.api.shared.cursors import Token, decode_place, encode_place, invalid_token
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.scope import Scope
 from contex_server.state.state import Selection
 
-SelectionLike = (
-    state_service_pb2.GetStateRequest
-    | state_service_pb2.StreamStateRequest
-    | state_service_pb2.DiffStatesRequest
-)
+SelectionLike = pb.GetStateRequest | pb.StreamStateRequest | pb.DiffStatesRequest
+
+Listing = pb.GetStateRequest | pb.DiffStatesRequest | pb.GetHistoryRequest
 
 
-def selection(
-    request: SelectionLike, limits: Limits, scope: Scope, *, deleted: bool = False
-) -> Selection:
+def selection(request: SelectionLike, limits: Limits, scope: Scope) -> Selection:
     """Which keys of a state are wanted, of those that the caller may see."""
-    prefix = request.prefix
-    if prefix:
-        fields.part_of_key(prefix, "prefix")
+    prefix = fields.part_of_key(request.prefix, "prefix")
     globs = fields.data_keys(request.data_keys, "data_keys", limits)
+    deleted = not isinstance(request, pb.DiffStatesRequest) and request.include_deleted
     return Selection(globs, prefix, deleted, scope)
 
 
 def is_whole(view: int) -> bool:
     """Whether whole events are wanted, and not only keys."""
-    if view not in (
-        state_service_pb2.STATE_VIEW_UNSPECIFIED,
-        state_service_pb2.STATE_VIEW_FULL,
-        state_service_pb2.STATE_VIEW_KEYS,
-    ):
+    if view not in (pb.STATE_VIEW_UNSPECIFIED, pb.STATE_VIEW_FULL, pb.STATE_VIEW_KEYS):
         raise invalid_field("view", f"{view} is no StateView")
-    return view != state_service_pb2.STATE_VIEW_KEYS
-
-
-def after_data_key(value: str) -> str:
-    """The data key to continue after, or ""."""
-    return fields.part_of_key(value, "after_data_key") if value else ""
+    return view != pb.STATE_VIEW_KEYS
 
 
 def revision(value: int) -> int:
@@ -49,3 +38,27 @@ def revision(value: int) -> int:
     if value < 1:
         raise invalid_field("revision", "must be at least 1")
     return value
+
+
+def page_token(token: Token, request: Listing, numbers: tuple[int, ...], last: str = "") -> str:
+    """A token that carries some numbers, and the key to continue after."""
+    return encode_place(token, request.project, (fingerprint(request), *numbers), last)
+
+
+def read_page_token(token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
+    """Reads what `page_token` wrote with `count` numbers for the same request."""
+    numbers, last = decode_place(
+        token, request.project, request.page_token, "page_token", count + 1
+    )
+    if numbers[0] != fingerprint(request):
+        raise invalid_token("page_token")
+    return numbers[1:], last
+
+
+def fingerprint(request: Listing) -> int:
+    """A checksum of all fields that must not change from page to page."""
+    same = type(request)()
+    same.CopyFrom(request)  # type: ignore[arg-type]
+    same.ClearField("page_token")
+    same.ClearField("page_size")
+    return zlib.crc32(same.SerializeToString(deterministic=True))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from contex.v1 import event_pb2, state_service_pb2
+from contex.v1 import event_pb2
+from contex.v1 import state_service_pb2 as pb
 
 from contex_server.api.shared import wire
 from contex_server.kernel.model import Entry
@@ -41,9 +42,7 @@ def size_of_change(change: Change, *, whole: bool) -> int:
     return size
 
 
-def fill_datum(
-    message: state_service_pb2.Datum, datum: Datum, *, omit_payload: bool = False
-) -> None:
+def fill_datum(message: pb.Datum, datum: Datum, *, omit_payload: bool = False) -> None:
     """A datum at a moment. (Filling in place spares two copies of the event.)"""
     state = datum.state
     message.data_key = state.data_key
@@ -57,16 +56,16 @@ def fill_datum(
 
 
 def fill_change(
-    message: state_service_pb2.Change, change: Change, *, whole: bool, omit_payload: bool = False
+    message: pb.Change, change: Change, *, whole: bool, omit_payload: bool = False
 ) -> None:
     """A datum that differs."""
     message.data_key = change.data_key
     if change.before is None:
-        message.kind = state_service_pb2.CHANGE_KIND_ADDED
+        message.kind = pb.CHANGE_KIND_ADDED
     elif change.after is None:
-        message.kind = state_service_pb2.CHANGE_KIND_REMOVED
+        message.kind = pb.CHANGE_KIND_REMOVED
     else:
-        message.kind = state_service_pb2.CHANGE_KIND_CHANGED
+        message.kind = pb.CHANGE_KIND_CHANGED
     for side, datum in ((message.before, change.before), (message.after, change.after)):
         if datum is not None:
             fill_datum(side, datum if whole else Datum(datum.state), omit_payload=omit_payload)
@@ -75,11 +74,7 @@ def fill_change(
 
 
 def fill_revision(
-    message: state_service_pb2.Revision,
-    revision: Revision,
-    *,
-    payload: bool = True,
-    omitted: bool = False,
+    message: pb.Revision, revision: Revision, *, payload: bool = True, omitted: bool = False
 ) -> None:
     """An event in a history; `omitted` if its payload had to be left out."""
     _fill_event(message.event, revision.entry, payload=payload and not omitted)
@@ -89,14 +84,14 @@ def fill_revision(
     message.payload_omitted = omitted
 
 
-def _fill_patch(message: state_service_pb2.Patch, patch: Patch) -> None:
+def _fill_patch(message: pb.Patch, patch: Patch) -> None:
     message.SetInParent()
     if patch.json_patch:
         message.json_patch = patch.json_patch
     elif patch.unified_diff:
         message.unified_diff = patch.unified_diff
     elif patch.omitted:
-        message.omitted = state_service_pb2.PatchOmitted.ValueType(patch.omitted)
+        message.omitted = pb.PatchOmitted.ValueType(patch.omitted)
 
 
 def _fill_event(message: event_pb2.Event, entry: Entry, *, payload: bool) -> None:
@@ -105,15 +100,13 @@ def _fill_event(message: event_pb2.Event, entry: Entry, *, payload: bool) -> Non
         message.ClearField("payload")
 
 
-def part_messages(
-    parts: Iterable[BlamedPart], max_bytes: int
-) -> tuple[list[state_service_pb2.BlamedPart], bool]:
+def part_messages(parts: Iterable[BlamedPart], max_bytes: int) -> tuple[list[pb.BlamedPart], bool]:
     """The parts of a datum, and whether all of them fit."""
-    found: list[state_service_pb2.BlamedPart] = []
+    found: list[pb.BlamedPart] = []
     held = 0
     for part in parts:
         event = part.event
-        message = state_service_pb2.BlamedPart(
+        message = pb.BlamedPart(
             path=part.path,
             value=part.value,
             sequence=str(event.sequence),

@@ -9,24 +9,22 @@ from contextlib import aclosing
 from itertools import islice
 from typing import TypeVar
 
-from contex.v1 import state_service_pb2
+from contex.v1 import state_service_pb2 as pb
 
 from contex_server.api.shared import fields, wire
 from contex_server.api.shared.cursors import Token, invalid_token
-from contex_server.api.state import checks, messages, tokens
-from contex_server.audit.writer import AuditWriter
+from contex_server.api.state import checks, messages
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
 from contex_server.kernel.model import KeyState, Sequence
 from contex_server.kernel.scope import Scope
-from contex_server.log.port import EventLog
+from contex_server.rooms import Rooms
 from contex_server.state.diff import Datum, count_changes, data_of, read_changes
 from contex_server.state.fold import RecentEntries
-from contex_server.state.history import HistoryReader, data_key_not_found
+from contex_server.state.history import data_key_not_found
 from contex_server.state.moments import Moment, resolve_moment
-from contex_server.state.reader import StateReader
 from contex_server.state.state import State, changed_keys
 
 T = TypeVar("T")
@@ -38,40 +36,25 @@ _INLINE_KEYS = 10_000
 class StateServicer:
     """See `protos/contex/v1/state_service.proto`."""
 
-    SERVICE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
+    SERVICE = pb.DESCRIPTOR.services_by_name["StateService"]
 
-    def __init__(
-        self,
-        settings: Settings,
-        log: EventLog,
-        states: StateReader,
-        history: HistoryReader,
-        audit: AuditWriter,
-        drain: Drain,
-    ) -> None:
+    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
         self._limits = settings.limits
         self._message_bytes = settings.message_bytes
-        self._log = log
-        self._states = states
-        self._history = history
-        self._audit = audit
+        self._log = rooms.storage.log
+        self._states = rooms.state.reader
+        self._history = rooms.state.history
+        self._audit = rooms.audit.writer
         self._drain = drain
 
-    # -- states ------------------------------------------------------------------
-
-    async def get_state(
-        self, request: state_service_pb2.GetStateRequest, call: Call
-    ) -> state_service_pb2.GetStateResponse:
-        """GetState."""
+    async def get_state(self, request: pb.GetStateRequest, call: Call) -> pb.GetStateResponse:
         project = fields.project(request.project)
-        wanted = checks.selection(
-            request, self._limits, call.scope, deleted=request.include_deleted
-        )
+        wanted = checks.selection(request, self._limits, call.scope)
         whole = checks.is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         if request.page_token:
-            (ms, n, unix_ms, count), after = tokens.decode(Token.STATE_PAGE, request, 4)
+            (ms, n, unix_ms, count), after = checks.read_page_token(Token.STATE_PAGE, request, 4)
             moment = Moment(Sequence(ms, n), unix_ms)
             state = await self._again(project, moment)
             recent = None
@@ -80,9 +63,7 @@ class StateServicer:
             moment, state = await self._states.read(project, asked, recent)
             count, after = await _searched(state, lambda: state.count(wanted)), ""
         keys = await _searched(state, lambda: list(islice(state.select(wanted, after), size + 1)))
-        response = state_service_pb2.GetStateResponse(
-            as_of=messages.moment_message(moment), data_count=count
-        )
+        response = pb.GetStateResponse(as_of=messages.moment_message(moment), data_count=count)
         held = 0
         data = data_of(self._log, project, state, keys[:size], recent, events=whole)
         async with aclosing(data):
@@ -95,17 +76,14 @@ class StateServicer:
         if len(response.data) < len(keys):
             numbers = (*moment.sequence, moment.unix_ms, count)
             last = response.data[-1].data_key
-            response.next_page_token = tokens.encode(Token.STATE_PAGE, request, numbers, last)
+            response.next_page_token = checks.page_token(Token.STATE_PAGE, request, numbers, last)
         return response
 
-    async def stream_state(self, request: state_service_pb2.StreamStateRequest, call: Call) -> None:
-        """StreamState."""
+    async def stream_state(self, request: pb.StreamStateRequest, call: Call) -> None:
         project = fields.project(request.project)
-        wanted = checks.selection(
-            request, self._limits, call.scope, deleted=request.include_deleted
-        )
+        wanted = checks.selection(request, self._limits, call.scope)
         whole = checks.is_whole(request.view)
-        after = checks.after_data_key(request.after_data_key)
+        after = fields.part_of_key(request.after_data_key, "after_data_key")
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         recent = RecentEntries() if whole else None
         moment, state = await self._states.read(project, asked, recent)
@@ -113,7 +91,7 @@ class StateServicer:
         keys = await _searched(state, lambda: list(state.select(wanted, after)))
 
         def message(data: Iterable[Datum]) -> bytes:
-            response = state_service_pb2.StreamStateResponse(
+            response = pb.StreamStateResponse(
                 as_of=messages.moment_message(moment), data_count=count
             )
             for datum in data:
@@ -141,10 +119,7 @@ class StateServicer:
         finally:
             self._audit.exported(project, call.origin, call.method, written)
 
-    async def diff_states(
-        self, request: state_service_pb2.DiffStatesRequest, call: Call
-    ) -> state_service_pb2.DiffStatesResponse:
-        """DiffStates."""
+    async def diff_states(self, request: pb.DiffStatesRequest, call: Call) -> pb.DiffStatesResponse:
         project = fields.project(request.project)
         wanted = checks.selection(request, self._limits, call.scope)
         whole = checks.is_whole(request.view)
@@ -153,7 +128,7 @@ class StateServicer:
         target_asked = fields.as_of(request.target, request.HasField("target"), "target")
         after = ""
         if request.page_token:
-            numbers, after = tokens.decode(Token.DIFF_PAGE, request, 6)
+            numbers, after = checks.read_page_token(Token.DIFF_PAGE, request, 6)
             base_moment = Moment(Sequence(*numbers[:2]), numbers[2])
             target_moment = Moment(Sequence(*numbers[3:5]), numbers[5])
             base = await self._again(project, base_moment)
@@ -165,7 +140,7 @@ class StateServicer:
         keys = await _searched(larger, lambda: changed_keys(base, target, wanted))
         counts = count_changes(base, target, keys)
         page = keys[bisect_right(keys, after) :][: size + 1]
-        response = state_service_pb2.DiffStatesResponse(
+        response = pb.DiffStatesResponse(
             base=messages.moment_message(base_moment),
             target=messages.moment_message(target_moment),
             added_count=counts.added,
@@ -173,14 +148,9 @@ class StateServicer:
             changed_count=counts.changed,
         )
         held = 0
+        patches = not request.omit_patches
         found = read_changes(
-            self._log,
-            project,
-            base,
-            target,
-            page[:size],
-            events=whole,
-            patches=not request.omit_patches,
+            self._log, project, base, target, page[:size], events=whole, patches=patches
         )
         async with aclosing(found):
             async for change in found:
@@ -197,67 +167,54 @@ class StateServicer:
                 target_moment.unix_ms,
             )
             last = response.changes[-1].data_key
-            response.next_page_token = tokens.encode(Token.DIFF_PAGE, request, numbers, last)
+            response.next_page_token = checks.page_token(Token.DIFF_PAGE, request, numbers, last)
         return response
 
-    # -- histories ---------------------------------------------------------------
-
-    async def get_history(
-        self, request: state_service_pb2.GetHistoryRequest, call: Call
-    ) -> state_service_pb2.GetHistoryResponse:
-        """GetHistory."""
+    async def get_history(self, request: pb.GetHistoryRequest, call: Call) -> pb.GetHistoryResponse:
         project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         size = fields.page_size(request.page_size, self._limits)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
         if request.page_token:
-            numbers, _ = tokens.decode(Token.HISTORY_PAGE, request, 5)
+            numbers, _ = checks.read_page_token(Token.HISTORY_PAGE, request, 5)
             moment, start = Moment(Sequence(*numbers[:2]), numbers[2]), Sequence(*numbers[3:])
         else:
             moment = await resolve_moment(self._log, project, asked)
             start = (await self._key_at(project, data_key, moment, call.scope)).sequence
-        payloads = not request.omit_payloads
+        patches, payloads = not request.omit_patches, not request.omit_payloads
+        most = self._limits.page_bytes
         page = await self._history.page(
-            project,
-            start,
-            size,
-            patches=not request.omit_patches,
-            payloads=payloads,
-            max_bytes=self._limits.page_bytes,
+            project, start, size, patches=patches, payloads=payloads, max_bytes=most
         )
-        response = state_service_pb2.GetHistoryResponse(
+        response = pb.GetHistoryResponse(
             as_of=messages.moment_message(moment), trimmed=page.trimmed
         )
         for revision in page.revisions:
             # The first may be larger than a page on its own.
             size_bytes = len(revision.entry.body) + revision.patch_bytes
-            omitted = payloads and size_bytes > self._limits.page_bytes
+            omitted = payloads and size_bytes > most
             messages.fill_revision(
                 response.revisions.add(), revision, payload=payloads, omitted=omitted
             )
         if page.next is not None:
             numbers = (*moment.sequence, moment.unix_ms, *page.next)
-            response.next_page_token = tokens.encode(Token.HISTORY_PAGE, request, numbers)
+            response.next_page_token = checks.page_token(Token.HISTORY_PAGE, request, numbers)
         return response
 
     async def get_revision(
-        self, request: state_service_pb2.GetRevisionRequest, call: Call
-    ) -> state_service_pb2.GetRevisionResponse:
-        """GetRevision."""
+        self, request: pb.GetRevisionRequest, call: Call
+    ) -> pb.GetRevisionResponse:
         revision = await self._history.revision(
             fields.project(request.project),
             fields.data_key(request.data_key),
             checks.revision(request.revision),
             call.scope,
         )
-        response = state_service_pb2.GetRevisionResponse()
+        response = pb.GetRevisionResponse()
         messages.fill_revision(response.revision, revision)
         return response
 
-    async def get_blame(
-        self, request: state_service_pb2.GetBlameRequest, call: Call
-    ) -> state_service_pb2.GetBlameResponse:
-        """GetBlame."""
+    async def get_blame(self, request: pb.GetBlameRequest, call: Call) -> pb.GetBlameResponse:
         project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         asked = fields.as_of(request.as_of, request.HasField("as_of"))
@@ -267,14 +224,12 @@ class StateServicer:
             raise data_key_not_found(project, data_key, moment.sequence)
         blamed = await self._history.blame(project, latest.sequence)
         parts, whole = messages.part_messages(blamed.parts, self._limits.page_bytes)
-        return state_service_pb2.GetBlameResponse(
+        return pb.GetBlameResponse(
             event=wire.event_message(blamed.newest.entry),
             parts=parts,
             as_of=messages.moment_message(moment),
             truncated=blamed.truncated or not whole,
         )
-
-    # -- what they share ---------------------------------------------------------
 
     async def _key_at(self, project: str, data_key: str, moment: Moment, scope: Scope) -> KeyState:
         latest = await self._states.key_at(project, data_key, moment.sequence, scope)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import orjson
-from contex.v1 import transfer_service_pb2
+from contex.v1 import transfer_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_text
@@ -27,13 +27,10 @@ _REPLACEMENT_BYTES = 4_096
 _COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
 
 
-def export(
-    request: transfer_service_pb2.ExportRequest, limits: Limits, scope: Scope
-) -> ExportRequest:
+def export(request: pb.ExportRequest, limits: Limits, scope: Scope) -> ExportRequest:
     """An export of what the caller may see."""
     project = fields.project(request.project)
-    found = _format(request.format, "format", default=FileFormat.NATIVE)
-    assert found is not None
+    found = _format(request.format, "format") or FileFormat.NATIVE
     if found is FileFormat.LEGACY_JSON:
         raise invalid_field("format", "LEGACY_JSON is imported only")
     if request.compress and found not in _COMPRESSIBLE:
@@ -59,13 +56,13 @@ def export(
     )
 
 
-def start(message: transfer_service_pb2.ImportStart, limits: Limits) -> ImportRequest:
+def start(message: pb.ImportStart, limits: Limits) -> ImportRequest:
     """An import."""
-    project = fields.match_project(message.project, "start.project")
+    project = fields.project(message.project, "start.project")
     if message.mode not in (0, *ImportMode):
         raise invalid_field("start.mode", f"{message.mode} is no ImportMode")
     mode = ImportMode(message.mode or ImportMode.EXACT)
-    found = _format(message.format, "start.format", default=None)
+    found = _format(message.format, "start.format")
     if found is FileFormat.PARQUET:
         raise invalid_field("start.format", "PARQUET is exported only")
     if found is FileFormat.LEGACY_JSON and mode is ImportMode.EXACT:
@@ -98,34 +95,29 @@ def data(value: bytes) -> bytes:
     return value
 
 
-def _format(value: int, field: str, *, default: FileFormat | None) -> FileFormat | None:
-    if not value:
-        return default
-    if value not in set(FileFormat):
+def _format(value: int, field: str) -> FileFormat | None:
+    if value not in (0, *FileFormat):
         raise invalid_field(field, f"{value} is no ExportFormat")
-    return FileFormat(value)
+    return FileFormat(value) if value else None
 
 
-def _mapping(message: transfer_service_pb2.KeyMapping, field: str) -> KeyMapping:
-    fields.part_of_key(message.from_prefix, f"{field}.from_prefix")
-    if message.to_prefix:
-        fields.part_of_key(message.to_prefix, f"{field}.to_prefix")
-    return KeyMapping(message.from_prefix, message.to_prefix)
+def _mapping(message: pb.KeyMapping, field: str) -> KeyMapping:
+    return KeyMapping(
+        fields.data_key(message.from_prefix, f"{field}.from_prefix"),
+        fields.part_of_key(message.to_prefix, f"{field}.to_prefix"),
+    )
 
 
-def _redaction(message: transfer_service_pb2.Redaction, field: str, limits: Limits) -> Redaction:
+def _redaction(message: pb.Redaction, field: str, limits: Limits) -> Redaction:
     keys = fields.data_keys(message.data_keys, f"{field}.data_keys", limits)
-    pointer = message.json_pointer
-    if not 1 <= len(pointer) <= limits.json_pointer_chars:
-        raise invalid_field(
-            f"{field}.json_pointer", f"must have 1 to {limits.json_pointer_chars} characters"
-        )
+    pointer, most = message.json_pointer, limits.json_pointer_chars
+    if not 1 <= len(pointer) <= most:
+        raise invalid_field(f"{field}.json_pointer", f"must have 1 to {most} characters")
     try:
         path = tuple(parse_pointer(pointer))
     except ValueError as error:
-        raise invalid_field(
-            f"{field}.json_pointer", f"must be a JSON pointer (RFC 6901): {error}"
-        ) from None
+        problem = f"must be a JSON pointer (RFC 6901): {error}"
+        raise invalid_field(f"{field}.json_pointer", problem) from None
     if message.action not in (0, *RedactionAction):
         raise invalid_field(f"{field}.action", f"{message.action} is no RedactionAction")
     action = RedactionAction(message.action or RedactionAction.REMOVE)
@@ -134,9 +126,8 @@ def _redaction(message: transfer_service_pb2.Redaction, field: str, limits: Limi
         raise invalid_field(f"{field}.replacement", "goes with REPLACE, and only with that")
     if message.replacement:
         if len(message.replacement) > _REPLACEMENT_BYTES:
-            raise invalid_field(
-                f"{field}.replacement", f"must have at most {_REPLACEMENT_BYTES} bytes"
-            )
+            problem = f"must have at most {_REPLACEMENT_BYTES} bytes"
+            raise invalid_field(f"{field}.replacement", problem)
         try:
             replacement = orjson.loads(message.replacement)
         except ValueError:

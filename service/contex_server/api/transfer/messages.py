@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contex.v1 import transfer_service_pb2
+from contex.v1 import transfer_service_pb2 as pb
 
 from contex_server.api.shared.cursors import Token, encode_text
 from contex_server.transfer.exporter import ExportChunk
@@ -13,14 +13,14 @@ MESSAGE_BYTES = 1024 * 1024
 """Bytes of a file in one message, of an export or an import."""
 
 
-def export_messages(project: str, piece: ExportChunk) -> list[transfer_service_pb2.ExportResponse]:
+def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportResponse]:
     """A piece of the file, cut into messages; the last one says how far the export is."""
     found = []
     data = piece.data
     for start in range(0, len(data) or 1, MESSAGE_BYTES):
         part = data[start : start + MESSAGE_BYTES]
         found.append(
-            transfer_service_pb2.ExportResponse(
+            pb.ExportResponse(
                 data=part,
                 event_count=piece.events,
                 byte_count=piece.bytes - len(data) + start + len(part),
@@ -34,7 +34,7 @@ def export_messages(project: str, piece: ExportChunk) -> list[transfer_service_p
     if piece.summary is not None:
         summary = piece.summary
         last.summary.CopyFrom(
-            transfer_service_pb2.ExportSummary(
+            pb.ExportSummary(
                 cut_sequence=summary.cut,
                 first_sequence=summary.first,
                 last_sequence=summary.last,
@@ -49,16 +49,16 @@ def export_messages(project: str, piece: ExportChunk) -> list[transfer_service_p
 
 def progress_message(started: Import, report: ImportReport | None = None) -> bytes:
     """How far an import is, and what came of it once it has finished, serialised."""
-    response = transfer_service_pb2.ImportResponse(
+    response = pb.ImportResponse(
         resume_offset=started.resume_offset,
         byte_count=started.byte_count,
         event_count=started.report.read,
     )
     if report is not None:
         response.report.CopyFrom(
-            transfer_service_pb2.ImportReport(
+            pb.ImportReport(
                 dry_run=report.dry_run,
-                format=transfer_service_pb2.ExportFormat.ValueType(report.format),
+                format=pb.ExportFormat.ValueType(report.format),
                 source_project=report.source,
                 read_count=report.read,
                 imported_count=report.imported,

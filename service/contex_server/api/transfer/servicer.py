@@ -5,37 +5,32 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from contex.v1 import transfer_service_pb2
+from contex.v1 import transfer_service_pb2 as pb
 
 from contex_server.api.transfer import checks, messages
-from contex_server.audit.writer import AuditWriter
 from contex_server.kernel.call import Call
-from contex_server.kernel.config import Limits
+from contex_server.kernel.config import Settings
+from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.transfer.exporter import Exporter
-from contex_server.transfer.importer import Importer
+from contex_server.rooms import Rooms
 
 
 class TransferServicer:
     """See `protos/contex/v1/transfer_service.proto`."""
 
-    SERVICE = transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"]
+    SERVICE = pb.DESCRIPTOR.services_by_name["TransferService"]
 
-    def __init__(
-        self, exporter: Exporter, importer: Importer, audit: AuditWriter, limits: Limits
-    ) -> None:
-        self._exporter = exporter
-        self._importer = importer
-        self._audit = audit
-        self._limits = limits
+    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
+        self._exporter = rooms.transfer.exporter
+        self._importer = rooms.transfer.importer
+        self._audit = rooms.audit.writer
+        self._limits = settings.limits
 
-    async def export(self, request: transfer_service_pb2.ExportRequest, call: Call) -> None:
-        """Export."""
+    async def export(self, request: pb.ExportRequest, call: Call) -> None:
         wanted = checks.export(request, self._limits, call.scope)
         events = 0
         try:
-            pieces = self._exporter.export(wanted)
-            async with aclosing(pieces):
+            async with aclosing(self._exporter.export(wanted)) as pieces:
                 async for piece in pieces:
                     events = piece.events
                     for message in messages.export_messages(wanted.project, piece):
@@ -43,10 +38,7 @@ class TransferServicer:
         finally:
             self._audit.exported(wanted.project, call.origin, call.method, events)
 
-    async def import_(
-        self, requests: AsyncIterator[transfer_service_pb2.ImportRequest], call: Call
-    ) -> None:
-        """Import."""
+    async def import_(self, requests: AsyncIterator[pb.ImportRequest], call: Call) -> None:
         async with aclosing(_parts(requests)) as parts:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
@@ -82,7 +74,7 @@ _FINAL = {Reason.IMPORT_MALFORMED, Reason.PROJECT_NOT_EMPTY}
 
 
 async def _parts(
-    requests: AsyncIterator[transfer_service_pb2.ImportRequest],
-) -> AsyncGenerator[transfer_service_pb2.ImportRequest, None]:
+    requests: AsyncIterator[pb.ImportRequest],
+) -> AsyncGenerator[pb.ImportRequest, None]:
     async for request in requests:
         yield request
