@@ -201,8 +201,7 @@ def test_shell_blocks_use_what_exists(page: str) -> None:
                 assert set(words[1:]) <= set(verbs), line
             elif words[:1] == ["contex"]:
                 name = next(n for n in (" ".join(words[1:3]), words[1]) if n in COMMANDS)
-                options = load(name).signature.options
-                known = {text for option in options for text in option.positive + option.negative}
+                known = {text for p in load(name).params for text in p.opts + p.secondary_opts}
                 assert {word for word in words if word.startswith("-")} <= known, line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from contex_cli.commands import COMMANDS, GROUPS, group_page, load, overview
@@ -21,10 +22,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if asked := os.environ.get("_CONTEX_COMPLETE"):
+        from contex_cli import completion
+
+        return completion.answer(asked.partition("_")[0])
     first, second = (*words[:2], "", "")[:2]
     name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first
     if name in COMMANDS:
-        return load(name)(name, words[1 + (name != first) :])
+        return load(name).run(name, words[1 + (name != first) :])
     if first in ("", "-h", "--help"):
         print(overview(), end="", file=sys.stdout if first else sys.stderr)
         return ExitCode.OK if first else ExitCode.USAGE
@@ -38,10 +43,10 @@ def _run(words: list[str]) -> int:
 
         print(f"contex {version('contex-cli')}")
         return ExitCode.OK
-    if first in ("--install-completion", "--show-completion", "--complete"):
+    if first in ("--install-completion", "--show-completion"):
         from contex_cli import completion
 
-        return completion.run(first, words[1:])
+        return completion.run(first)
     kind = "option" if first.startswith("-") else "command"
     return _refuse("contex", f"No such {kind} {first!r}.")
 

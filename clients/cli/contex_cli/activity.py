@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import contex
 
@@ -13,12 +12,8 @@ from contex_cli import output as out
 from contex_cli.bars import bar, columns, fitted, sparkline
 from contex_cli.command import Session, command
 from contex_cli.exits import InputError
-from contex_cli.parameters import one_of, option
+from contex_cli.parameters import option
 from contex_cli.times import Place, parse_moment, parse_place
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 _HEIGHT = 6
 _WIDTH = 72
@@ -39,11 +34,7 @@ _DIMENSIONS = {
 
 
 def parse_length(text: str) -> int:
-    """Seconds of a length such as "90s", "5m", "1h" or "1d".
-
-    Raises:
-        ValueError: It is not a length.
-    """
+    """Seconds of a length such as "90s", "5m", "1h" or "1d"."""
     found = _LENGTH.fullmatch(text.strip().lower())
     if found is None or not int(found[1]):
         raise ValueError(f"{text!r} is not a length such as 5m, 1h or 1d")
@@ -53,9 +44,7 @@ def parse_length(text: str) -> int:
 @command()
 async def activity(
     session: Session,
-    by: str = option(
-        "total", "Count all together, or by this.", **one_of({k: k for k in _DIMENSIONS})
-    ),
+    by: str = option("total", "Count all together, or by this.", parse={k: k for k in _DIMENSIONS}),
     names: tuple[str, ...] = option(
         (), "Only these keys, types and so on. Repeatable.", "--name", metavar="GLOB"
     ),
@@ -70,7 +59,7 @@ async def activity(
     ),
     bucket: int = option(
         0,
-        ("Length of a bucket, 1m at least: 5m, 1h, 1d. [default: a 60th or so of the range]"),
+        "Length of a bucket, 1m at least: 5m, 1h, 1d. [default: a 60th or so of the range]",
         metavar="LENGTH",
         parse=parse_length,
     ),
@@ -93,6 +82,7 @@ async def activity(
         )
 
     offset = _utc_offset_minutes(until)
+    zone = timezone(timedelta(minutes=offset))
     found = await session.client.activity(
         session.project,
         _DIMENSIONS[by],
@@ -108,13 +98,25 @@ async def activity(
 
         out.print_json({"dimension": by, **record(found), "utc_offset_minutes": offset})
     else:
-        show(found, session.project, by, offset)
+        show(found, session.project, by, zone)
     if draws:
-        _draw(found, session.project, by, offset, png, html)
+        from contex_cli.charts import Chart, draw_png, page
+
+        chart = Chart(
+            project=session.project,
+            heading="" if by == "total" else _heading(by),
+            activity=found,
+            range_text=range_text(found, zone),
+            bucket_text=length_text(found.bucket_seconds),
+            zone=zone,
+        )
+        if png is not None:
+            _write(png, draw_png(chart))
+        if html is not None:
+            _write(html, page(chart).encode())
 
 
 def length_text(seconds: int) -> str:
-    """A length in its largest whole unit."""
     for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds % size == 0:
             count = seconds // size
@@ -129,32 +131,29 @@ def _utc_offset_minutes(end: Place | None) -> int:
     return round(offset.total_seconds() / 60)
 
 
-def zone_of(utc_offset_minutes: int) -> timezone:
-    """The zone of an answer's hours and days."""
-    return timezone(timedelta(minutes=utc_offset_minutes))
+def _range(activity: contex.Activity, zone: tzinfo) -> tuple[datetime, datetime]:
+    return activity.start_time.astimezone(zone), activity.end_time.astimezone(zone)
 
 
-def range_text(activity: contex.Activity, utc_offset_minutes: int) -> str:
+def range_text(activity: contex.Activity, zone: tzinfo) -> str:
     """Range and zone: where the first bucket begins and the last one ends."""
-    zone = zone_of(utc_offset_minutes)
-    start, end = activity.start_time.astimezone(zone), activity.end_time.astimezone(zone)
+    start, end = _range(activity, zone)
     return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {zone}"
 
 
-def show(activity: contex.Activity, project: str, by: str, offset: int) -> None:
+def show(activity: contex.Activity, project: str, by: str, zone: tzinfo) -> None:
     """Prints all together as columns, the names as sparklines, and the hours of the day."""
     total = activity.total
     out.say(
         (out.plain(project), "bold"),
-        f"  {total.total:,} events, {range_text(activity, offset)}, "
+        f"  {total.total:,} events, {range_text(activity, zone)}, "
         f"by the {length_text(activity.bucket_seconds)}",
     )
     out.say()
     if not total.total:
         out.say("no events in this range")
         return
-    for line in _columns_lines(activity, offset):
-        out.say(line)
+    out.say_lines(_columns_lines(activity, zone))
     out.say()
     if by != "total":
         out.console().print(series_table(activity, _heading(by)))
@@ -162,15 +161,14 @@ def show(activity: contex.Activity, project: str, by: str, offset: int) -> None:
         if left_out > 0:
             out.remark(f"{left_out:,} more are not shown; --top shows up to 100")
     if any(activity.peak_hours):
-        for line in _hours_lines(activity.peak_hours, str(zone_of(offset))):
-            out.say(line)
+        out.say_lines(_hours_lines(activity.peak_hours, zone))
 
 
 def _heading(by: str) -> str:
     return _DIMENSIONS[by].value.replace("_", " ")
 
 
-def _columns_lines(activity: contex.Activity, offset: int) -> list[str]:
+def _columns_lines(activity: contex.Activity, zone: tzinfo) -> list[str]:
     counts = fitted(activity.total.counts, _WIDTH)
     most = max(counts, default=0)
     scale = f"{most:,}"
@@ -178,14 +176,13 @@ def _columns_lines(activity: contex.Activity, offset: int) -> list[str]:
     margin = [scale, *[""] * (_HEIGHT - 2), "0"]
     drawn = [f"{label:>{len(scale)}} │{line}" for label, line in zip(margin, lines, strict=True)]
     drawn.append(" " * len(scale) + " └" + "─" * len(counts))
-    drawn.append(" " * (len(scale) + 2) + _time_axis(activity, offset, len(counts)))
+    drawn.append(" " * (len(scale) + 2) + _time_axis(activity, zone, len(counts)))
     return drawn
 
 
-def _time_axis(activity: contex.Activity, offset: int, width: int) -> str:
+def _time_axis(activity: contex.Activity, zone: tzinfo, width: int) -> str:
     """Where the range begins, its middle and where it ends, below the columns."""
-    zone = zone_of(offset)
-    start, end = activity.start_time.astimezone(zone), activity.end_time.astimezone(zone)
+    start, end = _range(activity, zone)
     span = end - start
     if span <= timedelta(days=2):
         form = "%H:%M" if span <= timedelta(days=1) else "%d %b %H:%M"
@@ -199,7 +196,7 @@ def _time_axis(activity: contex.Activity, offset: int, width: int) -> str:
     return line + right.rjust(width - len(line))
 
 
-def series_table(activity: contex.Activity, heading: str) -> Table:
+def series_table(activity: contex.Activity, heading: str) -> out.Table:
     """A row for each name: how many, their share as a bar, and when as a sparkline."""
     result = out.table(heading, "events", "share", "", "over time")
     whole = max(activity.total.total, 1)
@@ -219,7 +216,7 @@ def series_table(activity: contex.Activity, heading: str) -> Table:
     return result
 
 
-def _hours_lines(hours: tuple[int, ...], zone: str) -> list[str]:
+def _hours_lines(hours: tuple[int, ...], zone: tzinfo) -> list[str]:
     """The hours of the day as columns, each three characters wide."""
     busiest = max(range(len(hours)), key=lambda hour: hours[hour])
     return [
@@ -227,25 +224,6 @@ def _hours_lines(hours: tuple[int, ...], zone: str) -> list[str]:
         *("".join(f" {column}{column}" for column in line) for line in columns(hours, 3)),
         "".join(f" {hour:02}" for hour in range(len(hours))),
     ]
-
-
-def _draw(
-    activity: contex.Activity, project: str, by: str, offset: int, png: str | None, html: str | None
-) -> None:
-    from contex_cli.charts import Chart, draw_png, page
-
-    chart = Chart(
-        project=project,
-        heading="" if by == "total" else _heading(by),
-        activity=activity,
-        range_text=range_text(activity, offset),
-        bucket_text=length_text(activity.bucket_seconds),
-        zone=zone_of(offset),
-    )
-    if png is not None:
-        _write(png, draw_png(chart))
-    if html is not None:
-        _write(html, page(chart).encode())
 
 
 def _write(file: str, content: bytes) -> None:

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import contex
 
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import UsageError
-from contex_cli.matches import need_line, show_context, show_matches, show_omitted
-from contex_cli.parameters import argument, option
+from contex_cli.matches import need_lines, show_context, show_matches, show_omitted
+from contex_cli.parameters import UsageError, argument, option
 from contex_cli.times import rfc3339
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 _ACKNOWLEDGE_EVERY_S = 0.5
 _ACKNOWLEDGE_AT_EXIT_S = 5.0
-
-
-# --- registrations
 
 
 @dataclass(kw_only=True)
@@ -44,11 +37,9 @@ class Spec:
     written: contex.ContextFormat | None = options.FORMAT
 
     def read_needs(self) -> list[str | contex.Need]:
-        """The needs of the options and of the file."""
         return options.read_needs(self.needs, self.needs_file, self.exclude)
 
     def arguments(self) -> dict[str, Any]:
-        """The rest, as the client takes it."""
         return {
             "threshold": self.threshold,
             "max_matches": self.max_matches,
@@ -58,7 +49,6 @@ class Spec:
         }
 
     def answer(self, session: Session, registration: contex.Registration) -> None:
-        """Prints what came of it."""
         if self.written is not None and not session.json:
             show_context(registration.context)
         else:
@@ -124,20 +114,14 @@ async def agents(session: Session) -> None:
         for agent in found:
             out.print_json(agent)
     else:
-        out.console().print(_agents_table(found) if found else "no agents")
-
-
-def _agents_table(agents: list[contex.Agent]) -> Table:
-    return out.table_of(
-        agents,
-        {
+        columns: dict[str, str | Callable[[contex.Agent], Any]] = {
             "agent": "agent_id",
             "needs": lambda agent: out.cell("; ".join(agent.needs), 200),
             "threshold": "threshold",
             "registered": "registered_time",
             "acknowledged": "acknowledged_sequence",
-        },
-    )
+        }
+        out.console().print(out.table_of(found, columns) if found else "no agents")
 
 
 @command()
@@ -149,13 +133,7 @@ async def show(session: Session, agent_id: str = options.AGENT_ID) -> None:
 def _show_agent(agent: contex.Agent) -> None:
     rows = {
         "agent_id": agent.agent_id,
-        "needs": out.styled(
-            "\n".join(
-                map(need_line, agent.need_specs)
-                if agent.need_specs
-                else map(out.plain, agent.needs)
-            )
-        ),
+        "needs": out.styled("\n".join(need_lines(agent))),
         "threshold": str(agent.threshold),
         "max_matches": str(agent.max_matches),
         "min_delta": _updates(agent.min_delta),
@@ -197,9 +175,6 @@ async def ack(
         {"agent_id": agent_id, "acknowledged_sequence": acknowledged},
         lambda _: out.print_line(f"{out.plain(agent_id)} has acknowledged up to {acknowledged}"),
     )
-
-
-# --- listen
 
 
 @command()
@@ -278,16 +253,10 @@ class Acknowledger:
         self._task = asyncio.create_task(self._run())
 
     def printed(self, position: str | None, *, cursor: str | None = None) -> None:
-        """Notes how much of the stream has reached the reader.
-
-        Args:
-            position: The stream's position.
-            cursor: A cursor of the stream at or after it, to be acknowledged instead.
-        """
+        """Notes how much has reached the reader: a position, or a cursor at or after it."""
         self._newest = (None if cursor is not None else position, cursor)
 
     async def close(self) -> None:
-        """Acknowledges the rest."""
         self._task.cancel()
         await asyncio.wait([self._task])
         async with asyncio.timeout(_ACKNOWLEDGE_AT_EXIT_S):

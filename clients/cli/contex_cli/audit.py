@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import contex
 
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import UsageError
-from contex_cli.parameters import one_of, option
+from contex_cli.parameters import UsageError, option
 from contex_cli.progress import Progress
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 _FORMATS = {
     "csv": contex.AuditFormat.CSV,
@@ -43,10 +38,7 @@ async def audit(
     backwards: bool = options.BACKWARDS,
     limit: int = options.LIMIT,
     file_format: contex.AuditFormat | None = option(
-        None,
-        "Export all records. [default: by the suffix of --output]",
-        "--format",
-        **one_of(_FORMATS),
+        None, "Export all records. [default: by the suffix of --output]", "--format", parse=_FORMATS
     ),
     output: str | None = option(
         None, "Where to export to; - is stdout.", "--output", "-o", metavar="FILE"
@@ -65,6 +57,7 @@ async def audit(
         raise UsageError("parquet is not text: name a file", "--output")
 
     arguments: dict[str, Any] = {
+        "project": session.project,
         **vars(range),
         "actions": actions,
         "actors": actors,
@@ -73,16 +66,18 @@ async def audit(
         "request_id": request_id,
     }
     if file_format is not None:
-        await _export(session, file_format, output or "-", arguments)
+        with (
+            Progress("exported", things="records") as progress,
+            out.open_file(output or "-") as opened,
+        ):
+            async with session.client.export_audit(format=file_format, **arguments) as pieces:
+                async for piece in pieces:
+                    opened.write(piece.data)
+                    progress.advance(piece.record_count - progress.events)
         return
+    arguments["backwards"] = backwards
     await out.print_list(
-        lambda page_size: session.client.audit(
-            session.project, **arguments, backwards=backwards, page_size=page_size
-        ),
-        limit,
-        session.json,
-        audit_table,
-        "no records",
+        session.client.audit, arguments, limit, session.json, audit_table, "no records"
     )
 
 
@@ -93,7 +88,7 @@ def _format_of(file: str) -> contex.AuditFormat:
     return _FORMATS[suffix]
 
 
-def audit_table(found: list[contex.AuditRecord]) -> Table:
+def audit_table(found: list[contex.AuditRecord]) -> out.Table:
     """What fits on a screen of each record; --json has all columns."""
     return out.table_of(
         found,
@@ -132,13 +127,3 @@ def _detail(record: contex.AuditRecord) -> str:
     if record.request_id:
         parts.append(f"request {record.request_id}")
     return ", ".join(filter(None, parts))
-
-
-async def _export(
-    session: Session, file_format: contex.AuditFormat, file: str, arguments: dict[str, Any]
-) -> None:
-    with Progress("exported", things="records") as progress, out.open_file(file) as opened:
-        async with session.client.export_audit(session.project, file_format, **arguments) as pieces:
-            async for piece in pieces:
-                opened.write(piece.data)
-                progress.advance(piece.record_count - progress.events)

@@ -11,12 +11,7 @@ _AXIS, _MARK = "│", "┃"
 
 
 def bar(share: float, width: int) -> str:
-    """A bar from the left, padded to `width`.
-
-    Args:
-        share: How much of it is filled, 0 to 1. What is not 0 is always to be seen.
-        width: Characters in all.
-    """
+    """A bar from the left of `share`, 0 to 1, padded to `width`. What is not 0 is always seen."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     if share > 0:
         eighths = max(eighths, 1)
@@ -32,13 +27,7 @@ def marked_bar(share: float, mark: float, width: int) -> str:
 
 
 def signed_bar(value: float, scale: float, width: int) -> str:
-    """A bar to the left or to the right of an axis, `2 * width + 1` characters.
-
-    Args:
-        value: What is drawn; beyond `scale` it is cut.
-        scale: The magnitude that fills a side.
-        width: Characters of a side.
-    """
+    """A bar to the left or right of an axis, `2 * width + 1` characters; `scale` fills a side."""
     share = min(abs(value) / scale, 1.0) if scale > 0 else 0.0
     if value >= 0:
         return " " * width + _AXIS + bar(share, width)
@@ -70,12 +59,7 @@ def fitted(counts: Sequence[int], width: int) -> list[int]:
 
 
 def sparkline(counts: Sequence[int], most: int | None = None) -> str:
-    """A column of eighths for each count. What is not 0 is always to be seen.
-
-    Args:
-        counts: What is drawn, oldest first.
-        most: The count that fills a column; None: the highest of them.
-    """
+    """A column of eighths for each count; `most`, or the highest, fills it. Not 0 is seen."""
     return columns(counts, 1, most)[0]
 
 

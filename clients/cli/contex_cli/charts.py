@@ -44,16 +44,7 @@ _LIGHT = {_INK: "#1f2328", _FAINT: "#6b7280"}
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn.
-
-    Attributes:
-        project: For the title.
-        heading: What the names are, such as "data key"; empty for all together.
-        activity: The numbers.
-        range_text: Range and zone.
-        bucket_text: Length of a bucket: "hour".
-        zone: The zone of the ticks.
-    """
+    """What is drawn; `heading` says what the names are ("data key"), empty for all together."""
 
     project: str
     heading: str
@@ -64,13 +55,11 @@ class Chart:
 
     @property
     def title(self) -> str:
-        """What it is about."""
         by = f" by {self.heading}" if self.heading else ""
         return f"{out.plain(self.project)}: events{by}"
 
     @property
     def subtitle(self) -> str:
-        """How many, when."""
         return f"{self.activity.total.total:,} events, {self.range_text}"
 
     def stacked(self) -> list[tuple[str, int, tuple[int, ...]]]:
@@ -155,7 +144,6 @@ def _figure(chart: Chart, ink: str, faint: str) -> Figure:
 
 
 def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
-    """Buckets as bars, the names stacked."""
     activity = chart.activity
     width = timedelta(seconds=activity.bucket_seconds)
     edges = [
@@ -226,8 +214,6 @@ def _colours(chart: Chart) -> list[str]:
     return [*_COLOURS[:named], *([_OTHERS] if has_rest else [])]
 
 
-# --- the page
-
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #6b7280; --ground: #ffffff;
   --line: #d8dde3; }
@@ -264,40 +250,34 @@ def page(chart: Chart) -> str:
         for i in range(len(activity.total.counts))
     )
     hours = ((f"{hour:02}:00", [count]) for hour, count in enumerate(activity.peak_hours))
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(chart.title)}, {escape(chart.range_text)}</title>",
-            f"<style>{_STYLE}</style></head>",
-            "<body>",
-            f"<h1>{escape(chart.title)}</h1>",
-            draw_svg(chart),
-            *_table(f"Events in each {chart.bucket_text}", f"from ({chart.zone})", heads, rows),
-            *_table("Events by hour of the day", f"hour ({chart.zone})", ["events"], hours),
-            f"<footer>{escape(chart.subtitle)}</footer>",
-            "</body></html>",
-            "",
-        ]
-    )
+    tables = [
+        *_table(f"Events in each {chart.bucket_text}", f"from ({chart.zone})", heads, rows),
+        *_table("Events by hour of the day", f"hour ({chart.zone})", ["events"], hours),
+    ]
+    return f"""\
+<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(chart.title)}, {escape(chart.range_text)}</title>
+<style>{_STYLE}</style></head>
+<body>
+<h1>{escape(chart.title)}</h1>
+{draw_svg(chart)}
+{"".join(tables)}<footer>{escape(chart.subtitle)}</footer>
+</body></html>
+"""
 
 
 def _table(
     title: str, first: str, heads: list[str], rows: Iterable[tuple[str, list[int]]]
-) -> list[str]:
-    return [
-        f"<h2>{escape(title)}</h2>",
-        '<div class="wide"><table>',
-        "<thead><tr>" + "".join(f"<th>{escape(head)}</th>" for head in (first, *heads)),
-        "</tr></thead><tbody>",
-        *(
-            f"<tr><td>{escape(label)}</td>" + "".join(map(_number, counts)) + "</tr>"
-            for label, counts in rows
-        ),
-        "</tbody></table></div>",
-    ]
+) -> Iterator[str]:
+    yield f'<h2>{escape(title)}</h2>\n<div class="wide"><table>\n<thead><tr>'
+    yield "".join(f"<th>{escape(head)}</th>" for head in (first, *heads))
+    yield "\n</tr></thead><tbody>\n"
+    for label, counts in rows:
+        yield f"<tr><td>{escape(label)}</td>{''.join(map(_number, counts))}</tr>\n"
+    yield "</tbody></table></div>\n"
 
 
 def _number(count: int) -> str:

@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import cached_property
 from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar
 
+import click
+
 from contex_cli.commands import listed, subcommands
-from contex_cli.exits import Abort, ExitCode, UsageError, complain_about
-from contex_cli.parameters import HelpWanted, Signature, option
+from contex_cli.exits import ExitCode, complain_about
+from contex_cli.parameters import bind, declared, option
 
 if TYPE_CHECKING:
     from contex import AsyncClient
@@ -72,57 +73,64 @@ class Session:
             show(value)
 
     async def close(self) -> None:
-        """Closes the clients."""
         await self._clients.aclose()
 
 
-class Command:
+class Command(click.Command):
     """A command: what it takes, what it says about itself, and how it runs."""
 
     def __init__(self, function: _Function, session: set[str], timeout: float) -> None:
-        self.function = function
-        self._session = session
-        self._timeout = timeout
-
-    @cached_property
-    def signature(self) -> Signature:
-        """The options and arguments, those of the session last."""
-        shared = Signature.of(Session)
-        for parameter in shared.parameters:
+        self._function = function
+        self._shared = list(declared(Session))
+        for parameter in self._shared:
             if parameter.name == "timeout":
-                parameter.spec = replace(parameter.spec, default=self._timeout)
-        taken = {name: part for name, part in shared.parts.items() if name in self._session}
-        return Signature(Signature.of(self.function).parts | taken)
+                parameter.default = timeout
+        super().__init__(
+            function.__name__,
+            params=[*declared(function), *(p for p in self._shared if p.name in session)],
+            help=function.__doc__,
+            context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+        )
 
     def page(self, name: str) -> str:
         """What `contex NAME --help` prints."""
-        more = listed(subcommands(name))
-        return self.signature.page(f"contex {name}", self.function.__doc__ or "", more)
+        context = click.Context(self, info_name=f"contex {name}", **self.context_settings)
+        return self.get_help(context) + "\n"
 
-    def __call__(self, name: str, words: list[str]) -> int:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands of a group that is a command itself."""
+        if more := listed(subcommands((ctx.info_name or "").removeprefix("contex "))):
+            formatter.write("\n" + more)
+
+    def run(self, name: str, words: list[str]) -> int:
         """Runs it with the words of the command line; returns the exit code."""
         try:
-            values = self.signature.parse(words, subcommands(name))
-            shared = Signature.of(Session).parameters
-            session = Session(**{p.name: values.pop(p.name, p.spec.default) for p in shared})
-            takes_session = "session" in self.function.__annotations__
-            work = self.function(**({"session": session} if takes_session else {}), **values)
-            if isawaitable(work):
-                return _run(work, session)
-            return work
-        except HelpWanted:
-            print(self.page(name), end="")
+            context = self.make_context(f"contex {name}", list(words))
+        except click.exceptions.Exit:  # after --help
             return ExitCode.OK
-        except UsageError as error:
-            usage = self.signature.usage(f"contex {name}")
-            print(f"{usage}\nTry 'contex {name} -h' for help.", file=sys.stderr)
-            print(f"\nError: {error}", file=sys.stderr)
-            return ExitCode.USAGE
-        except Abort:
+        except click.UsageError as error:
+            return _show(error)
+        values = context.params
+        session = Session(**{p.name: values.pop(p.name, p.default) for p in self._shared})
+        arguments = bind(self._function, values)
+        if "session" in self._function.__annotations__:
+            arguments["session"] = session
+        try:
+            work = self._function(**arguments)
+            return _run(work, session) if isawaitable(work) else work
+        except click.UsageError as error:
+            error.ctx = context
+            return _show(error)
+        except click.Abort:
             print("Aborted!", file=sys.stderr)
             return ExitCode.UNEXPECTED
         except Exception as error:
             return _nobody_reads() if _is_broken_pipe(error) else complain_about(error)
+
+
+def _show(error: click.UsageError) -> ExitCode:
+    error.show()
+    return ExitCode.USAGE
 
 
 def command(
@@ -134,26 +142,11 @@ def command(
     `session` is the `Session`. Errors become exit codes, and SIGINT and SIGTERM cancel the
     coroutine, so that streams are closed and cursors acknowledged.
 
-    Args:
-        project: Whether it takes --project, ...
-        target: ... --target and --timeout, ...
-        json: ... and --json.
-        timeout: The default of --timeout.
+    `project`, `target` and `json` say whether it takes these options, `target` also --timeout.
     """
     taken = {"project": project, "target": target, "timeout": target, "json": json}
     session = {name for name, is_taken in taken.items() if is_taken}
     return lambda function: Command(function, session, timeout)
-
-
-def confirm(question: str) -> None:
-    """Asks; call it before there is an event loop, which would keep Ctrl-C from ending it.
-
-    Raises:
-        Abort: The answer is not yes.
-    """
-    print(f"{question} [y/N]: ", end="", flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Abort
 
 
 def _run(work: Awaitable[ExitCode | None], session: Session) -> int:

@@ -76,7 +76,6 @@ GROUPS = {
 
 
 def load(name: str) -> Command:
-    """Imports a command."""
     module, _, function = COMMANDS[name][0].partition(":")
     if module.startswith("contex_demo."):
         try:

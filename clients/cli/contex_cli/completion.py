@@ -1,55 +1,35 @@
-"""Completion of commands, options and their values, in bash, zsh and fish."""
+"""Completion of commands, options and their values, by click's scripts for bash, zsh and fish."""
 
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
 
-from contex_cli.commands import COMMANDS, GROUPS, load
+import click
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
+
+from contex_cli.commands import COMMANDS, GROUPS, load, subcommands
 from contex_cli.exits import ExitCode, complain
-from contex_cli.parameters import Parameter
 
-_BASH = """\
-_contex() {
-    local IFS=$'\\n'
-    local words=("${COMP_WORDS[@]:1:COMP_CWORD}")
-    COMPREPLY=($(compgen -W "$(contex --complete "${words[@]}")" -- "${COMP_WORDS[COMP_CWORD]}"))
-}
-complete -o default -F _contex contex
-"""
-_ZSH = """\
-#compdef contex
-local found=(${(f)"$(contex --complete "${(@)words[2,CURRENT]}")"})
-if (( $#found )); then compadd -a found; else _files; fi
-"""
-_FISH = """\
-complete -c contex -a '(contex --complete (commandline -opc)[2..] (commandline -ct))'
-"""
+VARIABLE = "_CONTEX_COMPLETE"
+"""Set by the scripts when they ask: to "bash_complete" and so on."""
 _SHELLS = {
-    "bash": (_BASH, ".local/share/bash-completion/completions/contex", "bash-completion loads it"),
-    "zsh": (
-        _ZSH,
-        ".zfunc/_contex",
-        "~/.zshrc needs: fpath+=~/.zfunc; autoload -Uz compinit; compinit",
-    ),
-    "fish": (_FISH, ".config/fish/completions/contex.fish", "fish loads it"),
+    "bash": (".local/share/bash-completion/completions/contex", "bash-completion loads it"),
+    "zsh": (".zfunc/_contex", "~/.zshrc needs: fpath+=~/.zfunc; autoload -Uz compinit; compinit"),
+    "fish": (".config/fish/completions/contex.fish", "fish loads it"),
 }
 
 
-def run(option: str, words: list[str]) -> ExitCode:
-    """Runs --show-completion, --install-completion and --complete, which the scripts call."""
-    if option == "--complete":
-        print("\n".join(candidates(words)))
-        return ExitCode.OK
+def run(option: str) -> ExitCode:
     shell = os.path.basename(os.environ.get("SHELL", ""))
     if shell not in _SHELLS:
         complain(f"SHELL is {shell!r}: there is completion for {', '.join(_SHELLS)}")
         return ExitCode.USAGE
-    script, file, hint = _SHELLS[shell]
+    script = _completer(shell).source()
     if option == "--show-completion":
         print(script, end="")
         return ExitCode.OK
+    file, hint = _SHELLS[shell]
     path = Path.home() / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(script, encoding="utf-8")
@@ -57,23 +37,29 @@ def run(option: str, words: list[str]) -> ExitCode:
     return ExitCode.OK
 
 
-def candidates(words: list[str]) -> list[str]:
-    """What the last word may become: all names at its place, those that don't fit included."""
-    first, second, last = words[0], "".join(words[1:2]), words[-1]
-    if len(words) == 1:
-        top = {name.partition(" ")[0] for name in COMMANDS} | GROUPS.keys()
-        return sorted(top)
-    found = [n.split()[1] for n in COMMANDS if n.startswith(f"{first} ")] if len(words) == 2 else []
-    name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first
-    if name not in COMMANDS:
-        return found
-    options = load(name).signature.options
-    named = {text: option for option in options for text in (*option.positive, *option.negative)}
-    if (before := named.get(words[-2])) is not None and before.kind is not bool:
-        return _values(before)
-    return [*found, *(text for text in named if text.startswith("--") and last[:1] in ("", "-"))]
+def answer(shell: str) -> ExitCode:
+    """Answers the script of a shell, which says in variables what was typed."""
+    completer = _completer(shell)
+    words, incomplete = completer.get_completion_args()
+    print("\n".join(map(completer.format_completion, candidates(words, incomplete))))
+    return ExitCode.OK
 
 
-def _values(option: Parameter) -> list[str]:
-    is_choice = isinstance(option.kind, type) and issubclass(option.kind, StrEnum)
-    return list(option.kind) if is_choice else []
+def candidates(words: list[str], incomplete: str) -> list[CompletionItem]:
+    """What the last word may become, after the complete ones."""
+    if not words:
+        names = {name.partition(" ")[0] for name in COMMANDS} | GROUPS.keys()
+    else:
+        names = set(subcommands(words[0])) if len(words) == 1 else set()
+    found = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else "".join(words[:1])
+    if name in COMMANDS:
+        rest = words[len(name.split()) :]
+        found += ShellComplete(load(name), {}, name, VARIABLE).get_completions(rest, incomplete)
+    return found
+
+
+def _completer(shell: str) -> ShellComplete:
+    found = get_completion_class(shell)
+    assert found is not None
+    return found(click.Command("contex"), {}, "contex", VARIABLE)

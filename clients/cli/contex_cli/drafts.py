@@ -46,11 +46,6 @@ _SUFFIXES = {
 
 
 def parse_metadata(entries: Iterable[str]) -> dict[str, str]:
-    """Reads `--meta k=v` options.
-
-    Raises:
-        InputError: An entry has no "=", or a key is given twice.
-    """
     metadata: dict[str, str] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
@@ -66,9 +61,6 @@ def read_payload(value: str, content_type: str | None) -> tuple[bytes, str]:
     """The payload that VALUE, `-` or `@file` names, and its content type.
 
     Without a content type JSON is recognised, then the file's suffix, then text.
-
-    Raises:
-        InputError: A file can't be read, or VALUE starts like JSON but is none.
     """
     name = None
     try:
@@ -117,9 +109,6 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     What `contex replay --json` and `contex state --json` print is understood too: a deletion
     becomes a tombstone, and summaries and what the service wrote about agents, feedback and models
     are left out.
-
-    Raises:
-        InputError: The line is no such object.
     """
     if not line.strip():
         return None
@@ -137,6 +126,11 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     event_type = _text(record, "event_type")
     if event_type in _SERVICE_TYPES:
         return None
+    metadata, revision = record.get("metadata") or {}, record.get("expected_revision")
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InputError("metadata is not an object of texts")
+    if revision is not None and (type(revision) is not int or revision < 0):
+        raise InputError("expected_revision is not a number from 0")
     tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
     payload, content_type = (None, None) if tombstone else _line_payload(record)
     return contex.NewEvent(
@@ -145,9 +139,9 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         description=_text(record, "description"),
         event_type="" if event_type in ("data_published", "data_deleted") else event_type,
         content_type=None if tombstone else _text(record, "content_type") or content_type,
-        metadata=_metadata(record),
+        metadata=metadata,
         tombstone=tombstone,
-        expected_revision=_revision(record),
+        expected_revision=revision,
     )
 
 
@@ -186,24 +180,6 @@ def _no_constant(name: str) -> None:
 
 def _text(record: dict[str, Any], key: str) -> str:
     value = record.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+    if not isinstance(value, str | None):
         raise InputError(f"{key} is not a text")
-    return value
-
-
-def _metadata(record: dict[str, Any]) -> dict[str, str]:
-    metadata = record.get("metadata") or {}
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise InputError("metadata is not an object of texts")
-    return metadata
-
-
-def _revision(record: dict[str, Any]) -> int | None:
-    revision = record.get("expected_revision")
-    if revision is None:
-        return None
-    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
-        raise InputError("expected_revision is not a number from 0")
-    return revision
+    return value or ""

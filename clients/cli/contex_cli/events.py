@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import contex
 
 from contex_cli import options
@@ -12,10 +10,6 @@ from contex_cli.command import Session, command
 from contex_cli.exits import complain
 from contex_cli.parameters import option
 from contex_cli.progress import Progress
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 _PAGE_EVENTS = 1_000
 _BEFORE_THE_FIRST = "0"
@@ -30,19 +24,13 @@ async def events(
     limit: int = options.LIMIT,
 ) -> None:
     """List events of a project's log."""
+    arguments = {"project": session.project, **vars(range), **vars(filter), "backwards": backwards}
     await out.print_list(
-        lambda page_size: session.client.list_events(
-            session.project, **vars(range), **vars(filter), backwards=backwards, page_size=page_size
-        ),
-        limit,
-        session.json,
-        events_table,
-        "no events",
+        session.client.list_events, arguments, limit, session.json, events_table, "no events"
     )
 
 
-def events_table(events: list[contex.Event]) -> Table:
-    """Events for people."""
+def events_table(events: list[contex.Event]) -> out.Table:
     return out.table_of(
         events,
         {

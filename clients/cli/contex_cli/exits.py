@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> ExitCode:  # noqa: D102
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
         code = int.__new__(cls, value)
         code._value_ = value
         code.meaning = meaning
@@ -54,27 +54,6 @@ class InputError(Exception):
     """What the user gave can't be used; `str()` says why in one line."""
 
 
-class UsageError(Exception):
-    """Wrong options or arguments.
-
-    Args:
-        problem: What is wrong, in one line.
-        parameter: The option or argument at fault, as the user writes it; empty for none.
-    """
-
-    def __init__(self, problem: str, parameter: str = "") -> None:
-        super().__init__(problem)
-        self.parameter = parameter
-
-    def __str__(self) -> str:
-        problem = super().__str__()
-        return f"Invalid value for {self.parameter}: {problem}" if self.parameter else problem
-
-
-class Abort(Exception):
-    """The user said no."""
-
-
 def exit_code(error: ContexError) -> ExitCode:
     """The exit code for a refusal of the server, or for not reaching it."""
     return _OF_STATUS.get(error.code.name, ExitCode.UNEXPECTED)
@@ -92,7 +71,6 @@ def describe(error: ContexError) -> str:
 
 
 def complain(message: str) -> None:
-    """Prints one error line to stderr."""
     print(f"contex: {message}", file=sys.stderr)
 
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import contex
 
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import UsageError
-from contex_cli.matches import need_line
-from contex_cli.parameters import option
+from contex_cli.matches import need_lines
+from contex_cli.parameters import UsageError, option
 from contex_cli.times import Place, instant_text, moment_text, rfc3339
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
 
 _REASONS = {
     "MIN_DELTA": "the update changed nothing that it asked for",
@@ -26,9 +20,6 @@ _REASONS = {
     "BELOW_THRESHOLD": "nearly matched: below the threshold",
     "ANSWER_FULL": "the answer to its registration had no room",
 }
-
-
-# --- knew
 
 
 @command()
@@ -75,8 +66,7 @@ def _show(context: contex.AgentContext) -> None:
     out.say(f"  last sent     {sent}")
     out.say(f"  acknowledged  {agent.acknowledged_sequence or 'nothing yet'}")
     _heading("What it needed", len(agent.needs))
-    needs = map(need_line, agent.need_specs) if agent.need_specs else map(out.plain, agent.needs)
-    for i, need in enumerate(needs):
+    for i, need in enumerate(need_lines(agent)):
         out.say(f"  {i}  {need}")
 
     stale = sum(known.stale for known in context.known)
@@ -116,7 +106,7 @@ def _heading(text: str, count: int, more: str = "") -> None:
     )
 
 
-def known_table(known: Iterable[contex.KnownDatum]) -> Table:
+def known_table(known: Iterable[contex.KnownDatum]) -> out.Table:
     """What an agent had been sent: which revision, when, why, and whether there was a newer."""
     return out.table_of(
         known,
@@ -135,7 +125,7 @@ def known_table(known: Iterable[contex.KnownDatum]) -> Table:
     )
 
 
-def _freshness(datum: contex.KnownDatum) -> Text:
+def _freshness(datum: contex.KnownDatum) -> out.Text:
     if datum.deleted:
         return out.styled("no: deleted", "red")
     if datum.stale:
@@ -152,10 +142,10 @@ def _needs(needs: tuple[contex.DeliveredNeed, ...]) -> str:
     return out.plain(best.need or f"need {best.need_index}", 50) + more
 
 
-def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> Table:
+def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> out.Table:
     """What an agent had not been sent, with the reason where there is one."""
 
-    def need(row: tuple[str, contex.MatchedEvent]) -> Text:
+    def need(row: tuple[str, contex.MatchedEvent]) -> out.Text:
         best = max(row[1].matches, key=lambda match: match.score, default=None)
         return out.styled(out.plain(best.need if best is not None else "", 50))
 
@@ -172,9 +162,6 @@ def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> Table:
         "payload": payload,
     }
     return out.table_of(rows, columns)
-
-
-# --- deliveries
 
 
 @command()
@@ -196,23 +183,14 @@ async def deliveries(
         raise UsageError("give one of the two", "--event or --agent")
     if sequence is not None and (any(vars(range).values()) or backwards):
         raise UsageError("--since, --until and --backwards go with --agent", "--event")
+    arguments: dict[str, Any] = {"project": session.project, **vars(range), "backwards": backwards}
+    arguments |= {"sequence": sequence, "agent_id": agent_id}
     await out.print_list(
-        lambda page_size: session.client.deliveries(
-            session.project,
-            sequence=sequence,
-            agent_id=agent_id,
-            **vars(range),
-            backwards=backwards,
-            page_size=page_size,
-        ),
-        limit,
-        session.json,
-        deliveries_table,
-        "no deliveries",
+        session.client.deliveries, arguments, limit, session.json, deliveries_table, "no deliveries"
     )
 
 
-def deliveries_table(found: list[contex.Delivery]) -> Table:
+def deliveries_table(found: list[contex.Delivery]) -> out.Table:
     """A row for each need that an event was sent for."""
     result = out.table(*("time", "agent", "data key", "rev", "sequence", "how", "for", "score"))
     for delivery in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import contex
 
@@ -12,15 +12,10 @@ from contex_cli import options
 from contex_cli import output as out
 from contex_cli.bars import bar, part_bar, signed_bar
 from contex_cli.command import Session, command
-from contex_cli.exits import UsageError
 from contex_cli.matches import parts_lines, show_context, show_matches, show_omitted
-from contex_cli.parameters import argument, option
+from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.times import Place
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 _SIDE = 14
 _PART_BAR = 16
@@ -30,9 +25,6 @@ _ASK_EVERY_S = 1.0
 _THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 """Those that a backtest counts events at: 0.05, 0.10, … 0.95."""
 NEED_INDEX = option(0, "Which of the agent's needs, from 0.", metavar="I", minimum=0)
-
-
-# --- match
 
 
 @command()
@@ -70,9 +62,6 @@ async def match(
         show_omitted(answer.context, out.say)
 
     session.answer(answer, show)
-
-
-# --- explain
 
 
 @command()
@@ -117,32 +106,27 @@ def show_explanation(explanation: contex.Explanation) -> None:
     verb = "matches" if explanation.matched else "does not match"
     out.say((out.plain(match.need), "bold"))
     out.say(f"{out.plain(event.data_key)} r{event.revision}  {event.sequence}")
-    out.say(
-        (
-            f"{verb}: score {match.score:.2f} {sign} threshold {match.threshold:.2f}",
-            "bold green" if explanation.matched else "bold yellow",
-        )
-    )
+    verdict = f"{verb}: score {match.score:.2f} {sign} threshold {match.threshold:.2f}"
+    out.say((verdict, "bold green" if explanation.matched else "bold yellow"))
     if explanation.verdict:
         out.say(out.plain(explanation.verdict))
     out.say()
-    for line in parts_lines(match):
-        out.say(line)
+    out.say_lines(parts_lines(match))
     out.say()
     if explanation.contributions:
-        out.console().print(contributions_table(explanation))
+        out.console().print(_contributions_table(explanation))
         out.say(
             f"log-odds {explanation.log_odds:+.2f} = ln(p / (1 - p)), so p = {match.score:.2f}\n"
         )
     if explanation.terms:
-        out.console().print(terms_table(explanation))
+        _show_terms(explanation)
     if explanation.passages:
-        out.console().print(passages_table(explanation))
+        _show_passages(explanation)
     if explanation.rank:
         out.say(f"place {explanation.rank:,} of {explanation.data_count:,} data for this need")
 
 
-def contributions_table(explanation: contex.Explanation) -> Table:
+def _contributions_table(explanation: contex.Explanation) -> out.Table:
     """Each term of the log-odds as a bar to the left or right, on one scale, and their sum."""
     terms, total = explanation.contributions, explanation.log_odds
     scale = max((abs(size) for size in (total, *(term.log_odds for term in terms))), default=0.0)
@@ -164,10 +148,10 @@ def contributions_table(explanation: contex.Explanation) -> Table:
     return result
 
 
-def terms_table(explanation: contex.Explanation) -> Table:
+def _show_terms(explanation: contex.Explanation) -> None:
     """The words of the need: how much each weighs, and how much of it the passage has."""
     scale = max((term.weight for term in explanation.terms), default=0.0)
-    return out.table_of(
+    out.show_table(
         explanation.terms,
         {
             "word": lambda term: out.cell(term.word, 40),
@@ -179,9 +163,8 @@ def terms_table(explanation: contex.Explanation) -> Table:
     )
 
 
-def passages_table(explanation: contex.Explanation) -> Table:
-    """The passages of the datum, best first."""
-    return out.table_of(
+def _show_passages(explanation: contex.Explanation) -> None:
+    out.show_table(
         explanation.passages,
         {
             "score": "score",
@@ -192,9 +175,6 @@ def passages_table(explanation: contex.Explanation) -> Table:
             "passage": lambda passage: out.cell(passage.text, 100),
         },
     )
-
-
-# --- backtest
 
 
 @command()
@@ -243,17 +223,12 @@ async def backtest(
                     out.print_line(out.matched_line(item))
     if summary is None:
         return
-    judged = [_text_and_threshold(need, default) for need in specs]
+    needs_of = [contex.Need(need) if isinstance(need, str) else need for need in specs]
+    judged = [(n.text, default if n.threshold is None else n.threshold) for n in needs_of]
     if session.json:
         out.print_json(summary_record(summary, judged))
     else:
         _show_summary(summary, judged)
-
-
-def _text_and_threshold(need: str | contex.Need, default: float) -> tuple[str, float]:
-    if isinstance(need, str):
-        return need, default
-    return need.text, default if need.threshold is None else need.threshold
 
 
 def summary_record(
@@ -288,8 +263,7 @@ def _show_summary(summary: contex.BacktestSummary, needs: list[tuple[str, float]
     for (text, threshold), counted in zip(needs, summary.needs, strict=False):
         out.say()
         out.say((out.plain(text), "bold"))
-        for line in histogram(counted, threshold):
-            out.say(line)
+        out.say_lines(histogram(counted, threshold))
 
 
 def histogram(
@@ -305,9 +279,6 @@ def histogram(
         f"{bar(counts[at] / most if most else 0.0, _HISTOGRAM_BAR)}  {counts[at]:,}"
         for at in sorted(counts)
     ]
-
-
-# --- feedback
 
 
 @command()
@@ -359,9 +330,6 @@ async def export(
                 progress.advance(1)
 
 
-# --- matching
-
-
 @command()
 async def matching(
     session: Session,
@@ -400,7 +368,6 @@ async def _watch(session: Session, status: contex.MatchingStatus) -> contex.Matc
 
 
 def progress_line(status: contex.MatchingStatus) -> str:
-    """How far re-embedding has come, as a bar."""
     total = status.texts_total
     share = status.texts_embedded / total if total else 0.0
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import contex
 
@@ -32,14 +31,16 @@ def show_matches(grouped: dict[str, Pairs], explained: bool = False) -> None:
 
 
 def _show_table(found: Pairs) -> None:
-    columns: dict[str, Callable[[tuple[contex.MatchedEvent, contex.Match]], Any]] = {
-        "score": lambda pair: pair[1].score,
-        "data key": lambda pair: pair[0].event.data_key,
-        "rev": lambda pair: pair[0].event.revision,
-        "path": lambda pair: out.cell(pair[1].path, 60),
-        "passage": lambda pair: out.cell(_passage(*pair), 100),
-    }
-    out.console().print(out.table_of(found, columns))
+    out.show_table(
+        found,
+        {
+            "score": lambda pair: pair[1].score,
+            "data key": lambda pair: pair[0].event.data_key,
+            "rev": lambda pair: pair[0].event.revision,
+            "path": lambda pair: out.cell(pair[1].path, 60),
+            "passage": lambda pair: out.cell(_passage(*pair), 100),
+        },
+    )
 
 
 def _passage(matched: contex.MatchedEvent, match: contex.Match) -> str:
@@ -58,7 +59,6 @@ def _show_parts(matched: contex.MatchedEvent, match: contex.Match) -> None:
 
 
 def parts_lines(match: contex.Match) -> list[str]:
-    """A score's parts as bars."""
     standing = signed_bar(match.standing, _STANDING_SCALE, _BAR // 2 - 1).ljust(_BAR)
     return [
         f"probability  {marked_bar(match.score, match.threshold, _BAR)}  {match.score:5.2f}  "
@@ -70,7 +70,6 @@ def parts_lines(match: contex.Match) -> list[str]:
 
 
 def need_line(need: contex.Need) -> str:
-    """A need and its options on one line."""
     facts = []
     if need.threshold is not None:
         facts.append(f"threshold {need.threshold:g}")
@@ -79,6 +78,13 @@ def need_line(need: contex.Need) -> str:
     if need.exclude_data_keys:
         facts.append(f"not {', '.join(map(out.plain, need.exclude_data_keys))}")
     return out.plain(need.text) + (f"  ({'; '.join(facts)})" if facts else "")
+
+
+def need_lines(agent: contex.Agent) -> list[str]:
+    """The needs of an agent; a server may not tell their options."""
+    return list(
+        map(need_line, agent.need_specs) if agent.need_specs else map(out.plain, agent.needs)
+    )
 
 
 def show_context(context: contex.Context | None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import contex
 
-from contex_cli.exits import InputError, UsageError
-from contex_cli.parameters import argument, option
+from contex_cli.exits import InputError
+from contex_cli.parameters import UsageError, argument, option
 from contex_cli.times import Place, parse_moment, parse_place
 
 AGENT_ID = argument(..., "AGENT", "The agent's id.")
@@ -78,11 +78,7 @@ class MinDelta:
     pointers: tuple[str, ...] = option((), _POINTER, "--min-delta-pointer", metavar="POINTER")
 
     def value(self) -> contex.MinDelta | None:
-        """What the client takes; None where nothing was given.
-
-        Raises:
-            UsageError: The options contradict each other.
-        """
+        """What the client takes; None where nothing was given."""
         if self.pointers and self.only_changes is False:
             raise UsageError("contradicts --no-min-delta", "--min-delta-pointer")
         if self.pointers:
@@ -90,18 +86,10 @@ class MinDelta:
         return None if self.only_changes is None else contex.MinDelta(self.only_changes)
 
 
-# --- needs, as people give them
-
-
 def read_needs(
     needs: Sequence[str], file: str | None, exclude: Sequence[str] = ()
 ) -> list[str | contex.Need]:
-    """The given needs and those of a file, in this order; without options they are texts.
-
-    Raises:
-        InputError: The file can't be read or does not hold needs, or something is excluded from
-            no needs.
-    """
+    """The given needs and those of a file, in this order; without options they are texts."""
     found: list[str | contex.Need] = list(needs)
     if file is not None:
         try:
@@ -110,13 +98,13 @@ def read_needs(
             raise InputError(f"can't read {file!r}: {error}") from None
     if exclude and not found:
         raise InputError("--exclude goes together with needs")
-    return [_excluding(need, exclude) for need in found] if exclude else found
-
-
-def _excluding(need: str | contex.Need, exclude: Sequence[str]) -> contex.Need:
-    need = contex.Need(need) if isinstance(need, str) else need
-    keys = dict.fromkeys((*need.exclude_data_keys, *exclude))
-    return contex.Need(need.text, need.threshold, need.max_matches, tuple(keys))
+    if not exclude:
+        return found
+    specs = [contex.Need(need) if isinstance(need, str) else need for need in found]
+    return [
+        replace(n, exclude_data_keys=tuple(dict.fromkeys((*n.exclude_data_keys, *exclude))))
+        for n in specs
+    ]
 
 
 def _read_file(file: str) -> list[str | contex.Need]:
@@ -125,21 +113,17 @@ def _read_file(file: str) -> list[str | contex.Need]:
     if not file.lower().endswith((".yaml", ".yml", ".json")):
         stripped = (line.strip() for line in text.splitlines())
         return [line for line in stripped if line and not line.startswith("#")]
-    items = _parse(text, file)
-    if not isinstance(items, list):
-        raise InputError(f"{file!r} is not a list of needs")
-    return [_need(item, f"{file!r}, need {number}") for number, item in enumerate(items, 1)]
-
-
-def _parse(text: str, file: str) -> Any:
     import json
 
     import yaml
 
     try:
-        return json.loads(text) if file.lower().endswith(".json") else yaml.safe_load(text)
+        items = json.loads(text) if file.lower().endswith(".json") else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"can't read {file!r}: {' '.join(str(error).split())}") from None
+    if not isinstance(items, list):
+        raise InputError(f"{file!r} is not a list of needs")
+    return [_need(item, f"{file!r}, need {number}") for number, item in enumerate(items, 1)]
 
 
 def _need(item: Any, place: str) -> str | contex.Need:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from contex import Event, MatchedEvent
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Table as Table
+    from rich.text import Text as Text
 
 T = TypeVar("T")
 _PIPE_COLUMNS = 160
@@ -30,9 +30,6 @@ _NUMBERS = {
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-# --- for programs
-
-
 def print_json(value: object) -> None:
     """Prints one object as one line, without flushing."""
     from contex_cli.records import encode
@@ -41,11 +38,6 @@ def print_json(value: object) -> None:
 
 
 def flush() -> None:
-    """Sends what was printed on its way.
-
-    Raises:
-        BrokenPipeError: Nobody reads any more.
-    """
     sys.stdout.flush()
 
 
@@ -54,9 +46,6 @@ def open_file(file: str) -> Iterator[BinaryIO]:
     """Opens a file that gets its name when everything is in it; "-" is stdout.
 
     After an error, what had the name before is still there.
-
-    Raises:
-        InputError: It can't be written.
     """
     if file == "-":
         yield sys.stdout.buffer
@@ -87,9 +76,6 @@ def _open(path: Path) -> BinaryIO:
         raise InputError(f"can't write {str(path)!r}: {error.strerror}") from None
 
 
-# --- for people
-
-
 @cache
 def console() -> Console:
     """Where tables go. A pipe gets a fixed width instead of the 80 columns of no terminal."""
@@ -111,16 +97,20 @@ def error_console() -> Console:
 def say(*parts: str | Text | tuple[str, str], cut: bool = False) -> None:
     """Prints a line of texts as they are, and of texts with their style.
 
-    Args:
-        parts: Printed one after the other.
-        cut: Cut the line to the width of the terminal instead of wrapping it.
+    `cut` cuts the line to the width of the terminal instead of wrapping it.
     """
+    from rich.text import Text
+
     how: Any = {"no_wrap": True, "overflow": "ellipsis", "crop": True} if cut else {}
-    console().print(assembled(*parts), **how)
+    console().print(Text.assemble(*parts), **how)
+
+
+def say_lines(lines: Iterable[str | Text], indent: str = "") -> None:
+    for line in lines:
+        say(indent, line)
 
 
 def remark(text: str) -> None:
-    """Prints a line on stderr."""
     error_console().print(text, markup=False)
 
 
@@ -129,13 +119,6 @@ def styled(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(text, style=style)
-
-
-def assembled(*parts: str | Text | tuple[str, str]) -> Text:
-    """A line of parts: texts as they are, and texts with their style."""
-    from rich.text import Text
-
-    return Text.assemble(*parts)
 
 
 def cell(text: str, limit: int | None = None) -> Any:
@@ -163,16 +146,18 @@ def table(*columns: str, title: str | None = None) -> Table:
 def table_of(items: Iterable[T], columns: Mapping[str, str | Callable[[T], Any]]) -> Table:
     """A table with a row for each item.
 
-    Args:
-        items: Values of the client.
-        columns: By their headings: the name of an attribute, or what makes the value. Times,
-            scores and foreign text are printed as everywhere; styled text as it is.
+    `columns` has, by their headings, the name of an attribute or what makes the value. Times,
+    scores and foreign text are printed as everywhere; styled text as it is.
     """
     result = table(*columns)
     for item in items:
         values = (getattr(item, c) if isinstance(c, str) else c(item) for c in columns.values())
         result.add_row(*map(_cell, values))
     return result
+
+
+def show_table(items: Iterable[T], columns: Mapping[str, str | Callable[[T], Any]]) -> None:
+    console().print(table_of(items, columns))
 
 
 def _cell(value: Any) -> Any:
@@ -188,7 +173,6 @@ def _cell(value: Any) -> Any:
 
 
 def show_rows(rows: Mapping[str, Any]) -> None:
-    """Prints names and their values, texts or styled texts."""
     result = table("", "")
     result.show_header = False
     for name, value in rows.items():
@@ -216,7 +200,6 @@ def printable(line: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Text of at most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -231,7 +214,6 @@ def size_text(size_bytes: int) -> str:
 
 
 def payload_preview(event: Event, limit: int = 60) -> str:
-    """The payload in a few characters."""
     if not event.payload:
         return "(deleted)" if event.event_type == "data_deleted" else ""
     text = event.payload[: 8 * limit].decode(errors="replace")
@@ -292,15 +274,8 @@ def print_line(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-# --- lists
-
-
 class Limited:
-    """Lists that stop at a limit, and say so.
-
-    Args:
-        limit: At most this many; 0: all.
-    """
+    """Lists that stop at a limit, and say so; 0: there is none."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -312,7 +287,6 @@ class Limited:
         return min(self._limit + 1, _PAGE) if self._limit else _PAGE
 
     async def of(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
-        """Yields the items up to the limit."""
         count = 0
         async for item in items:
             if self._limit and count == self._limit:
@@ -328,24 +302,17 @@ class Limited:
 
 
 async def print_list(
-    read: Callable[[int], AsyncIterator[T]],
+    read: Callable[..., AsyncIterator[T]],
+    arguments: Mapping[str, Any],
     limit: int,
     as_json: bool,
     to_table: Callable[[list[T]], Table],
     nothing: str,
 ) -> None:
-    """Prints a list: a line each for programs as they come, or a table.
-
-    Args:
-        read: Given the size of a page, reads the items.
-        limit: At most this many; 0: all.
-        as_json: For programs.
-        to_table: Makes the table.
-        nothing: What is printed for an empty list.
-    """
+    """Prints what `read(**arguments)` yields: a line each as they come for programs, or a table."""
     found: list[T] = []
     limited = Limited(limit)
-    async for item in limited.of(read(limited.page_size)):
+    async for item in limited.of(read(**arguments, page_size=limited.page_size)):
         if as_json:
             print_json(item)
         else:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 from contex_cli import output as out
 
 if TYPE_CHECKING:
+    from contex import ExportPiece
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
 
 _REFRESH_S = 0.1
 
@@ -35,58 +35,47 @@ class Progress:
         bar: bool = False,
         things: str = "events",
     ) -> None:
+        self.events = 0
         self._verb = verb
         self._shown = shown
         self._total_bytes = total_bytes
         self._has_bar = bar or total_bytes is not None
         self._things = things
         self._bytes = 0
-        self._events = 0
         self._started = self._refreshed = time.monotonic()
         self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
-
-    @property
-    def events(self) -> int:
-        """Events so far."""
-        return self._events
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
         return time.monotonic() - self._started
 
     def advance(self, events: int, size_bytes: int = 0) -> None:
         """Counts more events, and the bytes of input they took."""
-        self._events += events
+        self.events += events
         self._bytes += size_bytes
-        if self._bar is None or self._task is None:
-            return
         now = time.monotonic()
-        if now - self._refreshed >= _REFRESH_S:
+        if self._bar is not None and now - self._refreshed >= _REFRESH_S:
             self._refreshed = now
-            self._bar.update(self._task, completed=self._bytes, description=self.summary())
+            self._move(self._bytes, self._total_bytes)
 
     def reach(self, events: int, total_events: int, *, done: int | None = None) -> None:
-        """Sets how many events are done, out of how many.
+        """Sets how many events were made and looked at (by default the same), out of how many."""
+        self.events = events
+        done = events if done is None else done
+        self._move(done, max(done, total_events))
 
-        Args:
-            events: What was made so far.
-            total_events: How many there are to look at, as far as is known.
-            done: How many were looked at; by default `events`.
-        """
-        self._events = events
-        if self._bar is not None and self._task is not None:
-            done = events if done is None else done
-            total = max(done, total_events)
+    def reach_piece(self, piece: ExportPiece) -> None:
+        self.reach(piece.event_count, piece.total_count, done=piece.scanned_count)
+
+    def _move(self, done: int, total: int | None) -> None:
+        if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, description=self.summary())
 
     def summary(self) -> str:
-        """The state in words."""
         seconds = max(self.seconds, 1e-6)
         return (
-            f"{self._verb} {self._events:,} {self._things} in {seconds:.1f} s "
-            f"({self._events / seconds:,.0f}/s)"
+            f"{self._verb} {self.events:,} {self._things} in {seconds:.1f} s "
+            f"({self.events / seconds:,.0f}/s)"
         )
 
     def __enter__(self) -> Self:
@@ -95,11 +84,8 @@ class Progress:
 
             columns: list[progress.ProgressColumn] = [progress.SpinnerColumn()]
             if self._has_bar:
-                columns += [
-                    progress.BarColumn(),
-                    progress.TaskProgressColumn(),
-                    progress.TimeRemainingColumn(),
-                ]
+                columns += [progress.BarColumn(), progress.TaskProgressColumn()]
+                columns.append(progress.TimeRemainingColumn())
             self._bar = progress.Progress(
                 *columns,
                 progress.TextColumn("{task.description}"),
@@ -118,6 +104,6 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        done = error is None or (self._events and not isinstance(error, BrokenPipeError))
+        done = error is None or (self.events and not isinstance(error, BrokenPipeError))
         if self._shown and done:
             out.error_console().print(self.summary())

@@ -6,12 +6,13 @@ from collections.abc import Awaitable
 from dataclasses import fields, replace
 from typing import Any
 
+import click
 import contex
 
 from contex_cli import output as out
-from contex_cli.command import Session, command, confirm
-from contex_cli.exits import ExitCode, UsageError
-from contex_cli.parameters import option
+from contex_cli.command import Session, command
+from contex_cli.exits import ExitCode
+from contex_cli.parameters import UsageError, option
 from contex_cli.progress import Progress
 from contex_cli.times import Place, parse_place, sequence_text
 
@@ -21,9 +22,6 @@ REASON = option(..., "Why, for the audit.", metavar="TEXT")
 YES = option(False, "Do not ask.")
 
 
-# --- stats
-
-
 @command()
 async def stats(session: Session) -> None:
     """Show a project's size, positions and rate."""
@@ -31,13 +29,6 @@ async def stats(session: Session) -> None:
 
 
 def _show_stats(stats: contex.Stats) -> None:
-    out.show_rows(stats_rows(stats))
-    for warning in stats.warnings:
-        out.say(f"warning: {out.plain(warning)}")
-
-
-def stats_rows(stats: contex.Stats) -> dict[str, str]:
-    """A project in numbers, line by line."""
     counted = ""
     if stats.counted_since not in ("", _BEGINNING):
         counted = f", counted since {sequence_text(stats.counted_since)}"
@@ -65,10 +56,9 @@ def stats_rows(stats: contex.Stats) -> dict[str, str]:
         rows["in the store"] = f"{stats.store_event_count:,} events"
     if stats.removed_event_count:
         rows["removed"] = f"{stats.removed_event_count:,} events, for good"
-    return rows
-
-
-# --- retention
+    out.show_rows(rows)
+    for warning in stats.warnings:
+        out.say(f"warning: {out.plain(warning)}")
 
 
 @command()
@@ -120,13 +110,9 @@ def _seconds(days: float | None) -> int | None:
 
 def _show_retention(info: contex.RetentionInfo) -> None:
     result = out.table("", "of the project", "in effect")
-    for field in fields(info.own):
-        own, effective = getattr(info.own, field.name), getattr(info.effective, field.name)
-        result.add_row(
-            field.name.replace("_", " "),
-            out.cell(_limit_text(field.name, own)),
-            out.cell(_limit_text(field.name, effective)),
-        )
+    for name in (field.name for field in fields(info.own)):
+        limits = (_limit_text(name, getattr(of, name)) for of in (info.own, info.effective))
+        result.add_row(name.replace("_", " "), *limits)
     out.console().print(result)
     if not info.has_archive:
         out.say("the server has no archive: nothing leaves the store")
@@ -144,9 +130,6 @@ def _limit_text(name: str, value: int | bool | None) -> str:
     return out.size_text(value) if name.endswith("bytes") else f"{value:,}"
 
 
-# --- remove and erase
-
-
 @command()
 def remove(
     session: Session,
@@ -161,18 +144,14 @@ def remove(
     The latest event of each key stays. Refused while the project is on legal hold.
     """
     if not yes:
-        confirm(f"Remove events of {session.project} before {before} for good?")
+        click.confirm(f"Remove events of {session.project} before {before} for good?", abort=True)
 
     async def work() -> None:
         removed = await session.client.remove_events(session.project, before, reason=reason)
-        session.answer(removed, _show_removed)
+        count, first = f"{removed.removed_count:,} events", sequence_text(removed.first_sequence)
+        session.answer(removed, lambda _: out.show_rows({"removed": count, "first": first}))
 
     return work()
-
-
-def _show_removed(removed: contex.RemovedEvents) -> None:
-    count = f"{removed.removed_count:,} events"
-    out.show_rows({"removed": count, "first": sequence_text(removed.first_sequence)})
 
 
 @command()
@@ -191,7 +170,7 @@ def erase(
         raise UsageError("give one of --subject and --key", "--subject")
     what = f"subject {subject}" if subject is not None else f"data key {data_key}"
     if not yes:
-        confirm(f"Erase the payloads of {what} in {session.project}?")
+        click.confirm(f"Erase the payloads of {what} in {session.project}?", abort=True)
 
     async def work() -> None:
         erased = await session.client.erase(
@@ -201,18 +180,14 @@ def erase(
             reason=reason,
             request_id=request_id,
         )
-        session.answer(erased, _show_erased)
+        again = ", by an earlier call of this request" if erased.duplicate else ""
+        rows = {
+            "erased": f"{erased.erased_count:,} events{again}",
+            "recorded in": sequence_text(erased.sequence),
+        }
+        session.answer(erased, lambda _: out.show_rows(rows))
 
     return work()
-
-
-def _show_erased(erased: contex.ErasedData) -> None:
-    again = ", by an earlier call of this request" if erased.duplicate else ""
-    count = f"{erased.erased_count:,} events{again}"
-    out.show_rows({"erased": count, "recorded in": sequence_text(erased.sequence)})
-
-
-# --- verify
 
 
 @command()

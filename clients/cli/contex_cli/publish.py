@@ -18,22 +18,14 @@ import contex
 from contex_cli import drafts
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import (
-    ExitCode,
-    InputError,
-    UsageError,
-    complain,
-    complain_about,
-    describe,
-    exit_code,
-)
-from contex_cli.parameters import argument, one_of, option
+from contex_cli.exits import ExitCode, InputError, complain, complain_about, describe, exit_code
+from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 
 _NOT_DELETED = ("VALUE", "--description", "--type", "--content-type", "--meta")
 """What a deletion does not have."""
 _REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a replica"}
-_DURABILITY = one_of({level.name.lower(): level for level in contex.Durability}, "LEVEL")
+_DURABILITY = {level.name.lower(): level for level in contex.Durability}
 _READ_BYTES = 256 * 1024
 _BATCH_EVENTS = 256
 _BATCH_BYTES = 1024 * 1024
@@ -59,7 +51,7 @@ def publish(
     delete: bool = option(False, "Delete the datum."),
     request_id: str | None = option(None, "Makes a repetition safe. [default: a new UUID]"),
     durability: contex.Durability | None = option(
-        None, "memory, fsync or replicated. [default: fsync]", **_DURABILITY
+        None, "memory, fsync or replicated. [default: fsync]", metavar="LEVEL", parse=_DURABILITY
     ),
     stream: str | None = option(
         None, "Publish every line of a JSON-lines file instead.", metavar="FILE|-"
@@ -128,16 +120,9 @@ async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> E
         )
         return code
     if session.json:
-        out.print_json(
-            {
-                "sequence": receipt.sequence,
-                "data_key": data_key,
-                "revision": receipt.revision,
-                "durability": receipt.durability.name,
-                "duplicate": receipt.duplicate,
-                "request_id": fields["request_id"],
-            }
-        )
+        found = {name: getattr(receipt, name) for name in ("sequence", "revision", "duplicate")}
+        found |= {"data_key": data_key, "durability": receipt.durability.name}
+        out.print_json(found | {"request_id": fields["request_id"]})
         return ExitCode.OK
     what = f"{out.plain(data_key)} revision {receipt.revision}" if data_key else "event"
     out.print_line(f"{what}  {receipt.sequence}  on {_REACHED[receipt.durability.name]}")
@@ -147,9 +132,6 @@ async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> E
     if receipt.duplicate:
         out.remark("published before under this request id; nothing was appended now")
     return ExitCode.OK
-
-
-# --- many, over one stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +189,9 @@ async def publish_lines(
         complain(str(error))
         code = code or ExitCode.USAGE
     if session.json:
-        out.print_json(
-            {
-                "published": published,
-                "batches": published_batches,
-                "refused": refused,
-                "last_sequence": last_sequence,
-                "seconds": round(progress.seconds, 3),
-            }
-        )
+        counts = {"published": published, "batches": published_batches, "refused": refused}
+        seconds = round(progress.seconds, 3)
+        out.print_json(counts | {"last_sequence": last_sequence, "seconds": seconds})
     else:
         out.print_line(
             f"published {published:,}  refused {refused:,}  up to {last_sequence or '-'}"
@@ -247,11 +223,7 @@ async def batches(descriptor: int) -> AsyncIterator[Batch]:
 
 
 def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
-    """Splits lines into batches; `before` is the number of lines before the first.
-
-    Raises:
-        InputError: A line can't be published; what is before it has been yielded.
-    """
+    """Splits lines into batches, up to one that can't be read; `before` lines came before them."""
     events: list[contex.NewEvent] = []
     size_bytes = 0
     first = before + 1
@@ -281,23 +253,22 @@ async def _read(descriptor: int) -> bytes:
     loop = asyncio.get_running_loop()
     read: asyncio.Future[bytes] = loop.create_future()
 
-    def settle(data: bytes, error: OSError | None) -> None:
+    def settle(outcome: bytes | InputError) -> None:
         if read.done():
             return
-        if error is not None:
-            read.set_exception(InputError(f"can't read on: {error.strerror}"))
+        if isinstance(outcome, InputError):
+            read.set_exception(outcome)
         else:
-            read.set_result(data)
+            read.set_result(outcome)
 
     def work() -> None:
-        data, failure = b"", None
+        outcome: bytes | InputError
         try:
-            data = os.read(descriptor, _READ_BYTES)
+            outcome = os.read(descriptor, _READ_BYTES)
         except OSError as error:
-            failure = error
-        # The loop may be closed by now, after Ctrl-C.
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, data, failure)
+            outcome = InputError(f"can't read on: {error.strerror}")
+        if not loop.is_closed():  # as after Ctrl-C
+            loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=work, daemon=True).start()
     return await read

@@ -24,29 +24,22 @@ def serve(
     ),
     redis_url: str | None = option(
         None,
-        (
-            "A Redis or Valkey of your own instead of the built-in store: redis://, "
-            "rediss://, unix://, redis+sentinel://host:port,…/service, "
-            "redis+cluster://host:port."
-        ),
+        "A Redis or Valkey of your own instead of the built-in store: redis://, rediss://, "
+        "unix://, redis+sentinel://host:port,…/service, redis+cluster://host:port.",
         metavar="URL",
     ),
     workers: int | None = option(None, "Processes. [default: 1]"),
     insecure: bool | None = option(None, "Allow an address that other machines can reach."),
     embedder_path: str | None = option(
         None,
-        (
-            "An embedding model of your own instead of the built-in one: a directory with "
-            "model.onnx and tokenizer.json."
-        ),
+        "An embedding model of your own instead of the built-in one: a directory with model.onnx "
+        "and tokenizer.json.",
         metavar="DIR",
     ),
     embedder_url: str | None = option(
         None,
-        (
-            "An OpenAI-compatible endpoint instead: what comes before /embeddings. Its key "
-            "is taken from CONTEX_EMBEDDER__API_KEY."
-        ),
+        "An OpenAI-compatible endpoint instead: what comes before /embeddings. Its key is taken "
+        "from CONTEX_EMBEDDER__API_KEY.",
         metavar="URL",
     ),
     embedder_model: str | None = option(
@@ -54,7 +47,7 @@ def serve(
     ),
     metrics_port: int | None = option(
         None,
-        ("Also serve metrics for Prometheus on this port; 0 picks a free one. [default: none]"),
+        "Also serve metrics for Prometheus on this port; 0 picks a free one. [default: none]",
     ),
     log_level: str | None = option(
         None, "debug, info, warning or error. [default: info]", metavar="LEVEL"

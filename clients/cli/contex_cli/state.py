@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import contex
 
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import UsageError
-from contex_cli.parameters import argument, option
+from contex_cli.parameters import UsageError, argument, option
 from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
 
 _KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
 # Revisions next to each other are told apart; the newest is the brightest.
@@ -38,9 +32,6 @@ _OMITTED = {
     "TOO_LARGE": "one of the payloads is too large",
     "TRIMMED": "the event before can no longer be read",
 }
-
-
-# --- state
 
 
 @command()
@@ -85,7 +76,7 @@ def _show_state(found: list[contex.Datum], as_of: contex.Moment, is_one: bool) -
     out.say(f"{f'{len(found):,}' if found else 'no'} data, as of {moment_text(as_of)}")
 
 
-def _state_table(found: list[contex.Datum]) -> Table:
+def _state_table(found: list[contex.Datum]) -> out.Table:
     brief = all(datum.event is None for datum in found)
     columns = ("data key", "rev", "sequence") if brief else ("data key", "rev", "time")
     result = out.table(*columns, *(() if brief else ("publisher", "payload")))
@@ -109,12 +100,8 @@ def _show_datum(event: contex.Event) -> None:
     if event.description:
         out.say((out.plain(event.description), "dim"))
     out.say()
-    for line in out.payload_lines(event):
-        out.say(line)
+    out.say_lines(out.payload_lines(event))
     out.say()
-
-
-# --- diff
 
 
 @command()
@@ -124,10 +111,8 @@ async def diff(
     words: tuple[str, ...] = argument(
         (),
         "[TARGET] [KEY|GLOB]",
-        (
-            "The later moment, then the data. What doesn't read as a moment is a key; put "
-            "`now` before a key that does."
-        ),
+        "The later moment, then the data. What doesn't read as a moment is a key; put `now` before "
+        "a key that does.",
     ),
     prefix: str = options.PREFIX,
     brief: bool = option(False, "Only which data changed, without patches."),
@@ -167,8 +152,7 @@ def _show_diff(found: contex.StateDiff, brief: bool) -> None:
     for change in found.changes:
         _show_change(change)
         if not brief:
-            for line in patch_lines(change.patch):
-                out.say("    ", line)
+            out.say_lines(patch_lines(change.patch), "    ")
     if found.changes:
         out.say()
     out.say(f"{found.added:,} added, {found.removed:,} removed, {found.changed:,} changed")
@@ -192,7 +176,7 @@ def _show_change(change: contex.Change) -> None:
     out.say((f"{mark} {out.plain(change.data_key)}", f"bold {style}"), facts, cut=True)
 
 
-def patch_lines(patch: contex.Patch | None) -> list[Text]:
+def patch_lines(patch: contex.Patch | None) -> list[out.Text]:
     """A patch as lines: an operation or a line of the diff each, or why there is none."""
     if patch is None:
         return []
@@ -208,7 +192,7 @@ def patch_lines(patch: contex.Patch | None) -> list[Text]:
     return lines or [out.styled("(the payload is the same)", "dim")]
 
 
-def operation_line(operation: Mapping[str, Any]) -> Text:
+def operation_line(operation: Mapping[str, Any]) -> out.Text:
     """One operation of a JSON patch: what it does, where, and the value."""
     name = str(operation.get("op", ""))
     mark, style = _OPERATIONS.get(name, ("?", ""))
@@ -226,13 +210,9 @@ def _pointer(path: Any) -> str:
     return out.plain(str(path or ""), _PATH) or "(the whole)"
 
 
-def diff_line(line: str) -> Text:
-    """One line of a unified diff, coloured by what it does."""
+def diff_line(line: str) -> out.Text:
     style = next((style for start, style in _LINES.items() if line.startswith(start)), "")
     return out.styled(out.printable(line), style)
-
-
-# --- history
 
 
 @command()
@@ -288,18 +268,13 @@ def _show_revision(revision: contex.Revision) -> None:
     lines = patch_lines(revision.patch)
     if not lines and revision.event.payload:
         lines = [out.styled(out.payload_preview(revision.event, 400))]
-    for line in lines:
-        out.say("    ", line)
+    out.say_lines(lines, "    ")
     out.say()
 
 
 def _show_whole_revision(revision: contex.Revision) -> None:
     _show_revision(revision)
-    for line in out.payload_lines(revision.event):
-        out.say(line)
-
-
-# --- blame
+    out.say_lines(out.payload_lines(revision.event))
 
 
 @command()
@@ -334,7 +309,7 @@ def _print_blame(blame: contex.Blame) -> None:
     out.print_json({"summary": {**about, "as_of": blame.as_of, "truncated": blame.truncated}})
 
 
-def blame_table(blame: contex.Blame) -> Table:
+def blame_table(blame: contex.Blame) -> out.Table:
     """A row for each part; those of one revision share a colour."""
     newest = blame.event.revision
     older = sorted({part.revision for part in blame.parts} - {newest}, reverse=True)
@@ -347,8 +322,7 @@ def blame_table(blame: contex.Blame) -> Table:
             out.styled(rfc3339(part.time), colour),
             out.styled(out.plain(part.publisher), colour),
             out.styled(out.plain(part.path, _PATH) or "(the whole)"),
-            out.styled(
-                out.shortened(out.printable(part.value), _VALUE)
-            ),  # a line keeps its indentation
+            # A line keeps its indentation.
+            out.styled(out.shortened(out.printable(part.value), _VALUE)),
         )
     return result

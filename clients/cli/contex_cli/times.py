@@ -38,9 +38,6 @@ def parse_place(text: str) -> Place:
 
     A bare number is a sequence up to 11 digits and Unix milliseconds from 12 on. A time without a
     zone, or in words, is repeated on stderr as the instant that was understood.
-
-    Raises:
-        ValueError: It can't be understood.
     """
     place = read_place(text)
     if place is None:
@@ -49,11 +46,7 @@ def parse_place(text: str) -> Place:
 
 
 def parse_moment(text: str) -> Place | None:
-    """The same for an option that defaults to now: "now" is then the server's, not this clock's.
-
-    Raises:
-        ValueError: It can't be understood.
-    """
+    """The same for an option that defaults to now: "now" is then the server's, not this clock's."""
     return None if text == "now" else parse_place(text)
 
 
@@ -82,25 +75,16 @@ def read_time(text: str, now: datetime) -> datetime | None:
     in elapsed hours, also where the clocks were changed meanwhile. Without a zone of its own a
     time is local.
 
-    Args:
-        text: What was said.
-        now: With the local zone.
-
-    Returns:
-        The instant, with its zone; None if the text can't be understood.
+    Returns the instant with its zone, or None if the text can't be understood.
     """
     with suppress(ValueError, OverflowError):
-        time = _local_iso(text) or _spoken(" ".join(text.split()), now)
+        try:
+            time: datetime | None = datetime.fromisoformat(text)
+        except ValueError:
+            time = _spoken(" ".join(text.split()), now)
         if time is not None:
             return time if time.tzinfo is not None else time.astimezone()
     return None
-
-
-def _local_iso(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 def _spoken(text: str, now: datetime) -> datetime | None:
@@ -155,7 +139,6 @@ def instant_text(time: datetime) -> str:
 
 
 def sequence_text(sequence: str) -> str:
-    """A sequence and its time."""
     if sequence in ("", _BEFORE_THE_FIRST):
         return "none"
     unix_ms = int(sequence.partition("-")[0])

@@ -12,8 +12,8 @@ import contex
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import InputError, UsageError
-from contex_cli.parameters import argument, one_of, option
+from contex_cli.exits import InputError
+from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.times import sequence_text
 
@@ -29,11 +29,6 @@ _INCLUDE = "What else goes with the events: agents, vectors, settings; native on
 
 
 def parse_renaming(text: str) -> tuple[str, str]:
-    """Reads OLD=NEW.
-
-    Raises:
-        ValueError: It is not of this form.
-    """
     old, equals, new = text.partition("=")
     if not equals or not old:
         raise ValueError(f"{text!r} is not OLD=NEW")
@@ -41,11 +36,7 @@ def parse_renaming(text: str) -> tuple[str, str]:
 
 
 def parse_redaction(text: str) -> tuple[str, str]:
-    """Reads [GLOB:]/POINTER into the glob, empty for all data, and the pointer.
-
-    Raises:
-        ValueError: It is not of this form.
-    """
+    """Reads [GLOB:]/POINTER into the glob, empty for all data, and the pointer."""
     glob, _, pointer = text.rpartition(":/")
     if not text.startswith("/") and not glob:
         raise ValueError(f"{text!r} is not [GLOB:]/POINTER")
@@ -58,10 +49,8 @@ class Redactions:
 
     redact: tuple[tuple[str, str], ...] = option(
         (),
-        (
-            "Take this value out of JSON payloads, of keys like GLOB; * as a part of the "
-            "pointer is every element. Repeatable."
-        ),
+        "Take this value out of JSON payloads, of keys like GLOB; * as a part of the pointer is "
+        "every element. Repeatable.",
         metavar="[GLOB:]/POINTER",
         parse=parse_redaction,
     )
@@ -73,11 +62,6 @@ class Redactions:
     )
 
     def of_client(self) -> list[contex.Redaction]:
-        """The same as the client takes it.
-
-        Raises:
-            UsageError: The options contradict each other.
-        """
         if self.redact_hash and self.redact_with is not None:
             raise UsageError("contradicts --redact-with", "--redact-hash")
         if not self.redact and (self.redact_hash or self.redact_with is not None):
@@ -99,10 +83,7 @@ async def export(
     session: Session,
     output: str = option(..., "Where to; - is stdout.", "--output", "-o", metavar="FILE"),
     file_format: contex.ExportFormat | None = option(
-        None,
-        "The format. [default: by the suffix of FILE, or native]",
-        "--format",
-        **one_of(_FORMATS),
+        None, "The format. [default: by the suffix of FILE, or native]", "--format", parse=_FORMATS
     ),
     zstd: bool = option(False, "Compress jsonl and cloudevents; .zst does it too."),
     *,
@@ -115,7 +96,9 @@ async def export(
     What is published meanwhile is left out. FILE.part grows and becomes FILE when it is complete;
     the same command again goes on with one that was left.
     """
-    chosen = file_format or format_of(output)
+    name = output.removesuffix(".zst").lower()
+    by_suffix = next((format for s, format in _SUFFIXES.items() if name.endswith(s)), "native")
+    chosen = file_format or _FORMATS[by_suffix]
     arguments: dict[str, Any] = {
         **vars(range),
         **vars(filter),
@@ -123,27 +106,17 @@ async def export(
         "include": include,
     }
     with Progress("exported", bar=True) as progress:
-
-        def reached(piece: contex.ExportPiece) -> None:
-            progress.reach(piece.event_count, piece.total_count, done=piece.scanned_count)
-
         if output == "-":
             async with session.client.export(session.project, chosen, **arguments) as pieces:
                 async for piece in pieces:
                     sys.stdout.buffer.write(piece.data)
-                    reached(piece)
+                    progress.reach_piece(piece)
             sys.stdout.buffer.flush()
             return
         summary = await session.client.export_to(
-            session.project, output, chosen, progress=reached, **arguments
+            session.project, output, chosen, progress=progress.reach_piece, **arguments
         )
     session.answer(summary, lambda summary: _show_export(summary, output))
-
-
-def format_of(file: str) -> contex.ExportFormat:
-    """The format that a name stands for."""
-    name = file.removesuffix(".zst").lower()
-    return _FORMATS[next((f for s, f in _SUFFIXES.items() if name.endswith(s)), "native")]
 
 
 def _show_export(summary: contex.ExportSummary, file: str) -> None:
@@ -167,7 +140,7 @@ async def import_(
     file: str = argument(
         ...,
         "FILE",
-        ("What `contex export` wrote, CloudEvents, or what the older HTTP service returned."),
+        "What `contex export` wrote, CloudEvents, or what the older HTTP service returned.",
     ),
     mode: contex.ImportMode = option(
         contex.ImportMode.EXACT, "exact: as they are, into an empty project. replay: as new events."
@@ -195,7 +168,11 @@ async def import_(
     import that was interrupted.
     """
     changes = redactions.of_client()
-    with Progress("read", total_bytes=_size(file)) as progress:
+    try:
+        total_bytes = os.stat(file).st_size
+    except OSError as error:
+        raise InputError(f"can't read {file!r}: {error.strerror}") from None
+    with Progress("read", total_bytes=total_bytes) as progress:
         size = 0
 
         def reached(now: contex.ImportProgress) -> None:
@@ -239,10 +216,6 @@ async def clone(
     source_server, _, source_project = source.rpartition("/")
     server, _, project = destination.rpartition("/")
     with Progress("copied", bar=True) as progress:
-
-        def reached(piece: contex.ExportPiece) -> None:
-            progress.reach(piece.event_count, piece.total_count, done=piece.scanned_count)
-
         report = await session.connect(source_server or session.target).clone(
             source_project,
             project,
@@ -251,24 +224,12 @@ async def clone(
             **vars(filter),
             include=include,
             redactions=redactions.of_client(),
-            progress=reached,
+            progress=progress.reach_piece,
         )
     session.answer(report, _show_import)
 
 
-def _size(file: str) -> int:
-    try:
-        return os.stat(file).st_size
-    except OSError as error:
-        raise InputError(f"can't read {file!r}: {error.strerror}") from None
-
-
 def _show_import(report: contex.ImportReport) -> None:
-    out.show_rows(report_rows(report))
-
-
-def report_rows(report: contex.ImportReport) -> dict[str, str]:
-    """An import, line by line."""
     verb = "would be imported" if report.dry_run else "imported"
     source = f", of project {report.source_project}" if report.source_project else ""
     rows = {
@@ -289,4 +250,4 @@ def report_rows(report: contex.ImportReport) -> dict[str, str]:
     rows["last"] = sequence_text(report.last_sequence)
     if report.digest:
         rows["digest"] = report.digest
-    return rows
+    out.show_rows(rows)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from contex import AsyncClient, ContexError
 from contex_cli.command import Session, command
-from contex_cli.exits import ExitCode, InputError, UsageError, complain, complain_about
+from contex_cli.exits import ExitCode, InputError, complain, complain_about
 from contex_cli.output import console, error_console, print_json, remark
-from contex_cli.parameters import option
+from contex_cli.parameters import UsageError, option
 
 from contex_demo import corpus as corpora
 from contex_demo.rendering import View

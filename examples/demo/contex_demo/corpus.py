@@ -49,7 +49,6 @@ class Corpus:
 
     @property
     def needs(self) -> int:
-        """How many needs there are in all."""
         return sum(len(agent.needs) for agent in self.agents)
 
 
@@ -86,25 +85,18 @@ def of_files(documents: Path, needs: Path, max_agents: int) -> Corpus:
         documents: Lines with data_key, data and optionally description.
         needs: Lines with need and optionally data_keys, the right answers.
         max_agents: Maximum number of agents that the needs are dealt to.
-
-    Raises:
-        InputError: A file can't be read, or a line is not of this form.
     """
-    read = tuple(_document(line) for line in _lines(documents))
+    read = tuple(_document(*line) for line in _lines(documents))
     if not read:
         raise InputError(f"{documents}: no documents")
-    wanted = [_need(line) for line in _lines(needs)]
+    wanted = [_need(*line) for line in _lines(needs)]
     if not wanted:
         raise InputError(f"{needs}: no needs")
     return Corpus(documents.name, read, group(wanted, max_agents))
 
 
 def group(needs: Sequence[Need], max_agents: int) -> tuple[AgentPlan, ...]:
-    """Deals needs to as few agents as can hold them, evenly and in order.
-
-    Raises:
-        InputError: There are more than `max_agents` can hold.
-    """
+    """Deals needs to as few agents as can hold them, evenly and in order."""
     if len(needs) > max_agents * NEEDS_PER_AGENT:
         raise InputError(
             f"{len(needs):,} needs are more than {max_agents} agents with {NEEDS_PER_AGENT} each "
@@ -118,19 +110,15 @@ def group(needs: Sequence[Need], max_agents: int) -> tuple[AgentPlan, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    where: str
-    record: dict[str, Any]
-
-    def text(self, key: str, *, required: bool = True) -> str:
-        value = self.record.get(key, None if required else "")
-        if not isinstance(value, str) or (required and not value.strip()):
-            raise InputError(f"{self.where}: {key!r} must be a text")
-        return value
+def _text(where: str, record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: {key!r} must be a text")
+    return value
 
 
-def _lines(path: Path) -> Iterator[_Line]:
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each line is, for messages, and its object."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -143,21 +131,22 @@ def _lines(path: Path) -> Iterator[_Line]:
                     raise InputError(f"{where}: not JSON: {error}") from None
                 if not isinstance(record, dict):
                     raise InputError(f"{where}: not a JSON object")
-                yield _Line(where, record)
+                yield where, record
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"can't read {str(path)!r}: {error}") from None
 
 
-def _document(line: _Line) -> Document:
-    if "data" not in line.record:
-        raise InputError(f"{line.where}: 'data' is missing")
-    return Document(
-        line.text("data_key"), line.text("description", required=False), line.record["data"]
-    )
+def _document(where: str, record: dict[str, Any]) -> Document:
+    if "data" not in record:
+        raise InputError(f"{where}: 'data' is missing")
+    description = record.get("description", "")
+    if not isinstance(description, str):
+        raise InputError(f"{where}: 'description' must be a text")
+    return Document(_text(where, record, "data_key"), description, record["data"])
 
 
-def _need(line: _Line) -> Need:
-    answers = line.record.get("data_keys") or []
+def _need(where: str, record: dict[str, Any]) -> Need:
+    answers = record.get("data_keys") or []
     if not isinstance(answers, list) or not all(isinstance(key, str) for key in answers):
-        raise InputError(f"{line.where}: 'data_keys' must be a list of texts")
-    return Need(line.text("need"), frozenset(answers))
+        raise InputError(f"{where}: 'data_keys' must be a list of texts")
+    return Need(_text(where, record, "need"), frozenset(answers))

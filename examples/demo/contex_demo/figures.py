@@ -24,7 +24,6 @@ class Figures:
 
     Attributes:
         matched_needs: Needs with at least one match at registration.
-        matches: Pairs of a need and a datum that matched at registration.
         delivery_known_ms: From the call of publish to each delivery, for known texts.
         delivery_new_ms: The same, where the text had to be embedded first.
         unanswered_at_kill: Events handed to the client and not acknowledged at the kill.
@@ -118,7 +117,6 @@ class Figures:
         return is_complete and all(row.held for row in self.rows())
 
     def record(self) -> dict[str, Any]:
-        """The figures for `--json`."""
         record = asdict(self)
         for name in ("delivery_known_ms", "delivery_new_ms"):
             values = record.pop(name)
@@ -129,7 +127,6 @@ class Figures:
 
 
 def percentiles(values: Sequence[float]) -> str:
-    """Times of deliveries in short."""
     if not values:
         return "no deliveries"
     p50, p99 = percentile(values, 0.5), percentile(values, 0.99)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from contex import Event, NewEvent, Receipt
@@ -21,39 +21,24 @@ MARK = "demo"
 class Published:
     """An event that was handed to the client, before its outcome is known."""
 
-    mark: str
     data_key: str
     payload_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """An event that the server has acknowledged."""
-
-    published: Published
-    sequence: str
-    revision: int
-
-
 @dataclass(slots=True)
 class Journal:
-    """Everything published in this run.
-
-    Attributes:
-        published: By mark; what was not acknowledged may or may not be in the log.
-        acknowledged: By mark.
-    """
+    """Everything published in this run by mark; without a receipt it may or may not be logged."""
 
     published: dict[str, Published] = field(default_factory=dict)
-    acknowledged: dict[str, Acknowledged] = field(default_factory=dict)
+    acknowledged: dict[str, Receipt] = field(default_factory=dict)
 
     def draft(self, document: Document) -> NewEvent:
         """An event that publishes `document`, noted under a new mark."""
         from contex import NewEvent
 
-        payload = encode(document.data)
+        payload = json.dumps(document.data, ensure_ascii=False, separators=(",", ":")).encode()
         mark = f"{len(self.published):06}"
-        self.published[mark] = Published(mark, document.data_key, digest(payload))
+        self.published[mark] = Published(document.data_key, digest(payload))
         return NewEvent(
             data_key=document.data_key,
             payload=payload,
@@ -63,12 +48,8 @@ class Journal:
         )
 
     def acknowledge(self, drafts: Sequence[NewEvent], receipts: Sequence[Receipt]) -> None:
-        """Notes the receipts of drafts, in the same order."""
         for draft, receipt in zip(drafts, receipts, strict=True):
-            published = self.published[draft.metadata[MARK]]
-            self.acknowledged[published.mark] = Acknowledged(
-                published, receipt.sequence, receipt.revision
-            )
+            self.acknowledged[draft.metadata[MARK]] = receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +66,6 @@ class Logged:
 
     @classmethod
     def of(cls, event: Event) -> Logged:
-        """Reduces an event."""
         return cls(
             event.sequence,
             event.event_type,
@@ -97,11 +77,5 @@ class Logged:
         )
 
 
-def encode(data: Any) -> bytes:
-    """The payload of a document."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def digest(payload: bytes) -> str:
-    """Identifies a payload."""
     return hashlib.sha256(payload).hexdigest()

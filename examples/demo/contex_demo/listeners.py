@@ -21,13 +21,7 @@ _POLL_S = 0.01
 
 @dataclass(slots=True)
 class Listener:
-    """One agent that listens.
-
-    Attributes:
-        delivered: Everything it received, in order.
-        arrived: When each arrived, on the monotonic clock.
-        scores: The best score of each.
-    """
+    """One agent that listens: what it received, when (monotonic), and how well it fits."""
 
     agent_id: str
     subscription: Subscription[MatchedEvent]
@@ -36,7 +30,6 @@ class Listener:
     scores: list[float] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Receives until the subscription is closed."""
         async for matched in self.subscription:
             event = matched.event
             self.arrived.append(time.monotonic())
@@ -52,13 +45,7 @@ class Listener:
 
 
 class Listeners:
-    """Agents that listen over one client, as an async context manager.
-
-    Args:
-        client: The client.
-        project: The project.
-        starts: Agent ids, each with the sequence it starts after.
-    """
+    """Agents that listen, each from after a sequence on, as an async context manager."""
 
     def __init__(
         self, client: AsyncClient, project: str, starts: Iterable[tuple[str, str]]
@@ -94,32 +81,13 @@ class Listeners:
 
     @property
     def deliveries(self) -> int:
-        """How many there were in all."""
         return sum(len(listener.delivered) for listener in self.all)
 
-    @property
-    def reconnects(self) -> int:
-        """How many connections were lost and mended."""
-        return sum(listener.subscription.reconnects for listener in self.all)
-
-    @property
-    def caught_up(self) -> int:
-        """How many have everything that was in the log."""
-        return sum(listener.subscription.caught_up for listener in self.all)
-
     async def until_caught_up(self, timeout: float) -> float:
-        """Waits until all have everything that was in the log.
-
-        Returns:
-            Seconds that took.
-
-        Raises:
-            TimeoutError: Some have not.
-            ContexError: A subscription has failed.
-        """
+        """Waits until all have everything that was in the log; returns the seconds that took."""
         started = time.monotonic()
         async with asyncio.timeout(timeout):
-            while self.caught_up < len(self.all):
+            while not all(listener.subscription.caught_up for listener in self.all):
                 self.raise_failures()
                 await asyncio.sleep(_POLL_S)
         return time.monotonic() - started

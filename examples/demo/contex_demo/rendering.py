@@ -30,12 +30,10 @@ class View:
         self._steps = 0
 
     def step(self, title: str) -> None:
-        """Begins a step."""
         self._steps += 1
         self._console.print(f"\n{self._steps}. {title}", style="bold", markup=False)
 
     def say(self, text: str) -> None:
-        """Tells how a step went."""
         self._console.print(f"   {text}", markup=False)
 
     @contextmanager
@@ -85,7 +83,6 @@ class View:
             )
 
     def received(self, receivers: Sequence[tuple[str, float, float]]) -> None:
-        """Who received an event, when, and how well it fits."""
         if not receivers:
             self.say("nobody needs it")
             return
@@ -98,12 +95,10 @@ class View:
         self.say(f"{len(receivers)} agents received it{not_shown}")
 
     def delivery_times(self, figures: Figures) -> None:
-        """The percentiles of the timed deliveries."""
         self.say(f"known text: {percentiles(figures.delivery_known_ms)}")
         self.say(f"new text, embedded first: {percentiles(figures.delivery_new_ms)}")
 
     def killed(self, figures: Figures, deliveries: int) -> None:
-        """How the stream went through the kill."""
         self.say(
             f"killed after {figures.acknowledged_before_kill:,} acknowledgements with "
             f"{figures.unanswered_at_kill:,} events unanswered; "

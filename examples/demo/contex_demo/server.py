@@ -31,18 +31,10 @@ class ServerProcess:
 
     @property
     def target(self) -> str:
-        """Where it listens."""
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> float:
-        """Starts it and waits until it serves.
-
-        Returns:
-            Seconds that took.
-
-        Raises:
-            ServerFailed: It ended, or did not serve in time.
-        """
+        """Starts it and waits until it serves; returns the seconds that took."""
         started = time.monotonic()
         await asyncio.to_thread(self._spawn)
         await self._until_serving(started + _START_LIMIT_S)
@@ -51,18 +43,10 @@ class ServerProcess:
     def kill(self) -> None:
         """Ends the server at once, with all its workers, as kill -9 does."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        _kill(self._process)
 
     async def stop(self) -> float:
-        """Stops it with SIGTERM.
-
-        Returns:
-            Seconds that took.
-
-        Raises:
-            ServerFailed: It had to be killed, or says that it failed.
-        """
+        """Stops it with SIGTERM; returns the seconds that took."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return 0.0
@@ -71,8 +55,7 @@ class ServerProcess:
         try:
             code = await asyncio.to_thread(process.wait, _STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _kill(process)
             raise ServerFailed(self._told(f"did not stop within {_STOP_LIMIT_S:g} s")) from None
         if code:
             raise ServerFailed(self._told(f"stopped with exit code {code}"))
@@ -82,8 +65,7 @@ class ServerProcess:
         """Makes sure that nothing of it is left running."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _kill(process)
 
     def _spawn(self) -> None:
         command = [sys.executable, "-m", "contex_server", "serve"]
@@ -125,6 +107,11 @@ class ServerProcess:
         except OSError:
             last = []
         return "\n".join([f"the server {what}", *last])
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _free_port() -> int:

@@ -15,26 +15,15 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 from contex_demo.corpus import Document
 
-_LEFT_OUT = frozenset(
+_LEFT_OUT = {
     # Open a browser window, print, or are no library for programs.
-    {
-        "antigravity",
-        "this",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "pydoc_data",
-        "ensurepip",
-        "distutils",
-    }
-    | {"test", "xxlimited", "xxlimited_35", "xxsubtype", "site", "sitecustomize", "readline"}
-    # Codecs by the hundred, documented only as generated tables.
-    | {"encodings"}
-)
+    *("antigravity", "this", "idlelib", "lib2to3", "turtledemo", "pydoc_data", "ensurepip"),
+    *("distutils", "test", "xxlimited", "xxlimited_35", "xxsubtype", "site", "sitecustomize"),
+    *("readline", "encodings"),  # codecs by the hundred, documented only as generated tables
+}
 _TEST_PARTS = frozenset({"test", "tests", "idle_test"})
 _DOC_CHARS = 1_500
 _LINE_CHARS = 160
@@ -77,14 +66,13 @@ def _submodules(package: Path, name: str, library: Path) -> Iterator[Module]:
         part = path.stem
         if part.startswith("_") or part in _TEST_PARTS:
             continue
-        if path.suffix == ".py":
-            module = read_source(f"{name}.{part}", path, library)
+        is_package = (path / "__init__.py").is_file()
+        if path.suffix == ".py" or is_package:
+            source = path / "__init__.py" if is_package else path
+            module = read_source(f"{name}.{part}", source, library)
             if module.doc:
                 yield module
-        elif (path / "__init__.py").is_file():
-            module = read_source(f"{name}.{part}", path / "__init__.py", library)
-            if module.doc:
-                yield module
+        if is_package:
             yield from _submodules(path, f"{name}.{part}", library)
 
 
@@ -97,10 +85,9 @@ def read_source(name: str, path: Path, library: Path) -> Module:
     module = Module(name, _docstring(tree))
     names = _exported(tree)
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            _note(module.functions, node.name, ast.get_docstring(node), names)
-        elif isinstance(node, ast.ClassDef):
-            _note(module.classes, node.name, ast.get_docstring(node), names)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            members = module.classes if isinstance(node, ast.ClassDef) else module.functions
+            _note(members, node.name, ast.get_docstring(node), names)
     for source in _private_sources(tree):
         _take_over(module, source, path, library)
     return module
@@ -170,29 +157,19 @@ def read_compiled(name: str) -> Module | None:
             imported = importlib.import_module(name)
     except ImportError:
         return None
-    return _inspect(name, imported)
-
-
-def _inspect(name: str, imported: ModuleType) -> Module:
     module = Module(name, inspect.cleandoc(imported.__doc__ or ""))
     for member, value in vars(imported).items():
-        doc = getattr(value, "__doc__", None)
-        if isinstance(value, type):
-            _note(module.classes, member, doc, None)
-        elif callable(value):
-            _note(module.functions, member, doc, None)
+        if callable(value):
+            members = module.classes if isinstance(value, type) else module.functions
+            _note(members, member, getattr(value, "__doc__", None), None)
     return module
 
 
 def _note(members: dict[str, str], name: str, doc: object, exported: frozenset[str] | None) -> None:
     if name.startswith("_") or (exported is not None and name not in exported):
         return
-    members[name] = _first_line(doc if isinstance(doc, str) else "")
-
-
-def _first_line(doc: str) -> str:
-    lines = doc.strip().splitlines()
-    return lines[0].strip()[:_LINE_CHARS] if lines else ""
+    lines = doc.strip().splitlines() if isinstance(doc, str) else []
+    members[name] = lines[0].strip()[:_LINE_CHARS] if lines else ""
 
 
 def _document(module: Module) -> Document:

@@ -6,14 +6,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from contex_demo.corpus import AgentPlan, Corpus, Document
 from contex_demo.figures import Figures
 from contex_demo.journal import Journal, Logged
-from contex_demo.listeners import Listener, Listeners
+from contex_demo.listeners import Listeners
 from contex_demo.server import ServerProcess
 from contex_demo.verification import (
     Delivered,
@@ -46,7 +46,10 @@ _KILL_AFTER = 0.4
 _QUIET_S = 0.5
 _SETTLE_S = 30.0
 _READERS_AT_ONCE = 8
-_POLL_S = 0.01
+
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class StoryFailed(Exception):
@@ -54,15 +57,7 @@ class StoryFailed(Exception):
 
 
 class Story:
-    """One run.
-
-    Args:
-        corpus: What is published and needed.
-        server: The server, not started.
-        view: Where it is told.
-        events: How many events are streamed while the server is killed.
-        threshold: The agents' threshold; None: the server's default.
-    """
+    """One run on a server that is not started; `events` are streamed while it is killed."""
 
     def __init__(
         self,
@@ -87,16 +82,7 @@ class Story:
         self.figures = Figures(corpus=corpus.name, agents=len(corpus.agents), needs=corpus.needs)
 
     async def run(self, client: AsyncClient) -> Figures:
-        """Tells the story from the first start to the verdict.
-
-        Args:
-            client: A client of the server, which need not be up yet.
-
-        Raises:
-            StoryFailed: A step was refused or took too long.
-            ServerFailed: The server did not start or stop.
-            ContexError: A call failed.
-        """
+        """Tells the story from the first start to the verdict; the server need not be up yet."""
         started = time.monotonic()
         figures = self.figures
         self._view.step("Start a server on the built-in store")
@@ -166,25 +152,35 @@ class Story:
         agents = self._corpus.agents
         self._view.step(f"Register {len(agents)} agents with {self._corpus.needs:,} needs")
         started = time.monotonic()
-        limit = asyncio.Semaphore(_REGISTRATIONS_AT_ONCE)
-        answers: dict[str, Registration] = {}
 
-        async def register(agent: AgentPlan, advance: Callable[[int], None]) -> None:
-            async with limit:
-                answers[agent.agent_id] = await client.register_agent(
-                    PROJECT,
-                    agent.agent_id,
-                    [need.text for need in agent.needs],
-                    threshold=self._threshold,
-                )
-            advance(1)
+        async def register(agent: AgentPlan) -> Registration:
+            needs = [need.text for need in agent.needs]
+            return await client.register_agent(
+                PROJECT, agent.agent_id, needs, threshold=self._threshold
+            )
 
-        with self._view.progress("registered", len(agents)) as advance:
-            await asyncio.gather(*(register(agent, advance) for agent in agents))
+        answers = await self._each("registered", agents, register, _REGISTRATIONS_AT_ONCE)
         self.figures.register = time.monotonic() - started
-        self._registrations = {agent.agent_id: answers[agent.agent_id] for agent in agents}
+        self._registrations = {
+            agent.agent_id: answer for agent, answer in zip(agents, answers, strict=True)
+        }
         self._count_matches()
         self._view.matches(self._corpus, self._registrations, self.figures)
+
+    async def _each(
+        self, verb: str, items: Sequence[S], work: Callable[[S], Awaitable[T]], at_once: int
+    ) -> list[T]:
+        """Works on all items, some at once, and shows how far it is."""
+        limit = asyncio.Semaphore(at_once)
+
+        async def one(item: S) -> T:
+            async with limit:
+                result = await work(item)
+            advance(1)
+            return result
+
+        with self._view.progress(verb, len(items)) as advance:
+            return await asyncio.gather(*map(one, items))
 
     def _count_matches(self) -> None:
         figures = self.figures
@@ -258,9 +254,7 @@ class Story:
     def _next_edition(self, document: Document) -> Document:
         edition = self._editions.get(document.data_key, 1) + 1
         self._editions[document.data_key] = edition
-        data: dict[str, Any] = (
-            document.data if isinstance(document.data, dict) else {"value": document.data}
-        )
+        data = document.data if isinstance(document.data, dict) else {"value": document.data}
         return Document(document.data_key, document.description, {**data, "edition": edition})
 
     async def _kill_in_the_middle(self, client: AsyncClient, listeners: Listeners) -> None:
@@ -356,16 +350,14 @@ class Story:
         figures.acknowledged = len(self._journal.acknowledged)
         figures.log = check_log(log, self._journal, len(self._corpus.agents))
 
-        again: dict[str, list[Delivered]] = {}
-        limit = asyncio.Semaphore(_READERS_AT_ONCE)
+        async def read(name: str) -> list[Delivered]:
+            """The matches once more from the log, by a new stream, to its end."""
+            async with Listeners(client, PROJECT, [(name, starts[name])]) as alone:
+                await alone.until_caught_up(_SETTLE_S)
+                return alone.all[0].delivered
 
-        async def read(name: str, advance: Callable[[int], None]) -> None:
-            async with limit:
-                again[name] = await self._second_reading(client, name, starts[name])
-            advance(1)
-
-        with self._view.progress("agents read again", len(starts)) as advance:
-            await asyncio.gather(*(read(name, advance) for name in starts))
+        readings = await self._each("agents read again", list(starts), read, _READERS_AT_ONCE)
+        again = dict(zip(starts, readings, strict=True))
         await self._settle(listeners, again)
 
         by_sequence = {entry.sequence: entry for entry in log}
@@ -376,24 +368,6 @@ class Story:
         figures.deliveries = listeners.deliveries
         figures.deliveries_expected = sum(map(len, again.values()))
         figures.reconnects = sum(bool(one.subscription.reconnects) for one in listeners.all)
-
-    async def _second_reading(
-        self, client: AsyncClient, agent_id: str, after: str
-    ) -> list[Delivered]:
-        """Reads an agent's matches once more from the log, by a new stream, to its end."""
-        subscription = client.listen(PROJECT, agent_id, after_sequence=after)
-        listener = Listener(agent_id, subscription)
-        async with subscription, asyncio.timeout(_SETTLE_S):
-            task = asyncio.create_task(listener.run())
-            try:
-                while not (subscription.caught_up or task.done()):
-                    await asyncio.wait([task], timeout=_POLL_S)
-            finally:
-                task.cancel()
-                (outcome,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(outcome, Exception):
-                raise outcome
-        return listener.delivered
 
     async def _settle(self, listeners: Listeners, again: dict[str, list[Delivered]]) -> None:
         """Waits until the listeners have as much as the second reading, and for stragglers."""
@@ -412,9 +386,6 @@ def _held_back(corpus: Corpus) -> Document:
     The answer of the last need that has one, so that somebody waits for it.
     """
     by_key = {document.data_key: document for document in corpus.documents}
-    for agent in reversed(corpus.agents):
-        for need in reversed(agent.needs):
-            for key in sorted(need.answers):
-                if key in by_key:
-                    return by_key[key]
-    return corpus.documents[-1]
+    needs = [need for agent in corpus.agents for need in agent.needs]
+    answers = (key for need in reversed(needs) for key in sorted(need.answers) if key in by_key)
+    return by_key[next(answers, corpus.documents[-1].data_key)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
+from operator import add
 
 from contex_demo.corpus import Need
 from contex_demo.journal import Journal, Logged
@@ -35,7 +36,6 @@ class LogFindings:
 
     @property
     def hold(self) -> bool:
-        """Whether nothing is wrong."""
         return self == LogFindings()
 
 
@@ -59,17 +59,10 @@ class DeliveryFindings:
 
     @property
     def hold(self) -> bool:
-        """Whether nothing is wrong."""
         return self == DeliveryFindings()
 
     def __add__(self, other: DeliveryFindings) -> DeliveryFindings:
-        return DeliveryFindings(
-            self.missing + other.missing,
-            self.unexpected + other.unexpected,
-            self.duplicated + other.duplicated,
-            self.unordered + other.unordered,
-            self.unknown + other.unknown,
-        )
+        return DeliveryFindings(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +90,12 @@ def check_log(log: Sequence[Logged], journal: Journal, agents: int) -> LogFindin
     """
     by_sequence = {entry.sequence: entry for entry in log}
     lost = altered = 0
-    for acknowledged in journal.acknowledged.values():
-        entry = by_sequence.get(acknowledged.sequence)
-        if entry is None or entry.mark != acknowledged.published.mark:
+    for mark, receipt in journal.acknowledged.items():
+        published, entry = journal.published[mark], by_sequence.get(receipt.sequence)
+        expected = (published.data_key, receipt.revision, published.payload_sha256)
+        if entry is None or entry.mark != mark:
             lost += 1
-        elif (entry.data_key, entry.revision, entry.payload_sha256) != (
-            acknowledged.published.data_key,
-            acknowledged.revision,
-            acknowledged.published.payload_sha256,
-        ):
+        elif (entry.data_key, entry.revision, entry.payload_sha256) != expected:
             altered += 1
     marks = Counter(entry.mark for entry in log if entry.mark)
     registrations = sum(entry.event_type == AGENT_REGISTERED for entry in log)
@@ -154,11 +144,8 @@ def check_deliveries(
     unknown = 0
     for delivery in live:
         entry = log.get(delivery.sequence)
-        known = entry is not None and (entry.data_key, entry.revision) == (
-            delivery.data_key,
-            delivery.revision,
-        )
-        unknown += not known
+        expected_entry = (delivery.data_key, delivery.revision)
+        unknown += entry is None or (entry.data_key, entry.revision) != expected_entry
     return DeliveryFindings(
         missing=len(expected - counts.keys()),
         unexpected=len(counts.keys() - expected),
@@ -198,11 +185,7 @@ def hit_rates(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all values don't exceed (nearest rank).
-
-    Raises:
-        ValueError: There are no values.
-    """
+    """The smallest value that at least `share` of all values don't exceed (nearest rank)."""
     if not values:
         raise ValueError("no values")
     rank = -(-len(values) * share // 1)

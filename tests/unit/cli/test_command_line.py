@@ -46,7 +46,7 @@ def test_each_command_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_says_what_the_commands_say(name: str) -> None:
-    about = load(name).function.__doc__
+    about = load(name).help
     assert about is not None
     assert COMMANDS[name][1] == about.partition("\n")[0]
 
@@ -119,7 +119,7 @@ def test_the_version() -> None:
         (["backtest"], "NEED"),
         (["backtest", "x", "--since", "then"], "neither a sequence"),
         (["feedback", "give", "a", "1-0"], "--useful"),
-        (["agents", "-p", "x", "show", "a"], "after 'show'"),
+        (["agents", "-p", "x", "show", "a"], "(show a)"),
         (["demo", "--needs", "x"], "go together"),
         (["serve", "--port", "99999"], "--port 99999"),
         (["serve", "--host", "192.0.2.1"], "--insecure"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from tests import command_line
 @pytest.mark.parametrize(
     ("words", "some", "others"),
     [
-        (["ev"], {"events", "agents", "feedback"}, {"--help", "show"}),
+        ([""], {"events", "agents", "feedback"}, {"--help", "show"}),
+        (["ev"], {"events"}, {"agents"}),
         (["feedback", ""], {"give", "export"}, {"--json"}),
-        (["agents", ""], {"show", "ack", "--json"}, {"events"}),
+        (["agents", ""], {"show", "ack"}, {"events", "agents"}),
         (["events", "--"], {"--since", "--key", "--project"}, {"-p", "events"}),
-        (["agents", "update", "a", "--no"], {"--no-min-delta", "--need"}, {"show"}),
+        (["agents", "update", "a", "--no"], {"--no-min-delta"}, {"--need", "show"}),
         (["match", "x", "--format", ""], {"json", "toon"}, {"--json"}),
         (["match", "x", "--top", ""], set(), {"--json"}),
         (["events", "x"], set(), {"--json"}),
@@ -27,18 +29,24 @@ from tests import command_line
     ],
 )
 def test_candidates(words: list[str], some: set[str], others: set[str]) -> None:
-    found = set(candidates(words))
+    found = {candidate.value for candidate in candidates(words[:-1], words[-1])}
     assert some <= found
     assert found.isdisjoint(others)
-    done = command_line.invoke("--complete", *words)
-    assert (done.exit_code, set(done.stdout.split())) == (ExitCode.OK, found)
+    env = {
+        "_CONTEX_COMPLETE": "bash_complete",
+        "COMP_WORDS": shlex.join(["contex", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = command_line.invoke(env=env)
+    assert done.exit_code == ExitCode.OK
+    assert {line.partition(",")[2] for line in done.stdout.split()} == found
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_script_is_shown_and_installed(shell: str, tmp_path: Path) -> None:
     env = {"SHELL": f"/bin/{shell}", "HOME": str(tmp_path)}
     shown = command_line.invoke("--show-completion", env=env).stdout
-    assert "contex --complete" in shown
+    assert "_CONTEX_COMPLETE" in shown
     assert command_line.invoke("--install-completion", env=env).exit_code == ExitCode.OK
     (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert file.read_text(encoding="utf-8") == shown
@@ -55,7 +63,8 @@ def test_bash_completes(tmp_path: Path) -> None:
     script = command_line.invoke("--show-completion", env={"SHELL": "bash"}).stdout
     (tmp_path / "contex").write_text(f'#!/bin/sh\nexec {sys.executable} -m contex_cli "$@"\n')
     (tmp_path / "contex").chmod(0o755)
-    program = f"PATH={tmp_path}:$PATH\n{script}\nCOMP_WORDS=(contex del); COMP_CWORD=1; _contex\n"
+    program = f"PATH={tmp_path}:$PATH\n{script}\n"
+    program += "COMP_WORDS=(contex del); COMP_CWORD=1; _contex_completion contex\n"
     program += 'printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "deliveries\n"

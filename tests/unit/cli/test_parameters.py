@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import click
 import pytest
-from contex_cli.exits import UsageError
-from contex_cli.parameters import HelpWanted, Signature, argument, one_of, option
+from contex_cli.command import command
+from contex_cli.parameters import argument, bind, declared, option
 
 
 class Colour(Enum):
@@ -27,14 +28,15 @@ class Bundle:
     inner: Inner
 
 
-def command(
+async def do(
     bundle: Bundle,
     first: str = argument(..., "FIRST", "The first."),
     rest: tuple[int, ...] = argument((), "N", "The rest."),
     names: tuple[str, ...] = option((), "Names.", "--name", "-n", metavar="NAME"),
     colour: Colour | None = option(None, "Colour."),
-    level: int = option(3, "Level.", **one_of({"low": 1, "high": 3})),
+    level: int = option(3, "Level.", parse={"low": 1, "high": 3}),
     verbose: bool = option(False, "Talk.", "--verbose", "-v"),
+    quiet: bool | None = option(None, "Don't talk."),
     who: str = option("me", "Who.", env="CONTEX_TEST_WHO"),
 ) -> None:
     """Do it.
@@ -43,11 +45,12 @@ def command(
     """
 
 
-SIGNATURE = Signature.of(command)
+COMMAND = command(project=False, target=False, json=False)(do)
 
 
 def parse(*words: str) -> dict[str, Any]:
-    return SIGNATURE.parse(words)
+    context = click.Command("do", params=list(declared(do))).make_context("do", list(words))
+    return bind(do, context.params)
 
 
 def test_what_is_not_given_has_its_default() -> None:
@@ -59,6 +62,7 @@ def test_what_is_not_given_has_its_default() -> None:
         "colour": None,
         "level": 3,
         "verbose": False,
+        "quiet": None,
         "who": "me",
     }
 
@@ -99,46 +103,42 @@ def test_the_environment_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "told"),
     [
         ([], "Missing argument 'FIRST'."),
-        (["x", "one"], "Invalid value for N: 'one' is not a number"),
-        (["x", "--size", "10"], "--size: 10 is not in the range 0<=x<=9"),
-        (["x", "--size", "nan"], "--size: nan is not in the range"),
-        (["x", "--colour", "blue"], "--colour: 'blue' is not one of 'red'"),
-        (["x", "--colour", "other"], "--colour: 'other' is not one of 'red'"),
-        (["x", "--level", "mid"], "--level: 'mid' is not one of 'low', 'high'"),
-        (["x", "--who"], "Option --who requires argument."),
-        (["x", "--verbose=1"], "Option --verbose must not have an argument."),
-        (["x", "--unknown"], "Option --unknown not recognized."),
-        (["x", "-q"], "Option -q not recognized."),
+        (["x", "one"], "Invalid value for '[N]...': 'one' is not a valid integer."),
+        (["x", "--size", "10"], "'--size': 10.0 is not in the range 0<=x<=9"),
+        (["x", "--size", "nan"], "'--size': nan is not in the range"),
+        (["x", "--colour", "blue"], "'--colour': 'blue' is not 'red'"),
+        (["x", "--colour", "other"], "'--colour': 'other' is not 'red'"),
+        (["x", "--level", "mid"], "'--level': 'mid' is not one of 'low', 'high'"),
+        (["x", "--who"], "Option '--who' requires an argument."),
+        (["x", "--verbose=1"], "Option '--verbose' does not take a value."),
+        (["x", "--unknown"], "No such option '--unknown'."),
+        (["x", "-q"], "No such option '-q'."),
     ],
 )
-def test_what_is_wrong_is_told(words: list[str], told: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse(*words)
-    assert told in str(caught.value)
+def test_what_is_wrong_is_told(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert COMMAND.run("do", words) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["x", "-vh"], ["--who", "a", "--help"]])
-def test_help_is_asked_for(words: list[str]) -> None:
-    with pytest.raises(HelpWanted):
-        parse(*words)
+def test_help_is_asked_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMMAND.run("do", words) == 0
+    assert capsys.readouterr().out == COMMAND.page("do")
     assert parse("--who", "--help", "x")["who"] == "--help"
 
 
 def test_the_page() -> None:
-    assert SIGNATURE.page("contex do", command.__doc__ or "") == (
-        "Usage: contex do [OPTIONS] FIRST [N]...\n\n"
-        "  Do it.\n\n"
-        "  At length.\n\n"
-        "Arguments:\n"
-        "  FIRST  The first.  [required]\n"
-        "  N      The rest.\n\n"
-        "Options:\n"
-        "  --size <float>      Size.  [default: 1.5; 0<=x<=9]\n"
-        "  --deep / --no-deep  Deep.\n"
-        "  -n, --name NAME     Names.\n"
-        "  --colour <red>      Colour.\n"
-        "  --level <low|high>  Level.  [default: 3]\n"
-        "  -v, --verbose       Talk.\n"
-        "  --who <str>         Who.  [env var: CONTEX_TEST_WHO; default: me]\n"
-        "  -h, --help          Show this message and exit.\n"
-    )
+    lines = [line.strip() for line in COMMAND.page("do").splitlines()]
+    assert lines[0] == "Usage: contex do [OPTIONS] FIRST [N]..."
+    for line in (
+        "FIRST   The first.",
+        "--size FLOAT RANGE  Size.  [default: 1.5; 0<=x<=9]",
+        "--colour [red]      Colour.",
+        "--level [low|high]  Level.  [default: 3]",
+        "-v, --verbose       Talk.",
+        "--who TEXT          Who.  [env var: CONTEX_TEST_WHO; default: me]",
+        "-h, --help          Show this message and exit.",
+    ):
+        assert line in lines
