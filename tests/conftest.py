@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 from contex_server.kernel.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.matching.embedders import Embedder, Role, Vector
 from contex_server.matching.embedders.minilm import MiniLM
+from contex_server.matching.embedders.port import Embedder, Role, Vector
 from contex_server.server import Server
 from hypothesis import settings
 from redis.asyncio import Redis

@@ -18,9 +18,9 @@ from pathlib import Path
 import orjson
 from contex.v1 import event_service_pb2
 from contex_server.matching.describe import describe
-from contex_server.matching.embedders import Role
 from contex_server.matching.embedders.minilm import MiniLM
 from contex_server.matching.embedders.onnx import Pipeline
+from contex_server.matching.embedders.port import Role
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target

@@ -13,8 +13,9 @@ from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.background import Background, Prior
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import describe
-from contex_server.matching.embedders import Role, create
+from contex_server.matching.embedders import create
 from contex_server.matching.embedders.minilm import DIMENSION, MODEL_ID
+from contex_server.matching.embedders.port import Role
 from contex_server.matching.encoding import (
     Encoding,
     Recipe,

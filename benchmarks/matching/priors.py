@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from contex_server.matching.background import PASSAGES_PER_TEXT, Prior, build_prior, pack_prior
+from contex_server.matching.background import PASSAGES_PER_TEXT, Prior
 from contex_server.matching.describe import describe
 from contex_server.matching.encoding import Encoding
 
@@ -33,6 +35,42 @@ def prior_without(sets: Mapping[str, Encoded], split: Split, left_out: str = "")
         if name != left_out
         for e in _documents(encoded, split)
     )
+
+
+def build_prior(encodings: Iterable[Encoding]) -> Prior:
+    """The prior of texts of many kinds."""
+    frequencies: Counter[int] = Counter()
+    length = passages = 0
+    rows = []
+    for encoding in encodings:
+        rows.append(encoding.vectors.astype(np.float64))
+        for terms in encoding.terms:
+            frequencies.update(terms.ids.tolist())
+            length += terms.length
+            passages += 1
+    vectors = np.concatenate(rows)
+    kept = sorted(term for term, count in frequencies.items() if count >= 3)
+    return Prior(
+        vectors.mean(0),
+        vectors.T @ vectors / len(vectors),
+        np.array(kept, np.uint32),
+        np.array([frequencies[term] / passages for term in kept], np.float32),
+        length / passages,
+    )
+
+
+def pack_prior(prior: Prior) -> bytes:
+    """The prior as a compressed numpy archive, the second moment as a triangle."""
+    buffer = BytesIO()
+    np.savez_compressed(
+        buffer,
+        mean=prior.mean.astype(np.float32),
+        second=prior.second[np.triu_indices(len(prior.mean))].astype(np.float16),
+        term_ids=prior.term_ids,
+        term_share=prior.term_share.astype(np.float16),
+        length=np.float64(prior.length),
+    )
+    return buffer.getvalue()
 
 
 def write_prior(sets: Mapping[str, Encoded], split: Split, folder: Path) -> None:

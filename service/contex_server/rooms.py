@@ -11,7 +11,7 @@ from contex_server.events.room import EventsRoom, open_events
 from contex_server.kernel.config import Settings
 from contex_server.kernel.growth import Growth
 from contex_server.match.room import MatchRoom, open_match
-from contex_server.matching.embedders import Embedder
+from contex_server.matching.embedders.port import Embedder
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.opening import open_models
 from contex_server.projects.room import ProjectsRoom, open_projects

@@ -14,7 +14,7 @@ from pydantic_settings import SettingsError
 from contex_server.kernel.config import Settings
 
 if TYPE_CHECKING:
-    from contex_server.matching.embedders import Embedder
+    from contex_server.matching.embedders.port import Embedder
 
 
 class InvalidSettings(Exception):

@@ -19,7 +19,7 @@ from contex_server.edge.metrics import CallCounts
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
-from contex_server.matching.embedders import Embedder
+from contex_server.matching.embedders.port import Embedder
 from contex_server.rooms import Rooms, open_rooms
 
 log = structlog.get_logger(__name__)

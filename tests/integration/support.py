@@ -23,7 +23,7 @@ from contex.v1 import (
     state_service_pb2_grpc,
 )
 from contex_server.log.store import Store
-from contex_server.matching.embedders import Role, Vector
+from contex_server.matching.embedders.port import Role, Vector
 from contex_server.server import Server
 from google.rpc import error_details_pb2, status_pb2
 

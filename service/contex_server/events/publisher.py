@@ -9,8 +9,9 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
 from contex_server.log.port import EventLog
-from contex_server.matching.describe import INLINE_BYTES, Description, PayloadMalformed, describe
+from contex_server.matching.describe import INLINE_BYTES, Description, describe
 from contex_server.matching.embeddings import Embeddings
+from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.tiers.sealer import Sealer
 
 

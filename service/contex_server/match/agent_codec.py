@@ -16,9 +16,7 @@ def encode_agent(agent: Agent) -> bytes:
     return orjson.dumps(
         {
             "agent_id": agent.agent_id,
-            "needs": [_encode_need(need) for need in agent.needs],
-            "threshold": agent.threshold,
-            "max_matches": agent.max_matches,
+            **_encode_needs(agent),
             "registered_ms": agent.registered_ms,
             "updated_ms": agent.updated_ms,
             "min_delta": _encode_min_delta(agent.min_delta),
@@ -39,7 +37,6 @@ def make_need(
     text: str,
     threshold: float,
     max_matches: int,
-    *,
     own_threshold: float | None = None,
     own_max_matches: int | None = None,
     exclude: Iterable[str] = (),
@@ -71,11 +68,7 @@ def registered_payload(agent: Agent, before: Agent | None) -> bytes:
         "min_delta": _encode_min_delta(agent.min_delta),
     }
     if before is not None and before.needs != agent.needs:
-        payload["previous"] = {
-            "needs": [_encode_need(need) for need in before.needs],
-            "threshold": before.threshold,
-            "max_matches": before.max_matches,
-        }
+        payload["previous"] = _encode_needs(before)
     return orjson.dumps(payload)
 
 
@@ -95,16 +88,17 @@ def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
 def decode_needs(records: list[list[Any]], threshold: float, max_matches: int) -> tuple[Need, ...]:
     """Reads stored needs."""
     return tuple(
-        make_need(
-            text,
-            threshold,
-            max_matches,
-            own_threshold=own_threshold,
-            own_max_matches=own_max_matches,
-            exclude=exclude,
-        )
+        make_need(text, threshold, max_matches, own_threshold, own_max_matches, exclude)
         for text, own_threshold, own_max_matches, exclude in records
     )
+
+
+def _encode_needs(agent: Agent) -> dict[str, Any]:
+    return {
+        "needs": [_encode_need(need) for need in agent.needs],
+        "threshold": agent.threshold,
+        "max_matches": agent.max_matches,
+    }
 
 
 def _encode_need(need: Need) -> list[Any]:

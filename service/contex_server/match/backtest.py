@@ -14,9 +14,8 @@ from contex_server.kernel.model import SERVICE_TYPES, Agent, Entry, Event, Match
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
-from contex_server.log.port import EventLog
+from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index
-from contex_server.match.pool import MatcherPool
 from contex_server.match.queries import MatchQueries
 from contex_server.matching.encoding import Encoding
 from contex_server.state.reader import StateReader
@@ -79,16 +78,10 @@ class BacktestQuery:
 class BacktestRunner:
     """Runs backtests, with the code that matches live."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        states: StateReader,
-        matchers: MatcherPool,
-        queries: MatchQueries,
-    ) -> None:
-        self._log = log
+    def __init__(self, states: StateReader, engine: MatchEngine, queries: MatchQueries) -> None:
+        self._log = engine.log
         self._states = states
-        self._engine = matchers.engine
+        self._engine = engine
         self._queries = queries
 
     async def run(
@@ -100,7 +93,7 @@ class BacktestRunner:
         it is judged against the data as of itself.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED.
         """
         # Matches down to the lowest step; the needs' own thresholds are applied in `_judge`.
         lowest = min(THRESHOLD_STEPS[0], *(need.threshold for need in query.needs))
@@ -143,7 +136,9 @@ class BacktestRunner:
     async def _start(self, query: BacktestQuery, agent: Agent) -> Index:
         state = await self._states.at(query.project, query.since)
         index = await self._queries.build_index(query.project, state)
-        encodings = await self._engine.encode_queries(query.project, index.model.id, agent.needs)
+        encodings = await self._engine.encode_needs(
+            query.project, index.model.id, agent.needs, registered=False
+        )
         await self._engine.work(partial(index.needs.set_agent, agent, encodings))
         return index
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -11,7 +11,8 @@ from typing import TypeVar
 from cachetools import LRUCache
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import Agent, Event, KeyState, Match, Need, Sequence
+from contex_server.kernel.model import Agent, Event, KeyState, Match, Need
+from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.log.agents import AgentStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -34,22 +35,17 @@ class MatchEngine:
     """The stores, the models, the formula and the worker threads that matchers and queries use."""
 
     def __init__(
-        self,
-        log: EventLog,
-        state: StateStore,
-        agents: AgentStore,
-        embeddings: Embeddings,
-        scorer: Scorer,
+        self, log: EventLog, state: StateStore, agents: AgentStore, embeddings: Embeddings
     ) -> None:
         self.log = log
         self.state = state
         self.agents = agents
         self.embeddings = embeddings
-        self.scorer = scorer
+        self.scorer = Scorer()
         self._workers = ThreadPoolExecutor(
             _WORKERS, thread_name_prefix="contex-match", initializer=use_one_thread
         )
-        self._descriptions: LRUCache[tuple[bytes, Sequence], Description] = LRUCache(
+        self._descriptions: LRUCache[tuple[bytes, LogSequence], Description] = LRUCache(
             _CACHED_DESCRIPTIONS
         )
 
@@ -72,37 +68,17 @@ class MatchEngine:
             raise
 
     async def encode_needs(
-        self, project: str, model: str, needs: Iterable[Need]
+        self, project: str, model: str, needs: Sequence[Need], *, registered: bool = True
     ) -> tuple[Encoding, ...]:
-        """The encodings of registered needs, in their order.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
-        needs = tuple(needs)
-        by_digest = await self.embeddings.of_needs(
-            project, model, {need.digest: need.text for need in needs}
-        )
+        """The encodings of needs, in their order; those of queries are not stored."""
+        texts = {need.digest: need.text for need in needs}
+        by_digest = await self.embeddings.of_needs(project, model, texts, store=registered)
         return tuple(by_digest[need.digest] for need in needs)
-
-    async def encode_queries(
-        self, project: str, model: str, queries: Iterable[Need]
-    ) -> tuple[Encoding, ...]:
-        """The same for needs that are not registered: their encodings are not stored."""
-        queries = tuple(queries)
-        by_digest = await self.embeddings.of_queries(
-            project, model, {query.digest: query.text for query in queries}
-        )
-        return tuple(by_digest[query.digest] for query in queries)
 
     async def encode_states(
         self, project: str, model: str, states: Iterable[KeyState]
     ) -> dict[bytes, Encoding]:
-        """The encodings of live data, by digest; computes those that the store lacks.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """The encodings of live data, by digest; computes those that the store lacks."""
         live = {state.digest: state for state in states if not state.deleted and state.digest}
         encodings = await self.embeddings.stored(project, model, live)
         missing = [state.sequence for digest, state in live.items() if digest not in encodings]
@@ -123,30 +99,21 @@ class MatchEngine:
         return description
 
     async def with_passages(
-        self, project: str, event: Event, matches: tuple[Match, ...], as_of: Sequence
+        self, project: str, event: Event, matches: tuple[Match, ...], as_of: LogSequence
     ) -> tuple[Match, ...]:
         """Adds to each match the passage that decided it and the version of its background."""
         description = await self.description(project, event)
         completed = []
         for match in matches:
             passage = description.passages[min(match.passage, len(description.passages) - 1)]
-            text = description.texts[0] if match.passage == 0 else passage.text
+            text = (description.texts[0] if match.passage == 0 else passage.text)[:PASSAGE_CHARS]
             completed.append(
-                replace(
-                    match,
-                    path=passage.path,
-                    passage_text=text[:PASSAGE_CHARS],
-                    background_as_of=as_of,
-                )
+                replace(match, path=passage.path, passage_text=text, background_as_of=as_of)
             )
         return tuple(completed)
 
     async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
-        """Whether an event that matched passes the agent's `min_delta`.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """Whether an event that matched passes the agent's `min_delta`."""
         delta, previous = agent.min_delta, event.previous_sequence
         if delta is None or previous is None:
             return True

@@ -72,8 +72,7 @@ class Feedback:
         """Records a verdict, with the score that the match has now; see `RecordFeedback`.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_FIELD,
-                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: AGENT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_FIELD.
         """
         stored = await self._agents.agent(project, agent_id)
         if stored is None:

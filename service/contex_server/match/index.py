@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Sequence
+from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Need
+from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.background import Background
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.models import Model
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer
+from contex_server.matching.search import SearchResult, search
 from contex_server.state.fold import key_state_of
 
 MatchesByAgent = dict[str, tuple[Match, ...]]
@@ -24,7 +26,7 @@ class Index:
         self.scorer = scorer
         self.data = DataIndex(model.dimension, scorer, Background(model.prior))
         self.needs = self._need_index()
-        self.latest: dict[str, Sequence] = {}
+        self.latest: dict[str, LogSequence] = {}
 
     def _need_index(self) -> NeedIndex:
         return NeedIndex(self.model.dimension, self.scorer, self.data, self.model.id)
@@ -61,6 +63,17 @@ class Index:
         index.set_agent(agent, needs)
         matched = self._match(index, events, encodings)
         return [matches.get(agent.agent_id, ()) for matches in matched]
+
+    def search(
+        self,
+        needs: Sequence[Need],
+        encodings: Sequence[Encoding],
+        as_of: LogSequence,
+        admits: Callable[[str], bool],
+    ) -> SearchResult:
+        """The data that needs match."""
+        pairs = list(zip(needs, encodings, strict=True))
+        return search(self.data, self.scorer, self.model.id, pairs, as_of, admits)
 
     def _match(
         self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]

@@ -7,14 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from contex_server.events.hub import Hub
-from contex_server.log.agents import AgentStore
-from contex_server.log.port import EventLog
-from contex_server.log.state import StateStore
 from contex_server.match.engine import MatchEngine
 from contex_server.match.project_matcher import ProjectMatcher
-from contex_server.matching.embeddings import Embeddings
-from contex_server.matching.score import Scorer
 
 
 @dataclass(slots=True, eq=False)
@@ -30,34 +24,16 @@ class MatcherPool:
     """The matchers of this process.
 
     Args:
-        event_log: The log.
-        state: The latest event of each key.
-        agents: The registrations.
-        hub: Live events.
-        embeddings: Encodings of needs and data.
-        scorer: The formula.
-        feed_bytes: Size of each agent's window of live deliveries.
+        engine: What all matchers share; closed with the pool.
+        start: Starts the matcher of a project.
         idle_s: How long a matcher without users stays open.
-        on_model_in_use: Called with a project and its model when a matcher has been built.
     """
 
     def __init__(
-        self,
-        event_log: EventLog,
-        state: StateStore,
-        agents: AgentStore,
-        hub: Hub,
-        embeddings: Embeddings,
-        scorer: Scorer,
-        *,
-        feed_bytes: int,
-        idle_s: float,
-        on_model_in_use: Callable[[str, str], None] = lambda _project, _model: None,
+        self, engine: MatchEngine, start: Callable[[str], ProjectMatcher], *, idle_s: float
     ) -> None:
-        self.engine = MatchEngine(event_log, state, agents, embeddings, scorer)
-        self._hub = hub
-        self._feed_bytes = feed_bytes
-        self._on_model_in_use = on_model_in_use
+        self.engine = engine
+        self._start = start
         self._idle_s = idle_s
         self._leases: dict[str, _Lease] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -68,22 +44,10 @@ class MatcherPool:
 
     @asynccontextmanager
     async def matcher(self, project: str) -> AsyncIterator[ProjectMatcher]:
-        """The project's matcher.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """The project's matcher."""
         lease = self._leases.get(project)
         if lease is None or lease.matcher.failed:
-            lease = self._leases[project] = _Lease(
-                ProjectMatcher(
-                    project,
-                    self.engine,
-                    self._hub,
-                    feed_bytes=self._feed_bytes,
-                    on_model_in_use=self._on_model_in_use,
-                )
-            )
+            lease = self._leases[project] = _Lease(self._start(project))
         lease.users += 1
         if lease.eviction is not None:
             lease.eviction.cancel()
@@ -93,13 +57,11 @@ class MatcherPool:
             yield lease.matcher
         finally:
             lease.users -= 1
-            if not lease.users:
-                if lease.matcher.failed:
-                    self._evict(lease)
-                else:
-                    lease.eviction = asyncio.get_running_loop().call_later(
-                        self._idle_s, self._evict, lease
-                    )
+            if not lease.users and lease.matcher.failed:
+                self._evict(lease)
+            elif not lease.users:
+                loop = asyncio.get_running_loop()
+                lease.eviction = loop.call_later(self._idle_s, self._evict, lease)
 
     def open_matcher(self, project: str) -> ProjectMatcher | None:
         """The project's matcher if it has one already."""
@@ -120,10 +82,9 @@ class MatcherPool:
 
     async def close(self) -> None:
         """Closes every matcher."""
-        leases = list(self._leases.values())
-        self._leases.clear()
-        for lease in leases:
+        for lease in list(self._leases.values()):
             if lease.eviction is not None:
                 lease.eviction.cancel()
-        await asyncio.gather(*(lease.matcher.close() for lease in leases), *self._closing)
+            self._evict(lease)
+        await asyncio.gather(*self._closing)
         await self.engine.close()

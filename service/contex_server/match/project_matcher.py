@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -33,15 +33,14 @@ from contex_server.kernel.model import (
     Entry,
     Event,
     KeyState,
-    Need,
     Sequence,
 )
 from contex_server.match.agent_codec import decode_agent, registered_agent
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
-from contex_server.match.needs_change import needs_change
 from contex_server.match.waiters import PositionWaiters
 from contex_server.matching.encoding import Encoding
+from contex_server.matching.search import SearchResult
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -72,7 +71,7 @@ class ProjectMatcher:
         engine: What all matchers share.
         hub: Live events.
         feed_bytes: Size of each agent's window of live deliveries.
-        on_model_in_use: Called with the project and its model when the index has been built.
+        on_model_in_use: Called with the project when the index has been built.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class ProjectMatcher:
         hub: Hub,
         *,
         feed_bytes: int,
-        on_model_in_use: Callable[[str, str], None],
+        on_model_in_use: Callable[[str], None],
     ) -> None:
         self.project = project
         self._engine = engine
@@ -128,11 +127,7 @@ class ProjectMatcher:
 
     @asynccontextmanager
     async def index_at(self, at_least: Sequence) -> AsyncIterator[tuple[Index, Sequence]]:
-        """The index, unchanged while the block lasts, and its position: `at_least` or later.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """The index, unchanged while the block lasts, and its position: `at_least` or later."""
         await self._reached.wait_for(at_least, _PATIENCE_S)
         async with self._locked():
             yield self._built, self._reached.position
@@ -151,7 +146,7 @@ class ProjectMatcher:
         """Matches an agent's needs live while the block lasts.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: AGENT_NOT_FOUND.
         """
         async with self._locked():
             live = self._live.get(agent_id)
@@ -185,7 +180,7 @@ class ProjectMatcher:
         """What a page of the log holds for an agent, by needs and data as they are now.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: AGENT_NOT_FOUND.
         """
         events = [event_codec.decode(entry) for entry in entries]
         async with self._lock:
@@ -199,9 +194,8 @@ class ProjectMatcher:
             deliveries: list[Delivery] = []
             for entry, event, matches in zip(entries, events, matched, strict=True):
                 if event.event_type == AGENT_REGISTERED:
-                    agent_id, previous = registered_agent(event.payload)
-                    if agent_id == agent.agent_id and previous is not None:
-                        change = await self._change(agent, live.encodings, previous, event)
+                    change = await self._change(agent, live.encodings, event)
+                    if change is not None:
                         deliveries.append(Delivery(event.sequence, entry, (), event, change))
                 elif matches and await self._is_significant(agent, event):
                     matches = await self._engine.with_passages(
@@ -220,33 +214,49 @@ class ProjectMatcher:
     async def _reload(self, agent_id: str, event: Event) -> NeedsChange | None:
         """A listening agent was changed: it is matched as it is now from here on."""
         agent, encodings = await self._load(agent_id)
-        change = None
-        if event.event_type == AGENT_REGISTERED:
-            _, previous = registered_agent(event.payload)
-            if previous is not None:
-                change = await self._change(agent, encodings, previous, event)
+        is_change = event.event_type == AGENT_REGISTERED
+        change = await self._change(agent, encodings, event) if is_change else None
         await self._set_agent(agent, encodings)
         live = self._live[agent_id]
         live.agent, live.encodings = agent, encodings
         return change
 
     async def _change(
-        self,
-        agent: Agent,
-        encodings: tuple[Encoding, ...],
-        previous: tuple[Need, ...],
-        event: Event,
-    ) -> NeedsChange:
-        return await needs_change(
-            self._engine,
-            self.project,
-            self._built,
-            self._reached.position,
-            agent,
-            encodings,
-            previous,
-            event,
-        )
+        self, agent: Agent, encodings: tuple[Encoding, ...], event: Event
+    ) -> NeedsChange | None:
+        """What changed needs bring an agent: the data that they match and the previous did not.
+
+        None if the registration is another agent's, or leaves the needs as they were.
+        """
+        agent_id, previous = registered_agent(event.payload)
+        if agent_id != agent.agent_id or previous is None:
+            return None
+        engine, index, position = self._engine, self._built, self._reached.position
+        before = await engine.encode_needs(self.project, index.model.id, previous)
+
+        def find_new() -> SearchResult:
+            def is_older(data_key: str) -> bool:
+                return index.latest[data_key] <= event.sequence
+
+            everything = [replace(need, max_matches=len(index.data) or 1) for need in previous]
+            matched = {key for key, _ in index.search(everything, before, position, is_older)}
+            return index.search(
+                agent.needs,
+                encodings,
+                position,
+                lambda data_key: is_older(data_key) and data_key not in matched,
+            )
+
+        found = await engine.work(find_new)
+        entries = await engine.log.get(self.project, [index.latest[key] for key, _ in found])
+        data = []
+        for (_, matches), entry in zip(found, entries, strict=True):
+            if entry is not None:
+                datum = event_codec.decode(entry)
+                matches = await engine.with_passages(self.project, datum, matches, position)
+                data.append(Delivery(datum.sequence, entry, matches, datum, agent=agent))
+        stored = await engine.agents.agent(self.project, agent_id)
+        return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
     async def _set_agent(self, agent: Agent, encodings: tuple[Encoding, ...]) -> None:
         await self._engine.work(partial(self._built.needs.set_agent, agent, encodings))
@@ -321,8 +331,7 @@ class ProjectMatcher:
             self._reached.position = feed.position
             self._index = index
             async for states in engine.state.state(self.project):
-                for start in range(0, len(states), _BUILD_CHUNK):
-                    await self._index_states(index, states[start : start + _BUILD_CHUNK], newest)
+                await self._index_states(index, states, newest)
             tail = (await engine.log.bounds(self.project)).tail
             try:
                 while self._reached.position < tail:
@@ -339,7 +348,7 @@ class ProjectMatcher:
                 reader.close()
                 reader = _attach(feed)
                 continue
-            self._on_model_in_use(self.project, index.model.id)
+            self._on_model_in_use(self.project)
             return reader
 
     async def _rebuild(self, feed: Feed, reader: Reader) -> Reader:
@@ -362,13 +371,15 @@ class ProjectMatcher:
     async def _index_states(
         self, index: Index, states: list[KeyState], newest: dict[str, Sequence]
     ) -> None:
-        fresh: dict[str, KeyState] = {}
-        for state in states:
-            if newest.get(state.data_key, BEGINNING) <= state.sequence:
-                newest[state.data_key] = state.sequence
-                fresh[state.data_key] = state
-        encodings = await self._engine.encode_states(self.project, index.model.id, fresh.values())
-        await self._engine.work(partial(index.apply, list(fresh.values()), encodings))
+        for start in range(0, len(states), _BUILD_CHUNK):
+            fresh: dict[str, KeyState] = {}
+            for state in states[start : start + _BUILD_CHUNK]:
+                if newest.get(state.data_key, BEGINNING) <= state.sequence:
+                    newest[state.data_key] = state.sequence
+                    fresh[state.data_key] = state
+            latest = list(fresh.values())
+            encodings = await self._engine.encode_states(self.project, index.model.id, latest)
+            await self._engine.work(partial(index.apply, latest, encodings))
 
     async def _match_span(self, span: list[Delivery]) -> None:
         """Matches events; the last one may change who is matched, or how, from there on."""
@@ -430,8 +441,7 @@ class ProjectMatcher:
             KeyState(key, 0, sequence, False, old.data.digest_of(key) or b"")
             for key, sequence in old.latest.items()
         ]
-        for start in range(0, len(states), _BUILD_CHUNK):
-            await self._index_states(index, states[start : start + _BUILD_CHUNK], {})
+        await self._index_states(index, states, {})
         self._index = index
         for live in self._live.values():
             live.encodings = await self._encode_needs(live.agent)

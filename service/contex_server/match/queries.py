@@ -13,13 +13,11 @@ from contex_server.kernel.errors import ContexError, Reason, event_not_found
 from contex_server.kernel.model import Entry, Event, EventFilter, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
-from contex_server.log.port import EventLog
 from contex_server.match.index import Index
 from contex_server.match.pool import MatcherPool
 from contex_server.match.result import ContextBudget, MatchResult, build_result
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.explain import Explanation, explain
-from contex_server.matching.search import search
 from contex_server.matching.tokens import TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
@@ -42,14 +40,13 @@ class MatchQueries:
 
     def __init__(
         self,
-        log: EventLog,
         states: StateReader,
         matchers: MatcherPool,
         counter: TokenCounter,
         *,
         answer_bytes: int,
     ) -> None:
-        self._log = log
+        self._log = matchers.engine.log
         self._states = states
         self._matchers = matchers
         self._engine = matchers.engine
@@ -65,11 +62,7 @@ class MatchQueries:
         budget: ContextBudget,
         scope: Scope,
     ) -> MatchResult:
-        """What registered needs match now, with everything up to `at_least` taken into account.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """What registered needs match now, with everything up to `at_least` taken into account."""
         async with self._matchers.matcher(project) as matcher:
             async with matcher.index_at(at_least) as (index, position):
                 encodings = await self._engine.encode_needs(project, index.model.id, needs)
@@ -90,11 +83,12 @@ class MatchQueries:
         """See `MatchService.Match`.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
-                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
         """
         async with self.index_at(project, as_of) as (index, position):
-            encodings = await self._engine.encode_queries(project, index.model.id, needs)
+            encodings = await self._engine.encode_needs(
+                project, index.model.id, needs, registered=False
+            )
             keys = EventFilter(data_keys=data_keys, scope=scope)
             matched = await self._search(index, needs, encodings, position, keys)
         return await self._result(project, matched, position, budget)
@@ -114,14 +108,14 @@ class MatchQueries:
         Args:
             project: The project.
             need: The need.
-            data_key: The datum whose latest event is explained, unless `sequence` is given.
+            data_key: The datum whose latest event is explained, unless `sequence` names one.
             sequence: The event.
             as_of: The moment whose data it is judged by; None: now.
             scope: What the caller may see; anything else is not found.
 
         Raises:
             ContexError: DATA_KEY_NOT_FOUND, EVENT_NOT_FOUND, SEQUENCE_TRIMMED,
-                SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+                SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
         """
         engine = self._engine
         async with self.index_at(project, as_of) as (index, position):
@@ -135,24 +129,15 @@ class MatchQueries:
                 )
             (entry,) = await self._log.get(project, [place])
             if entry is None:
-                raise ContexError(
-                    Reason.EVENT_NOT_FOUND,
-                    f"project {project!r} has no event {place}",
-                    metadata={"sequence": str(place)},
-                    field="sequence",
-                )
+                raise _not_found(place, f"project {project!r} has no event {place}")
             event = event_codec.decode(entry)
             if not scope.admits(event.data_key):
                 raise event_not_found(project, place)
             if not event.text_digest:
-                raise ContexError(
-                    Reason.EVENT_NOT_FOUND,
-                    f"event {place} is a {event.event_type!r} of the service, which is not matched",
-                    metadata={"sequence": str(place)},
-                    field="sequence",
-                )
+                kind = f"a {event.event_type!r} of the service"
+                raise _not_found(place, f"event {place} is {kind}, which is not matched")
             model = index.model.id
-            (encoding,) = await engine.encode_queries(project, model, [need])
+            (encoding,) = await engine.encode_needs(project, model, [need], registered=False)
             event_encodings = await engine.embeddings.of_events(project, model, [event])
             explanation = await engine.work(
                 partial(
@@ -180,8 +165,7 @@ class MatchQueries:
         """A project's index, now or at a moment of the past, and the sequence it is as of.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
-                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
         """
         tail = (await self._log.bounds(project)).tail
         moment = (
@@ -219,15 +203,7 @@ class MatchQueries:
     ) -> list[tuple[LogSequence, tuple[Match, ...]]]:
         """The latest events of the data that match, with their matches, best first."""
         matched = await self._engine.work(
-            partial(
-                search,
-                index.data,
-                self._engine.scorer,
-                index.model.id,
-                list(zip(needs, encodings, strict=True)),
-                position,
-                keys.admits_key,
-            )
+            partial(index.search, needs, encodings, position, keys.admits_key)
         )
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 
@@ -241,3 +217,8 @@ class MatchQueries:
         return await build_result(
             self._engine, project, matched, position, budget, self._counter, self._answer_bytes
         )
+
+
+def _not_found(sequence: LogSequence, problem: str) -> ContexError:
+    metadata = {"sequence": str(sequence)}
+    return ContexError(Reason.EVENT_NOT_FOUND, problem, metadata=metadata, field="sequence")

@@ -52,7 +52,7 @@ class Reembedding:
         self._claims = Claims(store.tasks, _TASK, hold_ms=_HOLD_MS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start_if_outdated(self, project: str, _model: str) -> None:
+    def start_if_outdated(self, project: str) -> None:
         """Re-embeds a project in the background if its model is not the configured one."""
         if project not in self._tasks:
             task = asyncio.create_task(self._run(project), name=f"contex-reembed-{project}")
@@ -67,11 +67,7 @@ class Reembedding:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def progress(self, project: str) -> ReembeddingProgress:
-        """How far a project is; both numbers are equal if there is nothing to do.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """How far a project is; both numbers are equal if there is nothing to do."""
         target = self._embeddings.models.configured_id
         progress = ReembeddingProgress()
         if await self._store.match.model(project) in ("", target):

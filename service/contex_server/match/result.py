@@ -18,14 +18,10 @@ _FETCH = 64
 
 @dataclass(frozen=True, slots=True)
 class ContextBudget:
-    """The context that a caller wants besides the data.
-
-    Attributes:
-        tokens: Maximum number of tokens; None: no limit.
-        form: Its format.
-    """
+    """The context that a caller wants besides the data."""
 
     tokens: int | None = None
+    """Maximum number of tokens; None: no limit."""
     form: ContextFormat = ContextFormat.UNSPECIFIED
 
     @property
@@ -91,9 +87,6 @@ async def fetch_data(
 
     Returns:
         One for each; None if the event can no longer be read.
-
-    Raises:
-        ContexError: STORE_UNAVAILABLE.
     """
     data: list[tuple[MatchedDatum, Event] | None] = []
     for start in range(0, len(matched), _FETCH):
@@ -122,18 +115,23 @@ async def build_result(
     counter: TokenCounter,
     max_bytes: int,
 ) -> MatchResult:
-    """The result of a query; with a budget, only the data that fit into it.
-
-    Raises:
-        ContexError: STORE_UNAVAILABLE.
-    """
-    if not budget.is_requested:
-        fetched = await fetch_data(engine, project, matched, as_of, max_bytes)
-        return MatchResult(tuple(found[0] for found in fetched if found is not None), as_of)
-    # Half of the response is for the context.
-    fetched = await fetch_data(engine, project, matched, as_of, max_bytes // 2)
+    """The result of a query; with a budget, only the data that fit into it."""
+    if budget.is_requested:
+        max_bytes //= 2  # The other half of the response is for the context.
+    fetched = await fetch_data(engine, project, matched, as_of, max_bytes)
     data = [found for found in fetched if found is not None]
-    items = [_context_item(datum, event) for datum, event in data]
+    if not budget.is_requested:
+        return MatchResult(tuple(datum for datum, _ in data), as_of)
+    items = [
+        ContextItem(
+            event.data_key,
+            event.description,
+            b"" if datum.payload_omitted else event.payload,
+            event.content_type,
+            frozenset(match.need_index for match in datum.matches),
+        )
+        for datum, event in data
+    ]
     # What is too large for any response is not rendered to be counted.
     candidates = [i for i, (datum, _) in enumerate(data) if not datum.payload_omitted]
     fitted = await engine.work(
@@ -143,25 +141,13 @@ async def build_result(
     tokens = {candidates[i]: count for i, count in fitted.omitted}
     omitted = tuple(
         OmittedDatum(
-            item.data_key,
-            LogSequence.parse(item.sequence),
-            item.score,
-            tokens[i] if i in tokens else -(-len(data[i][1].payload) // ESTIMATED_BYTES),
+            event.data_key,
+            event.sequence,
+            datum.matches[0].score,
+            tokens[i] if i in tokens else -(-len(event.payload) // ESTIMATED_BYTES),
         )
-        for i, item in enumerate(items)
+        for i, (datum, event) in enumerate(data)
         if i not in kept
     )
     context = RenderedContext(fitted.text, budget.form, fitted.tokens, counter.name, omitted)
     return MatchResult(tuple(data[i][0] for i in sorted(kept)), as_of, context)
-
-
-def _context_item(datum: MatchedDatum, event: Event) -> ContextItem:
-    return ContextItem(
-        event.data_key,
-        event.description,
-        b"" if datum.payload_omitted else event.payload,
-        event.content_type,
-        str(event.sequence),
-        datum.matches[0].score,
-        frozenset(match.need_index for match in datum.matches),
-    )

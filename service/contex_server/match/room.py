@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from contex_server.events.hub import Hub
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import StartupError
 from contex_server.match.backtest import BacktestRunner
+from contex_server.match.engine import MatchEngine
 from contex_server.match.feedback import Feedback
 from contex_server.match.pool import MatcherPool
+from contex_server.match.project_matcher import ProjectMatcher
 from contex_server.match.queries import MatchQueries
 from contex_server.match.reembedding import Reembedding
 from contex_server.matching.embeddings import Embeddings
-from contex_server.matching.score import Scorer
 from contex_server.matching.tokens import token_counter
 from contex_server.state.reader import StateReader
 from contex_server.tiers.storage import Storage
@@ -47,27 +49,25 @@ def open_match(
     log, store = storage.log, storage.store
     reembedding = Reembedding(log, store, embeddings)
     stack.push_async_callback(reembedding.close)
-    pool = MatcherPool(
-        log,
-        store.state,
-        store.agents,
-        hub,
-        embeddings,
-        Scorer(),
+    engine = MatchEngine(log, store.state, store.agents, embeddings)
+    start = partial(
+        ProjectMatcher,
+        engine=engine,
+        hub=hub,
         feed_bytes=settings.feed_bytes,
-        idle_s=settings.index_idle_s,
         on_model_in_use=reembedding.start_if_outdated,
     )
+    pool = MatcherPool(engine, start, idle_s=settings.index_idle_s)
     stack.push_async_callback(pool.close)
     try:
         counter = token_counter(settings.tokenizer)
     except ValueError as error:
         raise StartupError(str(error)) from error
-    queries = MatchQueries(log, states, pool, counter, answer_bytes=settings.limits.answer_bytes)
+    queries = MatchQueries(states, pool, counter, answer_bytes=settings.limits.answer_bytes)
     return MatchRoom(
         pool,
         queries,
-        BacktestRunner(log, states, pool, queries),
+        BacktestRunner(states, engine, queries),
         Feedback(log, store.agents, queries),
         reembedding,
     )

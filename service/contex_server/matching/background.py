@@ -10,8 +10,8 @@ data has the same background to the last bit. A shipped prior is mixed in as if 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import rarity
+from contex_server.matching.score import Floats, rarity
 from contex_server.matching.terms import PAIR_WEIGHT, TermIds, is_pair
 
 PRIOR_PASSAGES = 50.0
@@ -45,13 +45,22 @@ class Prior:
         length: Average length of a passage in terms.
     """
 
-    mean: NDArray[np.float64]
-    second: NDArray[np.float64]
+    mean: Floats
+    second: Floats
     term_ids: TermIds
     term_share: NDArray[np.float32]
     length: float
 
-    def share(self, ids: TermIds) -> NDArray[np.float64]:
+    def under(self, vectors: NDArray[np.float32]) -> Prior:
+        """The same terms with the moments of texts under another model.
+
+        Args:
+            vectors: float32 [n, dimension], rows of length 1.
+        """
+        rows = vectors.astype(np.float64)
+        return replace(self, mean=rows.mean(0), second=rows.T @ rows / len(rows))
+
+    def share(self, ids: TermIds) -> Floats:
         """The share of passages that contain each term; 0 if the term is unknown."""
         if not len(self.term_ids):
             return np.zeros(len(ids))
@@ -73,7 +82,7 @@ class NeedBaseline:
 
     mean: float
     deviation: float
-    weights: NDArray[np.float64]
+    weights: Floats
     mass: float
 
 
@@ -86,14 +95,8 @@ class Background:
         self._products = np.rint(PRIOR_PASSAGES * prior.second * _SCALE**2)
         self._frequencies: Counter[int] = Counter()
         self._length = 0
-        self._pending: list[tuple[NDArray[np.float64], float]] = []
+        self._pending: list[tuple[Floats, float]] = []
         self.passages = 0
-        """Number of passages."""
-
-    @property
-    def prior(self) -> Prior:
-        """The shipped background."""
-        return self._prior
 
     @property
     def weight(self) -> float:
@@ -140,19 +143,16 @@ class Background:
             self._sum += signs @ rows
             self._products += (rows * signs[:, None]).T @ rows
 
-    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def moments(self) -> tuple[Floats, Floats]:
         """The mean vector and the second moment, with the prior."""
         self._flush()
         return self._sum / (_SCALE * self.weight), self._products / (_SCALE**2 * self.weight)
 
-    def means(self, needs: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The means of each need's cosines and of their squares.
+    def means(self, needs: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """The means of each need's cosines and of their squares, two float64 [n].
 
         Args:
             needs: float32 [n, dimension], rows of length 1.
-
-        Returns:
-            Two float64 [n].
         """
         self._flush()
         exact = needs.astype(np.float64)
@@ -160,20 +160,18 @@ class Background:
         squares = np.vecdot(exact @ self._products, exact) / (_SCALE**2 * self.weight)
         return means, squares
 
-    def cosines(
-        self, needs: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def cosines(self, needs: NDArray[np.float32]) -> tuple[Floats, Floats]:
         """Mean and standard deviation of each need's cosines, as `means` takes them."""
         means, squares = self.means(needs)
         return means, deviations(means, squares)
 
-    def frequencies(self, ids: TermIds) -> NDArray[np.float64]:
+    def frequencies(self, ids: TermIds) -> Floats:
         """The number of passages that contain each term, with those of the prior."""
         known = self._frequencies
         own = np.fromiter((known.get(term, 0) for term in ids.tolist()), np.float64, len(ids))
         return own + PRIOR_PASSAGES * self._prior.share(ids)
 
-    def rarity(self, ids: TermIds) -> NDArray[np.float64]:
+    def rarity(self, ids: TermIds) -> Floats:
         """The weight of each term."""
         return rarities(ids, self.frequencies(ids), self.weight)
 
@@ -191,62 +189,20 @@ class Background:
         ]
 
 
-def deviations(means: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:
+def deviations(means: Floats, squares: Floats) -> Floats:
     """Standard deviations of cosines from their means and the means of their squares."""
-    found: NDArray[np.float64] = np.sqrt(np.maximum(squares - means**2, MIN_DEVIATION**2))
-    return found
+    return np.sqrt(np.maximum(squares - means**2, MIN_DEVIATION**2))
 
 
-def rarities(
-    ids: TermIds, frequencies: NDArray[np.float64], passages: float
-) -> NDArray[np.float64]:
+def rarities(ids: TermIds, frequencies: Floats, passages: float) -> Floats:
     """The weights of terms of these frequencies; a pair of words counts half."""
     weights = rarity(frequencies, passages)
     weights[is_pair(ids)] *= PAIR_WEIGHT
     return weights
 
 
-def build_prior(encodings: Iterable[Encoding], shares: Prior | None = None) -> Prior:
-    """Builds a prior from texts.
-
-    Args:
-        encodings: Texts of many kinds.
-        shares: A prior to take terms and length from; by default they are counted.
-    """
-    frequencies: Counter[int] = Counter()
-    length = passages = 0
-    rows = []
-    for encoding in encodings:
-        rows.append(encoding.vectors.astype(np.float64))
-        for terms in encoding.terms:
-            frequencies.update(terms.ids.tolist())
-            length += terms.length
-            passages += 1
-    vectors = np.concatenate(rows)
-    mean, second = vectors.mean(0), vectors.T @ vectors / len(vectors)
-    if shares is not None:
-        return Prior(mean, second, shares.term_ids, shares.term_share, shares.length)
-    kept = sorted(term for term, count in frequencies.items() if count >= 3)
-    share = np.array([frequencies[term] / passages for term in kept], np.float32)
-    return Prior(mean, second, np.array(kept, np.uint32), share, length / passages)
-
-
-def pack_prior(prior: Prior) -> bytes:
-    """The prior as a compressed numpy archive, the second moment as a triangle."""
-    buffer = BytesIO()
-    np.savez_compressed(
-        buffer,
-        mean=prior.mean.astype(np.float32),
-        second=prior.second[np.triu_indices(len(prior.mean))].astype(np.float16),
-        term_ids=prior.term_ids,
-        term_share=prior.term_share.astype(np.float16),
-        length=np.float64(prior.length),
-    )
-    return buffer.getvalue()
-
-
 def unpack_prior(packed: bytes) -> Prior:
-    """Reads what `pack_prior` wrote."""
+    """Reads what `benchmarks.matching.priors.pack_prior` wrote."""
     with np.load(BytesIO(packed)) as archive:
         mean = archive["mean"].astype(np.float64)
         second = np.zeros((len(mean), len(mean)))

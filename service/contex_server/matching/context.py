@@ -11,15 +11,13 @@ from enum import IntEnum
 from typing import Any
 
 import orjson
-import toon_format
-import yaml
 
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import LongInteger, plain_value, text_of
 from contex_server.matching.tokens import TokenCounter
 
 _REFITS = 8
-"""How often to fill the room that is left because the parts' estimates were too high."""
+"""How often to refill the room that is left where estimates were too high."""
 
 
 class ContextFormat(IntEnum):
@@ -34,21 +32,13 @@ class ContextFormat(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContextItem:
-    """A datum that matched.
-
-    Attributes:
-        sequence: Its event.
-        score: Its best score.
-        needs: Indices of the needs that it meets.
-    """
+    """A datum, with the indices of the needs that it meets."""
 
     data_key: str
     description: str
     payload: bytes
     content_type: str
-    sequence: str
-    score: float
-    needs: frozenset[int]
+    needs: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +77,10 @@ def render_one(item: ContextItem, form: ContextFormat) -> str:
     """Renders one datum: an object in JSON, YAML and TOON, a section in Markdown."""
     if form is ContextFormat.UNSPECIFIED:
         return ""
-    if form is ContextFormat.MARKDOWN:
-        return _section(item)
-    value = _object(item)
-    if form is ContextFormat.JSON:
-        return _json(value)
-    return _yaml(value) if form is ContextFormat.YAML else toon_format.dumps(value)
+    if form is ContextFormat.YAML:
+        return _yaml(_object(item))
+    piece = _piece(item, form)
+    return _toon(piece) if form is ContextFormat.TOON else str(piece)
 
 
 def fit_to_budget(
@@ -195,8 +183,7 @@ class _Packing:
             if not added:
                 return
             # All of them if they fit, else by bisection as many as fit.
-            fitting, beyond = 0, len(added) + 1
-            probe = len(added)
+            fitting, beyond, probe = 0, len(added) + 1, len(added)
             while beyond - fitting > 1:
                 if self.add(added[:probe]):
                     fitting = probe
@@ -219,12 +206,13 @@ class _Packing:
 
 
 def _piece(item: ContextItem, form: ContextFormat) -> Any:
-    """A datum, rendered as far as that is possible without the others."""
+    """A datum, rendered as far as possible without the others."""
+    if form is ContextFormat.MARKDOWN:
+        return _section(item)
+    value = _object(item)
     if form is ContextFormat.JSON:
-        return _json(_object(item))
-    if form is ContextFormat.YAML:
-        return _yaml([_object(item)])
-    return _section(item) if form is ContextFormat.MARKDOWN else _object(item)
+        return _json(value)
+    return _yaml([value]) if form is ContextFormat.YAML else value
 
 
 def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
@@ -236,7 +224,7 @@ def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
         return "".join(pieces) or "[]\n"
     if form is ContextFormat.MARKDOWN:
         return "\n".join(pieces)
-    return toon_format.dumps(pieces)  # Uniform data become one table.
+    return _toon(pieces)  # Uniform data become one table.
 
 
 def _object(item: ContextItem) -> dict[str, Any]:
@@ -254,41 +242,19 @@ def _digits(number: Any) -> orjson.Fragment:
     return orjson.Fragment(str(number))
 
 
-class _YamlDumper(yaml.CSafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
+# The writers of YAML and TOON are imported with the first context that asks for them: together
+# they take a server's start 130 ms.
 def _yaml(value: Any) -> str:
-    text: str = yaml.dump(
-        value, Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, width=1 << 30
-    )
-    return text
+    from contex_server.matching.plain_yaml import to_yaml
+
+    return to_yaml(value)
 
 
-def _represent_text(dumper: _YamlDumper, text: str) -> yaml.ScalarNode:
-    # A block where libyaml allows it: models read lines better than escapes. After more than
-    # one newline at the end, libyaml would write the end of the document.
-    is_block = "\n" in text and not text[0].isspace() and not text.endswith("\n\n")
-    style = "|" if is_block else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+def _toon(value: Any) -> str:
+    import toon_format
 
+    return toon_format.dumps(value)
 
-def _represent_number(dumper: _YamlDumper, number: LongInteger | Decimal) -> yaml.ScalarNode:
-    text = str(number)
-    if text.lstrip("-").isdigit():
-        return dumper.represent_scalar("tag:yaml.org,2002:int", text)
-    mantissa, _, exponent = text.partition("E")
-    if "." not in mantissa:
-        mantissa += ".0"
-    return dumper.represent_scalar(
-        "tag:yaml.org,2002:float", f"{mantissa}e{exponent}" if exponent else mantissa
-    )
-
-
-_YamlDumper.add_representer(str, _represent_text)
-_YamlDumper.add_representer(LongInteger, _represent_number)
-_YamlDumper.add_representer(Decimal, _represent_number)
 
 _TICKS = re.compile("`+")
 _LANGUAGES = {

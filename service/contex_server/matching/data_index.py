@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from contex_server.matching.background import Background, NeedBaseline
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.postings import Postings
-from contex_server.matching.score import RIVALS, Scorer, saturation
+from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
 from contex_server.matching.terms import TermIds, Terms
 from contex_server.matching.vectors import ROUNDING, VectorIndex
-
-Floats = NDArray[np.float64]
 
 _FIRST_CANDIDATES = 64
 _MOST_CANDIDATES = 4_096
@@ -29,12 +27,9 @@ class Ranking:
     Attributes:
         serials: int64 [n], which texts.
         passages: int64 [n], the best passage of each.
-        cosines: float64 [n], and so on: the parts of their fits.
-        standing: z.
-        lexical: l.
-        fits: f.
+        cosines: float64 [n], like `standing` (z), `lexical` (l) and `fits` (f).
         mean: Mean cosine of the need over the background.
-        deviation: Standard deviation of the same.
+        deviation: Standard deviation of its cosines.
     """
 
     serials: NDArray[np.int64]
@@ -67,12 +62,7 @@ class IndexedText:
 
 @dataclass(frozen=True, slots=True)
 class TextChange:
-    """What a change of a datum did to the texts.
-
-    Attributes:
-        added: The serial and the encoding of a text that came.
-        removed: Those of one that went.
-    """
+    """What a change of a datum did to the texts: serial and encoding of what it changed."""
 
     added: tuple[int, Encoding] | None = None
     removed: tuple[int, Encoding] | None = None
@@ -154,15 +144,11 @@ class DataIndex:
     def rank(self, need: Encoding, lowest: float) -> Ranking:
         """Every text whose fit reaches `lowest`, and at any rate the best rivals, best first.
 
-        FAISS gives the texts with the highest cosines. What it did not give has a lower
-        cosine than the last of them, so its words tell the highest fit it can have; who may
-        reach `lowest` is measured too, and FAISS asked for more where words alone don't
-        decide. This is Fagin's threshold algorithm; it finds what going through everything
-        would, except where the vectors are so many that FAISS's own answer is approximate.
-
-        Args:
-            need: The need's encoding.
-            lowest: The lowest fit that counts.
+        FAISS returns the texts with the highest cosines. Any other text has a lower cosine than
+        the last of them, so its words bound its fit: those that may reach `lowest` are measured
+        too, and FAISS is asked for more where words alone don't decide. This is Fagin's threshold
+        algorithm. It finds what a full scan would, except where the index is so large that FAISS's
+        own answer is approximate.
         """
         (usual,) = self.background.usual([need])
         lexical = self._lexical(need.terms[0].ids, usual)
@@ -211,8 +197,8 @@ class DataIndex:
 
         Args:
             need: The need.
-            usual: What the background makes of it.
-            serials: The texts nearest to it; those that are gone are left out.
+            usual: Its baseline.
+            serials: The texts nearest to it; ignores those that are gone.
             edge: The highest cosine that a passage of any other text may have.
 
         Returns:
@@ -273,10 +259,8 @@ class DataIndex:
         found = np.zeros(len(self._serial_of))
         average = self.background.average_length
         for term, weight in zip(ids.tolist(), usual.weights.tolist(), strict=True):
-            occurrences = self._postings.get(term)
-            if occurrences is not None:
-                slots = occurrences.slots
-                counts = occurrences.counts.astype(np.float64)
+            if term in self._postings:
+                slots, counts = self._postings.get(term)
                 found[slots] += weight * saturation(counts, self._lengths[slots], average)
         return found / usual.mass
 
@@ -293,25 +277,24 @@ class DataIndex:
     ) -> Ranking | None:
         """The ranking of some passages and of all others that reach `lowest` or are rivals.
 
+        None if another passage may count by its cosine alone. With `last` it settles for these
+        passages and those that have a word of the need.
+
         Args:
             need: The need.
-            usual: What the background makes of it.
+            usual: Its baseline.
             slots: Passages that are ranked in any case.
             lexical: l of every slot.
             edge: The highest cosine that another passage may have.
             lowest: The lowest fit that counts.
-            last: Settle for these passages and those that have a word of the need.
-
-        Returns:
-            None if another passage may count by its cosine alone, unless `last`.
+            last: See above.
         """
         ranking = self._ranking(need, usual, slots, lexical)
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
         rival_floor = self._scorer.rival_floor(self._scorer.crowd(self.background.passages))
         wanted = min(lowest, max(second, rival_floor))
-        standing = self._scorer.standing(
-            np.array(edge), np.array(usual.mean), np.array(usual.deviation)
-        )
+        mean, deviation = np.array(usual.mean), np.array(usual.deviation)
+        standing = self._scorer.standing(np.array(edge), mean, deviation)
         if not last and float(self._scorer.fit(standing, np.zeros(()))) >= wanted:
             return None
         others = np.flatnonzero((lexical > 0) & (self._scorer.fit(standing, lexical) >= wanted))
@@ -352,14 +335,6 @@ class DataIndex:
 
 
 def lexical_of(ids: TermIds, rarity: Floats, terms: Terms, average_length: float) -> float:
-    """What a passage gets for a need's words, before it is divided by what there is to get.
-
-    Args:
-        ids: The need's terms, ascending.
-        rarity: What each counts.
-        terms: The passage's terms.
-        average_length: Average length of a passage.
-    """
-    counts = terms.counts_of(ids)
+    """What a passage gets for a need's terms, before the division by what a perfect one gets."""
     length = np.array(float(terms.length))
-    return float(rarity @ saturation(counts, length, average_length))
+    return float(rarity @ saturation(terms.counts_of(ids), length, average_length))

@@ -34,13 +34,12 @@ def parse_pointer(text: str) -> tuple[str, ...]:
 def is_significant_update(previous: Event, event: Event, delta: MinDelta) -> bool:
     """Whether an update changes enough of its datum to be pushed.
 
-    A deletion and the return from one always do, and so does another content type. JSON is
-    compared by value: neither white space, nor the order of names, nor how a number is
-    written matters, and absent is not null. Any other payload is compared by its bytes.
-    Equal bytes are never parsed.
+    A deletion, the return from one, and another content type always count. JSON is compared by
+    value: white space, the order of names and the notation of numbers don't matter, and absent is
+    not null. Any other payload is compared by its bytes. Equal bytes are never parsed.
 
     Args:
-        previous: The event of the same data key before this one.
+        previous: The previous event of the same data key.
         event: The update.
         delta: What the agent asked for; its pointers are valid.
     """
@@ -53,7 +52,10 @@ def is_significant_update(previous: Event, event: Event, delta: MinDelta) -> boo
     if media(event.content_type).format is not Format.JSON:
         return True
     try:
-        before, after = _values(previous.payload, event.payload)
+        before, after = orjson.loads(previous.payload), orjson.loads(event.payload)
+        if may_be_inexact(previous.payload) or may_be_inexact(event.payload):
+            # With all their digits: either has more than a double holds.
+            before, after = exact_json(previous.payload), exact_json(event.payload)
     except ValueError:
         return True
     pointers = delta.json_pointers or ("",)
@@ -64,14 +66,6 @@ def is_significant_update(previous: Event, event: Event, delta: MinDelta) -> boo
 
 def _content_type(event: Event) -> str:
     return event.content_type.lower() or "application/json"
-
-
-def _values(before: bytes, after: bytes) -> tuple[Any, Any]:
-    """Both parsed, and with all their digits if either has more than a double holds."""
-    values = orjson.loads(before), orjson.loads(after)
-    if may_be_inexact(before) or may_be_inexact(after):
-        return exact_json(before), exact_json(after)
-    return values
 
 
 def _at(value: Any, tokens: tuple[str, ...]) -> Any:

@@ -13,29 +13,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from contex_server.matching.formats.media import Format, media
-from contex_server.matching.formats.passages import (
-    MAX_PASSAGES,
-    OUTLINE_CHARS,
-    PASSAGE_CHARS,
-    Passage,
-    PayloadMalformed,
-)
+from contex_server.matching.formats.passages import Passage
 from contex_server.matching.formats.reading import read
 from contex_server.matching.words import in_words, phrase
-
-__all__ = [
-    "DIGEST_BYTES",
-    "INLINE_BYTES",
-    "MAX_PASSAGES",
-    "OUTLINE_CHARS",
-    "PASSAGE_CHARS",
-    "Description",
-    "Format",
-    "Passage",
-    "PayloadMalformed",
-    "describe",
-    "text_digest",
-]
 
 DIGEST_BYTES = 16
 INLINE_BYTES = 16 * 1024
@@ -51,8 +31,7 @@ class Description:
         summary: The publisher's description in one line.
         passages: The payload; the first one is the head, and always there.
         format: How the payload was read.
-        truncated: Whether part of the payload is in no passage: it has more than `MAX_PASSAGES`,
-            or more than is read.
+        truncated: Whether part of the payload is in no passage.
     """
 
     title: str
@@ -82,11 +61,7 @@ class Description:
         )
 
     def digest(self) -> bytes:
-        """Identifies the texts: under one model, equal digests mean equal embeddings.
-
-        Returns:
-            `DIGEST_BYTES` bytes of BLAKE2b over the texts, each after its length.
-        """
+        """BLAKE2b over the texts: under one model, equal digests mean equal embeddings."""
         texts = "".join([f"{len(text)}:{text}" for text in self.texts])
         return blake2b(texts.encode(), digest_size=DIGEST_BYTES, person=b"description").digest()
 
@@ -94,7 +69,7 @@ class Description:
 def describe(
     data_key: str, description: str, payload: bytes, content_type: str, event_type: str = ""
 ) -> Description:
-    """Describes what an event is about.
+    """Describes what an event is about; takes about 10 µs for a small JSON object.
 
     Args:
         data_key: Name of the datum; if empty, the event type is used.
@@ -104,8 +79,8 @@ def describe(
         event_type: The event's type.
 
     Returns:
-        Title, summary and passages; their texts are the same for payloads that differ only in
-        numbers, booleans, nulls, timestamps and ids. Takes about 10 µs for a small JSON object.
+        Title, summary and passages. Payloads that differ only in numbers, booleans, nulls,
+        timestamps and ids have the same texts.
 
     Raises:
         PayloadMalformed: The payload is not what its content type says.
@@ -121,11 +96,7 @@ def describe(
 
 
 def text_digest(text: str) -> bytes:
-    """Identifies a single text, such as a need; never equals a description's digest.
-
-    Returns:
-        `DIGEST_BYTES` bytes of BLAKE2b.
-    """
+    """BLAKE2b of a single text, such as a need; never equals a description's digest."""
     return blake2b(text.encode(), digest_size=DIGEST_BYTES, person=b"need").digest()
 
 

@@ -13,13 +13,8 @@ from contex_server.kernel.errors import ContexError, Reason, embedder_unavailabl
 from contex_server.kernel.model import DATA_DELETED, Event, Record
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
-from contex_server.matching.describe import (
-    INLINE_BYTES,
-    Description,
-    PayloadMalformed,
-    describe,
-)
-from contex_server.matching.embedders import Role
+from contex_server.matching.describe import INLINE_BYTES, Description, describe
+from contex_server.matching.embedders.port import Role
 from contex_server.matching.encoding import (
     Encoding,
     Recipe,
@@ -29,6 +24,7 @@ from contex_server.matching.encoding import (
     pack,
     unpack,
 )
+from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.matching.models import Models
 
 log = structlog.get_logger(__name__)
@@ -45,14 +41,7 @@ class Embeddings:
     def __init__(
         self, event_log: EventLog, store: MatchStore, models: Models, *, timeout_s: float
     ) -> None:
-        """Creates it.
-
-        Args:
-            event_log: The log.
-            store: Where encodings are kept.
-            models: The models.
-            timeout_s: How long a publish waits for the model.
-        """
+        """Creates it; `timeout_s` is how long a publish waits for the model."""
         self._log = event_log
         self._store = store
         self.models = models
@@ -125,24 +114,17 @@ class Embeddings:
     # -- matching ----------------------------------------------------------------
 
     async def of_needs(
-        self, project: str, model: str, needs: Mapping[bytes, str]
+        self, project: str, model: str, needs: Mapping[bytes, str], *, store: bool = True
     ) -> dict[bytes, Encoding]:
-        """The encodings of needs, by digest; stores missing ones.
+        """The encodings of needs, by digest; stores missing ones unless they are one-off queries.
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         found = await self.stored(project, model, needs)
         recipes = {d: need_recipe(text) for d, text in needs.items() if d not in found}
-        return found | await self._compute(project, model, recipes, Role.NEED)
-
-    async def of_queries(
-        self, project: str, model: str, queries: Mapping[bytes, str]
-    ) -> dict[bytes, Encoding]:
-        """The same for one-off queries: stores nothing."""
-        found = await self.stored(project, model, queries)
-        recipes = {d: need_recipe(text) for d, text in queries.items() if d not in found}
-        return found | await self._embed(project, model, recipes, Role.NEED)
+        encode = self._compute if store else self._embed
+        return found | await encode(project, model, recipes, Role.NEED)
 
     async def of_events(
         self, project: str, model: str, events: Iterable[Event]
@@ -235,15 +217,12 @@ class Embeddings:
 
 def describe_event(event: Event | Record) -> Description:
     """The texts that an event is matched by."""
+    key, text, event_type = event.data_key, event.description, event.event_type
     try:
-        return describe(
-            event.data_key, event.description, event.payload, event.content_type, event.event_type
-        )
+        return describe(key, text, event.payload, event.content_type, event_type)
     except PayloadMalformed:
         # Accepted by an earlier version, or imported: describes the rest.
-        return describe(
-            event.data_key, event.description, b"", "application/octet-stream", event.event_type
-        )
+        return describe(key, text, b"", "application/octet-stream", event_type)
 
 
 def _size(encoding: Encoding) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.matching.describe import Description
-from contex_server.matching.embedders.units import unit
+from contex_server.matching.embedders.port import unit
 from contex_server.matching.terms import Terms, terms_of
 
 Vector = NDArray[np.float32]
@@ -18,9 +17,8 @@ Vector = NDArray[np.float32]
 TITLE_WEIGHT = SUMMARY_WEIGHT = 2
 """How often a word of the key and of the description counts; one of the payload counts once."""
 BRIEF_SHARE = 0.35
-"""What the vector of key and description alone has in the head's vector. With it the right
-datum of the Berkeley set is first 1.7 points more often on one half and 0.6 on the other; see
-ADR 8."""
+"""The share of the vector of key and description alone in the head's vector. It ranks the right
+datum of the Berkeley set first 1.7 points more often on one half, 0.6 on the other (ADR 8)."""
 
 _HEADER = struct.Struct("<BBHH")
 _VERSION = 1
@@ -42,19 +40,18 @@ class Encoding:
 
     @property
     def passages(self) -> int:
-        """How many passages."""
+        """Number of passages."""
         return len(self.terms)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a text becomes an encoding: what has to be embedded, and the terms.
+    """How a text becomes an encoding: what has to be embedded, and each passage's terms.
 
     Attributes:
-        texts: What the model is given.
-        brief: Whether the first of them is the head without its outline, which is mixed
-            into the head's vector.
-        terms: Of each passage.
+        texts: The model's input.
+        brief: Whether the first text is the head without its outline, to be mixed into the
+            head's vector.
     """
 
     texts: tuple[str, ...]
@@ -62,11 +59,7 @@ class Recipe:
     terms: tuple[Terms, ...]
 
     def encoding(self, vectors: Vector) -> Encoding:
-        """Puts the model's answer together.
-
-        Args:
-            vectors: float32 [len(texts), dimension], rows of length 1.
-        """
+        """Puts the model's answer together: float32 [len(texts), dimension], rows of length 1."""
         if self.brief:
             head = BRIEF_SHARE * vectors[0] + (1 - BRIEF_SHARE) * vectors[1]
             vectors = np.concatenate([head[None], vectors[2:]])
@@ -145,8 +138,3 @@ def unpack(packed: bytes) -> Encoding:
 def as_stored(encoding: Encoding) -> Encoding:
     """The encoding rounded as the store does, so that every process scores alike."""
     return unpack(pack(encoding))
-
-
-def stacked(encodings: Sequence[Encoding]) -> Vector:
-    """The vectors of all passages of all encodings, [sum of passages, dimension]."""
-    return np.concatenate([encoding.vectors for encoding in encodings])

@@ -11,7 +11,7 @@ from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.data_index import DataIndex, lexical_of
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
+from contex_server.matching.score import RIVALS, Floats, Scorer
 from contex_server.matching.search import score_ranking
 from contex_server.matching.terms import words_of
 
@@ -84,16 +84,7 @@ def explain(
 ) -> Explanation:
     """Scores an event for a need as a delivery would, and breaks the score down.
 
-    Args:
-        data: The project's data.
-        scorer: Formula and weights.
-        model_id: The model of the encodings.
-        need: The need.
-        need_encoding: Its encoding.
-        event: The event.
-        encoding: Its encoding.
-        description: Its texts.
-        as_of: The sequence that the data are as of.
+    `encoding` and `description` are the event's; the data are as of `as_of`.
     """
     background = data.background
     crowd = scorer.crowd(background.passages)
@@ -104,12 +95,8 @@ def explain(
     cosines: Floats = np.clip(
         encoding.vectors.astype(np.float64) @ need_encoding.vectors[0].astype(np.float64), -1, 1
     )
-    lexical = np.array(
-        [
-            lexical_of(ids, rarity, terms, background.average_length) / mass
-            for terms in encoding.terms
-        ]
-    )
+    average = background.average_length
+    lexical = np.array([lexical_of(ids, rarity, t, average) / mass for t in encoding.terms])
     standing = scorer.standing(cosines, means, deviations)
     fits = scorer.fit(standing, lexical)
     best = int(np.argmax(fits))
@@ -120,12 +107,7 @@ def explain(
     rivalry = float(scorer.rivalry(top, crowd).sum())
     shares = scorer.share(fits, np.array(rivalry), crowd)
     scores = scorer.score(standing, lexical, shares)
-    contributions = tuple(
-        Contribution(name, value, weight)
-        for name, value, weight in scorer.contributions(
-            float(standing[best]), float(lexical[best]), float(shares[best])
-        )
-    )
+    parts = float(standing[best]), float(lexical[best]), float(shares[best])
     passages = [
         PassageScore(
             passage.path,
@@ -170,7 +152,7 @@ def explain(
         match,
         matched,
         _verdict(match, matched, excluded, terms, event, rank, len(data)),
-        contributions,
+        tuple(Contribution(*part) for part in scorer.contributions(*parts)),
         terms,
         tuple(sorted(passages, key=lambda passage: -passage.score)),
         rank,
@@ -188,17 +170,9 @@ def _term_hits(
         if word.id in seen:
             continue
         seen.add(word.id)
-        weight = float(background.rarity(np.array([word.id], np.uint32))[0])
-        at = np.flatnonzero(terms.ids == word.id)
-        got = 0.0
-        if len(at):
-            got = float(
-                saturation(
-                    terms.counts[at].astype(np.float64),
-                    np.array(float(terms.length)),
-                    background.average_length,
-                )[0]
-            )
+        ids = np.array([word.id], np.uint32)
+        weight = float(background.rarity(ids)[0])
+        got = lexical_of(ids, np.ones(1), terms, background.average_length)
         hits.append(TermHit(word.word, word.stem, weight / mass, weight * got / mass))
     return tuple(hits)
 

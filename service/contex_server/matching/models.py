@@ -8,29 +8,20 @@ from dataclasses import dataclass
 import structlog
 
 from contex_server.kernel.errors import embedder_unavailable
-from contex_server.matching.background import Prior, build_prior, shipped_prior, shipped_texts
-from contex_server.matching.embedders import Embedder, Role
+from contex_server.matching.background import Prior, shipped_prior, shipped_texts
 from contex_server.matching.embedders.minilm import MODEL_ID
-from contex_server.matching.encoding import Recipe
-from contex_server.matching.terms import terms_of
+from contex_server.matching.embedders.port import Embedder, Role, unit
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """An embedding model in use.
-
-    Attributes:
-        id: Its identity.
-        dimension: Length of its vectors.
-        prior: The background of text in general under it.
-    """
+    """An embedding model in use, with the background of text in general under it."""
 
     id: str
     dimension: int
     prior: Prior
-    embedder: Embedder
 
 
 class Models:
@@ -45,28 +36,19 @@ class Models:
         """The models that this process has."""
         return list(self._embedders)
 
-    def has(self, model_id: str) -> bool:
-        """Whether this process has the model."""
-        return model_id in self._embedders
-
     def usable(self, model_id: str) -> str:
         """The model if this process has it, otherwise the configured one."""
         return model_id if model_id in self._embedders else self.configured_id
 
     def embedder(self, model_id: str) -> Embedder:
-        """The model's embedder.
-
-        Raises:
-            KeyError: This process does not have it.
-        """
+        """The embedder of a model that this process has."""
         return self._embedders[model_id]
 
     async def get(self, model_id: str) -> Model:
-        """A model with its background.
+        """A model that this process has, with its background.
 
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE.
-            KeyError: This process does not have it.
         """
         embedder = self._embedders[model_id]
         task = self._priors.get(model_id)
@@ -78,7 +60,7 @@ class Models:
             if self._priors.get(model_id) is task:
                 del self._priors[model_id]
             raise embedder_unavailable(error) from error
-        return Model(model_id, embedder.dimension, prior, embedder)
+        return Model(model_id, embedder.dimension, prior)
 
     async def close(self) -> None:
         """Cancels what is being computed; the owner of the embedders closes them."""
@@ -93,9 +75,4 @@ async def _prior(embedder: Embedder) -> Prior:
         return shipped
     texts = shipped_texts()
     log.info("embedding_background", model=embedder.model_id, texts=len(texts))
-    vectors = await embedder.embed(texts, Role.DATUM)
-    encodings = [
-        Recipe((text,), False, (terms_of(((text, 1),)),)).encoding(vectors[i : i + 1])
-        for i, text in enumerate(texts)
-    ]
-    return build_prior(encodings, shipped)
+    return shipped.under(unit(await embedder.embed(texts, Role.DATUM)))

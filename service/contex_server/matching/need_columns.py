@@ -6,54 +6,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.matching.background import deviations
+from contex_server.matching.score import Floats
 
-Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 KEPT = 8
 """Nearest texts kept for each need; once this many are gone they are searched again."""
 _ROUNDING = 5e-5
 """An upper bound on the error of means: the background rounds components, these are float32."""
-_ROW_ARRAYS = (
-    "best",
-    "best_cosine",
-    "deviation",
-    "edge",
-    "lowest_fit",
-    "mass",
-    "mean",
-    "square",
-    "sum",
-    "threshold",
-)
 
 
 class NeedColumns:
     """Arrays with a row for each need, and spare rows.
 
     Attributes:
-        sum: float64, the need's cosines over the background together.
-        square: float64, the squares of these together.
-        mean: float64, their mean, rather too low than too high.
-        deviation: float64, their standard deviation, rather too low than too high.
-        mass: float64, what its words weigh together.
+        sum: float64, the sum of the need's cosines over the background.
+        square: float64, the sum of their squares.
+        mean: float64, a lower bound on their mean.
+        deviation: float64, a lower bound on their standard deviation.
+        mass: float64, the sum of its terms' weights.
         threshold: float64, the lowest that an agent has set.
-        lowest_fit: float64, the fit that this asks for; infinite where there is no need.
+        lowest_fit: float64, the fit that this requires; infinite in a free row.
         best: int64 [rows, KEPT], serials of the texts nearest to it, or 0.
         best_cosine: float64 [rows, KEPT], theirs.
-        edge: float64, the highest cosine that any other text may have; infinite as long as
-            nothing is known.
+        edge: float64, the highest cosine that any other text may have; infinite until it is known.
     """
 
     def __init__(self) -> None:
-        self.sum = np.zeros(0)
-        self.square = np.zeros(0)
-        self.mean = np.zeros(0)
-        self.deviation = np.zeros(0)
-        self.mass = np.zeros(0)
-        self.threshold = np.zeros(0)
-        self.lowest_fit = np.zeros(0)
-        self.edge = np.zeros(0)
+        # `grow` gives each an array of its own.
+        self.sum = self.square = self.mean = self.deviation = np.zeros(0)
+        self.mass = self.threshold = self.lowest_fit = self.edge = np.zeros(0)
         self.best = np.zeros((0, KEPT), np.int64)
         self.best_cosine = np.zeros((0, KEPT))
 
@@ -63,13 +45,12 @@ class NeedColumns:
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
-        return sum(int(getattr(self, name).nbytes) for name in _ROW_ARRAYS)
+        return sum(int(array.nbytes) for array in vars(self).values())
 
     def grow(self, rows: int) -> None:
         """Makes room."""
         before = len(self)
-        for name in _ROW_ARRAYS:
-            array = getattr(self, name)
+        for name, array in list(vars(self).items()):
             grown = np.zeros((rows, *array.shape[1:]), array.dtype)
             grown[:before] = array
             setattr(self, name, grown)

@@ -15,9 +15,9 @@ from contex_server.kernel.model import Agent, Match
 from contex_server.matching.background import NeedBaseline
 from contex_server.matching.data_index import NO_CHANGE, DataIndex, TextChange
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.need_columns import KEPT, Floats, Rows
+from contex_server.matching.need_columns import KEPT, Rows
 from contex_server.matching.need_rows import ROUNDING, Candidates, NeedRows
-from contex_server.matching.score import RIVALS, Scorer, saturation
+from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
 
 
 class NeedIndex:
@@ -51,17 +51,8 @@ class NeedIndex:
         """Memory in bytes."""
         return self._rows.nbytes
 
-    def agents(self) -> Iterable[Agent]:
-        """All agents."""
-        return self._agents.values()
-
     def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
-        """Adds an agent, or replaces it.
-
-        Args:
-            agent: The agent.
-            needs: The encodings of its needs.
-        """
+        """Adds an agent with the encodings of its needs, or replaces it."""
         indexes_of: dict[bytes, list[int]] = {}
         for index, need in enumerate(agent.needs):
             indexes_of.setdefault(need.digest, []).append(index)

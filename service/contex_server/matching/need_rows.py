@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from contex_server.matching.background import PASSAGES_PER_TEXT, rarities
 from contex_server.matching.data_index import DataIndex, TextChange
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.need_columns import Floats, NeedColumns, Rows
+from contex_server.matching.need_columns import NeedColumns, Rows
 from contex_server.matching.postings import Postings
-from contex_server.matching.score import Scorer, saturation
+from contex_server.matching.score import Floats, Scorer, saturation
 from contex_server.matching.terms import Terms
 
 ROUNDING = 1e-6
@@ -145,17 +145,15 @@ class NeedRows:
             self._update_lowest_fits()
             self.numbers.gone([text.serial for text in pending if text.sign < 0])
         near = self._compare(encodings, pending)
-        candidates: list[Candidates] = []
-        for encoding in encodings:
-            candidates.append(
-                _pairs(
-                    [
-                        self._likely(vector, terms, *next(near))
-                        for vector, terms in zip(encoding.vectors, encoding.terms, strict=True)
-                    ]
-                )
+        return [
+            _pairs(
+                [
+                    self._likely(vector, terms, *next(near))
+                    for vector, terms in zip(encoding.vectors, encoding.terms, strict=True)
+                ]
             )
-        return candidates
+            for encoding in encodings
+        ]
 
     # -- comparing ---------------------------------------------------------------
 
@@ -221,14 +219,7 @@ class NeedRows:
     def _likely(
         self, vector: NDArray[np.float32], terms: Terms, near: Rows, cosines: Floats
     ) -> Candidates:
-        """The needs that a passage may meet, by meaning or by words.
-
-        Args:
-            vector: The passage's vector.
-            terms: Its terms.
-            near: The needs that are near enough.
-            cosines: Theirs.
-        """
+        """The needs that a passage may meet: by meaning (those near enough, given) or by words."""
         numbers = self.numbers
         words = self._words(terms)
         apart = words > _WORDS_APART * numbers.mass[: self._used]
@@ -313,9 +304,8 @@ class NeedRows:
 def _pairs(parts: Sequence[Candidates]) -> Candidates:
     if len(parts) == 1:
         return parts[0]
-    none = [np.empty(0)]
     return Candidates(
         np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)]),
-        np.concatenate([*none, *(part.standing for part in parts)]),
-        np.concatenate([*none, *(part.lexical for part in parts)]),
+        np.concatenate([np.empty(0), *(part.standing for part in parts)]),
+        np.concatenate([np.empty(0), *(part.lexical for part in parts)]),
     )

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack
 
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import StartupError
-from contex_server.matching.embedders import Embedder, ModelCorrupt, ModelInvalid, create
+from contex_server.matching.embedders import create
+from contex_server.matching.embedders.port import Embedder, ModelCorrupt, ModelInvalid
 from contex_server.matching.models import Models
 
 
@@ -20,11 +21,7 @@ async def open_models(
 ) -> Models:
     """Loads the configured model and those that may still serve some projects.
 
-    Args:
-        settings: Which models.
-        stack: Closes what was opened here.
-        embedder: The configured model, loaded already and closed by the caller.
-        previous: Other models, likewise.
+    The caller may have loaded the configured embedder and previous ones, and closes those.
 
     Raises:
         StartupError: A model can't be used.

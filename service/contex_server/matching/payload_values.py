@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 import tomllib
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import orjson
-import yaml
 
 from contex_server.matching.formats.media import Format, Media, decode, media
 from contex_server.matching.formats.passages import PayloadMalformed
@@ -29,14 +27,6 @@ _OF_NUMBERS = bytes(
     for c in range(256)
 )
 _MANY_DIGITS = b"0" * 16
-# Scalars that mean the same in JSON; a version "3.10" or a time "22:22" is kept as written.
-_YAML_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
-_YAML_FLOAT = re.compile(r"-?(?:0|[1-9]\d{0,6})\.(?:0|\d{0,6}[1-9])")
-_YAML_WORDS = {
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-}
 
 
 class LongInteger(int):
@@ -65,7 +55,10 @@ def plain_value(payload: bytes, content_type: str) -> Any:
     if text is None:
         return {"base64": base64.b64encode(payload).decode(), "content_type": content_type}
     if kind.format is Format.YAML:
-        return _from_yaml(text)
+        # Imported with the first such payload: it takes a server's start 100 ms.
+        from contex_server.matching.plain_yaml import from_yaml
+
+        return from_yaml(text)
     if kind.format is Format.TOML:
         return _from_toml(text)
     return text
@@ -145,69 +138,3 @@ def _is_json(value: Any) -> bool:
         elif kind is not str and kind is not bool:
             return False
     return True
-
-
-class _NotPlain(Exception):
-    """YAML that JSON can't express."""
-
-
-def _from_yaml(text: str) -> Any:
-    """Builds the value from events: libyaml's loader recurses and overflows the stack."""
-    try:
-        return _build(text)
-    except (_NotPlain, yaml.YAMLError):
-        return text
-
-
-class _Node:
-    """A mapping or sequence that is being read."""
-
-    __slots__ = ("key", "tree")
-
-    def __init__(self, tree: dict[str, Any] | list[Any]) -> None:
-        self.tree = tree
-        self.key: str | None = None
-
-    def add(self, value: Any, *, is_text: bool) -> None:
-        tree = self.tree
-        if isinstance(tree, list):
-            tree.append(value)
-        elif self.key is not None:
-            tree[self.key] = value
-            self.key = None
-        elif is_text and value not in tree:
-            self.key = value
-        else:
-            raise _NotPlain
-
-
-def _build(text: str) -> Any:
-    documents: list[Any] = []
-    open_nodes = [_Node(documents)]
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        if isinstance(event, yaml.ScalarEvent):
-            if event.tag is not None:
-                raise _NotPlain
-            value = event.value if event.style else _plain_scalar(event.value)
-            open_nodes[-1].add(value, is_text=isinstance(value, str))
-        elif isinstance(event, yaml.CollectionStartEvent):
-            if event.tag is not None or len(open_nodes) > NESTING:
-                raise _NotPlain
-            node = _Node({} if isinstance(event, yaml.MappingStartEvent) else [])
-            open_nodes[-1].add(node.tree, is_text=False)
-            open_nodes.append(node)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            open_nodes.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            raise _NotPlain  # Expanded, a few lines of nested aliases are gigabytes.
-    if len(documents) != 1:
-        raise _NotPlain
-    return documents[0]
-
-
-def _plain_scalar(text: str) -> Any:
-    if text in _YAML_WORDS:
-        return _YAML_WORDS[text]
-    if _YAML_INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if _YAML_FLOAT.fullmatch(text) else text

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,6 @@ MAX_SLOTS = 1 << 24
 _COUNT_BITS = 8
 _BYTES_EACH = 200
 """Memory of a list and its entry in the dictionary, without its items."""
-
-
-class Occurrences(NamedTuple):
-    """Where a term occurs.
-
-    Attributes:
-        slots: int64 [n].
-        counts: uint8 [n], how often it occurs there.
-    """
-
-    slots: NDArray[np.int64]
-    counts: NDArray[np.uint8]
 
 
 class Postings:
@@ -76,13 +63,11 @@ class Postings:
                 at = np.flatnonzero(np.frombuffer(found, np.uint32) == one)[0]
                 found[at] = last
 
-    def get(self, term: int) -> Occurrences | None:
-        """Where a term occurs."""
-        found = self._lists.get(term)
-        if found is None:
-            return None
-        packed = np.array(found, np.uint32)
-        return Occurrences((packed >> _COUNT_BITS).astype(np.int64), packed.astype(np.uint8))
+    def get(self, term: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The slots where a term occurs, and how often it does there; the term must be present."""
+        packed = np.array(self._lists[term], np.uint32)
+        counts = packed.astype(np.uint8).astype(np.float64)
+        return (packed >> _COUNT_BITS).astype(np.int64), counts
 
     def slots(self, terms: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where several terms occur, all of which must be present.

@@ -26,18 +26,10 @@ def search(
     as_of: LogSequence,
     admits: Callable[[str], bool] = lambda _: True,
 ) -> SearchResult:
-    """Finds the data that match some needs.
+    """Finds the data that match some needs, among those whose keys are admitted.
 
     Each need selects its `max_matches` best data whose score reaches its threshold; among equal
     scores, the first by key.
-
-    Args:
-        data: The project's data.
-        scorer: Formula and weights.
-        model_id: The model of the encodings.
-        needs: The needs.
-        as_of: The sequence that the data are as of.
-        admits: Which data keys to consider.
 
     Returns:
         Each datum once, with the needs that selected it, best first; best datum first.

@@ -11,7 +11,7 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -83,11 +83,7 @@ NO_TERMS = Terms(np.empty(0, np.uint32), np.empty(0, np.uint8))
 
 
 def terms_of(parts: Iterable[tuple[str, int]]) -> Terms:
-    """The terms of a text's parts.
-
-    Args:
-        parts: Each with the weight of its words.
-    """
+    """The terms of a text's parts, each given with the weight of its words."""
     counts: Counter[int] = Counter()
     for text, weight in parts:
         if text:
@@ -138,7 +134,7 @@ def _stems(text: str) -> list[tuple[str, str]]:
         # Before lowercasing, since it may produce capitals: "㎒" is "MHz".
         text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
     words = [word for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
-    return list(zip(words, _stemmed(words), strict=True))
+    return list(zip(words, _stemmers.english.stemWords(words), strict=True))
 
 
 class _Stemmers(threading.local):
@@ -149,8 +145,3 @@ class _Stemmers(threading.local):
 
 
 _stemmers = _Stemmers()
-
-
-def _stemmed(words: Sequence[str]) -> list[str]:
-    stems: list[str] = _stemmers.english.stemWords(words)
-    return stems

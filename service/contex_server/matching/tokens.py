@@ -42,14 +42,12 @@ class TokenizerFile:
 
     The name is that of the file, or of its directory where the file is named
     `tokenizer.json`, and the first 8 hex digits of its SHA-256.
+
+    Raises:
+        ValueError: The file can't be read, or is not a tokenizer.
     """
 
     def __init__(self, path: Path) -> None:
-        """Loads the file.
-
-        Raises:
-            ValueError: It can't be read, or is not a tokenizer.
-        """
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -69,9 +67,5 @@ class TokenizerFile:
 
 
 def token_counter(path: Path | None) -> TokenCounter:
-    """The configured counter; the estimate if there is no file.
-
-    Raises:
-        ValueError: The file can't be read, or is not a tokenizer.
-    """
+    """The configured counter; the estimate if there is no file."""
     return EstimateCounter() if path is None else TokenizerFile(path)

@@ -27,7 +27,7 @@ from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Origin, Record, Sequence
 from contex_server.log.transfer import Restored
-from contex_server.matching.describe import PayloadMalformed
+from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.projects.room import ProjectsRoom
 from contex_server.tiers.storage import Storage
 from contex_server.transfer.commit import ImportCommit

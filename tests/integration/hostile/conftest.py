@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest_asyncio
 from contex_server.kernel.config import Settings
-from contex_server.matching.embedders import Embedder
+from contex_server.matching.embedders.port import Embedder
 from contex_server.server import Server
 from structlog.testing import capture_logs
 

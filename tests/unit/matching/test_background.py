@@ -7,8 +7,6 @@ import pytest
 from contex_server.matching.background import (
     PASSAGES_PER_TEXT,
     Background,
-    build_prior,
-    pack_prior,
     shipped_prior,
     shipped_texts,
     unpack_prior,
@@ -16,6 +14,7 @@ from contex_server.matching.background import (
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import shipped_weights
 
+from benchmarks.matching.priors import build_prior, pack_prior
 from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import DIMENSION, Corpus, prior
 
@@ -121,8 +120,11 @@ def test_a_prior_survives_being_packed() -> None:
     assert read.share(np.array([made.term_ids[0], 0], np.uint32)) == pytest.approx(
         [made.term_share[0], 0], abs=1e-3
     )
-    other = build_prior([corpus.text()], made)
+    vectors = corpus.text(3).vectors
+    other = made.under(vectors)
     assert other.term_ids is made.term_ids
+    assert other.mean == pytest.approx(vectors.mean(0), abs=1e-6)
+    assert other.second == pytest.approx(np.einsum("ni,nj->ij", vectors, vectors) / 3, abs=1e-6)
 
 
 def test_the_shipped_prior_is_usable() -> None:

@@ -43,7 +43,7 @@ def item(
 ) -> ContextItem:
     if not isinstance(payload, bytes):
         payload = orjson.dumps(payload)
-    return ContextItem(key, description, payload, content_type, "1-0", 0.9, frozenset(needs))
+    return ContextItem(key, description, payload, content_type, frozenset(needs))
 
 
 def parsed(text: str, form: ContextFormat) -> Any:
@@ -262,7 +262,7 @@ def items(draw: st.DrawFn, payloads: int = 6) -> list[ContextItem]:
         else:
             payload, content_type = draw(TEXTS).encode(), draw(TEXT_TYPES)
         needs = draw(st.frozensets(st.integers(0, 3), min_size=1))
-        found.append(ContextItem(draw(KEYS), draw(TEXTS), payload, content_type, "1-0", 0.5, needs))
+        found.append(ContextItem(draw(KEYS), draw(TEXTS), payload, content_type, needs))
     return found
 
 
@@ -292,7 +292,7 @@ def test_what_is_written_parses_back(data: list[ContextItem], form: ContextForma
 def holds(description: str, payload: str, content_type: str) -> None:
     """Two headings and two fences, whatever the first datum says."""
     data = [
-        ContextItem("one", description, payload.encode(), content_type, "1-0", 1.0, frozenset({0})),
+        ContextItem("one", description, payload.encode(), content_type, frozenset({0})),
         item(1, key="two"),
     ]
     tokens = MarkdownIt("commonmark").parse(render(data, ContextFormat.MARKDOWN))

@@ -7,16 +7,13 @@ from typing import Any
 
 import orjson
 import pytest
-from contex_server.matching.describe import (
-    DIGEST_BYTES,
+from contex_server.matching.describe import DIGEST_BYTES, Description, describe, text_digest
+from contex_server.matching.formats.media import Format
+from contex_server.matching.formats.passages import (
     MAX_PASSAGES,
     OUTLINE_CHARS,
     PASSAGE_CHARS,
-    Description,
-    Format,
     PayloadMalformed,
-    describe,
-    text_digest,
 )
 from hypothesis import given
 from hypothesis import strategies as st

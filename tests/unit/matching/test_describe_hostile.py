@@ -6,15 +6,14 @@ import time
 import tracemalloc
 
 import pytest
-from contex_server.matching.describe import (
+from contex_server.matching.describe import Description, describe
+from contex_server.matching.formats.passages import (
     MAX_PASSAGES,
     OUTLINE_CHARS,
     PASSAGE_CHARS,
-    Description,
+    PATH_CHARS,
     PayloadMalformed,
-    describe,
 )
-from contex_server.matching.formats.passages import PATH_CHARS
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from contex_server.matching.describe import (
+from contex_server.matching.describe import Description, describe
+from contex_server.matching.formats.passages import (
     MAX_PASSAGES,
     OUTLINE_CHARS,
     PASSAGE_CHARS,
-    Description,
     PayloadMalformed,
-    describe,
 )
 
 PRODUCTS = """\

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from contex_server.matching.describe import Description, PayloadMalformed, describe
+from contex_server.matching.describe import Description, describe
+from contex_server.matching.formats.passages import PayloadMalformed
 
 OPENAPI = """\
 openapi: 3.1.0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contex_server.matching.describe import describe
-from contex_server.matching.embedders.units import unit
+from contex_server.matching.embedders.port import unit
 from contex_server.matching.encoding import (
     BRIEF_SHARE,
     Encoding,
@@ -11,7 +11,6 @@ from contex_server.matching.encoding import (
     description_recipe,
     need_recipe,
     pack,
-    stacked,
     unpack,
 )
 from contex_server.matching.terms import NO_TERMS, Terms, terms_of
@@ -103,7 +102,6 @@ def test_a_long_payload_has_a_vector_and_terms_for_each_passage() -> None:
     encoding = recipe.encoding(vectors)
     assert encoding.vectors.shape == (passages, 5)
     assert encoding.vectors[1:] == pytest.approx(vectors[1 + recipe.brief :], abs=1e-6)
-    assert len(stacked([encoding, encoding])) == 2 * passages
 
 
 def test_each_word_of_a_need_counts_once() -> None:

@@ -13,10 +13,12 @@ from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, 
 from contex_server.matching import data_index as data_module
 from contex_server.matching.background import Background
 from contex_server.matching.data_index import DataIndex
-from contex_server.matching.describe import Description, Format, Passage
-from contex_server.matching.embedders.units import unit
+from contex_server.matching.describe import Description
+from contex_server.matching.embedders.port import unit
 from contex_server.matching.encoding import Encoding, as_stored, need_recipe
 from contex_server.matching.explain import TEXT_CHARS, Explanation, explain
+from contex_server.matching.formats.media import Format
+from contex_server.matching.formats.passages import Passage
 from contex_server.matching.score import Scorer, shipped_weights
 from contex_server.matching.search import search
 from contex_server.matching.terms import terms_of

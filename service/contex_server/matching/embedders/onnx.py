@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from contex_server.matching.embedders.batcher import Batcher, stacked
-from contex_server.matching.embedders.port import EmbeddingFailed, ModelInvalid, Role, Vector
-from contex_server.matching.embedders.units import unit
+from contex_server.matching.embedders.port import EmbeddingFailed, ModelInvalid, Role, Vector, unit
 
 # onnxruntime reports its use to its maker unless this is set before it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -27,8 +26,8 @@ Pooling = Literal["mean", "cls", "last"]
 
 _TEXTS_PER_TURN = 64
 _CHARS_PER_TURN = 8_000
-"""About 2,000 tokens or half a second: how long a text may wait for those taken before it.
-Sorting over more texts at once gains nothing: 33 texts/s by turns of 64 and of 256."""
+"""About 2,000 tokens or half a second: the time a text may wait for those before it.
+Sorting more texts at once gains nothing: 33 texts/s in turns of 64 and of 256."""
 _TOKENS_PER_RUN = 512
 """Throughput is flat from 256 to 512 tokens (34 texts/s of 121 tokens, one core) and falls
 beyond: 32 at 1,024; 13 in batches of 32 padded to the longest, as they come."""
@@ -61,12 +60,7 @@ class OnnxEmbedder:
     """
 
     def __init__(self, read: Callable[[], LoadedModel], *, cached_texts: int = 2_048) -> None:
-        """Creates an embedder; the model is read by `start`, `load` or with the first text.
-
-        Args:
-            read: Reads the model.
-            cached_texts: How many vectors of recent texts are kept.
-        """
+        """Creates an embedder; the model is read by `start`, `load` or with the first text."""
         self._read = read
         self._loaded: LoadedModel | None = None
         self._loading = threading.Lock()
@@ -80,17 +74,14 @@ class OnnxEmbedder:
 
     @property
     def model_id(self) -> str:
-        """See `Embedder.model_id`."""
         return self._known.model_id
 
     @property
     def dimension(self) -> int:
-        """See `Embedder.dimension`."""
         return self._known.dimension
 
     @property
     def max_tokens(self) -> int:
-        """See `Embedder.max_tokens`."""
         return self._known.pipeline.max_tokens
 
     @property
@@ -100,24 +91,16 @@ class OnnxEmbedder:
         return self._loaded
 
     async def start(self) -> None:
-        """See `Embedder.start`."""
         await asyncio.to_thread(self.load)
 
     def load(self) -> LoadedModel:
-        """Reads the model if that has not happened; blocks for half a second or more.
-
-        Raises:
-            ModelInvalid: A file is missing or not what it should be.
-            ModelCorrupt: A file is not the expected one.
-            OSError: A file can't be read.
-        """
+        """Reads the model if that has not happened; blocks for half a second or more."""
         with self._loading:
             if self._loaded is None:
                 self._loaded = self._read()
             return self._loaded
 
     async def embed(self, texts: Sequence[str], role: Role) -> Vector:
-        """See `Embedder.embed`; loads the model if `start` has not."""
         model = self._loaded
         if model is None:
             model = await asyncio.to_thread(self.load)
@@ -156,7 +139,6 @@ class Pipeline:
         max_tokens: int,
         pooling: Pooling | None = None,
         fallback: Pooling = "mean",
-        intra_op_threads: int = 1,
     ) -> None:
         """Loads a model.
 
@@ -167,11 +149,6 @@ class Pipeline:
             pooling: How token vectors become a text's. None: the model's own
                 `sentence_embedding` if it has one, else `fallback`.
             fallback: See `pooling`.
-            intra_op_threads: Threads that one run of the model may use.
-
-        Raises:
-            ModelInvalid: The runtime or the tokenizer library refuses it, or it is no text
-                encoder.
         """
         self.max_tokens = max_tokens
         try:
@@ -181,8 +158,7 @@ class Pipeline:
         except Exception as error:  # The library raises nothing more specific.
             raise ModelInvalid(f"tokenizer.json is no tokenizer: {error}") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -192,19 +168,10 @@ class Pipeline:
         except Exception as error:
             raise ModelInvalid(f"the model can't be loaded: {error}") from error
         self._inputs = _inputs(self._session)
-        self._output, self._pooling = _output(self._session, pooling, fallback)
-
-    @property
-    def pools(self) -> bool:
-        """Whether token vectors are pooled here, rather than by the model."""
-        return self._pooling is not None
+        self._output, self.pooling = _output(self._session, pooling, fallback)
 
     def measure(self) -> int:
-        """Length of a vector, found by embedding a long text.
-
-        Raises:
-            ModelInvalid: The model does not run, or not on texts of `max_tokens`.
-        """
+        """Length of a vector, found by embedding a text of `max_tokens`."""
         words = "word " * min(self.max_tokens, _PROBE_TOKENS)
         try:
             (vector,) = self.embed([words])
@@ -213,11 +180,7 @@ class Pipeline:
         return len(vector)
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """A vector for each text.
-
-        Raises:
-            EmbeddingFailed: The model's output is not finite, or not of the expected shape.
-        """
+        """A vector for each text."""
         tokens = self.tokens(texts)
         vectors: dict[int, Vector] = {}
         for run in runs([len(ids) for ids in tokens]):
@@ -230,11 +193,7 @@ class Pipeline:
         return [self._tokenizer.encode(text).ids for text in texts]
 
     def run(self, tokens: Sequence[Sequence[int]]) -> Vector:
-        """Runs the model once, on texts padded to the longest.
-
-        Returns:
-            float32 [len(tokens), dimension].
-        """
+        """Runs the model once on padded texts; float32 [len(tokens), dimension]."""
         shape = len(tokens), max(1, *map(len, tokens))
         ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, row_ids in enumerate(tokens):
@@ -243,7 +202,7 @@ class Pipeline:
         values = dict(zip(_INPUTS, (ids, mask, np.zeros_like(ids)), strict=True))
         inputs = {name: values[name].astype(kind) for name, kind in self._inputs.items()}
         (output,) = self._session.run([self._output], inputs)
-        vectors = _pool(np.asarray(output, np.float32), mask, self._pooling)
+        vectors = _pool(np.asarray(output, np.float32), mask, self.pooling)
         if vectors.shape[:1] != shape[:1] or vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise EmbeddingFailed(f"{self._output} is {output.shape}, or has no finite numbers")
         return unit(vectors)
@@ -291,10 +250,7 @@ def _pool(output: Vector, mask: NDArray[np.int64], pooling: Pooling | None) -> V
 
 
 def runs(lengths: Sequence[int]) -> list[list[int]]:
-    """Splits texts into runs of the model so that little is wasted on padding.
-
-    Args:
-        lengths: Tokens of each text.
+    """Splits texts, given their tokens, into runs that waste little on padding.
 
     Returns:
         The texts' positions, each once, in runs of at most `_TOKENS_PER_RUN` padded tokens.

@@ -6,22 +6,19 @@ import asyncio
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from typing import Any
 
 import httpx2
 import numpy as np
 import orjson
 import stamina
-from pydantic import SecretStr
 
+from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders.batcher import Batcher, stacked
 from contex_server.matching.embedders.breaker import Breaker
-from contex_server.matching.embedders.port import EmbeddingFailed, ModelInvalid, Role, Vector
-from contex_server.matching.embedders.units import unit
+from contex_server.matching.embedders.port import EmbeddingFailed, ModelInvalid, Role, Vector, unit
 
 DEFAULT_MAX_TOKENS = 8_192
 
@@ -34,52 +31,27 @@ _LONGEST_WAIT_S = 5.0
 _LONGEST_RETRY_AFTER_S = 30.0
 _SHOWN_CHARS = 300
 _SHORTEST_TEXT = 64
-"""A text of so many characters that is still too long is given up."""
+"""A text no longer than this that is still too long is given up."""
 _RETRIED = frozenset({408, 409, 429, *range(500, 600)})
 _ABOUT_THE_TEXTS = frozenset({400, 413, 422})
 _TOO_LONG = re.compile(r"too (long|large)|context.length|max(imum)?\W.*token|token.*max", re.I)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What is asked, and how.
-
-    Attributes:
-        base_url: What lies before `/embeddings`, without credentials.
-        model: The model's name there.
-        api_key: Sent as bearer token.
-        dimension: Length of its vectors; None: found out at the start.
-        shorten: Asks the model for vectors of `dimension`; few models can.
-        max_tokens: Texts are cut at four times as many characters.
-        batch_size: Most texts of a request.
-        concurrency: Most requests at once.
-        timeout_s: For each attempt, answer and all.
-        max_retries: Attempts beyond the first.
-    """
-
-    base_url: str
-    model: str
-    api_key: SecretStr | None = None
-    dimension: int | None = None
-    shorten: bool = False
-    need_prefix: str = ""
-    datum_prefix: str = ""
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    batch_size: int = 64
-    concurrency: int = 4
-    timeout_s: float = 10.0
-    max_retries: int = 3
-
-    @property
-    def model_id(self) -> str:
-        """The model's name, and a digest of all that its vectors depend on."""
-        parts = [self.base_url, self.model, self.need_prefix, self.datum_prefix, self.max_tokens]
-        parts.append(self.dimension if self.shorten else None)
-        return f"{self.model}@{sha256(orjson.dumps(parts)).hexdigest()[:8]}"
+def model_id(settings: EmbedderSettings) -> str:
+    """The model's name, and a digest of all that its vectors depend on."""
+    parts = [
+        settings.base_url,
+        settings.model,
+        settings.need_prefix or "",
+        settings.datum_prefix or "",
+        settings.max_tokens or DEFAULT_MAX_TOKENS,
+        settings.dimension if settings.shorten else None,
+    ]
+    return f"{settings.model}@{sha256(orjson.dumps(parts)).hexdigest()[:8]}"
 
 
 class EndpointUnreachable(ConnectionError):
-    """The endpoint did not answer the start's question."""
+    """The endpoint did not answer at startup."""
 
 
 class OpenAIEmbedder:
@@ -92,50 +64,34 @@ class OpenAIEmbedder:
     An instance belongs to one event loop.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, *, breaker: Breaker | None = None, cached_texts: int = 2_048
-    ) -> None:
+    def __init__(self, settings: EmbedderSettings, *, breaker: Breaker | None = None) -> None:
         """Creates an embedder; nothing is sent before `start` or the first text."""
-        self._endpoint = endpoint
+        self._settings = settings
+        self.model_id = model_id(settings)
+        self.max_tokens = settings.max_tokens or DEFAULT_MAX_TOKENS
+        self._attempts = settings.max_retries + 1
         self._breaker = breaker or Breaker()
-        self._dimension = endpoint.dimension
+        self._dimension = settings.dimension
         self._client: httpx2.AsyncClient | None = None
         self._batcher = Batcher(
             self._compute,
-            texts_per_turn=endpoint.batch_size,
+            texts_per_turn=settings.batch_size,
             chars_per_turn=_CHARS_PER_BATCH,
-            concurrency=endpoint.concurrency,
-            cached_texts=cached_texts,
+            concurrency=settings.concurrency,
         )
 
     @property
-    def model_id(self) -> str:
-        """See `Embedder.model_id`."""
-        return self._endpoint.model_id
-
-    @property
     def dimension(self) -> int:
-        """See `Embedder.dimension`."""
         if self._dimension is None:
             raise RuntimeError("the model's dimension is not known yet")
         return self._dimension
 
-    @property
-    def max_tokens(self) -> int:
-        """See `Embedder.max_tokens`."""
-        return self._endpoint.max_tokens
-
     async def start(self) -> None:
-        """Asks for one vector if the dimension is not configured.
-
-        Raises:
-            ModelInvalid: The endpoint refuses, or its answer is none.
-            EndpointUnreachable: It can't be reached, or fails.
-        """
+        """Asks for one vector if the dimension is not configured."""
         if self._dimension is not None:
             return
         try:
-            await self._post(["dimension"], self._endpoint.max_retries + 1)
+            await self._post(["dimension"], self._attempts)
         except _Answered as error:
             kind = EndpointUnreachable if error.status in _RETRIED else ModelInvalid
             raise kind(str(error)) from error
@@ -145,16 +101,9 @@ class OpenAIEmbedder:
             raise ModelInvalid(str(error)) from error
 
     async def embed(self, texts: Sequence[str], role: Role) -> Vector:
-        """See `Embedder.embed`.
-
-        Raises:
-            EmbeddingFailed: The endpoint failed or refused the text, or its answer can't be
-                used; `CircuitOpen` if it wasn't asked.
-            RuntimeError: The embedder is closed.
-        """
-        prefix = self._endpoint.need_prefix if role is Role.NEED else self._endpoint.datum_prefix
-        chars = self._endpoint.max_tokens * _CHARS_PER_TOKEN
-        cut = [(prefix + text)[:chars] for text in texts]
+        settings = self._settings
+        prefix = (settings.need_prefix if role is Role.NEED else settings.datum_prefix) or ""
+        cut = [(prefix + text)[: self.max_tokens * _CHARS_PER_TOKEN] for text in texts]
         if not all(map(self._batcher.is_recent, cut)):
             self._breaker.check()
         return stacked(await self._batcher.embed(cut), self._dimension or 0)
@@ -169,7 +118,7 @@ class OpenAIEmbedder:
         probe = self._breaker.admit()
         ended = self._breaker.abandoned
         try:
-            rows = await self._divide(texts, 1 if probe else self._endpoint.max_retries + 1)
+            rows = await self._divide(texts, 1 if probe else self._attempts)
             if any(not isinstance(row, Exception) for row in rows):
                 ended = self._breaker.succeeded
             return rows
@@ -182,8 +131,7 @@ class OpenAIEmbedder:
     async def _divide(self, texts: list[str], attempts: int) -> list[Vector | Exception]:
         """Embeds texts; what is refused for its content is tried by halves.
 
-        So a text that the endpoint does not take fails alone, and a batch or a text that is
-        too large becomes smaller.
+        A text that the endpoint refuses fails alone, and what is too large becomes smaller.
         """
         try:
             return [*await self._post(texts, attempts)]
@@ -209,29 +157,27 @@ class OpenAIEmbedder:
             wait_jitter=_FIRST_WAIT_S,
         ):
             with attempt:
-                return self._checked(await self._ask(texts), len(texts))
+                return self._vectors(await self._ask(texts), len(texts))
         raise AssertionError("unreachable")
 
     async def _ask(self, texts: list[str]) -> bytes:
         """One attempt; returns the body of a success."""
-        endpoint = self._endpoint
+        settings = self._settings
+        assert settings.base_url is not None
         if self._client is None:
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
-            if endpoint.api_key is not None:
-                headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
-            self._client = httpx2.AsyncClient(headers=headers, timeout=endpoint.timeout_s)
-        question: dict[str, Any] = {
-            "model": endpoint.model,
-            "input": texts,
-            "encoding_format": "float",
-        }
-        if endpoint.shorten:
-            question["dimensions"] = endpoint.dimension
-        url = f"{endpoint.base_url.rstrip('/')}/embeddings"
+            if settings.api_key is not None:
+                headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+            self._client = httpx2.AsyncClient(headers=headers, timeout=settings.timeout_s)
+        question: dict[str, object] = {"model": settings.model, "input": texts}
+        question["encoding_format"] = "float"
+        if settings.shorten:
+            question["dimensions"] = settings.dimension
+        url = f"{settings.base_url.rstrip('/')}/embeddings"
         body = bytearray()
         try:
             # The client's own timeouts are for each step of a request.
-            async with asyncio.timeout(endpoint.timeout_s):
+            async with asyncio.timeout(settings.timeout_s):
                 content = orjson.dumps(question)
                 async with self._client.stream("POST", url, content=content) as answer:
                     async for chunk in answer.aiter_bytes():
@@ -239,12 +185,12 @@ class OpenAIEmbedder:
                         if len(body) > _ANSWER_BYTES:
                             raise EmbeddingFailed(f"{url} answers more than {_ANSWER_BYTES} bytes")
         except (TimeoutError, httpx2.TimeoutException) as error:
-            raise _Unanswered(f"{url}: no answer within {endpoint.timeout_s:g} s") from error
+            raise _Unanswered(f"{url}: no answer within {settings.timeout_s:g} s") from error
         except httpx2.HTTPError as error:
-            raise _Unanswered(f"{url}: {self._harmless(str(error) or repr(error))}") from error
+            raise _Unanswered(f"{url}: {self._redacted(str(error) or repr(error))}") from error
         if answer.status_code == 200:
             return bytes(body)
-        said = self._harmless(_said(bytes(body)))[:_SHOWN_CHARS]
+        said = self._redacted(_said(bytes(body)))[:_SHOWN_CHARS]
         raise _Answered(
             f"{url} answered {answer.status_code}{said and f': {said}'}",
             answer.status_code,
@@ -252,13 +198,9 @@ class OpenAIEmbedder:
             too_long=answer.status_code == 413 or _TOO_LONG.search(said) is not None,
         )
 
-    def _checked(self, body: bytes, count: int) -> Vector:
-        """The vectors of an answer, in the order of the question.
-
-        Raises:
-            EmbeddingFailed: It is not what was asked for.
-        """
-        url = self._endpoint.base_url
+    def _vectors(self, body: bytes, count: int) -> Vector:
+        """The vectors of an answer, in the order of the question."""
+        url = self._settings.base_url
         try:
             data = orjson.loads(body)["data"]
             places = [item.get("index", place) for place, item in enumerate(data)]
@@ -282,8 +224,8 @@ class OpenAIEmbedder:
         vectors /= np.abs(vectors).max(axis=1, keepdims=True)
         return unit(vectors.astype(np.float32))
 
-    def _harmless(self, text: str) -> str:
-        key = self._endpoint.api_key
+    def _redacted(self, text: str) -> str:
+        key = self._settings.api_key
         return text.replace(key.get_secret_value(), "…") if key else text
 
 

@@ -49,7 +49,7 @@ class Embedder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """What lies beyond so many tokens of a text is not read."""
+        """Texts are cut after this many tokens."""
         ...
 
     async def start(self) -> None:
@@ -77,3 +77,10 @@ class Embedder(Protocol):
     async def close(self) -> None:
         """Stops the embedder; texts that still wait fail."""
         ...
+
+
+def unit(vectors: Vector) -> Vector:
+    """The rows at length 1; a row of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vector = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return scaled

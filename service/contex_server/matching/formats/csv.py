@@ -6,6 +6,7 @@ import csv
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import StringIO
 from typing import Literal
 
@@ -15,7 +16,6 @@ from contex_server.matching.formats.passages import (
     PASSAGE_CHARS,
     VALUES_READ,
     Content,
-    Part,
     Parts,
     content,
     leading,
@@ -33,12 +33,12 @@ csv.field_size_limit(1 << 30)  # A cell may be as long as a payload.
 def describe_csv(text: str, *, tabs: bool = False) -> Content:
     """Puts a table in words: of each row, "column value" for every cell that has words.
 
-    The first row is the header if none of its cells are numbers and the like. A row that says the
-    same as one before it is left out, so that measurements can be appended.
+    The first row is the header if none of its cells are numbers and the like. A row that repeats
+    an earlier one is left out, so that measurements can be appended.
 
     Args:
-        text: The table. Its delimiter is whichever is most in its first line.
-        tabs: It is TSV, which knows no quotes.
+        text: The table, delimited by whichever delimiter is most frequent in its first line.
+        tabs: It is TSV, which has no quotes.
 
     Raises:
         PayloadMalformed: A quoted cell doesn't end, or something follows it.
@@ -69,10 +69,11 @@ def describe_csv(text: str, *, tabs: bool = False) -> Content:
         if texts and texts not in seen:
             seen.add(texts)
             parts.add(number, texts, 0)
-    deque(rows, maxlen=0)  # What is behind may be malformed.
+    deque(rows, maxlen=0)  # The rest may be malformed.
     head, complete = leading((part.text for part in parts), _SEPARATOR)
     groups = () if complete else pack(parts[in_head:], _SEPARATOR)
-    return content(head, groups, _SEPARATOR, _path, truncated=parts.truncated)
+    path = partial(numbered, "row")
+    return content(head, groups, _SEPARATOR, path, truncated=parts.truncated)
 
 
 def delimiter(text: str) -> str:
@@ -147,16 +148,10 @@ def _is_followed(row: str, delimiter: str) -> bool:
 
 
 def _row(columns: Sequence[str], cells: Sequence[str]) -> Iterator[str]:
-    said: list[str] = []
+    texts: list[str] = []
     for index, cell in enumerate(cells):
-        if not cell:
-            continue
-        words = pieces(cell, PASSAGE_CHARS)
+        words = " ".join(pieces(cell, PASSAGE_CHARS)) if cell else ""
         if words:
             name = columns[index] if index < len(columns) else ""
-            said.append(f"{name} {' '.join(words)}" if name else " ".join(words))
-    yield from lines(", ".join(said), PASSAGE_CHARS) if said else ()
-
-
-def _path(group: Sequence[Part]) -> str:
-    return numbered("row", "rows", group[0].place, group[-1].place)
+            texts.append(f"{name} {words}" if name else words)
+    yield from lines(", ".join(texts), PASSAGE_CHARS)

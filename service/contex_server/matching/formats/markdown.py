@@ -30,7 +30,7 @@ from contex_server.matching.words import READ_CHARS, cut, lines, phrase, pieces
 
 _MARKUP = re.compile(r"[\\`*_\[\]<&!~]")
 _INLINE_CHARS = 4_096
-"""Emphasis and links in longer paragraphs stay as they are: they take quadratic time."""
+"""Longer paragraphs keep their markup: parsing it takes quadratic time."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _HEADINGS_CHARS = OUTLINE_CHARS * 2 // 3
 _BLOCK_LEVEL = 7  # Within all six levels of headings.
@@ -114,7 +114,7 @@ def _path(group: Sequence[Part]) -> str:
         for heading, other in zip(group[0].place, group[-1].place, strict=False)
         if heading == other
     ]
-    # Neighbours that are under no common heading are named by the first of theirs.
+    # Neighbours under no common heading get the first heading of the first.
     return cut(" > ".join(trail or group[0].place[:1]), PATH_CHARS)
 
 
@@ -161,8 +161,7 @@ def _sections(text: str) -> list[_Section]:
 
 
 def _add(section: _Section, text: str) -> None:
-    texts = pieces(text, PASSAGE_CHARS)
-    if texts:
+    if texts := pieces(text, PASSAGE_CHARS):
         section.blocks.append(texts)
 
 

@@ -26,10 +26,9 @@ class Media(NamedTuple):
     """A content type.
 
     Attributes:
-        format: What it says the payload is; None if it doesn't.
-        subtype: What comes after the slash, in lower case.
-        encoding: Python's name for the charset, empty if none is given; None if it is not
-            one that is read.
+        format: The format that it names, if any.
+        subtype: The part after the slash, in lower case.
+        encoding: Python's name for the charset; empty if none is given, None if unsupported.
     """
 
     format: Format | None

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 OUTLINE_CHARS = 1_200
-"""The default model reads 256 tokens, which is about as much."""
+"""About the 256 tokens that the default model reads."""
 PASSAGE_CHARS = 800
-"""Less than an outline, since title and path come with it."""
+"""Less than an outline, since title and path are added."""
 MAX_PASSAGES = 64
 CAPACITY = (MAX_PASSAGES - 1) * PASSAGE_CHARS
 """More characters than this can't be in passages, so no more are collected."""
 VALUES_READ = 50_000
-"""How many values of a payload (scalars, elements, cells) are looked at for passages."""
+"""Maximum number of values of a payload (scalars, elements, cells) read for passages."""
 NESTING = 256
-"""How deep YAML and XML may nest. What reads them grows quadratic with the depth."""
+"""Maximum depth of YAML and XML; their readers take time quadratic in it."""
 PATH_CHARS = 200
 
 INNER = 1 << 30
@@ -64,7 +64,7 @@ class Content(NamedTuple):
 
     Attributes:
         passages: At least one; the first is the head.
-        truncated: Some of the payload is in no passage.
+        truncated: Whether some of the payload is in no passage.
     """
 
     passages: tuple[Passage, ...]
@@ -78,7 +78,7 @@ class Part(NamedTuple):
         place: Where in the payload, in the format's own terms.
         text: The words.
         level: How deep the document's structure breaks before it; 0 is the outermost.
-        opens: It is only the name of what follows.
+        opens: Whether it is only the name of what follows.
     """
 
     place: Any
@@ -92,7 +92,7 @@ class Parts(list[Part]):
 
     Attributes:
         chars: Their length.
-        truncated: There was more.
+        truncated: Whether there was more.
     """
 
     def __init__(self) -> None:
@@ -124,9 +124,9 @@ class Parts(list[Part]):
 def pack(parts: Iterable[Part], separator: str) -> Iterator[list[Part]]:
     """Groups neighbours into passages of at most `PASSAGE_CHARS`.
 
-    A passage that is full is broken at the outermost break of its last three quarters, the
-    latest of those; what is behind it starts the next passage. A name that opens something
-    stays with it, even if that is a quarter more than fits.
+    A full passage is broken at the outermost break in its last three quarters, or the latest of
+    several; the rest starts the next passage. A name that opens something stays with it, even if
+    the passage becomes a quarter longer.
     """
     group: list[Part] = []
     chars = 0
@@ -163,14 +163,14 @@ def content(
     *,
     truncated: bool,
 ) -> Content:
-    """The head and a passage for each group, up to `MAX_PASSAGES`.
+    """The head and a passage for each group of `pack`, up to `MAX_PASSAGES`.
 
     Args:
         head: The outline.
-        groups: From `pack`.
-        separator: What parts are joined by.
+        groups: The parts of each passage.
+        separator: Joins parts.
         path: Names the place of a group.
-        truncated: The groups are not everything.
+        truncated: Whether the payload has more than the groups.
     """
     passages = [Passage("", head)]
     for group in groups:
@@ -199,6 +199,7 @@ def leading(texts: Iterable[str], separator: str, chars: int = OUTLINE_CHARS) ->
     return separator.join(taken), True
 
 
-def numbered(singular: str, plural: str, first: int, last: int) -> str:
-    """A run of numbered things: "row 2", "rows 2-9"."""
-    return f"{singular} {first}" if first == last else f"{plural} {first}-{last}"
+def numbered(unit: str, group: Sequence[Part]) -> str:
+    """The place of parts that are numbered: "row 2", "rows 2-9"."""
+    first, last = group[0].place, group[-1].place
+    return f"{unit} {first}" if first == last else f"{unit}s {first}-{last}"

@@ -1,7 +1,6 @@
 """Reading a payload in the format that it has or seems to have.
 
-What reads a format is imported when there is a payload in it, so that who publishes JSON
-does not pay for the others.
+The readers of other formats than JSON are imported with the first payload that needs them.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def read(payload: bytes, kind: Media) -> tuple[Format, Content]:
     """Puts a payload in words, and says in which format it was.
 
     Raises:
-        PayloadMalformed: It is not what its content type says. One whose type says nothing
-            is never malformed: at worst it is opaque.
+        PayloadMalformed: It is not what its content type says. Without such a type it is opaque
+            at worst.
     """
     if kind.format is Format.JSON:
         return Format.JSON, read_json(payload)
@@ -37,11 +36,7 @@ def read(payload: bytes, kind: Media) -> tuple[Format, Content]:
 
 
 def read_json(payload: bytes) -> Content:
-    """Puts JSON in words.
-
-    Raises:
-        PayloadMalformed: It is no JSON.
-    """
+    """Puts JSON in words."""
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
@@ -106,5 +101,5 @@ def _tree(value: Any, complete: bool, path: NamePlace = pointer) -> Content:
 
 
 def _opaque(payload: bytes) -> tuple[Format, Content]:
-    """Nothing to say about it, which is all that there is to say if it is empty."""
+    # An empty payload is described completely by no words.
     return Format.OPAQUE if payload else Format.TEXT, _NOTHING

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from functools import partial
 
 from contex_server.matching.formats.passages import (
     PASSAGE_CHARS,
     Content,
-    Part,
     Parts,
     content,
     leading,
@@ -19,7 +18,7 @@ from contex_server.matching.formats.passages import (
 from contex_server.matching.words import READ_CHARS, paragraphs, pieces
 
 HTML_CHARS = 1 << 20
-"""How much of a page is looked at for the text in it."""
+"""Maximum length of a page that is searched for text."""
 
 _HIDDEN = re.compile(r"<(/?)(?:script|style|template)\b[^<>]*>", re.IGNORECASE)
 _BLOCK = re.compile(
@@ -39,11 +38,8 @@ def describe_text(text: str) -> Content:
             break
     truncated = parts.truncated or parts.full or len(text) > READ_CHARS
     head, complete = leading((part.text for part in parts), " ")
-    return content(head, () if complete else pack(parts, " "), " ", _path, truncated=truncated)
-
-
-def _path(group: Sequence[Part]) -> str:
-    return numbered("paragraph", "paragraphs", group[0].place, group[-1].place)
+    groups = () if complete else pack(parts, " ")
+    return content(head, groups, " ", partial(numbered, "paragraph"), truncated=truncated)
 
 
 def without_tags(text: str) -> str:

@@ -44,16 +44,10 @@ _COMPARED_PARTS = 64
 """A larger branch is not compared with its siblings."""
 
 
-class _Limits(NamedTuple):
-    string_chars: int
-    fields_per_object: int
-    elements_per_array: int
-    values: int
-
-
-_EVERYTHING = _Limits(READ_CHARS, VALUES_READ, VALUES_READ, VALUES_READ)
-_HEAD = _Limits(STRING_CHARS, 64, 4, 512)
-"""What the outline of a tree that doesn't fit looks at, whatever the tree's shape."""
+# Limits of an outline: characters per string, fields per object, elements per array, values.
+_EVERYTHING = (READ_CHARS, VALUES_READ, VALUES_READ, VALUES_READ)
+_HEAD = (STRING_CHARS, 64, 4, 512)
+"""For the outline of a tree that doesn't fit, whatever the tree's shape."""
 
 
 class Place(NamedTuple):
@@ -71,15 +65,14 @@ def describe_tree(value: Any, path: NamePlace) -> Content:
 
     Args:
         value: The tree.
-        path: The format's way to name a place.
+        path: Names a place in the format's own terms.
     """
     outline, complete = _outline(value, _EVERYTHING)
     if complete:
         return Content((Passage("", outline),))
     parts = _parts(value)
     if leading((part.text for part in parts), _SEPARATOR)[1]:
-        # There are too many values, but not too many words: one passage, like before the
-        # last measurements came.
+        # Too many values, but not too many words: one passage, as before the last measurements.
         return Content((Passage("", outline),), truncated=True)
     outline, _ = _outline(value, _HEAD)
     return content(
@@ -93,7 +86,8 @@ def describe_tree(value: Any, path: NamePlace) -> Content:
 
 def pointer(first: list[str | int], last: list[str | int]) -> str:
     """RFC 6901, where the last token may be a run: "/servers/3-7"."""
-    shared = _shared(first, last)
+    differing = (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    shared = next(differing, min(len(first), len(last)))
     tokens = [_escaped(token) for token in first[:shared]]
     if shared < min(len(first), len(last)):
         start, end = first[shared], last[shared]
@@ -118,15 +112,6 @@ def joined(tokens: Sequence[str]) -> str:
     return path
 
 
-def _shared(first: list[str | int], last: list[str | int]) -> int:
-    shared = 0
-    for one, other in zip(first, last, strict=False):
-        if one != other:
-            break
-        shared += 1
-    return shared
-
-
 def _path(group: Sequence[Part], path: NamePlace) -> str:
     placed = [part for part in group if not part.opens] or group
     return path(_tokens(placed[0].place), _tokens(placed[-1].place))
@@ -141,7 +126,7 @@ def _tokens(place: Place | None) -> list[str | int]:
     return tokens
 
 
-def _outline(value: Any, limits: _Limits) -> tuple[str, bool]:
+def _outline(value: Any, limits: tuple[int, int, int, int]) -> tuple[str, bool]:
     """Names and strings, and whether they are all that the tree has.
 
     Level by level, so that a long first field does not crowd out its siblings.
@@ -163,19 +148,15 @@ def _outline(value: Any, limits: _Limits) -> tuple[str, bool]:
             words = phrase(child)
             if words:
                 part = f"{part} {words}" if part else words
+        elif (kind is dict or kind is list) and len(waiting) >= budget:
+            complete = False
         elif kind is dict:
-            if len(waiting) < budget:
-                waiting.extend(islice(child.items(), fields))
-                complete = complete and len(child) <= fields
-            else:
-                complete = False
+            waiting.extend(islice(child.items(), fields))
+            complete = complete and len(child) <= fields
         elif kind is list:
-            if len(waiting) < budget:
-                wordy = (("", element) for element in child if type(element) in _WORDY)
-                waiting.extend(islice(wordy, elements))
-                complete = complete and (len(child) <= elements or next(wordy, None) is None)
-            else:
-                complete = False
+            wordy = (("", element) for element in child if type(element) in _WORDY)
+            waiting.extend(islice(wordy, elements))
+            complete = complete and (len(child) <= elements or next(wordy, None) is None)
         if part and part not in parts:
             room -= len(part) + len(_SEPARATOR)
             if room < 0:

@@ -18,9 +18,9 @@ _WITHOUT_WORDS = ("xmlns", "xsi:schemaLocation", "xsi:noNamespaceSchemaLocation"
 def load_xml(payload: bytes, encoding: str) -> tuple[Any, bool]:
     """Reads an XML document to its end.
 
-    An element is its text if it has no more than that, else a dict of its attributes ("@id"),
-    children ("book[2]", or "book" if there is no other) and text (""). An element of text
-    with elements in it is all their text in one.
+    An element that has only text is that text. Any other is a dict of its attributes ("@id"),
+    children ("book[2]", or "book" if there is no other) and text (""). Mixed content becomes one
+    text.
 
     Args:
         payload: The document.
@@ -124,9 +124,9 @@ class _Builder:
         del attributes[2 * VALUES_READ :]
         self._budget -= 1 + len(attributes) // 2
         if self._budget < 0:  # The parser goes on alone, since what follows may be malformed.
-            self._parser.StartElementHandler = None
-            self._parser.EndElementHandler = None
-            self._parser.CharacterDataHandler = None
+            parser = self._parser
+            parser.StartElementHandler = parser.EndElementHandler = None
+            parser.CharacterDataHandler = None
             if len(self._stack) > 1:
                 return
         if len(self._stack) > NESTING:
@@ -162,7 +162,5 @@ def xpath(first: list[str | int], last: list[str | int]) -> str:
     for shared, (start, end) in enumerate(zip(tokens, others, strict=False)):
         if start != end:
             run = _RUN.fullmatch(f"{start} {end}")
-            return joined(
-                [*tokens[:shared], f"{run[1]}[{run[2]}-{run[3]}]"] if run else tokens[:shared]
-            )
+            return joined(tokens[:shared] + ([f"{run[1]}[{run[2]}-{run[3]}]"] if run else []))
     return joined(min(tokens, others, key=len))

@@ -1,7 +1,7 @@
 """YAML, from libyaml's events.
 
-Not from its loader: that one recurses, refuses unknown tags, and takes ten times as long.
-Events come lazily, so a payload with more values than are looked at is not read to its end.
+Its loader recurses, refuses unknown tags, and takes ten times as long. Events come lazily, so
+parsing stops after the values that are looked at.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _BINARY = "tag:yaml.org,2002:binary"
 def load_yaml(text: str) -> tuple[Any, bool]:
     """Reads a YAML stream; several documents are a list of them.
 
-    Tags mean nothing, except that `!!binary` has no words. An alias is what its anchor is,
-    or nothing within that.
+    Ignores tags, except that `!!binary` has no words. An alias stands for its anchor, or for
+    nothing within the anchor itself.
 
     Returns:
         The tree, and whether the stream was read to its end.
 
     Raises:
-        PayloadMalformed: It is no YAML, nests deeper than `NESTING`, or has an alias without
-            an anchor, as far as it is read.
+        PayloadMalformed: As far as it is read, it is not valid YAML, nests deeper than `NESTING`,
+            or has an alias without an anchor.
     """
     try:
         return _load(text)
@@ -50,8 +50,8 @@ def _malformed(problem: str, mark: Any) -> PayloadMalformed:
 
 def _load(text: str) -> tuple[Any, bool]:
     anchors: dict[str, Any] = {}
-    stream = _Sequence([], None)
-    stack: list[_Mapping | _Sequence] = [stream]
+    documents: list[Any] = []
+    stack = [_Node(documents, None)]
     budget = VALUES_READ
     events: Iterator[Any] = yaml.parse(text, Loader=yaml.CSafeLoader)
     for event in events:
@@ -66,8 +66,7 @@ def _load(text: str) -> tuple[Any, bool]:
                 raise _malformed("nested too deeply", event.start_mark)
             if event.anchor:
                 anchors[event.anchor] = None
-            is_mapping = kind is yaml.MappingStartEvent
-            stack.append(_Mapping({}, event.anchor) if is_mapping else _Sequence([], event.anchor))
+            stack.append(_Node({} if kind is yaml.MappingStartEvent else [], event.anchor))
             continue
         elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
             closed = stack.pop()
@@ -88,7 +87,6 @@ def _load(text: str) -> tuple[Any, bool]:
     while len(stack) > 1:
         node = stack.pop().tree
         stack[-1].add(node)
-    documents = stream.tree
     return documents[0] if len(documents) == 1 else documents, budget >= 0
 
 
@@ -104,36 +102,26 @@ def _scalar(event: Any) -> str | None:
     return None if is_plain and _tag(yaml.ScalarNode, text, (True, False)) != _STRING else text
 
 
-class _Sequence:
-    """A sequence that is being read."""
+class _Node:
+    """A mapping or sequence that is being read."""
 
-    wants_key = False
-
-    def __init__(self, tree: list[Any], anchor: str | None) -> None:
+    def __init__(self, tree: dict[str, Any] | list[Any], anchor: str | None) -> None:
         self.tree = tree
         self.anchor = anchor
-
-    def add(self, node: Any) -> int:
-        self.tree.append(node)
-        return 0
-
-
-class _Mapping:
-    """A mapping that is being read."""
-
-    def __init__(self, tree: dict[str, Any], anchor: str | None) -> None:
-        self.tree = tree
-        self.anchor = anchor
-        self.wants_key = True
+        self.wants_key = type(tree) is dict
         self._key: Any = None
 
     def add(self, node: Any) -> int:
-        """Takes the next key or value, and returns how many values a merge has brought."""
+        """Takes the next element, key or value; returns how many values a merge has brought."""
+        tree = self.tree
+        if isinstance(tree, list):
+            tree.append(node)
+            return 0
         self.wants_key = not self.wants_key
         if not self.wants_key:
             self._key = node
             return 0
-        key, tree = self._key, self.tree
+        key = self._key
         if key == "<<" and type(node) in (dict, list):
             merged = [node] if type(node) is dict else [n for n in node if type(n) is dict]
             for source in merged:

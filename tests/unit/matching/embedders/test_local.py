@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.embedders import ModelInvalid, Role, create
+from contex_server.matching.embedders import create
 from contex_server.matching.embedders.local import LocalModel, Use, settings
+from contex_server.matching.embedders.port import ModelInvalid, Role
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

