@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -92,9 +93,13 @@ if TYPE_CHECKING:
 
 __version__ = {version!r}
 
-__all__ = {names!r}
+_NAMES = {{
+{modules}
+}}
+"""The names of each module."""
+_MODULES = {{name: module for module, names in _NAMES.items() for name in names.split()}}
 
-_MODULES = {modules!r}
+__all__ = tuple(sorted(_MODULES))
 
 if not TYPE_CHECKING:  # so that type checkers report names that don't exist
 
@@ -135,18 +140,22 @@ def generate_exports() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 exports.setdefault(module, []).append(node.name)
     exports = {module: [n for n in names if n not in HIDDEN] for module, names in exports.items()}
-    modules = {name: module for module, names in exports.items() for name in names}
     imports = "\n".join(
-        f"    from .{module} import {', '.join(sorted(names))}" for module, names in exports.items()
+        f"    from .{module} import {', '.join(f'{name} as {name}' for name in sorted(names))}"
+        for module, names in exports.items()
     )
-    names = sorted(modules)
+    modules = "\n".join(
+        textwrap.fill(
+            f'"{module}": """{" ".join(sorted(names))}""",',
+            96,
+            initial_indent="    ",
+            subsequent_indent="        ",
+            break_on_hyphens=False,
+        )
+        for module, names in exports.items()
+    )
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    text = INIT.format(
-        version=project["version"],
-        imports=imports,
-        modules={name: modules[name] for name in names},
-        names=names,
-    )
+    text = INIT.format(version=project["version"], imports=imports, modules=modules)
     (PACKAGE / "__init__.py").write_text(text)
 
 
@@ -155,9 +164,7 @@ def main() -> None:
     generate_sync()
     generate_exports()
     paths = [str(PACKAGE / "__init__.py"), str(SYNC)]
-    subprocess.run(
-        ["ruff", "check", "--quiet", "--fix", "--select", "I,RUF022", *paths], check=True
-    )
+    subprocess.run(["ruff", "check", "--quiet", "--fix", "--select", "I", *paths], check=True)
     subprocess.run(["ruff", "format", "--quiet", *paths], check=True)
 
 

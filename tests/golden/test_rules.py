@@ -94,12 +94,14 @@ def _describe(field: Any) -> str:
     return f"{'repeated ' if field.is_repeated else ''}{kind} {field.name}"
 
 
+@pytest.mark.own_store
 async def test_a_new_store_is_marked(valkey: EmbeddedValkey, start_server: StartServer) -> None:
     await start_server(valkey.url)
     async with Redis.from_url(valkey.url) as store:
         assert await store.get(FORMAT_KEY) == b"1"
 
 
+@pytest.mark.own_store
 async def test_a_store_of_another_format_is_refused_and_left_as_it_is(
     valkey: EmbeddedValkey, start_server: StartServer
 ) -> None:
@@ -113,6 +115,7 @@ async def test_a_store_of_another_format_is_refused_and_left_as_it_is(
         assert await store.function_list() == []
 
 
+@pytest.mark.own_store
 async def test_a_full_store_is_opened_again(
     valkey: EmbeddedValkey, start_server: StartServer
 ) -> None:

@@ -10,334 +10,146 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._async.answer_stream import AnswerStream
-    from ._async.client import AsyncClient
-    from ._async.publish_stream import PublishStream
-    from ._async.state import StateStream
-    from ._async.subscription import Subscription
-    from ._sync.answer_stream import SyncAnswerStream
-    from ._sync.client import Client
-    from ._sync.publish_stream import SyncPublishStream
-    from ._sync.state import SyncStateStream
-    from ._sync.subscription import SyncSubscription
-    from .agents import (
-        Agent,
-        AgentContext,
-        AgentStream,
-        DeliveredNeed,
-        Delivery,
-        DeliveryKind,
-        HeldBack,
-        HeldBackReason,
-        KnownDatum,
-        MinDelta,
-        Need,
-        NeedsChanged,
-        Registration,
-    )
-    from .audit import AuditAction, AuditFormat, AuditPiece, AuditRecord
-    from .channel import channel_options
-    from .errors import (
-        Aborted,
-        ContexError,
-        DataKeyNotFound,
-        DataLoss,
-        DeadlineExceeded,
-        FailedPrecondition,
-        FormatUnavailable,
-        Internal,
-        InvalidArgument,
-        NotFound,
-        OutOfRange,
-        RecordsExpired,
-        ResourceExhausted,
-        RevisionConflict,
-        RevisionNotFound,
-        SequenceTrimmed,
-        TimeInFuture,
-        Unavailable,
-        Unimplemented,
-        from_refusal,
-        from_rpc_error,
-    )
-    from .events import (
-        BatchResult,
-        Context,
-        ContextFormat,
-        Durability,
-        Erasure,
-        Event,
-        Match,
-        MatchedEvent,
-        Moment,
-        NewEvent,
-        OmittedDatum,
-        Receipt,
-    )
-    from .match import (
-        THRESHOLDS,
-        BacktestProgress,
-        BacktestSummary,
-        Contribution,
-        Explanation,
-        Feedback,
-        MatchAnswer,
-        MatchingStatus,
-        NeedSummary,
-        PassageScore,
-        TermHit,
-    )
-    from .projects import (
-        Activity,
-        ActivityDimension,
-        ActivitySeries,
-        ErasedData,
-        Finding,
-        FindingKind,
-        RemovedEvents,
-        Retention,
-        RetentionInfo,
-        Stats,
-        VerifyStep,
-        VerifySummary,
-    )
-    from .state import (
-        Blame,
-        BlamedPart,
-        Change,
-        ChangeKind,
-        Datum,
-        Patch,
-        PatchOmitted,
-        Revision,
-        State,
-        StateDiff,
-    )
-    from .transfer import (
-        ExportFormat,
-        ExportPart,
-        ExportPiece,
-        ExportSummary,
-        ImportMode,
-        ImportProgress,
-        ImportReport,
-        Redaction,
-        RedactionAction,
-    )
+    from ._async.answer_stream import AnswerStream as AnswerStream
+    from ._async.client import AsyncClient as AsyncClient
+    from ._async.publish_stream import PublishStream as PublishStream
+    from ._async.state import StateStream as StateStream
+    from ._async.subscription import Subscription as Subscription
+    from ._sync.answer_stream import SyncAnswerStream as SyncAnswerStream
+    from ._sync.client import Client as Client
+    from ._sync.publish_stream import SyncPublishStream as SyncPublishStream
+    from ._sync.state import SyncStateStream as SyncStateStream
+    from ._sync.subscription import SyncSubscription as SyncSubscription
+    from .agents import Agent as Agent
+    from .agents import AgentContext as AgentContext
+    from .agents import AgentStream as AgentStream
+    from .agents import DeliveredNeed as DeliveredNeed
+    from .agents import Delivery as Delivery
+    from .agents import DeliveryKind as DeliveryKind
+    from .agents import HeldBack as HeldBack
+    from .agents import HeldBackReason as HeldBackReason
+    from .agents import KnownDatum as KnownDatum
+    from .agents import MinDelta as MinDelta
+    from .agents import Need as Need
+    from .agents import NeedsChanged as NeedsChanged
+    from .agents import Registration as Registration
+    from .audit import AuditAction as AuditAction
+    from .audit import AuditFormat as AuditFormat
+    from .audit import AuditPiece as AuditPiece
+    from .audit import AuditRecord as AuditRecord
+    from .channel import channel_options as channel_options
+    from .errors import Aborted as Aborted
+    from .errors import ContexError as ContexError
+    from .errors import DataKeyNotFound as DataKeyNotFound
+    from .errors import DataLoss as DataLoss
+    from .errors import DeadlineExceeded as DeadlineExceeded
+    from .errors import FailedPrecondition as FailedPrecondition
+    from .errors import FormatUnavailable as FormatUnavailable
+    from .errors import Internal as Internal
+    from .errors import InvalidArgument as InvalidArgument
+    from .errors import NotFound as NotFound
+    from .errors import OutOfRange as OutOfRange
+    from .errors import RecordsExpired as RecordsExpired
+    from .errors import ResourceExhausted as ResourceExhausted
+    from .errors import RevisionConflict as RevisionConflict
+    from .errors import RevisionNotFound as RevisionNotFound
+    from .errors import SequenceTrimmed as SequenceTrimmed
+    from .errors import TimeInFuture as TimeInFuture
+    from .errors import Unavailable as Unavailable
+    from .errors import Unimplemented as Unimplemented
+    from .errors import from_refusal as from_refusal
+    from .errors import from_rpc_error as from_rpc_error
+    from .events import BatchResult as BatchResult
+    from .events import Context as Context
+    from .events import ContextFormat as ContextFormat
+    from .events import Durability as Durability
+    from .events import Erasure as Erasure
+    from .events import Event as Event
+    from .events import Match as Match
+    from .events import MatchedEvent as MatchedEvent
+    from .events import Moment as Moment
+    from .events import NewEvent as NewEvent
+    from .events import OmittedDatum as OmittedDatum
+    from .events import Receipt as Receipt
+    from .match import THRESHOLDS as THRESHOLDS
+    from .match import BacktestProgress as BacktestProgress
+    from .match import BacktestSummary as BacktestSummary
+    from .match import Contribution as Contribution
+    from .match import Explanation as Explanation
+    from .match import Feedback as Feedback
+    from .match import MatchAnswer as MatchAnswer
+    from .match import MatchingStatus as MatchingStatus
+    from .match import NeedSummary as NeedSummary
+    from .match import PassageScore as PassageScore
+    from .match import TermHit as TermHit
+    from .projects import Activity as Activity
+    from .projects import ActivityDimension as ActivityDimension
+    from .projects import ActivitySeries as ActivitySeries
+    from .projects import ErasedData as ErasedData
+    from .projects import Finding as Finding
+    from .projects import FindingKind as FindingKind
+    from .projects import RemovedEvents as RemovedEvents
+    from .projects import Retention as Retention
+    from .projects import RetentionInfo as RetentionInfo
+    from .projects import Stats as Stats
+    from .projects import VerifyStep as VerifyStep
+    from .projects import VerifySummary as VerifySummary
+    from .state import Blame as Blame
+    from .state import BlamedPart as BlamedPart
+    from .state import Change as Change
+    from .state import ChangeKind as ChangeKind
+    from .state import Datum as Datum
+    from .state import Patch as Patch
+    from .state import PatchOmitted as PatchOmitted
+    from .state import Revision as Revision
+    from .state import State as State
+    from .state import StateDiff as StateDiff
+    from .transfer import ExportFormat as ExportFormat
+    from .transfer import ExportPart as ExportPart
+    from .transfer import ExportPiece as ExportPiece
+    from .transfer import ExportSummary as ExportSummary
+    from .transfer import ImportMode as ImportMode
+    from .transfer import ImportProgress as ImportProgress
+    from .transfer import ImportReport as ImportReport
+    from .transfer import Redaction as Redaction
+    from .transfer import RedactionAction as RedactionAction
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "THRESHOLDS",
-    "Aborted",
-    "Activity",
-    "ActivityDimension",
-    "ActivitySeries",
-    "Agent",
-    "AgentContext",
-    "AgentStream",
-    "AnswerStream",
-    "AsyncClient",
-    "AuditAction",
-    "AuditFormat",
-    "AuditPiece",
-    "AuditRecord",
-    "BacktestProgress",
-    "BacktestSummary",
-    "BatchResult",
-    "Blame",
-    "BlamedPart",
-    "Change",
-    "ChangeKind",
-    "Client",
-    "ContexError",
-    "Context",
-    "ContextFormat",
-    "Contribution",
-    "DataKeyNotFound",
-    "DataLoss",
-    "Datum",
-    "DeadlineExceeded",
-    "DeliveredNeed",
-    "Delivery",
-    "DeliveryKind",
-    "Durability",
-    "ErasedData",
-    "Erasure",
-    "Event",
-    "Explanation",
-    "ExportFormat",
-    "ExportPart",
-    "ExportPiece",
-    "ExportSummary",
-    "FailedPrecondition",
-    "Feedback",
-    "Finding",
-    "FindingKind",
-    "FormatUnavailable",
-    "HeldBack",
-    "HeldBackReason",
-    "ImportMode",
-    "ImportProgress",
-    "ImportReport",
-    "Internal",
-    "InvalidArgument",
-    "KnownDatum",
-    "Match",
-    "MatchAnswer",
-    "MatchedEvent",
-    "MatchingStatus",
-    "MinDelta",
-    "Moment",
-    "Need",
-    "NeedSummary",
-    "NeedsChanged",
-    "NewEvent",
-    "NotFound",
-    "OmittedDatum",
-    "OutOfRange",
-    "PassageScore",
-    "Patch",
-    "PatchOmitted",
-    "PublishStream",
-    "Receipt",
-    "RecordsExpired",
-    "Redaction",
-    "RedactionAction",
-    "Registration",
-    "RemovedEvents",
-    "ResourceExhausted",
-    "Retention",
-    "RetentionInfo",
-    "Revision",
-    "RevisionConflict",
-    "RevisionNotFound",
-    "SequenceTrimmed",
-    "State",
-    "StateDiff",
-    "StateStream",
-    "Stats",
-    "Subscription",
-    "SyncAnswerStream",
-    "SyncPublishStream",
-    "SyncStateStream",
-    "SyncSubscription",
-    "TermHit",
-    "TimeInFuture",
-    "Unavailable",
-    "Unimplemented",
-    "VerifyStep",
-    "VerifySummary",
-    "channel_options",
-    "from_refusal",
-    "from_rpc_error",
-]
-
-_MODULES = {
-    "Aborted": "errors",
-    "Activity": "projects",
-    "ActivityDimension": "projects",
-    "ActivitySeries": "projects",
-    "Agent": "agents",
-    "AgentContext": "agents",
-    "AgentStream": "agents",
-    "AnswerStream": "_async.answer_stream",
-    "AsyncClient": "_async.client",
-    "AuditAction": "audit",
-    "AuditFormat": "audit",
-    "AuditPiece": "audit",
-    "AuditRecord": "audit",
-    "BacktestProgress": "match",
-    "BacktestSummary": "match",
-    "BatchResult": "events",
-    "Blame": "state",
-    "BlamedPart": "state",
-    "Change": "state",
-    "ChangeKind": "state",
-    "Client": "_sync.client",
-    "ContexError": "errors",
-    "Context": "events",
-    "ContextFormat": "events",
-    "Contribution": "match",
-    "DataKeyNotFound": "errors",
-    "DataLoss": "errors",
-    "Datum": "state",
-    "DeadlineExceeded": "errors",
-    "DeliveredNeed": "agents",
-    "Delivery": "agents",
-    "DeliveryKind": "agents",
-    "Durability": "events",
-    "ErasedData": "projects",
-    "Erasure": "events",
-    "Event": "events",
-    "Explanation": "match",
-    "ExportFormat": "transfer",
-    "ExportPart": "transfer",
-    "ExportPiece": "transfer",
-    "ExportSummary": "transfer",
-    "FailedPrecondition": "errors",
-    "Feedback": "match",
-    "Finding": "projects",
-    "FindingKind": "projects",
-    "FormatUnavailable": "errors",
-    "HeldBack": "agents",
-    "HeldBackReason": "agents",
-    "ImportMode": "transfer",
-    "ImportProgress": "transfer",
-    "ImportReport": "transfer",
-    "Internal": "errors",
-    "InvalidArgument": "errors",
-    "KnownDatum": "agents",
-    "Match": "events",
-    "MatchAnswer": "match",
-    "MatchedEvent": "events",
-    "MatchingStatus": "match",
-    "MinDelta": "agents",
-    "Moment": "events",
-    "Need": "agents",
-    "NeedSummary": "match",
-    "NeedsChanged": "agents",
-    "NewEvent": "events",
-    "NotFound": "errors",
-    "OmittedDatum": "events",
-    "OutOfRange": "errors",
-    "PassageScore": "match",
-    "Patch": "state",
-    "PatchOmitted": "state",
-    "PublishStream": "_async.publish_stream",
-    "Receipt": "events",
-    "RecordsExpired": "errors",
-    "Redaction": "transfer",
-    "RedactionAction": "transfer",
-    "Registration": "agents",
-    "RemovedEvents": "projects",
-    "ResourceExhausted": "errors",
-    "Retention": "projects",
-    "RetentionInfo": "projects",
-    "Revision": "state",
-    "RevisionConflict": "errors",
-    "RevisionNotFound": "errors",
-    "SequenceTrimmed": "errors",
-    "State": "state",
-    "StateDiff": "state",
-    "StateStream": "_async.state",
-    "Stats": "projects",
-    "Subscription": "_async.subscription",
-    "SyncAnswerStream": "_sync.answer_stream",
-    "SyncPublishStream": "_sync.publish_stream",
-    "SyncStateStream": "_sync.state",
-    "SyncSubscription": "_sync.subscription",
-    "THRESHOLDS": "match",
-    "TermHit": "match",
-    "TimeInFuture": "errors",
-    "Unavailable": "errors",
-    "Unimplemented": "errors",
-    "VerifyStep": "projects",
-    "VerifySummary": "projects",
-    "channel_options": "channel",
-    "from_refusal": "errors",
-    "from_rpc_error": "errors",
+_NAMES = {
+    "channel": """channel_options""",
+    "errors": """Aborted ContexError DataKeyNotFound DataLoss DeadlineExceeded
+        FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
+        RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound SequenceTrimmed
+        TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
+    "match": """BacktestProgress BacktestSummary Contribution Explanation Feedback MatchAnswer
+        MatchingStatus NeedSummary PassageScore THRESHOLDS TermHit""",
+    "_async.client": """AsyncClient""",
+    "_sync.client": """Client""",
+    "_async.answer_stream": """AnswerStream""",
+    "_async.publish_stream": """PublishStream""",
+    "_async.state": """StateStream""",
+    "_async.subscription": """Subscription""",
+    "_sync.answer_stream": """SyncAnswerStream""",
+    "_sync.publish_stream": """SyncPublishStream""",
+    "_sync.state": """SyncStateStream""",
+    "_sync.subscription": """SyncSubscription""",
+    "events": """BatchResult Context ContextFormat Durability Erasure Event Match MatchedEvent
+        Moment NewEvent OmittedDatum Receipt""",
+    "agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind HeldBack
+        HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
+    "state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision State
+        StateDiff""",
+    "audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
+    "projects": """Activity ActivityDimension ActivitySeries ErasedData Finding FindingKind
+        RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
+    "transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode ImportProgress
+        ImportReport Redaction RedactionAction""",
 }
+"""The names of each module."""
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = tuple(sorted(_MODULES))
 
 if not TYPE_CHECKING:  # so that type checkers report names that don't exist
 

@@ -6,18 +6,10 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from . import events
 from .events import Context, Event, MatchedEvent, MatchesByNeed, Moment, by_need
-from .lazy import LazyModule
-
-if TYPE_CHECKING:
-    from . import wire
-    from .v1 import agent_service_pb2
-else:
-    wire = LazyModule("contex.wire")
-    agent_service_pb2 = LazyModule("contex.v1.agent_service_pb2")
+from .lazy import agent_service_pb2, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,6 @@ class Registration:
     """The answer to registering or updating an agent.
 
     Attributes:
-        agent: The current registration.
         data: The data that match now, each once, best score first.
         sequence: They are the state as of this sequence.
         cursor: Where to `listen` from to miss nothing; empty after an update, which does not
@@ -108,7 +99,6 @@ class NeedsChanged:
     """A change of an agent's registration, made while it listened or was away.
 
     Attributes:
-        agent: The new registration.
         data: The data that match it and did not match the one before, best score first.
     """
 
@@ -136,7 +126,6 @@ class KnownDatum:
     """A datum that an agent had been sent.
 
     Attributes:
-        data_key: Its key.
         sequence: The last event of it that the agent had been sent.
         revision: That event's revision.
         sent_time: When it was sent (UTC).
@@ -193,7 +182,6 @@ class AgentStream:
     """A Listen stream of an agent.
 
     Attributes:
-        stream_id: Identifies it.
         opened_time: When it was opened (UTC).
         closed_time: When it ended; None if it is open, or if its server died.
         peer: The client's address.
@@ -214,7 +202,6 @@ class AgentContext:
     """What an agent knew at a moment.
 
     Attributes:
-        as_of: The moment.
         agent: Its registration then.
         known: The data that it had been sent, by key.
         pending: The data that matched but had not been sent yet, best first.
@@ -252,14 +239,9 @@ class Delivery:
     """An event that was sent to an agent.
 
     Attributes:
-        agent_id: The agent.
         sequence: The event.
-        data_key: Its data key.
-        revision: Its revision.
         time: When it was sent (UTC).
-        kind: How.
         resend: Whether the agent had been sent it before.
-        needs: Why.
         position: The stream's position after the message.
         stream_id: The stream; empty for an answer.
     """
@@ -314,23 +296,12 @@ def to_min_delta(min_delta: MinDelta | None) -> agent_service_pb2.MinDelta | Non
 # -- from messages -------------------------------------------------------------------------------
 
 
-def agent(message: agent_service_pb2.Agent) -> Agent:
-    """A registration."""
-    min_delta = message.min_delta
-    return wire.to_value(
-        Agent,
-        message,
-        need_specs=tuple(map(_need, message.need_specs)),
-        min_delta=wire.to_value(MinDelta, min_delta) if message.HasField("min_delta") else None,
-    )
-
-
 def registration(
     message: agent_service_pb2.RegisterAgentResponse | agent_service_pb2.UpdateAgentResponse,
 ) -> Registration:
     """A new or changed registration with the data that match it."""
     return Registration(
-        agent(message.agent),
+        wire.to_value(Agent, message.agent),
         tuple(map(events.matched_event, message.data)),
         message.sequence,
         message.cursor if isinstance(message, agent_service_pb2.RegisterAgentResponse) else "",
@@ -341,65 +312,4 @@ def registration(
 def needs_changed(message: agent_service_pb2.NeedsChanged) -> NeedsChanged:
     """A change of a registration, as a stream reports it."""
     data = tuple(events.matched_event(datum, backfilled=True) for datum in message.data)
-    return NeedsChanged(agent(message.agent), data)
-
-
-def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentContext:
-    """What an agent knew."""
-    return AgentContext(
-        as_of=events.moment(message.as_of),
-        agent=agent(message.agent),
-        known=tuple(map(_known, message.known)),
-        pending=tuple(map(events.matched_event, message.pending)),
-        held_back=tuple(
-            HeldBack(
-                wire.enum_member(HeldBackReason, agent_service_pb2.HeldBackReason, held.reason),
-                events.matched_event(held.data),
-            )
-            for held in message.held_back
-        ),
-        streams=tuple(map(_stream, message.streams)),
-        last_sent_time=wire.instant(message.last_sent_time)
-        if message.HasField("last_sent_time")
-        else None,
-        last_sent_sequence=message.last_sent_sequence,
-    )
-
-
-def delivery(message: agent_service_pb2.Delivery) -> Delivery:
-    """A delivery."""
-    return wire.to_value(
-        Delivery,
-        message,
-        kind=wire.enum_member(DeliveryKind, agent_service_pb2.DeliveryKind, message.kind),
-        needs=_delivered_needs(message.needs),
-    )
-
-
-def _need(message: agent_service_pb2.Need) -> Need:
-    return Need(
-        text=message.text,
-        threshold=message.threshold if message.HasField("threshold") else None,
-        max_matches=message.max_matches if message.HasField("max_matches") else None,
-        exclude_data_keys=tuple(message.exclude_data_keys),
-    )
-
-
-def _known(message: agent_service_pb2.KnownDatum) -> KnownDatum:
-    return wire.to_value(
-        KnownDatum,
-        message,
-        needs=_delivered_needs(message.needs),
-        event=events.event(message.event) if message.HasField("event") else None,
-    )
-
-
-def _delivered_needs(
-    messages: Iterable[agent_service_pb2.DeliveredNeed],
-) -> tuple[DeliveredNeed, ...]:
-    return tuple(wire.to_value(DeliveredNeed, message) for message in messages)
-
-
-def _stream(message: agent_service_pb2.AgentStream) -> AgentStream:
-    closed = wire.instant(message.closed_time) if message.HasField("closed_time") else None
-    return wire.to_value(AgentStream, message, closed_time=closed)
+    return NeedsChanged(wire.to_value(Agent, message.agent), data)

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from .lazy import LazyModule
-
-if TYPE_CHECKING:
-    from . import wire
-    from .v1 import audit_service_pb2
-else:
-    wire = LazyModule("contex.wire")
-    audit_service_pb2 = LazyModule("contex.v1.audit_service_pb2")
+from .lazy import audit_service_pb2, wire
 
 
 class AuditAction(enum.Enum):
@@ -53,12 +45,10 @@ class AuditRecord:
     Attributes:
         record_id: Identifies the record in its project.
         time: When it was done (UTC).
-        action: What was done.
         actor: Who did it, by the name the client gave, which is verified only if
             `actor_verified`.
         peer: The client's address.
         client: The client's user agent.
-        request_id: The request.
         agent_id: The agent it was about. The same goes for the other attributes.
     """
 
@@ -111,14 +101,3 @@ def audit_filter(
         data_keys=wire.several(data_keys),
         request_id=request_id,
     )
-
-
-def audit_record(message: audit_service_pb2.AuditRecord) -> AuditRecord:
-    """A record."""
-    action = wire.enum_member(AuditAction, audit_service_pb2.AuditAction, message.action)
-    return wire.to_value(AuditRecord, message, action=action)
-
-
-def audit_piece(message: audit_service_pb2.ExportRecordsResponse) -> Iterator[AuditPiece]:
-    """The piece of a file in one message."""
-    yield AuditPiece(message.data, message.record_count)

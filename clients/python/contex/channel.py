@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import __version__
@@ -18,33 +18,20 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # Calls that only read: repeating one is always safe, so gRPC does it. Calls that write are
 # retried by backoff.py, streams are resumed by resume.py. UnregisterAgent is not retried at all:
 # a second attempt would answer that there is no such agent.
-_READS = (
-    ("contex.v1.EventService", "GetEvent"),
-    ("contex.v1.EventService", "ListEvents"),
-    ("contex.v1.AgentService", "GetAgent"),
-    ("contex.v1.AgentService", "ListAgents"),
-    ("contex.v1.AgentService", "GetAgentContext"),
-    ("contex.v1.AgentService", "ListDeliveries"),
-    ("contex.v1.MatchService", "Match"),
-    ("contex.v1.MatchService", "Explain"),
-    ("contex.v1.MatchService", "GetMatchingStatus"),
-    ("contex.v1.StateService", "GetState"),
-    ("contex.v1.StateService", "DiffStates"),
-    ("contex.v1.StateService", "GetHistory"),
-    ("contex.v1.StateService", "GetRevision"),
-    ("contex.v1.StateService", "GetBlame"),
-    ("contex.v1.AuditService", "ListRecords"),
-    ("contex.v1.ProjectService", "GetStats"),
-    ("contex.v1.ProjectService", "GetActivity"),
-    ("contex.v1.ProjectService", "GetRetention"),
-)
+_READS = {
+    "EventService": ("GetEvent", "ListEvents"),
+    "AgentService": ("GetAgent", "ListAgents", "GetAgentContext", "ListDeliveries"),
+    "MatchService": ("Match", "Explain", "GetMatchingStatus"),
+    "StateService": ("GetState", "DiffStates", "GetHistory", "GetRevision", "GetBlame"),
+    "AuditService": ("ListRecords",),
+    "ProjectService": ("GetStats", "GetActivity", "GetRetention"),
+}
 
 # Streams that can't be resumed: gRPC retries them until the first message has arrived.
-_STREAMED_READS = (
-    ("contex.v1.MatchService", "Backtest"),
-    ("contex.v1.MatchService", "ExportFeedback"),
-    ("contex.v1.AuditService", "ExportRecords"),
-)
+_STREAMED_READS = {
+    "MatchService": ("Backtest", "ExportFeedback"),
+    "AuditService": ("ExportRecords",),
+}
 
 _RETRY_POLICY = {
     "maxAttempts": 5,
@@ -82,8 +69,12 @@ def service_config(timeout: float) -> dict[str, Any]:
     }
 
 
-def _names(methods: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"service": service, "method": method} for service, method in methods]
+def _names(services: Mapping[str, Iterable[str]]) -> list[dict[str, str]]:
+    return [
+        {"service": f"contex.v1.{service}", "method": method}
+        for service, methods in services.items()
+        for method in methods
+    ]
 
 
 def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:

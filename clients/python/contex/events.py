@@ -9,19 +9,11 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from . import payload as payloads
 from .errors import ContexError, from_refusal
-from .lazy import LazyModule
-
-if TYPE_CHECKING:
-    from . import wire
-    from .v1 import event_pb2, event_service_pb2
-else:
-    wire = LazyModule("contex.wire")
-    event_pb2 = LazyModule("contex.v1.event_pb2")
-    event_service_pb2 = LazyModule("contex.v1.event_service_pb2")
+from .lazy import event_pb2, event_service_pb2, wire
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -117,8 +109,6 @@ class Erasure:
 
     Attributes:
         time: When it was erased (UTC).
-        reason: Why.
-        request_id: The request that erased it.
         payload_digest: SHA-256 of what was erased.
     """
 
@@ -139,7 +129,6 @@ class Event:
         payload: The fact, exactly as it was published.
         content_type: Media type of the payload; empty means JSON.
         description: What the datum is, in the publisher's words.
-        publisher: Who published it.
         metadata: Annotations of the publisher.
         revision: Number of events that the key has had, including this one; 0 without a key.
         previous_sequence: The key's previous event; empty for the first.
@@ -230,7 +219,6 @@ class MatchedEvent:
     """An event that matched, and why.
 
     Attributes:
-        event: The event.
         matches: One entry for each need it met, best score first.
         payload_omitted: True if the payload was left out of a large answer; `get_event` has it.
         context: The event as text, if `listen` was given a `context_format`.
@@ -269,9 +257,7 @@ class OmittedDatum:
     """A datum that matched but did not fit into the budget.
 
     Attributes:
-        data_key: Its key.
         sequence: Its latest event.
-        score: Its best score.
         tokens: Tokens that it would have needed.
     """
 
@@ -447,7 +433,6 @@ def context(response: _Answer) -> Context | None:
         Context,
         written,
         format=formats.get(written.format),  # None too for a format that a newer server has added
-        omitted=tuple(wire.to_value(OmittedDatum, datum) for datum in written.omitted),
     )
 
 

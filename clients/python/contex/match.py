@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 
 from . import events
 from .events import Context, Event, Match, MatchedEvent, MatchesByNeed, by_need
-from .lazy import LazyModule
+from .lazy import wire
 
 if TYPE_CHECKING:
-    from . import wire
     from .v1 import match_service_pb2
-else:
-    wire = LazyModule("contex.wire")
 
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
@@ -50,7 +47,6 @@ class Contribution:
     Attributes:
         name: The term: `"bias"`, `"standing"`, `"cosine"`, `"lexical"`, …
         value: The feature's value.
-        weight: The fitted weight.
         log_odds: Their product.
     """
 
@@ -84,7 +80,6 @@ class PassageScore:
     Attributes:
         path: Where it is; see `Match.path`.
         text: Its text, up to 400 characters.
-        score: Its score.
         cosine: Cosine of the need and the passage.
         lexical: Its lexical part; see `Match.lexical`.
     """
@@ -101,9 +96,7 @@ class Explanation:
     """Why a need and a datum match, or don't.
 
     Attributes:
-        event: The datum's event.
         match: The score and its parts, whether or not it reaches the threshold.
-        matched: Whether it matches.
         verdict: In one or two sentences, why it matches or what prevents it.
         contributions: The log-odds, term by term; they add up to ln(score / (1 - score)).
         terms: The words of the need, in its order.
@@ -190,7 +183,6 @@ class Feedback:
         need: The need, in the agent's words.
         event: The event that was judged.
         match: The match with its score at the time of the judgement.
-        useful: The judgement.
         comment: A remark for people.
     """
 
@@ -250,19 +242,6 @@ def answer(
     )
 
 
-def explanation(message: match_service_pb2.ExplainResponse) -> Explanation:
-    """A score, taken apart."""
-    return wire.to_value(
-        Explanation,
-        message,
-        event=events.event(message.event),
-        match=events.match(message.match),
-        contributions=tuple(wire.to_value(Contribution, term) for term in message.contributions),
-        terms=tuple(wire.to_value(TermHit, term) for term in message.terms),
-        passages=tuple(wire.to_value(PassageScore, passage) for passage in message.passages),
-    )
-
-
 def backtested(
     message: match_service_pb2.BacktestResponse,
 ) -> Iterator[MatchedEvent | BacktestProgress | BacktestSummary]:
@@ -273,17 +252,4 @@ def backtested(
         case "progress":
             yield wire.to_value(BacktestProgress, message.progress)
         case "summary":
-            needs = tuple(wire.to_value(NeedSummary, need) for need in message.summary.needs)
-            yield wire.to_value(BacktestSummary, message.summary, needs=needs)
-
-
-def feedback(message: match_service_pb2.ExportFeedbackResponse) -> Iterator[Feedback]:
-    """The judgement in one message of an export."""
-    yield wire.to_value(
-        Feedback, message, event=events.event(message.event), match=events.match(message.match)
-    )
-
-
-def matching_status(message: match_service_pb2.GetMatchingStatusResponse) -> MatchingStatus:
-    """How a project is matched."""
-    return wire.to_value(MatchingStatus, message)
+            yield wire.to_value(BacktestSummary, message.summary)

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
-from .lazy import LazyModule
-
-if TYPE_CHECKING:
-    from . import wire
-    from .v1 import project_service_pb2
-else:
-    wire = LazyModule("contex.wire")
-    project_service_pb2 = LazyModule("contex.v1.project_service_pb2")
+from .lazy import project_service_pb2, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +112,6 @@ class RetentionInfo:
     """How long a project is kept, and by whose settings.
 
     Attributes:
-        own: The project's own settings.
-        effective: The settings in effect.
         has_archive: Whether the server has an archive.
     """
 
@@ -178,11 +167,9 @@ class Finding:
     """A difference between copies of the same facts.
 
     Attributes:
-        kind: What kind of copy differs.
         place: A sequence, a data key, or the name of an object or a counter.
         detail: The difference, for people.
         repairable: Whether it can be repaired from the other copies.
-        repaired: Whether it was repaired.
     """
 
     kind: FindingKind
@@ -222,51 +209,15 @@ class VerifyStep:
     summary: VerifySummary | None
 
 
-def stats(message: project_service_pb2.GetStatsResponse) -> Stats:
-    """A project's size."""
-    return wire.to_value(Stats, message)
-
-
-def activity(message: project_service_pb2.GetActivityResponse) -> Activity:
-    """How many events there were."""
-    return wire.to_value(
-        Activity,
-        message,
-        series=tuple(wire.to_value(ActivitySeries, series) for series in message.series),
-        total=wire.to_value(ActivitySeries, message.total),
-    )
-
-
 def to_retention(retention: Retention) -> project_service_pb2.Retention:
     """The message for a retention; what is None is left unset."""
-    limits = {limit.name: getattr(retention, limit.name) for limit in fields(retention)}
-    return project_service_pb2.Retention(**limits)
-
-
-def retention(message: project_service_pb2.Retention) -> Retention:
-    """A retention."""
-    unset: dict[str, Any] = {
-        limit.name: None for limit in fields(Retention) if limit.default is None
-    }
-    for limit, _ in message.ListFields():
-        unset.pop(limit.name, None)
-    return wire.to_value(Retention, message, **unset)
+    return project_service_pb2.Retention(**asdict(retention))
 
 
 def retention_info(message: project_service_pb2.GetRetentionResponse) -> RetentionInfo:
     """How long a project is kept."""
     return RetentionInfo(
-        retention(message.retention), retention(message.effective), message.has_archive
+        wire.to_value(Retention, message.retention),
+        wire.to_value(Retention, message.effective),
+        message.has_archive,
     )
-
-
-def verify_step(message: project_service_pb2.VerifyProjectResponse) -> Iterator[VerifyStep]:
-    """The step in one message of a verification."""
-    finding = summary = None
-    if message.HasField("finding"):
-        found = message.finding
-        kind = wire.enum_member(FindingKind, project_service_pb2.FindingKind, found.kind)
-        finding = wire.to_value(Finding, found, kind=kind)
-    if message.HasField("summary"):
-        summary = wire.to_value(VerifySummary, message.summary)
-    yield VerifyStep(message.event_count, message.total_count, finding, summary)

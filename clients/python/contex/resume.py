@@ -21,16 +21,12 @@ import grpc
 
 from .backoff import Backoff
 from .errors import ContexError, Unavailable, is_transient
-from .lazy import LazyModule
+from .lazy import agents, events
 
 if TYPE_CHECKING:
-    from . import agents, events
     from .agents import NeedsChanged
     from .events import Event, MatchedEvent
     from .v1 import agent_service_pb2, event_service_pb2
-else:
-    agents = LazyModule("contex.agents")
-    events = LazyModule("contex.events")
 
 StreamRequest: TypeAlias = (
     "event_service_pb2.ReplayRequest"
@@ -56,7 +52,6 @@ class ResumableStream(Generic[T]):
     Args:
         request: The first request. Later ones are the same but start at the cursor.
         decode: Converts one item of a message for the caller.
-        sequence_of: Returns the sequence of a converted item.
         reconnect: Whether a break is mended; if not, it is raised.
         ends: Whether the stream is complete when it ends (a replay); if not, that is a break.
         backoff: Computes the waits between calls.
@@ -67,7 +62,6 @@ class ResumableStream(Generic[T]):
         self,
         request: StreamRequest,
         decode: Callable[[Any], T],
-        sequence_of: Callable[[T], str],
         *,
         reconnect: bool = True,
         ends: bool = False,
@@ -76,7 +70,6 @@ class ResumableStream(Generic[T]):
     ) -> None:
         self._request = request
         self._decode = decode
-        self._sequence_of = sequence_of
         self._reconnect = reconnect
         self._ends = ends
         self._backoff = backoff or Backoff()
@@ -141,7 +134,7 @@ class ResumableStream(Generic[T]):
         item = next(self._items)
         self._items_left -= 1
         if self._items_are_new:
-            self.position = self._sequence_of(item)
+            self.position = events.sequence_of(cast("Event | MatchedEvent", item))
         if not self._items_left:
             self.cursor = self._received_cursor
         return item
@@ -207,9 +200,7 @@ def event_stream(
     ends: bool = False,
 ) -> ResumableStream[Event]:
     """The state of a stream of events."""
-    return ResumableStream(
-        request, events.event, lambda event: event.sequence, reconnect=reconnect, ends=ends
-    )
+    return ResumableStream(request, events.event, reconnect=reconnect, ends=ends)
 
 
 def match_stream(
@@ -222,7 +213,6 @@ def match_stream(
     return ResumableStream(
         request,
         events.matched_event,
-        lambda matched: matched.event.sequence,
         reconnect=reconnect,
         on_needs_changed=on_needs_changed,
     )

@@ -8,18 +8,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import events
 from .events import Event, Moment
-from .lazy import LazyModule
-
-if TYPE_CHECKING:
-    from . import wire
-    from .v1 import state_service_pb2
-else:
-    wire = LazyModule("contex.wire")
-    state_service_pb2 = LazyModule("contex.v1.state_service_pb2")
+from .lazy import state_service_pb2, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +20,6 @@ class Datum:
     """A datum at a moment.
 
     Attributes:
-        data_key: Its key.
         sequence: Its latest event.
         revision: Number of events it has had.
         deleted: Whether the latest event deleted it.
@@ -83,7 +75,6 @@ class State:
 
     Attributes:
         data: The data, in the order of their keys.
-        as_of: The moment.
     """
 
     data: tuple[Datum, ...]
@@ -131,8 +122,6 @@ class Change:
     """A datum that differs between two moments.
 
     Attributes:
-        kind: What happened to it.
-        data_key: Its key.
         before: The datum before; None if there was none.
         after: The datum after; None if there is none.
         patch: From before to after, if there are both.
@@ -151,8 +140,6 @@ class StateDiff:
 
     Attributes:
         changes: The data that differ, by key.
-        base: The earlier moment.
-        target: The later one.
         added: Number of data that were added.
         removed: Number of data that were removed.
         changed: Number of data that were changed.
@@ -171,7 +158,6 @@ class Revision:
     """One event of a data key, in its history.
 
     Attributes:
-        event: The event.
         time: When it was appended (UTC).
         patch: From the previous revision to this one, if both have a payload.
         payload_omitted: True if the payload was left out.
@@ -193,7 +179,6 @@ class BlamedPart:
         sequence: The event that set it last.
         revision: That event's revision.
         time: When it was published (UTC).
-        publisher: Who published it.
     """
 
     path: str
@@ -211,7 +196,6 @@ class Blame:
     Attributes:
         event: The datum's latest event.
         parts: The parts, in the order of the payload.
-        as_of: The moment.
         truncated: True if the search through the history ended before every part was found.
     """
 
@@ -224,69 +208,21 @@ class Blame:
 def state(pages: Sequence[state_service_pb2.GetStateResponse]) -> State:
     """The data of all pages."""
     return State(
-        tuple(datum(message) for page in pages for message in page.data),
+        tuple(one for page in pages for one in wire.to_values(Datum, page.data)),
         events.moment(pages[0].as_of),
     )
-
-
-def datum(message: state_service_pb2.Datum) -> Datum:
-    """A datum."""
-    event = events.event(message.event) if message.HasField("event") else None
-    return wire.to_value(Datum, message, event=event)
 
 
 def diff(pages: Sequence[state_service_pb2.DiffStatesResponse]) -> StateDiff:
     """The changes of all pages."""
     first = pages[0]
     return StateDiff(
-        tuple(_change(message) for page in pages for message in page.changes),
+        tuple(one for page in pages for one in wire.to_values(Change, page.changes)),
         events.moment(first.base),
         events.moment(first.target),
         first.added_count,
         first.removed_count,
         first.changed_count,
-    )
-
-
-def revision(message: state_service_pb2.Revision) -> Revision:
-    """A revision."""
-    return wire.to_value(
-        Revision,
-        message,
-        event=events.event(message.event),
-        patch=_patch(message.patch) if message.HasField("patch") else None,
-    )
-
-
-def blame(message: state_service_pb2.GetBlameResponse) -> Blame:
-    """Who set what."""
-    return Blame(
-        events.event(message.event),
-        tuple(wire.to_value(BlamedPart, part) for part in message.parts),
-        events.moment(message.as_of),
-        message.truncated,
-    )
-
-
-def _change(message: state_service_pb2.Change) -> Change:
-    return Change(
-        wire.enum_member(ChangeKind, state_service_pb2.ChangeKind, message.kind),
-        message.data_key,
-        datum(message.before) if message.HasField("before") else None,
-        datum(message.after) if message.HasField("after") else None,
-        _patch(message.patch) if message.HasField("patch") else None,
-    )
-
-
-def _patch(message: state_service_pb2.Patch) -> Patch:
-    form = message.WhichOneof("form")
-    omitted = None
-    if message.omitted:
-        omitted = wire.enum_member(PatchOmitted, state_service_pb2.PatchOmitted, message.omitted)
-    return Patch(
-        message.json_patch if form == "json_patch" else None,
-        message.unified_diff if form == "unified_diff" else None,
-        omitted,
     )
 
 
@@ -306,4 +242,4 @@ class StateProgress:
         self.request.as_of.sequence = message.as_of.sequence
         if message.data:
             self.request.after_data_key = message.data[-1].data_key
-        return iter([datum(one) for one in message.data])
+        return iter([*wire.to_values(Datum, message.data)])

@@ -11,18 +11,11 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from .backoff import Retry
 from .errors import ContexError
-from .lazy import LazyModule
-
-if TYPE_CHECKING:
-    from . import wire
-    from .v1 import transfer_service_pb2
-else:
-    wire = LazyModule("contex.wire")
-    transfer_service_pb2 = LazyModule("contex.v1.transfer_service_pb2")
+from .lazy import transfer_service_pb2, wire
 
 TAKEOVER_S = 15.0
 """How long an import stays reserved for a server that was killed."""
@@ -71,7 +64,6 @@ class Redaction:
 
     Attributes:
         json_pointer: The value (RFC 6901); a part "*" stands for every element or member.
-        action: What is done to it.
         data_keys: Globs for the data keys that are changed; by default all.
         replacement: The new value as JSON, for REPLACE.
     """
@@ -100,7 +92,6 @@ class ExportPiece:
     """The next bytes of a file.
 
     Attributes:
-        data: The bytes.
         event_count: Number of events written so far.
         byte_count: Number of bytes written so far, including this piece.
         total_count: Number of events to scan.
@@ -162,12 +153,6 @@ def to_redactions(redactions: Iterable[Redaction]) -> list[transfer_service_pb2.
     ]
 
 
-def import_report(message: transfer_service_pb2.ImportReport) -> ImportReport:
-    """What was imported."""
-    format = wire.enum_member(ExportFormat, transfer_service_pb2.ExportFormat, message.format)
-    return wire.to_value(ImportReport, message, format=format)
-
-
 def import_delay(retry: Retry, failure: ContexError) -> float:
     """Seconds until an import is resumed.
 
@@ -208,10 +193,7 @@ class ExportProgress:
             self.resumable = False
         data = b"".join(self._held)
         self._held.clear()
-        summary = None
-        if message.HasField("summary"):
-            summary = wire.to_value(ExportSummary, message.summary)
-        yield wire.to_value(ExportPiece, message, data=data, summary=summary)
+        yield wire.to_value(ExportPiece, message, data=data)
 
 
 # -- files ---------------------------------------------------------------------------------------

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
+from . import events
 from .v1 import event_pb2
 
 if TYPE_CHECKING:
@@ -157,18 +170,68 @@ def _prefix(kind: type[enum.Enum]) -> str:
 def to_value(kind: type[T], message: Message, /, **converted: Any) -> T:
     """A dataclass from the fields of a message that have the same names.
 
+    Its types say how: timestamps become datetimes, messages become dataclasses, numbers of
+    enumerations members, repeated fields tuples, and what is not set None where None is allowed.
+
     Args:
-        kind: The dataclass.
-        message: The message. Its timestamps become datetimes, repeated scalars become tuples.
         converted: Fields that need more than that.
     """
-    for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+    for name, read in _readers(kind).items():  # type: ignore[arg-type]
         if name not in converted:
-            converted[name] = _plain(getattr(message, name))
+            converted[name] = read(message, name)
     return kind(**converted)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, str | int | float | bytes):
-        return value
-    return instant(value) if isinstance(value, timestamp_pb2.Timestamp) else tuple(value)
+def to_values(kind: type[T], messages: Iterable[Message]) -> Iterator[T]:
+    """The same for several messages."""
+    return map(_converter(kind), messages)
+
+
+_Reader: TypeAlias = Callable[[Any, str], Any]
+
+
+@functools.cache
+def _readers(kind: Any) -> dict[str, _Reader]:
+    hints = get_type_hints(kind)
+    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def _reader(hint: Any) -> _Reader:
+    """Reads a field of a message as a type."""
+    if get_origin(hint) is UnionType:
+        (given,) = (one for one in get_args(hint) if one is not NoneType)
+        read = _reader(given)
+        return lambda message, name: read(message, name) if _is_set(message, name) else None
+    if get_origin(hint) is tuple:
+        convert = _converter(get_args(hint)[0])
+        return lambda message, name: tuple(map(convert, getattr(message, name)))
+    if issubclass(hint, enum.Enum):
+        return lambda message, name: enum_member(
+            hint,
+            EnumTypeWrapper(message.DESCRIPTOR.fields_by_name[name].enum_type),
+            getattr(message, name),
+        )
+    if hint in _SCALARS:
+        return getattr
+    convert = _converter(hint)
+    return lambda message, name: convert(getattr(message, name))
+
+
+def _is_set(message: Message, name: str) -> bool:
+    has_presence = message.DESCRIPTOR.fields_by_name[name].has_presence
+    return message.HasField(name) if has_presence else bool(getattr(message, name))
+
+
+_SCALARS = {str, int, float, bool, bytes}
+_BY_HAND: dict[type, Callable[[Any], Any]] = {
+    datetime: instant,
+    events.Event: events.event,
+    events.Match: events.match,
+    events.MatchedEvent: events.matched_event,
+    events.Moment: events.moment,
+    **{scalar: scalar for scalar in _SCALARS},
+}
+
+
+def _converter(kind: type[T]) -> Callable[[Any], T]:
+    return _BY_HAND.get(kind) or functools.partial(to_value, kind)

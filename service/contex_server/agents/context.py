@@ -127,8 +127,7 @@ class AgentContextReader:
         """See `AgentService.GetAgentContext`.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND, RECORDS_EXPIRED, EMBEDDER_UNAVAILABLE,
-                STORE_UNAVAILABLE.
+            ContexError: AGENT_NOT_FOUND, RECORDS_EXPIRED, EMBEDDER_UNAVAILABLE.
         """
         knowledge = await self._journals.knowledge_at(project, agent_id, moment.unix_ms)
         agent = decode_agent(knowledge.record)

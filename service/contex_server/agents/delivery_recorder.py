@@ -128,10 +128,6 @@ class DeliveryRecorder:
                 else:
                     item.future.set_exception(error)
 
-    def _in_background(self, work: asyncio.Task[None]) -> None:
-        self._tasks.add(work)
-        work.add_done_callback(self._tasks.discard)
-
 
 class StreamRecorder:
     """Records one stream of an agent."""
@@ -148,11 +144,7 @@ class StreamRecorder:
         self._opened = False
 
     async def opened(self, start: Sequence) -> None:
-        """Records that the stream was opened.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """Records that the stream was opened."""
         if self._recorder._enabled:
             await self._note(start)
             self._opened = True
@@ -160,9 +152,9 @@ class StreamRecorder:
     def closed(self) -> None:
         """Records in the background that the stream has ended."""
         if self._opened:
-            self._recorder._in_background(
-                asyncio.create_task(self._closed(), name="contex-stream-closed")
-            )
+            task = asyncio.create_task(self._closed(), name="contex-stream-closed")
+            self._recorder._tasks.add(task)
+            task.add_done_callback(self._recorder._tasks.discard)
 
     async def sending(self, chunk: Chunk) -> None:
         """Records what is about to be sent; waits while the store is away."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
-from contex_server.log.notes import Note
+from contex_server.log.audit import Note
 
 Needs = tuple[tuple[int, float], ...]
 """The needs that an event met: position in the agent's list, and score."""
@@ -111,27 +111,6 @@ class Stream:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The fold of everything before it.
-
-    Attributes:
-        record: The registration; empty if there is none.
-        texts: The needs of earlier registrations that `deliveries` refers to.
-    """
-
-    record: bytes
-    cursor: Sequence
-    deliveries: dict[str, LastDelivery]
-    streams: dict[str, Stream]
-    texts: dict[int, list[str]]
-
-
-JournalNote = (
-    RegistrationNote | StreamOpened | StreamClosed | SentMessage | Acknowledgement | Checkpoint
-)
-
-
 @dataclass(slots=True)
 class AgentKnowledge:
     """What an agent knew.
@@ -141,6 +120,7 @@ class AgentKnowledge:
         registered: The event of its registration; None if that was before the checkpoint.
         deliveries: The last delivery of each data key.
         records: The registrations seen, by when they were made.
+        texts: The needs of earlier registrations that `deliveries` refers to.
         sent: The newest event that it was sent.
         sent_ms: When it was last sent anything; 0: never.
     """
@@ -160,12 +140,20 @@ class AgentKnowledge:
         self.records[int(orjson.loads(record)["updated_ms"])] = record
 
 
+JournalNote = (
+    RegistrationNote | StreamOpened | StreamClosed | SentMessage | Acknowledgement | AgentKnowledge
+)
+"""A checkpoint is what the agent knew: the fold of everything before it."""
+
+
 def fold_journal(notes: Iterable[Note]) -> AgentKnowledge:
     """What the notes come to, in their order; the first should be a checkpoint."""
     knowledge = AgentKnowledge()
     for note in notes:
         decoded = decode_note(note)
-        if isinstance(decoded, RegistrationNote) and not decoded.live:
+        if isinstance(decoded, AgentKnowledge):
+            knowledge = decoded
+        elif isinstance(decoded, RegistrationNote) and not decoded.live:
             # A later registration of the same id is another agent, and knows nothing.
             knowledge = AgentKnowledge(streams=knowledge.streams)
         else:
@@ -190,17 +178,6 @@ def _apply(knowledge: AgentKnowledge, ms: int, note: JournalNote) -> None:
             knowledge.cursor = note.cursor
             knowledge.registered = note.event
             knowledge.add_record(note.record)
-        case Checkpoint():
-            knowledge.record = note.record
-            knowledge.cursor = note.cursor
-            knowledge.deliveries = dict(note.deliveries)
-            knowledge.streams = dict(note.streams)
-            knowledge.texts = note.texts
-            if note.record:
-                knowledge.add_record(note.record)
-            for delivery in note.deliveries.values():
-                knowledge.sent = max(knowledge.sent, delivery.event)
-                knowledge.sent_ms = max(knowledge.sent_ms, delivery.sent_ms)
 
 
 def _apply_message(knowledge: AgentKnowledge, ms: int, message: SentMessage) -> None:
@@ -284,7 +261,7 @@ def _decode_needs(text: str) -> Needs:
     return tuple((int(index), float(score)) for index, score in pairs)
 
 
-def _decode_checkpoint(fields: dict[bytes, bytes]) -> Checkpoint:
+def _decode_checkpoint(fields: dict[bytes, bytes]) -> AgentKnowledge:
     deliveries: dict[str, LastDelivery] = {}
     texts: dict[int, list[str]] = {}
     for line in fields[b"k"].decode().split("\n"):
@@ -313,5 +290,15 @@ def _decode_checkpoint(fields: dict[bytes, bytes]) -> Checkpoint:
                 Sequence.parse(start),
                 Origin.parse(origin) if origin else UNKNOWN,
             )
-    cursor = _decode_cursor(fields[b"cursor"].decode())
-    return Checkpoint(fields[b"record"], cursor, deliveries, streams, texts)
+    knowledge = AgentKnowledge(
+        record=fields[b"record"],
+        cursor=_decode_cursor(fields[b"cursor"].decode()),
+        deliveries=deliveries,
+        streams=streams,
+        texts=texts,
+        sent=max((delivery.event for delivery in deliveries.values()), default=BEGINNING),
+        sent_ms=max((delivery.sent_ms for delivery in deliveries.values()), default=0),
+    )
+    if knowledge.record:
+        knowledge.add_record(knowledge.record)
+    return knowledge

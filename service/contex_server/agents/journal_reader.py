@@ -10,7 +10,6 @@ import orjson
 
 from contex_server.agents.journal import (
     AgentKnowledge,
-    Checkpoint,
     Needs,
     RegistrationNote,
     SentDatum,
@@ -22,7 +21,7 @@ from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore, JournalStore
-from contex_server.log.notes import Note
+from contex_server.log.audit import Note
 
 _PAGE = 256
 _AGENTS = 200
@@ -100,10 +99,9 @@ class JournalReader:
         messages: list[tuple[Sequence, SentMessage]] = []
         events, place = 0, None
         while events < count:
-            if backwards:
-                page = await self._store.journal_back(project, agent_id, until, after, _PAGE)
-            else:
-                page = await self._store.journal(project, agent_id, after, until, _PAGE)
+            page = await self._store.journal(
+                project, agent_id, after, until, _PAGE, backwards=backwards
+            )
             for note in page:
                 place = note.sequence
                 message = decode_note(note)
@@ -199,7 +197,9 @@ class JournalReader:
     ) -> list[Note] | None:
         """The notes from the newest checkpoint up to a place; None if there is no checkpoint."""
         notes: list[Note] = []
-        while page := await self._store.journal_back(project, agent_id, until, BEGINNING, _PAGE):
+        while page := await self._store.journal(
+            project, agent_id, BEGINNING, until, _PAGE, backwards=True
+        ):
             for note in page:
                 notes.append(note)
                 if b"k" in note.fields:
@@ -255,9 +255,9 @@ def _texts_in(notes: Iterable[Note]) -> NeedTexts:
     for note in notes:
         if b"k" in note.fields or b"r" in note.fields:
             decoded = decode_note(note)
-            if isinstance(decoded, Checkpoint):
+            if isinstance(decoded, AgentKnowledge):
                 texts |= decoded.texts
-            if isinstance(decoded, Checkpoint | RegistrationNote) and decoded.record:
+            if isinstance(decoded, AgentKnowledge | RegistrationNote) and decoded.record:
                 texts |= need_texts([decoded.record])
     return texts
 

@@ -21,8 +21,8 @@ from contex_server.kernel.model import (
 )
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
-from contex_server.log.agents import AgentRecord, AgentStore, AgentWrite, AgentWritten
-from contex_server.log.pages import check_readable
+from contex_server.log.agents import AgentStore, AgentWrite
+from contex_server.log.pages import check_not_beyond, check_readable
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import (
     decode_agent,
@@ -106,7 +106,7 @@ class AgentRegistry:
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, AGENT_CONFLICT,
-                EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
+                EMBEDDER_UNAVAILABLE.
         """
         if last_seen is not None:
             check_readable(await self._log.bounds(project), last_seen)
@@ -143,8 +143,7 @@ class AgentRegistry:
         """See `AgentService.UpdateAgent`.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND, AGENT_CONFLICT, EMBEDDER_UNAVAILABLE,
-                STORE_UNAVAILABLE.
+            ContexError: AGENT_NOT_FOUND, AGENT_CONFLICT, EMBEDDER_UNAVAILABLE.
         """
 
         def change(current: Agent | None, now_ms: int) -> Agent:
@@ -216,9 +215,7 @@ class AgentRegistry:
         Raises:
             ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE.
         """
-        bounds = await self._log.bounds(project)
-        if sequence > bounds.tail:
-            check_readable(bounds, sequence)
+        check_not_beyond(await self._log.bounds(project), sequence)
         cursor = await self._store.acknowledge(project, agent_id, sequence, origin)
         if cursor is None:
             raise agent_not_found(project, agent_id)
@@ -234,32 +231,6 @@ class AgentRegistry:
         origin: Origin,
         scope: Scope,
     ) -> Registration:
-        stored, agent, written = await self._compare_and_set(
-            project, agent_id, change, cursor, origin
-        )
-        answer = await self._queries.match_registered(
-            project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
-        )
-        acknowledged = written.cursor
-        if cursor is None and stored is None and answer.sequence > acknowledged:
-            # The result contains what was published meanwhile, too.
-            moved = await self._store.acknowledge(project, agent_id, answer.sequence)
-            acknowledged = moved or acknowledged
-        await self._recorder.answered(
-            project,
-            agent,
-            [(event_codec.decode(datum.entry), datum.matches) for datum in answer.data],
-        )
-        return Registration(agent, acknowledged, answer, cursor or answer.sequence)
-
-    async def _compare_and_set(
-        self,
-        project: str,
-        agent_id: str,
-        change: Callable[[Agent | None, int], Agent],
-        cursor: LogSequence | None,
-        origin: Origin,
-    ) -> tuple[AgentRecord | None, Agent, AgentWritten]:
         for _ in range(_TRIES):
             stored = await self._store.agent(project, agent_id)
             now_ms = time.time_ns() // 1_000_000
@@ -283,8 +254,23 @@ class AgentRegistry:
                 )
             )
             if written is not None:
-                return stored, agent, written
-        raise _conflict(agent_id)
+                break
+        else:
+            raise _conflict(agent_id)
+        answer = await self._queries.match_registered(
+            project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
+        )
+        acknowledged = written.cursor
+        if cursor is None and stored is None and answer.sequence > acknowledged:
+            # The result contains what was published meanwhile, too.
+            moved = await self._store.acknowledge(project, agent_id, answer.sequence)
+            acknowledged = moved or acknowledged
+        await self._recorder.answered(
+            project,
+            agent,
+            [(event_codec.decode(datum.entry), datum.matches) for datum in answer.data],
+        )
+        return Registration(agent, acknowledged, answer, cursor or answer.sequence)
 
 
 def _conflict(agent_id: str) -> ContexError:

@@ -11,6 +11,7 @@ import heapq
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 
@@ -41,8 +42,7 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.log.agents import JournalStore
-from contex_server.log.audit import AuditStore
-from contex_server.log.notes import Note
+from contex_server.log.audit import AuditStore, Note
 from contex_server.log.port import EventLog
 
 _PAGE_NOTES = 100
@@ -74,15 +74,9 @@ class AuditReader:
         Skips sources that hold no record that passes.
 
         Args:
-            project: The project.
             after: Time of the notes, exclusive.
             until: Likewise, inclusive.
-            record_filter: The filter.
-            backwards: Newest first.
             resume: Only what comes after this record.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
         """
         names = [AUDIT] if record_filter.needs_audit else []
         if record_filter.needs_journals:
@@ -128,7 +122,12 @@ class AuditReader:
     ) -> AsyncGenerator[AuditRecord, None]:
         """The records of one stream."""
         while True:
-            page = await self._page(project, name, after, until, backwards)
+            read = (
+                partial(self._journals.journal, project, name)
+                if name
+                else partial(self._store.audit, project)
+            )
+            page = await read(after, until, _PAGE_NOTES, backwards=backwards)
             for group in [page] if name else _groups(page):
                 events = {} if name else await self._events(project, group)
                 for note in group:
@@ -141,18 +140,6 @@ class AuditReader:
                 until = page[-1].sequence.prev()
             else:
                 after = page[-1].sequence
-
-    async def _page(
-        self, project: str, name: str, after: Sequence, until: Sequence, backwards: bool
-    ) -> list[Note]:
-        count = _PAGE_NOTES
-        if name and backwards:
-            return await self._journals.journal_back(project, name, until, after, count)
-        if name:
-            return await self._journals.journal(project, name, after, until, count)
-        if backwards:
-            return await self._store.audit_back(project, until, after, count)
-        return await self._store.audit(project, after, until, count)
 
     async def _events(self, project: str, notes: list[Note]) -> dict[Sequence, Event]:
         """The events that the notes' publishes appended, as far as they can be read."""

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import structlog
@@ -64,7 +64,7 @@ class _Allowance:
 class _Note(NamedTuple):
     project: str
     body: bytes
-    of_refusal: bool = False
+    of_refusal: bool
 
 
 @dataclass(slots=True)
@@ -94,25 +94,22 @@ class AuditWriter:
     def stream_opened(self, project: str, origin: Origin, method: str, start: Sequence) -> str:
         """Records that a stream was opened at a position; returns the stream's id."""
         stream_id = uuid4().hex[:16]
-        note = encode_action(
-            AuditAction.SUBSCRIBED, origin, method, sequence=start, stream_id=stream_id
+        self._enqueue(
+            project, AuditAction.SUBSCRIBED, origin, method, sequence=start, stream_id=stream_id
         )
-        self._enqueue(_Note(project, note))
         return stream_id
 
     def stream_closed(
         self, project: str, origin: Origin, method: str, stream_id: str, end: Sequence
     ) -> None:
         """Records that a stream has ended, and at which position."""
-        note = encode_action(
-            AuditAction.UNSUBSCRIBED, origin, method, sequence=end, stream_id=stream_id
+        self._enqueue(
+            project, AuditAction.UNSUBSCRIBED, origin, method, sequence=end, stream_id=stream_id
         )
-        self._enqueue(_Note(project, note))
 
     def exported(self, project: str, origin: Origin, method: str, count: int) -> None:
         """Records that a number of events, data or records were read in bulk."""
-        note = encode_action(AuditAction.EXPORTED, origin, method, count=count)
-        self._enqueue(_Note(project, note))
+        self._enqueue(project, AuditAction.EXPORTED, origin, method, count=count)
 
     def refused(self, project: str, origin: Origin, method: str, reason: str) -> None:
         """Records that a call was refused, at a bounded rate.
@@ -125,8 +122,7 @@ class AuditWriter:
         if refusals.allowance.take() and self._allowance.take():
             count, refusals.unrecorded = refusals.unrecorded, 0
             detail = f"{method}: {reason}"
-            note = encode_action(AuditAction.REFUSED, origin, detail, count=count)
-            self._enqueue(_Note(project, note, of_refusal=True))
+            self._enqueue(project, AuditAction.REFUSED, origin, detail, count=count)
 
     async def close(self) -> None:
         """Writes what is queued, unless the store is away."""
@@ -136,11 +132,14 @@ class AuditWriter:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _enqueue(self, note: _Note) -> None:
+    def _enqueue(
+        self, project: str, action: AuditAction, origin: Origin, detail: str, **fields: Any
+    ) -> None:
         if len(self._queue) >= _MAX_QUEUED:
             lost = self._queue.popleft()
             log.warning("audit_note_lost", project=lost.project)
-        self._queue.append(note)
+        note = encode_action(action, origin, detail, **fields)
+        self._queue.append(_Note(project, note, action is AuditAction.REFUSED))
         self._idle.clear()
         self._wake.set()
 

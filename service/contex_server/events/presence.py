@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 from contex_server.kernel.errors import ContexError
-from contex_server.log.events import PresenceStore
+from contex_server.log.port import PresenceStore
 
 log = structlog.get_logger(__name__)
 

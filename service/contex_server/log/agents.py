@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import SERVICE, UNKNOWN, Origin, Sequence
-from contex_server.log.notes import Note
+from contex_server.log.audit import Note
 
 
 class AgentRecord(NamedTuple):
@@ -25,9 +25,6 @@ class AgentWrite(NamedTuple):
         record: The new record; b"" removes the registration.
         cursor: The new durable cursor. None keeps the current one, and puts a new agent's
             on the sequence of the event.
-        event_type: Type of the event.
-        body: The serialised event.
-        origin: Who made the call.
     """
 
     project: str
@@ -52,15 +49,12 @@ class AgentStore(Protocol):
 
     async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
         """Applies a change; returns None if the stored record is not the expected one."""
-        ...
 
     async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
         """A registration; None if there is none."""
-        ...
 
     async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
         """The first `count` registrations with an id greater than `after`, by id."""
-        ...
 
     async def acknowledge(
         self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
@@ -69,7 +63,6 @@ class AgentStore(Protocol):
 
         Returns the cursor afterwards, or None if the agent is not registered.
         """
-        ...
 
     async def restore_agents(
         self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
@@ -78,7 +71,6 @@ class AgentStore(Protocol):
 
         Returns the number of agents added.
         """
-        ...
 
 
 class SentEvent(NamedTuple):
@@ -132,36 +124,31 @@ class JournalStore(Protocol):
 
         Set `repeated` when a call is retried: messages that are already noted are skipped.
         """
-        ...
 
     async def note_stream(
         self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin
     ) -> None:
         """Notes that a stream of an agent was opened at `start`, or has ended if it is None."""
-        ...
 
     async def journal(
-        self, project: str, agent_id: str, after: Sequence, until: Sequence, count: int
+        self,
+        project: str,
+        agent_id: str,
+        after: Sequence,
+        until: Sequence,
+        count: int,
+        *,
+        backwards: bool = False,
     ) -> list[Note]:
-        """The first `count` notes of an agent's journal in (after, until], oldest first."""
-        ...
-
-    async def journal_back(
-        self, project: str, agent_id: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Note]:
-        """The last `count` notes in (after, until], newest first."""
-        ...
+        """The first `count` notes of a journal in (after, until], or the last, newest first."""
 
     async def journal_notes(
         self, project: str, places: Iterable[tuple[str, Sequence]]
     ) -> list[Note | None]:
         """Notes by agent and sequence; None where a note no longer exists."""
-        ...
 
     async def journals(self, project: str) -> list[str]:
         """The ids of all agents that have or had a journal, sorted."""
-        ...
 
     async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
         """The agents that an event was sent to, each with the notes in its journal."""
-        ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
+from contex_server.log.port import Follower
 
 
 class SegmentRecord(NamedTuple):
@@ -12,14 +14,10 @@ class SegmentRecord(NamedTuple):
 
     Attributes:
         ordinal: Its number, from 0.
-        first: Its first event.
-        last: Its last event.
-        events: Number of its events.
         bytes: Bytes of the events' bodies.
         size: Bytes of the object.
         index_offset: Where in the object its index begins.
         digest: Digest of the object.
-        name: Name of the object.
     """
 
     ordinal: int
@@ -65,6 +63,15 @@ class Archived(NamedTuple):
     rewrites: int = 0
 
 
+class TailFollower(Follower, Protocol):
+    """A follower of the store's events that also tells how far each project is archived."""
+
+    async def poll_tail(
+        self, positions: Mapping[str, Sequence]
+    ) -> dict[str, tuple[list[Entry], Sequence]]:
+        """`poll`, and each project's `Archived.last` as of just afterwards, in one round trip."""
+
+
 class ArchiveStore(Protocol):
     """The store's directory of the archive. See `EventLog` for errors.
 
@@ -76,19 +83,18 @@ class ArchiveStore(Protocol):
         self, project: str, after: Sequence, until: Sequence, count: int
     ) -> tuple[list[Entry], Sequence]:
         """`EventLog.read` of the store's events, and `Archived.last` as of just afterwards."""
-        ...
+
+    def follower(self, bucket: int) -> TailFollower:
+        """A new follower of a bucket; see `EventLog.follower`."""
 
     async def archived(self, project: str) -> Archived:
         """How far the project is archived."""
-        ...
 
     async def segments(self, project: str, after: Sequence, count: int) -> list[SegmentRecord]:
         """The first `count` segments that end after a sequence, in order."""
-        ...
 
     async def archive_directory(self, project: str, proposed: str) -> str:
         """Where a project's objects go; becomes `proposed` if it is not decided yet."""
-        ...
 
     async def add_segment(
         self,
@@ -104,15 +110,12 @@ class ArchiveStore(Protocol):
         With `removed`, the first segment may have any ordinal, and that number of events is
         taken to have been removed before it.
         """
-        ...
 
     async def replace_segment(self, project: str, owner: str, record: SegmentRecord) -> bool:
         """Records a new object for a segment that holds the same events."""
-        ...
 
     async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
         """Records a new object for the remains."""
-        ...
 
     async def remove_segments(
         self,
@@ -127,8 +130,6 @@ class ArchiveStore(Protocol):
 
         Also False if `since` is not the oldest event now. `action` goes into the audit.
         """
-        ...
 
     async def trim(self, project: str, until: Sequence) -> int:
         """Removes archived events up to `until` from the store; returns how many."""
-        ...

@@ -1,12 +1,23 @@
-"""What the audit needs of the store."""
+"""What the audit needs of the store, and the notes that it and agents' journals consist of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import Sequence
-from contex_server.log.notes import Note
+
+
+class Note(NamedTuple):
+    """An entry of the audit or of an agent's journal.
+
+    Attributes:
+        sequence: When it was written; its position in the stream.
+        fields: Its content, opaque to the log. `audit.trail` and `agents.journal` read it.
+    """
+
+    sequence: Sequence
+    fields: dict[bytes, bytes]
 
 
 class AuditStore(Protocol):
@@ -14,14 +25,14 @@ class AuditStore(Protocol):
 
     async def note_actions(self, project: str, actions: Iterable[bytes]) -> None:
         """Adds records of actions, whose content is opaque to the log."""
-        ...
 
-    async def audit(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Note]:
-        """The first `count` records in (after, until], oldest first."""
-        ...
-
-    async def audit_back(
-        self, project: str, until: Sequence, after: Sequence, count: int
+    async def audit(
+        self,
+        project: str,
+        after: Sequence,
+        until: Sequence,
+        count: int,
+        *,
+        backwards: bool = False,
     ) -> list[Note]:
-        """The last `count` records in (after, until], newest first."""
-        ...
+        """The first `count` records in (after, until], or the last, newest first."""

@@ -19,8 +19,6 @@ class Erased(NamedTuple):
         events: Number of erased events.
         latest: The data keys whose latest event is erased, with its sequence.
         event_type: Type of the event that announces the erasure.
-        body: That event.
-        action: A record for the audit.
     """
 
     request_id: str
@@ -41,34 +39,27 @@ class KeyStore(Protocol):
         self, project: str, subject: str, key_id: bytes, wrapped: bytes
     ) -> tuple[bytes, bytes]:
         """The id and the key in use for a subject; the given ones if it has none yet."""
-        ...
 
     async def key_of_subject(self, project: str, subject: str) -> bytes:
         """Id of the key in use for a subject, or b""."""
-        ...
 
     async def wrapped_keys(self, project: str, key_ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """Keys by id as they were stored, or the tombstones that replaced them."""
-        ...
 
     async def restore_key(self, project: str, subject: str, key_id: bytes, stored: bytes) -> None:
         """Stores a key as it was exported, unless one with its id exists.
 
         It becomes the key in use for `subject`, unless that is "" or already has one.
         """
-        ...
 
     async def erasure(self, project: str, request_id: str) -> tuple[Sequence, int] | None:
         """The answer to an earlier request: sequence of its event, number of events erased."""
-        ...
 
     async def erase(self, project: str, erased: Erased) -> Sequence:
         """Records an erasure in one step; returns the sequence of the event that announces it.
 
         A request that was recorded before changes nothing and is answered again.
         """
-        ...
 
     async def rewrite_files(self, project: str) -> bool:
         """Makes the store rewrite its files without removed data; False if it refuses."""
-        ...

@@ -43,11 +43,9 @@ class Follower(Protocol):
         Raises:
             ContexError: STORE_UNAVAILABLE; the next poll reconnects.
         """
-        ...
 
     async def close(self) -> None:
         """Gives the connection back."""
-        ...
 
 
 class EventLog(Protocol):
@@ -66,17 +64,14 @@ class EventLog(Protocol):
         Raises:
             ContexError: REVISION_CONFLICT; OVERLOADED, in which case nothing was sent.
         """
-        ...
 
     async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
         """The first `count` events in (after, until], oldest first."""
-        ...
 
     async def read_back(
         self, project: str, until: Sequence, after: Sequence, count: int
     ) -> list[Entry]:
         """The last `count` events in (after, until], newest first."""
-        ...
 
     async def narrow(
         self,
@@ -92,15 +87,12 @@ class EventLog(Protocol):
         No event outside the returned range passes the filter, up to its far end in the
         direction of reading; the caller asks again for what lies beyond.
         """
-        ...
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         """The events with the given sequences; None where there is no such event."""
-        ...
 
     async def bounds(self, project: str) -> Bounds:
         """What can be read of a project."""
-        ...
 
     async def history(
         self, project: str, sequence: Sequence, count: int, max_bytes: int
@@ -110,16 +102,22 @@ class EventLog(Protocol):
         Stops after `count` events, once they exceed `max_bytes`, at the key's first event,
         or at an event that can no longer be read.
         """
-        ...
 
     def follower(self, bucket: int) -> Follower:
         """A new follower of a bucket; see `log.buckets.bucket_of`."""
-        ...
 
     async def ping(self) -> None:
         """Returns if the store answers."""
-        ...
 
     async def close(self) -> None:
         """Writes what is pending, then closes every connection."""
-        ...
+
+
+class PresenceStore(Protocol):
+    """Which streams each server process has open. See `EventLog` for errors."""
+
+    async def put_presence(self, project: str, owner: str, presence: str) -> None:
+        """Publishes what a server process has open in a project; "" withdraws it."""
+
+    async def presence(self, project: str) -> dict[str, str]:
+        """What each server process published last."""

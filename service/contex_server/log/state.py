@@ -17,7 +17,6 @@ class StateStore(Protocol):
         A key that changes during the scan may appear twice, or with its newer event; no key
         that existed at the start is missing.
         """
-        ...
 
     async def state_now(
         self, project: str, max_keys: int
@@ -27,11 +26,9 @@ class StateStore(Protocol):
         Returns None if there are more than `max_keys`, which would block the store for too
         long.
         """
-        ...
 
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
         """The latest events of the given keys; keys without events are left out."""
-        ...
 
     async def repair_state(
         self,
@@ -45,7 +42,6 @@ class StateStore(Protocol):
         None removes a key. Returns False and changes nothing if the tail of the log is not
         `expected`.
         """
-        ...
 
 
 class SnapshotInfo(NamedTuple):
@@ -71,15 +67,12 @@ class SnapshotReader(Protocol):
 
     async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
         """The newest snapshot at or before a sequence."""
-        ...
 
     async def after(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
         """The first `count` snapshots after a sequence, in order."""
-        ...
 
     async def get(self, project: str, sequence: Sequence) -> bytes | None:
         """A snapshot as it was stored; None if there is none at this sequence."""
-        ...
 
 
 class SnapshotStore(SnapshotReader, Protocol):
@@ -87,12 +80,9 @@ class SnapshotStore(SnapshotReader, Protocol):
 
     async def put(self, project: str, info: SnapshotInfo, snapshot: bytes) -> bool:
         """Stores a snapshot; False if there is one at its sequence or a later one."""
-        ...
 
     async def drop(self, project: str, sequence: Sequence) -> None:
         """Removes a snapshot."""
-        ...
 
     async def drop_until(self, project: str, until: Sequence) -> int:
         """Removes the snapshots up to `until`, except the newest, and returns how many."""
-        ...

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.archive import ArchiveStore
 from contex_server.log.audit import AuditStore
-from contex_server.log.events import PresenceStore
 from contex_server.log.keys import KeyStore
 from contex_server.log.match import MatchStore
-from contex_server.log.port import EventLog
+from contex_server.log.port import EventLog, PresenceStore
 from contex_server.log.projects import ProjectStore
 from contex_server.log.state import SnapshotStore, StateStore
 from contex_server.log.tasks import TaskStore

@@ -19,11 +19,9 @@ class TaskStore(Protocol):
 
     async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
         """Takes or renews a task; returns whether `owner` holds it for the next `ttl_ms`."""
-        ...
 
     async def disclaim(self, project: str, task: str, owner: str) -> None:
         """Gives a task back if `owner` still holds it."""
-        ...
 
 
 class Claims:
@@ -33,8 +31,6 @@ class Claims:
     take. A claim that isn't renewed for `hold_ms` may pass to another process.
 
     Args:
-        store: Where claims are kept.
-        task: Name of the task.
         hold_ms: How long a claim lasts without renewal.
 
     Attributes:
@@ -58,9 +54,6 @@ class Claims:
 
         With `afresh` the store is always asked, and the claim then lasts the full `hold_ms`:
         for use after a step that may have taken long.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
         """
         now = time.monotonic()
         if afresh or not self.sure_of(project):

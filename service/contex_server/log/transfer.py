@@ -55,15 +55,12 @@ class TransferStore(Protocol):
         counted, but not stored. Returns False and does nothing if the tail is another one;
         repeating a call that succeeded does nothing and returns True.
         """
-        ...
 
     async def import_note(self, staged: str) -> bytes:
         """The note last kept with a staged project, or b""."""
-        ...
 
     async def put_import_note(self, staged: str, note: bytes) -> None:
         """Keeps a note with a staged project."""
-        ...
 
     async def commit_import(
         self, project: str, staged: str, models: Iterable[str], action: bytes
@@ -72,8 +69,6 @@ class TransferStore(Protocol):
 
         Returns False if the target is not empty.
         """
-        ...
 
     async def drop_import(self, staged: str, models: Iterable[str]) -> None:
         """Removes a staged project."""
-        ...

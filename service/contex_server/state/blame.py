@@ -47,15 +47,12 @@ class Blame(Protocol):
     @property
     def open(self) -> int:
         """Number of parts that may be older than the events added."""
-        ...
 
     def add(self, before: Event) -> None:
         """Adds the event before the one that was added last."""
-        ...
 
     def parts(self) -> list[BlamedPart]:
         """All parts; open ones are attributed to the last event added."""
-        ...
 
 
 def blame(event: Event) -> Blame:

@@ -24,8 +24,7 @@ async def read_current_state(
     the keys gives the state at that sequence.
 
     Raises:
-        ContexError: SEQUENCE_TRIMMED if the log was trimmed meanwhile, beyond what was its end;
-            STORE_UNAVAILABLE.
+        ContexError: SEQUENCE_TRIMMED if the log was trimmed meanwhile, beyond what was its end.
     """
     atomic = await store.state_now(project, _ATOMIC_KEYS)
     if atomic is not None:

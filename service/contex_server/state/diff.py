@@ -52,11 +52,7 @@ async def read_data(
     states: Iterable[KeyState],
     recent: RecentEntries | None = None,
 ) -> AsyncGenerator[Datum, None]:
-    """Data with their events, in parts of about 1 MiB; reads those that `recent` does not have.
-
-    Raises:
-        ContexError: STORE_UNAVAILABLE.
-    """
+    """Data with their events, in parts of about 1 MiB; reads those that `recent` does not have."""
     remaining, count = iter(states), _FIRST_PART
     while part := list(islice(remaining, count)):
         entries = [None if recent is None else recent.get(state) for state in part]
@@ -77,11 +73,7 @@ async def data_of(
     *,
     events: bool,
 ) -> AsyncGenerator[Datum, None]:
-    """The data of some keys of a state, with their events where those are wanted.
-
-    Raises:
-        ContexError: STORE_UNAVAILABLE.
-    """
+    """The data of some keys of a state, with their events where those are wanted."""
     states = (found for key in data_keys if (found := state.get(key)) is not None)
     if not events:
         for found in states:
@@ -112,16 +104,7 @@ async def read_changes(
     """The changes of keys that differ between two states.
 
     Args:
-        log: The log.
-        project: The project.
-        base: The state before.
-        target: The state after.
-        data_keys: The keys.
-        events: Whether to read their events.
         patches: Whether to compare the payloads of keys that are in both states.
-
-    Raises:
-        ContexError: STORE_UNAVAILABLE.
     """
     remaining, count = iter(data_keys), _FIRST_PART
     while part := list(islice(remaining, count)):

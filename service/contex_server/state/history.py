@@ -104,14 +104,6 @@ class HistoryReader:
         """The event at a sequence and the earlier ones of its key, newest first, in parts.
 
         Ends at the key's first event, or where the next one can no longer be read.
-
-        Args:
-            project: The project.
-            start: The newest event.
-            max_part: Maximum size of a part.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
         """
         at: Sequence | None = start
         while at is not None:
@@ -135,15 +127,9 @@ class HistoryReader:
         """A page of revisions, from the one at a sequence backwards.
 
         Args:
-            project: The project.
-            start: The newest revision.
-            count: Maximum number.
             patches: Whether to compare each with the one before.
             payloads: Whether payloads count for `max_bytes`; they are returned in any case.
             max_bytes: Total size of payloads and patches; a single revision may exceed it.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
         """
         chain: list[KeyEvent] = []
         size, cut = 0, False
@@ -176,8 +162,7 @@ class HistoryReader:
 
         Raises:
             ContexError: DATA_KEY_NOT_FOUND, also if the caller may not see the key;
-                REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can no longer be read;
-                STORE_UNAVAILABLE.
+                REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can no longer be read.
         """
         latest = (await self._store.latest(project, [data_key])).get(data_key)
         if latest is None or not scope.admits(data_key):
@@ -222,8 +207,7 @@ class HistoryReader:
         Reads at most 10,000 revisions and 64 MiB, for at most 10 seconds.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED if even that event can no longer be read;
-                STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED if even that event can no longer be read.
         """
         deadline = time.monotonic() + _BLAME_S
         newest: KeyEvent | None = None

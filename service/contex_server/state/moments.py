@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, Sequence
-from contex_server.log.pages import check_readable
+from contex_server.log.pages import check_not_beyond
 from contex_server.log.port import Bounds, EventLog
 
 GRACE_MS = 1_000
@@ -30,7 +30,6 @@ class Moment(NamedTuple):
 
     Attributes:
         sequence: The newest event at that moment; "0-0" before the first.
-        unix_ms: The time.
     """
 
     sequence: Sequence
@@ -44,7 +43,7 @@ async def resolve_moment(log: EventLog, project: str, query: MomentQuery) -> Mom
     log has the sequence that was asked for.
 
     Raises:
-        ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE, STORE_UNAVAILABLE.
+        ContexError: SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
     """
     bounds = await log.bounds(project)
     if query is None:
@@ -53,8 +52,7 @@ async def resolve_moment(log: EventLog, project: str, query: MomentQuery) -> Mom
         check_not_in_future(query.unix_ms, bounds.now_ms)
         newest = await _newest(log, project, bounds, Sequence(query.unix_ms, _LAST_N))
         return Moment(newest, query.unix_ms)
-    if query > bounds.tail:
-        check_readable(bounds, query)
+    check_not_beyond(bounds, query)
     newest = await _newest(log, project, bounds, query)
     return Moment(newest, newest.ms)
 

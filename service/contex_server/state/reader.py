@@ -28,9 +28,6 @@ class StateReader:
     """Reads states.
 
     Args:
-        log: The log.
-        store: The latest event of each key.
-        snapshots: The snapshots.
         cache_bytes: Approximate size of the cache of states.
         on_long_fold: Called with a project if a state took more than `LONG_FOLD_EVENTS`: its
             snapshots are too far apart.
@@ -59,8 +56,7 @@ class StateReader:
         """The state as of a moment; `recent` collects the entries that are read for it.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE,
-                STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
         """
         moment = await resolve_moment(self._log, project, query)
         try:
@@ -75,7 +71,7 @@ class StateReader:
         """The state as of a sequence, which is not beyond the end of the log.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED if too much of the log is gone; STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED if too much of the log is gone.
         """
         cached = self._cache.get((project, until))
         if cached is not None:
@@ -105,7 +101,7 @@ class StateReader:
         """The state of one key as of a sequence; None if it had no event that the caller may see.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED if too much of the log is gone; STORE_UNAVAILABLE.
+            ContexError: SEQUENCE_TRIMMED if too much of the log is gone.
         """
         if not scope.admits(data_key):
             return None

@@ -31,7 +31,6 @@ class SnapshotCache:
     """Reads the snapshots of all projects.
 
     Args:
-        stored: The stored snapshots.
         cache_bytes: Approximate size of the cache.
     """
 
@@ -42,11 +41,7 @@ class SnapshotCache:
         )
 
     async def before(self, project: str, until: Sequence) -> StoredSnapshot:
-        """The newest readable snapshot at or before a sequence.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """The newest readable snapshot at or before a sequence."""
         while True:
             info = await self.stored.before(project, until)
             if info is None:

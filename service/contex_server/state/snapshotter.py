@@ -41,9 +41,6 @@ class Snapshotter:
     """Watches the projects that this process appends to; takes a snapshot when one is due.
 
     Args:
-        event_log: The log.
-        store: Keeps snapshots and counts.
-        snapshots: Reads existing snapshots.
         events: Number of events after which a snapshot is due, ...
         size: ... or their bytes. In any case not before half as many events as the project has
             keys, so that the cost per event is the same however many keys there are.

@@ -69,7 +69,6 @@ class State:
     """Every data key's latest event as of a sequence. Immutable.
 
     Attributes:
-        sequence: The moment.
         base: A snapshot at or before it.
         changes: The keys with events after the snapshot.
     """

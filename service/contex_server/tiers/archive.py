@@ -530,17 +530,8 @@ class Archive:
 def _recorded(
     index: SegmentIndex, size: int, index_offset: int, digest: str, name: str
 ) -> SegmentRecord:
-    return SegmentRecord(
-        index.ordinal,
-        index.first,
-        index.last,
-        index.events,
-        index.bytes,
-        size,
-        index_offset,
-        digest,
-        name,
-    )
+    held = (index.ordinal, index.first, index.last, index.events, index.bytes)
+    return SegmentRecord(*held, size, index_offset, digest, name)
 
 
 class _Gone(Exception):

@@ -33,11 +33,7 @@ class ArchivedKeys:
         self._kept: set[str] = set()
 
     async def keep(self, project: str, directory: str, sealed: Mapping[bytes, Entry]) -> None:
-        """Stores the keys of some events, as the owner of the project's task.
-
-        Raises:
-            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """Stores the keys of some events, as the owner of the project's task."""
         fresh = {k: e for k, e in sealed.items() if _name(directory, k) not in self._kept}
         if not fresh:
             return
@@ -47,11 +43,7 @@ class ArchivedKeys:
             self._kept.add(_name(directory, key_id))
 
     async def destroy(self, directory: str, key_id: bytes, tombstone: bytes) -> None:
-        """Puts in a key's place that it was destroyed, as the owner of the project's task.
-
-        Raises:
-            ContexError: ARCHIVE_UNAVAILABLE.
-        """
+        """Puts in a key's place that it was destroyed, as the owner of the project's task."""
         await self._put(directory, key_id, "", tombstone)
 
     async def _put(self, directory: str, key_id: bytes, subject: str, stored: bytes) -> None:
@@ -60,11 +52,7 @@ class ArchivedKeys:
         await self._objects.put(_name(directory, key_id), orjson.dumps(data))
 
     async def bring_back(self, project: str, directory: str) -> None:
-        """Puts all keys of a directory in use.
-
-        Raises:
-            ContexError: ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """Puts all keys of a directory in use."""
         for name in await self._objects.list(f"{directory}/keys/"):
             data = orjson.loads(await self._objects.get(name))
             key_id = name.rpartition("/")[2].encode()

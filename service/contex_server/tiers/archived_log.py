@@ -7,7 +7,7 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Append, Appended, Entry, EventFilter, Sequence
-from contex_server.log.archive import ArchiveStore
+from contex_server.log.archive import TailFollower
 from contex_server.log.port import Bounds, EventLog, Follower
 from contex_server.log.state import SnapshotInfo, SnapshotReader
 from contex_server.log.store import Store
@@ -135,7 +135,7 @@ class ArchivedLog(EventLog):
         )
 
     def follower(self, bucket: int) -> Follower:
-        return _Follower(self._events.follower(bucket), self._store, self)
+        return _Follower(self._store.follower(bucket), self)
 
     async def ping(self) -> None:
         await self._events.ping()
@@ -147,19 +147,19 @@ class ArchivedLog(EventLog):
 class _Follower(Follower):
     """Makes sure that a follower that was away for long misses nothing."""
 
-    def __init__(self, below: Follower, store: ArchiveStore, log: ArchivedLog) -> None:
+    def __init__(self, below: TailFollower, log: ArchivedLog) -> None:
         self._below = below
-        self._store = store
         self._log = log
 
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
-        received = await self._below.poll(positions)
-        for project, entries in received.items():
-            archived = await self._store.archived(project)
-            if archived.last > positions[project] and entries:
-                received[project] = await self._log.read(
-                    project, positions[project], entries[-1].sequence, len(entries)
+        received: dict[str, list[Entry]] = {}
+        for project, (entries, archived) in (await self._below.poll_tail(positions)).items():
+            position = positions[project]
+            if archived > position and entries:
+                entries = await self._log.read(
+                    project, position, entries[-1].sequence, len(entries)
                 )
+            received[project] = entries
         return received
 
     async def close(self) -> None:

@@ -46,7 +46,7 @@ class Sealer:
         """The body of an event, sealed with the key that is in use for a subject.
 
         Raises:
-            ContexError: MASTER_KEY_MISSING, KEY_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: MASTER_KEY_MISSING, KEY_UNAVAILABLE.
         """
         if self._master is None:
             raise ContexError(
@@ -72,7 +72,7 @@ class Sealer:
         """Entries as they were before they were sealed; erased ones say so.
 
         Raises:
-            ContexError: KEY_UNAVAILABLE, STORE_UNAVAILABLE.
+            ContexError: KEY_UNAVAILABLE.
         """
         if not [None for _, body in entries if body[:1] == _SEALED]:
             return entries

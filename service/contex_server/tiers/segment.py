@@ -53,10 +53,7 @@ class Sealed(NamedTuple):
     """A segment, ready to be stored.
 
     Attributes:
-        data: The object.
         digest: The SHA-256 that names it, in hexadecimal.
-        index_offset: Where its index begins.
-        summary: What it holds.
     """
 
     data: bytes
@@ -74,10 +71,6 @@ class SegmentIndex:
         ordinal: Its number among the project's, from 0.
         previous: The digest of the segment before; "" for the first.
         replaces: The digests of those that it took the place of, when data were erased.
-        first: The sequence of its first event.
-        last: The sequence of its last.
-        events: How many it holds.
-        bytes: The bytes of their bodies.
         types: How many events of each type.
         snapshots: The snapshots in it; where each begins.
         offsets: Where each block begins, and where the last ends.
@@ -156,8 +149,6 @@ class SegmentBuilder:
     """Makes a segment of events that are given in order.
 
     Attributes:
-        project: The project.
-        ordinal: The segment's number.
         previous: The digest of the segment before.
         replaces: The digests of those that it takes the place of.
     """

@@ -5,21 +5,38 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.log.port import EventLog
+from contex_server.log.redis.client import StoreOptions
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotReader
 from contex_server.log.store import Store
 from contex_server.tiers.archive import Archive
+from contex_server.tiers.archived_log import ArchivedLog, ArchivedSnapshots
 from contex_server.tiers.master_keys import MasterKeys, create_key, read_key
 from contex_server.tiers.objects import Objects
+from contex_server.tiers.sealed_log import SealedLog
 from contex_server.tiers.sealer import Sealer
-from contex_server.tiers.tiers import Tiers, compose
 
 _STORE_WAIT_S = 15.0
 _DAY_MS = 24 * 3600 * 1000
+
+
+class Tiers(NamedTuple):
+    """The log, whatever tier an event is in.
+
+    Attributes:
+        log: The events of store and archive, as they were published.
+        raw: The same, with sealed events as they are stored.
+        snapshots: The snapshots of store and archive.
+    """
+
+    log: EventLog
+    raw: EventLog
+    snapshots: SnapshotReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +78,11 @@ async def open_storage(settings: Settings, store_url: str, stack: AsyncExitStack
     if archive is not None:
         stack.push_async_callback(archive.close)
     sealer = Sealer(store.keys, _master_keys(settings))
-    return Storage(store, archive, sealer, compose(store, archive, sealer))
+    raw: EventLog = store.events
+    snapshots: SnapshotReader = store.snapshots
+    if archive is not None:
+        raw, snapshots = ArchivedLog(store, archive), ArchivedSnapshots(store, archive)
+    return Storage(store, archive, sealer, Tiers(SealedLog(raw, sealer), raw, snapshots))
 
 
 async def connect_store(settings: Settings, store_url: str) -> Store:
@@ -70,18 +91,18 @@ async def connect_store(settings: Settings, store_url: str) -> Store:
     Raises:
         StartupError: The store can't be reached or used.
     """
+    options = StoreOptions(
+        request_window_s=settings.request_window_s,
+        replication_timeout_ms=settings.replication_timeout_ms,
+        max_pending=settings.pending_appends,
+        audit_retention_ms=settings.audit_retention_days * _DAY_MS,
+        delivery_retention_ms=settings.delivery_retention_days * _DAY_MS,
+        journal_entries=settings.journal_entries,
+    )
     deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
     while True:
         try:
-            return await open_store(
-                store_url,
-                request_window_s=settings.request_window_s,
-                replication_timeout_ms=settings.replication_timeout_ms,
-                max_pending=settings.pending_appends,
-                audit_retention_ms=settings.audit_retention_days * _DAY_MS,
-                delivery_retention_ms=settings.delivery_retention_days * _DAY_MS,
-                journal_entries=settings.journal_entries,
-            )
+            return await open_store(store_url, options)
         except ContexError as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise StartupError(error.message) from error

@@ -160,7 +160,8 @@ async def test_an_older_store_that_takes_the_place_of_another_is_read_as_it_is(
     """As after a failover to a replica that was behind: it has archived less than was known."""
     events = await story(small_api, 10)
     names = await store.keys(key(P, "*"))
-    older = {name: await store.dump(name) for name in names}
+    # A claim may be given back meanwhile.
+    older = {name: value for name in names if (value := await store.dump(name)) is not None}
     await archive(small)
     middle = events[len(events) // 2].sequence
     until = event_pb2.Position(sequence=middle)

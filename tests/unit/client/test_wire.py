@@ -6,7 +6,7 @@ from typing import Any
 
 import contex
 import pytest
-from contex import audit, wire
+from contex import wire
 from contex.v1 import (
     agent_service_pb2,
     audit_service_pb2,
@@ -95,7 +95,7 @@ def test_timestamps_and_repeated_fields_are_converted() -> None:
     assert wire.to_value(contex.NeedSummary, message) == contex.NeedSummary(3, (3, 2))
     record = audit_service_pb2.AuditRecord(record_id="r", action=1)
     record.time.FromMilliseconds(1)
-    value = audit.audit_record(record)
+    value = wire.to_value(contex.AuditRecord, record)
     assert value.time == datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC)
     assert value.action is contex.AuditAction.PUBLISHED
 

@@ -6,15 +6,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from contex.lazy import LazyModule
+from contex.lazy import agent_service_pb2, agent_service_pb2_grpc, event_pb2, events, wire
+from contex.lazy import agents as values
 from contex.resume import match_stream
 
 from .calls import AsyncCalls
 from .subscription import Subscription
 
 if TYPE_CHECKING:
-    from contex import agents as values
-    from contex import events, wire
     from contex.agents import (
         Agent,
         AgentContext,
@@ -25,23 +24,14 @@ if TYPE_CHECKING:
         Registration,
     )
     from contex.events import ContextFormat, Event, MatchedEvent
-    from contex.v1 import agent_service_pb2, agent_service_pb2_grpc, event_pb2
-    from contex.v1.agent_service_pb2_grpc import AgentServiceAsyncStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.agents")
-    events = LazyModule("contex.events")
-    wire = LazyModule("contex.wire")
-    agent_service_pb2 = LazyModule("contex.v1.agent_service_pb2")
-    agent_service_pb2_grpc = LazyModule("contex.v1.agent_service_pb2_grpc")
-    event_pb2 = LazyModule("contex.v1.event_pb2")
 
 
 class AsyncAgentService(AsyncCalls):
     """See `AsyncClient`."""
 
     @cached_property
-    def _agents(self) -> AgentServiceAsyncStub:
+    def _agents(self) -> agent_service_pb2_grpc.AgentServiceAsyncStub:
         return agent_service_pb2_grpc.AgentServiceStub(self._connection.channel)
 
     async def register_agent(
@@ -60,8 +50,6 @@ class AsyncAgentService(AsyncCalls):
         """Registers an agent, or replaces its registration, and returns what matches now.
 
         Args:
-            project: The project.
-            agent_id: The agent's id.
             needs: What it needs, each in one line of plain words, or a `Need` with options.
             last_seen_sequence: Sets the durable cursor; `"0"`: everything. By default a new agent
                 starts now and a known one keeps its cursor.
@@ -129,13 +117,16 @@ class AsyncAgentService(AsyncCalls):
             NotFound: The agent is not registered.
         """
         request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
-        return values.agent((await self._once(self._agents.GetAgent, request)).agent)
+        response = await self._once(self._agents.GetAgent, request)
+        return wire.to_value(values.Agent, response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> AsyncIterator[Agent]:
         """Iterates over a project's registrations by id, fetching page after page."""
         request = agent_service_pb2.ListAgentsRequest(project=project, page_size=page_size)
         return self._listed(
-            lambda: self._agents.ListAgents, request, lambda page: map(values.agent, page.agents)
+            lambda: self._agents.ListAgents,
+            request,
+            lambda page: wire.to_values(values.Agent, page.agents),
         )
 
     async def unregister_agent(self, project: str, agent_id: str) -> str:
@@ -170,8 +161,6 @@ class AsyncAgentService(AsyncCalls):
         with `backfilled` set; then the stream continues.
 
         Args:
-            project: The project.
-            agent_id: The agent's id.
             cursor: Where to start; by default at the durable cursor, which `acknowledge` moves.
             after_sequence: Start after this event instead.
             heartbeat_interval_ms: As in `subscribe`.
@@ -203,8 +192,6 @@ class AsyncAgentService(AsyncCalls):
         """Moves the agent's durable cursor forward; never back.
 
         Args:
-            project: The project.
-            agent_id: The agent's id.
             position: The event up to which the agent has processed everything, or its sequence.
             cursor: A stream's cursor, instead.
 
@@ -231,8 +218,6 @@ class AsyncAgentService(AsyncCalls):
         """Returns what an agent knew at a moment, what it did not, and why.
 
         Args:
-            project: The project.
-            agent_id: The agent.
             as_of: The moment; by default now.
             omit_payloads: Leave out payloads.
             near_misses: Maximum number of data that nearly matched to list too, up to 100.
@@ -248,7 +233,8 @@ class AsyncAgentService(AsyncCalls):
             omit_payloads=omit_payloads,
             near_misses=near_misses,
         )
-        return values.agent_context(await self._once(self._agents.GetAgentContext, request))
+        response = await self._once(self._agents.GetAgentContext, request)
+        return wire.to_value(values.AgentContext, response)
 
     def deliveries(
         self,
@@ -264,9 +250,7 @@ class AsyncAgentService(AsyncCalls):
         """Iterates over the agents that were sent an event, or over what an agent was sent.
 
         Args:
-            project: The project.
             sequence: The event; or else:
-            agent_id: The agent.
             since: Lower end of the time of sending; only with an agent, like the next two.
             until: Upper end, included.
             backwards: Newest first.
@@ -287,5 +271,5 @@ class AsyncAgentService(AsyncCalls):
         return self._listed(
             lambda: self._agents.ListDeliveries,
             request,
-            lambda page: map(values.delivery, page.deliveries),
+            lambda page: wire.to_values(values.Delivery, page.deliveries),
         )

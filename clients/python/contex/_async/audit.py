@@ -6,30 +6,22 @@ from collections.abc import AsyncIterator, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from contex.lazy import LazyModule
+from contex.lazy import audit as values
+from contex.lazy import audit_service_pb2, audit_service_pb2_grpc, wire
 
 from .answer_stream import AnswerStream
 from .calls import AsyncCalls
 
 if TYPE_CHECKING:
-    from contex import audit as values
-    from contex import wire
     from contex.audit import AuditAction, AuditFormat, AuditPiece, AuditRecord
-    from contex.v1 import audit_service_pb2, audit_service_pb2_grpc
-    from contex.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.audit")
-    wire = LazyModule("contex.wire")
-    audit_service_pb2 = LazyModule("contex.v1.audit_service_pb2")
-    audit_service_pb2_grpc = LazyModule("contex.v1.audit_service_pb2_grpc")
 
 
 class AsyncAuditService(AsyncCalls):
     """See `AsyncClient`."""
 
     @cached_property
-    def _audit(self) -> AuditServiceAsyncStub:
+    def _audit(self) -> audit_service_pb2_grpc.AuditServiceAsyncStub:
         return audit_service_pb2_grpc.AuditServiceStub(self._connection.channel)
 
     def audit(
@@ -49,7 +41,6 @@ class AsyncAuditService(AsyncCalls):
         """Iterates over who did what, when and from where.
 
         Args:
-            project: The project.
             since: Lower end of the time; by default the oldest record.
             until: Upper end, included; by default now.
             actions: Only these actions.
@@ -71,7 +62,7 @@ class AsyncAuditService(AsyncCalls):
         return self._listed(
             lambda: self._audit.ListRecords,
             request,
-            lambda page: map(values.audit_record, page.records),
+            lambda page: wire.to_values(values.AuditRecord, page.records),
         )
 
     def export_audit(
@@ -92,7 +83,6 @@ class AsyncAuditService(AsyncCalls):
         Other arguments as in `audit`.
 
         Args:
-            project: The project.
             format: The format of the file; by default CSV.
 
         Raises:
@@ -109,5 +99,5 @@ class AsyncAuditService(AsyncCalls):
         )
         return self._answers(
             lambda: self._audit.ExportRecords(request, metadata=self._metadata),
-            lambda message: values.audit_piece(message),
+            lambda message: wire.to_values(values.AuditPiece, [message]),
         )

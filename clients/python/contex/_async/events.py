@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
-from contex.lazy import LazyModule
+from contex.lazy import event_service_pb2, event_service_pb2_grpc, publish_window, wire
+from contex.lazy import events as values
 from contex.resume import event_stream
 
 from .calls import AsyncCalls
@@ -17,25 +18,15 @@ from .subscription import Subscription
 from .transport import Source, duplex
 
 if TYPE_CHECKING:
-    from contex import events as values
-    from contex import publish_window, wire
     from contex.events import Durability, Event, NewEvent, Receipt
-    from contex.v1 import event_service_pb2, event_service_pb2_grpc
-    from contex.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.events")
-    publish_window = LazyModule("contex.publish_window")
-    wire = LazyModule("contex.wire")
-    event_service_pb2 = LazyModule("contex.v1.event_service_pb2")
-    event_service_pb2_grpc = LazyModule("contex.v1.event_service_pb2_grpc")
 
 
 class AsyncEventService(AsyncCalls):
     """See `AsyncClient`."""
 
     @cached_property
-    def _events(self) -> EventServiceAsyncStub:
+    def _events(self) -> event_service_pb2_grpc.EventServiceAsyncStub:
         return event_service_pb2_grpc.EventServiceStub(self._connection.channel)
 
     async def publish(
@@ -58,7 +49,6 @@ class AsyncEventService(AsyncCalls):
         client's timeout is over, so the event is published once even if an answer was lost.
 
         Args:
-            project: The project.
             data_key: Name of the datum.
             payload: Bytes, text, or anything with a JSON form.
             description: What the datum is, in plain words; the best way to have it found.
@@ -142,7 +132,6 @@ class AsyncEventService(AsyncCalls):
         """Publishes batch after batch over one stream, with many in flight.
 
         Args:
-            project: The project.
             batches: The batches, each of up to 1,000 events.
             durability: What the receipts must guarantee; by default that the events are on disk.
             window: Maximum number of unanswered batches; the server reads 16 ahead.
@@ -193,7 +182,6 @@ class AsyncEventService(AsyncCalls):
         """Iterates over a range of events, fetching page after page.
 
         Args:
-            project: The project.
             since: Lower end: after this sequence, or from this time on. By default the beginning.
             until: Upper end, included: a sequence or a time. By default the end.
             event_types: Only these types.
@@ -204,7 +192,6 @@ class AsyncEventService(AsyncCalls):
 
         Raises:
             SequenceTrimmed: The lower end is older than what can still be read.
-            ValueError: A time has no time zone.
         """
         request = event_service_pb2.ListEventsRequest(
             project=project,
@@ -264,7 +251,6 @@ class AsyncEventService(AsyncCalls):
         At most one start position may be given; by default it is the beginning.
 
         Args:
-            project: The project.
             start: `"beginning"`, or `"end"` for new events only. If the connection breaks before
                 the first message, the end is that at the time of the next connection.
             after_sequence: Start after this event; `"0"` is the beginning.

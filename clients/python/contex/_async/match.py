@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
-from contex.lazy import LazyModule
+from contex.lazy import agents, events, match_service_pb2, match_service_pb2_grpc, wire
+from contex.lazy import match as values
 
 from .answer_stream import AnswerStream
 from .calls import AsyncCalls
 
 if TYPE_CHECKING:
-    from contex import agents, events, wire
-    from contex import match as values
     from contex.agents import MinDelta, Need
     from contex.events import ContextFormat, Event, MatchedEvent
     from contex.match import (
@@ -25,23 +24,14 @@ if TYPE_CHECKING:
         MatchAnswer,
         MatchingStatus,
     )
-    from contex.v1 import match_service_pb2, match_service_pb2_grpc
-    from contex.v1.match_service_pb2_grpc import MatchServiceAsyncStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.match")
-    agents = LazyModule("contex.agents")
-    events = LazyModule("contex.events")
-    wire = LazyModule("contex.wire")
-    match_service_pb2 = LazyModule("contex.v1.match_service_pb2")
-    match_service_pb2_grpc = LazyModule("contex.v1.match_service_pb2_grpc")
 
 
 class AsyncMatchService(AsyncCalls):
     """See `AsyncClient`."""
 
     @cached_property
-    def _matching(self) -> MatchServiceAsyncStub:
+    def _matching(self) -> match_service_pb2_grpc.MatchServiceAsyncStub:
         return match_service_pb2_grpc.MatchServiceStub(self._connection.channel)
 
     async def match(
@@ -59,7 +49,6 @@ class AsyncMatchService(AsyncCalls):
         """Finds the live data that answer questions, without registering anything.
 
         Args:
-            project: The project.
             questions: In plain words, or with options like those of needs.
             threshold: Lowest score that matches; by default the server's.
             max_matches: Maximum number of data to return for each question; by default 10.
@@ -67,9 +56,6 @@ class AsyncMatchService(AsyncCalls):
             as_of: Ask about the project as it was at this sequence or time; by default now.
             max_context_tokens: As in `register_agent`.
             context_format: As in `register_agent`.
-
-        Raises:
-            ValueError: A time has no time zone.
         """
         request = match_service_pb2.MatchRequest(
             project=project,
@@ -98,7 +84,6 @@ class AsyncMatchService(AsyncCalls):
         """Takes the score of a need and a datum apart, whether or not they match.
 
         Args:
-            project: The project.
             need: The need in plain words; or else:
             agent_id: Use a need of this agent.
             need_index: Which of the agent's needs, from 0.
@@ -123,7 +108,8 @@ class AsyncMatchService(AsyncCalls):
             threshold=threshold,
             as_of=wire.position(as_of),
         )
-        return values.explanation(await self._once(self._matching.Explain, request))
+        response = await self._once(self._matching.Explain, request)
+        return wire.to_value(values.Explanation, response)
 
     def backtest(
         self,
@@ -141,16 +127,12 @@ class AsyncMatchService(AsyncCalls):
         Progress comes between the events, and a summary at the end.
 
         Args:
-            project: The project.
             needs: In plain words, or with options.
             threshold: Threshold of needs without one; by default the server's.
             since: Lower end, as in `list_events`. By default the beginning.
             until: Upper end. By default the end.
             min_delta: Which updates count; by default all.
             summary_only: No events, only progress and the summary.
-
-        Raises:
-            ValueError: A time has no time zone.
         """
         request = match_service_pb2.BacktestRequest(
             project=project,
@@ -180,7 +162,6 @@ class AsyncMatchService(AsyncCalls):
         """Records in the log whether a match was useful.
 
         Args:
-            project: The project.
             agent_id: The agent that judges.
             event: The event that matched, or its sequence.
             useful: Whether it was useful for the need.
@@ -222,10 +203,11 @@ class AsyncMatchService(AsyncCalls):
         )
         return self._answers(
             lambda: self._matching.ExportFeedback(request, metadata=self._metadata),
-            lambda message: values.feedback(message),
+            lambda message: wire.to_values(values.Feedback, [message]),
         )
 
     async def matching_status(self, project: str) -> MatchingStatus:
         """Returns the model a project is matched by, and the progress of changing to another."""
         request = match_service_pb2.GetMatchingStatusRequest(project=project)
-        return values.matching_status(await self._once(self._matching.GetMatchingStatus, request))
+        response = await self._once(self._matching.GetMatchingStatus, request)
+        return wire.to_value(values.MatchingStatus, response)

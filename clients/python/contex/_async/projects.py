@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
-from contex.lazy import LazyModule
+from contex.lazy import project_service_pb2, project_service_pb2_grpc, wire
+from contex.lazy import projects as values
 
 from .answer_stream import AnswerStream
 from .calls import AsyncCalls
 
 if TYPE_CHECKING:
-    from contex import projects as values
-    from contex import wire
     from contex.projects import (
         Activity,
         ActivityDimension,
@@ -25,14 +24,7 @@ if TYPE_CHECKING:
         Stats,
         VerifyStep,
     )
-    from contex.v1 import project_service_pb2, project_service_pb2_grpc
-    from contex.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.projects")
-    wire = LazyModule("contex.wire")
-    project_service_pb2 = LazyModule("contex.v1.project_service_pb2")
-    project_service_pb2_grpc = LazyModule("contex.v1.project_service_pb2_grpc")
 
 _LONG_S = 600.0
 """Timeout of calls that rewrite what is stored, which may take minutes."""
@@ -42,13 +34,14 @@ class AsyncProjectService(AsyncCalls):
     """See `AsyncClient`."""
 
     @cached_property
-    def _projects(self) -> ProjectServiceAsyncStub:
+    def _projects(self) -> project_service_pb2_grpc.ProjectServiceAsyncStub:
         return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
 
     async def stats(self, project: str) -> Stats:
         """Returns a project's size, positions and rate."""
         request = project_service_pb2.GetStatsRequest(project=project)
-        return values.stats(await self._once(self._projects.GetStats, request))
+        response = await self._once(self._projects.GetStats, request)
+        return wire.to_value(values.Stats, response)
 
     async def activity(
         self,
@@ -65,7 +58,6 @@ class AsyncProjectService(AsyncCalls):
         """Counts events over time.
 
         Args:
-            project: The project.
             dimension: What they are counted by; by default all together.
             since: Lower end; by default 24 hours before the upper one, or the first event.
             until: Upper end, included; by default now.
@@ -85,7 +77,8 @@ class AsyncProjectService(AsyncCalls):
             top=top,
             utc_offset_minutes=utc_offset_minutes,
         )
-        return values.activity(await self._once(self._projects.GetActivity, request))
+        response = await self._once(self._projects.GetActivity, request)
+        return wire.to_value(values.Activity, response)
 
     async def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
@@ -102,13 +95,12 @@ class AsyncProjectService(AsyncCalls):
             project=project, retention=values.to_retention(retention)
         )
         response = await self._repeated(self._projects.SetRetention, request)
-        return values.retention(response.effective)
+        return wire.to_value(values.Retention, response.effective)
 
     async def remove_events(self, project: str, before: At, *, reason: str) -> RemovedEvents:
         """Permanently removes archived events before a place, in whole segments.
 
         Args:
-            project: The project.
             before: A sequence, a time with a zone, or unix milliseconds.
             reason: Why, for the audit.
 
@@ -133,7 +125,6 @@ class AsyncProjectService(AsyncCalls):
         """Makes payloads unreadable everywhere: those of a subject, or of a data key.
 
         Args:
-            project: The project.
             subject: All events whose metadata name this subject; or else:
             data_key: All events of this data key.
             reason: Why: it is recorded in every event that is erased.
@@ -157,11 +148,10 @@ class AsyncProjectService(AsyncCalls):
         """Reads a project end to end and reports differences between copies of the same facts.
 
         Args:
-            project: The project.
             repair: Rebuild whatever can be derived from the rest.
         """
         request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
-            lambda message: values.verify_step(message),
+            lambda message: wire.to_values(values.VerifyStep, [message]),
         )

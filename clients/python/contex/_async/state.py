@@ -7,28 +7,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
-from contex.lazy import LazyModule
+from contex.lazy import state as values
+from contex.lazy import state_service_pb2, state_service_pb2_grpc, wire
 
 from .answer_stream import AnswerStream
 from .calls import AsyncCalls
 from .transport import StreamCall
 
 if TYPE_CHECKING:
-    from contex import state as values
-    from contex import wire
     from contex.events import Moment
     from contex.state import Blame, Datum, Revision, State, StateDiff, StateProgress
-    from contex.v1 import state_service_pb2, state_service_pb2_grpc
-    from contex.v1.state_service_pb2_grpc import StateServiceAsyncStub
     from contex.wire import At
 
     _DatumStream = AnswerStream[Datum]
 else:
     _DatumStream = AnswerStream
-    values = LazyModule("contex.state")
-    wire = LazyModule("contex.wire")
-    state_service_pb2 = LazyModule("contex.v1.state_service_pb2")
-    state_service_pb2_grpc = LazyModule("contex.v1.state_service_pb2_grpc")
 
 _PAGE_SIZE = 1_000
 """Items per call if all pages are fetched."""
@@ -67,7 +60,7 @@ class AsyncStateService(AsyncCalls):
     """See `AsyncClient`."""
 
     @cached_property
-    def _states(self) -> StateServiceAsyncStub:
+    def _states(self) -> state_service_pb2_grpc.StateServiceAsyncStub:
         return state_service_pb2_grpc.StateServiceStub(self._connection.channel)
 
     async def get_state(
@@ -83,7 +76,6 @@ class AsyncStateService(AsyncCalls):
         """Returns a project's data as of a moment, all pages together.
 
         Args:
-            project: The project.
             as_of: The moment; by default now.
             data_keys: Only data whose key is one of these or matches one of these globs.
             prefix: Only data whose key starts with this.
@@ -141,7 +133,6 @@ class AsyncStateService(AsyncCalls):
         """Returns what differs between two moments, all pages together.
 
         Args:
-            project: The project.
             base: The earlier moment.
             target: The later one; by default now.
             data_keys: As in `get_state`.
@@ -174,7 +165,6 @@ class AsyncStateService(AsyncCalls):
         """Iterates over the revisions of a data key, newest first.
 
         Args:
-            project: The project.
             data_key: The key; also one that is deleted.
             as_of: The moment whose newest revision comes first; by default now.
             omit_patches: Leave out patches.
@@ -195,7 +185,7 @@ class AsyncStateService(AsyncCalls):
         return self._listed(
             lambda: self._states.GetHistory,
             request,
-            lambda page: map(values.revision, page.revisions),
+            lambda page: wire.to_values(values.Revision, page.revisions),
         )
 
     async def get_revision(self, project: str, data_key: str, revision: int) -> Revision:
@@ -209,7 +199,7 @@ class AsyncStateService(AsyncCalls):
             project=project, data_key=data_key, revision=revision
         )
         response = await self._once(self._states.GetRevision, request)
-        return values.revision(response.revision)
+        return wire.to_value(values.Revision, response.revision)
 
     async def blame(self, project: str, data_key: str, *, as_of: At | None = None) -> Blame:
         """Returns for each field of a JSON datum, or line of a text, the event that set it.
@@ -220,7 +210,8 @@ class AsyncStateService(AsyncCalls):
         request = state_service_pb2.GetBlameRequest(
             project=project, data_key=data_key, as_of=wire.position(as_of)
         )
-        return values.blame(await self._once(self._states.GetBlame, request))
+        response = await self._once(self._states.GetBlame, request)
+        return wire.to_value(values.Blame, response)
 
 
 def _view(keys_only: bool) -> state_service_pb2.StateView.ValueType:

@@ -8,14 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
-from contex.lazy import LazyModule
+from contex.lazy import project_service_pb2, project_service_pb2_grpc, wire
+from contex.lazy import projects as values
 
 from .answer_stream import SyncAnswerStream
 from .calls import Calls
 
 if TYPE_CHECKING:
-    from contex import projects as values
-    from contex import wire
     from contex.projects import (
         Activity,
         ActivityDimension,
@@ -26,14 +25,7 @@ if TYPE_CHECKING:
         Stats,
         VerifyStep,
     )
-    from contex.v1 import project_service_pb2, project_service_pb2_grpc
-    from contex.v1.project_service_pb2_grpc import ProjectServiceStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.projects")
-    wire = LazyModule("contex.wire")
-    project_service_pb2 = LazyModule("contex.v1.project_service_pb2")
-    project_service_pb2_grpc = LazyModule("contex.v1.project_service_pb2_grpc")
 
 _LONG_S = 600.0
 """Timeout of calls that rewrite what is stored, which may take minutes."""
@@ -43,13 +35,14 @@ class ProjectService(Calls):
     """See `Client`."""
 
     @cached_property
-    def _projects(self) -> ProjectServiceStub:
+    def _projects(self) -> project_service_pb2_grpc.ProjectServiceStub:
         return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
 
     def stats(self, project: str) -> Stats:
         """Returns a project's size, positions and rate."""
         request = project_service_pb2.GetStatsRequest(project=project)
-        return values.stats(self._once(self._projects.GetStats, request))
+        response = self._once(self._projects.GetStats, request)
+        return wire.to_value(values.Stats, response)
 
     def activity(
         self,
@@ -66,7 +59,6 @@ class ProjectService(Calls):
         """Counts events over time.
 
         Args:
-            project: The project.
             dimension: What they are counted by; by default all together.
             since: Lower end; by default 24 hours before the upper one, or the first event.
             until: Upper end, included; by default now.
@@ -86,7 +78,8 @@ class ProjectService(Calls):
             top=top,
             utc_offset_minutes=utc_offset_minutes,
         )
-        return values.activity(self._once(self._projects.GetActivity, request))
+        response = self._once(self._projects.GetActivity, request)
+        return wire.to_value(values.Activity, response)
 
     def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
@@ -103,13 +96,12 @@ class ProjectService(Calls):
             project=project, retention=values.to_retention(retention)
         )
         response = self._repeated(self._projects.SetRetention, request)
-        return values.retention(response.effective)
+        return wire.to_value(values.Retention, response.effective)
 
     def remove_events(self, project: str, before: At, *, reason: str) -> RemovedEvents:
         """Permanently removes archived events before a place, in whole segments.
 
         Args:
-            project: The project.
             before: A sequence, a time with a zone, or unix milliseconds.
             reason: Why, for the audit.
 
@@ -134,7 +126,6 @@ class ProjectService(Calls):
         """Makes payloads unreadable everywhere: those of a subject, or of a data key.
 
         Args:
-            project: The project.
             subject: All events whose metadata name this subject; or else:
             data_key: All events of this data key.
             reason: Why: it is recorded in every event that is erased.
@@ -158,11 +149,10 @@ class ProjectService(Calls):
         """Reads a project end to end and reports differences between copies of the same facts.
 
         Args:
-            project: The project.
             repair: Rebuild whatever can be derived from the rest.
         """
         request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
-            lambda message: values.verify_step(message),
+            lambda message: wire.to_values(values.VerifyStep, [message]),
         )

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from contex.backoff import Retry
 from contex.errors import ContexError
-from contex.lazy import LazyModule
+from contex.lazy import transfer as values
+from contex.lazy import transfer_service_pb2, transfer_service_pb2_grpc, wire
 
 from .answer_stream import SyncAnswerStream
 from .calls import Calls
 from .transport import Event, Reader, StreamCall, duplex, in_thread, sleep
 
 if TYPE_CHECKING:
-    from contex import transfer as values
-    from contex import wire
     from contex.transfer import (
         ExportFormat,
         ExportPart,
@@ -30,21 +29,14 @@ if TYPE_CHECKING:
         ImportReport,
         Redaction,
     )
-    from contex.v1 import transfer_service_pb2, transfer_service_pb2_grpc
-    from contex.v1.transfer_service_pb2_grpc import TransferServiceStub
     from contex.wire import At
-else:
-    values = LazyModule("contex.transfer")
-    wire = LazyModule("contex.wire")
-    transfer_service_pb2 = LazyModule("contex.v1.transfer_service_pb2")
-    transfer_service_pb2_grpc = LazyModule("contex.v1.transfer_service_pb2_grpc")
 
 
 class TransferService(Calls):
     """See `Client`."""
 
     @cached_property
-    def _transfers(self) -> TransferServiceStub:
+    def _transfers(self) -> transfer_service_pb2_grpc.TransferServiceStub:
         return transfer_service_pb2_grpc.TransferServiceStub(self._connection.channel)
 
     def export(
@@ -63,15 +55,11 @@ class TransferService(Calls):
     ) -> SyncAnswerStream[ExportPiece]:
         """Streams a project as a file, in pieces, resuming after a lost connection.
 
+        The range and the filters are those of `list_events`; its upper end is the cut.
+
         Args:
-            project: The project.
             format: The format of the file; by default native.
             compress: Compresses JSON lines and CloudEvents with zstandard.
-            since: Lower end.
-            until: Upper end, the cut; by default the current end of the log.
-            event_types: Only these types.
-            data_keys: Only data keys that match one of these globs.
-            publishers: Only these publishers.
             include: What to export besides events; native only.
             resume_token: Continues an export after the piece that had this token.
 
@@ -121,10 +109,7 @@ class TransferService(Calls):
         attempt with the same arguments is continued. Other arguments as in `export`.
 
         Args:
-            project: The project.
-            path: The file.
             format: The format of the file; by default native.
-            progress: Called with each piece.
         """
         file = values.PartialFile(path)
         try:
@@ -173,17 +158,14 @@ class TransferService(Calls):
     ) -> ImportReport:
         """Imports a file. Nothing of it becomes visible before all of it has been checked.
 
+        The range and the filters are those of `list_events`.
+
         Args:
             project: The project to import into.
             source: A path, or a seekable file that is open for reading bytes.
             mode: Import events exactly as they are (the default), or publish them as new ones.
             format: The format of the file; by default it is detected.
             progress: Called with what was read so far.
-            since: Only events from here on, ...
-            until: ... and up to here.
-            event_types: Only these types.
-            data_keys: Only data keys that match one of these globs.
-            publishers: Only these publishers.
             dry_run: Read and check, but change nothing.
             remap_keys: New prefixes of data keys, by the old ones.
             redactions: Changes to payloads.
@@ -233,15 +215,12 @@ class TransferService(Calls):
     ) -> ImportReport:
         """Copies a project, or a part of it, into another that is empty.
 
+        The range and the filters are those of `list_events`.
+
         Args:
             project: What to copy.
             target_project: The new project.
             target: The client of another server; by default this one.
-            since: Lower end.
-            until: Upper end.
-            event_types: Only these types.
-            data_keys: Only data keys that match one of these globs.
-            publishers: Only these publishers.
             include: What to copy besides events; by default agents and vectors.
             redactions: Changes to payloads on the way.
             progress: Called with each piece that is read.
@@ -315,7 +294,7 @@ class TransferService(Calls):
                 while (response := reader.read(open_call)) is not None:
                     on_response(response)
                     if response.HasField("report"):
-                        return values.import_report(response.report)
+                        return wire.to_value(values.ImportReport, response.report)
             raise RuntimeError("the import ended without a report")
         finally:
             upload.end()

@@ -26,32 +26,19 @@ from contex_server.log.agents import (
     JournalStore,
     Sent,
 )
-from contex_server.log.notes import Note
-from contex_server.log.redis.client import Client, fcall
+from contex_server.log.audit import Note
+from contex_server.log.redis.audit import as_note, read_notes
+from contex_server.log.redis.client import Facet, fcall
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import agent_keys, counted_keys, key, parse_sequence
-from contex_server.log.redis.notes import as_note, read_notes
 
 _MESSAGES = 128
 _EVENTS = 512
 """Messages, and events in them, that are noted in one call: some 3 ms of the store's time."""
 
 
-class RedisAgents(AgentStore):
+class RedisAgents(Facet, AgentStore):
     """`AgentStore` on Redis or Valkey."""
-
-    def __init__(
-        self,
-        client: Client,
-        *,
-        audit_retention_ms: int,
-        delivery_retention_ms: int,
-        journal_entries: int,
-    ) -> None:
-        self._client = client
-        self._audit_retention_ms = audit_retention_ms
-        self._delivery_retention_ms = delivery_retention_ms
-        self._journal_entries = journal_entries
 
     async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
         project = write.project
@@ -66,9 +53,9 @@ class RedisAgents(AgentStore):
             write.event_type,
             write.body,
             str(write.origin),
-            self._audit_retention_ms,
-            self._delivery_retention_ms,
-            self._journal_entries,
+            self._options.audit_retention_ms,
+            self._options.delivery_retention_ms,
+            self._options.journal_entries,
         )
         if reply is None:
             return None
@@ -109,8 +96,8 @@ class RedisAgents(AgentStore):
             "contex1_acknowledge",
             agent_keys(project, agent_id),
             agent_id,
-            self._delivery_retention_ms,
-            self._journal_entries,
+            self._options.delivery_retention_ms,
+            self._options.journal_entries,
             str(sequence),
             str(origin),
         )
@@ -127,13 +114,8 @@ class RedisAgents(AgentStore):
         return sum(replies[1::2])
 
 
-class RedisJournals(JournalStore):
+class RedisJournals(Facet, JournalStore):
     """`JournalStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client, *, delivery_retention_ms: int, journal_entries: int) -> None:
-        self._client = client
-        self._delivery_retention_ms = delivery_retention_ms
-        self._journal_entries = journal_entries
 
     async def note_sent(
         self, project: str, messages: Iterable[Sent], *, repeated: bool = False
@@ -163,8 +145,8 @@ class RedisJournals(JournalStore):
             *(name for names in agents for name in names),
         )
         arguments: list[Any] = [
-            self._delivery_retention_ms,
-            self._journal_entries,
+            self._options.delivery_retention_ms,
+            self._options.journal_entries,
             "R" if repeated else "",
             len(places),
         ]
@@ -203,8 +185,8 @@ class RedisJournals(JournalStore):
             "contex1_stream",
             agent_keys(project, agent_id),
             agent_id,
-            self._delivery_retention_ms,
-            self._journal_entries,
+            self._options.delivery_retention_ms,
+            self._options.journal_entries,
             stream_id,
             "c" if start is None else "o",
             "" if start is None else str(start),
@@ -212,20 +194,17 @@ class RedisJournals(JournalStore):
         )
 
     async def journal(
-        self, project: str, agent_id: str, after: Sequence, until: Sequence, count: int
+        self,
+        project: str,
+        agent_id: str,
+        after: Sequence,
+        until: Sequence,
+        count: int,
+        *,
+        backwards: bool = False,
     ) -> list[Note]:
         name = key(project, f"journal:{agent_id}")
-        return await read_notes(
-            self._client, project, "XRANGE", name, f"({after}", str(until), count
-        )
-
-    async def journal_back(
-        self, project: str, agent_id: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Note]:
-        name = key(project, f"journal:{agent_id}")
-        return await read_notes(
-            self._client, project, "XREVRANGE", name, str(until), f"({after}", count
-        )
+        return await read_notes(self._client, project, name, after, until, count, backwards)
 
     async def journal_notes(
         self, project: str, places: Iterable[tuple[str, Sequence]]

@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.log.redis.client import load_functions
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
@@ -50,7 +51,6 @@ class Appender:
         connections: Connections,
         bucket: int,
         fcall: FcallBuilder,
-        load_functions: Callable[[AbstractConnection], Any],
         *,
         max_pending: int,
         confirm: Callable[[bool], tuple[Command | None, Callable[[Any], Durability]]],
@@ -58,10 +58,7 @@ class Appender:
         """Creates an appender; it connects with the first append.
 
         Args:
-            connections: Where its connection comes from.
-            bucket: Any bucket of the server.
             fcall: Builds the command that appends some publishes of one project.
-            load_functions: Loads the function library over a connection.
             max_pending: Publishes that may wait before further ones are refused.
             confirm: For "does anybody ask for more than MEMORY?": the command that
                 confirms the durability of all before it, if one is needed, and what its
@@ -70,7 +67,6 @@ class Appender:
         self._connections = connections
         self._bucket = bucket
         self._fcall = fcall
-        self._load_functions = load_functions
         self._max_pending = max_pending
         self._confirm = confirm
         self._waiting: deque[_Waiting] = deque()
@@ -177,7 +173,7 @@ class Appender:
         for (project, group), reply in zip(projects.items(), replies, strict=False):
             if isinstance(reply, ResponseError) and "unction not found" in str(reply):
                 # The store came back without its functions; this call did nothing.
-                await self._load_functions(connection)
+                await load_functions(connection)
                 retried = await execute(
                     connection,
                     self._fcall(project, [append for append, _ in group]),

@@ -7,35 +7,19 @@ segments  stream: the segments, by the sequences of their last events
 from __future__ import annotations
 
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
-from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
-from contex_server.log.redis.client import Client
+from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord, TailFollower
+from contex_server.log.redis.client import Facet
+from contex_server.log.redis.events import RedisFollower
 from contex_server.log.redis.key_names import key, parse_sequence
 
-_FIELDS = (
-    "segments",
-    "first",
-    "last",
-    "events",
-    "bytes",
-    "size",
-    "moved",
-    "removed",
-    "digest",
-    "directory",
-    "remains",
-    "rewrites",
-)
+_NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites")
 _TRIMMED = 5_000
 """Events removed by one call, in half a millisecond."""
 _entry = tuple.__new__
 
 
-class RedisArchive(ArchiveStore):
+class RedisArchive(Facet, ArchiveStore):
     """`ArchiveStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
-        self._client = client
-        self._audit_retention_ms = audit_retention_ms
 
     async def read_tail(
         self, project: str, after: Sequence, until: Sequence, count: int
@@ -48,23 +32,22 @@ class RedisArchive(ArchiveStore):
         entries = [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
         return entries, parse_sequence(last) if last else BEGINNING
 
+    def follower(self, bucket: int) -> TailFollower:
+        return RedisFollower(self._client.connections, bucket)
+
     async def archived(self, project: str) -> Archived:
-        values = await self._client.command(project, "HMGET", key(project, "archive"), *_FIELDS)
-        segments, first, last, events, size, stored, moved, removed = values[:8]
-        digest, directory, remains, rewrites = values[8:]
+        name = key(project, "archive")
+        values = await self._client.command(project, "HMGET", name, *Archived._fields)
+        stored = dict(zip(Archived._fields, values, strict=True))
+        numbers = {kind: int(stored[kind] or 0) for kind in _NUMBERS}
+        first, last, remains = stored["first"], stored["last"], stored["remains"]
         return Archived(
-            int(segments or 0),
-            parse_sequence(first) if first and int(events) else None,
-            parse_sequence(last) if last else BEGINNING,
-            int(events or 0),
-            int(size or 0),
-            int(stored or 0),
-            int(moved or 0),
-            int(removed or 0),
-            (digest or b"").decode(),
-            (directory or b"").decode(),
-            _record(*remains.split(b" ", 1)) if remains else None,
-            int(rewrites or 0),
+            **numbers,
+            first=parse_sequence(first) if first and numbers["events"] else None,
+            last=parse_sequence(last) if last else BEGINNING,
+            digest=(stored["digest"] or b"").decode(),
+            directory=(stored["directory"] or b"").decode(),
+            remains=_record(*remains.split(b" ", 1)) if remains else None,
         )
 
     async def segments(self, project: str, after: Sequence, count: int) -> list[SegmentRecord]:
@@ -89,47 +72,50 @@ class RedisArchive(ArchiveStore):
         *,
         removed: int | None = None,
     ) -> bool:
-        reply = await self._client.call(
-            project,
-            "contex1_add_segment",
-            (*_archive_keys(project), key(project, "events")),
-            owner,
-            record.ordinal,
-            directory,
-            str(record.last),
-            str(record.first),
-            record.events,
-            record.bytes,
-            record.size,
-            record.digest,
-            _line(record),
-            "" if removed is None else removed,
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_add_segment",
+                (*_archive_keys(project), key(project, "events")),
+                owner,
+                record.ordinal,
+                directory,
+                str(record.last),
+                str(record.first),
+                record.events,
+                record.bytes,
+                record.size,
+                record.digest,
+                _line(record),
+                "" if removed is None else removed,
+            )
         )
-        return bool(reply)
 
     async def replace_segment(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        reply = await self._client.call(
-            project,
-            "contex1_replace_segment",
-            (*_archive_keys(project), key(project, "segments-anew")),
-            owner,
-            str(record.last),
-            record.bytes,
-            record.size,
-            record.digest,
-            _line(record),
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_replace_segment",
+                (*_archive_keys(project), key(project, "segments-anew")),
+                owner,
+                str(record.last),
+                record.bytes,
+                record.size,
+                record.digest,
+                _line(record),
+            )
         )
-        return bool(reply)
 
     async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        reply = await self._client.call(
-            project,
-            "contex1_replace_remains",
-            (key(project, "task:archive"), key(project, "archive")),
-            owner,
-            f"{record.last} {_line(record)}",
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_replace_remains",
+                (key(project, "task:archive"), key(project, "archive")),
+                owner,
+                f"{record.last} {_line(record)}",
+            )
         )
-        return bool(reply)
 
     async def remove_segments(
         self,
@@ -140,18 +126,19 @@ class RedisArchive(ArchiveStore):
         since: Sequence,
         action: bytes,
     ) -> bool:
-        reply = await self._client.call(
-            project,
-            "contex1_remove_segments",
-            (*_archive_keys(project), key(project, "audit")),
-            owner,
-            str(first),
-            f"{remains.last} {_line(remains)}",
-            str(since),
-            action,
-            self._audit_retention_ms,
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_remove_segments",
+                (*_archive_keys(project), key(project, "audit")),
+                owner,
+                str(first),
+                f"{remains.last} {_line(remains)}",
+                str(since),
+                action,
+                self._options.audit_retention_ms,
+            )
         )
-        return bool(reply)
 
     async def trim(self, project: str, until: Sequence) -> int:
         keys = (key(project, "archive"), key(project, "events"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -39,6 +40,27 @@ _FUNCTIONS = "\n".join(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How a store is used.
+
+    Attributes:
+        request_window_s: How long request ids are remembered, at least.
+        replication_timeout_ms: How long an append waits for a replica.
+        max_pending: Publishes that may wait before further ones are refused.
+        audit_retention_ms: How long audit records are kept; 0 is for ever.
+        delivery_retention_ms: How long journals are kept; 0 is for ever.
+        journal_entries: Maximum number of entries of a journal.
+    """
+
+    request_window_s: int = 600
+    replication_timeout_ms: int = 2_000
+    max_pending: int = 10_000
+    audit_retention_ms: int = 0
+    delivery_retention_ms: int = 0
+    journal_entries: int = 100_000
+
+
 class Client:
     """Runs commands on the server that holds a project.
 
@@ -46,8 +68,9 @@ class Client:
     as a `ResponseError`.
     """
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, options: StoreOptions) -> None:
         self.connections = connections
+        self.options = options
 
     async def command(self, project: str, *command: Any) -> Any:
         """Runs one command and returns its reply."""
@@ -95,6 +118,14 @@ class Client:
             if is_topology_change(error):
                 await self.connections.topology_changed()
             raise translate(error) from error
+
+
+class Facet:
+    """The base of what the store offers for each capability."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._options = client.options
 
 
 def fcall(function: str, keys: Iterable[str], *arguments: Any) -> Command:

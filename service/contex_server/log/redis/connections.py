@@ -22,7 +22,6 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
-    ConnectionError,
     MovedError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -45,23 +44,18 @@ class Connections(Protocol):
 
     def node(self, bucket: int) -> str:
         """Names the server that holds the bucket; buckets of one name share connections."""
-        ...
 
     def lease(self, bucket: int) -> Any:
         """A connection for the `async with` block; closed if the block fails."""
-        ...
 
     async def open(self, bucket: int) -> AbstractConnection:
         """A connection of the caller's own, to be closed by it."""
-        ...
 
     async def topology_changed(self) -> None:
         """Looks again who holds what, after an error that says so."""
-        ...
 
     async def close(self) -> None:
         """Closes the leased connections."""
-        ...
 
 
 def connect(url: str, *, max_connections: int = 64) -> Connections:
@@ -274,14 +268,3 @@ def is_topology_change(error: Exception) -> bool:
 
 
 STORE_ERRORS = (RedisError, OSError, TimeoutError)
-__all__ = [
-    "STORE_ERRORS",
-    "Command",
-    "ConnectionError",
-    "Connections",
-    "connect",
-    "execute",
-    "execute_one",
-    "is_topology_change",
-    "translate",
-]

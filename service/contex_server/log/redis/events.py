@@ -25,15 +25,16 @@ from contex_server.kernel.model import (
     EventFilter,
     Sequence,
 )
+from contex_server.log.archive import TailFollower
 from contex_server.log.buckets import bucket_of
-from contex_server.log.events import PresenceStore
-from contex_server.log.port import Bounds, EventLog, Follower
+from contex_server.log.port import Bounds, EventLog, Follower, PresenceStore
 from contex_server.log.redis.appender import Appender
-from contex_server.log.redis.client import Client, fcall, load_functions, pairs
+from contex_server.log.redis.client import Client, Facet, fcall, pairs
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
     Connections,
+    execute,
     execute_one,
     is_topology_change,
     translate,
@@ -57,34 +58,13 @@ class Fsync(StrEnum):
 
 
 class RedisEventLog(EventLog):
-    """`EventLog` on any Redis >= 7.2 or Valkey >= 8.
+    """`EventLog` on any Redis >= 7.2 or Valkey >= 8."""
 
-    Args:
-        client: Runs its commands.
-        fsync: When the store writes to disk.
-        request_window_s: How long request ids are remembered, at least.
-        replication_timeout_ms: How long an append waits for a replica.
-        max_pending: Publishes that may wait before further ones are refused.
-        audit_retention_ms: How long audit records are kept; 0 is for ever.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        fsync: Fsync,
-        *,
-        request_window_s: int,
-        replication_timeout_ms: int,
-        max_pending: int,
-        audit_retention_ms: int,
-    ) -> None:
+    def __init__(self, client: Client, fsync: Fsync) -> None:
         self._client = client
         self._connections = client.connections
+        self._options = client.options
         self._fsync = fsync
-        self._request_window_s = request_window_s
-        self._replication_timeout_ms = replication_timeout_ms
-        self._max_pending = max_pending
-        self._audit_retention_ms = audit_retention_ms
         self._appenders: dict[tuple[str, bool], Appender] = {}
 
     # -- appending ---------------------------------------------------------------
@@ -99,8 +79,7 @@ class RedisEventLog(EventLog):
                 self._connections,
                 bucket,
                 self._append_command,
-                load_functions,
-                max_pending=self._max_pending,
+                max_pending=self._options.max_pending,
                 confirm=self._confirm_replicated if replicated else self._confirm_local,
             )
         return await appender.append(append)
@@ -109,25 +88,25 @@ class RedisEventLog(EventLog):
         return append_command(
             project,
             appends,
-            request_window_s=self._request_window_s,
-            audit_retention_ms=self._audit_retention_ms,
+            request_window_s=self._options.request_window_s,
+            audit_retention_ms=self._options.audit_retention_ms,
         )
 
     def _confirm_local(self, asks: bool) -> tuple[Command | None, Any]:
         if self._fsync is Fsync.ALWAYS:
             return None, lambda _: Durability.FSYNC
         if self._fsync is Fsync.LATER and asks:
-            return ("WAITAOF", 1, 0, self._replication_timeout_ms), (
+            return ("WAITAOF", 1, 0, self._options.replication_timeout_ms), (
                 lambda reply: Durability.FSYNC if _counts(reply)[0] else Durability.MEMORY
             )
         return None, lambda _: Durability.MEMORY
 
     def _confirm_replicated(self, asks: bool) -> tuple[Command | None, Any]:
         if self._fsync is Fsync.NEVER:
-            return ("WAIT", 1, self._replication_timeout_ms), lambda _: Durability.MEMORY
+            return ("WAIT", 1, self._options.replication_timeout_ms), lambda _: Durability.MEMORY
         # A replica without an append-only file never confirms by WAITAOF, and then the
         # answer honestly says FSYNC.
-        return ("WAITAOF", 1, 1, self._replication_timeout_ms), (
+        return ("WAITAOF", 1, 1, self._options.replication_timeout_ms), (
             lambda reply: (Durability.MEMORY, Durability.FSYNC, Durability.REPLICATED)[
                 (_counts(reply)[0] > 0) + (_counts(reply)[0] > 0 and _counts(reply)[1] > 0)
             ]
@@ -261,7 +240,7 @@ def append_command(
     )
 
 
-class RedisFollower(Follower):
+class RedisFollower(TailFollower):
     """XREAD BLOCK on a connection of its own, with explicit ids."""
 
     def __init__(self, connections: Connections, bucket: int) -> None:
@@ -271,6 +250,26 @@ class RedisFollower(Follower):
         self._count = 64
 
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
+        received, _ = await self._receive(positions)
+        return received
+
+    async def poll_tail(
+        self, positions: Mapping[str, Sequence]
+    ) -> dict[str, tuple[list[Entry], Sequence]]:
+        # The store takes these up when XREAD has been answered: what was not archived then
+        # had not been trimmed when the events were read.
+        asked = [("HGET", key(project, "archive"), "last") for project in positions]
+        received, replies = await self._receive(positions, *asked)
+        lasts = dict(zip(positions, replies, strict=True))
+        return {
+            project: (entries, parse_sequence(lasts[project] or b"0-0"))
+            for project, entries in received.items()
+        }
+
+    async def _receive(
+        self, positions: Mapping[str, Sequence], *more: Command
+    ) -> tuple[dict[str, list[Entry]], list[Any]]:
+        """New events by project, and the replies to further commands, run after the read."""
         names: dict[Any, str] = {key(project, "events").encode(): project for project in positions}
         command = (
             *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", self._count, "STREAMS"),
@@ -282,14 +281,17 @@ class RedisFollower(Follower):
                 self._connection = await self._connections.open(self._bucket)
             # It blocks for less than the timeout, so a store that hangs is noticed. Any
             # failure, also a cancellation, closes the connection.
-            reply = await execute_one(self._connection, *command)
+            reply, *replies = await execute(self._connection, command, *more)
+            for each in (reply, *replies):
+                if isinstance(each, Exception):
+                    raise each
         except STORE_ERRORS as error:
             await self.close()
             if is_topology_change(error):
                 await self._connections.topology_changed()
             raise translate(error) from error
         if not reply:
-            return {}
+            return {}, replies
         streams = reply.items() if isinstance(reply, dict) else reply
         received = {
             names[name]: [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
@@ -298,7 +300,7 @@ class RedisFollower(Follower):
         entries = [entry for several in received.values() for entry in several]
         size = sum(len(entry.body) for entry in entries) // len(entries) + 1
         self._count = max(1, min(_FOLLOW_COUNT, _FOLLOW_BYTES // size, self._count * 8))
-        return received
+        return received, replies
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -306,11 +308,8 @@ class RedisFollower(Follower):
             await connection.disconnect(nowait=True)
 
 
-class RedisPresence(PresenceStore):
+class RedisPresence(Facet, PresenceStore):
     """`PresenceStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     async def put_presence(self, project: str, owner: str, presence: str) -> None:
         name = key(project, "presence")

@@ -10,16 +10,12 @@ from collections.abc import Iterable
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Sequence
 from contex_server.log.keys import Erased, KeyStore
-from contex_server.log.redis.client import Client
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import counted_keys, key, parse_sequence
 
 
-class RedisKeys(KeyStore):
+class RedisKeys(Facet, KeyStore):
     """`KeyStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
-        self._client = client
-        self._audit_retention_ms = audit_retention_ms
 
     async def subject_key(
         self, project: str, subject: str, key_id: bytes, wrapped: bytes
@@ -74,7 +70,7 @@ class RedisKeys(KeyStore):
             erased.event_type,
             erased.body,
             erased.action,
-            self._audit_retention_ms,
+            self._options.audit_retention_ms,
             *(item for name, at in erased.latest.items() for item in (name, str(at))),
         )
         return parse_sequence(reply)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 from contex_server.kernel.model import SERVICE, Sequence
 from contex_server.log.match import MatchStore
-from contex_server.log.redis.client import Client
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import counted_keys, key, parse_sequence, vectors_key
 
 _SCAN_COUNT = 500
@@ -18,12 +18,8 @@ _DROPPED = 1_000
 """Encodings removed by one command."""
 
 
-class RedisMatch(MatchStore):
+class RedisMatch(Facet, MatchStore):
     """`MatchStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
-        self._client = client
-        self._audit_retention_ms = audit_retention_ms
 
     async def vectors(
         self, project: str, model: str, digests: Iterable[bytes]
@@ -84,6 +80,6 @@ class RedisMatch(MatchStore):
             event_type,
             body,
             str(SERVICE),
-            self._audit_retention_ms,
+            self._options.audit_retention_ms,
         )
         return None if reply is None else parse_sequence(reply)

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from contex_server.log.buckets import BUCKETS
 from contex_server.log.projects import Counters, Dimension, ProjectStore, Tier
-from contex_server.log.redis.client import Client, pairs
+from contex_server.log.redis.client import Facet, pairs
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
 
@@ -27,12 +27,8 @@ _SCAN_COUNT = 1_000
 _STATS = ("bytes", "deleted", "since", "snapshots", "snapshot_bytes")
 
 
-class RedisProjects(ProjectStore):
+class RedisProjects(Facet, ProjectStore):
     """`ProjectStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
-        self._client = client
-        self._audit_retention_ms = audit_retention_ms
 
     async def projects(self) -> list[str]:
         found: list[str] = []
@@ -153,7 +149,7 @@ class RedisProjects(ProjectStore):
             (key(project, "retention"), key(project, "audit")),
             retention,
             action,
-            self._audit_retention_ms,
+            self._options.audit_retention_ms,
         )
 
     async def pace(self, project: str) -> float:

@@ -11,18 +11,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel.model import KeyState, Sequence
-from contex_server.log.redis.client import Client
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import key, parse_sequence
 from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
 
 _SCAN_COUNT = 1_000
 
 
-class RedisState(StateStore):
+class RedisState(Facet, StateStore):
     """`StateStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     async def state(self, project: str) -> AsyncIterator[list[KeyState]]:
         cursor = b"0"
@@ -82,31 +79,30 @@ class RedisState(StateStore):
                     state.revision, str(state.sequence).encode(), state.deleted, state.digest
                 ),
             )
-        reply = await self._client.call(
-            project,
-            "contex1_repair_state",
-            (key(project, "events"), key(project, "state"), key(project, "stats")),
-            *arguments,
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_repair_state",
+                (key(project, "events"), key(project, "state"), key(project, "stats")),
+                *arguments,
+            )
         )
-        return bool(reply)
 
 
-class RedisSnapshots(SnapshotStore):
+class RedisSnapshots(Facet, SnapshotStore):
     """`SnapshotStore` on Redis or Valkey."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
     async def put(self, project: str, info: SnapshotInfo, snapshot: bytes) -> bool:
-        reply = await self._client.call(
-            project,
-            "contex1_snapshot",
-            (key(project, "snapshots"), key(project, "snapshot-data"), key(project, "stats")),
-            str(info.sequence),
-            snapshot,
-            f"{info.events} {info.bytes} {info.keys}",
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_snapshot",
+                (key(project, "snapshots"), key(project, "snapshot-data"), key(project, "stats")),
+                str(info.sequence),
+                snapshot,
+                f"{info.events} {info.bytes} {info.keys}",
+            )
         )
-        return bool(reply)
 
     async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
         name = key(project, "snapshots")
@@ -132,13 +128,14 @@ class RedisSnapshots(SnapshotStore):
         )
 
     async def drop_until(self, project: str, until: Sequence) -> int:
-        reply = await self._client.call(
-            project,
-            "contex1_drop_snapshots",
-            (key(project, "snapshots"), key(project, "snapshot-data")),
-            str(until),
+        return int(
+            await self._client.call(
+                project,
+                "contex1_drop_snapshots",
+                (key(project, "snapshots"), key(project, "snapshot-data")),
+                str(until),
+            )
         )
-        return int(reply)
 
 
 def state_value(revision: int, sequence: bytes, deleted: bool, digest: bytes) -> bytes:

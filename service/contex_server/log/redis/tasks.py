@@ -5,16 +5,13 @@ task:<name>  string: the process that does a task, until it expires
 
 from __future__ import annotations
 
-from contex_server.log.redis.client import Client
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import key
 from contex_server.log.tasks import TaskStore
 
 
-class RedisTasks(TaskStore):
+class RedisTasks(Facet, TaskStore):
     """`TaskStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
         name = key(project, f"task:{task}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from contex_server.kernel.model import DATA_DELETED, Sequence
-from contex_server.log.redis.client import Client
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import counted_keys, key, vectors_key
 from contex_server.log.redis.state import state_value
 from contex_server.log.transfer import Restored, TransferStore
@@ -33,12 +33,8 @@ _KINDS = (
 )
 
 
-class RedisTransfer(TransferStore):
+class RedisTransfer(Facet, TransferStore):
     """`TransferStore` on Redis or Valkey."""
-
-    def __init__(self, client: Client, *, audit_retention_ms: int) -> None:
-        self._client = client
-        self._audit_retention_ms = audit_retention_ms
 
     async def restore(
         self,
@@ -50,15 +46,16 @@ class RedisTransfer(TransferStore):
         archived: bool = False,
     ) -> bool:
         arguments = _arguments(list(events), archived)
-        reply = await self._client.call(
-            project,
-            "contex1_restore",
-            (*counted_keys(project)[:4], key(project, "state"), key(project, "import")),
-            str(expected),
-            note,
-            *arguments,
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_restore",
+                (*counted_keys(project)[:4], key(project, "state"), key(project, "import")),
+                str(expected),
+                note,
+                *arguments,
+            )
         )
-        return bool(reply)
 
     async def import_note(self, staged: str) -> bytes:
         found: bytes | None = await self._client.command(staged, "GET", key(staged, "import"))
@@ -70,16 +67,17 @@ class RedisTransfer(TransferStore):
     async def commit_import(
         self, project: str, staged: str, models: Iterable[str], action: bytes
     ) -> bool:
-        reply = await self._client.call(
-            project,
-            "contex1_commit_import",
-            (key(project, "events"), key(staged, "events"), key(project, "audit")),
-            action,
-            self._audit_retention_ms,
-            *_KINDS,
-            *map(_vectors_kind, models),
+        return bool(
+            await self._client.call(
+                project,
+                "contex1_commit_import",
+                (key(project, "events"), key(staged, "events"), key(project, "audit")),
+                action,
+                self._options.audit_retention_ms,
+                *_KINDS,
+                *map(_vectors_kind, models),
+            )
         )
-        return bool(reply)
 
     async def drop_import(self, staged: str, models: Iterable[str]) -> None:
         await self._client.call(

@@ -312,9 +312,7 @@ local function acknowledge(keys, args)
   if redis.call('HEXISTS', a.agents, id) == 0 then return nil end
   begin(a, id, limits)
   local stands = redis.call('HGET', a.cursors, id) or '0-0'
-  local held_ms, held_n = split(stands)
-  local ms, n = split(wanted)
-  if ms > held_ms or (ms == held_ms and n > held_n) then
+  if is_after(wanted, stands) then
     stands = wanted
     redis.call('HSET', a.cursors, id, wanted)
   end

@@ -8,20 +8,16 @@
 -- and its segments in the stream <segments>, each with the sequence of its last event as id
 -- and one field "r": "<ordinal> <first> <events> <bytes> <size> <index offset> <digest> <name>".
 
--- Whether a sequence is after another; halves of up to 64 bits, which numbers can't hold.
-local function is_after(one, other)
-  local a, b = { string.match(one, '^(%d+)-(%d+)$') }, { string.match(other, '^(%d+)-(%d+)$') }
-  for i = 1, 2 do
-    if #a[i] ~= #b[i] then return #a[i] > #b[i] end
-    if a[i] ~= b[i] then return a[i] > b[i] end
-  end
-  return false
-end
-
 -- Events of a stream that are not there any more.
 local function missing(events)
   local info = stream_info(events)
   return (info['entries-added'] or 0) - (info['length'] or 0)
+end
+
+local function words(line)
+  local found = {}
+  for word in string.gmatch(line, '%S+') do found[#found + 1] = word end
+  return found
 end
 
 local function owns(task, owner)
@@ -66,8 +62,7 @@ local function replace_segment(keys, args)
   for _, row in ipairs(rows) do
     local line = row[2][2]
     if row[1] == args[2] then
-      local fields = {}
-      for field in string.gmatch(line, '%S+') do fields[#fields + 1] = field end
+      local fields = words(line)
       redis.call('HINCRBY', keys[2], 'bytes', tonumber(args[3]) - tonumber(fields[4]))
       redis.call('HINCRBY', keys[2], 'size', tonumber(args[4]) - tonumber(fields[5]))
       line, found = args[6], true
@@ -101,8 +96,7 @@ local function remove_segments(keys, args)
   if not owns(keys[1], args[1]) then return 0 end
   if redis.call('HGET', keys[2], 'first') ~= args[4] then return 0 end
   for _, row in ipairs(redis.call('XRANGE', keys[3], '-', '(' .. args[2])) do
-    local fields = {}
-    for field in string.gmatch(row[2][2], '%S+') do fields[#fields + 1] = field end
+    local fields = words(row[2][2])
     redis.call('HINCRBY', keys[2], 'events', -fields[3])
     redis.call('HINCRBY', keys[2], 'removed', fields[3])
     redis.call('HINCRBY', keys[2], 'bytes', -fields[4])

@@ -55,6 +55,16 @@ local function split(sequence)
   return tonumber(ms), tonumber(n)
 end
 
+-- Whether a sequence is after another; halves of up to 64 bits, which numbers can't hold.
+local function is_after(one, other)
+  local a, b = { string.match(one, '^(%d+)-(%d+)$') }, { string.match(other, '^(%d+)-(%d+)$') }
+  for i = 1, 2 do
+    if #a[i] ~= #b[i] then return #a[i] > #b[i] end
+    if a[i] ~= b[i] then return a[i] > b[i] end
+  end
+  return false
+end
+
 -- Adds a line to a stream of records, which lets go of what is older than its retention,
 -- 0 meaning never.
 local function record(stream, now_s, retention_ms, ...)
