@@ -19,7 +19,7 @@ from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.kernel.telemetry import configure_logging
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders.port import Embedder
-from contex_server.matching.opening import load
+from contex_server.matching.models import load
 from contex_server.projects.room import retention_store, usage_reader
 from contex_server.projects.usage import UsageMonitor
 from contex_server.projects.usage_metrics import UsageMetrics

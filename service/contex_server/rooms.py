@@ -13,7 +13,7 @@ from contex_server.kernel.growth import Growth
 from contex_server.match.room import MatchRoom, open_match
 from contex_server.matching.embedders.port import Embedder
 from contex_server.matching.embeddings import Embeddings
-from contex_server.matching.opening import open_models
+from contex_server.matching.models import open_models
 from contex_server.projects.room import ProjectsRoom, open_projects
 from contex_server.state.room import StateRoom, open_state
 from contex_server.tiers.storage import Storage, open_storage

@@ -13,6 +13,7 @@ from contex_cli.bars import bar, columns, fitted, sparkline
 from contex_cli.command import Session, command
 from contex_cli.exits import InputError
 from contex_cli.parameters import option
+from contex_cli.records import record
 from contex_cli.times import Place, parse_moment, parse_place
 
 _HEIGHT = 6
@@ -94,8 +95,6 @@ async def activity(
         utc_offset_minutes=offset,
     )
     if session.json:
-        from contex_cli.records import record
-
         out.print_json({"dimension": by, **record(found), "utc_offset_minutes": offset})
     else:
         show(found, session.project, by, zone)

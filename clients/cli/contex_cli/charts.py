@@ -23,7 +23,6 @@ from contex_cli import output as out
 
 _INCHES = (12.0, 7.2)
 _DPI = 150
-_MOST_SERIES = 9
 _LABEL = 42
 # Told apart by people who don't see all colours, and on white as on black.
 _COLOURS = (
@@ -62,23 +61,22 @@ class Chart:
     def subtitle(self) -> str:
         return f"{self.activity.total.total:,} events, {self.range_text}"
 
-    def stacked(self) -> list[tuple[str, int, tuple[int, ...]]]:
-        """Name, total and counts of each layer, the busiest first; the rest is one layer."""
+    def stacked(self) -> list[tuple[str, int, tuple[int, ...], str]]:
+        """Name, total, counts and colour of each layer, the busiest first; the rest is one."""
         total, series = self.activity.total, self.activity.series
         if not self.heading:
-            return [("all events", total.total, tuple(total.counts))]
-        shown = series[:_MOST_SERIES]
-        layers = [(_name(s), s.total, tuple(s.counts)) for s in shown]
+            return [("all events", total.total, tuple(total.counts), _COLOURS[0])]
+        shown = series[: len(_COLOURS)]
+        layers = [
+            (out.plain(s.name, _LABEL) or "(not named)", s.total, tuple(s.counts), colour)
+            for s, colour in zip(shown, _COLOURS, strict=False)
+        ]
         rest = [
             max(whole - sum(s.counts[i] for s in shown), 0) for i, whole in enumerate(total.counts)
         ]
         if any(rest):
-            layers.append(("others", sum(rest), tuple(rest)))
+            layers.append(("others", sum(rest), tuple(rest), _OTHERS))
         return layers
-
-
-def _name(series: contex.ActivitySeries) -> str:
-    return out.plain(series.name, _LABEL) or "(not named)"
 
 
 def draw_png(chart: Chart) -> bytes:
@@ -152,7 +150,7 @@ def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
     each = activity.bucket_seconds / 86_400
     drawn = each * (0.86 if len(edges) <= 200 else 1.0)
     below = [0] * len(edges)
-    for (_, _, counts), colour in zip(chart.stacked(), _colours(chart), strict=True):
+    for _, _, counts, colour in chart.stacked():
         axes.bar(edges, counts, width=drawn, bottom=below, align="edge", color=colour, linewidth=0)
         below = [low + count for low, count in zip(below, counts, strict=True)]
     locator = AutoDateLocator(tz=chart.zone, minticks=4, maxticks=12)
@@ -171,8 +169,8 @@ def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
 def _draw_names(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
     """The names with their totals, in the colours of the layers above: the legend, too."""
     layers = chart.stacked()
-    most = max((total for _, total, _ in layers), default=1) or 1
-    for row, ((name, total, _), colour) in enumerate(zip(layers, _colours(chart), strict=True)):
+    most = max((layer[1] for layer in layers), default=1) or 1
+    for row, (name, total, _, colour) in enumerate(layers):
         axes.barh(row, total / most, color=colour, height=0.42, align="edge", linewidth=0)
         axes.text(0, row - 0.06, name, va="bottom", ha="left", size=8.5, color=ink)
         axes.text(1, row - 0.06, f"{total:,}", va="bottom", ha="right", size=8.5, color=faint)
@@ -205,13 +203,6 @@ def _plain_axes(axes: Axes, faint: str) -> None:
     axes.grid(axis="y", color=faint, alpha=0.25, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.patch.set_alpha(0)
-
-
-def _colours(chart: Chart) -> list[str]:
-    layers = chart.stacked()
-    has_rest = bool(chart.heading) and layers and layers[-1][0] == "others"
-    named = len(layers) - bool(has_rest)
-    return [*_COLOURS[:named], *([_OTHERS] if has_rest else [])]
 
 
 _STYLE = """

@@ -12,6 +12,7 @@ from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.matches import need_lines
 from contex_cli.parameters import UsageError, option
+from contex_cli.records import record
 from contex_cli.times import Place, instant_text, moment_text, rfc3339
 
 _REASONS = {
@@ -40,8 +41,6 @@ async def knew(
         session.project, agent_id, as_of=as_of, near_misses=near_misses
     )
     if session.json:
-        from contex_cli.records import record
-
         out.print_json(record(context) | {"connected": open_stream(context) is not None})
     else:
         _show(context)
@@ -72,7 +71,7 @@ def _show(context: contex.AgentContext) -> None:
     stale = sum(known.stale for known in context.known)
     _heading("What it knew", len(context.known), f"{stale:,} out of date" if stale else "")
     if context.known:
-        out.console().print(known_table(context.known))
+        _show_known(context.known)
     _heading("What had not reached it", len(context.pending))
     if context.pending:
         out.console().print(_matched_table([("", datum) for datum in context.pending]))
@@ -106,9 +105,9 @@ def _heading(text: str, count: int, more: str = "") -> None:
     )
 
 
-def known_table(known: Iterable[contex.KnownDatum]) -> out.Table:
+def _show_known(known: Iterable[contex.KnownDatum]) -> None:
     """What an agent had been sent: which revision, when, why, and whether there was a newer."""
-    return out.table_of(
+    out.show_table(
         known,
         {
             "data key": "data_key",
@@ -149,9 +148,6 @@ def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> out.Table:
         best = max(row[1].matches, key=lambda match: match.score, default=None)
         return out.styled(out.plain(best.need if best is not None else "", 50))
 
-    def payload(row: tuple[str, contex.MatchedEvent]) -> str:
-        return "" if row[1].payload_omitted else out.payload_preview(row[1].event)
-
     columns: dict[str, Callable[[tuple[str, contex.MatchedEvent]], Any]] = {
         "score": lambda row: row[1].score,
         "data key": lambda row: row[1].event.data_key,
@@ -159,7 +155,7 @@ def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> out.Table:
         "published": lambda row: row[1].event.time,
         "for": need,
         **({"why": lambda row: row[0]} if any(reason for reason, _ in rows) else {}),
-        "payload": payload,
+        "payload": lambda row: "" if row[1].payload_omitted else out.payload_preview(row[1].event),
     }
     return out.table_of(rows, columns)
 

@@ -15,6 +15,7 @@ from contex_cli.command import Session, command
 from contex_cli.matches import parts_lines, show_context, show_matches, show_omitted
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
+from contex_cli.records import encode, record
 from contex_cli.times import Place
 
 _SIDE = 14
@@ -235,8 +236,6 @@ def summary_record(
     summary: contex.BacktestSummary, needs: list[tuple[str, float]]
 ) -> dict[str, Any]:
     """What a backtest found, for programs; `needs` are texts and thresholds."""
-    from contex_cli.records import record
-
     found = [
         {
             "need": text,
@@ -321,8 +320,6 @@ async def export(
 
     Each has the need, the datum, the verdict, and what the match was made of when it was judged.
     """
-    from contex_cli.records import encode
-
     with Progress("exported", things="judgements") as progress, out.open_file(file) as lines:
         async with session.client.export_feedback(session.project, **vars(range)) as judgements:
             async for judgement in judgements:

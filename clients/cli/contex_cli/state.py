@@ -12,6 +12,7 @@ from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.parameters import UsageError, argument, option
+from contex_cli.records import is_json, json_or_text, record
 from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
 
 _KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
@@ -297,8 +298,6 @@ async def blame(
 
 
 def _print_blame(blame: contex.Blame) -> None:
-    from contex_cli.records import is_json, json_or_text, record
-
     holds_json = is_json(blame.event.content_type)
     for part in blame.parts:
         # What claims to be JSON may still have been blamed line by line.

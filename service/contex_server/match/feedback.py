@@ -10,14 +10,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found, invalid_field
-from contex_server.kernel.model import (
-    MATCH_FEEDBACK,
-    Append,
-    Entry,
-    Match,
-    NewEvent,
-    Origin,
-)
+from contex_server.kernel.model import MATCH_FEEDBACK, Append, Entry, Match, NewEvent, Origin
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore

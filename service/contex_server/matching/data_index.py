@@ -293,8 +293,7 @@ class DataIndex:
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
         rival_floor = self._scorer.rival_floor(self._scorer.crowd(self.background.passages))
         wanted = min(lowest, max(second, rival_floor))
-        mean, deviation = np.array(usual.mean), np.array(usual.deviation)
-        standing = self._scorer.standing(np.array(edge), mean, deviation)
+        standing = self._scorer.standing(edge, usual.mean, usual.deviation)
         if not last and float(self._scorer.fit(standing, np.zeros(()))) >= wanted:
             return None
         others = np.flatnonzero((lexical > 0) & (self._scorer.fit(standing, lexical) >= wanted))
@@ -313,7 +312,7 @@ class DataIndex:
         every: bool = False,
     ) -> Ranking:
         cosines = self._vectors.cosines(need.vectors[0], slots)
-        standing = self._scorer.standing(cosines, np.array(usual.mean), np.array(usual.deviation))
+        standing = self._scorer.standing(cosines, usual.mean, usual.deviation)
         part = lexical[slots]
         fits = self._scorer.fit(standing, part)
         # Best first; where fits are equal, the first text and passage.
@@ -336,5 +335,4 @@ class DataIndex:
 
 def lexical_of(ids: TermIds, rarity: Floats, terms: Terms, average_length: float) -> float:
     """What a passage gets for a need's terms, before the division by what a perfect one gets."""
-    length = np.array(float(terms.length))
-    return float(rarity @ saturation(terms.counts_of(ids), length, average_length))
+    return float(rarity @ saturation(terms.counts_of(ids), terms.length, average_length))

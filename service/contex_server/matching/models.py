@@ -1,16 +1,20 @@
-"""The embedding models of this process, each with its background."""
+"""The embedding models of this process: loading them, and the background of each."""
 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
 
-from contex_server.kernel.errors import embedder_unavailable
+from contex_server.kernel.config import EmbedderSettings, Settings
+from contex_server.kernel.errors import StartupError, embedder_unavailable
 from contex_server.matching.background import Prior, shipped_prior, shipped_texts
+from contex_server.matching.embedders import create
 from contex_server.matching.embedders.minilm import MODEL_ID
-from contex_server.matching.embedders.port import Embedder, Role, unit
+from contex_server.matching.embedders.port import Embedder, ModelCorrupt, ModelInvalid, Role, unit
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +71,57 @@ class Models:
         for task in self._priors.values():
             task.cancel()
         await asyncio.gather(*self._priors.values(), return_exceptions=True)
+
+
+async def open_models(
+    settings: Settings,
+    stack: AsyncExitStack,
+    embedder: Embedder | None = None,
+    previous: tuple[Embedder, ...] = (),
+) -> Models:
+    """Loads the configured model and those that may still serve some projects.
+
+    The caller may have loaded the configured embedder and previous ones, and closes those.
+
+    Raises:
+        StartupError: A model can't be used.
+    """
+    if embedder is None:
+        embedder = await load(settings.embedder, stack)
+    others = list(previous)
+    former = settings.previous_embedder
+    if former is not None and former != settings.embedder:
+        others.append(await load(former, stack))
+    if settings.embedder.kind != "builtin":
+        # Its identity is known without loading it; that happens when it has to embed something.
+        others.append(create(EmbedderSettings()))
+        stack.push_async_callback(others[-1].close)
+    models = Models(embedder, tuple(others))
+    stack.push_async_callback(models.close)
+    return models
+
+
+async def load(
+    settings: EmbedderSettings, stack: AsyncExitStack, loading: Future[Embedder] | None = None
+) -> Embedder:
+    """Loads a model, which the stack closes; StartupError if it can't be used.
+
+    Args:
+        settings: Which model.
+        stack: Closes it.
+        loading: The model, if it is being loaded already.
+    """
+    try:
+        if loading is not None:
+            embedder = await asyncio.wrap_future(loading)
+            stack.push_async_callback(embedder.close)
+            return embedder
+        embedder = create(settings)
+        stack.push_async_callback(embedder.close)
+        await embedder.start()
+    except (ModelInvalid, ModelCorrupt, OSError) as error:
+        raise StartupError(f"the embedding model can't be used: {error}") from error
+    return embedder
 
 
 async def _prior(embedder: Embedder) -> Prior:

@@ -189,7 +189,7 @@ class NeedIndex:
         for passage, terms in enumerate(encoding.terms):
             counts = terms.counts_of(ids)
             hit = np.flatnonzero(counts)
-            got = weights[hit] * saturation(counts[hit], np.array(float(terms.length)), average)
+            got = weights[hit] * saturation(counts[hit], terms.length, average)
             lexical[:, passage] = np.bincount(owner[hit], got, len(rows)) / masses
         return cosines, standing, lexical
 

@@ -241,10 +241,9 @@ class NeedRows:
         if not at:
             return np.zeros(self._used)
         ids = terms.ids[at]
+        counts = terms.counts[at].astype(np.float64)
         weights = background.rarity(ids) * saturation(
-            terms.counts[at].astype(np.float64),
-            np.array(float(terms.length)),
-            background.average_length,
+            counts, terms.length, background.average_length
         )
         slots, sizes = self._postings.slots(ids.tolist())
         found = np.bincount(slots, np.repeat(weights, sizes), self._used)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_Numbers = Floats | float
 
 BM25_SATURATION = 1.2
 BM25_LENGTH = 0.75
@@ -83,7 +84,7 @@ class Scorer:
         """Identity of formula and weights."""
         return self.weights.version
 
-    def standing(self, cosines: Floats, means: Floats, deviations: Floats) -> Floats:
+    def standing(self, cosines: _Numbers, means: _Numbers, deviations: _Numbers) -> Floats:
         """z of cosines."""
         return np.clip((cosines - means) / deviations, 0.0, MAX_STANDING)
 
@@ -105,13 +106,7 @@ class Scorer:
         return math.log(self.weights.rival_floor * crowd)
 
     def share(self, fits: Floats, rivalry: Floats, crowd: float) -> Floats:
-        """s of fits among rivals.
-
-        Args:
-            fits: f of the passages.
-            rivalry: R: the sum over the best `RIVALS` texts, the passage's own among them.
-            crowd: K.
-        """
+        """s of fits among rivals; R sums the best `RIVALS` texts, the passage's own among them."""
         return fits - np.log(crowd + rivalry)
 
     def score(self, standing: Floats, lexical: Floats, share: Floats) -> Floats:
@@ -164,16 +159,11 @@ class Scorer:
         return low
 
 
-def saturation(counts: Floats, lengths: Floats, average_length: float) -> Floats:
-    """BM25's weight of a term in passages, 0 to 1.
+def saturation(counts: Floats, lengths: _Numbers, average_length: float) -> Floats:
+    """BM25's weight of a term in passages, 0 to 1; lengths are in terms.
 
     Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009,
     without the constant factor.
-
-    Args:
-        counts: How often the term occurs.
-        lengths: The passages' lengths in terms.
-        average_length: Their average in the background.
     """
     norm = 1 - BM25_LENGTH + BM25_LENGTH * lengths / average_length
     return counts / (counts + BM25_SATURATION * norm)
@@ -186,7 +176,7 @@ def rarity(frequencies: Floats, passages: float) -> Floats:
     tried (MRR of BM25 alone 0.575 to 0.583, 0.740 to 0.750, 0.680 to 0.695).
 
     Args:
-        frequencies: Number of passages that have the term.
-        passages: Number of passages.
+        frequencies: Number of passages that contain the term.
+        passages: Number of all passages.
     """
     return np.sqrt(np.maximum(0.0, np.log((passages + 1) / (frequencies + 0.5))))
