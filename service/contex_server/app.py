@@ -6,25 +6,22 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import structlog
 
 from contex_server import workers
-from contex_server.edge.metrics import CallMetrics
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.kernel.telemetry import configure_logging
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.matching.embedders.port import Embedder
-from contex_server.matching.models import load
-from contex_server.projects.room import retention_store, usage_reader
-from contex_server.projects.usage import UsageMonitor
-from contex_server.projects.usage_metrics import UsageMetrics
-from contex_server.server import Server
-from contex_server.tiers.storage import connect_store
+
+if TYPE_CHECKING:
+    from contex_server.matching.embedders.port import Embedder
 
 log = structlog.get_logger(__name__)
 
@@ -67,21 +64,26 @@ async def _serve(settings: Settings, model: Future[Embedder] | None) -> None:
         # First what fails at once: a port in use.
         port = stack.enter_context(_reserved_port(settings))
         settings = settings.model_copy(update={"port": port})
+        starting = asyncio.create_task(_store(settings, stack))
+        try:
+            # The server's modules are loaded while the store starts: they take longer.
+            await asyncio.to_thread(import_module, "contex_server.server")
+            from contex_server.matching.models import load
+            from contex_server.server import Server, monitored
+
+            embedder = None
+            if settings.workers == 1:
+                embedder = await load(settings.embedder, stack, model)
+            store_url = await starting
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        metrics = await stack.enter_async_context(monitored(settings, store_url))
         if settings.workers > 1:
-            store_url = await _store(settings, stack)
-            metrics = await stack.enter_async_context(_metrics(settings, store_url))
             serving = True
             await workers.supervise(_serve_worker, settings, store_url, stop, metrics.reported)
             return
-        # The model is loaded while the store starts: neither needs the interpreter for long.
-        embedder = asyncio.create_task(load(settings.embedder, stack, model))
-        try:
-            store_url = await _store(settings, stack)
-            metrics = await stack.enter_async_context(_metrics(settings, store_url))
-            server = await Server.start(settings, store_url, embedder=await embedder)
-        finally:
-            embedder.cancel()
-            await asyncio.gather(embedder, return_exceptions=True)
+        server = await Server.start(settings, store_url, embedder=embedder)
         metrics.follow(server.counts)
         stack.push_async_callback(server.stop)
         _calm_garbage_collector()
@@ -91,6 +93,8 @@ async def _serve(settings: Settings, model: Future[Embedder] | None) -> None:
 
 async def _serve_worker(settings: Settings, store_url: str, lifeline: workers.Lifeline) -> None:
     """Serves until the lifeline ends; what a worker process runs."""
+    from contex_server.server import Server
+
     configure_logging(settings.log_level, settings.log_format)
     server = await Server.start(settings, store_url)
     _calm_garbage_collector()
@@ -107,31 +111,6 @@ async def _store(settings: Settings, stack: AsyncExitStack) -> str:
     stack.push_async_callback(valkey.stop)
     await valkey.start()
     return valkey.url
-
-
-@asynccontextmanager
-async def _metrics(settings: Settings, store_url: str) -> AsyncIterator[CallMetrics]:
-    """Watches what all projects use and logs it; serves that and the counts of calls as metrics
-    where a port for them is set. One process does it, however many serve."""
-    store = await connect_store(settings, store_url)
-    metrics, calls = UsageMetrics(), CallMetrics()
-    usage = usage_reader(settings, store, retention_store(settings, store))
-    watch = asyncio.create_task(UsageMonitor(store.projects, usage, metrics.used).run())
-    try:
-        if settings.metrics_port is None:
-            yield calls
-            return
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(metrics.served(settings.host, settings.metrics_port, calls))
-            except OSError as error:
-                where = f"{settings.host}:{settings.metrics_port}"
-                raise StartupError(f"can't serve metrics on {where}: {error}") from error
-            yield calls
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-        await store.events.close()
 
 
 @contextmanager

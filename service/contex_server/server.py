@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Self
 
 import grpc
@@ -15,12 +16,16 @@ from contex_server.api.servicers import SERVICERS
 from contex_server.edge.chain import links
 from contex_server.edge.drain import Calls
 from contex_server.edge.grpc import handlers
-from contex_server.edge.metrics import CallCounts
+from contex_server.edge.metrics import CallCounts, CallMetrics
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.matching.embedders.port import Embedder
+from contex_server.projects.room import retention_store, usage_reader
+from contex_server.projects.usage import UsageMonitor
+from contex_server.projects.usage_metrics import UsageMetrics
 from contex_server.rooms import Rooms, open_rooms
+from contex_server.tiers.storage import connect_store
 
 log = structlog.get_logger(__name__)
 
@@ -125,6 +130,31 @@ class Server:
         status = health_pb2.HealthCheckResponse
         for name in ("", *self._services):
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+@asynccontextmanager
+async def monitored(settings: Settings, store_url: str) -> AsyncIterator[CallMetrics]:
+    """Watches what all projects use and logs it; serves that and the counts of calls as metrics
+    where a port for them is set. One process does it, however many serve."""
+    store = await connect_store(settings, store_url)
+    metrics, calls = UsageMetrics(), CallMetrics()
+    usage = usage_reader(settings, store, retention_store(settings, store))
+    watch = asyncio.create_task(UsageMonitor(store.projects, usage, metrics.used).run())
+    try:
+        if settings.metrics_port is None:
+            yield calls
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(metrics.served(settings.host, settings.metrics_port, calls))
+            except OSError as error:
+                where = f"{settings.host}:{settings.metrics_port}"
+                raise StartupError(f"can't serve metrics on {where}: {error}") from error
+            yield calls
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await store.events.close()
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -316,6 +316,21 @@ async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) ->
         await follower.close()
 
 
+async def test_a_follower_that_was_away_misses_nothing(log: EventLog, store: Store) -> None:
+    appended = [(await log.append(one())).first for _ in range(10)]
+    await log.read(P, BEGINNING, END_OF_TIME, 1)  # archives and trims, where there is an archive
+    if (await store.archive.archived(P)).last > BEGINNING:
+        assert await store.events.read(P, BEGINNING, END_OF_TIME, 1) == []
+    appended.append((await log.append(one())).first)
+    follower = log.follower(bucket_of(P))
+    try:
+        received = (await follower.poll({P: BEGINNING}))[P]
+    finally:
+        await follower.close()
+    assert received
+    assert [e.sequence for e in received] == appended[: len(received)]
+
+
 async def test_vectors_stay_as_they_were_first(log: EventLog, store: Store) -> None:
     await log.append(Append(P, [event()], vectors={b"d1": b"one"}, model="m"))
     await store.match.put_vectors(P, "m", {b"d1": b"other", b"d2": b"two"})

@@ -14,7 +14,6 @@ from contex_server.kernel.scope import Scope
 from contex_server.state.state import Selection
 
 SelectionLike = pb.GetStateRequest | pb.StreamStateRequest | pb.DiffStatesRequest
-
 Listing = pb.GetStateRequest | pb.DiffStatesRequest | pb.GetHistoryRequest
 
 

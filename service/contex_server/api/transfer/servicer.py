@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from contex.v1 import transfer_service_pb2 as pb
@@ -38,8 +38,8 @@ class TransferServicer:
         finally:
             self._audit.exported(wanted.project, call.origin, call.method, events)
 
-    async def import_(self, requests: AsyncIterator[pb.ImportRequest], call: Call) -> None:
-        async with aclosing(_parts(requests)) as parts:
+    async def import_(self, requests: AsyncGenerator[pb.ImportRequest, None], call: Call) -> None:
+        async with aclosing(requests) as parts:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
                 raise invalid_field("start", "must come first")
@@ -71,10 +71,3 @@ class TransferServicer:
 
 _FINAL = {Reason.IMPORT_MALFORMED, Reason.PROJECT_NOT_EMPTY}
 """Sending the rest again can't mend these."""
-
-
-async def _parts(
-    requests: AsyncIterator[pb.ImportRequest],
-) -> AsyncGenerator[pb.ImportRequest, None]:
-    async for request in requests:
-        yield request
