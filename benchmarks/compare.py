@@ -4,7 +4,8 @@
 
 The other checkout needs its `.venv`. Both servers run at the same time, on stores of their own,
 and take turns: each figure is measured on one, then on the other, as often as asked, so that
-whatever else the machine does hits both. The ratios are of medians.
+whatever else the machine does hits both. The ratios are of medians; those of the servers'
+processor time, which is the same work each time, of the least, and the steadier for that.
 """
 
 from __future__ import annotations
@@ -116,23 +117,26 @@ _FIGURES: dict[str, tuple[Measure, str]] = {
 async def _compare(before: Path, rounds: int, data_dir: Path, console: Console) -> None:
     sides = {"before": before, "now": ROOT}
     measured: dict[str, dict[str, list[float]]] = {name: {} for name in _FIGURES}
+    spent: dict[str, dict[str, list[float]]] = {name: {} for name in _FIGURES}
     async with AsyncExitStack() as stack:
         opened = {}
         for side, checkout in sides.items():
             server = await stack.enter_async_context(contex_server(data_dir, checkout=checkout))
             (channel,) = await stack.enter_async_context(channels(server.target))
-            opened[side] = (channel, server.target)
+            opened[side] = (channel, server)
         # A first round warms up both: it is not counted.
         for turn in range(rounds + 1):
             order = list(opened) if turn % 2 else list(reversed(opened))
             for name, (measure, project) in _FIGURES.items():
                 for side in order:
-                    channel, target = opened[side]
-                    figure = await measure(channel, target, f"{project}-{turn}")
+                    channel, server = opened[side]
+                    used = server.cpu().server
+                    figure = await measure(channel, server.target, f"{project}-{turn}")
                     if turn:
                         measured[name].setdefault(side, []).append(figure)
+                        spent[name].setdefault(side, []).append(server.cpu().server - used)
             console.print(f"round {turn} of {rounds}", highlight=False)
-    table = Table("figure", "before", "now", "ratio", "ratios by round")
+    table = Table("figure", "before", "now", "ratio", "server CPU", "ratios by round")
     for name, found in measured.items():
         old, new = found["before"], found["now"]
         ratio = statistics.median(new) / statistics.median(old)
@@ -142,6 +146,7 @@ async def _compare(before: Path, rounds: int, data_dir: Path, console: Console) 
             f"{statistics.median(old):,.0f}",
             f"{statistics.median(new):,.0f}",
             f"{ratio:.2f}",
+            f"{min(spent[name]['now']) / min(spent[name]['before']):.2f}",
             each,
         )
     console.print(table)
