@@ -78,7 +78,8 @@ def preload(settings: Settings) -> Future[Embedder] | None:
         except BaseException as error:
             loaded.set_exception(error)
 
-    Thread(target=run, name="contex-model", daemon=True).start()
+    # Not a daemon: the runtime aborts if the process ends while it loads a model.
+    Thread(target=run, name="contex-model").start()
     return loaded
 
 
