@@ -114,10 +114,12 @@ _FIGURES: dict[str, tuple[Measure, str]] = {
 }
 
 
-async def _compare(before: Path, rounds: int, data_dir: Path, console: Console) -> None:
+async def _compare(
+    before: Path, names: list[str], rounds: int, data_dir: Path, console: Console
+) -> None:
     sides = {"before": before, "now": ROOT}
-    measured: dict[str, dict[str, list[float]]] = {name: {} for name in _FIGURES}
-    spent: dict[str, dict[str, list[float]]] = {name: {} for name in _FIGURES}
+    measured: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    spent: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     async with AsyncExitStack() as stack:
         opened = {}
         for side, checkout in sides.items():
@@ -127,7 +129,8 @@ async def _compare(before: Path, rounds: int, data_dir: Path, console: Console) 
         # A first round warms up both: it is not counted.
         for turn in range(rounds + 1):
             order = list(opened) if turn % 2 else list(reversed(opened))
-            for name, (measure, project) in _FIGURES.items():
+            for name in names:
+                measure, project = _FIGURES[name]
                 for side in order:
                     channel, server = opened[side]
                     used = server.cpu().server
@@ -156,11 +159,24 @@ def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("before", type=Path, help="the other checkout, with its .venv")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="figures with this in"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data-dir", type=Path, default=Path("/var/tmp"))
     arguments = parser.parse_args()
     asyncio.run(
-        _compare(arguments.before.resolve(), arguments.rounds, arguments.data_dir, Console())
+        _compare(
+            arguments.before.resolve(),
+            [
+                name
+                for name in _FIGURES
+                if not arguments.only or any(w in name for w in arguments.only)
+            ],
+            arguments.rounds,
+            arguments.data_dir,
+            Console(),
+        )
     )
 
 
