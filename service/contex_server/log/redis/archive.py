@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from contex_server.kernel.model import BEGINNING, Entry, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord, TailFollower
-from contex_server.log.redis.client import Facet
+from contex_server.log.redis.client import Facet, entries_of
 from contex_server.log.redis.events import RedisFollower
 from contex_server.log.redis.key_names import key, parse_sequence
 
 _NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites")
 _TRIMMED = 5_000
 """Events removed by one call, in half a millisecond."""
-_entry = tuple.__new__
 
 
 class RedisArchive(Facet, ArchiveStore):
@@ -29,8 +28,7 @@ class RedisArchive(Facet, ArchiveStore):
             ("XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count),
             ("HGET", key(project, "archive"), "last"),
         )
-        entries = [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
-        return entries, parse_sequence(last) if last else BEGINNING
+        return entries_of(rows), parse_sequence(last) if last else BEGINNING
 
     def follower(self, bucket: int) -> TailFollower:
         return RedisFollower(self._client.connections, bucket)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from contex_server.kernel.model import Entry
 from contex_server.log.buckets import bucket_of
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
@@ -22,6 +23,7 @@ from contex_server.log.redis.connections import (
 )
 
 T = TypeVar("T")
+_entry = tuple.__new__
 
 _FUNCTIONS = "\n".join(
     files("contex_server.log.redis").joinpath("functions", f"{name}.lua").read_text()
@@ -143,6 +145,12 @@ async def load_functions(connection: AbstractConnection) -> None:
         if pairs(library).get(b"library_code") == _FUNCTIONS.encode():
             return
     await execute_one(connection, "FUNCTION", "LOAD", "REPLACE", _FUNCTIONS)
+
+
+def entries_of(rows: Iterable[Any]) -> list[Entry]:
+    """The events of a range of a log's stream."""
+    # What Entry(…) does, without its keyword arguments: twice as fast, on the hottest path.
+    return [_entry(Entry, (sequence, fields[1])) for sequence, fields in rows]
 
 
 def pairs(reply: Any) -> dict[bytes, Any]:
