@@ -2,7 +2,7 @@
 
 A link is a coroutine function of a call and the rest of the chain. It may look at the call,
 fill in what it finds out, refuse by raising `ContexError`, and see how the rest ended.
-`links` lists all of them in order; `app.py` hands that list to the transport:
+`links` lists all of them in order; `server.py` hands that list to the transport:
 
     track       knows the call while it runs, so that a shutdown can wait for it
     metrics     counts the call and its code and reason, however it ends

@@ -20,7 +20,6 @@ from contex_server.kernel.model import (
     Event,
     KeyState,
     Links,
-    Record,
     Sequence,
 )
 from contex_server.kernel.protobuf import field, timestamp
@@ -30,11 +29,19 @@ _parse = event_pb2.Event.FromString
 assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
+_NO_METADATA: dict[str, str] = {}
 
 
 def decode(entry: Entry) -> Event:
-    """Reads an entry."""
-    message = event_pb2.Event.FromString(entry.body)
+    """Reads an entry.
+
+    Raises:
+        ValueError: It is not an event.
+    """
+    try:
+        message = _parse(entry.body)
+    except DecodeError as error:
+        raise ValueError(f"no event: {error}") from error
     previous = message.previous_sequence
     return Event(
         sequence=entry.sequence,
@@ -45,10 +52,11 @@ def decode(entry: Entry) -> Event:
         description=message.description,
         publisher=message.publisher,
         revision=message.revision,
-        previous_sequence=Sequence(*map(int, previous.split("-"))) if previous else None,
+        previous_sequence=Sequence.parse(previous) if previous else None,
         text_digest=message.text_digest,
         opaque=message.opaque,
-        erased=message.HasField("erased"),
+        erased=_erasure(message.erased) if message.HasField("erased") else None,
+        metadata=dict(message.metadata) if message.metadata else _NO_METADATA,
     )
 
 
@@ -70,53 +78,25 @@ def key_state(entry: Entry) -> KeyState | None:
     )
 
 
-def record(entry: Entry) -> Record:
-    """Reads an entry, with its metadata.
-
-    Raises:
-        ValueError: It is no event.
-    """
-    try:
-        message = _parse(entry.body)
-        previous = message.previous_sequence
-        return Record(
-            sequence=entry.sequence,
-            event_type=message.event_type,
-            data_key=message.data_key,
-            payload=message.payload,
-            content_type=message.content_type,
-            description=message.description,
-            publisher=message.publisher,
-            metadata=dict(message.metadata) if message.metadata else {},
-            revision=message.revision,
-            previous_sequence=Sequence.parse(previous) if previous else None,
-            text_digest=message.text_digest,
-            opaque=message.opaque,
-            erased=_erasure(message.erased) if message.HasField("erased") else None,
-        )
-    except DecodeError as error:
-        raise ValueError(f"no event: {error}") from error
-
-
-def entry(record: Record) -> Entry:
-    """The entry that is read as this record."""
-    previous = record.previous_sequence
+def entry(event: Event) -> Entry:
+    """The entry that is read as this event."""
+    previous = event.previous_sequence
     message = event_pb2.Event(
-        event_type=record.event_type,
-        data_key=record.data_key,
-        payload=record.payload,
-        content_type=record.content_type,
-        description=record.description,
-        publisher=record.publisher,
-        metadata=record.metadata,
-        revision=record.revision,
+        event_type=event.event_type,
+        data_key=event.data_key,
+        payload=event.payload,
+        content_type=event.content_type,
+        description=event.description,
+        publisher=event.publisher,
+        metadata=event.metadata,
+        revision=event.revision,
         previous_sequence="" if previous is None else str(previous),
-        text_digest=record.text_digest,
-        opaque=record.opaque,
-        erased=None if record.erased is None else _erased_message(record.erased),
+        text_digest=event.text_digest,
+        opaque=event.opaque,
+        erased=None if event.erased is None else _erased_message(event.erased),
     )
     body = message.SerializeToString(deterministic=True)
-    return Entry(str(record.sequence).encode(), body)
+    return Entry(str(event.sequence).encode(), body)
 
 
 def seal(body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:

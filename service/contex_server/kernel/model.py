@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, Protocol, Self
@@ -218,25 +219,7 @@ class Erasure:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as the domain sees it: what `contex.v1.Event` holds, less the metadata."""
-
-    sequence: Sequence
-    event_type: str
-    data_key: str
-    payload: bytes
-    content_type: str
-    description: str
-    publisher: str
-    revision: int
-    previous_sequence: Sequence | None
-    text_digest: bytes
-    opaque: bool = False
-    erased: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An event with all that `contex.v1.Event` holds, as it goes into files and comes out."""
+    """An event, decoded; see `contex.v1.Event`."""
 
     sequence: Sequence
     event_type: str
@@ -245,12 +228,12 @@ class Record:
     content_type: str = ""
     description: str = ""
     publisher: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
     revision: int = 0
     previous_sequence: Sequence | None = None
     text_digest: bytes = b""
     opaque: bool = False
     erased: Erasure | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def links(self) -> Links:

@@ -10,7 +10,7 @@ from cachetools import LRUCache, TTLCache
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
-from contex_server.kernel.model import DATA_DELETED, Event, Record
+from contex_server.kernel.model import DATA_DELETED, Event
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
@@ -215,7 +215,7 @@ class Embeddings:
         return encoding
 
 
-def describe_event(event: Event | Record) -> Description:
+def describe_event(event: Event) -> Description:
     """The texts that an event is matched by."""
     key, text, event_type = event.data_key, event.description, event.event_type
     try:

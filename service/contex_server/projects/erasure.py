@@ -232,7 +232,7 @@ class Eraser:
                 if at in places and entry.sequence <= until:
                     rewritten = event_codec.erase(entry, erasure)
                     fresh += rewritten is not entry
-                    before = None if rewritten is not entry else event_codec.record(entry).erased
+                    before = None if rewritten is not entry else event_codec.decode(entry).erased
                     if before is None or before.request_id == erasure.request_id:
                         # Also what this request had erased when it was interrupted.
                         self._note(erased, entry)

@@ -38,7 +38,7 @@ class ArchivedKeys:
         if not fresh:
             return
         for key_id, stored in (await self._store.wrapped_keys(project, fresh)).items():
-            subject = event_codec.record(fresh[key_id]).metadata.get(SUBJECT, "")
+            subject = event_codec.decode(fresh[key_id]).metadata.get(SUBJECT, "")
             await self._put(directory, key_id, subject, stored)
             self._kept.add(_name(directory, key_id))
 

@@ -103,7 +103,7 @@ class ImportCommit:
 
 def _new_event(entry: Entry) -> tuple[NewEvent, str]:
     """An event as it was published, and its publisher."""
-    record = event_codec.record(entry)
+    record = event_codec.decode(entry)
     bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
     event = NewEvent(
         event_codec.entry(bare).body,

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from contex_server.kernel.model import Erasure, Record, Sequence
+from contex_server.kernel.model import Erasure, Event, Sequence
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import Manifest, Summary
 
@@ -34,7 +34,7 @@ class JsonEncoding:
         """A manifest as an object."""
         return {"contex_export": _VERSION, **asdict(manifest)}
 
-    def event(self, record: Record, project: str) -> dict[str, Any]:
+    def event(self, record: Event, project: str) -> dict[str, Any]:
         """An event as an object."""
         fields: dict[str, Any] = {
             "sequence": str(record.sequence),
@@ -57,7 +57,7 @@ class JsonEncoding:
         """A summary as an object."""
         return {"summary": asdict(summary)}
 
-    def read(self, fields: dict[str, Any]) -> Manifest | Summary | Record:
+    def read(self, fields: dict[str, Any]) -> Manifest | Summary | Event:
         """Reads an object.
 
         Raises:
@@ -69,7 +69,7 @@ class JsonEncoding:
             return Manifest.of_json(fields)
         if "summary" in fields:
             return Summary(**fields["summary"])
-        return Record(
+        return Event(
             sequence=Sequence.parse(fields["sequence"]),
             event_type=_text(fields, "event_type"),
             data_key=_text(fields, "data_key"),
@@ -93,7 +93,7 @@ class CloudEventsEncoding(JsonEncoding):
         head = self._head("manifest", manifest.project, MANIFEST_TYPE, manifest.created)
         return {**head, "data": super().manifest(manifest)}
 
-    def event(self, record: Record, project: str) -> dict[str, Any]:
+    def event(self, record: Event, project: str) -> dict[str, Any]:
         fields = self._head(
             str(record.sequence), project, record.event_type, rfc3339(record.sequence.ms)
         )
@@ -118,7 +118,7 @@ class CloudEventsEncoding(JsonEncoding):
         head = self._head("summary", "", SUMMARY_TYPE, "")
         return {**head, "data": asdict(summary)}
 
-    def read(self, fields: dict[str, Any]) -> Manifest | Summary | Record:
+    def read(self, fields: dict[str, Any]) -> Manifest | Summary | Event:
         if not str(fields["specversion"]).startswith("1."):
             raise ValueError(f"CloudEvents {fields['specversion']!r:.20}")
         kind = _text(fields, "type")
@@ -128,7 +128,7 @@ class CloudEventsEncoding(JsonEncoding):
             return Summary(**fields["data"])
         metadata = _text(fields, "contexmetadata")
         erased = _text(fields, "contexerased")
-        return Record(
+        return Event(
             sequence=_cloud_sequence(fields),
             event_type=kind,
             data_key=_text(fields, "subject"),

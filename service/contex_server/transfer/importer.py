@@ -25,7 +25,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
-from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Origin, Record, Sequence
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Event, Origin, Sequence
 from contex_server.log.transfer import Restored
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.projects.room import ProjectsRoom
@@ -355,7 +355,7 @@ class Import:
         """Adds the events that the request selects, changed as it says."""
         assert self._reader is not None
         try:
-            records = list(map(event_codec.record, entries))
+            records = list(map(event_codec.decode, entries))
         except ValueError as error:
             raise self._malformed(f"not an event: {error!s:.100}") from error
         if self._reader.exported:
@@ -386,7 +386,7 @@ class Import:
                 entry = Entry(restored.id, restored.body)
             self.report.add_imported(entry, entry, 1)
 
-    def _in_file_order(self, record: Record) -> Record:
+    def _in_file_order(self, record: Event) -> Event:
         """An event of a foreign file at the sequence at which it is imported: the order of the
         file takes precedence over its times."""
         if not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, Record, Sequence
+from contex_server.kernel.model import DATA_PUBLISHED, RESERVED_TYPES, Event, Sequence
 from contex_server.transfer.items import Events, Item, MalformedFile, Manifest, Reader
 
 _MAX_BYTES = 256 * 1024 * 1024
@@ -61,17 +61,17 @@ class LegacyReader(Reader):
         return None
 
 
-def _record(fields: dict[str, Any]) -> Record:
+def _record(fields: dict[str, Any]) -> Event:
     kind, data = fields["event_type"], fields.get("data", {})
     if not isinstance(kind, str) or not kind:
         raise TypeError("event_type is not a string")
     key = data.get("data_key", "") if isinstance(data, dict) else ""
     if not key:
-        return Record(Sequence.parse(str(fields["sequence"])), kind, payload=orjson.dumps(data))
+        return Event(Sequence.parse(str(fields["sequence"])), kind, payload=orjson.dumps(data))
     description = data.get("description") or ""
     if not isinstance(key, str) or not isinstance(description, str):
         raise TypeError("data_key or description is not a string")
-    return Record(
+    return Event(
         Sequence.parse(str(fields["sequence"])),
         kind if kind not in RESERVED_TYPES else DATA_PUBLISHED,
         data_key=key,

@@ -15,7 +15,7 @@ import zstandard
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import packed
-from contex_server.kernel.model import Entry, Record
+from contex_server.kernel.model import Entry, Event
 from contex_server.transfer.event_json import CloudEventsEncoding, JsonEncoding
 from contex_server.transfer.items import Events, Item, Manifest, Reader, Summary, Writer
 
@@ -41,7 +41,7 @@ class LinesWriter(Writer):
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         return self._lines(
-            [self._encoding.event(event_codec.record(entry), self.project) for entry in entries]
+            [self._encoding.event(event_codec.decode(entry), self.project) for entry in entries]
         )
 
     def end(self, summary: Summary) -> bytes:
@@ -171,4 +171,4 @@ class LinesReader(Reader):
             self.ended = True
         self.chain.add(line)
         self.item += 1
-        return event_codec.entry(read) if isinstance(read, Record) else read
+        return event_codec.entry(read) if isinstance(read, Event) else read

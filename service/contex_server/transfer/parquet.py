@@ -44,7 +44,7 @@ class ParquetWriter(Writer):
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         self.items += len(entries)
-        records = map(event_codec.record, entries)
+        records = map(event_codec.decode, entries)
         return self._file.add(
             (
                 str(r.sequence),

@@ -164,7 +164,7 @@ class Staging:
         """An event as it is stored in a project: sealed if it names a subject."""
         if _SUBJECT not in event.body:
             return event
-        record = event_codec.record(Entry(event.id, event.body))
+        record = event_codec.decode(Entry(event.id, event.body))
         subject = record.metadata.get(SUBJECT, "")
         if not subject or record.erased is not None:
             return event

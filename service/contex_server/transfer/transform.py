@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import DATA_DELETED, SERVICE_TYPES, Entry, Links, Record, Sequence
+from contex_server.kernel.model import DATA_DELETED, SERVICE_TYPES, Entry, Event, Links, Sequence
 from contex_server.log.transfer import Restored
 from contex_server.matching.describe import describe
 from contex_server.matching.embeddings import describe_event
@@ -35,7 +35,7 @@ class EventTransform:
         if links.data_key:
             self._latest[links.data_key] = (links.revision, entry.sequence)
 
-    def selects(self, record: Record) -> bool:
+    def selects(self, record: Event) -> bool:
         """Whether an event is imported at all."""
         request = self._request
         return (
@@ -44,7 +44,7 @@ class EventTransform:
             and (self._exact or (record.event_type not in SERVICE_TYPES and record.erased is None))
         )
 
-    def apply(self, entry: Entry, record: Record, *, mark: bool) -> Restored:
+    def apply(self, entry: Entry, record: Event, *, mark: bool) -> Restored:
         """The event as it is imported.
 
         Args:
@@ -91,7 +91,7 @@ class EventTransform:
         return Restored.of(entry, record.links)
 
 
-def check_payload(record: Record) -> None:
+def check_payload(record: Event) -> None:
     """Checks that the payload of an event that will be appended is what its content type
     says: the appending would find out too late.
 
@@ -103,5 +103,5 @@ def check_payload(record: Record) -> None:
     )
 
 
-def _text_digest(record: Record, data_key: str, payload: bytes) -> bytes:
+def _text_digest(record: Event, data_key: str, payload: bytes) -> bytes:
     return describe_event(replace(record, data_key=data_key, payload=payload)).digest()

@@ -37,7 +37,7 @@ def entry(sequence: str, revision: int, previous: str = "", key: str = "a/1") ->
 
 
 def apply(transform: EventTransform, entry: Entry, *, mark: bool = False) -> Restored:
-    restored = transform.apply(entry, event_codec.record(entry), mark=mark)
+    restored = transform.apply(entry, event_codec.decode(entry), mark=mark)
     # What is said of an event is what its bytes say.
     made = Entry(restored.id, restored.body)
     assert restored == Restored.of(made, event_codec.links(made))
@@ -54,7 +54,7 @@ def test_an_event_that_nothing_changes_keeps_its_bytes() -> None:
 def test_an_event_is_linked_to_the_one_before_it_that_is_imported() -> None:
     transform = EventTransform(request(), ImportReport(), b"salt")
     apply(transform, entry("1-0", 1))
-    later = event_codec.record(Entry(*apply(transform, entry("3-0", 3, "2-0"))[:2]))
+    later = event_codec.decode(Entry(*apply(transform, entry("3-0", 3, "2-0"))[:2]))
     assert (later.revision, str(later.previous_sequence)) == (3, "1-0")
 
 
@@ -65,7 +65,7 @@ def test_keys_are_renamed_and_renumbered_and_values_redacted() -> None:
         request(mappings=(KeyMapping("a/", "b/"),), redactions=(remove,)), report, b"s"
     )
     records = [
-        event_codec.record(Entry(*apply(transform, each)[:2]))
+        event_codec.decode(Entry(*apply(transform, each)[:2]))
         for each in (entry("1-0", 7, "0-5"), entry("2-0", 9, "1-5"))
     ]
     assert [(r.data_key, r.revision, r.payload) for r in records] == [
@@ -79,7 +79,7 @@ def test_keys_are_renamed_and_renumbered_and_values_redacted() -> None:
 
 def test_a_replayed_event_says_where_it_comes_from() -> None:
     transform = EventTransform(request(ImportMode.REPLAY), ImportReport(), b"salt")
-    marked = event_codec.record(Entry(*apply(transform, entry("1000-3", 5), mark=True)[:2]))
+    marked = event_codec.decode(Entry(*apply(transform, entry("1000-3", 5), mark=True)[:2]))
     assert marked.metadata["original_sequence"] == "1000-3"
     assert marked.metadata["original_time"].startswith("1970-01-01T00:00:01")
     assert (marked.revision, marked.previous_sequence) == (1, None)
