@@ -37,7 +37,7 @@ from contex_server.tiers.archived_log import ArchivedLog, ArchivedSnapshots
 from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealed_log import SealedLog
 from contex_server.tiers.sealer import Sealer
-from contex_server.tiers.storage import Tiers
+from contex_server.tiers.storage import Storage
 from redis.asyncio import Redis
 
 P = "shop"
@@ -114,12 +114,13 @@ def segment_events() -> int:
 
 
 @pytest.fixture(params=["redis", "archived"])
-async def tiers(
+async def storage(
     request: pytest.FixtureRequest, store: Store, tmp_path: Path, segment_events: int
-) -> AsyncIterator[Tiers]:
+) -> AsyncIterator[Storage]:
     """The store alone, or under the archive and sealing."""
+    sealer = Sealer(store.keys, None)
     if request.param == "redis":
-        yield Tiers(store.events, store.events, store.snapshots)
+        yield Storage(store, None, sealer, store.events, store.events, store.snapshots)
         return
     objects = Objects.open(tmp_path.as_uri())
     archive = Archive(store.archive, objects, cache_bytes=1 << 20)
@@ -134,15 +135,15 @@ async def tiers(
         pace=Pace(store.projects),
     )
     raw = ArchivingLog(store, archive, archiver)
-    sealed = SealedLog(raw, Sealer(store.keys, None))
-    yield Tiers(sealed, raw, ArchivingSnapshots(store, archive, archiver))
+    snapshots = ArchivingSnapshots(store, archive, archiver)
+    yield Storage(store, archive, sealer, SealedLog(raw, sealer), raw, snapshots)
     await archiver.close()
     await archive.close()
 
 
 @pytest.fixture
-def log(tiers: Tiers) -> EventLog:
-    return tiers.log
+def log(storage: Storage) -> EventLog:
+    return storage.log
 
 
 def body(key: str = "", text: str = "x") -> bytes:
@@ -527,8 +528,10 @@ async def _all(store: Store) -> AsyncIterator[list[KeyState]]:
         yield chunk
 
 
-async def test_snapshots_are_put_in_order_and_found_by_place(store: Store, tiers: Tiers) -> None:
-    snapshots = tiers.snapshots
+async def test_snapshots_are_put_in_order_and_found_by_place(
+    store: Store, storage: Storage
+) -> None:
+    snapshots = storage.snapshots
     assert await snapshots.before(P, END_OF_TIME) is None
     assert await snapshots.after(P, BEGINNING, 10) == []
     places = [Sequence(ms, n) for ms, n in ((10, 0), (10, 5), (2**40, 7))]

@@ -144,8 +144,8 @@ class Eraser:
     async def _sealed_with(self, project: str, key_id: bytes) -> _ErasedEvents:
         """The events that are sealed with a key."""
         erased = _ErasedEvents()
-        tail = (await self.storage.tiers.raw.bounds(project)).tail
-        source = pages(self.storage.tiers.raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
+        tail = (await self.storage.raw.bounds(project)).tail
+        source = pages(self.storage.raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:

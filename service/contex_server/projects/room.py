@@ -55,7 +55,7 @@ def open_projects(
     growth.throttle = pace.throttle
     removal, archiver, keys, recovery = None, None, None, None
     if archive is not None:
-        removal = Removal(store, storage.tiers.raw, archive, states)
+        removal = Removal(store, storage.raw, archive, states)
         keys = ArchivedKeys(store.keys, archive.objects)
         archiver = Archiver(
             store,

@@ -109,9 +109,9 @@ class _Run:
 
     def __init__(self, of: Verification, project: str, repair: bool) -> None:
         self._store = of.storage.store
-        self._raw = of.storage.tiers.raw
-        self._log = of.storage.tiers.log
-        self._snapshots = of.storage.tiers.snapshots
+        self._raw = of.storage.raw
+        self._log = of.storage.log
+        self._snapshots = of.storage.snapshots
         self._embeddings = of.embeddings
         self._archive = of.storage.archive
         self._recovery = of.recovery

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
@@ -25,20 +24,6 @@ _STORE_WAIT_S = 15.0
 _DAY_MS = 24 * 3600 * 1000
 
 
-class Tiers(NamedTuple):
-    """The log, whatever tier an event is in.
-
-    Attributes:
-        log: The events of store and archive, as they were published.
-        raw: The same, with sealed events as they are stored.
-        snapshots: The snapshots of store and archive.
-    """
-
-    log: EventLog
-    raw: EventLog
-    snapshots: SnapshotReader
-
-
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Where the events are.
@@ -47,23 +32,17 @@ class Storage:
         store: The store and its facets.
         archive: The archive; None if there is none.
         sealer: Seals and opens events that name a subject.
-        tiers: The log over all of these.
+        log: The events of store and archive, as they were published.
+        raw: The same, with sealed events as they are stored.
+        snapshots: The snapshots of store and archive.
     """
 
     store: Store
     archive: Archive | None
     sealer: Sealer
-    tiers: Tiers
-
-    @property
-    def log(self) -> EventLog:
-        """Every event, as it was published."""
-        return self.tiers.log
-
-    @property
-    def snapshots(self) -> SnapshotReader:
-        """Every snapshot."""
-        return self.tiers.snapshots
+    log: EventLog
+    raw: EventLog
+    snapshots: SnapshotReader
 
 
 async def open_storage(settings: Settings, store_url: str, stack: AsyncExitStack) -> Storage:
@@ -82,7 +61,7 @@ async def open_storage(settings: Settings, store_url: str, stack: AsyncExitStack
     snapshots: SnapshotReader = store.snapshots
     if archive is not None:
         raw, snapshots = ArchivedLog(store, archive), ArchivedSnapshots(store, archive)
-    return Storage(store, archive, sealer, Tiers(SealedLog(raw, sealer), raw, snapshots))
+    return Storage(store, archive, sealer, SealedLog(raw, sealer), raw, snapshots)
 
 
 async def connect_store(settings: Settings, store_url: str) -> Store:

@@ -59,7 +59,7 @@ async def verify(api: Api, repair: bool = False) -> tuple[list[tuple[str, str]],
 
 async def no_snapshot_is_due(server: Server) -> bool:
     """The snapshotter, which would read what a test falsifies, has done its work."""
-    newest = await server.rooms.storage.tiers.snapshots.before(P, END_OF_TIME)
+    newest = await server.rooms.storage.snapshots.before(P, END_OF_TIME)
     counters = await server.rooms.storage.store.projects.counters(P)
     return newest is not None and counters.events - newest.events < 10
 
