@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
 from itertools import islice
 from typing import NamedTuple
 
@@ -46,24 +45,6 @@ class ChangeCounts(NamedTuple):
     changed: int
 
 
-async def read_data(
-    log: EventLog,
-    project: str,
-    states: Iterable[KeyState],
-    recent: RecentEntries | None = None,
-) -> AsyncGenerator[Datum, None]:
-    """Data with their events, in parts of about 1 MiB; reads those that `recent` does not have."""
-    remaining, count = iter(states), _FIRST_PART
-    while part := list(islice(remaining, count)):
-        entries = [None if recent is None else recent.get(state) for state in part]
-        missing = [state.sequence for state, entry in zip(part, entries, strict=True) if not entry]
-        fetched = iter(await log.get(project, missing) if missing else ())
-        entries = [entry or next(fetched) for entry in entries]
-        count = _next_count(count, len(part), entries)
-        for state, entry in zip(part, entries, strict=True):
-            yield Datum(state, entry)
-
-
 async def data_of(
     log: EventLog,
     project: str,
@@ -73,15 +54,32 @@ async def data_of(
     *,
     events: bool,
 ) -> AsyncGenerator[Datum, None]:
-    """The data of some keys of a state, with their events where those are wanted."""
+    """The data of some keys of a state; with `events`, also their events.
+
+    The events come in parts of about 1 MiB; those that `recent` has are not read again.
+    """
     states = (found for key in data_keys if (found := state.get(key)) is not None)
-    if not events:
-        for found in states:
-            yield Datum(found)
-        return
-    async with aclosing(read_data(log, project, states, recent)) as data:
-        async for datum in data:
-            yield datum
+    count = _FIRST_PART if events else _MAX_PART
+    while part := list(islice(states, count)):
+        if not events:
+            for found in part:
+                yield Datum(found)
+            continue
+        entries = await _read_entries(log, project, part, recent)
+        count = _next_count(count, len(part), entries)
+        for found, entry in zip(part, entries, strict=True):
+            yield Datum(found, entry)
+
+
+async def _read_entries(
+    log: EventLog, project: str, states: list[KeyState], recent: RecentEntries | None
+) -> list[Entry | None]:
+    if not recent:
+        return await log.get(project, [state.sequence for state in states])
+    entries = [recent.get(state) for state in states]
+    missing = [state.sequence for state, entry in zip(states, entries, strict=True) if not entry]
+    fetched = iter(await log.get(project, missing) if missing else ())
+    return [entry or next(fetched) for entry in entries]
 
 
 def count_changes(base: State, target: State, data_keys: Sequence[str]) -> ChangeCounts:

@@ -28,6 +28,9 @@ class RecentEntries:
         self._entries: dict[str, Entry] = {}
         self._room = max_bytes
 
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
     def put(self, data_key: str, entry: Entry) -> None:
         """Keeps an entry, if there is room, in place of the key's earlier one."""
         previous = self._entries.pop(data_key, None)
