@@ -13,14 +13,17 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Any
 
 from contex_server.edge.incoming import Incoming, Rest
 from contex_server.kernel.codes import Code, code_of
 from contex_server.kernel.errors import ContexError
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+else:
+    Collector = object  # The library is loaded when metrics are served.
 
 _BOUNDS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
@@ -118,7 +121,9 @@ class CallMetrics(Collector):
             self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
-        """See prometheus_client; from any thread."""
+        """See `Collector.collect`; called from any thread."""
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
         totals = Totals()
         for part in (self._ended, *list(self._workers.values())):
             totals.add(part)

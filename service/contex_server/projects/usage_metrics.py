@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from contex_server.projects.usage import Usage
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+else:
+    Collector = object  # The library is loaded when metrics are served.
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +41,8 @@ class UsageMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector.collect`; called from any thread."""
+        from prometheus_client.core import GaugeMetricFamily
+
         usages = self._usages
         gauges = [
             GaugeMetricFamily(name, text, labels=["project"]) for name, text in _GAUGES.items()
@@ -72,6 +78,8 @@ class UsageMetrics(Collector):
         Raises:
             OSError: The port is taken.
         """
+        from prometheus_client import CollectorRegistry, start_http_server
+
         registry = CollectorRegistry()
         for collector in (self, *others):
             registry.register(collector)
