@@ -16,7 +16,7 @@ from contex_server.server import Server
 from tests.conftest import StartServer
 from tests.faults.proxy import Proxy
 from tests.faults.s3 import BUCKET, S3, environment, has_go
-from tests.integration.projects.test_retention import listed, state, stats
+from tests.integration.logs import listed, state, stats
 from tests.integration.projects.test_verification import verify
 from tests.integration.support import Api, Words, event, refusal
 

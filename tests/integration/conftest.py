@@ -46,3 +46,18 @@ async def store(valkey: EmbeddedValkey) -> AsyncIterator[Any]:
     client = Redis.from_url(valkey.url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def small_server(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
+    """A server whose segments and snapshots hold ten events."""
+    return await start_server(
+        valkey.url, embedder=Words(), segment_events=10, snapshot_events=10, index_idle_s=0.05
+    )
+
+
+@pytest.fixture
+async def small_api(small_server: Server) -> AsyncIterator[Api]:
+    """The services of `small_server`."""
+    async with Api.of(small_server) as api:
+        yield api

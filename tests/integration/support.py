@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, fields
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,12 +16,15 @@ import numpy as np
 from contex.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
+    audit_service_pb2_grpc,
     error_reason_pb2,
     event_pb2,
     event_service_pb2,
     event_service_pb2_grpc,
     match_service_pb2_grpc,
+    project_service_pb2_grpc,
     state_service_pb2_grpc,
+    transfer_service_pb2_grpc,
 )
 from contex_server.log.store import Store
 from contex_server.matching.embedders.port import Role, Vector
@@ -59,6 +63,9 @@ class Api:
         self.agents: Any = agent_service_pb2_grpc.AgentServiceStub(channel)
         self.matches: Any = match_service_pb2_grpc.MatchServiceStub(channel)
         self.states: Any = state_service_pb2_grpc.StateServiceStub(channel)
+        self.projects: Any = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self.transfers: Any = transfer_service_pb2_grpc.TransferServiceStub(channel)
+        self.audits: Any = audit_service_pb2_grpc.AuditServiceStub(channel)
 
     @classmethod
     def of(cls, server: Server, *options: tuple[str, Any]) -> Self:
@@ -313,9 +320,12 @@ def documented_codes() -> dict[str, str]:
 
 
 async def eventually(holds: Callable[[], object], timeout: float = DEADLINE_S) -> None:
-    """Waits for something that happens elsewhere on the loop."""
+    """Waits until a condition holds; it may be a coroutine function."""
     async with asyncio.timeout(timeout):
-        while not holds():
+        while True:
+            answer = holds()
+            if await answer if isawaitable(answer) else answer:
+                return
             await asyncio.sleep(0.01)
 
 

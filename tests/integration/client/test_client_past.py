@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -27,21 +26,9 @@ from contex import (
 from contex.state import StateProgress
 from contex_server.server import Server
 
+from tests.integration.client.conftest import InThread
+
 P = "past"
-
-
-@pytest.fixture
-async def client(word_server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(f"127.0.0.1:{word_server.port}", publisher="ops") as opened:
-        yield opened
-
-
-async def in_thread(server: Server, work: Callable[[Client], Any]) -> Any:
-    def run() -> Any:
-        with Client(f"127.0.0.1:{server.port}", publisher="sync") as client:
-            return work(client)
-
-    return await asyncio.to_thread(run)
 
 
 async def story(client: AsyncClient) -> list[str]:
@@ -60,7 +47,7 @@ async def story(client: AsyncClient) -> list[str]:
     return [receipt.sequence for receipt in receipts]
 
 
-async def test_states(word_server: Server, client: AsyncClient) -> None:
+async def test_states(in_thread: InThread, client: AsyncClient) -> None:
     every = await story(client)
     state = await client.get_state(P)
     assert [datum.data_key for datum in state] == ["blob", "config", "notes"]
@@ -85,7 +72,7 @@ async def test_states(word_server: Server, client: AsyncClient) -> None:
             found = list(data)
             return sync.get_state(P), sync.get_state(P, as_of=every[0]), found, data.as_of
 
-    now, then, streamed, moment = await in_thread(word_server, same)
+    now, then, streamed, moment = await in_thread(same)
     assert now.data == state.data
     assert then.data == early.data
     assert streamed == [state["config"]]
@@ -97,7 +84,7 @@ async def test_states(word_server: Server, client: AsyncClient) -> None:
         assert data.data_count == 3
 
 
-async def test_more_than_a_page(word_server: Server, client: AsyncClient) -> None:
+async def test_more_than_a_page(in_thread: InThread, client: AsyncClient) -> None:
     for start in range(0, 2_500, 500):
         batch = [
             NewEvent(event_type="note", data_key=f"k{n:04}") for n in range(start, start + 500)
@@ -108,12 +95,12 @@ async def test_more_than_a_page(word_server: Server, client: AsyncClient) -> Non
     diff = await client.diff_states(P, "0", keys_only=True)
     assert [change.data_key for change in diff.changes] == keys
     assert (diff.added, diff.removed, diff.changed) == (2_500, 0, 0)
-    found = await in_thread(word_server, lambda c: c.diff_states(P, "0", keys_only=True))
+    found = await in_thread(lambda c: c.diff_states(P, "0", keys_only=True))
     assert found.changes == diff.changes
 
 
 async def test_a_stream_of_a_state_survives_a_lost_connection(
-    word_server: Server, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(40):
         await client.publish(P, f"k{n:02}", "x" * 100_000, content_type="text/plain")
@@ -153,7 +140,7 @@ class _Broken:
         )
 
 
-async def test_differences(word_server: Server, client: AsyncClient) -> None:
+async def test_differences(in_thread: InThread, client: AsyncClient) -> None:
     every = await story(client)
     diff = await client.diff_states(P, every[0], every[-1])
     kinds = {change.data_key: change.kind for change in diff.changes}
@@ -171,11 +158,11 @@ async def test_differences(word_server: Server, client: AsyncClient) -> None:
     back = await client.diff_states(P, every[-1], every[0], omit_patches=True)
     assert {change.kind for change in back.changes} == {ChangeKind.REMOVED, ChangeKind.CHANGED}
     assert all(change.patch is None or change.patch.json_patch is None for change in back.changes)
-    same = await in_thread(word_server, lambda c: c.diff_states(P, every[0], every[-1]))
+    same = await in_thread(lambda c: c.diff_states(P, every[0], every[-1]))
     assert same == diff
 
 
-async def test_histories(word_server: Server, client: AsyncClient) -> None:
+async def test_histories(in_thread: InThread, client: AsyncClient) -> None:
     every = await story(client)
     revisions = [revision async for revision in client.history(P, "config", page_size=2)]
     assert [revision.event.revision for revision in revisions] == [3, 2, 1]
@@ -183,7 +170,7 @@ async def test_histories(word_server: Server, client: AsyncClient) -> None:
     assert len(revisions[0].patch.operations) == 2
     assert revisions[2].patch is None
     assert revisions[0].time.tzinfo is not None
-    assert revisions == await in_thread(word_server, lambda c: list(c.history(P, "config")))
+    assert revisions == await in_thread(lambda c: list(c.history(P, "config")))
     text = [revision async for revision in client.history(P, "notes")]
     assert text[0].patch is not None
     assert "+zwei" in (text[0].patch.unified_diff or "")
@@ -194,7 +181,7 @@ async def test_histories(word_server: Server, client: AsyncClient) -> None:
     assert gone == ["data_deleted", "data_published"]
     second = await client.get_revision(P, "config", 2)
     assert second.event.sequence == every[1]
-    assert second == await in_thread(word_server, lambda c: c.get_revision(P, "config", 2))
+    assert second == await in_thread(lambda c: c.get_revision(P, "config", 2))
     with pytest.raises(contex.RevisionNotFound) as missing:
         await client.get_revision(P, "config", 9)
     assert missing.value.actual_revision == 3
@@ -210,10 +197,10 @@ async def test_histories(word_server: Server, client: AsyncClient) -> None:
         "/c": (3, "ops"),
     }
     assert not blame.truncated
-    assert (await in_thread(word_server, lambda c: c.blame(P, "config"))).parts == blame.parts
+    assert (await in_thread(lambda c: c.blame(P, "config"))).parts == blame.parts
 
 
-async def test_what_an_agent_knew(word_server: Server, client: AsyncClient) -> None:
+async def test_what_an_agent_knew(in_thread: InThread, client: AsyncClient) -> None:
     await client.register_agent(P, "a", ["apples"])
     async with client.listen(P, "a") as matches:
         await client.publish(P, "k", {"n": 1}, description="apples")
@@ -242,16 +229,14 @@ async def test_what_an_agent_knew(word_server: Server, client: AsyncClient) -> N
     earlier = await client.agent_context(P, "a", as_of=before)
     assert not earlier.known[0].stale
     assert earlier.pending == ()
-    assert earlier == await in_thread(word_server, lambda c: c.agent_context(P, "a", as_of=before))
+    assert earlier == await in_thread(lambda c: c.agent_context(P, "a", as_of=before))
     (delivery,) = [d async for d in client.deliveries(P, agent_id="a")]
     assert (delivery.kind, delivery.resend, delivery.sequence) == (
         DeliveryKind.STREAM,
         False,
         matched.event.sequence,
     )
-    found = await in_thread(
-        word_server, lambda c: list(c.deliveries(P, sequence=matched.event.sequence))
-    )
+    found = await in_thread(lambda c: list(c.deliveries(P, sequence=matched.event.sequence)))
     assert found == [delivery]
     with pytest.raises(ValueError, match="exactly one of sequence, agent_id"):
         client.deliveries(P)
@@ -259,7 +244,7 @@ async def test_what_an_agent_knew(word_server: Server, client: AsyncClient) -> N
         await client.agent_context(P, "a", as_of=datetime(2100, 1, 1, tzinfo=UTC))
 
 
-async def test_the_audit(word_server: Server, client: AsyncClient) -> None:
+async def test_the_audit(in_thread: InThread, client: AsyncClient) -> None:
     every = await story(client)
     records = [r async for r in client.audit(P, actions=[AuditAction.PUBLISHED], page_size=3)]
     assert [r.sequence for r in records] == [s for n, s in enumerate(every) if n != 7]
@@ -267,7 +252,6 @@ async def test_the_audit(word_server: Server, client: AsyncClient) -> None:
     assert all(r.client.startswith("contex-python/") for r in records)
     assert (
         await in_thread(
-            word_server,
             lambda c: list(c.audit(P, actions=[AuditAction.PUBLISHED], backwards=True)),
         )
         == records[::-1]
@@ -281,11 +265,11 @@ async def test_the_audit(word_server: Server, client: AsyncClient) -> None:
             found = list(pieces)
         return b"".join(piece.data for piece in found), found[-1].record_count
 
-    lines, count = await in_thread(word_server, export)
+    lines, count = await in_thread(export)
     assert lines.count(b"\n") == count == 9
 
 
-async def test_stats_and_activity(word_server: Server, client: AsyncClient) -> None:
+async def test_stats_and_activity(in_thread: InThread, client: AsyncClient) -> None:
     await story(client)
     stats = await client.stats(P)
     assert (stats.event_count, stats.data_key_count, stats.deleted_key_count) == (9, 3, 1)
@@ -294,14 +278,13 @@ async def test_stats_and_activity(word_server: Server, client: AsyncClient) -> N
     assert activity.name_count == 4
     assert activity.total.total == sum(activity.peak_hours) == 9
     seen = await in_thread(
-        word_server,
         lambda c: (c.stats(P), c.activity(P, ActivityDimension.PUBLISHER, names=["o*"])),
     )
     assert seen[0].event_count == 9
     assert [s.name for s in seen[1].series] == ["ops"]
 
 
-async def test_identity_goes_with_every_call(word_server: Server, client: AsyncClient) -> None:
+async def test_identity_goes_with_every_call(client: AsyncClient) -> None:
     await client.register_agent(P, "a", ["apples"])
     async with client.listen(P, "a") as matches:
         await client.publish(P, "k", 1, description="apples")
@@ -315,19 +298,17 @@ async def test_identity_goes_with_every_call(word_server: Server, client: AsyncC
 
 
 async def test_identity_goes_with_streamed_publishes(
-    word_server: Server, client: AsyncClient
+    in_thread: InThread, client: AsyncClient
 ) -> None:
     async with client.publish_stream(P, [[NewEvent("k1", 1)]]) as acks:
         assert [ack async for ack in acks]
-    assert await in_thread(
-        word_server, lambda blocking: list(blocking.publish_stream(P, [[NewEvent("k2", 2)]]))
-    )
+    assert await in_thread(lambda blocking: list(blocking.publish_stream(P, [[NewEvent("k2", 2)]])))
     published = [r async for r in client.audit(P) if r.action is AuditAction.PUBLISHED]
     assert {r.actor for r in published} == {"ops", "sync"}
 
 
-async def test_a_publisher_that_is_no_name(word_server: Server) -> None:
-    address = f"127.0.0.1:{word_server.port}"
+async def test_a_publisher_that_is_no_name(small_server: Server) -> None:
+    address = f"127.0.0.1:{small_server.port}"
     async with AsyncClient(address, publisher="Zo\u00eb") as client:
         with pytest.raises(contex.InvalidArgument, match="contex-identity"):
             await client.stats(P)

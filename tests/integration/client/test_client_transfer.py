@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +22,10 @@ from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
 
 from tests.conftest import StartServer
+from tests.integration.client.conftest import InThread
 from tests.integration.support import Words
 
 P = "moving"
-
-
-@pytest.fixture
-async def here(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
-    return await start_server(valkey.url, embedder=Words(), segment_events=10)
-
-
-@pytest.fixture
-async def client(here: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(f"127.0.0.1:{here.port}", publisher="ops") as opened:
-        yield opened
-
-
-async def in_thread(server: Server, work: Callable[[Client], Any]) -> Any:
-    def run() -> Any:
-        with Client(f"127.0.0.1:{server.port}", publisher="sync") as client:
-            return work(client)
-
-    return await asyncio.to_thread(run)
 
 
 async def story(client: AsyncClient, count: int = 60) -> list[contex.Event]:
@@ -58,7 +38,9 @@ async def log(client: AsyncClient, project: str) -> list[contex.Event]:
     return [event async for event in client.list_events(project)]
 
 
-async def test_files_go_out_and_come_in(here: Server, client: AsyncClient, tmp_path: Path) -> None:
+async def test_files_go_out_and_come_in(
+    in_thread: InThread, client: AsyncClient, tmp_path: Path
+) -> None:
     events = await story(client)
     seen: list[Any] = []
     summary = await client.export_to(P, tmp_path / "a.ctx", progress=seen.append)
@@ -78,7 +60,7 @@ async def test_files_go_out_and_come_in(here: Server, client: AsyncClient, tmp_p
                 "copy-3", tmp_path / "b.jsonl"
             )
 
-    dry, real = await in_thread(here, blocking)
+    dry, real = await in_thread(blocking)
     assert (dry.dry_run, dry.imported_count, real.imported_count) == (True, 60, 60)
     assert await log(client, "copy-2") == []
     assert await log(client, "copy-3") == events
@@ -104,7 +86,7 @@ async def test_an_export_goes_on_where_it_was_left(client: AsyncClient, tmp_path
     assert await log(client, "copy") == events
 
 
-async def test_a_damaged_file_is_refused(here: Server, client: AsyncClient) -> None:
+async def test_a_damaged_file_is_refused(in_thread: InThread, client: AsyncClient) -> None:
     await story(client, 5)
     data = b"".join([piece.data async for piece in client.export(P)])
     with pytest.raises(contex.InvalidArgument, match="truncated") as error:
@@ -116,11 +98,11 @@ async def test_a_damaged_file_is_refused(here: Server, client: AsyncClient) -> N
             sync.import_from("copy", io.BytesIO(data[:50] + b"x" + data[51:]))
         assert sync.import_from("copy", io.BytesIO(data)).imported_count == 5
 
-    await in_thread(here, blocking)
+    await in_thread(blocking)
 
 
 async def test_a_project_is_cloned(
-    here: Server, client: AsyncClient, start_server: StartServer, valkey: EmbeddedValkey
+    in_thread: InThread, client: AsyncClient, start_server: StartServer, valkey: EmbeddedValkey
 ) -> None:
     events = await story(client)
     await client.register_agent(P, "a", ["apples"])
@@ -135,7 +117,7 @@ async def test_a_project_is_cloned(
         assert not any(b"@" in e.payload for e in cloned)
         assert (await target.get_agent("clone", "a")).agent_id == "a"
     part = await in_thread(
-        here, lambda sync: sync.clone(P, "part", since=events[49].sequence, data_keys=["k*"])
+        lambda sync: sync.clone(P, "part", since=events[49].sequence, data_keys=["k*"])
     )
     assert part.imported_count == 10
     replayed = await client.import_from(
@@ -151,14 +133,16 @@ async def test_a_project_is_cloned(
     assert (await client.retention("settings")).own.store_events == 5
 
 
-async def test_retention_removal_and_erasure(here: Server, client: AsyncClient) -> None:
+async def test_retention_removal_and_erasure(
+    small_server: Server, in_thread: InThread, client: AsyncClient
+) -> None:
     events = await story(client)
     info = await client.retention(P)
     assert (info.own, info.has_archive) == (Retention(), True)
     effective = await client.set_retention(P, Retention(store_events=20, legal_hold=True))
     assert (effective.store_events, effective.archive_seconds) == (20, 0)
-    assert here.rooms.projects.archiver is not None
-    await here.rooms.projects.archiver.archive_all(P)
+    assert small_server.rooms.projects.archiver is not None
+    await small_server.rooms.projects.archiver.archive_all(P)
     with pytest.raises(contex.FailedPrecondition, match="legal hold"):
         await client.remove_events(P, events[30].sequence, reason="space")
 
@@ -168,7 +152,7 @@ async def test_retention_removal_and_erasure(here: Server, client: AsyncClient) 
         removed = sync.remove_events(P, events[30].sequence, reason="space")
         return removed, sync.erase(P, data_key="k1", reason="asked", request_id="r1")
 
-    removed, erased = await in_thread(here, blocking)
+    removed, erased = await in_thread(blocking)
     assert (removed.removed_count, removed.first_sequence) == (30, events[30].sequence)
     assert (erased.duplicate, erased.erased_count > 3) == (False, True)
     again = await client.erase(P, data_key="k1", reason="asked", request_id="r1")
@@ -184,11 +168,11 @@ async def test_retention_removal_and_erasure(here: Server, client: AsyncClient) 
     assert stats.archive_event_count >= 30
 
 
-async def test_a_project_is_verified(here: Server, client: AsyncClient) -> None:
+async def test_a_project_is_verified(in_thread: InThread, client: AsyncClient) -> None:
     await story(client)
     steps = [step async for step in client.verify(P)]
     assert steps[-1].summary is not None
     assert steps[-1].summary.event_count == 60
     assert not [step.finding for step in steps if step.finding]
-    again = await in_thread(here, lambda sync: list(sync.verify(P, repair=True)))
+    again = await in_thread(lambda sync: list(sync.verify(P, repair=True)))
     assert again[-1].summary == steps[-1].summary

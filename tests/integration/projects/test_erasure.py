@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contex.v1 import event_pb2, project_service_pb2_grpc, state_service_pb2
+from contex.v1 import event_pb2, state_service_pb2
 from contex.v1.project_service_pb2 import EraseDataRequest, Retention, SetRetentionRequest
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import vectors_key
@@ -18,35 +18,22 @@ from contex_server.tiers.sealer import FRESH_S
 from redis.exceptions import ResponseError
 
 from tests.conftest import StartServer
-from tests.integration.projects.test_retention import awaited
-from tests.integration.support import DEADLINE_S, Api, P, Words, event, ms, refusal
-from tests.integration.transfer.test_transfer import exported, imported
+from tests.integration.logs import exported, imported
+from tests.integration.support import DEADLINE_S, Api, P, Words, event, eventually, ms, refusal
 
 SECRET = b"anna lives in the yellow house"
 
 
 @pytest.fixture
-async def here(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
-    return await start_server(
-        valkey.url, embedder=Words(), segment_events=10, snapshot_events=10, index_idle_s=0.05
-    )
-
-
-@pytest.fixture
-async def api(here: Server) -> Any:
-    async with Api.of(here) as opened:
-        yield opened
-
-
-def projects(api: Api) -> Any:
-    return project_service_pb2_grpc.ProjectServiceStub(api.channel)
+def api(small_api: Api) -> Api:
+    return small_api
 
 
 async def erase(api: Api, request_id: str = "r1", project: str = P, **target: str) -> Any:
     request = EraseDataRequest(
         project=project, request_id=request_id, reason="asked to be forgotten", **target
     )
-    return await projects(api).EraseData(request, timeout=DEADLINE_S)
+    return await api.projects.EraseData(request, timeout=DEADLINE_S)
 
 
 def of_anna(key: str = "person", **fields: Any) -> Any:
@@ -81,7 +68,7 @@ async def everything(valkey: EmbeddedValkey, store: Any) -> bytes:
 
 
 async def test_what_names_a_subject_is_sealed_and_read_as_it_was(
-    api: Api, here: Server, valkey: EmbeddedValkey, store: Any, tmp_path: Path
+    api: Api, small_server: Server, valkey: EmbeddedValkey, store: Any, tmp_path: Path
 ) -> None:
     await api.register("reader", "yellow")
     await api.publish(of_anna(), event("other", b'{"text":"green"}'))
@@ -98,8 +85,8 @@ async def test_what_names_a_subject_is_sealed_and_read_as_it_was(
     await stream.cancel()
     # and lies nowhere in plain.
     assert SECRET not in await everything(valkey, store)
-    assert here.rooms.projects.archiver is not None
-    await here.rooms.projects.archiver.archive_all(P)
+    assert small_server.rooms.projects.archiver is not None
+    await small_server.rooms.projects.archiver.archive_all(P)
     assert await api.log() == events
     for path in (tmp_path / "archive").rglob("*.seg"):
         assert SECRET not in path.read_bytes()
@@ -108,7 +95,7 @@ async def test_what_names_a_subject_is_sealed_and_read_as_it_was(
 @pytest.mark.parametrize("archived", [False, True])
 async def test_an_erased_subject(
     api: Api,
-    here: Server,
+    small_server: Server,
     valkey: EmbeddedValkey,
     start_server: StartServer,
     archived: bool,
@@ -118,8 +105,8 @@ async def test_an_erased_subject(
     await api.publish(of_anna(), of_anna("second"), event("second", b'{"text":"bare"}'))
     before = await api.log()
     if archived:
-        assert here.rooms.projects.archiver is not None
-        await here.rooms.projects.archiver.archive_all(P)
+        assert small_server.rooms.projects.archiver is not None
+        await small_server.rooms.projects.archiver.archive_all(P)
     other = await start_server(valkey.url, embedder=Words())
     async with Api.of(other) as elsewhere:
         live = await elsewhere.listen("reader", after_sequence="0").live()
@@ -176,14 +163,14 @@ async def check_erased(api: Api, before: list[event_pb2.Event], sequence: str) -
 
 
 async def test_an_erased_data_key_is_nowhere_any_more(
-    api: Api, here: Server, valkey: EmbeddedValkey, store: Any, tmp_path: Path
+    api: Api, small_server: Server, valkey: EmbeddedValkey, store: Any, tmp_path: Path
 ) -> None:
     payload = b'{"text":"' + SECRET + b'"}'
     for n in range(4):
         await api.publish(event("k", payload), event(f"other-{n}", b'{"n":1}'), event("k2"))
     await api.publish(of_anna())
-    assert here.rooms.projects.archiver is not None
-    await here.rooms.projects.archiver.archive_all(P)
+    assert small_server.rooms.projects.archiver is not None
+    await small_server.rooms.projects.archiver.archive_all(P)
     await api.publish(event("k", payload, description="words of the yellow house"))
     before = await api.log()
     answer = await erase(api, data_key="k")
@@ -231,7 +218,7 @@ async def test_exports_and_imports_keep_what_is_sealed_sealed(
 
 
 async def test_a_vector_that_another_datum_has_too_stays(
-    api: Api, store: Any, here: Server
+    api: Api, store: Any, small_server: Server
 ) -> None:
     """Vectors are kept by text: numbers that change leave it as it is."""
     await api.publish(event("stock", b'{"pieces":1}', metadata={"subject": "anna"}))
@@ -239,8 +226,8 @@ async def test_a_vector_that_another_datum_has_too_stays(
     await api.publish(event("gone", b'{"note":"of anna"}', metadata={"subject": "anna"}))
     (first, second, gone) = await api.log()
     assert first.text_digest == second.text_digest != gone.text_digest
-    vectors = vectors_key(P, await here.rooms.storage.store.match.model(P))
-    await awaited(lambda: store.hexists(vectors, gone.text_digest))
+    vectors = vectors_key(P, await small_server.rooms.storage.store.match.model(P))
+    await eventually(lambda: store.hexists(vectors, gone.text_digest))
     assert (await erase(api, subject="anna")).erased_count == 2
     assert await store.hexists(vectors, second.text_digest)
     assert not await store.hexists(vectors, gone.text_digest)
@@ -248,7 +235,7 @@ async def test_a_vector_that_another_datum_has_too_stays(
 
 async def test_a_legal_hold_forbids_it(api: Api) -> None:
     await api.publish(of_anna())
-    await projects(api).SetRetention(
+    await api.projects.SetRetention(
         SetRetentionRequest(project=P, retention=Retention(legal_hold=True))
     )
     for target in ({"subject": "anna"}, {"data_key": "person"}):

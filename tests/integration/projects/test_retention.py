@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contex.v1 import (
     audit_service_pb2,
-    audit_service_pb2_grpc,
     event_pb2,
-    project_service_pb2,
-    project_service_pb2_grpc,
     state_service_pb2,
 )
 from contex.v1.project_service_pb2 import (
@@ -31,14 +27,15 @@ from contex_server.server import Server
 from contex_server.tiers.archive import Archive
 
 from tests.conftest import StartServer
+from tests.integration.logs import archive, fold, listed, state, stats, story
 from tests.integration.support import (
     DEADLINE_S,
     Api,
     GetEventRequest,
-    ListEventsRequest,
     P,
     Words,
     event,
+    eventually,
     own,
     refusal,
 )
@@ -46,89 +43,16 @@ from tests.integration.support import (
 FORWARDS, BACKWARDS = event_pb2.ORDER_FORWARDS, event_pb2.ORDER_BACKWARDS
 
 
-def projects(api: Api) -> Any:
-    return project_service_pb2_grpc.ProjectServiceStub(api.channel)
-
-
-async def stats(api: Api, project: str = P) -> Any:
-    request = project_service_pb2.GetStatsRequest(project=project)
-    return await projects(api).GetStats(request, timeout=DEADLINE_S)
-
-
 async def set_retention(api: Api, **limits: Any) -> Any:
     request = SetRetentionRequest(project=P, retention=Retention(**limits))
-    return (await projects(api).SetRetention(request, timeout=DEADLINE_S)).effective
+    return (await api.projects.SetRetention(request, timeout=DEADLINE_S)).effective
 
 
 async def remove(api: Api, before: str, reason: str = "a test") -> Any:
     request = RemoveEventsRequest(
         project=P, before=event_pb2.Position(sequence=before), reason=reason
     )
-    return await projects(api).RemoveEvents(request, timeout=DEADLINE_S)
-
-
-async def listed(api: Api, **fields: Any) -> list[event_pb2.Event]:
-    request = ListEventsRequest(project=P, page_size=1_000, **fields)
-    found: list[event_pb2.Event] = []
-    while True:
-        page = await api.events.ListEvents(request, timeout=DEADLINE_S)
-        found += page.events
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
-
-
-async def state(api: Api, at: str) -> dict[str, tuple[str, bytes]]:
-    request = state_service_pb2.GetStateRequest(
-        project=P, as_of=event_pb2.Position(sequence=at), page_size=1_000
-    )
-    page = await api.states.GetState(request, timeout=DEADLINE_S)
-    assert not page.next_page_token
-    return {d.data_key: (d.sequence, d.event.payload) for d in page.data}
-
-
-def fold(events: list[event_pb2.Event]) -> dict[str, tuple[str, bytes]]:
-    latest = {e.data_key: e for e in events if e.data_key}
-    return {
-        key: (e.sequence, e.payload)
-        for key, e in sorted(latest.items())
-        if e.event_type != "data_deleted"
-    }
-
-
-async def story(api: Api, rounds: int = 40) -> list[event_pb2.Event]:
-    """Some rounds of events of six keys, some of them deleted; the log that they make."""
-    for n in range(rounds):
-        some = [event(f"k{n % 5}", b"%d" % n), event("often", b"%d" % n), own("note")]
-        if n % 8 == 7:
-            some.append(event(f"k{n % 3}", b"", tombstone=True))
-        await api.publish(*some)
-    return await listed(api)
-
-
-@pytest.fixture
-async def small(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
-    """A server whose segments hold ten events."""
-    return await start_server(
-        valkey.url, embedder=Words(), segment_events=10, snapshot_events=10, index_idle_s=0.05
-    )
-
-
-@pytest.fixture
-async def small_api(small: Server) -> Any:
-    async with Api.of(small) as api:
-        yield api
-
-
-async def awaited(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not await holds():
-            await asyncio.sleep(0.02)
-
-
-async def archive(server: Server) -> None:
-    assert server.rooms.projects.archiver is not None
-    await server.rooms.projects.archiver.archive_all(P)
+    return await api.projects.RemoveEvents(request, timeout=DEADLINE_S)
 
 
 async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
@@ -141,7 +65,7 @@ async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
         now = await stats(small_api)
         return now.store_event_count < 25 + 10
 
-    await awaited(moved)
+    await eventually(moved)
     now = await stats(small_api)
     assert now.event_count == len(before)
     assert now.store_event_count + now.archive_event_count == len(before)
@@ -155,14 +79,14 @@ async def test_what_is_over_the_limit_moves(small_api: Api) -> None:
 
 
 async def test_an_older_store_that_takes_the_place_of_another_is_read_as_it_is(
-    small: Server, small_api: Api, store: Any
+    small_server: Server, small_api: Api, store: Any
 ) -> None:
     """As after a failover to a replica that was behind: it has archived less than was known."""
     events = await story(small_api, 10)
     names = await store.keys(key(P, "*"))
     # A claim may be given back meanwhile.
     older = {name: value for name in names if (value := await store.dump(name)) is not None}
-    await archive(small)
+    await archive(small_server)
     middle = events[len(events) // 2].sequence
     until = event_pb2.Position(sequence=middle)
     before = await listed(small_api, until=until, order=BACKWARDS)
@@ -207,12 +131,12 @@ async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived
         now = await stats(small_api)
         return bool(now.event_count >= 60 and now.store_event_count < 25 + 20)
 
-    await awaited(moved)
+    await eventually(moved)
 
     async def said() -> bool:
         return bool(await store.get(key("bad", "trouble")))
 
-    await awaited(said)
+    await eventually(said)
     await store.delete(key("bad", "retention"))
     assert (
         "no events are moved to the archive: an internal"
@@ -221,17 +145,17 @@ async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived
 
 
 async def test_what_is_too_old_moves_though_it_fills_no_segment(
-    small: Server, small_api: Api
+    small_server: Server, small_api: Api
 ) -> None:
     before = await listed_after(small_api, 3)
     await set_retention(small_api, store_seconds=1)
 
     async def moved() -> bool:
-        assert small.rooms.projects.archiver is not None
-        await small.rooms.projects.archiver.archive_due(P)  # it does so once a minute
+        assert small_server.rooms.projects.archiver is not None
+        await small_server.rooms.projects.archiver.archive_due(P)  # it does so once a minute
         return bool((await stats(small_api)).store_event_count == 0)
 
-    await awaited(moved)
+    await eventually(moved)
     assert await listed(small_api) == before
 
 
@@ -240,11 +164,11 @@ async def listed_after(api: Api, count: int) -> list[event_pb2.Event]:
     return await listed(api)
 
 
-async def test_readers_do_not_notice(small: Server, small_api: Api) -> None:
+async def test_readers_do_not_notice(small_server: Server, small_api: Api) -> None:
     await small_api.register("agent", "apples")
     await small_api.publish(event("apples", description="apples"), event("pears"))
     events = await story(small_api)
-    await archive(small)
+    await archive(small_server)
     assert (await stats(small_api)).store_event_count == 0
     for one in (events[0], events[7], events[-1]):
         request = GetEventRequest(project=P, sequence=one.sequence)
@@ -269,7 +193,7 @@ async def test_readers_do_not_notice(small: Server, small_api: Api) -> None:
 
 
 async def test_filtered_reads_touch_what_they_need(
-    small: Server, small_api: Api, monkeypatch: pytest.MonkeyPatch
+    small_server: Server, small_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(60):
         # Some six of these fill a block, of which a segment of ten has two.
@@ -277,7 +201,7 @@ async def test_filtered_reads_touch_what_they_need(
         await small_api.publish(event("rare" if n in (7, 9, 31) else f"k{n % 5}", payload))
         if n == 20:
             await small_api.publish(own("note"))
-    await archive(small)
+    await archive(small_server)
     await small_api.publish(event("k1"), event("rare"), event("k2"))
     events = await listed(small_api)
     touched: set[tuple[str, int]] = set()
@@ -326,10 +250,10 @@ async def test_filtered_reads_touch_what_they_need(
 
 
 async def test_removal_moves_the_earliest_sequence_and_keeps_the_state(
-    small: Server, small_api: Api
+    small_server: Server, small_api: Api
 ) -> None:
     events = await story(small_api)
-    await archive(small)
+    await archive(small_server)
     answer = await remove(small_api, events[57].sequence)
     assert answer.removed_count == 50
     assert answer.first_sequence == events[50].sequence
@@ -365,17 +289,16 @@ async def test_removal_moves_the_earliest_sequence_and_keeps_the_state(
     assert (await listed(small_api))[-1].revision == 41
 
 
-async def test_removal_is_an_audited_act(small: Server, small_api: Api) -> None:
+async def test_removal_is_an_audited_act(small_server: Server, small_api: Api) -> None:
     events = await story(small_api, 10)
-    await archive(small)
+    await archive(small_server)
     await set_retention(small_api, store_events=100)
     await remove(small_api, events[15].sequence, "by request 4711")
-    audit = audit_service_pb2_grpc.AuditServiceStub(small_api.channel)
     request = audit_service_pb2.ListRecordsRequest(
         project=P,
         filter=audit_service_pb2.AuditFilter(actions=[audit_service_pb2.AUDIT_ACTION_ADMINISTERED]),
     )
-    records = (await audit.ListRecords(request, timeout=DEADLINE_S)).records
+    records = (await small_api.audits.ListRecords(request, timeout=DEADLINE_S)).records
     details = sorted(record.detail for record in records)
     assert details == [
         f"removed 10 events before {events[10].sequence}: by request 4711",
@@ -384,28 +307,28 @@ async def test_removal_is_an_audited_act(small: Server, small_api: Api) -> None:
     assert {r.count for r in records} == {0, 10}
 
 
-async def test_a_legal_hold_keeps_everything(small: Server, small_api: Api) -> None:
+async def test_a_legal_hold_keeps_everything(small_server: Server, small_api: Api) -> None:
     events = await story(small_api, 10)
-    await archive(small)
+    await archive(small_server)
     await set_retention(small_api, legal_hold=True, archive_seconds=1)
     refused = await refusal(remove(small_api, events[-1].sequence))
     assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "LEGAL_HOLD")
-    assert small.rooms.projects.archiver is not None
+    assert small_server.rooms.projects.archiver is not None
     await asyncio.sleep(1.2)
-    await small.rooms.projects.archiver.archive_due(P)
+    await small_server.rooms.projects.archiver.archive_due(P)
     assert await listed(small_api) == events
     assert "legal hold" in (await stats(small_api)).warnings[0]
     await set_retention(small_api, archive_seconds=1)
-    await small.rooms.projects.archiver.archive_due(P)
+    await small_server.rooms.projects.archiver.archive_due(P)
     await small_api.publish(event("new"))
-    await small.rooms.projects.archiver.archive_due(P)
+    await small_server.rooms.projects.archiver.archive_due(P)
     assert [e.data_key for e in await listed(small_api)] == ["new"]
 
 
 async def test_without_an_archive(start_server: StartServer, valkey: EmbeddedValkey) -> None:
     server = await start_server(valkey.url, embedder=Words(), archive_url="none")
     async with Api.of(server) as api:
-        answer = await projects(api).GetRetention(GetRetentionRequest(project=P))
+        answer = await api.projects.GetRetention(GetRetentionRequest(project=P))
         assert not answer.has_archive
         assert not answer.retention.HasField("store_events")
         assert answer.effective.store_events == 1_000_000
@@ -413,9 +336,11 @@ async def test_without_an_archive(start_server: StartServer, valkey: EmbeddedVal
         assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "ARCHIVE_DISABLED")
 
 
-async def test_a_missing_segment_is_told(small: Server, small_api: Api, tmp_path: Path) -> None:
+async def test_a_missing_segment_is_told(
+    small_server: Server, small_api: Api, tmp_path: Path
+) -> None:
     events = await story(small_api)
-    await archive(small)
+    await archive(small_server)
     objects = sorted((tmp_path / "archive").rglob("*.seg"))
     objects[3].unlink()
     refused = await refusal(listed(small_api))
@@ -428,10 +353,10 @@ async def test_a_missing_segment_is_told(small: Server, small_api: Api, tmp_path
 
 
 async def test_a_segment_that_was_changed_is_told(
-    small: Server, small_api: Api, tmp_path: Path
+    small_server: Server, small_api: Api, tmp_path: Path
 ) -> None:
     await story(small_api, 10)
-    await archive(small)
+    await archive(small_server)
     name = sorted((tmp_path / "archive").rglob("*.seg"))[1]
     data = bytearray(name.read_bytes())
     data[40] ^= 1
@@ -441,10 +366,14 @@ async def test_a_segment_that_was_changed_is_told(
 
 
 async def test_what_was_stored_and_never_recorded_is_swept(
-    small: Server, small_api: Api, tmp_path: Path, start_server: StartServer, valkey: EmbeddedValkey
+    small_server: Server,
+    small_api: Api,
+    tmp_path: Path,
+    start_server: StartServer,
+    valkey: EmbeddedValkey,
 ) -> None:
     await story(small_api, 10)
-    await archive(small)
+    await archive(small_server)
     segment = sorted((tmp_path / "archive").rglob("*.seg"))[0]
     orphan = segment.with_name("00000009-0badcafe.seg")
     orphan.write_bytes(segment.read_bytes())

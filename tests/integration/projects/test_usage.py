@@ -17,8 +17,8 @@ from prometheus_client.exposition import generate_latest
 from structlog.testing import capture_logs
 
 from tests.conftest import StartServer
-from tests.integration.projects.test_retention import Api, Words, event, stats
-from tests.integration.support import P
+from tests.integration.logs import stats
+from tests.integration.support import Api, P, Words, event
 
 NONE = Retention(0, 0, 0, 0)
 

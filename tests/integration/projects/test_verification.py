@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from contex.v1 import (
     audit_service_pb2,
-    audit_service_pb2_grpc,
     project_service_pb2,
-    project_service_pb2_grpc,
 )
 from contex.v1.project_service_pb2 import VerifyProjectRequest
 from contex_server.kernel.model import BEGINNING, END_OF_TIME
@@ -21,28 +19,20 @@ from contex_server.log.redis.key_names import key, vectors_key
 from contex_server.server import Server
 
 from tests.conftest import StartServer
-from tests.integration.projects.test_retention import awaited, fold, listed, state, story
-from tests.integration.support import DEADLINE_S, Api, P, Words, event, refusal
-from tests.integration.transfer.test_transfer import exported, imported
+from tests.integration.logs import archive, exported, fold, imported, listed, state, story
+from tests.integration.support import DEADLINE_S, Api, P, Words, event, eventually, refusal
 
 
 @pytest.fixture
-async def here(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
-    return await start_server(
-        valkey.url, embedder=Words(), segment_events=10, snapshot_events=10, index_idle_s=0.05
-    )
-
-
-@pytest.fixture
-async def api(here: Server) -> AsyncIterator[Api]:
-    async with Api.of(here) as opened:
-        yield opened
+def api(small_api: Api) -> Api:
+    return small_api
 
 
 async def verify(api: Api, repair: bool = False) -> tuple[list[tuple[str, str]], Any]:
     """The kinds and places of what was found, and the summary."""
-    stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
-    call = stub.VerifyProject(VerifyProjectRequest(project=P, repair=repair), timeout=DEADLINE_S)
+    call = api.projects.VerifyProject(
+        VerifyProjectRequest(project=P, repair=repair), timeout=DEADLINE_S
+    )
     found, summary = [], None
     async for step in call:
         if step.HasField("finding"):
@@ -64,16 +54,11 @@ async def no_snapshot_is_due(server: Server) -> bool:
     return newest is not None and counters.events - newest.events < 10
 
 
-async def archive(server: Server) -> None:
-    assert server.rooms.projects.archiver is not None
-    await server.rooms.projects.archiver.archive_all(P)
-
-
 @pytest.mark.parametrize("archived", [False, True])
-async def test_a_sound_project(api: Api, here: Server, archived: bool) -> None:
+async def test_a_sound_project(api: Api, small_server: Server, archived: bool) -> None:
     events = await story(api)
     if archived:
-        await archive(here)
+        await archive(small_server)
         await api.publish(event("k1"))
     found, summary = await verify(api)
     assert found == []
@@ -81,22 +66,21 @@ async def test_a_sound_project(api: Api, here: Server, archived: bool) -> None:
     assert summary.data_key_count == 6
     assert summary.segment_count == (13 if archived else 0)
     if archived:
-        stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
         request = project_service_pb2.RemoveEventsRequest(project=P, reason="a test")
         request.before.sequence = events[57].sequence
-        assert (await stub.RemoveEvents(request)).removed_count == 50
+        assert (await api.projects.RemoveEvents(request)).removed_count == 50
         assert (await verify(api))[0] == []
         request = project_service_pb2.EraseDataRequest(
             project=P, data_key="k1", request_id="r", reason="a test"
         )
-        assert (await stub.EraseData(request)).erased_count
+        assert (await api.projects.EraseData(request)).erased_count
         assert (await verify(api))[0] == []
 
 
-async def test_what_is_derived_is_repaired(api: Api, here: Server, store: Any) -> None:
+async def test_what_is_derived_is_repaired(api: Api, small_server: Server, store: Any) -> None:
     events = await story(api)
-    await awaited(lambda: no_snapshot_is_due(here))
-    model = await here.rooms.storage.store.match.model(P)
+    await eventually(lambda: no_snapshot_is_due(small_server))
+    model = await small_server.rooms.storage.store.match.model(P)
     await store.hset(key(P, "state"), "k1", b"99 1-1 L")
     await store.hdel(key(P, "state"), "often")
     await store.hset(key(P, "state"), "ghost", b"1 1-1 L")
@@ -121,9 +105,9 @@ async def test_what_is_derived_is_repaired(api: Api, here: Server, store: Any) -
     assert await state(api, events[-1].sequence) == fold(events)
 
 
-async def test_a_damaged_archive_is_told(api: Api, here: Server, tmp_path: Path) -> None:
+async def test_a_damaged_archive_is_told(api: Api, small_server: Server, tmp_path: Path) -> None:
     await story(api)
-    await archive(here)
+    await archive(small_server)
     objects = sorted((tmp_path / "archive").rglob("*.seg"))
     data = bytearray(objects[2].read_bytes())
     data[100] ^= 1
@@ -135,7 +119,7 @@ async def test_a_damaged_archive_is_told(api: Api, here: Server, tmp_path: Path)
 
 
 async def test_a_store_that_is_lost(
-    api: Api, here: Server, start_server: StartServer, tmp_path: Path
+    api: Api, small_server: Server, start_server: StartServer, tmp_path: Path
 ) -> None:
     """The recovery drill of docs/operations/recovery.md."""
     await api.register("reader", "apples")
@@ -143,30 +127,29 @@ async def test_a_store_that_is_lost(
         await api.publish(
             event(subject, b'"of %s"' % subject.encode(), metadata={"subject": subject})
         )
-    stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
-    await stub.EraseData(
+    await api.projects.EraseData(
         project_service_pb2.EraseDataRequest(
             project=P, subject="bert", request_id="r", reason="a test"
         )
     )
     events = await story(api)
     early = await exported(api, include=[1, 2, 3])
-    await archive(here)
-    await stub.EraseData(
+    await archive(small_server)
+    await api.projects.EraseData(
         project_service_pb2.EraseDataRequest(
             project=P, subject="anna", request_id="r2", reason="a test"
         )
     )
-    await archive(here)
+    await archive(small_server)
     await api.publish(event("carl", b'"of carl"', metadata={"subject": "carl"}))
-    await archive(here)
+    await archive(small_server)
     more = [*await listed(api)]
     for n in range(7):
         await api.publish(event(f"late-{n}"))
     late = await exported(api, include=[1, 2, 3])
     everything = await listed(api)
     states = {at: await state(api, everything[at].sequence) for at in (40, 90, len(everything) - 1)}
-    await here.stop()
+    await small_server.stop()
     with tempfile.TemporaryDirectory(prefix="ctx") as directory:
         fresh = EmbeddedValkey(Path(directory))
         await fresh.start()
@@ -181,9 +164,8 @@ async def test_a_store_that_is_lost(
             found, summary = await verify(again, repair=True)
             assert [kind for kind, _ in found] == ["ARCHIVE_AHEAD", *["VECTOR"] * (len(found) - 1)]
             assert await listed(again) == more
-            audit = audit_service_pb2_grpc.AuditServiceStub(again.channel)
             (record,) = (
-                await audit.ListRecords(audit_service_pb2.ListRecordsRequest(project=P))
+                await again.audits.ListRecords(audit_service_pb2.ListRecordsRequest(project=P))
             ).records
             assert record.detail.startswith("taken over from the archive")
             texts = {e.data_key: (e.payload, e.HasField("erased")) for e in more}
@@ -216,14 +198,14 @@ async def test_a_store_that_is_lost(
 
 
 async def test_a_store_that_was_brought_back_from_an_older_copy(
-    api: Api, here: Server, start_server: StartServer
+    api: Api, small_server: Server, start_server: StartServer
 ) -> None:
     await story(api, 10)
-    await archive(here)
+    await archive(small_server)
     await story(api, 10)
-    await archive(here)
+    await archive(small_server)
     everything = await listed(api)
-    await here.stop()
+    await small_server.stop()
     with tempfile.TemporaryDirectory(prefix="ctx") as directory:
         fresh = EmbeddedValkey(Path(directory))
         await fresh.start()

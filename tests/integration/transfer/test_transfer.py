@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,10 @@ import pytest
 import zstandard
 from contex.v1 import (
     audit_service_pb2,
-    audit_service_pb2_grpc,
     event_pb2,
     project_service_pb2,
-    project_service_pb2_grpc,
     state_service_pb2,
     transfer_service_pb2,
-    transfer_service_pb2_grpc,
 )
 from contex.v1.transfer_service_pb2 import (
     ExportRequest,
@@ -30,18 +26,17 @@ from contex.v1.transfer_service_pb2 import (
     KeyMapping,
     Redaction,
 )
-from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
 
-from tests.conftest import StartServer
+from tests.integration.logs import exported, imported
 from tests.integration.support import (
     DEADLINE_S,
     Api,
     ListAgentsRequest,
     P,
     Refusal,
-    Words,
     event,
+    eventually,
     own,
     refusal,
 )
@@ -56,51 +51,8 @@ PARTS = [1, 2, 3]
 
 
 @pytest.fixture
-async def there(start_server: StartServer, valkey: EmbeddedValkey) -> Server:
-    """A server with small segments."""
-    return await start_server(
-        valkey.url, embedder=Words(), segment_events=20, snapshot_events=20, index_idle_s=0.05
-    )
-
-
-@pytest.fixture
-async def api(there: Server) -> Any:
-    async with Api.of(there) as opened:
-        yield opened
-
-
-def transfers(api: Api) -> Any:
-    return transfer_service_pb2_grpc.TransferServiceStub(api.channel)
-
-
-async def exported(api: Api, project: str = P, **fields: Any) -> bytes:
-    request = ExportRequest(project=project, **fields)
-    data = bytearray()
-    summary = None
-    async for piece in transfers(api).Export(request, timeout=DEADLINE_S):
-        data += piece.data
-        assert piece.byte_count == len(data)
-        summary = piece.summary if piece.HasField("summary") else None
-    assert summary is not None
-    return bytes(data)
-
-
-def requests(data: bytes, start: ImportStart, size: int = 4_000) -> Iterable[ImportRequest]:
-    yield ImportRequest(start=start)
-    for at in range(0, len(data), size):
-        yield ImportRequest(data=data[at : at + size])
-    yield ImportRequest(finish=ImportFinish())
-
-
-async def imported(api: Api, data: bytes, project: str = "copy", **fields: Any) -> Any:
-    size = fields.pop("size", 4_000)
-    start = ImportStart(project=project, **fields)
-    last = None
-    async for response in transfers(api).Import(requests(data, start, size), timeout=DEADLINE_S):
-        last = response
-    assert last is not None
-    assert last.HasField("report")
-    return last.report
+def api(small_api: Api) -> Api:
+    return small_api
 
 
 async def story(api: Api, rounds: int = 30) -> list[event_pb2.Event]:
@@ -127,8 +79,7 @@ async def state(api: Api, project: str, at: str) -> Any:
 
 
 async def stats(api: Api, project: str) -> Any:
-    stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
-    return await stub.GetStats(project_service_pb2.GetStatsRequest(project=project))
+    return await api.projects.GetStats(project_service_pb2.GetStatsRequest(project=project))
 
 
 async def check_same(api: Api, events: list[event_pb2.Event], project: str = "copy") -> None:
@@ -155,11 +106,13 @@ async def check_same(api: Api, events: list[event_pb2.Event], project: str = "co
 
 
 @pytest.mark.parametrize("archived", [False, True])
-async def test_a_native_export_is_imported_exactly(api: Api, there: Server, archived: bool) -> None:
+async def test_a_native_export_is_imported_exactly(
+    api: Api, small_server: Server, archived: bool
+) -> None:
     events = await story(api)
     if archived:
-        assert there.rooms.projects.archiver is not None
-        await there.rooms.projects.archiver.archive_all(P)
+        assert small_server.rooms.projects.archiver is not None
+        await small_server.rooms.projects.archiver.archive_all(P)
     data = await exported(api, include=PARTS)
     report = await imported(api, data)
     assert report.imported_count == report.read_count == len(events)
@@ -186,10 +139,9 @@ def position(event: event_pb2.Event) -> event_pb2.Position:
 
 
 async def keep(api: Api, project: str, store_events: int) -> None:
-    stub = project_service_pb2_grpc.ProjectServiceStub(api.channel)
     request = project_service_pb2.SetRetentionRequest(project=project)
     request.retention.store_events = store_events
-    await stub.SetRetention(request, timeout=DEADLINE_S)
+    await api.projects.SetRetention(request, timeout=DEADLINE_S)
 
 
 def objects(root: Path, project: str) -> list[str]:
@@ -199,15 +151,15 @@ def objects(root: Path, project: str) -> list[str]:
 
 @pytest.mark.parametrize("form", [NATIVE, LINES])
 async def test_what_the_store_would_not_keep_goes_straight_into_the_archive(
-    api: Api, there: Server, tmp_path: Path, form: int
+    api: Api, small_server: Server, tmp_path: Path, form: int
 ) -> None:
     await api.publish(event("k0", b'"anna"', metadata={"subject": "anna"}))
     events = await story(api, 60)
     data = await exported(api, format=form)
     await keep(api, "copy", 40)
     # Nobody else archives it: what is in the archive was put there by the import.
-    assert there.rooms.projects.archiver is not None
-    await there.rooms.projects.archiver.close()
+    assert small_server.rooms.projects.archiver is not None
+    await small_server.rooms.projects.archiver.close()
     report = await imported(api, data)
     assert report.imported_count == len(events)
     found = await stats(api, "copy")
@@ -234,7 +186,7 @@ async def test_what_an_import_archived_goes_with_it(api: Api, tmp_path: Path) ->
     async def nothing() -> bool:
         return objects(tmp_path, "copy") == []
 
-    await _until(nothing)
+    await eventually(nothing)
     assert (await imported(api, data)).imported_count == len(events)
     # The same where they are added to what the project has, or appended as new ones.
     await keep(api, "half", 40)
@@ -320,7 +272,7 @@ async def test_an_export_is_gone_on_with(api: Api) -> None:
     for form in (NATIVE, LINES, CLOUD):
         pieces = [
             piece
-            async for piece in transfers(api).Export(
+            async for piece in api.transfers.Export(
                 ExportRequest(project=P, format=form), timeout=DEADLINE_S
             )
         ]
@@ -341,7 +293,7 @@ async def test_an_export_is_gone_on_with(api: Api) -> None:
 
 async def _rest(api: Api, form: int, token: str) -> bytes:
     request = ExportRequest(project=P, format=form, resume_token=token)
-    stream = transfers(api).Export(request, timeout=DEADLINE_S)
+    stream = api.transfers.Export(request, timeout=DEADLINE_S)
     return b"".join([piece.data async for piece in stream])
 
 
@@ -360,7 +312,7 @@ async def test_ranges_and_filters_of_exports(api: Api) -> None:
     assert [(e.sequence, e.data_key, e.revision, e.payload) for e in copied] == [
         (e.sequence, e.data_key, e.revision, e.payload) for e in wanted
     ]
-    # Links lead to what is there, and nowhere else.
+    # Links lead to what is small_server, and nowhere else.
     by_key: dict[str, str] = {}
     for copy in copied:
         assert copy.previous_sequence == by_key.get(copy.data_key, "")
@@ -546,7 +498,7 @@ async def test_an_interrupted_import_is_gone_on_with(api: Api) -> None:
         start = ImportStart(project=project, import_id="mine")
         offsets = []
         for _ in range(2):
-            call = transfers(api).Import(timeout=DEADLINE_S)
+            call = api.transfers.Import(timeout=DEADLINE_S)
             await call.write(ImportRequest(start=start))
             offset = (await call.read()).resume_offset
             offsets.append(offset)
@@ -554,9 +506,9 @@ async def test_an_interrupted_import_is_gone_on_with(api: Api) -> None:
                 await call.write(ImportRequest(data=data[at : min(at + 3_000, cut)]))
                 await call.read()
             call.cancel()
-            await _until(lambda p=project: _free(api, p))  # type: ignore[misc]
+            await eventually(lambda p=project: _free(api, p))  # type: ignore[misc]
         assert await api.log(project) == []
-        call = transfers(api).Import(timeout=DEADLINE_S)
+        call = api.transfers.Import(timeout=DEADLINE_S)
         await call.write(ImportRequest(start=start))
         offset = (await call.read()).resume_offset
         assert offset >= offsets[1] >= offsets[0] == 0
@@ -579,7 +531,7 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
         filter=event_pb2.EventFilter(publishers=["p1"]),
         remap_keys=[KeyMapping(from_prefix="k", to_prefix="key/")],
     )
-    call = transfers(api).Import(timeout=DEADLINE_S)
+    call = api.transfers.Import(timeout=DEADLINE_S)
     await call.write(ImportRequest(start=start))
     await call.read()
     for at in range(0, len(data) // 2, 3_000):
@@ -590,7 +542,7 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
 
     async def finished() -> bool:
         nonlocal report
-        again = transfers(api).Import(timeout=DEADLINE_S)
+        again = api.transfers.Import(timeout=DEADLINE_S)
         await again.write(ImportRequest(start=start))
         try:
             offset = (await again.read()).resume_offset
@@ -605,7 +557,7 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
         report = (await again.read()).report
         return True
 
-    await _until(finished)
+    await eventually(finished)
     wanted = [e for e in events if e.publisher == "p1"]
     assert report is not None
     assert report.imported_count == len(wanted)
@@ -615,7 +567,7 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
 async def _free(api: Api, project: str) -> bool:
     """Whether nobody works on the import any more."""
     start = ImportStart(project=project, import_id="mine")
-    call = transfers(api).Import(timeout=DEADLINE_S)
+    call = api.transfers.Import(timeout=DEADLINE_S)
     await call.write(ImportRequest(start=start))
     try:
         await call.read()
@@ -626,22 +578,15 @@ async def _free(api: Api, project: str) -> bool:
     return True
 
 
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not await holds():
-            await asyncio.sleep(0.05)
-
-
 async def test_imports_and_exports_are_audited(api: Api) -> None:
     events = await story(api, 3)
     await imported(api, await exported(api))
-    audit = audit_service_pb2_grpc.AuditServiceStub(api.channel)
 
     async def records(project: str, action: int) -> Any:
         request = audit_service_pb2.ListRecordsRequest(
             project=project, filter=audit_service_pb2.AuditFilter(actions=[action])
         )
-        return (await audit.ListRecords(request, timeout=DEADLINE_S)).records
+        return (await api.audits.ListRecords(request, timeout=DEADLINE_S)).records
 
     (record,) = await records("copy", audit_service_pb2.AUDIT_ACTION_IMPORTED)
     assert (record.detail, record.count) == (f"Import, exact of project {P}", len(events))
@@ -650,4 +595,4 @@ async def test_imports_and_exports_are_audited(api: Api) -> None:
         found = await records(P, audit_service_pb2.AUDIT_ACTION_EXPORTED)
         return ("Export", len(events)) in [(r.detail, r.count) for r in found]
 
-    await _until(noted)
+    await eventually(noted)
