@@ -17,6 +17,7 @@ from contex_server.kernel.model import (
     Entry,
     KeyState,
     NewEvent,
+    Range,
     Sequence,
 )
 from contex_server.log.agents import AgentWrite
@@ -51,15 +52,9 @@ class ArchivingLog(ArchivedLog):
         super().__init__(store, archive)
         self._archiver = archiver
 
-    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
+    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
         await self._archiver.archive_all(project)
-        return await super().read(project, after, until, count)
-
-    async def read_back(
-        self, project: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Entry]:
-        await self._archiver.archive_all(project)
-        return await super().read_back(project, until, after, count)
+        return await super().read(project, span, count)
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         await self._archiver.archive_all(project)
@@ -161,7 +156,7 @@ def one(key: str = "k", text: str = "x", request_id: str = "", **options: object
 
 
 async def everything(log: EventLog, project: str = P) -> list[Entry]:
-    return await log.read(project, BEGINNING, END_OF_TIME, 10_000)
+    return await log.read(project, Range(), 10_000)
 
 
 def parse(entry: Entry) -> event_pb2.Event:
@@ -199,7 +194,7 @@ async def test_large_revisions_are_encoded_right(log: EventLog, revision: int) -
     for start in range(0, revision, 5_000):
         count = min(5_000, revision - start)
         await log.append(Append(P, [event("k") for _ in range(count)]))
-    (last,) = await log.read_back(P, END_OF_TIME, BEGINNING, 1)
+    (last,) = await log.read(P, Range(backwards=True), 1)
     assert parse(last).revision == revision
 
 
@@ -277,10 +272,11 @@ async def test_ranges_are_exclusive_below_and_inclusive_above(log: EventLog) -> 
     for i in range(5):
         await log.append(one(f"k{i}"))
     s = [e.sequence for e in await everything(log)]
-    assert [e.sequence for e in await log.read(P, s[0], s[3], 10)] == s[1:4]
-    assert [e.sequence for e in await log.read(P, s[0], s[3], 2)] == s[1:3]
-    assert [e.sequence for e in await log.read_back(P, s[3], s[0], 10)] == s[3:0:-1]
-    assert [e.sequence for e in await log.read_back(P, s[3], s[0], 2)] == s[3:1:-1]
+    assert [e.sequence for e in await log.read(P, Range(s[0], s[3]), 10)] == s[1:4]
+    assert [e.sequence for e in await log.read(P, Range(s[0], s[3]), 2)] == s[1:3]
+    back = Range(s[0], s[3], backwards=True)
+    assert [e.sequence for e in await log.read(P, back, 10)] == s[3:0:-1]
+    assert [e.sequence for e in await log.read(P, back, 2)] == s[3:1:-1]
     got = await log.get(P, [s[2], Sequence(1, 1)])
     assert got[0] is not None
     assert got[0].sequence == s[2]
@@ -319,9 +315,9 @@ async def test_a_follower_gets_what_is_appended_while_it_waits(log: EventLog) ->
 
 async def test_a_follower_that_was_away_misses_nothing(log: EventLog, store: Store) -> None:
     appended = [(await log.append(one())).first for _ in range(10)]
-    await log.read(P, BEGINNING, END_OF_TIME, 1)  # archives and trims, where there is an archive
+    await log.read(P, Range(), 1)  # archives and trims, where there is an archive
     if (await store.archive.archived(P)).last > BEGINNING:
-        assert await store.events.read(P, BEGINNING, END_OF_TIME, 1) == []
+        assert await store.events.read(P, Range(), 1) == []
     appended.append((await log.append(one())).first)
     follower = log.follower(bucket_of(P))
     try:
@@ -356,7 +352,7 @@ async def test_the_first_model_decides_until_it_is_changed(log: EventLog, store:
     sequence = await store.match.change_model(P, "old", "new", "t", b"body")
     assert sequence is not None
     assert sequence > tail
-    (entry,) = await log.read(P, tail, END_OF_TIME, 10)
+    (entry,) = await log.read(P, Range(tail), 10)
     assert (entry.sequence, entry.body) == (sequence, b"body")
     assert await store.match.model(P) == "new"
     assert await store.match.vectors(P, "old", [b"d"]) == {}

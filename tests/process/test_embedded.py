@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Append, NewEvent
+from contex_server.kernel.model import Append, NewEvent, Range
 from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
 from contex_server.log.redis.store import open_store
 
@@ -23,7 +23,7 @@ async def append(store: EmbeddedValkey, count: int) -> None:
 
 async def length(store: EmbeddedValkey) -> int:
     log = (await open_store(store.url)).events
-    entries = await log.read("p", BEGINNING, END_OF_TIME, 1_000)
+    entries = await log.read("p", Range(), 1_000)
     await log.close()
     return len(entries)
 

@@ -18,7 +18,7 @@ from contex_server.agents.journal import (
     fold_journal,
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
+from contex_server.kernel.model import END_OF_TIME, Range, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
@@ -82,14 +82,11 @@ class JournalReader:
         self,
         project: str,
         agent_id: str,
-        after: Sequence,
-        until: Sequence,
+        span: Range,
         count: int,
-        *,
-        backwards: bool,
         scope: Scope,
     ) -> tuple[list[RecordedDelivery], Sequence | None]:
-        """What an agent was sent in (after, until] of its journal, and where to continue.
+        """What an agent was sent in a range of its journal, and where to continue.
 
         The events of a message stay together, so there may be more than `count`.
 
@@ -99,9 +96,7 @@ class JournalReader:
         messages: list[tuple[Sequence, SentMessage]] = []
         events, place = 0, None
         while events < count:
-            page = await self._store.journal(
-                project, agent_id, after, until, _PAGE, backwards=backwards
-            )
+            page = await self._store.journal(project, agent_id, span, _PAGE)
             for note in page:
                 place = note.sequence
                 message = decode_note(note)
@@ -115,10 +110,7 @@ class JournalReader:
                     place = None
                     break
             assert place is not None
-            if backwards:
-                until = place.prev()
-            else:
-                after = place
+            span = span.rest(place)
         if not messages and await self._is_unknown(project, agent_id):
             raise agent_not_found(project, agent_id)
         deliveries = await self._deliveries(project, agent_id, messages)
@@ -187,7 +179,7 @@ class JournalReader:
                 texts |= _texts_in(notes or ())
         if not registrations <= texts.keys():
             between = await self._store.journal(
-                project, agent_id, min(places), max(places), len(places) + 10 * _PAGE
+                project, agent_id, Range(min(places), max(places)), len(places) + 10 * _PAGE
             )
             texts |= _texts_in(between)
         return texts
@@ -197,22 +189,21 @@ class JournalReader:
     ) -> list[Note] | None:
         """The notes from the newest checkpoint up to a place; None if there is no checkpoint."""
         notes: list[Note] = []
-        while page := await self._store.journal(
-            project, agent_id, BEGINNING, until, _PAGE, backwards=True
-        ):
+        span = Range(until=until, backwards=True)
+        while page := await self._store.journal(project, agent_id, span, _PAGE):
             for note in page:
                 notes.append(note)
                 if b"k" in note.fields:
                     return notes[::-1]
-            until = page[-1].sequence.prev()
+            span = span.rest(page[-1].sequence)
         return None
 
     async def _knowledge_without_journal(
         self, project: str, agent_id: str, until: Sequence
     ) -> AgentKnowledge:
         """What an agent knew whose journal has no checkpoint up to a place."""
-        after = BEGINNING
-        while page := await self._store.journal(project, agent_id, after, END_OF_TIME, _PAGE):
+        span = Range()
+        while page := await self._store.journal(project, agent_id, span, _PAGE):
             for note in page:
                 if b"k" in note.fields:
                     if note.sequence > until and not note.fields[b"record"]:
@@ -222,7 +213,7 @@ class JournalReader:
                         f"what agent {agent_id!r} knew is on record from {_iso(note.sequence)} on",
                         metadata={"earliest_time": _iso(note.sequence)},
                     )
-            after = page[-1].sequence
+            span = span.rest(page[-1].sequence)
         stored = await self._agents.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
@@ -230,7 +221,7 @@ class JournalReader:
         return AgentKnowledge(record=stored.record, cursor=stored.cursor)
 
     async def _is_unknown(self, project: str, agent_id: str) -> bool:
-        if await self._store.journal(project, agent_id, BEGINNING, END_OF_TIME, 1):
+        if await self._store.journal(project, agent_id, Range(), 1):
             return False
         return await self._agents.agent(project, agent_id) is None
 

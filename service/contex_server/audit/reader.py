@@ -39,6 +39,7 @@ from contex_server.kernel.model import (
     SERVICE,
     Event,
     Origin,
+    Range,
     Sequence,
 )
 from contex_server.log.agents import JournalStore
@@ -62,33 +63,31 @@ class AuditReader:
     async def read(
         self,
         project: str,
-        after: Sequence,
-        until: Sequence,
+        span: Range,
         record_filter: AuditFilter,
         *,
-        backwards: bool = False,
         resume: RecordId | None = None,
     ) -> AsyncGenerator[tuple[AuditRecord, bool], None]:
-        """The records in (after, until], in order, each with whether it passes the filter.
+        """The records of a range of times, in its direction; each with whether it passes.
 
         Skips sources that hold no record that passes.
 
         Args:
-            after: Time of the notes, exclusive.
-            until: Likewise, inclusive.
+            span: A range of the times of the notes.
             resume: Only what comes after this record.
         """
+        backwards = span.backwards
         names = [AUDIT] if record_filter.needs_audit else []
         if record_filter.needs_journals:
             names += sorted(record_filter.agent_ids) or await self._journals.journals(project)
         if resume is not None:
             # The note of the last record is read again: it may have more.
             if backwards:
-                until = min(until, resume.note)
+                span = span._replace(until=min(span.until, resume.note))
             elif resume.note > BEGINNING:
-                after = max(after, resume.note.prev())
+                span = span._replace(after=max(span.after, resume.note.prev()))
         slots = asyncio.Semaphore(_CONCURRENT_SOURCES)
-        sources = [self._source(project, name, after, until, backwards) for name in names]
+        sources = [self._source(project, name, span) for name in names]
 
         async def first(source: AsyncGenerator[AuditRecord, None]) -> AuditRecord | None:
             async with slots:
@@ -118,7 +117,7 @@ class AuditReader:
                 await source.aclose()
 
     async def _source(
-        self, project: str, name: str, after: Sequence, until: Sequence, backwards: bool
+        self, project: str, name: str, span: Range
     ) -> AsyncGenerator[AuditRecord, None]:
         """The records of one stream."""
         while True:
@@ -127,19 +126,16 @@ class AuditReader:
                 if name
                 else partial(self._store.audit, project)
             )
-            page = await read(after, until, _PAGE_NOTES, backwards=backwards)
+            page = await read(span, _PAGE_NOTES)
             for group in [page] if name else _groups(page):
                 events = {} if name else await self._events(project, group)
                 for note in group:
                     records = _journal_records(note, name) if name else _audit_records(note, events)
-                    for record in reversed(records) if backwards else records:
+                    for record in reversed(records) if span.backwards else records:
                         yield record
             if len(page) < _PAGE_NOTES:
                 return
-            if backwards:
-                until = page[-1].sequence.prev()
-            else:
-                after = page[-1].sequence
+            span = span.rest(page[-1].sequence)
 
     async def _events(self, project: str, notes: list[Note]) -> dict[Sequence, Event]:
         """The events that the notes' publishes appended, as far as they can be read."""
@@ -147,9 +143,9 @@ class AuditReader:
         events: dict[Sequence, Event] = {}
         if not spans:
             return events
-        after, until = min(spans)[0].prev(), max(last for _, last in spans)
-        while after < until:
-            entries = await self._log.read(project, after, until, _MAX_EVENTS)
+        unread = Range(min(spans)[0].prev(), max(last for _, last in spans))
+        while not unread.is_empty:
+            entries = await self._log.read(project, unread, _MAX_EVENTS)
             for entry in entries:
                 event = event_codec.decode(entry)
                 if event.event_type != MATCH_FEEDBACK:
@@ -157,7 +153,7 @@ class AuditReader:
                 events[event.sequence] = event
             if len(entries) < _MAX_EVENTS:
                 break
-            after = entries[-1].sequence
+            unread = unread.rest(entries[-1].sequence)
         return events
 
 

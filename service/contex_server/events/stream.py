@@ -14,7 +14,7 @@ from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
 from contex_server.kernel import event_codec
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
-from contex_server.kernel.model import END_OF_TIME, EVERYTHING, Entry, EventFilter, Sequence
+from contex_server.kernel.model import EVERYTHING, Entry, EventFilter, Range, Sequence
 from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable, pages
@@ -104,11 +104,10 @@ async def stream(
                 source = pages(
                     log,
                     project,
-                    position,
-                    END_OF_TIME,
+                    Range(position),
                     resumed=fell_behind,
                     max_events=limits.page_events,
-                    wanted=wanted,
+                    event_filter=wanted,
                 )
                 async with aclosing(source):
                     async for page in source:

@@ -79,6 +79,25 @@ BEGINNING = Sequence(0, 0)
 END_OF_TIME = Sequence(_U64_MAX, _U64_MAX)
 
 
+class Range(NamedTuple):
+    """The part (after, until] of a stream, and the direction in which it is read."""
+
+    after: Sequence = BEGINNING
+    until: Sequence = END_OF_TIME
+    backwards: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be in it."""
+        return self.after >= self.until
+
+    def rest(self, last: Sequence) -> Range:
+        """What is left to read once everything up to `last` has been read."""
+        if self.backwards:
+            return Range(self.after, last.prev(), backwards=True)
+        return Range(last, self.until)
+
+
 class Durability(IntEnum):
     """What an acknowledgement promises; the numbers are those of the API."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import SERVICE, UNKNOWN, Origin, Sequence
+from contex_server.kernel.model import SERVICE, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
 
 
@@ -130,17 +130,8 @@ class JournalStore(Protocol):
     ) -> None:
         """Notes that a stream of an agent was opened at `start`, or has ended if it is None."""
 
-    async def journal(
-        self,
-        project: str,
-        agent_id: str,
-        after: Sequence,
-        until: Sequence,
-        count: int,
-        *,
-        backwards: bool = False,
-    ) -> list[Note]:
-        """The first `count` notes of a journal in (after, until], or the last, newest first."""
+    async def journal(self, project: str, agent_id: str, span: Range, count: int) -> list[Note]:
+        """The first `count` notes of a range of a journal, in its direction."""
 
     async def journal_notes(
         self, project: str, places: Iterable[tuple[str, Sequence]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import BEGINNING, Entry, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, Range, Sequence
 from contex_server.log.port import Follower
 
 
@@ -80,7 +80,7 @@ class ArchiveStore(Protocol):
     """
 
     async def read_tail(
-        self, project: str, after: Sequence, until: Sequence, count: int
+        self, project: str, span: Range, count: int
     ) -> tuple[list[Entry], Sequence]:
         """`EventLog.read` of the store's events, and `Archived.last` as of just afterwards."""
 

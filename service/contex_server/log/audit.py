@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import Sequence
+from contex_server.kernel.model import Range, Sequence
 
 
 class Note(NamedTuple):
@@ -26,13 +26,5 @@ class AuditStore(Protocol):
     async def note_actions(self, project: str, actions: Iterable[bytes]) -> None:
         """Adds records of actions, whose content is opaque to the log."""
 
-    async def audit(
-        self,
-        project: str,
-        after: Sequence,
-        until: Sequence,
-        count: int,
-        *,
-        backwards: bool = False,
-    ) -> list[Note]:
-        """The first `count` records in (after, until], or the last, newest first."""
+    async def audit(self, project: str, span: Range, count: int) -> list[Note]:
+        """The first `count` records of a range, in its direction."""

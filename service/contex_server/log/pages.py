@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Sequence
+from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Range, Sequence
 from contex_server.log.port import Bounds, EventLog
 
 _FIRST_PAGE = 64
@@ -26,28 +26,19 @@ class Page(NamedTuple):
     last: bool
 
 
-class _Fetched(NamedTuple):
-    entries: list[Entry]
-    after: Sequence
-    until: Sequence
-    last: bool
-
-
 async def pages(
     log: EventLog,
     project: str,
-    after: Sequence,
-    until: Sequence,
+    span: Range,
     *,
-    backwards: bool = False,
     resumed: bool = False,
     max_events: int,
-    wanted: EventFilter = EVERYTHING,
+    event_filter: EventFilter = EVERYTHING,
 ) -> AsyncGenerator[Page, None]:
-    """Reads (after, until] until it is exhausted. With `wanted`, what is known to hold nothing
-    that passes is left out; what is read need not pass.
+    """Reads a range until it is exhausted. Leaves out what is known to hold nothing that
+    passes the filter; what is read need not pass.
 
-    With `resumed`, `after` has been read already, and a gap behind it is refused too.
+    With `resumed`, `span.after` has been read already, and a gap behind it is refused too.
 
     Page sizes adapt to the events, so that about 1 MiB is held at a time, and twice that
     with the page that is fetched ahead.
@@ -56,50 +47,46 @@ async def pages(
         ContexError: SEQUENCE_TRIMMED if, forwards, the log was trimmed beyond what was read.
     """
 
-    async def fetch(after: Sequence, until: Sequence, count: int, *, follows: bool) -> _Fetched:
-        """A page; what remains then."""
-        low, high = after, until
-        if not wanted.is_open:
-            low, high = await log.narrow(project, after, until, wanted, backwards=backwards)
-            if follows and low != after > BEGINNING and not backwards:
-                check_readable(await log.bounds(project), after)
+    async def fetch(span: Range, count: int, *, follows: bool) -> tuple[list[Entry], Range]:
+        """A page, and what is left of the range then."""
+        part = span
+        if not event_filter.is_open:
+            part = await log.narrow(project, span, event_filter)
+            if follows and part.after != span.after > BEGINNING and not span.backwards:
+                check_readable(await log.bounds(project), span.after)
                 follows = False
-        entries = await read(low, high, count, follows=follows)
+        entries = await read(part, count, follows=follows)
         if len(entries) == count:
-            edge = entries[-1].sequence
-            if backwards:
-                return _Fetched(entries, after, edge.prev(), edge == BEGINNING.next())
-            return _Fetched(entries, edge, until, last=False)
-        if backwards:
-            return _Fetched(entries, after, low, low <= after)
-        return _Fetched(entries, high, until, high >= until)
+            return entries, span.rest(entries[-1].sequence)
+        if span.backwards:
+            return entries, span._replace(until=part.after)
+        return entries, span._replace(after=part.until)
 
-    async def read(after: Sequence, until: Sequence, count: int, *, follows: bool) -> list[Entry]:
-        if backwards:
-            return await log.read_back(project, until, after, count)
-        if not follows or after == BEGINNING:
-            return await log.read(project, after, until, count)
+    async def read(span: Range, count: int, *, follows: bool) -> list[Entry]:
+        after = span.after
+        if span.backwards or not follows or after == BEGINNING:
+            return await log.read(project, span, count)
         # Together with the event that was read last: while that one is there, none behind
         # it can be missing. Checked in the same read, so a log that is being trimmed in
         # front of a slow reader makes no gap.
-        entries = await log.read(project, after.prev(), until, count + 1)
+        entries = await log.read(project, Range(after.prev(), span.until), count + 1)
         if entries and entries[0].sequence == after:
             return entries[1:]
         check_readable(await log.bounds(project), after)
         return entries[:count]
 
     count = min(_FIRST_PAGE, max_events)
-    ahead = asyncio.create_task(fetch(after, until, count, follows=resumed))
+    ahead = asyncio.create_task(fetch(span, count, follows=resumed))
     try:
         while True:
-            entries, after, until, last = await ahead
-            if last:
+            entries, span = await ahead
+            if span.is_empty:
                 yield Page(entries, last=True)
                 return
             if entries:
                 size = sum([len(body) for _, body in entries]) // len(entries) + 64
                 count = max(1, min(max_events, _PAGE_BYTES // size, count * 8))
-            ahead = asyncio.create_task(fetch(after, until, count, follows=True))
+            ahead = asyncio.create_task(fetch(span, count, follows=True))
             if entries:
                 yield Page(entries, last=False)
     finally:

@@ -1,4 +1,4 @@
-"""The event log: the small core that every layer of it implements.
+"""The event log: the core of nine methods that every layer of it implements.
 
 What one capability needs beside it is a facet of its own, in `log/<capability>.py`.
 `tests/contract` holds every implementation to these contracts.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Sequence
+from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
 
 
 class Bounds(NamedTuple):
@@ -65,24 +65,11 @@ class EventLog(Protocol):
             ContexError: REVISION_CONFLICT; OVERLOADED, in which case nothing was sent.
         """
 
-    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
-        """The first `count` events in (after, until], oldest first."""
+    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
+        """The first `count` events of a range, in its direction."""
 
-    async def read_back(
-        self, project: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Entry]:
-        """The last `count` events in (after, until], newest first."""
-
-    async def narrow(
-        self,
-        project: str,
-        after: Sequence,
-        until: Sequence,
-        wanted: EventFilter,
-        *,
-        backwards: bool = False,
-    ) -> tuple[Sequence, Sequence]:
-        """The part of (after, until] to read next for events that pass a filter.
+    async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
+        """The part of a range to read next for events that pass a filter.
 
         No event outside the returned range passes the filter, up to its far end in the
         direction of reading; the caller asks again for what lies beyond.

@@ -10,7 +10,16 @@ from functools import partial
 
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import SERVICE_TYPES, Agent, Entry, Event, Match, MinDelta, Need
+from contex_server.kernel.model import (
+    SERVICE_TYPES,
+    Agent,
+    Entry,
+    Event,
+    Match,
+    MinDelta,
+    Need,
+    Range,
+)
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
@@ -103,7 +112,8 @@ class BacktestRunner:
         progress = BacktestProgress(query.since, 0, await self._estimate(query), 0)
         reported = time.monotonic()
         index: Index | None = None
-        source = pages(self._log, query.project, query.since, query.until, max_events=_PAGE_EVENTS)
+        span = Range(query.since, query.until)
+        source = pages(self._log, query.project, span, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 if not page.entries:

@@ -10,7 +10,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found, invalid_field
-from contex_server.kernel.model import MATCH_FEEDBACK, Append, Entry, Match, NewEvent, Origin
+from contex_server.kernel.model import MATCH_FEEDBACK, Append, Entry, Match, NewEvent, Origin, Range
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore
@@ -106,7 +106,7 @@ class Feedback:
         Raises:
             ContexError: SEQUENCE_TRIMMED, STORE_UNAVAILABLE.
         """
-        source = pages(self._log, project, since, until, max_events=_PAGE_EVENTS)
+        source = pages(self._log, project, Range(since, until), max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 events = [event_codec.decode(entry) for entry in page.entries]

@@ -18,7 +18,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import Entry, Sequence
+from contex_server.kernel.model import Entry, Range, Sequence
 from contex_server.log.archive import Archived
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
@@ -301,7 +301,7 @@ class Archiver:
         builder, after = new.builder, new.archived.last
         least, most = _PAGE_EVENTS
         most = int(min(most, max(least, due.speed / _PAGES_PER_S)))
-        source = pages(self._store.events, project, after, bounds.tail, max_events=most)
+        source = pages(self._store.events, project, Range(after, bounds.tail), max_events=most)
         async with aclosing(source):
             async for page in source:
                 began = time.monotonic()

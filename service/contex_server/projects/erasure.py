@@ -18,12 +18,12 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import (
-    BEGINNING,
     DATA_ERASED,
     SEALED_TAG,
     Entry,
     Erasure,
     Origin,
+    Range,
     Sequence,
 )
 from contex_server.log.archive import SegmentRecord
@@ -145,7 +145,7 @@ class Eraser:
         """The events that are sealed with a key."""
         erased = _ErasedEvents()
         tail = (await self.storage.raw.bounds(project)).tail
-        source = pages(self.storage.raw, project, BEGINNING, tail, max_events=_PAGE_EVENTS)
+        source = pages(self.storage.raw, project, Range(until=tail), max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:

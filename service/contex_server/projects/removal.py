@@ -17,7 +17,7 @@ from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import END_OF_TIME, SERVICE, Origin, Sequence
+from contex_server.kernel.model import SERVICE, Origin, Range, Sequence
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.port import EventLog
 from contex_server.log.state import SnapshotInfo
@@ -100,7 +100,7 @@ class Removal:
         following = [record.first for record in directory.records if record.ordinal > last.ordinal]
         if following:
             return following[0]
-        entries = await self.store.events.read(project, last.last, END_OF_TIME, 1)
+        entries = await self.store.events.read(project, Range(last.last), 1)
         return entries[0].sequence if entries else None
 
     async def _put_remains(

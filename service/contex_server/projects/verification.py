@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, KeyState, Range, Sequence
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
@@ -201,7 +201,7 @@ class _Run:
                 self.state.update({key: first.at(i) for i, key in enumerate(first.keys)})
                 self._base = snapshots[0].sequence
         last, pending = self._base, snapshots[::-1]
-        source = pages(self._log, project, self._base, bounds.tail, max_events=_PAGE_EVENTS)
+        source = pages(self._log, project, Range(self._base, bounds.tail), max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
@@ -276,7 +276,8 @@ class _Run:
         for _ in range(_STATE_ATTEMPTS):
             sequence, stored = await read_current_state(self._log, self._store.state, project)
             as_of = Sequence.parse(summary.as_of_sequence)
-            async for page in pages(self._log, project, as_of, sequence, max_events=_PAGE_EVENTS):
+            span = Range(as_of, sequence)
+            async for page in pages(self._log, project, span, max_events=_PAGE_EVENTS):
                 for entry in page.entries:
                     latest = event_codec.key_state(entry)
                     summary.event_count += 1

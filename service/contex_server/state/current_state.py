@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
-from contex_server.kernel.model import BEGINNING, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, KeyState, Range, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -37,7 +37,8 @@ async def read_current_state(
             state[latest.data_key] = latest
     end = (await log.bounds(project)).tail
     if end > start:
-        source = pages(log, project, start, end, resumed=start > BEGINNING, max_events=PAGE_EVENTS)
+        span, resumed = Range(start, end), start > BEGINNING
+        source = pages(log, project, span, resumed=resumed, max_events=PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 fold_entries(state, page.entries)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, Sequence
+from contex_server.kernel.model import BEGINNING, Range, Sequence
 from contex_server.log.pages import check_not_beyond
 from contex_server.log.port import Bounds, EventLog
 
@@ -81,7 +81,7 @@ def rfc3339(unix_ms: int) -> str:
 async def _newest(log: EventLog, project: str, bounds: Bounds, at: Sequence) -> Sequence:
     if at >= bounds.tail:
         return bounds.tail
-    newest = await log.read_back(project, at, BEGINNING, 1)
+    newest = await log.read(project, Range(until=at, backwards=True), 1)
     if newest:
         return newest[0].sequence
     return at if bounds.trimmed else BEGINNING

@@ -9,7 +9,7 @@ from functools import partial
 from cachetools import LRUCache
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, Entry, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, KeyState, Range, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
@@ -140,8 +140,7 @@ class StateReader:
         source = pages(
             self._log,
             project,
-            snapshot.sequence,
-            until,
+            Range(snapshot.sequence, until),
             resumed=snapshot.info is not None,
             max_events=PAGE_EVENTS,
         )

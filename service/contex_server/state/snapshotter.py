@@ -12,7 +12,7 @@ from contextlib import aclosing
 import structlog
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, KeyState, Range, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.projects import Counters
@@ -189,8 +189,7 @@ class Snapshotter:
         source = pages(
             self._log,
             project,
-            start.sequence,
-            bounds.tail,
+            Range(start.sequence, bounds.tail),
             resumed=start.info is not None,
             max_events=min(PAGE_EVENTS, self._events),
         )

@@ -18,7 +18,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import BlockDamaged, decode_block
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import Entry, EventFilter, Sequence
+from contex_server.kernel.model import Entry, EventFilter, Range, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
 from contex_server.log.state import SnapshotInfo
 from contex_server.tiers.objects import ObjectMissing, Objects
@@ -145,10 +145,14 @@ class Archive:
                 if directory is before:
                     raise _damaged(gone.record, "the object is missing") from gone
 
-    async def read(
+    async def read(self, directory: Directory, span: Range, count: int) -> list[Entry]:
+        """See `EventLog.read`."""
+        read = self._read_backwards if span.backwards else self._read_forwards
+        return await read(directory, span.after, span.until, count)
+
+    async def _read_forwards(
         self, directory: Directory, after: Sequence, until: Sequence, count: int
     ) -> list[Entry]:
-        """The first `count` archived events in (after, until], oldest first."""
         found: list[Entry] = []
         for at in range(bisect_right(directory.lasts, after), len(directory.records)):
             record = directory.records[at]
@@ -173,10 +177,9 @@ class Archive:
             self._run_ahead(directory, at + 1)
         return found
 
-    async def read_back(
-        self, directory: Directory, until: Sequence, after: Sequence, count: int
+    async def _read_backwards(
+        self, directory: Directory, after: Sequence, until: Sequence, count: int
     ) -> list[Entry]:
-        """The last `count` archived events in (after, until], newest first."""
         found: list[Entry] = []
         at = min(bisect_left(directory.lasts, until), len(directory.records) - 1)
         while at >= 0 and len(found) < count and directory.lasts[at] > after:
@@ -196,16 +199,20 @@ class Archive:
                 block -= 1
         return found
 
-    async def narrow(
-        self, directory: Directory, after: Sequence, until: Sequence, wanted: EventFilter
-    ) -> tuple[Sequence, Sequence]:
+    async def narrow(self, directory: Directory, span: Range, event_filter: EventFilter) -> Range:
         """See `EventLog.narrow`."""
+        narrow = self._narrow_backwards if span.backwards else self._narrow_forwards
+        return Range(*await narrow(directory, span.after, span.until, event_filter), span.backwards)
+
+    async def _narrow_forwards(
+        self, directory: Directory, after: Sequence, until: Sequence, event_filter: EventFilter
+    ) -> tuple[Sequence, Sequence]:
         for at in range(bisect_right(directory.lasts, after), len(directory.records)):
             record = directory.records[at]
             if record.first > until:
                 break
             index = await self.index(record)
-            blocks = self._blocks_with(record, index, wanted)
+            blocks = self._blocks_with(record, index, event_filter)
             place = bisect_left(blocks, bisect_right(index.firsts, after.next()) - 1)
             if place < len(blocks):
                 block = blocks[place]
@@ -219,10 +226,9 @@ class Archive:
             after = min(record.last, until)
         return after, until
 
-    async def narrow_back(
-        self, directory: Directory, after: Sequence, until: Sequence, wanted: EventFilter
+    async def _narrow_backwards(
+        self, directory: Directory, after: Sequence, until: Sequence, event_filter: EventFilter
     ) -> tuple[Sequence, Sequence]:
-        """See `EventLog.narrow`, backwards."""
         if not directory.lasts or until > directory.lasts[-1]:
             return max(after, min(directory.archived.last, until)), until
         for at in range(bisect_left(directory.lasts, until), -1, -1):
@@ -230,7 +236,7 @@ class Archive:
             if record.last <= after:
                 break
             index = await self.index(record)
-            blocks = self._blocks_with(record, index, wanted)
+            blocks = self._blocks_with(record, index, event_filter)
             place = bisect_right(blocks, bisect_right(index.firsts, until) - 1) - 1
             if place >= 0:
                 starts = index.firsts[blocks[place]].prev()
@@ -244,12 +250,12 @@ class Archive:
         return after, after
 
     def _blocks_with(
-        self, record: SegmentRecord, index: SegmentIndex, wanted: EventFilter
+        self, record: SegmentRecord, index: SegmentIndex, event_filter: EventFilter
     ) -> SequenceOf[int]:
         """The blocks of a segment that may hold events that pass a filter."""
-        found = self._passing.get((record.name, wanted))
+        found = self._passing.get((record.name, event_filter))
         if found is None:
-            found = self._passing[record.name, wanted] = index.blocks_with(wanted)
+            found = self._passing[record.name, event_filter] = index.blocks_with(event_filter)
         return found
 
     async def get(

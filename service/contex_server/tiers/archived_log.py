@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, Append, Appended, Entry, EventFilter, Sequence
+from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
 from contex_server.log.archive import TailFollower
 from contex_server.log.port import Bounds, EventLog, Follower
 from contex_server.log.state import SnapshotInfo, SnapshotReader
@@ -30,59 +30,47 @@ class ArchivedLog(EventLog):
     def append(self, append: Append) -> Coroutine[Any, Any, Appended]:
         return self._events.append(append)  # Awaited by the caller: no frame of its own.
 
-    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
-        entries, archived = await self._store.read_tail(project, after, until, count)
-        if archived <= after:
+    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
+        read = self._read_backwards if span.backwards else self._read_forwards
+        return await read(project, span, count)
+
+    async def _read_forwards(self, project: str, span: Range, count: int) -> list[Entry]:
+        entries, archived = await self._store.read_tail(project, span, count)
+        if archived <= span.after:
             return entries
+        within = Range(span.after, min(span.until, archived))
         old = await self._archive.look(
-            project,
-            lambda directory: self._archive.read(directory, after, min(until, archived), count),
+            project, lambda directory: self._archive.read(directory, within, count)
         )
         if len(old) >= count:
             return old[:count]
         fresh = [entry for entry in entries if entry.sequence > archived]
         if len(entries) == count and len(old) + len(fresh) < count:
             # Many of the store's entries were archived too.
-            last = entries[-1].sequence
-            fresh += await self._events.read(
-                project, max(last, archived), until, count - len(old) - len(fresh)
-            )
+            rest = span.rest(max(entries[-1].sequence, archived))
+            fresh += await self._events.read(project, rest, count - len(old) - len(fresh))
         return (old + fresh)[:count]
 
-    async def read_back(
-        self, project: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Entry]:
+    async def _read_backwards(self, project: str, span: Range, count: int) -> list[Entry]:
         entries: list[Entry] = []
         # Reading back from before its first event, the store would walk through all it has.
-        archived = until <= self._archive.known(project)
+        archived = span.until <= self._archive.known(project)
         if not archived:
-            entries = await self._events.read_back(project, until, after, count)
+            entries = await self._events.read(project, span, count)
             if len(entries) == count:
                 return entries
-        before = _before(entries[-1].sequence) if entries else until
+        rest = span.rest(entries[-1].sequence) if entries else span
         older = await self._archive.look(
-            project,
-            lambda directory: self._archive.read_back(
-                directory, before, after, count - len(entries)
-            ),
+            project, lambda directory: self._archive.read(directory, rest, count - len(entries))
         )
-        if archived and until > self._archive.known(project):
+        if archived and span.until > self._archive.known(project):
             # The store was replaced by an older one.
-            return await self.read_back(project, until, after, count)
+            return await self._read_backwards(project, span, count)
         return entries + older
 
-    async def narrow(
-        self,
-        project: str,
-        after: Sequence,
-        until: Sequence,
-        wanted: EventFilter,
-        *,
-        backwards: bool = False,
-    ) -> tuple[Sequence, Sequence]:
-        narrow = self._archive.narrow_back if backwards else self._archive.narrow
+    async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return await self._archive.look(
-            project, lambda directory: narrow(directory, after, until, wanted)
+            project, lambda directory: self._archive.narrow(directory, span, event_filter)
         )
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
@@ -156,9 +144,8 @@ class _Follower(Follower):
         for project, (entries, archived) in (await self._below.poll_tail(positions)).items():
             position = positions[project]
             if archived > position and entries:
-                entries = await self._log.read(
-                    project, position, entries[-1].sequence, len(entries)
-                )
+                span = Range(position, entries[-1].sequence)
+                entries = await self._log.read(project, span, len(entries))
             received[project] = entries
         return received
 
@@ -196,7 +183,3 @@ class ArchivedSnapshots(SnapshotReader):
         return await self._archive.look(
             project, lambda directory: self._archive.snapshot(directory, sequence)
         )
-
-
-def _before(sequence: Sequence) -> Sequence:
-    return sequence.prev() if sequence > BEGINNING else BEGINNING

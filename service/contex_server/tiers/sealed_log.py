@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
-from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Sequence
+from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
 from contex_server.log.port import Bounds, EventLog, Follower
 from contex_server.tiers.sealer import Sealer
 
@@ -20,28 +20,11 @@ class SealedLog(EventLog):
     def append(self, append: Append) -> Coroutine[Any, Any, Appended]:
         return self._below.append(append)  # Awaited by the caller: no frame of its own.
 
-    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
-        return await self._sealer.open(
-            project, await self._below.read(project, after, until, count)
-        )
+    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
+        return await self._sealer.open(project, await self._below.read(project, span, count))
 
-    async def read_back(
-        self, project: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Entry]:
-        return await self._sealer.open(
-            project, await self._below.read_back(project, until, after, count)
-        )
-
-    async def narrow(
-        self,
-        project: str,
-        after: Sequence,
-        until: Sequence,
-        wanted: EventFilter,
-        *,
-        backwards: bool = False,
-    ) -> tuple[Sequence, Sequence]:
-        return await self._below.narrow(project, after, until, wanted, backwards=backwards)
+    async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
+        return await self._below.narrow(project, span, event_filter)
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         entries = await self._below.get(project, sequences)

@@ -18,6 +18,7 @@ from contex_server.kernel.model import (
     Entry,
     NewEvent,
     Origin,
+    Range,
     Sequence,
 )
 from contex_server.log.pages import pages
@@ -94,7 +95,7 @@ class ImportCommit:
     async def _staged_after(self, after: Sequence) -> AsyncGenerator[list[Entry], None]:
         staged = self.staging.project
         tail = (await self.storage.log.bounds(staged)).tail
-        source = pages(self.storage.log, staged, after, tail, max_events=_BATCH_EVENTS)
+        source = pages(self.storage.log, staged, Range(after, tail), max_events=_BATCH_EVENTS)
         async with aclosing(source):
             async for page in source:
                 if page.entries:

@@ -13,7 +13,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.model import BEGINNING, EventFilter, Sequence
+from contex_server.kernel.model import BEGINNING, EventFilter, Range, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
 from contex_server.state.moments import rfc3339
@@ -131,7 +131,11 @@ class Exporter:
             yield chunk(writer.begin(manifest))
         resumed = bool(request.resume) and position > request.after
         source = pages(
-            self.storage.log, project, position, cut, resumed=resumed, max_events=_PAGE_EVENTS
+            self.storage.log,
+            project,
+            Range(position, cut),
+            resumed=resumed,
+            max_events=_PAGE_EVENTS,
         )
         async with aclosing(source):
             async for page in source:

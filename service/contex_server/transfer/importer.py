@@ -25,7 +25,15 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
-from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Event, Origin, Sequence
+from contex_server.kernel.model import (
+    BEGINNING,
+    DATA_DELETED,
+    Entry,
+    Event,
+    Origin,
+    Range,
+    Sequence,
+)
 from contex_server.log.transfer import Restored
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.projects.room import ProjectsRoom
@@ -328,9 +336,8 @@ class Import:
         if not present:
             raise _not_empty(project, self._project_tail)
         until = max(present[-1].sequence, self._matched)
-        stored = await self._importer.storage.log.read(
-            project, self._matched, until, len(present) + 1
-        )
+        span = Range(self._matched, until)
+        stored = await self._importer.storage.log.read(project, span, len(present) + 1)
         if stored != present:
             raise _not_empty(project, self._project_tail)
         for entry, links in zip(present, self._continuity.check_links(present), strict=True):

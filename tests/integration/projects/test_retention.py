@@ -19,7 +19,7 @@ from contex.v1.project_service_pb2 import (
     Retention,
     SetRetentionRequest,
 )
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter
+from contex_server.kernel.model import EventFilter, Range
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
@@ -381,6 +381,6 @@ async def test_what_was_stored_and_never_recorded_is_swept(
     await small_api.publish(*[event("k") for _ in range(12)])
     await archive(other)
     assert not orphan.exists()
-    assert len(await other.rooms.storage.log.read(P, BEGINNING, END_OF_TIME, 1_000)) == len(
+    assert len(await other.rooms.storage.log.read(P, Range(), 1_000)) == len(
         await listed(small_api)
     )

@@ -18,6 +18,7 @@ from contex_server.kernel.model import (
     Entry,
     KeyState,
     NewEvent,
+    Range,
     Sequence,
 )
 from contex_server.kernel.scope import EVERYTHING
@@ -67,7 +68,7 @@ async def publish(backend: Store, *keys: str, size: int = 1, deleted: bool = Fal
 
 
 async def entries(backend: Store) -> list[Entry]:
-    found = await backend.events.read(P, BEGINNING, END_OF_TIME, 1_000_000)
+    found = await backend.events.read(P, Range(), 1_000_000)
     return list(found)
 
 

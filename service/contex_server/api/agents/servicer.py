@@ -25,7 +25,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import event_not_found, invalid_field
-from contex_server.kernel.model import Entry
+from contex_server.kernel.model import Entry, Range
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable
 from contex_server.matching.context import ContextFormat
@@ -223,6 +223,6 @@ class AgentServicer:
             resume = decode_position(kind, project, request.page_token, "page_token")
             after, until = (after, resume.prev()) if backwards else (resume, until)
         sendings, place = await self._journals.deliveries_to(
-            project, agent_id, after, until, size, backwards=backwards, scope=scope
+            project, agent_id, Range(after, until, backwards), size, scope
         )
         return sendings, encode_position(kind, project, place) if place else ""

@@ -17,6 +17,7 @@ from contex_server.audit.records import AuditRecord
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
+from contex_server.kernel.model import Range
 from contex_server.kernel.protobuf import timestamp
 from contex_server.rooms import Rooms
 
@@ -57,7 +58,7 @@ class AuditServicer:
         response = pb.ListRecordsResponse()
         scanned = 0
         last = resume
-        rows = self._trail.read(project, after, until, wanted, backwards=backwards, resume=resume)
+        rows = self._trail.read(project, Range(after, until, backwards), wanted, resume=resume)
         async with aclosing(rows):
             async for row, is_wanted in rows:
                 if len(response.records) == size or scanned == _SCANNED_ROWS:
@@ -86,7 +87,7 @@ class AuditServicer:
                 await call.write(message.SerializeToString())
 
         try:
-            found = matching_records(self._trail.read(project, after, until, wanted))
+            found = matching_records(self._trail.read(project, Range(after, until), wanted))
             async with aclosing(found):
                 async for row in found:
                     rows.append(row)

@@ -19,7 +19,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import event_not_found, shutting_down
-from contex_server.kernel.model import Entry, EventFilter
+from contex_server.kernel.model import Entry, EventFilter, Range
 from contex_server.log.pages import pages
 from contex_server.rooms import Rooms
 
@@ -71,9 +71,8 @@ class EventServicer:
         scanned = held = 0
         # How much of a page passes a filter is unknown; without a filter all of it does.
         most = size if wanted.is_open else self._settings.replay_page_events
-        source = pages(
-            self._log, project, after, until, backwards=backwards, max_events=most, wanted=wanted
-        )
+        span = Range(after, until, backwards)
+        source = pages(self._log, project, span, max_events=most, event_filter=wanted)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
@@ -105,9 +104,8 @@ class EventServicer:
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
         most = self._settings.replay_page_events
-        source = pages(
-            self._log, project, after, until, backwards=backwards, max_events=most, wanted=wanted
-        )
+        span = Range(after, until, backwards)
+        source = pages(self._log, project, span, max_events=most, event_filter=wanted)
         try:
             async with aclosing(source):
                 async for page in source:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from contex_server.kernel.model import SERVICE, Origin, Sequence
+from contex_server.kernel.model import SERVICE, Origin, Range, Sequence
 from contex_server.log.agents import (
     AgentRecord,
     AgentStore,
@@ -193,18 +193,8 @@ class RedisJournals(Facet, JournalStore):
             str(origin),
         )
 
-    async def journal(
-        self,
-        project: str,
-        agent_id: str,
-        after: Sequence,
-        until: Sequence,
-        count: int,
-        *,
-        backwards: bool = False,
-    ) -> list[Note]:
-        name = key(project, f"journal:{agent_id}")
-        return await read_notes(self._client, project, name, after, until, count, backwards)
+    async def journal(self, project: str, agent_id: str, span: Range, count: int) -> list[Note]:
+        return await read_notes(self._client, project, f"journal:{agent_id}", span, count)
 
     async def journal_notes(
         self, project: str, places: Iterable[tuple[str, Sequence]]

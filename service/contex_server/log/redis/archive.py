@@ -6,9 +6,9 @@ segments  stream: the segments, by the sequences of their last events
 
 from __future__ import annotations
 
-from contex_server.kernel.model import BEGINNING, Entry, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, Range, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord, TailFollower
-from contex_server.log.redis.client import Facet, entries_of
+from contex_server.log.redis.client import Facet, entries_of, range_command
 from contex_server.log.redis.events import RedisFollower
 from contex_server.log.redis.key_names import key, parse_sequence
 
@@ -21,11 +21,11 @@ class RedisArchive(Facet, ArchiveStore):
     """`ArchiveStore` on Redis or Valkey."""
 
     async def read_tail(
-        self, project: str, after: Sequence, until: Sequence, count: int
+        self, project: str, span: Range, count: int
     ) -> tuple[list[Entry], Sequence]:
         rows, last = await self._client.commands(
             project,
-            ("XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count),
+            range_command(key(project, "events"), span, count),
             ("HGET", key(project, "archive"), "last"),
         )
         return entries_of(rows), parse_sequence(last) if last else BEGINNING

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from contex_server.kernel.model import Sequence
+from contex_server.kernel.model import Range
 from contex_server.log.audit import AuditStore, Note
-from contex_server.log.redis.client import Client, Facet
+from contex_server.log.redis.client import Client, Facet, range_command
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence
 
@@ -24,34 +24,15 @@ class RedisAudit(Facet, AuditStore):
         if commands:
             await self._client.commands(project, *commands)
 
-    async def audit(
-        self,
-        project: str,
-        after: Sequence,
-        until: Sequence,
-        count: int,
-        *,
-        backwards: bool = False,
-    ) -> list[Note]:
-        name = key(project, "audit")
-        return await read_notes(self._client, project, name, after, until, count, backwards)
+    async def audit(self, project: str, span: Range, count: int) -> list[Note]:
+        return await read_notes(self._client, project, "audit", span, count)
 
 
 async def read_notes(
-    client: Client,
-    project: str,
-    name: str,
-    after: Sequence,
-    until: Sequence,
-    count: int,
-    backwards: bool,
+    client: Client, project: str, kind: str, span: Range, count: int
 ) -> list[Note]:
-    """The notes of a stream in (after, until]."""
-    start, end = f"({after}", str(until)
-    if backwards:
-        rows = await client.command(project, "XREVRANGE", name, end, start, "COUNT", count)
-    else:
-        rows = await client.command(project, "XRANGE", name, start, end, "COUNT", count)
+    """The notes of a stream in a range."""
+    rows = await client.command(project, *range_command(key(project, kind), span, count))
     return [as_note(row) for row in rows]
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from contex_server.kernel.model import Entry
+from contex_server.kernel.model import Entry, Range
 from contex_server.log.buckets import bucket_of
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
@@ -128,6 +128,14 @@ class Facet:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._options = client.options
+
+
+def range_command(name: str, span: Range, count: int) -> Command:
+    """The command that reads the first `count` entries of a range of a stream."""
+    after, until = f"({span.after}", str(span.until)
+    if span.backwards:
+        return ("XREVRANGE", name, until, after, "COUNT", count)
+    return ("XRANGE", name, after, until, "COUNT", count)
 
 
 def fcall(function: str, keys: Iterable[str], *arguments: Any) -> Command:

@@ -23,13 +23,14 @@ from contex_server.kernel.model import (
     Durability,
     Entry,
     EventFilter,
+    Range,
     Sequence,
 )
 from contex_server.log.archive import TailFollower
 from contex_server.log.buckets import bucket_of
 from contex_server.log.port import Bounds, EventLog, Follower, PresenceStore
 from contex_server.log.redis.appender import Appender
-from contex_server.log.redis.client import Client, Facet, entries_of, fcall, pairs
+from contex_server.log.redis.client import Client, Facet, entries_of, fcall, pairs, range_command
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
@@ -112,30 +113,12 @@ class RedisEventLog(EventLog):
 
     # -- reading -----------------------------------------------------------------
 
-    async def read(self, project: str, after: Sequence, until: Sequence, count: int) -> list[Entry]:
-        rows = await self._client.command(
-            project, "XRANGE", key(project, "events"), f"({after}", str(until), "COUNT", count
-        )
-        return entries_of(rows)
+    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
+        command = range_command(key(project, "events"), span, count)
+        return entries_of(await self._client.command(project, *command))
 
-    async def read_back(
-        self, project: str, until: Sequence, after: Sequence, count: int
-    ) -> list[Entry]:
-        rows = await self._client.command(
-            project, "XREVRANGE", key(project, "events"), str(until), f"({after}", "COUNT", count
-        )
-        return entries_of(rows)
-
-    async def narrow(
-        self,
-        project: str,
-        after: Sequence,
-        until: Sequence,
-        wanted: EventFilter,
-        *,
-        backwards: bool = False,
-    ) -> tuple[Sequence, Sequence]:
-        return after, until  # The store has no index.
+    async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
+        return span  # The store has no index.
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         stream = key(project, "events")
