@@ -122,7 +122,7 @@ def test_snippets_run(page: str, target: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def run_python(block: Block, target: str, project: str) -> None:
-    source = block.text.replace(ADDRESS, target).replace('"shop"', f'"{project}"')
+    source = re.sub('"(shop|articles)"', f'"{project}"', block.text.replace(ADDRESS, target))
     # So that a traceback shows the line of the page.
     source = "\n" * block.line + source
     exec(compile(source, str(ROOT / block.page), "exec"), {"__name__": "__main__"})
