@@ -7,7 +7,6 @@ import gc
 import signal
 import socket
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -26,19 +25,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings, model: Future[Embedder] | None = None) -> int:
+def serve(settings: Settings) -> int:
     """Runs a server until SIGTERM or SIGINT; returns the process's exit code.
-
-    Args:
-        settings: Its settings.
-        model: The configured embedding model, if it is being loaded already.
 
     Raises:
         StartupError: It can't start, for a reason that an operator can fix.
     """
     configure_logging(settings.log_level, settings.log_format)
     try:
-        asyncio.run(_serve(settings, model))
+        asyncio.run(_serve(settings))
     except asyncio.CancelledError:
         log.info("stopped", during="start")
     except ContexError as error:
@@ -46,7 +41,7 @@ def serve(settings: Settings, model: Future[Embedder] | None = None) -> int:
     return 0
 
 
-async def _serve(settings: Settings, model: Future[Embedder] | None) -> None:
+async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     serving = False
     task = asyncio.current_task()
@@ -64,20 +59,22 @@ async def _serve(settings: Settings, model: Future[Embedder] | None) -> None:
         # First what fails at once: a port in use.
         port = stack.enter_context(_reserved_port(settings))
         settings = settings.model_copy(update={"port": port})
-        starting = asyncio.create_task(_store(settings, stack))
+        # Side by side, these take two thirds of the time. Threads that import are started only
+        # now, with signals handled by the loop: a KeyboardInterrupt in the midst of an import
+        # may be lost together with the import lock.
+        parts = (
+            asyncio.create_task(_store(settings, stack)),
+            asyncio.create_task(_model(settings, stack)),
+            asyncio.create_task(asyncio.to_thread(import_module, "contex_server.server")),
+        )
         try:
-            # The server's modules are loaded while the store starts: they take longer.
-            await asyncio.to_thread(import_module, "contex_server.server")
-            from contex_server.matching.models import load
-            from contex_server.server import Server, monitored
-
-            embedder = None
-            if settings.workers == 1:
-                embedder = await load(settings.embedder, stack, model)
-            store_url = await starting
+            store_url, embedder, _ = await asyncio.gather(*parts)
         finally:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+        from contex_server.server import Server, monitored
+
         metrics = await stack.enter_async_context(monitored(settings, store_url))
         if settings.workers > 1:
             serving = True
@@ -111,6 +108,15 @@ async def _store(settings: Settings, stack: AsyncExitStack) -> str:
     stack.push_async_callback(valkey.stop)
     await valkey.start()
     return valkey.url
+
+
+async def _model(settings: Settings, stack: AsyncExitStack) -> Embedder | None:
+    """The configured embedding model; None if worker processes load their own."""
+    if settings.workers > 1:
+        return None
+    models = await asyncio.to_thread(import_module, "contex_server.matching.models")
+    embedder: Embedder = await models.load(settings.embedder, stack)
+    return embedder
 
 
 @contextmanager

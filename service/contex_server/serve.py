@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from contex_server.kernel.config import Settings
-
-if TYPE_CHECKING:
-    from contex_server.matching.embedders.port import Embedder
 
 
 class InvalidSettings(Exception):
@@ -48,39 +43,13 @@ def serve(flags: Mapping[str, Any]) -> int:
         CannotStart: A port is taken, the store can't be reached, or the like.
     """
     settings = settings_of(flags)
-    # Loading the model and loading the server's modules take about as long: side by side, the
-    # server serves in two thirds of the time.
-    model = preload(settings)
-    from contex_server import app
+    from contex_server import app  # not needed to say that a flag is wrong
     from contex_server.kernel.errors import StartupError
 
     try:
-        return app.serve(settings, model)
+        return app.serve(settings)
     except (StartupError, OSError) as error:
         raise CannotStart(str(error)) from error
-
-
-def preload(settings: Settings) -> Future[Embedder] | None:
-    """Begins to load a model that runs in this process; None if there is nothing to load here."""
-    if settings.workers > 1 or settings.embedder.kind == "openai":
-        return None
-    loaded: Future[Embedder] = Future()
-
-    def run() -> None:
-        try:
-            from contex_server.matching.embedders import create
-            from contex_server.matching.embedders.onnx import OnnxEmbedder
-
-            embedder = create(settings.embedder)
-            assert isinstance(embedder, OnnxEmbedder)
-            embedder.load()
-            loaded.set_result(embedder)
-        except BaseException as error:
-            loaded.set_exception(error)
-
-    # Not a daemon: the runtime aborts if the process ends while it loads a model.
-    Thread(target=run, name="contex-model").start()
-    return loaded
 
 
 def settings_of(flags: Mapping[str, Any]) -> Settings:

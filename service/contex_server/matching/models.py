@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -101,22 +100,10 @@ async def open_models(
     return models
 
 
-async def load(
-    settings: EmbedderSettings, stack: AsyncExitStack, loading: Future[Embedder] | None = None
-) -> Embedder:
-    """Loads a model, which the stack closes; StartupError if it can't be used.
-
-    Args:
-        settings: Which model.
-        stack: Closes it.
-        loading: The model, if it is being loaded already.
-    """
+async def load(settings: EmbedderSettings, stack: AsyncExitStack) -> Embedder:
+    """Loads a model, which the stack closes; StartupError if it can't be used."""
     try:
-        if loading is not None:
-            embedder = await asyncio.wrap_future(loading)
-            stack.push_async_callback(embedder.close)
-            return embedder
-        embedder = create(settings)
+        embedder = await asyncio.to_thread(create, settings)  # imports the model's libraries
         stack.push_async_callback(embedder.close)
         await embedder.start()
     except (ModelInvalid, ModelCorrupt, OSError) as error:
