@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +24,7 @@ T = TypeVar("T")
 _Function = Callable[..., Awaitable[ExitCode | None] | int]
 
 
+@dataclass
 class Session:
     """What most commands share: where to call, how to print, and the client, opened when used.
 
@@ -31,24 +33,17 @@ class Session:
         follows: The command runs until it is interrupted: that is its regular end.
     """
 
-    def __init__(
-        self,
-        project: str = option("default", "The project.", "--project", "-p", env="CONTEX_PROJECT"),
-        target: str = option(
-            "127.0.0.1:50051", "The server to talk to.", metavar="HOST:PORT", env="CONTEX_TARGET"
-        ),
-        timeout: float = option(
-            10.0, "How long a call may take, with retries.", metavar="SECONDS", minimum=0.001
-        ),
-        json: bool = option(False, "One JSON object a line, for programs."),
-    ) -> None:
-        self.project = project
-        self.target = target
-        self.timeout = timeout
-        self.json = json
-        self.publisher = ""
-        self.follows = False
-        self._clients = AsyncExitStack()
+    project: str = option("default", "The project.", "--project", "-p", env="CONTEX_PROJECT")
+    target: str = option(
+        "127.0.0.1:50051", "The server to talk to.", metavar="HOST:PORT", env="CONTEX_TARGET"
+    )
+    timeout: float = option(
+        10.0, "How long a call may take, with retries.", metavar="SECONDS", minimum=0.001
+    )
+    json: bool = option(False, "One JSON object a line, for programs.")
+    publisher: str = field(default="", init=False)
+    follows: bool = field(default=False, init=False)
+    _clients: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 
     @cached_property
     def client(self) -> AsyncClient:
@@ -79,15 +74,16 @@ class Session:
 class Command(click.Command):
     """A command: what it takes, what it says about itself, and how it runs."""
 
-    def __init__(self, function: _Function, session: set[str], timeout: float) -> None:
+    def __init__(self, function: _Function, taken: dict[str, bool], timeout: float) -> None:
         self._function = function
-        self._shared = list(declared(Session))
-        for parameter in self._shared:
+        parameters = [p for p in declared(function) if taken.get(p.name or "", True)]
+        parameters.sort(key=lambda parameter: parameter.name in taken)  # the session's last
+        for parameter in parameters:
             if parameter.name == "timeout":
                 parameter.default = timeout
         super().__init__(
             function.__name__,
-            params=[*declared(function), *(p for p in self._shared if p.name in session)],
+            params=parameters,
             help=function.__doc__,
             context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
         )
@@ -110,14 +106,10 @@ class Command(click.Command):
             return ExitCode.OK
         except click.UsageError as error:
             return _show(error)
-        values = context.params
-        session = Session(**{p.name: values.pop(p.name, p.default) for p in self._shared})
-        arguments = bind(self._function, values)
-        if "session" in self._function.__annotations__:
-            arguments["session"] = session
+        arguments = bind(self._function, context.params)
         try:
             work = self._function(**arguments)
-            return _run(work, session) if isawaitable(work) else work
+            return _run(work, arguments["session"]) if isawaitable(work) else work
         except click.UsageError as error:
             error.ctx = context
             return _show(error)
@@ -138,15 +130,15 @@ def command(
 ) -> Callable[[_Function], Command]:
     """Makes a command of a function, which is a coroutine or prepares one.
 
-    Its parameters are the command's options, see `contex_cli.parameters`; a parameter called
-    `session` is the `Session`. Errors become exit codes, and SIGINT and SIGTERM cancel the
-    coroutine, so that streams are closed and cursors acknowledged.
+    Its parameters are the command's options, see `contex_cli.parameters`. Errors become exit
+    codes, and SIGINT and SIGTERM cancel the coroutine, so that streams are closed and cursors
+    acknowledged.
 
-    `project`, `target` and `json` say whether it takes these options, `target` also --timeout.
+    `project`, `target` and `json` say whether it takes these options of its `Session`, `target`
+    also --timeout, whose default is `timeout`.
     """
     taken = {"project": project, "target": target, "timeout": target, "json": json}
-    session = {name for name, is_taken in taken.items() if is_taken}
-    return lambda function: Command(function, session, timeout)
+    return lambda function: Command(function, taken, timeout)
 
 
 def _run(work: Awaitable[ExitCode | None], session: Session) -> int:

@@ -155,9 +155,9 @@ def declared(function: Callable[..., Any]) -> Iterator[click.Parameter]:
 
 
 def bind(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a function, its bundles built."""
+    """The keyword arguments of a function, its bundles built; what `values` lacks has its default."""
     return {
-        name: kind(**bind(kind, values)) if spec is None else values[name]
+        name: kind(**bind(kind, values)) if spec is None else values.get(name, spec.default)
         for name, kind, spec in _parts(function)
     }
 

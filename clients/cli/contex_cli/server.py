@@ -15,7 +15,7 @@ from contex_cli.parameters import option
 _WAIT_STEP_S = 0.1
 
 
-@command(project=False, target=False, json=False)
+@command()
 def serve(
     host: str | None = option(None, "Where to listen. [default: 127.0.0.1]", metavar="ADDRESS"),
     port: int | None = option(None, "The port; 0 picks a free one. [default: 50051]"),
@@ -120,8 +120,8 @@ async def health(
     return ExitCode.OK if status == "SERVING" else ExitCode.UNAVAILABLE
 
 
-@command(project=False, target=False, json=False)
-def no_demo() -> ExitCode:
+@command()
+def no_demo() -> int:
     """Show it all on real input, and check every claim."""
     complain(
         "the demo is not installed; install it with: pip install 'contex-server[demo]', or run "
