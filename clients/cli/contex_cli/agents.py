@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,14 +113,14 @@ async def agents(session: Session) -> None:
         for agent in found:
             out.print_json(agent)
     else:
-        columns: dict[str, str | Callable[[contex.Agent], Any]] = {
+        columns: out.Columns[contex.Agent] = {
             "agent": "agent_id",
             "needs": lambda agent: out.cell("; ".join(agent.needs), 200),
             "threshold": "threshold",
             "registered": "registered_time",
             "acknowledged": "acknowledged_sequence",
         }
-        out.console().print(out.table_of(found, columns) if found else "no agents")
+        out.show_table(found, columns, "no agents")
 
 
 @command()

@@ -36,7 +36,8 @@ async def audit(
     keys: tuple[str, ...] = options.KEYS,
     request_id: str = option("", "Only what this request did.", metavar="ID"),
     backwards: bool = options.BACKWARDS,
-    limit: int = options.LIMIT,
+    *,
+    limit: options.Limit,
     file_format: contex.AuditFormat | None = option(
         None, "Export all records. [default: by the suffix of --output]", "--format", parse=_FORMATS
     ),
@@ -75,10 +76,8 @@ async def audit(
                     opened.write(piece.data)
                     progress.advance(piece.record_count - progress.events)
         return
-    arguments["backwards"] = backwards
-    await out.print_list(
-        session.client.audit, arguments, limit, session.json, audit_table, "no records"
-    )
+    records = session.client.audit(**arguments, backwards=backwards, page_size=limit.page_size)
+    await limit.show(records, _COLUMNS, "no records", as_json=session.json)
 
 
 def _format_of(file: str) -> contex.AuditFormat:
@@ -86,21 +85,6 @@ def _format_of(file: str) -> contex.AuditFormat:
     if suffix not in _FORMATS:
         raise UsageError(f"can't be told by {file!r}: csv, jsonl or parquet", "--format")
     return _FORMATS[suffix]
-
-
-def audit_table(found: list[contex.AuditRecord]) -> out.Table:
-    """What fits on a screen of each record; --json has all columns."""
-    return out.table_of(
-        found,
-        {
-            "time": "time",
-            "action": lambda record: record.action.name.lower(),
-            "who": _actor,
-            "what": _subject,
-            "from": lambda record: f"{record.peer} {record.client.partition(' ')[0]}".strip(),
-            "detail": _detail,
-        },
-    )
 
 
 def _actor(record: contex.AuditRecord) -> str:
@@ -127,3 +111,14 @@ def _detail(record: contex.AuditRecord) -> str:
     if record.request_id:
         parts.append(f"request {record.request_id}")
     return ", ".join(filter(None, parts))
+
+
+# What fits on a screen of each record; --json has all columns.
+_COLUMNS: out.Columns[contex.AuditRecord] = {
+    "time": "time",
+    "action": lambda record: record.action.name.lower(),
+    "who": _actor,
+    "what": _subject,
+    "from": lambda record: f"{record.peer} {record.client.partition(' ')[0]}".strip(),
+    "detail": _detail,
+}

@@ -13,6 +13,7 @@ from html import escape
 
 import contex
 import matplotlib
+from matplotlib import rc
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ _FIRST_TICKS = ["%Y", "%b %Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
 _FONTS = ("Noto Sans", "Noto Sans CJK JP", "Hiragino Sans", "Arial Unicode MS")
 # Stand-ins in the SVG for what depends on the page's colours; nothing else has these.
 _INK, _FAINT = "#010203", "#040506"
-_LIGHT = {_INK: "#1f2328", _FAINT: "#6b7280"}
+_LIGHT = ("#1f2328", "#6b7280")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,9 @@ class Chart:
 
 def draw_png(chart: Chart) -> bytes:
     """The chart as a picture on a light ground, which reads the same on any page."""
-    with _style():
-        figure = _figure(chart, _LIGHT[_INK], _LIGHT[_FAINT])
-        drawn = io.BytesIO()
-        figure.savefig(
+    drawn = io.BytesIO()
+    with _style(*_LIGHT):
+        _figure(chart, _LIGHT[1]).savefig(
             drawn, format="png", dpi=_DPI, facecolor="#ffffff", metadata={"Title": chart.title}
         )
     return drawn.getvalue()
@@ -95,59 +95,51 @@ def draw_svg(chart: Chart) -> str:
 
     It refers to nothing outside of itself. Its ink is `var(--ink)`, and `var(--faint)`.
     """
-    with _style():
-        figure = _figure(chart, _INK, _FAINT)
-        drawn = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    drawn = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with _style(_INK, _FAINT):
+        _figure(chart, _FAINT).savefig(drawn, format="svg", transparent=True, metadata=nothing)
     svg = drawn.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def _style(ink: str, faint: str) -> Iterator[None]:
     """Settings for these charts only: names of data are no formulas, fonts stay text."""
-    installed = set(get_font_names())
-    style = matplotlib.rc_context(
-        {
-            "font.family": ["DejaVu Sans", *(font for font in _FONTS if font in installed)],
-            "font.size": 10,
-            "text.parse_math": False,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "contex",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        }
-    )
-    with style, warnings.catch_warnings():
+    fonts = set(get_font_names()).intersection(_FONTS)
+    with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name may have characters that the font lacks
+        rc("font", family=["DejaVu Sans", *sorted(fonts, key=_FONTS.index)], size=10)
+        rc("text", color=ink, parse_math=False)
+        rc("svg", fonttype="none", hashsalt="contex")
+        rc("axes", axisbelow=True, edgecolor=faint, grid=True, titlelocation="left", titlesize=11)
+        rc("axes.grid", axis="y")
+        rc("axes.spines", left=False, right=False, top=False)
+        rc("grid", alpha=0.25, color=faint, linewidth=0.7)
+        rc("xtick", color=faint)
+        rc("ytick", color=faint)
         yield
 
 
-def _figure(chart: Chart, ink: str, faint: str) -> Figure:
+def _figure(chart: Chart, faint: str) -> Figure:
     figure = Figure(figsize=_INCHES)
     edges = {"left": 0.07, "right": 0.97, "top": 0.85, "bottom": 0.08}
     grid = figure.add_gridspec(2, 2, height_ratios=(3, 2), hspace=0.38, wspace=0.1, **edges)
-    figure.text(0.07, 0.945, chart.title, size=16, weight="bold", color=ink)
+    figure.text(0.07, 0.945, chart.title, size=16, weight="bold")
     figure.text(0.07, 0.912, chart.subtitle, size=10.5, color=faint)
-    _draw_over_time(figure.add_subplot(grid[0, :]), chart, ink, faint)
+    _draw_over_time(figure.add_subplot(grid[0, :]), chart)
     if chart.heading:
-        _draw_names(figure.add_subplot(grid[1, 0]), chart, ink, faint)
-        _draw_hours(figure.add_subplot(grid[1, 1]), chart, ink, faint)
-    else:
-        _draw_hours(figure.add_subplot(grid[1, :]), chart, ink, faint)
+        _draw_names(figure.add_subplot(grid[1, 0]), chart, faint)
+    _draw_hours(figure.add_subplot(grid[1, 1 if chart.heading else slice(None)]), chart)
     return figure
 
 
-def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
+def _draw_over_time(axes: Axes, chart: Chart) -> None:
     activity = chart.activity
-    width = timedelta(seconds=activity.bucket_seconds)
-    edges = [
-        float(date2num(activity.start_time + i * width)) for i in range(len(activity.total.counts))
-    ]
     each = activity.bucket_seconds / 86_400
+    start = float(date2num(activity.start_time))
+    edges = [start + i * each for i in range(len(activity.total.counts))]
     drawn = each * (0.86 if len(edges) <= 200 else 1.0)
     below = [0] * len(edges)
     for _, _, counts, colour in chart.stacked():
@@ -162,25 +154,24 @@ def _draw_over_time(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
     )
     if edges:
         axes.set_xlim(edges[0], edges[-1] + each)
-    axes.set_title(f"In each {chart.bucket_text}, {chart.zone}", loc="left", size=11, color=ink)
-    _plain_axes(axes, faint)
+    axes.set_title(f"In each {chart.bucket_text}, {chart.zone}")
+    _count_axis(axes)
 
 
-def _draw_names(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
+def _draw_names(axes: Axes, chart: Chart, faint: str) -> None:
     """The names with their totals, in the colours of the layers above: the legend, too."""
     layers = chart.stacked()
     most = max((layer[1] for layer in layers), default=1) or 1
     for row, (name, total, _, colour) in enumerate(layers):
         axes.barh(row, total / most, color=colour, height=0.42, align="edge", linewidth=0)
-        axes.text(0, row - 0.06, name, va="bottom", ha="left", size=8.5, color=ink)
+        axes.text(0, row - 0.06, name, va="bottom", ha="left", size=8.5)
         axes.text(1, row - 0.06, f"{total:,}", va="bottom", ha="right", size=8.5, color=faint)
-    axes.set_ylim(max(len(layers), 4) - 0.45, -0.5)
-    axes.set_xlim(0, 1.0)
+    axes.set(xlim=(0, 1.0), ylim=(max(len(layers), 4) - 0.45, -0.5))
     axes.set_axis_off()
-    axes.set_title(f"Busiest by {chart.heading}", loc="left", size=11, color=ink)
+    axes.set_title(f"Busiest by {chart.heading}")
 
 
-def _draw_hours(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
+def _draw_hours(axes: Axes, chart: Chart) -> None:
     """Events by the hour of the day; the busiest hour stands out."""
     hours = list(chart.activity.peak_hours) or [0] * 24
     busiest = max(hours)
@@ -189,19 +180,15 @@ def _draw_hours(axes: Axes, chart: Chart, ink: str, faint: str) -> None:
     axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
     axes.set_xlim(-0.6, len(hours) - 0.4)
     peak = f", busiest at {hours.index(busiest):02}:00" if busiest else ""
-    axes.set_title(f"By hour of the day, {chart.zone}{peak}", loc="left", size=11, color=ink)
-    _plain_axes(axes, faint)
+    axes.set_title(f"By hour of the day, {chart.zone}{peak}")
+    _count_axis(axes)
 
 
-def _plain_axes(axes: Axes, faint: str) -> None:
+def _count_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_ylim(bottom=0)
-    axes.tick_params(colors=faint, length=0, labelsize=9)
-    axes.spines["left"].set_visible(False)
-    axes.spines["bottom"].set_color(faint)
-    axes.grid(axis="y", color=faint, alpha=0.25, linewidth=0.7)
-    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=9)
     axes.patch.set_alpha(0)
 
 

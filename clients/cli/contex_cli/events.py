@@ -21,28 +21,27 @@ async def events(
     range: options.Range,
     filter: options.Filter,
     backwards: bool = options.BACKWARDS,
-    limit: int = options.LIMIT,
+    *,
+    limit: options.Limit,
 ) -> None:
     """List events of a project's log."""
-    arguments = {"project": session.project, **vars(range), **vars(filter), "backwards": backwards}
-    await out.print_list(
-        session.client.list_events, arguments, limit, session.json, events_table, "no events"
+    found = session.client.list_events(
+        session.project,
+        **vars(range),
+        **vars(filter),
+        backwards=backwards,
+        page_size=limit.page_size,
     )
-
-
-def events_table(events: list[contex.Event]) -> out.Table:
-    return out.table_of(
-        events,
-        {
-            "sequence": "sequence",
-            "time": "time",
-            "data key": "data_key",
-            "rev": lambda event: event.revision or "",
-            "type": "event_type",
-            "publisher": "publisher",
-            "payload": out.payload_preview,
-        },
-    )
+    columns: out.Columns[contex.Event] = {
+        "sequence": "sequence",
+        "time": "time",
+        "data key": "data_key",
+        "rev": lambda event: event.revision or "",
+        "type": "event_type",
+        "publisher": "publisher",
+        "payload": out.payload_preview,
+    }
+    await limit.show(found, columns, "no events", as_json=session.json)
 
 
 def _print(session: Session, event: contex.Event) -> None:

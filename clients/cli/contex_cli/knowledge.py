@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import contex
@@ -13,13 +13,14 @@ from contex_cli.command import Session, command
 from contex_cli.matches import need_lines
 from contex_cli.parameters import UsageError, option
 from contex_cli.records import record
-from contex_cli.times import Place, instant_text, moment_text, rfc3339
+from contex_cli.times import Place, instant_text, moment_text
 
 _REASONS = {
     "MIN_DELTA": "the update changed nothing that it asked for",
     "EXCLUDED": "the need excludes the key",
     "BELOW_THRESHOLD": "nearly matched: below the threshold",
     "ANSWER_FULL": "the answer to its registration had no room",
+    "OTHER": "other",
 }
 
 
@@ -74,14 +75,10 @@ def _show(context: contex.AgentContext) -> None:
         _show_known(context.known)
     _heading("What had not reached it", len(context.pending))
     if context.pending:
-        out.console().print(_matched_table([("", datum) for datum in context.pending]))
+        _show_matched([("", datum) for datum in context.pending])
     _heading("What was held back", len(context.held_back))
     if context.held_back:
-        held = [
-            (_REASONS.get(held.reason.name, held.reason.name.lower()), held.data)
-            for held in context.held_back
-        ]
-        out.console().print(_matched_table(held))
+        _show_matched([(_REASONS[held.reason.name], held.data) for held in context.held_back])
 
 
 def _show_connection(context: contex.AgentContext) -> None:
@@ -105,7 +102,7 @@ def _heading(text: str, count: int, more: str = "") -> None:
     )
 
 
-def _show_known(known: Iterable[contex.KnownDatum]) -> None:
+def _show_known(known: Sequence[contex.KnownDatum]) -> None:
     """What an agent had been sent: which revision, when, why, and whether there was a newer."""
     out.show_table(
         known,
@@ -141,23 +138,25 @@ def _needs(needs: tuple[contex.DeliveredNeed, ...]) -> str:
     return out.plain(best.need or f"need {best.need_index}", 50) + more
 
 
-def _matched_table(rows: list[tuple[str, contex.MatchedEvent]]) -> out.Table:
+def _show_matched(rows: Sequence[tuple[str, contex.MatchedEvent]]) -> None:
     """What an agent had not been sent, with the reason where there is one."""
 
-    def need(row: tuple[str, contex.MatchedEvent]) -> out.Text:
-        best = max(row[1].matches, key=lambda match: match.score, default=None)
-        return out.styled(out.plain(best.need if best is not None else "", 50))
+    def need(matched: contex.MatchedEvent) -> str:
+        best = max(matched.matches, key=lambda match: match.score, default=None)
+        return out.plain(best.need, 50) if best is not None else ""
 
     columns: dict[str, Callable[[tuple[str, contex.MatchedEvent]], Any]] = {
         "score": lambda row: row[1].score,
         "data key": lambda row: row[1].event.data_key,
         "rev": lambda row: f"r{row[1].event.revision}",
         "published": lambda row: row[1].event.time,
-        "for": need,
-        **({"why": lambda row: row[0]} if any(reason for reason, _ in rows) else {}),
+        "for": lambda row: need(row[1]),
+        "why": lambda row: row[0],
         "payload": lambda row: "" if row[1].payload_omitted else out.payload_preview(row[1].event),
     }
-    return out.table_of(rows, columns)
+    if not any(reason for reason, _ in rows):
+        del columns["why"]
+    out.show_table(rows, columns)
 
 
 @command()
@@ -168,7 +167,7 @@ async def deliveries(
     *,
     range: options.Range,
     backwards: bool = options.BACKWARDS,
-    limit: int = options.LIMIT,
+    limit: options.Limit,
 ) -> None:
     """Show who was sent an event, or what an agent was sent.
 
@@ -179,30 +178,29 @@ async def deliveries(
         raise UsageError("give one of the two", "--event or --agent")
     if sequence is not None and (any(vars(range).values()) or backwards):
         raise UsageError("--since, --until and --backwards go with --agent", "--event")
-    arguments: dict[str, Any] = {"project": session.project, **vars(range), "backwards": backwards}
-    arguments |= {"sequence": sequence, "agent_id": agent_id}
-    await out.print_list(
-        session.client.deliveries, arguments, limit, session.json, deliveries_table, "no deliveries"
+    found = session.client.deliveries(
+        session.project,
+        sequence=sequence,
+        agent_id=agent_id,
+        **vars(range),
+        backwards=backwards,
+        page_size=limit.page_size,
     )
+    columns: out.Columns[contex.Delivery] = {
+        "time": "time",
+        "agent": "agent_id",
+        "data key": "data_key",
+        "rev": lambda delivery: f"r{delivery.revision}",
+        "sequence": "sequence",
+        "how": _kind,
+        "for": lambda delivery: [
+            out.cell(need.need or f"need {need.need_index}", 60) for need in delivery.needs
+        ],
+        "score": lambda delivery: [need.score for need in delivery.needs],
+    }
+    await limit.show(found, columns, "no deliveries", as_json=session.json)
 
 
-def deliveries_table(found: list[contex.Delivery]) -> out.Table:
-    """A row for each need that an event was sent for."""
-    result = out.table(*("time", "agent", "data key", "rev", "sequence", "how", "for", "score"))
-    for delivery in found:
-        how = delivery.kind.name.lower().replace("_", " ")
-        first = [
-            rfc3339(delivery.time),
-            out.cell(delivery.agent_id),
-            out.cell(delivery.data_key),
-            f"r{delivery.revision}",
-            delivery.sequence,
-            out.cell(f"{how}, again" if delivery.resend else how),
-        ]
-        needs = [
-            (out.cell(need.need or f"need {need.need_index}", 60), f"{need.score:.2f}")
-            for need in delivery.needs
-        ]
-        for i, (need, score) in enumerate(needs or [(out.cell(""), "")]):
-            result.add_row(*(first if i == 0 else [""] * len(first)), need, score)
-    return result
+def _kind(delivery: contex.Delivery) -> str:
+    kind = delivery.kind.name.lower().replace("_", " ")
+    return f"{kind}, again" if delivery.resend else kind

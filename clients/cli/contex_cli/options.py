@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import contex
 
+from contex_cli import output as out
 from contex_cli.exits import InputError
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.times import Place, parse_moment, parse_place
 
+T = TypeVar("T")
 AGENT_ID = argument(..., "AGENT", "The agent's id.")
 DATA_KEY = argument(..., "KEY", "The datum.")
 AS_OF = option(
@@ -24,7 +26,6 @@ AS_OF = option(
 KEYS = option((), "Only data keys like this, with * and ?. Repeatable.", "--key", metavar="GLOB")
 THRESHOLD = option(None, "Lowest score that matches, above 0, at most 1. [default: the server's]")
 BACKWARDS = option(False, "Newest first.")
-LIMIT = option(100, "At most this many; 0: all.", "--limit", "-n", minimum=0)
 PREFIX = option("", "Only data whose key starts with this.", metavar="TEXT")
 MAX_TOKENS = option(
     None, "Tokens that the data may take when written out; the best are kept.", metavar="N"
@@ -42,6 +43,7 @@ EXCLUDE = option(
 _SINCE = "After this sequence, or from this time on: 2026-01-31T15:30:00Z, 15:30, '2h ago'."
 _UNTIL = "Up to and including this sequence or time."
 _POINTER = "Leave out updates that don't change the value at this JSON pointer. Repeatable."
+_PAGE = 1_000
 _NEED_KEYS = ("text", "threshold", "max_matches", "exclude")
 
 
@@ -64,6 +66,47 @@ class Filter:
     publishers: tuple[str, ...] = option(
         (), "Only from this publisher. Repeatable.", "--publisher", metavar="NAME"
     )
+
+
+@dataclass
+class Limit:
+    """How much of a list is shown."""
+
+    limit: int = option(100, "At most this many; 0: all.", "--limit", "-n", minimum=0)
+    _has_more: bool = field(default=False, init=False)
+
+    @property
+    def page_size(self) -> int:
+        """How many to ask for at once: one more than the limit tells whether there is more."""
+        return min(self.limit + 1, _PAGE) if self.limit else _PAGE
+
+    async def of(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+        count = 0
+        async for item in items:
+            if self.limit and count == self.limit:
+                self._has_more = True
+                return
+            count += 1
+            yield item
+
+    def remark(self, which: str = "first") -> None:
+        """Says on stderr that there is more, if there is."""
+        if self._has_more:
+            out.remark(f"the {which} {self.limit:,} are shown; --limit 0 shows all")
+
+    async def show(
+        self, items: AsyncIterator[T], columns: out.Columns[T], nothing: str, *, as_json: bool
+    ) -> None:
+        """Prints a line each as they come for programs, or a table."""
+        shown: list[T] = []
+        async for item in self.of(items):
+            if as_json:
+                out.print_json(item)
+            else:
+                shown.append(item)
+        if not as_json:
+            out.show_table(shown, columns, nothing)
+            self.remark()
 
 
 @dataclass

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 from contex_cli.exits import InputError
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from rich.text import Text as Text
 
 T = TypeVar("T")
+Columns: TypeAlias = Mapping[str, str | Callable[[T], Any]]
+"""By heading: the name of an attribute, or what makes the value of an item."""
 _PIPE_COLUMNS = 160
-_PAGE = 1_000
 _NUMBERS = {
     *("rev", "score", "threshold", "cosine", "lexical", "value", "weight", "log-odds", "hit"),
     *("events", "share", "matches", "after"),
@@ -126,38 +128,43 @@ def cell(text: str, limit: int | None = None) -> Any:
     return styled(plain(text, limit))
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*headings: str, title: str | None = None) -> Table:
     """An empty table; columns whose names are in `_NUMBERS` are aligned to the right."""
     from rich import box
     from rich.table import Table
 
     result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for column in columns:
-        number = column in _NUMBERS
+    for heading in headings:
+        number = heading in _NUMBERS
         result.add_column(
-            column,
+            heading,
             justify="right" if number else "left",
-            no_wrap=number or column in ("sequence", "time"),
+            no_wrap=number or heading in ("sequence", "time"),
             overflow="ellipsis" if number else "fold",
         )
     return result
 
 
-def table_of(items: Iterable[T], columns: Mapping[str, str | Callable[[T], Any]]) -> Table:
+def table_of(
+    items: Iterable[T], columns: Columns[T], style: Callable[[T], str] | None = None
+) -> Table:
     """A table with a row for each item.
 
     `columns` has, by their headings, the name of an attribute or what makes the value. Times,
-    scores and foreign text are printed as everywhere; styled text as it is.
+    scores and foreign text are printed as everywhere, styled text as it is; a list takes a row for
+    each of its elements.
     """
     result = table(*columns)
     for item in items:
         values = (getattr(item, c) if isinstance(c, str) else c(item) for c in columns.values())
-        result.add_row(*map(_cell, values))
+        lists = (value if isinstance(value, list) else [value] for value in values)
+        for row in zip_longest(*lists, fillvalue=""):
+            result.add_row(*map(_cell, row), style=style and style(item))
     return result
 
 
-def show_table(items: Iterable[T], columns: Mapping[str, str | Callable[[T], Any]]) -> None:
-    console().print(table_of(items, columns))
+def show_table(items: Sequence[T], columns: Columns[T], nothing: str = "") -> None:
+    console().print(table_of(items, columns) if items or not nothing else nothing)
 
 
 def _cell(value: Any) -> Any:
@@ -173,10 +180,8 @@ def _cell(value: Any) -> Any:
 
 
 def show_rows(rows: Mapping[str, Any]) -> None:
-    result = table("", "")
+    result = table_of(rows.items(), {"": lambda row: row[0], " ": lambda row: row[1]})
     result.show_header = False
-    for name, value in rows.items():
-        result.add_row(name, cell(value) if isinstance(value, str) else value)
     console().print(result)
 
 
@@ -272,51 +277,3 @@ def print_line(line: str) -> None:
     if sys.stdout.isatty():
         line = shortened(line, os.get_terminal_size().columns)
     sys.stdout.write(line + "\n")
-
-
-class Limited:
-    """Lists that stop at a limit, and say so; 0: there is none."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._has_more = False
-
-    @property
-    def page_size(self) -> int:
-        """How many to ask for at once: one more than the limit tells whether there is more."""
-        return min(self._limit + 1, _PAGE) if self._limit else _PAGE
-
-    async def of(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
-        count = 0
-        async for item in items:
-            if self._limit and count == self._limit:
-                self._has_more = True
-                return
-            count += 1
-            yield item
-
-    def remark(self, which: str = "first") -> None:
-        """Says on stderr that there is more, if there is."""
-        if self._has_more:
-            remark(f"the {which} {self._limit:,} are shown; --limit 0 shows all")
-
-
-async def print_list(
-    read: Callable[..., AsyncIterator[T]],
-    arguments: Mapping[str, Any],
-    limit: int,
-    as_json: bool,
-    to_table: Callable[[list[T]], Table],
-    nothing: str,
-) -> None:
-    """Prints what `read(**arguments)` yields: a line each as they come for programs, or a table."""
-    found: list[T] = []
-    limited = Limited(limit)
-    async for item in limited.of(read(**arguments, page_size=limited.page_size)):
-        if as_json:
-            print_json(item)
-        else:
-            found.append(item)
-    if not as_json:
-        console().print(to_table(found) if found else nothing)
-        limited.remark()

@@ -155,7 +155,7 @@ def declared(function: Callable[..., Any]) -> Iterator[click.Parameter]:
 
 
 def bind(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a function, its bundles built; what `values` lacks has its default."""
+    """The keyword arguments of a function, its bundles built; what `values` lacks is a default."""
     return {
         name: kind(**bind(kind, values)) if spec is None else values.get(name, spec.default)
         for name, kind, spec in _parts(function)

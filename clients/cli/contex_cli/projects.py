@@ -109,11 +109,14 @@ def _seconds(days: float | None) -> int | None:
 
 
 def _show_retention(info: contex.RetentionInfo) -> None:
-    result = out.table("", "of the project", "in effect")
-    for name in (field.name for field in fields(info.own)):
-        limits = (_limit_text(name, getattr(of, name)) for of in (info.own, info.effective))
-        result.add_row(name.replace("_", " "), *limits)
-    out.console().print(result)
+    out.show_table(
+        [field.name for field in fields(info.own)],
+        {
+            "": lambda name: name.replace("_", " "),
+            "of the project": lambda name: _limit_text(name, getattr(info.own, name)),
+            "in effect": lambda name: _limit_text(name, getattr(info.effective, name)),
+        },
+    )
     if not info.has_archive:
         out.say("the server has no archive: nothing leaves the store")
 
@@ -219,16 +222,15 @@ async def verify(
 
 def _show_findings(found: list[contex.Finding], summary: contex.VerifySummary) -> None:
     if found:
-        result = out.table("what", "where", "how it differs", "")
-        for finding in found:
-            outlook = "can be repaired" if finding.repairable else "can't be repaired"
-            result.add_row(
-                finding.kind.value,
-                out.cell(finding.place),
-                out.cell(finding.detail),
-                "repaired" if finding.repaired else outlook,
-            )
-        out.console().print(result)
+        out.show_table(
+            found,
+            {
+                "what": lambda finding: finding.kind.value,
+                "where": "place",
+                "how it differs": "detail",
+                "": _outlook,
+            },
+        )
     out.show_rows(
         {
             "as of": sequence_text(summary.as_of_sequence),
@@ -237,3 +239,9 @@ def _show_findings(found: list[contex.Finding], summary: contex.VerifySummary) -
             "differences": f"{summary.finding_count:,}, {summary.repaired_count:,} repaired",
         }
     )
+
+
+def _outlook(finding: contex.Finding) -> str:
+    if finding.repaired:
+        return "repaired"
+    return "can be repaired" if finding.repairable else "can't be repaired"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import contex
@@ -78,19 +78,16 @@ def _show_state(found: list[contex.Datum], as_of: contex.Moment, is_one: bool) -
 
 
 def _state_table(found: list[contex.Datum]) -> out.Table:
-    brief = all(datum.event is None for datum in found)
-    columns = ("data key", "rev", "sequence") if brief else ("data key", "rev", "time")
-    result = out.table(*columns, *(() if brief else ("publisher", "payload")))
-    for datum in found:
-        event = datum.event
-        row = [out.cell(datum.data_key), str(datum.revision)]
-        if event is None:
-            row += [datum.sequence + ("  (deleted)" if datum.deleted else "")]
-        else:
-            shown = "(omitted)" if datum.payload_omitted else out.payload_preview(event)
-            row += [rfc3339(event.time), out.cell(event.publisher), out.cell(shown)]
-        result.add_row(*row, style="dim" if datum.deleted else None)
-    return result
+    columns: dict[str, str | Callable[[Any], Any]] = {"data key": "data_key", "rev": "revision"}
+    if all(datum.event is None for datum in found):
+        columns["sequence"] = lambda d: d.sequence + ("  (deleted)" if d.deleted else "")
+    else:
+        columns["time"] = lambda d: d.event.time
+        columns["publisher"] = lambda d: d.event.publisher
+        columns["payload"] = lambda d: (
+            "(omitted)" if d.payload_omitted else out.payload_preview(d.event)
+        )
+    return out.table_of(found, columns, lambda d: "dim" if d.deleted else "")
 
 
 def _show_datum(event: contex.Event) -> None:
@@ -225,7 +222,8 @@ async def history(
         None, "Only this revision, with its payload in full.", metavar="N", minimum=1
     ),
     brief: bool = option(False, "A line for each, without patches and payloads."),
-    limit: int = options.LIMIT,
+    *,
+    limit: options.Limit,
 ) -> None:
     """Show how a datum came to be what it is.
 
@@ -239,19 +237,18 @@ async def history(
             _show_whole_revision,
         )
         return
-    limited = out.Limited(limit)
     revisions = session.client.history(
         session.project,
         data_key,
         as_of=as_of,
         omit_patches=brief,
         omit_payloads=brief,
-        page_size=limited.page_size,
+        page_size=limit.page_size,
     )
-    async for found in limited.of(revisions):
+    async for found in limit.of(revisions):
         session.answer(found, _show_brief if brief else _show_revision)
         out.flush()
-    limited.remark("newest")
+    limit.remark("newest")
 
 
 def _show_brief(revision: contex.Revision) -> None:
@@ -313,15 +310,18 @@ def blame_table(blame: contex.Blame) -> out.Table:
     newest = blame.event.revision
     older = sorted({part.revision for part in blame.parts} - {newest}, reverse=True)
     colours = {revision: _OTHERS[i % len(_OTHERS)] for i, revision in enumerate(older)}
-    result = out.table("rev", "time", "publisher", "path", "value")
-    for part in blame.parts:
-        colour = colours.get(part.revision, _NEWEST)
-        result.add_row(
-            out.styled(f"r{part.revision}", colour),
-            out.styled(rfc3339(part.time), colour),
-            out.styled(out.plain(part.publisher), colour),
-            out.styled(out.plain(part.path, _PATH) or "(the whole)"),
+
+    def in_colour(text: str, part: contex.BlamedPart) -> out.Text:
+        return out.styled(text, colours.get(part.revision, _NEWEST))
+
+    return out.table_of(
+        blame.parts,
+        {
+            "rev": lambda part: in_colour(f"r{part.revision}", part),
+            "time": lambda part: in_colour(rfc3339(part.time), part),
+            "publisher": lambda part: in_colour(out.plain(part.publisher), part),
+            "path": lambda part: out.plain(part.path, _PATH) or "(the whole)",
             # A line keeps its indentation.
-            out.styled(out.shortened(out.printable(part.value), _VALUE)),
-        )
-    return result
+            "value": lambda p: out.styled(out.shortened(out.printable(p.value), _VALUE)),
+        },
+    )
