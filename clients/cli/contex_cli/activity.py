@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from importlib.util import find_spec
 
@@ -82,9 +83,10 @@ async def activity(
             "charts need matplotlib; install it with: pip install 'contex-cli[charts]'"
         )
 
-    offset = _utc_offset_minutes(until)
-    zone = timezone(timedelta(minutes=offset))
-    found = await session.client.activity(
+    # How far local time was ahead of UTC at the end of the range.
+    end = until if isinstance(until, datetime) else datetime.now()
+    offset = round((end.astimezone().utcoffset() or timedelta()) / timedelta(minutes=1))
+    answer = await session.client.activity(
         session.project,
         _DIMENSIONS[by],
         since=since,
@@ -94,94 +96,89 @@ async def activity(
         top=top,
         utc_offset_minutes=offset,
     )
+    report = Report(session.project, _DIMENSIONS[by], answer, timezone(timedelta(minutes=offset)))
     if session.json:
-        out.print_json({"dimension": by, **record(found), "utc_offset_minutes": offset})
+        out.print_json({"dimension": by, **record(answer), "utc_offset_minutes": offset})
     else:
-        show(found, session.project, by, zone)
+        show(report)
     if draws:
-        from contex_cli.charts import Chart, draw_png, page
+        from contex_cli.charts import draw_png, page
 
-        chart = Chart(
-            project=session.project,
-            heading="" if by == "total" else _heading(by),
-            activity=found,
-            range_text=range_text(found, zone),
-            bucket_text=length_text(found.bucket_seconds),
-            zone=zone,
-        )
         if png is not None:
-            _write(png, draw_png(chart))
+            _write(png, draw_png(report))
         if html is not None:
-            _write(html, page(chart).encode())
+            _write(html, page(report).encode())
 
 
-def length_text(seconds: int) -> str:
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds % size == 0:
-            count = seconds // size
-            return unit if count == 1 else f"{count:,} {unit}s"
-    return f"{seconds:,} seconds"
+@dataclass(frozen=True)
+class Report:
+    """What is shown, as text or as a chart, in the local time of its end."""
+
+    project: str
+    dimension: contex.ActivityDimension
+    activity: contex.Activity
+    zone: tzinfo
+
+    @property
+    def heading(self) -> str:
+        """What the names are: "data key"; empty for all together."""
+        if self.dimension is contex.ActivityDimension.TOTAL:
+            return ""
+        return str(self.dimension.value).replace("_", " ")
+
+    @property
+    def times(self) -> tuple[datetime, datetime]:
+        """Where the first bucket begins and the last one ends."""
+        start, end = self.activity.start_time, self.activity.end_time
+        return start.astimezone(self.zone), end.astimezone(self.zone)
+
+    @property
+    def range_text(self) -> str:
+        start, end = self.times
+        return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {self.zone}"
+
+    @property
+    def bucket_text(self) -> str:
+        seconds = self.activity.bucket_seconds
+        for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+            if seconds % size == 0:
+                count = seconds // size
+                return unit if count == 1 else f"{count:,} {unit}s"
+        return f"{seconds:,} seconds"
 
 
-def _utc_offset_minutes(end: Place | None) -> int:
-    """How far local time was ahead of UTC at the end of the range."""
-    at = end if isinstance(end, datetime) else datetime.now()
-    offset = at.astimezone().utcoffset() or timedelta()
-    return round(offset.total_seconds() / 60)
-
-
-def _range(activity: contex.Activity, zone: tzinfo) -> tuple[datetime, datetime]:
-    return activity.start_time.astimezone(zone), activity.end_time.astimezone(zone)
-
-
-def range_text(activity: contex.Activity, zone: tzinfo) -> str:
-    """Range and zone: where the first bucket begins and the last one ends."""
-    start, end = _range(activity, zone)
-    return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {zone}"
-
-
-def show(activity: contex.Activity, project: str, by: str, zone: tzinfo) -> None:
+def show(report: Report) -> None:
     """Prints all together as columns, the names as sparklines, and the hours of the day."""
-    total = activity.total
+    activity, hours = report.activity, report.activity.peak_hours
     out.say(
-        (out.plain(project), "bold"),
-        f"  {total.total:,} events, {range_text(activity, zone)}, "
-        f"by the {length_text(activity.bucket_seconds)}",
+        (out.plain(report.project), "bold"),
+        f"  {activity.total.total:,} events, {report.range_text}, by the {report.bucket_text}",
     )
     out.say()
-    if not total.total:
+    if not activity.total.total:
         out.say("no events in this range")
         return
-    out.say_lines(_columns_lines(activity, zone))
-    out.say()
-    if by != "total":
-        out.console().print(series_table(activity, _heading(by)))
-        left_out = activity.name_count - len(activity.series)
-        if left_out > 0:
-            out.remark(f"{left_out:,} more are not shown; --top shows up to 100")
-    if any(activity.peak_hours):
-        out.say_lines(_hours_lines(activity.peak_hours, zone))
-
-
-def _heading(by: str) -> str:
-    return _DIMENSIONS[by].value.replace("_", " ")
-
-
-def _columns_lines(activity: contex.Activity, zone: tzinfo) -> list[str]:
     counts = fitted(activity.total.counts, _WIDTH)
-    most = max(counts, default=0)
-    scale = f"{most:,}"
-    lines = columns(counts, _HEIGHT)
+    scale = f"{max(counts):,}"
     margin = [scale, *[""] * (_HEIGHT - 2), "0"]
-    drawn = [f"{label:>{len(scale)}} │{line}" for label, line in zip(margin, lines, strict=True)]
-    drawn.append(" " * len(scale) + " └" + "─" * len(counts))
-    drawn.append(" " * (len(scale) + 2) + _time_axis(activity, zone, len(counts)))
-    return drawn
+    for label, line in zip(margin, columns(counts, _HEIGHT), strict=True):
+        out.say(f"{label:>{len(scale)}} │{line}")
+    out.say(" " * len(scale) + " └" + "─" * len(counts))
+    out.say(" " * (len(scale) + 2) + _time_axis(*report.times, len(counts)))
+    out.say()
+    if report.heading:
+        _show_series(activity, report.heading)
+    if any(hours):
+        busiest = max(range(len(hours)), key=lambda hour: hours[hour])
+        peak = f"busiest at {busiest:02}:00, {hours[busiest]:,} events"
+        out.say(f"by hour of the day ({report.zone}); {peak}")
+        for line in columns(hours, 3):
+            out.say("".join(f" {column}{column}" for column in line))
+        out.say("".join(f" {hour:02}" for hour in range(len(hours))))
 
 
-def _time_axis(activity: contex.Activity, zone: tzinfo, width: int) -> str:
+def _time_axis(start: datetime, end: datetime, width: int) -> str:
     """Where the range begins, its middle and where it ends, below the columns."""
-    start, end = _range(activity, zone)
     span = end - start
     if span <= timedelta(days=2):
         form = "%H:%M" if span <= timedelta(days=1) else "%d %b %H:%M"
@@ -195,34 +192,26 @@ def _time_axis(activity: contex.Activity, zone: tzinfo, width: int) -> str:
     return line + right.rjust(width - len(line))
 
 
-def series_table(activity: contex.Activity, heading: str) -> out.Table:
+def _show_series(activity: contex.Activity, heading: str) -> None:
     """A row for each name: how many, their share as a bar, and when as a sparkline."""
-    result = out.table(heading, "events", "share", "", "over time")
-    whole = max(activity.total.total, 1)
+    whole = activity.total.total
     most = max((series.total for series in activity.series), default=1) or 1
     names = [out.plain(series.name, _NAME) or "(not named)" for series in activity.series]
     # Beside the name there are 40 characters of numbers, bars and gaps.
     room = out.console().width - max(map(len, names), default=0) - 40
     width = min(max(room, 12), _SPARK)
-    for name, series in zip(names, activity.series, strict=True):
-        result.add_row(
-            out.cell(name),
-            f"{series.total:,}",
-            f"{series.total / whole:.0%}",
-            out.styled(bar(series.total / most, _BAR), "cyan"),
-            out.styled(sparkline(fitted(series.counts, width)), "green"),
-        )
-    return result
-
-
-def _hours_lines(hours: tuple[int, ...], zone: tzinfo) -> list[str]:
-    """The hours of the day as columns, each three characters wide."""
-    busiest = max(range(len(hours)), key=lambda hour: hours[hour])
-    return [
-        f"by hour of the day ({zone}); busiest at {busiest:02}:00, {hours[busiest]:,} events",
-        *("".join(f" {column}{column}" for column in line) for line in columns(hours, 3)),
-        "".join(f" {hour:02}" for hour in range(len(hours))),
-    ]
+    out.show_table(
+        activity.series,
+        {
+            heading: lambda series: out.plain(series.name, _NAME) or "(not named)",
+            "events": lambda series: f"{series.total:,}",
+            "share": lambda series: f"{series.total / whole:.0%}",
+            "": lambda series: out.styled(bar(series.total / most, _BAR), "cyan"),
+            "over time": lambda s: out.styled(sparkline(fitted(s.counts, width)), "green"),
+        },
+    )
+    if (left_out := activity.name_count - len(activity.series)) > 0:
+        out.remark(f"{left_out:,} more are not shown; --top shows up to 100")
 
 
 def _write(file: str, content: bytes) -> None:

@@ -14,6 +14,7 @@ from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.matches import need_lines, show_context, show_matches, show_omitted
 from contex_cli.parameters import UsageError, argument, option
+from contex_cli.records import picked
 from contex_cli.times import rfc3339
 
 _ACKNOWLEDGE_EVERY_S = 0.5
@@ -32,23 +33,18 @@ class Spec:
     threshold: float | None = options.THRESHOLD
     max_matches: int | None = option(None, "Data shown for each need, 1 to 100. [default: 10]")
     min_delta: options.MinDelta
-    max_tokens: int | None = options.MAX_TOKENS
-    written: contex.ContextFormat | None = options.FORMAT
+    max_context_tokens: int | None = options.MAX_TOKENS
+    context_format: contex.ContextFormat | None = options.FORMAT
 
     def read_needs(self) -> list[str | contex.Need]:
         return options.read_needs(self.needs, self.needs_file, self.exclude)
 
     def arguments(self) -> dict[str, Any]:
-        return {
-            "threshold": self.threshold,
-            "max_matches": self.max_matches,
-            "min_delta": self.min_delta.value(),
-            "max_context_tokens": self.max_tokens,
-            "context_format": self.written,
-        }
+        names = ("threshold", "max_matches", "max_context_tokens", "context_format")
+        return {"min_delta": self.min_delta.value(), **picked(self, *names)}
 
     def answer(self, session: Session, registration: contex.Registration) -> None:
-        if self.written is not None and not session.json:
+        if self.context_format is not None and not session.json:
             show_context(registration.context)
         else:
             session.answer(registration, _show_registration)
@@ -223,7 +219,7 @@ async def listen(
                 if acknowledger is not None:
                     # What a change of the needs brings is older than the position, which stays.
                     cursor = stream.cursor if matched.backfilled else None
-                    acknowledger.printed(stream.position, cursor=cursor)
+                    acknowledger.printed = (None if cursor else stream.position, cursor)
                 printed += 1
                 if printed == count:
                     return
@@ -241,19 +237,19 @@ def _tell_change(changed: contex.NeedsChanged) -> None:
 
 
 class Acknowledger:
-    """Acknowledges what was printed, at most twice a second, and at the end."""
+    """Acknowledges what was printed, at most twice a second, and at the end.
+
+    Attributes:
+        printed: How much has reached the reader: a position, or a cursor at or after it.
+    """
 
     def __init__(self, client: contex.AsyncClient, project: str, agent_id: str) -> None:
         self._client = client
         self._project = project
         self._agent_id = agent_id
-        self._newest: tuple[str | None, str | None] = (None, None)
+        self.printed: tuple[str | None, str | None] = (None, None)
         self._acknowledged: tuple[str | None, str | None] = (None, None)
         self._task = asyncio.create_task(self._run())
-
-    def printed(self, position: str | None, *, cursor: str | None = None) -> None:
-        """Notes how much has reached the reader: a position, or a cursor at or after it."""
-        self._newest = (None if cursor is not None else position, cursor)
 
     async def close(self) -> None:
         self._task.cancel()
@@ -271,9 +267,7 @@ class Acknowledger:
                 out.remark(f"not acknowledged yet: {error}")
 
     async def _acknowledge(self) -> None:
-        newest = self._newest
-        if newest == self._acknowledged:
-            return
-        position, cursor = newest
-        await self._client.acknowledge(self._project, self._agent_id, position, cursor=cursor)
-        self._acknowledged = newest
+        position, cursor = printed = self.printed
+        if printed != self._acknowledged:
+            await self._client.acknowledge(self._project, self._agent_id, position, cursor=cursor)
+            self._acknowledged = printed

@@ -53,7 +53,10 @@ async def audit(
     if exports and (session.json or backwards):
         option = "--json" if session.json else "--backwards"
         raise UsageError("does not go with an export", option)
-    file_format = file_format or (_format_of(output) if output is not None else None)
+    if file_format is None and output is not None:
+        file_format = _FORMATS.get(output.lower().rpartition(".")[2])
+        if file_format is None:
+            raise UsageError(f"can't be told by {output!r}: csv, jsonl or parquet", "--format")
     if file_format is contex.AuditFormat.PARQUET and output is None:
         raise UsageError("parquet is not text: name a file", "--output")
 
@@ -78,13 +81,6 @@ async def audit(
         return
     records = session.client.audit(**arguments, backwards=backwards, page_size=limit.page_size)
     await limit.show(records, _COLUMNS, "no records", as_json=session.json)
-
-
-def _format_of(file: str) -> contex.AuditFormat:
-    suffix = file.lower().rpartition(".")[2]
-    if suffix not in _FORMATS:
-        raise UsageError(f"can't be told by {file!r}: csv, jsonl or parquet", "--format")
-    return _FORMATS[suffix]
 
 
 def _actor(record: contex.AuditRecord) -> str:

@@ -7,11 +7,9 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta, tzinfo
+from datetime import timedelta
 from html import escape
 
-import contex
 import matplotlib
 from matplotlib import rc
 from matplotlib.axes import Axes
@@ -21,6 +19,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from contex_cli import output as out
+from contex_cli.activity import Report
 
 _INCHES = (12.0, 7.2)
 _DPI = 150
@@ -42,55 +41,44 @@ _INK, _FAINT = "#010203", "#040506"
 _LIGHT = ("#1f2328", "#6b7280")
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """What is drawn; `heading` says what the names are ("data key"), empty for all together."""
-
-    project: str
-    heading: str
-    activity: contex.Activity
-    range_text: str
-    bucket_text: str
-    zone: tzinfo
-
-    @property
-    def title(self) -> str:
-        by = f" by {self.heading}" if self.heading else ""
-        return f"{out.plain(self.project)}: events{by}"
-
-    @property
-    def subtitle(self) -> str:
-        return f"{self.activity.total.total:,} events, {self.range_text}"
-
-    def stacked(self) -> list[tuple[str, int, tuple[int, ...], str]]:
-        """Name, total, counts and colour of each layer, the busiest first; the rest is one."""
-        total, series = self.activity.total, self.activity.series
-        if not self.heading:
-            return [("all events", total.total, tuple(total.counts), _COLOURS[0])]
-        shown = series[: len(_COLOURS)]
-        layers = [
-            (out.plain(s.name, _LABEL) or "(not named)", s.total, tuple(s.counts), colour)
-            for s, colour in zip(shown, _COLOURS, strict=False)
-        ]
-        rest = [
-            max(whole - sum(s.counts[i] for s in shown), 0) for i, whole in enumerate(total.counts)
-        ]
-        if any(rest):
-            layers.append(("others", sum(rest), tuple(rest), _OTHERS))
-        return layers
+def _title(report: Report) -> str:
+    by = f" by {report.heading}" if report.heading else ""
+    return f"{out.plain(report.project)}: events{by}"
 
 
-def draw_png(chart: Chart) -> bytes:
+def _subtitle(report: Report) -> str:
+    return f"{report.activity.total.total:,} events, {report.range_text}"
+
+
+def _layers(report: Report) -> list[tuple[str, int, tuple[int, ...], str]]:
+    """Name, total, counts and colour of each layer, the busiest first; the rest is one."""
+    total = report.activity.total
+    if not report.heading:
+        return [("all events", total.total, total.counts, _COLOURS[0])]
+    shown = report.activity.series[: len(_COLOURS)]
+    layers = [
+        (out.plain(s.name, _LABEL) or "(not named)", s.total, s.counts, colour)
+        for s, colour in zip(shown, _COLOURS, strict=False)
+    ]
+    rest = tuple(
+        max(whole - sum(s.counts[i] for s in shown), 0) for i, whole in enumerate(total.counts)
+    )
+    if any(rest):
+        layers.append(("others", sum(rest), rest, _OTHERS))
+    return layers
+
+
+def draw_png(report: Report) -> bytes:
     """The chart as a picture on a light ground, which reads the same on any page."""
     drawn = io.BytesIO()
     with _style(*_LIGHT):
-        _figure(chart, _LIGHT[1]).savefig(
-            drawn, format="png", dpi=_DPI, facecolor="#ffffff", metadata={"Title": chart.title}
+        _figure(report, _LIGHT[1]).savefig(
+            drawn, format="png", dpi=_DPI, facecolor="#ffffff", metadata={"Title": _title(report)}
         )
     return drawn.getvalue()
 
 
-def draw_svg(chart: Chart) -> str:
+def draw_svg(report: Report) -> str:
     """The chart as an `<svg>` element without a ground, in the colours of the page around it.
 
     It refers to nothing outside of itself. Its ink is `var(--ink)`, and `var(--faint)`.
@@ -98,7 +86,7 @@ def draw_svg(chart: Chart) -> str:
     drawn = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with _style(_INK, _FAINT):
-        _figure(chart, _FAINT).savefig(drawn, format="svg", transparent=True, metadata=nothing)
+        _figure(report, _FAINT).savefig(drawn, format="svg", transparent=True, metadata=nothing)
     svg = drawn.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
@@ -122,45 +110,45 @@ def _style(ink: str, faint: str) -> Iterator[None]:
         yield
 
 
-def _figure(chart: Chart, faint: str) -> Figure:
+def _figure(report: Report, faint: str) -> Figure:
     figure = Figure(figsize=_INCHES)
     edges = {"left": 0.07, "right": 0.97, "top": 0.85, "bottom": 0.08}
     grid = figure.add_gridspec(2, 2, height_ratios=(3, 2), hspace=0.38, wspace=0.1, **edges)
-    figure.text(0.07, 0.945, chart.title, size=16, weight="bold")
-    figure.text(0.07, 0.912, chart.subtitle, size=10.5, color=faint)
-    _draw_over_time(figure.add_subplot(grid[0, :]), chart)
-    if chart.heading:
-        _draw_names(figure.add_subplot(grid[1, 0]), chart, faint)
-    _draw_hours(figure.add_subplot(grid[1, 1 if chart.heading else slice(None)]), chart)
+    figure.text(0.07, 0.945, _title(report), size=16, weight="bold")
+    figure.text(0.07, 0.912, _subtitle(report), size=10.5, color=faint)
+    _draw_over_time(figure.add_subplot(grid[0, :]), report)
+    if report.heading:
+        _draw_names(figure.add_subplot(grid[1, 0]), report, faint)
+    _draw_hours(figure.add_subplot(grid[1, 1 if report.heading else slice(None)]), report)
     return figure
 
 
-def _draw_over_time(axes: Axes, chart: Chart) -> None:
-    activity = chart.activity
+def _draw_over_time(axes: Axes, report: Report) -> None:
+    activity = report.activity
     each = activity.bucket_seconds / 86_400
     start = float(date2num(activity.start_time))
     edges = [start + i * each for i in range(len(activity.total.counts))]
     drawn = each * (0.86 if len(edges) <= 200 else 1.0)
     below = [0] * len(edges)
-    for _, _, counts, colour in chart.stacked():
+    for _, _, counts, colour in _layers(report):
         axes.bar(edges, counts, width=drawn, bottom=below, align="edge", color=colour, linewidth=0)
         below = [low + count for low, count in zip(below, counts, strict=True)]
-    locator = AutoDateLocator(tz=chart.zone, minticks=4, maxticks=12)
+    locator = AutoDateLocator(tz=report.zone, minticks=4, maxticks=12)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(
         ConciseDateFormatter(
-            locator, tz=chart.zone, formats=_TICKS, zero_formats=_FIRST_TICKS, show_offset=False
+            locator, tz=report.zone, formats=_TICKS, zero_formats=_FIRST_TICKS, show_offset=False
         )
     )
     if edges:
         axes.set_xlim(edges[0], edges[-1] + each)
-    axes.set_title(f"In each {chart.bucket_text}, {chart.zone}")
+    axes.set_title(f"In each {report.bucket_text}, {report.zone}")
     _count_axis(axes)
 
 
-def _draw_names(axes: Axes, chart: Chart, faint: str) -> None:
+def _draw_names(axes: Axes, report: Report, faint: str) -> None:
     """The names with their totals, in the colours of the layers above: the legend, too."""
-    layers = chart.stacked()
+    layers = _layers(report)
     most = max((layer[1] for layer in layers), default=1) or 1
     for row, (name, total, _, colour) in enumerate(layers):
         axes.barh(row, total / most, color=colour, height=0.42, align="edge", linewidth=0)
@@ -168,19 +156,19 @@ def _draw_names(axes: Axes, chart: Chart, faint: str) -> None:
         axes.text(1, row - 0.06, f"{total:,}", va="bottom", ha="right", size=8.5, color=faint)
     axes.set(xlim=(0, 1.0), ylim=(max(len(layers), 4) - 0.45, -0.5))
     axes.set_axis_off()
-    axes.set_title(f"Busiest by {chart.heading}")
+    axes.set_title(f"Busiest by {report.heading}")
 
 
-def _draw_hours(axes: Axes, chart: Chart) -> None:
+def _draw_hours(axes: Axes, report: Report) -> None:
     """Events by the hour of the day; the busiest hour stands out."""
-    hours = list(chart.activity.peak_hours) or [0] * 24
+    hours = list(report.activity.peak_hours) or [0] * 24
     busiest = max(hours)
     colours = [_ACCENT if count == busiest and count else _OTHERS for count in hours]
     axes.bar(range(len(hours)), hours, width=0.8, color=colours, linewidth=0)
     axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
     axes.set_xlim(-0.6, len(hours) - 0.4)
     peak = f", busiest at {hours.index(busiest):02}:00" if busiest else ""
-    axes.set_title(f"By hour of the day, {chart.zone}{peak}")
+    axes.set_title(f"By hour of the day, {report.zone}{peak}")
     _count_axis(axes)
 
 
@@ -214,35 +202,35 @@ footer { margin-top: 2rem; color: var(--faint); }
 """
 
 
-def page(chart: Chart) -> str:
+def page(report: Report) -> str:
     """The page, whose colours follow the reader's light or dark setting."""
-    activity = chart.activity
-    named = [activity.total, *(activity.series if chart.heading else ())]
+    activity = report.activity
+    named = [activity.total, *(activity.series if report.heading else ())]
     heads = ["all", *(out.plain(series.name) or "(not named)" for series in named[1:])]
     step = timedelta(seconds=activity.bucket_seconds)
     rows = (
         (
-            f"{(activity.start_time + i * step).astimezone(chart.zone):%Y-%m-%d %H:%M}",
+            f"{(activity.start_time + i * step).astimezone(report.zone):%Y-%m-%d %H:%M}",
             [series.counts[i] for series in named],
         )
         for i in range(len(activity.total.counts))
     )
     hours = ((f"{hour:02}:00", [count]) for hour, count in enumerate(activity.peak_hours))
     tables = [
-        *_table(f"Events in each {chart.bucket_text}", f"from ({chart.zone})", heads, rows),
-        *_table("Events by hour of the day", f"hour ({chart.zone})", ["events"], hours),
+        *_table(f"Events in each {report.bucket_text}", f"from ({report.zone})", heads, rows),
+        *_table("Events by hour of the day", f"hour ({report.zone})", ["events"], hours),
     ]
     return f"""\
 <!doctype html>
 <html lang="en">
 <head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(chart.title)}, {escape(chart.range_text)}</title>
+<title>{escape(_title(report))}, {escape(report.range_text)}</title>
 <style>{_STYLE}</style></head>
 <body>
-<h1>{escape(chart.title)}</h1>
-{draw_svg(chart)}
-{"".join(tables)}<footer>{escape(chart.subtitle)}</footer>
+<h1>{escape(_title(report))}</h1>
+{draw_svg(report)}
+{"".join(tables)}<footer>{escape(_subtitle(report))}</footer>
 </body></html>
 """
 

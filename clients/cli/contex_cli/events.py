@@ -11,15 +11,13 @@ from contex_cli.exits import complain
 from contex_cli.parameters import option
 from contex_cli.progress import Progress
 
-_PAGE_EVENTS = 1_000
 _BEFORE_THE_FIRST = "0"
 
 
 @command()
 async def events(
     session: Session,
-    range: options.Range,
-    filter: options.Filter,
+    selection: options.Selection,
     backwards: bool = options.BACKWARDS,
     *,
     limit: options.Limit,
@@ -27,8 +25,7 @@ async def events(
     """List events of a project's log."""
     found = session.client.list_events(
         session.project,
-        **vars(range),
-        **vars(filter),
+        **vars(selection),
         backwards=backwards,
         page_size=limit.page_size,
     )
@@ -54,8 +51,7 @@ def _print(session: Session, event: contex.Event) -> None:
 @command()
 async def replay(
     session: Session,
-    range: options.Range,
-    filter: options.Filter,
+    selection: options.Selection,
     backwards: bool = options.BACKWARDS,
 ) -> None:
     """Stream every event of a range, as fast as it can be read.
@@ -65,8 +61,7 @@ async def replay(
     with Progress("replayed", shown=session.json or not out.console().is_terminal) as progress:
         async with session.client.replay(
             session.project,
-            **vars(range),
-            **vars(filter),
+            **vars(selection),
             backwards=backwards,
             # In a pipe, better an error than waiting for ever.
             reconnect=False,
@@ -95,9 +90,22 @@ async def tail(
     """Show the newest events, and with -f new ones as they arrive."""
     session.follows = follow
     client = session.client
-    end = await _newest(client, session.project)
-    for event in await _last(client, session.project, filter, end, lines):
-        _print(session, event)
+    # What is shown and what is followed meet at the newest event of all.
+    end = _BEFORE_THE_FIRST
+    async for event in client.list_events(session.project, backwards=True, page_size=1):
+        end = event.sequence
+        break
+    if lines and end != _BEFORE_THE_FIRST:
+        limit = options.Limit(lines)
+        newest = client.list_events(
+            session.project,
+            until=end,
+            **vars(filter),
+            backwards=True,
+            page_size=limit.page_size,
+        )
+        for event in reversed([event async for event in limit.of(newest)]):
+            _print(session, event)
     out.flush()
     if not follow:
         return
@@ -105,26 +113,3 @@ async def tail(
         async for event in stream:
             _print(session, event)
             out.flush()
-
-
-async def _newest(client: contex.AsyncClient, project: str) -> str:
-    """The sequence of the newest event of all: what is shown and what is followed meet there."""
-    async for event in client.list_events(project, backwards=True, page_size=1):
-        return event.sequence
-    return _BEFORE_THE_FIRST
-
-
-async def _last(
-    client: contex.AsyncClient, project: str, filter: options.Filter, end: str, count: int
-) -> list[contex.Event]:
-    found: list[contex.Event] = []
-    if not count or end == _BEFORE_THE_FIRST:
-        return found
-    async for event in client.list_events(
-        project, until=end, **vars(filter), backwards=True, page_size=min(count, _PAGE_EVENTS)
-    ):
-        found.append(event)
-        if len(found) == count:
-            break
-    found.reverse()
-    return found

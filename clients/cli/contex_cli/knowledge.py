@@ -50,10 +50,8 @@ async def knew(
 def open_stream(context: contex.AgentContext) -> contex.AgentStream | None:
     """The stream by which the agent was connected at the moment; the newest of several."""
     at = context.as_of.time
-    for stream in context.streams:
-        if stream.closed_time is None or stream.closed_time > at:
-            return stream
-    return None
+    is_open = (s for s in context.streams if s.closed_time is None or s.closed_time > at)
+    return next(is_open, None)
 
 
 def _show(context: contex.AgentContext) -> None:
@@ -82,17 +80,14 @@ def _show(context: contex.AgentContext) -> None:
 
 
 def _show_connection(context: contex.AgentContext) -> None:
-    stream = open_stream(context)
-    if stream is not None:
+    if (stream := open_stream(context)) is not None:
         client = f" ({out.plain(stream.client, 80)})" if stream.client else ""
-        since = instant_text(stream.opened_time)
-        out.say(
-            ("  connected     ", "green"), f"since {since}, from {out.plain(stream.peer)}{client}"
-        )
-    elif context.streams and (closed := context.streams[0].closed_time) is not None:
-        out.say(("  not connected ", "yellow"), f"since {instant_text(closed)}")
-    else:
-        out.say(("  not connected ", "yellow"), "and never before")
+        since = f"{instant_text(stream.opened_time)}, from {out.plain(stream.peer)}{client}"
+        out.say(("  connected     ", "green"), f"since {since}")
+        return
+    closed = context.streams[0].closed_time if context.streams else None
+    since = "and never before" if closed is None else f"since {instant_text(closed)}"
+    out.say(("  not connected ", "yellow"), since)
 
 
 def _heading(text: str, count: int, more: str = "") -> None:

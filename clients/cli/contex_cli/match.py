@@ -120,9 +120,30 @@ def show_explanation(explanation: contex.Explanation) -> None:
             f"log-odds {explanation.log_odds:+.2f} = ln(p / (1 - p)), so p = {match.score:.2f}\n"
         )
     if explanation.terms:
-        _show_terms(explanation)
+        # The words of the need: how much each weighs, and how much of it the passage has.
+        scale = max(term.weight for term in explanation.terms)
+        out.show_table(
+            explanation.terms,
+            {
+                "word": lambda term: out.plain(term.word, 40),
+                "stem": lambda term: out.plain(term.stem, 40),
+                "weight": "weight",
+                "hit": lambda term: term.hit or "-",
+                "": lambda term: out.styled(part_bar(term.hit, term.weight, scale, _PART_BAR)),
+            },
+        )
     if explanation.passages:
-        _show_passages(explanation)
+        out.show_table(
+            explanation.passages,
+            {
+                "score": "score",
+                "": lambda passage: out.styled(bar(passage.score, 8)),
+                "cosine": "cosine",
+                "lexical": "lexical",
+                "path": lambda passage: out.plain(passage.path or "(head)", 60),
+                "passage": lambda passage: out.plain(passage.text, 100),
+            },
+        )
     if explanation.rank:
         out.say(f"place {explanation.rank:,} of {explanation.data_count:,} data for this need")
 
@@ -147,35 +168,6 @@ def _contributions_table(explanation: contex.Explanation) -> out.Table:
     result.add_section()
     result.add_row("sum", "", "", f"{total:+.2f}", drawn(total))
     return result
-
-
-def _show_terms(explanation: contex.Explanation) -> None:
-    """The words of the need: how much each weighs, and how much of it the passage has."""
-    scale = max((term.weight for term in explanation.terms), default=0.0)
-    out.show_table(
-        explanation.terms,
-        {
-            "word": lambda term: out.cell(term.word, 40),
-            "stem": lambda term: out.cell(term.stem, 40),
-            "weight": "weight",
-            "hit": lambda term: term.hit or "-",
-            "": lambda term: out.styled(part_bar(term.hit, term.weight, scale, _PART_BAR)),
-        },
-    )
-
-
-def _show_passages(explanation: contex.Explanation) -> None:
-    out.show_table(
-        explanation.passages,
-        {
-            "score": "score",
-            "": lambda passage: out.styled(bar(passage.score, 8)),
-            "cosine": "cosine",
-            "lexical": "lexical",
-            "path": lambda passage: out.cell(passage.path or "(head)", 60),
-            "passage": lambda passage: out.cell(passage.text, 100),
-        },
-    )
 
 
 @command()

@@ -28,7 +28,10 @@ THRESHOLD = option(None, "Lowest score that matches, above 0, at most 1. [defaul
 BACKWARDS = option(False, "Newest first.")
 PREFIX = option("", "Only data whose key starts with this.", metavar="TEXT")
 MAX_TOKENS = option(
-    None, "Tokens that the data may take when written out; the best are kept.", metavar="N"
+    None,
+    "Tokens that the data may take when written out; the best are kept.",
+    "--max-tokens",
+    metavar="N",
 )
 FORMAT = option(None, "Print the data written out for a prompt instead.", "--format")
 NEEDS_FILE = option(
@@ -66,6 +69,11 @@ class Filter:
     publishers: tuple[str, ...] = option(
         (), "Only from this publisher. Repeatable.", "--publisher", metavar="NAME"
     )
+
+
+@dataclass
+class Selection(Filter, Range):
+    """Where reading begins and ends, and which events are read."""
 
 
 @dataclass
@@ -141,13 +149,13 @@ def read_needs(
             raise InputError(f"can't read {file!r}: {error}") from None
     if exclude and not found:
         raise InputError("--exclude goes together with needs")
-    if not exclude:
-        return found
-    specs = [contex.Need(need) if isinstance(need, str) else need for need in found]
-    return [
-        replace(n, exclude_data_keys=tuple(dict.fromkeys((*n.exclude_data_keys, *exclude))))
-        for n in specs
-    ]
+    return [_excluding(need, exclude) for need in found] if exclude else found
+
+
+def _excluding(need: str | contex.Need, exclude: Sequence[str]) -> contex.Need:
+    need = contex.Need(need) if isinstance(need, str) else need
+    globs = dict.fromkeys((*need.exclude_data_keys, *exclude))
+    return replace(need, exclude_data_keys=tuple(globs))
 
 
 def _read_file(file: str) -> list[str | contex.Need]:

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from contex_cli.command import Session, command
 from contex_cli.exits import ExitCode, InputError, complain, complain_about, describe, exit_code
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
+from contex_cli.records import picked
 
 _NOT_DELETED = ("VALUE", "--description", "--type", "--content-type", "--meta")
 """What a deletion does not have."""
@@ -120,7 +122,7 @@ async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> E
         )
         return code
     if session.json:
-        found = {name: getattr(receipt, name) for name in ("sequence", "revision", "duplicate")}
+        found = picked(receipt, "sequence", "revision", "duplicate")
         found |= {"data_key": data_key, "durability": receipt.durability.name}
         out.print_json(found | {"request_id": fields["request_id"]})
         return ExitCode.OK
@@ -250,25 +252,14 @@ async def _read(descriptor: int) -> bytes:
     In a daemon thread of its own: a pool's thread would have to be waited for after Ctrl-C, until
     somebody closes the pipe.
     """
-    loop = asyncio.get_running_loop()
-    read: asyncio.Future[bytes] = loop.create_future()
-
-    def settle(outcome: bytes | InputError) -> None:
-        if read.done():
-            return
-        if isinstance(outcome, InputError):
-            read.set_exception(outcome)
-        else:
-            read.set_result(outcome)
+    read: Future[bytes] = Future()
+    read.set_running_or_notify_cancel()  # from now on only its thread settles it
 
     def work() -> None:
-        outcome: bytes | InputError
         try:
-            outcome = os.read(descriptor, _READ_BYTES)
+            read.set_result(os.read(descriptor, _READ_BYTES))
         except OSError as error:
-            outcome = InputError(f"can't read on: {error.strerror}")
-        if not loop.is_closed():  # as after Ctrl-C
-            loop.call_soon_threadsafe(settle, outcome)
+            read.set_exception(InputError(f"can't read on: {error.strerror}"))
 
     threading.Thread(target=work, daemon=True).start()
-    return await read
+    return await asyncio.wrap_future(read)

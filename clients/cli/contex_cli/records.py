@@ -74,7 +74,11 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return picked(value, *(field.name for field in fields(value)))
+
+
+def picked(value: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
 
 
 def _merged(name: str, *added: str) -> Callable[[Any], dict[str, Any]]:
@@ -82,25 +86,18 @@ def _merged(name: str, *added: str) -> Callable[[Any], dict[str, Any]]:
 
     def shape(value: Any) -> dict[str, Any]:
         found = _fields(value)
-        return record(found.pop(name)) | {key: getattr(value, key) for key in added} | found
+        return record(found.pop(name)) | picked(value, *added) | found
 
     return shape
 
 
 def _event(event: Event) -> dict[str, Any]:
-    found = {
-        "sequence": event.sequence,
-        "time": event.time,
-        "event_type": event.event_type,
-        "data_key": event.data_key,
-        "revision": event.revision,
-        "previous_sequence": event.previous_sequence,
-        "publisher": event.publisher,
-        "description": event.description,
-        "content_type": event.content_type or JSON_CONTENT_TYPE,
-        "metadata": event.metadata,
-        "opaque": event.opaque,
-    }
+    found = picked(
+        event,
+        *("sequence", "time", "event_type", "data_key", "revision", "previous_sequence"),
+        *("publisher", "description", "content_type", "metadata", "opaque"),
+    )
+    found["content_type"] = event.content_type or JSON_CONTENT_TYPE
     return found | (_payload(event) if event.erased is None else {"erased": event.erased})
 
 
@@ -128,10 +125,9 @@ def _matched(matched: MatchedEvent) -> dict[str, Any]:
 
 
 def _datum(datum: Datum) -> dict[str, Any]:
-    if datum.event is not None:
-        flags = {"deleted": datum.deleted, "payload_omitted": datum.payload_omitted}
-        return _event(datum.event) | flags
-    return {name: getattr(datum, name) for name in ("data_key", "sequence", "revision", "deleted")}
+    if datum.event is None:
+        return picked(datum, "data_key", "sequence", "revision", "deleted")
+    return _event(datum.event) | picked(datum, "deleted", "payload_omitted")
 
 
 def _patch(patch: Patch) -> dict[str, Any]:
@@ -152,9 +148,7 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
 def _feedback(feedback: Feedback) -> dict[str, Any]:
     event = feedback.event
     found = _fields(feedback) | {"feedback_sequence": feedback.sequence}
-    found |= {
-        name: getattr(event, name) for name in ("sequence", "data_key", "revision", "description")
-    }
+    found |= picked(event, "sequence", "data_key", "revision", "description")
     match = record(found.pop("match"))
     del found["event"], match["need_index"]
     content_type = event.content_type or JSON_CONTENT_TYPE
@@ -176,12 +170,9 @@ _SHAPES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "HeldBack": _merged("data"),
     "KnownDatum": lambda known: _fields(known) | {"stale": known.stale},
     "MatchedEvent": _matched,
-    "Need": lambda need: {
-        "text": need.text,
-        "threshold": need.threshold,
-        "max_matches": need.max_matches,
-        "exclude": need.exclude_data_keys,
-    },
+    "Need": lambda need: (
+        picked(need, "text", "threshold", "max_matches") | {"exclude": need.exclude_data_keys}
+    ),
     "Patch": _patch,
     "Registration": _merged("agent"),
     "Revision": _merged("event"),

@@ -12,7 +12,7 @@ from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.parameters import UsageError, argument, option
-from contex_cli.records import is_json, json_or_text, record
+from contex_cli.records import is_json, json_or_text, picked, record
 from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
 
 _KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
@@ -65,16 +65,12 @@ async def state(
     if session.json:
         out.print_json({"summary": {"as_of": data.as_of, "data_count": data.data_count}})
     else:
-        is_one = len(data_keys) == 1 and not {"*", "?"} & set(data_keys[0])
-        _show_state(found, data.as_of, is_one)
-
-
-def _show_state(found: list[contex.Datum], as_of: contex.Moment, is_one: bool) -> None:
-    if is_one and len(found) == 1 and found[0].event is not None:
-        _show_datum(found[0].event)
-    elif found:
-        out.console().print(_state_table(found))
-    out.say(f"{f'{len(found):,}' if found else 'no'} data, as of {moment_text(as_of)}")
+        is_one = len(found) == len(data_keys) == 1 and not {"*", "?"} & set(data_keys[0])
+        if is_one and found[0].event is not None:
+            _show_datum(found[0].event)
+        elif found:
+            out.console().print(_state_table(found))
+        out.say(f"{f'{len(found):,}' if found else 'no'} data, as of {moment_text(data.as_of)}")
 
 
 def _state_table(found: list[contex.Datum]) -> out.Table:
@@ -134,8 +130,7 @@ async def diff(
         return
     for change in found.changes:
         out.print_json(change)
-    names = ("base", "target", "added", "removed", "changed")
-    out.print_json({"summary": {name: getattr(found, name) for name in names}})
+    out.print_json({"summary": picked(found, "base", "target", "added", "removed", "changed")})
 
 
 def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, ...]]:
@@ -300,9 +295,8 @@ def _print_blame(blame: contex.Blame) -> None:
         # What claims to be JSON may still have been blamed line by line.
         value = json_or_text(part.value) if holds_json else part.value
         out.print_json(record(part) | {"value": value})
-    event = blame.event
-    about = {"data_key": event.data_key, "sequence": event.sequence, "revision": event.revision}
-    out.print_json({"summary": {**about, "as_of": blame.as_of, "truncated": blame.truncated}})
+    about = picked(blame.event, "data_key", "sequence", "revision")
+    out.print_json({"summary": about | picked(blame, "as_of", "truncated")})
 
 
 def blame_table(blame: contex.Blame) -> out.Table:

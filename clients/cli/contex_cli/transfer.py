@@ -87,8 +87,7 @@ async def export(
     ),
     zstd: bool = option(False, "Compress jsonl and cloudevents; .zst does it too."),
     *,
-    range: options.Range,
-    filter: options.Filter,
+    selection: options.Selection,
     include: tuple[contex.ExportPart, ...] = option((), _INCLUDE, metavar="PART"),
 ) -> None:
     """Write a project's log up to now into a file.
@@ -100,8 +99,7 @@ async def export(
     by_suffix = next((format for s, format in _SUFFIXES.items() if name.endswith(s)), "native")
     chosen = file_format or _FORMATS[by_suffix]
     arguments: dict[str, Any] = {
-        **vars(range),
-        **vars(filter),
+        **vars(selection),
         "compress": zstd or output.endswith(".zst"),
         "include": include,
     }
@@ -147,8 +145,7 @@ async def import_(
     ),
     dry_run: bool = option(False, "Read, check and report; change nothing."),
     *,
-    range: options.Range,
-    filter: options.Filter,
+    selection: options.Selection,
     remap: tuple[tuple[str, str], ...] = option(
         (),
         "Data keys that begin with OLD begin with NEW instead. Repeatable.",
@@ -184,8 +181,7 @@ async def import_(
             session.project,
             file,
             mode=mode,
-            **vars(range),
-            **vars(filter),
+            **vars(selection),
             dry_run=dry_run,
             remap_keys=dict(remap),
             redactions=changes,
@@ -201,8 +197,7 @@ async def clone(
     source: str = argument(..., _PLACE, "What to copy."),
     destination: str = argument(..., _PLACE, "The new project; it must be empty."),
     *,
-    range: options.Range,
-    filter: options.Filter,
+    selection: options.Selection,
     include: tuple[contex.ExportPart, ...] = option(
         (contex.ExportPart.AGENTS, contex.ExportPart.VECTORS), _INCLUDE, metavar="PART"
     ),
@@ -220,8 +215,7 @@ async def clone(
             source_project,
             project,
             session.connect(server or session.target),
-            **vars(range),
-            **vars(filter),
+            **vars(selection),
             include=include,
             redactions=redactions.of_client(),
             progress=progress.reach_piece,

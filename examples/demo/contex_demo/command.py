@@ -57,8 +57,8 @@ async def demo(
     held = interrupted = False
     try:
         async with AsyncClient(server.target, publisher=PUBLISHER, timeout=TIMEOUT_S) as client:
-            story = Story(corpus, server, view, events=events, threshold=threshold)
-            figures = await story.run(client)
+            story = Story(client, corpus, server, view, events=events, threshold=threshold)
+            figures = await story.run()
         held = figures.hold
         view.summary(figures)
         if session.json:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from contex_demo.verification import Delivered
@@ -21,35 +20,24 @@ _POLL_S = 0.01
 
 @dataclass(slots=True)
 class Listener:
-    """One agent that listens: what it received, when (monotonic), and how well it fits."""
+    """One agent that listens, and what it received."""
 
     agent_id: str
     subscription: Subscription[MatchedEvent]
     delivered: list[Delivered] = field(default_factory=list)
-    arrived: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
 
     async def run(self) -> None:
         async for matched in self.subscription:
-            event = matched.event
-            self.arrived.append(time.monotonic())
-            self.delivered.append(Delivered(event.sequence, event.data_key, event.revision))
-            self.scores.append(matched.score)
-
-    def arrival(self, sequence: str) -> tuple[float, float] | None:
-        """When an event arrived, and its score; None if it did not. Looks at the newest first."""
-        for index in range(len(self.delivered) - 1, -1, -1):
-            if self.delivered[index].sequence == sequence:
-                return self.arrived[index], self.scores[index]
-        return None
+            arrived, event = time.monotonic(), matched.event
+            self.delivered.append(
+                Delivered(event.sequence, event.data_key, event.revision, arrived, matched.score)
+            )
 
 
 class Listeners:
     """Agents that listen, each from after a sequence on, as an async context manager."""
 
-    def __init__(
-        self, client: AsyncClient, project: str, starts: Iterable[tuple[str, str]]
-    ) -> None:
+    def __init__(self, client: AsyncClient, project: str, starts: Mapping[str, str]) -> None:
         self.all = [
             Listener(
                 agent_id,
@@ -57,7 +45,7 @@ class Listeners:
                     project, agent_id, after_sequence=sequence, heartbeat_interval_ms=_HEARTBEAT_MS
                 ),
             )
-            for agent_id, sequence in starts
+            for agent_id, sequence in starts.items()
         ]
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,12 +56,7 @@ class Listeners:
             self._tasks.append(asyncio.create_task(listener.run()))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -110,9 +93,11 @@ class Listeners:
 
     def received(self, sequence: str, since: float) -> list[tuple[str, float, float]]:
         """Who received an event, after how many milliseconds from `since`, with which score."""
-        found = []
+        received = []
         for listener in self.all:
-            arrival = listener.arrival(sequence)
-            if arrival is not None:
-                found.append((listener.agent_id, (arrival[0] - since) * 1000, arrival[1]))
-        return sorted(found, key=lambda receipt: receipt[1])
+            newest_first = reversed(listener.delivered)
+            delivery = next((d for d in newest_first if d.sequence == sequence), None)
+            if delivery is not None:
+                ms = (delivery.arrived - since) * 1000
+                received.append((listener.agent_id, ms, delivery.score))
+        return sorted(received, key=lambda receipt: receipt[1])

@@ -10,7 +10,7 @@ from contex_cli.output import cell, table
 from rich import progress
 
 from contex_demo.corpus import Corpus
-from contex_demo.figures import Figures, percentiles
+from contex_demo.figures import Figures
 
 if TYPE_CHECKING:
     from contex import Registration
@@ -93,10 +93,6 @@ class View:
         more = len(receivers) - _SHOWN_RECEIVERS
         not_shown = f" ({more} not shown)" if more > 0 else ""
         self.say(f"{len(receivers)} agents received it{not_shown}")
-
-    def delivery_times(self, figures: Figures) -> None:
-        self.say(f"known text: {percentiles(figures.delivery_known_ms)}")
-        self.say(f"new text, embedded first: {percentiles(figures.delivery_new_ms)}")
 
     def killed(self, figures: Figures, deliveries: int) -> None:
         self.say(

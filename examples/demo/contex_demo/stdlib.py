@@ -181,10 +181,7 @@ def _document(module: Module) -> Document:
         chosen = sorted(members.items(), key=lambda member: not member[1])[:_MEMBERS]
         if chosen:
             data[kind] = dict(chosen)
-    return Document(f"stdlib/{module.name}", _first_paragraph(module.doc), data)
-
-
-def _first_paragraph(doc: str) -> str:
-    """The first sentences of a docstring, without a leading "name.py" or "Module x --"."""
-    paragraphs = [" ".join(part.split()) for part in doc.strip().split("\n\n")]
-    return next((part[:300] for part in paragraphs if len(part.split()) > 1), "")
+    # The first sentences, without a leading "name.py" or "Module x --".
+    paragraphs = [" ".join(part.split()) for part in module.doc.strip().split("\n\n")]
+    description = next((part[:300] for part in paragraphs if len(part.split()) > 1), "")
+    return Document(f"stdlib/{module.name}", description, data)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from contex_demo.corpus import AgentPlan, Corpus, Document
-from contex_demo.figures import Figures
+from contex_demo.figures import Figures, percentiles
 from contex_demo.journal import Journal, Logged
 from contex_demo.listeners import Listeners
 from contex_demo.server import ServerProcess
@@ -61,6 +63,7 @@ class Story:
 
     def __init__(
         self,
+        client: AsyncClient,
         corpus: Corpus,
         server: ServerProcess,
         view: View,
@@ -68,6 +71,7 @@ class Story:
         events: int,
         threshold: float | None,
     ) -> None:
+        self._client = client
         self._corpus = corpus
         self._server = server
         self._view = view
@@ -75,13 +79,13 @@ class Story:
         self._threshold = threshold
         self._random = random.Random(0)  # the same run each time
         self._journal = Journal()
-        self._editions: dict[str, int] = {}
+        self._editions: Counter[str] = Counter()
         self._registrations: dict[str, Registration] = {}
         self._matched_keys: set[str] = set()
         self._killed_ms = 0
         self.figures = Figures(corpus=corpus.name, agents=len(corpus.agents), needs=corpus.needs)
 
-    async def run(self, client: AsyncClient) -> Figures:
+    async def run(self) -> Figures:
         """Tells the story from the first start to the verdict; the server need not be up yet."""
         started = time.monotonic()
         figures = self.figures
@@ -91,71 +95,70 @@ class Story:
 
         late = _held_back(self._corpus)
         await self._publish_documents(
-            client, [d for d in self._corpus.documents if d.data_key != late.data_key]
+            [d for d in self._corpus.documents if d.data_key != late.data_key]
         )
-        await self._register_agents(client)
+        await self._register_agents()
 
         self._view.step(f"{len(self._corpus.agents)} agents listen")
-        starts = [(name, found.sequence) for name, found in self._registrations.items()]
-        async with Listeners(client, PROJECT, starts) as listeners:
-            joined = await listeners.until_caught_up(_SETTLE_S)
+        starts = {name: answer.sequence for name, answer in self._registrations.items()}
+        async with Listeners(self._client, PROJECT, starts) as self._listeners:
+            joined = await self._listeners.until_caught_up(_SETTLE_S)
             self._view.say(f"all are live after {joined * 1000:.0f} ms")
-            await self._update_one(client, listeners)
-            await self._add_one(client, listeners, late)
-            await self._time_deliveries(client, listeners)
-            await self._kill_in_the_middle(client, listeners)
-            await self._ask_what_they_knew(client, listeners)
-            await self._verify(client, listeners, dict(starts))
+            await self._update_one()
+            self._view.step(f"Add a datum that nobody knew before: {late.data_key}")
+            self._view.received(await self._publish_and_watch(late))
+            await self._time_deliveries()
+            await self._kill_in_the_middle()
+            await self._ask_what_they_knew()
+            await self._verify(starts)
         figures.stop = await self._server.stop()
         figures.total = time.monotonic() - started
         return figures
 
-    async def _publish_documents(self, client: AsyncClient, documents: list[Document]) -> None:
-        self._view.step(f"Publish {len(documents):,} documents: {self._corpus.name}")
-        self.figures.documents = len(documents)
+    async def _publish_documents(self, documents: list[Document]) -> None:
+        count = len(documents)
+        self._view.step(f"Publish {count:,} documents: {self._corpus.name}")
+        self.figures.documents = count
         started = time.monotonic()
-        batches = [
-            [self._journal.draft(document) for document in documents[at : at + _DOCUMENT_BATCH]]
-            for at in range(0, len(documents), _DOCUMENT_BATCH)
-        ]
-        with self._view.progress("published", len(documents)) as advance:
-            async with aclosing(self._stream(client, batches, _DOCUMENT_WINDOW)) as published:
-                async for count in published:
-                    advance(count)
+        drafts = map(self._journal.draft, documents)
+        async for _ in self._stream("published", count, drafts, _DOCUMENT_BATCH, _DOCUMENT_WINDOW):
+            pass
         self.figures.publish = time.monotonic() - started
         self._view.say(
             f"on disk and described by vectors in {self.figures.publish:.1f} s "
-            f"({len(documents) / self.figures.publish:.0f} documents/s)"
+            f"({count / self.figures.publish:.0f} documents/s)"
         )
 
     async def _stream(
-        self, client: AsyncClient, batches: Iterable[list[NewEvent]], window: int
+        self, verb: str, total: int, drafts: Iterator[NewEvent], batch: int, window: int
     ) -> AsyncGenerator[int]:
-        """Publishes batches, notes the receipts and yields how many events each batch had."""
+        """Publishes events in batches, notes the receipts and yields how many each batch had."""
         sent: deque[list[NewEvent]] = deque()
 
         def noted() -> Iterator[list[NewEvent]]:
-            for batch in batches:
-                sent.append(batch)
-                yield batch
+            while events := list(islice(drafts, batch)):
+                sent.append(events)
+                yield events
 
-        async with client.publish_stream(PROJECT, noted(), window=window) as results:
-            async for result in results:
-                if result.error is not None:
-                    raise result.error
-                self._journal.acknowledge(sent.popleft(), result.receipts)
-                if result.duplicate:
-                    self.figures.repeated += len(result.receipts)
-                yield len(result.receipts)
+        with self._view.progress(verb, total) as advance:
+            async with self._client.publish_stream(PROJECT, noted(), window=window) as results:
+                async for result in results:
+                    if result.error is not None:
+                        raise result.error
+                    self._journal.acknowledge(sent.popleft(), result.receipts)
+                    if result.duplicate:
+                        self.figures.repeated += len(result.receipts)
+                    advance(len(result.receipts))
+                    yield len(result.receipts)
 
-    async def _register_agents(self, client: AsyncClient) -> None:
+    async def _register_agents(self) -> None:
         agents = self._corpus.agents
         self._view.step(f"Register {len(agents)} agents with {self._corpus.needs:,} needs")
         started = time.monotonic()
 
         async def register(agent: AgentPlan) -> Registration:
             needs = [need.text for need in agent.needs]
-            return await client.register_agent(
+            return await self._client.register_agent(
                 PROJECT, agent.agent_id, needs, threshold=self._threshold
             )
 
@@ -164,8 +167,20 @@ class Story:
         self._registrations = {
             agent.agent_id: answer for agent, answer in zip(agents, answers, strict=True)
         }
-        self._count_matches()
-        self._view.matches(self._corpus, self._registrations, self.figures)
+        figures = self.figures
+        ranked = []
+        for agent in agents:
+            by_need = self._registrations[agent.agent_id].by_need()
+            for need in agent.needs:
+                keys = [matched.event.data_key for matched, _ in by_need[need.text]]
+                ranked.append((need, keys))
+                figures.matched_needs += bool(keys)
+                figures.matches += len(keys)
+                self._matched_keys.update(keys)
+        figures.matched_data = len(self._matched_keys)
+        published = frozenset(entry.data_key for entry in self._journal.published.values())
+        figures.hits = hit_rates(ranked, published)
+        self._view.matches(self._corpus, self._registrations, figures)
 
     async def _each(
         self, verb: str, items: Sequence[S], work: Callable[[S], Awaitable[T]], at_once: int
@@ -182,24 +197,7 @@ class Story:
         with self._view.progress(verb, len(items)) as advance:
             return await asyncio.gather(*map(one, items))
 
-    def _count_matches(self) -> None:
-        figures = self.figures
-        data: set[str] = set()
-        ranked = []
-        for agent in self._corpus.agents:
-            by_need = self._registrations[agent.agent_id].by_need()
-            for need in agent.needs:
-                keys = [matched.event.data_key for matched, _ in by_need[need.text]]
-                ranked.append((need, keys))
-                figures.matched_needs += bool(keys)
-                figures.matches += len(keys)
-                data.update(keys)
-        figures.matched_data = len(data)
-        self._matched_keys = data
-        published = frozenset(entry.data_key for entry in self._journal.published.values())
-        figures.hits = hit_rates(ranked, published)
-
-    async def _update_one(self, client: AsyncClient, listeners: Listeners) -> None:
+    async def _update_one(self) -> None:
         """Updates the datum that the most agents were matched with."""
         scores: dict[str, dict[str, float]] = {}
         for name, registration in self._registrations.items():
@@ -211,29 +209,23 @@ class Story:
         best = max(scores[key], key=lambda name: scores[key][name])
         document = next(d for d in self._corpus.documents if d.data_key == key)
         self._view.step(f"Update a datum: {key}")
-        received = await self._publish_and_watch(client, listeners, self._next_edition(document))
+        received = await self._publish_and_watch(self._next_edition(document))
         self.figures.update_reached_best = best in {name for name, _, _ in received}
         self._view.received(received)
 
-    async def _add_one(self, client: AsyncClient, listeners: Listeners, document: Document) -> None:
-        self._view.step(f"Add a datum that nobody knew before: {document.data_key}")
-        self._view.received(await self._publish_and_watch(client, listeners, document))
-
-    async def _publish_and_watch(
-        self, client: AsyncClient, listeners: Listeners, document: Document
-    ) -> list[tuple[str, float, float]]:
+    async def _publish_and_watch(self, document: Document) -> list[tuple[str, float, float]]:
         started = time.monotonic()
-        sequence = await self._publish_one(client, document)
-        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
-        return listeners.received(sequence, started)
+        sequence = await self._publish_one(document)
+        await self._listeners.until_quiet(_QUIET_S, _SETTLE_S)
+        return self._listeners.received(sequence, started)
 
-    async def _publish_one(self, client: AsyncClient, document: Document) -> str:
+    async def _publish_one(self, document: Document) -> str:
         draft = self._journal.draft(document)
-        receipts = await client.publish_batch(PROJECT, [draft])
+        receipts = await self._client.publish_batch(PROJECT, [draft])
         self._journal.acknowledge([draft], receipts)
         return receipts[0].sequence
 
-    async def _time_deliveries(self, client: AsyncClient, listeners: Listeners) -> None:
+    async def _time_deliveries(self) -> None:
         """Measures from the call of publish to each delivery, one event at a time."""
         somebody_needs = [d for d in self._corpus.documents if d.data_key in self._matched_keys]
         chosen = self._random.sample(somebody_needs, min(_TIMED_DATA, len(somebody_needs)))
@@ -243,50 +235,49 @@ class Story:
             sent = []
             for document in chosen:
                 started = time.monotonic()
-                sequence = await self._publish_one(client, self._next_edition(document))
+                sequence = await self._publish_one(self._next_edition(document))
                 sent.append((sequence, started))
                 await asyncio.sleep(_TIMED_PAUSE_S)
-            await listeners.until_quiet(_QUIET_S, _SETTLE_S)
+            await self._listeners.until_quiet(_QUIET_S, _SETTLE_S)
             for sequence, started in sent:
-                into += [ms for _, ms, _ in listeners.received(sequence, started)]
-        self._view.delivery_times(self.figures)
+                into += [ms for _, ms, _ in self._listeners.received(sequence, started)]
+        self._view.say(f"known text: {percentiles(self.figures.delivery_known_ms)}")
+        self._view.say(f"new text, embedded first: {percentiles(self.figures.delivery_new_ms)}")
 
     def _next_edition(self, document: Document) -> Document:
-        edition = self._editions.get(document.data_key, 1) + 1
-        self._editions[document.data_key] = edition
+        self._editions[document.data_key] += 1
         data = document.data if isinstance(document.data, dict) else {"value": document.data}
-        return Document(document.data_key, document.description, {**data, "edition": edition})
+        return replace(document, data={**data, "edition": self._editions[document.data_key] + 1})
 
-    async def _kill_in_the_middle(self, client: AsyncClient, listeners: Listeners) -> None:
+    async def _kill_in_the_middle(self) -> None:
         figures, journal = self.figures, self._journal
         self._view.step(f"Stream {self._events:,} updates and kill -9 the server in the middle")
         before = len(journal.acknowledged)
-        delivered_before = listeners.deliveries
+        delivered_before = self._listeners.deliveries
         acknowledged = 0
         started = time.monotonic()
         last = 0.0
         restart: asyncio.Task[float] | None = None
         try:
-            with self._view.progress("acknowledged", self._events) as advance:
-                async with aclosing(
-                    self._stream(client, self._updates(), _STREAM_WINDOW)
-                ) as acknowledgements:
-                    async for count in acknowledgements:
-                        acknowledged += count
-                        advance(count)
-                        if restart is not None:
-                            # Some acknowledgements were on their way when the server died.
-                            figures.outage = max(figures.outage, time.monotonic() - last)
-                            last = time.monotonic()
-                        elif acknowledged >= self._events * _KILL_AFTER:
-                            last = time.monotonic()
-                            self._killed_ms = time.time_ns() // 1_000_000
-                            self._server.kill()
-                            figures.acknowledged_before_kill = acknowledged
-                            figures.unanswered_at_kill = len(journal.published) - len(
-                                journal.acknowledged
-                            )
-                            restart = asyncio.create_task(self._server.start())
+            updates = self._stream(
+                "acknowledged", self._events, self._updates(), _STREAM_BATCH, _STREAM_WINDOW
+            )
+            async with aclosing(updates) as acknowledgements:
+                async for count in acknowledgements:
+                    acknowledged += count
+                    if restart is not None:
+                        # Some acknowledgements were on their way when the server died.
+                        figures.outage = max(figures.outage, time.monotonic() - last)
+                        last = time.monotonic()
+                    elif acknowledged >= self._events * _KILL_AFTER:
+                        last = time.monotonic()
+                        self._killed_ms = time.time_ns() // 1_000_000
+                        self._server.kill()
+                        figures.acknowledged_before_kill = acknowledged
+                        figures.unanswered_at_kill = len(journal.published) - len(
+                            journal.acknowledged
+                        )
+                        restart = asyncio.create_task(self._server.start())
             if restart is None:
                 raise StoryFailed("the stream ended before the server was killed")
             figures.restart = await restart
@@ -295,28 +286,21 @@ class Story:
                 restart.cancel()
         figures.stream = time.monotonic() - started
         figures.streamed = len(journal.acknowledged) - before
-        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
-        self._view.killed(figures, listeners.deliveries - delivered_before)
+        await self._listeners.until_quiet(_QUIET_S, _SETTLE_S)
+        self._view.killed(figures, self._listeners.deliveries - delivered_before)
 
-    def _updates(self) -> Iterator[list[NewEvent]]:
-        chosen = self._random.sample(
-            self._corpus.documents, min(_STREAMED_DATA, len(self._corpus.documents))
-        )
-        left = self._events
-        while left:
-            size = min(_STREAM_BATCH, left)
-            left -= size
-            yield [
-                self._journal.draft(self._next_edition(self._random.choice(chosen)))
-                for _ in range(size)
-            ]
+    def _updates(self) -> Iterator[NewEvent]:
+        documents = self._corpus.documents
+        chosen = self._random.sample(documents, min(_STREAMED_DATA, len(documents)))
+        for _ in range(self._events):
+            yield self._journal.draft(self._next_edition(self._random.choice(chosen)))
 
-    async def _ask_what_they_knew(self, client: AsyncClient, listeners: Listeners) -> None:
+    async def _ask_what_they_knew(self) -> None:
         """What was on record when the server died, and whether it is what was received."""
         self._view.step("Ask what the agents knew when the server was killed")
         stale = known = pending = 0
         for name in self._registrations:
-            context = await client.agent_context(
+            context = await self._client.agent_context(
                 PROJECT, name, as_of=self._killed_ms, omit_payloads=True
             )
             known += len(context.known)
@@ -326,25 +310,21 @@ class Story:
             f"{known:,} data had been sent to them, {stale:,} of these were out of date by then, "
             f"and {pending:,} that matched had not been sent"
         )
-        for listener in listeners.all:
+        for listener in self._listeners.all:
             on_record = {
                 delivery.sequence
-                async for delivery in client.deliveries(
+                async for delivery in self._client.deliveries(
                     PROJECT, agent_id=listener.agent_id, page_size=1_000
                 )
             }
             received = {delivered.sequence for delivered in listener.delivered}
             self.figures.unrecorded += len(received - on_record)
 
-    async def _verify(
-        self, client: AsyncClient, listeners: Listeners, starts: dict[str, str]
-    ) -> None:
-        figures = self.figures
+    async def _verify(self, starts: dict[str, str]) -> None:
+        figures, listeners = self.figures, self._listeners
         self._view.step("Compare the log and every agent's deliveries with what they must be")
-        log = []
-        async with client.replay(PROJECT) as stream:
-            async for event in stream:
-                log.append(Logged.of(event))
+        async with self._client.replay(PROJECT) as stream:
+            log = [Logged.of(event) async for event in stream]
         figures.log_entries = len(log)
         figures.published = len(self._journal.published)
         figures.acknowledged = len(self._journal.acknowledged)
@@ -352,13 +332,20 @@ class Story:
 
         async def read(name: str) -> list[Delivered]:
             """The matches once more from the log, by a new stream, to its end."""
-            async with Listeners(client, PROJECT, [(name, starts[name])]) as alone:
+            async with Listeners(self._client, PROJECT, {name: starts[name]}) as alone:
                 await alone.until_caught_up(_SETTLE_S)
                 return alone.all[0].delivered
 
         readings = await self._each("agents read again", list(starts), read, _READERS_AT_ONCE)
         again = dict(zip(starts, readings, strict=True))
-        await self._settle(listeners, again)
+        # Until the listeners have as much as the second reading, and stragglers.
+        deadline = time.monotonic() + _SETTLE_S
+        while time.monotonic() < deadline and any(
+            len(listener.delivered) < len(again[listener.agent_id]) for listener in listeners.all
+        ):
+            listeners.raise_failures()
+            await asyncio.sleep(0.02)
+        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
 
         by_sequence = {entry.sequence: entry for entry in log}
         total = DeliveryFindings()
@@ -368,16 +355,6 @@ class Story:
         figures.deliveries = listeners.deliveries
         figures.deliveries_expected = sum(map(len, again.values()))
         figures.reconnects = sum(bool(one.subscription.reconnects) for one in listeners.all)
-
-    async def _settle(self, listeners: Listeners, again: dict[str, list[Delivered]]) -> None:
-        """Waits until the listeners have as much as the second reading, and for stragglers."""
-        deadline = time.monotonic() + _SETTLE_S
-        while time.monotonic() < deadline and any(
-            len(listener.delivered) < len(again[listener.agent_id]) for listener in listeners.all
-        ):
-            listeners.raise_failures()
-            await asyncio.sleep(0.02)
-        await listeners.until_quiet(_QUIET_S, _SETTLE_S)
 
 
 def _held_back(corpus: Corpus) -> Document:

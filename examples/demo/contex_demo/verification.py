@@ -34,10 +34,6 @@ class LogFindings:
     unordered: int = 0
     gaps: int = 0
 
-    @property
-    def hold(self) -> bool:
-        return self == LogFindings()
-
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFindings:
@@ -57,21 +53,19 @@ class DeliveryFindings:
     unordered: int = 0
     unknown: int = 0
 
-    @property
-    def hold(self) -> bool:
-        return self == DeliveryFindings()
-
     def __add__(self, other: DeliveryFindings) -> DeliveryFindings:
         return DeliveryFindings(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One delivery, reduced to what is compared."""
+    """One delivery, reduced to what is compared, and when (monotonic) and how well it fits."""
 
     sequence: str
     data_key: str
     revision: int
+    arrived: float = 0.0
+    score: float = 0.0
 
 
 def order(sequence: str) -> tuple[int, int]:
