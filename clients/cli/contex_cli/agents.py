@@ -15,7 +15,6 @@ from contex_cli.command import Session, command
 from contex_cli.matches import need_lines, show_context, show_matches, show_omitted
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import picked
-from contex_cli.times import rfc3339
 
 _ACKNOWLEDGE_EVERY_S = 0.5
 _ACKNOWLEDGE_AT_EXIT_S = 5.0
@@ -126,17 +125,16 @@ async def show(session: Session, agent_id: str = options.AGENT_ID) -> None:
 
 
 def _show_agent(agent: contex.Agent) -> None:
-    rows = {
-        "agent_id": agent.agent_id,
-        "needs": out.styled("\n".join(need_lines(agent))),
-        "threshold": str(agent.threshold),
-        "max_matches": str(agent.max_matches),
-        "min_delta": _updates(agent.min_delta),
-        "registered_time": rfc3339(agent.registered_time),
-        "updated_time": rfc3339(agent.updated_time),
-        "acknowledged_sequence": agent.acknowledged_sequence,
-    }
-    out.show_rows(rows)
+    names = ("agent_id", "needs", "threshold", "max_matches", "min_delta")
+    times = ("registered_time", "updated_time", "acknowledged_sequence")
+    out.show_rows(
+        picked(agent, *names, *times)
+        | {
+            "needs": out.styled("\n".join(need_lines(agent))),
+            "threshold": str(agent.threshold),
+            "min_delta": _updates(agent.min_delta),
+        }
+    )
 
 
 def _updates(min_delta: contex.MinDelta | None) -> str:

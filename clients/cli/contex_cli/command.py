@@ -100,29 +100,28 @@ class Command(click.Command):
 
     def run(self, name: str, words: list[str]) -> int:
         """Runs it with the words of the command line; returns the exit code."""
+        context = None
         try:
             context = self.make_context(f"contex {name}", list(words))
+            arguments = bind(self._function, context.params)
+            work = self._function(**arguments)
+            return _run(work, arguments["session"]) if isawaitable(work) else work
         except click.exceptions.Exit:  # after --help
             return ExitCode.OK
         except click.UsageError as error:
-            return _show(error)
-        arguments = bind(self._function, context.params)
-        try:
-            work = self._function(**arguments)
-            return _run(work, arguments["session"]) if isawaitable(work) else work
-        except click.UsageError as error:
-            error.ctx = context
-            return _show(error)
+            error.ctx = error.ctx or context
+            error.show()
+            return ExitCode.USAGE
         except click.Abort:
             print("Aborted!", file=sys.stderr)
             return ExitCode.UNEXPECTED
         except Exception as error:
-            return _nobody_reads() if _is_broken_pipe(error) else complain_about(error)
-
-
-def _show(error: click.UsageError) -> ExitCode:
-    error.show()
-    return ExitCode.USAGE
+            if not _is_broken_pipe(error):
+                return complain_about(error)
+            # A reader that goes away (`| head`) ends a command quietly. The interpreter flushes
+            # stdout at exit, which would fail, and say so, once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitCode.OK
 
 
 def command(
@@ -182,10 +181,3 @@ def _is_broken_pipe(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_broken_pipe, error.exceptions))
     return isinstance(error, BrokenPipeError)
-
-
-def _nobody_reads() -> ExitCode:
-    """A reader that goes away (`| head`) ends a command quietly."""
-    # The interpreter flushes stdout at exit, which would fail, and say so, once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.OK

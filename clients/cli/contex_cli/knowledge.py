@@ -70,7 +70,21 @@ def _show(context: contex.AgentContext) -> None:
     stale = sum(known.stale for known in context.known)
     _heading("What it knew", len(context.known), f"{stale:,} out of date" if stale else "")
     if context.known:
-        _show_known(context.known)
+        out.show_table(
+            context.known,
+            {
+                "data key": "data_key",
+                "rev": lambda datum: f"r{datum.revision}",
+                "sent": "sent_time",
+                "for": lambda datum: _needs(datum.needs),
+                "score": lambda datum: max((need.score for need in datum.needs), default=""),
+                "acknowledged": lambda datum: (
+                    "yes" if datum.acknowledged else out.styled("no", "yellow")
+                ),
+                "up to date": _freshness,
+                "payload": lambda datum: out.payload_preview(datum.event) if datum.event else "",
+            },
+        )
     _heading("What had not reached it", len(context.pending))
     if context.pending:
         _show_matched([("", datum) for datum in context.pending])
@@ -94,25 +108,6 @@ def _heading(text: str, count: int, more: str = "") -> None:
     out.say()
     out.say(
         (text, "bold"), f"  {f'{count:,}' if count else 'nothing'}", f", {more}" if more else ""
-    )
-
-
-def _show_known(known: Sequence[contex.KnownDatum]) -> None:
-    """What an agent had been sent: which revision, when, why, and whether there was a newer."""
-    out.show_table(
-        known,
-        {
-            "data key": "data_key",
-            "rev": lambda datum: f"r{datum.revision}",
-            "sent": "sent_time",
-            "for": lambda datum: _needs(datum.needs),
-            "score": lambda datum: max((need.score for need in datum.needs), default=""),
-            "acknowledged": lambda datum: (
-                "yes" if datum.acknowledged else out.styled("no", "yellow")
-            ),
-            "up to date": _freshness,
-            "payload": lambda datum: out.payload_preview(datum.event) if datum.event else "",
-        },
     )
 
 

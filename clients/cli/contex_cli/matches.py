@@ -27,20 +27,16 @@ def show_matches(grouped: dict[str, Pairs], explained: bool = False) -> None:
             for matched, match in found:
                 _show_parts(matched, match)
         else:
-            _show_table(found)
-
-
-def _show_table(found: Pairs) -> None:
-    out.show_table(
-        found,
-        {
-            "score": lambda pair: pair[1].score,
-            "data key": lambda pair: pair[0].event.data_key,
-            "rev": lambda pair: pair[0].event.revision,
-            "path": lambda pair: out.cell(pair[1].path, 60),
-            "passage": lambda pair: out.cell(_passage(*pair), 100),
-        },
-    )
+            out.show_table(
+                found,
+                {
+                    "score": lambda pair: pair[1].score,
+                    "data key": lambda pair: pair[0].event.data_key,
+                    "rev": lambda pair: pair[0].event.revision,
+                    "path": lambda pair: out.plain(pair[1].path, 60),
+                    "passage": lambda pair: out.plain(_passage(*pair), 100),
+                },
+            )
 
 
 def _passage(matched: contex.MatchedEvent, match: contex.Match) -> str:

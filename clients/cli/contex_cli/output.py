@@ -83,9 +83,7 @@ def console() -> Console:
     """Where tables go. A pipe gets a fixed width instead of the 80 columns of no terminal."""
     from rich.console import Console
 
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=_PIPE_COLUMNS)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 @cache

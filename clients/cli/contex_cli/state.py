@@ -276,27 +276,22 @@ async def blame(
 ) -> None:
     """Show who set each field of a datum, or each line, and when."""
     found = await session.client.blame(session.project, data_key, as_of=as_of)
+    event = found.event
     if session.json:
-        _print_blame(found)
+        for part in found.parts:
+            # What claims to be JSON may still have been blamed line by line.
+            value = json_or_text(part.value) if is_json(event.content_type) else part.value
+            out.print_json(record(part) | {"value": value})
+        about = picked(event, "data_key", "sequence", "revision")
+        out.print_json({"summary": about | picked(found, "as_of", "truncated")})
         return
     out.console().print(blame_table(found))
-    event = found.event
     out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(found.as_of)}")
     if found.truncated:
         out.remark(
             "what the oldest revision shown is said to have set may be older: "
             "the revisions before it were not read"
         )
-
-
-def _print_blame(blame: contex.Blame) -> None:
-    holds_json = is_json(blame.event.content_type)
-    for part in blame.parts:
-        # What claims to be JSON may still have been blamed line by line.
-        value = json_or_text(part.value) if holds_json else part.value
-        out.print_json(record(part) | {"value": value})
-    about = picked(blame.event, "data_key", "sequence", "revision")
-    out.print_json({"summary": about | picked(blame, "as_of", "truncated")})
 
 
 def blame_table(blame: contex.Blame) -> out.Table:

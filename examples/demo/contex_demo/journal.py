@@ -6,39 +6,31 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from contex import Event, NewEvent, Receipt
+from contex import Event, NewEvent, Receipt
 
-    from contex_demo.corpus import Document
+from contex_demo.corpus import Document
 
 MARK = "demo"
 """The metadata key that carries the mark; metadata are not used for matching."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """An event that was handed to the client, before its outcome is known."""
-
-    data_key: str
-    payload_sha256: str
-
-
 @dataclass(slots=True)
 class Journal:
-    """Everything published in this run by mark; without a receipt it may or may not be logged."""
+    """Everything published in this run by mark; without a receipt it may or may not be logged.
 
-    published: dict[str, Published] = field(default_factory=dict)
+    Attributes:
+        published: Data key and digest of the payload of what was handed to the client.
+    """
+
+    published: dict[str, tuple[str, str]] = field(default_factory=dict)
     acknowledged: dict[str, Receipt] = field(default_factory=dict)
 
     def draft(self, document: Document) -> NewEvent:
         """An event that publishes `document`, noted under a new mark."""
-        from contex import NewEvent
-
         payload = json.dumps(document.data, ensure_ascii=False, separators=(",", ":")).encode()
         mark = f"{len(self.published):06}"
-        self.published[mark] = Published(document.data_key, digest(payload))
+        self.published[mark] = (document.data_key, digest(payload))
         return NewEvent(
             data_key=document.data_key,
             payload=payload,

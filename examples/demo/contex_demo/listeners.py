@@ -7,12 +7,11 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+from contex import AsyncClient, MatchedEvent, Subscription
 
 from contex_demo.verification import Delivered
-
-if TYPE_CHECKING:
-    from contex import AsyncClient, MatchedEvent, Subscription
 
 _HEARTBEAT_MS = 1_000
 _POLL_S = 0.01

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from contex import Registration
 from contex_cli.output import cell, table
 from rich import progress
+from rich.console import Console
 
 from contex_demo.corpus import Corpus
 from contex_demo.figures import Figures
-
-if TYPE_CHECKING:
-    from contex import Registration
-    from rich.console import Console
 
 _SHOWN_AGENTS = 12
 _SHOWN_NEEDS = 2

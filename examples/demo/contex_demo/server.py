@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from contex import AsyncClient, DeadlineExceeded, Unavailable
+
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 15.0
 _POLL_S = 0.02
@@ -85,8 +87,6 @@ class ServerProcess:
             )
 
     async def _until_serving(self, deadline: float) -> None:
-        from contex import AsyncClient, DeadlineExceeded, Unavailable
-
         assert self._process is not None
         while time.monotonic() < deadline:
             if (code := self._process.poll()) is not None:

@@ -10,12 +10,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+from contex import AsyncClient, NewEvent, Registration
 
 from contex_demo.corpus import AgentPlan, Corpus, Document
 from contex_demo.figures import Figures, percentiles
 from contex_demo.journal import Journal, Logged
 from contex_demo.listeners import Listeners
+from contex_demo.rendering import View
 from contex_demo.server import ServerProcess
 from contex_demo.verification import (
     Delivered,
@@ -24,11 +27,6 @@ from contex_demo.verification import (
     check_log,
     hit_rates,
 )
-
-if TYPE_CHECKING:
-    from contex import AsyncClient, NewEvent, Registration
-
-    from contex_demo.rendering import View
 
 PROJECT = "demo"
 PUBLISHER = "contex-demo"
@@ -178,7 +176,7 @@ class Story:
                 figures.matches += len(keys)
                 self._matched_keys.update(keys)
         figures.matched_data = len(self._matched_keys)
-        published = frozenset(entry.data_key for entry in self._journal.published.values())
+        published = frozenset(key for key, _ in self._journal.published.values())
         figures.hits = hit_rates(ranked, published)
         self._view.matches(self._corpus, self._registrations, figures)
 

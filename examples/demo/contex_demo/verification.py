@@ -85,11 +85,13 @@ def check_log(log: Sequence[Logged], journal: Journal, agents: int) -> LogFindin
     by_sequence = {entry.sequence: entry for entry in log}
     lost = altered = 0
     for mark, receipt in journal.acknowledged.items():
-        published, entry = journal.published[mark], by_sequence.get(receipt.sequence)
-        expected = (published.data_key, receipt.revision, published.payload_sha256)
+        entry = by_sequence.get(receipt.sequence)
         if entry is None or entry.mark != mark:
             lost += 1
-        elif (entry.data_key, entry.revision, entry.payload_sha256) != expected:
+        elif entry.revision != receipt.revision or journal.published[mark] != (
+            entry.data_key,
+            entry.payload_sha256,
+        ):
             altered += 1
     marks = Counter(entry.mark for entry in log if entry.mark)
     registrations = sum(entry.event_type == AGENT_REGISTERED for entry in log)
