@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from contex import AsyncClient, DeadlineExceeded, Unavailable
@@ -28,7 +29,9 @@ class ServerProcess:
     def __init__(self, directory: Path) -> None:
         self.log = directory / "server.log"
         self._data_dir = directory / "data"
-        self._port = _free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = int(probe.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,9 +41,17 @@ class ServerProcess:
     async def start(self) -> float:
         """Starts it and waits until it serves; returns the seconds that took."""
         started = time.monotonic()
-        await asyncio.to_thread(self._spawn)
-        await self._until_serving(started + _START_LIMIT_S)
-        return time.monotonic() - started
+        process = await asyncio.to_thread(self._spawn)
+        while time.monotonic() < started + _START_LIMIT_S:
+            if (code := process.poll()) is not None:
+                raise ServerFailed(self._told(f"ended with exit code {code}"))
+            # A new channel each time: one that has failed waits before it tries again.
+            async with AsyncClient(self.target, timeout=1.0) as client:
+                with suppress(Unavailable, DeadlineExceeded):
+                    if await client.health() == "SERVING":
+                        return time.monotonic() - started
+            await asyncio.sleep(_POLL_S)
+        raise ServerFailed(self._told(f"did not serve within {_START_LIMIT_S:g} s"))
 
     def kill(self) -> None:
         """Ends the server at once, with all its workers, as kill -9 does."""
@@ -69,7 +80,7 @@ class ServerProcess:
         if process is not None and process.poll() is None:
             _kill(process)
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "contex_server", "serve"]
         command += ["--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--data-dir", str(self._data_dir), "--log-format", "json"]
@@ -85,21 +96,7 @@ class ServerProcess:
                 # A group of its own: Ctrl-C reaches the demo, which then stops it in order.
                 start_new_session=True,
             )
-
-    async def _until_serving(self, deadline: float) -> None:
-        assert self._process is not None
-        while time.monotonic() < deadline:
-            if (code := self._process.poll()) is not None:
-                raise ServerFailed(self._told(f"ended with exit code {code}"))
-            # A new channel each time: one that has failed waits before it tries again.
-            async with AsyncClient(self.target, timeout=1.0) as client:
-                try:
-                    if await client.health() == "SERVING":
-                        return
-                except (Unavailable, DeadlineExceeded):
-                    pass
-            await asyncio.sleep(_POLL_S)
-        raise ServerFailed(self._told(f"did not serve within {_START_LIMIT_S:g} s"))
+        return self._process
 
     def _told(self, what: str) -> str:
         try:
@@ -112,10 +109,3 @@ class ServerProcess:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
