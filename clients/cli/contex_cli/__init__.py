@@ -22,10 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if asked := os.environ.get("_CONTEX_COMPLETE"):
+    if request := os.environ.get("_CONTEX_COMPLETE"):
         from contex_cli import completion
 
-        return completion.answer(asked.partition("_")[0])
+        return completion.answer(request.partition("_")[0])
     first, second = (*words[:2], "", "")[:2]
     name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first
     if name in COMMANDS:

@@ -37,10 +37,10 @@ _DIMENSIONS = {
 
 def parse_length(text: str) -> int:
     """Seconds of a length such as "90s", "5m", "1h" or "1d"."""
-    found = _LENGTH.fullmatch(text.strip().lower())
-    if found is None or not int(found[1]):
+    match = _LENGTH.fullmatch(text.strip().lower())
+    if match is None or not int(match[1]):
         raise ValueError(f"{text!r} is not a length such as 5m, 1h or 1d")
-    return int(found[1]) * _UNITS[found[2] or "s"]
+    return int(match[1]) * _UNITS[match[2] or "s"]
 
 
 @command()
@@ -195,7 +195,7 @@ def _time_axis(start: datetime, end: datetime, width: int) -> str:
 def _show_series(activity: contex.Activity, heading: str) -> None:
     """A row for each name: how many, their share as a bar, and when as a sparkline."""
     whole = activity.total.total
-    most = max((series.total for series in activity.series), default=1) or 1
+    highest = max((series.total for series in activity.series), default=1) or 1
     names = [out.plain(series.name, _NAME) or "(not named)" for series in activity.series]
     # Beside the name there are 40 characters of numbers, bars and gaps.
     room = out.console().width - max(map(len, names), default=0) - 40
@@ -206,7 +206,7 @@ def _show_series(activity: contex.Activity, heading: str) -> None:
             heading: lambda series: out.plain(series.name, _NAME) or "(not named)",
             "events": lambda series: f"{series.total:,}",
             "share": lambda series: f"{series.total / whole:.0%}",
-            "": lambda series: out.styled(bar(series.total / most, _BAR), "cyan"),
+            "": lambda series: out.styled(bar(series.total / highest, _BAR), "cyan"),
             "over time": lambda s: out.styled(sparkline(fitted(s.counts, width)), "green"),
         },
     )

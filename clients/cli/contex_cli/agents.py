@@ -88,8 +88,8 @@ def _show_registration(registration: contex.Registration) -> None:
     limits = {need.text: need.max_matches for need in agent.need_specs}
     show_matches(
         {
-            need: found[: limits.get(need) or agent.max_matches]
-            for need, found in registration.by_need().items()
+            need: matches[: limits.get(need) or agent.max_matches]
+            for need, matches in registration.by_need().items()
         }
     )
     count = len(registration.data)
@@ -103,9 +103,9 @@ async def agents(session: Session) -> None:
 
     Without a subcommand it lists them. Options of a subcommand come after it.
     """
-    found = [agent async for agent in session.client.list_agents(session.project)]
+    registered = [agent async for agent in session.client.list_agents(session.project)]
     if session.json:
-        for agent in found:
+        for agent in registered:
             out.print_json(agent)
     else:
         columns: out.Columns[contex.Agent] = {
@@ -115,7 +115,7 @@ async def agents(session: Session) -> None:
             "registered": "registered_time",
             "acknowledged": "acknowledged_sequence",
         }
-        out.show_table(found, columns, "no agents")
+        out.show_table(registered, columns, "no agents")
 
 
 @command()

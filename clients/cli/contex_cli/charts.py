@@ -149,9 +149,9 @@ def _draw_over_time(axes: Axes, report: Report) -> None:
 def _draw_names(axes: Axes, report: Report, faint: str) -> None:
     """The names with their totals, in the colours of the layers above: the legend, too."""
     layers = _layers(report)
-    most = max((layer[1] for layer in layers), default=1) or 1
+    highest = max((layer[1] for layer in layers), default=1) or 1
     for row, (name, total, _, colour) in enumerate(layers):
-        axes.barh(row, total / most, color=colour, height=0.42, align="edge", linewidth=0)
+        axes.barh(row, total / highest, color=colour, height=0.42, align="edge", linewidth=0)
         axes.text(0, row - 0.06, name, va="bottom", ha="left", size=8.5)
         axes.text(1, row - 0.06, f"{total:,}", va="bottom", ha="right", size=8.5, color=faint)
     axes.set(xlim=(0, 1.0), ylim=(max(len(layers), 4) - 0.45, -0.5))

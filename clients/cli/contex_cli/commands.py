@@ -85,8 +85,8 @@ def load(name: str) -> Command:
                 raise
             from contex_cli.server import no_demo as command
         return command
-    found: Command = getattr(import_module(f"contex_cli.{module}"), function)
-    return found
+    loaded: Command = getattr(import_module(f"contex_cli.{module}"), function)
+    return loaded
 
 
 _HELP = """\
@@ -123,8 +123,8 @@ def group_page(group: str) -> str:
 
 def subcommands(group: str) -> dict[str, str]:
     """The commands of a group with their help; none if it is not a group."""
-    found = {name.partition(" ")[::2]: help for name, (_, help) in COMMANDS.items()}
-    return {second: help for (first, second), help in found.items() if first == group and second}
+    by_words = {name.partition(" ")[::2]: help for name, (_, help) in COMMANDS.items()}
+    return {second: help for (first, second), help in by_words.items() if first == group and second}
 
 
 def listed(helps: Mapping[str, str]) -> str:

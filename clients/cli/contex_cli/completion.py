@@ -51,15 +51,15 @@ def candidates(words: list[str], incomplete: str) -> list[CompletionItem]:
         names = {name.partition(" ")[0] for name in COMMANDS} | GROUPS.keys()
     else:
         names = set(subcommands(words[0])) if len(words) == 1 else set()
-    found = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    items = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else "".join(words[:1])
     if name in COMMANDS:
         rest = words[len(name.split()) :]
-        found += ShellComplete(load(name), {}, name, VARIABLE).get_completions(rest, incomplete)
-    return found
+        items += ShellComplete(load(name), {}, name, VARIABLE).get_completions(rest, incomplete)
+    return items
 
 
 def _completer(shell: str) -> ShellComplete:
-    found = get_completion_class(shell)
-    assert found is not None
-    return found(click.Command("contex"), {}, "contex", VARIABLE)
+    completer = get_completion_class(shell)
+    assert completer is not None
+    return completer(click.Command("contex"), {}, "contex", VARIABLE)

@@ -23,7 +23,7 @@ async def events(
     limit: options.Limit,
 ) -> None:
     """List events of a project's log."""
-    found = session.client.list_events(
+    items = session.client.list_events(
         session.project,
         **vars(selection),
         backwards=backwards,
@@ -38,7 +38,7 @@ async def events(
         "publisher": "publisher",
         "payload": out.payload_preview,
     }
-    await limit.show(found, columns, "no events", as_json=session.json)
+    await limit.show(items, columns, "no events", as_json=session.json)
 
 
 def _print(session: Session, event: contex.Event) -> None:

@@ -168,7 +168,7 @@ async def deliveries(
         raise UsageError("give one of the two", "--event or --agent")
     if sequence is not None and (any(vars(range).values()) or backwards):
         raise UsageError("--since, --until and --backwards go with --agent", "--event")
-    found = session.client.deliveries(
+    items = session.client.deliveries(
         session.project,
         sequence=sequence,
         agent_id=agent_id,
@@ -188,7 +188,7 @@ async def deliveries(
         ],
         "score": lambda delivery: [need.score for need in delivery.needs],
     }
-    await limit.show(found, columns, "no deliveries", as_json=session.json)
+    await limit.show(items, columns, "no deliveries", as_json=session.json)
 
 
 def _kind(delivery: contex.Delivery) -> str:

@@ -228,7 +228,7 @@ def summary_record(
     summary: contex.BacktestSummary, needs: list[tuple[str, float]]
 ) -> dict[str, Any]:
     """What a backtest found, for programs; `needs` are texts and thresholds."""
-    found = [
+    by_need = [
         {
             "need": text,
             "threshold": threshold,
@@ -240,7 +240,7 @@ def summary_record(
         }
         for (text, threshold), counted in zip(needs, summary.needs, strict=False)
     ]
-    return {"summary": record(summary) | {"needs": found}}
+    return {"summary": record(summary) | {"needs": by_need}}
 
 
 def _show_summary(summary: contex.BacktestSummary, needs: list[tuple[str, float]]) -> None:
@@ -264,10 +264,10 @@ def histogram(
     counts = dict(zip(thresholds, counted.events_at_threshold, strict=False))
     chosen = next((at for at in counts if abs(at - threshold) < 0.005), threshold)
     counts.setdefault(chosen, counted.events_matched)
-    most = max(counts.values())
+    highest = max(counts.values())
     return [
         f"{'▸' if at == chosen else ' '} {at:.2f}  "
-        f"{bar(counts[at] / most if most else 0.0, _HISTOGRAM_BAR)}  {counts[at]:,}"
+        f"{bar(counts[at] / highest if highest else 0.0, _HISTOGRAM_BAR)}  {counts[at]:,}"
         for at in sorted(counts)
     ]
 

@@ -19,16 +19,16 @@ _STANDING_SCALE = 4.0
 
 def show_matches(grouped: dict[str, Pairs], explained: bool = False) -> None:
     """Prints what matches, need by need: a table each, or the scores with their parts."""
-    for need, found in grouped.items():
+    for need, pairs in grouped.items():
         out.say((out.plain(need), "bold"))
-        if not found:
+        if not pairs:
             out.say("  nothing yet\n")
         elif explained:
-            for matched, match in found:
+            for matched, match in pairs:
                 _show_parts(matched, match)
         else:
             out.show_table(
-                found,
+                pairs,
                 {
                     "score": lambda pair: pair[1].score,
                     "data key": lambda pair: pair[0].event.data_key,

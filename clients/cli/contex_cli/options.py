@@ -141,15 +141,15 @@ def read_needs(
     needs: Sequence[str], file: str | None, exclude: Sequence[str] = ()
 ) -> list[str | contex.Need]:
     """The given needs and those of a file, in this order; without options they are texts."""
-    found: list[str | contex.Need] = list(needs)
+    specs: list[str | contex.Need] = list(needs)
     if file is not None:
         try:
-            found += _read_file(file)
+            specs += _read_file(file)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"can't read {file!r}: {error}") from None
-    if exclude and not found:
+    if exclude and not specs:
         raise InputError("--exclude goes together with needs")
-    return [_excluding(need, exclude) for need in found] if exclude else found
+    return [_excluding(need, exclude) for need in specs] if exclude else specs
 
 
 def _excluding(need: str | contex.Need, exclude: Sequence[str]) -> contex.Need:

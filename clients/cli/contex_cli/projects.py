@@ -202,28 +202,28 @@ async def verify(
     Compares the log, the archive, the state, the snapshots, the counters and the vectors. Exits
     with 9 if a difference is left.
     """
-    found: list[contex.Finding] = []
+    findings: list[contex.Finding] = []
     with Progress("verified", bar=True) as progress:
         async with session.client.verify(session.project, repair=repair) as steps:
             async for step in steps:
                 progress.reach(step.event_count, step.total_count)
                 summary = step.summary
                 if step.finding is not None:
-                    found.append(step.finding)
+                    findings.append(step.finding)
                     if session.json:
                         out.print_json(step.finding)
     assert summary is not None
     if session.json:
         out.print_json({"summary": summary})
     else:
-        _show_findings(found, summary)
-    return ExitCode.OK if all(finding.repaired for finding in found) else ExitCode.DAMAGED
+        _show_findings(findings, summary)
+    return ExitCode.OK if all(finding.repaired for finding in findings) else ExitCode.DAMAGED
 
 
-def _show_findings(found: list[contex.Finding], summary: contex.VerifySummary) -> None:
-    if found:
+def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary) -> None:
+    if findings:
         out.show_table(
-            found,
+            findings,
             {
                 "what": lambda finding: finding.kind.value,
                 "where": "place",

@@ -122,14 +122,14 @@ async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> E
         )
         return code
     if session.json:
-        found = picked(receipt, "sequence", "revision", "duplicate")
-        found |= {"data_key": data_key, "durability": receipt.durability.name}
-        out.print_json(found | {"request_id": fields["request_id"]})
+        answer = picked(receipt, "sequence", "revision", "duplicate")
+        answer |= {"data_key": data_key, "durability": receipt.durability.name}
+        out.print_json(answer | {"request_id": fields["request_id"]})
         return ExitCode.OK
     what = f"{out.plain(data_key)} revision {receipt.revision}" if data_key else "event"
     out.print_line(f"{what}  {receipt.sequence}  on {_REACHED[receipt.durability.name]}")
-    asked = fields["durability"]
-    if asked is not None and receipt.durability < asked:
+    requested = fields["durability"]
+    if requested is not None and receipt.durability < requested:
         out.remark("there is no replica, or it did not confirm in time")
     if receipt.duplicate:
         out.remark("published before under this request id; nothing was appended now")

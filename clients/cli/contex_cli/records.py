@@ -85,20 +85,20 @@ def _merged(name: str, *added: str) -> Callable[[Any], dict[str, Any]]:
     """A shape in which the record of one field takes its place, and properties are added."""
 
     def shape(value: Any) -> dict[str, Any]:
-        found = _fields(value)
-        return record(found.pop(name)) | picked(value, *added) | found
+        values = _fields(value)
+        return record(values.pop(name)) | picked(value, *added) | values
 
     return shape
 
 
 def _event(event: Event) -> dict[str, Any]:
-    found = picked(
+    values = picked(
         event,
         *("sequence", "time", "event_type", "data_key", "revision", "previous_sequence"),
         *("publisher", "description", "content_type", "metadata", "opaque"),
     )
-    found["content_type"] = event.content_type or JSON_CONTENT_TYPE
-    return found | (_payload(event) if event.erased is None else {"erased": event.erased})
+    values["content_type"] = event.content_type or JSON_CONTENT_TYPE
+    return values | (_payload(event) if event.erased is None else {"erased": event.erased})
 
 
 def _payload(event: Event) -> dict[str, Any]:
@@ -118,10 +118,10 @@ def _payload(event: Event) -> dict[str, Any]:
 
 
 def _matched(matched: MatchedEvent) -> dict[str, Any]:
-    found = _merged("event", "score")(matched)
+    values = _merged("event", "score")(matched)
     if not matched.context:
-        del found["context"]
-    return found
+        del values["context"]
+    return values
 
 
 def _datum(datum: Datum) -> dict[str, Any]:
@@ -147,18 +147,18 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
 
 def _feedback(feedback: Feedback) -> dict[str, Any]:
     event = feedback.event
-    found = _fields(feedback) | {"feedback_sequence": feedback.sequence}
-    found |= picked(event, "sequence", "data_key", "revision", "description")
-    match = record(found.pop("match"))
-    del found["event"], match["need_index"]
+    values = _fields(feedback) | {"feedback_sequence": feedback.sequence}
+    values |= picked(event, "sequence", "data_key", "revision", "description")
+    match = record(values.pop("match"))
+    del values["event"], match["need_index"]
     content_type = event.content_type or JSON_CONTENT_TYPE
-    return match | found | {"content_type": content_type} | _payload(event)
+    return match | values | {"content_type": content_type} | _payload(event)
 
 
 def _audit_record(audited: AuditRecord) -> dict[str, Any]:
-    found = _fields(audited)  # in the order of an export's columns
-    record_id = found.pop("record_id")
-    return found | {"action": audited.action.name, "record_id": record_id}
+    values = _fields(audited)  # in the order of an export's columns
+    record_id = values.pop("record_id")
+    return values | {"action": audited.action.name, "record_id": record_id}
 
 
 _SHAPES: dict[str, Callable[[Any], dict[str, Any]]] = {

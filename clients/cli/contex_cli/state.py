@@ -48,7 +48,7 @@ async def state(
 
     One KEY shows the datum in full.
     """
-    found: list[contex.Datum] = []
+    shown: list[contex.Datum] = []
     async with session.client.stream_state(
         session.project,
         as_of=as_of,
@@ -61,21 +61,21 @@ async def state(
             if session.json:
                 out.print_json(datum)
             else:
-                found.append(datum)
+                shown.append(datum)
     if session.json:
         out.print_json({"summary": {"as_of": data.as_of, "data_count": data.data_count}})
     else:
-        is_one = len(found) == len(data_keys) == 1 and not {"*", "?"} & set(data_keys[0])
-        if is_one and found[0].event is not None:
-            _show_datum(found[0].event)
-        elif found:
-            out.console().print(_state_table(found))
-        out.say(f"{f'{len(found):,}' if found else 'no'} data, as of {moment_text(data.as_of)}")
+        is_one = len(shown) == len(data_keys) == 1 and not {"*", "?"} & set(data_keys[0])
+        if is_one and shown[0].event is not None:
+            _show_datum(shown[0].event)
+        elif shown:
+            out.console().print(_state_table(shown))
+        out.say(f"{f'{len(shown):,}' if shown else 'no'} data, as of {moment_text(data.as_of)}")
 
 
-def _state_table(found: list[contex.Datum]) -> out.Table:
+def _state_table(data: list[contex.Datum]) -> out.Table:
     columns: dict[str, str | Callable[[Any], Any]] = {"data key": "data_key", "rev": "revision"}
-    if all(datum.event is None for datum in found):
+    if all(datum.event is None for datum in data):
         columns["sequence"] = lambda d: d.sequence + ("  (deleted)" if d.deleted else "")
     else:
         columns["time"] = lambda d: d.event.time
@@ -83,7 +83,7 @@ def _state_table(found: list[contex.Datum]) -> out.Table:
         columns["payload"] = lambda d: (
             "(omitted)" if d.payload_omitted else out.payload_preview(d.event)
         )
-    return out.table_of(found, columns, lambda d: "dim" if d.deleted else "")
+    return out.table_of(data, columns, lambda d: "dim" if d.deleted else "")
 
 
 def _show_datum(event: contex.Event) -> None:
@@ -116,7 +116,7 @@ async def diff(
     JSON is compared as a JSON patch (RFC 6902), other text as a unified diff.
     """
     end, data_keys = _target_and_keys(words)
-    found = await session.client.diff_states(
+    answer = await session.client.diff_states(
         session.project,
         base,
         end,
@@ -126,11 +126,11 @@ async def diff(
         omit_patches=brief,
     )
     if not session.json:
-        _show_diff(found, brief)
+        _show_diff(answer, brief)
         return
-    for change in found.changes:
+    for change in answer.changes:
         out.print_json(change)
-    out.print_json({"summary": picked(found, "base", "target", "added", "removed", "changed")})
+    out.print_json({"summary": picked(answer, "base", "target", "added", "removed", "changed")})
 
 
 def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, ...]]:
@@ -141,16 +141,16 @@ def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, .
     return (None, words) if moment is None else (moment, words[1:])
 
 
-def _show_diff(found: contex.StateDiff, brief: bool) -> None:
-    for change in found.changes:
+def _show_diff(answer: contex.StateDiff, brief: bool) -> None:
+    for change in answer.changes:
         _show_change(change)
         if not brief:
             out.say_lines(patch_lines(change.patch), "    ")
-    if found.changes:
+    if answer.changes:
         out.say()
-    out.say(f"{found.added:,} added, {found.removed:,} removed, {found.changed:,} changed")
-    out.say(f"from {moment_text(found.base)}")
-    out.say(f"to   {moment_text(found.target)}")
+    out.say(f"{answer.added:,} added, {answer.removed:,} removed, {answer.changed:,} changed")
+    out.say(f"from {moment_text(answer.base)}")
+    out.say(f"to   {moment_text(answer.target)}")
 
 
 def _show_change(change: contex.Change) -> None:
@@ -240,8 +240,8 @@ async def history(
         omit_payloads=brief,
         page_size=limit.page_size,
     )
-    async for found in limit.of(revisions):
-        session.answer(found, _show_brief if brief else _show_revision)
+    async for item in limit.of(revisions):
+        session.answer(item, _show_brief if brief else _show_revision)
         out.flush()
     limit.remark("newest")
 
@@ -275,19 +275,19 @@ async def blame(
     session: Session, data_key: str = options.DATA_KEY, as_of: Place | None = options.AS_OF
 ) -> None:
     """Show who set each field of a datum, or each line, and when."""
-    found = await session.client.blame(session.project, data_key, as_of=as_of)
-    event = found.event
+    answer = await session.client.blame(session.project, data_key, as_of=as_of)
+    event = answer.event
     if session.json:
-        for part in found.parts:
+        for part in answer.parts:
             # What claims to be JSON may still have been blamed line by line.
             value = json_or_text(part.value) if is_json(event.content_type) else part.value
             out.print_json(record(part) | {"value": value})
         about = picked(event, "data_key", "sequence", "revision")
-        out.print_json({"summary": about | picked(found, "as_of", "truncated")})
+        out.print_json({"summary": about | picked(answer, "as_of", "truncated")})
         return
-    out.console().print(blame_table(found))
-    out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(found.as_of)}")
-    if found.truncated:
+    out.console().print(blame_table(answer))
+    out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(answer.as_of)}")
+    if answer.truncated:
         out.remark(
             "what the oldest revision shown is said to have set may be older: "
             "the revisions before it were not read"

@@ -75,7 +75,7 @@ def built_in_agents() -> tuple[AgentPlan, ...]:
         elif line and not line.startswith("#"):
             name = line
             needs[name] = []
-    return tuple(AgentPlan(name, tuple(found)) for name, found in needs.items())
+    return tuple(AgentPlan(name, tuple(agent_needs)) for name, agent_needs in needs.items())
 
 
 def of_files(documents: Path, needs: Path, max_agents: int) -> Corpus:
@@ -86,13 +86,13 @@ def of_files(documents: Path, needs: Path, max_agents: int) -> Corpus:
         needs: Lines with need and optionally data_keys, the right answers.
         max_agents: Maximum number of agents that the needs are dealt to.
     """
-    read = tuple(_document(*line) for line in _lines(documents))
-    if not read:
+    all_documents = tuple(_document(*line) for line in _lines(documents))
+    if not all_documents:
         raise InputError(f"{documents}: no documents")
-    wanted = [_need(*line) for line in _lines(needs)]
-    if not wanted:
+    all_needs = [_need(*line) for line in _lines(needs)]
+    if not all_needs:
         raise InputError(f"{needs}: no needs")
-    return Corpus(documents.name, read, group(wanted, max_agents))
+    return Corpus(documents.name, all_documents, group(all_needs, max_agents))
 
 
 def group(needs: Sequence[Need], max_agents: int) -> tuple[AgentPlan, ...]:

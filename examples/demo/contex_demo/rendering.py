@@ -58,14 +58,14 @@ class View:
         for agent in corpus.agents[::step][:_SHOWN_AGENTS]:
             by_need = registrations[agent.agent_id].by_need()
             for index, need in enumerate(agent.needs[:_SHOWN_NEEDS]):
-                found = by_need[need.text]
+                pairs = by_need[need.text]
                 best = "  ".join(
                     f"{matched.event.data_key} {match.score:.2f}"
-                    for matched, match in found[:_SHOWN_MATCHES]
+                    for matched, match in pairs[:_SHOWN_MATCHES]
                 )
                 name = cell(agent.agent_id if index == 0 else "")
                 shown.add_row(
-                    name, cell(need.text, 60), str(len(found)), cell(best or "nothing yet")
+                    name, cell(need.text, 60), str(len(pairs)), cell(best or "nothing yet")
                 )
         self._console.print(shown)
         self.say(

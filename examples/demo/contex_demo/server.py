@@ -44,14 +44,14 @@ class ServerProcess:
         process = await asyncio.to_thread(self._spawn)
         while time.monotonic() < started + _START_LIMIT_S:
             if (code := process.poll()) is not None:
-                raise ServerFailed(self._told(f"ended with exit code {code}"))
+                raise ServerFailed(self._with_log(f"ended with exit code {code}"))
             # A new channel each time: one that has failed waits before it tries again.
             async with AsyncClient(self.target, timeout=1.0) as client:
                 with suppress(Unavailable, DeadlineExceeded):
                     if await client.health() == "SERVING":
                         return time.monotonic() - started
             await asyncio.sleep(_POLL_S)
-        raise ServerFailed(self._told(f"did not serve within {_START_LIMIT_S:g} s"))
+        raise ServerFailed(self._with_log(f"did not serve within {_START_LIMIT_S:g} s"))
 
     def kill(self) -> None:
         """Ends the server at once, with all its workers, as kill -9 does."""
@@ -69,9 +69,9 @@ class ServerProcess:
             code = await asyncio.to_thread(process.wait, _STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
             _kill(process)
-            raise ServerFailed(self._told(f"did not stop within {_STOP_LIMIT_S:g} s")) from None
+            raise ServerFailed(self._with_log(f"did not stop within {_STOP_LIMIT_S:g} s")) from None
         if code:
-            raise ServerFailed(self._told(f"stopped with exit code {code}"))
+            raise ServerFailed(self._with_log(f"stopped with exit code {code}"))
         return time.monotonic() - started
 
     def destroy(self) -> None:
@@ -98,7 +98,7 @@ class ServerProcess:
             )
         return self._process
 
-    def _told(self, what: str) -> str:
+    def _with_log(self, what: str) -> str:
         try:
             last = self.log.read_text(errors="replace").splitlines()[-5:]
         except OSError:
