@@ -76,7 +76,9 @@ async def state(
 def _state_table(data: list[contex.Datum]) -> out.Table:
     columns: dict[str, str | Callable[[Any], Any]] = {"data key": "data_key", "rev": "revision"}
     if all(datum.event is None for datum in data):
-        columns["sequence"] = lambda d: d.sequence + ("  (deleted)" if d.deleted else "")
+        columns["sequence"] = lambda d: out.styled(
+            d.sequence + ("  (deleted)" if d.deleted else "")
+        )
     else:
         columns["time"] = lambda d: d.event.time
         columns["publisher"] = lambda d: d.event.publisher
