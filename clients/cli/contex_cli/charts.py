@@ -242,9 +242,6 @@ def _table(
     yield "".join(f"<th>{escape(head)}</th>" for head in (first, *heads))
     yield "\n</tr></thead><tbody>\n"
     for label, counts in rows:
-        yield f"<tr><td>{escape(label)}</td>{''.join(map(_number, counts))}</tr>\n"
+        cells = (f"<td>{n:,}</td>" if n else '<td class="none">0</td>' for n in counts)
+        yield f"<tr><td>{escape(label)}</td>{''.join(cells)}</tr>\n"
     yield "</tbody></table></div>\n"
-
-
-def _number(count: int) -> str:
-    return f"<td>{count:,}</td>" if count else '<td class="none">0</td>'
