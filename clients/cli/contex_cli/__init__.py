@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from contex_cli.commands import COMMANDS, GROUPS, group_page, load, overview
+from contex_cli.commands import COMMANDS, GROUPS, group_page, load, overview, subcommands
 from contex_cli.exits import ExitCode
 
 
@@ -28,6 +28,8 @@ def _run(words: list[str]) -> int:
         return completion.answer(request.partition("_")[0])
     first, second = (*words[:2], "", "")[:2]
     name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first
+    if name == first and subcommands(first) and second and not second.startswith("-"):
+        return _refuse(f"contex {first}", f"No such command {second!r}.")
     if name in COMMANDS:
         return load(name).run(name, words[1 + (name != first) :])
     if first in ("", "-h", "--help"):

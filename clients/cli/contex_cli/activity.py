@@ -59,9 +59,9 @@ async def activity(
     until: Place | None = option(
         None, "Up to this time. [default: now]", metavar="POSITION", parse=parse_moment
     ),
-    bucket: int = option(
-        0,
-        "Length of a bucket, 1m at least: 5m, 1h, 1d. [default: a 60th or so of the range]",
+    bucket: int | None = option(
+        None,
+        "Length of a bucket, 1m at least: 5m, 1h, 1d. [default: about a 60th of the range]",
         metavar="LENGTH",
         parse=parse_length,
     ),
@@ -91,7 +91,7 @@ async def activity(
         _DIMENSIONS[by],
         since=since,
         until=until,
-        bucket_seconds=bucket,
+        bucket_seconds=bucket or 0,
         names=names,
         top=top,
         utc_offset_minutes=offset,
@@ -150,9 +150,11 @@ class Report:
 def show(report: Report) -> None:
     """Prints all together as columns, the names as sparklines, and the hours of the day."""
     activity, hours = report.activity, report.activity.peak_hours
+    steps = report.bucket_text
+    steps = f"in steps of {steps}" if steps[0].isdigit() else f"by the {steps}"
     out.say(
         (out.plain(report.project), "bold"),
-        f"  {activity.total.total:,} events, {report.range_text}, by the {report.bucket_text}",
+        f"  {activity.total.total:,} events, {report.range_text}, {steps}",
     )
     out.say()
     if not activity.total.total:

@@ -12,7 +12,7 @@ import contex
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.matches import need_lines, show_context, show_matches, show_omitted
+from contex_cli.matches import data_match, need_lines, show_context, show_matches, show_omitted
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import picked
 
@@ -30,7 +30,9 @@ class Spec:
     needs_file: str | None = options.NEEDS_FILE
     exclude: tuple[str, ...] = options.EXCLUDE
     threshold: float | None = options.THRESHOLD
-    max_matches: int | None = option(None, "Data shown for each need, 1 to 100. [default: 10]")
+    max_matches: int | None = option(
+        None, "Data shown for each need, 1 to 100. [default: 10]", minimum=1, maximum=100
+    )
     min_delta: options.MinDelta
     max_context_tokens: int | None = options.MAX_TOKENS
     context_format: contex.ContextFormat | None = options.FORMAT
@@ -73,12 +75,15 @@ async def register(
 
 @command()
 async def update(session: Session, spec: Spec, agent_id: str = options.AGENT_ID) -> None:
-    """Change a registration; what is not given stays.
+    """Change a registration; options not given are left unchanged.
 
     New needs replace all old ones.
     """
+    needs = spec.read_needs()
+    if not needs and all(value is None for value in spec.arguments().values()):
+        raise UsageError("nothing to change: give needs or another option")
     registration = await session.client.update_agent(
-        session.project, agent_id, needs=spec.read_needs() or None, **spec.arguments()
+        session.project, agent_id, needs=needs or None, **spec.arguments()
     )
     spec.answer(session, registration)
 
@@ -93,7 +98,7 @@ def _show_registration(registration: contex.Registration) -> None:
         }
     )
     count = len(registration.data)
-    out.say(f"{out.plain(agent.agent_id)}: {count} data match, as of {registration.sequence}")
+    out.say(f"{out.plain(agent.agent_id)}: {data_match(count)}, as of {registration.sequence}")
     show_omitted(registration.context, out.say)
 
 
@@ -230,7 +235,7 @@ def _tell_change(changed: contex.NeedsChanged) -> None:
     count = len(changed.agent.needs)
     out.remark(
         f"the registration was changed: {count} need{'s' if count != 1 else ''}; "
-        f"{len(changed.data)} data match now and did not before"
+        f"{data_match(len(changed.data))} now and did not before"
     )
 
 

@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "serve": ("server:serve", "Start a server and run it until Ctrl-C."),
-    "health": ("server:health", "Ask whether a server serves: exit code 0, or 6 if not."),
+    "health": ("server:health", "Check that a server is serving: exit code 0, or 6 if not."),
     "publish": ("publish:publish", "Publish a fact, or with --stream a file of facts."),
     "events": ("events:events", "List events of a project's log."),
     "replay": ("events:replay", "Stream every event of a range, as fast as it can be read."),
     "tail": ("events:tail", "Show the newest events, and with -f new ones as they arrive."),
     "state": ("state:state", "Show a project's data as they were at a moment."),
     "diff": ("state:diff", "Show what changed between two moments."),
-    "history": ("state:history", "Show how a datum came to be what it is."),
+    "history": ("state:history", "Show the revisions of a datum."),
     "blame": ("state:blame", "Show who set each field of a datum, or each line, and when."),
     "register": ("agents:register", "Register an agent and show what matches its needs now."),
     "listen": ("agents:listen", "Print what matches an agent's needs, as it arrives."),
     "agents": ("agents:agents", "List, show and change the registered agents."),
     "agents show": ("agents:show", "Show one registration."),
-    "agents update": ("agents:update", "Change a registration; what is not given stays."),
+    "agents update": (
+        "agents:update",
+        "Change a registration; options not given are left unchanged.",
+    ),
     "agents unregister": ("agents:unregister", "Remove a registration and its cursor."),
     "agents ack": ("agents:ack", "Move an agent's durable cursor forward, never back."),
     "knew": ("knowledge:knew", "Show what an agent knew at a moment, and what it did not."),
@@ -39,14 +42,14 @@ COMMANDS = {
         "Show who was sent an event, or what an agent was sent.",
     ),
     "match": ("match:match", "Find the data that answer questions, without an agent."),
-    "explain": ("match:explain", "Take the score of a need and a datum apart."),
+    "explain": ("match:explain", "Break down the score of a need and a datum."),
     "backtest": (
         "match:backtest",
         "Show what needs would have received, had they been registered.",
     ),
     "feedback give": ("match:give", "Note in the log whether a match was useful."),
     "feedback export": ("match:export", "Write all judgements as JSON lines, a training set."),
-    "matching": ("match:matching", "Show what a project is matched by: model, index, formula."),
+    "matching": ("match:matching", "Show how a project is matched: model, index, formula."),
     "stats": ("projects:stats", "Show a project's size, positions and rate."),
     "activity": ("activity:activity", "Show how many events there were, over time."),
     "audit": ("audit:audit", "Show who did what, when and from where."),
@@ -56,7 +59,7 @@ COMMANDS = {
     "retention show": ("projects:show", "Show how long a project is kept."),
     "retention set": (
         "projects:set_",
-        "Decide how long a project is kept; what is not given stays.",
+        "Decide how long a project is kept; options not given are left unchanged.",
     ),
     "remove": ("projects:remove", "Remove old events for good, in whole segments of the archive."),
     "erase": (
@@ -64,7 +67,10 @@ COMMANDS = {
         "Make payloads unreadable everywhere; sequences, times and digests stay.",
     ),
     "verify": ("projects:verify", "Read a project end to end and report every difference."),
-    "demo": ("contex_demo.command:demo", "Show it all on real input, and check every claim."),
+    "demo": (
+        "contex_demo.command:demo",
+        "Tell the whole story on real input, and check every claim.",
+    ),
 }
 """By name: the module, of this package unless it is `contex_demo`, with the function; the help."""
 

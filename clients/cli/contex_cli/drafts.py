@@ -107,8 +107,8 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
     optionally description, event_type, content_type, metadata, tombstone and expected_revision.
     What `contex replay --json` and `contex state --json` print is understood too: a deletion
-    becomes a tombstone, and summaries and what the service wrote about agents, feedback and models
-    are left out.
+    becomes a tombstone, and summaries, erased events and what the service wrote about agents,
+    feedback and models are left out.
     """
     if not line.strip():
         return None
@@ -124,7 +124,7 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}")
     event_type = _text(record, "event_type")
-    if event_type in _SERVICE_TYPES:
+    if event_type in _SERVICE_TYPES or record.get("erased"):
         return None
     metadata, revision = record.get("metadata") or {}, record.get("expected_revision")
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ class ExitCode(IntEnum):
         code.meaning = meaning
         return code
 
-    OK = 0, "done; also: Ctrl-C ended tail -f or listen"
+    OK = 0, "done; also: Ctrl-C or SIGTERM ended tail -f or listen"
     UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
     USAGE = 2, "wrong use of the command, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
@@ -50,6 +51,10 @@ _OF_STATUS = {
 }
 
 
+_UNREACHED = re.compile(r"failed to connect to all addresses; last error: \w+: (?:ipv\d:)?(\S+):")
+"""How gRPC says that nobody listens."""
+
+
 class InputError(Exception):
     """What the user gave can't be used; `str()` says why in one line."""
 
@@ -62,6 +67,8 @@ def exit_code(error: ContexError) -> ExitCode:
 def describe(error: ContexError) -> str:
     """One line: the message, the reason, and each field at fault."""
     text = error.message or error.code.name
+    if unreached := _UNREACHED.match(text):
+        text = f"can't reach the server at {unreached[1]}: is it running? (contex serve, --target)"
     if error.reason:
         text += f" [{error.reason}]"
     for field, problem in error.violations:
@@ -87,6 +94,9 @@ def complain_about(error: BaseException) -> ExitCode:
         return exit_code(error)
     if isinstance(error, InputError):
         complain(str(error))
+        return ExitCode.USAGE
+    if isinstance(error, OSError) and error.filename:
+        complain(f"can't use {str(error.filename)!r}: {error.strerror}")
         return ExitCode.USAGE
     first_line = next(iter(str(error).splitlines()), "")
     complain(f"{type(error).__name__}: {first_line} (CONTEX_DEBUG=1 shows where)")

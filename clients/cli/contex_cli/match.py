@@ -12,7 +12,7 @@ from contex_cli import options
 from contex_cli import output as out
 from contex_cli.bars import bar, part_bar, signed_bar
 from contex_cli.command import Session, command
-from contex_cli.matches import parts_lines, show_context, show_matches, show_omitted
+from contex_cli.matches import data_match, parts_lines, show_context, show_matches, show_omitted
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.records import encode, record
@@ -32,7 +32,13 @@ NEED_INDEX = option(0, "Which of the agent's needs, from 0.", metavar="I", minim
 async def match(
     session: Session,
     questions: tuple[str, ...] = argument(..., "QUESTION", "What to look for, in plain words."),
-    top: int | None = option(None, "Data for each question, 1 to 100. [default: 10]", metavar="N"),
+    top: int | None = option(
+        None,
+        "Data for each question, 1 to 100. [default: 10]",
+        metavar="N",
+        minimum=1,
+        maximum=100,
+    ),
     min_score: float | None = option(
         None, "Lowest score that matches, above 0, at most 1. [default: the server's]", metavar="X"
     ),
@@ -59,7 +65,7 @@ async def match(
             show_context(answer.context)
             return
         show_matches(answer.by_need(), explain)
-        out.say(f"{len(answer.data)} data match, as of {answer.sequence}")
+        out.say(f"{data_match(len(answer.data))}, as of {answer.sequence}")
         show_omitted(answer.context, out.say)
 
     session.answer(answer, show)
@@ -80,7 +86,7 @@ async def explain(
     threshold: float | None = options.THRESHOLD,
     as_of: Place | None = options.AS_OF,
 ) -> None:
-    """Take the score of a need and a datum apart."""
+    """Break down the score of a need and a datum."""
     words = [word for word in (first, second) if word is not None]
     expected = (["NEED"] if agent_id is None else []) + (["KEY"] if sequence is None else [])
     if len(words) != len(expected):
@@ -324,7 +330,7 @@ async def matching(
     session: Session,
     watch: bool = option(False, "Show the progress of re-embedding, until it is done."),
 ) -> None:
-    """Show what a project is matched by: model, index, formula."""
+    """Show how a project is matched: model, index, formula."""
     session.follows = watch
     status = await session.client.matching_status(session.project)
     if watch:

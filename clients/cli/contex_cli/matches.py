@@ -93,6 +93,11 @@ def show_context(context: contex.Context | None) -> None:
     out.remark(f"{context.tokens:,} tokens ({out.plain(context.token_counter, 60)})")
 
 
+def data_match(count: int) -> str:
+    """How many data match, as a clause."""
+    return "1 datum matches" if count == 1 else f"{count} data match"
+
+
 def show_omitted(context: contex.Context | None, tell: Callable[[str], None]) -> None:
     """Names the data that a budget left out, if any."""
     if context is None or not context.omitted:

@@ -16,7 +16,7 @@ from contex_cli.exits import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from contex import Event, MatchedEvent
+    from contex import Erasure, Event, MatchedEvent
     from rich.console import Console
     from rich.table import Table as Table
     from rich.text import Text as Text
@@ -217,6 +217,8 @@ def size_text(size_bytes: int) -> str:
 
 
 def payload_preview(event: Event, limit: int = 60) -> str:
+    if event.erased is not None:
+        return erasure_text(event.erased, limit)
     if not event.payload:
         return "(deleted)" if event.event_type == "data_deleted" else ""
     text = event.payload[: 8 * limit].decode(errors="replace")
@@ -225,9 +227,20 @@ def payload_preview(event: Event, limit: int = 60) -> str:
     return plain(text, limit)
 
 
+def erasure_text(erasure: Erasure, limit: int = 60) -> str:
+    """What is shown in place of an erased payload."""
+    from contex_cli.times import rfc3339
+
+    by = f"by request {plain(erasure.request_id)}: {plain(erasure.reason)}"
+    return f"(erased {rfc3339(erasure.time)} {shortened(by, limit)})"
+
+
 def payload_lines(event: Event) -> list[str]:
     """The whole payload: JSON indented, other text as it is, of bytes only the size."""
     import json
+
+    if event.erased is not None:
+        return [erasure_text(event.erased, 1_000)]
 
     from contex_cli.records import is_json
 

@@ -87,8 +87,7 @@ class Declared:
         if self.default is ...:
             settings["required"] = True
         else:
-            is_enum = isinstance(self.default, Enum)
-            settings["default"] = self.default.value if is_enum else self.default
+            settings["default"] = _typed(self.default)
         if not self.is_option:
             settings["metavar"] = (
                 settings["metavar"] if self.default is ... else f"[{settings['metavar']}]"
@@ -110,6 +109,13 @@ class Declared:
         if self.minimum is None and self.maximum is None:
             return kind
         return (click.IntRange if kind is int else _Number)(self.minimum, self.maximum)
+
+
+def _typed(default: Any) -> Any:
+    """A default as it would be typed."""
+    if isinstance(default, tuple):
+        return tuple(map(_typed, default))
+    return default.value if isinstance(default, Enum) else default
 
 
 def option(

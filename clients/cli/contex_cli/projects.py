@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import fields, replace
 from typing import Any
@@ -18,6 +19,9 @@ from contex_cli.times import Place, parse_place, sequence_text
 
 _DAY_S = 86_400
 _BEGINNING = "0-0"
+_SHOWN_OF_A_KIND = 20
+"""Findings of one kind that are listed for people: an import brings no vectors, which is one for
+each datum."""
 REASON = option(..., "Why, for the audit.", metavar="TEXT")
 YES = option(False, "Do not ask.")
 
@@ -89,7 +93,7 @@ async def set_(
     ),
     reset: bool = option(False, "Start from the server's defaults."),
 ) -> None:
-    """Decide how long a project is kept; what is not given stays."""
+    """Decide how long a project is kept; options not given are left unchanged."""
     client = session.client
     before = contex.Retention() if reset else (await client.retention(session.project)).own
     given: dict[str, Any] = {
@@ -100,6 +104,8 @@ async def set_(
         "legal_hold": legal_hold,
     }
     changes = {name: value for name, value in given.items() if value is not None}
+    if not changes and not reset:
+        raise UsageError("nothing to change: give a limit, --legal-hold or --reset")
     await client.set_retention(session.project, replace(before, **changes))
     session.answer(await client.retention(session.project), _show_retention)
 
@@ -112,7 +118,7 @@ def _show_retention(info: contex.RetentionInfo) -> None:
     out.show_table(
         [field.name for field in fields(info.own)],
         {
-            "": lambda name: name.replace("_", " "),
+            "": lambda name: name.replace("_", " ").replace("seconds", "days"),
             "of the project": lambda name: _limit_text(name, getattr(info.own, name)),
             "in effect": lambda name: _limit_text(name, getattr(info.effective, name)),
         },
@@ -129,8 +135,15 @@ def _limit_text(name: str, value: int | bool | None) -> str:
     if not value:
         return "no limit"
     if name.endswith("seconds"):
-        return f"{value:,} s ({value / _DAY_S:,.1f} days)"
+        return f"{value / _DAY_S:,.2f}"
     return out.size_text(value) if name.endswith("bytes") else f"{value:,}"
+
+
+def _confirm(question: str) -> None:
+    try:
+        click.confirm(question, abort=True)
+    except click.Abort:
+        raise UsageError("not confirmed; --yes does not ask", "--yes") from None
 
 
 @command()
@@ -147,7 +160,7 @@ def remove(
     The latest event of each key stays. Refused while the project is on legal hold.
     """
     if not yes:
-        click.confirm(f"Remove events of {session.project} before {before} for good?", abort=True)
+        _confirm(f"Remove events of {session.project} before {before} for good?")
 
     async def work() -> None:
         removed = await session.client.remove_events(session.project, before, reason=reason)
@@ -173,7 +186,7 @@ def erase(
         raise UsageError("give one of --subject and --key", "--subject")
     what = f"subject {subject}" if subject is not None else f"data key {data_key}"
     if not yes:
-        click.confirm(f"Erase the payloads of {what} in {session.project}?", abort=True)
+        _confirm(f"Erase the payloads of {what} in {session.project}?")
 
     async def work() -> None:
         erased = await session.client.erase(
@@ -189,6 +202,8 @@ def erase(
             "recorded in": sequence_text(erased.sequence),
         }
         session.answer(erased, lambda _: out.show_rows(rows))
+        if not erased.erased_count:
+            out.remark(f"no event of project {session.project} has this {what.rpartition(' ')[0]}")
 
     return work()
 
@@ -217,13 +232,24 @@ async def verify(
         out.print_json({"summary": summary})
     else:
         _show_findings(findings, summary)
+    if not summary.event_count:
+        out.remark(f"project {session.project} has no events")
     return ExitCode.OK if all(finding.repaired for finding in findings) else ExitCode.DAMAGED
 
 
 def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary) -> None:
-    if findings:
+    shown: list[contex.Finding] = []
+    left_out: Counter[tuple[str, str]] = Counter()
+    kinds: Counter[contex.FindingKind] = Counter()
+    for finding in findings:
+        kinds[finding.kind] += 1
+        if kinds[finding.kind] <= _SHOWN_OF_A_KIND:
+            shown.append(finding)
+        else:
+            left_out[finding.kind.value, _outlook(finding)] += 1
+    if shown:
         out.show_table(
-            findings,
+            shown,
             {
                 "what": lambda finding: finding.kind.value,
                 "where": "place",
@@ -231,6 +257,8 @@ def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary
                 "": _outlook,
             },
         )
+    for (kind, outlook), count in left_out.items():
+        out.say(f"and {count:,} more: {kind}, {outlook}; --json lists them all")
     out.show_rows(
         {
             "as of": sequence_text(summary.as_of_sequence),

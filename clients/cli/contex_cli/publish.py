@@ -188,7 +188,7 @@ async def publish_lines(
                 last_sequence = result.receipts[-1].sequence
                 progress.advance(len(batch.events), batch.size_bytes)
     for error in unreadable:
-        complain(str(error))
+        complain(f"{error}; nothing was read from there on")
         code = code or ExitCode.USAGE
     if session.json:
         counts = {"published": published, "batches": published_batches, "refused": refused}

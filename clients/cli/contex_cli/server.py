@@ -90,7 +90,7 @@ async def health(
     service: str = option("", "One service, for example contex.v1.EventService. [default: all]"),
     wait: float = option(0.0, "Wait this long for it to serve.", metavar="SECONDS", minimum=0),
 ) -> ExitCode:
-    """Ask whether a server serves: exit code 0, or 6 if not."""
+    """Check that a server is serving: exit code 0, or 6 if not."""
     import asyncio
 
     deadline = time.monotonic() + wait

@@ -107,7 +107,7 @@ async def diff(
     words: tuple[str, ...] = argument(
         (),
         "[TARGET] [KEY|GLOB]",
-        "The later moment, then the data. What doesn't read as a moment is a key; put `now` before "
+        "The later moment, then the data. A word that is not a moment is a key; put `now` before "
         "a key that does.",
     ),
     prefix: str = options.PREFIX,
@@ -166,7 +166,9 @@ def _show_change(change: contex.Change) -> None:
         facts = f"  r{before.revision} → r{after.revision}"
     if shown.event is not None and after is not None and shown.event.publisher:
         facts += f"  by {out.plain(shown.event.publisher)}"
-    if shown.event is not None and (before is None or after is None):
+    if shown.event is not None and (
+        before is None or after is None or shown.event.erased is not None
+    ):
         facts += f"  {out.payload_preview(shown.event, 80)}"
     out.say((f"{mark} {out.plain(change.data_key)}", f"bold {style}"), facts, cut=True)
 
@@ -222,9 +224,9 @@ async def history(
     *,
     limit: options.Limit,
 ) -> None:
-    """Show how a datum came to be what it is.
+    """Show the revisions of a datum.
 
-    Its revisions, newest first, each with its publisher, time and the patch from the one before.
+    Newest first, each with its publisher, time and the patch from the one before.
     """
     if revision is not None:
         if as_of is not None:
@@ -261,7 +263,7 @@ def _show_brief(revision: contex.Revision) -> None:
 def _show_revision(revision: contex.Revision) -> None:
     _show_brief(revision)
     lines = patch_lines(revision.patch)
-    if not lines and revision.event.payload:
+    if revision.event.erased is not None or (not lines and revision.event.payload):
         lines = [out.styled(out.payload_preview(revision.event, 400))]
     out.say_lines(lines, "    ")
     out.say()
@@ -285,9 +287,14 @@ async def blame(
             value = json_or_text(part.value) if is_json(event.content_type) else part.value
             out.print_json(record(part) | {"value": value})
         about = picked(event, "data_key", "sequence", "revision")
+        if event.erased is not None:
+            about["erased"] = event.erased
         out.print_json({"summary": about | picked(answer, "as_of", "truncated")})
         return
-    out.console().print(blame_table(answer))
+    if event.erased is not None:
+        out.say_lines(out.payload_lines(event))
+    else:
+        out.console().print(blame_table(answer))
     out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(answer.as_of)}")
     if answer.truncated:
         out.remark(

@@ -53,6 +53,8 @@ def parse_moment(text: str) -> Place | None:
 def read_place(text: str) -> Place | None:
     """As `parse_place`, but returns None for what can't be understood."""
     if _SEQUENCE.fullmatch(text):
+        if text.isdecimal() and int(text):  # perhaps meant as Unix seconds
+            print(f"{text} = sequence {sequence_text(f'{text}-0')}", file=sys.stderr)
         return text
     if _UNIX_MS.fullmatch(text):
         return int(text)

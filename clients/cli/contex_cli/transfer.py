@@ -93,7 +93,7 @@ async def export(
     """Write a project's log up to now into a file.
 
     What is published meanwhile is left out. FILE.part grows and becomes FILE when it is complete;
-    the same command again goes on with one that was left.
+    the same command again resumes an interrupted export.
     """
     name = output.removesuffix(".zst").lower()
     by_suffix = next((format for s, format in _SUFFIXES.items() if name.endswith(s)), "native")
@@ -114,12 +114,17 @@ async def export(
         summary = await session.client.export_to(
             session.project, output, chosen, progress=progress.reach_piece, **arguments
         )
-    session.answer(summary, lambda summary: _show_export(summary, output))
+    session.answer(summary, lambda summary: _show_export(summary, output, chosen))
+    if not summary.event_count:
+        out.remark(f"no event of project {session.project} was exported")
 
 
-def _show_export(summary: contex.ExportSummary, file: str) -> None:
+def _show_export(
+    summary: contex.ExportSummary, file: str, file_format: contex.ExportFormat
+) -> None:
+    name = next(name for name, value in _FORMATS.items() if value is file_format)
     rows = {
-        "file": f"{file}, {out.size_text(os.stat(file).st_size)}",
+        "file": f"{file}, {name}, {out.size_text(os.stat(file).st_size)}",
         "events": f"{summary.event_count:,}",
         "first": sequence_text(summary.first_sequence),
         "last": sequence_text(summary.last_sequence),
@@ -195,7 +200,7 @@ async def import_(
 async def clone(
     session: Session,
     source: str = argument(..., _PLACE, "What to copy."),
-    destination: str = argument(..., _PLACE, "The new project; it must be empty."),
+    destination: str = argument(..., _PLACE, "The new project; or an earlier copy, to go on with."),
     *,
     selection: options.Selection,
     include: tuple[contex.ExportPart, ...] = option(

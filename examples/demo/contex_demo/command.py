@@ -16,7 +16,7 @@ from contex_cli.parameters import UsageError, option
 from contex_demo import corpus as corpora
 from contex_demo.rendering import View
 from contex_demo.server import ServerFailed, ServerProcess
-from contex_demo.story import PUBLISHER, TIMEOUT_S, Story, StoryFailed
+from contex_demo.story import PUBLISHER, SETTLE_S, TIMEOUT_S, Story, StoryFailed
 
 _NEEDS_HELP = (
     "JSON lines with need and optionally data_keys, the right answers; "
@@ -38,7 +38,7 @@ async def demo(
     threshold: float | None = option(None, "The agents' threshold. [default: the server's]"),
     keep: bool = option(False, "Keep the data and the server's log."),
 ) -> ExitCode:
-    """Show it all on real input, and check every claim.
+    """Tell the whole story on real input, and check every claim.
 
     Publishes the documentation of this machine's Python, or anyone's data, to a server of its own;
     registers agents, delivers updates, kills the server with kill -9 in the middle of a stream and
@@ -70,8 +70,14 @@ async def demo(
         raise
     except ContexError as error:
         complain_about(error)
-    except (ServerFailed, StoryFailed, TimeoutError, InputError) as error:
-        complain(str(error) or "a step took too long")
+        complain(f"that was in step {view.step_name}")
+    except TimeoutError:
+        complain(
+            f"step {view.step_name}: nothing more happened for {SETTLE_S:.0f} s; is the machine "
+            f"busy? --events {max(500, events // 4)} makes it easier"
+        )
+    except (ServerFailed, StoryFailed, InputError) as error:
+        complain(str(error))
     finally:
         server.destroy()
         if keep or not (held or interrupted):

@@ -25,10 +25,12 @@ class View:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._steps = 0
+        self.step_name = ""
 
     def step(self, title: str) -> None:
         self._steps += 1
-        self._console.print(f"\n{self._steps}. {title}", style="bold", markup=False)
+        self.step_name = f"{self._steps}. {title}"
+        self._console.print(f"\n{self.step_name}", style="bold", markup=False)
 
     def say(self, text: str) -> None:
         self._console.print(f"   {text}", markup=False)

@@ -260,7 +260,8 @@ def test_what_is_for_good_is_asked_first(command: list[str]) -> None:
     arguments = [*command, "--reason", "x", *NOBODY]
     for answer in ("", "n\n", "yo\n"):
         done = command_line.invoke(*arguments, stdin=answer)
-        assert (done.exit_code, done.stderr) == (ExitCode.UNEXPECTED, "Aborted!\n")
+        assert done.exit_code == ExitCode.USAGE
+        assert "not confirmed; --yes does not ask" in done.stderr
         assert done.stdout.endswith(" [y/N]: ")
 
 

@@ -228,7 +228,7 @@ def test_register_with_all_options(contex: Contex) -> None:
         *("register", "a", "--need", NEED, "--exclude", "test/*", "--min-delta"),
         *("--max-tokens", "100"),
     )
-    for shown in ("/providers/0-1", "stripe adyen", "a: 1 data match", "big  9,000 tokens"):
+    for shown in ("/providers/0-1", "stripe adyen", "a: 1 datum matches", "big  9,000 tokens"):
         assert shown in out
     (request,) = contex.agents.requests
     assert list(request.need_specs[0].exclude_data_keys) == ["test/*"]
@@ -274,7 +274,7 @@ def test_listen_tells_a_change_of_needs_and_what_it_brings(contex: Contex) -> No
     new, old = out.splitlines()
     assert "new r3  at /providers/0-1" in new
     assert "old r3" in old
-    assert err == "the registration was changed: 1 need; 1 data match now and did not before\n"
+    assert err == "the registration was changed: 1 need; 1 datum matches now and did not before\n"
     # The event that was printed last is older than the stream's position: the cursor is not.
     assert contex.agents.requests[-1].cursor == "c2"
     contex("listen", "a", "--count", "1", "--ack")
