@@ -12,9 +12,15 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from contex_server.api.servicers import SERVICERS
-from contex_server.edge.chain import links
-from contex_server.edge.drain import Calls
+from contex_server.api.agents.servicer import AgentServicer
+from contex_server.api.audit.servicer import AuditServicer
+from contex_server.api.events.servicer import EventServicer
+from contex_server.api.match.servicer import MatchServicer
+from contex_server.api.projects.servicer import ProjectServicer
+from contex_server.api.shared.servicer import Servicer
+from contex_server.api.state.servicer import StateServicer
+from contex_server.api.transfer.servicer import TransferServicer
+from contex_server.edge.chain import Calls, links
 from contex_server.edge.grpc import handlers
 from contex_server.edge.metrics import CallCounts, CallMetrics
 from contex_server.kernel.config import Settings
@@ -29,6 +35,16 @@ from contex_server.tiers.storage import connect_store
 
 log = structlog.get_logger(__name__)
 
+SERVICERS: tuple[type[Servicer], ...] = (
+    EventServicer,
+    AgentServicer,
+    MatchServicer,
+    StateServicer,
+    AuditServicer,
+    ProjectServicer,
+    TransferServicer,
+)
+"""The services of the API: the only list of them."""
 _STORE_CHECK_S = 1.0
 
 
@@ -78,8 +94,8 @@ class Server:
 
     async def _serve(self) -> None:
         settings = self.settings
-        services = [make(settings, self.rooms, self.drain) for make in SERVICERS]
-        self._services = tuple(service.SERVICE.full_name for service in services)
+        services = [(kind.SERVICE, kind(settings, self.rooms, self.drain)) for kind in SERVICERS]
+        self._services = tuple(service.full_name for service, _ in services)
         self._grpc = grpc.aio.server(options=_options(settings))
         chain = links(self.calls, self.counts, self.rooms.audit.writer)
         self._grpc.add_generic_rpc_handlers(handlers(services, chain))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -155,16 +154,6 @@ class AuditReader:
                 break
             unread = unread.rest(entries[-1].sequence)
         return events
-
-
-async def matching_records(
-    records: AsyncGenerator[tuple[AuditRecord, bool], None],
-) -> AsyncGenerator[AuditRecord, None]:
-    """The records that pass the filter."""
-    async with aclosing(records):
-        async for record, passes in records:
-            if passes:
-                yield record
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,29 +25,63 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache, partial, reduce
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote
 
 import structlog
 
 from contex_server.audit.writer import AuditWriter
-from contex_server.edge.drain import Calls
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.metrics import CallCounts
-from contex_server.kernel import names
 from contex_server.kernel.codes import Code, code_of
-from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import ContexError, Reason, shutting_down
 from contex_server.kernel.model import Origin
+from contex_server.kernel.names import IDENTITY, PROJECT
 
 log = structlog.get_logger(__name__)
 
-_IDENTITY = "contex-identity"
-"""The header by which a client names itself."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CLIENT_CHARS = 200
 _FAILURES = {Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
 """The server's own trouble: no refusal, unless it kept the call from its servicer."""
+
+
+class Calls:
+    """The calls under way."""
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def active(self) -> int:
+        """How many calls are being handled."""
+        return len(self._tasks)
+
+    async def finished(self, timeout_s: float) -> bool:
+        """Waits until no call is left; False if some still run after the timeout."""
+        # grpc.aio's stop() may return before its handlers have ended.
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        return not self._tasks
+
+    async def track(self, call: Incoming, rest: Rest) -> Any:
+        """Link: knows of the call while it runs."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await rest(call)
+        finally:
+            self._tasks.discard(task)
+
+    async def refuse_when_draining(self, call: Incoming, rest: Rest) -> Any:
+        """Link: refuses new calls with SHUTTING_DOWN once the shutdown has begun."""
+        if self._drain.started:
+            raise shutting_down()
+        return await rest(call)
 
 
 def links(calls: Calls, counts: CallCounts, audit: AuditWriter) -> tuple[Link, ...]:
@@ -70,11 +104,10 @@ def chained(links: Sequence[Link], servicer: Rest) -> Rest:
         call.served = True
         return await servicer(call)
 
-    def before(rest: Rest, link: Link) -> Rest:
-        return partial(link, rest=rest)
-
-    first: Rest = serve
-    return reduce(before, reversed(links), first)
+    rest: Rest = serve
+    for link in reversed(links):
+        rest = partial(link, rest=rest)
+    return rest
 
 
 async def translate(call: Incoming, rest: Rest) -> Any:
@@ -105,7 +138,7 @@ async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
         return await rest(call)
     except ContexError as error:
         failed = call.served and code_of(error.reason) in _FAILURES
-        if not failed and names.PROJECT.fullmatch(call.project):
+        if not failed and PROJECT.fits(call.project):
             audit.refused(call.project, call.origin, call.method, error.reason)
         raise
 
@@ -119,11 +152,7 @@ async def read(call: Incoming, rest: Rest) -> Any:
 async def identify(call: Incoming, rest: Rest) -> Any:
     """Link: finds out who calls, or refuses a name that is not valid with INVALID_FIELD."""
     call.origin = _connection(str(call.headers.get("user-agent", "")), call.peer)
-    identity = str(call.headers.get(_IDENTITY, ""))
-    if not names.IDENTITY.fullmatch(identity):
-        raise invalid_field(
-            _IDENTITY, "must be at most 128 characters of A-Z a-z 0-9 _ . : / @ + - (metadata)"
-        )
+    identity = IDENTITY(str(call.headers.get("contex-identity", "")))
     call.origin = call.origin._replace(identity=identity)
     return await rest(call)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import keyword
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2, message_factory
+from google.protobuf import duration_pb2, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
@@ -29,34 +30,25 @@ _DOMAIN = "contex.dev"
 _STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
-class Servicer(Protocol):
-    """Implements a service.
-
-    A method is named as in the proto, in snake case, and with "_" behind it where that is a
-    keyword. It takes the request, or the iterator of requests where they are streamed, and
-    the `Call`. It returns the response message, or None where the response is a stream, which
-    goes through `Call.write`.
-    """
-
-    @property
-    def SERVICE(self) -> ServiceDescriptor:
-        """The service's descriptor."""
-        ...
-
-
 def handlers(
-    servicers: Iterable[Servicer], links: Sequence[Link]
+    servicers: Iterable[tuple[ServiceDescriptor, object]], links: Sequence[Link]
 ) -> tuple[grpc.GenericRpcHandler, ...]:
-    """gRPC's handlers for some services, all of whose calls pass the links."""
+    """gRPC's handlers for services, all of whose calls pass the links.
+
+    A servicer's method is named as in the proto, in snake case, and with "_" behind it where
+    that is a keyword. It takes the request, or the iterator of requests where they are
+    streamed, and the `Call`. It returns the response message, or None where the response is a
+    stream, which goes through `Call.write`.
+    """
     return tuple(
         grpc.method_handlers_generic_handler(
-            servicer.SERVICE.full_name,
+            service.full_name,
             {
                 method.name: _handler(method, getattr(servicer, _snake(method.name)), links)
-                for method in servicer.SERVICE.methods
+                for method in service.methods
             },
         )
-        for servicer in servicers
+        for service, servicer in servicers
     )
 
 
@@ -64,8 +56,21 @@ def _handler(
     method: MethodDescriptor, behavior: Callable[..., Awaitable[Any]], links: Sequence[Link]
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     service, name = method.containing_service.full_name, method.name
-    parse = _parser(message_factory.GetMessageClass(method.input_type))
+    message_class = message_factory.GetMessageClass(method.input_type)
     project_of = _project_reader(method)
+
+    def read(raw: bytes, call: Incoming) -> Message:
+        try:
+            request = message_class.FromString(raw)
+        except DecodeError as error:
+            problem = f"the request is no {method.input_type.full_name}: {error}"
+            raise ContexError(Reason.MALFORMED_REQUEST, problem) from None
+        call.project = call.project or project_of(request)
+        return request
+
+    async def read_all(raws: AsyncIterator[bytes], call: Incoming) -> AsyncIterator[Message]:
+        async for raw in raws:
+            yield read(raw, call)
 
     async def serve(call: Incoming) -> Any:
         try:
@@ -77,7 +82,7 @@ def _handler(
 
     handle = chained(links, serve)
 
-    async def run(read: Callable[[Incoming], Any], context: Context) -> Any:
+    async def run(read_request: Callable[[Incoming], Any], context: Context) -> Any:
         left = context.time_remaining()
         call = Incoming(
             service,
@@ -86,7 +91,7 @@ def _handler(
             write=context.write,
             headers=dict(context.invocation_metadata() or ()),
             peer=context.peer(),
-            read=read,
+            read=read_request,
         )
         try:
             return await handle(call)
@@ -96,47 +101,20 @@ def _handler(
         raise AssertionError("abort raises")
 
     async def unary(raw: bytes, context: Context) -> bytes:
-        response: Message = await run(single(raw), context)
+        response: Message = await run(partial(read, raw), context)
         return response.SerializeToString()
 
     async def stream(raw: bytes, context: Context) -> None:
-        await run(single(raw), context)
+        await run(partial(read, raw), context)
 
     async def duplex(raws: AsyncIterator[bytes], context: Context) -> None:
-        async def requests(call: Incoming) -> AsyncIterator[Message]:
-            async for raw in raws:
-                request = parse(raw)
-                call.project = call.project or project_of(request)
-                yield request
-
-        await run(requests, context)
-
-    def single(raw: bytes) -> Callable[[Incoming], Message]:
-        def read(call: Incoming) -> Message:
-            request = parse(raw)
-            call.project = project_of(request)
-            return request
-
-        return read
+        await run(partial(read_all, raws), context)
 
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(duplex)
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(stream)
     return grpc.unary_unary_rpc_method_handler(unary)
-
-
-def _parser(message_class: type[Message]) -> Callable[[bytes], Message]:
-    def parse(raw: bytes) -> Message:
-        try:
-            return message_class.FromString(raw)
-        except DecodeError as error:
-            raise ContexError(
-                Reason.MALFORMED_REQUEST,
-                f"the request is no {message_class.DESCRIPTOR.full_name}: {error}",
-            ) from None
-
-    return parse
 
 
 def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
@@ -173,9 +151,7 @@ async def _abort(context: Context, error: ContexError) -> None:
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=code, message=error.message)
     for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
+        status.details.add().Pack(detail)
     await context.abort(
         _STATUS_CODES[code],
         error.message,

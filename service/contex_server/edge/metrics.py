@@ -29,8 +29,6 @@ _BOUNDS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 )  # fmt: skip
 
-_Method = tuple[str, str]
-
 
 @dataclass(slots=True)
 class Totals:
@@ -38,22 +36,20 @@ class Totals:
 
     Attributes:
         calls: Calls that ended, by service, method, code and reason.
-        buckets: By service and method, the calls that took at most each of the bounds and
-            longer than the one before it; the last bucket has no bound.
+        buckets: By service, method and index in `_BOUNDS_S`, the calls that took at most that
+            bound and longer than the one before it; the last bucket has no bound.
         seconds: By service and method, how long all of them took together.
     """
 
     calls: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
-    buckets: dict[_Method, list[int]] = field(default_factory=dict)
-    seconds: Counter[_Method] = field(default_factory=Counter)
+    buckets: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, other: Totals) -> None:
         """Adds what another has counted."""
         self.calls.update(other.calls)
+        self.buckets.update(other.buckets)
         self.seconds.update(other.seconds)
-        for method, counts in other.buckets.items():
-            mine = self.buckets.setdefault(method, [0] * len(counts))
-            self.buckets[method] = [a + b for a, b in zip(mine, counts, strict=True)]
 
 
 class CallCounts:
@@ -66,8 +62,7 @@ class CallCounts:
         """A copy of what was counted so far; from any thread."""
         # Each copy is one step of the interpreter, so the event loop can go on counting.
         totals = self._totals
-        buckets = {method: list(counts) for method, counts in list(totals.buckets.items())}
-        return Totals(totals.calls.copy(), buckets, totals.seconds.copy())
+        return Totals(totals.calls.copy(), totals.buckets.copy(), totals.seconds.copy())
 
     async def count(self, call: Incoming, rest: Rest) -> Any:
         """Link: counts the call when it ends."""
@@ -83,16 +78,11 @@ class CallCounts:
             code, reason = code_of(error.reason), error.reason.value
             raise
         finally:
-            self._ended(call.service, call.method, code, reason, time.perf_counter() - started)
-
-    def _ended(self, service: str, method: str, code: Code, reason: str, seconds: float) -> None:
-        totals, name = self._totals, (service, method)
-        totals.calls[service, method, code.name, reason] += 1
-        counts = totals.buckets.get(name)
-        if counts is None:
-            counts = totals.buckets[name] = [0] * (len(_BOUNDS_S) + 1)
-        counts[bisect_left(_BOUNDS_S, seconds)] += 1
-        totals.seconds[name] += seconds  # type: ignore[assignment]
+            seconds = time.perf_counter() - started
+            totals, service, method = self._totals, call.service, call.method
+            totals.calls[service, method, code.name, reason] += 1
+            totals.buckets[service, method, bisect_left(_BOUNDS_S, seconds)] += 1
+            totals.seconds[service, method] += seconds  # type: ignore[assignment]
 
 
 class CallMetrics(Collector):
@@ -141,10 +131,10 @@ class CallMetrics(Collector):
             "How long calls took; a stream counts when it ends.",
             labels=["service", "method"],
         )
-        for method, counts in totals.buckets.items():
+        for method, sum_s in totals.seconds.items():
             upto, buckets = 0, []
-            for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), counts, strict=True):
-                upto += count
+            for index, bound in enumerate((*map(str, _BOUNDS_S), "+Inf")):
+                upto += totals.buckets[(*method, index)]
                 buckets.append((bound, upto))
-            seconds.add_metric(method, buckets, totals.seconds[method])
+            seconds.add_metric(method, buckets, sum_s)
         yield from (calls, seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 from contex_server.api.agents.messages import listen_response
-from contex_server.api.events.messages import subscribe_response
+from contex_server.api.events.servicer import subscribe_response
 from contex_server.api.shared import wire
 from contex_server.api.shared.cursors import Token, decode_position
 from contex_server.events.feed import Chunk, Delivery

@@ -6,14 +6,12 @@ from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contex_server.agents import delivery_recorder
-from contex_server.agents.context import AgentContext, HeldBackReason, KnownDatum
+from contex_server.agents.context import AgentContext, KnownDatum
 from contex_server.agents.journal import Stream
-from contex_server.agents.journal_reader import DeliveredNeed, RecordedDelivery
-from contex_server.agents.registry import Registration
+from contex_server.agents.journal_reader import RecordedDelivery
 from contex_server.api.match import messages as match_messages
 from contex_server.api.shared import wire
-from contex_server.api.shared.cursors import Token, encode_position
+from contex_server.api.shared.convert import convert
 from contex_server.api.state.messages import moment_message
 from contex_server.events.feed import Chunk, NeedsChange
 from contex_server.events.stream import Message
@@ -21,21 +19,8 @@ from contex_server.kernel.model import BEGINNING, Agent, Need, Sequence
 from contex_server.kernel.protobuf import timestamp
 from contex_server.matching.context import ContextFormat
 
-_KINDS = {
-    delivery_recorder.STREAM: pb.DELIVERY_KIND_STREAM,
-    delivery_recorder.NEEDS_CHANGED: pb.DELIVERY_KIND_NEEDS_CHANGED,
-    delivery_recorder.ANSWER: pb.DELIVERY_KIND_ANSWER,
-}
-_HELD = {
-    HeldBackReason.MIN_DELTA: pb.HELD_BACK_REASON_MIN_DELTA,
-    HeldBackReason.EXCLUDED: pb.HELD_BACK_REASON_EXCLUDED,
-    HeldBackReason.BELOW_THRESHOLD: pb.HELD_BACK_REASON_BELOW_THRESHOLD,
-    HeldBackReason.ANSWER_FULL: pb.HELD_BACK_REASON_ANSWER_FULL,
-}
-
 
 def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
-    """A registration."""
     delta = agent.min_delta
     return pb.Agent(
         agent_id=agent.agent_id,
@@ -58,29 +43,6 @@ def _need_message(need: Need) -> pb.Need:
         threshold=need.own_threshold,
         max_matches=need.own_max_matches,
         exclude_data_keys=sorted(need.exclude),
-    )
-
-
-def registered_message(project: str, registered: Registration) -> pb.RegisterAgentResponse:
-    """A registration, and the data that match it."""
-    answer = registered.answer
-    return pb.RegisterAgentResponse(
-        agent=agent_message(registered.agent, registered.acknowledged),
-        data=match_messages.data_messages(answer.data),
-        sequence=str(answer.sequence),
-        cursor=encode_position(Token.CURSOR, project, registered.resume),
-        context=match_messages.context_message(answer.context),
-    )
-
-
-def updated_message(updated: Registration) -> pb.UpdateAgentResponse:
-    """A changed registration, and the data that match it now."""
-    answer = updated.answer
-    return pb.UpdateAgentResponse(
-        agent=agent_message(updated.agent, updated.acknowledged),
-        data=match_messages.data_messages(answer.data),
-        sequence=str(answer.sequence),
-        context=match_messages.context_message(answer.context),
     )
 
 
@@ -110,25 +72,26 @@ def _needs_changed_bytes(change: NeedsChange, form: ContextFormat) -> bytes:
 
 
 def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
-    """What an agent knew."""
     knowledge = context.knowledge
     return pb.GetAgentContextResponse(
         as_of=moment_message(context.moment),
         agent=agent_message(context.agent, knowledge.cursor),
-        known=[_known_message(datum) for datum in context.known],
-        pending=match_messages.data_messages(context.pending),
+        known=map(_known_message, context.known),
+        pending=map(match_messages.datum_message, context.pending),
         held_back=[
-            pb.HeldBack(reason=_HELD[reason], data=match_messages.data_messages([datum])[0])
+            pb.HeldBack(
+                reason=pb.HeldBackReason.Value(f"HELD_BACK_REASON_{reason.name}"),
+                data=match_messages.datum_message(datum),
+            )
             for reason, datum in context.held_back
         ],
-        streams=[_stream_message(stream) for stream in context.streams],
+        streams=map(_stream_message, context.streams),
         last_sent_time=_time(knowledge.sent_ms),
         last_sent_sequence="" if knowledge.sent == BEGINNING else str(knowledge.sent),
     )
 
 
 def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
-    """A delivery."""
     datum, message = sending.datum, sending.message
     return pb.Delivery(
         agent_id=sending.agent_id,
@@ -136,9 +99,9 @@ def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
         data_key=datum.data_key,
         revision=datum.revision,
         time=timestamp(sending.place.ms),
-        kind=_KINDS[message.kind],
+        kind=pb.DeliveryKind.Value(f"DELIVERY_KIND_{message.kind.upper()}"),
         resend=datum.resend,
-        needs=_needs(sending.needs),
+        needs=[convert(pb.DeliveredNeed, need) for need in sending.needs],
         position=str(message.position),
         stream_id=message.stream_id,
     )
@@ -151,20 +114,13 @@ def _known_message(datum: KnownDatum) -> pb.KnownDatum:
         sequence=str(delivery.event),
         revision=delivery.revision,
         sent_time=timestamp(delivery.sent_ms),
-        needs=_needs(datum.needs),
+        needs=[convert(pb.DeliveredNeed, need) for need in datum.needs],
         acknowledged=datum.acknowledged,
         latest_sequence=str(latest.sequence if latest else delivery.event),
         latest_revision=latest.revision if latest else delivery.revision,
         deleted=latest is not None and latest.deleted,
         event=None if datum.entry is None else wire.event_message(datum.entry),
     )
-
-
-def _needs(needs: tuple[DeliveredNeed, ...]) -> list[pb.DeliveredNeed]:
-    return [
-        pb.DeliveredNeed(need_index=need.need_index, need=need.need, score=need.score)
-        for need in needs
-    ]
 
 
 def _stream_message(stream: Stream) -> pb.AgentStream:

@@ -10,16 +10,13 @@ from contex.v1 import audit_service_pb2 as pb
 
 from contex_server.api.audit import checks
 from contex_server.api.shared import fields
+from contex_server.api.shared.convert import convert
 from contex_server.api.shared.cursors import Token, encode_text
+from contex_server.api.shared.servicer import Servicer
 from contex_server.audit.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer
-from contex_server.audit.reader import matching_records
 from contex_server.audit.records import AuditRecord
 from contex_server.kernel.call import Call
-from contex_server.kernel.config import Settings
-from contex_server.kernel.drain import Drain
-from contex_server.kernel.model import Range
 from contex_server.kernel.protobuf import timestamp
-from contex_server.rooms import Rooms
 
 _SCANNED_ROWS = 20_000
 _PIECE_ROWS = 4_000
@@ -34,48 +31,39 @@ _WRITERS: dict[int, tuple[Callable[[], Writer], int]] = {
 _MESSAGE_BYTES = 1024 * 1024
 
 
-class AuditServicer:
-    """See `protos/contex/v1/audit_service.proto`."""
-
+class AuditServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["AuditService"]
-
-    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
-        self._trail = rooms.audit.reader
-        self._audit = rooms.audit.writer
-        self._limits = settings.limits
 
     async def list_records(
         self, request: pb.ListRecordsRequest, call: Call
     ) -> pb.ListRecordsResponse:
         project = fields.project(request.project)
-        wanted = checks.wanted(request, self._limits, call.scope)
+        record_filter = checks.record_filter(request.filter, self._limits, call.scope)
         size = fields.page_size(request.page_size, self._limits)
-        backwards = fields.is_backwards(request.order)
-        after = fields.lower_end(request.since, request.HasField("since"))
-        until = fields.upper_end(request.until, request.HasField("until"))
-        token = Token.AUDIT_BACK_PAGE if backwards else Token.AUDIT_PAGE
-        resume = checks.resume(token, project, request.page_token)
+        span = fields.span(request, order=request.order)
+        token = Token.AUDIT_BACK_PAGE if span.backwards else Token.AUDIT_PAGE
+        last = checks.last_read(token, project, request.page_token)
         response = pb.ListRecordsResponse()
         scanned = 0
-        last = resume
-        rows = self._trail.read(project, Range(after, until, backwards), wanted, resume=resume)
+        rows = self._rooms.audit.reader.read(project, span, record_filter, resume=last)
         async with aclosing(rows):
-            async for row, is_wanted in rows:
+            async for row, passes in rows:
                 if len(response.records) == size or scanned == _SCANNED_ROWS:
                     response.next_page_token = encode_text(token, project, str(last))
                     break
                 scanned += 1
                 last = row.id
-                if is_wanted:
+                if passes:
                     response.records.append(_record_message(row))
         return response
 
     async def export_records(self, request: pb.ExportRecordsRequest, call: Call) -> None:
         project = fields.project(request.project)
-        wanted = checks.wanted(request, self._limits, call.scope)
-        after = fields.lower_end(request.since, request.HasField("since"))
-        until = fields.upper_end(request.until, request.HasField("until"))
-        make, piece_rows = _WRITERS[checks.file_format(request.format)]
+        record_filter = checks.record_filter(request.filter, self._limits, call.scope)
+        span = fields.span(request)
+        make, piece_rows = _WRITERS[
+            fields.enum(request.format, pb.AuditFormat.DESCRIPTOR, "format")
+        ]
         writer = await asyncio.to_thread(make)
         count = 0
         rows: list[AuditRecord] = []
@@ -86,11 +74,12 @@ class AuditServicer:
                 message = pb.ExportRecordsResponse(data=part, record_count=count)
                 await call.write(message.SerializeToString())
 
+        records = self._rooms.audit.reader.read(project, span, record_filter)
         try:
-            found = matching_records(self._trail.read(project, Range(after, until), wanted))
-            async with aclosing(found):
-                async for row in found:
-                    rows.append(row)
+            async with aclosing(records):
+                async for row, passes in records:
+                    if passes:
+                        rows.append(row)
                     if len(rows) == piece_rows:
                         count += len(rows)
                         await send(await asyncio.to_thread(writer.add, rows))
@@ -102,21 +91,11 @@ class AuditServicer:
 
 
 def _record_message(row: AuditRecord) -> pb.AuditRecord:
-    return pb.AuditRecord(
+    return convert(
+        pb.AuditRecord,
+        row,
         record_id=str(row.id),
         time=timestamp(row.id.note.ms),
         action=pb.AuditAction.Value(f"AUDIT_ACTION_{row.action}"),
-        actor=row.actor,
         actor_verified=row.verified,
-        peer=row.peer,
-        client=row.client,
-        request_id=row.request_id,
-        agent_id=row.agent_id,
-        data_key=row.data_key,
-        sequence=row.sequence,
-        revision=row.revision,
-        event_type=row.event_type,
-        count=row.count,
-        stream_id=row.stream_id,
-        detail=row.detail,
     )

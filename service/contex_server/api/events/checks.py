@@ -43,12 +43,11 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
         fields.request_id(request_id)
     if publisher:
         fields.publisher(publisher)
-    durability = request.durability
-    if durability not in _DURABILITIES:
-        raise invalid_field("durability", f"{durability} is no Durability")
+    durability = _DURABILITIES.get(request.durability)
+    if durability is None:
+        raise invalid_field("durability", f"{request.durability} is no Durability")
     count = len(request.events)
-    if not 1 <= count <= limits.events_per_batch:
-        raise invalid_field("events", f"must hold 1 to {limits.events_per_batch}, not {count}")
+    fields.check_count("events", count, limits.events_per_batch, at_least=1)
     if count > 1:
         size = request.ByteSize()
         if size > limits.batch_bytes:
@@ -56,7 +55,7 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
     events = [
         _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
     ]
-    return Append(name, events, request_id, _DURABILITIES[durability], publisher, origin)
+    return Append(name, events, request_id, durability, publisher, origin)
 
 
 def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -> NewEvent:
@@ -131,17 +130,14 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
 
 
 def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
-    if len(metadata) > limits.metadata_entries:
-        raise invalid_field(
-            "metadata", f"must have at most {limits.metadata_entries} entries, not {len(metadata)}"
-        )
+    fields.check_count("metadata", len(metadata), limits.metadata_entries)
     for key in metadata:
         if not 1 <= len(key) <= limits.metadata_key_chars:
             raise invalid_field(
                 "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
             )
-    if SUBJECT in metadata:
-        fields.subject(metadata[SUBJECT], "metadata")
+    if SUBJECT in metadata and not fields.subject.fits(metadata[SUBJECT]):
+        raise invalid_field("metadata", f"the subject must be {fields.subject.limit}")
     size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
     if size > limits.metadata_bytes:
         raise invalid_field(

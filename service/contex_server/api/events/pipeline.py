@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from contex.v1 import error_reason_pb2, event_pb2
 from contex.v1 import event_service_pb2 as pb
 
-from contex_server.api.events import checks, messages
+from contex_server.api.events import checks
 from contex_server.events.publisher import Publisher
 from contex_server.kernel.call import Call
+from contex_server.kernel.codes import code_of
 from contex_server.kernel.config import Limits
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, shutting_down
@@ -100,13 +102,13 @@ async def publish_all(
         while isinstance(batch := await outbox.get(), _Batch):
             response = pb.PublishStreamResponse(request_id=batch.request_id)
             try:
-                response.published.CopyFrom(messages.published_message(await batch.task))
+                response.published.CopyFrom(published_message(await batch.task))
             except ContexError as error:
                 if error.reason in _OUTCOME_UNKNOWN:
                     # "Refused" promises that nothing was appended. The client resends what
                     # is unanswered, with the same request ids.
                     raise
-                response.refused.CopyFrom(messages.refusal_message(error))
+                response.refused.CopyFrom(_refusal_message(error))
             tasks.discard(batch.task)
             window.release()
             await call.write(response.SerializeToString())
@@ -122,3 +124,28 @@ async def publish_all(
 def _durability(prepared: asyncio.Task[Append]) -> Durability | None:
     """The durability of a prepared batch; None if the batch was refused."""
     return None if prepared.exception() else prepared.result().durability
+
+
+def published_message(appended: Appended) -> pb.PublishResponse:
+    """Where a publish went."""
+    first = appended.first
+    return pb.PublishResponse(
+        receipts=[
+            pb.Receipt(sequence=f"{first.ms}-{first.n + i}", revision=revision)
+            for i, revision in enumerate(appended.revisions)
+        ],
+        durability=event_pb2.Durability.ValueType(appended.durability),
+        duplicate=appended.duplicate,
+    )
+
+
+def _refusal_message(error: ContexError) -> pb.Refusal:
+    """An error as the answer to one batch of a stream that goes on."""
+    reason = error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason.value}")
+    return pb.Refusal(
+        code=code_of(error.reason),
+        reason=reason,
+        message=error.message,
+        metadata=error.metadata,
+        retry_delay_ms=error.retry_after_ms or 0,
+    )

@@ -6,48 +6,36 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
+from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
 
-from contex_server.api.events import checks, messages
-from contex_server.api.events.pipeline import publish_all
+from contex_server.api.events import checks
+from contex_server.api.events.pipeline import publish_all, published_message
 from contex_server.api.shared import fields, ranges, wire
-from contex_server.api.shared.cursors import Token, decode_position, encode_position
-from contex_server.events.feed import Delivery
-from contex_server.events.stream import StreamLimits, stream
+from contex_server.api.shared.cursors import Token, encode_position
+from contex_server.api.shared.servicer import Servicer
+from contex_server.events.feed import Chunk, Delivery
+from contex_server.events.stream import Message, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
-from contex_server.kernel.config import Settings
-from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import event_not_found, shutting_down
-from contex_server.kernel.model import Entry, EventFilter, Range
+from contex_server.kernel.model import Entry, EventFilter
 from contex_server.log.pages import pages
-from contex_server.rooms import Rooms
 
 
-class EventServicer:
-    """See `protos/contex/v1/event_service.proto`."""
-
+class EventServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["EventService"]
 
-    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
-        self._settings = settings
-        self._limits = settings.limits
-        self._stream_limits = StreamLimits(settings.message_bytes, settings.replay_page_events)
-        self._log = rooms.storage.log
-        self._publisher = rooms.events.publisher
-        self._hub = rooms.events.hub
-        self._presence = rooms.events.presence
-        self._audit = rooms.audit.writer
-        self._drain = drain
-
     async def publish(self, request: pb.PublishRequest, call: Call) -> pb.PublishResponse:
-        prepared = await self._publisher.prepare(checks.publish(request, call.origin, self._limits))
-        return messages.published_message(await self._publisher.append(prepared))
+        publisher = self._rooms.events.publisher
+        prepared = await publisher.prepare(checks.publish(request, call.origin, self._limits))
+        return published_message(await publisher.append(prepared))
 
     async def publish_stream(
         self, requests: AsyncIterator[pb.PublishStreamRequest], call: Call
     ) -> None:
-        await publish_all(requests, call, self._publisher, self._limits, self._drain)
+        publisher = self._rooms.events.publisher
+        await publish_all(requests, call, publisher, self._limits, self._drain)
 
     async def get_event(self, request: pb.GetEventRequest, call: Call) -> pb.GetEventResponse:
         project = fields.project(request.project)
@@ -59,70 +47,58 @@ class EventServicer:
 
     async def list_events(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
         project = fields.project(request.project)
-        wanted = fields.event_filter(request.filter, self._limits, call.scope)
-        backwards = fields.is_backwards(request.order)
+        event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         size = fields.page_size(request.page_size, self._limits)
-        after, until, bounds = await ranges.log_range(self._log, project, request)
         token = Token.EVENTS_PAGE
-        if request.page_token:
-            resume = decode_position(token, project, request.page_token, "page_token")
-            after, until = ranges.remaining(bounds, after, until, resume, backwards=backwards)
+        span = await ranges.remaining(self._log, request, token, request.page_token)
         response = pb.ListEventsResponse()
-        scanned = held = 0
+        scanned = size_bytes = 0
+        last = span.after
         # How much of a page passes a filter is unknown; without a filter all of it does.
-        most = size if wanted.is_open else self._settings.replay_page_events
-        span = Range(after, until, backwards)
-        source = pages(self._log, project, span, max_events=most, event_filter=wanted)
+        count = size if event_filter.is_open else self._settings.replay_page_events
+        source = pages(self._log, project, span, max_events=count, event_filter=event_filter)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
                     full = len(response.events) == size or (
-                        response.events and held + len(entry.body) > self._limits.page_bytes
+                        response.events and size_bytes + len(entry.body) > self._limits.page_bytes
                     )
                     if full or scanned >= self._limits.page_scanned_events:
-                        response.next_page_token = encode_position(token, project, resume)
+                        response.next_page_token = encode_position(token, project, last)
                         return response
                     scanned += 1
-                    resume = entry.sequence
-                    if _passes(wanted, entry):
+                    last = entry.sequence
+                    if _passes(event_filter, entry):
                         response.events.append(wire.event_message(entry))
-                        held += len(entry.body)
+                        size_bytes += len(entry.body)
         return response
 
     async def replay(self, request: pb.ReplayRequest, call: Call) -> None:
         project = fields.project(request.project)
-        wanted = fields.event_filter(request.filter, self._limits, call.scope)
-        backwards = fields.is_backwards(request.order)
-        after, until, bounds = await ranges.log_range(self._log, project, request)
+        event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         # A cursor of one direction resumes nothing in the other.
-        token = Token.BACKWARDS if backwards else Token.CURSOR
-        if request.cursor:
-            resume = decode_position(token, project, request.cursor, "cursor")
-            after, until = ranges.remaining(bounds, after, until, resume, backwards=backwards)
+        token = Token.BACKWARDS if request.order == event_pb2.ORDER_BACKWARDS else Token.CURSOR
+        span = await ranges.remaining(self._log, request, token, request.cursor)
         count = 0
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
-        most = self._settings.replay_page_events
-        span = Range(after, until, backwards)
-        source = pages(self._log, project, span, max_events=most, event_filter=wanted)
+        max_events = self._settings.replay_page_events
+        source = pages(self._log, project, span, max_events=max_events, event_filter=event_filter)
+
+        async def send(kind: int, content: bytes, entry: Entry) -> None:
+            nonlocal last
+            await call.write(wire.response(project, kind, content, entry.sequence, token))
+            last = loop.time()
+
         try:
             async with aclosing(source):
                 async for page in source:
-                    for entries in self._batches(wanted, page.entries):
-                        batch = wire.batch_bytes(entries)
-                        position = entries[-1].sequence
-                        await call.write(
-                            wire.response(project, wire.RESPONSE_EVENTS, batch, position, token)
-                        )
-                        last = loop.time()
+                    for entries in self._batches(event_filter, page.entries):
+                        await send(wire.RESPONSE_EVENTS, wire.batch_bytes(entries), entries[-1])
                         count += len(entries)
                     if page.entries and loop.time() - last >= checkpoint_s:
-                        position = page.entries[-1].sequence
-                        await call.write(
-                            wire.response(project, wire.RESPONSE_CHECKPOINT, b"", position, token)
-                        )
-                        last = loop.time()
+                        await send(wire.RESPONSE_CHECKPOINT, b"", page.entries[-1])
                     if self._drain.started and not page.last:
                         raise shutting_down()
         finally:
@@ -130,14 +106,15 @@ class EventServicer:
 
     async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> None:
         project = fields.project(request.project)
-        wanted = fields.event_filter(request.filter, self._limits, call.scope)
+        event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
         position = end = await ranges.start_of(self._log, project, request)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
-            return [Delivery(e.sequence, e) for e in entries if _passes(wanted, e)]
+            return [Delivery(e.sequence, e) for e in entries if _passes(event_filter, e)]
 
-        async with self._hub.channel(project) as channel, channel.feed(wanted) as feed:
+        room = self._rooms.events
+        async with room.hub.channel(project) as channel, channel.feed(event_filter) as feed:
             stream_id = self._audit.stream_opened(project, call.origin, call.method, position)
             source = stream(
                 self._log,
@@ -148,21 +125,21 @@ class EventServicer:
                 heartbeat_s=heartbeat_s,
                 limits=self._stream_limits,
                 drain=self._drain,
-                wanted=wanted,
+                wanted=event_filter,
             )
             try:
-                with self._presence.subscriber(project):
+                with room.presence.subscriber(project):
                     async with aclosing(source):
                         async for message in source:
-                            await call.write(messages.subscribe_response(project, message))
+                            await call.write(subscribe_response(project, message))
                             end = message.position
             finally:
                 self._audit.stream_closed(project, call.origin, call.method, stream_id, end)
 
-    def _batches(self, wanted: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
+    def _batches(self, event_filter: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
         """The events that pass, in batches of bounded size."""
-        if not wanted.is_open:
-            entries = [entry for entry in entries if _passes(wanted, entry)]
+        if not event_filter.is_open:
+            entries = [entry for entry in entries if _passes(event_filter, entry)]
         start = size = 0
         for index, (_, body) in enumerate(entries):
             size += len(body)
@@ -173,5 +150,14 @@ class EventServicer:
             yield entries[start:]
 
 
-def _passes(wanted: EventFilter, entry: Entry) -> bool:
-    return wanted.is_open or wanted.passes(event_codec.decode(entry))
+def _passes(event_filter: EventFilter, entry: Entry) -> bool:
+    return event_filter.is_open or event_filter.passes(event_codec.decode(entry))
+
+
+def subscribe_response(project: str, message: Message) -> bytes:
+    """A serialised SubscribeResponse."""
+    return wire.stream_response(project, message, _render)
+
+
+def _render(chunk: Chunk) -> tuple[int, bytes]:
+    return wire.RESPONSE_EVENTS, wire.batch_bytes(delivery.entry for delivery in chunk.deliveries)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 from contex.v1 import event_pb2
 from contex.v1 import match_service_pb2 as pb
 
 from contex_server.api.shared import wire
+from contex_server.api.shared.convert import convert
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import split
 from contex_server.kernel.model import Match
@@ -15,7 +16,7 @@ from contex_server.kernel.protobuf import field, timestamp
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
 from contex_server.match.queries import ExplainedMatch
-from contex_server.match.result import MatchedDatum, MatchResult, RenderedContext
+from contex_server.match.result import MatchedDatum, MatchResult
 from contex_server.matching.context import ContextFormat, ContextItem, render_one
 
 # Tags: field number * 8 + wire type 2.
@@ -49,46 +50,30 @@ def match_message(match: Match) -> event_pb2.Match:
     )
 
 
-def data_messages(data: Iterable[MatchedDatum]) -> list[event_pb2.MatchedEvent]:
-    """The data of an answer."""
-    return [
-        event_pb2.MatchedEvent(
-            event=wire.event_message(datum.entry),
-            matches=[match_message(match) for match in datum.matches],
-            payload_omitted=datum.payload_omitted,
+def datum_message(datum: MatchedDatum) -> event_pb2.MatchedEvent:
+    return event_pb2.MatchedEvent(
+        event=wire.event_message(datum.entry),
+        matches=map(match_message, datum.matches),
+        payload_omitted=datum.payload_omitted,
+    )
+
+
+def answer_fields(answer: MatchResult) -> dict[str, Any]:
+    """The data that match, and the answer rendered where that was asked for."""
+    context = None
+    if (rendered := answer.context) is not None:
+        context = convert(
+            event_pb2.Context,
+            rendered,
+            format=event_pb2.ContextFormat.ValueType(rendered.form),
+            token_counter=rendered.counter,
+            omitted=[convert(event_pb2.OmittedDatum, datum) for datum in rendered.omitted],
         )
-        for datum in data
-    ]
-
-
-def context_message(written: RenderedContext | None) -> event_pb2.Context | None:
-    """An answer written out."""
-    if written is None:
-        return None
-    return event_pb2.Context(
-        text=written.text,
-        format=event_pb2.ContextFormat.ValueType(written.form),
-        tokens=written.tokens,
-        token_counter=written.counter,
-        omitted=[
-            event_pb2.OmittedDatum(
-                data_key=datum.data_key,
-                sequence=str(datum.sequence),
-                score=datum.score,
-                tokens=datum.tokens,
-            )
-            for datum in written.omitted
-        ],
-    )
-
-
-def answer_message(answer: MatchResult) -> pb.MatchResponse:
-    """The data that match, and the answer written out where that was asked for."""
-    return pb.MatchResponse(
-        data=data_messages(answer.data),
-        sequence=str(answer.sequence),
-        context=context_message(answer.context),
-    )
+    return {
+        "data": map(datum_message, answer.data),
+        "sequence": str(answer.sequence),
+        "context": context,
+    }
 
 
 def matched_batch_bytes(chunk: Chunk, form: ContextFormat = ContextFormat.UNSPECIFIED) -> bytes:
@@ -121,50 +106,29 @@ def event_context(delivery: Delivery, form: ContextFormat) -> str:
 
 
 def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
-    """A score, taken apart."""
     explanation = explained.explanation
-    return pb.ExplainResponse(
+    return convert(
+        pb.ExplainResponse,
+        explanation,
         event=wire.event_message(explained.entry),
         match=match_message(explanation.match),
-        matched=explanation.matched,
-        verdict=explanation.verdict,
-        contributions=[
-            pb.Contribution(
-                name=part.name, value=part.value, weight=part.weight, log_odds=part.log_odds
-            )
-            for part in explanation.contributions
-        ],
-        terms=[
-            pb.TermHit(word=term.word, stem=term.stem, weight=term.weight, hit=term.hit)
-            for term in explanation.terms
-        ],
-        passages=[
-            pb.PassageScore(
-                path=passage.path,
-                text=passage.text,
-                score=passage.score,
-                cosine=passage.cosine,
-                lexical=passage.lexical,
-            )
-            for passage in explanation.passages
-        ],
-        rank=explanation.rank,
-        data_count=explanation.data_count,
+        contributions=[convert(pb.Contribution, part) for part in explanation.contributions],
+        terms=[convert(pb.TermHit, term) for term in explanation.terms],
+        passages=[convert(pb.PassageScore, passage) for passage in explanation.passages],
     )
 
 
 def backtest_messages(
     part: Chunk | BacktestProgress | BacktestSummary, message_bytes: int
-) -> list[bytes]:
+) -> list[pb.BacktestResponse]:
     """What a backtest tells, in messages of about `message_bytes`."""
-    response = pb.BacktestResponse
     match part:
         case Chunk():
             chunks = split(list(part.deliveries), part.position, message_bytes)
-            batches = [matched_batch_bytes(chunk) for chunk in chunks]
+            batch = event_pb2.MatchedEventBatch
             return [
-                response(events=event_pb2.MatchedEventBatch.FromString(batch)).SerializeToString()
-                for batch in batches
+                pb.BacktestResponse(events=batch.FromString(matched_batch_bytes(chunk)))
+                for chunk in chunks
             ]
         case BacktestProgress():
             progress = pb.BacktestProgress(
@@ -173,7 +137,7 @@ def backtest_messages(
                 events_total=part.total,
                 events_matched=part.matched,
             )
-            return [response(progress=progress).SerializeToString()]
+            return [pb.BacktestResponse(progress=progress)]
         case BacktestSummary():
             summary = pb.BacktestSummary(
                 events_judged=part.judged,
@@ -189,18 +153,14 @@ def backtest_messages(
                     for need in part.needs
                 ],
             )
-            return [response(summary=summary).SerializeToString()]
+            return [pb.BacktestResponse(summary=summary)]
 
 
 def judgement_message(judgement: Judgement) -> pb.ExportFeedbackResponse:
-    """A verdict on a match."""
-    return pb.ExportFeedbackResponse(
-        sequence=str(judgement.sequence),
+    return convert(
+        pb.ExportFeedbackResponse,
+        judgement,
         time=timestamp(judgement.sequence.ms),
-        agent_id=judgement.agent_id,
-        need=judgement.need,
         event=wire.event_message(judgement.judged),
         match=match_message(judgement.match),
-        useful=judgement.useful,
-        comment=judgement.comment,
     )

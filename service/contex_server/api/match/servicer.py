@@ -10,60 +10,40 @@ from contex_server.agents.registry import NeedSpec, with_defaults
 from contex_server.api.match import checks, messages
 from contex_server.api.shared import fields
 from contex_server.api.shared.ranges import log_range
+from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
-from contex_server.kernel.config import Settings
-from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import Need, Sequence
+from contex_server.kernel.model import BEGINNING, Need
 from contex_server.match.backtest import BacktestQuery
-from contex_server.rooms import Rooms
 
 
-class MatchServicer:
-    """See `protos/contex/v1/match_service.proto`."""
-
+class MatchServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["MatchService"]
-
-    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
-        self._settings = settings
-        self._limits = settings.limits
-        self._log = rooms.storage.log
-        self._store = rooms.storage.store.match
-        self._agents = rooms.agents.registry
-        self._room = rooms.match
-        self._audit = rooms.audit.writer
 
     async def match(self, request: pb.MatchRequest, call: Call) -> pb.MatchResponse:
         limits = self._limits
-        maximum = checks.max_matches(request.max_matches or checks.DEFAULT_MAX_MATCHES, limits)
-        project = fields.project(request.project)
+        maximum = checks.max_matches(request, limits)
         specs = checks.need_specs(request.questions, "questions", limits)
-        answer = await self._room.queries.match(
-            project,
+        answer = await self._rooms.match.queries.match(
+            fields.project(request.project),
             self._needs(specs, checks.threshold(request), maximum),
-            data_keys=fields.data_keys(request.data_keys, "data_keys", limits),
-            as_of=fields.as_of(request.as_of, request.HasField("as_of")),
+            data_keys=fields.key_glob.all_of(request.data_keys, "data_keys", limits),
+            as_of=fields.optional_moment(request),
             budget=checks.budget(request, limits),
             scope=call.scope,
         )
-        return messages.answer_message(answer)
+        return pb.MatchResponse(**messages.answer_fields(answer))
 
     async def explain(self, request: pb.ExplainRequest, call: Call) -> pb.ExplainResponse:
         project = fields.project(request.project)
-        data_key, sequence = "", None
-        match request.WhichOneof("datum"):
-            case "data_key":
-                data_key = fields.data_key(request.data_key)
-            case "sequence":
-                sequence = fields.sequence(request.sequence, "sequence")
-            case _:
-                raise invalid_field("datum", "a data key or a sequence is required")
-        explained = await self._room.queries.explain(
+        if request.WhichOneof("datum") is None:
+            raise invalid_field("datum", "a data key or a sequence is required")
+        explained = await self._rooms.match.queries.explain(
             project,
             await self._need(project, request),
-            data_key=data_key,
-            sequence=sequence,
-            as_of=fields.as_of(request.as_of, request.HasField("as_of")),
+            data_key=fields.data_key(request.data_key) if request.HasField("data_key") else "",
+            sequence=fields.optional_sequence(request),
+            as_of=fields.optional_moment(request),
             scope=call.scope,
         )
         return messages.explanation_message(explained)
@@ -73,25 +53,25 @@ class MatchServicer:
         specs = checks.need_specs(request.needs, "needs", limits)
         needs = self._needs(specs, checks.threshold(request), 1)
         delta = checks.min_delta(request.min_delta, limits)
-        since, until, _ = await log_range(self._log, project, request)
-        asked = BacktestQuery(
-            project, needs, since, until, delta, not request.summary_only, call.scope
+        span, _ = await log_range(self._log, request)
+        query = BacktestQuery(
+            project, needs, span.after, span.until, delta, not request.summary_only, call.scope
         )
-        async with aclosing(self._room.backtests.run(asked)) as parts:
+        async with aclosing(self._rooms.match.backtests.run(query)) as parts:
             async for part in parts:
                 for message in messages.backtest_messages(part, self._settings.message_bytes):
-                    await call.write(message)
+                    await call.write(message.SerializeToString())
 
     async def record_feedback(
         self, request: pb.RecordFeedbackRequest, call: Call
     ) -> pb.RecordFeedbackResponse:
-        sequence = await self._room.feedback.record(
+        sequence = await self._rooms.match.feedback.record(
             fields.project(request.project),
             fields.agent_id(request.agent_id),
             fields.sequence(request.sequence, "sequence"),
             request.need_index,
             useful=request.useful,
-            comment=checks.comment(request.comment, self._limits),
+            comment=fields.characters(request.comment, 0, self._limits.comment_chars, "comment"),
             request_id=fields.request_id(request.request_id),
             origin=call.origin,
             scope=call.scope,
@@ -100,12 +80,11 @@ class MatchServicer:
 
     async def export_feedback(self, request: pb.ExportFeedbackRequest, call: Call) -> None:
         project = fields.project(request.project)
-        since, until, _ = await log_range(self._log, project, request)
+        span, _ = await log_range(self._log, request)
         count = 0
         try:
-            async with aclosing(
-                self._room.feedback.export(project, since, until, call.scope)
-            ) as pages:
+            pages = self._rooms.match.feedback.export(project, span.after, span.until, call.scope)
+            async with aclosing(pages):
                 async for page in pages:
                     for judgement in page:
                         message = messages.judgement_message(judgement)
@@ -118,26 +97,27 @@ class MatchServicer:
         self, request: pb.GetMatchingStatusRequest, call: Call
     ) -> pb.GetMatchingStatusResponse:
         project = fields.project(request.project)
-        models = self._room.pool.engine.embeddings.models
-        progress = await self._room.reembedding.progress(project)
+        room = self._rooms.match
+        models = room.pool.engine.embeddings.models
+        progress = await room.reembedding.progress(project)
         response = pb.GetMatchingStatusResponse(
-            model=await self._store.model(project) or models.configured_id,
+            model=await self._rooms.storage.store.match.model(project) or models.configured_id,
             configured_model=models.configured_id,
             texts_embedded=progress.done,
             texts_total=progress.total,
-            scorer=self._room.pool.engine.scorer.name,
+            scorer=room.pool.engine.scorer.name,
             default_threshold=self._settings.match_threshold,
         )
         if response.model != response.configured_model:
-            self._room.reembedding.start_if_outdated(project)
-        matcher = self._room.pool.open_matcher(project)
+            room.reembedding.start_if_outdated(project)
+        matcher = room.pool.open_matcher(project)
         if matcher is not None:
             await matcher.started()
-            async with matcher.index_at(Sequence(0, 0)) as (index, _):
+            async with matcher.index_at(BEGINNING) as (index, _):
                 response.data_indexed = len(index.data)
                 response.passages_indexed = index.data.passages
                 response.needs_indexed = index.needs.needs
-                response.index_bytes = await self._room.pool.engine.work(
+                response.index_bytes = await room.pool.engine.work(
                     lambda: index.data.nbytes + index.needs.nbytes
                 )
         return response
@@ -156,7 +136,7 @@ class MatchServicer:
                 (need,) = self._needs((NeedSpec(text),), threshold, 1)
             case "agent_need":
                 agent_id = fields.agent_id(request.agent_need.agent_id, "agent_need.agent_id")
-                agent, _ = await self._agents.get(project, agent_id)
+                agent, _ = await self._rooms.agents.registry.get(project, agent_id)
                 index = request.agent_need.need_index
                 if index >= len(agent.needs):
                     raise invalid_field(

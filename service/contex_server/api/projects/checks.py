@@ -15,48 +15,27 @@ from contex_server.projects.activity import DAY, HOUR, MINUTE, ActivityQuery
 from contex_server.projects.retention import Retention
 from contex_server.state.moments import check_not_in_future
 
-_LIMITED = ("store_seconds", "store_events", "store_bytes", "archive_seconds")
 _MAX_SECONDS = 3_155_760_000
 _MAX_COUNT = 2**53
 _TOP, _MAX_TOP = 10, 100
 _MAX_BUCKET_S = 366 * DAY
 _OFFSET_MINUTES = 24 * 60
 _NAME_CHARS = 1_200
-_DIMENSIONS: dict[int, Dimension | None] = {
-    pb.ACTIVITY_DIMENSION_UNSPECIFIED: None,
-    pb.ACTIVITY_DIMENSION_TOTAL: None,
-    pb.ACTIVITY_DIMENSION_DATA_KEY: Dimension.DATA_KEY,
-    pb.ACTIVITY_DIMENSION_EVENT_TYPE: Dimension.EVENT_TYPE,
-    pb.ACTIVITY_DIMENSION_PUBLISHER: Dimension.PUBLISHER,
-    pb.ACTIVITY_DIMENSION_NEED: Dimension.NEED,
-}
 
 
 def retention(message: pb.Retention) -> Retention:
-    """A retention."""
-    values: dict[str, int] = {}
-    for name in _LIMITED:
-        if message.HasField(name):  # type: ignore[arg-type]
-            value = getattr(message, name)
-            limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
-            if value > limit:
-                raise invalid_field(f"retention.{name}", f"must be at most {limit}, not {value}")
-            values[name] = value
-    return Retention(**values, legal_hold=message.legal_hold)
-
-
-def reason(value: str, limits: Limits) -> str:
-    """Why data are removed."""
-    if not 1 <= len(value) <= limits.comment_chars or not value.strip():
-        raise invalid_field("reason", f"must have 1 to {limits.comment_chars} characters")
-    return value
+    values = {field.name: value for field, value in message.ListFields()}
+    for name, value in values.items():
+        limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
+        fields.within(value, 0, limit, f"retention.{name}")
+    return Retention(**values)
 
 
 def erasure(request: pb.EraseDataRequest) -> tuple[str, str]:
     """The subject or the data key whose data are erased; the other is ""."""
     match request.WhichOneof("target"):
         case "subject":
-            target = fields.subject(request.subject, "subject"), ""
+            target = fields.subject(request.subject), ""
         case "data_key":
             target = "", fields.data_key(request.data_key)
         case _:
@@ -69,9 +48,9 @@ def erasure(request: pb.EraseDataRequest) -> tuple[str, str]:
 def activity(request: pb.GetActivityRequest, bounds: Bounds, limits: Limits) -> ActivityQuery:
     """What an activity is asked for; `bounds` fill in what the request leaves open."""
     now_ms = bounds.now_ms
-    if request.dimension not in _DIMENSIONS:
-        raise invalid_field("dimension", f"{request.dimension} is no ActivityDimension")
-    by = _DIMENSIONS[request.dimension]
+    fields.enum(request.dimension, pb.ActivityDimension.DESCRIPTOR, "dimension")
+    name = pb.ActivityDimension.Name(request.dimension).removeprefix("ACTIVITY_DIMENSION_")
+    by = Dimension.__members__.get(name)  # None for TOTAL: all events are counted together.
     until_ms = _unix_ms(request.until, "until", now_ms) if request.HasField("until") else now_ms
     since_ms = max(0, until_ms - DAY * 1000)
     if bounds.first is not None and not bounds.trimmed:
@@ -90,21 +69,15 @@ def activity(request: pb.GetActivityRequest, bounds: Bounds, limits: Limits) -> 
     names = list(request.names)
     if by is None and names:
         raise invalid_field("names", "must be empty where all events are counted together")
-    if len(names) > limits.filter_entries:
-        raise invalid_field("names", f"must have at most {limits.filter_entries} entries")
+    fields.check_count("names", len(names), limits.filter_entries)
     for index, name in enumerate(names):
         if not 1 <= len(name) <= _NAME_CHARS:
             raise invalid_field(f"names[{index}]", f"must have 1 to {_NAME_CHARS} characters")
-    if request.top > _MAX_TOP:
-        raise invalid_field("top", f"must be 0 to {_MAX_TOP}, not {request.top}")
-    offset = request.utc_offset_minutes
-    if abs(offset) > _OFFSET_MINUTES:
-        raise invalid_field(
-            "utc_offset_minutes", f"must be -{_OFFSET_MINUTES} to {_OFFSET_MINUTES}"
-        )
-    return ActivityQuery(
-        by, since_ms, until_ms, length, frozenset(names), request.top or _TOP, offset * MINUTE
+    top = fields.within(request.top, 0, _MAX_TOP, "top") or _TOP
+    offset_s = MINUTE * fields.within(
+        request.utc_offset_minutes, -_OFFSET_MINUTES, _OFFSET_MINUTES, "utc_offset_minutes"
     )
+    return ActivityQuery(by, since_ms, until_ms, length, frozenset(names), top, offset_s)
 
 
 def _unix_ms(position: event_pb2.Position, field: str, now_ms: int) -> int:

@@ -6,39 +6,30 @@ from contextlib import aclosing
 
 from contex.v1 import project_service_pb2 as pb
 
-from contex_server.api.projects import checks, messages
+from contex_server.api.projects import checks
 from contex_server.api.shared import fields
+from contex_server.api.shared.convert import convert
+from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
-from contex_server.kernel.config import Settings
-from contex_server.kernel.drain import Drain
 from contex_server.kernel.model import END_OF_TIME
+from contex_server.kernel.protobuf import timestamp
 from contex_server.log.projects import Dimension, Tier
 from contex_server.projects.activity import HOUR, rate, read_activity
-from contex_server.rooms import Rooms
 
 
-class ProjectServicer:
-    """See `protos/contex/v1/project_service.proto`."""
-
+class ProjectServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["ProjectService"]
-
-    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
-        self._log = rooms.storage.log
-        self._store = rooms.storage.store.projects
-        self._snapshots = rooms.storage.snapshots
-        self._room = rooms.projects
-        self._presence = rooms.events.presence
-        self._limits = settings.limits
 
     async def get_stats(self, request: pb.GetStatsRequest, call: Call) -> pb.GetStatsResponse:
         project = fields.project(request.project)
         bounds = await self._log.bounds(project)
-        snapshot = await self._snapshots.before(project, END_OF_TIME)
-        streams = await self._presence.count(project, bounds.now_ms)
+        snapshot = await self._rooms.storage.snapshots.before(project, END_OF_TIME)
+        streams = await self._rooms.events.presence.count(project, bounds.now_ms)
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
-        counts = await self._store.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
-        usage = await self._room.usage.of(project)
+        store = self._rooms.storage.store.projects
+        counts = await store.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
+        usage = await self._rooms.projects.usage.of(project)
         archived, counters = usage.archived, usage.counters
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
         return pb.GetStatsResponse(
@@ -68,30 +59,31 @@ class ProjectServicer:
     async def get_retention(
         self, request: pb.GetRetentionRequest, call: Call
     ) -> pb.GetRetentionResponse:
-        own, effective = await self._room.retention.retention(fields.project(request.project))
+        retention = self._rooms.projects.retention
+        own, effective = await retention.retention(fields.project(request.project))
         return pb.GetRetentionResponse(
-            retention=messages.retention_message(own),
-            effective=messages.retention_message(effective),
-            has_archive=self._room.retention.has_archive,
+            retention=convert(pb.Retention, own),
+            effective=convert(pb.Retention, effective),
+            has_archive=retention.has_archive,
         )
 
     async def set_retention(
         self, request: pb.SetRetentionRequest, call: Call
     ) -> pb.SetRetentionResponse:
         project = fields.project(request.project)
-        effective = await self._room.retention.change(
+        effective = await self._rooms.projects.retention.change(
             project, checks.retention(request.retention), call.origin
         )
-        return pb.SetRetentionResponse(effective=messages.retention_message(effective))
+        return pb.SetRetentionResponse(effective=convert(pb.Retention, effective))
 
     async def remove_events(
         self, request: pb.RemoveEventsRequest, call: Call
     ) -> pb.RemoveEventsResponse:
         project = fields.project(request.project)
-        removed, first = await self._room.retention.remove(
+        removed, first = await self._rooms.projects.retention.remove(
             project,
             fields.moment(request.before, "before"),
-            checks.reason(request.reason, self._limits),
+            fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
             call.origin,
         )
         return pb.RemoveEventsResponse(
@@ -101,12 +93,12 @@ class ProjectServicer:
     async def erase_data(self, request: pb.EraseDataRequest, call: Call) -> pb.EraseDataResponse:
         project = fields.project(request.project)
         subject, data_key = checks.erasure(request)
-        count, sequence, duplicate = await self._room.eraser.erase(
+        count, sequence, duplicate = await self._rooms.projects.eraser.erase(
             project,
             subject=subject,
             data_key=data_key,
             request_id=fields.request_id(request.request_id),
-            reason=checks.reason(request.reason, self._limits),
+            reason=fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
             origin=call.origin,
         )
         return pb.EraseDataResponse(
@@ -115,15 +107,33 @@ class ProjectServicer:
 
     async def verify_project(self, request: pb.VerifyProjectRequest, call: Call) -> None:
         project = fields.project(request.project)
-        steps = self._room.verification.verify(project, repair=request.repair)
+        steps = self._rooms.projects.verification.verify(project, repair=request.repair)
         async with aclosing(steps):
             async for step in steps:
-                await call.write(messages.verify_message(step))
+                finding, summary = step.finding, step.summary
+                response = pb.VerifyProjectResponse(
+                    event_count=step.events,
+                    total_count=step.total,
+                    finding=convert(pb.Finding, finding) if finding else None,
+                    summary=convert(pb.VerifySummary, summary) if summary else None,
+                )
+                await call.write(response.SerializeToString())
 
     async def get_activity(
         self, request: pb.GetActivityRequest, call: Call
     ) -> pb.GetActivityResponse:
         project = fields.project(request.project)
-        asked = checks.activity(request, await self._log.bounds(project), self._limits)
-        found = await read_activity(self._log, self._store, project, asked)
-        return messages.activity_message(found)
+        query = checks.activity(request, await self._log.bounds(project), self._limits)
+        store = self._rooms.storage.store.projects
+        activity = await read_activity(self._log, store, project, query)
+        buckets = activity.buckets
+        return pb.GetActivityResponse(
+            series=[convert(pb.ActivitySeries, series) for series in activity.series],
+            total=convert(pb.ActivitySeries, activity.total),
+            start_time=timestamp(buckets.start * 1000),
+            end_time=timestamp(buckets.end * 1000),
+            bucket_seconds=buckets.bucket_s,
+            name_count=activity.names,
+            peak_hours=activity.peak_hours,
+            counted_since=str(activity.counted_since),
+        )

@@ -47,7 +47,7 @@ def encode_position(token: Token, project: str, position: Sequence) -> str:
     return _encode(token, project, _POSITION.pack(position.ms, position.n))
 
 
-def decode_position(token: Token, project: str, text: str, field: str) -> Sequence:
+def decode_position(token: Token, project: str, text: str, field: str = "page_token") -> Sequence:
     """Reads what `encode_position` wrote."""
     numbers, rest = decode_place(token, project, text, field, 2)
     position = Sequence(*numbers)
@@ -62,9 +62,9 @@ def encode_text(token: Token, project: str, value: str) -> str:
     return _encode(token, project, value.encode())
 
 
-def decode_text(token: Token, project: str, text: str, field: str) -> str:
-    """Reads what `encode_text` wrote."""
-    return decode_place(token, project, text, field, 0)[1]
+def decode_text(token: Token, project: str, text: str, field: str = "page_token") -> str:
+    """Reads what `encode_text` wrote; "" if there is no token."""
+    return decode_place(token, project, text, field, 0)[1] if text else ""
 
 
 def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: str = "") -> str:

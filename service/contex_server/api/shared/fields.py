@@ -6,72 +6,39 @@ say otherwise.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from datetime import UTC
+from typing import TypeVar
 
 from contex.v1 import event_pb2
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.kernel import names
 from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Range, Sequence
+from contex_server.kernel.names import Name
 from contex_server.kernel.scope import Scope
+from contex_server.matching.delta import parse_pointer
 from contex_server.state.moments import Instant, MomentQuery
+
+Number = TypeVar("Number", bound=int)
 
 _YEARS = "must be a time between the years 1970 and 9999"
 _LAST_MS = 253_402_300_799_999
 
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """Checks a name of one kind, and returns it."""
-
-    field: str
-    pattern: re.Pattern[str]
-    limit: str
-
-    def __call__(self, value: str, field: str = "") -> str:
-        if not self.pattern.fullmatch(value):
-            raise invalid_field(field or self.field, f"must be {self.limit}; got {short(value)}")
-        return value
-
-
-project = _Name(
-    "project", names.PROJECT, "1 to 64 characters of A-Z a-z 0-9 _ . -, a letter or digit first"
-)
-agent_id = _Name(
-    "agent_id",
-    re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}"),
-    "1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, a letter or digit first",
-)
-data_key = _Name(
-    "data_key",
-    re.compile(r"[A-Za-z0-9_.:/@#$+=~%-]{1,256}"),
-    "1 to 256 characters of A-Z a-z 0-9 _ . : / @ # $ + = ~ % -",
-)
-part_of_key = _Name(
-    "", re.compile(f"(?:{data_key.pattern.pattern})?"), f"empty or {data_key.limit}"
-)
-"""Such as a prefix."""
-event_type = _Name(
-    "event_type",
-    re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}"),
-    "a letter, then up to 63 characters of A-Z a-z 0-9 _ . -",
-)
-publisher = _Name(
-    "publisher",
-    re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}"),
-    "at most 128 characters of A-Z a-z 0-9 _ . : / @ + -",
-)
-request_id = _Name(
-    "request_id",
-    re.compile(r"[A-Za-z0-9_.:-]{0,64}"),
-    "at most 64 characters of A-Z a-z 0-9 _ . : -",
-)
-_GLOB = re.compile(r"[A-Za-z0-9_.:/@#$+=~%*?-]{1,256}")
+project = names.PROJECT
+agent_id = Name("agent_id", 1, 128, "A-Z a-z 0-9 _ . : / @ + -", "a letter or digit")
+data_key = Name("data_key", 1, 256, "A-Z a-z 0-9 _ . : / @ # $ + = ~ % -")
+key_prefix = Name("prefix", 0, 256, "A-Z a-z 0-9 _ . : / @ # $ + = ~ % -")
+key_glob = Name("data_keys", 1, 256, "A-Z a-z 0-9 _ . : / @ # $ + = ~ % * ? -")
+event_type = Name("event_type", 1, 64, "A-Z a-z 0-9 _ . -", "a letter")
+publisher = Name("publisher", 0, 128, "A-Z a-z 0-9 _ . : / @ + -")
+request_id = Name("request_id", 0, 64, "A-Z a-z 0-9 _ . : -")
+import_id = Name("import_id", 0, 64, "A-Z a-z 0-9 _ . -")
+subject = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")
+"""The person whose data an event holds."""
 
 
 def sequence(value: str, field: str) -> Sequence:
@@ -82,52 +49,38 @@ def sequence(value: str, field: str) -> Sequence:
         raise invalid_field(field, f"must be a sequence such as 1764000000000-0: {error}") from None
 
 
+def optional_sequence(request: Message, field: str = "sequence") -> Sequence | None:
+    """The sequence in a field of a request; None if it is unset."""
+    return sequence(getattr(request, field), field) if request.HasField(field) else None
+
+
 def event_filter(
     message: event_pb2.EventFilter, limits: Limits, scope: Scope, name: str = "filter"
 ) -> EventFilter:
     """A filter, which also keeps out what the caller may not see."""
-    limit = limits.filter_entries
-    sets = []
-    for field, values, pattern in (
-        (f"{name}.event_types", message.event_types, event_type.pattern),
-        (f"{name}.data_keys", message.data_keys, _GLOB),
-        (f"{name}.publishers", message.publishers, publisher.pattern),
-    ):
-        if len(values) > limit:
-            raise invalid_field(field, f"must have at most {limit} entries, not {len(values)}")
-        sets.append(_entries(values, field, pattern))
-    types, keys, publishers = sets
-    return EventFilter(types, keys, publishers, scope)
+    return EventFilter(
+        event_type.all_of(message.event_types, f"{name}.event_types", limits),
+        key_glob.all_of(message.data_keys, f"{name}.data_keys", limits),
+        publisher.all_of(message.publishers, f"{name}.publishers", limits),
+        scope,
+    )
 
 
-def data_keys(values: SequenceOf[str], field: str, limits: Limits) -> frozenset[str]:
-    """Globs over data keys."""
-    check_count(field, len(values), limits.filter_entries)
-    return _entries(values, field, _GLOB)
+def span(request: Message, prefix: str = "", order: int = event_pb2.ORDER_FORWARDS) -> Range:
+    """The range from the request's `since` to its `until`; by default the whole log."""
+    after = optional_moment(request, "since", prefix) or BEGINNING
+    until = optional_moment(request, "until", prefix) or END_OF_TIME
+    if isinstance(after, Instant):
+        after = _before_instant(after.unix_ms)
+    if isinstance(until, Instant):
+        until = Sequence(until.unix_ms, END_OF_TIME.n)
+    enum(order, event_pb2.Order.DESCRIPTOR, "order")
+    return Range(after, until, order == event_pb2.ORDER_BACKWARDS)
 
 
-def _entries(values: SequenceOf[str], field: str, pattern: re.Pattern[str]) -> frozenset[str]:
-    for index, value in enumerate(values):
-        if not pattern.fullmatch(value):
-            raise invalid_field(f"{field}[{index}]", f"{short(value)} can match nothing")
-    return frozenset(values)
-
-
-def lower_end(position: event_pb2.Position, given: bool, field: str = "since") -> Sequence:
-    """`since` as an exclusive lower bound; unset: the beginning."""
-    at = moment(position, field) if given else BEGINNING
-    return at if isinstance(at, Sequence) else _before_instant(at.unix_ms)
-
-
-def upper_end(position: event_pb2.Position, given: bool, field: str = "until") -> Sequence:
-    """`until` as an inclusive upper bound; unset: the end."""
-    at = moment(position, field) if given else END_OF_TIME
-    return at if isinstance(at, Sequence) else Sequence(at.unix_ms, END_OF_TIME.n)
-
-
-def as_of(position: event_pb2.Position, given: bool, field: str = "as_of") -> MomentQuery:
-    """The moment to ask about; None: now."""
-    return moment(position, field) if given else None
+def optional_moment(request: Message, field: str = "as_of", prefix: str = "") -> MomentQuery:
+    """The moment in a field of a request; None if it is unset."""
+    return moment(getattr(request, field), prefix + field) if request.HasField(field) else None
 
 
 def moment(position: event_pb2.Position, field: str) -> Sequence | Instant:
@@ -165,20 +118,39 @@ def _unix_ms(value: Timestamp, field: str) -> int:
 
 def page_size(value: int, limits: Limits) -> int:
     """The size of a page; 0 is the default, 100."""
-    if not 0 <= value <= limits.page_size:
-        raise invalid_field("page_size", f"must be 0 to {limits.page_size}, not {value}")
-    return value or 100
+    return within(value, 0, limits.page_size, "page_size") or 100
 
 
-def is_backwards(order: int) -> bool:
-    """Whether a range is read newest first."""
-    if order not in (
-        event_pb2.ORDER_UNSPECIFIED,
-        event_pb2.ORDER_FORWARDS,
-        event_pb2.ORDER_BACKWARDS,
-    ):
-        raise invalid_field("order", f"{order} is no Order")
-    return order == event_pb2.ORDER_BACKWARDS
+def within(value: int, low: int, high: int, field: str) -> int:
+    """A number between two limits, both included."""
+    if not low <= value <= high:
+        raise invalid_field(field, f"must be {low} to {high}, not {value}")
+    return value
+
+
+def characters(value: str, low: int, high: int, field: str) -> str:
+    """A text of limited length, both limits included; one that must not be empty is not blank."""
+    if not low <= len(value) <= high:
+        limit = f"{low} to {high}" if low else f"at most {high}"
+        raise invalid_field(field, f"must have {limit} characters, not {len(value)}")
+    if low and not value.strip():
+        raise invalid_field(field, "must not be blank")
+    return value
+
+
+def enum(value: Number, kind: EnumDescriptor, field: str, *, unspecified: bool = True) -> Number:
+    """A number of an enum of the API; 0 only if it may be unspecified."""
+    if value not in kind.values_by_number or not (value or unspecified):
+        raise invalid_field(field, f"{value} is no {kind.name}")
+    return value
+
+
+def json_pointer(value: str, field: str, limits: Limits, *, low: int = 0) -> tuple[str, ...]:
+    """A JSON pointer of at least `low` characters, as its reference tokens."""
+    try:
+        return parse_pointer(characters(value, low, limits.json_pointer_chars, field))
+    except ValueError as error:
+        raise invalid_field(field, f"must be a JSON pointer (RFC 6901): {error}") from None
 
 
 def heartbeat_s(interval_ms: int, settings: Settings) -> float:
@@ -191,24 +163,8 @@ def heartbeat_s(interval_ms: int, settings: Settings) -> float:
     return (interval_ms or settings.heartbeat_interval_ms) / 1000
 
 
-def subject(value: str, field: str) -> str:
-    """The person whose data an event holds."""
-    if not value or not publisher.pattern.fullmatch(value):
-        raise invalid_field(
-            field,
-            "a subject must be 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -; "
-            f"got {short(value)}",
-        )
-    return value
-
-
 def check_count(field: str, count: int, limit: int, *, at_least: int = 0) -> None:
     """Refuses a list that is too short or too long."""
     if not at_least <= count <= limit:
         bounds = f"{at_least} to {limit}" if at_least else f"at most {limit}"
         raise invalid_field(field, f"must hold {bounds}, not {count}")
-
-
-def short(value: str) -> str:
-    """A refused value as a message shows it."""
-    return repr(value) if len(value) <= 48 else f"{value[:32]!r}… ({len(value)} characters)"

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from contex.v1 import agent_service_pb2 as agent_pb
 from contex.v1 import event_service_pb2 as event_pb
 from contex.v1 import match_service_pb2 as match_pb
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_position
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
 from contex_server.log.pages import check_readable
 from contex_server.log.port import Bounds, EventLog
 
-RangeLike = (
-    event_pb.ListEventsRequest
-    | event_pb.ReplayRequest
-    | match_pb.BacktestRequest
-    | match_pb.ExportFeedbackRequest
-)
+PagedLike = event_pb.ListEventsRequest | event_pb.ReplayRequest
+RangeLike = PagedLike | match_pb.BacktestRequest | match_pb.ExportFeedbackRequest
 
 
-async def log_range(
-    log: EventLog, project: str, request: RangeLike
-) -> tuple[Sequence, Sequence, Bounds]:
-    """The range as (after, until]; its upper end is fixed by what is there now."""
-    after = fields.lower_end(request.since, request.HasField("since"))
-    until = fields.upper_end(request.until, request.HasField("until"))
-    bounds = await log.bounds(project)
+async def log_range(log: EventLog, request: RangeLike, order: int = 0) -> tuple[Range, Bounds]:
+    """The range of a request; its upper end is fixed by the current end of the log."""
+    span = fields.span(request, order=order)
+    bounds = await log.bounds(request.project)
     if request.since.WhichOneof("at") == "sequence":
-        check_readable(bounds, after)
-    return after, min(until, bounds.tail), bounds
+        check_readable(bounds, span.after)
+    return span._replace(until=min(span.until, bounds.tail)), bounds
+
+
+async def remaining(log: EventLog, request: PagedLike, token: Token, text: str) -> Range:
+    """What is left of the range after the position of a token; forwards it must have no gap."""
+    span, bounds = await log_range(log, request, request.order)
+    if not text:
+        return span
+    field = "cursor" if isinstance(request, event_pb.ReplayRequest) else "page_token"
+    position = decode_position(token, request.project, text, field)
+    if not span.backwards:
+        check_readable(bounds, position)
+    return rest(span, position)
+
+
+def rest(span: Range, position: Sequence) -> Range:
+    """What is left of a range after the position of a token, wherever that lies."""
+    if not span.backwards:
+        return span._replace(after=max(span.after, position))
+    until = min(span.until, position.prev()) if position > BEGINNING else BEGINNING
+    return span._replace(until=until)
 
 
 async def start_of(log: EventLog, project: str, request: event_pb.SubscribeRequest) -> Sequence:
@@ -37,27 +51,24 @@ async def start_of(log: EventLog, project: str, request: event_pb.SubscribeReque
     if start is None or start == "from_beginning":
         return BEGINNING
     bounds = await log.bounds(project)
-    if start == "from_end":
-        return bounds.tail
     if start == "from_time":
         return fields.from_time(request.from_time)
-    if start == "cursor":
-        position = decode_position(Token.CURSOR, project, request.cursor, "cursor")
-        if position.n == END_OF_TIME.n and position > bounds.tail:
-            # The place before an instant, from a stream that started at that instant:
-            # nothing has been published since, or the instant is still to come.
-            return position
-    else:
-        position = fields.sequence(request.after_sequence, "after_sequence")
+    position = named_position(request, "after_sequence")
+    if position is None:
+        return bounds.tail
+    if start == "cursor" and position.n == END_OF_TIME.n and position > bounds.tail:
+        # The place before an instant, from a stream that started at that instant: nothing has
+        # been published since, or the instant is still to come.
+        return position
     check_readable(bounds, position)
     return position
 
 
-def remaining(
-    bounds: Bounds, after: Sequence, until: Sequence, resume: Sequence, *, backwards: bool
-) -> tuple[Sequence, Sequence]:
-    """What is left of a range after `resume` has been read; forwards it must have no gap."""
-    if not backwards:
-        check_readable(bounds, resume)
-        return max(after, resume), until
-    return after, min(until, resume.prev()) if resume > BEGINNING else BEGINNING
+def named_position(
+    request: event_pb.SubscribeRequest | agent_pb.ListenRequest | agent_pb.AcknowledgeRequest,
+    field: str,
+) -> Sequence | None:
+    """The position that a request names by a cursor or, in `field`, by a sequence."""
+    if request.HasField("cursor"):
+        return decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
+    return fields.optional_sequence(request, field)

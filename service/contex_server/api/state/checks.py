@@ -9,7 +9,6 @@ from contex.v1 import state_service_pb2 as pb
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_place, encode_place, invalid_token
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.scope import Scope
 from contex_server.state.state import Selection
 
@@ -18,25 +17,16 @@ Listing = pb.GetStateRequest | pb.DiffStatesRequest | pb.GetHistoryRequest
 
 
 def selection(request: SelectionLike, limits: Limits, scope: Scope) -> Selection:
-    """Which keys of a state are wanted, of those that the caller may see."""
-    prefix = fields.part_of_key(request.prefix, "prefix")
-    globs = fields.data_keys(request.data_keys, "data_keys", limits)
+    """Which keys of a state to return, of those that the caller may see."""
+    prefix = fields.key_prefix(request.prefix)
+    globs = fields.key_glob.all_of(request.data_keys, "data_keys", limits)
     deleted = not isinstance(request, pb.DiffStatesRequest) and request.include_deleted
     return Selection(globs, prefix, deleted, scope)
 
 
 def is_whole(view: int) -> bool:
-    """Whether whole events are wanted, and not only keys."""
-    if view not in (pb.STATE_VIEW_UNSPECIFIED, pb.STATE_VIEW_FULL, pb.STATE_VIEW_KEYS):
-        raise invalid_field("view", f"{view} is no StateView")
-    return view != pb.STATE_VIEW_KEYS
-
-
-def revision(value: int) -> int:
-    """The number of a revision."""
-    if value < 1:
-        raise invalid_field("revision", "must be at least 1")
-    return value
+    """Whether to return whole events, and not only keys."""
+    return fields.enum(view, pb.StateView.DESCRIPTOR, "view") != pb.STATE_VIEW_KEYS
 
 
 def page_token(token: Token, request: Listing, numbers: tuple[int, ...], last: str = "") -> str:

@@ -21,7 +21,6 @@ _DATUM_BYTES = 64
 
 
 def moment_message(moment: Moment) -> event_pb2.Moment:
-    """The moment that an answer is as of."""
     return event_pb2.Moment(sequence=str(moment.sequence), time=timestamp(moment.unix_ms))
 
 
@@ -58,7 +57,6 @@ def fill_datum(message: pb.Datum, datum: Datum, *, omit_payload: bool = False) -
 def fill_change(
     message: pb.Change, change: Change, *, whole: bool, omit_payload: bool = False
 ) -> None:
-    """A datum that differs."""
     message.data_key = change.data_key
     if change.before is None:
         message.kind = pb.CHANGE_KIND_ADDED

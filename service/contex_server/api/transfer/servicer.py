@@ -7,43 +7,33 @@ from contextlib import aclosing
 
 from contex.v1 import transfer_service_pb2 as pb
 
+from contex_server.api.shared.servicer import Servicer
 from contex_server.api.transfer import checks, messages
 from contex_server.kernel.call import Call
-from contex_server.kernel.config import Settings
-from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.rooms import Rooms
 
 
-class TransferServicer:
-    """See `protos/contex/v1/transfer_service.proto`."""
-
+class TransferServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["TransferService"]
 
-    def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
-        self._exporter = rooms.transfer.exporter
-        self._importer = rooms.transfer.importer
-        self._audit = rooms.audit.writer
-        self._limits = settings.limits
-
     async def export(self, request: pb.ExportRequest, call: Call) -> None:
-        wanted = checks.export(request, self._limits, call.scope)
+        query = checks.export(request, self._limits, call.scope)
         events = 0
         try:
-            async with aclosing(self._exporter.export(wanted)) as pieces:
+            async with aclosing(self._rooms.transfer.exporter.export(query)) as pieces:
                 async for piece in pieces:
                     events = piece.events
-                    for message in messages.export_messages(wanted.project, piece):
+                    for message in messages.export_messages(query.project, piece):
                         await call.write(message.SerializeToString())
         finally:
-            self._audit.exported(wanted.project, call.origin, call.method, events)
+            self._audit.exported(query.project, call.origin, call.method, events)
 
     async def import_(self, requests: AsyncGenerator[pb.ImportRequest, None], call: Call) -> None:
         async with aclosing(requests) as parts:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
                 raise invalid_field("start", "must come first")
-            started = await self._importer.begin(
+            started = await self._rooms.transfer.importer.begin(
                 checks.start(first.start, self._limits), call.origin
             )
             keep = True
@@ -52,7 +42,10 @@ class TransferServicer:
                 async for request in parts:
                     match request.WhichOneof("part"):
                         case "data":
-                            await started.feed(checks.data(request.data))
+                            if len(request.data) > messages.MESSAGE_BYTES:
+                                limit = f"must have at most {messages.MESSAGE_BYTES} bytes"
+                                raise invalid_field("data", limit)
+                            await started.feed(request.data)
                             await call.write(messages.progress_message(started))
                         case "finish":
                             report = await started.finish()
