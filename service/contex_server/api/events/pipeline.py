@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from contex.v1 import error_reason_pb2, event_pb2
 from contex.v1 import event_service_pb2 as pb
@@ -24,19 +23,10 @@ T = TypeVar("T")
 _OUTCOME_UNKNOWN = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch(Generic[T]):
-    """A batch of the stream, and what is being done with it."""
-
-    request_id: str
-    task: asyncio.Task[T]
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The stream takes no more batches; the error says why, unless the client ended it."""
-
-    error: Exception | None
+_Batch = tuple[str, asyncio.Task[T]]
+"""The request id of a batch of the stream, and what is being done with it."""
+_End = Exception | None
+"""Why the stream takes no more batches; None if the client ended it."""
 
 
 async def publish_all(
@@ -69,61 +59,58 @@ async def publish_all(
         return await publisher.append(prepared.result())
 
     async def read_all() -> None:
-        end = _End(None)
+        end: _End = None
         try:
             async for request in requests:
                 await window.acquire()
-                inbox.put_nowait(_Batch(request.request_id, start(prepare(request))))
+                inbox.put_nowait((request.request_id, start(prepare(request))))
         except Exception as error:
-            end = _End(error)
+            end = error
         inbox.put_nowait(end)
 
     async def append_all() -> None:
         last: asyncio.Task[Appended] | None = None
         lane: Durability | None = None
-        while isinstance(batch := await inbox.get(), _Batch):
-            await asyncio.wait([batch.task])
-            durability = _durability(batch.task)
+        while isinstance(batch := await inbox.get(), tuple):
+            request_id, prepared = batch
+            await asyncio.wait([prepared])
+            durability = None if prepared.exception() else prepared.result().durability
             if last is not None and durability is not lane:
                 # The log keeps the order only of appends of one durability.
                 await asyncio.wait([last])
-            lane, last = durability, start(append(batch.task))
-            tasks.discard(batch.task)
-            outbox.put_nowait(_Batch(batch.request_id, last))
+            lane, last = durability, start(append(prepared))
+            tasks.discard(prepared)
+            outbox.put_nowait((request_id, last))
         outbox.put_nowait(batch)
 
     def stop() -> None:
-        inbox.put_nowait(_End(shutting_down()))
+        inbox.put_nowait(shutting_down())
 
     drain.add(stop)
     start(read_all())
     start(append_all())
     try:
-        while isinstance(batch := await outbox.get(), _Batch):
-            response = pb.PublishStreamResponse(request_id=batch.request_id)
+        while isinstance(batch := await outbox.get(), tuple):
+            request_id, appended = batch
+            response = pb.PublishStreamResponse(request_id=request_id)
             try:
-                response.published.CopyFrom(published_message(await batch.task))
+                response.published.CopyFrom(published_message(await appended))
             except ContexError as error:
                 if error.reason in _OUTCOME_UNKNOWN:
                     # "Refused" promises that nothing was appended. The client resends what
                     # is unanswered, with the same request ids.
                     raise
                 response.refused.CopyFrom(_refusal_message(error))
-            tasks.discard(batch.task)
+            tasks.discard(appended)
             window.release()
             await call.write(response.SerializeToString())
-        if batch.error is not None:
-            raise batch.error
+        if batch is not None:
+            raise batch
     finally:
         drain.remove(stop)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _durability(prepared: asyncio.Task[Append]) -> Durability | None:
-    """The durability of a prepared batch; None if the batch was refused."""
-    return None if prepared.exception() else prepared.result().durability
 
 
 def published_message(appended: Appended) -> pb.PublishResponse:

@@ -38,11 +38,13 @@ class MatchServicer(Servicer):
         project = fields.project(request.project)
         if request.WhichOneof("datum") is None:
             raise invalid_field("datum", "a data key or a sequence is required")
+        data_key = fields.data_key(request.data_key) if request.HasField("data_key") else ""
+        sequence = fields.optional_sequence(request)
         explained = await self._rooms.match.queries.explain(
             project,
             await self._need(project, request),
-            data_key=fields.data_key(request.data_key) if request.HasField("data_key") else "",
-            sequence=fields.optional_sequence(request),
+            data_key=data_key,
+            sequence=sequence,
             as_of=fields.optional_moment(request),
             scope=call.scope,
         )
