@@ -12,7 +12,7 @@ import pytest
 from contex.v1 import event_pb2, state_service_pb2
 from contex.v1.project_service_pb2 import EraseDataRequest, Retention, SetRetentionRequest
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.key_names import vectors_key
+from contex_server.log.redis.key_names import key, vectors_kind
 from contex_server.server import Server
 from contex_server.tiers.sealer import FRESH_S
 from redis.exceptions import ResponseError
@@ -226,7 +226,7 @@ async def test_a_vector_that_another_datum_has_too_stays(
     await api.publish(event("gone", b'{"note":"of anna"}', metadata={"subject": "anna"}))
     (first, second, gone) = await api.log()
     assert first.text_digest == second.text_digest != gone.text_digest
-    vectors = vectors_key(P, await small_server.rooms.storage.store.match.model(P))
+    vectors = key(P, vectors_kind(await small_server.rooms.storage.store.match.model(P)))
     await eventually(lambda: store.hexists(vectors, gone.text_digest))
     assert (await erase(api, subject="anna")).erased_count == 2
     assert await store.hexists(vectors, second.text_digest)

@@ -15,7 +15,7 @@ from contex.v1 import (
 from contex.v1.project_service_pb2 import VerifyProjectRequest
 from contex_server.kernel.model import BEGINNING, END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.key_names import key, vectors_key
+from contex_server.log.redis.key_names import key, vectors_kind
 from contex_server.server import Server
 
 from tests.conftest import StartServer
@@ -85,7 +85,7 @@ async def test_what_is_derived_is_repaired(api: Api, small_server: Server, store
     await store.hdel(key(P, "state"), "often")
     await store.hset(key(P, "state"), "ghost", b"1 1-1 L")
     await store.hset(key(P, "stats"), "deleted", 7)
-    await store.delete(vectors_key(P, model))
+    await store.delete(key(P, vectors_kind(model)))
     snapshots = await store.hkeys(key(P, "snapshot-data"))
     await store.hset(key(P, "snapshot-data"), snapshots[0], b"\x01nonsense")
     found, _ = await verify(api)

@@ -28,9 +28,9 @@ from contex_server.log.agents import (
 )
 from contex_server.log.audit import Note
 from contex_server.log.redis.audit import as_note, read_notes
-from contex_server.log.redis.client import Facet, fcall
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.connections import Command
-from contex_server.log.redis.key_names import agent_keys, counted_keys, key, parse_sequence
+from contex_server.log.redis.key_names import COUNTED, agent_kinds, parse_sequence
 
 _MESSAGES = 128
 _EVENTS = 512
@@ -45,7 +45,7 @@ class RedisAgents(Facet, AgentStore):
         reply = await self._client.call(
             project,
             "contex1_agent",
-            (*counted_keys(project), *agent_keys(project, write.agent_id)),
+            (*COUNTED, *agent_kinds(write.agent_id)),
             write.agent_id,
             write.expected,
             write.record,
@@ -64,26 +64,22 @@ class RedisAgents(Facet, AgentStore):
 
     async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
         record, cursor = await self._client.commands(
-            project,
-            ("HGET", key(project, "agents"), agent_id),
-            ("HGET", key(project, "cursors"), agent_id),
+            project, ("HGET", "agents", agent_id), ("HGET", "cursors", agent_id)
         )
         if record is None:
             return None
-        return AgentRecord(agent_id, record, parse_sequence(cursor or b"0-0"))
+        return AgentRecord(agent_id, record, parse_sequence(cursor))
 
     async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
-        ids = await self._client.command(project, "HKEYS", key(project, "agents"))
+        ids = await self._client.command(project, "HKEYS", "agents")
         page = sorted(i for i in ids if i > after.encode())[:count]
         if not page:
             return []
         records, cursors = await self._client.commands(
-            project,
-            ("HMGET", key(project, "agents"), *page),
-            ("HMGET", key(project, "cursors"), *page),
+            project, ("HMGET", "agents", *page), ("HMGET", "cursors", *page)
         )
         return [
-            AgentRecord(agent_id.decode(), record, parse_sequence(cursor or b"0-0"))
+            AgentRecord(agent_id.decode(), record, parse_sequence(cursor))
             for agent_id, record, cursor in zip(page, records, cursors, strict=True)
             if record is not None
         ]
@@ -94,7 +90,7 @@ class RedisAgents(Facet, AgentStore):
         reply = await self._client.call(
             project,
             "contex1_acknowledge",
-            agent_keys(project, agent_id),
+            agent_kinds(agent_id),
             agent_id,
             self._options.delivery_retention_ms,
             self._options.journal_entries,
@@ -108,9 +104,9 @@ class RedisAgents(Facet, AgentStore):
     ) -> int:
         commands: list[Command] = []
         for agent_id, (record, cursor) in agents.items():
-            commands.append(("HSETNX", key(project, "cursors"), agent_id, str(cursor)))
-            commands.append(("HSETNX", key(project, "agents"), agent_id, record))
-        replies = await self._client.commands(project, *commands) if commands else []
+            commands.append(("HSETNX", "cursors", agent_id, str(cursor)))
+            commands.append(("HSETNX", "agents", agent_id, record))
+        replies = await self._client.commands(project, *commands)
         return sum(replies[1::2])
 
 
@@ -124,25 +120,24 @@ class RedisJournals(Facet, JournalStore):
         events = 0
         for sent in messages:
             if some and (len(some) == _MESSAGES or events + len(sent.events) > _EVENTS):
-                await self._client.commands(project, self._deliver(project, some, repeated))
+                await self._deliver(project, some, repeated)
                 some, events = [], 0
             some.append(sent)
             events += len(sent.events)
         if some:
-            await self._client.commands(project, self._deliver(project, some, repeated))
+            await self._deliver(project, some, repeated)
 
-    def _deliver(self, project: str, messages: list[Sent], repeated: bool) -> Command:
+    async def _deliver(self, project: str, messages: list[Sent], repeated: bool) -> None:
         sequences = {event.sequence for sent in messages for event in sent.events}
         places = {sequence: index for index, sequence in enumerate(sequences, 1)}
-        agents = (agent_keys(project, sent.agent_id)[:3] for sent in messages)
-        keys = (
-            key(project, "activity"),
-            key(project, "activity-open"),
-            key(project, "journals"),
-            key(project, "agents"),
-            key(project, "cursors"),
-            *(key(project, f"receivers:{sequence}") for sequence in places),
-            *(name for names in agents for name in names),
+        kinds = (
+            "activity",
+            "activity-open",
+            "journals",
+            "agents",
+            "cursors",
+            *(f"receivers:{sequence}" for sequence in places),
+            *(kind for sent in messages for kind in agent_kinds(sent.agent_id)[:3]),
         )
         arguments: list[Any] = [
             self._options.delivery_retention_ms,
@@ -175,7 +170,7 @@ class RedisJournals(Facet, JournalStore):
                     ",".join([f"{index}:{score:.4g}" for index, score in event.needs]) or "-",
                     event.data_key,
                 )
-        return fcall("contex1_deliver", keys, *arguments)
+        await self._client.call(project, "contex1_deliver", kinds, *arguments)
 
     async def note_stream(
         self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin
@@ -183,7 +178,7 @@ class RedisJournals(Facet, JournalStore):
         await self._client.call(
             project,
             "contex1_stream",
-            agent_keys(project, agent_id),
+            agent_kinds(agent_id),
             agent_id,
             self._options.delivery_retention_ms,
             self._options.journal_entries,
@@ -200,18 +195,17 @@ class RedisJournals(Facet, JournalStore):
         self, project: str, places: Iterable[tuple[str, Sequence]]
     ) -> list[Note | None]:
         commands = [
-            ("XRANGE", key(project, f"journal:{agent_id}"), str(place), str(place))
-            for agent_id, place in places
+            ("XRANGE", f"journal:{agent_id}", str(place), str(place)) for agent_id, place in places
         ]
-        replies = await self._client.commands(project, *commands) if commands else []
+        replies = await self._client.commands(project, *commands)
         return [as_note(rows[0]) if rows else None for rows in replies]
 
     async def journals(self, project: str) -> list[str]:
-        found = await self._client.command(project, "SMEMBERS", key(project, "journals"))
+        found = await self._client.command(project, "SMEMBERS", "journals")
         return sorted(agent_id.decode() for agent_id in found)
 
     async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
-        found = await self._client.command(project, "GET", key(project, f"receivers:{sequence}"))
+        found = await self._client.command(project, "GET", f"receivers:{sequence}")
         receivers: dict[str, list[Sequence]] = {}
         words = (found or b"").decode().split()
         for agent_id, place in zip(words[::2], words[1::2], strict=True):

@@ -15,17 +15,15 @@ from itertools import islice
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.log.redis.client import load_functions
+from contex_server.log.redis.client import execute_or_load
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
     Connections,
-    execute,
     is_topology_change,
     translate,
 )
@@ -168,19 +166,9 @@ class Appender:
         asks = any(append.durability > Durability.MEMORY for append, _ in batch)
         confirm, reached_by = self._confirm(asks)
         connection = await self._connected()
-        replies = await execute(connection, *commands, *([confirm] if confirm else []))
+        replies = await execute_or_load(connection, commands, *([confirm] if confirm else []))
         reached = reached_by(replies[-1] if confirm else None)
-        for (project, group), reply in zip(projects.items(), replies, strict=False):
-            if isinstance(reply, ResponseError) and "unction not found" in str(reply):
-                # The store came back without its functions; this call did nothing.
-                await load_functions(connection)
-                retried = await execute(
-                    connection,
-                    self._fcall(project, [append for append, _ in group]),
-                    *([confirm] if confirm else []),
-                )
-                reply = retried[0]
-                reached = reached_by(retried[-1] if confirm else None)
+        for group, reply in zip(projects.values(), replies, strict=False):
             if isinstance(reply, Exception):
                 if is_topology_change(reply):
                     await self._reconnect()

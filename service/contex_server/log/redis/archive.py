@@ -6,13 +6,14 @@ segments  stream: the segments, by the sequences of their last events
 
 from __future__ import annotations
 
-from contex_server.kernel.model import BEGINNING, Entry, Range, Sequence
+from contex_server.kernel.model import Entry, Range, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord, TailFollower
 from contex_server.log.redis.client import Facet, entries_of, range_command
 from contex_server.log.redis.events import RedisFollower
-from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.log.redis.key_names import parse_sequence
 
 _NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites")
+_KINDS = ("task:archive", "archive", "segments")
 _TRIMMED = 5_000
 """Events removed by one call, in half a millisecond."""
 
@@ -25,39 +26,37 @@ class RedisArchive(Facet, ArchiveStore):
     ) -> tuple[list[Entry], Sequence]:
         rows, last = await self._client.commands(
             project,
-            range_command(key(project, "events"), span, count),
-            ("HGET", key(project, "archive"), "last"),
+            range_command("events", span, count),
+            ("HGET", "archive", "last"),
         )
-        return entries_of(rows), parse_sequence(last) if last else BEGINNING
+        return entries_of(rows), parse_sequence(last)
 
     def follower(self, bucket: int) -> TailFollower:
         return RedisFollower(self._client.connections, bucket)
 
     async def archived(self, project: str) -> Archived:
-        name = key(project, "archive")
-        values = await self._client.command(project, "HMGET", name, *Archived._fields)
+        values = await self._client.command(project, "HMGET", "archive", *Archived._fields)
         stored = dict(zip(Archived._fields, values, strict=True))
         numbers = {kind: int(stored[kind] or 0) for kind in _NUMBERS}
         first, last, remains = stored["first"], stored["last"], stored["remains"]
         return Archived(
             **numbers,
             first=parse_sequence(first) if first and numbers["events"] else None,
-            last=parse_sequence(last) if last else BEGINNING,
+            last=parse_sequence(last),
             digest=(stored["digest"] or b"").decode(),
             directory=(stored["directory"] or b"").decode(),
             remains=_record(*remains.split(b" ", 1)) if remains else None,
         )
 
     async def segments(self, project: str, after: Sequence, count: int) -> list[SegmentRecord]:
-        rows = await self._client.command(
-            project, "XRANGE", key(project, "segments"), f"({after}", "+", "COUNT", count
-        )
+        rows = await self._client.command(project, *range_command("segments", Range(after), count))
         return [_record(last, fields[1]) for last, fields in rows]
 
     async def archive_directory(self, project: str, proposed: str) -> str:
-        name = key(project, "archive")
         _, found = await self._client.commands(
-            project, ("HSETNX", name, "directory", proposed), ("HGET", name, "directory")
+            project,
+            ("HSETNX", "archive", "directory", proposed),
+            ("HGET", "archive", "directory"),
         )
         return str(found.decode())
 
@@ -70,49 +69,43 @@ class RedisArchive(Facet, ArchiveStore):
         *,
         removed: int | None = None,
     ) -> bool:
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_add_segment",
-                (*_archive_keys(project), key(project, "events")),
-                owner,
-                record.ordinal,
-                directory,
-                str(record.last),
-                str(record.first),
-                record.events,
-                record.bytes,
-                record.size,
-                record.digest,
-                _line(record),
-                "" if removed is None else removed,
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_add_segment",
+            (*_KINDS, "events"),
+            owner,
+            record.ordinal,
+            directory,
+            str(record.last),
+            str(record.first),
+            record.events,
+            record.bytes,
+            record.size,
+            record.digest,
+            _line(record),
+            "" if removed is None else removed,
         )
 
     async def replace_segment(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_replace_segment",
-                (*_archive_keys(project), key(project, "segments-anew")),
-                owner,
-                str(record.last),
-                record.bytes,
-                record.size,
-                record.digest,
-                _line(record),
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_replace_segment",
+            (*_KINDS, "segments-anew"),
+            owner,
+            str(record.last),
+            record.bytes,
+            record.size,
+            record.digest,
+            _line(record),
         )
 
     async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_replace_remains",
-                (key(project, "task:archive"), key(project, "archive")),
-                owner,
-                f"{record.last} {_line(record)}",
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_replace_remains",
+            ("task:archive", "archive"),
+            owner,
+            f"{record.last} {_line(record)}",
         )
 
     async def remove_segments(
@@ -124,27 +117,25 @@ class RedisArchive(Facet, ArchiveStore):
         since: Sequence,
         action: bytes,
     ) -> bool:
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_remove_segments",
-                (*_archive_keys(project), key(project, "audit")),
-                owner,
-                str(first),
-                f"{remains.last} {_line(remains)}",
-                str(since),
-                action,
-                self._options.audit_retention_ms,
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_remove_segments",
+            (*_KINDS, "audit"),
+            owner,
+            str(first),
+            f"{remains.last} {_line(remains)}",
+            str(since),
+            action,
+            self._options.audit_retention_ms,
         )
 
     async def trim(self, project: str, until: Sequence) -> int:
-        keys = (key(project, "archive"), key(project, "events"))
+        kinds = ("archive", "events")
 
         async def remove(at_most: int | str) -> int:
             return int(
                 await self._client.call(
-                    project, "contex1_trim", keys, str(until), str(until.next()), at_most
+                    project, "contex1_trim", kinds, str(until), str(until.next()), at_most
                 )
             )
 
@@ -152,10 +143,6 @@ class RedisArchive(Facet, ArchiveStore):
         while removed := await remove(_TRIMMED):
             total += removed
         return total + await remove("")
-
-
-def _archive_keys(project: str) -> tuple[str, ...]:
-    return (key(project, "task:archive"), key(project, "archive"), key(project, "segments"))
 
 
 def _line(record: SegmentRecord) -> str:

@@ -11,18 +11,15 @@ from typing import Any
 from contex_server.kernel.model import Range
 from contex_server.log.audit import AuditStore, Note
 from contex_server.log.redis.client import Client, Facet, range_command
-from contex_server.log.redis.connections import Command
-from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.log.redis.key_names import parse_sequence
 
 
 class RedisAudit(Facet, AuditStore):
     """`AuditStore` on Redis or Valkey."""
 
     async def note_actions(self, project: str, actions: Iterable[bytes]) -> None:
-        name = key(project, "audit")
-        commands: list[Command] = [("XADD", name, "*", "x", action) for action in actions]
-        if commands:
-            await self._client.commands(project, *commands)
+        commands = [("XADD", "audit", "*", "x", action) for action in actions]
+        await self._client.commands(project, *commands)
 
     async def audit(self, project: str, span: Range, count: int) -> list[Note]:
         return await read_notes(self._client, project, "audit", span, count)
@@ -32,7 +29,7 @@ async def read_notes(
     client: Client, project: str, kind: str, span: Range, count: int
 ) -> list[Note]:
     """The notes of a stream in a range."""
-    rows = await client.command(project, *range_command(key(project, kind), span, count))
+    rows = await client.command(project, *range_command(kind, span, count))
     return [as_note(row) for row in rows]
 
 

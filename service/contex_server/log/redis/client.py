@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from contex_server.log.redis.connections import (
     is_topology_change,
     translate,
 )
+from contex_server.log.redis.key_names import key
 
 T = TypeVar("T")
 _entry = tuple.__new__
@@ -75,39 +76,59 @@ class Client:
         self.options = options
 
     async def command(self, project: str, *command: Any) -> Any:
-        """Runs one command and returns its reply."""
-        return (await self.commands_of(bucket_of(project), command))[0]
+        """Runs one of `commands` and returns its reply."""
+        return (await self.commands(project, command))[0]
 
     async def commands(self, project: str, *commands: Command) -> list[Any]:
-        """Runs commands in one round trip; raises the first error reply."""
-        return await self.commands_of(bucket_of(project), *commands)
+        """Runs commands in one round trip; each is a name, a kind of key and arguments."""
+        whole = [(name, key(project, kind), *rest) for name, kind, *rest in commands]
+        return await self.run(project, *whole)
 
-    async def call(self, project: str, function: str, keys: Iterable[str], *arguments: Any) -> Any:
-        """Calls a function of `functions/`."""
-        return (await self.commands_of(bucket_of(project), fcall(function, keys, *arguments)))[0]
+    async def call(self, project: str, function: str, kinds: Iterable[str], *arguments: Any) -> Any:
+        """Calls a function of `functions/` with the project's keys of these kinds."""
+        (reply,) = await self.run(project, fcall(project, function, kinds, *arguments))
+        return reply
+
+    async def attempt(
+        self, project: str, function: str, kinds: Iterable[str], *arguments: Any
+    ) -> bool:
+        """Calls a function that tells whether it did it, or refused and changed nothing."""
+        return bool(await self.call(project, function, kinds, *arguments))
 
     async def call_read_only(
-        self, project: str, function: str, keys: Iterable[str], *arguments: Any
+        self, project: str, function: str, kinds: Iterable[str], *arguments: Any
     ) -> Any:
         """Calls a function that writes nothing; also works while the store is full."""
-        _, *rest = fcall(function, keys, *arguments)
-        return (await self.commands_of(bucket_of(project), ("FCALL_RO", *rest)))[0]
+        _, *rest = fcall(project, function, kinds, *arguments)
+        (reply,) = await self.run(project, ("FCALL_RO", *rest))
+        return reply
 
-    async def commands_of(self, bucket: int, *commands: Command) -> list[Any]:
-        """`commands` for any project of a bucket."""
+    async def scan(
+        self, project: str, kind: str, count: int
+    ) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        """The fields and values of a hash, about `count` at a time."""
+        cursor = b"0"
+        while True:
+            cursor, found = await self.command(project, "HSCAN", kind, cursor, "COUNT", count)
+            yield [*zip(found[::2], found[1::2], strict=True)]
+            if cursor == b"0":
+                return
 
-        async def run(connection: AbstractConnection) -> list[Any]:
-            replies = await execute(connection, *commands)
-            if any(isinstance(r, ResponseError) and "unction not found" in str(r) for r in replies):
-                # The store came back without its functions. The call did nothing: repeat it.
-                await load_functions(connection)
-                replies = await execute(connection, *commands)
+    async def run(self, project: str, *commands: Command) -> list[Any]:
+        """Runs commands whose keys are named in full; raises the first error reply."""
+        return await self.run_in(bucket_of(project), *commands) if commands else []
+
+    async def run_in(self, bucket: int, *commands: Command) -> list[Any]:
+        """`run`, for any project of a bucket."""
+
+        async def execute_all(connection: AbstractConnection) -> list[Any]:
+            replies = await execute_or_load(connection, commands)
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
             return replies
 
-        return await self.leased(bucket, run)
+        return await self.leased(bucket, execute_all)
 
     async def leased(self, bucket: int, work: Callable[[AbstractConnection], Awaitable[T]]) -> T:
         """Does something with a connection to the server of a bucket."""
@@ -130,18 +151,41 @@ class Facet:
         self._options = client.options
 
 
-def range_command(name: str, span: Range, count: int) -> Command:
+def range_command(kind: str, span: Range, count: int) -> Command:
     """The command that reads the first `count` entries of a range of a stream."""
     after, until = f"({span.after}", str(span.until)
     if span.backwards:
-        return ("XREVRANGE", name, until, after, "COUNT", count)
-    return ("XRANGE", name, after, until, "COUNT", count)
+        return ("XREVRANGE", kind, until, after, "COUNT", count)
+    return ("XRANGE", kind, after, until, "COUNT", count)
 
 
-def fcall(function: str, keys: Iterable[str], *arguments: Any) -> Command:
-    """The command that calls a function."""
-    names = tuple(keys)
-    return ("FCALL", function, len(names), *names, *arguments)
+async def execute_or_load(
+    connection: AbstractConnection, commands: Sequence[Command], *confirm: Command
+) -> list[Any]:
+    """`execute`, also on a store that came back without its functions.
+
+    The calls that did nothing for that reason are repeated, and so is `confirm`, the commands
+    that come after all others.
+    """
+    replies = await execute(connection, *commands, *confirm)
+    missed = [
+        index
+        for index, reply in enumerate(replies)
+        if isinstance(reply, ResponseError) and "unction not found" in str(reply)
+    ]
+    if missed:
+        await load_functions(connection)
+        repeated = [*(commands[index] for index in missed), *confirm]
+        again = await execute(connection, *repeated)
+        for index, reply in zip((*missed, *range(len(commands), len(replies))), again, strict=True):
+            replies[index] = reply
+    return replies
+
+
+def fcall(project: str, function: str, kinds: Iterable[str], *arguments: Any) -> Command:
+    """The command that calls a function with the project's keys of these kinds."""
+    keys = [key(project, kind) for kind in kinds]
+    return ("FCALL", function, len(keys), *keys, *arguments)
 
 
 async def load_functions(connection: AbstractConnection) -> None:

@@ -40,7 +40,7 @@ from contex_server.log.redis.connections import (
     is_topology_change,
     translate,
 )
-from contex_server.log.redis.key_names import counted_keys, key, parse_sequence, vectors_key
+from contex_server.log.redis.key_names import COUNTED, key, parse_sequence, vectors_kind
 
 _BLOCK_MS = 2_000
 _FOLLOW_COUNT = 1_000
@@ -114,8 +114,9 @@ class RedisEventLog(EventLog):
     # -- reading -----------------------------------------------------------------
 
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
-        command = range_command(key(project, "events"), span, count)
-        return entries_of(await self._client.command(project, *command))
+        return entries_of(
+            await self._client.command(project, *range_command("events", span, count))
+        )
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return span  # The store has no index.
@@ -123,16 +124,15 @@ class RedisEventLog(EventLog):
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         stream = key(project, "events")
         commands = [("XRANGE", stream, str(s), str(s)) for s in sequences]
-        replies = await self._client.commands(project, *commands) if commands else []
+        replies = await self._client.run(project, *commands)
         return [Entry(rows[0][0], rows[0][1][1]) if rows else None for rows in replies]
 
     async def bounds(self, project: str) -> Bounds:
+        stream = ("XINFO", "STREAM", key(project, "events"))
         try:
-            time, info = await self._client.commands(
-                project, ("TIME",), ("XINFO", "STREAM", key(project, "events"))
-            )
+            time, info = await self._client.run(project, ("TIME",), stream)
         except ResponseError:  # "no such key"
-            time = await self._client.command(project, "TIME")
+            (time,) = await self._client.run(project, ("TIME",))
             return Bounds(None, BEGINNING, trimmed=False, now_ms=_ms(time))
         fields = pairs(info)
         first = fields[b"first-entry"]
@@ -151,7 +151,7 @@ class RedisEventLog(EventLog):
         found = await self._client.call_read_only(
             project,
             "contex1_history",
-            (key(project, "events"),),
+            ("events",),
             str(sequence),
             count,
             max_bytes,
@@ -201,17 +201,10 @@ def append_command(
                 event.event_type,
                 event.body,
             )
-    keys = (
-        *counted_keys(project),
-        key(project, "state"),
-        vectors_key(project, model),
-        key(project, "requests:0"),
-        key(project, "requests:1"),
-        key(project, "matching"),
-    )
     return fcall(
+        project,
         "contex1_append",
-        keys,
+        (*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
         request_window_s,
         audit_retention_ms,
         model,
@@ -243,7 +236,7 @@ class RedisFollower(TailFollower):
         received, replies = await self._receive(positions, *asked)
         lasts = dict(zip(positions, replies, strict=True))
         return {
-            project: (entries, parse_sequence(lasts[project] or b"0-0"))
+            project: (entries, parse_sequence(lasts[project]))
             for project, entries in received.items()
         }
 
@@ -290,14 +283,13 @@ class RedisPresence(Facet, PresenceStore):
     """`PresenceStore` on Redis or Valkey."""
 
     async def put_presence(self, project: str, owner: str, presence: str) -> None:
-        name = key(project, "presence")
         if presence:
-            await self._client.command(project, "HSET", name, owner, presence)
+            await self._client.command(project, "HSET", "presence", owner, presence)
         else:
-            await self._client.command(project, "HDEL", name, owner)
+            await self._client.command(project, "HDEL", "presence", owner)
 
     async def presence(self, project: str) -> dict[str, str]:
-        found = await self._client.command(project, "HGETALL", key(project, "presence"))
+        found = await self._client.command(project, "HGETALL", "presence")
         return {owner.decode(): said.decode() for owner, said in pairs(found).items()}
 
 

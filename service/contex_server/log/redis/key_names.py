@@ -1,7 +1,7 @@
 """The names of a project's keys in the store.
 
-Those of a project begin with `ctx:{b}:p:<project>:`, where `b` is its bucket and `{b}` the
-cluster's hash tag, so they share a slot; each module here lists the ones it uses.
+They are `ctx:{b}:p:<project>:<kind>`, where `b` is the project's bucket and `{b}` the cluster's
+hash tag, so they share a slot. `Client` takes kinds; each module here lists the ones it uses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
-from contex_server.kernel.model import Sequence
+from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.buckets import bucket_of
 
 
@@ -24,34 +24,21 @@ def projects_key(bucket: int) -> str:
     return f"ctx:{{{bucket}}}:projects"
 
 
-def vectors_key(project: str, model: str) -> str:
-    """The key of a project's encodings under a model."""
-    return key(project, f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}")
+COUNTED = ("events", "stats", "activity", "activity-open", "audit")
+"""The kinds that every append writes to, in the order the functions take them."""
 
 
-def agent_keys(project: str, agent_id: str) -> tuple[str, ...]:
-    """The keys of an agent's journal and registration, in the order the functions take them."""
-    return (
-        key(project, f"journal:{agent_id}"),
-        key(project, f"sent:{agent_id}"),
-        key(project, f"streams:{agent_id}"),
-        key(project, "journals"),
-        key(project, "agents"),
-        key(project, "cursors"),
-    )
+def vectors_kind(model: str) -> str:
+    """The kind of the key that holds the encodings under a model."""
+    return f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}"
 
 
-def counted_keys(project: str) -> tuple[str, ...]:
-    """The keys that every append writes to, in the order the functions take them."""
-    return (
-        key(project, "events"),
-        key(project, "stats"),
-        key(project, "activity"),
-        key(project, "activity-open"),
-        key(project, "audit"),
-    )
+def agent_kinds(agent_id: str) -> tuple[str, ...]:
+    """The kinds of an agent's journal and registration, in the order the functions take them."""
+    own = (f"journal:{agent_id}", f"sent:{agent_id}", f"streams:{agent_id}")
+    return (*own, "journals", "agents", "cursors")
 
 
-def parse_sequence(text: bytes) -> Sequence:
-    """A sequence as the store writes it."""
-    return Sequence.parse(text.decode())
+def parse_sequence(text: bytes | None) -> Sequence:
+    """A sequence as the store writes it; the beginning if it has none."""
+    return Sequence.parse(text.decode()) if text else BEGINNING

@@ -11,7 +11,7 @@ from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Sequence
 from contex_server.log.keys import Erased, KeyStore
 from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import counted_keys, key, parse_sequence
+from contex_server.log.redis.key_names import COUNTED, parse_sequence
 
 
 class RedisKeys(Facet, KeyStore):
@@ -21,37 +21,29 @@ class RedisKeys(Facet, KeyStore):
         self, project: str, subject: str, key_id: bytes, wrapped: bytes
     ) -> tuple[bytes, bytes]:
         found = await self._client.call(
-            project,
-            "contex1_subject_key",
-            (key(project, "subjects"),),
-            subject,
-            key_id,
-            wrapped,
+            project, "contex1_subject_key", ("subjects",), subject, key_id, wrapped
         )
         return found[0], found[1]
 
     async def key_of_subject(self, project: str, subject: str) -> bytes:
         found: bytes | None = await self._client.command(
-            project, "HGET", key(project, "subjects"), f"s:{subject}"
+            project, "HGET", "subjects", f"s:{subject}"
         )
         return found or b""
 
     async def wrapped_keys(self, project: str, key_ids: Iterable[bytes]) -> dict[bytes, bytes]:
         wanted = list(key_ids)
         fields = [b"k:" + key_id for key_id in wanted]
-        found = await self._client.command(project, "HMGET", key(project, "subjects"), *fields)
+        found = await self._client.command(project, "HMGET", "subjects", *fields)
         return {k: value for k, value in zip(wanted, found, strict=True) if value is not None}
 
     async def restore_key(self, project: str, subject: str, key_id: bytes, stored: bytes) -> None:
-        name = key(project, "subjects")
-        await self._client.command(project, "HSETNX", name, b"k:" + key_id, stored)
+        await self._client.command(project, "HSETNX", "subjects", b"k:" + key_id, stored)
         if subject:
-            await self._client.command(project, "HSETNX", name, f"s:{subject}", key_id)
+            await self._client.command(project, "HSETNX", "subjects", f"s:{subject}", key_id)
 
     async def erasure(self, project: str, request_id: str) -> tuple[Sequence, int] | None:
-        found = await self._client.command(
-            project, "HGET", key(project, "subjects"), f"r:{request_id}"
-        )
+        found = await self._client.command(project, "HGET", "subjects", f"r:{request_id}")
         if found is None:
             return None
         sequence, count = found.split(b" ")
@@ -61,7 +53,7 @@ class RedisKeys(Facet, KeyStore):
         reply = await self._client.call(
             project,
             "contex1_erase",
-            (*counted_keys(project), key(project, "state"), key(project, "subjects")),
+            (*COUNTED, "state", "subjects"),
             erased.request_id,
             erased.subject,
             erased.key_id,
@@ -77,7 +69,7 @@ class RedisKeys(Facet, KeyStore):
 
     async def rewrite_files(self, project: str) -> bool:
         try:
-            await self._client.command(project, "BGREWRITEAOF")
+            await self._client.run(project, ("BGREWRITEAOF",))
         except ContexError:
             return False
         return True

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contex_server.kernel.model import SERVICE, Sequence
 from contex_server.log.match import MatchStore
 from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import counted_keys, key, parse_sequence, vectors_key
+from contex_server.log.redis.key_names import COUNTED, parse_sequence, vectors_kind
 
 _SCAN_COUNT = 500
 _DROPPED = 1_000
@@ -27,45 +27,37 @@ class RedisMatch(Facet, MatchStore):
         wanted = list(digests)
         if not wanted:
             return {}
-        found = await self._client.command(project, "HMGET", vectors_key(project, model), *wanted)
+        found = await self._client.command(project, "HMGET", vectors_kind(model), *wanted)
         return {d: v for d, v in zip(wanted, found, strict=True) if v is not None}
 
     async def missing_vectors(
         self, project: str, model: str, digests: Iterable[bytes]
     ) -> set[bytes]:
-        wanted, name = list(digests), vectors_key(project, model)
-        if not wanted:
-            return set()
-        found = await self._client.commands(project, *(("HEXISTS", name, d) for d in wanted))
+        wanted, kind = list(digests), vectors_kind(model)
+        found = await self._client.commands(project, *(("HEXISTS", kind, d) for d in wanted))
         return {d for d, there in zip(wanted, found, strict=True) if not there}
 
     async def put_vectors(self, project: str, model: str, vectors: Mapping[bytes, bytes]) -> None:
-        name = vectors_key(project, model)
+        kind = vectors_kind(model)
         if vectors:
             await self._client.commands(
                 project,
-                ("HSETNX", key(project, "matching"), "model", model),
-                *(("HSETNX", name, d, v) for d, v in vectors.items()),
+                ("HSETNX", "matching", "model", model),
+                *(("HSETNX", kind, d, v) for d, v in vectors.items()),
             )
 
     async def drop_vectors(self, project: str, model: str, digests: Iterable[bytes]) -> None:
         wanted = list(digests)
         for start in range(0, len(wanted), _DROPPED):
             some = wanted[start : start + _DROPPED]
-            await self._client.command(project, "HDEL", vectors_key(project, model), *some)
+            await self._client.command(project, "HDEL", vectors_kind(model), *some)
 
     async def all_vectors(self, project: str, model: str) -> AsyncIterator[dict[bytes, bytes]]:
-        cursor = b"0"
-        while True:
-            cursor, fields = await self._client.command(
-                project, "HSCAN", vectors_key(project, model), cursor, "COUNT", _SCAN_COUNT
-            )
-            yield dict(zip(fields[::2], fields[1::2], strict=True))
-            if cursor == b"0":
-                return
+        async for chunk in self._client.scan(project, vectors_kind(model), _SCAN_COUNT):
+            yield dict(chunk)
 
     async def model(self, project: str) -> str:
-        found = await self._client.command(project, "HGET", key(project, "matching"), "model")
+        found = await self._client.command(project, "HGET", "matching", "model")
         return "" if found is None else str(found.decode())
 
     async def change_model(
@@ -74,7 +66,7 @@ class RedisMatch(Facet, MatchStore):
         reply = await self._client.call(
             project,
             "contex1_change_model",
-            (*counted_keys(project), key(project, "matching"), vectors_key(project, expected)),
+            (*COUNTED, "matching", vectors_kind(expected)),
             expected,
             model,
             event_type,

@@ -37,7 +37,7 @@ class RedisProjects(Facet, ProjectStore):
             nodes.setdefault(self._client.connections.node(bucket), []).append(bucket)
         for buckets in nodes.values():
             commands = [("SMEMBERS", projects_key(bucket)) for bucket in buckets]
-            for members in await self._client.commands_of(buckets[0], *commands):
+            for members in await self._client.run_in(buckets[0], *commands):
                 found += (member.decode() for member in members)
         return found
 
@@ -49,10 +49,10 @@ class RedisProjects(Facet, ProjectStore):
         ]
         stream: Command = ("XINFO", "STREAM", key(project, "events"))
         try:
-            stats, keys, agents, info = await self._client.commands(project, *commands, stream)
+            stats, keys, agents, info = await self._client.run(project, *commands, stream)
             added = int(pairs(info)[b"entries-added"])
         except ResponseError:  # "no such key"
-            stats, keys, agents = await self._client.commands(project, *commands)
+            stats, keys, agents = await self._client.run(project, *commands)
             added = 0
         size, deleted, since, snapshots, snapshot_bytes = stats
         return Counters(
@@ -61,7 +61,7 @@ class RedisProjects(Facet, ProjectStore):
             keys=keys,
             deleted=int(deleted or 0),
             agents=agents,
-            counted_since=parse_sequence(since or b"0-0"),
+            counted_since=parse_sequence(since),
             snapshots=int(snapshots or 0),
             snapshot_bytes=int(snapshot_bytes or 0),
         )
@@ -72,13 +72,13 @@ class RedisProjects(Facet, ProjectStore):
         wanted = list(numbers)
         if tier is Tier.MINUTES:
             return await self._hours(project, dimension, wanted)
-        commands = [("HGETALL", key(project, f"activity:{dimension}:{day}")) for day in wanted]
+        commands = [("HGETALL", f"activity:{dimension}:{day}") for day in wanted]
         # The open hours first: one that is rolled up meanwhile is then read twice, which the
         # day's slots show, and never missed.
         open_hours = await self._open_hours(project)
         hours = [hour for hour in open_hours if hour // 24 in set(wanted)]
         counts = await self._hours(project, dimension, hours)
-        replies = await self._client.commands(project, *commands) if commands else []
+        replies = await self._client.commands(project, *commands)
         days = {day: pairs(reply) for day, reply in zip(wanted, replies, strict=True)}
         for hour, names in zip(hours, counts, strict=True):
             day, slot = days[hour // 24], hour % 24
@@ -89,14 +89,14 @@ class RedisProjects(Facet, ProjectStore):
         return [{name: value.rstrip() for name, value in days[day].items()} for day in wanted]
 
     async def _open_hours(self, project: str) -> list[int]:
-        found = await self._client.command(project, "SMEMBERS", key(project, "activity-open"))
+        found = await self._client.command(project, "SMEMBERS", "activity-open")
         return sorted(map(int, found))
 
     async def _hours(
         self, project: str, dimension: Dimension, hours: list[int]
     ) -> list[dict[bytes, bytes]]:
-        commands = [("HGETALL", key(project, f"activity:{hour}")) for hour in hours]
-        replies = await self._client.commands(project, *commands) if commands else []
+        commands = [("HGETALL", f"activity:{hour}") for hour in hours]
+        replies = await self._client.commands(project, *commands)
         letter = dimension.value.encode()
         return [
             {name[1:]: value for name, value in pairs(reply).items() if name.startswith(letter)}
@@ -104,62 +104,47 @@ class RedisProjects(Facet, ProjectStore):
         ]
 
     async def roll_up(self, project: str) -> int:
-        time = await self._client.command(project, "TIME")
+        (time,) = await self._client.run(project, ("TIME",))
         now = int(time[0]) // 3600
         over = [hour for hour in await self._open_hours(project) if hour < now]
         for hour in over:
             await self._roll_up(project, hour)
-            await self._client.call(
-                project,
-                "contex1_rolled_up",
-                (key(project, "activity"), key(project, "activity-open")),
-                hour,
-            )
+            kinds = ("activity", "activity-open")
+            await self._client.call(project, "contex1_rolled_up", kinds, hour)
         return len(over)
 
     async def _roll_up(self, project: str, hour: int) -> None:
-        cursor = b"0"
-        while True:
-            cursor, fields = await self._client.command(
-                project, "HSCAN", key(project, f"activity:{hour}"), cursor, "COUNT", _SCAN_COUNT
-            )
+        async for chunk in self._client.scan(project, f"activity:{hour}", _SCAN_COUNT):
             totals: dict[str, list[Any]] = {}
-            for name, value in zip(fields[::2], fields[1::2], strict=True):
+            for name, value in chunk:
                 total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
                 totals.setdefault(chr(name[0]), []).extend((name[1:], total))
             for letter, counts in totals.items():
-                await self._client.call(
-                    project,
-                    "contex1_roll_up",
-                    (key(project, f"activity:{letter}:{hour // 24}"),),
-                    hour % 24,
-                    *counts,
-                )
-            if cursor == b"0":
-                return
+                kinds = (f"activity:{letter}:{hour // 24}",)
+                await self._client.call(project, "contex1_roll_up", kinds, hour % 24, *counts)
 
     async def retention(self, project: str) -> bytes:
-        found: bytes | None = await self._client.command(project, "GET", key(project, "retention"))
+        found: bytes | None = await self._client.command(project, "GET", "retention")
         return found or b""
 
     async def put_retention(self, project: str, retention: bytes, action: bytes) -> None:
         await self._client.call(
             project,
             "contex1_put_retention",
-            (key(project, "retention"), key(project, "audit")),
+            ("retention", "audit"),
             retention,
             action,
             self._options.audit_retention_ms,
         )
 
     async def pace(self, project: str) -> float:
-        return float(await self._client.command(project, "GET", key(project, "pace")) or 0)
+        return float(await self._client.command(project, "GET", "pace") or 0)
 
     async def put_pace(self, project: str, rate: float, ttl_ms: int) -> None:
         await self._put_for(project, "pace", f"{rate:.1f}" if rate else "", ttl_ms)
 
     async def trouble(self, project: str) -> str:
-        found: bytes | None = await self._client.command(project, "GET", key(project, "trouble"))
+        found: bytes | None = await self._client.command(project, "GET", "trouble")
         return (found or b"").decode()
 
     async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
@@ -167,12 +152,11 @@ class RedisProjects(Facet, ProjectStore):
 
     async def _put_for(self, project: str, kind: str, value: str, ttl_ms: int) -> None:
         """Stores a value for `ttl_ms`; "" removes it."""
-        name = key(project, kind)
-        command = ("SET", name, value, "PX", ttl_ms) if value else ("DEL", name)
+        command = ("SET", kind, value, "PX", ttl_ms) if value else ("DEL", kind)
         await self._client.command(project, *command)
 
     async def memory(self, project: str) -> tuple[int, int]:
-        info = await self._client.command(project, "INFO", "memory")
+        (info,) = await self._client.run(project, ("INFO", "memory"))
         lines = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
         return int(lines[b"used_memory"]), int(lines[b"maxmemory"])
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from contex_server.kernel.model import KeyState, Sequence
-from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.kernel.model import KeyState, Range, Sequence
+from contex_server.log.redis.client import Facet, range_command
+from contex_server.log.redis.key_names import parse_sequence
 from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
 
 _SCAN_COUNT = 1_000
@@ -22,26 +22,14 @@ class RedisState(Facet, StateStore):
     """`StateStore` on Redis or Valkey."""
 
     async def state(self, project: str) -> AsyncIterator[list[KeyState]]:
-        cursor = b"0"
-        while True:
-            cursor, fields = await self._client.command(
-                project, "HSCAN", key(project, "state"), cursor, "COUNT", _SCAN_COUNT
-            )
-            yield [
-                _key_state(name, value)
-                for name, value in zip(fields[::2], fields[1::2], strict=True)
-            ]
-            if cursor == b"0":
-                return
+        async for chunk in self._client.scan(project, "state", _SCAN_COUNT):
+            yield [_key_state(name, value) for name, value in chunk]
 
     async def state_now(
         self, project: str, max_keys: int
     ) -> tuple[Sequence, list[KeyState]] | None:
         reply = await self._client.call_read_only(
-            project,
-            "contex1_state_now",
-            (key(project, "events"), key(project, "state")),
-            max_keys,
+            project, "contex1_state_now", ("events", "state"), max_keys
         )
         if reply is None:
             return None
@@ -55,7 +43,7 @@ class RedisState(Facet, StateStore):
         wanted = list(data_keys)
         if not wanted:
             return {}
-        found = await self._client.command(project, "HMGET", key(project, "state"), *wanted)
+        found = await self._client.command(project, "HMGET", "state", *wanted)
         return {
             name: _key_state(name.encode(), value)
             for name, value in zip(wanted, found, strict=True)
@@ -79,13 +67,11 @@ class RedisState(Facet, StateStore):
                     state.revision, str(state.sequence).encode(), state.deleted, state.digest
                 ),
             )
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_repair_state",
-                (key(project, "events"), key(project, "state"), key(project, "stats")),
-                *arguments,
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_repair_state",
+            ("events", "state", "stats"),
+            *arguments,
         )
 
 
@@ -93,49 +79,41 @@ class RedisSnapshots(Facet, SnapshotStore):
     """`SnapshotStore` on Redis or Valkey."""
 
     async def put(self, project: str, info: SnapshotInfo, snapshot: bytes) -> bool:
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_snapshot",
-                (key(project, "snapshots"), key(project, "snapshot-data"), key(project, "stats")),
-                str(info.sequence),
-                snapshot,
-                f"{info.events} {info.bytes} {info.keys}",
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_snapshot",
+            ("snapshots", "snapshot-data", "stats"),
+            str(info.sequence),
+            snapshot,
+            f"{info.events} {info.bytes} {info.keys}",
         )
 
     async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
-        name = key(project, "snapshots")
-        rows = await self._client.command(project, "XREVRANGE", name, str(until), "-", "COUNT", 1)
+        span = Range(until=until, backwards=True)
+        rows = await self._client.command(project, *range_command("snapshots", span, 1))
         return _snapshot_info(rows[0]) if rows else None
 
     async def after(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
-        name = key(project, "snapshots")
-        rows = await self._client.command(project, "XRANGE", name, f"({after}", "+", "COUNT", count)
+        span = Range(after)
+        rows = await self._client.command(project, *range_command("snapshots", span, count))
         return [_snapshot_info(row) for row in rows]
 
     async def get(self, project: str, sequence: Sequence) -> bytes | None:
         found: bytes | None = await self._client.command(
-            project, "HGET", key(project, "snapshot-data"), str(sequence)
+            project, "HGET", "snapshot-data", str(sequence)
         )
         return found
 
     async def drop(self, project: str, sequence: Sequence) -> None:
         await self._client.commands(
             project,
-            ("HDEL", key(project, "snapshot-data"), str(sequence)),
-            ("XDEL", key(project, "snapshots"), str(sequence)),
+            ("HDEL", "snapshot-data", str(sequence)),
+            ("XDEL", "snapshots", str(sequence)),
         )
 
     async def drop_until(self, project: str, until: Sequence) -> int:
-        return int(
-            await self._client.call(
-                project,
-                "contex1_drop_snapshots",
-                (key(project, "snapshots"), key(project, "snapshot-data")),
-                str(until),
-            )
-        )
+        kinds = ("snapshots", "snapshot-data")
+        return int(await self._client.call(project, "contex1_drop_snapshots", kinds, str(until)))
 
 
 def state_value(revision: int, sequence: bytes, deleted: bool, digest: bytes) -> bytes:

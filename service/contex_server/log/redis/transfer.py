@@ -12,7 +12,7 @@ from typing import Any
 
 from contex_server.kernel.model import DATA_DELETED, Sequence
 from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import counted_keys, key, vectors_key
+from contex_server.log.redis.key_names import COUNTED, key, vectors_kind
 from contex_server.log.redis.state import state_value
 from contex_server.log.transfer import Restored, TransferStore
 
@@ -46,47 +46,44 @@ class RedisTransfer(Facet, TransferStore):
         archived: bool = False,
     ) -> bool:
         arguments = _arguments(list(events), archived)
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_restore",
-                (*counted_keys(project)[:4], key(project, "state"), key(project, "import")),
-                str(expected),
-                note,
-                *arguments,
-            )
+        return await self._client.attempt(
+            project,
+            "contex1_restore",
+            (*COUNTED[:4], "state", "import"),
+            str(expected),
+            note,
+            *arguments,
         )
 
     async def import_note(self, staged: str) -> bytes:
-        found: bytes | None = await self._client.command(staged, "GET", key(staged, "import"))
+        found: bytes | None = await self._client.command(staged, "GET", "import")
         return found or b""
 
     async def put_import_note(self, staged: str, note: bytes) -> None:
-        await self._client.command(staged, "SET", key(staged, "import"), note)
+        await self._client.command(staged, "SET", "import", note)
 
     async def commit_import(
         self, project: str, staged: str, models: Iterable[str], action: bytes
     ) -> bool:
-        return bool(
-            await self._client.call(
-                project,
-                "contex1_commit_import",
-                (key(project, "events"), key(staged, "events"), key(project, "audit")),
-                action,
-                self._options.audit_retention_ms,
-                *_KINDS,
-                *map(_vectors_kind, models),
-            )
+        (committed,) = await self._client.run(
+            project,
+            (
+                *("FCALL", "contex1_commit_import", 3),
+                *(key(project, "events"), key(staged, "events"), key(project, "audit")),
+                *(action, self._options.audit_retention_ms),
+                *(*_KINDS, *map(vectors_kind, models)),
+            ),
         )
+        return bool(committed)
 
     async def drop_import(self, staged: str, models: Iterable[str]) -> None:
         await self._client.call(
             staged,
             "contex1_drop_import",
-            (key(staged, "events"),),
+            ("events",),
             *_KINDS,
             "import",
-            *map(_vectors_kind, models),
+            *map(vectors_kind, models),
         )
 
 
@@ -125,7 +122,3 @@ def _arguments(events: list[Restored], archived: bool) -> list[Any]:
 
 def _minute(event: Restored) -> int:
     return int(event.id.partition(b"-")[0]) // 60_000
-
-
-def _vectors_kind(model: str) -> str:
-    return vectors_key("", model).rpartition("::")[2]
