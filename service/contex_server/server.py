@@ -133,7 +133,7 @@ class Server:
         while True:
             await asyncio.sleep(_STORE_CHECK_S)
             try:
-                await self.rooms.storage.log.ping()
+                await self.rooms.storage.store.events.ping()
                 reached = True
             except ContexError:
                 reached = False

@@ -20,7 +20,6 @@ import grpc
 import pytest
 from contex.v1 import error_reason_pb2, event_service_pb2
 from contex_cli.commands import COMMANDS, GROUPS, load
-from contex_server.kernel.codes import code_of
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import Reason
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -267,10 +266,10 @@ def test_every_error_is_in_the_table() -> None:
     table = rows("docs/guide/errors.md", "reason")
     assert [row[0] for row in table] == [f"`{reason.value}`" for reason in Reason]
     for reason, (_, code, exception, _, _) in zip(Reason, table, strict=True):
-        assert code == f"`{code_of(reason).name}`", reason
+        assert code == f"`{reason.code.name}`", reason
         raised = contex.from_refusal(
             event_service_pb2.Refusal(
-                code=code_of(reason),
+                code=reason.code,
                 reason=error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.value}"),
             )
         )
@@ -284,7 +283,7 @@ def test_the_proto_documents_every_error_with_its_code() -> None:
         value = rf"ERROR_REASON_{reason.value} = \d+;"
         found = re.search(rf"((?:  //.*\n)+)  {value}", read("protos/contex/v1/error_reason.proto"))
         assert found is not None, reason
-        assert found[1].split()[1] == f"{code_of(reason).name}.", reason
+        assert found[1].split()[1] == f"{reason.code.name}.", reason
 
 
 def test_every_command_is_in_the_table() -> None:

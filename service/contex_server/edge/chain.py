@@ -34,7 +34,7 @@ import structlog
 from contex_server.audit.writer import AuditWriter
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.metrics import CallCounts
-from contex_server.kernel.codes import Code, code_of
+from contex_server.kernel.codes import Code
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, shutting_down
 from contex_server.kernel.model import Origin
@@ -137,7 +137,7 @@ async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
     try:
         return await rest(call)
     except ContexError as error:
-        failed = call.served and code_of(error.reason) in _FAILURES
+        failed = call.served and error.reason.code in _FAILURES
         if not failed and PROJECT.fits(call.project):
             audit.refused(call.project, call.origin, call.method, error.reason)
         raise

@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
-from contex_server.kernel.codes import Code, code_of
+from contex_server.kernel.codes import Code
 from contex_server.kernel.errors import ContexError, Reason
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -133,7 +133,7 @@ def _snake(name: str) -> str:
 
 async def _abort(context: Context, error: ContexError) -> None:
     """Ends the call with the error's status and details."""
-    code = code_of(error.reason)
+    code = error.reason.code
     info = error_details_pb2.ErrorInfo(
         reason=error.reason.value, domain=_DOMAIN, metadata=error.metadata
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contex_server.edge.incoming import Incoming, Rest
-from contex_server.kernel.codes import Code, code_of
+from contex_server.kernel.codes import Code
 from contex_server.kernel.errors import ContexError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CallCounts:
             code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
             raise
         except ContexError as error:
-            code, reason = code_of(error.reason), error.reason.value
+            code, reason = error.reason.code, error.reason.value
             raise
         finally:
             seconds = time.perf_counter() - started

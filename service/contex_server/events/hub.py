@@ -7,15 +7,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import structlog
+
 from contex_server.events.feed import Delivery, Feed
-from contex_server.events.tailer import Tailer
 from contex_server.kernel import event_codec
-from contex_server.kernel.errors import ContexError
+from contex_server.kernel.backoff import Backoff
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry, EventFilter, Sequence
 from contex_server.log.buckets import bucket_of
-from contex_server.log.port import EventLog
+from contex_server.log.port import EventLog, Follower
 
-EVERYTHING = EventFilter()
+log = structlog.get_logger(__name__)
+
+_BACKOFF_S = (0.05, 2.0)
+
+_TURNS = 6
+"""Turns of the event loop between two polls. On an idle loop they take some 100 µs. On one that is
+busy with delivering they let events gather in the store: 100 subscribers of a saturated project
+get 2 events a message instead of 1.6, for about the same processor time a message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +82,82 @@ class Channel:
         return wanted.passes(delivery.event)
 
 
+class Tailer:
+    """One task and one connection. An outage of the store only delays: ids are explicit."""
+
+    def __init__(self, follower: Follower, bucket: int) -> None:
+        self._follower = follower
+        self._bucket = bucket
+        self._followed: dict[str, Channel] = {}
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"contex-tailer-{bucket}")
+
+    def add(self, channel: Channel) -> None:
+        """Follows a project from its tail on."""
+        self._followed[channel.project] = channel
+        self._changed.set()
+
+    def remove(self, channel: Channel) -> int:
+        """Stops following a project; returns how many are left."""
+        # The poll under way may still report it; that is ignored.
+        self._followed.pop(channel.project, None)
+        return len(self._followed)
+
+    async def close(self) -> None:
+        """Ends the task and closes the connection."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _hand_over(self, channel: Channel, entries: list[Entry]) -> None:
+        try:
+            channel.receive(entries)
+        except Exception:
+            # The log holds something that is not an event. Followers of the project have
+            # to know; the other projects of the bucket go on.
+            log.exception("tailer_failed", project=channel.project, first=entries[0].id)
+            channel.fail(
+                ContexError(Reason.INTERNAL, "the log holds an entry that is not an event")
+            )
+            await asyncio.sleep(_BACKOFF_S[1])
+
+    async def _run(self) -> None:
+        backoff = Backoff(*_BACKOFF_S)
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            while True:
+                if not self._followed:
+                    await self._changed.wait()
+                self._changed.clear()
+                if changed.done():
+                    changed = asyncio.create_task(self._changed.wait())
+                positions = {p: followed.tail for p, followed in self._followed.items()}
+                poll = asyncio.create_task(self._follower.poll(positions))
+                try:
+                    await asyncio.wait({poll, changed}, return_when=asyncio.FIRST_COMPLETED)
+                    if not poll.done():
+                        # A project came in: ask again, with it. Ids are explicit, so
+                        # what the abandoned answer held is asked for again.
+                        poll.cancel()
+                        await asyncio.gather(poll, return_exceptions=True)
+                        continue
+                    received = poll.result()
+                except ContexError as error:
+                    log.warning("tailer_interrupted", bucket=self._bucket, error=error.message)
+                    await backoff.wait()
+                    continue
+                finally:
+                    poll.cancel()
+                backoff.reset()
+                for project, entries in received.items():
+                    if entries and project in self._followed:
+                        await self._hand_over(self._followed[project], entries)
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
+        finally:
+            changed.cancel()
+            await self._follower.close()
+
+
 class Hub:
     """Opens channels and closes each with its last user."""
 
@@ -121,16 +206,12 @@ class Hub:
             if channel is None:
                 channel = Channel(project, tail, self._feed_bytes)
                 self._channels[project] = channel
-                self._follow(channel)
+                bucket = bucket_of(project)
+                if bucket not in self._tailers:
+                    self._tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
+                self._tailers[bucket].add(channel)
         channel.users += 1
         return channel
-
-    def _follow(self, channel: Channel) -> None:
-        bucket = bucket_of(channel.project)
-        tailer = self._tailers.get(bucket)
-        if tailer is None:
-            tailer = self._tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
-        tailer.add(channel)
 
     def _close(self, channel: Channel) -> None:
         del self._channels[channel.project]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -41,17 +41,13 @@ class Presence:
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="contex-presence")
 
-    @contextmanager
-    def subscriber(self, project: str) -> Iterator[None]:
+    def subscriber(self, project: str) -> AbstractContextManager[None]:
         """A Subscribe stream, while the block lasts."""
-        with self._one(project, 0):
-            yield
+        return self._stream(project, 0)
 
-    @contextmanager
-    def listener(self, project: str) -> Iterator[None]:
+    def listener(self, project: str) -> AbstractContextManager[None]:
         """A Listen stream, while the block lasts."""
-        with self._one(project, 1):
-            yield
+        return self._stream(project, 1)
 
     async def count(self, project: str, now_ms: int) -> Open:
         """The open streams of all processes; their reports may be some seconds old.
@@ -59,8 +55,7 @@ class Presence:
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
-        mine = self._open.get(project, [0, 0])
-        subscribers, listeners = mine
+        subscribers, listeners = self._open.get(project, [0, 0])
         for owner, said in (await self._store.presence(project)).items():
             at_ms, theirs, listening = map(int, said.split(" "))
             if owner == self._owner:
@@ -81,7 +76,7 @@ class Presence:
                 await self._store.put_presence(project, self._owner, "")
 
     @contextmanager
-    def _one(self, project: str, kind: int) -> Iterator[None]:
+    def _stream(self, project: str, kind: int) -> Iterator[None]:
         counts = self._open.setdefault(project, [0, 0])
         counts[kind] += 1
         self._changed.set()

@@ -38,10 +38,7 @@ def decode(entry: Entry) -> Event:
     Raises:
         ValueError: It is not an event.
     """
-    try:
-        message = _parse(entry.body)
-    except DecodeError as error:
-        raise ValueError(f"no event: {error}") from error
+    message = _message(entry)
     previous = message.previous_sequence
     return Event(
         sequence=entry.sequence,
@@ -148,10 +145,7 @@ def links(entry: Entry) -> Links:
     Raises:
         ValueError: It is no event.
     """
-    try:
-        message = _parse(entry.body)
-    except DecodeError as error:
-        raise ValueError(f"no event: {error}") from error
+    message = _message(entry)
     return _links(
         Links,
         (
@@ -177,7 +171,7 @@ def contents(entry: Entry) -> tuple[str, str]:
 
 def without_payload(entry: Entry) -> Entry:
     """The same entry with an empty payload."""
-    message = event_pb2.Event.FromString(entry.body)
+    message = _parse(entry.body)
     message.ClearField("payload")
     return Entry(entry.id, message.SerializeToString())
 
@@ -192,6 +186,13 @@ def encode(event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
 def mark_opaque(body: bytes) -> bytes:
     """The body of an event whose payload can't be described."""
     return body + _OPAQUE
+
+
+def _message(entry: Entry) -> event_pb2.Event:
+    try:
+        return _parse(entry.body)
+    except DecodeError as error:
+        raise ValueError(f"no event: {error}") from error
 
 
 def _bound_to(message: event_pb2.Event) -> bytes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 from contex_server.kernel import globs
 from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
@@ -284,25 +284,6 @@ class Links(NamedTuple):
     publisher: str
 
 
-class Filed(Protocol):
-    """What a filter looks at."""
-
-    @property
-    def event_type(self) -> str:
-        """Its type."""
-        ...
-
-    @property
-    def data_key(self) -> str:
-        """Its data key, or ""."""
-        ...
-
-    @property
-    def publisher(self) -> str:
-        """Who published it."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class EventFilter:
     """Which events a reader wants: each non-empty part must fit; equal filters share work.
@@ -325,7 +306,7 @@ class EventFilter:
         wanted = self.event_types or self.data_keys or self.publishers
         return not wanted and self.scope.is_open
 
-    def passes(self, event: Filed) -> bool:
+    def passes(self, event: Event | Links) -> bool:
         """Whether the event is wanted."""
         if self.event_types and event.event_type not in self.event_types:
             return False

@@ -1,4 +1,4 @@
-"""The event log: the core of nine methods that every layer of it implements.
+"""The event log: the core of seven methods that every layer of it implements.
 
 What one capability needs beside it is a facet of its own, in `log/<capability>.py`.
 `tests/contract` holds every implementation to these contracts.
@@ -92,6 +92,10 @@ class EventLog(Protocol):
 
     def follower(self, bucket: int) -> Follower:
         """A new follower of a bucket; see `log.buckets.bucket_of`."""
+
+
+class StoreLog(EventLog, Protocol):
+    """The store's own log, which stands for the connection to it."""
 
     async def ping(self) -> None:
         """Returns if the store answers."""

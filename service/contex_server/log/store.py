@@ -9,7 +9,7 @@ from contex_server.log.archive import ArchiveStore
 from contex_server.log.audit import AuditStore
 from contex_server.log.keys import KeyStore
 from contex_server.log.match import MatchStore
-from contex_server.log.port import EventLog, PresenceStore
+from contex_server.log.port import PresenceStore, StoreLog
 from contex_server.log.projects import ProjectStore
 from contex_server.log.state import SnapshotStore, StateStore
 from contex_server.log.tasks import TaskStore
@@ -20,7 +20,7 @@ from contex_server.log.transfer import TransferStore
 class Store:
     """A backend: the log and one facet for each capability. `events.close` closes all of it."""
 
-    events: EventLog
+    events: StoreLog
     presence: PresenceStore
     state: StateStore
     snapshots: SnapshotStore

@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from contex_server.events.feed import Behind, Delivery, Feed, NeedsChange, Reader
-from contex_server.events.hub import EVERYTHING, Hub
+from contex_server.events.hub import Hub
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
@@ -27,6 +27,7 @@ from contex_server.kernel.model import (
     AGENT_UNREGISTERED,
     BEGINNING,
     DATA_ERASED,
+    EVERYTHING,
     MODEL_CHANGED,
     SERVICE_TYPES,
     Agent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,6 +60,13 @@ class Directory:
         """Takes a segment that follows."""
         self.records.append(record)
         self.lasts.append(record.last)
+
+    def touched_by(self, span: Range) -> Iterator[SegmentRecord]:
+        """The segments that may have events of a range, in its direction."""
+        start, end = bisect_right(self.lasts, span.after), bisect_left(self.lasts, span.until) + 1
+        places = range(start, min(end, len(self.lasts)))
+        for at in reversed(places) if span.backwards else places:
+            yield self.records[at]
 
     def holding(self, sequence: Sequence) -> SegmentRecord | None:
         """The segment that has the event, if one has it."""
@@ -147,107 +154,51 @@ class Archive:
 
     async def read(self, directory: Directory, span: Range, count: int) -> list[Entry]:
         """See `EventLog.read`."""
-        read = self._read_backwards if span.backwards else self._read_forwards
-        return await read(directory, span.after, span.until, count)
-
-    async def _read_forwards(
-        self, directory: Directory, after: Sequence, until: Sequence, count: int
-    ) -> list[Entry]:
         found: list[Entry] = []
-        for at in range(bisect_right(directory.lasts, after), len(directory.records)):
-            record = directory.records[at]
-            if record.first > until or len(found) >= count:
-                break
+        after, until, backwards = span
+        for record in directory.touched_by(span):
             index = await self.index(record)
-            block = max(0, bisect_right(index.firsts, after) - 1)
-            while block < len(index.counts) and len(found) < count:
-                if index.firsts[block] > until:
-                    return found
-                ahead = _end(record, index, block) < until
+            blocks = _blocks_of(index, span)
+            for block in reversed(blocks) if backwards else blocks:
+                ahead = not backwards and _end(record, index, block) < until
                 entries = await self._block(record, index, block, ahead=ahead)
-                low, high = 0, len(entries)
-                if index.firsts[block] <= after:
-                    low = bisect_right(entries, after, key=_sequence)
-                if record.last > until and entries[-1].sequence > until:
-                    high = bisect_right(entries, until, key=_sequence)
-                found += entries[low : min(high, low + count - len(found))]
-                block += 1
-            if len(found) >= count or block < len(index.counts) or until <= record.last:
-                break
-            self._run_ahead(directory, at + 1)
-        return found
-
-    async def _read_backwards(
-        self, directory: Directory, after: Sequence, until: Sequence, count: int
-    ) -> list[Entry]:
-        found: list[Entry] = []
-        at = min(bisect_left(directory.lasts, until), len(directory.records) - 1)
-        while at >= 0 and len(found) < count and directory.lasts[at] > after:
-            record = directory.records[at]
-            at -= 1
-            if record.first > until:
-                continue
-            index = await self.index(record)
-            block = bisect_right(index.firsts, until) - 1
-            while block >= 0 and len(found) < count:
-                entries = await self._block(record, index, block)
-                high = bisect_right(entries, until, key=_sequence)
                 low = bisect_right(entries, after, key=_sequence)
-                found += reversed(entries[max(low, high - (count - len(found))) : high])
-                if low:
+                high = bisect_right(entries, until, key=_sequence)
+                room = count - len(found)
+                if backwards:
+                    found += reversed(entries[max(low, high - room) : high])
+                else:
+                    found += entries[low : min(high, low + room)]
+                if len(found) == count:
                     return found
-                block -= 1
+            if not backwards and record.last < until:
+                self._run_ahead(directory, record)
         return found
 
     async def narrow(self, directory: Directory, span: Range, event_filter: EventFilter) -> Range:
         """See `EventLog.narrow`."""
-        narrow = self._narrow_backwards if span.backwards else self._narrow_forwards
-        return Range(*await narrow(directory, span.after, span.until, event_filter), span.backwards)
-
-    async def _narrow_forwards(
-        self, directory: Directory, after: Sequence, until: Sequence, event_filter: EventFilter
-    ) -> tuple[Sequence, Sequence]:
-        for at in range(bisect_right(directory.lasts, after), len(directory.records)):
-            record = directory.records[at]
-            if record.first > until:
-                break
+        after, until, backwards = span
+        archived = min(directory.archived.last, until)
+        if backwards and until > archived:
+            return span._replace(after=max(after, archived))
+        for record in directory.touched_by(span):
             index = await self.index(record)
+            within = _blocks_of(index, span)
             blocks = self._blocks_with(record, index, event_filter)
-            place = bisect_left(blocks, bisect_right(index.firsts, after.next()) - 1)
-            if place < len(blocks):
-                block = blocks[place]
-                ends = _end(record, index, block)
-                for block in blocks[place + 1 : place + _NARROW_BLOCKS]:
-                    if index.firsts[block].prev() > ends:
+            blocks = blocks[bisect_left(blocks, within.start) : bisect_left(blocks, within.stop)]
+            if blocks:
+                first, *more = (
+                    blocks[-1 : -1 - _NARROW_BLOCKS : -1] if backwards else blocks[:_NARROW_BLOCKS]
+                )
+                last = first
+                for block in more:
+                    if abs(block - last) > 1:
                         break
-                    ends = _end(record, index, block)
-                starts = index.firsts[blocks[place]].prev()
-                return max(after, min(starts, until)), min(ends, until)
-            after = min(record.last, until)
-        return after, until
-
-    async def _narrow_backwards(
-        self, directory: Directory, after: Sequence, until: Sequence, event_filter: EventFilter
-    ) -> tuple[Sequence, Sequence]:
-        if not directory.lasts or until > directory.lasts[-1]:
-            return max(after, min(directory.archived.last, until)), until
-        for at in range(bisect_left(directory.lasts, until), -1, -1):
-            record = directory.records[at]
-            if record.last <= after:
-                break
-            index = await self.index(record)
-            blocks = self._blocks_with(record, index, event_filter)
-            place = bisect_right(blocks, bisect_right(index.firsts, until) - 1) - 1
-            if place >= 0:
-                starts = index.firsts[blocks[place]].prev()
-                for block in reversed(blocks[max(0, place - _NARROW_BLOCKS) : place]):
-                    if _end(record, index, block) < starts:
-                        break
-                    starts = index.firsts[block].prev()
-                ends = _end(record, index, blocks[place])
-                return max(after, starts), max(after, min(ends, until))
-            until = record.first.prev()
-        return after, after
+                    last = block
+                starts = index.firsts[min(first, last)].prev()
+                ends = _end(record, index, max(first, last))
+                return Range(max(after, starts), min(until, ends), backwards)
+        return Range(after, after, backwards) if backwards else Range(max(after, archived), until)
 
     def _blocks_with(
         self, record: SegmentRecord, index: SegmentIndex, event_filter: EventFilter
@@ -517,14 +468,12 @@ class Archive:
             if high - low <= self._packed.maxsize:
                 self._packed[record.name, block] = data[low:high]
 
-    def _run_ahead(self, directory: Directory, at: int) -> None:
-        """Fetches the beginning of a segment that will be read next."""
-        if at >= len(directory.records):
-            return
-        record = directory.records[at]
-        index = self._indexes.get(record.name)
-        if index is not None:
-            self._fetch(record, index, 0, self._run(index, 0))
+    def _run_ahead(self, directory: Directory, record: SegmentRecord) -> None:
+        """Fetches the beginning of the segment after one, if its index is at hand."""
+        at = bisect_right(directory.lasts, record.last)
+        for following in directory.records[at : at + 1]:
+            if (index := self._indexes.get(following.name)) is not None:
+                self._fetch(following, index, 0, self._run(index, 0))
 
     async def _guard(self, record: SegmentRecord, call: Awaitable[T]) -> T:
         try:
@@ -566,6 +515,12 @@ def _sequence(entry: Entry) -> Sequence:
 
 def _block_bytes(entries: list[Entry]) -> int:
     return sum([len(entry.body) for entry in entries]) + _EVENT_BYTES * len(entries)
+
+
+def _blocks_of(index: SegmentIndex, span: Range) -> range:
+    """The blocks of a segment that may have events of a range."""
+    start = max(0, bisect_right(index.firsts, span.after.next()) - 1)
+    return range(start, bisect_right(index.firsts, span.until))
 
 
 def _end(record: SegmentRecord, index: SegmentIndex, block: int) -> Sequence:

@@ -125,12 +125,6 @@ class ArchivedLog(EventLog):
     def follower(self, bucket: int) -> Follower:
         return _Follower(self._store.follower(bucket), self)
 
-    async def ping(self) -> None:
-        await self._events.ping()
-
-    async def close(self) -> None:
-        await self._events.close()
-
 
 class _Follower(Follower):
     """Makes sure that a follower that was away for long misses nothing."""

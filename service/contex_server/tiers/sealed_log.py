@@ -45,12 +45,6 @@ class SealedLog(EventLog):
     def follower(self, bucket: int) -> Follower:
         return _Follower(self._below.follower(bucket), self._sealer)
 
-    async def ping(self) -> None:
-        await self._below.ping()
-
-    async def close(self) -> None:
-        await self._below.close()
-
 
 class _Follower(Follower):
     def __init__(self, below: Follower, sealer: Sealer) -> None:

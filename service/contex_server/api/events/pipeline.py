@@ -12,7 +12,6 @@ from contex.v1 import event_service_pb2 as pb
 from contex_server.api.events import checks
 from contex_server.events.publisher import Publisher
 from contex_server.kernel.call import Call
-from contex_server.kernel.codes import code_of
 from contex_server.kernel.config import Limits
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, shutting_down
@@ -130,7 +129,7 @@ def _refusal_message(error: ContexError) -> pb.Refusal:
     """An error as the answer to one batch of a stream that goes on."""
     reason = error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason.value}")
     return pb.Refusal(
-        code=code_of(error.reason),
+        code=error.reason.code,
         reason=reason,
         message=error.message,
         metadata=error.metadata,

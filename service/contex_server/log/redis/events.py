@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -28,7 +29,7 @@ from contex_server.kernel.model import (
 )
 from contex_server.log.archive import TailFollower
 from contex_server.log.buckets import bucket_of
-from contex_server.log.port import Bounds, EventLog, Follower, PresenceStore
+from contex_server.log.port import Bounds, Follower, PresenceStore, StoreLog
 from contex_server.log.redis.appender import Appender
 from contex_server.log.redis.client import Client, Facet, entries_of, fcall, pairs, range_command
 from contex_server.log.redis.connections import (
@@ -56,8 +57,8 @@ class Fsync(StrEnum):
     NEVER = "never"
 
 
-class RedisEventLog(EventLog):
-    """`EventLog` on any Redis >= 7.2 or Valkey >= 8."""
+class RedisEventLog(StoreLog):
+    """`StoreLog` on any Redis >= 7.2 or Valkey >= 8."""
 
     def __init__(self, client: Client, fsync: Fsync) -> None:
         self._client = client
@@ -77,19 +78,15 @@ class RedisEventLog(EventLog):
             appender = self._appenders[lane] = Appender(
                 self._connections,
                 bucket,
-                self._append_command,
+                partial(
+                    append_command,
+                    request_window_s=self._options.request_window_s,
+                    audit_retention_ms=self._options.audit_retention_ms,
+                ),
                 max_pending=self._options.max_pending,
                 confirm=self._confirm_replicated if replicated else self._confirm_local,
             )
         return await appender.append(append)
-
-    def _append_command(self, project: str, appends: SequenceOf[Append]) -> Command:
-        return append_command(
-            project,
-            appends,
-            request_window_s=self._options.request_window_s,
-            audit_retention_ms=self._options.audit_retention_ms,
-        )
 
     def _confirm_local(self, asks: bool) -> tuple[Command | None, Any]:
         if self._fsync is Fsync.ALWAYS:
@@ -149,12 +146,7 @@ class RedisEventLog(EventLog):
         self, project: str, sequence: Sequence, count: int, max_bytes: int
     ) -> list[Entry]:
         found = await self._client.call_read_only(
-            project,
-            "contex1_history",
-            ("events",),
-            str(sequence),
-            count,
-            max_bytes,
+            project, "contex1_history", ("events",), str(sequence), count, max_bytes
         )
         return [Entry(*pair) for pair in zip(found[::2], found[1::2], strict=True)]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import structlog
 from redis.asyncio.connection import AbstractConnection
 
+from contex_server.kernel.errors import StartupError
 from contex_server.log.redis.agents import RedisAgents, RedisJournals
 from contex_server.log.redis.archive import RedisArchive
 from contex_server.log.redis.audit import RedisAudit
 from contex_server.log.redis.client import Client, StoreOptions, load_functions
-from contex_server.log.redis.connections import connect
+from contex_server.log.redis.connections import connect, execute_one
 from contex_server.log.redis.events import Fsync, RedisEventLog, RedisPresence, fsync_policy
-from contex_server.log.redis.format import check_format
 from contex_server.log.redis.keys import RedisKeys
 from contex_server.log.redis.match import RedisMatch
 from contex_server.log.redis.projects import RedisProjects
@@ -21,6 +21,12 @@ from contex_server.log.redis.transfer import RedisTransfer
 from contex_server.log.store import Store
 
 log = structlog.get_logger(__name__)
+
+STORE_FORMAT = 1
+"""The format that this version reads and writes, see docs/adr/0017. Stores older than the marker
+have it, too."""
+FORMAT_KEY = "ctx:{0}:format"
+"""One for the whole store, in the slot of the bucket that every server opens first."""
 
 
 async def open_store(url: str, options: StoreOptions | None = None) -> Store:
@@ -38,7 +44,7 @@ async def open_store(url: str, options: StoreOptions | None = None) -> Store:
     client = Client(connect(url), options or StoreOptions())
 
     async def prepare(connection: AbstractConnection) -> Fsync:
-        await check_format(connection)
+        await _check_format(connection)
         await load_functions(connection)
         return await fsync_policy(connection)
 
@@ -69,3 +75,20 @@ async def open_store(url: str, options: StoreOptions | None = None) -> Store:
         keys=RedisKeys(client),
         transfer=RedisTransfer(client),
     )
+
+
+async def _check_format(connection: AbstractConnection) -> None:
+    """Refuses a store of another format, and marks one that has no marker yet.
+
+    Call it before anything is changed in the store, its functions included.
+    """
+    ours = str(STORE_FORMAT).encode()
+    # Read first: a store that is full still opens, and takes no write.
+    found = await execute_one(connection, "GET", FORMAT_KEY)
+    if found is None:
+        found = await execute_one(connection, "SET", FORMAT_KEY, ours, "NX", "GET") or ours
+    if found != ours:
+        raise StartupError(
+            f"the store has format {found.decode(errors='replace')}, and this version of Contex "
+            f"reads format {STORE_FORMAT}: start the version that wrote it, or a later one"
+        )
