@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from contex.v1 import event_pb2
+from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
     BEGINNING,
@@ -24,7 +25,6 @@ from contex_server.log.agents import AgentWrite
 from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import Bounds, EventLog
-from contex_server.log.redis.client import StoreOptions
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
@@ -449,14 +449,14 @@ async def test_a_cursor_only_moves_forward(store: Store) -> None:
 
 
 async def test_replication_is_not_claimed_without_a_replica(valkey: EmbeddedValkey) -> None:
-    log = (await open_store(valkey.url, StoreOptions(replication_timeout_ms=50))).events
+    log = (await open_store(valkey.url, Settings(replication_timeout_ms=50))).events
     append = Append(P, [event()], durability=Durability.REPLICATED)
     assert (await log.append(append)).durability is Durability.FSYNC
     await log.close()
 
 
 async def test_a_full_queue_refuses_and_sends_nothing(valkey: EmbeddedValkey) -> None:
-    log = (await open_store(valkey.url, StoreOptions(max_pending=3))).events
+    log = (await open_store(valkey.url, Settings(pending_appends=3))).events
     results = await asyncio.gather(
         *(log.append(one(f"k{i}")) for i in range(10)), return_exceptions=True
     )

@@ -16,23 +16,15 @@ from contex_server.tiers.sealer import Sealer
 
 
 class Publisher:
-    """Appends facts with the vectors they are matched by."""
+    """Appends facts with the vectors they are matched by.
+
+    Args:
+        growth: Slows appends down, and is told of each.
+    """
 
     def __init__(
-        self,
-        log: EventLog,
-        embeddings: Embeddings,
-        sealer: Sealer,
-        growth: Growth,
+        self, log: EventLog, embeddings: Embeddings, sealer: Sealer, growth: Growth
     ) -> None:
-        """Creates it.
-
-        Args:
-            log: Where facts go.
-            embeddings: Makes the vectors.
-            sealer: Seals what names a subject.
-            growth: Slows appends down, and is told of each.
-        """
         self._log = log
         self._embeddings = embeddings
         self._sealer = sealer

@@ -8,7 +8,6 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Protocol
 
 from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
 from contex_server.kernel import event_codec
@@ -49,12 +48,8 @@ class Message:
     final: bool = False
 
 
-class Selector(Protocol):
-    """Selects what the reader gets from a page of the log."""
-
-    def __call__(self, entries: list[Entry]) -> Awaitable[list[Delivery]]:
-        """In log order; may wait."""
-        ...
+Selector = Callable[[list[Entry]], Awaitable[list[Delivery]]]
+"""Selects what the reader gets from a page of the log, in log order."""
 
 
 @dataclass(frozen=True, slots=True)

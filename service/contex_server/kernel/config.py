@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB = 1024, 1024 * 1024
+_DAY_MS = 24 * 3600 * 1000
 
 
 class Limits(BaseModel):
@@ -204,6 +205,16 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
 
     limits: Limits = Limits()
+
+    @property
+    def audit_retention_ms(self) -> int:
+        """How long audit records are kept; 0: for ever."""
+        return self.audit_retention_days * _DAY_MS
+
+    @property
+    def delivery_retention_ms(self) -> int:
+        """How long the journals of agents are kept."""
+        return self.delivery_retention_days * _DAY_MS
 
     @model_validator(mode="after")
     def _loopback_unless_insecure(self) -> Self:

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
@@ -234,24 +234,25 @@ def _launched(binary: str) -> list[str]:
 
 async def _shut_down(url: str) -> bool:
     """Asks a store to end; False if it can't be reached."""
-    connections = connect(url)
     try:
-        async with connections.lease(0) as connection:
-            await execute_one(connection, "SHUTDOWN")
+        await _ask(url, "SHUTDOWN")
     except STORE_ERRORS as error:
         # It closes the connection instead of answering.
         return "closed" in str(error).lower()
-    finally:
-        await connections.close()
     return True
 
 
 async def _pings(url: str) -> bool:
+    try:
+        return bool(await _ask(url, "PING") == b"PONG")
+    except STORE_ERRORS:
+        return False
+
+
+async def _ask(url: str, command: str) -> Any:
     connections = connect(url)
     try:
         async with connections.lease(0) as connection:
-            return bool(await execute_one(connection, "PING") == b"PONG")
-    except STORE_ERRORS:
-        return False
+            return await execute_one(connection, command)
     finally:
         await connections.close()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.log.port import EventLog
-from contex_server.log.redis.client import StoreOptions
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotReader
 from contex_server.log.store import Store
@@ -21,7 +20,6 @@ from contex_server.tiers.sealed_log import SealedLog
 from contex_server.tiers.sealer import Sealer
 
 _STORE_WAIT_S = 15.0
-_DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +68,10 @@ async def connect_store(settings: Settings, store_url: str) -> Store:
     Raises:
         StartupError: The store can't be reached or used.
     """
-    options = StoreOptions(
-        request_window_s=settings.request_window_s,
-        replication_timeout_ms=settings.replication_timeout_ms,
-        max_pending=settings.pending_appends,
-        audit_retention_ms=settings.audit_retention_days * _DAY_MS,
-        delivery_retention_ms=settings.delivery_retention_days * _DAY_MS,
-        journal_entries=settings.journal_entries,
-    )
     deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
     while True:
         try:
-            return await open_store(store_url, options)
+            return await open_store(store_url, settings)
         except ContexError as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise StartupError(error.message) from error

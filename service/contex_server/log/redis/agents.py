@@ -53,9 +53,9 @@ class RedisAgents(Facet, AgentStore):
             write.event_type,
             write.body,
             str(write.origin),
-            self._options.audit_retention_ms,
-            self._options.delivery_retention_ms,
-            self._options.journal_entries,
+            self._settings.audit_retention_ms,
+            self._settings.delivery_retention_ms,
+            self._settings.journal_entries,
         )
         if reply is None:
             return None
@@ -92,8 +92,8 @@ class RedisAgents(Facet, AgentStore):
             "contex1_acknowledge",
             agent_kinds(agent_id),
             agent_id,
-            self._options.delivery_retention_ms,
-            self._options.journal_entries,
+            self._settings.delivery_retention_ms,
+            self._settings.journal_entries,
             str(sequence),
             str(origin),
         )
@@ -140,8 +140,8 @@ class RedisJournals(Facet, JournalStore):
             *(kind for sent in messages for kind in agent_kinds(sent.agent_id)[:3]),
         )
         arguments: list[Any] = [
-            self._options.delivery_retention_ms,
-            self._options.journal_entries,
+            self._settings.delivery_retention_ms,
+            self._settings.journal_entries,
             "R" if repeated else "",
             len(places),
         ]
@@ -180,8 +180,8 @@ class RedisJournals(Facet, JournalStore):
             "contex1_stream",
             agent_kinds(agent_id),
             agent_id,
-            self._options.delivery_retention_ms,
-            self._options.journal_entries,
+            self._settings.delivery_retention_ms,
+            self._settings.journal_entries,
             stream_id,
             "c" if start is None else "o",
             "" if start is None else str(start),

@@ -126,7 +126,7 @@ class RedisArchive(Facet, ArchiveStore):
             f"{remains.last} {_line(remains)}",
             str(since),
             action,
-            self._options.audit_retention_ms,
+            self._settings.audit_retention_ms,
         )
 
     async def trim(self, project: str, until: Sequence) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from contex_server.kernel.config import Settings
 from contex_server.kernel.model import Entry, Range
 from contex_server.log.buckets import bucket_of
 from contex_server.log.redis.connections import (
@@ -43,27 +43,6 @@ _FUNCTIONS = "\n".join(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """How a store is used.
-
-    Attributes:
-        request_window_s: How long request ids are remembered, at least.
-        replication_timeout_ms: How long an append waits for a replica.
-        max_pending: Publishes that may wait before further ones are refused.
-        audit_retention_ms: How long audit records are kept; 0 is for ever.
-        delivery_retention_ms: How long journals are kept; 0 is for ever.
-        journal_entries: Maximum number of entries of a journal.
-    """
-
-    request_window_s: int = 600
-    replication_timeout_ms: int = 2_000
-    max_pending: int = 10_000
-    audit_retention_ms: int = 0
-    delivery_retention_ms: int = 0
-    journal_entries: int = 100_000
-
-
 class Client:
     """Runs commands on the server that holds a project.
 
@@ -71,9 +50,9 @@ class Client:
     as a `ResponseError`.
     """
 
-    def __init__(self, connections: Connections, options: StoreOptions) -> None:
+    def __init__(self, connections: Connections, settings: Settings) -> None:
         self.connections = connections
-        self.options = options
+        self.settings = settings
 
     async def command(self, project: str, *command: Any) -> Any:
         """Runs one of `commands` and returns its reply."""
@@ -148,7 +127,7 @@ class Facet:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._options = client.options
+        self._settings = client.settings
 
 
 def range_command(kind: str, span: Range, count: int) -> Command:

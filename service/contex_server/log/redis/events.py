@@ -63,7 +63,7 @@ class RedisEventLog(StoreLog):
     def __init__(self, client: Client, fsync: Fsync) -> None:
         self._client = client
         self._connections = client.connections
-        self._options = client.options
+        self._settings = client.settings
         self._fsync = fsync
         self._appenders: dict[tuple[str, bool], Appender] = {}
 
@@ -80,10 +80,10 @@ class RedisEventLog(StoreLog):
                 bucket,
                 partial(
                     append_command,
-                    request_window_s=self._options.request_window_s,
-                    audit_retention_ms=self._options.audit_retention_ms,
+                    request_window_s=self._settings.request_window_s,
+                    audit_retention_ms=self._settings.audit_retention_ms,
                 ),
-                max_pending=self._options.max_pending,
+                max_pending=self._settings.pending_appends,
                 confirm=self._confirm_replicated if replicated else self._confirm_local,
             )
         return await appender.append(append)
@@ -92,17 +92,17 @@ class RedisEventLog(StoreLog):
         if self._fsync is Fsync.ALWAYS:
             return None, lambda _: Durability.FSYNC
         if self._fsync is Fsync.LATER and asks:
-            return ("WAITAOF", 1, 0, self._options.replication_timeout_ms), (
+            return ("WAITAOF", 1, 0, self._settings.replication_timeout_ms), (
                 lambda reply: Durability.FSYNC if _counts(reply)[0] else Durability.MEMORY
             )
         return None, lambda _: Durability.MEMORY
 
     def _confirm_replicated(self, asks: bool) -> tuple[Command | None, Any]:
         if self._fsync is Fsync.NEVER:
-            return ("WAIT", 1, self._options.replication_timeout_ms), lambda _: Durability.MEMORY
+            return ("WAIT", 1, self._settings.replication_timeout_ms), lambda _: Durability.MEMORY
         # A replica without an append-only file never confirms by WAITAOF, and then the
         # answer honestly says FSYNC.
-        return ("WAITAOF", 1, 1, self._options.replication_timeout_ms), (
+        return ("WAITAOF", 1, 1, self._settings.replication_timeout_ms), (
             lambda reply: (Durability.MEMORY, Durability.FSYNC, Durability.REPLICATED)[
                 (_counts(reply)[0] > 0) + (_counts(reply)[0] > 0 and _counts(reply)[1] > 0)
             ]

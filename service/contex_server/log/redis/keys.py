@@ -62,7 +62,7 @@ class RedisKeys(Facet, KeyStore):
             erased.event_type,
             erased.body,
             erased.action,
-            self._options.audit_retention_ms,
+            self._settings.audit_retention_ms,
             *(item for name, at in erased.latest.items() for item in (name, str(at))),
         )
         return parse_sequence(reply)

@@ -72,6 +72,6 @@ class RedisMatch(Facet, MatchStore):
             event_type,
             body,
             str(SERVICE),
-            self._options.audit_retention_ms,
+            self._settings.audit_retention_ms,
         )
         return None if reply is None else parse_sequence(reply)

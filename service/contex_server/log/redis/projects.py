@@ -134,7 +134,7 @@ class RedisProjects(Facet, ProjectStore):
             ("retention", "audit"),
             retention,
             action,
-            self._options.audit_retention_ms,
+            self._settings.audit_retention_ms,
         )
 
     async def pace(self, project: str) -> float:

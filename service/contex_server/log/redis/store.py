@@ -5,11 +5,12 @@ from __future__ import annotations
 import structlog
 from redis.asyncio.connection import AbstractConnection
 
+from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import StartupError
 from contex_server.log.redis.agents import RedisAgents, RedisJournals
 from contex_server.log.redis.archive import RedisArchive
 from contex_server.log.redis.audit import RedisAudit
-from contex_server.log.redis.client import Client, StoreOptions, load_functions
+from contex_server.log.redis.client import Client, load_functions
 from contex_server.log.redis.connections import connect, execute_one
 from contex_server.log.redis.events import Fsync, RedisEventLog, RedisPresence, fsync_policy
 from contex_server.log.redis.keys import RedisKeys
@@ -29,19 +30,19 @@ FORMAT_KEY = "ctx:{0}:format"
 """One for the whole store, in the slot of the bucket that every server opens first."""
 
 
-async def open_store(url: str, options: StoreOptions | None = None) -> Store:
+async def open_store(url: str, settings: Settings | None = None) -> Store:
     """Connects, checks the format, loads the functions and finds out the store's fsync policy.
 
     Args:
         url: The store; see `connections.connect`.
-        options: How it is used.
+        settings: How it is used; None: the defaults.
 
     Raises:
         ContexError: STORE_UNAVAILABLE.
         StartupError: The store has a format that this version does not read.
         ValueError: The URL is malformed.
     """
-    client = Client(connect(url), options or StoreOptions())
+    client = Client(connect(url), settings or Settings())
 
     async def prepare(connection: AbstractConnection) -> Fsync:
         await _check_format(connection)

@@ -70,7 +70,7 @@ class RedisTransfer(Facet, TransferStore):
             (
                 *("FCALL", "contex1_commit_import", 3),
                 *(key(project, "events"), key(staged, "events"), key(project, "audit")),
-                *(action, self._options.audit_retention_ms),
+                *(action, self._settings.audit_retention_ms),
                 *(*_KINDS, *map(vectors_kind, models)),
             ),
         )
