@@ -113,9 +113,7 @@ def event_not_found(project: str, sequence: object) -> ContexError:
 def store_unavailable(cause: object) -> ContexError:
     """The store can't be reached; the outcome of calls in flight is unknown."""
     return ContexError(
-        Reason.STORE_UNAVAILABLE,
-        f"the store is unavailable: {cause}",
-        retry_after_ms=500,
+        Reason.STORE_UNAVAILABLE, f"the store is unavailable: {cause}", retry_after_ms=500
     )
 
 

@@ -141,8 +141,6 @@ class NewEvent:
 
     Attributes:
         body: The serialised `contex.v1.Event`, without what only the store knows.
-        data_key: Its data key, or empty.
-        event_type: Its type.
         payload: With `content_type` and `description`, what it is described by; dropped then.
         tombstone: Deletes the key; the event takes over the digest of the deleted datum.
         expected_revision: The revision of the key that the append depends on, if any.

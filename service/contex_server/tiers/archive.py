@@ -56,6 +56,11 @@ class Directory:
     records: list[SegmentRecord] = field(default_factory=list)
     lasts: list[Sequence] = field(default_factory=list)
 
+    @property
+    def remains(self) -> list[SegmentRecord]:
+        """The segment of what is kept of removed events, if there is one."""
+        return [] if self.archived.remains is None else [self.archived.remains]
+
     def add(self, record: SegmentRecord) -> None:
         """Takes a segment that follows."""
         self.records.append(record)
@@ -292,11 +297,8 @@ class Archive:
 
     async def snapshot_before(self, directory: Directory, until: Sequence) -> SnapshotInfo | None:
         """The newest archived snapshot at or before a sequence."""
-        at = min(bisect_left(directory.lasts, until), len(directory.records) - 1)
-        records = directory.records[: at + 1]
-        if directory.archived.remains is not None:
-            records.insert(0, directory.archived.remains)
-        for record in reversed(records):
+        records = directory.touched_by(Range(until=until, backwards=True))
+        for record in (*records, *directory.remains):
             for info, _ in reversed((await self.index(record)).snapshots):
                 if info.sequence <= until:
                     return info
@@ -307,10 +309,7 @@ class Archive:
     ) -> list[SnapshotInfo]:
         """The first `count` archived snapshots after a sequence, in order."""
         found: list[SnapshotInfo] = []
-        records = directory.records[bisect_right(directory.lasts, after) :]
-        if directory.archived.remains is not None:
-            records.insert(0, directory.archived.remains)
-        for record in records:
+        for record in (*directory.remains, *directory.touched_by(Range(after))):
             index = await self.index(record)
             found += (info for info, _ in index.snapshots if info.sequence > after)
             if len(found) >= count:
@@ -319,8 +318,7 @@ class Archive:
 
     async def snapshot(self, directory: Directory, sequence: Sequence) -> bytes | None:
         """An archived snapshot, as it was stored."""
-        archived = directory.archived
-        for record in (directory.holding(sequence), archived.remains):
+        for record in (directory.holding(sequence), directory.archived.remains):
             if record is None:
                 continue
             for info, start in (await self.index(record)).snapshots:

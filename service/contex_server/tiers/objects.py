@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,10 +119,8 @@ class Objects:
 
     async def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is no error."""
-        try:
+        with suppress(ObjectMissing):
             await self._run(lambda: obstore.delete_async(self._store, name))
-        except ObjectMissing:
-            return
 
     async def _run(self, call: Callable[[], Any]) -> Any:
         try:

@@ -25,9 +25,7 @@ class RedisArchive(Facet, ArchiveStore):
         self, project: str, span: Range, count: int
     ) -> tuple[list[Entry], Sequence]:
         rows, last = await self._client.commands(
-            project,
-            range_command("events", span, count),
-            ("HGET", "archive", "last"),
+            project, range_command("events", span, count), ("HGET", "archive", "last")
         )
         return entries_of(rows), parse_sequence(last)
 
@@ -54,9 +52,7 @@ class RedisArchive(Facet, ArchiveStore):
 
     async def archive_directory(self, project: str, proposed: str) -> str:
         _, found = await self._client.commands(
-            project,
-            ("HSETNX", "archive", "directory", proposed),
-            ("HGET", "archive", "directory"),
+            project, ("HSETNX", "archive", "directory", proposed), ("HGET", "archive", "directory")
         )
         return str(found.decode())
 

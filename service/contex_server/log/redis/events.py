@@ -8,7 +8,7 @@ presence     hash: what each server process has open
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from enum import StrEnum
 from functools import partial
@@ -84,29 +84,21 @@ class RedisEventLog(StoreLog):
                     audit_retention_ms=self._settings.audit_retention_ms,
                 ),
                 max_pending=self._settings.pending_appends,
-                confirm=self._confirm_replicated if replicated else self._confirm_local,
+                confirm=partial(self._confirmation, replicated),
             )
         return await appender.append(append)
 
-    def _confirm_local(self, asks: bool) -> tuple[Command | None, Any]:
-        if self._fsync is Fsync.ALWAYS:
-            return None, lambda _: Durability.FSYNC
-        if self._fsync is Fsync.LATER and asks:
-            return ("WAITAOF", 1, 0, self._settings.replication_timeout_ms), (
-                lambda reply: Durability.FSYNC if _counts(reply)[0] else Durability.MEMORY
-            )
-        return None, lambda _: Durability.MEMORY
-
-    def _confirm_replicated(self, asks: bool) -> tuple[Command | None, Any]:
-        if self._fsync is Fsync.NEVER:
-            return ("WAIT", 1, self._settings.replication_timeout_ms), lambda _: Durability.MEMORY
-        # A replica without an append-only file never confirms by WAITAOF, and then the
-        # answer honestly says FSYNC.
-        return ("WAITAOF", 1, 1, self._settings.replication_timeout_ms), (
-            lambda reply: (Durability.MEMORY, Durability.FSYNC, Durability.REPLICATED)[
-                (_counts(reply)[0] > 0) + (_counts(reply)[0] > 0 and _counts(reply)[1] > 0)
-            ]
-        )
+    def _confirmation(
+        self, replicated: bool, asks: bool
+    ) -> tuple[Command | None, Callable[[Any], Durability]]:
+        """What `Appender` takes as `confirm`."""
+        timeout_ms = self._settings.replication_timeout_ms
+        if replicated and self._fsync is Fsync.NEVER:
+            return ("WAIT", 1, timeout_ms), lambda _: Durability.MEMORY
+        if replicated or (asks and self._fsync is Fsync.LATER):
+            return ("WAITAOF", 1, int(replicated), timeout_ms), partial(_reached, replicated)
+        reached = Durability.FSYNC if self._fsync is Fsync.ALWAYS else Durability.MEMORY
+        return None, lambda _: reached
 
     # -- reading -----------------------------------------------------------------
 
@@ -163,11 +155,7 @@ class RedisEventLog(StoreLog):
 
 
 def append_command(
-    project: str,
-    appends: SequenceOf[Append],
-    *,
-    request_window_s: int,
-    audit_retention_ms: int,
+    project: str, appends: SequenceOf[Append], *, request_window_s: int, audit_retention_ms: int
 ) -> Command:
     """The call that appends some publishes of one project."""
     vectors: dict[bytes, bytes] = {}
@@ -177,12 +165,7 @@ def append_command(
         if append.model == model:
             # Of two models, one's vectors are left to be computed when they are needed.
             vectors.update(append.vectors)
-        publishes += (
-            append.request_id,
-            str(append.origin),
-            append.publisher,
-            len(append.events),
-        )
+        publishes += (append.request_id, str(append.origin), append.publisher, len(append.events))
         for event in append.events:
             expected = event.expected_revision
             publishes += (
@@ -303,6 +286,10 @@ def _ms(time: Any) -> int:
     return int(time[0]) * 1000 + int(time[1]) // 1000
 
 
-def _counts(reply: Any) -> tuple[int, int]:
-    """The reply of WAITAOF: fsynced locally, by replicas. An error counts as neither."""
-    return (int(reply[0]), int(reply[1])) if isinstance(reply, list) else (0, 0)
+def _reached(replicated: bool, reply: Any) -> Durability:
+    """What the reply of WAITAOF confirms; an error confirms nothing."""
+    if not isinstance(reply, list) or not int(reply[0]):
+        return Durability.MEMORY
+    # A replica without an append-only file never confirms, and then the answer honestly says
+    # FSYNC.
+    return Durability.REPLICATED if replicated and int(reply[1]) else Durability.FSYNC

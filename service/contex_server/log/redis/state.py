@@ -68,10 +68,7 @@ class RedisState(Facet, StateStore):
                 ),
             )
         return await self._client.attempt(
-            project,
-            "contex1_repair_state",
-            ("events", "state", "stats"),
-            *arguments,
+            project, "contex1_repair_state", ("events", "state", "stats"), *arguments
         )
 
 
@@ -106,9 +103,7 @@ class RedisSnapshots(Facet, SnapshotStore):
 
     async def drop(self, project: str, sequence: Sequence) -> None:
         await self._client.commands(
-            project,
-            ("HDEL", "snapshot-data", str(sequence)),
-            ("XDEL", "snapshots", str(sequence)),
+            project, ("HDEL", "snapshot-data", str(sequence)), ("XDEL", "snapshots", str(sequence))
         )
 
     async def drop_until(self, project: str, until: Sequence) -> int:
