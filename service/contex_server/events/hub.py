@@ -43,18 +43,18 @@ class Channel:
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def feed(self, wanted: EventFilter) -> AsyncIterator[Feed]:
+    async def feed(self, event_filter: EventFilter) -> AsyncIterator[Feed]:
         """The feed of a filter; it lives as long as it is used."""
-        feed = self._feeds.get(wanted)
+        feed = self._feeds.get(event_filter)
         if feed is None:
-            feed = self._feeds[wanted] = Feed(self.tail, self.feed_bytes)
+            feed = self._feeds[event_filter] = Feed(self.tail, self.feed_bytes)
         feed.users += 1
         try:
             yield feed
         finally:
             feed.users -= 1
             if not feed.users:
-                del self._feeds[wanted]
+                del self._feeds[event_filter]
 
     def receive(self, entries: list[Entry]) -> None:
         """Takes new events from the tailer, in log order."""
@@ -65,21 +65,21 @@ class Channel:
             if not deliveries:
                 return
         self.tail = deliveries[-1].sequence
-        for wanted, feed in self._feeds.items():
-            if wanted.is_open:
+        for event_filter, feed in self._feeds.items():
+            if event_filter.is_open:
                 feed.extend(deliveries, self.tail)
             else:
-                feed.extend([d for d in deliveries if self._passes(wanted, d)], self.tail)
+                feed.extend([d for d in deliveries if self._passes(event_filter, d)], self.tail)
 
     def fail(self, error: ContexError) -> None:
         """Ends every feed; readers get the error."""
         for feed in self._feeds.values():
             feed.fail(error)
 
-    def _passes(self, wanted: EventFilter, delivery: Delivery) -> bool:
+    def _passes(self, event_filter: EventFilter, delivery: Delivery) -> bool:
         if delivery.event is None:
             delivery.event = event_codec.decode(delivery.entry)
-        return wanted.passes(delivery.event)
+        return event_filter.passes(delivery.event)
 
 
 class Tailer:

@@ -180,11 +180,11 @@ class EmbeddedValkey:
         path = self._directory / "valkey.lock"
         clock = asyncio.get_running_loop().time
         deadline = clock() + _STOP_TIMEOUT_S
-        asked = False
+        requested = False
         while (lock := _lock(path)) is None:
-            if not asked:
+            if not requested:
                 log.warning("valkey_orphan", directory=str(self._directory))
-                asked = await _shut_down(self.url)
+                requested = await _shut_down(self.url)
             if clock() > deadline:
                 # The lock is held, so the process that wrote its id there is alive, or
                 # a child of it that rewrites the file and will end by itself.

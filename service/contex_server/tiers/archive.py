@@ -36,10 +36,10 @@ T = TypeVar("T")
 _RUN_BYTES = 1024 * 1024
 """What is fetched at once where a segment is read from one end to the other."""
 _INLINE_BYTES = 256 * 1024
-"""Blocks of up to so many bytes are unpacked on the event loop: less than a millisecond."""
+"""Largest block that is unpacked on the event loop, in less than a millisecond."""
 _RECORDS = 1_000
 _NARROW_BLOCKS = 8
-"""So many blocks that follow one another are one part of a filtered read."""
+"""Maximum number of consecutive blocks in one part of a filtered read."""
 _EVENT_BYTES = 150
 """What an event of an unpacked block takes besides its bytes."""
 
@@ -121,14 +121,14 @@ class Archive:
     async def directory(self, project: str) -> Directory:
         """The segments of a project, as they are now."""
         archived = await self._store.archived(project)
-        held = self._directories.get(project, Directory())
-        before = held.archived
+        known = self._directories.get(project, Directory())
+        before = known.archived
         if archived == before:
-            return held
+            return known
         same = (archived.directory, archived.first, archived.rewrites)
         if same != (before.directory, before.first, before.rewrites):
-            held = Directory()
-        fresh = Directory(archived, list(held.records), list(held.lasts))
+            known = Directory()
+        fresh = Directory(archived, list(known.records), list(known.lasts))
         while not fresh.lasts or fresh.lasts[-1] < archived.last:
             after = fresh.lasts[-1] if fresh.lasts else Sequence(0, 0)
             records = await self._store.segments(project, after, _RECORDS)
@@ -159,7 +159,7 @@ class Archive:
 
     async def read(self, directory: Directory, span: Range, count: int) -> list[Entry]:
         """See `EventLog.read`."""
-        found: list[Entry] = []
+        result: list[Entry] = []
         after, until, backwards = span
         for record in directory.touched_by(span):
             index = await self.index(record)
@@ -169,16 +169,16 @@ class Archive:
                 entries = await self._block(record, index, block, ahead=ahead)
                 low = bisect_right(entries, after, key=_sequence)
                 high = bisect_right(entries, until, key=_sequence)
-                room = count - len(found)
+                room = count - len(result)
                 if backwards:
-                    found += reversed(entries[max(low, high - room) : high])
+                    result += reversed(entries[max(low, high - room) : high])
                 else:
-                    found += entries[low : min(high, low + room)]
-                if len(found) == count:
-                    return found
+                    result += entries[low : min(high, low + room)]
+                if len(result) == count:
+                    return result
             if not backwards and record.last < until:
                 self._run_ahead(directory, record)
-        return found
+        return result
 
     async def narrow(self, directory: Directory, span: Range, event_filter: EventFilter) -> Range:
         """See `EventLog.narrow`."""
@@ -192,11 +192,9 @@ class Archive:
             blocks = self._blocks_with(record, index, event_filter)
             blocks = blocks[bisect_left(blocks, within.start) : bisect_left(blocks, within.stop)]
             if blocks:
-                first, *more = (
-                    blocks[-1 : -1 - _NARROW_BLOCKS : -1] if backwards else blocks[:_NARROW_BLOCKS]
-                )
-                last = first
-                for block in more:
+                blocks = blocks[::-1] if backwards else blocks
+                first = last = blocks[0]
+                for block in blocks[1:_NARROW_BLOCKS]:
                     if abs(block - last) > 1:
                         break
                     last = block
@@ -209,35 +207,35 @@ class Archive:
         self, record: SegmentRecord, index: SegmentIndex, event_filter: EventFilter
     ) -> SequenceOf[int]:
         """The blocks of a segment that may hold events that pass a filter."""
-        found = self._passing.get((record.name, event_filter))
-        if found is None:
-            found = self._passing[record.name, event_filter] = index.blocks_with(event_filter)
-        return found
+        blocks = self._passing.get((record.name, event_filter))
+        if blocks is None:
+            blocks = self._passing[record.name, event_filter] = index.blocks_with(event_filter)
+        return blocks
 
     async def get(
         self, directory: Directory, sequences: Iterable[Sequence]
     ) -> dict[Sequence, Entry]:
         """The archived ones of some events."""
-        found: dict[Sequence, Entry] = {}
+        result: dict[Sequence, Entry] = {}
 
         async def look(
-            record: SegmentRecord, index: SegmentIndex, block: int, wanted: list[Sequence]
+            record: SegmentRecord, index: SegmentIndex, block: int, group: list[Sequence]
         ) -> None:
             entries = await self._block(record, index, block)
-            if len(wanted) == 1:
-                at = bisect_left(entries, wanted[0], key=_sequence)
+            if len(group) == 1:
+                at = bisect_left(entries, group[0], key=_sequence)
                 entries = entries[at : at + 1]
             by_id = {entry.id: entry for entry in entries}
-            for sequence in wanted:
+            for sequence in group:
                 entry = by_id.get(b"%d-%d" % sequence)
                 if entry is not None:
-                    found[sequence] = entry
+                    result[sequence] = entry
 
         # A few at a time: what is far away is waited for together.
         pending = [place async for place in self._places(directory, sequences)]
         for start in range(0, len(pending), 16):
             await asyncio.gather(*(look(*place) for place in pending[start : start + 16]))
-        return found
+        return result
 
     async def _places(
         self, directory: Directory, sequences: Iterable[Sequence]
@@ -252,19 +250,19 @@ class Archive:
             index = await self.index(record)
             block = bisect_right(index.firsts, first) - 1
             end = _end(record, index, block)
-            wanted = [first]
+            group = [first]
             while remaining and remaining[0] <= end:
-                wanted.append(remaining.popleft())
+                group.append(remaining.popleft())
             if block >= 0:
-                yield record, index, block, wanted
+                yield record, index, block, group
 
     async def history(
         self, directory: Directory, sequence: Sequence | None, count: int, max_bytes: int
     ) -> list[Entry]:
         """The event at a sequence and those before it of the same key; see
         `EventLog.history`."""
-        found: list[Entry] = []
-        while sequence is not None and len(found) < count and max_bytes > 0:
+        entries: list[Entry] = []
+        while sequence is not None and len(entries) < count and max_bytes > 0:
             record = directory.holding(sequence)
             first = (await self.get(directory, [sequence])).get(sequence)
             if record is None or first is None:
@@ -277,12 +275,12 @@ class Archive:
             upto = bisect_right(places, index.starts[block] + inside)
             for place in reversed(places[:upto]):
                 entry = await self._at(record, index, place)
-                found.append(entry)
+                entries.append(entry)
                 max_bytes -= len(entry.body)
-                if len(found) == count or max_bytes <= 0:
-                    return found
-            sequence = event_codec.decode(found[-1]).previous_sequence
-        return found
+                if len(entries) == count or max_bytes <= 0:
+                    return entries
+            sequence = event_codec.decode(entries[-1]).previous_sequence
+        return entries
 
     async def entries(self, record: SegmentRecord) -> AsyncGenerator[list[Entry], None]:
         """All events of a segment, a block after the other.
@@ -308,13 +306,13 @@ class Archive:
         self, directory: Directory, after: Sequence, count: int
     ) -> list[SnapshotInfo]:
         """The first `count` archived snapshots after a sequence, in order."""
-        found: list[SnapshotInfo] = []
+        infos: list[SnapshotInfo] = []
         for record in (*directory.remains, *directory.touched_by(Range(after))):
             index = await self.index(record)
-            found += (info for info, _ in index.snapshots if info.sequence > after)
-            if len(found) >= count:
+            infos += (info for info, _ in index.snapshots if info.sequence > after)
+            if len(infos) >= count:
                 break
-        return found[:count]
+        return infos[:count]
 
     async def snapshot(self, directory: Directory, sequence: Sequence) -> bytes | None:
         """An archived snapshot, as it was stored."""
@@ -366,9 +364,9 @@ class Archive:
 
     async def index(self, record: SegmentRecord) -> SegmentIndex:
         """What a segment holds."""
-        held = self._indexes.get(record.name)
-        if held is not None:
-            return held
+        cached = self._indexes.get(record.name)
+        if cached is not None:
+            return cached
         start, end = record.index_offset, record.size
         data = await self._guard(record, self.objects.get_range(record.name, start, end))
         try:
@@ -388,27 +386,28 @@ class Archive:
     ) -> list[Entry]:
         """The events of a block; with `ahead`, those that follow are fetched meanwhile."""
         place = (record.name, block)
-        held = self._blocks.get(place)
-        if held is None:
+        entries = self._blocks.get(place)
+        if entries is None:
             packed = await self._packed_block(record, index, block, ahead=ahead)
             try:
                 if len(packed) <= _INLINE_BYTES:
-                    held = decode_block(packed)
+                    entries = decode_block(packed)
                 else:
-                    held = await asyncio.to_thread(decode_block, packed)
+                    entries = await asyncio.to_thread(decode_block, packed)
             except BlockDamaged as error:
                 self._packed.pop(place, None)
                 raise _damaged(record, error) from error
-            if len(held) != index.counts.item(block) or held[0].sequence != index.firsts[block]:
+            count, first = index.counts.item(block), index.firsts[block]
+            if len(entries) != count or entries[0].sequence != first:
                 raise _damaged(record, "a block holds other events than the index says")
             with suppress(ValueError):  # It is larger than all that is kept.
-                self._blocks[place] = held
+                self._blocks[place] = entries
             self._packed.pop(place, None)
         if ahead:
             following = self._run(index, block)
             if following < len(index.counts):
                 self._fetch(record, index, following, self._run(index, following))
-        return held
+        return entries
 
     async def _packed_block(
         self, record: SegmentRecord, index: SegmentIndex, block: int, *, ahead: bool

@@ -74,18 +74,18 @@ class ArchivedLog(EventLog):
         )
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
-        wanted = list(sequences)
+        requested = list(sequences)
         archived = self._archive.known(project)
-        found = await self._archived_entries(project, [s for s in wanted if s <= archived])
-        missing = [s for s in wanted if s not in found]
+        by_sequence = await self._archived_entries(project, [s for s in requested if s <= archived])
+        missing = [s for s in requested if s not in by_sequence]
         if missing:
             entries = await self._events.get(project, missing)
-            found |= {entry.sequence: entry for entry in entries if entry is not None}
+            by_sequence |= {entry.sequence: entry for entry in entries if entry is not None}
             # What has been archived and trimmed since.
-            found |= await self._archived_entries(
-                project, [s for s in missing if s > archived and s not in found]
+            by_sequence |= await self._archived_entries(
+                project, [s for s in missing if s > archived and s not in by_sequence]
             )
-        return [found.get(s) for s in wanted]
+        return [by_sequence.get(s) for s in requested]
 
     async def _archived_entries(
         self, project: str, sequences: list[Sequence]
@@ -110,16 +110,16 @@ class ArchivedLog(EventLog):
     async def history(
         self, project: str, sequence: Sequence, count: int, max_bytes: int
     ) -> list[Entry]:
-        found = await self._events.history(project, sequence, count, max_bytes)
-        max_bytes -= sum(len(entry.body) for entry in found)
-        if len(found) >= count or max_bytes <= 0:
-            return found
-        before = event_codec.decode(found[-1]).previous_sequence if found else sequence
+        entries = await self._events.history(project, sequence, count, max_bytes)
+        max_bytes -= sum(len(entry.body) for entry in entries)
+        if len(entries) >= count or max_bytes <= 0:
+            return entries
+        before = event_codec.decode(entries[-1]).previous_sequence if entries else sequence
         if before is None:
-            return found
-        most, room = count - len(found), max_bytes
-        return found + await self._archive.look(
-            project, lambda directory: self._archive.history(directory, before, most, room)
+            return entries
+        left, room = count - len(entries), max_bytes
+        return entries + await self._archive.look(
+            project, lambda directory: self._archive.history(directory, before, left, room)
         )
 
     def follower(self, bucket: int) -> Follower:
@@ -155,9 +155,9 @@ class ArchivedSnapshots(SnapshotReader):
         self._archive = archive
 
     async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
-        found = await self._store.before(project, until)
-        if found is not None:
-            return found
+        info = await self._store.before(project, until)
+        if info is not None:
+            return info
         return await self._archive.look(
             project, lambda directory: self._archive.snapshot_before(directory, until)
         )
@@ -171,9 +171,9 @@ class ArchivedSnapshots(SnapshotReader):
         return [both[sequence] for sequence in sorted(both)][:count]
 
     async def get(self, project: str, sequence: Sequence) -> bytes | None:
-        found = await self._store.get(project, sequence)
-        if found is not None:
-            return found
+        snapshot = await self._store.get(project, sequence)
+        if snapshot is not None:
+            return snapshot
         return await self._archive.look(
             project, lambda directory: self._archive.snapshot(directory, sequence)
         )

@@ -55,7 +55,7 @@ class Objects:
         read them (AWS_*, GOOGLE_*, AZURE_*).
 
         Raises:
-            ValueError: The URL is none of a storage.
+            ValueError: The URL names no supported storage.
         """
         parts = urlsplit(url)
         if parts.scheme == "file":
@@ -87,8 +87,8 @@ class Objects:
         """
 
         async def get() -> bytes:
-            found = await obstore.get_async(self._store, name)
-            return bytes(await found.bytes_async())
+            result = await obstore.get_async(self._store, name)
+            return bytes(await result.bytes_async())
 
         data: bytes = await self._run(get)
         return data
@@ -109,10 +109,10 @@ class Objects:
         """The names of the objects below a prefix, which ends at a "/", and their sizes."""
 
         async def collect() -> dict[str, int]:
-            found: dict[str, int] = {}
+            sizes: dict[str, int] = {}
             async for page in obstore.list(self._store, prefix):
-                found.update({meta["path"]: meta["size"] for meta in page})
-            return found
+                sizes.update({meta["path"]: meta["size"] for meta in page})
+            return sizes
 
         names: dict[str, int] = await self._run(collect)
         return names

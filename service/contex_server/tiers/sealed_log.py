@@ -28,8 +28,7 @@ class SealedLog(EventLog):
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         entries = await self._below.get(project, sequences)
-        there = await self._sealer.open(project, [e for e in entries if e is not None])
-        opened = iter(there)
+        opened = iter(await self._sealer.open(project, [e for e in entries if e is not None]))
         return [None if entry is None else next(opened) for entry in entries]
 
     async def bounds(self, project: str) -> Bounds:

@@ -57,14 +57,14 @@ class Sealer:
         key_id = os.urandom(_ID_CHARS // 2).hex().encode()
         fresh = os.urandom(KEY_BYTES)
         # Asked each time: a key that was destroyed meanwhile must seal nothing.
-        found, wrapped = await self._store.subject_key(
+        used, wrapped = await self._store.subject_key(
             project, subject, key_id, _KEY + self._master.wrap(fresh, key_id)
         )
-        key = AESGCM(fresh if found == key_id else self._master.unwrap(wrapped[1:], found))
+        key = AESGCM(fresh if used == key_id else self._master.unwrap(wrapped[1:], used))
 
         def lock(content: bytes, bound_to: bytes) -> bytes:
             nonce = os.urandom(NONCE_BYTES)
-            return found + nonce + key.encrypt(nonce, content, bound_to)
+            return used + nonce + key.encrypt(nonce, content, bound_to)
 
         return event_codec.seal(body, lock)
 
@@ -101,12 +101,12 @@ class Sealer:
             self._keys.pop(place, None)
 
     async def _keys_of(self, project: str, ids: set[bytes]) -> dict[bytes, AESGCM | Erasure]:
-        found = {key_id: key for key_id in ids if (key := self._keys.get((project, key_id)))}
-        missing = ids - found.keys()
+        keys = {key_id: key for key_id in ids if (key := self._keys.get((project, key_id)))}
+        missing = ids - keys.keys()
         if missing:
             for key_id, stored in (await self._store.wrapped_keys(project, missing)).items():
-                found[key_id] = self._keys[project, key_id] = self._read(key_id, stored)
-        return found
+                keys[key_id] = self._keys[project, key_id] = self._read(key_id, stored)
+        return keys
 
     def _read(self, key_id: bytes, stored: bytes) -> AESGCM | Erasure:
         if stored.startswith(_TOMBSTONE):

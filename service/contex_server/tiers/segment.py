@@ -116,18 +116,18 @@ class SegmentIndex:
         """The sequence of each block's first event."""
         return [Sequence(*pair) for pair in zip(self.ms.tolist(), self.n.tolist(), strict=True)]
 
-    def blocks_with(self, wanted: EventFilter) -> SequenceOf[int]:
+    def blocks_with(self, event_filter: EventFilter) -> SequenceOf[int]:
         """The blocks that may hold events that pass a filter, ascending: types are known of the
         segment, data keys of each event, publishers not at all."""
-        if wanted.event_types and wanted.event_types.isdisjoint(self.types):
+        if event_filter.event_types and event_filter.event_types.isdisjoint(self.types):
             return ()
-        if not wanted.data_keys:
+        if not event_filter.data_keys:
             return range(len(self.counts))
         starts = [0, *self.ends.tolist()]
         places = [
             self.places[starts[at] : starts[at + 1]]
             for at, key in enumerate(self.keys)
-            if wanted.admits_key(key)
+            if event_filter.admits_key(key)
         ]
         if not places:
             return ()
@@ -140,8 +140,8 @@ class SegmentIndex:
         if index == len(self.keys) or self.keys[index] != data_key:
             return []
         start = self.ends.item(index - 1) if index else 0
-        found: list[int] = self.places[start : self.ends.item(index)].tolist()
-        return found
+        places: list[int] = self.places[start : self.ends.item(index)].tolist()
+        return places
 
 
 @dataclass
@@ -171,7 +171,7 @@ class SegmentBuilder:
 
     def add(self, entries: SequenceOf[Entry], contents: SequenceOf[tuple[str, str]]) -> None:
         """Takes events that follow, each to be filed under its `EventCodec.contents`, and
-        compresses what fills a block: a millisecond for each, so many go in a thread."""
+        compresses full blocks: a millisecond each, so call it in a thread for many."""
         for place, (data_key, _) in enumerate(contents, self.events):
             if data_key:
                 self._places.setdefault(data_key, []).append(place)
@@ -294,9 +294,9 @@ def decode_index(data: bytes) -> SegmentIndex:
 
         def column(kind: str, count: int) -> NDArray[np.uint64]:
             nonlocal at
-            found = np.frombuffer(raw, kind, count, at)
-            at += found.nbytes
-            return found
+            values = np.frombuffer(raw, kind, count, at)
+            at += values.nbytes
+            return values
 
         offsets, counts = column("<u8", blocks + 1), column("<u4", blocks)
         ms, n = column("<u8", blocks), column("<u8", blocks)

@@ -38,8 +38,6 @@ _EVENTS = 512
 
 
 class RedisAgents(Facet, AgentStore):
-    """`AgentStore` on Redis or Valkey."""
-
     async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
         project = write.project
         reply = await self._client.call(
@@ -111,8 +109,6 @@ class RedisAgents(Facet, AgentStore):
 
 
 class RedisJournals(Facet, JournalStore):
-    """`JournalStore` on Redis or Valkey."""
-
     async def note_sent(
         self, project: str, messages: Iterable[Sent], *, repeated: bool = False
     ) -> None:
@@ -201,13 +197,13 @@ class RedisJournals(Facet, JournalStore):
         return [as_note(rows[0]) if rows else None for rows in replies]
 
     async def journals(self, project: str) -> list[str]:
-        found = await self._client.command(project, "SMEMBERS", "journals")
-        return sorted(agent_id.decode() for agent_id in found)
+        ids = await self._client.command(project, "SMEMBERS", "journals")
+        return sorted(agent_id.decode() for agent_id in ids)
 
     async def receivers(self, project: str, sequence: Sequence) -> dict[str, list[Sequence]]:
-        found = await self._client.command(project, "GET", f"receivers:{sequence}")
+        stored = await self._client.command(project, "GET", f"receivers:{sequence}")
         receivers: dict[str, list[Sequence]] = {}
-        words = (found or b"").decode().split()
+        words = (stored or b"").decode().split()
         for agent_id, place in zip(words[::2], words[1::2], strict=True):
             receivers.setdefault(agent_id, []).append(Sequence.parse(place))
         return receivers

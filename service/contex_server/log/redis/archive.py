@@ -19,8 +19,6 @@ _TRIMMED = 5_000
 
 
 class RedisArchive(Facet, ArchiveStore):
-    """`ArchiveStore` on Redis or Valkey."""
-
     async def read_tail(
         self, project: str, span: Range, count: int
     ) -> tuple[list[Entry], Sequence]:
@@ -51,10 +49,10 @@ class RedisArchive(Facet, ArchiveStore):
         return [_record(last, fields[1]) for last, fields in rows]
 
     async def archive_directory(self, project: str, proposed: str) -> str:
-        _, found = await self._client.commands(
+        _, directory = await self._client.commands(
             project, ("HSETNX", "archive", "directory", proposed), ("HGET", "archive", "directory")
         )
-        return str(found.decode())
+        return str(directory.decode())
 
     async def add_segment(
         self,

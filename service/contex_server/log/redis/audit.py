@@ -15,8 +15,6 @@ from contex_server.log.redis.key_names import parse_sequence
 
 
 class RedisAudit(Facet, AuditStore):
-    """`AuditStore` on Redis or Valkey."""
-
     async def note_actions(self, project: str, actions: Iterable[bytes]) -> None:
         commands = [("XADD", "audit", "*", "x", action) for action in actions]
         await self._client.commands(project, *commands)

@@ -88,8 +88,8 @@ class Client:
         """The fields and values of a hash, about `count` at a time."""
         cursor = b"0"
         while True:
-            cursor, found = await self.command(project, "HSCAN", kind, cursor, "COUNT", count)
-            yield [*zip(found[::2], found[1::2], strict=True)]
+            cursor, fields = await self.command(project, "HSCAN", kind, cursor, "COUNT", count)
+            yield [*zip(fields[::2], fields[1::2], strict=True)]
             if cursor == b"0":
                 return
 

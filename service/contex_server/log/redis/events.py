@@ -137,10 +137,10 @@ class RedisEventLog(StoreLog):
     async def history(
         self, project: str, sequence: Sequence, count: int, max_bytes: int
     ) -> list[Entry]:
-        found = await self._client.call_read_only(
+        reply = await self._client.call_read_only(
             project, "contex1_history", ("events",), str(sequence), count, max_bytes
         )
-        return [Entry(*pair) for pair in zip(found[::2], found[1::2], strict=True)]
+        return [Entry(*pair) for pair in zip(reply[::2], reply[1::2], strict=True)]
 
     def follower(self, bucket: int) -> Follower:
         return RedisFollower(self._connections, bucket)
@@ -207,8 +207,8 @@ class RedisFollower(TailFollower):
     ) -> dict[str, tuple[list[Entry], Sequence]]:
         # The store takes these up when XREAD has been answered: what was not archived then
         # had not been trimmed when the events were read.
-        asked = [("HGET", key(project, "archive"), "last") for project in positions]
-        received, replies = await self._receive(positions, *asked)
+        commands = [("HGET", key(project, "archive"), "last") for project in positions]
+        received, replies = await self._receive(positions, *commands)
         lasts = dict(zip(positions, replies, strict=True))
         return {
             project: (entries, parse_sequence(lasts[project]))
@@ -255,8 +255,6 @@ class RedisFollower(TailFollower):
 
 
 class RedisPresence(Facet, PresenceStore):
-    """`PresenceStore` on Redis or Valkey."""
-
     async def put_presence(self, project: str, owner: str, presence: str) -> None:
         if presence:
             await self._client.command(project, "HSET", "presence", owner, presence)
@@ -264,8 +262,8 @@ class RedisPresence(Facet, PresenceStore):
             await self._client.command(project, "HDEL", "presence", owner)
 
     async def presence(self, project: str) -> dict[str, str]:
-        found = await self._client.command(project, "HGETALL", "presence")
-        return {owner.decode(): said.decode() for owner, said in pairs(found).items()}
+        reports = await self._client.command(project, "HGETALL", "presence")
+        return {owner.decode(): report.decode() for owner, report in pairs(reports).items()}
 
 
 async def fsync_policy(connection: AbstractConnection) -> Fsync:

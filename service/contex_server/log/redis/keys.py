@@ -15,27 +15,25 @@ from contex_server.log.redis.key_names import COUNTED, parse_sequence
 
 
 class RedisKeys(Facet, KeyStore):
-    """`KeyStore` on Redis or Valkey."""
-
     async def subject_key(
         self, project: str, subject: str, key_id: bytes, wrapped: bytes
     ) -> tuple[bytes, bytes]:
-        found = await self._client.call(
+        reply = await self._client.call(
             project, "contex1_subject_key", ("subjects",), subject, key_id, wrapped
         )
-        return found[0], found[1]
+        return reply[0], reply[1]
 
     async def key_of_subject(self, project: str, subject: str) -> bytes:
-        found: bytes | None = await self._client.command(
+        key_id: bytes | None = await self._client.command(
             project, "HGET", "subjects", f"s:{subject}"
         )
-        return found or b""
+        return key_id or b""
 
     async def wrapped_keys(self, project: str, key_ids: Iterable[bytes]) -> dict[bytes, bytes]:
-        wanted = list(key_ids)
-        fields = [b"k:" + key_id for key_id in wanted]
-        found = await self._client.command(project, "HMGET", "subjects", *fields)
-        return {k: value for k, value in zip(wanted, found, strict=True) if value is not None}
+        ids = list(key_ids)
+        fields = [b"k:" + key_id for key_id in ids]
+        values = await self._client.command(project, "HMGET", "subjects", *fields)
+        return {k: value for k, value in zip(ids, values, strict=True) if value is not None}
 
     async def restore_key(self, project: str, subject: str, key_id: bytes, stored: bytes) -> None:
         await self._client.command(project, "HSETNX", "subjects", b"k:" + key_id, stored)
@@ -43,10 +41,10 @@ class RedisKeys(Facet, KeyStore):
             await self._client.command(project, "HSETNX", "subjects", f"s:{subject}", key_id)
 
     async def erasure(self, project: str, request_id: str) -> tuple[Sequence, int] | None:
-        found = await self._client.command(project, "HGET", "subjects", f"r:{request_id}")
-        if found is None:
+        answer = await self._client.command(project, "HGET", "subjects", f"r:{request_id}")
+        if answer is None:
             return None
-        sequence, count = found.split(b" ")
+        sequence, count = answer.split(b" ")
         return parse_sequence(sequence), int(count)
 
     async def erase(self, project: str, erased: Erased) -> Sequence:

@@ -19,23 +19,21 @@ _DROPPED = 1_000
 
 
 class RedisMatch(Facet, MatchStore):
-    """`MatchStore` on Redis or Valkey."""
-
     async def vectors(
         self, project: str, model: str, digests: Iterable[bytes]
     ) -> dict[bytes, bytes]:
-        wanted = list(digests)
-        if not wanted:
+        keys = list(digests)
+        if not keys:
             return {}
-        found = await self._client.command(project, "HMGET", vectors_kind(model), *wanted)
-        return {d: v for d, v in zip(wanted, found, strict=True) if v is not None}
+        values = await self._client.command(project, "HMGET", vectors_kind(model), *keys)
+        return {d: v for d, v in zip(keys, values, strict=True) if v is not None}
 
     async def missing_vectors(
         self, project: str, model: str, digests: Iterable[bytes]
     ) -> set[bytes]:
-        wanted, kind = list(digests), vectors_kind(model)
-        found = await self._client.commands(project, *(("HEXISTS", kind, d) for d in wanted))
-        return {d for d, there in zip(wanted, found, strict=True) if not there}
+        keys, kind = list(digests), vectors_kind(model)
+        replies = await self._client.commands(project, *(("HEXISTS", kind, d) for d in keys))
+        return {d for d, exists in zip(keys, replies, strict=True) if not exists}
 
     async def put_vectors(self, project: str, model: str, vectors: Mapping[bytes, bytes]) -> None:
         kind = vectors_kind(model)
@@ -47,18 +45,18 @@ class RedisMatch(Facet, MatchStore):
             )
 
     async def drop_vectors(self, project: str, model: str, digests: Iterable[bytes]) -> None:
-        wanted = list(digests)
-        for start in range(0, len(wanted), _DROPPED):
-            some = wanted[start : start + _DROPPED]
-            await self._client.command(project, "HDEL", vectors_kind(model), *some)
+        keys = list(digests)
+        for start in range(0, len(keys), _DROPPED):
+            chunk = keys[start : start + _DROPPED]
+            await self._client.command(project, "HDEL", vectors_kind(model), *chunk)
 
     async def all_vectors(self, project: str, model: str) -> AsyncIterator[dict[bytes, bytes]]:
         async for chunk in self._client.scan(project, vectors_kind(model), _SCAN_COUNT):
             yield dict(chunk)
 
     async def model(self, project: str) -> str:
-        found = await self._client.command(project, "HGET", "matching", "model")
-        return "" if found is None else str(found.decode())
+        stored = await self._client.command(project, "HGET", "matching", "model")
+        return "" if stored is None else str(stored.decode())
 
     async def change_model(
         self, project: str, expected: str, model: str, event_type: str, body: bytes

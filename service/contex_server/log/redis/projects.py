@@ -28,18 +28,16 @@ _STATS = ("bytes", "deleted", "since", "snapshots", "snapshot_bytes")
 
 
 class RedisProjects(Facet, ProjectStore):
-    """`ProjectStore` on Redis or Valkey."""
-
     async def projects(self) -> list[str]:
-        found: list[str] = []
+        names: list[str] = []
         nodes: dict[str, list[int]] = {}
         for bucket in range(BUCKETS):
             nodes.setdefault(self._client.connections.node(bucket), []).append(bucket)
         for buckets in nodes.values():
             commands = [("SMEMBERS", projects_key(bucket)) for bucket in buckets]
             for members in await self._client.run_in(buckets[0], *commands):
-                found += (member.decode() for member in members)
-        return found
+                names += (member.decode() for member in members)
+        return names
 
     async def counters(self, project: str) -> Counters:
         commands: list[Command] = [
@@ -69,28 +67,28 @@ class RedisProjects(Facet, ProjectStore):
     async def activity(
         self, project: str, dimension: Dimension, tier: Tier, numbers: Iterable[int]
     ) -> list[dict[bytes, bytes]]:
-        wanted = list(numbers)
+        periods = list(numbers)
         if tier is Tier.MINUTES:
-            return await self._hours(project, dimension, wanted)
-        commands = [("HGETALL", f"activity:{dimension}:{day}") for day in wanted]
+            return await self._hours(project, dimension, periods)
+        commands = [("HGETALL", f"activity:{dimension}:{day}") for day in periods]
         # The open hours first: one that is rolled up meanwhile is then read twice, which the
         # day's slots show, and never missed.
         open_hours = await self._open_hours(project)
-        hours = [hour for hour in open_hours if hour // 24 in set(wanted)]
+        hours = [hour for hour in open_hours if hour // 24 in set(periods)]
         counts = await self._hours(project, dimension, hours)
         replies = await self._client.commands(project, *commands)
-        days = {day: pairs(reply) for day, reply in zip(wanted, replies, strict=True)}
+        days = {day: pairs(reply) for day, reply in zip(periods, replies, strict=True)}
         for hour, names in zip(hours, counts, strict=True):
             day, slot = days[hour // 24], hour % 24
             for name, value in names.items():
                 if not _has_slot(day.get(name, b""), slot):
                     total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
                     day[name] = b"%d:%d %s" % (slot, total, day.get(name, b""))
-        return [{name: value.rstrip() for name, value in days[day].items()} for day in wanted]
+        return [{name: value.rstrip() for name, value in days[day].items()} for day in periods]
 
     async def _open_hours(self, project: str) -> list[int]:
-        found = await self._client.command(project, "SMEMBERS", "activity-open")
-        return sorted(map(int, found))
+        hours = await self._client.command(project, "SMEMBERS", "activity-open")
+        return sorted(map(int, hours))
 
     async def _hours(
         self, project: str, dimension: Dimension, hours: list[int]
@@ -124,8 +122,8 @@ class RedisProjects(Facet, ProjectStore):
                 await self._client.call(project, "contex1_roll_up", kinds, hour % 24, *counts)
 
     async def retention(self, project: str) -> bytes:
-        found: bytes | None = await self._client.command(project, "GET", "retention")
-        return found or b""
+        stored: bytes | None = await self._client.command(project, "GET", "retention")
+        return stored or b""
 
     async def put_retention(self, project: str, retention: bytes, action: bytes) -> None:
         await self._client.call(
@@ -144,8 +142,8 @@ class RedisProjects(Facet, ProjectStore):
         await self._put_for(project, "pace", f"{rate:.1f}" if rate else "", ttl_ms)
 
     async def trouble(self, project: str) -> str:
-        found: bytes | None = await self._client.command(project, "GET", "trouble")
-        return (found or b"").decode()
+        stored: bytes | None = await self._client.command(project, "GET", "trouble")
+        return (stored or b"").decode()
 
     async def put_trouble(self, project: str, trouble: str, ttl_ms: int) -> None:
         await self._put_for(project, "trouble", trouble, ttl_ms)

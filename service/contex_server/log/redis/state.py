@@ -19,8 +19,6 @@ _SCAN_COUNT = 1_000
 
 
 class RedisState(Facet, StateStore):
-    """`StateStore` on Redis or Valkey."""
-
     async def state(self, project: str) -> AsyncIterator[list[KeyState]]:
         async for chunk in self._client.scan(project, "state", _SCAN_COUNT):
             yield [_key_state(name, value) for name, value in chunk]
@@ -40,13 +38,13 @@ class RedisState(Facet, StateStore):
         return parse_sequence(newest), states
 
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
-        wanted = list(data_keys)
-        if not wanted:
+        keys = list(data_keys)
+        if not keys:
             return {}
-        found = await self._client.command(project, "HMGET", "state", *wanted)
+        values = await self._client.command(project, "HMGET", "state", *keys)
         return {
             name: _key_state(name.encode(), value)
-            for name, value in zip(wanted, found, strict=True)
+            for name, value in zip(keys, values, strict=True)
             if value is not None
         }
 
@@ -73,8 +71,6 @@ class RedisState(Facet, StateStore):
 
 
 class RedisSnapshots(Facet, SnapshotStore):
-    """`SnapshotStore` on Redis or Valkey."""
-
     async def put(self, project: str, info: SnapshotInfo, snapshot: bytes) -> bool:
         return await self._client.attempt(
             project,
@@ -96,10 +92,10 @@ class RedisSnapshots(Facet, SnapshotStore):
         return [_snapshot_info(row) for row in rows]
 
     async def get(self, project: str, sequence: Sequence) -> bytes | None:
-        found: bytes | None = await self._client.command(
+        snapshot: bytes | None = await self._client.command(
             project, "HGET", "snapshot-data", str(sequence)
         )
-        return found
+        return snapshot
 
     async def drop(self, project: str, sequence: Sequence) -> None:
         await self._client.commands(

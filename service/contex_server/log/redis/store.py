@@ -85,11 +85,11 @@ async def _check_format(connection: AbstractConnection) -> None:
     """
     ours = str(STORE_FORMAT).encode()
     # Read first: a store that is full still opens, and takes no write.
-    found = await execute_one(connection, "GET", FORMAT_KEY)
-    if found is None:
-        found = await execute_one(connection, "SET", FORMAT_KEY, ours, "NX", "GET") or ours
-    if found != ours:
+    stored = await execute_one(connection, "GET", FORMAT_KEY)
+    if stored is None:
+        stored = await execute_one(connection, "SET", FORMAT_KEY, ours, "NX", "GET") or ours
+    if stored != ours:
         raise StartupError(
-            f"the store has format {found.decode(errors='replace')}, and this version of Contex "
+            f"the store has format {stored.decode(errors='replace')}, and this version of Contex "
             f"reads format {STORE_FORMAT}: start the version that wrote it, or a later one"
         )

@@ -10,8 +10,6 @@ from contex_server.log.tasks import TaskStore
 
 
 class RedisTasks(Facet, TaskStore):
-    """`TaskStore` on Redis or Valkey."""
-
     async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
         kinds = (f"task:{task}",)
         return await self._client.attempt(project, "contex1_claim", kinds, owner, ttl_ms)

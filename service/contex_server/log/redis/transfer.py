@@ -34,8 +34,6 @@ _KINDS = (
 
 
 class RedisTransfer(Facet, TransferStore):
-    """`TransferStore` on Redis or Valkey."""
-
     async def restore(
         self,
         project: str,
@@ -56,8 +54,8 @@ class RedisTransfer(Facet, TransferStore):
         )
 
     async def import_note(self, staged: str) -> bytes:
-        found: bytes | None = await self._client.command(staged, "GET", "import")
-        return found or b""
+        note: bytes | None = await self._client.command(staged, "GET", "import")
+        return note or b""
 
     async def put_import_note(self, staged: str, note: bytes) -> None:
         await self._client.command(staged, "SET", "import", note)
@@ -114,8 +112,8 @@ def _arguments(events: list[Restored], archived: bool) -> list[Any]:
         ):
             counts += [(dimension + name, count) for name, count in Counter(names).items()]
         arguments += (minute * 60_000, len(counts))
-        for found in counts:
-            arguments += found
+        for pair in counts:
+            arguments += pair
         start = end
     return arguments
 
