@@ -1,7 +1,7 @@
 """Segments: sealed runs of a project's events, as objects.
 
     "CTXSEG1\\n"
-    blocks      see log/blocks.py
+    blocks      see kernel/blocks.py
     snapshots   states of the project at some of its events, as they were stored
     index       a zstandard frame with a checksum: the length of a JSON object (uint32), the
                 object (`SegmentIndex` documents what it holds), then columns:
@@ -170,7 +170,7 @@ class SegmentBuilder:
     _snapshots: list[tuple[SnapshotInfo, bytes]] = field(default_factory=list)
 
     def add(self, entries: SequenceOf[Entry], contents: SequenceOf[tuple[str, str]]) -> None:
-        """Takes events that follow, each to be filed under its `EventCodec.contents`, and
+        """Takes events that follow, each to be filed under its `event_codec.contents`, and
         compresses full blocks: a millisecond each, so call it in a thread for many."""
         for place, (data_key, _) in enumerate(contents, self.events):
             if data_key:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
-from contex_server.kernel.model import Event, EventFilter, Sequence
+from contex_server.kernel.model import Event, EventFilter, Range, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +21,21 @@ def test_neighbours_are_next_to_each_other(sequence: Sequence) -> None:
     if sequence != (2**64 - 1, 2**64 - 1):
         assert sequence < sequence.next()
         assert sequence.next().prev() == sequence
+
+
+@given(st.lists(st.integers(1, 50), unique=True), st.integers(0, 50), st.integers(0, 50))
+def test_what_is_left_of_a_range_is_what_was_not_read(
+    places: list[int], after: int, until: int
+) -> None:
+    for backwards in (False, True):
+        span = Range(Sequence(0, after), Sequence(0, until), backwards)
+        read = []
+        for n in sorted(places, reverse=backwards):
+            if span.after < Sequence(0, n) <= span.until:
+                assert not span.is_empty
+                read.append(n)
+                span = span.rest(Sequence(0, n))
+        assert sorted(read) == sorted(n for n in places if after < n <= until)
 
 
 @pytest.mark.parametrize(

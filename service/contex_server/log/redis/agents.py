@@ -27,7 +27,7 @@ from contex_server.log.agents import (
     Sent,
 )
 from contex_server.log.audit import Note
-from contex_server.log.redis.audit import as_note, read_notes
+from contex_server.log.redis.audit import as_note
 from contex_server.log.redis.client import Facet
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import COUNTED, agent_kinds, parse_sequence
@@ -185,7 +185,8 @@ class RedisJournals(Facet, JournalStore):
         )
 
     async def journal(self, project: str, agent_id: str, span: Range, count: int) -> list[Note]:
-        return await read_notes(self._client, project, f"journal:{agent_id}", span, count)
+        rows = await self._client.read(project, f"journal:{agent_id}", span, count)
+        return [as_note(row) for row in rows]
 
     async def journal_notes(
         self, project: str, places: Iterable[tuple[str, Sequence]]

@@ -45,7 +45,7 @@ class RedisArchive(Facet, ArchiveStore):
         )
 
     async def segments(self, project: str, after: Sequence, count: int) -> list[SegmentRecord]:
-        rows = await self._client.command(project, *range_command("segments", Range(after), count))
+        rows = await self._client.read(project, "segments", Range(after), count)
         return [_record(last, fields[1]) for last, fields in rows]
 
     async def archive_directory(self, project: str, proposed: str) -> str:

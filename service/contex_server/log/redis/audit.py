@@ -10,7 +10,7 @@ from typing import Any
 
 from contex_server.kernel.model import Range
 from contex_server.log.audit import AuditStore, Note
-from contex_server.log.redis.client import Client, Facet, range_command
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import parse_sequence
 
 
@@ -20,15 +20,7 @@ class RedisAudit(Facet, AuditStore):
         await self._client.commands(project, *commands)
 
     async def audit(self, project: str, span: Range, count: int) -> list[Note]:
-        return await read_notes(self._client, project, "audit", span, count)
-
-
-async def read_notes(
-    client: Client, project: str, kind: str, span: Range, count: int
-) -> list[Note]:
-    """The notes of a stream in a range."""
-    rows = await client.command(project, *range_command(kind, span, count))
-    return [as_note(row) for row in rows]
+        return [as_note(row) for row in await self._client.read(project, "audit", span, count)]
 
 
 def as_note(row: Any) -> Note:

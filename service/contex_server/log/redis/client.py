@@ -63,6 +63,11 @@ class Client:
         whole = [(name, key(project, kind), *rest) for name, kind, *rest in commands]
         return await self.run(project, *whole)
 
+    async def read(self, project: str, kind: str, span: Range, count: int) -> list[Any]:
+        """The first `count` entries of a range of a stream."""
+        rows: list[Any] = await self.command(project, *range_command(kind, span, count))
+        return rows
+
     async def call(self, project: str, function: str, kinds: Iterable[str], *arguments: Any) -> Any:
         """Calls a function of `functions/` with the project's keys of these kinds."""
         (reply,) = await self.run(project, fcall(project, function, kinds, *arguments))

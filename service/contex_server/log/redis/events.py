@@ -31,7 +31,7 @@ from contex_server.log.archive import TailFollower
 from contex_server.log.buckets import bucket_of
 from contex_server.log.port import Bounds, Follower, PresenceStore, StoreLog
 from contex_server.log.redis.appender import Appender
-from contex_server.log.redis.client import Client, Facet, entries_of, fcall, pairs, range_command
+from contex_server.log.redis.client import Client, Facet, entries_of, fcall, pairs
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
@@ -103,9 +103,7 @@ class RedisEventLog(StoreLog):
     # -- reading -----------------------------------------------------------------
 
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
-        return entries_of(
-            await self._client.command(project, *range_command("events", span, count))
-        )
+        return entries_of(await self._client.read(project, "events", span, count))
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return span  # The store has no index.

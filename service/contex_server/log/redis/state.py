@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel.model import KeyState, Range, Sequence
-from contex_server.log.redis.client import Facet, range_command
+from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import parse_sequence
 from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
 
@@ -83,12 +83,11 @@ class RedisSnapshots(Facet, SnapshotStore):
 
     async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
         span = Range(until=until, backwards=True)
-        rows = await self._client.command(project, *range_command("snapshots", span, 1))
+        rows = await self._client.read(project, "snapshots", span, 1)
         return _snapshot_info(rows[0]) if rows else None
 
     async def after(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
-        span = Range(after)
-        rows = await self._client.command(project, *range_command("snapshots", span, count))
+        rows = await self._client.read(project, "snapshots", Range(after), count)
         return [_snapshot_info(row) for row in rows]
 
     async def get(self, project: str, sequence: Sequence) -> bytes | None:
