@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 from contex_server.kernel.model import BEGINNING, Agent, Need
-from contex_server.matching.background import Background, shipped_prior
+from contex_server.matching.background import Model, shipped_prior
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_index import NeedIndex
@@ -22,7 +22,7 @@ from contex_server.matching.search import search
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
-from benchmarks.texts import DIMENSION, Texts
+from benchmarks.texts import Texts
 
 NEEDS_EACH = 5
 BATCH = 64
@@ -35,8 +35,8 @@ class Project:
     def __init__(self, texts: Texts, data: int, needs: int) -> None:
         scorer = Scorer()
         self.texts, self.scorer = texts, scorer
-        self.index = DataIndex(DIMENSION, scorer, Background(shipped_prior()))
-        self.needs = NeedIndex(DIMENSION, scorer, self.index, "made up")
+        self.index = DataIndex(Model("made up", shipped_prior()), scorer)
+        self.needs = NeedIndex(self.index)
         self.digests = (number.to_bytes(16) for number in count())
         self.data = texts.data(data)
         self.put_ms = [
@@ -142,18 +142,13 @@ def _events(bench: Bench, project: Project) -> list[Figure]:
 
 
 def _registrations(bench: Bench, project: Project) -> list[Figure]:
-    scorer, index = project.scorer, project.index
+    index = project.index
     vectors = np.concatenate([text.vectors for text in project.data])
     ours, ceiling = [], []
     for number in range(bench.runs):
         agents = [project.agent((number * 10 + n) * NEEDS_EACH) for n in range(10)]
         wanted = [list(zip(a.needs, encodings, strict=True)) for a, encodings in agents]
-        ours.append(
-            median(
-                _ms(lambda n=needs: search(index, scorer, "made up", n, BEGINNING))
-                for needs in wanted
-            )
-        )
+        ours.append(median(_ms(lambda n=needs: search(index, n, BEGINNING)) for needs in wanted))
         queries = [np.concatenate([e.vectors for e in encodings]) for _, encodings in agents]
         ceiling.append(median(_ms(lambda q=q: vectors @ q.T) for q in queries))
     data, needs = len(project.data), len(project.encodings)

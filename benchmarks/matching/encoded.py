@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.background import Background, Prior
+from contex_server.matching.background import Model, Prior
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import describe
 from contex_server.matching.embedders import create
-from contex_server.matching.embedders.minilm import DIMENSION, MODEL_ID
+from contex_server.matching.embedders.minilm import MODEL_ID
 from contex_server.matching.embedders.port import Role
 from contex_server.matching.encoding import (
     Encoding,
@@ -43,7 +43,7 @@ class Encoded:
 
     def index(self, positions: Sequence[int], prior: Prior, scorer: Scorer) -> DataIndex:
         """A project of some of the documents; keys are their positions."""
-        index = DataIndex(DIMENSION, scorer, Background(prior))
+        index = DataIndex(Model(MODEL_ID, prior), scorer)
         for at in positions:
             index.put(str(at), at.to_bytes(16), self.documents[at])
         return index

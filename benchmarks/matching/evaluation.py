@@ -9,11 +9,10 @@ import numpy as np
 from contex_server.kernel.model import BEGINNING, Agent, Need
 from contex_server.matching.background import Prior
 from contex_server.matching.data_index import DataIndex
-from contex_server.matching.embedders.minilm import DIMENSION, MODEL_ID
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Floats, Scorer
-from contex_server.matching.search import score_ranking, search
+from contex_server.matching.search import search
 from numpy.typing import NDArray
 
 from benchmarks.matching.baselines import Bm25, mix, rrf
@@ -190,11 +189,11 @@ def stability(
         documents = rng.permutation(len(encoded.documents))[:_CASE_SIZE]
         index = encoded.index(documents.tolist(), prior, scorer)
         asked = [encoded.needs[at] for at in rng.permutation(len(encoded.needs))[:25]]
-        before = [_by_serial(index, need, scorer) for need in asked]
+        before = [_by_serial(index, need) for need in asked]
         at = int(rng.integers(len(strangers.documents)))
         index.put("stranger", b"stranger", strangers.documents[at])
         for need, old in zip(asked, before, strict=True):
-            new = _by_serial(index, need, scorer)
+            new = _by_serial(index, need)
             kept = old >= WORTH_A_LOOK
             moves.append(np.abs(new[: len(old)] - old)[kept])
     together = np.concatenate(moves)
@@ -219,18 +218,12 @@ def both_directions(encoded: Encoded, prior: Prior, scorer: Scorer) -> tuple[flo
             Need(encoded.set.needs[at].text, at.to_bytes(16), threshold, len(documents))
             for at in asked
         )
-        needs = NeedIndex(DIMENSION, scorer, index, MODEL_ID)
+        needs = NeedIndex(index)
         encodings = [encoded.needs[at] for at in asked]
         needs.set_agent(Agent("agent", wanted, threshold, len(documents), 0, 0), encodings)
         forth = {
             (key, match.need_index): match.score
-            for key, matches in search(
-                index,
-                scorer,
-                MODEL_ID,
-                list(zip(wanted, encodings, strict=True)),
-                BEGINNING,
-            )
+            for key, matches in search(index, list(zip(wanted, encodings, strict=True)), BEGINNING)
             for match in matches
         }
         back: dict[tuple[str, int], float] = {}
@@ -247,9 +240,9 @@ def both_directions(encoded: Encoded, prior: Prior, scorer: Scorer) -> tuple[flo
     return difference, unequal, pairs
 
 
-def _by_serial(index: DataIndex, need: Encoding, scorer: Scorer) -> Floats:
+def _by_serial(index: DataIndex, need: Encoding) -> Floats:
     ranking = index.rank(need, -1.0)
-    scores = score_ranking(ranking, scorer, scorer.crowd(index.background.passages))[1]
+    scores = index.scores(ranking)[1]
     found = np.empty(len(scores))
     found[ranking.serials - 1] = scores
     return found

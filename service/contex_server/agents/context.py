@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import partial
 
 from contex_server.agents.journal import AgentKnowledge, LastDelivery, Stream
 from contex_server.agents.journal_reader import (
@@ -23,7 +22,6 @@ from contex_server.match.agent_codec import decode_agent
 from contex_server.match.pool import MatcherPool
 from contex_server.match.queries import MatchQueries
 from contex_server.match.result import MatchedDatum, fetch_data
-from contex_server.matching.search import search
 from contex_server.state.moments import Moment
 from contex_server.state.reader import StateReader
 from contex_server.state.state import State
@@ -213,17 +211,7 @@ class AgentContextReader:
                 )
                 for need in agent.needs
             ]
-            matched = await engine.work(
-                partial(
-                    search,
-                    index.data,
-                    engine.scorer,
-                    index.model.id,
-                    list(zip(wide_needs, encodings, strict=True)),
-                    position,
-                    scope.admits,
-                )
-            )
+            matched = await engine.work(index.search, wide_needs, encodings, position, scope.admits)
             latest = {data_key: index.latest[data_key] for data_key, _ in matched}
         unsent: list[_UnsentDatum] = []
         for data_key, wide_matches in matched:

@@ -244,6 +244,12 @@ class Reader:
             return Chunk(late, chunk.position)
         return chunk
 
+    def skip(self) -> Sequence:
+        """Leaves out what is in the ring; returns the feed's position, where it goes on."""
+        self._next = self._feed._first + len(self._feed._ring)
+        self._after = self._feed.position
+        return self._after
+
     async def wait(self) -> None:
         """Returns when there may be something to take, or after `wake`."""
         feed = self._feed

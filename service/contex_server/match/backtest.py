@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
@@ -25,7 +24,6 @@ from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index
-from contex_server.match.queries import MatchQueries
 from contex_server.matching.encoding import Encoding
 from contex_server.state.reader import StateReader
 
@@ -87,11 +85,10 @@ class BacktestQuery:
 class BacktestRunner:
     """Runs backtests, with the code that matches live."""
 
-    def __init__(self, states: StateReader, engine: MatchEngine, queries: MatchQueries) -> None:
+    def __init__(self, states: StateReader, engine: MatchEngine) -> None:
         self._log = engine.log
         self._states = states
         self._engine = engine
-        self._queries = queries
 
     async def run(
         self, query: BacktestQuery
@@ -145,11 +142,11 @@ class BacktestRunner:
 
     async def _start(self, query: BacktestQuery, agent: Agent) -> Index:
         state = await self._states.at(query.project, query.since)
-        index = await self._queries.build_index(query.project, state)
+        index = await self._engine.new_index(query.project, state.all())
         encodings = await self._engine.encode_needs(
             query.project, index.model.id, agent.needs, registered=False
         )
-        await self._engine.work(partial(index.needs.set_agent, agent, encodings))
+        await self._engine.work(index.needs.set_agent, agent, encodings)
         return index
 
     async def _judge(
@@ -163,7 +160,7 @@ class BacktestRunner:
     ) -> Chunk:
         engine, project = self._engine, query.project
         encodings = await engine.embeddings.of_events(project, index.model.id, events)
-        matched = await engine.work(partial(_match_one_by_one, index, events, encodings))
+        matched = await engine.work(_match_one_by_one, index, events, encodings)
         deliveries: list[Delivery] = []
         for entry, event, matches in zip(entries, events, matched, strict=True):
             if event.event_type in SERVICE_TYPES or not query.scope.admits(event.data_key):

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from itertools import islice
+from typing import TypeVar, TypeVarTuple
 
 from cachetools import LRUCache
 
@@ -16,6 +17,7 @@ from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.log.agents import AgentStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
+from contex_server.match.index import Index
 from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
 from contex_server.matching.embeddings import Embeddings
@@ -24,11 +26,14 @@ from contex_server.matching.score import Scorer
 from contex_server.matching.vectors import use_one_thread
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 PASSAGE_CHARS = 400
 """Maximum length of the passage that a match quotes."""
 _WORKERS = 2
 _CACHED_DESCRIPTIONS = 256
+_INDEX_CHUNK = 200
+"""Unpacking this many encodings holds the event loop for 3 ms."""
 
 
 class MatchEngine:
@@ -53,13 +58,13 @@ class MatchEngine:
         """Waits for the worker threads to finish."""
         await asyncio.to_thread(self._workers.shutdown)
 
-    async def work(self, work: Callable[[], T]) -> T:
+    async def work(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Runs CPU-bound work in a worker thread.
 
         If the caller is cancelled, this still waits for the work to end: nobody else may touch
         the index it works on before that.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._workers, work)
+        future = asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -75,18 +80,25 @@ class MatchEngine:
         by_digest = await self.embeddings.of_needs(project, model, texts, store=registered)
         return tuple(by_digest[need.digest] for need in needs)
 
-    async def encode_states(
-        self, project: str, model: str, states: Iterable[KeyState]
-    ) -> dict[bytes, Encoding]:
-        """The encodings of live data, by digest; computes those that the store lacks."""
-        live = {state.digest: state for state in states if not state.deleted and state.digest}
-        encodings = await self.embeddings.stored(project, model, live)
-        missing = [state.sequence for digest, state in live.items() if digest not in encodings]
-        if missing:
-            entries = await self.log.get(project, missing)
-            events = [event_codec.decode(entry) for entry in entries if entry is not None]
-            encodings |= await self.embeddings.of_events(project, model, events)
-        return encodings
+    async def new_index(self, project: str, states: Iterable[KeyState] = ()) -> Index:
+        """An index of some data, under the model that decides in the project now."""
+        model_id = await self.embeddings.model_of(project)
+        index = Index(await self.embeddings.models.get(model_id), self.scorer)
+        await self.apply(project, index, states)
+        return index
+
+    async def apply(self, project: str, index: Index, states: Iterable[KeyState]) -> None:
+        """Applies the latest events of data keys to an index; encodes what the store lacks."""
+        states, model = iter(states), index.model.id
+        while part := list(islice(states, _INDEX_CHUNK)):
+            live = {state.digest: state for state in part if not state.deleted and state.digest}
+            encodings = await self.embeddings.stored(project, model, live)
+            missing = [state.sequence for digest, state in live.items() if digest not in encodings]
+            if missing:
+                entries = await self.log.get(project, missing)
+                events = [event_codec.decode(entry) for entry in entries if entry is not None]
+                encodings |= await self.embeddings.of_events(project, model, events)
+            await self.work(index.apply, part, encodings)
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; those of recent events are cached."""

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.background import Background
+from contex_server.matching.background import Model
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.models import Model
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer
 from contex_server.matching.search import SearchResult, search
@@ -23,13 +22,9 @@ class Index:
 
     def __init__(self, model: Model, scorer: Scorer) -> None:
         self.model = model
-        self.scorer = scorer
-        self.data = DataIndex(model.dimension, scorer, Background(model.prior))
-        self.needs = self._need_index()
+        self.data = DataIndex(model, scorer)
+        self.needs = NeedIndex(self.data)
         self.latest: dict[str, LogSequence] = {}
-
-    def _need_index(self) -> NeedIndex:
-        return NeedIndex(self.model.dimension, self.scorer, self.data, self.model.id)
 
     def apply(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
         """Applies the latest events of data keys."""
@@ -59,7 +54,7 @@ class Index:
         encodings: dict[bytes, Encoding],
     ) -> list[tuple[Match, ...]]:
         """Matches events with one agent's needs, against the data as they are; applies none."""
-        index = self._need_index()
+        index = NeedIndex(self.data)
         index.set_agent(agent, needs)
         matched = self._match(index, events, encodings)
         return [matches.get(agent.agent_id, ()) for matches in matched]
@@ -72,8 +67,7 @@ class Index:
         admits: Callable[[str], bool],
     ) -> SearchResult:
         """The data that needs match."""
-        pairs = list(zip(needs, encodings, strict=True))
-        return search(self.data, self.scorer, self.model.id, pairs, as_of, admits)
+        return search(self.data, list(zip(needs, encodings, strict=True)), as_of, admits)
 
     def _match(
         self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]

@@ -8,8 +8,9 @@ While the embedding model or the store is unavailable it waits, then goes on whe
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -34,6 +35,7 @@ from contex_server.kernel.model import (
     Entry,
     Event,
     KeyState,
+    Match,
     Sequence,
 )
 from contex_server.match.agent_codec import decode_agent, registered_agent
@@ -47,8 +49,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.1, 5.0)
-_BUILD_CHUNK = 200
-"""Unpacking this many encodings holds the event loop for 3 ms."""
 _PATIENCE_S = 10.0
 """How long a registration waits for matching to reach it."""
 _CHUNK_BYTES = 1024 * 1024
@@ -89,7 +89,7 @@ class ProjectMatcher:
         self._hub = hub
         self._feed_bytes = feed_bytes
         self._on_model_in_use = on_model_in_use
-        self._index: Index | None = None
+        self._index: Index  # There is one once the matcher has started.
         self._live: dict[str, LiveAgent] = {}
         self._reached = PositionWaiters()
         self._removals: set[asyncio.Task[None]] = set()
@@ -120,18 +120,12 @@ class ProjectMatcher:
         if self._opened.done() and not self._opened.cancelled():
             self._opened.exception()
 
-    @property
-    def _built(self) -> Index:
-        """The index; there is one once the matcher has started."""
-        assert self._index is not None
-        return self._index
-
     @asynccontextmanager
     async def index_at(self, at_least: Sequence) -> AsyncIterator[tuple[Index, Sequence]]:
         """The index, unchanged while the block lasts, and its position: `at_least` or later."""
         await self._reached.wait_for(at_least, _PATIENCE_S)
         async with self._locked():
-            yield self._built, self._reached.position
+            yield self._index, self._reached.position
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
@@ -155,7 +149,7 @@ class ProjectMatcher:
                 agent, encodings = await self._load(agent_id)
                 feed = Feed(self._reached.position, self._feed_bytes)
                 live = self._live[agent_id] = LiveAgent(agent, encodings, feed)
-                await self._set_agent(agent, encodings)
+                await self._engine.work(self._index.needs.set_agent, agent, encodings)
             live.streams += 1
         try:
             yield live
@@ -169,8 +163,8 @@ class ProjectMatcher:
 
         async def remove() -> None:
             async with self._lock:
-                if agent_id not in self._live and self._index is not None:
-                    await self._engine.work(partial(self._index.needs.remove_agent, agent_id))
+                if agent_id not in self._live:
+                    await self._engine.work(self._index.needs.remove_agent, agent_id)
 
         del self._live[agent_id]
         task = asyncio.create_task(remove())
@@ -190,7 +184,7 @@ class ProjectMatcher:
                 raise live.feed.error
             agent, position = live.agent, self._reached.position
             matched = await self._engine.work(
-                partial(self._built.match_alone, agent, live.encodings, events, encodings)
+                self._index.match_alone, agent, live.encodings, events, encodings
             )
             deliveries: list[Delivery] = []
             for entry, event, matches in zip(entries, events, matched, strict=True):
@@ -198,12 +192,15 @@ class ProjectMatcher:
                     change = await self._change(agent, live.encodings, event)
                     if change is not None:
                         deliveries.append(Delivery(event.sequence, entry, (), event, change))
-                elif matches and await self._is_significant(agent, event):
-                    matches = await self._engine.with_passages(
-                        self.project, event, matches, position
-                    )
-                    deliveries.append(Delivery(event.sequence, entry, matches, event, agent=agent))
+                elif matches and await self._engine.is_significant(self.project, agent, event):
+                    deliveries.append(await self._delivery(agent, entry, event, matches, position))
         return deliveries
+
+    async def _delivery(
+        self, agent: Agent, entry: Entry, event: Event, matches: tuple[Match, ...], as_of: Sequence
+    ) -> Delivery:
+        matches = await self._engine.with_passages(self.project, event, matches, as_of)
+        return Delivery(event.sequence, entry, matches, event, agent=agent)
 
     async def _load(self, agent_id: str) -> tuple[Agent, tuple[Encoding, ...]]:
         stored = await self._engine.agents.agent(self.project, agent_id)
@@ -217,7 +214,7 @@ class ProjectMatcher:
         agent, encodings = await self._load(agent_id)
         is_change = event.event_type == AGENT_REGISTERED
         change = await self._change(agent, encodings, event) if is_change else None
-        await self._set_agent(agent, encodings)
+        await self._engine.work(self._index.needs.set_agent, agent, encodings)
         live = self._live[agent_id]
         live.agent, live.encodings = agent, encodings
         return change
@@ -232,7 +229,7 @@ class ProjectMatcher:
         agent_id, previous = registered_agent(event.payload)
         if agent_id != agent.agent_id or previous is None:
             return None
-        engine, index, position = self._engine, self._built, self._reached.position
+        engine, index, position = self._engine, self._index, self._reached.position
         before = await engine.encode_needs(self.project, index.model.id, previous)
 
         def find_new() -> SearchResult:
@@ -254,53 +251,52 @@ class ProjectMatcher:
         for (_, matches), entry in zip(found, entries, strict=True):
             if entry is not None:
                 datum = event_codec.decode(entry)
-                matches = await engine.with_passages(self.project, datum, matches, position)
-                data.append(Delivery(datum.sequence, entry, matches, datum, agent=agent))
+                data.append(await self._delivery(agent, entry, datum, matches, position))
         stored = await engine.agents.agent(self.project, agent_id)
         return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
-    async def _set_agent(self, agent: Agent, encodings: tuple[Encoding, ...]) -> None:
-        await self._engine.work(partial(self._built.needs.set_agent, agent, encodings))
-
     async def _encode_needs(self, agent: Agent) -> tuple[Encoding, ...]:
-        return await self._engine.encode_needs(self.project, self._built.model.id, agent.needs)
+        return await self._engine.encode_needs(self.project, self._index.model.id, agent.needs)
 
     async def _encode_events(self, events: list[Event]) -> dict[bytes, Encoding]:
         embeddings = self._engine.embeddings
-        return await embeddings.of_events(self.project, self._built.model.id, events)
+        return await embeddings.of_events(self.project, self._index.model.id, events)
 
     # -- following the log -------------------------------------------------------
 
     async def _run(self) -> None:
         try:
-            async with AsyncExitStack() as stack:
-                channel = await stack.enter_async_context(self._hub.channel(self.project))
-                feed = await stack.enter_async_context(channel.feed(EVERYTHING))
-                reader = _attach(feed)
-                stack.callback(lambda: reader.close())
-                reader = await self._build(feed, reader)
-                self._opened.set_result(None)
-                while True:
-                    try:
-                        chunk = reader.take(_CHUNK_BYTES)
-                    except Behind:
-                        log.info("matcher_behind", project=self.project)
-                        reader.close()
-                        reader = _attach(feed)
-                        reader = await self._retrying(partial(self._rebuild, feed, reader))
-                        continue
-                    if chunk is None:
-                        await reader.wait()
-                        continue
-                    for span in _spans(chunk.deliveries):
-                        await self._retrying(partial(self._match_span, span))
-                    self._reached.advance(chunk.position)
+            async with (
+                self._hub.channel(self.project) as channel,
+                channel.feed(EVERYTHING) as feed,
+            ):
+                reader = feed.attach(feed.position)
+                assert reader is not None, "a feed serves its own position"
+                with closing(reader):
+                    await self._build(reader)
+                    self._opened.set_result(None)
+                    await self._follow(reader)
         except Exception as error:
             if not self._opened.done():
                 self._opened.set_exception(error)
             else:
                 log.exception("matcher_failed", project=self.project)
             self._fail(ContexError(Reason.INTERNAL, f"matching failed in project {self.project!r}"))
+
+    async def _follow(self, reader: Reader) -> None:
+        while True:
+            try:
+                chunk = reader.take(_CHUNK_BYTES)
+            except Behind:
+                log.info("matcher_behind", project=self.project)
+                await self._retrying(partial(self._rebuild, reader))
+                continue
+            if chunk is None:
+                await reader.wait()
+                continue
+            for span in _spans(chunk.deliveries):
+                await self._retrying(partial(self._match_span, span))
+            self._reached.advance(chunk.position)
 
     def _fail(self, error: ContexError) -> None:
         for feed in self.feeds:
@@ -318,21 +314,19 @@ class ProjectMatcher:
                 log.warning("matching_interrupted", project=self.project, error=error.message)
                 await backoff.wait()
 
-    async def _build(self, feed: Feed, reader: Reader) -> Reader:
-        """Indexes the project's data as of the end of the log; returns a reader at that place.
+    async def _build(self, reader: Reader) -> None:
+        """Indexes the project's data as of the end of the log, and moves the reader there.
 
         The log goes on while the state is read, so a key may come with an event that the feed
         brings as well: the newer one counts. Starts over if the feed leaves it behind.
         """
         engine = self._engine
         while True:
-            model_id = await engine.embeddings.model_of(self.project)
-            index = Index(await engine.embeddings.models.get(model_id), engine.scorer)
+            self._reached.position = reader.skip()
+            self._index = await engine.new_index(self.project)
             newest: dict[str, Sequence] = {}
-            self._reached.position = feed.position
-            self._index = index
             async for states in engine.state.state(self.project):
-                await self._index_states(index, states, newest)
+                await self._apply_newer(states, newest)
             tail = (await engine.log.bounds(self.project)).tail
             try:
                 while self._reached.position < tail:
@@ -343,18 +337,16 @@ class ProjectMatcher:
                             await reader.wait()
                         continue
                     events = [event_codec.decode(d.entry) for d in chunk.deliveries]
-                    await self._index_states(index, data_states(events), newest)
+                    await self._apply_newer(data_states(events), newest)
                     self._reached.position = chunk.position
             except Behind:
-                reader.close()
-                reader = _attach(feed)
                 continue
             self._on_model_in_use(self.project)
-            return reader
+            return
 
-    async def _rebuild(self, feed: Feed, reader: Reader) -> Reader:
+    async def _rebuild(self, reader: Reader) -> None:
         """Starts over after the log was faster; agents read what they missed from the log."""
-        reader = await self._build(feed, reader)
+        await self._build(reader)
         for agent_id, live in tuple(self._live.items()):
             try:
                 live.agent, live.encodings = await self._load(agent_id)
@@ -364,40 +356,35 @@ class ProjectMatcher:
                 del self._live[agent_id]
                 live.feed.fail(error)
                 continue
-            await self._set_agent(live.agent, live.encodings)
+            await self._engine.work(self._index.needs.set_agent, live.agent, live.encodings)
             live.feed.reset(self._reached.position)
         self._reached.advance(self._reached.position)
-        return reader
 
-    async def _index_states(
-        self, index: Index, states: list[KeyState], newest: dict[str, Sequence]
-    ) -> None:
-        for start in range(0, len(states), _BUILD_CHUNK):
-            fresh: dict[str, KeyState] = {}
-            for state in states[start : start + _BUILD_CHUNK]:
-                if newest.get(state.data_key, BEGINNING) <= state.sequence:
-                    newest[state.data_key] = state.sequence
-                    fresh[state.data_key] = state
-            latest = list(fresh.values())
-            encodings = await self._engine.encode_states(self.project, index.model.id, latest)
-            await self._engine.work(partial(index.apply, latest, encodings))
+    async def _apply_newer(self, states: list[KeyState], newest: dict[str, Sequence]) -> None:
+        """Applies states, except where the index has newer ones."""
+        fresh: dict[str, KeyState] = {}
+        for state in states:
+            if newest.get(state.data_key, BEGINNING) <= state.sequence:
+                newest[state.data_key] = state.sequence
+                fresh[state.data_key] = state
+        await self._engine.apply(self.project, self._index, fresh.values())
 
     async def _match_span(self, span: list[Delivery]) -> None:
         """Matches events; the last one may change who is matched, or how, from there on."""
         events = [delivery.event for delivery in span if delivery.event is not None]
         encodings = await self._encode_events(events)
-        matched = await self._engine.work(partial(self._built.match, events, encodings))
+        matched = await self._engine.work(self._index.match, events, encodings)
         position, last = span[-1].sequence, events[-1]
-        outgoing: dict[str, list[Delivery]] = {}
+        outgoing: defaultdict[str, list[Delivery]] = defaultdict(list)
         for delivery, event, by_agent in zip(span, events, matched, strict=True):
             for agent_id, matches in by_agent.items():
                 live = self._live.get(agent_id)
-                if live is None or not await self._is_significant(live.agent, event):
-                    continue
-                matches = await self._engine.with_passages(self.project, event, matches, position)
-                outgoing.setdefault(agent_id, []).append(
-                    Delivery(delivery.sequence, delivery.entry, matches, event, agent=live.agent)
-                )
+                if live is not None and await self._engine.is_significant(
+                    self.project, live.agent, event
+                ):
+                    outgoing[agent_id].append(
+                        await self._delivery(live.agent, delivery.entry, event, matches, position)
+                    )
         gone: tuple[str, ContexError] | None = None
         if last.event_type == MODEL_CHANGED:
             await self._change_model(orjson.loads(last.payload)["model"])
@@ -414,9 +401,8 @@ class ProjectMatcher:
                     gone = agent_id, error
                 else:
                     if change is not None:
-                        outgoing.setdefault(agent_id, []).append(
-                            Delivery(position, span[-1].entry, (), last, change)
-                        )
+                        changed = Delivery(position, span[-1].entry, (), last, change)
+                        outgoing[agent_id].append(changed)
         # From here on nothing waits and nothing fails: a span counts as a whole or not at all.
         for agent_id, live in self._live.items():
             live.feed.extend(outgoing.get(agent_id, ()), position)
@@ -427,31 +413,25 @@ class ProjectMatcher:
             feed.fail(refusal)
         self._reached.advance(position)
 
-    async def _is_significant(self, agent: Agent, event: Event) -> bool:
-        return await self._engine.is_significant(self.project, agent, event)
-
     async def _change_model(self, model_id: str) -> None:
         """Another model decides from here on: indexes everything anew, then swaps the index."""
-        engine, old = self._engine, self._built
+        engine, old = self._engine, self._index
         if model_id == old.model.id:
             return
         engine.embeddings.model_changed(self.project, model_id)
-        usable = engine.embeddings.models.usable(model_id)
-        index = Index(await engine.embeddings.models.get(usable), engine.scorer)
         states = [
             KeyState(key, 0, sequence, False, old.data.digest_of(key) or b"")
             for key, sequence in old.latest.items()
         ]
-        await self._index_states(index, states, {})
-        self._index = index
+        self._index = await engine.new_index(self.project, states)
         for live in self._live.values():
             live.encodings = await self._encode_needs(live.agent)
-            await self._set_agent(live.agent, live.encodings)
-        log.info("matching_model_changed", project=self.project, model=index.model.id)
+            await engine.work(self._index.needs.set_agent, live.agent, live.encodings)
+        log.info("matching_model_changed", project=self.project, model=self._index.model.id)
 
     async def _drop_erased(self) -> None:
         """Data whose latest event was erased match nothing any more."""
-        index = self._built
+        index = self._index
         self._engine.embeddings.forget(self.project)
         async for states in self._engine.state.state(self.project):
             erased = [
@@ -459,7 +439,7 @@ class ProjectMatcher:
                 for state in states
                 if not state.digest and index.latest.get(state.data_key) == state.sequence
             ]
-            await self._engine.work(partial(index.apply, erased, {}))
+            await self._engine.work(index.apply, erased, {})
 
 
 def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
@@ -472,9 +452,3 @@ def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
         if delivery.event.event_type in SERVICE_TYPES:
             spans.append([])
     return [span for span in spans if span]
-
-
-def _attach(feed: Feed) -> Reader:
-    reader = feed.attach(feed.position)
-    assert reader is not None, "a feed serves its own position"
-    return reader

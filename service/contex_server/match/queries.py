@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, event_not_found
@@ -21,9 +19,6 @@ from contex_server.matching.explain import Explanation, explain
 from contex_server.matching.tokens import TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
-from contex_server.state.state import State
-
-_INDEX_CHUNK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +58,13 @@ class MatchQueries:
         scope: Scope,
     ) -> MatchResult:
         """What registered needs match now, with everything up to `at_least` taken into account."""
-        async with self._matchers.matcher(project) as matcher:
-            async with matcher.index_at(at_least) as (index, position):
-                encodings = await self._engine.encode_needs(project, index.model.id, needs)
-                keys = EventFilter(scope=scope)
-                matched = await self._search(index, needs, encodings, position, keys)
-            return await self._result(project, matched, position, budget)
+        async with (
+            self._matchers.matcher(project) as matcher,
+            matcher.index_at(at_least) as (index, position),
+        ):
+            encodings = await self._engine.encode_needs(project, index.model.id, needs)
+            matched = await self._search(index, needs, encodings, position, scope.admits)
+        return await self._result(project, matched, position, budget)
 
     async def match(
         self,
@@ -89,8 +85,8 @@ class MatchQueries:
             encodings = await self._engine.encode_needs(
                 project, index.model.id, needs, registered=False
             )
-            keys = EventFilter(data_keys=data_keys, scope=scope)
-            matched = await self._search(index, needs, encodings, position, keys)
+            admits = EventFilter(data_keys=data_keys, scope=scope).admits_key
+            matched = await self._search(index, needs, encodings, position, admits)
         return await self._result(project, matched, position, budget)
 
     async def explain(
@@ -140,18 +136,14 @@ class MatchQueries:
             (encoding,) = await engine.encode_needs(project, model, [need], registered=False)
             event_encodings = await engine.embeddings.of_events(project, model, [event])
             explanation = await engine.work(
-                partial(
-                    explain,
-                    index.data,
-                    engine.scorer,
-                    model,
-                    need,
-                    encoding,
-                    event,
-                    event_encodings[event.text_digest],
-                    await engine.description(project, event),
-                    position,
-                )
+                explain,
+                index.data,
+                need,
+                encoding,
+                event,
+                event_encodings[event.text_digest],
+                await engine.description(project, event),
+                position,
             )
             if index.latest.get(event.data_key) != event.sequence:
                 # The rank is that of the datum's latest event, which is another one.
@@ -180,18 +172,7 @@ class MatchQueries:
                     yield index, position
                     return
         state = await self._states.at(project, moment)
-        yield await self.build_index(project, state), moment
-
-    async def build_index(self, project: str, state: State) -> Index:
-        """Indexes a state, with the model that decides in the project now."""
-        engine = self._engine
-        model_id = await engine.embeddings.model_of(project)
-        index = Index(await engine.embeddings.models.get(model_id), engine.scorer)
-        data = state.all()
-        while part := list(islice(data, _INDEX_CHUNK)):
-            encodings = await engine.encode_states(project, model_id, part)
-            await engine.work(partial(index.apply, part, encodings))
-        return index
+        yield await self._engine.new_index(project, state.all()), moment
 
     async def _search(
         self,
@@ -199,12 +180,10 @@ class MatchQueries:
         needs: Sequence[Need],
         encodings: Sequence[Encoding],
         position: LogSequence,
-        keys: EventFilter,
+        admits: Callable[[str], bool],
     ) -> list[tuple[LogSequence, tuple[Match, ...]]]:
         """The latest events of the data that match, with their matches, best first."""
-        matched = await self._engine.work(
-            partial(index.search, needs, encodings, position, keys.admits_key)
-        )
+        matched = await self._engine.work(index.search, needs, encodings, position, admits)
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 
     async def _result(

@@ -67,7 +67,7 @@ def open_match(
     return MatchRoom(
         pool,
         queries,
-        BacktestRunner(states, engine, queries),
+        BacktestRunner(states, engine),
         Feedback(log, store.agents, queries),
         reembedding,
     )

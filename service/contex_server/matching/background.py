@@ -70,6 +70,19 @@ class Prior:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """An embedding model in use, with the background of text in general under it."""
+
+    id: str
+    prior: Prior
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return len(self.prior.mean)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class NeedBaseline:
     """A need against a background.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from contex_server.matching.background import Background, NeedBaseline
+from contex_server.matching.background import Background, Model, NeedBaseline
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
@@ -72,13 +72,14 @@ NO_CHANGE = TextChange()
 
 
 class DataIndex:
-    """The texts of a project's live data. Not for use by several threads at once."""
+    """The texts of a project's live data under a model. Not for use by several threads at once."""
 
-    def __init__(self, dimension: int, scorer: Scorer, background: Background) -> None:
-        self._scorer = scorer
-        self._vectors = VectorIndex(dimension)
+    def __init__(self, model: Model, scorer: Scorer) -> None:
+        self.model = model
+        self.scorer = scorer
+        self.background = Background(model.prior)
+        self._vectors = VectorIndex(model.dimension)
         self._postings = Postings()
-        self.background = background
         self._texts: dict[bytes, IndexedText] = {}
         self._by_serial: dict[int, IndexedText] = {}
         self._digests: dict[str, bytes] = {}
@@ -98,6 +99,11 @@ class DataIndex:
     def passages(self) -> int:
         """How many passages are indexed."""
         return len(self._vectors)
+
+    @property
+    def crowd(self) -> float:
+        """K of the score, by the passages in the background."""
+        return self.scorer.crowd(self.background.passages)
 
     @property
     def nbytes(self) -> int:
@@ -165,11 +171,12 @@ class DataIndex:
                 return ranking
             count *= 8
 
-    def measure(self, need: Encoding, text: IndexedText) -> Ranking:
-        """All passages of one text against a need, best first."""
-        (usual,) = self.background.usual([need])
-        lexical = self._lexical(need.terms[0].ids, usual)
-        return self._ranking(need, usual, text.slots, lexical, every=True)
+    def scores(self, ranking: Ranking) -> tuple[Floats, Floats]:
+        """The shares and scores of a need's ranking."""
+        crowd = self.crowd
+        rivalry = self.scorer.rivalry(ranking.fits[:RIVALS], crowd).sum()
+        shares = self.scorer.share(ranking.fits, rivalry, crowd)
+        return shares, self.scorer.score(ranking.standing, ranking.lexical, shares)
 
     def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:
         """The texts with the highest cosines.
@@ -291,12 +298,12 @@ class DataIndex:
         """
         ranking = self._ranking(need, usual, slots, lexical)
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
-        rival_floor = self._scorer.rival_floor(self._scorer.crowd(self.background.passages))
+        rival_floor = self.scorer.rival_floor(self.crowd)
         wanted = min(lowest, max(second, rival_floor))
-        standing = self._scorer.standing(edge, usual.mean, usual.deviation)
-        if not last and float(self._scorer.fit(standing, np.zeros(()))) >= wanted:
+        standing = self.scorer.standing(edge, usual.mean, usual.deviation)
+        if not last and float(self.scorer.fit(standing, np.zeros(()))) >= wanted:
             return None
-        others = np.flatnonzero((lexical > 0) & (self._scorer.fit(standing, lexical) >= wanted))
+        others = np.flatnonzero((lexical > 0) & (self.scorer.fit(standing, lexical) >= wanted))
         together = np.union1d(slots, others)
         if len(together) == len(slots):
             return ranking
@@ -308,18 +315,15 @@ class DataIndex:
         usual: NeedBaseline,
         slots: NDArray[np.int64],
         lexical: Floats,
-        *,
-        every: bool = False,
     ) -> Ranking:
         cosines = self._vectors.cosines(need.vectors[0], slots)
-        standing = self._scorer.standing(cosines, usual.mean, usual.deviation)
+        standing = self.scorer.standing(cosines, usual.mean, usual.deviation)
         part = lexical[slots]
-        fits = self._scorer.fit(standing, part)
+        fits = self.scorer.fit(standing, part)
         # Best first; where fits are equal, the first text and passage.
         order = np.lexsort((self._passage_of[slots], self._serial_of[slots], -fits))
-        if not every:
-            _, first = np.unique(self._serial_of[slots][order], return_index=True)
-            order = order[np.sort(first)]
+        _, first = np.unique(self._serial_of[slots][order], return_index=True)
+        order = order[np.sort(first)]
         slots = slots[order]
         return Ranking(
             self._serial_of[slots],

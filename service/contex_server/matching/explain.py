@@ -11,8 +11,7 @@ from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.data_index import DataIndex, lexical_of
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import RIVALS, Floats, Scorer
-from contex_server.matching.search import score_ranking
+from contex_server.matching.score import RIVALS, Floats
 from contex_server.matching.terms import words_of
 
 TEXT_CHARS = 400
@@ -73,8 +72,6 @@ class Explanation:
 
 def explain(
     data: DataIndex,
-    scorer: Scorer,
-    model_id: str,
     need: Need,
     need_encoding: Encoding,
     event: Event,
@@ -86,8 +83,7 @@ def explain(
 
     `encoding` and `description` are the event's; the data are as of `as_of`.
     """
-    background = data.background
-    crowd = scorer.crowd(background.passages)
+    background, scorer, crowd = data.background, data.scorer, data.crowd
     ids = need_encoding.terms[0].ids
     rarity = background.rarity(ids)
     mass = float(rarity.sum()) or 1.0
@@ -131,7 +127,7 @@ def explain(
         mean=float(means[0]),
         deviation=float(deviations[0]),
         threshold=need.threshold,
-        model=model_id,
+        model=data.model.id,
         scorer=scorer.name,
         background_passages=background.passages,
         background_as_of=as_of,
@@ -143,7 +139,7 @@ def explain(
     matched = match.score >= need.threshold and not excluded
     rank = 0
     if text is not None and event.data_key in text.data_keys:
-        _, all_scores = score_ranking(ranking, scorer, crowd)
+        _, all_scores = data.scores(ranking)
         # If FAISS is approximate, the text may be missing in the ranking.
         own = all_scores[ranking.serials == text.serial]
         better = ranking.serials[all_scores > (own[0] if len(own) else match.score)]

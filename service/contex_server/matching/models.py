@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import structlog
 
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import StartupError, embedder_unavailable
-from contex_server.matching.background import Prior, shipped_prior, shipped_texts
+from contex_server.matching.background import Model, Prior, shipped_prior, shipped_texts
 from contex_server.matching.embedders import create
 from contex_server.matching.embedders.minilm import MODEL_ID
 from contex_server.matching.embedders.port import Embedder, ModelCorrupt, ModelInvalid, Role, unit
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
-    """An embedding model in use, with the background of text in general under it."""
-
-    id: str
-    dimension: int
-    prior: Prior
 
 
 class Models:
@@ -63,7 +53,7 @@ class Models:
             if self._priors.get(model_id) is task:
                 del self._priors[model_id]
             raise embedder_unavailable(error) from error
-        return Model(model_id, embedder.dimension, prior)
+        return Model(model_id, prior)
 
     async def close(self) -> None:
         """Cancels what is being computed; the owner of the embedders closes them."""

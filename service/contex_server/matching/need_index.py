@@ -17,7 +17,7 @@ from contex_server.matching.data_index import NO_CHANGE, DataIndex, TextChange
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_columns import KEPT, Rows
 from contex_server.matching.need_rows import ROUNDING, Candidates, NeedRows
-from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
+from contex_server.matching.score import RIVALS, Floats, saturation
 
 
 class NeedIndex:
@@ -26,14 +26,13 @@ class NeedIndex:
     A need that several agents share is one row.
     """
 
-    def __init__(self, dimension: int, scorer: Scorer, data: DataIndex, model_id: str) -> None:
-        self._scorer = scorer
+    def __init__(self, data: DataIndex) -> None:
+        self._scorer = data.scorer
         self._data = data
-        self._model_id = model_id
         self._agents: dict[str, Agent] = {}
         self._row_of: dict[bytes, int] = {}
         self._agents_of: dict[int, dict[str, list[int]]] = {}
-        self._rows = NeedRows(dimension, scorer, data)
+        self._rows = NeedRows(data)
         # Caches by row, valid until the data change: a need's baseline, and its rivals' fits.
         self._usual: dict[int, NeedBaseline] = {}
         self._rivals: dict[int, Floats] = {}
@@ -117,7 +116,7 @@ class NeedIndex:
         at = np.arange(len(rows))
         cosines, standing, lexical = cosines[at, best], standing[at, best], lexical[at, best]
         fits = self._scorer.fit(standing, lexical)
-        crowd = self._scorer.crowd(self._data.background.passages)
+        crowd = self._data.crowd
         by_agent: defaultdict[str, list[Match]] = defaultdict(list)
         for index in np.flatnonzero(self._score_alone(standing, lexical) >= thresholds[rows]):
             row, fit = int(rows[index]), float(fits[index])
@@ -146,7 +145,7 @@ class NeedIndex:
                             mean=usual[index].mean,
                             deviation=usual[index].deviation,
                             threshold=need.threshold,
-                            model=self._model_id,
+                            model=self._data.model.id,
                             scorer=self._scorer.name,
                             background_passages=self._data.background.passages,
                         )
@@ -157,8 +156,7 @@ class NeedIndex:
 
     def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:
         """The scores without any rivals: upper bounds."""
-        scorer = self._scorer
-        crowd = scorer.crowd(self._data.background.passages)
+        scorer, crowd = self._scorer, self._data.crowd
         fits = scorer.fit(standing, lexical)
         share = scorer.share(fits, scorer.rivalry(fits, crowd), crowd)
         return scorer.score(standing, lexical, share)

@@ -19,7 +19,7 @@ from contex_server.matching.data_index import DataIndex, TextChange
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_columns import NeedColumns, Rows
 from contex_server.matching.postings import Postings
-from contex_server.matching.score import Floats, Scorer, saturation
+from contex_server.matching.score import Floats, saturation
 from contex_server.matching.terms import Terms
 
 ROUNDING = 1e-6
@@ -66,10 +66,10 @@ class NeedRows:
         numbers: What is known of each.
     """
 
-    def __init__(self, dimension: int, scorer: Scorer, data: DataIndex) -> None:
-        self._scorer = scorer
+    def __init__(self, data: DataIndex) -> None:
+        self._scorer = data.scorer
         self._data = data
-        self.vectors = np.zeros((0, dimension), np.float32)
+        self.vectors = np.zeros((0, data.model.dimension), np.float32)
         self.terms: dict[int, Terms] = {}
         self.numbers = NeedColumns()
         self._postings = Postings()
@@ -100,7 +100,7 @@ class NeedRows:
         else:
             self._pending.clear()
             self._mass_weight = _SMALLER * background.weight
-            self._crowd = self._scorer.crowd(background.passages)
+            self._crowd = self._data.crowd
         if len(needs) > len(self._free):
             self._grow(max(64, 3 * len(numbers) // 2, len(numbers) + len(needs)))
         rows = [self._free.pop() for _ in needs]
@@ -279,7 +279,7 @@ class NeedRows:
         numbers.mass += np.bincount(slots, np.repeat(moved, sizes), len(numbers))
 
     def _update_lowest_fits(self) -> None:
-        crowd = self._scorer.crowd(self._data.background.passages)
+        crowd = self._data.crowd
         if not 0.95 < crowd / self._crowd < 1.05:
             self._crowd = crowd
             self._set_lowest_fits(np.array(list(self.terms)))

@@ -10,18 +10,15 @@ import numpy as np
 
 from contex_server.kernel.model import Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.data_index import DataIndex, Ranking
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_index import best_first
-from contex_server.matching.score import RIVALS, Floats, Scorer
 
 SearchResult = list[tuple[str, tuple[Match, ...]]]
 
 
 def search(
     data: DataIndex,
-    scorer: Scorer,
-    model_id: str,
     needs: Sequence[tuple[Need, Encoding]],
     as_of: LogSequence,
     admits: Callable[[str], bool] = lambda _: True,
@@ -35,10 +32,9 @@ def search(
         Each datum once, with the needs that selected it, best first; best datum first.
     """
     by_key: defaultdict[str, list[Match]] = defaultdict(list)
-    crowd = scorer.crowd(data.background.passages)
     for index, (need, encoding) in enumerate(needs):
-        ranking = data.rank(encoding, scorer.lowest_fit(need.threshold, crowd))
-        shares, scores = score_ranking(ranking, scorer, crowd)
+        ranking = data.rank(encoding, data.scorer.lowest_fit(need.threshold, data.crowd))
+        shares, scores = data.scores(ranking)
         candidates = (
             (-float(scores[at]), data_key, at)
             for at in np.flatnonzero(scores >= need.threshold).tolist()
@@ -59,8 +55,8 @@ def search(
                     mean=ranking.mean,
                     deviation=ranking.deviation,
                     threshold=need.threshold,
-                    model=model_id,
-                    scorer=scorer.name,
+                    model=data.model.id,
+                    scorer=data.scorer.name,
                     background_passages=data.background.passages,
                     background_as_of=as_of,
                 )
@@ -68,10 +64,3 @@ def search(
     result = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
     result.sort(key=lambda item: (-item[1][0].score, item[0]))
     return result
-
-
-def score_ranking(ranking: Ranking, scorer: Scorer, crowd: float) -> tuple[Floats, Floats]:
-    """The shares and scores of a need's ranking."""
-    rivalry = scorer.rivalry(ranking.fits[:RIVALS], crowd).sum()
-    shares = scorer.share(ranking.fits, rivalry, crowd)
-    return shares, scorer.score(ranking.standing, ranking.lexical, shares)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 from contex_server.matching import data_index as data_module
-from contex_server.matching.background import Background
+from contex_server.matching.background import Model
 from contex_server.matching.data_index import NO_CHANGE, DataIndex, Ranking
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import Scorer, shipped_weights
@@ -17,14 +17,14 @@ from contex_server.matching.terms import NO_TERMS
 from contex_server.matching.vectors import VectorIndex
 
 from tests.unit.matching.brute_force import BruteForce
-from tests.unit.matching.corpora import DIMENSION, Corpus, prior
+from tests.unit.matching.corpora import Corpus, prior
 
 SCORER = Scorer(replace(shipped_weights(), prior_passages=10.0))
 
 
 class Project:
     def __init__(self) -> None:
-        self.index = DataIndex(DIMENSION, SCORER, Background(prior()))
+        self.index = DataIndex(Model("model", prior()), SCORER)
         self.texts: dict[str, tuple[bytes, Encoding]] = {}
 
     def put(self, key: str, digest: bytes, text: Encoding) -> None:
@@ -178,16 +178,3 @@ def test_changes_tell_which_texts_came_and_went() -> None:
     assert gone.added is None
     assert gone.removed is not None
     assert index.digest_of("b") is None
-
-
-def test_all_passages_of_a_text_are_measured() -> None:
-    corpus, project = Corpus(2), Project()
-    project.put("a", b"1", corpus.text(10))
-    project.put("b", b"2", corpus.text(3))
-    text = project.index.text(b"1")
-    assert text is not None
-    need = corpus.need()
-    measured = project.index.measure(need, text)
-    assert sorted(measured.passages.tolist()) == list(range(10))
-    best = project.check(need, 0.0)
-    assert measured.fits[0] == best.fits[best.serials.tolist().index(text.serial)]

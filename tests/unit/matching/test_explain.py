@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event, Match, Need
 from contex_server.matching import data_index as data_module
-from contex_server.matching.background import Background
+from contex_server.matching.background import Model
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import Description
 from contex_server.matching.embedders.port import unit
@@ -25,7 +25,7 @@ from contex_server.matching.terms import terms_of
 from contex_server.matching.vectors import VectorIndex
 
 from tests.unit.matching.brute_force import BruteForce
-from tests.unit.matching.corpora import DIMENSION, TOPICS, VOCABULARY, Corpus, prior
+from tests.unit.matching.corpora import TOPICS, VOCABULARY, Corpus, prior
 
 SCORER = Scorer(replace(shipped_weights(), prior_passages=10.0))
 PRIOR = prior()
@@ -38,7 +38,7 @@ class Project:
 
     def __init__(self, seed: int) -> None:
         self.randomly, self.corpus = random.Random(seed), Corpus(seed)
-        self.index = DataIndex(DIMENSION, SCORER, Background(PRIOR))
+        self.index = DataIndex(Model("model", PRIOR), SCORER)
         self.texts: dict[str, Text] = {}
 
     def text(self, passages: int = 1) -> Text:
@@ -78,12 +78,10 @@ class Project:
     ) -> Explanation:  # fmt: skip
         digest, own, description = text or self.texts[key]
         event = Event(BEGINNING, event_type, key, b"", "", "", "", 1, None, digest)
-        return explain(
-            self.index, SCORER, "model", need, encoding, event, own, description, BEGINNING
-        )
+        return explain(self.index, need, encoding, event, own, description, BEGINNING)
 
     def answer(self, need: Need, encoding: Encoding) -> dict[str, Match]:
-        found = search(self.index, SCORER, "model", [(need, encoding)], BEGINNING)
+        found = search(self.index, [(need, encoding)], BEGINNING)
         return {key: matches[0] for key, matches in found}
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contex_server.kernel.model import BEGINNING, Agent, Need
-from contex_server.matching.background import Background
+from contex_server.matching.background import Model
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding, as_stored, unit
 from contex_server.matching.need_index import NeedIndex
@@ -33,8 +33,8 @@ class Project:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self.data = DataIndex(DIMENSION, scorer, Background(PRIOR))
-        self.needs = NeedIndex(DIMENSION, scorer, self.data, "model")
+        self.data = DataIndex(Model("model", PRIOR), scorer)
+        self.needs = NeedIndex(self.data)
         self.texts: dict[str, tuple[bytes, Encoding]] = {}
         self.agents: dict[str, tuple[Agent, list[Encoding]]] = {}
 
@@ -249,7 +249,7 @@ def test_a_pair_has_the_same_score_at_a_registration_and_live() -> None:
     project.set_agent(Agent("a", (need,), 1e-6, 500, 0, 0), [encoding])
     for n in range(150):
         project.put(f"k{n}", *world.text())
-    found = search(project.data, project.scorer, "model", [(need, encoding)], BEGINNING)
+    found = search(project.data, [(need, encoding)], BEGINNING)
     registered = {key: matches[0].score for key, matches in found}
     assert len(registered) > 20
     for key, text in project.texts.items():
