@@ -28,8 +28,6 @@ from contex_server.matching.vectors import use_one_thread
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-PASSAGE_CHARS = 400
-"""Maximum length of the passage that a match quotes."""
 _WORKERS = 2
 _CACHED_DESCRIPTIONS = 256
 _INDEX_CHUNK = 200
@@ -117,10 +115,9 @@ class MatchEngine:
         description = await self.description(project, event)
         completed = []
         for match in matches:
-            passage = description.passages[min(match.passage, len(description.passages) - 1)]
-            text = (description.texts[0] if match.passage == 0 else passage.text)[:PASSAGE_CHARS]
+            quoted = description.quoted(match.passage)
             completed.append(
-                replace(match, path=passage.path, passage_text=text, background_as_of=as_of)
+                replace(match, path=quoted.path, passage_text=quoted.text, background_as_of=as_of)
             )
         return tuple(completed)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import orjson
 
@@ -77,9 +78,8 @@ class Feedback:
         explained = await self._queries.explain(
             project, need, data_key="", sequence=sequence, as_of=None, scope=scope
         )
-        match = asdict(explained.explanation.match)
-        match["need_index"] = need_index
-        match["background_as_of"] = str(explained.explanation.match.background_as_of)
+        match = asdict(replace(explained.explanation.match, need_index=need_index))
+        match["background_as_of"] = str(match["background_as_of"])
         payload = orjson.dumps(
             {
                 "agent_id": agent_id,
@@ -118,25 +118,23 @@ class Feedback:
                 judgements = [
                     _judgement(event.sequence, record, entry)
                     for event, record, entry in zip(verdicts, records, judged, strict=True)
-                    if entry is not None and scope.admits(str(record["data_key"]))
+                    if entry is not None and scope.admits(record["data_key"])
                 ]
                 if judgements:
                     yield judgements
 
 
-def _judgement(sequence: LogSequence, record: dict[str, object], judged: Entry) -> Judgement:
+def _judgement(sequence: LogSequence, record: dict[str, Any], judged: Entry) -> Judgement:
     fields = record["match"]
     if not isinstance(fields, dict):
         raise ContexError(Reason.INTERNAL, f"the feedback at {sequence} is damaged")
-    match = Match(
-        **{**fields, "background_as_of": LogSequence.parse(str(fields["background_as_of"]))}
-    )
+    as_of = LogSequence.parse(fields["background_as_of"])
     return Judgement(
         sequence,
-        str(record["agent_id"]),
-        str(record["need"]),
+        record["agent_id"],
+        record["need"],
         judged,
-        match,
-        bool(record["useful"]),
-        str(record["comment"]),
+        Match(**{**fields, "background_as_of": as_of}),
+        record["useful"],
+        record["comment"],
     )

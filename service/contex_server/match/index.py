@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
@@ -68,6 +69,23 @@ class Index:
     ) -> SearchResult:
         """The data that needs match."""
         return search(self.data, list(zip(needs, encodings, strict=True)), as_of, admits)
+
+    def search_new(
+        self,
+        now: tuple[Sequence[Need], Sequence[Encoding]],
+        before: tuple[Sequence[Need], Sequence[Encoding]],
+        as_of: LogSequence,
+        until: LogSequence,
+    ) -> SearchResult:
+        """The data that the needs of now match and those of before did not, up to `until`."""
+
+        def is_older(data_key: str) -> bool:
+            return self.latest[data_key] <= until
+
+        needs, encodings = before
+        everything = [replace(need, max_matches=len(self.data) or 1) for need in needs]
+        matched = {key for key, _ in self.search(everything, encodings, as_of, is_older)}
+        return self.search(*now, as_of, lambda key: is_older(key) and key not in matched)
 
     def _match(
         self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]

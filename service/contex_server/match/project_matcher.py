@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ from contex_server.kernel.model import (
     Event,
     KeyState,
     Match,
+    Need,
     Sequence,
 )
 from contex_server.match.agent_codec import decode_agent, registered_agent
@@ -43,7 +44,6 @@ from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
 from contex_server.match.waiters import PositionWaiters
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.search import SearchResult
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -146,10 +146,12 @@ class ProjectMatcher:
         async with self._locked():
             live = self._live.get(agent_id)
             if live is None:
-                agent, encodings = await self._load(agent_id)
+                agent = await self._registered(agent_id)
+                if agent is None:
+                    raise agent_not_found(self.project, agent_id)
                 feed = Feed(self._reached.position, self._feed_bytes)
-                live = self._live[agent_id] = LiveAgent(agent, encodings, feed)
-                await self._engine.work(self._index.needs.set_agent, agent, encodings)
+                live = self._live[agent_id] = LiveAgent(agent, (), feed)
+                await self._set_agent(live, agent)
             live.streams += 1
         try:
             yield live
@@ -189,7 +191,7 @@ class ProjectMatcher:
             deliveries: list[Delivery] = []
             for entry, event, matches in zip(entries, events, matched, strict=True):
                 if event.event_type == AGENT_REGISTERED:
-                    change = await self._change(agent, live.encodings, event)
+                    change = await self._change(agent, event)
                     if change is not None:
                         deliveries.append(Delivery(event.sequence, entry, (), event, change))
                 elif matches and await self._engine.is_significant(self.project, agent, event):
@@ -202,26 +204,17 @@ class ProjectMatcher:
         matches = await self._engine.with_passages(self.project, event, matches, as_of)
         return Delivery(event.sequence, entry, matches, event, agent=agent)
 
-    async def _load(self, agent_id: str) -> tuple[Agent, tuple[Encoding, ...]]:
+    async def _registered(self, agent_id: str) -> Agent | None:
         stored = await self._engine.agents.agent(self.project, agent_id)
-        if stored is None:
-            raise agent_not_found(self.project, agent_id)
-        agent = decode_agent(stored.record)
-        return agent, await self._encode_needs(agent)
+        return None if stored is None else decode_agent(stored.record)
 
-    async def _reload(self, agent_id: str, event: Event) -> NeedsChange | None:
-        """A listening agent was changed: it is matched as it is now from here on."""
-        agent, encodings = await self._load(agent_id)
-        is_change = event.event_type == AGENT_REGISTERED
-        change = await self._change(agent, encodings, event) if is_change else None
+    async def _set_agent(self, live: LiveAgent, agent: Agent) -> None:
+        """Matches an agent's needs from here on as this registration has them."""
+        encodings = await self._encode_needs(agent.needs)
         await self._engine.work(self._index.needs.set_agent, agent, encodings)
-        live = self._live[agent_id]
         live.agent, live.encodings = agent, encodings
-        return change
 
-    async def _change(
-        self, agent: Agent, encodings: tuple[Encoding, ...], event: Event
-    ) -> NeedsChange | None:
+    async def _change(self, agent: Agent, event: Event) -> NeedsChange | None:
         """What changed needs bring an agent: the data that they match and the previous did not.
 
         None if the registration is another agent's, or leaves the needs as they were.
@@ -230,33 +223,24 @@ class ProjectMatcher:
         if agent_id != agent.agent_id or previous is None:
             return None
         engine, index, position = self._engine, self._index, self._reached.position
-        before = await engine.encode_needs(self.project, index.model.id, previous)
-
-        def find_new() -> SearchResult:
-            def is_older(data_key: str) -> bool:
-                return index.latest[data_key] <= event.sequence
-
-            everything = [replace(need, max_matches=len(index.data) or 1) for need in previous]
-            matched = {key for key, _ in index.search(everything, before, position, is_older)}
-            return index.search(
-                agent.needs,
-                encodings,
-                position,
-                lambda data_key: is_older(data_key) and data_key not in matched,
-            )
-
-        found = await engine.work(find_new)
-        entries = await engine.log.get(self.project, [index.latest[key] for key, _ in found])
+        matched = await engine.work(
+            index.search_new,
+            (agent.needs, await self._encode_needs(agent.needs)),
+            (previous, await self._encode_needs(previous)),
+            position,
+            event.sequence,
+        )
+        entries = await engine.log.get(self.project, [index.latest[key] for key, _ in matched])
         data = []
-        for (_, matches), entry in zip(found, entries, strict=True):
+        for (_, matches), entry in zip(matched, entries, strict=True):
             if entry is not None:
                 datum = event_codec.decode(entry)
                 data.append(await self._delivery(agent, entry, datum, matches, position))
         stored = await engine.agents.agent(self.project, agent_id)
         return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
-    async def _encode_needs(self, agent: Agent) -> tuple[Encoding, ...]:
-        return await self._engine.encode_needs(self.project, self._index.model.id, agent.needs)
+    async def _encode_needs(self, needs: tuple[Need, ...]) -> tuple[Encoding, ...]:
+        return await self._engine.encode_needs(self.project, self._index.model.id, needs)
 
     async def _encode_events(self, events: list[Event]) -> dict[bytes, Encoding]:
         embeddings = self._engine.embeddings
@@ -348,16 +332,13 @@ class ProjectMatcher:
         """Starts over after the log was faster; agents read what they missed from the log."""
         await self._build(reader)
         for agent_id, live in tuple(self._live.items()):
-            try:
-                live.agent, live.encodings = await self._load(agent_id)
-            except ContexError as error:
-                if error.reason is not Reason.AGENT_NOT_FOUND:
-                    raise
+            agent = await self._registered(agent_id)
+            if agent is None:
                 del self._live[agent_id]
-                live.feed.fail(error)
-                continue
-            await self._engine.work(self._index.needs.set_agent, live.agent, live.encodings)
-            live.feed.reset(self._reached.position)
+                live.feed.fail(agent_not_found(self.project, agent_id))
+            else:
+                await self._set_agent(live, agent)
+                live.feed.reset(self._reached.position)
         self._reached.advance(self._reached.position)
 
     async def _apply_newer(self, states: list[KeyState], newest: dict[str, Sequence]) -> None:
@@ -371,46 +352,46 @@ class ProjectMatcher:
 
     async def _match_span(self, span: list[Delivery]) -> None:
         """Matches events; the last one may change who is matched, or how, from there on."""
+        engine = self._engine
         events = [delivery.event for delivery in span if delivery.event is not None]
         encodings = await self._encode_events(events)
-        matched = await self._engine.work(self._index.match, events, encodings)
+        matched = await engine.work(self._index.match, events, encodings)
         position, last = span[-1].sequence, events[-1]
         outgoing: defaultdict[str, list[Delivery]] = defaultdict(list)
         for delivery, event, by_agent in zip(span, events, matched, strict=True):
             for agent_id, matches in by_agent.items():
                 live = self._live.get(agent_id)
-                if live is not None and await self._engine.is_significant(
-                    self.project, live.agent, event
-                ):
-                    outgoing[agent_id].append(
-                        await self._delivery(live.agent, delivery.entry, event, matches, position)
-                    )
-        gone: tuple[str, ContexError] | None = None
+                if live is None:
+                    continue
+                listener, entry = live.agent, delivery.entry
+                if await engine.is_significant(self.project, listener, event):
+                    delivered = await self._delivery(listener, entry, event, matches, position)
+                    outgoing[agent_id].append(delivered)
+        unregistered: LiveAgent | None = None
         if last.event_type == MODEL_CHANGED:
             await self._change_model(orjson.loads(last.payload)["model"])
         elif last.event_type == DATA_ERASED:
             await self._drop_erased()
         elif last.event_type in (AGENT_REGISTERED, AGENT_UNREGISTERED):
             agent_id = orjson.loads(last.payload)["agent_id"]
-            if agent_id in self._live:
-                try:
-                    change = await self._reload(agent_id, last)
-                except ContexError as error:
-                    if error.reason is not Reason.AGENT_NOT_FOUND:
-                        raise
-                    gone = agent_id, error
-                else:
-                    if change is not None:
-                        changed = Delivery(position, span[-1].entry, (), last, change)
-                        outgoing[agent_id].append(changed)
+            live = self._live.get(agent_id)
+            agent = None if live is None else await self._registered(agent_id)
+            if agent is None:
+                unregistered = live
+            elif live is not None:
+                change = await self._change(agent, last)
+                await self._set_agent(live, agent)
+                if change is not None:
+                    changed = Delivery(position, span[-1].entry, (), last, change)
+                    outgoing[agent_id].append(changed)
         # From here on nothing waits and nothing fails: a span counts as a whole or not at all.
         for agent_id, live in self._live.items():
             live.feed.extend(outgoing.get(agent_id, ()), position)
-        if gone is not None:
-            agent_id, refusal = gone
-            feed = self._live[agent_id].feed
-            self._detach(agent_id)
-            feed.fail(refusal)
+        if unregistered is not None:
+            agent_id = unregistered.agent.agent_id
+            if self._live.get(agent_id) is unregistered:
+                self._detach(agent_id)
+            unregistered.feed.fail(agent_not_found(self.project, agent_id))
         self._reached.advance(position)
 
     async def _change_model(self, model_id: str) -> None:
@@ -425,8 +406,7 @@ class ProjectMatcher:
         ]
         self._index = await engine.new_index(self.project, states)
         for live in self._live.values():
-            live.encodings = await self._encode_needs(live.agent)
-            await engine.work(self._index.needs.set_agent, live.agent, live.encodings)
+            await self._set_agent(live, live.agent)
         log.info("matching_model_changed", project=self.project, model=self._index.model.id)
 
     async def _drop_erased(self) -> None:

@@ -8,15 +8,22 @@ from dataclasses import dataclass, replace
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, event_not_found
-from contex_server.kernel.model import Entry, Event, EventFilter, Match, Need
+from contex_server.kernel.model import Entry, Event, EventFilter, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.match.index import Index
 from contex_server.match.pool import MatcherPool
-from contex_server.match.result import ContextBudget, MatchResult, build_result
-from contex_server.matching.encoding import Encoding
+from contex_server.match.result import (
+    ContextBudget,
+    MatchedEvents,
+    MatchResult,
+    OmittedDatum,
+    RenderedContext,
+    fetch_data,
+)
+from contex_server.matching.context import ContextItem, fit_to_budget
 from contex_server.matching.explain import Explanation, explain
-from contex_server.matching.tokens import TokenCounter
+from contex_server.matching.tokens import ESTIMATED_BYTES, TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
 
@@ -62,8 +69,9 @@ class MatchQueries:
             self._matchers.matcher(project) as matcher,
             matcher.index_at(at_least) as (index, position),
         ):
-            encodings = await self._engine.encode_needs(project, index.model.id, needs)
-            matched = await self._search(index, needs, encodings, position, scope.admits)
+            matched = await self._search(
+                project, index, position, needs, scope.admits, registered=True
+            )
         return await self._result(project, matched, position, budget)
 
     async def match(
@@ -82,11 +90,8 @@ class MatchQueries:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
         """
         async with self.index_at(project, as_of) as (index, position):
-            encodings = await self._engine.encode_needs(
-                project, index.model.id, needs, registered=False
-            )
             admits = EventFilter(data_keys=data_keys, scope=scope).admits_key
-            matched = await self._search(index, needs, encodings, position, admits)
+            matched = await self._search(project, index, position, needs, admits, registered=False)
         return await self._result(project, matched, position, budget)
 
     async def explain(
@@ -176,26 +181,60 @@ class MatchQueries:
 
     async def _search(
         self,
+        project: str,
         index: Index,
+        as_of: LogSequence,
         needs: Sequence[Need],
-        encodings: Sequence[Encoding],
-        position: LogSequence,
         admits: Callable[[str], bool],
-    ) -> list[tuple[LogSequence, tuple[Match, ...]]]:
-        """The latest events of the data that match, with their matches, best first."""
-        matched = await self._engine.work(index.search, needs, encodings, position, admits)
+        *,
+        registered: bool,
+    ) -> MatchedEvents:
+        """The latest events of the data that match."""
+        encodings = await self._engine.encode_needs(
+            project, index.model.id, needs, registered=registered
+        )
+        matched = await self._engine.work(index.search, needs, encodings, as_of, admits)
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 
     async def _result(
-        self,
-        project: str,
-        matched: list[tuple[LogSequence, tuple[Match, ...]]],
-        position: LogSequence,
-        budget: ContextBudget,
+        self, project: str, matched: MatchedEvents, as_of: LogSequence, budget: ContextBudget
     ) -> MatchResult:
-        return await build_result(
-            self._engine, project, matched, position, budget, self._counter, self._answer_bytes
+        """The data that matched; with a budget, only those that fit into it."""
+        max_bytes = self._answer_bytes
+        if budget.is_requested:
+            max_bytes //= 2  # The other half of the response is for the context.
+        fetched = await fetch_data(self._engine, project, matched, as_of, max_bytes)
+        data = [found for found in fetched if found is not None]
+        if not budget.is_requested:
+            return MatchResult(tuple(datum for datum, _ in data), as_of)
+        # What is too large for any response is not rendered to be counted.
+        candidates = [i for i, (datum, _) in enumerate(data) if not datum.payload_omitted]
+        items = [
+            ContextItem(
+                event.data_key,
+                event.description,
+                event.payload,
+                event.content_type,
+                frozenset(match.need_index for match in datum.matches),
+            )
+            for datum, event in (data[i] for i in candidates)
+        ]
+        counter = self._counter
+        fitted = await self._engine.work(fit_to_budget, items, budget.tokens, budget.form, counter)
+        kept = {candidates[i] for i in fitted.kept}
+        tokens = {candidates[i]: count for i, count in fitted.omitted}
+        omitted = tuple(
+            OmittedDatum(
+                event.data_key,
+                event.sequence,
+                datum.matches[0].score,
+                tokens[i] if i in tokens else -(-len(event.payload) // ESTIMATED_BYTES),
+            )
+            for i, (datum, event) in enumerate(data)
+            if i not in kept
         )
+        context = RenderedContext(fitted.text, budget.form, fitted.tokens, counter.name, omitted)
+        return MatchResult(tuple(data[i][0] for i in sorted(kept)), as_of, context)
 
 
 def _not_found(sequence: LogSequence, problem: str) -> ContexError:

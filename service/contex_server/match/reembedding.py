@@ -18,7 +18,7 @@ import structlog
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError
-from contex_server.kernel.model import MODEL_CHANGED
+from contex_server.kernel.model import MODEL_CHANGED, Sequence
 from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
@@ -32,6 +32,8 @@ _HOLD_MS = 30_000
 _BATCH = 32
 _AGENTS_PAGE = 100
 _BACKOFF_S = (1.0, 30.0)
+_Texts = dict[bytes, str | Sequence]
+"""By digest: a need's text, or the sequence of a datum's event."""
 
 
 @dataclass(slots=True)
@@ -72,10 +74,10 @@ class Reembedding:
         progress = ReembeddingProgress()
         if await self._store.match.model(project) in ("", target):
             return progress
-        async for digests in self._digests(project):
-            progress.total += len(digests)
-            missing = await self._store.match.missing_vectors(project, target, digests)
-            progress.done += len(digests) - len(missing)
+        async for texts in self._texts(project):
+            progress.total += len(texts)
+            missing = await self._store.match.missing_vectors(project, target, texts)
+            progress.done += len(texts) - len(missing)
         return progress
 
     async def _run(self, project: str) -> None:
@@ -86,28 +88,29 @@ class Reembedding:
                 current = await self._store.match.model(project)
                 if current in ("", target):
                     return
-                if await self._claims.take(project):
-                    try:
-                        if await self._embed_all(project, current, target):
-                            return
-                    finally:
-                        await self._claims.give_back(project)
+                try:
+                    if await self._embed_all(project, current, target):
+                        return
+                finally:
+                    await self._claims.give_back(project)
                 backoff.reset()
             except ContexError as error:
                 log.warning("reembedding_interrupted", project=project, error=error.message)
             await backoff.wait()
 
     async def _embed_all(self, project: str, current: str, target: str) -> bool:
-        """Embeds what is missing, then switches the model. False if another process took over."""
+        """Embeds what is missing, then switches the model. False if another process does it."""
+        if not await self._claims.take(project):
+            return False
         log.info("reembedding", project=project, model=target, instead_of=current)
         done = 0
         while True:
             missing = 0
-            async for digests in self._digests(project):
-                for start in range(0, len(digests), _BATCH):
+            async for texts in self._texts(project):
+                for start in range(0, len(texts), _BATCH):
                     if not await self._claims.take(project):
                         return False
-                    part = dict(list(digests.items())[start : start + _BATCH])
+                    part = dict(list(texts.items())[start : start + _BATCH])
                     fresh = await self._embed(project, target, part)
                     missing += fresh
                     done += fresh
@@ -126,19 +129,19 @@ class Reembedding:
             log.info("reembedded", project=project, model=target, texts=done)
         return True
 
-    async def _embed(self, project: str, target: str, digests: dict[bytes, object]) -> int:
-        missing = await self._store.match.missing_vectors(project, target, digests)
-        needs = {d: text for d in missing if isinstance(text := digests[d], str)}
-        sequences = [s for d in missing if not isinstance(s := digests[d], str)]
+    async def _embed(self, project: str, target: str, texts: _Texts) -> int:
+        missing = await self._store.match.missing_vectors(project, target, texts)
+        needs = {d: text for d in missing if isinstance(text := texts[d], str)}
+        sequences = [s for d in missing if isinstance(s := texts[d], Sequence)]
         await self._embeddings.of_needs(project, target, needs)
-        entries = await self._log.get(project, sequences)  # type: ignore[arg-type]
+        entries = await self._log.get(project, sequences)
         events = [event_codec.decode(entry) for entry in entries if entry is not None]
         # Stored under the log's digest, even if this version would compute another one.
         await self._embeddings.of_events(project, target, events)
         return len(needs) + len(events)
 
-    async def _digests(self, project: str) -> AsyncIterator[dict[bytes, object]]:
-        """Every text of a project by digest: a need's text, or the sequence of a datum's event."""
+    async def _texts(self, project: str) -> AsyncIterator[_Texts]:
+        """Every text of a project."""
         async for states in self._store.state.state(project):
             yield {s.digest: s.sequence for s in states if not s.deleted and s.digest}
         after = ""

@@ -1,4 +1,14 @@
-"""Renders data for an agent's prompt, within a budget of tokens."""
+"""Renders data for an agent's prompt, within a budget of tokens.
+
+JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without empty descriptions,
+and with `data` from `plain_value`. They parse back to exactly that, so that no payload or
+description can break out of its place or pass for another datum.
+
+Markdown has a heading for each datum, its description in one line that is neither heading nor
+fence, and the payload. A payload can't leave its fence, which is longer than any inside. But
+Markdown and plain text payloads are unfenced: they may contain headings, or open a fence or
+comment that swallows what follows. Use another format if you don't trust the publishers.
+"""
 
 from __future__ import annotations
 
@@ -56,21 +66,6 @@ class FittedContext:
     tokens: int
     omitted: tuple[tuple[int, int], ...]
     text: str
-
-
-def render(items: Sequence[ContextItem], form: ContextFormat) -> str:
-    """Renders data, in their order.
-
-    JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without empty
-    descriptions, and with `data` from `plain_value`. They parse back to exactly that, so that no
-    payload or description can break out of its place or pass for another datum.
-
-    Markdown has a heading for each datum, its description in one line that is neither heading nor
-    fence, and the payload. A payload can't leave its fence, which is longer than any inside. But
-    Markdown and plain text payloads are unfenced: they may contain headings, or open a fence or
-    comment that swallows what follows. Use another format if you don't trust the publishers.
-    """
-    return _join([_piece(item, form) for item in items], form)
 
 
 def render_one(item: ContextItem, form: ContextFormat) -> str:
@@ -216,8 +211,6 @@ def _piece(item: ContextItem, form: ContextFormat) -> Any:
 
 
 def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
-    if form is ContextFormat.UNSPECIFIED:
-        return ""
     if form is ContextFormat.JSON:
         return f"[{','.join(pieces)}]"
     if form is ContextFormat.YAML:

@@ -16,7 +16,7 @@ from contex_server.matching.terms import TermIds, Terms
 from contex_server.matching.vectors import ROUNDING, VectorIndex
 
 _FIRST_CANDIDATES = 64
-_MOST_CANDIDATES = 4_096
+_MAX_CANDIDATES = 4_096
 """Maximum number requested from FAISS when its answers are approximate."""
 
 
@@ -165,7 +165,7 @@ class DataIndex:
             if complete:
                 return self._ranking(need, usual, slots[0], lexical)
             edge = float(nearness[0, -1]) + ROUNDING
-            last = count >= _MOST_CANDIDATES and not self._vectors.is_exact
+            last = count >= _MAX_CANDIDATES and not self._vectors.is_exact
             ranking = self._sifted(need, usual, slots[0], lexical, edge, lowest, last=last)
             if ranking is not None:
                 return ranking
@@ -263,13 +263,13 @@ class DataIndex:
 
     def _lexical(self, ids: TermIds, usual: NeedBaseline) -> Floats:
         """l of every slot for a need of these terms."""
-        found = np.zeros(len(self._serial_of))
+        lexical = np.zeros(len(self._serial_of))
         average = self.background.average_length
         for term, weight in zip(ids.tolist(), usual.weights.tolist(), strict=True):
             if term in self._postings:
                 slots, counts = self._postings.get(term)
-                found[slots] += weight * saturation(counts, self._lengths[slots], average)
-        return found / usual.mass
+                lexical[slots] += weight * saturation(counts, self._lengths[slots], average)
+        return lexical / usual.mass
 
     def _sifted(
         self,
@@ -299,11 +299,11 @@ class DataIndex:
         ranking = self._ranking(need, usual, slots, lexical)
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
         rival_floor = self.scorer.rival_floor(self.crowd)
-        wanted = min(lowest, max(second, rival_floor))
+        required = min(lowest, max(second, rival_floor))
         standing = self.scorer.standing(edge, usual.mean, usual.deviation)
-        if not last and float(self.scorer.fit(standing, np.zeros(()))) >= wanted:
+        if not last and float(self.scorer.fit(standing, np.zeros(()))) >= required:
             return None
-        others = np.flatnonzero((lexical > 0) & (self.scorer.fit(standing, lexical) >= wanted))
+        others = np.flatnonzero((lexical > 0) & (self.scorer.fit(standing, lexical) >= required))
         together = np.union1d(slots, others)
         if len(together) == len(slots):
             return ranking

@@ -18,6 +18,8 @@ from contex_server.matching.formats.reading import read
 from contex_server.matching.words import in_words, phrase
 
 DIGEST_BYTES = 16
+QUOTED_CHARS = 400
+"""Maximum length of a passage that a match quotes."""
 INLINE_BYTES = 16 * 1024
 """Larger payloads should be described in a thread: 1 MiB of YAML takes 0.2 s."""
 
@@ -46,19 +48,21 @@ class Description:
         return self.format is not Format.OPAQUE
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The texts to embed, one line for each passage.
+    def head(self) -> str:
+        """The first of `texts`: title, summary and outline."""
+        return _sentences(self.title, self.summary, self.passages[0].text)
 
-        The head has title and summary in front, the others title and path.
-        """
-        title, passages = self.title, self.passages
-        head = _sentences(title, self.summary, passages[0].text)
-        if len(passages) == 1:
-            return (head,)
-        return (
-            head,
-            *[_sentences(title, _path_words(self.format, p.path), p.text) for p in passages[1:]],
-        )
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts to embed, one line for each passage: the head, others with title and path."""
+        title, format = self.title, self.format
+        others = [_sentences(title, _path_words(format, p.path), p.text) for p in self.passages[1:]]
+        return (self.head, *others)
+
+    def quoted(self, passage: int) -> Passage:
+        """A passage as matches quote it, or the last one if there are fewer."""
+        part = self.passages[min(passage, len(self.passages) - 1)]
+        return Passage(part.path, (part.text if passage else self.head)[:QUOTED_CHARS])
 
     def digest(self) -> bytes:
         """BLAKE2b over the texts: under one model, equal digests mean equal embeddings."""

@@ -147,22 +147,22 @@ class Embeddings:
         self, project: str, model: str, digests: Iterable[bytes]
     ) -> dict[bytes, Encoding]:
         """The encodings that are cached or stored."""
-        found: dict[bytes, Encoding] = {}
+        encodings: dict[bytes, Encoding] = {}
         absent: list[bytes] = []
         for digest in digests:
             encoding = self._cache.get((project, model, digest))
             if encoding is None:
                 absent.append(digest)
             else:
-                found[digest] = encoding
+                encodings[digest] = encoding
         packed = await self._store.vectors(project, model, absent)
         for digest in absent:
             if digest in packed:
                 self._stored[project, model, digest] = True
-                found[digest] = self._keep(project, model, digest, unpack(packed[digest]))
+                encodings[digest] = self._keep(project, model, digest, unpack(packed[digest]))
             else:
                 self._stored.pop((project, model, digest), None)
-        return found
+        return encodings
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; for a deletion, those of the deleted datum."""
@@ -199,15 +199,15 @@ class Embeddings:
             rows = await self.models.embedder(model).embed(texts, role)
         except Exception as error:
             raise embedder_unavailable(error) from error
-        found: dict[bytes, Encoding] = {}
+        encodings: dict[bytes, Encoding] = {}
         at = 0
         for digest, recipe in recipes.items():
             vectors = rows[at : at + len(recipe.texts)]
             at += len(recipe.texts)
             # Rounded as the store does, so that every process scores the same.
             encoding = as_stored(recipe.encoding(vectors))
-            found[digest] = self._keep(project, model, digest, encoding)
-        return found
+            encodings[digest] = self._keep(project, model, digest, encoding)
+        return encodings
 
     def _keep(self, project: str, model: str, digest: bytes, encoding: Encoding) -> Encoding:
         if _size(encoding) <= _CACHED_BYTES:

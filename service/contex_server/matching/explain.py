@@ -11,24 +11,8 @@ from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.data_index import DataIndex, lexical_of
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import RIVALS, Floats
+from contex_server.matching.score import RIVALS, Contribution, Floats
 from contex_server.matching.terms import words_of
-
-TEXT_CHARS = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """One term of the log-odds."""
-
-    name: str
-    value: float
-    weight: float
-
-    @property
-    def log_odds(self) -> float:
-        """Its contribution to the log-odds."""
-        return self.value * self.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +88,12 @@ def explain(
     shares = scorer.share(fits, np.array(rivalry), crowd)
     scores = scorer.score(standing, lexical, shares)
     parts = float(standing[best]), float(lexical[best]), float(shares[best])
+    quotes = [description.quoted(at) for at in range(len(description.passages))]
     passages = [
-        PassageScore(
-            passage.path,
-            (description.texts[0] if at == 0 else passage.text)[:TEXT_CHARS],
-            float(scores[at]),
-            float(cosines[at]),
-            float(lexical[at]),
+        PassageScore(quote.path, quote.text, *numbers)
+        for quote, *numbers in zip(
+            quotes, scores.tolist(), cosines.tolist(), lexical.tolist(), strict=False
         )
-        for at, passage in enumerate(description.passages[: encoding.passages])
     ]
     chosen = passages[min(best, len(passages) - 1)]
     match = Match(
@@ -148,7 +129,7 @@ def explain(
         match,
         matched,
         _verdict(match, matched, excluded, terms, event, rank, len(data)),
-        tuple(Contribution(*part) for part in scorer.contributions(*parts)),
+        tuple(scorer.contributions(*parts)),
         terms,
         tuple(sorted(passages, key=lambda passage: -passage.score)),
         rank,

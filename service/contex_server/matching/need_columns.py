@@ -91,15 +91,15 @@ class NeedColumns:
 
     # -- nearest texts -----------------------------------------------------------
 
-    def found(self, row: int, serials: list[int], cosines: Floats, edge: float) -> None:
-        """Takes the nearest texts of a need in, as `DataIndex.nearest` gives them."""
+    def set_nearest(self, row: int, serials: list[int], cosines: Floats, edge: float) -> None:
+        """Sets the nearest texts of a need, as `DataIndex.nearest` returns them."""
         self.best[row], self.best_cosine[row] = 0, -np.inf
         self.best[row, : len(serials)] = serials
         self.best_cosine[row, : len(serials)] = cosines
         self.edge[row] = edge
 
-    def came(self, serial: int, rows: Rows, cosines: Floats) -> None:
-        """Takes a text in where it is among the nearest.
+    def text_added(self, serial: int, rows: Rows, cosines: Floats) -> None:
+        """Adds a text where it is among the nearest.
 
         Args:
             serial: The text.
@@ -114,8 +114,8 @@ class NeedColumns:
         self.best[rows, worst] = serial
         self.best_cosine[rows, worst] = cosines[taken]
 
-    def gone(self, serials: list[int]) -> None:
-        """Makes room where texts were among the nearest that are gone."""
+    def texts_removed(self, serials: list[int]) -> None:
+        """Frees the places of removed texts among the nearest."""
         known = np.flatnonzero(self.edge < np.inf)
         row, place = np.nonzero(np.isin(self.best[known], serials))
         self.best[known[row], place] = 0

@@ -163,8 +163,8 @@ class NeedIndex:
 
     def _usual_of(self, rows: Rows) -> list[NeedBaseline]:
         missing = [row for row in rows.tolist() if row not in self._usual]
-        found = self._data.background.usual([self._rows.need(row) for row in missing])
-        self._usual.update(zip(missing, found, strict=True))
+        baselines = self._data.background.usual([self._rows.need(row) for row in missing])
+        self._usual.update(zip(missing, baselines, strict=True))
         return [self._usual[row] for row in rows.tolist()]
 
     def _measured(
@@ -193,19 +193,19 @@ class NeedIndex:
 
     def _rivals_of(self, row: int, usual: NeedBaseline) -> Floats:
         """The fits of a need's best data, best first."""
-        found = self._rivals.get(row)
-        if found is not None:
-            return found
-        need, numbers = self._rows.need(row), self._rows.numbers
+        rivals = self._rivals.get(row)
+        if rivals is not None:
+            return rivals
+        need, numbers, data = self._rows.need(row), self._rows.numbers, self._data
         if numbers.edge[row] < np.inf:
-            found = self._data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
-        if found is None:
-            numbers.found(row, *self._data.nearest(need, KEPT))
-            found = self._data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
-        if found is None:
-            found = self._data.rank(need, np.inf).fits[:RIVALS]
-        self._rivals[row] = found
-        return found
+            rivals = data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
+        if rivals is None:
+            numbers.set_nearest(row, *data.nearest(need, KEPT))
+            rivals = data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
+        if rivals is None:
+            rivals = data.rank(need, np.inf).fits[:RIVALS]
+        self._rivals[row] = rivals
+        return rivals
 
     # -- plumbing ----------------------------------------------------------------
 

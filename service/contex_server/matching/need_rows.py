@@ -143,7 +143,7 @@ class NeedRows:
         if pending:
             self._update_masses(pending)
             self._update_lowest_fits()
-            self.numbers.gone([text.serial for text in pending if text.sign < 0])
+            self.numbers.texts_removed([text.serial for text in pending if text.sign < 0])
         near = self._compare(encodings, pending)
         return [
             _pairs(
@@ -180,12 +180,12 @@ class NeedRows:
             place = places[id(text.encoding)]
             signs[place][:PASSAGES_PER_TEXT] += text.sign
         moving = np.flatnonzero(signs)
-        came = [
+        added = [
             (text.serial, places[id(text.encoding)])
             for text in pending
             if text.sign > 0 and text.serial in self._data
         ]
-        asked = [at for e in encodings for at in range(*places[id(e)].indices(len(flat)))]
+        queried = [at for e in encodings for at in range(*places[id(e)].indices(len(flat)))]
         passages = np.stack(flat).T
         none = np.empty(0, np.int64)
         hits: list[tuple[NDArray[np.int64], Rows, Floats]] = [(none, none, np.empty(0))]
@@ -195,17 +195,17 @@ class NeedRows:
             if len(moving):
                 moved = product[:, moving].astype(np.float64)
                 numbers.move(part, moved, signs[moving], weight)
-            for serial, place in came:
+            for serial, place in added:
                 nearest = product[:, place].max(1).astype(np.float64)
                 rows = np.flatnonzero(nearest > numbers.edge[part] - ROUNDING)
-                numbers.came(serial, rows + start, nearest[rows])
-            if asked:
-                cosines = product[:, asked]
+                numbers.text_added(serial, rows + start, nearest[rows])
+            if queried:
+                cosines = product[:, queried]
                 row, passage = np.nonzero(cosines >= self._lowest_cosines(part)[:, None])
                 hits.append((passage, row + start, cosines[row, passage].astype(np.float64)))
         passage, row, cosine = (np.concatenate(parts) for parts in zip(*hits, strict=True))
         order = np.argsort(passage, kind="stable")
-        edges = np.searchsorted(passage[order], np.arange(1, len(asked)))
+        edges = np.searchsorted(passage[order], np.arange(1, len(queried)))
         return zip(np.split(row[order], edges), np.split(cosine[order], edges), strict=True)
 
     def _lowest_cosines(self, rows: slice) -> NDArray[np.float32]:

@@ -39,29 +39,29 @@ class Postings:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        return sum(4 * len(found) for found in self._lists.values()) + _BYTES_EACH * len(self)
+        return sum(4 * len(each) for each in self._lists.values()) + _BYTES_EACH * len(self)
 
     def add(self, slot: int, terms: Terms) -> None:
         """Adds a text."""
         packed = ((slot << _COUNT_BITS) | terms.counts.astype(np.int64)).tolist()
         for term, one in zip(terms.ids.tolist(), packed, strict=True):
-            found = self._lists.get(term)
-            if found is None:
+            occurrences = self._lists.get(term)
+            if occurrences is None:
                 self._lists[term] = array("I", (one,))
             else:
-                found.append(one)
+                occurrences.append(one)
 
     def remove(self, slot: int, terms: Terms) -> None:
         """Removes a text that was added with these terms."""
         packed = ((slot << _COUNT_BITS) | terms.counts.astype(np.int64)).tolist()
         for term, one in zip(terms.ids.tolist(), packed, strict=True):
-            found = self._lists[term]
-            last = found.pop()
-            if not found:
+            occurrences = self._lists[term]
+            last = occurrences.pop()
+            if not occurrences:
                 del self._lists[term]
             if last != one:
-                at = np.flatnonzero(np.frombuffer(found, np.uint32) == one)[0]
-                found[at] = last
+                at = np.flatnonzero(np.frombuffer(occurrences, np.uint32) == one)[0]
+                occurrences[at] = last
 
     def get(self, term: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The slots where a term occurs, and how often it does there; the term must be present."""

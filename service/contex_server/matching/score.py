@@ -21,6 +21,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,19 @@ def shipped_weights() -> Weights:
     return Weights(**json.loads(text))
 
 
+class Contribution(NamedTuple):
+    """One term of the log-odds."""
+
+    name: str
+    value: float
+    weight: float
+
+    @property
+    def log_odds(self) -> float:
+        """What it adds to the log-odds."""
+        return self.value * self.weight
+
+
 class Scorer:
     """The formula with its weights. Arrays broadcast."""
 
@@ -120,16 +134,14 @@ class Scorer:
         )
         return 1.0 / (1.0 + np.exp(-log_odds))
 
-    def contributions(
-        self, standing: float, lexical: float, share: float
-    ) -> list[tuple[str, float, float]]:
-        """Name, value and weight of each term of the log-odds."""
+    def contributions(self, standing: float, lexical: float, share: float) -> list[Contribution]:
+        """The terms of the log-odds."""
         weights = self.weights
         return [
-            ("bias", 1.0, weights.bias),
-            ("standing", standing, weights.standing),
-            ("lexical", lexical, weights.lexical),
-            ("share", share, weights.share),
+            Contribution("bias", 1.0, weights.bias),
+            Contribution("standing", standing, weights.standing),
+            Contribution("lexical", lexical, weights.lexical),
+            Contribution("share", share, weights.share),
         ]
 
     def lowest_fit(self, threshold: float, crowd: float) -> float:

@@ -17,7 +17,6 @@ from contex_server.matching.context import (
     ContextFormat,
     ContextItem,
     fit_to_budget,
-    render,
     render_one,
 )
 from contex_server.matching.payload_values import NESTING, plain_value
@@ -32,6 +31,12 @@ from tokenizers.processors import TemplateProcessing
 
 FORMS = [ContextFormat.JSON, ContextFormat.YAML, ContextFormat.MARKDOWN, ContextFormat.TOON]
 STRUCTURED = [ContextFormat.JSON, ContextFormat.YAML, ContextFormat.TOON]
+ESTIMATE = EstimateCounter()
+
+
+def render(items: list[ContextItem], form: ContextFormat) -> str:
+    """All of them, whatever the size."""
+    return fit_to_budget(items, None, form, ESTIMATE).text
 
 
 def item(
@@ -332,8 +337,6 @@ def test_markdown_names_bytes_and_languages() -> None:
 
 
 # -- fitting -----------------------------------------------------------------------------
-
-ESTIMATE = EstimateCounter()
 
 
 class Words:

@@ -100,7 +100,7 @@ def test_rankings_are_those_of_brute_force(seed: int, keys: int) -> None:
 
 def test_an_approximate_ranking_has_all_that_words_bring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_module, "VectorIndex", partial(VectorIndex, exact_vectors=100))
-    monkeypatch.setattr(data_module, "_MOST_CANDIDATES", 64)
+    monkeypatch.setattr(data_module, "_MAX_CANDIDATES", 64)
     corpus, project = Corpus(8), Project()
     for n in range(300):
         project.put(f"k{n}", n.to_bytes(16), corpus.text())
@@ -122,7 +122,7 @@ def test_an_approximate_ranking_has_all_that_words_bring(monkeypatch: pytest.Mon
 def test_a_text_far_away_is_found_by_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Among more near ones than an approximate index is asked for."""
     monkeypatch.setattr(data_module, "VectorIndex", partial(VectorIndex, exact_vectors=100))
-    monkeypatch.setattr(data_module, "_MOST_CANDIDATES", 64)
+    monkeypatch.setattr(data_module, "_MAX_CANDIDATES", 64)
     corpus, project = Corpus(9), Project()
     need = corpus.need()
     for n in range(200):

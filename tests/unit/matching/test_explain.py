@@ -13,10 +13,10 @@ from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, 
 from contex_server.matching import data_index as data_module
 from contex_server.matching.background import Model
 from contex_server.matching.data_index import DataIndex
-from contex_server.matching.describe import Description
+from contex_server.matching.describe import QUOTED_CHARS, Description
 from contex_server.matching.embedders.port import unit
 from contex_server.matching.encoding import Encoding, as_stored, need_recipe
-from contex_server.matching.explain import TEXT_CHARS, Explanation, explain
+from contex_server.matching.explain import Explanation, explain
 from contex_server.matching.formats.media import Format
 from contex_server.matching.formats.passages import Passage
 from contex_server.matching.score import Scorer, shipped_weights
@@ -137,7 +137,7 @@ def test_the_parts_make_up_the_score(seed: int) -> None:
             (p.score for p in told.passages), reverse=True
         )
         chosen = description.passages[match.passage]
-        assert (match.path, match.passage_text) == (chosen.path, chosen.text[:TEXT_CHARS])
+        assert (match.path, match.passage_text) == (chosen.path, chosen.text[:QUOTED_CHARS])
         (decided,) = [p for p in told.passages if p.path == match.path]
         assert (decided.score, decided.cosine) == (match.score, match.cosine)
         assert decided.lexical == match.lexical
@@ -226,7 +226,7 @@ def test_a_need_of_stop_words_is_explained_by_its_meaning() -> None:
 
 def test_data_beyond_those_that_an_approximate_index_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_module, "VectorIndex", partial(VectorIndex, exact_vectors=50))
-    monkeypatch.setattr(data_module, "_MOST_CANDIDATES", 64)
+    monkeypatch.setattr(data_module, "_MAX_CANDIDATES", 64)
     project = Project(10)
     project.fill(250, passages=(1,))
     truth, need = project.truth(), Need("zephyr", b"n" * 16, 0.5, 10)

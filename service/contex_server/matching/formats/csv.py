@@ -6,7 +6,6 @@ import csv
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
 from io import StringIO
 from typing import Literal
 
@@ -17,10 +16,7 @@ from contex_server.matching.formats.passages import (
     VALUES_READ,
     Content,
     Parts,
-    content,
-    leading,
     numbered,
-    pack,
 )
 from contex_server.matching.words import READ_CHARS, STRING_CHARS, in_words, lines, pieces
 
@@ -70,10 +66,7 @@ def describe_csv(text: str, *, tabs: bool = False) -> Content:
             seen.add(texts)
             parts.add(number, texts, 0)
     deque(rows, maxlen=0)  # The rest may be malformed.
-    head, complete = leading((part.text for part in parts), _SEPARATOR)
-    groups = () if complete else pack(parts[in_head:], _SEPARATOR)
-    path = partial(numbered, "row")
-    return content(head, groups, _SEPARATOR, path, truncated=parts.truncated)
+    return numbered(parts, _SEPARATOR, "row", in_head=in_head)
 
 
 def delimiter(text: str) -> str:

@@ -181,6 +181,25 @@ def content(
     return Content(tuple(passages), truncated)
 
 
+def numbered(parts: Parts, separator: str, unit: str, *, in_head: int = 0) -> Content:
+    """The head and passages of parts whose places are numbers.
+
+    Args:
+        parts: The parts.
+        separator: Joins them.
+        unit: What is numbered: "row" makes the paths "row 2" and "rows 2-9".
+        in_head: The number of parts that are in the head only, unless all are.
+    """
+
+    def path(group: Sequence[Part]) -> str:
+        first, last = group[0].place, group[-1].place
+        return f"{unit} {first}" if first == last else f"{unit}s {first}-{last}"
+
+    head, complete = leading((part.text for part in parts), separator)
+    groups = () if complete else pack(parts[in_head:], separator)
+    return content(head, groups, separator, path, truncated=parts.truncated)
+
+
 def leading(texts: Iterable[str], separator: str, chars: int = OUTLINE_CHARS) -> tuple[str, bool]:
     """The beginning of the texts, and whether it is all of them.
 
@@ -197,9 +216,3 @@ def leading(texts: Iterable[str], separator: str, chars: int = OUTLINE_CHARS) ->
         taken.append(text)
         room -= len(text) + len(separator)
     return separator.join(taken), True
-
-
-def numbered(unit: str, group: Sequence[Part]) -> str:
-    """The place of parts that are numbered: "row 2", "rows 2-9"."""
-    first, last = group[0].place, group[-1].place
-    return f"{unit} {first}" if first == last else f"{unit}s {first}-{last}"

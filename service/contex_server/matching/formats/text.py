@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from functools import partial
 
-from contex_server.matching.formats.passages import (
-    PASSAGE_CHARS,
-    Content,
-    Parts,
-    content,
-    leading,
-    numbered,
-    pack,
-)
+from contex_server.matching.formats.passages import PASSAGE_CHARS, Content, Parts, numbered
 from contex_server.matching.words import READ_CHARS, paragraphs, pieces
 
 HTML_CHARS = 1 << 20
@@ -36,10 +27,9 @@ def describe_text(text: str) -> Content:
         parts.add(number, pieces(paragraph, PASSAGE_CHARS), 0)
         if parts.full:
             break
-    truncated = parts.truncated or parts.full or len(text) > READ_CHARS
-    head, complete = leading((part.text for part in parts), " ")
-    groups = () if complete else pack(parts, " ")
-    return content(head, groups, " ", partial(numbered, "paragraph"), truncated=truncated)
+    if parts.full or len(text) > READ_CHARS:
+        parts.truncated = True
+    return numbered(parts, " ", "paragraph")
 
 
 def without_tags(text: str) -> str:
