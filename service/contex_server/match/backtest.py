@@ -66,20 +66,15 @@ class BacktestSummary:
 
 @dataclass(frozen=True, slots=True)
 class BacktestQuery:
-    """Which needs, and the range (since, until] of the log.
-
-    Attributes:
-        events: Whether to return the events that match, too.
-        scope: What the caller may see; other events are not judged.
-    """
+    """Which needs, and the range (since, until] of the log."""
 
     project: str
     needs: tuple[Need, ...]
     since: LogSequence
     until: LogSequence
     min_delta: MinDelta | None
-    events: bool
-    scope: Scope
+    events: bool  # whether to return the events that match, too
+    scope: Scope  # what the caller may see; other events are not judged
 
 
 class BacktestRunner:

@@ -11,8 +11,9 @@ from typing import TypeVar, TypeVarTuple
 
 from cachetools import LRUCache
 
+from contex_server.events.feed import Delivery
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import Agent, Event, KeyState, Match, Need
+from contex_server.kernel.model import Agent, Entry, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.log.agents import AgentStore
 from contex_server.log.port import EventLog
@@ -120,6 +121,19 @@ class MatchEngine:
                 replace(match, path=quoted.path, passage_text=quoted.text, background_as_of=as_of)
             )
         return tuple(completed)
+
+    async def delivery(
+        self,
+        project: str,
+        agent: Agent,
+        entry: Entry,
+        event: Event,
+        matches: tuple[Match, ...],
+        as_of: LogSequence,
+    ) -> Delivery:
+        """An event for an agent whose needs it matches."""
+        matches = await self.with_passages(project, event, matches, as_of)
+        return Delivery(event.sequence, entry, matches, event, agent=agent)
 
     async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
         """Whether an event that matched passes the agent's `min_delta`."""

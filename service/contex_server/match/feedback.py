@@ -25,19 +25,13 @@ _PAGE_EVENTS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One verdict on a match.
+    """One verdict on a match."""
 
-    Attributes:
-        sequence: Of the match_feedback event.
-        judged: The event that was judged.
-        match: As it was scored when it was judged.
-    """
-
-    sequence: LogSequence
+    sequence: LogSequence  # of the match_feedback event
     agent_id: str
     need: str
-    judged: Entry
-    match: Match
+    judged: Entry  # the event that was judged
+    match: Match  # as it was scored when it was judged
     useful: bool
     comment: str
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,16 +30,15 @@ from contex_server.kernel.model import (
     DATA_ERASED,
     EVERYTHING,
     MODEL_CHANGED,
-    SERVICE_TYPES,
     Agent,
     Entry,
     Event,
     KeyState,
-    Match,
     Need,
     Sequence,
 )
-from contex_server.match.agent_codec import decode_agent, registered_agent
+from contex_server.match.agent_codec import decode_agent
+from contex_server.match.deliveries import needs_change, spans
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
 from contex_server.match.waiters import PositionWaiters
@@ -195,14 +194,11 @@ class ProjectMatcher:
                     if change is not None:
                         deliveries.append(Delivery(event.sequence, entry, (), event, change))
                 elif matches and await self._engine.is_significant(self.project, agent, event):
-                    deliveries.append(await self._delivery(agent, entry, event, matches, position))
+                    delivery = await self._engine.delivery(
+                        self.project, agent, entry, event, matches, position
+                    )
+                    deliveries.append(delivery)
         return deliveries
-
-    async def _delivery(
-        self, agent: Agent, entry: Entry, event: Event, matches: tuple[Match, ...], as_of: Sequence
-    ) -> Delivery:
-        matches = await self._engine.with_passages(self.project, event, matches, as_of)
-        return Delivery(event.sequence, entry, matches, event, agent=agent)
 
     async def _registered(self, agent_id: str) -> Agent | None:
         stored = await self._engine.agents.agent(self.project, agent_id)
@@ -215,29 +211,9 @@ class ProjectMatcher:
         live.agent, live.encodings = agent, encodings
 
     async def _change(self, agent: Agent, event: Event) -> NeedsChange | None:
-        """What changed needs bring an agent: the data that they match and the previous did not.
-
-        None if the registration is another agent's, or leaves the needs as they were.
-        """
-        agent_id, previous = registered_agent(event.payload)
-        if agent_id != agent.agent_id or previous is None:
-            return None
-        engine, index, position = self._engine, self._index, self._reached.position
-        matched = await engine.work(
-            index.search_new,
-            (agent.needs, await self._encode_needs(agent.needs)),
-            (previous, await self._encode_needs(previous)),
-            position,
-            event.sequence,
+        return await needs_change(
+            self._engine, self.project, self._index, agent, event, self._reached.position
         )
-        entries = await engine.log.get(self.project, [index.latest[key] for key, _ in matched])
-        data = []
-        for (_, matches), entry in zip(matched, entries, strict=True):
-            if entry is not None:
-                datum = event_codec.decode(entry)
-                data.append(await self._delivery(agent, entry, datum, matches, position))
-        stored = await engine.agents.agent(self.project, agent_id)
-        return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
     async def _encode_needs(self, needs: tuple[Need, ...]) -> tuple[Encoding, ...]:
         return await self._engine.encode_needs(self.project, self._index.model.id, needs)
@@ -278,7 +254,7 @@ class ProjectMatcher:
             if chunk is None:
                 await reader.wait()
                 continue
-            for span in _spans(chunk.deliveries):
+            for span in spans(chunk.deliveries):
                 await self._retrying(partial(self._match_span, span))
             self._reached.advance(chunk.position)
 
@@ -365,7 +341,9 @@ class ProjectMatcher:
                     continue
                 listener, entry = live.agent, delivery.entry
                 if await engine.is_significant(self.project, listener, event):
-                    delivered = await self._delivery(listener, entry, event, matches, position)
+                    delivered = await engine.delivery(
+                        self.project, listener, entry, event, matches, position
+                    )
                     outgoing[agent_id].append(delivered)
         unregistered: LiveAgent | None = None
         if last.event_type == MODEL_CHANGED:
@@ -405,7 +383,7 @@ class ProjectMatcher:
             for key, sequence in old.latest.items()
         ]
         self._index = await engine.new_index(self.project, states)
-        for live in self._live.values():
+        for live in tuple(self._live.values()):
             await self._set_agent(live, live.agent)
         log.info("matching_model_changed", project=self.project, model=self._index.model.id)
 
@@ -420,15 +398,3 @@ class ProjectMatcher:
                 if not state.digest and index.latest.get(state.data_key) == state.sequence
             ]
             await self._engine.work(index.apply, erased, {})
-
-
-def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
-    """Splits deliveries after each event that changes who is matched, or how."""
-    spans: list[list[Delivery]] = [[]]
-    for delivery in deliveries:
-        if delivery.event is None:
-            delivery.event = event_codec.decode(delivery.entry)
-        spans[-1].append(delivery)
-        if delivery.event.event_type in SERVICE_TYPES:
-            spans.append([])
-    return [span for span in spans if span]

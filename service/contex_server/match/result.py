@@ -81,8 +81,8 @@ async def fetch_data(
     Args:
         engine: What matching shares.
         project: The project.
-        matched: The events; `as_of` is what their matches were judged by.
-        as_of: See above.
+        matched: The events.
+        as_of: What their matches were judged by.
         max_bytes: Total size; payloads beyond it are left out.
     """
     data: list[tuple[MatchedDatum, Event] | None] = []

@@ -35,28 +35,16 @@ _FLUSH = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prior:
-    """The background of text in general, under one model.
+    """The background of text in general, under one model."""
 
-    Attributes:
-        mean: float64 [dimension], the mean vector.
-        second: float64 [dimension, dimension], the mean of x xᵀ.
-        term_ids: uint32, ascending: the known terms.
-        term_share: float32, the share of passages that contain each.
-        length: Average length of a passage in terms.
-    """
-
-    mean: Floats
-    second: Floats
-    term_ids: TermIds
-    term_share: NDArray[np.float32]
-    length: float
+    mean: Floats  # [dimension], the mean vector
+    second: Floats  # [dimension, dimension], the mean of x xᵀ
+    term_ids: TermIds  # ascending: the known terms
+    term_share: NDArray[np.float32]  # the share of passages that contain each
+    length: float  # average length of a passage in terms
 
     def under(self, vectors: NDArray[np.float32]) -> Prior:
-        """The same terms with the moments of texts under another model.
-
-        Args:
-            vectors: float32 [n, dimension], rows of length 1.
-        """
+        """The same terms with the moments of texts under another model, one a row, of length 1."""
         rows = vectors.astype(np.float64)
         return replace(self, mean=rows.mean(0), second=rows.T @ rows / len(rows))
 
@@ -84,19 +72,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeedBaseline:
-    """A need against a background.
+    """A need against a background."""
 
-    Attributes:
-        mean: Mean cosine.
-        deviation: Standard deviation of the cosines.
-        weights: float64 [terms], the weight of each of the need's terms.
-        mass: Their sum; 1 if there are no terms.
-    """
-
-    mean: float
-    deviation: float
-    weights: Floats
-    mass: float
+    mean: float  # of its cosines
+    deviation: float  # of its cosines
+    weights: Floats  # of each of its terms
+    mass: float  # the sum of the weights; 1 if there are no terms
 
 
 class Background:
@@ -162,11 +143,7 @@ class Background:
         return self._sum / (_SCALE * self.weight), self._products / (_SCALE**2 * self.weight)
 
     def means(self, needs: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """The means of each need's cosines and of their squares, two float64 [n].
-
-        Args:
-            needs: float32 [n, dimension], rows of length 1.
-        """
+        """The means of each need's cosines and of their squares; a need is a row of length 1."""
         self._flush()
         exact = needs.astype(np.float64)
         means = exact @ self._sum / (_SCALE * self.weight)
@@ -188,7 +165,7 @@ class Background:
         """The weight of each term."""
         return rarities(ids, self.frequencies(ids), self.weight)
 
-    def usual(self, needs: Sequence[Encoding]) -> list[NeedBaseline]:
+    def baselines(self, needs: Sequence[Encoding]) -> list[NeedBaseline]:
         """The baseline of each need."""
         if not needs:
             return []

@@ -53,19 +53,12 @@ class ContextItem:
 
 @dataclass(frozen=True, slots=True)
 class FittedContext:
-    """The data that fit into a budget.
+    """The data that fit into a budget, best first."""
 
-    Attributes:
-        kept: Indices of the data kept, best first.
-        tokens: Tokens of `text`; of the JSON if no format was requested.
-        omitted: Index and own tokens of each datum left out, best first.
-        text: The kept data, rendered; empty if no format was requested.
-    """
-
-    kept: tuple[int, ...]
-    tokens: int
-    omitted: tuple[tuple[int, int], ...]
-    text: str
+    kept: tuple[int, ...]  # indices
+    tokens: int  # of `text`; of the JSON if no format was requested
+    omitted: tuple[tuple[int, int], ...]  # index and own tokens of each
+    text: str  # the kept data, rendered; empty if no format was requested
 
 
 def render_one(item: ContextItem, form: ContextFormat) -> str:

@@ -22,41 +22,24 @@ _MAX_CANDIDATES = 4_096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """The texts that fit a need, best first.
-
-    Attributes:
-        serials: int64 [n], which texts.
-        passages: int64 [n], the best passage of each.
-        cosines: float64 [n], like `standing` (z), `lexical` (l) and `fits` (f).
-        mean: Mean cosine of the need over the background.
-        deviation: Standard deviation of its cosines.
-    """
+    """The texts that fit a need, best first, and the need's baseline."""
 
     serials: NDArray[np.int64]
-    passages: NDArray[np.int64]
+    passages: NDArray[np.int64]  # the best one of each
     cosines: Floats
-    standing: Floats
-    lexical: Floats
-    fits: Floats
-    mean: float
-    deviation: float
+    standing: Floats  # z
+    lexical: Floats  # l
+    fits: Floats  # f
+    baseline: NeedBaseline
 
 
 @dataclass(slots=True, eq=False)
 class IndexedText:
-    """A text that at least one datum has.
+    """A text that at least one datum has."""
 
-    Attributes:
-        serial: Names the text; never used again.
-        slots: int64 [passages], where its passages lie.
-        terms: Of each passage.
-        data_keys: The data it describes.
-    """
-
-    serial: int
-    digest: bytes
-    slots: NDArray[np.int64]
-    terms: tuple[Terms, ...]
+    serial: int  # names the text; never used again
+    slots: NDArray[np.int64]  # where its passages lie
+    terms: tuple[Terms, ...]  # of each passage
     data_keys: set[str]
 
 
@@ -156,17 +139,17 @@ class DataIndex:
         algorithm. It finds what a full scan would, except where the index is so large that FAISS's
         own answer is approximate.
         """
-        (usual,) = self.background.usual([need])
-        lexical = self._lexical(need.terms[0].ids, usual)
+        (baseline,) = self.background.baselines([need])
+        lexical = self._lexical(need.terms[0].ids, baseline)
         count = _FIRST_CANDIDATES
         while True:
             slots, nearness = self._vectors.search(need.vectors[:1], count)
             complete = count >= len(self._vectors)
             if complete:
-                return self._ranking(need, usual, slots[0], lexical)
+                return self._ranking(need, baseline, slots[0], lexical)
             edge = float(nearness[0, -1]) + ROUNDING
             last = count >= _MAX_CANDIDATES and not self._vectors.is_exact
-            ranking = self._sifted(need, usual, slots[0], lexical, edge, lowest, last=last)
+            ranking = self._sifted(need, baseline, slots[0], lexical, edge, lowest, last=last)
             if ranking is not None:
                 return ranking
             count *= 8
@@ -179,11 +162,11 @@ class DataIndex:
         return shares, self.scorer.score(ranking.standing, ranking.lexical, shares)
 
     def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:
-        """The texts with the highest cosines.
+        """At most `count` texts with the highest cosines.
 
         Returns:
-            At most `count` serials, the cosines of their nearest passages, and the highest
-            that a passage of any other text may have.
+            Serials, the cosines of their nearest passages, and the edge: the highest cosine that
+            a passage of any other text may have.
         """
         slots, nearness = self._vectors.search(need.vectors[:1], _FIRST_CANDIDATES)
         serials = self._serial_of[slots[0]]
@@ -198,30 +181,24 @@ class DataIndex:
         return serials[kept].tolist(), nearness[0, kept], edge
 
     def rivals(
-        self, need: Encoding, usual: NeedBaseline, serials: Iterable[int], edge: float
+        self, need: Encoding, baseline: NeedBaseline, serials: Iterable[int], edge: float
     ) -> Floats | None:
         """The best `RIVALS` fits of all texts that count as rivals, best first.
 
-        Args:
-            need: The need.
-            usual: Its baseline.
-            serials: The texts nearest to it; ignores those that are gone.
-            edge: The highest cosine that a passage of any other text may have.
-
-        Returns:
-            None if others may be better than these by their cosine alone.
+        Takes what `nearest` returned, and ignores texts that are gone since. None if others may
+        be better than these by their cosine alone.
         """
         texts = [text for s in serials if (text := self._by_serial.get(s)) is not None]
         slots = np.concatenate([np.empty(0, np.int64), *(text.slots for text in texts)])
-        lexical = self._lexical(need.terms[0].ids, usual)
-        ranking = self._sifted(need, usual, slots, lexical, edge + ROUNDING, np.inf)
+        lexical = self._lexical(need.terms[0].ids, baseline)
+        ranking = self._sifted(need, baseline, slots, lexical, edge + ROUNDING, np.inf)
         return None if ranking is None else ranking.fits[:RIVALS]
 
     # -- writing -----------------------------------------------------------------
 
     def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:
         slots = self._take_slots(encoding.passages)
-        text = IndexedText(self._next_serial, digest, slots, encoding.terms, set())
+        text = IndexedText(self._next_serial, slots, encoding.terms, set())
         self._next_serial += 1
         self._vectors.put(slots, encoding.vectors)
         self._serial_of[slots] = text.serial
@@ -261,20 +238,20 @@ class DataIndex:
 
     # -- reading -----------------------------------------------------------------
 
-    def _lexical(self, ids: TermIds, usual: NeedBaseline) -> Floats:
+    def _lexical(self, ids: TermIds, baseline: NeedBaseline) -> Floats:
         """l of every slot for a need of these terms."""
         lexical = np.zeros(len(self._serial_of))
         average = self.background.average_length
-        for term, weight in zip(ids.tolist(), usual.weights.tolist(), strict=True):
+        for term, weight in zip(ids.tolist(), baseline.weights.tolist(), strict=True):
             if term in self._postings:
                 slots, counts = self._postings.get(term)
                 lexical[slots] += weight * saturation(counts, self._lengths[slots], average)
-        return lexical / usual.mass
+        return lexical / baseline.mass
 
     def _sifted(
         self,
         need: Encoding,
-        usual: NeedBaseline,
+        baseline: NeedBaseline,
         slots: NDArray[np.int64],
         lexical: Floats,
         edge: float,
@@ -284,40 +261,31 @@ class DataIndex:
     ) -> Ranking | None:
         """The ranking of some passages and of all others that reach `lowest` or are rivals.
 
-        None if another passage may count by its cosine alone. With `last` it settles for these
-        passages and those that have a word of the need.
-
-        Args:
-            need: The need.
-            usual: Its baseline.
-            slots: Passages that are ranked in any case.
-            lexical: l of every slot.
-            edge: The highest cosine that another passage may have.
-            lowest: The lowest fit that counts.
-            last: See above.
+        None if another passage may count by its cosine alone, which is at most `edge`. With `last`
+        it settles for these passages and those that have a word of the need.
         """
-        ranking = self._ranking(need, usual, slots, lexical)
+        ranking = self._ranking(need, baseline, slots, lexical)
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
         rival_floor = self.scorer.rival_floor(self.crowd)
         required = min(lowest, max(second, rival_floor))
-        standing = self.scorer.standing(edge, usual.mean, usual.deviation)
+        standing = self.scorer.standing(edge, baseline.mean, baseline.deviation)
         if not last and float(self.scorer.fit(standing, np.zeros(()))) >= required:
             return None
         others = np.flatnonzero((lexical > 0) & (self.scorer.fit(standing, lexical) >= required))
         together = np.union1d(slots, others)
         if len(together) == len(slots):
             return ranking
-        return self._ranking(need, usual, together, lexical)
+        return self._ranking(need, baseline, together, lexical)
 
     def _ranking(
         self,
         need: Encoding,
-        usual: NeedBaseline,
+        baseline: NeedBaseline,
         slots: NDArray[np.int64],
         lexical: Floats,
     ) -> Ranking:
         cosines = self._vectors.cosines(need.vectors[0], slots)
-        standing = self.scorer.standing(cosines, usual.mean, usual.deviation)
+        standing = self.scorer.standing(cosines, baseline.mean, baseline.deviation)
         part = lexical[slots]
         fits = self.scorer.fit(standing, part)
         # Best first; where fits are equal, the first text and passage.
@@ -332,8 +300,7 @@ class DataIndex:
             standing[order],
             part[order],
             fits[order],
-            usual.mean,
-            usual.deviation,
+            baseline,
         )
 
 

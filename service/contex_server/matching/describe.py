@@ -26,21 +26,13 @@ INLINE_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an event is about.
+    """What an event is about."""
 
-    Attributes:
-        title: The data key in words, or the event type if there is none.
-        summary: The publisher's description in one line.
-        passages: The payload; the first one is the head, and always there.
-        format: How the payload was read.
-        truncated: Whether part of the payload is in no passage.
-    """
-
-    title: str
-    summary: str
-    passages: tuple[Passage, ...]
-    format: Format
-    truncated: bool
+    title: str  # the data key in words, or the event type if there is none
+    summary: str  # the publisher's description in one line
+    passages: tuple[Passage, ...]  # the payload; the first one is the head, and always there
+    format: Format  # how the payload was read
+    truncated: bool  # whether part of the payload is in no passage
 
     @property
     def described(self) -> bool:

@@ -98,8 +98,8 @@ class Embeddings:
         try:
             async with asyncio.timeout(self._timeout_s):
                 model = await self.model_of(project)
-                found = await self.stored(project, model, missing)
-                recipes = {d: description_recipe(t) for d, t in missing.items() if d not in found}
+                stored = await self.stored(project, model, missing)
+                recipes = {d: description_recipe(t) for d, t in missing.items() if d not in stored}
                 encodings = await self._embed(project, model, recipes, Role.DATUM)
         except (ContexError, TimeoutError) as error:
             log.warning("embedding_late", project=project, texts=len(texts), error=repr(error))
@@ -121,10 +121,10 @@ class Embeddings:
         Raises:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        found = await self.stored(project, model, needs)
-        recipes = {d: need_recipe(text) for d, text in needs.items() if d not in found}
+        encodings = await self.stored(project, model, needs)
+        recipes = {d: need_recipe(text) for d, text in needs.items() if d not in encodings}
         encode = self._compute if store else self._embed
-        return found | await encode(project, model, recipes, Role.NEED)
+        return encodings | await encode(project, model, recipes, Role.NEED)
 
     async def of_events(
         self, project: str, model: str, events: Iterable[Event]
@@ -135,13 +135,13 @@ class Embeddings:
             ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         by_digest = {event.text_digest: event for event in events if event.text_digest}
-        found = await self.stored(project, model, by_digest)
+        encodings = await self.stored(project, model, by_digest)
         recipes = {
             digest: description_recipe(await self.description(project, event))
             for digest, event in by_digest.items()
-            if digest not in found
+            if digest not in encodings
         }
-        return found | await self._compute(project, model, recipes, Role.DATUM)
+        return encodings | await self._compute(project, model, recipes, Role.DATUM)
 
     async def stored(
         self, project: str, model: str, digests: Iterable[bytes]

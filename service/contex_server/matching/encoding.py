@@ -28,15 +28,10 @@ _MAX_TERMS = 65_535
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """A text under a model.
+    """A text under a model."""
 
-    Attributes:
-        vectors: float32 [passages, dimension], rows of length 1.
-        terms: Of each passage.
-    """
-
-    vectors: Vector
-    terms: tuple[Terms, ...]
+    vectors: Vector  # [passages, dimension], rows of length 1
+    terms: tuple[Terms, ...]  # of each passage
 
     @property
     def passages(self) -> int:
@@ -46,16 +41,10 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a text becomes an encoding: what has to be embedded, and each passage's terms.
-
-    Attributes:
-        texts: The model's input.
-        brief: Whether the first text is the head without its outline, to be mixed into the
-            head's vector.
-    """
+    """How a text becomes an encoding: what has to be embedded, and each passage's terms."""
 
     texts: tuple[str, ...]
-    brief: bool
+    brief: bool  # The first text is the head without its outline, to be mixed into its vector.
     terms: tuple[Terms, ...]
 
     def encoding(self, vectors: Vector) -> Encoding:

@@ -12,7 +12,7 @@ from contex_server.matching.data_index import DataIndex, lexical_of
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import RIVALS, Contribution, Floats
-from contex_server.matching.terms import words_of
+from contex_server.matching.terms import Word, words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,7 @@ class PassageScore:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """See `contex.v1.ExplainResponse`.
-
-    Attributes:
-        rank: The datum's rank for this need, from 1; 0 if the event is not its latest.
-    """
+    """See `contex.v1.ExplainResponse`."""
 
     match: Match
     matched: bool
@@ -50,7 +46,7 @@ class Explanation:
     contributions: tuple[Contribution, ...]
     terms: tuple[TermHit, ...]
     passages: tuple[PassageScore, ...]
-    rank: int
+    rank: int  # of the datum for this need, from 1; 0 if the event is not its latest
     data_count: int
 
 
@@ -142,11 +138,10 @@ def _term_hits(
 ) -> tuple[TermHit, ...]:
     background, terms = data.background, encoding.terms[passage]
     hits: list[TermHit] = []
-    seen: set[int] = set()
+    words: dict[int, Word] = {}
     for word in words_of(text):
-        if word.id in seen:
-            continue
-        seen.add(word.id)
+        words.setdefault(word.id, word)
+    for word in words.values():
         ids = np.array([word.id], np.uint32)
         weight = float(background.rarity(ids)[0])
         got = lexical_of(ids, np.ones(1), terms, background.average_length)

@@ -72,13 +72,13 @@ class NeedColumns:
         self._derive(rows, weight)
 
     def move(self, rows: slice, cosines: Floats, signs: Floats, weight: float) -> None:
-        """Follows the background.
+        """Follows the background, which weighs `weight` now.
 
         Args:
             rows: Which needs.
-            cosines: float64 [rows, n], theirs with passages that came and went.
-            signs: float64 [n], 1 or -1.
-            weight: What the background weighs now.
+            cosines: [rows, n], theirs with passages that were added or removed.
+            signs: [n], 1 or -1.
+            weight: Number of passages in the background, those of the prior included.
         """
         self.sum[rows] += cosines @ signs
         self.square[rows] += cosines**2 @ signs
@@ -99,12 +99,9 @@ class NeedColumns:
         self.edge[row] = edge
 
     def text_added(self, serial: int, rows: Rows, cosines: Floats) -> None:
-        """Adds a text where it is among the nearest.
+        """Adds a text to the nearest of needs whose edge it reaches.
 
-        Args:
-            serial: The text.
-            rows: Needs to which it is nearer than their edge.
-            cosines: float64 [rows], theirs with its nearest passage.
+        The cosines are theirs with its nearest passage.
         """
         worst = self.best_cosine[rows].argmin(1)
         given_up = self.best_cosine[rows, worst]

@@ -34,7 +34,7 @@ class NeedIndex:
         self._agents_of: dict[int, dict[str, list[int]]] = {}
         self._rows = NeedRows(data)
         # Caches by row, valid until the data change: a need's baseline, and its rivals' fits.
-        self._usual: dict[int, NeedBaseline] = {}
+        self._baselines: dict[int, NeedBaseline] = {}
         self._rivals: dict[int, Floats] = {}
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class NeedIndex:
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data index."""
         if change != NO_CHANGE:
-            self._usual.clear()
+            self._baselines.clear()
             self._rivals.clear()
             self._rows.changed(change)
 
@@ -94,24 +94,21 @@ class NeedIndex:
     def match(
         self, encoding: Encoding, pairs: Candidates, data_key: str, serial: int | None
     ) -> dict[str, tuple[Match, ...]]:
-        """The agents whose needs an event meets.
+        """By agent, the needs that an event meets, best first.
 
         Args:
             encoding: Its text.
             pairs: What `scan` returned for it.
             data_key: Its data key, for exclusions.
             serial: The text in the data index, if present.
-
-        Returns:
-            By agent id, the needs whose threshold the score reaches, best first.
         """
         thresholds = self._rows.numbers.threshold
         highest = self._score_alone(pairs.standing, pairs.lexical)
         rows = np.unique(pairs.rows[highest >= thresholds[pairs.rows] - ROUNDING])
         if not len(rows):
             return {}
-        usual = self._usual_of(rows)
-        cosines, standing, lexical = self._measured(encoding, rows, usual)
+        baselines = self._baselines_of(rows)
+        cosines, standing, lexical = self._measured(encoding, rows, baselines)
         best = self._scorer.fit(standing, lexical).argmax(1)
         at = np.arange(len(rows))
         cosines, standing, lexical = cosines[at, best], standing[at, best], lexical[at, best]
@@ -120,7 +117,7 @@ class NeedIndex:
         by_agent: defaultdict[str, list[Match]] = defaultdict(list)
         for index in np.flatnonzero(self._score_alone(standing, lexical) >= thresholds[rows]):
             row, fit = int(rows[index]), float(fits[index])
-            rivals = self._rivals_of(row, usual[index])
+            rivals = self._rivals_of(row, baselines[index])
             if serial is None:
                 rivals = np.sort(np.append(rivals, fit))[::-1][:RIVALS]
             rivalry = self._scorer.rivalry(rivals, crowd).sum()
@@ -142,8 +139,8 @@ class NeedIndex:
                             standing=float(standing[index]),
                             lexical=float(lexical[index]),
                             share=share,
-                            mean=usual[index].mean,
-                            deviation=usual[index].deviation,
+                            mean=baselines[index].mean,
+                            deviation=baselines[index].deviation,
                             threshold=need.threshold,
                             model=self._data.model.id,
                             scorer=self._scorer.name,
@@ -161,27 +158,27 @@ class NeedIndex:
         share = scorer.share(fits, scorer.rivalry(fits, crowd), crowd)
         return scorer.score(standing, lexical, share)
 
-    def _usual_of(self, rows: Rows) -> list[NeedBaseline]:
-        missing = [row for row in rows.tolist() if row not in self._usual]
-        baselines = self._data.background.usual([self._rows.need(row) for row in missing])
-        self._usual.update(zip(missing, baselines, strict=True))
-        return [self._usual[row] for row in rows.tolist()]
+    def _baselines_of(self, rows: Rows) -> list[NeedBaseline]:
+        missing = [row for row in rows.tolist() if row not in self._baselines]
+        baselines = self._data.background.baselines([self._rows.need(row) for row in missing])
+        self._baselines.update(zip(missing, baselines, strict=True))
+        return [self._baselines[row] for row in rows.tolist()]
 
     def _measured(
-        self, encoding: Encoding, rows: Rows, usual: Sequence[NeedBaseline]
+        self, encoding: Encoding, rows: Rows, baselines: Sequence[NeedBaseline]
     ) -> tuple[Floats, Floats, Floats]:
         """Cosine, standing and lexical part of needs with each passage, [rows, passages]."""
         exact = self._rows.vectors[rows].astype(np.float64)
         cosines = np.clip(exact @ encoding.vectors.T.astype(np.float64), -1.0, 1.0)
         standing = self._scorer.standing(
             cosines,
-            np.array([[one.mean] for one in usual]),
-            np.array([[one.deviation] for one in usual]),
+            np.array([[one.mean] for one in baselines]),
+            np.array([[one.deviation] for one in baselines]),
         )
         ids = np.concatenate([self._rows.terms[row].ids for row in rows.tolist()])
-        weights = np.concatenate([one.weights for one in usual])
-        owner = np.repeat(np.arange(len(rows)), [len(one.weights) for one in usual])
-        masses = np.array([one.mass for one in usual])
+        weights = np.concatenate([one.weights for one in baselines])
+        owner = np.repeat(np.arange(len(rows)), [len(one.weights) for one in baselines])
+        masses = np.array([one.mass for one in baselines])
         average = self._data.background.average_length
         lexical = np.zeros_like(cosines)
         for passage, terms in enumerate(encoding.terms):
@@ -191,17 +188,17 @@ class NeedIndex:
             lexical[:, passage] = np.bincount(owner[hit], got, len(rows)) / masses
         return cosines, standing, lexical
 
-    def _rivals_of(self, row: int, usual: NeedBaseline) -> Floats:
+    def _rivals_of(self, row: int, baseline: NeedBaseline) -> Floats:
         """The fits of a need's best data, best first."""
         rivals = self._rivals.get(row)
         if rivals is not None:
             return rivals
         need, numbers, data = self._rows.need(row), self._rows.numbers, self._data
         if numbers.edge[row] < np.inf:
-            rivals = data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
+            rivals = data.rivals(need, baseline, numbers.best[row].tolist(), numbers.edge[row])
         if rivals is None:
             numbers.set_nearest(row, *data.nearest(need, KEPT))
-            rivals = data.rivals(need, usual, numbers.best[row].tolist(), numbers.edge[row])
+            rivals = data.rivals(need, baseline, numbers.best[row].tolist(), numbers.edge[row])
         if rivals is None:
             rivals = data.rank(need, np.inf).fits[:RIVALS]
         self._rivals[row] = rivals
@@ -230,7 +227,7 @@ class NeedIndex:
             if not agents:
                 del self._agents_of[row], self._row_of[digest]
                 self._rows.remove(row)
-                self._usual.pop(row, None)
+                self._baselines.pop(row, None)
                 self._rivals.pop(row, None)
 
 

@@ -36,17 +36,11 @@ _PENDING_PASSAGES = 1_024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """The needs that a text may meet, once for each passage that says so.
-
-    Attributes:
-        rows: int64 [n].
-        standing: float64 [n], at least z.
-        lexical: float64 [n], at least l.
-    """
+    """The needs that a text may meet, once for each passage that says so."""
 
     rows: Rows
-    standing: Floats
-    lexical: Floats
+    standing: Floats  # at least z
+    lexical: Floats  # at least l
 
 
 class _Pending(NamedTuple):
@@ -58,13 +52,7 @@ class _Pending(NamedTuple):
 
 
 class NeedRows:
-    """Needs by row; a free row requires more than any text has.
-
-    Attributes:
-        vectors: float32 [rows, dimension].
-        terms: By row, where there is a need.
-        numbers: What is known of each.
-    """
+    """Needs by row; a free row requires more than any text has."""
 
     def __init__(self, data: DataIndex) -> None:
         self._scorer = data.scorer
@@ -162,9 +150,7 @@ class NeedRows:
     ) -> Iterator[tuple[Rows, Floats]]:
         """Compares all needs with all passages of some texts, and updates their columns.
 
-        Returns:
-            For each passage of each encoding the needs that may be near enough, and their
-            cosines.
+        Returns for each passage the needs that may be near enough, and their cosines.
         """
         numbers, weight = self.numbers, self._data.background.weight
         places: dict[int, slice] = {}
@@ -246,8 +232,8 @@ class NeedRows:
             counts, terms.length, background.average_length
         )
         slots, sizes = self._postings.slots(ids.tolist())
-        found = np.bincount(slots, np.repeat(weights, sizes), self._used)
-        return found.astype(np.float64, copy=False)
+        words = np.bincount(slots, np.repeat(weights, sizes), self._used)
+        return words.astype(np.float64, copy=False)
 
     # -- following ---------------------------------------------------------------
 

@@ -123,18 +123,17 @@ def _is_json(value: Any) -> bool:
     """Whether all scalars have types of JSON (no dates)."""
     waiting = [value]
     while waiting:
-        node = waiting.pop()
-        kind = type(node)
-        if kind is dict:
-            waiting.extend(node.values())
-        elif kind is list:
-            waiting.extend(node)
-        elif kind is int:
-            if not -(2**63) <= node < 2**63:
+        match waiting.pop():
+            case dict() as node:
+                waiting.extend(node.values())
+            case list() as node:
+                waiting.extend(node)
+            case str() | bool():
+                pass
+            case int() as number if -(2**63) <= number < 2**63:
+                pass
+            case float() as number if math.isfinite(number):
+                pass
+            case _:
                 return False
-        elif kind is float:
-            if not math.isfinite(node):
-                return False
-        elif kind is not str and kind is not bool:
-            return False
     return True

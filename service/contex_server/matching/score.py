@@ -38,33 +38,19 @@ MAX_STANDING = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The fitted constants of the formula.
+    """The fitted constants of the formula."""
 
-    Attributes:
-        version: Names them; part of every match.
-        fit_standing: a.
-        fit_lexical: b.
-        crowd: k.
-        prior_passages: n0.
-        rival_floor: r.
-        bias: w0.
-        standing: w1.
-        lexical: w2.
-        share: w3.
-        default_threshold: The best one by F1 on the split that they were fitted on.
-    """
-
-    version: str
-    fit_standing: float
-    fit_lexical: float
-    crowd: float
-    prior_passages: float
-    rival_floor: float
-    bias: float
-    standing: float
-    lexical: float
-    share: float
-    default_threshold: float
+    version: str  # Names them; part of every match.
+    fit_standing: float  # a
+    fit_lexical: float  # b
+    crowd: float  # k
+    prior_passages: float  # n0
+    rival_floor: float  # r
+    bias: float  # w0
+    standing: float  # w1
+    lexical: float  # w2
+    share: float  # w3
+    default_threshold: float  # The best one by F1 on the split that they were fitted on.
 
 
 @cache

@@ -47,15 +47,10 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The terms of a text.
+    """The terms of a text."""
 
-    Attributes:
-        ids: uint32 [n], ascending, each once. The highest bit marks a pair of words.
-        counts: uint8 [n], how often each occurs, weighted by where.
-    """
-
-    ids: TermIds
-    counts: NDArray[np.uint8]
+    ids: TermIds  # ascending, each once; the highest bit marks a pair of words
+    counts: NDArray[np.uint8]  # how often each occurs, weighted by where
 
     @property
     def length(self) -> int:

@@ -8,13 +8,14 @@ scans 8-bit codes, a quarter of the memory, and what it finds is measured exactl
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Slots = NDArray[np.int64]
+_T = TypeVar("_T", bound=np.generic)
 
 EXACT_VECTORS = 200_000
 ROUNDING = 1e-5
@@ -101,12 +102,9 @@ class VectorIndex:
             self._compress()
         if self._codes is None:
             self._flat.add(np.ascontiguousarray(vectors, np.float32))
-            self._look()
+            self._refresh_view()
         else:
-            if count > len(self._vectors):
-                grown = np.empty((int(count * _GROWTH), self.dimension), np.float32)
-                grown[:first] = self._vectors[:first]
-                self._vectors = grown
+            self._vectors = _sized(self._vectors, count)
             self._vectors[first:count] = vectors
             self._codes.append(vectors)
         self._slot_of = _sized(self._slot_of, count)
@@ -131,7 +129,7 @@ class VectorIndex:
                 self._codes.move_last(row)
             self._count = last
         if self._codes is None:
-            self._look()
+            self._refresh_view()
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, NDArray[np.float64]]:
         """The k nearest vectors of each query, nearest first.
@@ -151,31 +149,31 @@ class VectorIndex:
             nearness, rows = self._flat.search(queries, k)
             return self._slot_of[rows], nearness.astype(np.float64)
         rows = self._codes.search(queries, min(k * _OVERFETCH, self._count))
-        found = np.empty((len(queries), k), np.int64)
+        slots = np.empty((len(queries), k), np.int64)
         cosines = np.empty((len(queries), k))
         for index, candidates in enumerate(rows):
             exact = self._vectors[candidates] @ queries[index]
             order = np.argsort(-exact, kind="stable")[:k]
-            found[index], cosines[index] = self._slot_of[candidates[order]], exact[order]
-        return found, cosines
+            slots[index], cosines[index] = self._slot_of[candidates[order]], exact[order]
+        return slots, cosines
 
     def cosines(self, query: Floats, slots: Slots) -> NDArray[np.float64]:
         """The exact cosines of a query with the vectors of some slots, float64 [slots]."""
         exact = query.astype(np.float64)
-        found = np.empty(len(slots))
+        cosines = np.empty(len(slots))
         for start in range(0, len(slots), _PAIRS_PER_STEP):
             step = slice(start, start + _PAIRS_PER_STEP)
             stored = self._vectors[self._row_of[slots[step]]].astype(np.float64)
-            found[step] = np.vecdot(stored, exact)
-        return np.clip(found, -1.0, 1.0)
+            cosines[step] = np.vecdot(stored, exact)
+        return np.clip(cosines, -1.0, 1.0)
 
     def vectors(self, slots: Slots) -> Floats:
         """Copies of the vectors of some slots, float32 [slots, dimension]."""
-        found: Floats = self._vectors[self._row_of[slots]]
-        return found
+        vectors: Floats = self._vectors[self._row_of[slots]]
+        return vectors
 
-    def _look(self) -> None:
-        """Looks at FAISS's storage anew; growing may have moved it."""
+    def _refresh_view(self) -> None:
+        """Takes a new view of FAISS's storage; growing may have moved it."""
         count = self._flat.ntotal
         if count:
             flat = library().rev_swig_ptr(self._flat.get_xb(), count * self.dimension)
@@ -223,8 +221,8 @@ class _Codes:
     def search(self, queries: Floats, k: int) -> NDArray[np.int64]:
         # FAISS takes a query for codes as well, and cuts its components down to whole numbers.
         _, rows = self._index.search(_coded(queries), k)
-        found: NDArray[np.int64] = rows
-        return found
+        nearest: NDArray[np.int64] = rows
+        return nearest
 
 
 def _coded(vectors: Floats) -> Floats:
@@ -232,10 +230,10 @@ def _coded(vectors: Floats) -> Floats:
     return codes
 
 
-def _sized(array: Slots, size: int) -> Slots:
-    """The array with room for at least `size` numbers."""
+def _sized(array: NDArray[_T], size: int) -> NDArray[_T]:
+    """The array with room for at least `size` rows."""
     if size <= len(array):
         return array
-    grown = np.empty(max(64, int(size * _GROWTH)), array.dtype)
+    grown = np.empty((max(64, int(size * _GROWTH)), *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown

@@ -30,18 +30,18 @@ def test_what_it_says_is_what_all_passages_say() -> None:
     assert background.average_length == pytest.approx(truth.average_length)
     for _ in range(20):
         need = corpus.need()
-        (usual,) = background.usual([need])
+        (baseline,) = background.baselines([need])
         mean, deviation = truth.moments(need)
-        assert (usual.mean, usual.deviation) == pytest.approx((mean, deviation), abs=1e-9)
-        assert usual.weights == pytest.approx(truth.rarity(need.terms[0].ids), abs=1e-9)
+        assert (baseline.mean, baseline.deviation) == pytest.approx((mean, deviation), abs=1e-9)
+        assert baseline.weights == pytest.approx(truth.rarity(need.terms[0].ids), abs=1e-9)
         # Against the cosines themselves, with no component rounded.
         q = need.vectors[0].astype(np.float64)
         rows = np.concatenate([text.vectors[:PASSAGES_PER_TEXT] for text in texts])
         cosines, total = rows.astype(np.float64) @ q, len(rows) + 50
         plain = (cosines.sum() + 50 * q @ prior().mean) / total
         square = (cosines @ cosines + 50 * q @ prior().second @ q) / total
-        assert usual.mean == pytest.approx(plain, abs=1e-4)
-        assert usual.deviation == pytest.approx((square - plain**2) ** 0.5, abs=1e-4)
+        assert baseline.mean == pytest.approx(plain, abs=1e-4)
+        assert baseline.deviation == pytest.approx((square - plain**2) ** 0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -95,7 +95,7 @@ def test_an_empty_project_has_the_priors() -> None:
     assert mean == pytest.approx(known.mean, abs=1e-5)
     assert second == pytest.approx(known.second, abs=1e-8)
     assert background.average_length == known.length
-    assert background.usual([]) == []
+    assert background.baselines([]) == []
 
 
 def test_a_prior_that_knows_no_term() -> None:
@@ -103,9 +103,9 @@ def test_a_prior_that_knows_no_term() -> None:
     made = build_prior([corpus.text()])
     assert not len(made.term_ids)
     need = corpus.need()
-    (usual,) = Background(made).usual([need])
-    assert len(usual.weights) == len(need.terms[0].ids)
-    assert usual.mass > 0
+    (baseline,) = Background(made).baselines([need])
+    assert len(baseline.weights) == len(need.terms[0].ids)
+    assert baseline.mass > 0
 
 
 def test_a_prior_survives_being_packed() -> None:

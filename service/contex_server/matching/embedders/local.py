@@ -55,11 +55,11 @@ def read(directory: Path, use: Use) -> LoadedModel:
     """Reads a model directory; raises as `Embedder.start` does."""
     model = _first(directory, _MODELS)
     tokenizer = _first(directory, ("tokenizer.json",))
-    found = settings(directory)
-    need_prefix = found.need_prefix if use.need_prefix is None else use.need_prefix
-    datum_prefix = found.datum_prefix if use.datum_prefix is None else use.datum_prefix
-    max_tokens = use.max_tokens or found.max_tokens or _DEFAULT_TOKENS
-    complete = Use(use.pooling or found.pooling, need_prefix, datum_prefix, max_tokens)
+    shipped = settings(directory)
+    need_prefix = shipped.need_prefix if use.need_prefix is None else use.need_prefix
+    datum_prefix = shipped.datum_prefix if use.datum_prefix is None else use.datum_prefix
+    max_tokens = use.max_tokens or shipped.max_tokens or _DEFAULT_TOKENS
+    complete = Use(use.pooling or shipped.pooling, need_prefix, datum_prefix, max_tokens)
     config = directory / "config.json"
     positions = _json(config).get("max_position_embeddings")
     if isinstance(positions, int) and max_tokens > positions:
@@ -70,7 +70,7 @@ def read(directory: Path, use: Use) -> LoadedModel:
             tokenizer.read_text(encoding="utf-8"),
             max_tokens=max_tokens,
             pooling=use.pooling,
-            fallback=found.pooling or "mean",
+            fallback=shipped.pooling or "mean",
         )
         if pipeline.pooling and (directory / "2_Dense").exists():
             raise ModelInvalid("2_Dense, a layer after pooling, is not part of the model file")

@@ -210,16 +210,16 @@ class Pipeline:
 
 def _inputs(session: Any) -> dict[str, type[np.integer[Any]]]:
     kinds: dict[str, type[np.integer[Any]]] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
-    found = {}
+    inputs = {}
     for tensor in session.get_inputs():
         if tensor.name not in _INPUTS or tensor.type not in kinds:
             raise ModelInvalid(
                 f"the model wants {tensor.name}, {tensor.type}; known are {', '.join(_INPUTS)}"
             )
-        found[tensor.name] = kinds[tensor.type]
-    if "input_ids" not in found:
+        inputs[tensor.name] = kinds[tensor.type]
+    if "input_ids" not in inputs:
         raise ModelInvalid("the model has no input input_ids")
-    return found
+    return inputs
 
 
 def _output(session: Any, pooling: Pooling | None, fallback: Pooling) -> tuple[str, Pooling | None]:
@@ -256,17 +256,17 @@ def runs(lengths: Sequence[int]) -> list[list[int]]:
         The texts' positions, each once, in runs of at most `_TOKENS_PER_RUN` padded tokens.
         A run is closed when the padding that one more text adds costs more than a new run.
     """
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     padded = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         length = lengths[index]
-        size = len(found[-1]) if found else 0
+        size = len(batches[-1]) if batches else 0
         if (
-            not found
+            not batches
             or (length - padded) * size > _RUN_COST_TOKENS
             or length * (size + 1) > _TOKENS_PER_RUN
         ):
-            found.append([])
-        found[-1].append(index)
+            batches.append([])
+        batches[-1].append(index)
         padded = length
-    return found
+    return batches

@@ -116,17 +116,17 @@ class OpenAIEmbedder:
 
     async def _compute(self, texts: list[str]) -> Sequence[Vector | Exception]:
         probe = self._breaker.admit()
-        ended = self._breaker.abandoned
+        outcome = self._breaker.abandoned
         try:
             rows = await self._divide(texts, 1 if probe else self._attempts)
             if any(not isinstance(row, Exception) for row in rows):
-                ended = self._breaker.succeeded
+                outcome = self._breaker.succeeded
             return rows
         except Exception:
-            ended = self._breaker.failed
+            outcome = self._breaker.failed
             raise
         finally:
-            ended()
+            outcome()
 
     async def _divide(self, texts: list[str], attempts: int) -> list[Vector | Exception]:
         """Embeds texts; what is refused for its content is tried by halves.
@@ -190,12 +190,12 @@ class OpenAIEmbedder:
             raise _Unanswered(f"{url}: {self._redacted(str(error) or repr(error))}") from error
         if answer.status_code == 200:
             return bytes(body)
-        said = self._redacted(_said(bytes(body)))[:_SHOWN_CHARS]
+        message = self._redacted(_error_message(bytes(body)))[:_SHOWN_CHARS]
         raise _Answered(
-            f"{url} answered {answer.status_code}{said and f': {said}'}",
+            f"{url} answered {answer.status_code}{message and f': {message}'}",
             answer.status_code,
             retry_after_s=_retry_after_s(answer.headers.get("Retry-After")),
-            too_long=answer.status_code == 413 or _TOO_LONG.search(said) is not None,
+            too_long=answer.status_code == 413 or _TOO_LONG.search(message) is not None,
         )
 
     def _vectors(self, body: bytes, count: int) -> Vector:
@@ -269,13 +269,13 @@ def _retry_after_s(header: str | None) -> float | None:
     return max(0.0, (when.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _said(body: bytes) -> str:
+def _error_message(body: bytes) -> str:
     """What an error's body says, in a line that fits a log."""
     try:
-        said = orjson.loads(body)
+        message = orjson.loads(body)
         for name in ("error", "message"):
-            said = said.get(name, said) if isinstance(said, dict) else said
-        text = said if isinstance(said, str) else orjson.dumps(said).decode()
+            message = message.get(name, message) if isinstance(message, dict) else message
+        text = message if isinstance(message, str) else orjson.dumps(message).decode()
     except orjson.JSONDecodeError:
         text = body.decode(errors="replace")
     return " ".join(text.split())

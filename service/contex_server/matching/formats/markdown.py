@@ -38,17 +38,11 @@ _BLOCK_LEVEL = 7  # Within all six levels of headings.
 
 @dataclass(slots=True)
 class _Section:
-    """What stands between two headings.
+    """What stands between two headings."""
 
-    Attributes:
-        trail: Its heading, after those that it is under.
-        blocks: The words of its paragraphs, items, rows and code.
-        has_sections: The next heading is under this one.
-    """
-
-    trail: tuple[str, ...] = ()
-    blocks: list[list[str]] = field(default_factory=list)
-    has_sections: bool = False
+    trail: tuple[str, ...] = ()  # its heading, after those that it is under
+    blocks: list[list[str]] = field(default_factory=list)  # words of paragraphs, items, rows, code
+    has_sections: bool = False  # the next heading is under this one
 
 
 def describe_markdown(text: str) -> Content:

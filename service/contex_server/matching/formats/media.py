@@ -23,17 +23,11 @@ class Format(StrEnum):
 
 
 class Media(NamedTuple):
-    """A content type.
+    """A content type."""
 
-    Attributes:
-        format: The format that it names, if any.
-        subtype: The part after the slash, in lower case.
-        encoding: Python's name for the charset; empty if none is given, None if unsupported.
-    """
-
-    format: Format | None
-    subtype: str
-    encoding: str | None
+    format: Format | None  # that it names
+    subtype: str  # the part after the slash, in lower case
+    encoding: str | None  # Python's name for the charset; "" if none is given, None if unsupported
 
 
 _FORMATS = {
@@ -81,10 +75,10 @@ def media(content_type: str) -> Media:
         if name.strip() == "charset":
             charset = value.strip().strip("\"'")
     _, _, subtype = media_type.partition("/")
-    found = _FORMATS.get(media_type) or _SUFFIXES.get(subtype.rpartition("+")[2])
-    if found is None or ("+" not in subtype and media_type not in _FORMATS):
-        found = Format.TEXT if media_type.startswith("text/") else None
-    return Media(found, subtype, _ENCODINGS.get(charset))
+    format = _FORMATS.get(media_type) or _SUFFIXES.get(subtype.rpartition("+")[2])
+    if format is None or ("+" not in subtype and media_type not in _FORMATS):
+        format = Format.TEXT if media_type.startswith("text/") else None
+    return Media(format, subtype, _ENCODINGS.get(charset))
 
 
 def decode(payload: bytes, encoding: str) -> str:

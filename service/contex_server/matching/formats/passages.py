@@ -60,40 +60,23 @@ class Passage:
 
 
 class Content(NamedTuple):
-    """A payload in words.
+    """A payload in words."""
 
-    Attributes:
-        passages: At least one; the first is the head.
-        truncated: Whether some of the payload is in no passage.
-    """
-
-    passages: tuple[Passage, ...]
-    truncated: bool = False
+    passages: tuple[Passage, ...]  # at least one; the first is the head
+    truncated: bool = False  # whether some of the payload is in no passage
 
 
 class Part(NamedTuple):
-    """The smallest piece that a passage is made of, at most `PASSAGE_CHARS` long.
+    """The smallest piece that a passage is made of, at most `PASSAGE_CHARS` long."""
 
-    Attributes:
-        place: Where in the payload, in the format's own terms.
-        text: The words.
-        level: How deep the document's structure breaks before it; 0 is the outermost.
-        opens: Whether it is only the name of what follows.
-    """
-
-    place: Any
+    place: Any  # where in the payload, in the format's own terms
     text: str
-    level: int
-    opens: bool = False
+    level: int  # how deep the document's structure breaks before it; 0 is the outermost
+    opens: bool = False  # whether it is only the name of what follows
 
 
 class Parts(list[Part]):
-    """Parts in document order, as many as passages can hold.
-
-    Attributes:
-        chars: Their length.
-        truncated: Whether there was more.
-    """
+    """Parts in document order, as many as passages can hold, and whether there was more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,12 +148,7 @@ def content(
 ) -> Content:
     """The head and a passage for each group of `pack`, up to `MAX_PASSAGES`.
 
-    Args:
-        head: The outline.
-        groups: The parts of each passage.
-        separator: Joins parts.
-        path: Names the place of a group.
-        truncated: Whether the payload has more than the groups.
+    `path` names the place of a group; `truncated` is whether the payload has more than the groups.
     """
     passages = [Passage("", head)]
     for group in groups:

@@ -34,10 +34,10 @@ def load_toml(text: str) -> Any:
         raise PayloadMalformed("TOML is nested too deeply", 1, 1) from None
     except ValueError as error:  # Also what int() says of thousands of digits.
         message = str(error)
-        found = _POSITION.search(message)
+        position = _POSITION.search(message)
         problem = f"not valid TOML: {_POSITION.sub('', message)}"
-        if found is None:
+        if position is None:
             raise PayloadMalformed("not valid TOML: number too long", 1, 1) from None
-        if found[1] is None:
+        if position[1] is None:
             raise malformed_at(problem, text.replace("\r\n", "\n")) from None
-        raise PayloadMalformed(problem, int(found[1]), int(found[2])) from None
+        raise PayloadMalformed(problem, int(position[1]), int(position[2])) from None
