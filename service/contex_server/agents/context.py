@@ -198,9 +198,7 @@ class AgentContextReader:
         """The data that matched or nearly did at the moment, and had not been sent as they were."""
         engine = self._engine
         async with self._queries.index_at(project, moment.sequence) as (index, position):
-            encodings = await engine.encode_needs(
-                project, index.model.id, agent.needs, registered=False
-            )
+            encodings = await engine.encode_needs(index, agent.needs, registered=False)
             # Everything that comes near, excluded data too: it is sorted out below.
             wide_needs = [
                 replace(

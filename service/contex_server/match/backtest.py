@@ -138,9 +138,7 @@ class BacktestRunner:
     async def _start(self, query: BacktestQuery, agent: Agent) -> Index:
         state = await self._states.at(query.project, query.since)
         index = await self._engine.new_index(query.project, state.all())
-        encodings = await self._engine.encode_needs(
-            query.project, index.model.id, agent.needs, registered=False
-        )
+        encodings = await self._engine.encode_needs(index, agent.needs, registered=False)
         await self._engine.work(index.needs.set_agent, agent, encodings)
         return index
 
@@ -154,7 +152,7 @@ class BacktestRunner:
         summary: BacktestSummary,
     ) -> Chunk:
         engine, project = self._engine, query.project
-        encodings = await engine.embeddings.of_events(project, index.model.id, events)
+        encodings = await engine.encode_events(index, events)
         matched = await engine.work(_match_one_by_one, index, events, encodings)
         deliveries: list[Delivery] = []
         for entry, event, matches in zip(entries, events, matched, strict=True):

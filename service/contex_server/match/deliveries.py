@@ -19,7 +19,7 @@ from contex_server.match.index import Index
 
 
 async def needs_change(
-    engine: MatchEngine, project: str, index: Index, agent: Agent, event: Event, as_of: Sequence
+    engine: MatchEngine, index: Index, agent: Agent, event: Event, as_of: Sequence
 ) -> NeedsChange | None:
     """What changed needs bring an agent: the data that they match and the previous did not.
 
@@ -27,8 +27,7 @@ async def needs_change(
 
     Args:
         engine: What matching shares.
-        project: The project.
-        index: Its data.
+        index: The project's data.
         agent: The agent as it is registered now.
         event: A registration; later data are left out.
         as_of: The position of the index.
@@ -36,21 +35,20 @@ async def needs_change(
     agent_id, previous = registered_agent(event.payload)
     if agent_id != agent.agent_id or previous is None:
         return None
-    model = index.model.id
     matched = await engine.work(
         index.search_new,
-        (agent.needs, await engine.encode_needs(project, model, agent.needs)),
-        (previous, await engine.encode_needs(project, model, previous)),
+        (agent.needs, await engine.encode_needs(index, agent.needs)),
+        (previous, await engine.encode_needs(index, previous)),
         as_of,
         event.sequence,
     )
-    entries = await engine.log.get(project, [index.latest[key] for key, _ in matched])
+    entries = await engine.log.get(index.project, [index.latest[key] for key, _ in matched])
     data = []
     for (_, matches), entry in zip(matched, entries, strict=True):
         if entry is not None:
             datum = event_codec.decode(entry)
-            data.append(await engine.delivery(project, agent, entry, datum, matches, as_of))
-    stored = await engine.agents.agent(project, agent_id)
+            data.append(await engine.delivery(index.project, agent, entry, datum, matches, as_of))
+    stored = await engine.agents.agent(index.project, agent_id)
     return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
 

@@ -72,31 +72,37 @@ class MatchEngine:
             raise
 
     async def encode_needs(
-        self, project: str, model: str, needs: Sequence[Need], *, registered: bool = True
+        self, index: Index, needs: Sequence[Need], *, registered: bool = True
     ) -> tuple[Encoding, ...]:
         """The encodings of needs, in their order; those of queries are not stored."""
         texts = {need.digest: need.text for need in needs}
-        by_digest = await self.embeddings.of_needs(project, model, texts, store=registered)
+        by_digest = await self.embeddings.of_needs(
+            index.project, index.model.id, texts, store=registered
+        )
         return tuple(by_digest[need.digest] for need in needs)
+
+    async def encode_events(self, index: Index, events: Iterable[Event]) -> dict[bytes, Encoding]:
+        """The encodings of events, by digest."""
+        return await self.embeddings.of_events(index.project, index.model.id, events)
 
     async def new_index(self, project: str, states: Iterable[KeyState] = ()) -> Index:
         """An index of some data, under the model that decides in the project now."""
         model_id = await self.embeddings.model_of(project)
-        index = Index(await self.embeddings.models.get(model_id), self.scorer)
-        await self.apply(project, index, states)
+        index = Index(project, await self.embeddings.models.get(model_id), self.scorer)
+        await self.apply(index, states)
         return index
 
-    async def apply(self, project: str, index: Index, states: Iterable[KeyState]) -> None:
+    async def apply(self, index: Index, states: Iterable[KeyState]) -> None:
         """Applies the latest events of data keys to an index; encodes what the store lacks."""
-        states, model = iter(states), index.model.id
+        states, project = iter(states), index.project
         while part := list(islice(states, _INDEX_CHUNK)):
             live = {state.digest: state for state in part if not state.deleted and state.digest}
-            encodings = await self.embeddings.stored(project, model, live)
+            encodings = await self.embeddings.stored(project, index.model.id, live)
             missing = [state.sequence for digest, state in live.items() if digest not in encodings]
             if missing:
                 entries = await self.log.get(project, missing)
                 events = [event_codec.decode(entry) for entry in entries if entry is not None]
-                encodings |= await self.embeddings.of_events(project, model, events)
+                encodings |= await self.encode_events(index, events)
             await self.work(index.apply, part, encodings)
 
     async def description(self, project: str, event: Event) -> Description:

@@ -21,7 +21,8 @@ MatchesByAgent = dict[str, tuple[Match, ...]]
 class Index:
     """The data of a project and the needs that are matched with them."""
 
-    def __init__(self, model: Model, scorer: Scorer) -> None:
+    def __init__(self, project: str, model: Model, scorer: Scorer) -> None:
+        self.project = project
         self.model = model
         self.data = DataIndex(model, scorer)
         self.needs = NeedIndex(self.data)

@@ -34,7 +34,6 @@ from contex_server.kernel.model import (
     Entry,
     Event,
     KeyState,
-    Need,
     Sequence,
 )
 from contex_server.match.agent_codec import decode_agent
@@ -67,9 +66,6 @@ class ProjectMatcher:
     """Matches one project's events with the needs of the agents that listen here.
 
     Args:
-        project: The project.
-        engine: What all matchers share.
-        hub: Live events.
         feed_bytes: Size of each agent's window of live deliveries.
         on_model_in_use: Called with the project when the index has been built.
     """
@@ -133,8 +129,6 @@ class ProjectMatcher:
                 raise self._reached.error
             yield
 
-    # -- agents that listen ------------------------------------------------------
-
     @asynccontextmanager
     async def attach(self, agent_id: str) -> AsyncIterator[LiveAgent]:
         """Matches an agent's needs live while the block lasts.
@@ -180,7 +174,7 @@ class ProjectMatcher:
         """
         events = [event_codec.decode(entry) for entry in entries]
         async with self._lock:
-            encodings = await self._encode_events(events)
+            encodings = await self._engine.encode_events(self._index, events)
             if live.feed.error is not None:
                 raise live.feed.error
             agent, position = live.agent, self._reached.position
@@ -206,23 +200,12 @@ class ProjectMatcher:
 
     async def _set_agent(self, live: LiveAgent, agent: Agent) -> None:
         """Matches an agent's needs from here on as this registration has them."""
-        encodings = await self._encode_needs(agent.needs)
+        encodings = await self._engine.encode_needs(self._index, agent.needs)
         await self._engine.work(self._index.needs.set_agent, agent, encodings)
         live.agent, live.encodings = agent, encodings
 
     async def _change(self, agent: Agent, event: Event) -> NeedsChange | None:
-        return await needs_change(
-            self._engine, self.project, self._index, agent, event, self._reached.position
-        )
-
-    async def _encode_needs(self, needs: tuple[Need, ...]) -> tuple[Encoding, ...]:
-        return await self._engine.encode_needs(self.project, self._index.model.id, needs)
-
-    async def _encode_events(self, events: list[Event]) -> dict[bytes, Encoding]:
-        embeddings = self._engine.embeddings
-        return await embeddings.of_events(self.project, self._index.model.id, events)
-
-    # -- following the log -------------------------------------------------------
+        return await needs_change(self._engine, self._index, agent, event, self._reached.position)
 
     async def _run(self) -> None:
         try:
@@ -324,13 +307,13 @@ class ProjectMatcher:
             if newest.get(state.data_key, BEGINNING) <= state.sequence:
                 newest[state.data_key] = state.sequence
                 fresh[state.data_key] = state
-        await self._engine.apply(self.project, self._index, fresh.values())
+        await self._engine.apply(self._index, fresh.values())
 
     async def _match_span(self, span: list[Delivery]) -> None:
         """Matches events; the last one may change who is matched, or how, from there on."""
         engine = self._engine
         events = [delivery.event for delivery in span if delivery.event is not None]
-        encodings = await self._encode_events(events)
+        encodings = await self._engine.encode_events(self._index, events)
         matched = await engine.work(self._index.match, events, encodings)
         position, last = span[-1].sequence, events[-1]
         outgoing: defaultdict[str, list[Delivery]] = defaultdict(list)

@@ -69,9 +69,7 @@ class MatchQueries:
             self._matchers.matcher(project) as matcher,
             matcher.index_at(at_least) as (index, position),
         ):
-            matched = await self._search(
-                project, index, position, needs, scope.admits, registered=True
-            )
+            matched = await self._search(index, position, needs, scope.admits, registered=True)
         return await self._result(project, matched, position, budget)
 
     async def match(
@@ -91,7 +89,7 @@ class MatchQueries:
         """
         async with self.index_at(project, as_of) as (index, position):
             admits = EventFilter(data_keys=data_keys, scope=scope).admits_key
-            matched = await self._search(project, index, position, needs, admits, registered=False)
+            matched = await self._search(index, position, needs, admits, registered=False)
         return await self._result(project, matched, position, budget)
 
     async def explain(
@@ -107,8 +105,6 @@ class MatchQueries:
         """See `MatchService.Explain`.
 
         Args:
-            project: The project.
-            need: The need.
             data_key: The datum whose latest event is explained, unless `sequence` names one.
             sequence: The event.
             as_of: The moment whose data it is judged by; None: now.
@@ -137,9 +133,8 @@ class MatchQueries:
             if not event.text_digest:
                 kind = f"a {event.event_type!r} of the service"
                 raise _not_found(place, f"event {place} is {kind}, which is not matched")
-            model = index.model.id
-            (encoding,) = await engine.encode_needs(project, model, [need], registered=False)
-            event_encodings = await engine.embeddings.of_events(project, model, [event])
+            (encoding,) = await engine.encode_needs(index, [need], registered=False)
+            event_encodings = await engine.encode_events(index, [event])
             explanation = await engine.work(
                 explain,
                 index.data,
@@ -181,7 +176,6 @@ class MatchQueries:
 
     async def _search(
         self,
-        project: str,
         index: Index,
         as_of: LogSequence,
         needs: Sequence[Need],
@@ -190,9 +184,7 @@ class MatchQueries:
         registered: bool,
     ) -> MatchedEvents:
         """The latest events of the data that match."""
-        encodings = await self._engine.encode_needs(
-            project, index.model.id, needs, registered=registered
-        )
+        encodings = await self._engine.encode_needs(index, needs, registered=registered)
         matched = await self._engine.work(index.search, needs, encodings, as_of, admits)
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 

@@ -79,8 +79,6 @@ async def fetch_data(
     """Reads the events that matched; None for each that can no longer be read.
 
     Args:
-        engine: What matching shares.
-        project: The project.
         matched: The events.
         as_of: What their matches were judged by.
         max_bytes: Total size; payloads beyond it are left out.

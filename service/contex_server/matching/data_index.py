@@ -194,8 +194,6 @@ class DataIndex:
         ranking = self._sifted(need, baseline, slots, lexical, edge + ROUNDING, np.inf)
         return None if ranking is None else ranking.fits[:RIVALS]
 
-    # -- writing -----------------------------------------------------------------
-
     def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:
         slots = self._take_slots(encoding.passages)
         text = IndexedText(self._next_serial, slots, encoding.terms, set())
@@ -235,8 +233,6 @@ class DataIndex:
             self._lengths = np.resize(self._lengths, grown)
             self._free += range(grown - 1, size - 1, -1)
         return np.array([self._free.pop() for _ in range(count)], np.int64)
-
-    # -- reading -----------------------------------------------------------------
 
     def _lexical(self, ids: TermIds, baseline: NeedBaseline) -> Floats:
         """l of every slot for a need of these terms."""

@@ -36,12 +36,8 @@ def is_significant_update(previous: Event, event: Event, delta: MinDelta) -> boo
 
     A deletion, the return from one, and another content type always count. JSON is compared by
     value: white space, the order of names and the notation of numbers don't matter, and absent is
-    not null. Any other payload is compared by its bytes. Equal bytes are never parsed.
-
-    Args:
-        previous: The previous event of the same data key.
-        event: The update.
-        delta: What the agent asked for; its pointers are valid.
+    not null. Any other payload is compared by its bytes. Equal bytes are never parsed. The pointers
+    of `delta` are valid.
     """
     if (previous.event_type == DATA_DELETED) != (event.event_type == DATA_DELETED):
         return True

@@ -36,7 +36,10 @@ _MODEL_TTL_S = 30.0
 
 
 class Embeddings:
-    """Finds the encoding of a text: in memory, in the store, or by the model."""
+    """Finds the encoding of a text: in memory, in the store, or by the model.
+
+    Methods raise a ContexError EMBEDDER_UNAVAILABLE or STORE_UNAVAILABLE, except as they say.
+    """
 
     def __init__(
         self, event_log: EventLog, store: MatchStore, models: Models, *, timeout_s: float
@@ -52,14 +55,8 @@ class Embeddings:
         self._stored: LRUCache[tuple[str, str, bytes], bool] = LRUCache(_KNOWN_DIGESTS)
         self._deciding: TTLCache[str, str] = TTLCache(_KNOWN_MODELS, _MODEL_TTL_S)
 
-    # -- which model -------------------------------------------------------------
-
     async def model_of(self, project: str) -> str:
-        """The model that decides in a project; the configured one if this process lacks it.
-
-        Raises:
-            ContexError: STORE_UNAVAILABLE.
-        """
+        """The model that decides in a project; the configured one if this process lacks it."""
         known = self._deciding.get(project)
         if known is None:
             known = await self._store.model(project)
@@ -76,8 +73,6 @@ class Embeddings:
         for cache in (self._cache, self._stored):
             for place in [place for place in cache if place[0] == project]:
                 cache.pop(place, None)
-
-    # -- publishing --------------------------------------------------------------
 
     def is_stored(self, project: str, model: str, digest: bytes) -> bool:
         """Whether the store is known to have the encoding; it may have it even if False."""
@@ -111,16 +106,10 @@ class Embeddings:
         for digest in digests:
             self._stored[project, model, digest] = True
 
-    # -- matching ----------------------------------------------------------------
-
     async def of_needs(
         self, project: str, model: str, needs: Mapping[bytes, str], *, store: bool = True
     ) -> dict[bytes, Encoding]:
-        """The encodings of needs, by digest; stores missing ones unless they are one-off queries.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """The encodings of needs, by digest; stores missing ones unless they are queries."""
         encodings = await self.stored(project, model, needs)
         recipes = {d: need_recipe(text) for d, text in needs.items() if d not in encodings}
         encode = self._compute if store else self._embed
@@ -129,11 +118,7 @@ class Embeddings:
     async def of_events(
         self, project: str, model: str, events: Iterable[Event]
     ) -> dict[bytes, Encoding]:
-        """The encodings of events, by digest; stores missing ones.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE, STORE_UNAVAILABLE.
-        """
+        """The encodings of events, by digest; stores missing ones."""
         by_digest = {event.text_digest: event for event in events if event.text_digest}
         encodings = await self.stored(project, model, by_digest)
         recipes = {

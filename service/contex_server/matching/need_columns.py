@@ -63,8 +63,6 @@ class NeedColumns:
         self.mass[rows] = self.best[rows] = 0
         self.best_cosine[rows] = -np.inf
 
-    # -- over the background -----------------------------------------------------
-
     def set_moments(self, rows: Rows, means: Floats, squares: Floats, weight: float) -> None:
         """Sets what the background of this weight says about needs."""
         self.sum[rows] = means * weight
@@ -88,8 +86,6 @@ class NeedColumns:
         means = self.sum[rows] / weight
         self.mean[rows] = means - _ROUNDING
         self.deviation[rows] = deviations(means, self.square[rows] / weight - 2 * _ROUNDING)
-
-    # -- nearest texts -----------------------------------------------------------
 
     def set_nearest(self, row: int, serials: list[int], cosines: Floats, edge: float) -> None:
         """Sets the nearest texts of a need, as `DataIndex.nearest` returns them."""

@@ -76,16 +76,12 @@ class NeedIndex:
             self._release(agent_id, digests)
             self._set_thresholds(digests)
 
-    # -- following the data ------------------------------------------------------
-
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data index."""
         if change != NO_CHANGE:
             self._baselines.clear()
             self._rivals.clear()
             self._rows.changed(change)
-
-    # -- matching ----------------------------------------------------------------
 
     def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
         """The needs that each text may meet."""
@@ -149,8 +145,6 @@ class NeedIndex:
                     )
         return {agent_id: best_first(matches) for agent_id, matches in by_agent.items()}
 
-    # -- exactly -----------------------------------------------------------------
-
     def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:
         """The scores without any rivals: upper bounds."""
         scorer, crowd = self._scorer, self._data.crowd
@@ -203,8 +197,6 @@ class NeedIndex:
             rivals = data.rank(need, np.inf).fits[:RIVALS]
         self._rivals[row] = rivals
         return rivals
-
-    # -- plumbing ----------------------------------------------------------------
 
     def _set_thresholds(self, digests: Iterable[bytes]) -> None:
         """Sets each need's threshold to the lowest that an agent has set."""

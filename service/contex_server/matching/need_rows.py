@@ -143,8 +143,6 @@ class NeedRows:
             for encoding in encodings
         ]
 
-    # -- comparing ---------------------------------------------------------------
-
     def _compare(
         self, encodings: Sequence[Encoding], pending: Sequence[_Pending]
     ) -> Iterator[tuple[Rows, Floats]]:
@@ -234,8 +232,6 @@ class NeedRows:
         slots, sizes = self._postings.slots(ids.tolist())
         words = np.bincount(slots, np.repeat(weights, sizes), self._used)
         return words.astype(np.float64, copy=False)
-
-    # -- following ---------------------------------------------------------------
 
     def _update_masses(self, pending: Sequence[_Pending]) -> None:
         """Follows the rarity of words."""

@@ -84,14 +84,10 @@ class VectorIndex:
         return vectors + codes + self._slot_of.nbytes + self._row_of.nbytes
 
     def put(self, slots: Slots, vectors: Floats) -> None:
-        """Adds vectors in slots that are free, each slot once.
-
-        Args:
-            slots: int64 [n].
-            vectors: float32 [n, dimension], rows of length 1.
+        """Adds vectors of length 1 in slots that are free, each slot once.
 
         Raises:
-            ValueError: The vectors have another shape.
+            ValueError: The vectors have another shape than [slots, dimension].
         """
         if vectors.shape != (len(slots), self.dimension):
             raise ValueError(f"vectors of shape {vectors.shape} in an index of {self.dimension}")
@@ -132,14 +128,10 @@ class VectorIndex:
             self._refresh_view()
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, NDArray[np.float64]]:
-        """The k nearest vectors of each query, nearest first.
-
-        Args:
-            queries: float32 [n, dimension], rows of length 1.
-            k: How many; fewer are returned if there are fewer.
+        """The k nearest vectors of each query of length 1, nearest first.
 
         Returns:
-            Slots and cosines, both [n, min(k, len)]. The cosines may be off by `ROUNDING`.
+            Slots and cosines, both [queries, min(k, len)]. The cosines may be off by `ROUNDING`.
         """
         k = min(k, self._count)
         if not k or not len(queries):

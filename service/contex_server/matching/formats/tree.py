@@ -61,12 +61,7 @@ class Place(NamedTuple):
 
 
 def describe_tree(value: Any, path: NamePlace) -> Content:
-    """Puts a tree in words.
-
-    Args:
-        value: The tree.
-        path: Names a place in the format's own terms.
-    """
+    """Puts a tree in words; `path` names a place in the format's own terms."""
     outline, complete = _outline(value, _EVERYTHING)
     if complete:
         return Content((Passage("", outline),))
