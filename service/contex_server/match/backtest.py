@@ -81,7 +81,6 @@ class BacktestRunner:
     """Runs backtests, with the code that matches live."""
 
     def __init__(self, states: StateReader, engine: MatchEngine) -> None:
-        self._log = engine.log
         self._states = states
         self._engine = engine
 
@@ -104,20 +103,23 @@ class BacktestRunner:
         progress = BacktestProgress(query.since, 0, await self._estimate(query), 0)
         reported = time.monotonic()
         index: Index | None = None
+        engine, project = self._engine, query.project
         span = Range(query.since, query.until)
-        source = pages(self._log, query.project, span, max_events=_PAGE_EVENTS)
+        source = pages(engine.log, project, span, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 if not page.entries:
                     break
                 if index is None:
-                    index = await self._start(query, agent)
-                events = [event_codec.decode(entry) for entry in page.entries]
-                chunk = await self._judge(query, agent, index, page.entries, events, summary)
+                    state = await self._states.at(project, query.since)
+                    index = await engine.new_index(project, state.all())
+                    encodings = await engine.encode_needs(index, needs, registered=False)
+                    await engine.work(index.needs.set_agent, agent, encodings)
+                chunk = await self._judge(query, agent, index, page.entries, summary)
                 if chunk.deliveries and query.events:
                     yield chunk
-                progress.sequence = events[-1].sequence
-                progress.read += len(events)
+                progress.sequence = chunk.position
+                progress.read += len(page.entries)
                 progress.total = max(progress.total, progress.read)
                 progress.matched = summary.matched
                 if time.monotonic() - reported >= _PROGRESS_S:
@@ -128,19 +130,12 @@ class BacktestRunner:
 
     async def _estimate(self, query: BacktestQuery) -> int:
         """The number of events in the range, if they were spread evenly over time."""
-        bounds = await self._log.bounds(query.project)
+        bounds = await self._engine.log.bounds(query.project)
         if bounds.first is None:
             return 0
         start, end = max(bounds.first.ms, query.since.ms), min(bounds.tail.ms, query.until.ms)
         duration = bounds.tail.ms - bounds.first.ms or 1
         return int(bounds.length * max(0, min(1, (end - start) / duration)))
-
-    async def _start(self, query: BacktestQuery, agent: Agent) -> Index:
-        state = await self._states.at(query.project, query.since)
-        index = await self._engine.new_index(query.project, state.all())
-        encodings = await self._engine.encode_needs(index, agent.needs, registered=False)
-        await self._engine.work(index.needs.set_agent, agent, encodings)
-        return index
 
     async def _judge(
         self,
@@ -148,10 +143,10 @@ class BacktestRunner:
         agent: Agent,
         index: Index,
         entries: list[Entry],
-        events: list[Event],
         summary: BacktestSummary,
     ) -> Chunk:
         engine, project = self._engine, query.project
+        events = [event_codec.decode(entry) for entry in entries]
         encodings = await engine.encode_events(index, events)
         matched = await engine.work(_match_one_by_one, index, events, encodings)
         deliveries: list[Delivery] = []

@@ -150,11 +150,6 @@ class Background:
         squares = np.vecdot(exact @ self._products, exact) / (_SCALE**2 * self.weight)
         return means, squares
 
-    def cosines(self, needs: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of each need's cosines, as `means` takes them."""
-        means, squares = self.means(needs)
-        return means, deviations(means, squares)
-
     def frequencies(self, ids: TermIds) -> Floats:
         """The number of passages that contain each term, with those of the prior."""
         known = self._frequencies
@@ -169,13 +164,15 @@ class Background:
         """The baseline of each need."""
         if not needs:
             return []
-        means, widths = self.cosines(np.concatenate([need.vectors[:1] for need in needs]))
+        means, squares = self.means(np.concatenate([need.vectors[:1] for need in needs]))
         edges = np.cumsum([len(need.terms[0].ids) for need in needs])
         ids = np.concatenate([need.terms[0].ids for need in needs])
         weights = np.split(self.rarity(ids), edges[:-1])
         return [
             NeedBaseline(mean, deviation, each, float(each.sum()) or 1.0)
-            for mean, deviation, each in zip(means.tolist(), widths.tolist(), weights, strict=True)
+            for mean, deviation, each in zip(
+                means.tolist(), deviations(means, squares).tolist(), weights, strict=True
+            )
         ]
 
 

@@ -45,7 +45,7 @@ class IndexedText:
 
 @dataclass(frozen=True, slots=True)
 class TextChange:
-    """What a change of a datum did to the texts: serial and encoding of what it changed."""
+    """The texts that a change of a datum added and removed, each with its serial."""
 
     added: tuple[int, Encoding] | None = None
     removed: tuple[int, Encoding] | None = None
@@ -80,7 +80,7 @@ class DataIndex:
 
     @property
     def passages(self) -> int:
-        """How many passages are indexed."""
+        """Number of passages indexed."""
         return len(self._vectors)
 
     @property
@@ -99,7 +99,7 @@ class DataIndex:
         return self._vectors.nbytes + self._postings.nbytes + terms + arrays
 
     def digest_of(self, data_key: str) -> bytes | None:
-        """The digest of a datum's text; None if the datum is not there."""
+        """The digest of a datum's text; None if there is no such datum."""
         return self._digests.get(data_key)
 
     def text(self, digest: bytes) -> IndexedText | None:
@@ -107,7 +107,7 @@ class DataIndex:
         return self._texts.get(digest)
 
     def data_keys(self, serial: int) -> set[str]:
-        """The data of a text; empty if it is gone."""
+        """The data that have a text; empty if there is no such text."""
         text = self._by_serial.get(serial)
         return text.data_keys if text is not None else set()
 
@@ -126,12 +126,12 @@ class DataIndex:
         return TextChange(added, removed)
 
     def remove(self, data_key: str) -> TextChange:
-        """Removes a datum, if it is there."""
+        """Removes a datum, if present."""
         digest = self._digests.pop(data_key, None)
         return NO_CHANGE if digest is None else TextChange(None, self._release(data_key, digest))
 
     def rank(self, need: Encoding, lowest: float) -> Ranking:
-        """Every text whose fit reaches `lowest`, and at any rate the best rivals, best first.
+        """Every text whose fit reaches `lowest`, and the best rivals in any case, best first.
 
         FAISS returns the texts with the highest cosines. Any other text has a lower cosine than
         the last of them, so its words bound its fit: those that may reach `lowest` are measured

@@ -6,13 +6,10 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contex_server.matching.describe import Description
-from contex_server.matching.embedders.port import unit
+from contex_server.matching.embedders.port import Vector, unit
 from contex_server.matching.terms import Terms, terms_of
-
-Vector = NDArray[np.float32]
 
 TITLE_WEIGHT = SUMMARY_WEIGHT = 2
 """How often a word of the key and of the description counts; one of the payload counts once."""

@@ -64,16 +64,14 @@ def explain(
     `encoding` and `description` are the event's; the data are as of `as_of`.
     """
     background, scorer, crowd = data.background, data.scorer, data.crowd
-    ids = need_encoding.terms[0].ids
-    rarity = background.rarity(ids)
-    mass = float(rarity.sum()) or 1.0
-    means, deviations = background.cosines(need_encoding.vectors[:1])
+    (baseline,) = background.baselines([need_encoding])
+    ids, weights, mass = need_encoding.terms[0].ids, baseline.weights, baseline.mass
     cosines: Floats = np.clip(
         encoding.vectors.astype(np.float64) @ need_encoding.vectors[0].astype(np.float64), -1, 1
     )
     average = background.average_length
-    lexical = np.array([lexical_of(ids, rarity, t, average) / mass for t in encoding.terms])
-    standing = scorer.standing(cosines, means, deviations)
+    lexical = np.array([lexical_of(ids, weights, t, average) / mass for t in encoding.terms])
+    standing = scorer.standing(cosines, baseline.mean, baseline.deviation)
     fits = scorer.fit(standing, lexical)
     best = int(np.argmax(fits))
     ranking = data.rank(need_encoding, 0.0)
@@ -101,8 +99,8 @@ def explain(
         standing=float(standing[best]),
         lexical=float(lexical[best]),
         share=float(shares[best]),
-        mean=float(means[0]),
-        deviation=float(deviations[0]),
+        mean=baseline.mean,
+        deviation=baseline.deviation,
         threshold=need.threshold,
         model=data.model.id,
         scorer=scorer.name,

@@ -1,4 +1,4 @@
-"""What is known of each need without looking at any text again, in columns."""
+"""Running statistics of each need, in columns, that no text is read for again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The rows of the need index: finds the needs that a text may meet, without scoring any.
 
 One matrix product gives the cosines of all needs with a text, an inverted index the words in
-common. Everything else that is known of a need is updated with each change of the data, in the
+common. Everything else about a need is updated with each change of the data, in the
 same pass, and rounded so that no need is missed.
 """
 

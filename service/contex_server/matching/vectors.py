@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from contex_server.matching.embedders.port import Vector
+
 Slots = NDArray[np.int64]
 _T = TypeVar("_T", bound=np.generic)
 
@@ -83,7 +84,7 @@ class VectorIndex:
         codes = 0 if self._codes is None else self._codes.nbytes
         return vectors + codes + self._slot_of.nbytes + self._row_of.nbytes
 
-    def put(self, slots: Slots, vectors: Floats) -> None:
+    def put(self, slots: Slots, vectors: Vector) -> None:
         """Adds vectors of length 1 in slots that are free, each slot once.
 
         Raises:
@@ -127,7 +128,7 @@ class VectorIndex:
         if self._codes is None:
             self._refresh_view()
 
-    def search(self, queries: Floats, k: int) -> tuple[Slots, NDArray[np.float64]]:
+    def search(self, queries: Vector, k: int) -> tuple[Slots, NDArray[np.float64]]:
         """The k nearest vectors of each query of length 1, nearest first.
 
         Returns:
@@ -149,7 +150,7 @@ class VectorIndex:
             slots[index], cosines[index] = self._slot_of[candidates[order]], exact[order]
         return slots, cosines
 
-    def cosines(self, query: Floats, slots: Slots) -> NDArray[np.float64]:
+    def cosines(self, query: Vector, slots: Slots) -> NDArray[np.float64]:
         """The exact cosines of a query with the vectors of some slots, float64 [slots]."""
         exact = query.astype(np.float64)
         cosines = np.empty(len(slots))
@@ -159,9 +160,9 @@ class VectorIndex:
             cosines[step] = np.vecdot(stored, exact)
         return np.clip(cosines, -1.0, 1.0)
 
-    def vectors(self, slots: Slots) -> Floats:
+    def vectors(self, slots: Slots) -> Vector:
         """Copies of the vectors of some slots, float32 [slots, dimension]."""
-        vectors: Floats = self._vectors[self._row_of[slots]]
+        vectors: Vector = self._vectors[self._row_of[slots]]
         return vectors
 
     def _refresh_view(self) -> None:
@@ -198,7 +199,7 @@ class _Codes:
     def nbytes(self) -> int:
         return int(self._index.ntotal) * self._dimension
 
-    def append(self, vectors: Floats) -> None:
+    def append(self, vectors: Vector) -> None:
         self._index.add(_coded(vectors))
 
     def move_last(self, row: int) -> None:
@@ -210,15 +211,15 @@ class _Codes:
         self._index.codes.resize(last * size)
         self._index.ntotal = last
 
-    def search(self, queries: Floats, k: int) -> NDArray[np.int64]:
+    def search(self, queries: Vector, k: int) -> NDArray[np.int64]:
         # FAISS takes a query for codes as well, and cuts its components down to whole numbers.
         _, rows = self._index.search(_coded(queries), k)
         nearest: NDArray[np.int64] = rows
         return nearest
 
 
-def _coded(vectors: Floats) -> Floats:
-    codes: Floats = np.clip(np.rint(vectors * _CODE_SCALE), -128, 127)
+def _coded(vectors: Vector) -> Vector:
+    codes: Vector = np.clip(np.rint(vectors * _CODE_SCALE), -128, 127)
     return codes
 
 

@@ -1,4 +1,4 @@
-"""From names and texts to the words that matching goes by.
+"""Reduces names and texts to the words that matching compares.
 
 Whatever changes without changing what a datum is *about* (numbers, timestamps, ids) is left
 out, so that a gauge that moves keeps its text, its digest and its embedding.
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 STRING_CHARS = 200
-"""A name is read so far; a longer text is not worth remembering."""
+"""Names are read up to here; longer texts are not cached."""
 READ_CHARS = 131_072
-"""A text is read so far: all that passages hold, and as much again of numbers and markup."""
+"""Texts are read up to here: all that passages hold, and as much again of numbers and markup."""
 
 _SEPARATORS = re.compile(r"[\s_./:\-@#$=~%\\\[\]]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
@@ -86,7 +86,7 @@ def cut(text: str, chars: int) -> str:
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """What blank lines separate, in the order of the text, read up to `READ_CHARS`."""
+    """The paragraphs between blank lines, read up to `READ_CHARS`."""
     text = text[:READ_CHARS]
     start = 0
     for blank in _BLANK_LINES.finditer(text):

@@ -1,4 +1,4 @@
-"""Callers that wait at the same time are served together, by turns."""
+"""Batches the texts of callers that wait at the same time."""
 
 from __future__ import annotations
 

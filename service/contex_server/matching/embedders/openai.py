@@ -270,7 +270,7 @@ def _retry_after_s(header: str | None) -> float | None:
 
 
 def _error_message(body: bytes) -> str:
-    """What an error's body says, in a line that fits a log."""
+    """The message in an error's body, in one line."""
     try:
         message = orjson.loads(body)
         for name in ("error", "message"):

@@ -27,7 +27,7 @@ csv.field_size_limit(1 << 30)  # A cell may be as long as a payload.
 
 
 def describe_csv(text: str, *, tabs: bool = False) -> Content:
-    """Puts a table in words: of each row, "column value" for every cell that has words.
+    """Puts a table into words: of each row, "column value" for every cell that has words.
 
     The first row is the header if none of its cells are numbers and the like. A row that repeats
     an earlier one is left out, so that measurements can be appended.
@@ -70,7 +70,7 @@ def describe_csv(text: str, *, tabs: bool = False) -> Content:
 
 
 def delimiter(text: str) -> str:
-    """What most separates the cells of the first line."""
+    """The delimiter that is most frequent in the first line."""
     end = text.find("\n", 0, VALUES_READ)
     first = text[: end if end >= 0 else VALUES_READ]
     return max(_DELIMITERS, key=first.count)
@@ -106,7 +106,7 @@ def read_rows(text: str, delimiter: str, *, quotes: bool = True) -> Iterator[lis
 
 
 class _Lines:
-    """Lines that know where they are."""
+    """The lines of a text, and where the last one read ends."""
 
     def __init__(self, text: str) -> None:
         self._lines = iter(StringIO(text, newline=""))

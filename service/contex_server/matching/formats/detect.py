@@ -1,4 +1,4 @@
-"""What a payload of an unknown type looks like."""
+"""Detects the format of a payload of unknown type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIN_ROWS = 3
 
 
 def candidates(text: str) -> Iterator[Format]:
-    """The formats that a text may be in, the likeliest first; none if it is no text.
+    """The formats that a text may be in, the likeliest first; none if it is not text.
 
     Its beginning decides, so the rest may turn out to be malformed. Plain text is the last.
     """

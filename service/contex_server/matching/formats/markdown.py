@@ -38,7 +38,7 @@ _BLOCK_LEVEL = 7  # Within all six levels of headings.
 
 @dataclass(slots=True)
 class _Section:
-    """What stands between two headings."""
+    """The text between two headings."""
 
     trail: tuple[str, ...] = ()  # its heading, after those that it is under
     blocks: list[list[str]] = field(default_factory=list)  # words of paragraphs, items, rows, code
@@ -46,7 +46,7 @@ class _Section:
 
 
 def describe_markdown(text: str) -> Content:
-    """Puts a Markdown document in words, section by section.
+    """Puts a Markdown document into words, section by section.
 
     A section is a passage, or several if it is long; only if there are too many sections do
     neighbours share one.

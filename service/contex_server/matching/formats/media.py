@@ -67,7 +67,7 @@ _ENCODINGS = {
 
 @lru_cache(maxsize=1_024)
 def media(content_type: str) -> Media:
-    """Reads a content type, whatever it is."""
+    """Parses a content type; never fails."""
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
     charset = ""
     for parameter in parameters:

@@ -1,7 +1,7 @@
 """Passages: the parts of a payload that are embedded on their own.
 
 Every format turns a payload into *parts*, the smallest pieces worth naming, in document
-order. Parts are packed into passages here, alike for all formats: as full as they get, and
+order. Parts are packed into passages here, alike for all formats: as full as possible, and
 broken where the document's own structure breaks.
 """
 
@@ -60,7 +60,7 @@ class Passage:
 
 
 class Content(NamedTuple):
-    """A payload in words."""
+    """A payload put into words."""
 
     passages: tuple[Passage, ...]  # at least one; the first is the head
     truncated: bool = False  # whether some of the payload is in no passage
@@ -99,7 +99,7 @@ class Parts(list[Part]):
             level = INNER
 
     def drop(self, start: int) -> None:
-        """Takes back the parts from `start` on."""
+        """Drops the parts from `start` on."""
         self.chars -= sum(len(part.text) for part in self[start:])
         del self[start:]
 

@@ -18,11 +18,10 @@ _HTML = ("<!doctype html", "<html")
 
 
 def read(payload: bytes, kind: Media) -> tuple[Format, Content]:
-    """Puts a payload in words, and says in which format it was.
+    """Puts a payload into words; returns its format, too.
 
     Raises:
-        PayloadMalformed: It is not what its content type says. Without such a type it is opaque
-            at worst.
+        PayloadMalformed: It is not what its content type says. Without one it is opaque at worst.
     """
     if kind.format is Format.JSON:
         return Format.JSON, read_json(payload)
@@ -36,7 +35,7 @@ def read(payload: bytes, kind: Media) -> tuple[Format, Content]:
 
 
 def read_json(payload: bytes) -> Content:
-    """Puts JSON in words."""
+    """Puts JSON into words."""
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:

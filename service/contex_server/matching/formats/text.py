@@ -21,7 +21,7 @@ _TAG = re.compile(r"</?[a-z!?][^<>]*>", re.IGNORECASE)
 
 
 def describe_text(text: str) -> Content:
-    """Puts plain text in words, paragraph by paragraph."""
+    """Puts plain text into words, paragraph by paragraph."""
     parts = Parts()
     for number, paragraph in enumerate(paragraphs(text), 1):
         parts.add(number, pieces(paragraph, PASSAGE_CHARS), 0)
@@ -33,7 +33,7 @@ def describe_text(text: str) -> Content:
 
 
 def without_tags(text: str) -> str:
-    """The text that a browser would show, about; blocks are paragraphs."""
+    """Roughly the text that a browser shows; blocks become paragraphs."""
     shown: list[str] = []
     start = hidden = 0
     for tag in _HIDDEN.finditer(text):

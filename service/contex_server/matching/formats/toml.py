@@ -10,7 +10,7 @@ from contex_server.matching.formats.media import malformed_at
 from contex_server.matching.formats.passages import PayloadMalformed
 
 TOML_CHARS = 1 << 20
-"""What is longer is described as plain text, since tomllib reads some 4 MB a second."""
+"""Longer documents are described as plain text: tomllib reads about 4 MB a second."""
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _LONG_KEY = re.compile(
@@ -23,7 +23,7 @@ def load_toml(text: str) -> Any:
     """The tree of a TOML document.
 
     Raises:
-        PayloadMalformed: It is no TOML, nests too deeply, or has a key of more than 16 parts.
+        PayloadMalformed: It is not TOML, nests too deeply, or has a key of more than 16 parts.
     """
     long_key = _LONG_KEY.search(text)
     if long_key:

@@ -1,7 +1,7 @@
 """Trees: what JSON, YAML, TOML and XML have in common.
 
 A tree is what a JSON parser returns: dicts, lists and strings; any other value has no words.
-It may share branches (YAML's aliases), but has no cycles. No walk of it recurses.
+It may share branches (YAML's aliases), but has no cycles. Nothing here recurses.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
 
 def describe_tree(value: Any, path: NamePlace) -> Content:
-    """Puts a tree in words; `path` names a place in the format's own terms."""
+    """Puts a tree into words; `path` names a place in the format's own terms."""
     outline, complete = _outline(value, _EVERYTHING)
     if complete:
         return Content((Passage("", outline),))
@@ -98,7 +98,7 @@ def _escaped(token: str | int) -> str:
 
 
 def joined(tokens: Sequence[str]) -> str:
-    """The path of the innermost branch whose path is not longer than `PATH_CHARS`."""
+    """The path of these tokens, without those that exceed `PATH_CHARS`."""
     path = ""
     for token in tokens:
         if len(path) + len(token) >= PATH_CHARS:
@@ -122,7 +122,7 @@ def _tokens(place: Place | None) -> list[str | int]:
 
 
 def _outline(value: Any, limits: tuple[int, int, int, int]) -> tuple[str, bool]:
-    """Names and strings, and whether they are all that the tree has.
+    """Names and strings, and whether that is everything in the tree.
 
     Level by level, so that a long first field does not crowd out its siblings.
     """

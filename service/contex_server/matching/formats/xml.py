@@ -27,7 +27,7 @@ def load_xml(payload: bytes, encoding: str) -> tuple[Any, bool]:
         encoding: Overrides what the document says, unless it is empty.
 
     Returns:
-        The tree, and whether it has all that the document has.
+        The tree, and whether it is complete.
 
     Raises:
         PayloadMalformed: It is not well-formed, declares an entity, or nests deeper than
@@ -44,7 +44,7 @@ def load_xml(payload: bytes, encoding: str) -> tuple[Any, bool]:
         raise PayloadMalformed(problem, error.lineno, error.offset + 1) from None
     except PayloadMalformed:
         raise
-    except (ValueError, LookupError) as error:  # An encoding that Python doesn't know either.
+    except (ValueError, LookupError) as error:  # An encoding that Python doesn't know.
         raise builder.malformed(f"not valid XML: {error}") from None
     return builder.tree()
 
@@ -99,7 +99,7 @@ def _prose(content: list[Any]) -> str:
 
 
 class _Builder:
-    """Makes the tree of what the parser says."""
+    """Builds the tree from the parser's events."""
 
     def __init__(self, parser: expat.XMLParserType) -> None:
         self._parser = parser
