@@ -21,12 +21,9 @@ class _Lease:
 
 
 class MatcherPool:
-    """The matchers of this process.
+    """The matchers of this process, and the engine that they share, which is closed with them.
 
-    Args:
-        engine: What all matchers share; closed with the pool.
-        start: Starts the matcher of a project.
-        idle_s: How long a matcher without users stays open.
+    A matcher without users stays open for `idle_s`.
     """
 
     def __init__(

@@ -138,8 +138,7 @@ class _Packing:
     def cost(self, index: int) -> int:
         """Tokens of a datum by itself."""
         if index not in self._costs:
-            text = _join([self._pieces[index]], self._form)
-            self._costs[index] = self._counter.count(text)
+            self._costs[index] = self._counter.count(_join([self._pieces[index]], self._form))
         return self._costs[index]
 
     def add(self, indices: Sequence[int]) -> bool:

@@ -91,7 +91,11 @@ async def open_models(
 
 
 async def load(settings: EmbedderSettings, stack: AsyncExitStack) -> Embedder:
-    """Loads a model, which the stack closes; StartupError if it can't be used."""
+    """Loads a model; the stack closes it.
+
+    Raises:
+        StartupError: It can't be used.
+    """
     try:
         embedder = await asyncio.to_thread(create, settings)  # imports the model's libraries
         stack.push_async_callback(embedder.close)

@@ -66,6 +66,20 @@ def test_who_is_too_slow_is_told() -> None:
     assert drain(attach(feed, feed.floor))[-1] == 19
 
 
+def test_a_reader_that_fell_behind_may_go_on_at_the_end() -> None:
+    feed = Feed(BEGINNING, 500)
+    reader = attach(feed, BEGINNING)
+    attach(feed, BEGINNING)
+    for n in range(1, 20):
+        feed.extend([delivery(n)], at(n))
+    with pytest.raises(Behind):
+        reader.take(10_000)
+    assert reader.skip() == reader.position == at(19)
+    assert reader.at_end
+    feed.extend([delivery(20)], at(20))
+    assert drain(reader) == [20]
+
+
 async def test_nothing_is_kept_for_readers_that_wait() -> None:
     feed = Feed(BEGINNING, 100_000)
     reader = attach(feed, BEGINNING)

@@ -29,12 +29,7 @@ INNER = 1 << 30
 
 
 class PayloadMalformed(ValueError):
-    """The payload is not what its content type says.
-
-    Attributes:
-        line: Where, from 1.
-        column: Where in that line, in characters from 1.
-    """
+    """The payload is not what its content type says; line and column, in characters, are from 1."""
 
     def __init__(self, problem: str, line: int, column: int) -> None:
         super().__init__(f"{problem} (line {line}, column {column})")
