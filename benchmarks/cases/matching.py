@@ -18,7 +18,6 @@ from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer
-from contex_server.matching.search import search
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
@@ -147,8 +146,8 @@ def _registrations(bench: Bench, project: Project) -> list[Figure]:
     ours, ceiling = [], []
     for number in range(bench.runs):
         agents = [project.agent((number * 10 + n) * NEEDS_EACH) for n in range(10)]
-        wanted = [list(zip(a.needs, encodings, strict=True)) for a, encodings in agents]
-        ours.append(median(_ms(lambda n=needs: search(index, n, BEGINNING)) for needs in wanted))
+        wanted = [(agent.needs, encodings) for agent, encodings in agents]
+        ours.append(median(_ms(lambda n=needs: index.search(*n, BEGINNING)) for needs in wanted))
         queries = [np.concatenate([e.vectors for e in encodings]) for _, encodings in agents]
         ceiling.append(median(_ms(lambda q=q: vectors @ q.T) for q in queries))
     data, needs = len(project.data), len(project.encodings)

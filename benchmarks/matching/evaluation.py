@@ -12,7 +12,6 @@ from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Floats, Scorer
-from contex_server.matching.search import search
 from numpy.typing import NDArray
 
 from benchmarks.matching.baselines import Bm25, mix, rrf
@@ -223,7 +222,7 @@ def both_directions(encoded: Encoded, prior: Prior, scorer: Scorer) -> tuple[flo
         needs.set_agent(Agent("agent", wanted, threshold, len(documents), 0, 0), encodings)
         forth = {
             (key, match.need_index): match.score
-            for key, matches in search(index, list(zip(wanted, encodings, strict=True)), BEGINNING)
+            for key, matches in index.search(wanted, encodings, BEGINNING)
             for match in matches
         }
         back: dict[tuple[str, int], float] = {}

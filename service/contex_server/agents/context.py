@@ -209,7 +209,9 @@ class AgentContextReader:
                 )
                 for need in agent.needs
             ]
-            matched = await engine.work(index.search, wide_needs, encodings, position, scope.admits)
+            matched = await engine.work(
+                index.data.search, wide_needs, encodings, position, scope.admits
+            )
             latest = {data_key: index.latest[data_key] for data_key, _ in matched}
         unsent: list[_UnsentDatum] = []
         for data_key, wide_matches in matched:

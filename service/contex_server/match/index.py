@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.background import Model
-from contex_server.matching.data_index import DataIndex
+from contex_server.matching.data_index import DataIndex, SearchResult
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer
-from contex_server.matching.search import SearchResult, search
 from contex_server.state.fold import key_state_of
 
 MatchesByAgent = dict[str, tuple[Match, ...]]
@@ -61,16 +60,6 @@ class Index:
         matched = self._match(index, events, encodings)
         return [matches.get(agent.agent_id, ()) for matches in matched]
 
-    def search(
-        self,
-        needs: Sequence[Need],
-        encodings: Sequence[Encoding],
-        as_of: LogSequence,
-        admits: Callable[[str], bool],
-    ) -> SearchResult:
-        """The data that needs match."""
-        return search(self.data, list(zip(needs, encodings, strict=True)), as_of, admits)
-
     def search_new(
         self,
         now: tuple[Sequence[Need], Sequence[Encoding]],
@@ -85,8 +74,8 @@ class Index:
 
         needs, encodings = before
         everything = [replace(need, max_matches=len(self.data) or 1) for need in needs]
-        matched = {key for key, _ in self.search(everything, encodings, as_of, is_older)}
-        return self.search(*now, as_of, lambda key: is_older(key) and key not in matched)
+        matched = {key for key, _ in self.data.search(everything, encodings, as_of, is_older)}
+        return self.data.search(*now, as_of, lambda key: is_older(key) and key not in matched)
 
     def _match(
         self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]

@@ -185,7 +185,7 @@ class MatchQueries:
     ) -> MatchedEvents:
         """The latest events of the data that match."""
         encodings = await self._engine.encode_needs(index, needs, registered=registered)
-        matched = await self._engine.work(index.search, needs, encodings, as_of, admits)
+        matched = await self._engine.work(index.data.search, needs, encodings, as_of, admits)
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 
     async def _result(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contex_server.kernel.model import Match, Need
+from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.background import Background, Model, NeedBaseline
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.postings import Postings
@@ -15,6 +19,7 @@ from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
 from contex_server.matching.terms import TermIds, Terms
 from contex_server.matching.vectors import ROUNDING, VectorIndex
 
+SearchResult = list[tuple[str, tuple[Match, ...]]]
 _FIRST_CANDIDATES = 64
 _MAX_CANDIDATES = 4_096
 """Maximum number requested from FAISS when its answers are approximate."""
@@ -161,6 +166,55 @@ class DataIndex:
         shares = self.scorer.share(ranking.fits, rivalry, crowd)
         return shares, self.scorer.score(ranking.standing, ranking.lexical, shares)
 
+    def search(
+        self,
+        needs: Sequence[Need],
+        encodings: Sequence[Encoding],
+        as_of: LogSequence,
+        admits: Callable[[str], bool] = lambda _: True,
+    ) -> SearchResult:
+        """Finds the data that match some needs, among those whose keys are admitted.
+
+        Each need selects its `max_matches` best data whose score reaches its threshold; among
+        equal scores, the first by key.
+
+        Returns:
+            Each datum once, with the needs that selected it, best first; best datum first.
+        """
+        by_key: defaultdict[str, list[Match]] = defaultdict(list)
+        for index, (need, encoding) in enumerate(zip(needs, encodings, strict=True)):
+            ranking = self.rank(encoding, self.scorer.lowest_fit(need.threshold, self.crowd))
+            shares, scores = self.scores(ranking)
+            candidates = (
+                (-float(scores[at]), data_key, at)
+                for at in np.flatnonzero(scores >= need.threshold).tolist()
+                for data_key in self.data_keys(int(ranking.serials[at]))
+                if not need.excludes(data_key) and admits(data_key)
+            )
+            for negated, data_key, at in heapq.nsmallest(need.max_matches, candidates):
+                by_key[data_key].append(
+                    Match(
+                        need_index=index,
+                        need=need.text,
+                        score=-negated,
+                        passage=int(ranking.passages[at]),
+                        cosine=float(ranking.cosines[at]),
+                        standing=float(ranking.standing[at]),
+                        lexical=float(ranking.lexical[at]),
+                        share=float(shares[at]),
+                        mean=ranking.baseline.mean,
+                        deviation=ranking.baseline.deviation,
+                        threshold=need.threshold,
+                        model=self.model.id,
+                        scorer=self.scorer.name,
+                        background_passages=self.background.passages,
+                        background_as_of=as_of,
+                    )
+                )
+        result = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
+        result.sort(key=lambda item: (-item[1][0].score, item[0]))
+        return result
+
     def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:
         """At most `count` texts with the highest cosines.
 
@@ -303,3 +357,8 @@ class DataIndex:
 def lexical_of(ids: TermIds, rarity: Floats, terms: Terms, average_length: float) -> float:
     """What a passage gets for a need's terms, before the division by what a perfect one gets."""
     return float(rarity @ saturation(terms.counts_of(ids), terms.length, average_length))
+
+
+def best_first(matches: list[Match]) -> tuple[Match, ...]:
+    """Matches by score, then by need."""
+    return tuple(sorted(matches, key=lambda match: (-match.score, match.need_index)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from contex_server.kernel.model import Agent, Match
 from contex_server.matching.background import NeedBaseline
-from contex_server.matching.data_index import NO_CHANGE, DataIndex, TextChange
+from contex_server.matching.data_index import NO_CHANGE, DataIndex, TextChange, best_first
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.need_columns import KEPT, Rows
 from contex_server.matching.need_rows import ROUNDING, Candidates, NeedRows
@@ -221,8 +221,3 @@ class NeedIndex:
                 self._rows.remove(row)
                 self._baselines.pop(row, None)
                 self._rivals.pop(row, None)
-
-
-def best_first(matches: list[Match]) -> tuple[Match, ...]:
-    """Matches by score, then by need."""
-    return tuple(sorted(matches, key=lambda match: (-match.score, match.need_index)))

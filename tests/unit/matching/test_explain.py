@@ -20,7 +20,6 @@ from contex_server.matching.explain import Explanation, explain
 from contex_server.matching.formats.media import Format
 from contex_server.matching.formats.passages import Passage
 from contex_server.matching.score import Scorer, shipped_weights
-from contex_server.matching.search import search
 from contex_server.matching.terms import terms_of
 from contex_server.matching.vectors import VectorIndex
 
@@ -81,7 +80,7 @@ class Project:
         return explain(self.index, need, encoding, event, own, description, BEGINNING)
 
     def answer(self, need: Need, encoding: Encoding) -> dict[str, Match]:
-        found = search(self.index, [(need, encoding)], BEGINNING)
+        found = self.index.search([need], [encoding], BEGINNING)
         return {key: matches[0] for key, matches in found}
 
 

@@ -13,7 +13,6 @@ from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding, as_stored, unit
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.score import Scorer, shipped_weights
-from contex_server.matching.search import search
 from contex_server.matching.terms import terms_of
 
 from tests.unit.matching.brute_force import BruteForce
@@ -249,7 +248,7 @@ def test_a_pair_has_the_same_score_at_a_registration_and_live() -> None:
     project.set_agent(Agent("a", (need,), 1e-6, 500, 0, 0), [encoding])
     for n in range(150):
         project.put(f"k{n}", *world.text())
-    found = search(project.data, [(need, encoding)], BEGINNING)
+    found = project.data.search([need], [encoding], BEGINNING)
     registered = {key: matches[0].score for key, matches in found}
     assert len(registered) > 20
     for key, text in project.texts.items():
