@@ -46,7 +46,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import layers, buf
 	$(RUN) buf format --diff --exit-code
 
 STUBS := clients/python
-generate: $(STAMP) ## recreate the stubs from protos/, and the blocking client from the asyncio one
+generate: $(STAMP) ## recreate the stubs and the client's values from protos/, and the blocking client
 	rm -f $(STUBS)/contex/v1/*_pb2*
 	$(RUN) python -m grpc_tools.protoc -I protos --python_out=$(STUBS) --mypy_out=$(STUBS) protos/contex/v1/*.proto
 	$(RUN) python -m grpc_tools.protoc -I protos --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) protos/contex/v1/*_service.proto

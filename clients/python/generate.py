@@ -1,4 +1,4 @@
-"""Generates the blocking client from the asyncio one, and the package's lazy exports.
+"""Generates the values from protos/, the blocking client, and the package's lazy exports.
 
     python clients/python/generate.py
 
@@ -14,9 +14,10 @@ import tomllib
 from pathlib import Path
 
 import unasync
+from generate_values import Generator
 
 PACKAGE = Path(__file__).parent / "contex"
-ASYNC, SYNC = PACKAGE / "_async", PACKAGE / "_sync"
+ASYNC, SYNC, VALUES = PACKAGE / "_async", PACKAGE / "_sync", PACKAGE / "_values"
 
 BY_HAND = {"__init__.py", "transport.py"}
 """Written for each kind of client; see `_async/transport.py`."""
@@ -135,11 +136,12 @@ def generate_sync() -> None:
 def generate_exports() -> None:
     """Writes `__init__.py`."""
     exports = {name: list(names) for name, names in EXPORTS.items()}
-    for module in (*SERVICES.values(), "errors"):
-        for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+    services = list(SERVICES.values())
+    for module in (*(f"_values.{service}" for service in services), *services, "errors"):
+        path = PACKAGE / f"{module.replace('.', '/')}.py"
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name not in HIDDEN:
                 exports.setdefault(module, []).append(node.name)
-    exports = {module: [n for n in names if n not in HIDDEN] for module, names in exports.items()}
     imports = "\n".join(
         f"    from .{module} import {', '.join(f'{name} as {name}' for name in sorted(names))}"
         for module, names in exports.items()
@@ -161,10 +163,12 @@ def generate_exports() -> None:
 
 def main() -> None:
     """Writes everything that is generated, formatted like the rest."""
+    Generator().write(VALUES)
     generate_sync()
     generate_exports()
-    paths = [str(PACKAGE / "__init__.py"), str(SYNC)]
-    subprocess.run(["ruff", "check", "--quiet", "--fix", "--select", "I", *paths], check=True)
+    paths = [str(PACKAGE / "__init__.py"), str(SYNC), str(VALUES)]
+    rules = "I,F401,TC005"  # the order of imports, and those that are not used
+    subprocess.run(["ruff", "check", "--quiet", "--fix", "--select", rules, *paths], check=True)
     subprocess.run(["ruff", "format", "--quiet", *paths], check=True)
 
 

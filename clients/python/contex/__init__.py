@@ -20,23 +20,71 @@ if TYPE_CHECKING:
     from ._sync.publish_stream import SyncPublishStream as SyncPublishStream
     from ._sync.state import SyncStateStream as SyncStateStream
     from ._sync.subscription import SyncSubscription as SyncSubscription
-    from .agents import Agent as Agent
-    from .agents import AgentContext as AgentContext
-    from .agents import AgentStream as AgentStream
-    from .agents import DeliveredNeed as DeliveredNeed
-    from .agents import Delivery as Delivery
-    from .agents import DeliveryKind as DeliveryKind
-    from .agents import HeldBack as HeldBack
-    from .agents import HeldBackReason as HeldBackReason
-    from .agents import KnownDatum as KnownDatum
-    from .agents import MinDelta as MinDelta
-    from .agents import Need as Need
-    from .agents import NeedsChanged as NeedsChanged
-    from .agents import Registration as Registration
-    from .audit import AuditAction as AuditAction
-    from .audit import AuditFormat as AuditFormat
-    from .audit import AuditPiece as AuditPiece
-    from .audit import AuditRecord as AuditRecord
+    from ._values.agents import Agent as Agent
+    from ._values.agents import AgentContext as AgentContext
+    from ._values.agents import AgentStream as AgentStream
+    from ._values.agents import DeliveredNeed as DeliveredNeed
+    from ._values.agents import Delivery as Delivery
+    from ._values.agents import DeliveryKind as DeliveryKind
+    from ._values.agents import HeldBack as HeldBack
+    from ._values.agents import HeldBackReason as HeldBackReason
+    from ._values.agents import KnownDatum as KnownDatum
+    from ._values.agents import MinDelta as MinDelta
+    from ._values.agents import Need as Need
+    from ._values.agents import NeedsChanged as NeedsChanged
+    from ._values.agents import Registration as Registration
+    from ._values.audit import AuditAction as AuditAction
+    from ._values.audit import AuditFormat as AuditFormat
+    from ._values.audit import AuditPiece as AuditPiece
+    from ._values.audit import AuditRecord as AuditRecord
+    from ._values.events import Context as Context
+    from ._values.events import ContextFormat as ContextFormat
+    from ._values.events import Durability as Durability
+    from ._values.events import Erasure as Erasure
+    from ._values.events import Event as Event
+    from ._values.events import Match as Match
+    from ._values.events import Moment as Moment
+    from ._values.events import OmittedDatum as OmittedDatum
+    from ._values.match import BacktestProgress as BacktestProgress
+    from ._values.match import BacktestSummary as BacktestSummary
+    from ._values.match import Contribution as Contribution
+    from ._values.match import Explanation as Explanation
+    from ._values.match import Feedback as Feedback
+    from ._values.match import MatchingStatus as MatchingStatus
+    from ._values.match import NeedSummary as NeedSummary
+    from ._values.match import PassageScore as PassageScore
+    from ._values.match import TermHit as TermHit
+    from ._values.projects import Activity as Activity
+    from ._values.projects import ActivityDimension as ActivityDimension
+    from ._values.projects import ActivitySeries as ActivitySeries
+    from ._values.projects import ErasedData as ErasedData
+    from ._values.projects import Finding as Finding
+    from ._values.projects import FindingKind as FindingKind
+    from ._values.projects import RemovedEvents as RemovedEvents
+    from ._values.projects import Retention as Retention
+    from ._values.projects import RetentionInfo as RetentionInfo
+    from ._values.projects import Stats as Stats
+    from ._values.projects import VerifyStep as VerifyStep
+    from ._values.projects import VerifySummary as VerifySummary
+    from ._values.state import Blame as Blame
+    from ._values.state import BlamedPart as BlamedPart
+    from ._values.state import Change as Change
+    from ._values.state import ChangeKind as ChangeKind
+    from ._values.state import Datum as Datum
+    from ._values.state import Patch as Patch
+    from ._values.state import PatchOmitted as PatchOmitted
+    from ._values.state import Revision as Revision
+    from ._values.state import State as State
+    from ._values.state import StateDiff as StateDiff
+    from ._values.transfer import ExportFormat as ExportFormat
+    from ._values.transfer import ExportPart as ExportPart
+    from ._values.transfer import ExportPiece as ExportPiece
+    from ._values.transfer import ExportSummary as ExportSummary
+    from ._values.transfer import ImportMode as ImportMode
+    from ._values.transfer import ImportProgress as ImportProgress
+    from ._values.transfer import ImportReport as ImportReport
+    from ._values.transfer import Redaction as Redaction
+    from ._values.transfer import RedactionAction as RedactionAction
     from .channel import channel_options as channel_options
     from .errors import Aborted as Aborted
     from .errors import ContexError as ContexError
@@ -60,59 +108,11 @@ if TYPE_CHECKING:
     from .errors import from_refusal as from_refusal
     from .errors import from_rpc_error as from_rpc_error
     from .events import BatchResult as BatchResult
-    from .events import Context as Context
-    from .events import ContextFormat as ContextFormat
-    from .events import Durability as Durability
-    from .events import Erasure as Erasure
-    from .events import Event as Event
-    from .events import Match as Match
     from .events import MatchedEvent as MatchedEvent
-    from .events import Moment as Moment
     from .events import NewEvent as NewEvent
-    from .events import OmittedDatum as OmittedDatum
     from .events import Receipt as Receipt
     from .match import THRESHOLDS as THRESHOLDS
-    from .match import BacktestProgress as BacktestProgress
-    from .match import BacktestSummary as BacktestSummary
-    from .match import Contribution as Contribution
-    from .match import Explanation as Explanation
-    from .match import Feedback as Feedback
     from .match import MatchAnswer as MatchAnswer
-    from .match import MatchingStatus as MatchingStatus
-    from .match import NeedSummary as NeedSummary
-    from .match import PassageScore as PassageScore
-    from .match import TermHit as TermHit
-    from .projects import Activity as Activity
-    from .projects import ActivityDimension as ActivityDimension
-    from .projects import ActivitySeries as ActivitySeries
-    from .projects import ErasedData as ErasedData
-    from .projects import Finding as Finding
-    from .projects import FindingKind as FindingKind
-    from .projects import RemovedEvents as RemovedEvents
-    from .projects import Retention as Retention
-    from .projects import RetentionInfo as RetentionInfo
-    from .projects import Stats as Stats
-    from .projects import VerifyStep as VerifyStep
-    from .projects import VerifySummary as VerifySummary
-    from .state import Blame as Blame
-    from .state import BlamedPart as BlamedPart
-    from .state import Change as Change
-    from .state import ChangeKind as ChangeKind
-    from .state import Datum as Datum
-    from .state import Patch as Patch
-    from .state import PatchOmitted as PatchOmitted
-    from .state import Revision as Revision
-    from .state import State as State
-    from .state import StateDiff as StateDiff
-    from .transfer import ExportFormat as ExportFormat
-    from .transfer import ExportPart as ExportPart
-    from .transfer import ExportPiece as ExportPiece
-    from .transfer import ExportSummary as ExportSummary
-    from .transfer import ImportMode as ImportMode
-    from .transfer import ImportProgress as ImportProgress
-    from .transfer import ImportReport as ImportReport
-    from .transfer import Redaction as Redaction
-    from .transfer import RedactionAction as RedactionAction
 
 __version__ = "0.1.0"
 
@@ -122,8 +122,7 @@ _NAMES = {
         FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
         RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound SequenceTrimmed
         TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
-    "match": """BacktestProgress BacktestSummary Contribution Explanation Feedback MatchAnswer
-        MatchingStatus NeedSummary PassageScore THRESHOLDS TermHit""",
+    "match": """MatchAnswer THRESHOLDS""",
     "_async.client": """AsyncClient""",
     "_sync.client": """Client""",
     "_async.answer_stream": """AnswerStream""",
@@ -134,17 +133,20 @@ _NAMES = {
     "_sync.publish_stream": """SyncPublishStream""",
     "_sync.state": """SyncStateStream""",
     "_sync.subscription": """SyncSubscription""",
-    "events": """BatchResult Context ContextFormat Durability Erasure Event Match MatchedEvent
-        Moment NewEvent OmittedDatum Receipt""",
-    "agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind HeldBack
-        HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
-    "state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision State
-        StateDiff""",
-    "audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
-    "projects": """Activity ActivityDimension ActivitySeries ErasedData Finding FindingKind
-        RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
-    "transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode ImportProgress
-        ImportReport Redaction RedactionAction""",
+    "_values.events": """Context ContextFormat Durability Erasure Event Match Moment
+        OmittedDatum""",
+    "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
+        HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
+    "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
+        MatchingStatus NeedSummary PassageScore TermHit""",
+    "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision
+        State StateDiff""",
+    "_values.audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
+    "_values.projects": """Activity ActivityDimension ActivitySeries ErasedData Finding
+        FindingKind RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
+    "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
+        ImportProgress ImportReport Redaction RedactionAction""",
+    "events": """BatchResult MatchedEvent NewEvent Receipt""",
 }
 """The names of each module."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import enum
+import dataclasses
 import hashlib
 import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ._values.transfer import *
 from .backoff import Retry
 from .errors import ContexError
 from .lazy import transfer_service_pb2, wire
@@ -22,122 +22,6 @@ TAKEOVER_S = 15.0
 
 _CHUNK_BYTES = 512 * 1024
 _MAX_HELD_BYTES = 4 * 1024 * 1024
-
-
-class ExportFormat(enum.Enum):
-    """The format of a file."""
-
-    NATIVE = "native"
-    JSON_LINES = "json_lines"
-    CLOUD_EVENTS = "cloud_events"
-    PARQUET = "parquet"
-    LEGACY_JSON = "legacy_json"
-    """The answers of the older HTTP service; for imports only."""
-
-
-class ExportPart(enum.Enum):
-    """What a native export can contain besides events."""
-
-    AGENTS = "agents"
-    VECTORS = "vectors"
-    SETTINGS = "settings"
-
-
-class ImportMode(enum.Enum):
-    """Whether events are imported exactly as they are, or published as new ones."""
-
-    EXACT = "exact"
-    REPLAY = "replay"
-
-
-class RedactionAction(enum.Enum):
-    """What is done to a value."""
-
-    REMOVE = "remove"
-    REPLACE = "replace"
-    HASH = "hash"
-
-
-@dataclass(frozen=True, slots=True)
-class Redaction:
-    """Changes a value in JSON payloads before they are imported.
-
-    Attributes:
-        json_pointer: The value (RFC 6901); a part "*" stands for every element or member.
-        data_keys: Globs for the data keys that are changed; by default all.
-        replacement: The new value as JSON, for REPLACE.
-    """
-
-    json_pointer: str
-    action: RedactionAction = RedactionAction.REMOVE
-    data_keys: tuple[str, ...] = ()
-    replacement: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportSummary:
-    """What an export contains; see `contex.v1.ExportSummary`."""
-
-    cut_sequence: str
-    first_sequence: str
-    last_sequence: str
-    event_count: int
-    agent_count: int
-    vector_count: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExportPiece:
-    """The next bytes of a file.
-
-    Attributes:
-        event_count: Number of events written so far.
-        byte_count: Number of bytes written so far, including this piece.
-        total_count: Number of events to scan.
-        scanned_count: Number of events scanned so far.
-        resume_token: Continues the export after this piece; empty if that is not possible.
-        summary: The summary, in the last piece.
-    """
-
-    data: bytes
-    event_count: int
-    byte_count: int
-    total_count: int
-    scanned_count: int
-    resume_token: str = ""
-    summary: ExportSummary | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImportProgress:
-    """How much of a file was read so far."""
-
-    byte_count: int
-    event_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What was imported; see `contex.v1.ImportReport`."""
-
-    dry_run: bool
-    format: ExportFormat
-    source_project: str
-    read_count: int
-    imported_count: int
-    skipped_count: int
-    present_count: int
-    remapped_count: int
-    redacted_count: int
-    agent_count: int
-    vector_count: int
-    first_sequence: str
-    last_sequence: str
-    digest: str
-
-
-# -- messages ------------------------------------------------------------------------------------
 
 
 def to_redactions(redactions: Iterable[Redaction]) -> list[transfer_service_pb2.Redaction]:
@@ -193,7 +77,7 @@ class ExportProgress:
             self.resumable = False
         data = b"".join(self._held)
         self._held.clear()
-        yield wire.to_value(ExportPiece, message, data=data)
+        yield dataclasses.replace(export_piece(message), data=data)
 
 
 # -- files ---------------------------------------------------------------------------------------

@@ -106,13 +106,13 @@ def test_a_registration_with_all_there_is() -> None:
     assert registration.context is not None
     assert registration.context.format is ContextFormat.YAML
     assert [omitted.data_key for omitted in registration.context.omitted] == ["big"]
-    bare = agents.registration(agent_service_pb2.UpdateAgentResponse())
+    bare = agents.updated(agent_service_pb2.UpdateAgentResponse())
     assert (bare.context, bare.agent.min_delta, bare.agent.need_specs) == (None, None, ())
 
 
 def test_a_format_of_a_newer_server_is_none() -> None:
     message = agent_service_pb2.UpdateAgentResponse()
     message.context.format = 99
-    context = agents.registration(message).context
+    context = agents.updated(message).context
     assert context is not None
     assert context.format is None

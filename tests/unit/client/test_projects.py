@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import contex
-from contex import projects, wire
+from contex import projects
 
 
 def test_a_limit_of_retention_may_be_unset_or_zero() -> None:
@@ -9,4 +9,4 @@ def test_a_limit_of_retention_may_be_unset_or_zero() -> None:
     message = projects.to_retention(retention)
     assert message.HasField("store_seconds")
     assert not message.HasField("store_events")
-    assert wire.to_value(contex.Retention, message) == retention
+    assert projects.retention(message) == retention

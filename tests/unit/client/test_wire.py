@@ -6,7 +6,7 @@ from typing import Any
 
 import contex
 import pytest
-from contex import wire
+from contex import agents, audit, events, match, projects, state, transfer, wire
 from contex.v1 import (
     agent_service_pb2,
     audit_service_pb2,
@@ -39,16 +39,46 @@ def test_every_member_has_a_number_and_the_other_way_round(
     kind: type[enum.Enum], numbers: Any
 ) -> None:
     members = [member for member in kind if member.name != "OTHER"]
-    assert [wire.enum_member(kind, numbers, wire.enum_number(m, numbers)) for m in members] == (
-        members
+    assert [wire.enum_number(member, numbers) for member in members] == (
+        numbers.values()[1:]  # all but unspecified
     )
-    assert len(members) == len(numbers.values()) - 1  # all but unspecified
 
 
-def test_a_member_that_a_newer_server_has_added_is_other() -> None:
-    assert wire.enum_member(contex.FindingKind, project_service_pb2.FindingKind, 99) is (
-        contex.FindingKind.OTHER
-    )
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        (contex.ContextFormat, lambda n: events.context(event_pb2.Context(format=n)).format),
+        (
+            contex.HeldBackReason,
+            lambda n: agents.held_back(agent_service_pb2.HeldBack(reason=n)).reason,
+        ),
+        (contex.DeliveryKind, lambda n: agents.delivery(agent_service_pb2.Delivery(kind=n)).kind),
+        (contex.PatchOmitted, lambda n: state.patch(state_service_pb2.Patch(omitted=n)).omitted),
+        (contex.ChangeKind, lambda n: state.change(state_service_pb2.Change(kind=n)).kind),
+        (
+            contex.AuditAction,
+            lambda n: audit.audit_record(audit_service_pb2.AuditRecord(action=n)).action,
+        ),
+        (contex.FindingKind, lambda n: projects.finding(project_service_pb2.Finding(kind=n)).kind),
+        (
+            contex.ExportFormat,
+            lambda n: transfer.import_report(transfer_service_pb2.ImportReport(format=n)).format,
+        ),
+    ],
+)
+def test_the_members_of_messages_are_read(kind: type[enum.Enum], read: Any) -> None:
+    numbers = dict(ENUMS)[kind]
+    for member in kind:
+        if member.name == "OTHER":  # a newer server has added it
+            assert read(99) is member
+        else:
+            assert read(wire.enum_number(member, numbers)) is member
+
+
+def test_what_is_unspecified_or_unknown_is_none_where_a_value_may_be_missing() -> None:
+    assert state.patch(state_service_pb2.Patch()).omitted is None
+    assert events.context(event_pb2.Context()).format is None
+    assert events.context(event_pb2.Context(format=99)).format is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -92,10 +122,10 @@ def test_a_value_has_the_fields_of_its_message(kind: Any, message: Any) -> None:
 
 def test_timestamps_and_repeated_fields_are_converted() -> None:
     message = match_service_pb2.NeedSummary(events_matched=3, events_at_threshold=[3, 2])
-    assert wire.to_value(contex.NeedSummary, message) == contex.NeedSummary(3, (3, 2))
+    assert match.need_summary(message) == contex.NeedSummary(3, (3, 2))
     record = audit_service_pb2.AuditRecord(record_id="r", action=1)
     record.time.FromMilliseconds(1)
-    value = wire.to_value(contex.AuditRecord, record)
+    value = audit.audit_record(record)
     assert value.time == datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC)
     assert value.action is contex.AuditAction.PUBLISHED
 

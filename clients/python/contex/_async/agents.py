@@ -108,7 +108,7 @@ class AsyncAgentService(AsyncCalls):
             context_format=events.to_context_format(context_format),
         )
         response = await self._repeated(self._agents.UpdateAgent, request)
-        return values.registration(response)
+        return values.updated(response)
 
     async def get_agent(self, project: str, agent_id: str) -> Agent:
         """Returns a registration.
@@ -118,7 +118,7 @@ class AsyncAgentService(AsyncCalls):
         """
         request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
         response = await self._once(self._agents.GetAgent, request)
-        return wire.to_value(values.Agent, response.agent)
+        return values.agent(response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> AsyncIterator[Agent]:
         """Iterates over a project's registrations by id, fetching page after page."""
@@ -126,7 +126,7 @@ class AsyncAgentService(AsyncCalls):
         return self._listed(
             lambda: self._agents.ListAgents,
             request,
-            lambda page: wire.to_values(values.Agent, page.agents),
+            lambda page: map(values.agent, page.agents),
         )
 
     async def unregister_agent(self, project: str, agent_id: str) -> str:
@@ -234,7 +234,7 @@ class AsyncAgentService(AsyncCalls):
             near_misses=near_misses,
         )
         response = await self._once(self._agents.GetAgentContext, request)
-        return wire.to_value(values.AgentContext, response)
+        return values.agent_context(response)
 
     def deliveries(
         self,
@@ -271,5 +271,5 @@ class AsyncAgentService(AsyncCalls):
         return self._listed(
             lambda: self._agents.ListDeliveries,
             request,
-            lambda page: wire.to_values(values.Delivery, page.deliveries),
+            lambda page: map(values.delivery, page.deliveries),
         )

@@ -62,7 +62,7 @@ class AsyncAuditService(AsyncCalls):
         return self._listed(
             lambda: self._audit.ListRecords,
             request,
-            lambda page: wire.to_values(values.AuditRecord, page.records),
+            lambda page: map(values.audit_record, page.records),
         )
 
     def export_audit(
@@ -99,5 +99,5 @@ class AsyncAuditService(AsyncCalls):
         )
         return self._answers(
             lambda: self._audit.ExportRecords(request, metadata=self._metadata),
-            lambda message: wire.to_values(values.AuditPiece, [message]),
+            lambda message: [values.audit_piece(message)],
         )

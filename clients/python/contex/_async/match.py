@@ -109,7 +109,7 @@ class AsyncMatchService(AsyncCalls):
             as_of=wire.position(as_of),
         )
         response = await self._once(self._matching.Explain, request)
-        return wire.to_value(values.Explanation, response)
+        return values.explanation(response)
 
     def backtest(
         self,
@@ -203,11 +203,11 @@ class AsyncMatchService(AsyncCalls):
         )
         return self._answers(
             lambda: self._matching.ExportFeedback(request, metadata=self._metadata),
-            lambda message: wire.to_values(values.Feedback, [message]),
+            lambda message: [values.feedback(message)],
         )
 
     async def matching_status(self, project: str) -> MatchingStatus:
         """Returns the model a project is matched by, and the progress of changing to another."""
         request = match_service_pb2.GetMatchingStatusRequest(project=project)
         response = await self._once(self._matching.GetMatchingStatus, request)
-        return wire.to_value(values.MatchingStatus, response)
+        return values.matching_status(response)

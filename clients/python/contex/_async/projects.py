@@ -41,7 +41,7 @@ class AsyncProjectService(AsyncCalls):
         """Returns a project's size, positions and rate."""
         request = project_service_pb2.GetStatsRequest(project=project)
         response = await self._once(self._projects.GetStats, request)
-        return wire.to_value(values.Stats, response)
+        return values.stats(response)
 
     async def activity(
         self,
@@ -78,7 +78,7 @@ class AsyncProjectService(AsyncCalls):
             utc_offset_minutes=utc_offset_minutes,
         )
         response = await self._once(self._projects.GetActivity, request)
-        return wire.to_value(values.Activity, response)
+        return values.activity(response)
 
     async def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
@@ -95,7 +95,7 @@ class AsyncProjectService(AsyncCalls):
             project=project, retention=values.to_retention(retention)
         )
         response = await self._repeated(self._projects.SetRetention, request)
-        return wire.to_value(values.Retention, response.effective)
+        return values.retention(response.effective)
 
     async def remove_events(self, project: str, before: At, *, reason: str) -> RemovedEvents:
         """Permanently removes archived events before a place, in whole segments.
@@ -111,7 +111,7 @@ class AsyncProjectService(AsyncCalls):
             project=project, before=wire.position(before), reason=reason
         )
         response = await self._once(self._projects.RemoveEvents, request, timeout=_LONG_S)
-        return wire.to_value(values.RemovedEvents, response)
+        return values.removed_events(response)
 
     async def erase(
         self,
@@ -142,7 +142,7 @@ class AsyncProjectService(AsyncCalls):
             reason=reason,
         )
         response = await self._repeated(self._projects.EraseData, request, Retry(_LONG_S))
-        return wire.to_value(values.ErasedData, response)
+        return values.erased_data(response)
 
     def verify(self, project: str, *, repair: bool = False) -> AnswerStream[VerifyStep]:
         """Reads a project end to end and reports differences between copies of the same facts.
@@ -153,5 +153,5 @@ class AsyncProjectService(AsyncCalls):
         request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
-            lambda message: wire.to_values(values.VerifyStep, [message]),
+            lambda message: [values.verify_step(message)],
         )

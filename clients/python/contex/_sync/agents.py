@@ -109,7 +109,7 @@ class AgentService(Calls):
             context_format=events.to_context_format(context_format),
         )
         response = self._repeated(self._agents.UpdateAgent, request)
-        return values.registration(response)
+        return values.updated(response)
 
     def get_agent(self, project: str, agent_id: str) -> Agent:
         """Returns a registration.
@@ -119,7 +119,7 @@ class AgentService(Calls):
         """
         request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
         response = self._once(self._agents.GetAgent, request)
-        return wire.to_value(values.Agent, response.agent)
+        return values.agent(response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> Iterator[Agent]:
         """Iterates over a project's registrations by id, fetching page after page."""
@@ -127,7 +127,7 @@ class AgentService(Calls):
         return self._listed(
             lambda: self._agents.ListAgents,
             request,
-            lambda page: wire.to_values(values.Agent, page.agents),
+            lambda page: map(values.agent, page.agents),
         )
 
     def unregister_agent(self, project: str, agent_id: str) -> str:
@@ -235,7 +235,7 @@ class AgentService(Calls):
             near_misses=near_misses,
         )
         response = self._once(self._agents.GetAgentContext, request)
-        return wire.to_value(values.AgentContext, response)
+        return values.agent_context(response)
 
     def deliveries(
         self,
@@ -272,5 +272,5 @@ class AgentService(Calls):
         return self._listed(
             lambda: self._agents.ListDeliveries,
             request,
-            lambda page: wire.to_values(values.Delivery, page.deliveries),
+            lambda page: map(values.delivery, page.deliveries),
         )

@@ -42,7 +42,7 @@ class ProjectService(Calls):
         """Returns a project's size, positions and rate."""
         request = project_service_pb2.GetStatsRequest(project=project)
         response = self._once(self._projects.GetStats, request)
-        return wire.to_value(values.Stats, response)
+        return values.stats(response)
 
     def activity(
         self,
@@ -79,7 +79,7 @@ class ProjectService(Calls):
             utc_offset_minutes=utc_offset_minutes,
         )
         response = self._once(self._projects.GetActivity, request)
-        return wire.to_value(values.Activity, response)
+        return values.activity(response)
 
     def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
@@ -96,7 +96,7 @@ class ProjectService(Calls):
             project=project, retention=values.to_retention(retention)
         )
         response = self._repeated(self._projects.SetRetention, request)
-        return wire.to_value(values.Retention, response.effective)
+        return values.retention(response.effective)
 
     def remove_events(self, project: str, before: At, *, reason: str) -> RemovedEvents:
         """Permanently removes archived events before a place, in whole segments.
@@ -112,7 +112,7 @@ class ProjectService(Calls):
             project=project, before=wire.position(before), reason=reason
         )
         response = self._once(self._projects.RemoveEvents, request, timeout=_LONG_S)
-        return wire.to_value(values.RemovedEvents, response)
+        return values.removed_events(response)
 
     def erase(
         self,
@@ -143,7 +143,7 @@ class ProjectService(Calls):
             reason=reason,
         )
         response = self._repeated(self._projects.EraseData, request, Retry(_LONG_S))
-        return wire.to_value(values.ErasedData, response)
+        return values.erased_data(response)
 
     def verify(self, project: str, *, repair: bool = False) -> SyncAnswerStream[VerifyStep]:
         """Reads a project end to end and reports differences between copies of the same facts.
@@ -154,5 +154,5 @@ class ProjectService(Calls):
         request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
-            lambda message: wire.to_values(values.VerifyStep, [message]),
+            lambda message: [values.verify_step(message)],
         )

@@ -92,7 +92,8 @@ class StateService(Calls):
             include_deleted=include_deleted,
             page_size=_PAGE_SIZE,
         )
-        return values.state([page for page in self._pages(self._states.GetState, request)])
+        pages = self._pages(self._states.GetState, request)
+        return values.whole_state([page for page in pages])
 
     def stream_state(
         self,
@@ -151,7 +152,8 @@ class StateService(Calls):
             omit_patches=omit_patches,
             page_size=_PAGE_SIZE,
         )
-        return values.diff([page for page in self._pages(self._states.DiffStates, request)])
+        pages = self._pages(self._states.DiffStates, request)
+        return values.whole_diff([page for page in pages])
 
     def history(
         self,
@@ -186,7 +188,7 @@ class StateService(Calls):
         return self._listed(
             lambda: self._states.GetHistory,
             request,
-            lambda page: wire.to_values(values.Revision, page.revisions),
+            lambda page: map(values.revision, page.revisions),
         )
 
     def get_revision(self, project: str, data_key: str, revision: int) -> Revision:
@@ -200,7 +202,7 @@ class StateService(Calls):
             project=project, data_key=data_key, revision=revision
         )
         response = self._once(self._states.GetRevision, request)
-        return wire.to_value(values.Revision, response.revision)
+        return values.revision(response.revision)
 
     def blame(self, project: str, data_key: str, *, as_of: At | None = None) -> Blame:
         """Returns for each field of a JSON datum, or line of a text, the event that set it.
@@ -212,7 +214,7 @@ class StateService(Calls):
             project=project, data_key=data_key, as_of=wire.position(as_of)
         )
         response = self._once(self._states.GetBlame, request)
-        return wire.to_value(values.Blame, response)
+        return values.blame(response)
 
 
 def _view(keys_only: bool) -> state_service_pb2.StateView.ValueType:

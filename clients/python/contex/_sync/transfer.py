@@ -261,7 +261,7 @@ class TransferService(Calls):
 
         def on_response(response: transfer_service_pb2.ImportResponse) -> None:
             nonlocal retry, byte_count
-            progress(wire.to_value(values.ImportProgress, response))
+            progress(values.import_progress(response))
             if response.byte_count > byte_count:
                 byte_count, retry = response.byte_count, None
 
@@ -294,7 +294,7 @@ class TransferService(Calls):
                 while (response := reader.read(open_call)) is not None:
                     on_response(response)
                     if response.HasField("report"):
-                        return wire.to_value(values.ImportReport, response.report)
+                        return values.import_report(response.report)
             raise RuntimeError("the import ended without a report")
         finally:
             upload.end()

@@ -1,0 +1,479 @@
+# Generated from protos/ by `make generate`.
+
+"""The values of `contex.agents` that stand for messages."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from contex._values.events import (
+    Context,
+    Event,
+    Moment,
+    context,
+    event,
+    moment,
+)
+from contex.events import MatchedEvent, matched_event
+from contex.methods import (
+    KnownDatumMethods,
+    RegistrationMethods,
+)
+
+if TYPE_CHECKING:
+    from contex.v1 import (
+        agent_service_pb2,
+    )
+
+__all__ = [
+    "Agent",
+    "AgentContext",
+    "AgentStream",
+    "DeliveredNeed",
+    "Delivery",
+    "DeliveryKind",
+    "HeldBack",
+    "HeldBackReason",
+    "KnownDatum",
+    "MinDelta",
+    "Need",
+    "NeedsChanged",
+    "Registration",
+    "agent",
+    "agent_context",
+    "agent_stream",
+    "delivered_need",
+    "delivery",
+    "held_back",
+    "known_datum",
+    "min_delta",
+    "need",
+    "registration",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that an agent wants to know.
+
+    Attributes:
+        text: The need in plain words, 1 to 1,000 characters.
+        threshold: Lowest score that matches: above 0, at most 1. None: the agent's threshold.
+        max_matches: Maximum number of data items that a response returns for this need, 1 to 100.
+            None: the agent's.
+        exclude_data_keys: Data keys that never match this need: at most 32 globs of at most 256
+            characters ("*" matches any run of characters, "?" exactly one).
+    """
+
+    text: str
+    threshold: float | None = None
+    max_matches: int | None = None
+    exclude_data_keys: tuple[str, ...] = ()
+
+
+def need(message: agent_service_pb2.Need) -> Need:
+    """The `Need` of a message."""
+
+    return Need(
+        text=message.text,
+        threshold=message.threshold if message.HasField("threshold") else None,
+        max_matches=message.max_matches if message.HasField("max_matches") else None,
+        exclude_data_keys=tuple(message.exclude_data_keys),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MinDelta:
+    """Which updates are worth pushing.
+
+    An update is an event whose data key already had an event described by the same text. All other
+    events are always pushed.
+
+    Attributes:
+        payload_changed: Push an update only if it changes the payload.
+        json_pointers: Push an update only if it changes the value at one of these JSON pointers
+            (RFC 6901): at most 16 of at most 256 characters; "" is the whole payload. Payloads that
+            are not JSON are compared as a whole. Implies payload_changed.
+    """
+
+    payload_changed: bool = False
+    json_pointers: tuple[str, ...] = ()
+
+
+def min_delta(message: agent_service_pb2.MinDelta) -> MinDelta:
+    """The `MinDelta` of a message."""
+
+    return MinDelta(
+        payload_changed=message.payload_changed,
+        json_pointers=tuple(message.json_pointers),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A registration.
+
+    Attributes:
+        agent_id: Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting
+            with a letter or digit.
+        needs: What the agent needs: 1 to 32 lines of 1 to 1,000 characters.
+        threshold: Lowest score that matches: above 0, at most 1.
+        max_matches: Maximum number of data items that `register` and `update` return for each need,
+            1 to 100. Does not limit live deliveries.
+        registered_time: When the agent was first registered (UTC).
+        updated_time: When the registration last changed (UTC).
+        acknowledged_sequence: The durable cursor: the sequence up to which the agent has
+            acknowledged.
+        need_specs: The needs with their own thresholds, maximums and exclusions, in the order of
+            `needs`.
+        min_delta: Which updates are pushed; None: all.
+    """
+
+    agent_id: str
+    needs: tuple[str, ...]
+    threshold: float
+    max_matches: int
+    registered_time: datetime
+    updated_time: datetime
+    acknowledged_sequence: str
+    need_specs: tuple[Need, ...] = ()
+    min_delta: MinDelta | None = None
+
+
+def agent(message: agent_service_pb2.Agent) -> Agent:
+    """The `Agent` of a message."""
+
+    return Agent(
+        agent_id=message.agent_id,
+        needs=tuple(message.needs),
+        threshold=message.threshold,
+        max_matches=message.max_matches,
+        registered_time=message.registered_time.ToDatetime(tzinfo=UTC),
+        updated_time=message.updated_time.ToDatetime(tzinfo=UTC),
+        acknowledged_sequence=message.acknowledged_sequence,
+        need_specs=tuple(map(need, message.need_specs)),
+        min_delta=min_delta(message.min_delta) if message.HasField("min_delta") else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Registration(RegistrationMethods):
+    """A registration and what matches it now.
+
+    Attributes:
+        agent: The registration as it stands.
+        data: The live data that match: each item once, best score first, with the needs it met. At
+            most max_matches for each need.
+        sequence: The sequence as of which the data are returned.
+        cursor: Pass this to `listen` to continue without a gap: the position of last_seen_sequence
+            if that was given, of `sequence` otherwise.
+        context: The data written out; set if max_context_tokens or context_format was given.
+    """
+
+    agent: Agent
+    data: tuple[MatchedEvent, ...]
+    sequence: str
+    cursor: str
+    context: Context | None = None
+
+
+def registration(message: agent_service_pb2.RegisterAgentResponse) -> Registration:
+    """The `Registration` of a message."""
+
+    return Registration(
+        agent=agent(message.agent),
+        data=tuple(map(matched_event, message.data)),
+        sequence=message.sequence,
+        cursor=message.cursor,
+        context=context(message.context) if message.HasField("context") else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsChanged:
+    """The agent's registration from here on, and the data that the change brings.
+
+    Also sent when the stream finds in the log that the registration changed while the agent was
+    away.
+
+    Attributes:
+        agent: The registration.
+        data: The data that match as of this item's cursor and did not match before: best score
+            first, at most max_matches for each need, with their context if the stream has a
+            context_format. What is published later follows as events.
+    """
+
+    agent: Agent
+    data: tuple[MatchedEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredNeed:
+    """Why an event was sent.
+
+    Attributes:
+        need_index: Position of the need in the agent's list at the time, from 0.
+        need: The text of the need. Empty if that registration is no longer on record.
+        score: The calibrated probability, rounded to four digits.
+    """
+
+    need_index: int
+    need: str
+    score: float
+
+
+def delivered_need(message: agent_service_pb2.DeliveredNeed) -> DeliveredNeed:
+    """The `DeliveredNeed` of a message."""
+
+    return DeliveredNeed(
+        need_index=message.need_index,
+        need=message.need,
+        score=message.score,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDatum(KnownDatumMethods):
+    """A datum that an agent had been sent.
+
+    Attributes:
+        data_key: Its key.
+        sequence: The last event of this key that it had been sent.
+        revision: The revision of that event.
+        sent_time: When that event was sent (UTC).
+        needs: Why that event was sent.
+        acknowledged: Whether the agent had acknowledged it.
+        latest_sequence: The latest event of the datum at that moment. If it differs from
+            `sequence`, the agent's knowledge was out of date.
+        latest_revision: The revision of the latest event.
+        deleted: Whether the datum had been deleted by then.
+        event: The event that the agent had been sent. None with omit_payloads, if the response
+            would have grown beyond 3 MiB, or if the event can no longer be read.
+    """
+
+    data_key: str
+    sequence: str
+    revision: int
+    sent_time: datetime
+    needs: tuple[DeliveredNeed, ...]
+    acknowledged: bool
+    latest_sequence: str
+    latest_revision: int
+    deleted: bool
+    event: Event | None = None
+
+
+def known_datum(message: agent_service_pb2.KnownDatum) -> KnownDatum:
+    """The `KnownDatum` of a message."""
+
+    return KnownDatum(
+        data_key=message.data_key,
+        sequence=message.sequence,
+        revision=message.revision,
+        sent_time=message.sent_time.ToDatetime(tzinfo=UTC),
+        needs=tuple(map(delivered_need, message.needs)),
+        acknowledged=message.acknowledged,
+        latest_sequence=message.latest_sequence,
+        latest_revision=message.latest_revision,
+        deleted=message.deleted,
+        event=event(message.event) if message.HasField("event") else None,
+    )
+
+
+class HeldBackReason(enum.Enum):
+    """Why a datum was not sent."""
+
+    MIN_DELTA = "min_delta"
+    """The agent's min_delta: the update changed nothing that the agent asked for."""
+    EXCLUDED = "excluded"
+    """The need excludes the key."""
+    BELOW_THRESHOLD = "below_threshold"
+    """The score is below the need's threshold."""
+    ANSWER_FULL = "answer_full"
+    """It existed when the agent registered but did not fit into the response (max_matches or
+    max_context_tokens), and it has not changed since.
+    """
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A datum that was held back.
+
+    Attributes:
+        reason: Why it was held back.
+        data: The datum as of that moment, with the need and the score.
+    """
+
+    reason: HeldBackReason
+    data: MatchedEvent
+
+
+def held_back(message: agent_service_pb2.HeldBack) -> HeldBack:
+    """The `HeldBack` of a message."""
+
+    return HeldBack(
+        reason=_HELD_BACK_REASONS.get(message.reason, HeldBackReason.OTHER),
+        data=matched_event(message.data),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStream:
+    """One `listen` stream of an agent.
+
+    Attributes:
+        stream_id: Identifies the stream.
+        opened_time: When it was opened (UTC).
+        closed_time: When it ended (UTC). None if it was still open, or if its server crashed.
+        peer: The client's address.
+        client: The client's user agent.
+        start_sequence: The position that it started from.
+    """
+
+    stream_id: str
+    opened_time: datetime
+    closed_time: datetime | None
+    peer: str
+    client: str
+    start_sequence: str
+
+
+def agent_stream(message: agent_service_pb2.AgentStream) -> AgentStream:
+    """The `AgentStream` of a message."""
+
+    return AgentStream(
+        stream_id=message.stream_id,
+        opened_time=message.opened_time.ToDatetime(tzinfo=UTC),
+        closed_time=message.closed_time.ToDatetime(tzinfo=UTC)
+        if message.HasField("closed_time")
+        else None,
+        peer=message.peer,
+        client=message.client,
+        start_sequence=message.start_sequence,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentContext:
+    """What an agent knew at a moment.
+
+    Attributes:
+        as_of: The moment.
+        agent: The registration as of that moment, with the cursor that the agent had acknowledged.
+        known: The data that the agent had been sent, by key, except those it was told were deleted.
+        pending: What existed and matched its needs but had not been sent yet, best score first.
+        held_back: What matched or nearly matched but was held back for a reason.
+        streams: The agent's streams, newest first, at most 10. They show whether it was connected.
+        last_sent_time: When the agent was last sent anything (UTC). None: never.
+        last_sent_sequence: The newest event that it had been sent. Empty if there was none.
+    """
+
+    as_of: Moment
+    agent: Agent
+    known: tuple[KnownDatum, ...]
+    pending: tuple[MatchedEvent, ...]
+    held_back: tuple[HeldBack, ...]
+    streams: tuple[AgentStream, ...]
+    last_sent_time: datetime | None = None
+    last_sent_sequence: str = ""
+
+
+def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentContext:
+    """The `AgentContext` of a message."""
+
+    return AgentContext(
+        as_of=moment(message.as_of),
+        agent=agent(message.agent),
+        known=tuple(map(known_datum, message.known)),
+        pending=tuple(map(matched_event, message.pending)),
+        held_back=tuple(map(held_back, message.held_back)),
+        streams=tuple(map(agent_stream, message.streams)),
+        last_sent_time=message.last_sent_time.ToDatetime(tzinfo=UTC)
+        if message.HasField("last_sent_time")
+        else None,
+        last_sent_sequence=message.last_sent_sequence,
+    )
+
+
+class DeliveryKind(enum.Enum):
+    """How an event was sent."""
+
+    STREAM = "stream"
+    """By a `listen` stream."""
+    NEEDS_CHANGED = "needs_changed"
+    """By a `listen` stream, in a needs_changed message."""
+    ANSWER = "answer"
+    """In the answer of `register` or `update`."""
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery of an event to an agent.
+
+    It is recorded before the event is sent, so everything that an agent has received is on record.
+    A recorded event may have been lost on the way; it is then sent and recorded again.
+
+    Attributes:
+        agent_id: The agent.
+        sequence: The event.
+        data_key: Its data key.
+        revision: Its revision.
+        time: When it was sent (UTC).
+        kind: How it was sent.
+        resend: Whether the agent had already been sent this event.
+        needs: Why it was sent: the needs and their probabilities.
+        position: The stream's position at the message that carried the event: resuming with that
+            message's cursor resumes here.
+        stream_id: The stream. Empty with `DeliveryKind.ANSWER`.
+    """
+
+    agent_id: str
+    sequence: str
+    data_key: str
+    revision: int
+    time: datetime
+    kind: DeliveryKind
+    resend: bool
+    needs: tuple[DeliveredNeed, ...]
+    position: str
+    stream_id: str = ""
+
+
+def delivery(message: agent_service_pb2.Delivery) -> Delivery:
+    """The `Delivery` of a message."""
+
+    return Delivery(
+        agent_id=message.agent_id,
+        sequence=message.sequence,
+        data_key=message.data_key,
+        revision=message.revision,
+        time=message.time.ToDatetime(tzinfo=UTC),
+        kind=_DELIVERY_KINDS.get(message.kind, DeliveryKind.OTHER),
+        resend=message.resend,
+        needs=tuple(map(delivered_need, message.needs)),
+        position=message.position,
+        stream_id=message.stream_id,
+    )
+
+
+_HELD_BACK_REASONS = {
+    1: HeldBackReason.MIN_DELTA,
+    2: HeldBackReason.EXCLUDED,
+    3: HeldBackReason.BELOW_THRESHOLD,
+    4: HeldBackReason.ANSWER_FULL,
+}
+
+_DELIVERY_KINDS = {1: DeliveryKind.STREAM, 2: DeliveryKind.NEEDS_CHANGED, 3: DeliveryKind.ANSWER}

@@ -1,0 +1,333 @@
+# Generated from protos/ by `make generate`.
+
+"""The values of `contex.events` that stand for messages."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from contex.methods import (
+    EventMethods,
+)
+
+if TYPE_CHECKING:
+    from contex.v1 import (
+        event_pb2,
+    )
+
+__all__ = [
+    "Context",
+    "ContextFormat",
+    "Durability",
+    "Erasure",
+    "Event",
+    "Match",
+    "Moment",
+    "OmittedDatum",
+    "context",
+    "erasure",
+    "event",
+    "match",
+    "moment",
+    "omitted_datum",
+]
+
+
+class Durability(enum.IntEnum):
+    """What an acknowledgement promises.
+
+    Each level includes the ones before it.
+    """
+
+    MEMORY = 1
+    """In the store's memory.
+
+    A crash of the store can lose it.
+    """
+    FSYNC = 2
+    """On the store's disk (fsync).
+
+    A crash of the process or of the machine does not lose it. The default.
+    """
+    REPLICATED = 3
+    """On the store's disk, and acknowledged by at least one replica."""
+
+
+class ContextFormat(enum.StrEnum):
+    """How data are written out for an agent's prompt."""
+
+    JSON = "json"
+    """A JSON array of {"data_key", "description", "data"}."""
+    YAML = "yaml"
+    """The same as YAML."""
+    MARKDOWN = "markdown"
+    """For each datum a heading, its description and the payload: Markdown and text unchanged,
+    everything else in a code block.
+    """
+    TOON = "toon"
+    """The structure of the JSON form in TOON (token-oriented object notation), which needs fewer
+    tokens for uniform data.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """Records when and why a payload was erased.
+
+    Attributes:
+        time: When it was erased, by the store's clock (UTC).
+        request_id: The request_id of the request that erased it.
+        reason: The reason given in that request.
+        payload_digest: SHA-256 of what was erased: of the encrypted form if the event named a
+            subject, otherwise of the payload. Whoever kept a copy of those bytes can prove that
+            they are what was erased.
+    """
+
+    time: datetime
+    request_id: str
+    reason: str
+    payload_digest: bytes
+
+
+def erasure(message: event_pb2.Erased) -> Erasure:
+    """The `Erasure` of a message."""
+
+    return Erasure(
+        time=message.time.ToDatetime(tzinfo=UTC),
+        request_id=message.request_id,
+        reason=message.reason,
+        payload_digest=message.payload_digest,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Event(EventMethods):
+    """One immutable entry of a project's log.
+
+    Attributes:
+        sequence: Position in the project's log, "{unix_ms}-{n}". Set by the store.
+        event_type: What happened. The service itself writes "data_published", "data_deleted",
+            "agent_registered", "agent_unregistered", "match_feedback", "data_erased" and
+            "matching_model_changed"; publishers can use any other type.
+        data_key: The datum that this event is about. Empty if it is not about a datum.
+        payload: The fact itself, exactly as published. Empty in "data_deleted".
+        content_type: Media type of the payload. Empty means "application/json".
+        description: The publisher's description of the datum, in plain words. Used for matching.
+        publisher: The publisher's name, as given by the publisher. Not verified yet.
+        metadata: Free-form annotations by the publisher. Not used for matching. "subject" names the
+            person whose data the event holds (1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -);
+            payload and description are then encrypted at rest and can be erased.
+        revision: Number of events of this data key, including this one: 1 for the first. Deletions
+            count, and a key that is published again after a deletion continues the count. 0 if the
+            event has no data key.
+        previous_sequence: Sequence of the previous event of the same data key; empty for the first.
+        opaque: True if the payload's bytes could not be described; the event is then matched by its
+            key and description only.
+        erased: Set if payload and description were erased. Both are then empty, and the event no
+            longer matches anything. All other fields are unchanged.
+    """
+
+    sequence: str
+    event_type: str
+    data_key: str
+    payload: bytes
+    content_type: str
+    description: str
+    publisher: str
+    metadata: Mapping[str, str] = field(hash=False)
+    revision: int
+    previous_sequence: str
+    opaque: bool = False
+    erased: Erasure | None = None
+
+
+def event(message: event_pb2.Event) -> Event:
+    """The `Event` of a message."""
+
+    return Event(
+        sequence=message.sequence,
+        event_type=message.event_type,
+        data_key=message.data_key,
+        payload=message.payload,
+        content_type=message.content_type,
+        description=message.description,
+        publisher=message.publisher,
+        metadata=dict(message.metadata),
+        revision=message.revision,
+        previous_sequence=message.previous_sequence,
+        opaque=message.opaque,
+        erased=erasure(message.erased) if message.HasField("erased") else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Why an event reached an agent: one of its needs, and how well it fits.
+
+    Attributes:
+        need_index: Position of the need in the agent's list, from 0.
+        need: The need, in the agent's words.
+        score: The calibrated probability that the event answers the need, 0 to 1: of the pairs with
+            a score near 0.7, about 70 % are right. At least the need's threshold, except in
+            `Explanation`.
+        cosine: Cosine of the embeddings of the need and the passage, -1 to 1.
+        threshold: The threshold that was applied.
+        model: Identity of the embedding model.
+        path: Where in the payload the passage is that decided the score: a JSON pointer
+            ("/servers/3", "/servers/3-7" for several items) in JSON, YAML and TOML; headings
+            ("Install > Linux") in Markdown; "rows 2-9" in CSV; a path of elements
+            ("/catalog/book[3]") in XML; "paragraphs 3-5" in text. Empty for the head: key,
+            description and outline.
+        passage: The text of that passage, at most 400 characters.
+        background_mean: Mean of the need's cosines over the project's own data, mixed with the
+            shipped background while the project is small.
+        background_deviation: Standard deviation of the same cosines.
+        standing: (cosine - background_mean) / background_deviation: how far, for this need, the
+            passage stands out from the rest of the project.
+        lexical: Share of the need's words found in the passage, weighted by their rarity in the
+            project (BM25 divided by the value for a perfect passage), 0 to 1.
+        background_passages: The background: the number of the project's passages that it was
+            computed from.
+        background_sequence: The version of the background: the project's data as of this sequence.
+        scorer: Identity of the formula and of its fitted weights.
+        share: Logarithm of the passage's weight relative to everything in the project that competes
+            with it: the mass of unrelated data, and the two best passages for this need. Near 0 if
+            nothing else comes close.
+    """
+
+    need_index: int
+    need: str
+    score: float
+    cosine: float
+    threshold: float
+    model: str
+    path: str = ""
+    passage: str = ""
+    background_mean: float = 0.0
+    background_deviation: float = 0.0
+    standing: float = 0.0
+    lexical: float = 0.0
+    background_passages: int = 0
+    background_sequence: str = ""
+    scorer: str = ""
+    share: float = 0.0
+
+
+def match(message: event_pb2.Match) -> Match:
+    """The `Match` of a message."""
+    parts = message.parts
+    return Match(
+        need_index=message.need_index,
+        need=message.need,
+        score=message.score,
+        cosine=parts.cosine,
+        threshold=parts.threshold,
+        model=parts.model,
+        path=message.path,
+        passage=message.passage,
+        background_mean=parts.background_mean,
+        background_deviation=parts.background_deviation,
+        standing=parts.standing,
+        lexical=parts.lexical,
+        background_passages=parts.background_passages,
+        background_sequence=parts.background_sequence,
+        scorer=parts.scorer,
+        share=parts.share,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OmittedDatum:
+    """A datum that matched but did not fit into the budget.
+
+    Attributes:
+        data_key: Its key.
+        sequence: Its latest event.
+        score: Its best score.
+        tokens: The number of tokens it would have needed.
+    """
+
+    data_key: str
+    sequence: str
+    score: float
+    tokens: int
+
+
+def omitted_datum(message: event_pb2.OmittedDatum) -> OmittedDatum:
+    """The `OmittedDatum` of a message."""
+
+    return OmittedDatum(
+        data_key=message.data_key,
+        sequence=message.sequence,
+        score=message.score,
+        tokens=message.tokens,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Data written out within a token budget.
+
+    Attributes:
+        text: The data that fit, best score first, in `format`. Empty if the format is unspecified.
+        format: The format. None if there is none, or if this client does not know it.
+        tokens: Number of tokens of the data that fit.
+        token_counter: What counted the tokens: the name of the server's tokenizer, or "estimate".
+            The estimate is one token for every 3 bytes of UTF-8, rounded up, and errs on the high
+            side for English and JSON.
+        omitted: The data that matched but did not fit, best score first.
+    """
+
+    text: str
+    format: ContextFormat | None
+    tokens: int
+    token_counter: str
+    omitted: tuple[OmittedDatum, ...] = ()
+
+
+def context(message: event_pb2.Context) -> Context:
+    """The `Context` of a message."""
+
+    return Context(
+        text=message.text,
+        format=_CONTEXT_FORMATS.get(message.format),
+        tokens=message.tokens,
+        token_counter=message.token_counter,
+        omitted=tuple(map(omitted_datum, message.omitted)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The moment as of which a response holds.
+
+    Attributes:
+        sequence: The newest event included: the response reflects everything up to it and nothing
+            after it. "0-0" if there was no event yet.
+        time: The instant meant: the one in the request; the event's own if the request gave a
+            sequence; otherwise the store's clock (UTC).
+    """
+
+    sequence: str
+    time: datetime
+
+
+def moment(message: event_pb2.Moment) -> Moment:
+    """The `Moment` of a message."""
+
+    return Moment(
+        sequence=message.sequence,
+        time=message.time.ToDatetime(tzinfo=UTC),
+    )
+
+
+_CONTEXT_FORMATS = {
+    1: ContextFormat.JSON,
+    2: ContextFormat.YAML,
+    3: ContextFormat.MARKDOWN,
+    4: ContextFormat.TOON,
+}

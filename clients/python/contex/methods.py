@@ -1,0 +1,159 @@
+"""Methods of the values that are generated from messages, which inherit them."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from . import payload as payloads
+
+if TYPE_CHECKING:
+    from ._values.agents import Agent
+    from ._values.events import Erasure, Match
+    from ._values.match import Contribution
+    from ._values.state import Datum
+    from .events import MatchedEvent
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+MatchesByNeed: TypeAlias = "dict[str, list[tuple[MatchedEvent, Match]]]"
+
+
+def by_need(needs: Iterable[str], data: Iterable[MatchedEvent]) -> MatchesByNeed:
+    """Groups data by need: the needs in their order, the data of each by best score first."""
+    grouped: MatchesByNeed = {need: [] for need in needs}
+    for datum in data:
+        for match in datum.matches:
+            grouped.setdefault(match.need, []).append((datum, match))
+    for matches in grouped.values():
+        matches.sort(key=lambda pair: pair[1].score, reverse=True)
+    return grouped
+
+
+class EventMethods:
+    """Methods of an event."""
+
+    __slots__ = ()
+    sequence: str
+    payload: bytes
+    content_type: str
+    erased: Erasure | None
+
+    @property
+    def value(self) -> object:
+        """The payload decoded by its content type: a JSON value, `str` or `bytes`.
+
+        None if it was erased.
+
+        Raises:
+            ValueError: The payload is not what its content type says.
+        """
+        if self.erased is not None:
+            return None
+        return payloads.decode(self.payload, self.content_type)
+
+    @property
+    def time(self) -> datetime:
+        """When the store appended the event (UTC, in milliseconds)."""
+        return _EPOCH + timedelta(milliseconds=int(self.sequence.partition("-")[0]))
+
+
+class RegistrationMethods:
+    """Methods of a registration."""
+
+    __slots__ = ()
+    agent: Agent
+    data: tuple[MatchedEvent, ...]
+
+    def by_need(self) -> MatchesByNeed:
+        """Groups the data by need: the agent's needs in their order, best score first."""
+        return by_need(self.agent.needs, self.data)
+
+
+class KnownDatumMethods:
+    """Methods of a datum that an agent had been sent."""
+
+    __slots__ = ()
+    sequence: str
+    latest_sequence: str
+
+    @property
+    def stale(self) -> bool:
+        """Whether the agent's knowledge was out of date."""
+        return self.sequence != self.latest_sequence
+
+
+class ExplanationMethods:
+    """Methods of an explanation."""
+
+    __slots__ = ()
+    contributions: tuple[Contribution, ...]
+
+    @property
+    def log_odds(self) -> float:
+        """The sum of the contributions."""
+        return sum(contribution.log_odds for contribution in self.contributions)
+
+
+class MatchingStatusMethods:
+    """Methods of a project's matching status."""
+
+    __slots__ = ()
+    model: str
+    configured_model: str
+
+    @property
+    def is_embedding_anew(self) -> bool:
+        """Whether the project is being re-embedded with another model."""
+        return self.configured_model != self.model
+
+
+class PatchMethods:
+    """Methods of a patch."""
+
+    __slots__ = ()
+    json_patch: str | None
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """The operations of the JSON Patch; empty if there is none."""
+        operations: list[dict[str, Any]] = json.loads(self.json_patch or "[]")
+        return operations
+
+
+class StateMethods:
+    """Methods of a state: iterate over it, or look up a key."""
+
+    __slots__ = ()
+    data: tuple[Datum, ...]
+
+    def __iter__(self) -> Iterator[Datum]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, data_key: str) -> Datum:
+        """The datum of a key.
+
+        Raises:
+            KeyError: The key has no datum.
+        """
+        place = self._place(data_key)
+        if place is None:
+            raise KeyError(data_key)
+        return self.data[place]
+
+    def __contains__(self, data_key: object) -> bool:
+        if isinstance(data_key, str):
+            return self._place(data_key) is not None
+        return data_key in self.data
+
+    def _place(self, data_key: str) -> int | None:
+        # Keys are ASCII, so their bytes sort like their characters.
+        place = bisect_left(self.data, data_key, key=lambda datum: datum.data_key)
+        found = place < len(self.data) and self.data[place].data_key == data_key
+        return place if found else None

@@ -1,0 +1,386 @@
+"""Generates the dataclasses and enumerations of the client from the messages of protos/.
+
+Each gets the comments of its message as docstring, and a function that converts a message to it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
+
+PACKAGE = Path(__file__).parent / "contex"
+PROTOS = PACKAGE.parents[2] / "protos"
+
+VALUES = {
+    "events": """
+        Durability(IntEnum)
+        ContextFormat(StrEnum)
+        Erasure=Erased
+        Event -text_digest -sealed opaque= erased?
+        Match need_index need score parts.cosine parts.threshold parts.model path= passage
+            parts.background_mean parts.background_deviation parts.standing parts.lexical
+            parts.background_passages parts.background_sequence parts.scorer parts.share
+        OmittedDatum
+        Context format? omitted=
+        Moment
+    """,
+    "agents": """
+        Need threshold=
+        MinDelta payload_changed=
+        Agent need_specs= min_delta?
+        Registration=RegisterAgentResponse context?=
+        NeedsChanged!
+        DeliveredNeed
+        KnownDatum event?=
+        HeldBackReason(Enum) OTHER
+        HeldBack
+        AgentStream closed_time?
+        AgentContext=GetAgentContextResponse last_sent_time?=
+        DeliveryKind(Enum) OTHER
+        Delivery stream_id=
+    """,
+    "match": """
+        Contribution
+        TermHit
+        PassageScore
+        Explanation=ExplainResponse contributions=
+        BacktestProgress
+        NeedSummary events_at_threshold= -threshold
+        BacktestSummary needs=
+        Feedback=ExportFeedbackResponse comment=
+        MatchingStatus=GetMatchingStatusResponse
+    """,
+    "state": """
+        Datum event?=
+        PatchOmitted(Enum) OTHER
+        Patch json_patch= omitted?
+        ChangeKind(Enum)
+        Change before? after? patch?=
+        StateDiff=DiffStatesResponse changes base target
+            added:added_count removed:removed_count changed:changed_count
+        State=GetStateResponse data as_of
+        Revision patch?=
+        BlamedPart
+        Blame=GetBlameResponse truncated=
+    """,
+    "audit": """
+        AuditAction(Enum) OTHER
+        AuditFormat(Enum)
+        AuditRecord actor=
+        AuditPiece=ExportRecordsResponse
+    """,
+    "projects": """
+        Stats=GetStatsResponse
+        ActivityDimension(Enum)
+        ActivitySeries
+        Activity=GetActivityResponse
+        Retention store_seconds=
+        RetentionInfo=GetRetentionResponse own:retention effective has_archive
+        RemovedEvents=RemoveEventsResponse
+        ErasedData=EraseDataResponse
+        FindingKind(Enum) OTHER
+        Finding
+        VerifySummary
+        VerifyStep=VerifyProjectResponse finding? summary?
+    """,
+    "transfer": """
+        ExportFormat(Enum)
+        ExportPart(Enum)
+        ImportMode(Enum)
+        RedactionAction(Enum)
+        Redaction! json_pointer action= data_keys replacement
+        ExportSummary
+        ExportPiece=ExportResponse resume_token= summary?
+        ImportProgress=ImportResponse byte_count event_count
+        ImportReport
+    """,
+}
+"""The values of each module of the client.
+
+    Name=Message     a dataclass; the message may have the same name
+    Name!            a dataclass that no message is converted to
+    Name(Base)       an enumeration; with OTHER for members that a newer server has added
+    -field           is left out
+    field=           has a default, and so have the fields after it
+    field?           is None if it is not set; so is what is `optional` or in a oneof
+    name:field       has another name than in the message
+    part.field       is a field of the message in `part`
+
+If there are fields without a mark, the class has these only, in this order."""
+
+TEXTS = {
+    r"^A page of data\.": "A project's data at a moment: iterate over it, or look up a key.",
+    r"^A page of changes\.": "What differs between two moments.",
+    r"^The parts of a score\.$": "Why a need and a datum match, or don't.",
+    r"[Uu]nset:": "None:",
+    r"\bUnset (?=for|if|with)": "None ",
+    r"\bis unset\b": "is None",
+    r"An unset limit": "A limit of None",
+    r"\b(this|last) message\b": r"\1 item",
+    r" \(ProjectService\.EraseData\)": "",
+    r"EventService\.GetEvent": "`get_event`",
+    r"RegisterAgent and UpdateAgent": "`register` and `update`",
+    r"In the response of RegisterAgent or UpdateAgent": "In the answer of `register` or `update`",
+    r"GetAgent\b": "`get_agent`",
+    r"Pass this to Listen": "Pass this to `listen`",
+    r"\b(Listen|Subscribe) stream": lambda match: f"`{match[1].lower()}` stream",
+    r"\bSTATE_VIEW_KEYS\b": "`keys_only`",
+    r"0\.05, 0\.10, \.\.\. 0\.95 \(19 numbers\)": "each of `THRESHOLDS`",
+    r"\bScoreParts\.": "Match.",
+    r"(?<=see )(\w+\.\w+)": r"`\1`",
+}
+"""What is different in the client's words, besides the names of classes and members."""
+
+SCALARS = {
+    FieldDescriptorProto.TYPE_STRING: ("str", '""'),
+    FieldDescriptorProto.TYPE_BYTES: ("bytes", 'b""'),
+    FieldDescriptorProto.TYPE_BOOL: ("bool", "False"),
+    FieldDescriptorProto.TYPE_DOUBLE: ("float", "0.0"),
+}
+"""Types and their defaults; all others are whole numbers."""
+
+
+@dataclass
+class Value:
+    """A class to generate."""
+
+    module: str
+    name: str
+    message: str
+    base: str
+    marks: list[str]
+    converted: bool
+
+    @property
+    def converter(self) -> str:
+        """The function that converts a message, or the members of an enumeration by number."""
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", self.name).lower()
+        return f"_{name}s".upper() if self.base else name
+
+    @property
+    def prefix(self) -> str:
+        """What the names of an enumeration's members begin with in protos/."""
+        return f"{self.converter[1:-1]}_"
+
+    @classmethod
+    def parse(cls, module: str, spec: str) -> Value:
+        """The class of a line of `VALUES`."""
+        name, *marks = spec.split()
+        match = re.fullmatch(r"(\w+)(?:=(\w+)|\((\w+)\))?(!?)", name)
+        assert match is not None, name
+        return cls(module, match[1], match[2] or match[1], match[3] or "", marks, not match[4])
+
+
+MATCHED_EVENT = Value("events", "MatchedEvent", "MatchedEvent", "", [], True)
+"""Written by hand, in `contex/events.py`."""
+
+
+class Protos:
+    """The messages and enumerations of protos/, and their comments."""
+
+    def __init__(self) -> None:
+        self.types: dict[str, Any] = {}
+        self.modules: dict[str, str] = {}
+        self.comments: dict[tuple[str, ...], str] = {}
+        with tempfile.NamedTemporaryFile() as file:
+            options = [f"-I{PROTOS}", f"--descriptor_set_out={file.name}", "--include_source_info"]
+            sources = map(str, sorted(PROTOS.rglob("*.proto")))
+            command = [sys.executable, "-m", "grpc_tools.protoc", *options, *sources]
+            subprocess.run(command, check=True)
+            files = FileDescriptorSet.FromString(Path(file.name).read_bytes()).file
+        for file in files:
+            comments = {
+                tuple(at.path): at.leading_comments for at in file.source_code_info.location
+            }
+            for tag, types in ((4, file.message_type), (5, file.enum_type)):
+                for index, one in enumerate(types):
+                    self.types[one.name] = one
+                    self.modules[one.name] = f"{Path(file.name).stem}_pb2"
+                    self.comments[one.name,] = comments[tag, index]
+                    for part_index, part in enumerate(one.field if tag == 4 else one.value):
+                        place = (tag, index, 2, part_index)
+                        self.comments[one.name, part.name] = comments[place]
+
+
+class Generator:
+    """Writes the modules of the values."""
+
+    def __init__(self) -> None:
+        self._protos = Protos()
+        self._values = [
+            Value.parse(module, spec)
+            for module, specs in VALUES.items()
+            for spec in re.split(r"\n(?! )", textwrap.dedent(specs).strip())
+        ]
+        self._by_message = {one.message: one for one in (*self._values, MATCHED_EVENT)}
+        methods = ast.parse((PACKAGE / "methods.py").read_text()).body
+        self._mixins = {node.name for node in methods if isinstance(node, ast.ClassDef)}
+        self._names = {
+            one.message: f"`{one.name}`" for one in self._values if one.message != one.name
+        }
+        for one in self._values:
+            for member in self._members(one).values() if one.base else ():
+                self._names[f"{one.prefix}{member}"] = f"`{one.name}.{member}`"
+
+    def write(self, folder: Path) -> None:
+        """Writes all modules; imports that one does not need are left to be removed."""
+        header = [
+            "from __future__ import annotations",
+            "import enum",
+            "from collections.abc import Mapping",
+            "from dataclasses import dataclass, field",
+            "from datetime import UTC, datetime",
+            "from typing import TYPE_CHECKING",
+            "from contex.events import MatchedEvent, matched_event",
+            *(f"from contex.methods import {name}" for name in sorted(self._mixins)),
+        ]
+        messages = sorted(set(self._protos.modules.values()))
+        header += ["if TYPE_CHECKING:", f"    from contex.v1 import {', '.join(messages)}"]
+        for module in VALUES:
+            values = [value for value in self._values if value.module == module]
+            names = [value.name for value in values]
+            names += [value.converter for value in values if value.converted and not value.base]
+            parts = [
+                "# Generated from protos/ by `make generate`.",
+                f'"""The values of `contex.{module}` that stand for messages."""',
+                *header,
+                f"__all__ = {sorted(names)}",
+                *(self._enum(value) if value.base else self._class(value) for value in values),
+            ]
+            text = "\n\n".join(parts)
+            for value in values:
+                if value.base and value.converter in text:
+                    items = self._members(value).items()
+                    members = ", ".join(f"{number}: {value.name}.{name}" for number, name in items)
+                    text += f"\n\n{value.converter} = {{{members}}}"
+            (folder / f"{module}.py").write_text(f"{text}\n")
+            header.insert(2, f"from contex._values.{module} import {', '.join(names)}")
+
+    def _comment(self, *name: str) -> str:
+        """The comment of something, in one line and in the client's words."""
+        text = " ".join(self._protos.comments[name].split())
+        for pattern, replacement in TEXTS.items():
+            text = re.sub(pattern, replacement, text)
+        return re.sub(r"\w+", lambda match: self._names.get(match[0], match[0]), text)
+
+    def _enum(self, value: Value) -> str:
+        lines = [f"class {value.name}(enum.{value.base}):"]
+        lines += _docstring("    ", self._comment(value.message))
+        for number, name in self._members(value).items():
+            member = number if value.base == "IntEnum" else repr(name.lower())
+            comment = self._comment(value.message, f"{value.prefix}{name}")
+            lines += [f"    {name} = {member}", *_docstring("    ", comment)]
+        if value.marks:
+            comment = "One that a newer server has added. It can't be asked for."
+            lines += ['    OTHER = "other"', *_docstring("    ", comment)]
+        return "\n".join(lines)
+
+    def _members(self, value: Value) -> dict[int, str]:
+        numbers = self._protos.types[value.message].value[1:]  # without the unspecified one
+        return {number.number: number.name.removeprefix(value.prefix) for number in numbers}
+
+    def _class(self, value: Value) -> str:
+        fields = list(self._fields(value))
+        mixin = f"{value.name}Methods"
+        base = f"({mixin})" if mixin in self._mixins else ""
+        comments = {name: comment for name, comment, _, _ in fields}
+        lines = [
+            "@dataclass(frozen=True, slots=True)",
+            f"class {value.name}{base}:",
+            *_docstring("    ", self._comment(value.message), comments),
+            *(f"    {name}: {declared}" for name, _, declared, _ in fields),
+        ]
+        if value.converted:
+            message = f"{self._protos.modules[value.message]}.{value.message}"
+            lines += [
+                f"def {value.converter}(message: {message}) -> {value.name}:",
+                f'    """The `{value.name}` of a message."""',
+                "    parts = message.parts" * any("parts." in mark for mark in value.marks),
+                f"    return {value.name}(",
+                *(f"        {name}={read}," for name, _, _, read in fields),
+                "    )",
+            ]
+        return "\n".join(lines)
+
+    def _fields(self, value: Value) -> Iterator[tuple[str, str, str, str]]:
+        """For each field its name, comment, type with default, and the expression that reads it."""
+        marks = {re.sub(r"[-=?]", "", mark): mark for mark in value.marks}
+        message = self._protos.types[value.message]
+        listed = any(re.fullmatch(r"[\w.:]+", mark) for mark in value.marks)
+        has_default = False
+        for name in marks if listed else [one.name for one in message.field]:
+            mark = marks.get(name, "")
+            if mark.startswith("-"):
+                continue
+            name, _, source = name.partition(":")
+            part, _, name = name.rpartition(".")
+            owner = "ScoreParts" if part else value.message  # the only part that is flattened
+            (one,) = (f for f in self._protos.types[owner].field if f.name == (source or name))
+            kind, default, read = self._read(one, f"{part or 'message'}.{one.name}")
+            comment = self._comment(owner, one.name)
+            if "?" in mark or one.HasField("oneof_index"):
+                kind, default = f"{kind} | None", "None"
+                if one.type != one.TYPE_ENUM:
+                    read = f"{read} if message.HasField({one.name!r}) else None"
+                elif ".get" in read:
+                    read = f"{read} if message.{one.name} else None"
+                else:
+                    read = re.sub(r"\[(.*)\]", r".get(\1)", read)
+                    comment += " None if there is none, or if this client does not know it."
+            has_default = has_default or "=" in mark
+            if kind.startswith("Mapping"):
+                kind += " = field(hash=False)"
+            if "datetime" in kind:
+                comment = comment.replace(".", " (UTC).", 1)
+            yield name, comment, f"{kind} = {default}" if has_default else kind, read
+
+    def _read(self, one: FieldDescriptorProto, read: str) -> tuple[str, str, str]:
+        """The type of a field, its default, and the expression that reads it."""
+        repeated = one.label == one.LABEL_REPEATED
+        reference = one.type_name.rpartition(".")[2]
+        if reference == "MetadataEntry":
+            return "Mapping[str, str]", "", f"dict({read})"
+        if reference == "Timestamp":
+            return "datetime", "", f"{read}.ToDatetime(tzinfo=UTC)"
+        if reference:
+            value = self._by_message[reference]
+            if value.base:
+                other = f".get({read}, {value.name}.OTHER)" if value.marks else f"[{read}]"
+                first = next(iter(self._members(value).values()))
+                return value.name, f"{value.name}.{first}", f"{value.converter}{other}"
+            kind, default, item = value.name, "", f"{value.converter}({read})"
+            many = f"tuple(map({value.converter}, {read}))"
+        else:
+            kind, default = SCALARS.get(one.type, ("int", "0"))
+            item, many = read, f"tuple({read})"
+        return (f"tuple[{kind}, ...]", "()", many) if repeated else (kind, default, item)
+
+
+def _docstring(indent: str, text: str, attributes: dict[str, str] | None = None) -> list[str]:
+    summary, stop, rest = text.partition(". ")
+    lines = _wrap(f'"""{summary}{stop.strip()}', indent, indent)
+    if rest:
+        lines += ["", *_wrap(rest, indent, indent)]
+    if attributes:
+        lines += ["", f"{indent}Attributes:"]
+        for name, comment in attributes.items():
+            lines += _wrap(f"{name}: {comment}", f"{indent}    ", f"{indent}        ")
+    if len(lines) == 1 and len(lines[0]) <= 97:
+        return [f'{lines[0]}"""']
+    return [*lines, f'{indent}"""']
+
+
+def _wrap(text: str, first: str, further: str) -> list[str]:
+    return textwrap.wrap(
+        text, 100, initial_indent=first, subsequent_indent=further, break_on_hyphens=False
+    )
