@@ -206,21 +206,19 @@ def from_rpc_error(error: grpc.RpcError) -> ContexError:
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
         elif detail.Unpack(bad_request):
             violations += [(v.field, v.description) for v in bad_request.field_violations]
-    made = _make(error.details() or "", error.code(), reason, metadata, retry_after, violations)
-    made.__cause__ = error
-    return made
+    code = error.code()
+    typed = _kind(code, reason)(
+        error.details() or "", code, reason, metadata, retry_after, violations
+    )
+    typed.__cause__ = error
+    return typed
 
 
 def from_refusal(refusal: event_service_pb2.Refusal) -> ContexError:
     """The typed exception for a batch that a publish stream refused."""
-    return _make(
-        refusal.message,
-        _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN),
-        _reason_name(refusal),
-        dict(refusal.metadata),
-        refusal.retry_delay_ms / 1000 if refusal.retry_delay_ms else None,
-        (),
-    )
+    code, reason = _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN), _reason_name(refusal)
+    retry_after = refusal.retry_delay_ms / 1000 if refusal.retry_delay_ms else None
+    return _kind(code, reason)(refusal.message, code, reason, refusal.metadata, retry_after)
 
 
 def is_transient(error: ContexError) -> bool:
@@ -241,16 +239,8 @@ def is_transient(error: ContexError) -> bool:
     )
 
 
-def _make(
-    message: str,
-    code: grpc.StatusCode,
-    reason: str,
-    metadata: Mapping[str, str],
-    retry_after: float | None,
-    violations: Iterable[tuple[str, str]],
-) -> ContexError:
-    kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ContexError)
-    return kind(message, code, reason, metadata, retry_after, violations)
+def _kind(code: grpc.StatusCode, reason: str) -> type[ContexError]:
+    return _BY_REASON.get(reason) or _BY_CODE.get(code, ContexError)
 
 
 def _details(error: grpc.RpcError) -> Iterable[any_pb2.Any]:

@@ -191,28 +191,3 @@ class ResumableStream(Generic[T]):
             and not error.reason
             and self._backoff.failures >= _MAX_UNEXPLAINED_FAILURES
         )
-
-
-def event_stream(
-    request: event_service_pb2.ReplayRequest | event_service_pb2.SubscribeRequest,
-    reconnect: bool,
-    *,
-    ends: bool = False,
-) -> ResumableStream[Event]:
-    """The state of a stream of events."""
-    return ResumableStream(request, events.event, reconnect=reconnect, ends=ends)
-
-
-def match_stream(
-    request: agent_service_pb2.ListenRequest,
-    reconnect: bool,
-    *,
-    on_needs_changed: Callable[[NeedsChanged], object] | None = None,
-) -> ResumableStream[MatchedEvent]:
-    """The state of an agent's stream."""
-    return ResumableStream(
-        request,
-        events.matched_event,
-        reconnect=reconnect,
-        on_needs_changed=on_needs_changed,
-    )

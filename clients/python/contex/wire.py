@@ -84,10 +84,10 @@ def at_most_one(**arguments: Any) -> dict[str, Any]:
     Raises:
         ValueError: There are several.
     """
-    found = given(**arguments)
-    if len(found) > 1:
-        raise ValueError(f"give only one of {', '.join(found)}")
-    return found
+    present = given(**arguments)
+    if len(present) > 1:
+        raise ValueError(f"give only one of {', '.join(present)}")
+    return present
 
 
 def exactly_one(**arguments: Any) -> dict[str, Any]:
@@ -96,10 +96,10 @@ def exactly_one(**arguments: Any) -> dict[str, Any]:
     Raises:
         ValueError: There is none, or there are several.
     """
-    found = given(**arguments)
-    if len(found) != 1:
+    present = given(**arguments)
+    if len(present) != 1:
         raise ValueError(f"give exactly one of {', '.join(arguments)}")
-    return found
+    return present
 
 
 def event_filter(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import grpc
 import pytest
-from contex import NeedsChanged
+from contex import NeedsChanged, events
 from contex.errors import ContexError, NotFound, Unavailable
-from contex.resume import StreamRequest, event_stream, match_stream
+from contex.resume import ResumableStream, StreamRequest
 from contex.v1 import agent_service_pb2, event_service_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.client import fakes
+
+event_stream = partial(ResumableStream, decode=events.event)
+match_stream = partial(ResumableStream, decode=events.matched_event)
 
 UNAVAILABLE = Unavailable("gone", grpc.StatusCode.UNAVAILABLE)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contex.lazy import agent_service_pb2, agent_service_pb2_grpc, event_pb2, events, wire
 from contex.lazy import agents as values
-from contex.resume import match_stream
+from contex.resume import ResumableStream
 
 from .calls import AsyncCalls
 from .subscription import Subscription
@@ -178,7 +178,9 @@ class AsyncAgentService(AsyncCalls):
             heartbeat_interval_ms=heartbeat_interval_ms,
             context_format=events.to_context_format(context_format),
         )
-        stream = match_stream(request, reconnect, on_needs_changed=on_needs_changed)
+        stream = ResumableStream(
+            request, events.matched_event, reconnect=reconnect, on_needs_changed=on_needs_changed
+        )
         return self._subscription(lambda: self._agents.Listen, stream)
 
     async def acknowledge(

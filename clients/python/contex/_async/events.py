@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from contex.backoff import Retry
 from contex.lazy import event_service_pb2, event_service_pb2_grpc, publish_window, wire
 from contex.lazy import events as values
-from contex.resume import event_stream
+from contex.resume import ResumableStream
 
 from .calls import AsyncCalls
 from .publish_stream import PublishStream
@@ -228,9 +228,8 @@ class AsyncEventService(AsyncCalls):
             filter=wire.event_filter(event_types, data_keys, publishers),
             order=wire.order(backwards),
         )
-        return self._subscription(
-            lambda: self._events.Replay, event_stream(request, reconnect, ends=True)
-        )
+        stream = ResumableStream(request, values.event, reconnect=reconnect, ends=True)
+        return self._subscription(lambda: self._events.Replay, stream)
 
     def subscribe(
         self,
@@ -282,4 +281,5 @@ class AsyncEventService(AsyncCalls):
             filter=wire.event_filter(event_types, data_keys, publishers),
             heartbeat_interval_ms=heartbeat_interval_ms,
         )
-        return self._subscription(lambda: self._events.Subscribe, event_stream(request, reconnect))
+        stream = ResumableStream(request, values.event, reconnect=reconnect)
+        return self._subscription(lambda: self._events.Subscribe, stream)
