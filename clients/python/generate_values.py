@@ -121,6 +121,7 @@ If there are fields without a mark, the class has these only, in this order."""
 TEXTS = {
     r"^A page of data\.": "A project's data at a moment: iterate over it, or look up a key.",
     r"^A page of changes\.": "What differs between two moments.",
+    r"^The format\.$": "The format; None if there is none or if this client does not know it.",
     r"^The parts of a score\.$": "Why a need and a datum match, or don't.",
     r"[Uu]nset:": "None:",
     r"\bUnset (?=for|if|with)": "None ",
@@ -315,55 +316,54 @@ class Generator:
     def _fields(self, value: Value) -> Iterator[tuple[str, str, str, str]]:
         """For each field its name, comment, type with default, and the expression that reads it."""
         marks = {re.sub(r"[-=?]", "", mark): mark for mark in value.marks}
-        message = self._protos.types[value.message]
-        listed = any(re.fullmatch(r"[\w.:]+", mark) for mark in value.marks)
+        is_complete = any(re.fullmatch(r"[\w.:]+", mark) for mark in value.marks)
+        names = [one.name for one in self._protos.types[value.message].field]
         has_default = False
-        for name in marks if listed else [one.name for one in message.field]:
-            mark = marks.get(name, "")
+        for place in marks if is_complete else names:
+            mark = marks.get(place, "")
             if mark.startswith("-"):
                 continue
-            name, _, source = name.partition(":")
-            part, _, name = name.rpartition(".")
-            owner = "ScoreParts" if part else value.message  # the only part that is flattened
+            name, _, source = place.rpartition(".")[2].partition(":")
+            # Only a match has fields that are those of a part of it.
+            message, owner = ("parts", "ScoreParts") if "." in place else ("message", value.message)
             (one,) = (f for f in self._protos.types[owner].field if f.name == (source or name))
-            kind, default, read = self._read(one, f"{part or 'message'}.{one.name}")
-            comment = self._comment(owner, one.name)
-            if "?" in mark or one.HasField("oneof_index"):
-                kind, default = f"{kind} | None", "None"
-                if one.type != one.TYPE_ENUM:
-                    read = f"{read} if message.HasField({one.name!r}) else None"
-                elif ".get" in read:
-                    read = f"{read} if message.{one.name} else None"
-                else:
-                    read = re.sub(r"\[(.*)\]", r".get(\1)", read)
-                    comment += " None if there is none, or if this client does not know it."
+            optional = "?" in mark or one.HasField("oneof_index")
+            declared, default, read = self._read(one, f"{message}.{one.name}", optional)
             has_default = has_default or "=" in mark
-            if kind.startswith("Mapping"):
-                kind += " = field(hash=False)"
-            if "datetime" in kind:
+            comment = self._comment(owner, one.name)
+            if declared.startswith("datetime"):
                 comment = comment.replace(".", " (UTC).", 1)
-            yield name, comment, f"{kind} = {default}" if has_default else kind, read
+            yield name, comment, f"{declared} = {default}" if has_default else declared, read
 
-    def _read(self, one: FieldDescriptorProto, read: str) -> tuple[str, str, str]:
+    def _read(self, one: FieldDescriptorProto, read: str, optional: bool) -> tuple[str, str, str]:
         """The type of a field, its default, and the expression that reads it."""
-        repeated = one.label == one.LABEL_REPEATED
+        kind, default, item = *SCALARS.get(one.type, ("int", "0")), read
         reference = one.type_name.rpartition(".")[2]
+        value = self._by_message.get(reference)
         if reference == "MetadataEntry":
-            return "Mapping[str, str]", "", f"dict({read})"
+            return "Mapping[str, str] = field(hash=False)", "", f"dict({read})"
         if reference == "Timestamp":
-            return "datetime", "", f"{read}.ToDatetime(tzinfo=UTC)"
-        if reference:
-            value = self._by_message[reference]
-            if value.base:
-                other = f".get({read}, {value.name}.OTHER)" if value.marks else f"[{read}]"
-                first = next(iter(self._members(value).values()))
-                return value.name, f"{value.name}.{first}", f"{value.converter}{other}"
-            kind, default, item = value.name, "", f"{value.converter}({read})"
-            many = f"tuple(map({value.converter}, {read}))"
-        else:
-            kind, default = SCALARS.get(one.type, ("int", "0"))
-            item, many = read, f"tuple({read})"
-        return (f"tuple[{kind}, ...]", "()", many) if repeated else (kind, default, item)
+            kind, item = "datetime", f"{read}.ToDatetime(tzinfo=UTC)"
+        elif value is not None and value.base:
+            kind, default = value.name, f"{value.name}.{next(iter(self._members(value).values()))}"
+            if value.marks:
+                item = f"{value.converter}.get({read}, {value.name}.OTHER)"
+                item += f" if {read} else None" * optional
+            else:
+                item = (
+                    f"{value.converter}.get({read})" if optional else f"{value.converter}[{read}]"
+                )
+            return (f"{kind} | None", "None", item) if optional else (kind, default, item)
+        elif value is not None:
+            kind, item = value.name, f"{value.converter}({read})"
+        elif reference:
+            raise ValueError(f"{reference} has no class")
+        if one.label == one.LABEL_REPEATED:
+            item = f"tuple({read})" if value is None else f"tuple(map({value.converter}, {read}))"
+            return f"tuple[{kind}, ...]", "()", item
+        if optional:
+            return f"{kind} | None", "None", f"{item} if message.HasField({one.name!r}) else None"
+        return kind, default, item
 
 
 def _docstring(indent: str, text: str, attributes: dict[str, str] | None = None) -> list[str]:

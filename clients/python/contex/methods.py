@@ -34,8 +34,6 @@ def by_need(needs: Iterable[str], data: Iterable[MatchedEvent]) -> MatchesByNeed
 
 
 class EventMethods:
-    """Methods of an event."""
-
     __slots__ = ()
     sequence: str
     payload: bytes
@@ -62,8 +60,6 @@ class EventMethods:
 
 
 class RegistrationMethods:
-    """Methods of a registration."""
-
     __slots__ = ()
     agent: Agent
     data: tuple[MatchedEvent, ...]
@@ -74,8 +70,6 @@ class RegistrationMethods:
 
 
 class KnownDatumMethods:
-    """Methods of a datum that an agent had been sent."""
-
     __slots__ = ()
     sequence: str
     latest_sequence: str
@@ -87,8 +81,6 @@ class KnownDatumMethods:
 
 
 class ExplanationMethods:
-    """Methods of an explanation."""
-
     __slots__ = ()
     contributions: tuple[Contribution, ...]
 
@@ -99,8 +91,6 @@ class ExplanationMethods:
 
 
 class MatchingStatusMethods:
-    """Methods of a project's matching status."""
-
     __slots__ = ()
     model: str
     configured_model: str
@@ -112,8 +102,6 @@ class MatchingStatusMethods:
 
 
 class PatchMethods:
-    """Methods of a patch."""
-
     __slots__ = ()
     json_patch: str | None
 
@@ -125,8 +113,6 @@ class PatchMethods:
 
 
 class StateMethods:
-    """Methods of a state: iterate over it, or look up a key."""
-
     __slots__ = ()
     data: tuple[Datum, ...]
 

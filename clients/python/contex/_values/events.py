@@ -274,7 +274,7 @@ class Context:
 
     Attributes:
         text: The data that fit, best score first, in `format`. Empty if the format is unspecified.
-        format: The format. None if there is none, or if this client does not know it.
+        format: The format; None if there is none or if this client does not know it.
         tokens: Number of tokens of the data that fit.
         token_counter: What counted the tokens: the name of the server's tokenizer, or "estimate".
             The estimate is one token for every 3 bytes of UTF-8, rounded up, and errs on the high
