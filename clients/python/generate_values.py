@@ -30,6 +30,7 @@ VALUES = {
         Match need_index need score parts.cosine parts.threshold parts.model path= passage
             parts.background_mean parts.background_deviation parts.standing parts.lexical
             parts.background_passages parts.background_sequence parts.scorer parts.share
+        MatchedEvent payload_omitted= +backfilled
         OmittedDatum
         Context format? omitted=
         Moment
@@ -50,6 +51,7 @@ VALUES = {
         Delivery stream_id=
     """,
     "match": """
+        MatchAnswer=MatchResponse context?= +questions
         Contribution
         TermHit
         PassageScore
@@ -115,8 +117,19 @@ VALUES = {
     field?           is None if it is not set; so is what is `optional` or in a oneof
     name:field       has another name than in the message
     part.field       is a field of the message in `part`
+    +field           is not in the message; see `ADDED`
 
 If there are fields without a mark, the class has these only, in this order."""
+
+ADDED = {
+    "backfilled": (
+        "True for a datum that matches since the needs were changed, and is older than the"
+        " stream's position.",
+        "bool = False",
+    ),
+    "questions": ("The questions, in their order.", "tuple[str, ...] = ()"),
+}
+"""What is said of fields that are not in the messages, and their types; converters take them."""
 
 TEXTS = {
     r"^A page of data\.": "A project's data at a moment: iterate over it, or look up a key.",
@@ -128,7 +141,7 @@ TEXTS = {
     r"\bis unset\b": "is None",
     r"An unset limit": "A limit of None",
     r"\b(this|last) message\b": r"\1 item",
-    r" \(ProjectService\.EraseData\)": "",
+    r" \((ProjectService\.EraseData|ListenRequest\.context_format)\)": "",
     r"EventService\.GetEvent": "`get_event`",
     r"RegisterAgent and UpdateAgent": "`register` and `update`",
     r"In the response of RegisterAgent or UpdateAgent": "In the answer of `register` or `update`",
@@ -182,10 +195,6 @@ class Value:
         return cls(module, match[1], match[2] or match[1], match[3] or "", marks, not match[4])
 
 
-MATCHED_EVENT = Value("events", "MatchedEvent", "MatchedEvent", "", [], True)
-"""Written by hand, in `contex/events.py`."""
-
-
 class Protos:
     """The messages and enumerations of protos/, and their comments."""
 
@@ -223,7 +232,7 @@ class Generator:
             for module, specs in VALUES.items()
             for spec in re.split(r"\n(?! )", textwrap.dedent(specs).strip())
         ]
-        self._by_message = {one.message: one for one in (*self._values, MATCHED_EVENT)}
+        self._by_message = {one.message: one for one in self._values}
         methods = ast.parse((PACKAGE / "methods.py").read_text()).body
         self._mixins = {node.name for node in methods if isinstance(node, ast.ClassDef)}
         self._names = {
@@ -242,7 +251,6 @@ class Generator:
             "from dataclasses import dataclass, field",
             "from datetime import UTC, datetime",
             "from typing import TYPE_CHECKING",
-            "from contex.events import MatchedEvent, matched_event",
             *(f"from contex.methods import {name}" for name in sorted(self._mixins)),
         ]
         messages = sorted(set(self._protos.modules.values()))
@@ -302,11 +310,13 @@ class Generator:
             *(f"    {name}: {declared}" for name, _, declared, _ in fields),
         ]
         if value.converted:
-            message = f"{self._protos.modules[value.message]}.{value.message}"
+            parameters = f"message: {self._protos.modules[value.message]}.{value.message}"
+            for name, _, declared, read in fields:
+                parameters += f", {name}: {declared}" * (read == name)
             lines += [
-                f"def {value.converter}(message: {message}) -> {value.name}:",
+                f"def {value.converter}({parameters}) -> {value.name}:",
                 f'    """The `{value.name}` of a message."""',
-                "    parts = message.parts" * any("parts." in mark for mark in value.marks),
+                *(["    parts = message.parts"] if "parts." in str(value.marks) else []),
                 f"    return {value.name}(",
                 *(f"        {name}={read}," for name, _, _, read in fields),
                 "    )",
@@ -334,6 +344,8 @@ class Generator:
             if declared.startswith("datetime"):
                 comment = comment.replace(".", " (UTC).", 1)
             yield name, comment, f"{declared} = {default}" if has_default else declared, read
+        for name in (mark[1:] for mark in value.marks if mark.startswith("+")):
+            yield name, *ADDED[name], name
 
     def _read(self, one: FieldDescriptorProto, read: str, optional: bool) -> tuple[str, str, str]:
         """The type of a field, its default, and the expression that reads it."""

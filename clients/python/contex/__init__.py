@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ._values.events import Erasure as Erasure
     from ._values.events import Event as Event
     from ._values.events import Match as Match
+    from ._values.events import MatchedEvent as MatchedEvent
     from ._values.events import Moment as Moment
     from ._values.events import OmittedDatum as OmittedDatum
     from ._values.match import BacktestProgress as BacktestProgress
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ._values.match import Contribution as Contribution
     from ._values.match import Explanation as Explanation
     from ._values.match import Feedback as Feedback
+    from ._values.match import MatchAnswer as MatchAnswer
     from ._values.match import MatchingStatus as MatchingStatus
     from ._values.match import NeedSummary as NeedSummary
     from ._values.match import PassageScore as PassageScore
@@ -108,11 +110,9 @@ if TYPE_CHECKING:
     from .errors import from_refusal as from_refusal
     from .errors import from_rpc_error as from_rpc_error
     from .events import BatchResult as BatchResult
-    from .events import MatchedEvent as MatchedEvent
     from .events import NewEvent as NewEvent
     from .events import Receipt as Receipt
     from .match import THRESHOLDS as THRESHOLDS
-    from .match import MatchAnswer as MatchAnswer
 
 __version__ = "0.1.0"
 
@@ -122,7 +122,7 @@ _NAMES = {
         FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
         RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound SequenceTrimmed
         TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
-    "match": """MatchAnswer THRESHOLDS""",
+    "match": """THRESHOLDS""",
     "_async.client": """AsyncClient""",
     "_sync.client": """Client""",
     "_async.answer_stream": """AnswerStream""",
@@ -133,12 +133,12 @@ _NAMES = {
     "_sync.publish_stream": """SyncPublishStream""",
     "_sync.state": """SyncStateStream""",
     "_sync.subscription": """SyncSubscription""",
-    "_values.events": """Context ContextFormat Durability Erasure Event Match Moment
-        OmittedDatum""",
+    "_values.events": """Context ContextFormat Durability Erasure Event Match MatchedEvent
+        Moment OmittedDatum""",
     "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
         HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
-        MatchingStatus NeedSummary PassageScore TermHit""",
+        MatchAnswer MatchingStatus NeedSummary PassageScore TermHit""",
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision
         State StateDiff""",
     "_values.audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
@@ -146,7 +146,7 @@ _NAMES = {
         FindingKind RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
-    "events": """BatchResult MatchedEvent NewEvent Receipt""",
+    "events": """BatchResult NewEvent Receipt""",
 }
 """The names of each module."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

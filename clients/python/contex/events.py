@@ -75,30 +75,6 @@ class BatchResult:
     error: ContexError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MatchedEvent:
-    """An event that matched, and why.
-
-    Attributes:
-        matches: One entry for each need it met, best score first.
-        payload_omitted: True if the payload was left out of a large answer; `get_event` has it.
-        context: The event as text, if `listen` was given a `context_format`.
-        backfilled: True for a datum that matches since the needs were changed, and is older than
-            the stream's position.
-    """
-
-    event: Event
-    matches: tuple[Match, ...]
-    payload_omitted: bool = False
-    context: str = ""
-    backfilled: bool = False
-
-    @property
-    def score(self) -> float:
-        """The best score of its matches."""
-        return max((match.score for match in self.matches), default=0.0)
-
-
 # -- to messages ---------------------------------------------------------------------------------
 
 
@@ -160,14 +136,3 @@ def batch_result(response: event_service_pb2.PublishStreamResponse) -> BatchResu
         return BatchResult(response.request_id, error=from_refusal(response.refused))
     published = response.published
     return BatchResult(response.request_id, receipts(published), published.duplicate)
-
-
-def matched_event(message: event_pb2.MatchedEvent, *, backfilled: bool = False) -> MatchedEvent:
-    """An event with its matches."""
-    return MatchedEvent(
-        event=event(message.event),
-        matches=tuple(map(match, message.matches)),
-        payload_omitted=message.payload_omitted,
-        context=message.context,
-        backfilled=backfilled,
-    )

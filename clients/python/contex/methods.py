@@ -12,10 +12,9 @@ from . import payload as payloads
 
 if TYPE_CHECKING:
     from ._values.agents import Agent
-    from ._values.events import Erasure, Match
+    from ._values.events import Erasure, Match, MatchedEvent
     from ._values.match import Contribution
     from ._values.state import Datum
-    from .events import MatchedEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -59,6 +58,16 @@ class EventMethods:
         return _EPOCH + timedelta(milliseconds=int(self.sequence.partition("-")[0]))
 
 
+class MatchedEventMethods:
+    __slots__ = ()
+    matches: tuple[Match, ...]
+
+    @property
+    def score(self) -> float:
+        """The best score of its matches."""
+        return max((match.score for match in self.matches), default=0.0)
+
+
 class RegistrationMethods:
     __slots__ = ()
     agent: Agent
@@ -78,6 +87,16 @@ class KnownDatumMethods:
     def stale(self) -> bool:
         """Whether the agent's knowledge was out of date."""
         return self.sequence != self.latest_sequence
+
+
+class MatchAnswerMethods:
+    __slots__ = ()
+    data: tuple[MatchedEvent, ...]
+    questions: tuple[str, ...]
+
+    def by_need(self) -> MatchesByNeed:
+        """Groups the data by question: the questions in their order, best score first."""
+        return by_need(self.questions, self.data)
 
 
 class ExplanationMethods:

@@ -67,7 +67,8 @@ class AsyncMatchService(AsyncCalls):
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
-        return values.answer(await self._once(self._matching.Match, request), request)
+        response = await self._once(self._matching.Match, request)
+        return values.match_answer(response, tuple(need.text for need in request.questions))
 
     async def explain(
         self,

@@ -68,7 +68,8 @@ class MatchService(Calls):
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
-        return values.answer(self._once(self._matching.Match, request), request)
+        response = self._once(self._matching.Match, request)
+        return values.match_answer(response, tuple(need.text for need in request.questions))
 
     def explain(
         self,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from contex._values.events import (
     Context,
     Event,
+    MatchedEvent,
     Moment,
     context,
     event,
+    matched_event,
     moment,
 )
-from contex.events import MatchedEvent, matched_event
 from contex.methods import (
     KnownDatumMethods,
     RegistrationMethods,
@@ -76,7 +77,6 @@ class Need:
 
 def need(message: agent_service_pb2.Need) -> Need:
     """The `Need` of a message."""
-
     return Need(
         text=message.text,
         threshold=message.threshold if message.HasField("threshold") else None,
@@ -105,7 +105,6 @@ class MinDelta:
 
 def min_delta(message: agent_service_pb2.MinDelta) -> MinDelta:
     """The `MinDelta` of a message."""
-
     return MinDelta(
         payload_changed=message.payload_changed,
         json_pointers=tuple(message.json_pointers),
@@ -145,7 +144,6 @@ class Agent:
 
 def agent(message: agent_service_pb2.Agent) -> Agent:
     """The `Agent` of a message."""
-
     return Agent(
         agent_id=message.agent_id,
         needs=tuple(message.needs),
@@ -182,7 +180,6 @@ class Registration(RegistrationMethods):
 
 def registration(message: agent_service_pb2.RegisterAgentResponse) -> Registration:
     """The `Registration` of a message."""
-
     return Registration(
         agent=agent(message.agent),
         data=tuple(map(matched_event, message.data)),
@@ -227,7 +224,6 @@ class DeliveredNeed:
 
 def delivered_need(message: agent_service_pb2.DeliveredNeed) -> DeliveredNeed:
     """The `DeliveredNeed` of a message."""
-
     return DeliveredNeed(
         need_index=message.need_index,
         need=message.need,
@@ -268,7 +264,6 @@ class KnownDatum(KnownDatumMethods):
 
 def known_datum(message: agent_service_pb2.KnownDatum) -> KnownDatum:
     """The `KnownDatum` of a message."""
-
     return KnownDatum(
         data_key=message.data_key,
         sequence=message.sequence,
@@ -318,7 +313,6 @@ class HeldBack:
 
 def held_back(message: agent_service_pb2.HeldBack) -> HeldBack:
     """The `HeldBack` of a message."""
-
     return HeldBack(
         reason=_HELD_BACK_REASONS.get(message.reason, HeldBackReason.OTHER),
         data=matched_event(message.data),
@@ -348,7 +342,6 @@ class AgentStream:
 
 def agent_stream(message: agent_service_pb2.AgentStream) -> AgentStream:
     """The `AgentStream` of a message."""
-
     return AgentStream(
         stream_id=message.stream_id,
         opened_time=message.opened_time.ToDatetime(tzinfo=UTC),
@@ -388,7 +381,6 @@ class AgentContext:
 
 def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentContext:
     """The `AgentContext` of a message."""
-
     return AgentContext(
         as_of=moment(message.as_of),
         agent=agent(message.agent),
@@ -454,7 +446,6 @@ class Delivery:
 
 def delivery(message: agent_service_pb2.Delivery) -> Delivery:
     """The `Delivery` of a message."""
-
     return Delivery(
         agent_id=message.agent_id,
         sequence=message.sequence,

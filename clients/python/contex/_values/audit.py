@@ -137,7 +137,6 @@ class AuditRecord:
 
 def audit_record(message: audit_service_pb2.AuditRecord) -> AuditRecord:
     """The `AuditRecord` of a message."""
-
     return AuditRecord(
         record_id=message.record_id,
         time=message.time.ToDatetime(tzinfo=UTC),
@@ -173,7 +172,6 @@ class AuditPiece:
 
 def audit_piece(message: audit_service_pb2.ExportRecordsResponse) -> AuditPiece:
     """The `AuditPiece` of a message."""
-
     return AuditPiece(
         data=message.data,
         record_count=message.record_count,

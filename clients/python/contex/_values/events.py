@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from contex.methods import (
     EventMethods,
+    MatchedEventMethods,
 )
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ __all__ = [
     "Erasure",
     "Event",
     "Match",
+    "MatchedEvent",
     "Moment",
     "OmittedDatum",
     "context",
     "erasure",
     "event",
     "match",
+    "matched_event",
     "moment",
     "omitted_datum",
 ]
@@ -95,7 +98,6 @@ class Erasure:
 
 def erasure(message: event_pb2.Erased) -> Erasure:
     """The `Erasure` of a message."""
-
     return Erasure(
         time=message.time.ToDatetime(tzinfo=UTC),
         request_id=message.request_id,
@@ -147,7 +149,6 @@ class Event(EventMethods):
 
 def event(message: event_pb2.Event) -> Event:
     """The `Event` of a message."""
-
     return Event(
         sequence=message.sequence,
         event_type=message.event_type,
@@ -241,6 +242,39 @@ def match(message: event_pb2.Match) -> Match:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchedEvent(MatchedEventMethods):
+    """An event with the reasons for its match.
+
+    Attributes:
+        event: The complete event (but see payload_omitted).
+        matches: One entry for each need that was met, best score first. Never empty.
+        payload_omitted: True if the payload was left out because the response would have grown
+            beyond 3 MiB; read it with `get_event`. Only in unary responses.
+        context: The event, written out in the format that the stream asked for. Empty if it asked
+            for none.
+        backfilled: True for a datum that matches since the needs were changed, and is older than
+            the stream's position.
+    """
+
+    event: Event
+    matches: tuple[Match, ...]
+    payload_omitted: bool = False
+    context: str = ""
+    backfilled: bool = False
+
+
+def matched_event(message: event_pb2.MatchedEvent, backfilled: bool = False) -> MatchedEvent:
+    """The `MatchedEvent` of a message."""
+    return MatchedEvent(
+        event=event(message.event),
+        matches=tuple(map(match, message.matches)),
+        payload_omitted=message.payload_omitted,
+        context=message.context,
+        backfilled=backfilled,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class OmittedDatum:
     """A datum that matched but did not fit into the budget.
 
@@ -259,7 +293,6 @@ class OmittedDatum:
 
 def omitted_datum(message: event_pb2.OmittedDatum) -> OmittedDatum:
     """The `OmittedDatum` of a message."""
-
     return OmittedDatum(
         data_key=message.data_key,
         sequence=message.sequence,
@@ -291,7 +324,6 @@ class Context:
 
 def context(message: event_pb2.Context) -> Context:
     """The `Context` of a message."""
-
     return Context(
         text=message.text,
         format=_CONTEXT_FORMATS.get(message.format),
@@ -318,7 +350,6 @@ class Moment:
 
 def moment(message: event_pb2.Moment) -> Moment:
     """The `Moment` of a message."""
-
     return Moment(
         sequence=message.sequence,
         time=message.time.ToDatetime(tzinfo=UTC),

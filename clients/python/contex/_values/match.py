@@ -9,13 +9,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from contex._values.events import (
+    Context,
     Event,
     Match,
+    MatchedEvent,
+    context,
     event,
     match,
+    matched_event,
 )
 from contex.methods import (
     ExplanationMethods,
+    MatchAnswerMethods,
     MatchingStatusMethods,
 )
 
@@ -30,6 +35,7 @@ __all__ = [
     "Contribution",
     "Explanation",
     "Feedback",
+    "MatchAnswer",
     "MatchingStatus",
     "NeedSummary",
     "PassageScore",
@@ -39,11 +45,42 @@ __all__ = [
     "contribution",
     "explanation",
     "feedback",
+    "match_answer",
     "matching_status",
     "need_summary",
     "passage_score",
     "term_hit",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchAnswer(MatchAnswerMethods):
+    """The data that answer the questions.
+
+    Attributes:
+        data: The data that match: each item once, best score first, with the questions it answers
+            (need_index is the position of the question).
+        sequence: The sequence as of which the data are returned.
+        context: The data written out; set if max_context_tokens or context_format was given.
+        questions: The questions, in their order.
+    """
+
+    data: tuple[MatchedEvent, ...]
+    sequence: str
+    context: Context | None = None
+    questions: tuple[str, ...] = ()
+
+
+def match_answer(
+    message: match_service_pb2.MatchResponse, questions: tuple[str, ...] = ()
+) -> MatchAnswer:
+    """The `MatchAnswer` of a message."""
+    return MatchAnswer(
+        data=tuple(map(matched_event, message.data)),
+        sequence=message.sequence,
+        context=context(message.context) if message.HasField("context") else None,
+        questions=questions,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +102,6 @@ class Contribution:
 
 def contribution(message: match_service_pb2.Contribution) -> Contribution:
     """The `Contribution` of a message."""
-
     return Contribution(
         name=message.name,
         value=message.value,
@@ -93,7 +129,6 @@ class TermHit:
 
 def term_hit(message: match_service_pb2.TermHit) -> TermHit:
     """The `TermHit` of a message."""
-
     return TermHit(
         word=message.word,
         stem=message.stem,
@@ -123,7 +158,6 @@ class PassageScore:
 
 def passage_score(message: match_service_pb2.PassageScore) -> PassageScore:
     """The `PassageScore` of a message."""
-
     return PassageScore(
         path=message.path,
         text=message.text,
@@ -163,7 +197,6 @@ class Explanation(ExplanationMethods):
 
 def explanation(message: match_service_pb2.ExplainResponse) -> Explanation:
     """The `Explanation` of a message."""
-
     return Explanation(
         event=event(message.event),
         match=match(message.match),
@@ -196,7 +229,6 @@ class BacktestProgress:
 
 def backtest_progress(message: match_service_pb2.BacktestProgress) -> BacktestProgress:
     """The `BacktestProgress` of a message."""
-
     return BacktestProgress(
         sequence=message.sequence,
         events_read=message.events_read,
@@ -221,7 +253,6 @@ class NeedSummary:
 
 def need_summary(message: match_service_pb2.NeedSummary) -> NeedSummary:
     """The `NeedSummary` of a message."""
-
     return NeedSummary(
         events_matched=message.events_matched,
         events_at_threshold=tuple(message.events_at_threshold),
@@ -249,7 +280,6 @@ class BacktestSummary:
 
 def backtest_summary(message: match_service_pb2.BacktestSummary) -> BacktestSummary:
     """The `BacktestSummary` of a message."""
-
     return BacktestSummary(
         events_judged=message.events_judged,
         events_matched=message.events_matched,
@@ -286,7 +316,6 @@ class Feedback:
 
 def feedback(message: match_service_pb2.ExportFeedbackResponse) -> Feedback:
     """The `Feedback` of a message."""
-
     return Feedback(
         sequence=message.sequence,
         time=message.time.ToDatetime(tzinfo=UTC),
@@ -332,7 +361,6 @@ class MatchingStatus(MatchingStatusMethods):
 
 def matching_status(message: match_service_pb2.GetMatchingStatusResponse) -> MatchingStatus:
     """The `MatchingStatus` of a message."""
-
     return MatchingStatus(
         model=message.model,
         configured_model=message.configured_model,

@@ -99,7 +99,6 @@ class Stats:
 
 def stats(message: project_service_pb2.GetStatsResponse) -> Stats:
     """The `Stats` of a message."""
-
     return Stats(
         event_count=message.event_count,
         first_sequence=message.first_sequence,
@@ -164,7 +163,6 @@ class ActivitySeries:
 
 def activity_series(message: project_service_pb2.ActivitySeries) -> ActivitySeries:
     """The `ActivitySeries` of a message."""
-
     return ActivitySeries(
         name=message.name,
         total=message.total,
@@ -199,7 +197,6 @@ class Activity:
 
 def activity(message: project_service_pb2.GetActivityResponse) -> Activity:
     """The `Activity` of a message."""
-
     return Activity(
         series=tuple(map(activity_series, message.series)),
         total=activity_series(message.total),
@@ -240,7 +237,6 @@ class Retention:
 
 def retention(message: project_service_pb2.Retention) -> Retention:
     """The `Retention` of a message."""
-
     return Retention(
         store_seconds=message.store_seconds if message.HasField("store_seconds") else None,
         store_events=message.store_events if message.HasField("store_events") else None,
@@ -267,7 +263,6 @@ class RetentionInfo:
 
 def retention_info(message: project_service_pb2.GetRetentionResponse) -> RetentionInfo:
     """The `RetentionInfo` of a message."""
-
     return RetentionInfo(
         own=retention(message.retention),
         effective=retention(message.effective),
@@ -290,7 +285,6 @@ class RemovedEvents:
 
 def removed_events(message: project_service_pb2.RemoveEventsResponse) -> RemovedEvents:
     """The `RemovedEvents` of a message."""
-
     return RemovedEvents(
         removed_count=message.removed_count,
         first_sequence=message.first_sequence,
@@ -314,7 +308,6 @@ class ErasedData:
 
 def erased_data(message: project_service_pb2.EraseDataResponse) -> ErasedData:
     """The `ErasedData` of a message."""
-
     return ErasedData(
         erased_count=message.erased_count,
         sequence=message.sequence,
@@ -370,7 +363,6 @@ class Finding:
 
 def finding(message: project_service_pb2.Finding) -> Finding:
     """The `Finding` of a message."""
-
     return Finding(
         kind=_FINDING_KINDS.get(message.kind, FindingKind.OTHER),
         place=message.place,
@@ -405,7 +397,6 @@ class VerifySummary:
 
 def verify_summary(message: project_service_pb2.VerifySummary) -> VerifySummary:
     """The `VerifySummary` of a message."""
-
     return VerifySummary(
         as_of_sequence=message.as_of_sequence,
         event_count=message.event_count,
@@ -436,7 +427,6 @@ class VerifyStep:
 
 def verify_step(message: project_service_pb2.VerifyProjectResponse) -> VerifyStep:
     """The `VerifyStep` of a message."""
-
     return VerifyStep(
         event_count=message.event_count,
         total_count=message.total_count,

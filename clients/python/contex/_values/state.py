@@ -71,7 +71,6 @@ class Datum:
 
 def datum(message: state_service_pb2.Datum) -> Datum:
     """The `Datum` of a message."""
-
     return Datum(
         data_key=message.data_key,
         sequence=message.sequence,
@@ -115,7 +114,6 @@ class Patch(PatchMethods):
 
 def patch(message: state_service_pb2.Patch) -> Patch:
     """The `Patch` of a message."""
-
     return Patch(
         json_patch=message.json_patch if message.HasField("json_patch") else None,
         unified_diff=message.unified_diff if message.HasField("unified_diff") else None,
@@ -160,7 +158,6 @@ class Change:
 
 def change(message: state_service_pb2.Change) -> Change:
     """The `Change` of a message."""
-
     return Change(
         kind=_CHANGE_KINDS[message.kind],
         data_key=message.data_key,
@@ -193,7 +190,6 @@ class StateDiff:
 
 def state_diff(message: state_service_pb2.DiffStatesResponse) -> StateDiff:
     """The `StateDiff` of a message."""
-
     return StateDiff(
         changes=tuple(map(change, message.changes)),
         base=moment(message.base),
@@ -219,7 +215,6 @@ class State(StateMethods):
 
 def state(message: state_service_pb2.GetStateResponse) -> State:
     """The `State` of a message."""
-
     return State(
         data=tuple(map(datum, message.data)),
         as_of=moment(message.as_of),
@@ -247,7 +242,6 @@ class Revision:
 
 def revision(message: state_service_pb2.Revision) -> Revision:
     """The `Revision` of a message."""
-
     return Revision(
         event=event(message.event),
         time=message.time.ToDatetime(tzinfo=UTC),
@@ -280,7 +274,6 @@ class BlamedPart:
 
 def blamed_part(message: state_service_pb2.BlamedPart) -> BlamedPart:
     """The `BlamedPart` of a message."""
-
     return BlamedPart(
         path=message.path,
         value=message.value,
@@ -315,7 +308,6 @@ class Blame:
 
 def blame(message: state_service_pb2.GetBlameResponse) -> Blame:
     """The `Blame` of a message."""
-
     return Blame(
         event=event(message.event),
         parts=tuple(map(blamed_part, message.parts)),

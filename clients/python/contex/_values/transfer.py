@@ -153,7 +153,6 @@ class ExportSummary:
 
 def export_summary(message: transfer_service_pb2.ExportSummary) -> ExportSummary:
     """The `ExportSummary` of a message."""
-
     return ExportSummary(
         cut_sequence=message.cut_sequence,
         first_sequence=message.first_sequence,
@@ -192,7 +191,6 @@ class ExportPiece:
 
 def export_piece(message: transfer_service_pb2.ExportResponse) -> ExportPiece:
     """The `ExportPiece` of a message."""
-
     return ExportPiece(
         data=message.data,
         event_count=message.event_count,
@@ -219,7 +217,6 @@ class ImportProgress:
 
 def import_progress(message: transfer_service_pb2.ImportResponse) -> ImportProgress:
     """The `ImportProgress` of a message."""
-
     return ImportProgress(
         byte_count=message.byte_count,
         event_count=message.event_count,
@@ -268,7 +265,6 @@ class ImportReport:
 
 def import_report(message: transfer_service_pb2.ImportReport) -> ImportReport:
     """The `ImportReport` of a message."""
-
     return ImportReport(
         dry_run=message.dry_run,
         format=_EXPORT_FORMATS[message.format],
