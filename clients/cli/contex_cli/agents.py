@@ -168,7 +168,9 @@ async def ack(
     sequence: str = argument(..., "SEQUENCE", "The last event it has dealt with."),
 ) -> None:
     """Move an agent's durable cursor forward, never back."""
-    acknowledged = await session.client.acknowledge(session.project, agent_id, sequence)
+    acknowledged = await session.client.acknowledge(
+        session.project, agent_id, sequence, timeout=session.timeout
+    )
     session.answer(
         {"agent_id": agent_id, "acknowledged_sequence": acknowledged},
         lambda _: out.print_line(f"{out.plain(agent_id)} has acknowledged up to {acknowledged}"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from contex_cli.commands import listed, subcommands
-from contex_cli.exits import ExitCode, complain_about
+from contex_cli.exits import ExitCode, InputError, complain_about
 from contex_cli.parameters import bind, declared, option
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ class Session:
         """A client that is closed at the end of the command."""
         from contex import AsyncClient  # grpc: commands that don't call start without it
 
-        client = AsyncClient(target, publisher=self.publisher, timeout=self.timeout)
+        try:
+            client = AsyncClient(target, publisher=self.publisher, timeout=self.timeout)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         self._clients.push_async_callback(client.close)
         return client
 

@@ -94,8 +94,6 @@ async def set_(
     reset: bool = option(False, "Start from the server's defaults."),
 ) -> None:
     """Decide how long a project is kept; options not given are left unchanged."""
-    client = session.client
-    before = contex.Retention() if reset else (await client.retention(session.project)).own
     given: dict[str, Any] = {
         "store_seconds": _seconds(store_days),
         "store_events": store_events,
@@ -106,6 +104,8 @@ async def set_(
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes and not reset:
         raise UsageError("nothing to change: give a limit, --legal-hold or --reset")
+    client = session.client
+    before = contex.Retention() if reset else (await client.retention(session.project)).own
     await client.set_retention(session.project, replace(before, **changes))
     session.answer(await client.retention(session.project), _show_retention)
 

@@ -64,6 +64,7 @@ class Retry:
 
     Args:
         timeout: Seconds for all attempts and the waits between them.
+        endless: Whether `timeout` limits each attempt instead, and their number is not limited.
         idempotent: Whether the call may be repeated when it is unknown whether it took effect.
             If not, it is repeated only after the server has refused it.
         backoff: Computes the waits between attempts.
@@ -74,6 +75,7 @@ class Retry:
         self,
         timeout: float,
         *,
+        endless: bool = False,
         idempotent: bool = True,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -81,6 +83,7 @@ class Retry:
         self._clock = clock
         self._idempotent = idempotent
         self._backoff = backoff or Backoff()
+        self._attempt_s = timeout if endless else None
         now = clock()
         self._deadline = now + timeout
         self._last_retry = now + min(timeout, IDEMPOTENCY_WINDOW_S)
@@ -91,6 +94,8 @@ class Retry:
         Half of what is left, so that an attempt that hangs leaves time for others; all of it
         if no second attempt would be made.
         """
+        if self._attempt_s is not None:
+            return self._attempt_s
         left = max(0.0, self._deadline - self._clock())
         if not self._idempotent:
             return left
@@ -110,6 +115,6 @@ class Retry:
         if not is_transient(error) or not (self._idempotent or refused):
             raise error
         delay = self._backoff.next_delay(error.retry_after)
-        if self._clock() + delay >= self._last_retry:
+        if self._attempt_s is None and self._clock() + delay >= self._last_retry:
             raise error
         return delay

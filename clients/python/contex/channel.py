@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -88,6 +89,23 @@ def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
     from urllib.parse import quote
 
     return ((IDENTITY, quote(name, safe="/:@+")),)
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
+
+
+def check_target(target: str) -> str:
+    """Returns a target that gRPC can use.
+
+    gRPC itself takes a port modulo 65,536 and guesses one that is missing.
+
+    Raises:
+        ValueError: It is neither HOST:PORT nor a URI such as unix:/run/contex.sock.
+    """
+    host, _, port = target.rpartition(":")
+    if not _SCHEME.match(target) and not (host and port.isdecimal() and 0 < int(port) < 65_536):
+        raise ValueError(f"target: {target!r} is not HOST:PORT, with a port from 1 to 65535")
+    return target
 
 
 def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:

@@ -143,6 +143,15 @@ def test_the_version() -> None:
         (["remove", "--before", "1-0"], "--reason"),
         (["erase", "--reason", "x"], "--subject"),
         (["health", "--timeout", "0"], "--timeout"),
+        (["health", "--target", "127.0.0.1:115587"], "'127.0.0.1:115587' is not HOST:PORT"),
+        (["health", "--target", ""], "'' is not HOST:PORT"),
+        (["clone", "there/p", "q"], "'there' is not HOST:PORT"),
+        (["agents", "sho"], "No such command 'sho'"),
+        (["agents", "update", "a"], "nothing to change"),
+        (["retention", "set"], "nothing to change"),
+        (["match", "q", "--top", "0"], "--top"),
+        (["register", "a", "-n", "x", "--max-matches", "101"], "--max-matches"),
+        (["export", "-o", "/does/not/exist/x"], "can't use '/does/not/exist"),
     ],
 )
 def test_wrong_use_is_told_without_a_trace(arguments: list[str], told: str) -> None:

@@ -90,3 +90,13 @@ def test_no_retry_after_the_server_may_have_forgotten_the_request_id() -> None:
     clock.now += IDEMPOTENCY_WINDOW_S
     with pytest.raises(ContexError):
         retry.delay_after(error(Code.UNAVAILABLE))
+
+
+def test_an_endless_retry_goes_on_for_as_long_as_it_may_help() -> None:
+    clock = Clock()
+    retry = Retry(2.0, endless=True, clock=clock)
+    for _ in range(100):
+        assert retry.attempt_timeout() == 2.0
+        clock.now += 60 + retry.delay_after(error(Code.UNAVAILABLE))
+    with pytest.raises(ContexError):
+        retry.delay_after(error(Code.NOT_FOUND))

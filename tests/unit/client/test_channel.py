@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contex
 import pytest
-from contex.channel import health_request, health_status, identity_metadata
+from contex.channel import check_target, health_request, health_status, identity_metadata
 from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,3 +33,18 @@ def test_an_identity_is_escaped_for_metadata() -> None:
 def test_the_user_agent_has_the_version() -> None:
     options = dict(contex.channel_options())
     assert options["grpc.primary_user_agent"] == f"contex-python/{contex.__version__}"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["localhost:1", "[::1]:65535", "dns:///host:50051", "unix:/run/c.sock", "ipv4:1.2.3.4:5"],
+)
+def test_a_target_is_taken_as_it_is(target: str) -> None:
+    assert check_target(target) == target
+
+
+@pytest.mark.parametrize("target", ["", "localhost", "127.0.0.1:", ":50051", "h:0", "h:115587"])
+def test_a_target_that_grpc_would_guess_at_is_refused(target: str) -> None:
+    for kind in (contex.Client, contex.AsyncClient):
+        with pytest.raises(ValueError, match="is not HOST:PORT, with a port from 1 to 65535"):
+            kind(target)

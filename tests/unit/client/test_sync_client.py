@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
@@ -386,3 +388,33 @@ def test_what_the_source_of_a_publish_stream_raises_comes_after_the_results(
     assert future.result(10).receipts[0].sequence == "1-0"
     with pytest.raises(LookupError):
         next(results)
+
+
+def test_a_closed_client_says_so_whatever_was_used_before() -> None:
+    client = Client("127.0.0.1:9")
+    listed = client.list_events("p")
+    client.close()
+    for call in (lambda: client.stats("p"), lambda: list(listed), lambda: client.subscribe("p")):
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            call()
+
+
+def test_a_stream_that_nobody_closes_leaves_no_thread(channel, client: Client, run: Run) -> None:
+    def read() -> None:
+        stream = client.subscribe("p")
+        next(stream)
+
+    def watchdogs() -> int:
+        return sum(thread.name == "contex-watchdog" for thread in threading.enumerate())
+
+    before = watchdogs()
+    future = run(read)
+    _, _, call = channel.take_unary_stream(SUBSCRIBE)
+    assert watchdogs() == before + 1
+    call.send_response(batch("c", 1))
+    future.result(timeout=5)
+    deadline = time.monotonic() + 5
+    while watchdogs() > before and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert watchdogs() == before

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 from grpc import aio
 
-from contex.channel import channel_options
+from contex.channel import channel_options, check_target
 from contex.errors import from_rpc_error
 
 Channel: TypeAlias = aio.Channel
@@ -46,7 +46,7 @@ class Connection:
     """The channel of a client. One that the caller passed is left open by `close`."""
 
     def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
-        self._target = target
+        self._target = target if channel is not None else check_target(target)
         self._timeout = timeout
         self._channel = channel
         self._owned = channel is None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from contex.backoff import Retry
 from contex.lazy import agent_service_pb2, agent_service_pb2_grpc, event_pb2, events, wire
 from contex.lazy import agents as values
 from contex.resume import ResumableStream
@@ -191,12 +192,15 @@ class AgentService(Calls):
         position: str | Event | MatchedEvent | None = None,
         *,
         cursor: str | None = None,
+        timeout: float | None = None,
     ) -> str:
         """Moves the agent's durable cursor forward; never back.
 
         Args:
             position: The event up to which the agent has processed everything, or its sequence.
             cursor: A stream's cursor, instead.
+            timeout: Seconds for all attempts. By default it waits for a server that can't be
+                reached as long as `listen` does, without limit.
 
         Returns:
             Sequence of the durable cursor now.
@@ -206,7 +210,8 @@ class AgentService(Calls):
         request = agent_service_pb2.AcknowledgeRequest(
             **wire.given(sequence=sequence, cursor=cursor), project=project, agent_id=agent_id
         )
-        response = self._repeated(self._agents.Acknowledge, request)
+        retry = Retry(self._timeout, endless=True) if timeout is None else Retry(timeout)
+        response = self._repeated(self._agents.Acknowledge, request, retry)
         return response.acknowledged_sequence
 
     def agent_context(

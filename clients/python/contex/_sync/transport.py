@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import grpc
 
-from contex.channel import channel_options
+from contex.channel import channel_options, check_target
 from contex.errors import from_rpc_error
 
 Channel: TypeAlias = grpc.Channel
@@ -40,12 +41,26 @@ class Connection:
     def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
         self._owned = channel is None
         # Made at once: several threads may make the first call.
-        self.channel = channel or grpc.insecure_channel(target, options=channel_options(timeout))
+        self._channel: Channel | None = channel or grpc.insecure_channel(
+            check_target(target), options=channel_options(timeout)
+        )
+
+    @property
+    def channel(self) -> Channel:
+        """The channel.
+
+        Raises:
+            RuntimeError: It is closed: gRPC crashes if a stub is made on a closed channel.
+        """
+        if self._channel is None:
+            raise RuntimeError("the client is closed")
+        return self._channel
 
     def close(self) -> None:
         """Closes it."""
-        if self._owned:
-            self.channel.close()
+        channel, self._channel = self._channel, None
+        if self._owned and channel is not None:
+            channel.close()
 
 
 class StreamCall(Protocol[M_co]):
@@ -67,6 +82,8 @@ class Reader(Generic[M]):
 
     def __init__(self, limit_s: float | None = None) -> None:
         self._watchdog = None if limit_s is None else _Watchdog(limit_s)
+        if self._watchdog is not None:  # its thread would outlive a stream that nobody closes
+            weakref.finalize(self, self._watchdog.stop)
         self._call: StreamCall[M] | None = None
         self._closed = threading.Event()
 
