@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from contex_server.agents.journal import AgentKnowledge, LastDelivery, Stream
+from contex_server.agents.journal import AgentKnowledge, SentDatum, Stream
 from contex_server.agents.journal_reader import (
     DeliveredNeed,
     JournalReader,
@@ -19,7 +19,7 @@ from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import decode_agent
-from contex_server.match.pool import MatcherPool
+from contex_server.match.engine import MatchEngine
 from contex_server.match.queries import MatchQueries
 from contex_server.match.result import MatchedDatum, fetch_data
 from contex_server.state.moments import Moment
@@ -49,12 +49,12 @@ class KnownDatum:
     """What an agent had been sent of a datum.
 
     Attributes:
-        latest: The datum's latest event at the moment.
+        delivery: Its newest event that was sent.
+        latest: Its latest event at the moment.
         entry: The event that was sent; None if it is left out or can't be read.
     """
 
-    data_key: str
-    delivery: LastDelivery
+    delivery: SentDatum
     needs: tuple[DeliveredNeed, ...]
     acknowledged: bool
     latest: KeyState | None
@@ -92,25 +92,16 @@ class _UnsentDatum:
     reason: HeldBackReason | None
 
 
+@dataclass(frozen=True, slots=True)
 class AgentContextReader:
     """Reads what agents knew."""
 
-    def __init__(
-        self,
-        event_log: EventLog,
-        states: StateReader,
-        journals: JournalReader,
-        queries: MatchQueries,
-        matchers: MatcherPool,
-        *,
-        answer_bytes: int,
-    ) -> None:
-        self._log = event_log
-        self._states = states
-        self._journals = journals
-        self._queries = queries
-        self._engine = matchers.engine
-        self._answer_bytes = answer_bytes
+    log: EventLog
+    states: StateReader
+    journals: JournalReader
+    queries: MatchQueries
+    engine: MatchEngine
+    answer_bytes: int
 
     async def get(
         self,
@@ -127,7 +118,7 @@ class AgentContextReader:
         Raises:
             ContexError: AGENT_NOT_FOUND, RECORDS_EXPIRED, EMBEDDER_UNAVAILABLE.
         """
-        knowledge = await self._journals.knowledge_at(project, agent_id, moment.unix_ms)
+        knowledge = await self.journals.knowledge_at(project, agent_id, moment.unix_ms)
         agent = decode_agent(knowledge.record)
         deliveries = {
             data_key: delivery
@@ -135,11 +126,11 @@ class AgentContextReader:
             # Later events of the same millisecond don't belong to this moment.
             if delivery.event <= moment.sequence and not delivery.deleted and scope.admits(data_key)
         }
-        state = await self._states.at(project, moment.sequence)
+        state = await self.states.at(project, moment.sequence)
         unsent = await self._unsent(
             project, agent, knowledge, deliveries, moment, near_misses, scope
         )
-        max_bytes = self._answer_bytes // 3 if payloads else 0
+        max_bytes = self.answer_bytes // 3 if payloads else 0
         pending = [datum for datum in unsent if datum.reason is None]
         held_back = [datum for datum in unsent if datum.reason is not None]
         return AgentContext(
@@ -159,7 +150,7 @@ class AgentContextReader:
         self,
         project: str,
         knowledge: AgentKnowledge,
-        deliveries: dict[str, LastDelivery],
+        deliveries: dict[str, SentDatum],
         state: State,
         max_bytes: int,
     ) -> list[KnownDatum]:
@@ -168,16 +159,15 @@ class AgentContextReader:
         entries: dict[str, Entry] = {}
         for start in range(0, len(keys) if max_bytes else 0, _FETCH):
             part = keys[start : start + _FETCH]
-            fetched = await self._log.get(project, [deliveries[key].event for key in part])
+            fetched = await self.log.get(project, [deliveries[key].event for key in part])
             for data_key, entry in zip(part, fetched, strict=True):
                 if entry is not None and len(entry.body) <= max_bytes:
                     entries[data_key] = entry
                     max_bytes -= len(entry.body)
         return [
             KnownDatum(
-                data_key,
                 delivery := deliveries[data_key],
-                delivered_needs(delivery.needs, texts, delivery.registration),
+                delivered_needs(delivery, texts),
                 delivery.event <= knowledge.cursor,
                 state.get(data_key),
                 entries.get(data_key),
@@ -190,14 +180,14 @@ class AgentContextReader:
         project: str,
         agent: Agent,
         knowledge: AgentKnowledge,
-        deliveries: dict[str, LastDelivery],
+        deliveries: dict[str, SentDatum],
         moment: Moment,
         near_misses: int,
         scope: Scope,
     ) -> list[_UnsentDatum]:
         """The data that matched or nearly did at the moment, and had not been sent as they were."""
-        engine = self._engine
-        async with self._queries.index_at(project, moment.sequence) as (index, position):
+        engine = self.engine
+        async with self.queries.index_at(project, moment.sequence) as (index, position):
             encodings = await engine.encode_needs(index, agent.needs, registered=False)
             # Everything that comes near, excluded data too: it is sorted out below.
             wide_needs = [
@@ -242,36 +232,29 @@ class AgentContextReader:
         project: str,
         agent: Agent,
         knowledge: AgentKnowledge,
-        delivery: LastDelivery | None,
+        delivery: SentDatum | None,
         sequence: LogSequence,
     ) -> HeldBackReason | None:
         """Why a datum that matched was not sent; None: it had not reached the agent yet."""
-        if agent.min_delta is not None and not await self._had_significant_update(
-            project, agent, delivery.event if delivery else BEGINNING, sequence
-        ):
-            return HeldBackReason.MIN_DELTA
+        if agent.min_delta is not None:
+            since = delivery.event if delivery else BEGINNING
+            for entry in await self.log.history(project, sequence, _UPDATES, _UPDATES_BYTES):
+                if entry.sequence <= since:
+                    return HeldBackReason.MIN_DELTA
+                if await self.engine.is_significant(project, agent, event_codec.decode(entry)):
+                    break
+            else:
+                return HeldBackReason.MIN_DELTA
         if delivery is None and knowledge.registered and sequence < knowledge.registered:
             return HeldBackReason.ANSWER_FULL
         return None
-
-    async def _had_significant_update(
-        self, project: str, agent: Agent, since: LogSequence, sequence: LogSequence
-    ) -> bool:
-        """Whether one of a datum's events after `since` passes the agent's `min_delta`."""
-        entries = await self._log.history(project, sequence, _UPDATES, _UPDATES_BYTES)
-        for entry in entries:
-            if entry.sequence <= since:
-                return False
-            if await self._engine.is_significant(project, agent, event_codec.decode(entry)):
-                return True
-        return False
 
     async def _fetch(
         self, project: str, unsent: Sequence[_UnsentDatum], moment: Moment, max_bytes: int
     ) -> list[tuple[HeldBackReason | None, MatchedDatum]]:
         listed = unsent[:_MAX_LISTED]
         matched = [(datum.sequence, datum.matches) for datum in listed]
-        data = await fetch_data(self._engine, project, matched, moment.sequence, max_bytes)
+        data = await fetch_data(self.engine, project, matched, moment.sequence, max_bytes)
         return [
             (datum.reason, fetched[0])
             for datum, fetched in zip(listed, data, strict=True)

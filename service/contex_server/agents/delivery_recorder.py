@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 from uuid import uuid4
 
 import structlog
 
-from contex_server.events.feed import Chunk, Delivery
+from contex_server.events.feed import Chunk
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import DATA_DELETED, Agent, Event, Match, Origin, Sequence
@@ -24,9 +25,8 @@ from contex_server.log.agents import JournalStore, Sent, SentEvent
 
 log = structlog.get_logger(__name__)
 
-STREAM = "stream"
-NEEDS_CHANGED = "needs_changed"
-ANSWER = "answer"
+_STREAM, _NEEDS_CHANGED, _ANSWER = "stream", "needs_changed", "answer"
+"""Kinds of messages, as stored; the names are those of `contex.v1.DeliveryKind`."""
 _BACKOFF_S = (0.05, 2.0)
 _MAX_EVENTS = 256
 """Maximum number of events in a note; longer messages are split."""
@@ -46,22 +46,22 @@ class DeliveryRecorder:
     """Records deliveries for all streams of a process."""
 
     def __init__(self, store: JournalStore, *, enabled: bool) -> None:
-        self._store = store
-        self._enabled = enabled
+        self.store = store
+        self.enabled = enabled
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._run(), name="contex-recorder")
 
     async def close(self) -> None:
         """Writes what is pending, then stops."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
-                await asyncio.gather(*self._tasks)
+                await asyncio.gather(*self.tasks)
         self._task.cancel()
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(self._task, *self._tasks, return_exceptions=True)
+        await asyncio.gather(self._task, *self.tasks, return_exceptions=True)
 
     async def answered(
         self, project: str, agent: Agent, data: Iterable[tuple[Event, tuple[Match, ...]]]
@@ -72,17 +72,18 @@ class DeliveryRecorder:
             ContexError: STORE_UNAVAILABLE; then the response must not be given.
         """
         events = tuple(_sent_event(event, matches) for event, matches in data)
-        if self._enabled and events:
+        if self.enabled and events:
             position = max(event.sequence for event in events)
-            await self._record(project, _split(agent, "", 0, ANSWER, position, events))
+            await self.record(project, _split(agent, "", 0, _ANSWER, position, events))
 
     def stream(self, project: str, agent_id: str, origin: Origin) -> StreamRecorder:
         """Records a new stream of an agent."""
         return StreamRecorder(self, project, agent_id, origin)
 
-    async def _record(
+    async def record(
         self, project: str, messages: Iterable[Sent], *, repeated: bool = False
     ) -> None:
+        """Waits until messages are recorded; raises as `answered`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(project, tuple(messages), repeated, future))
         self._wake.set()
@@ -95,19 +96,16 @@ class DeliveryRecorder:
             await asyncio.sleep(0)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
-            by_project = sorted(waiting, key=lambda item: item.project)
-            await asyncio.gather(
-                *(
-                    self._note(project, list(several))
-                    for project, several in groupby(by_project, key=lambda item: item.project)
-                )
-            )
+            by_project: dict[str, list[_Waiting]] = {}
+            for item in waiting:
+                by_project.setdefault(item.project, []).append(item)
+            await asyncio.gather(*map(self._note, by_project.keys(), by_project.values()))
 
     async def _note(self, project: str, several: list[_Waiting]) -> None:
         pending = [item for item in several if not item.future.done()]
         error: Exception | None = None
         try:
-            await self._store.note_sent(
+            await self.store.note_sent(
                 project,
                 [message for item in pending for message in item.messages],
                 repeated=any(item.repeated for item in pending),
@@ -129,23 +127,21 @@ class DeliveryRecorder:
                     item.future.set_exception(error)
 
 
+@dataclass(slots=True)
 class StreamRecorder:
     """Records one stream of an agent."""
 
-    def __init__(
-        self, recorder: DeliveryRecorder, project: str, agent_id: str, origin: Origin
-    ) -> None:
-        self.stream_id = uuid4().hex[:16]
-        self._recorder = recorder
-        self._project = project
-        self._agent_id = agent_id
-        self._origin = origin
-        self._number = 0
-        self._opened = False
+    recorder: DeliveryRecorder
+    project: str
+    agent_id: str
+    origin: Origin
+    stream_id: str = field(default_factory=lambda: uuid4().hex[:16])
+    _number: int = 0
+    _opened: bool = False
 
     async def opened(self, start: Sequence) -> None:
         """Records that the stream was opened."""
-        if self._recorder._enabled:
+        if self.recorder.enabled:
             await self._note(start)
             self._opened = True
 
@@ -153,18 +149,18 @@ class StreamRecorder:
         """Records in the background that the stream has ended."""
         if self._opened:
             task = asyncio.create_task(self._closed(), name="contex-stream-closed")
-            self._recorder._tasks.add(task)
-            task.add_done_callback(self._recorder._tasks.discard)
+            self.recorder.tasks.add(task)
+            task.add_done_callback(self.recorder.tasks.discard)
 
     async def sending(self, chunk: Chunk) -> None:
         """Records what is about to be sent; waits while the store is away."""
-        if not self._recorder._enabled or not chunk.deliveries:
+        if not self.recorder.enabled or not chunk.deliveries:
             return
         messages = self._messages(chunk)
         backoff, repeated = Backoff(*_BACKOFF_S), False
         while messages:
             try:
-                await self._recorder._record(self._project, messages, repeated=repeated)
+                await self.recorder.record(self.project, messages, repeated=repeated)
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
@@ -175,14 +171,13 @@ class StreamRecorder:
                 return
 
     def _messages(self, chunk: Chunk) -> list[Sent]:
-        change = chunk.change
-        kind, deliveries = STREAM, list(chunk.deliveries)
-        if change is not None:
-            kind, deliveries = NEEDS_CHANGED, list(change.data)
+        kind, deliveries = _STREAM, chunk.deliveries
+        if chunk.change is not None:
+            kind, deliveries = _NEEDS_CHANGED, chunk.change.data
         messages: list[Sent] = []
         for agent, several in groupby(deliveries, key=lambda delivery: delivery.agent):
             assert agent is not None, "deliveries of an agent's feed name its registration"
-            events = tuple(map(_sent_delivery, several))
+            events = tuple(_sent_event(delivery.event, delivery.matches) for delivery in several)
             parts = _split(agent, self.stream_id, self._number + 1, kind, chunk.position, events)
             self._number += len(parts)
             messages += parts
@@ -194,13 +189,13 @@ class StreamRecorder:
 
     async def _note(self, start: Sequence | None) -> None:
         try:
-            await self._recorder._store.note_stream(
-                self._project, self._agent_id, self.stream_id, start, self._origin
+            await self.recorder.store.note_stream(
+                self.project, self.agent_id, self.stream_id, start, self.origin
             )
         except ContexError as error:
             if error.reason is not Reason.STORE_FULL:
                 raise
-            log.warning("stream_unrecorded", project=self._project, agent_id=self._agent_id)
+            log.warning("stream_unrecorded", project=self.project, agent_id=self.agent_id)
 
 
 def _split(
@@ -227,12 +222,8 @@ def _split(
     ]
 
 
-def _sent_delivery(delivery: Delivery) -> SentEvent:
-    assert delivery.event is not None, "matched events have been decoded"
-    return _sent_event(delivery.event, delivery.matches)
-
-
-def _sent_event(event: Event, matches: tuple[Match, ...]) -> SentEvent:
+def _sent_event(event: Event | None, matches: tuple[Match, ...]) -> SentEvent:
+    assert event is not None, "matched events have been decoded"
     return SentEvent(
         event.sequence,
         event.data_key,

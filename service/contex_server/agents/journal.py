@@ -6,16 +6,15 @@ knew at a moment is the fold of its journal, from the newest checkpoint before t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import orjson
 
-from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
+from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
 
 Needs = tuple[tuple[int, float], ...]
-"""The needs that an event met: position in the agent's list, and score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +34,12 @@ class RegistrationNote:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamOpened:
-    """A stream was opened at a position."""
+class Stream:
+    """A stream of the agent; `closed_ms` is 0 while it is open, or if its server died."""
 
     stream_id: str
+    opened_ms: int
+    closed_ms: int
     start: Sequence
     origin: Origin
 
@@ -52,14 +53,22 @@ class StreamClosed:
 
 @dataclass(frozen=True, slots=True)
 class SentDatum:
-    """An event of a message; a `resend` if the agent had been sent it before."""
+    """An event that the agent was sent.
 
-    resend: bool
+    Attributes:
+        needs: The needs that it met: position in the agent's list, and score.
+        registration: When the registration with these needs was made, unix ms.
+        resend: Whether the agent had been sent it before.
+    """
+
     event: Sequence
+    data_key: str
     revision: int
     deleted: bool
     needs: Needs
-    data_key: str
+    registration: int
+    sent_ms: int
+    resend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +76,14 @@ class SentMessage:
     """A message to the agent.
 
     Attributes:
+        place: Its note in the journal.
         stream_id: The stream that carried it; "" for a response.
-        registration: When the registration whose needs it names was made, unix ms.
         position: The stream's position with it.
     """
 
+    place: Sequence
     stream_id: str
     kind: str
-    registration: int
     position: Sequence
     events: tuple[SentDatum, ...]
 
@@ -88,29 +97,6 @@ class Acknowledgement:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class LastDelivery:
-    """The newest event of a data key that the agent was sent, and when that was first."""
-
-    event: Sequence
-    revision: int
-    deleted: bool
-    sent_ms: int
-    registration: int
-    needs: Needs
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A stream of the agent; `closed_ms` is 0 while it is open, or if its server died."""
-
-    stream_id: str
-    opened_ms: int
-    closed_ms: int
-    start: Sequence
-    origin: Origin
-
-
 @dataclass(slots=True)
 class AgentKnowledge:
     """What an agent knew.
@@ -118,7 +104,7 @@ class AgentKnowledge:
     Attributes:
         record: Its registration as it is stored; empty if there is none.
         registered: The event of its registration; None if that was before the checkpoint.
-        deliveries: The last delivery of each data key.
+        deliveries: The newest event of each data key that it was sent, as sent first.
         records: The registrations seen, by when they were made.
         texts: The needs of earlier registrations that `deliveries` refers to.
         sent: The newest event that it was sent.
@@ -128,7 +114,7 @@ class AgentKnowledge:
     record: bytes = b""
     registered: Sequence | None = None
     cursor: Sequence = BEGINNING
-    deliveries: dict[str, LastDelivery] = field(default_factory=dict)
+    deliveries: dict[str, SentDatum] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     records: dict[int, bytes] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
@@ -141,7 +127,7 @@ class AgentKnowledge:
 
 
 JournalNote = (
-    RegistrationNote | StreamOpened | StreamClosed | SentMessage | Acknowledgement | AgentKnowledge
+    RegistrationNote | Stream | StreamClosed | SentMessage | Acknowledgement | AgentKnowledge
 )
 """A checkpoint is what the agent knew: the fold of everything before it."""
 
@@ -150,48 +136,47 @@ def fold_journal(notes: Iterable[Note]) -> AgentKnowledge:
     """What the notes come to, in their order; the first should be a checkpoint."""
     knowledge = AgentKnowledge()
     for note in notes:
-        decoded = decode_note(note)
-        if isinstance(decoded, AgentKnowledge):
-            knowledge = decoded
-        elif isinstance(decoded, RegistrationNote) and not decoded.live:
-            # A later registration of the same id is another agent, and knows nothing.
-            knowledge = AgentKnowledge(streams=knowledge.streams)
-        else:
-            _apply(knowledge, note.sequence.ms, decoded)
+        match decode_note(note):
+            case AgentKnowledge() as checkpoint:
+                knowledge = checkpoint
+            case SentMessage() as message:
+                knowledge.sent_ms = message.place.ms
+                for sent in message.events:
+                    knowledge.sent = max(knowledge.sent, sent.event)
+                    last = knowledge.deliveries.get(sent.data_key)
+                    if sent.data_key and (last is None or last.revision < sent.revision):
+                        knowledge.deliveries[sent.data_key] = sent
+            case Acknowledgement(cursor=cursor):
+                knowledge.cursor = cursor
+            case Stream() as stream:
+                knowledge.streams[stream.stream_id] = stream
+            case StreamClosed(stream_id) if stream_id in knowledge.streams:
+                closed = replace(knowledge.streams[stream_id], closed_ms=note.sequence.ms)
+                knowledge.streams[stream_id] = closed
+            case RegistrationNote(live=False):
+                # A later registration of the same id is another agent, and knows nothing.
+                knowledge = AgentKnowledge(streams=knowledge.streams)
+            case RegistrationNote() as registration:
+                knowledge.record = registration.record
+                knowledge.cursor = registration.cursor
+                knowledge.registered = registration.event
+                knowledge.add_record(registration.record)
     return knowledge
 
 
-def _apply(knowledge: AgentKnowledge, ms: int, note: JournalNote) -> None:
-    match note:
-        case SentMessage():
-            _apply_message(knowledge, ms, note)
-        case Acknowledgement():
-            knowledge.cursor = note.cursor
-        case StreamOpened(stream_id, start, origin):
-            knowledge.streams[stream_id] = Stream(stream_id, ms, 0, start, origin)
-        case StreamClosed(stream_id):
-            stream = knowledge.streams.get(stream_id)
-            if stream is not None:
-                knowledge.streams[stream_id] = replace(stream, closed_ms=ms)
-        case RegistrationNote():
-            knowledge.record = note.record
-            knowledge.cursor = note.cursor
-            knowledge.registered = note.event
-            knowledge.add_record(note.record)
+async def note_pages(
+    read: Callable[[Range, int], Awaitable[list[Note]]], span: Range, count: int
+) -> AsyncGenerator[list[Note], None]:
+    """The notes of a range, `count` at a time.
 
-
-def _apply_message(knowledge: AgentKnowledge, ms: int, message: SentMessage) -> None:
-    knowledge.sent_ms = ms
-    for sent in message.events:
-        knowledge.sent = max(knowledge.sent, sent.event)
-        last = knowledge.deliveries.get(sent.data_key)
-        if sent.data_key and (last is None or last.revision < sent.revision):
-            knowledge.deliveries[sent.data_key] = LastDelivery(
-                sent.event, sent.revision, sent.deleted, ms, message.registration, sent.needs
-            )
-
-
-# -- the format --------------------------------------------------------------
+    Args:
+        read: `JournalStore.journal` of an agent, or `AuditStore.audit` of a project.
+    """
+    while page := await read(span, count):
+        yield page
+        if len(page) < count:
+            return
+        span = span.rest(page[-1].sequence)
 
 
 def decode_note(note: Note) -> JournalNote:
@@ -202,7 +187,7 @@ def decode_note(note: Note) -> JournalNote:
     """
     kind, body = next(iter(note.fields.items()))
     if kind == b"d":
-        return _decode_message(body.decode())
+        return _decode_message(body.decode(), note.sequence)
     if kind == b"k":
         return _decode_checkpoint(note.fields)
     if kind == b"c":
@@ -214,7 +199,8 @@ def decode_note(note: Note) -> JournalNote:
                 Sequence.parse(position), Sequence.parse(cursor), Origin.parse(raw_origin)
             )
         case b"o", [stream_id, start]:
-            return StreamOpened(stream_id, Sequence.parse(start), Origin.parse(raw_origin))
+            opened_ms, origin = note.sequence.ms, Origin.parse(raw_origin)
+            return Stream(stream_id, opened_ms, 0, Sequence.parse(start), origin)
         case b"r", [event, mark, cursor]:
             return RegistrationNote(
                 Sequence.parse(event),
@@ -230,54 +216,48 @@ def _decode_cursor(text: str) -> Sequence:
     return Sequence.parse(text) if text else BEGINNING
 
 
-def _decode_message(text: str) -> SentMessage:
+def _decode_message(text: str, place: Sequence) -> SentMessage:
     head, *lines = text.split("\n")
     stream_id, _, kind, registration, position = head.split(" ")
-    return SentMessage(
-        "" if stream_id == "-" else stream_id,
-        kind,
-        int(registration),
-        Sequence.parse(position),
-        tuple(_decode_datum(line) for line in lines),
-    )
+    events = []
+    for line in lines:
+        sent, event, revision, mark, needs, data_key = line.split(" ", 5)
+        datum = _decode_datum(data_key, event, revision, mark, place.ms, registration, needs)
+        events.append(replace(datum, resend=True) if sent == "R" else datum)
+    stream_id = "" if stream_id == "-" else stream_id
+    return SentMessage(place, stream_id, kind, Sequence.parse(position), tuple(events))
 
 
-def _decode_datum(line: str) -> SentDatum:
-    sent, event, revision, mark, needs, data_key = line.split(" ", 5)
+def _decode_datum(
+    data_key: str,
+    event: str,
+    revision: str,
+    mark: str,
+    sent_ms: str | int,
+    registration: str,
+    needs: str,
+) -> SentDatum:
+    pairs = [pair.split(":") for pair in needs.split(",")] if needs != "-" else []
     return SentDatum(
-        sent == "R",
         Sequence.parse(event),
+        data_key,
         int(revision),
         mark == "D",
-        _decode_needs(needs),
-        data_key,
+        tuple((int(index), float(score)) for index, score in pairs),
+        int(registration),
+        int(sent_ms),
     )
-
-
-def _decode_needs(text: str) -> Needs:
-    if text == "-":
-        return ()
-    pairs = (pair.split(":") for pair in text.split(","))
-    return tuple((int(index), float(score)) for index, score in pairs)
 
 
 def _decode_checkpoint(fields: dict[bytes, bytes]) -> AgentKnowledge:
-    deliveries: dict[str, LastDelivery] = {}
+    deliveries: dict[str, SentDatum] = {}
     texts: dict[int, list[str]] = {}
     for line in fields[b"k"].decode().split("\n"):
         name, _, value = line.partition(" ")
         if name.startswith("\2"):
             texts[int(name[1:])] = orjson.loads(value)
         elif name:
-            event, revision, mark, sent_ms, registration, needs = value.split(" ")
-            deliveries[name] = LastDelivery(
-                Sequence.parse(event),
-                int(revision),
-                mark == "D",
-                int(sent_ms),
-                int(registration),
-                _decode_needs(needs),
-            )
+            deliveries[name] = _decode_datum(name, *value.split(" "))
     streams: dict[str, Stream] = {}
     for line in fields[b"streams"].decode().split("\n"):
         text, _, origin = line.partition("\t")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 
 from contex_server.agents.journal import (
     AgentKnowledge,
-    Needs,
     RegistrationNote,
     SentDatum,
     SentMessage,
     decode_note,
     fold_journal,
+    note_pages,
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import END_OF_TIME, Range, Sequence
@@ -42,26 +43,20 @@ class DeliveredNeed:
 
 @dataclass(frozen=True, slots=True)
 class RecordedDelivery:
-    """An event that was sent to an agent.
-
-    Attributes:
-        place: The note in the agent's journal; its time is when the event was sent.
-        message: The message that carried it.
-    """
+    """An event that was sent to an agent, and the message that carried it."""
 
     agent_id: str
-    place: Sequence
     message: SentMessage
     datum: SentDatum
     needs: tuple[DeliveredNeed, ...]
 
 
+@dataclass(frozen=True, slots=True)
 class JournalReader:
     """Reads agents' journals."""
 
-    def __init__(self, agents: AgentStore, store: JournalStore) -> None:
-        self._agents = agents
-        self._store = store
+    agents: AgentStore
+    store: JournalStore
 
     async def knowledge_at(self, project: str, agent_id: str, until_ms: int) -> AgentKnowledge:
         """What an agent knew at the end of a millisecond.
@@ -93,28 +88,19 @@ class JournalReader:
         Raises:
             ContexError: AGENT_NOT_FOUND if it has neither a journal nor a registration.
         """
-        messages: list[tuple[Sequence, SentMessage]] = []
+        messages: list[SentMessage] = []
         events, place = 0, None
-        while events < count:
-            page = await self._store.journal(project, agent_id, span, _PAGE)
-            for note in page:
-                place = note.sequence
-                message = decode_note(note)
-                if isinstance(message, SentMessage):
-                    messages.append((place, message))
-                    events += len(message.events)
-                    if events >= count:
-                        break
-            else:
-                if len(page) < _PAGE:
-                    place = None
+        async for note in self._notes(project, agent_id, span):
+            message = decode_note(note)
+            if isinstance(message, SentMessage):
+                messages.append(message)
+                events += len(message.events)
+                if events >= count:
+                    place = message.place
                     break
-            assert place is not None
-            span = span.rest(place)
         if not messages and await self._is_unknown(project, agent_id):
             raise agent_not_found(project, agent_id)
-        deliveries = await self._deliveries(project, agent_id, messages)
-        return [d for d in deliveries if scope.admits(d.datum.data_key)], place
+        return await self._deliveries(project, agent_id, messages, scope), place
 
     async def recipients(
         self, project: str, event: Sequence, after: str, count: int, scope: Scope
@@ -124,61 +110,50 @@ class JournalReader:
         Returns:
             About `count` deliveries, by agent, and the agent to continue after, or "".
         """
-        places = await self._store.receivers(project, event)
+        places = await self.store.receivers(project, event)
         agent_ids = sorted(agent_id for agent_id in places if agent_id > after)
         recorded: list[RecordedDelivery] = []
         for start in range(0, len(agent_ids), _AGENTS):
             part = agent_ids[start : start + _AGENTS]
             pairs = [(agent_id, place) for agent_id in part for place in places[agent_id]]
-            notes = await self._store.journal_notes(project, pairs)
-            by_agent: dict[str, list[tuple[Sequence, SentMessage]]] = {a: [] for a in part}
-            for (agent_id, place), note in zip(pairs, notes, strict=True):
+            notes = await self.store.journal_notes(project, pairs)
+            by_agent: dict[str, list[SentMessage]] = {agent_id: [] for agent_id in part}
+            for (agent_id, _), note in zip(pairs, notes, strict=True):
                 message = None if note is None else decode_note(note)
                 if isinstance(message, SentMessage):
-                    by_agent[agent_id].append((place, message))
-            for agent_id in part:
-                deliveries = await self._deliveries(project, agent_id, by_agent[agent_id])
-                recorded += [
-                    d
-                    for d in deliveries
-                    if d.datum.event == event and scope.admits(d.datum.data_key)
-                ]
+                    by_agent[agent_id].append(message)
+            for agent_id, messages in by_agent.items():
+                deliveries = await self._deliveries(project, agent_id, messages, scope)
+                recorded += [d for d in deliveries if d.datum.event == event]
                 if len(recorded) >= count and agent_id != agent_ids[-1]:
                     return recorded, agent_id
         return recorded, ""
 
     async def _deliveries(
-        self, project: str, agent_id: str, messages: list[tuple[Sequence, SentMessage]]
+        self, project: str, agent_id: str, messages: list[SentMessage], scope: Scope
     ) -> list[RecordedDelivery]:
-        if not messages:
-            return []
-        registrations = {message.registration for _, message in messages}
-        places = [place for place, _ in messages]
-        texts = await self._texts(project, agent_id, registrations, places)
+        texts = await self._texts(project, agent_id, messages)
         return [
-            RecordedDelivery(
-                agent_id,
-                place,
-                message,
-                datum,
-                delivered_needs(datum.needs, texts, message.registration),
-            )
-            for place, message in messages
+            RecordedDelivery(agent_id, message, datum, delivered_needs(datum, texts))
+            for message in messages
             for datum in message.events
+            if scope.admits(datum.data_key)
         ]
 
-    async def _texts(
-        self, project: str, agent_id: str, registrations: set[int], places: list[Sequence]
-    ) -> NeedTexts:
-        """The needs of an agent's registrations, as far as they are on record."""
-        stored = await self._agents.agent(project, agent_id)
+    async def _texts(self, project: str, agent_id: str, messages: list[SentMessage]) -> NeedTexts:
+        """The needs that messages refer to, as far as they are on record."""
+        if not messages:
+            return {}
+        registrations = {sent.registration for message in messages for sent in message.events}
+        places = [message.place for message in messages]
+        stored = await self.agents.agent(project, agent_id)
         texts = {} if stored is None else need_texts([stored.record])
         for place in (max(places), min(places)):
             if not registrations <= texts.keys():
                 notes = await self._since_checkpoint(project, agent_id, place)
                 texts |= _texts_in(notes or ())
         if not registrations <= texts.keys():
-            between = await self._store.journal(
+            between = await self.store.journal(
                 project, agent_id, Range(min(places), max(places)), len(places) + 10 * _PAGE
             )
             texts |= _texts_in(between)
@@ -190,40 +165,40 @@ class JournalReader:
         """The notes from the newest checkpoint up to a place; None if there is no checkpoint."""
         notes: list[Note] = []
         span = Range(until=until, backwards=True)
-        while page := await self._store.journal(project, agent_id, span, _PAGE):
-            for note in page:
-                notes.append(note)
-                if b"k" in note.fields:
-                    return notes[::-1]
-            span = span.rest(page[-1].sequence)
+        async for note in self._notes(project, agent_id, span):
+            notes.append(note)
+            if b"k" in note.fields:
+                return notes[::-1]
         return None
 
     async def _knowledge_without_journal(
         self, project: str, agent_id: str, until: Sequence
     ) -> AgentKnowledge:
         """What an agent knew whose journal has no checkpoint up to a place."""
-        span = Range()
-        while page := await self._store.journal(project, agent_id, span, _PAGE):
-            for note in page:
-                if b"k" in note.fields:
-                    if note.sequence > until and not note.fields[b"record"]:
-                        raise _not_registered(project, agent_id, until.ms)
-                    raise ContexError(
-                        Reason.RECORDS_EXPIRED,
-                        f"what agent {agent_id!r} knew is on record from {_iso(note.sequence)} on",
-                        metadata={"earliest_time": _iso(note.sequence)},
-                    )
-            span = span.rest(page[-1].sequence)
-        stored = await self._agents.agent(project, agent_id)
+        async for note in self._notes(project, agent_id, Range()):
+            if b"k" in note.fields:
+                if note.sequence > until and not note.fields[b"record"]:
+                    raise _not_registered(project, agent_id, until.ms)
+                raise ContexError(
+                    Reason.RECORDS_EXPIRED,
+                    f"what agent {agent_id!r} knew is on record from {_iso(note.sequence)} on",
+                    metadata={"earliest_time": _iso(note.sequence)},
+                )
+        stored = await self.agents.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
         # Registered before there were journals, and not active since.
         return AgentKnowledge(record=stored.record, cursor=stored.cursor)
 
+    async def _notes(self, project: str, agent_id: str, span: Range) -> AsyncGenerator[Note, None]:
+        async for page in note_pages(partial(self.store.journal, project, agent_id), span, _PAGE):
+            for note in page:
+                yield note
+
     async def _is_unknown(self, project: str, agent_id: str) -> bool:
-        if await self._store.journal(project, agent_id, Range(), 1):
+        if await self.store.journal(project, agent_id, Range(), 1):
             return False
-        return await self._agents.agent(project, agent_id) is None
+        return await self.agents.agent(project, agent_id) is None
 
 
 def need_texts(records: Iterable[bytes]) -> NeedTexts:
@@ -232,12 +207,12 @@ def need_texts(records: Iterable[bytes]) -> NeedTexts:
     return {record["updated_ms"]: [need[0] for need in record["needs"]] for record in fields}
 
 
-def delivered_needs(needs: Needs, texts: NeedTexts, registration: int) -> tuple[DeliveredNeed, ...]:
-    """The needs of a delivery with their texts."""
-    known = texts.get(registration, [])
+def delivered_needs(datum: SentDatum, texts: NeedTexts) -> tuple[DeliveredNeed, ...]:
+    """The needs that a datum was sent for, with their texts."""
+    known = texts.get(datum.registration, [])
     return tuple(
         DeliveredNeed(index, known[index] if index < len(known) else "", score)
-        for index, score in needs
+        for index, score in datum.needs
     )
 
 

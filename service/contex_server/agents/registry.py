@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -71,25 +71,16 @@ class Registration:
     resume: LogSequence
 
 
+@dataclass(frozen=True, slots=True)
 class AgentRegistry:
     """Registers, changes and removes agents."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        store: AgentStore,
-        embeddings: Embeddings,
-        queries: MatchQueries,
-        recorder: DeliveryRecorder,
-        *,
-        default_threshold: float,
-    ) -> None:
-        self._log = log
-        self._store = store
-        self._embeddings = embeddings
-        self._queries = queries
-        self._recorder = recorder
-        self._default_threshold = default_threshold
+    log: EventLog
+    store: AgentStore
+    embeddings: Embeddings
+    queries: MatchQueries
+    recorder: DeliveryRecorder
+    default_threshold: float
 
     async def register(
         self,
@@ -109,23 +100,13 @@ class AgentRegistry:
                 EMBEDDER_UNAVAILABLE.
         """
         if last_seen is not None:
-            check_readable(await self._log.bounds(project), last_seen)
-        threshold = self._default_threshold if spec.threshold is None else spec.threshold
-        assert spec.needs is not None
-        assert spec.max_matches is not None
-        needs = with_defaults(spec.needs, threshold, spec.max_matches)
-        max_matches = spec.max_matches
-        min_delta = spec.min_delta[0] if spec.min_delta is not None else None
+            check_readable(await self.log.bounds(project), last_seen)
+        default_threshold = self.default_threshold
 
         def change(current: Agent | None, now_ms: int) -> Agent:
-            return Agent(
-                agent_id=agent_id,
-                needs=needs,
-                threshold=threshold,
-                max_matches=max_matches,
-                registered_ms=current.registered_ms if current else now_ms,
-                updated_ms=now_ms,
-                min_delta=min_delta,
+            registered_ms = current.registered_ms if current else now_ms
+            return _changed(
+                Agent(agent_id, (), default_threshold, 0, registered_ms, now_ms), spec, now_ms
             )
 
         return await self._write(project, agent_id, change, last_seen, budget, origin, scope)
@@ -149,18 +130,7 @@ class AgentRegistry:
         def change(current: Agent | None, now_ms: int) -> Agent:
             if current is None:
                 raise agent_not_found(project, agent_id)
-            threshold = current.threshold if spec.threshold is None else spec.threshold
-            maximum = current.max_matches if spec.max_matches is None else spec.max_matches
-            specs = spec.needs or tuple(map(need_spec, current.needs))
-            return Agent(
-                agent_id=agent_id,
-                needs=with_defaults(specs, threshold, maximum),
-                threshold=threshold,
-                max_matches=maximum,
-                registered_ms=current.registered_ms,
-                updated_ms=now_ms,
-                min_delta=spec.min_delta[0] if spec.min_delta else current.min_delta,
-            )
+            return _changed(current, spec, now_ms)
 
         return await self._write(project, agent_id, change, None, budget, origin, scope)
 
@@ -170,14 +140,14 @@ class AgentRegistry:
         Raises:
             ContexError: AGENT_NOT_FOUND.
         """
-        stored = await self._store.agent(project, agent_id)
+        stored = await self.store.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
         return decode_agent(stored.record), stored.cursor
 
     async def page(self, project: str, after: str, count: int) -> list[tuple[Agent, LogSequence]]:
         """The next `count` registrations by id."""
-        stored = await self._store.agents(project, after, count)
+        stored = await self.store.agents(project, after, count)
         return [(decode_agent(record.record), record.cursor) for record in stored]
 
     async def unregister(self, project: str, agent_id: str, origin: Origin) -> LogSequence:
@@ -186,23 +156,15 @@ class AgentRegistry:
         Raises:
             ContexError: AGENT_NOT_FOUND, AGENT_CONFLICT.
         """
+        body = event_codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
         for _ in range(_TRIES):
-            stored = await self._store.agent(project, agent_id)
+            stored = await self.store.agent(project, agent_id)
             if stored is None:
                 raise agent_not_found(project, agent_id)
-            body = event_codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
-            written = await self._store.write_agent(
-                AgentWrite(
-                    project,
-                    agent_id,
-                    stored.record,
-                    b"",
-                    None,
-                    AGENT_UNREGISTERED,
-                    body,
-                    origin,
-                )
+            removal = AgentWrite(
+                project, agent_id, stored.record, b"", None, AGENT_UNREGISTERED, body, origin
             )
+            written = await self.store.write_agent(removal)
             if written is not None:
                 return written.sequence
         raise _conflict(agent_id)
@@ -215,8 +177,8 @@ class AgentRegistry:
         Raises:
             ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE.
         """
-        check_not_beyond(await self._log.bounds(project), sequence)
-        cursor = await self._store.acknowledge(project, agent_id, sequence, origin)
+        check_not_beyond(await self.log.bounds(project), sequence)
+        cursor = await self.store.acknowledge(project, agent_id, sequence, origin)
         if cursor is None:
             raise agent_not_found(project, agent_id)
         return cursor
@@ -232,40 +194,39 @@ class AgentRegistry:
         scope: Scope,
     ) -> Registration:
         for _ in range(_TRIES):
-            stored = await self._store.agent(project, agent_id)
+            stored = await self.store.agent(project, agent_id)
             now_ms = time.time_ns() // 1_000_000
             before = decode_agent(stored.record) if stored else None
             agent = change(before, now_ms)
             # Embedded before the write: needs that can't be embedded are refused.
-            model = await self._embeddings.model_of(project)
-            await self._embeddings.of_needs(
+            model = await self.embeddings.model_of(project)
+            await self.embeddings.of_needs(
                 project, model, {need.digest: need.text for need in agent.needs}
             )
-            written = await self._store.write_agent(
-                AgentWrite(
-                    project,
-                    agent_id,
-                    stored.record if stored else b"",
-                    encode_agent(agent),
-                    cursor,
-                    AGENT_REGISTERED,
-                    event_codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
-                    origin,
-                )
+            write = AgentWrite(
+                project,
+                agent_id,
+                stored.record if stored else b"",
+                encode_agent(agent),
+                cursor,
+                AGENT_REGISTERED,
+                event_codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
+                origin,
             )
+            written = await self.store.write_agent(write)
             if written is not None:
                 break
         else:
             raise _conflict(agent_id)
-        answer = await self._queries.match_registered(
+        answer = await self.queries.match_registered(
             project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
         )
         acknowledged = written.cursor
         if cursor is None and stored is None and answer.sequence > acknowledged:
             # The result contains what was published meanwhile, too.
-            moved = await self._store.acknowledge(project, agent_id, answer.sequence)
+            moved = await self.store.acknowledge(project, agent_id, answer.sequence)
             acknowledged = moved or acknowledged
-        await self._recorder.answered(
+        await self.recorder.answered(
             project,
             agent,
             [(event_codec.decode(datum.entry), datum.matches) for datum in answer.data],
@@ -278,6 +239,23 @@ def _conflict(agent_id: str) -> ContexError:
         Reason.AGENT_CONFLICT,
         f"agent {agent_id!r} is being changed by others at the same time",
         retry_after_ms=50,
+    )
+
+
+def _changed(agent: Agent, spec: AgentSpec, now_ms: int) -> Agent:
+    threshold = agent.threshold if spec.threshold is None else spec.threshold
+    max_matches = agent.max_matches if spec.max_matches is None else spec.max_matches
+    specs = spec.needs or [
+        NeedSpec(need.text, need.own_threshold, need.own_max_matches, need.exclude)
+        for need in agent.needs
+    ]
+    return replace(
+        agent,
+        needs=with_defaults(specs, threshold, max_matches),
+        threshold=threshold,
+        max_matches=max_matches,
+        updated_ms=now_ms,
+        min_delta=spec.min_delta[0] if spec.min_delta else agent.min_delta,
     )
 
 
@@ -296,8 +274,3 @@ def with_defaults(
         )
         for spec in specs
     )
-
-
-def need_spec(need: Need) -> NeedSpec:
-    """A need as it was stated."""
-    return NeedSpec(need.text, need.own_threshold, need.own_max_matches, need.exclude)

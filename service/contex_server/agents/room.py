@@ -52,7 +52,7 @@ def open_agents(
         states,
         journals,
         match.queries,
-        match.pool,
+        match.pool.engine,
         answer_bytes=settings.limits.answer_bytes,
     )
     return AgentsRoom(registry, recorder, journals, contexts)

@@ -103,7 +103,6 @@ def _values(record: AuditRecord) -> tuple[Any, ...]:
     converted = {
         "time": rfc3339(record.id.note.ms),
         "action": record.action.value,
-        "actor_verified": record.verified,
         "record_id": str(record.id),
     }
     return tuple(

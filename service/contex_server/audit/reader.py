@@ -14,13 +14,7 @@ from functools import partial
 
 import orjson
 
-from contex_server.agents.journal import (
-    Acknowledgement,
-    SentMessage,
-    StreamClosed,
-    StreamOpened,
-    decode_note,
-)
+from contex_server.agents import journal
 from contex_server.audit.records import (
     AUDIT,
     AuditAction,
@@ -51,13 +45,13 @@ _MAX_EVENTS = 2_000
 _CONCURRENT_SOURCES = 32
 
 
+@dataclass(frozen=True, slots=True)
 class AuditReader:
     """Reads records."""
 
-    def __init__(self, log: EventLog, store: AuditStore, journals: JournalStore) -> None:
-        self._log = log
-        self._store = store
-        self._journals = journals
+    log: EventLog
+    store: AuditStore
+    journals: JournalStore
 
     async def read(
         self,
@@ -78,7 +72,7 @@ class AuditReader:
         backwards = span.backwards
         names = [AUDIT] if record_filter.needs_audit else []
         if record_filter.needs_journals:
-            names += sorted(record_filter.agent_ids) or await self._journals.journals(project)
+            names += sorted(record_filter.agent_ids) or await self.journals.journals(project)
         if resume is not None:
             # The note of the last record is read again: it may have more.
             if backwards:
@@ -119,22 +113,16 @@ class AuditReader:
         self, project: str, name: str, span: Range
     ) -> AsyncGenerator[AuditRecord, None]:
         """The records of one stream."""
-        while True:
-            read = (
-                partial(self._journals.journal, project, name)
-                if name
-                else partial(self._store.audit, project)
-            )
-            page = await read(span, _PAGE_NOTES)
+        read = partial(self.store.audit, project)
+        if name:
+            read = partial(self.journals.journal, project, name)
+        async for page in journal.note_pages(read, span, _PAGE_NOTES):
             for group in [page] if name else _groups(page):
                 events = {} if name else await self._events(project, group)
                 for note in group:
                     records = _journal_records(note, name) if name else _audit_records(note, events)
                     for record in reversed(records) if span.backwards else records:
                         yield record
-            if len(page) < _PAGE_NOTES:
-                return
-            span = span.rest(page[-1].sequence)
 
     async def _events(self, project: str, notes: list[Note]) -> dict[Sequence, Event]:
         """The events that the notes' publishes appended, as far as they can be read."""
@@ -144,7 +132,7 @@ class AuditReader:
             return events
         unread = Range(min(spans)[0].prev(), max(last for _, last in spans))
         while not unread.is_empty:
-            entries = await self._log.read(project, unread, _MAX_EVENTS)
+            entries = await self.log.read(project, unread, _MAX_EVENTS)
             for entry in entries:
                 event = event_codec.decode(entry)
                 if event.event_type != MATCH_FEEDBACK:
@@ -213,7 +201,7 @@ def _audit_records(note: Note, events: dict[Sequence, Event]) -> list[AuditRecor
             *origin,
             sequence=text,
             event_type=MODEL_CHANGED,
-            verified=True,
+            actor_verified=True,
         )
     ]
 
@@ -264,8 +252,8 @@ def _publish_records(
 
 def _journal_records(note: Note, agent_id: str) -> list[AuditRecord]:
     record_id = RecordId(note.sequence, agent_id, 0)
-    match decode_note(note):
-        case SentMessage() as message:
+    match journal.decode_note(note):
+        case journal.SentMessage() as message:
             return [
                 AuditRecord(
                     replace(record_id, index=index),
@@ -277,15 +265,15 @@ def _journal_records(note: Note, agent_id: str) -> list[AuditRecord]:
                     revision=sent.revision,
                     stream_id=message.stream_id,
                     detail=f"{message.kind}, resend" if sent.resend else message.kind,
-                    verified=True,
+                    actor_verified=True,
                 )
                 for index, sent in enumerate(message.events)
             ]
-        case Acknowledgement(position, _, origin):
+        case journal.Acknowledgement(position, _, origin):
             record = AuditRecord(
                 record_id, AuditAction.ACKNOWLEDGED, *origin, sequence=str(position)
             )
-        case StreamOpened(stream_id, start, origin):
+        case journal.Stream(stream_id, start=start, origin=origin):
             record = AuditRecord(
                 record_id,
                 AuditAction.SUBSCRIBED,
@@ -294,7 +282,7 @@ def _journal_records(note: Note, agent_id: str) -> list[AuditRecord]:
                 stream_id=stream_id,
                 detail="Listen",
             )
-        case StreamClosed(stream_id):
+        case journal.StreamClosed(stream_id):
             record = AuditRecord(
                 record_id, AuditAction.UNSUBSCRIBED, stream_id=stream_id, detail="Listen"
             )

@@ -74,7 +74,7 @@ class AuditRecord:
     """One action; see `contex.v1.AuditRecord`.
 
     Attributes:
-        verified: Whether the actor is proven; so far only the service itself is.
+        actor_verified: Whether the actor is proven; so far only the service itself is.
     """
 
     id: RecordId
@@ -91,7 +91,7 @@ class AuditRecord:
     count: int = 0
     stream_id: str = ""
     detail: str = ""
-    verified: bool = False
+    actor_verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)

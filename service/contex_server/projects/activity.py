@@ -7,7 +7,7 @@ The store counts events by minute, and by hour once an hour is over; see
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
@@ -50,20 +50,6 @@ class ActivityQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Buckets:
-    """Consecutive spans of equal length, in seconds since 1970: [start, start + bucket_s), …"""
-
-    start: int
-    bucket_s: int
-    count: int
-
-    @property
-    def end(self) -> int:
-        """The end of the last one."""
-        return self.start + self.count * self.bucket_s
-
-
-@dataclass(frozen=True, slots=True)
 class Series:
     """The counts of a name; also "" for all events together."""
 
@@ -74,17 +60,21 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The answer; see `contex.v1.GetActivityResponse`."""
+    """The answer; see `contex.v1.GetActivityResponse`.
+
+    Attributes:
+        buckets: Where they begin, in seconds since 1970.
+    """
 
     series: list[Series]
     total: Series
-    buckets: Buckets
+    buckets: range
     names: int
     peak_hours: list[int]
     counted_since: Sequence = BEGINNING
 
 
-def choose_buckets(query: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
+def choose_buckets(query: ActivityQuery, now_ms: int) -> tuple[range, Tier]:
     """Chooses the buckets of a query, and the counts that they are made of.
 
     They begin at multiples of their length in local time, or at full hours of UTC where only
@@ -97,7 +87,7 @@ def choose_buckets(query: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
     since, until, offset = query.since_ms // 1000, query.until_ms // 1000, query.offset_s
     # Minutes are dropped eight days after their hour, so those of this hour are still there.
     kept = (now_ms // 1000 - MINUTES_KEPT_S) // HOUR * HOUR
-    length = query.bucket_s or _chosen(until - since)
+    length = query.bucket_s or _chosen_length(until - since)
     start = (since + offset) // length * length - offset
     if start < kept and not query.bucket_s and length % HOUR:
         length = HOUR
@@ -113,14 +103,14 @@ def choose_buckets(query: ActivityQuery, now_ms: int) -> tuple[Buckets, Tier]:
         offset = offset // HOUR * HOUR
     start = (since + offset) // length * length - offset
     end = (until + offset) // length * length + length - offset
-    count = (end - start) // length
-    if count > MAX_BUCKETS:
+    buckets = range(start, end, length)
+    if len(buckets) > MAX_BUCKETS:
         least = -(-(until - since) // (MAX_BUCKETS - 1))
         raise invalid_field(
             "bucket_seconds",
             f"must be at least {least} for this range: at most {MAX_BUCKETS} buckets",
         )
-    return Buckets(start, length, count), Tier.MINUTES if by_minutes else Tier.HOURS
+    return buckets, Tier.MINUTES if by_minutes else Tier.HOURS
 
 
 async def read_activity(
@@ -139,7 +129,7 @@ async def read_activity(
     first = max(buckets.start, bounds.first.ms // 1000 if bounds.first else 0)
     if bounds.trimmed:
         first = buckets.start
-    last = min(buckets.end - 1, bounds.now_ms // 1000)
+    last = min(buckets.stop - 1, bounds.now_ms // 1000)
     numbers = range(first // span, last // span + 1)
     tally = _Tally(buckets, query)
     for start in range(0, len(numbers), _READ_HOURS):
@@ -154,29 +144,28 @@ async def read_activity(
 class _Tally:
     """Adds up counts."""
 
-    def __init__(self, buckets: Buckets, query: ActivityQuery) -> None:
+    def __init__(self, buckets: range, query: ActivityQuery) -> None:
         self._buckets = buckets
         self._query = query
-        self._admits = _admits(query.names)
+        self._filter = EventFilter(data_keys=query.names)
         self._by_name: defaultdict[bytes, dict[int, int]] = defaultdict(dict)
         self._totals: defaultdict[bytes, int] = defaultdict(int)
-        self._counts = [0] * buckets.count
+        self._counts = [0] * len(buckets)
         self._hours = [0] * 24
 
     def add(self, begin: int, slot_s: int, counts: dict[bytes, bytes]) -> None:
         """Adds the counts of the hour or day that begins at `begin`."""
-        start, length, count = self._buckets.start, self._buckets.bucket_s, self._buckets.count
+        start, end, length = self._buckets.start, self._buckets.stop, self._buckets.step
         offset = self._query.offset_s
         for name, value in counts.items():
-            if not self._admits(name):
+            if not self._filter.admits_key(name.decode()):
                 continue
             own = self._by_name[name]
             total = 0
             for slot, _, text in (part.partition(b":") for part in value.split(b" ")):
                 at = begin + int(slot) * slot_s
-                index = (at - start) // length
-                if 0 <= index < count:
-                    n = int(text)
+                if start <= at < end:
+                    index, n = (at - start) // length, int(text)
                     total += n
                     own[index] = own.get(index, 0) + n
                     self._counts[index] += n
@@ -190,7 +179,7 @@ class _Tally:
         series = []
         if self._query.by is not None:
             for name, total in present[: self._query.top]:
-                counts = [0] * self._buckets.count
+                counts = [0] * len(self._buckets)
                 for index, n in self._by_name[name].items():
                     counts[index] = n
                 series.append(Series(name.decode(), total, counts))
@@ -217,15 +206,6 @@ def rate(now_ms: int, minutes: Iterable[tuple[int, dict[bytes, bytes]]]) -> floa
     return events / 60
 
 
-def _chosen(range_s: int) -> int:
-    for length in _LENGTHS:
-        if range_s <= length * _CHOSEN_BUCKETS:
-            return length
-    return -(-range_s // (_CHOSEN_BUCKETS * DAY)) * DAY
-
-
-def _admits(names: frozenset[str]) -> Callable[[bytes], bool]:
-    if not names:
-        return lambda _: True
-    filter = EventFilter(data_keys=names)
-    return lambda name: filter.admits_key(name.decode())
+def _chosen_length(range_s: int) -> int:
+    many_days = -(-range_s // (_CHOSEN_BUCKETS * DAY)) * DAY
+    return next((each for each in _LENGTHS if range_s <= each * _CHOSEN_BUCKETS), many_days)

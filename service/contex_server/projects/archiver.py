@@ -258,10 +258,10 @@ class Archiver:
         counters = await self._store.projects.counters(project)
         max_events, max_bytes = retention.store_events or 0, retention.store_bytes or 0
         events = bounds.length - max_events if max_events else 0
-        held = counters.bytes - archived.moved
-        size = held - max_bytes if max_bytes and not counters.counted_since.ms else 0
+        stored = counters.bytes - archived.moved
+        size = stored - max_bytes if max_bytes and not counters.counted_since.ms else 0
         over = bool(max_events) and is_over(bounds.length, max_events, self.segments.events)
-        over = over or (size > 0 and is_over(held, max_bytes, self.segments.size))
+        over = over or (size > 0 and is_over(stored, max_bytes, self.segments.size))
         before_ms, late = 0, False
         if retention.store_seconds:
             age_ms = retention.store_seconds * 1000
@@ -299,9 +299,10 @@ class Archiver:
     async def _fill(self, project: str, new: NewSegment, bounds: Bounds, due: Due) -> bool:
         """Adds what is due, up to a full segment; returns whether that is enough for one."""
         builder, after = new.builder, new.archived.last
-        least, most = _PAGE_EVENTS
-        most = int(min(most, max(least, due.speed / _PAGES_PER_S)))
-        source = pages(self._store.events, project, Range(after, bounds.tail), max_events=most)
+        smallest, largest = _PAGE_EVENTS
+        page_events = int(min(largest, max(smallest, due.speed / _PAGES_PER_S)))
+        span = Range(after, bounds.tail)
+        source = pages(self._store.events, project, span, max_events=page_events)
         async with aclosing(source):
             async for page in source:
                 began = time.monotonic()

@@ -22,6 +22,7 @@ from contex_server.kernel.model import (
     SEALED_TAG,
     Entry,
     Erasure,
+    KeyState,
     Origin,
     Range,
     Sequence,
@@ -30,8 +31,7 @@ from contex_server.log.archive import SegmentRecord
 from contex_server.log.keys import Erased
 from contex_server.log.pages import pages
 from contex_server.projects.archiver import Archiver
-from contex_server.projects.retention_admin import RetentionAdmin
-from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.projects.retention import RetentionStore
 from contex_server.tiers.objects import archive_unavailable
 from contex_server.tiers.sealer import key_id_of, tombstone
 from contex_server.tiers.segment import SegmentBuilder
@@ -51,20 +51,27 @@ class _ErasedEvents:
     digests: set[bytes] = field(default_factory=set)
     latest: dict[str, Sequence] = field(default_factory=dict)
 
+    def add(self, entry: Entry) -> None:
+        event = event_codec.decode(entry)
+        self.events += 1
+        if event.data_key:
+            self.latest[event.data_key] = event.sequence
+        if event.text_digest:
+            self.digests.add(event.text_digest)
+
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
     """Erases data.
 
     Attributes:
-        archiver: None without an archive, as are `keys`.
+        archiver: None without an archive.
         models: Embedding models that may have made vectors.
     """
 
     storage: Storage
-    retention: RetentionAdmin
+    retentions: RetentionStore
     archiver: Archiver | None
-    keys: ArchivedKeys | None
     models: Callable[[], list[str]]
     growth: Growth
 
@@ -88,28 +95,30 @@ class Eraser:
             ContexError: LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
                 ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
-        before = await self.storage.store.keys.erasure(project, request_id)
+        keys = self.storage.store.keys
+        before = await keys.erasure(project, request_id)
         if before is not None:
             return before[1], before[0], True
-        await self.retention.check_not_on_hold(project)
+        await self.retentions.check_not_on_hold(project)
         now_ms = (await self.storage.store.events.bounds(project)).now_ms
         erasure = Erasure(now_ms, request_id, reason)
         key_id = b""
         if subject:
-            key_id = await self.storage.store.keys.key_of_subject(project, subject)
+            key_id = await keys.key_of_subject(project, subject)
             if not key_id:
                 return 0, None, False
             erased = await self._sealed_with(project, key_id)
         else:
             erased = await self._rewrite(project, data_key, erasure)
         await self._drop_vectors(project, erased)
+        kind, name = ("subject", subject) if subject else ("data_key", data_key)
         payload = {
-            **({"subject": subject} if subject else {"data_key": data_key}),
+            kind: name,
             "request_id": request_id,
             "reason": reason,
             "erased_count": erased.events,
         }
-        target = f"subject {subject}" if subject else f"data key {data_key}"
+        target = f"{kind.replace('_', ' ')} {name}"
         detail = f"erased {erased.events} events of {target}, request {request_id}: {reason}"
         reached("erasing")
         recorded = Erased(
@@ -123,19 +132,20 @@ class Eraser:
             event_codec.encode(DATA_ERASED, orjson.dumps(payload), {}),
             encode_action(AuditAction.ADMINISTERED, origin, detail, count=erased.events),
         )
-        if key_id and self.archiver is not None and self.keys is not None:
+        if key_id and self.archiver is not None:
             # Otherwise the archiver could store the key again.
             async with self.archiver.task.exclusive(project):
                 directory = (await self.storage.store.archive.archived(project)).directory
                 if directory:
-                    await self.keys.destroy(directory, key_id, recorded.tombstone)
-                sequence = await self.storage.store.keys.erase(project, recorded)
+                    archived_keys = self.archiver.segments.keys
+                    await archived_keys.destroy(directory, key_id, recorded.tombstone)
+                sequence = await keys.erase(project, recorded)
         else:
-            sequence = await self.storage.store.keys.erase(project, recorded)
+            sequence = await keys.erase(project, recorded)
         self.storage.sealer.forget(project)
         # They may have been computed again in the meantime.
         await self._drop_vectors(project, erased)
-        if not await self.storage.store.keys.rewrite_files(project):
+        if not await keys.rewrite_files(project):
             log.warning("store_keeps_its_files", project=project)
         self.growth.grown(project)
         log.warning("data_erased", project=project, events=erased.events, request_id=request_id)
@@ -150,17 +160,8 @@ class Eraser:
             async for page in source:
                 for entry in page.entries:
                     if entry.body[:1] == _SEALED and key_id_of(entry) == key_id:
-                        self._note(erased, entry)
+                        erased.add(entry)
         return erased
-
-    def _note(self, erased: _ErasedEvents, entry: Entry) -> None:
-        erased.events += 1
-        state = event_codec.key_state(entry)
-        if state is not None:
-            erased.latest[state.data_key] = state.sequence
-        digest = event_codec.decode(entry).text_digest
-        if digest:
-            erased.digests.add(digest)
 
     async def _drop_vectors(self, project: str, erased: _ErasedEvents) -> None:
         """Drops the vectors of erased texts, except for those that other data still have."""
@@ -188,54 +189,50 @@ class Eraser:
                 metadata={"data_key": data_key},
                 field="data_key",
             )
-        archive, archiver = self.storage.archive, self.archiver
-        if archive is None or archiver is None:
+        archiver = self.archiver
+        if archiver is None:
             raise ContexError(
                 Reason.ARCHIVE_DISABLED, "a data key is erased in the archive, and there is none"
             )
         erased = _ErasedEvents()
         async with archiver.task.exclusive(project):
             await archiver.move_all(project)
-            directory = await archive.directory(project)
+            directory = await archiver.segments.archive.directory(project)
             remains = directory.archived.remains
             for record in [*([remains] if remains else []), *directory.records]:
                 if record.first <= latest.sequence:
                     await archiver.task.claim(project)
-                    await self._rewrite_segment(
-                        project, record, data_key, latest.sequence, erasure, erased
-                    )
+                    await self._rewrite_segment(archiver, project, record, latest, erasure, erased)
         return erased
 
     async def _rewrite_segment(
         self,
+        archiver: Archiver,
         project: str,
         record: SegmentRecord,
-        data_key: str,
-        until: Sequence,
+        latest: KeyState,
         erasure: Erasure,
         erased: _ErasedEvents,
     ) -> None:
-        archive, archiver = self.storage.archive, self.archiver
-        assert archive is not None
-        assert archiver is not None
+        """Erases the events of a data key, up to its latest, in one segment."""
+        archive = archiver.segments.archive
         index = await archive.index(record)
-        places = set(index.places_of(data_key))
+        places = set(index.places_of(latest.data_key))
         if not places:
             return
-        builder = SegmentBuilder(
-            index.project, index.ordinal, index.previous, (*index.replaces, record.digest)
-        )
+        replaces = (*index.replaces, record.digest)
+        builder = SegmentBuilder(index.project, index.ordinal, index.previous, replaces)
         fresh, at = 0, 0
         async for entries in archive.entries(record):
             kept = []
             for entry in entries:
-                if at in places and entry.sequence <= until:
+                if at in places and entry.sequence <= latest.sequence:
                     rewritten = event_codec.erase(entry, erasure)
                     fresh += rewritten is not entry
                     before = None if rewritten is not entry else event_codec.decode(entry).erased
                     if before is None or before.request_id == erasure.request_id:
                         # Also what this request had erased when it was interrupted.
-                        self._note(erased, entry)
+                        erased.add(entry)
                     entry = rewritten
                 at += 1
                 kept.append(entry)
@@ -250,10 +247,9 @@ class Eraser:
         replaced = await archive.store(sealed, name)
         reached("erasing-segment")
         await archiver.task.claim(project, afresh=True)
-        is_remains = "/remains-" in name
         store = self.storage.store.archive
-        record_it = store.replace_remains if is_remains else store.replace_segment
-        if not await record_it(project, archiver.task.claims.owner, replaced):
+        replace = store.replace_remains if "/remains-" in name else store.replace_segment
+        if not await replace(project, archiver.task.claims.owner, replaced):
             await archive.objects.delete(name)
             raise archive_unavailable("another process is working on it")
         await archive.objects.delete(record.name)

@@ -23,7 +23,6 @@ from contex_server.projects.archive_task import TASK
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.segment_writer import STAGED
 from contex_server.tiers.archive import Archive
-from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.segment import SegmentDamaged, SegmentIndex
 from contex_server.tiers.storage import Storage
 
@@ -52,16 +51,18 @@ class Recovery:
     """
 
     storage: Storage
-    archive: Archive
-    keys: ArchivedKeys
     archiver: Archiver
+
+    @property
+    def _archive(self) -> Archive:
+        return self.archiver.segments.archive
 
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
         """Finds segments that the store does not know of; None if there are none."""
         archived = await self.storage.store.archive.archived(project)
         bounds = await self.storage.store.events.bounds(project)
         prefix = archived.directory or project
-        names = await self.archive.objects.list(f"{prefix}/")
+        names = await self._archive.objects.list(f"{prefix}/")
         segments: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
         staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
         for name, size in names.items():
@@ -71,7 +72,7 @@ class Recovery:
             if archived.directory and int(leaf[:8]) < archived.segments:
                 continue
             try:
-                index, record = await self.archive.describe(name, size)
+                index, record = await self._archive.describe(name, size)
             except SegmentDamaged:
                 log.warning("segment_damaged", object=name)
                 continue
@@ -121,7 +122,7 @@ class Recovery:
     async def _restore(
         self, project: str, ahead: UnrecordedSegments, claims: Claims, *, staged: bool
     ) -> None:
-        await self.keys.bring_back(project, ahead.directory)
+        await self.archiver.segments.keys.bring_back(project, ahead.directory)
         for record in ahead.records:
             await self.restore_segment(project, record, archived=staged)
             if not await claims.take(project):
@@ -138,9 +139,9 @@ class Recovery:
                 )
 
         if staged:
-            for name, size in (await self.archive.objects.list(f"{ahead.directory}/")).items():
+            for name, size in (await self._archive.objects.list(f"{ahead.directory}/")).items():
                 if name.rpartition("/")[2].startswith("remains-"):
-                    _, remains = await self.archive.describe(name, size)
+                    _, remains = await self._archive.describe(name, size)
                     if remains.last == ahead.records[0].first:
                         await self.storage.store.archive.replace_remains(
                             project, claims.owner, remains
@@ -160,7 +161,7 @@ class Recovery:
                 raise ContexError(Reason.PROJECT_NOT_EMPTY, "somebody publishes to it")
             tail, batch = Entry(batch[-1].id, b"").sequence, []
 
-        async for entries in self.archive.entries(record):
+        async for entries in self._archive.entries(record):
             fresh = [entry for entry in entries if entry.sequence > tail]
             # Events stay sealed; their links are those of the opened ones.
             opened = await self.storage.sealer.open(project, fresh)

@@ -25,7 +25,7 @@ from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.projects.retention import Retention
 from contex_server.state.reader import StateReader
-from contex_server.state.snapshot_format import encode
+from contex_server.state.snapshot import encode_snapshot
 from contex_server.state.state import Selection
 from contex_server.tiers.archive import Archive, Directory
 from contex_server.tiers.segment import SegmentBuilder
@@ -70,9 +70,13 @@ class Removal:
         removed = [record for record in directory.records[:count] if record.last < before]
         if not removed or archived.first is None:
             return 0
-        first = await self._first_after(project, directory, removed[-1])
-        if first is None:
+        following = [r.first for r in directory.records if r.ordinal > removed[-1].ordinal]
+        if not following:
+            entries = await self.store.events.read(project, Range(removed[-1].last), 1)
+            following = [entry.sequence for entry in entries]
+        if not following:
             return 0
+        first = following[0]
         remains = await self._put_remains(project, directory, first)
         events = sum(record.events for record in removed)
         detail = f"removed {events} events before {first}: {detail}"
@@ -94,23 +98,14 @@ class Removal:
             await self.archive.objects.delete(record.name)
         return events
 
-    async def _first_after(
-        self, project: str, directory: Directory, last: SegmentRecord
-    ) -> Sequence | None:
-        following = [record.first for record in directory.records if record.ordinal > last.ordinal]
-        if following:
-            return following[0]
-        entries = await self.store.events.read(project, Range(last.last), 1)
-        return entries[0].sequence if entries else None
-
     async def _put_remains(
         self, project: str, directory: Directory, first: Sequence
     ) -> SegmentRecord:
         """Stores the events that the state as of `first` consists of."""
         state = await self.states.at(project, first)
         keys = state.select(Selection(include_deleted=True))
-        states = {key: found for key in keys if (found := state.get(key)) is not None}
-        sequences = sorted({found.sequence for found in states.values()} | {first})
+        states = {key: latest for key in keys if (latest := state.get(key)) is not None}
+        sequences = sorted({latest.sequence for latest in states.values()} | {first})
         builder = SegmentBuilder(project, directory.records[0].ordinal, "")
         for start in range(0, len(sequences), _BATCH):
             read = await self.raw.get(project, sequences[start : start + _BATCH])
@@ -121,7 +116,7 @@ class Removal:
                 )
             contents = list(map(event_codec.contents, entries))
             await asyncio.to_thread(builder.add, entries, contents)
-        data = await asyncio.to_thread(encode, states)
+        data = await asyncio.to_thread(encode_snapshot, states)
         info = SnapshotInfo(first, builder.events, builder.body_bytes, len(states), len(data))
         builder.add_snapshot(info, data)
         sealed = await asyncio.to_thread(builder.seal)

@@ -7,15 +7,16 @@ from typing import Self
 
 import orjson
 
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.log.projects import ProjectStore
 
 _OVER = 1.5
 
 
-def is_over(used: float, most: float, segment: int) -> bool:
+def is_over(used: float, limit: float, segment: int) -> bool:
     """Whether the store holds far more of a project than its retention allows: half as much
     again and a segment, as events leave by segments."""
-    return used > _OVER * most + segment
+    return used > _OVER * limit + segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,8 @@ class Retention:
 
     def over(self, defaults: Retention) -> Retention:
         """Fills in the defaults."""
-        return replace(
-            defaults,
-            legal_hold=self.legal_hold,
-            **{
-                name: value
-                for name, value in asdict(self).items()
-                if value is not None and name != "legal_hold"
-            },
-        )
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(defaults, **own)
 
     def encode(self) -> bytes:
         """As it is stored."""
@@ -76,3 +70,11 @@ class RetentionStore:
     async def of(self, project: str) -> Retention:
         """The retention that applies; nothing in it is None."""
         return (await self.own(project)).over(self.defaults)
+
+    async def check_not_on_hold(self, project: str) -> None:
+        """Refuses with LEGAL_HOLD if the project is on legal hold."""
+        if (await self.own(project)).legal_hold:
+            raise ContexError(
+                Reason.LEGAL_HOLD,
+                f"project {project!r} is on legal hold: nothing may be removed or erased",
+            )

@@ -53,14 +53,13 @@ def open_projects(
     pace = Pace(store.projects)
     stack.push_async_callback(pace.close)
     growth.throttle = pace.throttle
-    removal, archiver, keys, recovery = None, None, None, None
+    removal, archiver, recovery = None, None, None
     if archive is not None:
         removal = Removal(store, storage.raw, archive, states)
-        keys = ArchivedKeys(store.keys, archive.objects)
         archiver = Archiver(
             store,
             archive,
-            keys,
+            ArchivedKeys(store.keys, archive.objects),
             retentions,
             events=settings.segment_events,
             size=settings.segment_bytes,
@@ -70,12 +69,11 @@ def open_projects(
         stack.push_async_callback(archiver.close)
         archiver.start()
         growth.listen(archiver.appended)
-        recovery = Recovery(storage, archive, keys, archiver)
-    retention = RetentionAdmin(store.projects, storage.log, retentions, archiver, removal)
-    eraser = Eraser(storage, retention, archiver, keys, embeddings.models.ids, growth)
+        recovery = Recovery(storage, archiver)
+    eraser = Eraser(storage, retentions, archiver, embeddings.models.ids, growth)
     return ProjectsRoom(
         retentions,
-        retention,
+        RetentionAdmin(storage.log, retentions, archiver, removal),
         usage_reader(settings, store, retentions),
         eraser,
         Verification(storage, embeddings, recovery),

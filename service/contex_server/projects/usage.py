@@ -31,13 +31,13 @@ class Limit(NamedTuple):
 
     Attributes:
         name: store_events, store_bytes, store_memory or archive_age.
-        used: How much is used, in events, bytes or seconds, of at most `most`.
+        used: How much is used, in events, bytes or seconds, of at most `maximum`.
         warning: What is about to go wrong, for people to read; "" while all is well.
     """
 
     name: str
     used: float
-    most: float
+    maximum: float
     warning: str = ""
 
 
@@ -85,7 +85,7 @@ class UsageReader:
         bounds = await self.store.events.bounds(project)
         archived = await self.store.archive.archived(project)
         counters = await self.store.projects.counters(project)
-        used, most = await self.store.projects.memory(project)
+        used, maximum = await self.store.projects.memory(project)
         retention = await self.retentions.of(project)
         limits = []
         if self.archived and retention.store_events:
@@ -94,12 +94,13 @@ class UsageReader:
         if self.archived and retention.store_bytes and not counters.counted_since.ms:
             limit = Limit("store_bytes", counters.bytes - archived.moved, retention.store_bytes)
             limits.append(_stored(limit, "bytes of events", self.segment_bytes))
-        if most:
+        if maximum:
             warning = (
-                f"the store uses {used / most:.0%} of its memory; when it is full, publishes "
+                f"the store uses {used / maximum:.0%} of its memory; when it is full, publishes "
                 "are refused"
             )
-            limits.append(Limit("store_memory", used, most, warning * (used > _MEMORY * most)))
+            warning *= used > _MEMORY * maximum
+            limits.append(Limit("store_memory", used, maximum, warning))
         if retention.archive_seconds and archived.first:
             age_ms = retention.archive_seconds * 1000
             old_ms = bounds.now_ms - archived.first.ms
@@ -114,10 +115,10 @@ class UsageReader:
 
 
 def _stored(limit: Limit, what: str, segment: int) -> Limit:
-    if not is_over(limit.used, limit.most, segment):
+    if not is_over(limit.used, limit.maximum, segment):
         return limit
     return limit._replace(
-        warning=f"the store holds {limit.used:,.0f} {what} and should hold {limit.most:,.0f}: "
+        warning=f"the store holds {limit.used:,.0f} {what} and should hold {limit.maximum:,.0f}: "
         "is the archive reachable?"
     )
 
@@ -151,16 +152,16 @@ class UsageMonitor:
             project for project in await self.store.projects() if target_project(project) == project
         ]
         usages = {project: await self.usages.of(project) for project in projects}
-        warned = set()
-        for project, usage in usages.items():
-            for limit in usage.limits:
-                if limit.warning:
-                    warned.add((project, limit.name))
-                    if (project, limit.name) not in self._warned:
-                        log.warning(
-                            "limit_near", project=project, limit=limit.name, warning=limit.warning
-                        )
-        for project, name in self._warned - warned:
+        warnings = {
+            (project, limit.name): limit.warning
+            for project, usage in usages.items()
+            for limit in usage.limits
+            if limit.warning
+        }
+        for project, name in warnings.keys() - self._warned:
+            warning = warnings[project, name]
+            log.warning("limit_near", project=project, limit=name, warning=warning)
+        for project, name in self._warned - warnings.keys():
             log.info("limit_kept", project=project, limit=name)
-        self._warned = warned
+        self._warned = set(warnings)
         self.on_usages(usages)

@@ -64,7 +64,7 @@ class UsageMetrics(Collector):
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([project], value)
             for limit in usage.limits:
-                ratio.add_metric([project, limit.name], limit.used / limit.most)
+                ratio.add_metric([project, limit.name], limit.used / limit.maximum)
                 warning.add_metric([project, limit.name], bool(limit.warning))
         yield from (*gauges, ratio, warning)
         yield GaugeMetricFamily(

@@ -10,16 +10,16 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, KeyState, Range, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, KeyState, Range, Sequence
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
 from contex_server.log.state import SnapshotInfo
 from contex_server.matching.embeddings import Embeddings
-from contex_server.projects.recovery import Recovery
-from contex_server.state.current_state import read_current_state
-from contex_server.state.snapshot import Snapshot
-from contex_server.state.snapshot_format import SnapshotDamaged, decode
+from contex_server.projects.recovery import Recovery, UnrecordedSegments
+from contex_server.state.fold import fold_entries, key_state_of, read_current_state
+from contex_server.state.snapshot import Snapshot, SnapshotDamaged, decode_snapshot
+from contex_server.tiers.archive import Archive
 from contex_server.tiers.objects import ObjectMissing
 from contex_server.tiers.segment import SegmentDamaged, check
 from contex_server.tiers.storage import Storage
@@ -87,15 +87,13 @@ class Verification:
         """Reads everything, and reports differences as they are found."""
         run = _Run(self, project, repair)
         summary = run.summary
-        total = 0
         async with aclosing(run.findings()) as findings:
             async for finding in findings:
-                total = run.total
                 if finding is not None:
                     summary.finding_count += 1
                     summary.repaired_count += finding.repaired
-                yield VerifyProgress(summary.event_count, total, finding)
-        yield VerifyProgress(summary.event_count, total, summary=summary)
+                yield VerifyProgress(summary.event_count, run.total, finding)
+        yield VerifyProgress(summary.event_count, run.total, summary=summary)
 
 
 class _Run:
@@ -104,63 +102,59 @@ class _Run:
     Attributes:
         summary: What was verified so far.
         total: How many events there are; 0 until that is known.
-        state: What the events read so far lead to.
     """
 
     def __init__(self, of: Verification, project: str, repair: bool) -> None:
+        self._storage = of.storage
         self._store = of.storage.store
-        self._raw = of.storage.raw
         self._log = of.storage.log
-        self._snapshots = of.storage.snapshots
         self._embeddings = of.embeddings
-        self._archive = of.storage.archive
         self._recovery = of.recovery
         self._project = project
         self._repair = repair
         self.summary = Summary()
         self.total = 0
-        self.state: dict[str, KeyState] = {}
+        self._state: dict[str, KeyState] = {}
+        """What the events read so far lead to."""
         self._base = BEGINNING
         """The sequence of the snapshot that stands for removed events."""
 
     async def findings(self) -> AsyncGenerator[Finding | None, None]:
         """The differences; None where there is only progress to report."""
-        async for finding in self._unrecorded_segments():
-            yield finding
+        if self._recovery is not None:
+            unrecorded = await self._recovery.find_unrecorded(self._project)
+            if unrecorded is not None:
+                yield await self._unrecorded_segments(self._recovery, unrecorded)
         readable = True
-        async for finding in self._segments():
-            readable = False
-            yield finding
-        bounds = await self._raw.bounds(self._project)
+        if self._storage.archive is not None:
+            async for finding in self._segments(self._storage.archive):
+                readable = False
+                yield finding
+        bounds = await self._storage.raw.bounds(self._project)
         self.summary.as_of_sequence = str(bounds.tail)
         if not readable:
             return
         async for progress in self._events():
             yield progress
-        self.total = bounds.length
-        for finding in await self._state(complete=not bounds.trimmed):
+        for finding in await self._current_state(complete=not bounds.trimmed):
             yield finding
         for finding in await self._vectors():
             yield finding
 
-    async def _unrecorded_segments(self) -> AsyncGenerator[Finding, None]:
+    async def _unrecorded_segments(
+        self, recovery: Recovery, unrecorded: UnrecordedSegments
+    ) -> Finding:
         """Segments of the archive that the store does not know of."""
-        if self._recovery is None:
-            return
-        found = await self._recovery.find_unrecorded(self._project)
-        if found is None:
-            return
         if self._repair:
-            await self._recovery.recover(self._project, found)
-        last = found.records[-1].last
-        detail = f"{len(found.records)} segments up to {last} are unknown to the store"
-        yield Finding(FindingKind.ARCHIVE_AHEAD, found.directory, detail, True, self._repair)
+            await recovery.recover(self._project, unrecorded)
+        records = unrecorded.records
+        detail = f"{len(records)} segments up to {records[-1].last} are unknown to the store"
+        place = unrecorded.directory
+        return Finding(FindingKind.ARCHIVE_AHEAD, place, detail, True, self._repair)
 
-    async def _segments(self) -> AsyncGenerator[Finding, None]:
+    async def _segments(self, archive: Archive) -> AsyncGenerator[Finding, None]:
         """Checks that every object is present, unchanged and in its place."""
-        if self._archive is None:
-            return
-        directory = await self._archive.directory(self._project)
+        directory = await archive.directory(self._project)
         before: SegmentRecord | None = None
         digests: set[str] = set()
         """What the next segment may name as the one before; empty if unknown."""
@@ -168,7 +162,7 @@ class _Run:
             self.summary.segment_count += 1
             problem = ""
             try:
-                data = await self._archive.objects.get(record.name)
+                data = await archive.objects.get(record.name)
                 index = await asyncio.to_thread(check, data)
             except (ObjectMissing, SegmentDamaged) as error:
                 digests = set()
@@ -192,13 +186,13 @@ class _Run:
     async def _events(self) -> AsyncGenerator[Finding | None, None]:
         """Folds the log up to its current end, and checks it and its snapshots."""
         project, summary = self._project, self.summary
-        bounds = await self._raw.bounds(project)
+        bounds = await self._storage.raw.bounds(project)
         self.total = bounds.length
-        snapshots = await self._snapshots.after(project, BEGINNING, _SNAPSHOTS)
+        snapshots = await self._storage.snapshots.after(project, BEGINNING, _SNAPSHOTS)
         if bounds.trimmed and snapshots:
             first = await self._snapshot(snapshots[0].sequence)
             if first is not None:
-                self.state.update({key: first.at(i) for i, key in enumerate(first.keys)})
+                self._state.update(first.states())
                 self._base = snapshots[0].sequence
         last, pending = self._base, snapshots[::-1]
         source = pages(self._log, project, Range(self._base, bounds.tail), max_events=_PAGE_EVENTS)
@@ -207,8 +201,7 @@ class _Run:
                 for entry in page.entries:
                     sequence = entry.sequence
                     while pending and pending[-1].sequence < sequence:
-                        if (finding := await self._check_snapshot(pending.pop())) is not None:
-                            yield finding
+                        yield await self._check_snapshot(pending.pop())
                     if sequence <= last:
                         yield Finding(FindingKind.EVENT, str(sequence), f"it stands after {last}")
                     last = sequence
@@ -218,9 +211,8 @@ class _Run:
                         yield finding
                 yield None
         for info in reversed(pending):
-            finding = await self._check_snapshot(info) if info.sequence <= bounds.tail else None
-            if finding is not None:
-                yield finding
+            if info.sequence <= bounds.tail:
+                yield await self._check_snapshot(info)
         if self._base == BEGINNING and summary.event_count != bounds.length:
             detail = f"{summary.event_count} events can be read, but {bounds.length} are counted"
             yield Finding(FindingKind.COUNTER, "event_count", detail)
@@ -231,11 +223,9 @@ class _Run:
         key = event.data_key
         if not key:
             return None
-        before = self.state.get(key)
+        before = self._state.get(key)
         revision, previous = (before.revision, before.sequence) if before else (0, None)
-        self.state[key] = KeyState(
-            key, event.revision, event.sequence, event.event_type == DATA_DELETED, event.text_digest
-        )
+        self._state[key] = key_state_of(event)
         unlinked = event.previous_sequence != previous and not bounds.trimmed
         if event.revision == revision + 1 and not unlinked:
             return None
@@ -243,9 +233,9 @@ class _Run:
         return Finding(FindingKind.EVENT, str(event.sequence), detail)
 
     async def _snapshot(self, sequence: Sequence) -> Snapshot | None:
-        data = await self._snapshots.get(self._project, sequence)
+        data = await self._storage.snapshots.get(self._project, sequence)
         try:
-            return None if data is None else await asyncio.to_thread(decode, data)
+            return None if data is None else await asyncio.to_thread(decode_snapshot, data)
         except SnapshotDamaged:
             return None
 
@@ -258,8 +248,8 @@ class _Run:
         snapshot = await self._snapshot(sequence)
         if (
             snapshot is not None
-            and len(snapshot) == len(self.state)
-            and all(_alike(snapshot.get(key), state) for key, state in self.state.items())
+            and len(snapshot) == len(self._state)
+            and all(_is_same(snapshot.get(key), state) for key, state in self._state.items())
         ):
             return None
         in_store = await self._store.snapshots.get(self._project, sequence) is not None
@@ -269,20 +259,17 @@ class _Run:
         repaired = self._repair and in_store
         return Finding(FindingKind.SNAPSHOT, str(sequence), detail, in_store, repaired)
 
-    async def _state(self, *, complete: bool) -> list[Finding]:
+    async def _current_state(self, *, complete: bool) -> list[Finding]:
         """Compares the state that the store keeps with the events, while more may come; `complete`
         says whether all events that there ever were are in the log."""
-        project, summary, state = self._project, self.summary, self.state
+        project, summary, state = self._project, self.summary, self._state
         for _ in range(_STATE_ATTEMPTS):
             sequence, stored = await read_current_state(self._log, self._store.state, project)
             as_of = Sequence.parse(summary.as_of_sequence)
             span = Range(as_of, sequence)
             async for page in pages(self._log, project, span, max_events=_PAGE_EVENTS):
-                for entry in page.entries:
-                    latest = event_codec.key_state(entry)
-                    summary.event_count += 1
-                    if latest is not None:
-                        state[latest.data_key] = latest
+                summary.event_count += len(page.entries)
+                fold_entries(state, page.entries)
             summary.as_of_sequence, summary.data_key_count = str(sequence), len(state)
             wrong = {
                 key: state.get(key)
@@ -317,7 +304,7 @@ class _Run:
         """Checks that the vectors of the data are present."""
         project, vectors = self._project, self._store.match
         model = await self._embeddings.model_of(project)
-        states = {s.digest: s for s in self.state.values() if s.digest and not s.deleted}
+        states = {s.digest: s for s in self._state.values() if s.digest and not s.deleted}
         digests = list(states)
         missing: set[bytes] = set()
         for start in range(0, len(digests), _BATCH):
@@ -334,13 +321,9 @@ class _Run:
         return [Finding(FindingKind.VECTOR, key, problem, True, self._repair) for key in keys]
 
 
-def _alike(one: KeyState | None, other: KeyState) -> bool:
-    """Whether two states agree; a digest may have been erased since."""
-    return one is not None and (one.revision, one.sequence, one.deleted) == (
-        other.revision,
-        other.sequence,
-        other.deleted,
-    )
+def _is_same(one: KeyState | None, other: KeyState) -> bool:
+    """Whether two states are the same; a digest may have been erased since."""
+    return one is not None and one._replace(digest=other.digest) == other
 
 
 def _text(state: KeyState | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from contex_server.kernel.model import DATA_DELETED, Event
 from contex_server.matching.formats.media import Format, media
@@ -35,30 +36,60 @@ class BlamedPart:
     event: Event
 
 
-class Blame(Protocol):
+class Blame:
     """Attributes the parts of a datum to events, which are added from the newest back.
 
     Attributes:
         complete: Whether it has all parts, not only the first `PARTS`.
     """
 
-    complete: bool
+    def __init__(self, event: Event, values: list[Any]) -> None:
+        self.complete = len(values) <= PARTS
+        self._event = event
+        """The event that was added last."""
+        self._values = values[:PARTS]
+        self._set_by: list[Event | None] = [None] * len(self._values)
+        self._open = {index: index for index in range(len(self._values))}
+        """Each part that may be older, and its index in the event that was added last."""
 
     @property
     def open(self) -> int:
         """Number of parts that may be older than the events added."""
+        return len(self._open)
 
     def add(self, before: Event) -> None:
         """Adds the event before the one that was added last."""
+        if before.event_type == DATA_DELETED:
+            self._settle(self._open)
+        else:
+            self._compare(before)
+        self._event = before
 
     def parts(self) -> list[BlamedPart]:
         """All parts; open ones are attributed to the last event added."""
+        events = [by or self._event for by in self._set_by]
+        return [
+            BlamedPart(*self._written(index, value), event)
+            for index, (value, event) in enumerate(zip(self._values, events, strict=True))
+        ]
+
+    def _compare(self, before: Event) -> None:
+        """Settles the parts that an event does not have."""
+        raise NotImplementedError
+
+    def _written(self, index: int, value: Any) -> tuple[str, str]:
+        """Path and value of a part."""
+        raise NotImplementedError
+
+    def _settle(self, indexes: Iterable[int]) -> None:
+        for index in list(indexes):
+            self._set_by[index] = self._event
+            del self._open[index]
 
 
 def blame(event: Event) -> Blame:
     """Starts with the datum's newest event, which is not a deletion."""
-    kind = media(event.content_type)
-    if kind.format is Format.JSON:
+    if media(event.content_type).format is Format.JSON:
         try:
             return _JsonBlame(event)
         except (ValueError, RecursionError):
@@ -66,43 +97,24 @@ def blame(event: Event) -> Blame:
     return _TextBlame(event)
 
 
-class _JsonBlame:
+class _JsonBlame(Blame):
     """By JSON pointer: a value is from the oldest event since which it has been unchanged."""
 
     def __init__(self, event: Event) -> None:
-        self._event = event
-        leaves = list(islice(_leaves(parse_all_digits(event.payload)), PARTS + 1))
-        self._leaves = leaves[:PARTS]
-        self.complete = len(leaves) <= PARTS
-        self._set_by: list[Event | None] = [None] * len(self._leaves)
-        self._open = dict(enumerate(self._leaves))
+        super().__init__(event, list(islice(_leaves(parse_all_digits(event.payload)), PARTS + 1)))
 
-    @property
-    def open(self) -> int:
-        return len(self._open)
-
-    def add(self, before: Event) -> None:
+    def _compare(self, before: Event) -> None:
         value: Any = _ABSENT
-        if before.event_type != DATA_DELETED and media(before.content_type).format is Format.JSON:
+        if media(before.content_type).format is Format.JSON:
             if before.payload == self._event.payload:
-                self._event = before
                 return
-            try:
+            with suppress(ValueError, RecursionError):
                 value = parse_all_digits(before.payload)
-            except (ValueError, RecursionError):
-                value = _ABSENT
-        for index in [i for i, (path, leaf) in self._open.items() if not _has(value, path, leaf)]:
-            self._set_by[index] = self._event
-            del self._open[index]
-        self._event = before
+        self._settle(index for index in self._open if not _has(value, *self._values[index]))
 
-    def parts(self) -> list[BlamedPart]:
-        return [
-            BlamedPart(
-                "".join(f"/{escape(str(token))}" for token in path), write(leaf), by or self._event
-            )
-            for (path, leaf), by in zip(self._leaves, self._set_by, strict=True)
-        ]
+    def _written(self, index: int, value: Any) -> tuple[str, str]:
+        path, leaf = value
+        return "".join(f"/{escape(str(token))}" for token in path), write(leaf)
 
 
 def _leaves(value: Any) -> Iterator[tuple[Path, Any]]:
@@ -139,58 +151,37 @@ def _has(value: Any, path: Path, leaf: Any) -> bool:
     return is_same(value, leaf)
 
 
-class _TextBlame:
+class _TextBlame(Blame):
     """By line; lines keep their event while others come and go around them.
 
     Binary data are one part.
     """
 
     def __init__(self, event: Event) -> None:
-        self._event = event
         text = _text(event)
-        found = [""] if text is None else lines(text)
-        self._lines = found[:PARTS]
-        self.complete = len(found) <= PARTS
         self._binary = text is None
-        self._set_by: list[Event | None] = [None] * len(self._lines)
-        self._before = found
-        self._payload = event.payload
-        # The index of each open line in the text that was added last.
-        self._places = {place: place for place in range(len(self._lines))}
+        self._lines = [""] if text is None else lines(text)
+        """Those of the event that was added last."""
+        super().__init__(event, self._lines)
 
-    @property
-    def open(self) -> int:
-        return len(self._places)
+    def _compare(self, before: Event) -> None:
+        if before.payload == self._event.payload:
+            return
+        text = _text(before)
+        if text is None or self._binary:
+            self._settle(self._open)
+            return
+        older = lines(text)
+        kept: dict[int, int] = {}
+        for tag, a, b, c, _ in opcodes(older, self._lines):
+            if tag == "equal":
+                kept.update(zip(range(c, c + b - a), range(a, b), strict=True))
+        self._settle(line for line, place in self._open.items() if place not in kept)
+        self._open = {line: kept[place] for line, place in self._open.items()}
+        self._lines = older
 
-    def add(self, before: Event) -> None:
-        text = None if before.event_type == DATA_DELETED else _text(before)
-        if before.event_type != DATA_DELETED and before.payload == self._payload:
-            pass
-        elif text is None or self._binary:
-            self._settle(self._places)
-        else:
-            older = lines(text)
-            kept: dict[int, int] = {}
-            for tag, a, b, c, _ in opcodes(older, self._before):
-                if tag == "equal":
-                    kept.update(zip(range(c, c + b - a), range(a, b), strict=True))
-            self._settle({line: p for line, p in self._places.items() if p not in kept})
-            self._places = {line: kept[place] for line, place in self._places.items()}
-            self._before = older
-        self._event, self._payload = before, before.payload
-
-    def _settle(self, places: dict[int, int]) -> None:
-        for line in list(places):
-            self._set_by[line] = self._event
-            del self._places[line]
-
-    def parts(self) -> list[BlamedPart]:
-        if self._binary:
-            return [BlamedPart("", "", self._set_by[0] or self._event)]
-        return [
-            BlamedPart(str(number), line.removesuffix("\n"), by or self._event)
-            for number, (line, by) in enumerate(zip(self._lines, self._set_by, strict=True), 1)
-        ]
+    def _written(self, index: int, value: Any) -> tuple[str, str]:
+        return "" if self._binary else str(index + 1), value.removesuffix("\n")
 
 
 def _text(event: Event) -> str | None:

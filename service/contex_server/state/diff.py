@@ -58,17 +58,17 @@ async def data_of(
 
     The events come in parts of about 1 MiB; those that `recent` has are not read again.
     """
-    states = (found for key in data_keys if (found := state.get(key)) is not None)
+    states = (latest for key in data_keys if (latest := state.get(key)) is not None)
     count = _FIRST_PART if events else _MAX_PART
     while part := list(islice(states, count)):
         if not events:
-            for found in part:
-                yield Datum(found)
+            for latest in part:
+                yield Datum(latest)
             continue
         entries = await _read_entries(log, project, part, recent)
         count = _next_count(count, len(part), entries)
-        for found, entry in zip(part, entries, strict=True):
-            yield Datum(found, entry)
+        for latest, entry in zip(part, entries, strict=True):
+            yield Datum(latest, entry)
 
 
 async def _read_entries(

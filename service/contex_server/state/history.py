@@ -5,20 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import (
-    BEGINNING,
-    DATA_DELETED,
-    Entry,
-    Event,
-    KeyState,
-    Sequence,
-)
+from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Event, KeyState, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -41,15 +34,8 @@ _INLINE_BYTES = 64 * 1024
 """Up to this size revisions are compared on the event loop, in less than 1 ms."""
 
 
-class KeyEvent(NamedTuple):
-    """An event of a data key, stored and decoded."""
-
-    entry: Entry
-    event: Event
-
-
 class Revision(NamedTuple):
-    """An event of a data key, and its patch from the one before.
+    """An event of a data key, stored and decoded, and its patch from the one before.
 
     Attributes:
         patch: None if not requested, for the first event, and next to a deletion.
@@ -57,7 +43,7 @@ class Revision(NamedTuple):
 
     entry: Entry
     event: Event
-    patch: Patch | None
+    patch: Patch | None = None
 
     @property
     def patch_bytes(self) -> int:
@@ -85,32 +71,32 @@ class BlameResult(NamedTuple):
         truncated: Whether a part may have been set earlier, or parts are left out.
     """
 
-    newest: KeyEvent
+    newest: Revision
     parts: list[BlamedPart]
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
 class HistoryReader:
     """Reads the histories of data keys."""
 
-    def __init__(self, log: EventLog, store: StateStore, snapshots: SnapshotCache) -> None:
-        self._log = log
-        self._store = store
-        self._snapshots = snapshots
+    log: EventLog
+    store: StateStore
+    snapshots: SnapshotCache
 
     async def walk(
         self, project: str, start: Sequence, *, max_part: int = _STEP_EVENTS
-    ) -> AsyncGenerator[list[KeyEvent], None]:
+    ) -> AsyncGenerator[list[Revision], None]:
         """The event at a sequence and the earlier ones of its key, newest first, in parts.
 
         Ends at the key's first event, or where the next one can no longer be read.
         """
         at: Sequence | None = start
         while at is not None:
-            entries = await self._log.history(project, at, min(max_part, _STEP_EVENTS), _STEP_BYTES)
+            entries = await self.log.history(project, at, min(max_part, _STEP_EVENTS), _STEP_BYTES)
             if not entries:
                 return
-            part = [KeyEvent(entry, event_codec.decode(entry)) for entry in entries]
+            part = [Revision(entry, event_codec.decode(entry)) for entry in entries]
             at = part[-1].event.previous_sequence
             yield part
 
@@ -131,7 +117,7 @@ class HistoryReader:
             payloads: Whether payloads count for `max_bytes`; they are returned in any case.
             max_bytes: Total size of payloads and patches; a single revision may exceed it.
         """
-        chain: list[KeyEvent] = []
+        chain: list[Revision] = []
         size, cut = 0, False
         room = max_bytes if payloads else _PAGE_BYTES
         async for part in self.walk(project, start, max_part=count + 1):
@@ -164,7 +150,7 @@ class HistoryReader:
             ContexError: DATA_KEY_NOT_FOUND, also if the caller may not see the key;
                 REVISION_NOT_FOUND; SEQUENCE_TRIMMED if it can no longer be read.
         """
-        latest = (await self._store.latest(project, [data_key])).get(data_key)
+        latest = (await self.store.latest(project, [data_key])).get(data_key)
         if latest is None or not scope.admits(data_key):
             raise data_key_not_found(project, data_key, None)
         if not 1 <= revision <= latest.revision:
@@ -193,7 +179,7 @@ class HistoryReader:
         raise await self._gone(project, f"revision {revision} of {data_key!r}")
 
     async def _gone(self, project: str, what: str) -> ContexError:
-        bounds = await self._log.bounds(project)
+        bounds = await self.log.bounds(project)
         earliest = bounds.first or bounds.tail
         return ContexError(
             Reason.SEQUENCE_TRIMMED,
@@ -210,7 +196,7 @@ class HistoryReader:
             ContexError: SEQUENCE_TRIMMED if even that event can no longer be read.
         """
         deadline = time.monotonic() + _BLAME_S
-        newest: KeyEvent | None = None
+        newest: Revision | None = None
         blamed: Blame | None = None
         seen = size = 0
         reached = False
@@ -239,14 +225,14 @@ class HistoryReader:
         low, high, known = BEGINNING, latest.sequence, latest
         while known.revision - revision > _WALK_REVISIONS:
             middle = _between(low, high)
-            info = next(iter(await self._snapshots.stored.after(project, middle, 1)), None)
+            info = next(iter(await self.snapshots.stored.after(project, middle, 1)), None)
             if info is None or info.sequence >= high:
                 # There is none in the upper half: take the last one in the lower half.
                 high = middle
-                info = await self._snapshots.stored.before(project, middle)
+                info = await self.snapshots.stored.before(project, middle)
                 if info is None or info.sequence <= low:
                     break
-            snapshot = await self._snapshots.read(project, info.sequence)
+            snapshot = await self.snapshots.read(project, info.sequence)
             state = snapshot.get(latest.data_key) if snapshot is not None else None
             if state is not None and state.revision >= revision:
                 known, high = state, info.sequence
@@ -255,7 +241,7 @@ class HistoryReader:
         return known
 
 
-def _add_all(blamed: Blame, older: list[KeyEvent], deadline: float) -> None:
+def _add_all(blamed: Blame, older: list[Revision], deadline: float) -> None:
     for link in older:
         if not blamed.open or time.monotonic() >= deadline:
             return
@@ -272,34 +258,28 @@ def data_key_not_found(project: str, data_key: str, at: Sequence | None) -> Cont
     )
 
 
-async def _compared(chain: list[KeyEvent], *, patches: bool) -> list[Revision]:
+async def _compared(chain: list[Revision], *, patches: bool) -> list[Revision]:
     """Consecutive events of a key, newest first, each with its patch from the next in the list."""
     if not patches:
-        return [Revision(entry, event, None) for entry, event in chain]
-    work = partial(_compare, chain)
+        return chain
     if sum(len(link.entry.body) for link in chain) <= _INLINE_BYTES:
         await asyncio.sleep(0)
-        return work()
-    return await asyncio.to_thread(work)
+        return _compare(chain)
+    return await asyncio.to_thread(_compare, chain)
 
 
-def _compare(chain: list[KeyEvent]) -> list[Revision]:
-    revisions = [
-        Revision(newer.entry, newer.event, _patch(older.event, newer.event))
-        for newer, older in pairwise(chain)
-    ]
-    if chain:
-        entry, event = chain[-1]
-        first = event.previous_sequence is None or event.event_type == DATA_DELETED
-        unknown = None if first else Patch(omitted=PatchOmitted.TRIMMED)
-        revisions.append(Revision(entry, event, unknown))
+def _compare(chain: list[Revision]) -> list[Revision]:
+    revisions = []
+    for after, before in zip_longest(chain, chain[1:]):
+        compared = None
+        if after.event.event_type == DATA_DELETED or after.event.previous_sequence is None:
+            pass
+        elif before is None:
+            compared = Patch(omitted=PatchOmitted.TRIMMED)
+        elif before.event.event_type != DATA_DELETED:
+            compared = patch(before.event, after.event)
+        revisions.append(after._replace(patch=compared))
     return revisions
-
-
-def _patch(before: Event, after: Event) -> Patch | None:
-    if DATA_DELETED in (before.event_type, after.event_type):
-        return None
-    return patch(before, after)
 
 
 def _between(low: Sequence, high: Sequence) -> Sequence:

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
+from difflib import Match, SequenceMatcher
 
 _CONTEXT = 3
 _WORK = 4_000_000
@@ -25,39 +25,33 @@ def lines(text: str) -> list[str]:
     return _LINE.findall(text)
 
 
-def opcodes(before: Sequence[str], after: Sequence[str]) -> list[Opcode]:
+def opcodes(before: Sequence[str], after: Sequence[str]) -> Sequence[Opcode]:
     """The edits from some lines to others.
 
     Anchors on lines that are unique on both sides (patience diff); difflib compares what is
     between them, within a limit on the work.
     """
-    found: list[Opcode] = []
-    i = j = 0
-    for a, b, size in (*_merged(_blocks(before, after)), (len(before), len(after), 0)):
-        if i < a and j < b:
-            found.append(("replace", i, a, j, b))
-        elif i < a:
-            found.append(("delete", i, a, j, b))
-        elif j < b:
-            found.append(("insert", i, a, j, b))
-        if size:
-            found.append(("equal", a, a + size, b, b + size))
-        i, j = a + size, b + size
-    return found
+    return _Matcher(before, after).get_opcodes()
 
 
-def _merged(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Joins blocks that touch on both sides."""
-    held: Block | None = None
-    for a, b, size in blocks:
-        if held is not None and held[0] + held[2] == a and held[1] + held[2] == b:
-            held = (held[0], held[1], held[2] + size)
-            continue
-        if held is not None:
-            yield held
-        held = (a, b, size)
-    if held is not None:
-        yield held
+class _Matcher(SequenceMatcher[str]):
+    """What difflib derives from equal blocks, for those of `_blocks`, joined where they touch."""
+
+    def __init__(self, before: Sequence[str], after: Sequence[str]) -> None:
+        super().__init__()  # Without the lines, which it would index.
+        self._matches: list[Match] = []
+        last = Match(0, 0, 0)
+        for a, b, size in _blocks(before, after):
+            if self._matches and (last.a + last.size, last.b + last.size) == (a, b):
+                last = Match(last.a, last.b, last.size + size)
+                self._matches[-1] = last
+            else:
+                last = Match(a, b, size)
+                self._matches.append(last)
+        self._matches.append(Match(len(before), len(after), 0))
+
+    def get_matching_blocks(self) -> list[Match]:
+        return self._matches
 
 
 def _blocks(before: Sequence[str], after: Sequence[str]) -> Iterator[Block]:
@@ -127,43 +121,22 @@ def _anchors(one: Sequence[str], other: Sequence[str], offset: int) -> list[tupl
             ends.append(index)
         else:
             lasts[length], ends[length] = place, index
-    found: list[tuple[int, int]] = []
+    anchors: list[tuple[int, int]] = []
     at = ends[-1] if ends else -1
     while at >= 0:
-        found.append((pairs[at][0] + offset, pairs[at][1] + offset))
+        anchors.append((pairs[at][0] + offset, pairs[at][1] + offset))
         at = before[at]
-    return found[::-1]
+    return anchors[::-1]
 
 
 def unified_diff(before: str, after: str) -> str:
     """A unified diff without file names, with three lines of context."""
     one, other = lines(before), lines(after)
-    return "".join(
-        part for hunk in _hunks(opcodes(one, other)) for part in _written(hunk, one, other)
-    )
+    hunks = _Matcher(one, other).get_grouped_opcodes(_CONTEXT)
+    return "".join(part for hunk in hunks for part in _written(hunk, one, other))
 
 
-def _hunks(codes: list[Opcode]) -> Iterator[list[Opcode]]:
-    """Changes with their context; changes that share context are one hunk."""
-    hunk: list[Opcode] = []
-    for index, (tag, a, b, c, d) in enumerate(codes):
-        if tag != "equal":
-            hunk.append((tag, a, b, c, d))
-            continue
-        first, last = index == 0, index == len(codes) - 1
-        if first or last or b - a > 2 * _CONTEXT:
-            if not first:
-                size = min(_CONTEXT, b - a)
-                yield [*hunk, ("equal", a, a + size, c, c + size)]
-            size = min(_CONTEXT, b - a)
-            hunk = [] if last else [("equal", b - size, b, d - size, d)]
-        else:
-            hunk.append((tag, a, b, c, d))
-    if any(code[0] != "equal" for code in hunk):
-        yield hunk
-
-
-def _written(hunk: list[Opcode], before: list[str], after: list[str]) -> Iterator[str]:
+def _written(hunk: Sequence[Opcode], before: list[str], after: list[str]) -> Iterator[str]:
     old = _range(hunk[0][1], hunk[-1][2])
     new = _range(hunk[0][3], hunk[-1][4])
     yield f"@@ -{old} +{new} @@\n"

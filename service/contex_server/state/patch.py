@@ -79,14 +79,14 @@ def json_patch(before: bytes, after: bytes) -> str:
         ValueError: One of them is not JSON.
     """
     try:
-        found = write(operations(*parse(before, after)))
+        text = write(operations(*parse(before, after)))
     except (ValueError, RecursionError):
         orjson.loads(before)
         orjson.loads(after)
         return _whole(after)
-    if len(found) > _VERBOSE_BYTES and len(found) > len(after):
+    if len(text) > _VERBOSE_BYTES and len(text) > len(after):
         return _whole(after)
-    return found
+    return text
 
 
 def _whole(document: bytes) -> str:
@@ -99,41 +99,41 @@ def operations(before: Any, after: Any) -> list[Operation]:
     Compares objects name by name. Of arrays, equal items at both ends are left alone, the rest is
     compared index by index, and surplus items are removed or added.
     """
-    found: list[Operation] = []
-    _compare(before, after, "", found)
-    return found
+    edits: list[Operation] = []
+    _compare(before, after, "", edits)
+    return edits
 
 
-def _compare(before: Any, after: Any, path: str, found: list[Operation]) -> None:
+def _compare(before: Any, after: Any, path: str, edits: list[Operation]) -> None:
     kind = type(before)
     if kind is not type(after):
-        found.append({"op": "replace", "path": path, "value": after})
+        edits.append({"op": "replace", "path": path, "value": after})
     elif kind is dict:
-        _compare_objects(before, after, path, found)
+        _compare_objects(before, after, path, edits)
     elif kind is list:
-        _compare_arrays(before, after, path, found)
+        _compare_arrays(before, after, path, edits)
     elif before != after:
-        found.append({"op": "replace", "path": path, "value": after})
+        edits.append({"op": "replace", "path": path, "value": after})
 
 
 def _compare_objects(
-    before: dict[str, Any], after: dict[str, Any], path: str, found: list[Operation]
+    before: dict[str, Any], after: dict[str, Any], path: str, edits: list[Operation]
 ) -> None:
     for name, value in before.items():
         other = after.get(name, _ABSENT)
         if other is _ABSENT:
-            found.append({"op": "remove", "path": f"{path}/{escape(name)}"})
+            edits.append({"op": "remove", "path": f"{path}/{escape(name)}"})
             continue
         kind = type(value)
         # Most values are equal: builds no path for them.
         if kind is not type(other) or kind is dict or kind is list or value != other:
-            _compare(value, other, f"{path}/{escape(name)}", found)
+            _compare(value, other, f"{path}/{escape(name)}", edits)
     for name, value in after.items():
         if name not in before:
-            found.append({"op": "add", "path": f"{path}/{escape(name)}", "value": value})
+            edits.append({"op": "add", "path": f"{path}/{escape(name)}", "value": value})
 
 
-def _compare_arrays(before: list[Any], after: list[Any], path: str, found: list[Operation]) -> None:
+def _compare_arrays(before: list[Any], after: list[Any], path: str, edits: list[Operation]) -> None:
     if is_same(before, after):
         return
     shorter = min(len(before), len(after))
@@ -146,11 +146,11 @@ def _compare_arrays(before: list[Any], after: list[Any], path: str, found: list[
         end += 1
     old, new = len(before) - end, len(after) - end
     for index in range(start, min(old, new)):
-        _compare(before[index], after[index], f"{path}/{index}", found)
+        _compare(before[index], after[index], f"{path}/{index}", edits)
     for index in range(old - 1, new - 1, -1):
-        found.append({"op": "remove", "path": f"{path}/{index}"})
+        edits.append({"op": "remove", "path": f"{path}/{index}"})
     for index in range(old, new):
-        found.append({"op": "add", "path": f"{path}/{index}", "value": after[index]})
+        edits.append({"op": "add", "path": f"{path}/{index}", "value": after[index]})
 
 
 def escape(name: str) -> str:

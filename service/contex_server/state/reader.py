@@ -14,11 +14,10 @@ from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
-from contex_server.state.current_state import read_current_state
-from contex_server.state.fold import PAGE_EVENTS, RecentEntries, fold_entries
+from contex_server.state.fold import PAGE_EVENTS, RecentEntries, fold_entries, read_current_state
 from contex_server.state.moments import Moment, MomentQuery, resolve_moment
 from contex_server.state.snapshot import EMPTY
-from contex_server.state.snapshot_cache import SnapshotCache, StoredSnapshot
+from contex_server.state.snapshot_cache import NO_SNAPSHOT, SnapshotCache, StoredSnapshot
 from contex_server.state.state import State
 
 LONG_FOLD_EVENTS = 4_000
@@ -89,7 +88,7 @@ class StateReader:
             sequence, changes = await read_current_state(self._log, self._store, project)
             if sequence != until:
                 raise await self._trimmed(project, until) from None
-            snapshot = StoredSnapshot(BEGINNING, EMPTY)
+            snapshot = StoredSnapshot(NO_SNAPSHOT, EMPTY)
         state = State(until, snapshot.snapshot, changes)
         if state.nbytes <= self._cache.maxsize:
             self._cache[project, until] = state
@@ -134,21 +133,22 @@ class StateReader:
         fold: Callable[[list[Entry]], None],
     ) -> None:
         """Folds the entries after a snapshot, page by page."""
-        if until == snapshot.sequence:
+        start = snapshot.info.sequence
+        if until == start:
             return
         count = 0
         source = pages(
             self._log,
             project,
-            Range(snapshot.sequence, until),
-            resumed=snapshot.info is not None,
+            Range(start, until),
+            resumed=start > BEGINNING,
             max_events=PAGE_EVENTS,
         )
         async with aclosing(source):
             async for page in source:
                 count += len(page.entries)
                 fold(page.entries)
-        if snapshot.info is None and (await self._log.bounds(project)).trimmed:
+        if start == BEGINNING and (await self._log.bounds(project)).trimmed:
             raise ContexError(Reason.SEQUENCE_TRIMMED, "the beginning of the log is gone")
         if count > LONG_FOLD_EVENTS:
             self._on_long_fold(project)

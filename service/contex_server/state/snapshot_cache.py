@@ -10,8 +10,7 @@ from cachetools import LRUCache
 
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.state import SnapshotInfo, SnapshotReader
-from contex_server.state.snapshot import EMPTY, Snapshot
-from contex_server.state.snapshot_format import SnapshotDamaged, decode
+from contex_server.state.snapshot import EMPTY, Snapshot, SnapshotDamaged, decode_snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -19,12 +18,15 @@ _INLINE_BYTES = 128 * 1024
 """Up to this size snapshots are decoded on the event loop, in less than 2 ms."""
 
 
-class StoredSnapshot(NamedTuple):
-    """A snapshot and its sequence; without `info` it is the state before the first event."""
+NO_SNAPSHOT = SnapshotInfo(BEGINNING, 0, 0, 0)
+"""Stands for the state before the first event."""
 
-    sequence: Sequence
+
+class StoredSnapshot(NamedTuple):
+    """A snapshot, and what the store knows of it."""
+
+    info: SnapshotInfo
     snapshot: Snapshot
-    info: SnapshotInfo | None = None
 
 
 class SnapshotCache:
@@ -45,10 +47,10 @@ class SnapshotCache:
         while True:
             info = await self.stored.before(project, until)
             if info is None:
-                return StoredSnapshot(BEGINNING, EMPTY)
+                return StoredSnapshot(NO_SNAPSHOT, EMPTY)
             snapshot = await self.read(project, info.sequence)
             if snapshot is not None:
-                return StoredSnapshot(info.sequence, snapshot, info)
+                return StoredSnapshot(info, snapshot)
             until = info.sequence.prev()
 
     async def read(self, project: str, sequence: Sequence) -> Snapshot | None:
@@ -61,9 +63,9 @@ class SnapshotCache:
             return None
         try:
             if len(data) <= _INLINE_BYTES:
-                snapshot = decode(data)
+                snapshot = decode_snapshot(data)
             else:
-                snapshot = await asyncio.to_thread(decode, data)
+                snapshot = await asyncio.to_thread(decode_snapshot, data)
         except SnapshotDamaged as error:
             log.error("snapshot_damaged", project=project, sequence=str(sequence), error=str(error))
             return None

@@ -19,11 +19,9 @@ from contex_server.log.projects import Counters
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
-from contex_server.state.current_state import read_current_state
-from contex_server.state.fold import PAGE_EVENTS, fold_entries
-from contex_server.state.snapshot import Snapshot
-from contex_server.state.snapshot_cache import SnapshotCache, StoredSnapshot
-from contex_server.state.snapshot_format import encode
+from contex_server.state.fold import PAGE_EVENTS, fold_entries, read_current_state
+from contex_server.state.snapshot import encode_snapshot
+from contex_server.state.snapshot_cache import NO_SNAPSHOT, SnapshotCache
 
 log = structlog.get_logger(__name__)
 
@@ -129,8 +127,8 @@ class Snapshotter:
         # Cached: nobody else takes snapshots while this process holds the task.
         newest = self._newest.get(project)
         if newest is None:
-            newest = await self._snapshots.stored.before(project, END_OF_TIME)
-        grown = counters.events - (newest.events if newest else 0)
+            newest = await self._snapshots.stored.before(project, END_OF_TIME) or NO_SNAPSHOT
+        grown = counters.events - newest.events
         if not await self._is_due(project, counters, newest):
             return grown
         if await self._has_task(project):
@@ -145,52 +143,46 @@ class Snapshotter:
             self._newest.pop(project, None)
         return await self.claims.take(project)
 
-    async def _is_due(self, project: str, now: Counters, newest: SnapshotInfo | None) -> bool:
-        if newest is None and now.counted_since > BEGINNING:
+    async def _is_due(self, project: str, now: Counters, newest: SnapshotInfo) -> bool:
+        events, size = now.events - newest.events, now.bytes - newest.bytes
+        if newest is NO_SNAPSHOT and now.counted_since > BEGINNING:
             # The log is older than its counters.
             events, size = (await self._log.bounds(project)).length, 0
-        else:
-            events = now.events - (newest.events if newest else 0)
-            size = now.bytes - (newest.bytes if newest else 0)
         enough = events >= self._events or size >= self._bytes
         return enough and events >= now.keys // 2
 
-    async def _take(self, project: str, counters: Counters, newest: SnapshotInfo | None) -> None:
+    async def _take(self, project: str, counters: Counters, newest: SnapshotInfo) -> None:
         """Brings the snapshots up to the end of the log."""
-        behind = counters.events - (newest.events if newest else 0)
-        older = newest is None and counters.counted_since > BEGINNING
+        behind = counters.events - newest.events
+        older = newest is NO_SNAPSHOT and counters.counted_since > BEGINNING
         if older or behind >= _CATCH_UP * max(self._events, counters.keys // 2):
             try:
-                start = await self._snapshots.before(project, END_OF_TIME)
-                await self._take_past(project, start, counters)
+                await self._take_past(project, counters)
+                return
             except ContexError as error:
                 if error.reason is not Reason.SEQUENCE_TRIMMED:
                     raise
-            else:
-                return
-        await self._take_now(project, counters)
-
-    async def _take_now(self, project: str, counters: Counters) -> None:
         sequence, state = await read_current_state(self._log, self._store.state, project)
         await self._put(project, sequence, state, counters.events, counters.bytes)
 
-    async def _take_past(self, project: str, start: StoredSnapshot, counters: Counters) -> None:
-        """Folds the log from a snapshot on, and takes another at each interval.
+    async def _take_past(self, project: str, counters: Counters) -> None:
+        """Folds the log from the newest snapshot on, and takes another at each interval.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED if events after the newest snapshot are gone.
         """
+        start = await self._snapshots.before(project, END_OF_TIME)
         bounds = await self._log.bounds(project)
-        if start.info is None and bounds.trimmed:
+        if start.info is NO_SNAPSHOT and bounds.trimmed:
             raise ContexError(Reason.SEQUENCE_TRIMMED, "the beginning of the log is gone")
-        state = await asyncio.to_thread(_unpacked, start.snapshot)
-        events, size = (start.info.events, start.info.bytes) if start.info else (0, 0)
+        state = await asyncio.to_thread(start.snapshot.states)
+        events, size = start.info.events, start.info.bytes
         fresh = fresh_bytes = 0
         source = pages(
             self._log,
             project,
-            Range(start.sequence, bounds.tail),
-            resumed=start.info is not None,
+            Range(start.info.sequence, bounds.tail),
+            resumed=start.info is not NO_SNAPSHOT,
             max_events=min(PAGE_EVENTS, self._events),
         )
         async with aclosing(source):
@@ -214,7 +206,7 @@ class Snapshotter:
     async def _put(
         self, project: str, sequence: Sequence, state: dict[str, KeyState], events: int, size: int
     ) -> None:
-        data = await asyncio.to_thread(encode, state)
+        data = await asyncio.to_thread(encode_snapshot, state)
         info = SnapshotInfo(sequence, events, size, len(state), len(data))
         if await self._store.snapshots.put(project, info, data):
             self._newest[project] = info
@@ -225,7 +217,3 @@ class Snapshotter:
                 keys=info.keys,
                 size_bytes=info.size,
             )
-
-
-def _unpacked(snapshot: Snapshot) -> dict[str, KeyState]:
-    return {key: snapshot.at(i) for i, key in enumerate(snapshot.keys)}

@@ -1,14 +1,17 @@
-"""Moves staged events into a project that they do not replace as a whole."""
+"""Makes what an import has staged part of its project."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from contex_server.audit.records import AuditAction, encode_action
 from contex_server.events.publisher import Publisher
 from contex_server.kernel import event_codec
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
     BEGINNING,
@@ -24,6 +27,7 @@ from contex_server.kernel.model import (
 from contex_server.log.pages import pages
 from contex_server.log.transfer import Restored
 from contex_server.tiers.storage import Storage
+from contex_server.transfer.request import Checkpoint, ImportMode, ImportRequest
 from contex_server.transfer.staging import Staging
 
 _BATCH_EVENTS = 500
@@ -31,8 +35,7 @@ _BATCH_EVENTS = 500
 
 @dataclass(frozen=True, slots=True)
 class ImportCommit:
-    """Moves what an import has staged into its project, unless the staged project replaces the
-    project as a whole (`Staging.commit`).
+    """Makes what an import has staged part of its project.
 
     Every method may raise `ContexError` with STORE_UNAVAILABLE or ARCHIVE_UNAVAILABLE.
     """
@@ -40,55 +43,97 @@ class ImportCommit:
     storage: Storage
     publisher: Publisher
     staging: Staging
-    project: str
+    request: ImportRequest
+    checkpoint: Checkpoint
+    origin: Origin
 
-    async def append(self, tail: Sequence, model: str) -> bool:
-        """Appends the staged events after `tail`, with agents and the vectors of a model; returns
-        False if somebody else has appended to the project."""
-        project, staged = self.project, self.staging.project
+    async def commit(self, tail: Sequence) -> None:
+        """Replaces the project, or appends to it, as the request says.
+
+        Args:
+            tail: The end of the project when an exact import began.
+
+        Raises:
+            ContexError: PROJECT_NOT_EMPTY: somebody else has appended to the project.
+        """
+        store, project, report = self.storage.store, self.request.project, self.checkpoint.report
+        exact = self.request.mode is ImportMode.EXACT
+        if not exact:
+            report.first, report.last = await self._replay()
+        else:
+            if tail > BEGINNING:
+                committed = await self._append(tail)
+            else:
+                committed = await self.staging.commit(self.checkpoint.models, self._action())
+            if not committed:
+                raise not_empty(project, (await self.storage.log.bounds(project)).tail)
+            reached("import-committed")
+            retention = self.checkpoint.retention.encode()
+            if retention and not await store.projects.retention(project):
+                await store.projects.put_retention(project, retention, self._action())
+        if tail > BEGINNING or not exact:
+            await store.audit.note_actions(project, [self._action()])
+
+    def _action(self) -> bytes:
+        report = self.checkpoint.report
+        source = f" of project {report.source}" if report.source else ""
+        return encode_action(
+            AuditAction.IMPORTED,
+            self.origin,
+            f"Import, {self.request.mode.name.lower()}{source}",
+            sequence=report.last,
+            count=report.imported,
+        )
+
+    async def _append(self, tail: Sequence) -> bool:
+        """Appends the staged events after `tail`, with agents and vectors; returns False if
+        somebody else has appended to the project."""
+        project, staged, store = self.request.project, self.staging.project, self.storage.store
         async for entries in self._staged_after(tail):
             batch = [
                 await self.staging.seal(project, Restored.of(entry, event_codec.links(entry)))
                 for entry in entries
             ]
-            if not await self.storage.store.transfer.restore(project, tail, batch):
+            if not await store.transfer.restore(project, tail, batch):
                 return False
             tail = entries[-1].sequence
             reached("import-added")
         agents: dict[str, tuple[bytes, Sequence]] = {}
         after = ""
-        while records := await self.storage.store.agents.agents(staged, after, _BATCH_EVENTS):
+        while records := await store.agents.agents(staged, after, _BATCH_EVENTS):
             after = records[-1].agent_id
             agents.update({a.agent_id: (a.record, a.cursor) for a in records})
-        await self.storage.store.agents.restore_agents(project, agents)
-        if model:
-            async for encodings in self.storage.store.match.all_vectors(staged, model):
-                await self.storage.store.match.put_vectors(project, model, encodings)
+        await store.agents.restore_agents(project, agents)
+        for model in self.checkpoint.models:
+            async for encodings in store.match.all_vectors(staged, model):
+                await store.match.put_vectors(project, model, encodings)
         return True
 
-    async def replay(self, name: str, origin: Origin) -> tuple[str, str]:
-        """Appends the staged events as new ones, except for those that were appended under the
-        same name before.
+    async def _replay(self) -> tuple[str, str]:
+        """Appends the staged events as new ones, except for those that this import has appended
+        already.
 
         Returns:
             The first and the last of their new sequences; "" if there are none.
         """
+        name = hashlib.sha256(self.staging.project.encode()).hexdigest()[:24]
         first = last = ""
         number = 0
         async for entries in self._staged_after(BEGINNING):
             # An append names one publisher.
             for publisher, run in groupby(map(_new_event, entries), lambda pair: pair[1]):
                 number += 1
-                events = [event for event, _ in run]
-                key = f"import-{name}-{number}"
-                append = Append(self.project, events, key, publisher=publisher, origin=origin)
+                append = Append(
+                    self.request.project,
+                    [event for event, _ in run],
+                    f"import-{name}-{number}",
+                    publisher=publisher,
+                    origin=self.origin,
+                )
                 appended = await self.publisher.append(await self.publisher.prepare(append))
                 reached("import-replayed")
                 first = first or str(appended.first)
-                end = appended.first
-                for _ in events[1:]:
-                    end = end.next()
-                last = str(end)
+                last = str(Sequence(appended.first.ms, appended.first.n + len(append.events) - 1))
             await self.staging.claim()
         return first, last
 
@@ -117,3 +162,13 @@ def _new_event(entry: Entry) -> tuple[NewEvent, str]:
         subject=record.metadata.get(SUBJECT, ""),
     )
     return event, record.publisher
+
+
+def not_empty(project: str, tail: Sequence) -> ContexError:
+    """The refusal of an import into a project that has other events."""
+    return ContexError(
+        Reason.PROJECT_NOT_EMPTY,
+        f"project {project!r} has events of its own, up to {tail}",
+        metadata={"tail_sequence": str(tail)},
+        field="start.project",
+    )

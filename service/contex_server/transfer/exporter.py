@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ class Exporter:
                 FORMAT_UNAVAILABLE, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         project = request.project
-        writer = await asyncio.to_thread(self._writer, request)
+        writer = await asyncio.to_thread(_writer, request)
         bounds = await self.storage.log.bounds(project)
         if request.after > BEGINNING:
             check_readable(bounds, request.after)
@@ -116,7 +116,7 @@ class Exporter:
             at.items, at.chain = writer.items, writer.chain.digest
             resume = ""
             if resumable and request.format is not FileFormat.PARQUET:
-                resume = orjson.dumps([getattr(at, name) for name in at.__slots__]).decode()
+                resume = orjson.dumps(astuple(at)).decode()
             return ExportChunk(data, at.events, at.bytes, total, at.scanned, resume, summary)
 
         if not request.resume:
@@ -144,46 +144,35 @@ class Exporter:
                 entries = page.entries
                 if not request.filter.is_open:
                     entries = [e for e in entries if request.filter.passes(event_codec.decode(e))]
-                data = await asyncio.to_thread(writer.events, entries) if entries else b""
-                at.scanned += len(page.entries)
-                at.position = page.entries[-1].id.decode()
+                data = b""
                 if entries:
+                    data = await asyncio.to_thread(writer.events, entries)
                     at.first = at.first or entries[0].id.decode()
                     at.last = entries[-1].id.decode()
                     at.events += len(entries)
+                at.scanned += len(page.entries)
+                at.position = page.entries[-1].id.decode()
                 yield chunk(data)
         summary = Summary(at.cut, at.first, at.last, at.events)
-        async for data, agents, vectors in self._parts(request, writer, cut):
-            summary = replace(
-                summary, agents=summary.agents + agents, vectors=summary.vectors + vectors
-            )
+        async for data in self._parts(request, writer, cut, summary):
             yield chunk(data, resumable=False)
         if request.format is not FileFormat.PARQUET:
-            summary = replace(summary, digest=writer.chain.digest)
+            summary.digest = writer.chain.digest
         last = await asyncio.to_thread(writer.end, summary)
         yield chunk(last, resumable=False, summary=summary)
 
-    def _writer(self, request: ExportRequest) -> Writer:
-        match request.format:
-            case FileFormat.NATIVE:
-                return NativeWriter()
-            case FileFormat.PARQUET:
-                return ParquetWriter()
-            case _:
-                cloud = request.format is FileFormat.CLOUD_EVENTS
-                return LinesWriter(cloud=cloud, compress=request.compress)
-
     async def _parts(
-        self, request: ExportRequest, writer: Writer, cut: Sequence
-    ) -> AsyncGenerator[tuple[bytes, int, int], None]:
-        """What goes with the events: bytes, and how many agents and vectors they contain."""
+        self, request: ExportRequest, writer: Writer, cut: Sequence, summary: Summary
+    ) -> AsyncGenerator[bytes, None]:
+        """What goes with the events; counts agents and vectors in the summary."""
         project = request.project
         if ExportPart.AGENTS in request.parts:
             after = ""
             while records := await self.storage.store.agents.agents(project, after, _AGENTS):
                 after = records[-1].agent_id
                 kept = [AgentRecord(a.agent_id, a.record, min(a.cursor, cut)) for a in records]
-                yield writer.agents(kept), len(kept), 0
+                summary.agents += len(kept)
+                yield writer.agents(kept)
         if ExportPart.VECTORS in request.parts:
             model = await self.storage.store.match.model(project)
             seen: set[bytes] = set()
@@ -191,11 +180,21 @@ class Exporter:
                 unseen = {digest: v for digest, v in encodings.items() if digest not in seen}
                 seen |= unseen.keys()
                 if unseen:
-                    yield await asyncio.to_thread(writer.vectors, unseen), 0, len(unseen)
+                    summary.vectors += len(unseen)
+                    yield await asyncio.to_thread(writer.vectors, unseen)
         if ExportPart.SETTINGS in request.parts:
             retention = await self.storage.store.projects.retention(project)
             if retention:
-                yield writer.settings(retention), 0, 0
+                yield writer.settings(retention)
+
+
+def _writer(request: ExportRequest) -> Writer:
+    if request.format is FileFormat.NATIVE:
+        return NativeWriter()
+    if request.format is FileFormat.PARQUET:
+        return ParquetWriter()
+    cloud = request.format is FileFormat.CLOUD_EVENTS
+    return LinesWriter(request.project, cloud=cloud, compress=request.compress)
 
 
 def _fingerprint(request: ExportRequest) -> str:
@@ -226,6 +225,4 @@ def _resumed(request: ExportRequest, writer: Writer) -> _Progress:
         ) from error
     if at.fingerprint != _fingerprint(request):
         raise invalid_field("resume_token", "belongs to an export with other options")
-    if isinstance(writer, LinesWriter):
-        writer.project = request.project
     return at

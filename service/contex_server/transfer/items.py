@@ -62,7 +62,7 @@ class Manifest:
         return made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Summary:
     """The trailer of a file; see `contex.v1.ExportSummary`."""
 
@@ -186,7 +186,7 @@ class Writer:
         raise NotImplementedError
 
     def end(self, summary: Summary) -> bytes:
-        """The last piece; the digest of the summary is filled in."""
+        """The last piece."""
         raise NotImplementedError
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -29,23 +28,22 @@ _BATCH = 500
 class LinesWriter(Writer):
     """Writes lines, or CloudEvents; if compressed, each piece is a frame of its own."""
 
-    def __init__(self, *, cloud: bool, compress: bool) -> None:
+    def __init__(self, project: str, *, cloud: bool, compress: bool) -> None:
         super().__init__()
-        self.project = ""
+        self._project = project
         self._encoding = CloudEventsEncoding() if cloud else JsonEncoding()
         self._compress = compress
 
     def begin(self, manifest: Manifest) -> bytes:
-        self.project = manifest.project
         return self._lines([self._encoding.manifest(manifest)])
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         return self._lines(
-            [self._encoding.event(event_codec.decode(entry), self.project) for entry in entries]
+            [self._encoding.event(event_codec.decode(entry), self._project) for entry in entries]
         )
 
     def end(self, summary: Summary) -> bytes:
-        return self._lines([self._encoding.summary(replace(summary, digest=self.chain.digest))])
+        return self._lines([self._encoding.summary(summary)])
 
     def _lines(self, objects: list[dict[str, Any]]) -> bytes:
         lines = [orjson.dumps(fields) + b"\n" for fields in objects]

@@ -24,24 +24,14 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import orjson
 
 from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.log.agents import AgentRecord
-from contex_server.transfer.items import (
-    Agents,
-    Events,
-    Item,
-    Manifest,
-    Reader,
-    SettingsItem,
-    Summary,
-    Vectors,
-    Writer,
-)
+from contex_server.transfer import items
 
 MAGIC = b"CTXEXP1\n"
 _HEAD = struct.Struct("<BII")
@@ -50,10 +40,10 @@ _MAX_BYTES = 64 * 1024 * 1024
 _MANIFEST, _EVENTS, _AGENTS, _VECTORS, _SETTINGS, _SUMMARY = b"MEAVSZ"
 
 
-class NativeWriter(Writer):
+class NativeWriter(items.Writer):
     """Writes frames."""
 
-    def begin(self, manifest: Manifest) -> bytes:
+    def begin(self, manifest: items.Manifest) -> bytes:
         return MAGIC + self._frame(_MANIFEST, orjson.dumps(asdict(manifest)))
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
@@ -70,9 +60,8 @@ class NativeWriter(Writer):
     def settings(self, retention: bytes) -> bytes:
         return self._frame(_SETTINGS, orjson.dumps({"retention": retention.decode()}))
 
-    def end(self, summary: Summary) -> bytes:
-        fields = asdict(replace(summary, digest=self.chain.digest))
-        return self._frame(_SUMMARY, orjson.dumps(fields))
+    def end(self, summary: items.Summary) -> bytes:
+        return self._frame(_SUMMARY, orjson.dumps(asdict(summary)))
 
     def _frame(self, kind: int, payload: bytes) -> bytes:
         crc = zlib.crc32(payload, zlib.crc32(_NUMBER.pack(self.items, kind)))
@@ -82,7 +71,7 @@ class NativeWriter(Writer):
         return frame
 
 
-class NativeReader(Reader):
+class NativeReader(items.Reader):
     """Reads frames."""
 
     exported = True
@@ -91,7 +80,7 @@ class NativeReader(Reader):
         super().__init__()
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Item]:
+    def feed(self, data: bytes) -> Iterator[items.Item]:
         self._buffer += data
         at = 0
         try:
@@ -123,29 +112,29 @@ class NativeReader(Reader):
         finally:
             del self._buffer[:at]
 
-    def finish(self) -> Iterator[Item]:
+    def finish(self) -> Iterator[items.Item]:
         if self._buffer or not self.ended:
             raise self.malformed("the file is truncated")
         return iter(())
 
-    def _read(self, kind: int, payload: bytes) -> Item:
+    def _read(self, kind: int, payload: bytes) -> items.Item:
         if (kind == _MANIFEST) != (self.item == 0):
             raise self.malformed("the manifest is not the first frame")
         try:
             if kind == _EVENTS:
-                return Events(decode_block(payload))
+                return items.Events(decode_block(payload))
             if kind == _VECTORS:
                 rows = decode_block(payload)
-                return Vectors({bytes.fromhex(row.id.decode()): row.body for row in rows})
+                return items.Vectors({bytes.fromhex(row.id.decode()): row.body for row in rows})
             fields = orjson.loads(payload)
             if kind == _MANIFEST:
-                return Manifest.of_json(fields)
+                return items.Manifest.of_json(fields)
             if kind == _AGENTS:
-                return Agents([_agent(*row) for row in fields])
+                return items.Agents([_agent(*row) for row in fields])
             if kind == _SETTINGS:
-                return SettingsItem(str(fields["retention"]).encode())
+                return items.SettingsItem(str(fields["retention"]).encode())
             if kind == _SUMMARY:
-                summary = Summary(**fields)
+                summary = items.Summary(**fields)
                 if summary.digest != self.chain.digest:
                     raise self.malformed("the content does not match the digest")
                 self.ended = True

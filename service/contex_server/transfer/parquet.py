@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from typing import Any
 
 import orjson
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import Entry
+from contex_server.kernel.model import Entry, Event
 from contex_server.kernel.parquet import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
 from contex_server.transfer.items import Manifest, Summary, Writer
 
-_COLUMNS = {
-    "sequence": TEXT,
-    "time": TIME,
-    "event_type": TEXT,
-    "data_key": TEXT,
-    "revision": NUMBER,
-    "previous_sequence": TEXT,
-    "content_type": TEXT,
-    "payload": BYTES,
-    "description": TEXT,
-    "publisher": TEXT,
-    "metadata": TEXT,
-    "text_digest": TEXT,
-    "opaque": TRUTH,
+_COLUMNS: dict[str, tuple[str, Callable[[Event], Any]]] = {
+    "sequence": (TEXT, lambda event: str(event.sequence)),
+    "time": (TIME, lambda event: event.sequence.ms),
+    "event_type": (TEXT, lambda event: event.event_type),
+    "data_key": (TEXT, lambda event: event.data_key),
+    "revision": (NUMBER, lambda event: event.revision),
+    "previous_sequence": (TEXT, lambda event: str(event.previous_sequence or "")),
+    "content_type": (TEXT, lambda event: event.content_type or "application/json"),
+    "payload": (BYTES, lambda event: event.payload),
+    "description": (TEXT, lambda event: event.description),
+    "publisher": (TEXT, lambda event: event.publisher),
+    "metadata": (TEXT, lambda event: orjson.dumps(event.metadata).decode()),
+    "text_digest": (TEXT, lambda event: event.text_digest.hex()),
+    "opaque": (TRUTH, lambda event: event.opaque),
 }
 
 
@@ -37,31 +39,16 @@ class ParquetWriter(Writer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._file = ParquetFile(_COLUMNS)
+        self._file = ParquetFile({name: kind for name, (kind, _) in _COLUMNS.items()})
 
     def begin(self, manifest: Manifest) -> bytes:
         return b""
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         self.items += len(entries)
-        records = map(event_codec.decode, entries)
         return self._file.add(
-            (
-                str(r.sequence),
-                r.sequence.ms,
-                r.event_type,
-                r.data_key,
-                r.revision,
-                str(r.previous_sequence or ""),
-                r.content_type or "application/json",
-                r.payload,
-                r.description,
-                r.publisher,
-                orjson.dumps(r.metadata).decode(),
-                r.text_digest.hex(),
-                r.opaque,
-            )
-            for r in records
+            [value(event) for _, value in _COLUMNS.values()]
+            for event in map(event_codec.decode, entries)
         )
 
     def end(self, summary: Summary) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import orjson
 
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, EventFilter, Sequence
-from contex_server.transfer.items import FileFormat
+from contex_server.transfer.items import FileFormat, Manifest
 from contex_server.transfer.redaction import KeyMapping, Redaction
 
 
@@ -98,6 +98,9 @@ class ImportReport:
         self.last = last.id.decode()
 
 
+_SEQUENCES = ("last_read", "staged", "matched")
+
+
 @dataclass(slots=True)
 class Checkpoint:
     """The progress of an import, as stored with the staged events so that it can be resumed. The
@@ -109,8 +112,9 @@ class Checkpoint:
         salt: Keys the hashes of redacted values, in hexadecimal.
         offset: The file is staged up to this byte.
         reader: The state of the reader at `offset`; empty if reading cannot be resumed.
-        last_read: The sequence of the last event read.
-        matched: The project's own events are found in the file up to this sequence.
+        last_read: The last event read.
+        staged: Not read any more.
+        matched: The project's own events are found in the file up to this one.
         model: The embedding model of the staged vectors, or "".
         retention: The retention that the file sets, as stored, or "".
         checked: Whether the whole file was read and checked.
@@ -122,11 +126,11 @@ class Checkpoint:
     format: int = 0
     offset: int = 0
     reader: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    last_read: str = "0-0"
-    staged: str = "0-0"
-    matched: str = "0-0"
+    manifest: Manifest = field(default_factory=Manifest)
+    report: ImportReport = field(default_factory=ImportReport)
+    last_read: Sequence = BEGINNING
+    staged: Sequence = BEGINNING
+    matched: Sequence = BEGINNING
     model: str = ""
     retention: str = ""
     checked: bool = False
@@ -138,9 +142,15 @@ class Checkpoint:
 
     def encode(self) -> bytes:
         """As stored."""
-        return orjson.dumps(asdict(self))
+        fields = asdict(self)
+        return orjson.dumps(fields | {name: str(fields[name]) for name in _SEQUENCES})
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
         """Reads what `encode` wrote; None if nothing is stored."""
-        return cls(**orjson.loads(data)) if data else None
+        if not data:
+            return None
+        fields = orjson.loads(data)
+        fields["manifest"] = Manifest.of_json(fields["manifest"])
+        fields["report"] = ImportReport(**fields["report"])
+        return cls(**fields | {name: Sequence.parse(fields[name]) for name in _SEQUENCES})

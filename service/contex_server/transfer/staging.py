@@ -7,8 +7,7 @@ with the snapshots that make past states readable; the rest goes into the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
@@ -21,7 +20,7 @@ from contex_server.log.transfer import Restored
 from contex_server.projects.retention import Retention
 from contex_server.projects.room import ProjectsRoom
 from contex_server.projects.segment_writer import SNAPSHOT_EVENTS, NewSegment
-from contex_server.state.snapshot_format import encode
+from contex_server.state.snapshot import encode_snapshot
 from contex_server.tiers.storage import Storage
 
 _SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
@@ -143,14 +142,13 @@ class Staging:
         if to_archive:
             self._segment += batch
             self._segment_bytes += sum([len(event.body) for event in batch])
-            if not (last or self._is_full() or self._put_events >= self._to_archive):
+            assert self._archiver is not None
+            full = self._archiver.segments.is_full(len(self._segment), self._segment_bytes)
+            if not (last or full or self._put_events >= self._to_archive):
                 return
             batch, self._segment, self._segment_bytes = self._segment, [], 0
         await self.drain()
-        work = (
-            self._archive(batch, note) if to_archive and batch else self._restore_with(batch, note)
-        )
-        self._task = asyncio.create_task(self._do(work, offset))
+        self._task = asyncio.create_task(self._stage(batch, note, offset, archive=to_archive))
         if last:
             await self.drain()
 
@@ -170,23 +168,19 @@ class Staging:
             return event
         return event._replace(body=await self._sealer.seal(project, subject, event.body))
 
-    def _is_full(self) -> bool:
-        assert self._archiver is not None
-        return self._archiver.segments.is_full(len(self._segment), self._segment_bytes)
-
-    async def _do(self, work: Coroutine[Any, Any, None], offset: int) -> None:
+    async def _stage(
+        self, events: list[Restored], note: bytes, offset: int, *, archive: bool
+    ) -> None:
         reached("import-staging")
-        await work
-        if offset:
-            self.offset = offset
-        reached("import-staged")
-
-    async def _restore_with(self, events: list[Restored], note: bytes) -> None:
-        """Puts events into the store, with a note."""
-        if events:
+        if events and archive:
+            await self._archive(events, note)
+        elif events:
             await self._restore(events, note, archived=False)
         elif note:
             await self._store.transfer.put_import_note(self.project, note)
+        if offset:
+            self.offset = offset
+        reached("import-staged")
 
     async def _archive(self, events: list[Restored], note: bytes) -> None:
         """Archives events, and counts them in the store."""
@@ -217,7 +211,7 @@ class Staging:
             self._apply(chunk)
             start += step
             if len(chunk) == step:
-                data = encode(self._states)
+                data = encode_snapshot(self._states)
                 info = SnapshotInfo(
                     Entry(chunk[-1].id, b"").sequence,
                     self._archived_events + builder.events,

@@ -1,26 +1,43 @@
-"""What becomes of each event of a file: selected, marked, renamed, redacted and linked."""
+"""What becomes of each event of a file: checked, selected, marked, renamed, redacted and linked."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import DATA_DELETED, SERVICE_TYPES, Entry, Event, Links, Sequence
+from contex_server.kernel.model import (
+    BEGINNING,
+    DATA_DELETED,
+    SERVICE_TYPES,
+    Entry,
+    Event,
+    Sequence,
+)
 from contex_server.log.transfer import Restored
 from contex_server.matching.describe import describe
 from contex_server.matching.embeddings import describe_event
+from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.state.moments import rfc3339
+from contex_server.transfer.continuity import Continuity
+from contex_server.transfer.items import FileFormat, Reader
 from contex_server.transfer.redaction import redact, remap_key
 from contex_server.transfer.request import ImportMode, ImportReport, ImportRequest
 
 
 class EventTransform:
-    """Applies an import request to events, one by one; the salt keys hashes of redacted values."""
+    """Applies an import request to the events of a file; the salt keys hashes of redacted values.
+
+    Attributes:
+        continuity: The history read so far.
+        staged_tail: The end of what was staged before the import was resumed.
+    """
 
     def __init__(self, request: ImportRequest, report: ImportReport, salt: bytes) -> None:
         self._request = request
         self._report = report
         self._salt = salt
+        self.continuity = Continuity()
+        self.staged_tail = BEGINNING
         self._exact = request.mode is ImportMode.EXACT
         self._renumbers = bool(request.mappings) or not self._exact
         self._latest: dict[str, tuple[int, Sequence]] = {}
@@ -29,14 +46,88 @@ class EventTransform:
     def add_latest(self, data_key: str, revision: int, sequence: Sequence) -> None:
         """Adds the latest event of a key, unless the key is known already."""
         self._latest.setdefault(data_key, (revision, sequence))
+        self.continuity.add_latest(data_key, revision, sequence)
 
-    def add_present(self, entry: Entry, links: Links) -> None:
-        """Adds an event that the project has already."""
-        if links.data_key:
-            self._latest[links.data_key] = (links.revision, entry.sequence)
+    def add_present(self, entries: list[Entry]) -> None:
+        """Adds events that the project has already.
 
-    def selects(self, record: Event) -> bool:
-        """Whether an event is imported at all."""
+        Raises:
+            ContinuityError: They are not the next ones.
+        """
+        for entry, links in zip(entries, self.continuity.check_links(entries), strict=True):
+            if links.data_key:
+                self._latest[links.data_key] = (links.revision, entry.sequence)
+        self.continuity.last = entries[-1].sequence
+
+    def take(self, entries: list[Entry], reader: Reader) -> list[Restored]:
+        """The next events of a file, as they are imported: those that are not staged yet.
+
+        Raises:
+            ContinuityError: They are not the next ones of an exported file.
+            MalformedFile: They are not events.
+        """
+        verbatim = self._exact and self._request.verbatim and not self.continuity.partial
+        if verbatim and reader.exported:
+            return self._take_verbatim(entries)
+        try:
+            records = list(map(event_codec.decode, entries))
+        except ValueError as error:
+            raise reader.malformed(f"not an event: {error!s:.100}") from error
+        if reader.exported:
+            self.continuity.check_order(entries)
+            fresh = [r for r in records if r.sequence > self.staged_tail]
+            if fresh:
+                links = [record.links for record in fresh]
+                self.continuity.check_links(entries[-len(fresh) :], links)
+        else:
+            records = [self._in_file_order(record, reader) for record in records]
+        self._report.read += len(entries)
+        mark = not self._exact and (
+            reader.exported or self._report.format == FileFormat.LEGACY_JSON
+        )
+        taken = []
+        for entry, record in zip(entries, records, strict=True):
+            if not self._selects(record):
+                self._report.skipped += 1
+                continue
+            if not self._exact and not reader.exported:
+                # Appending would find out too late.
+                try:
+                    describe(
+                        record.data_key,
+                        record.description,
+                        record.payload,
+                        record.content_type,
+                        record.event_type,
+                    )
+                except PayloadMalformed as error:
+                    raise reader.malformed(f"invalid payload: {error}") from error
+            if record.sequence > self.staged_tail:
+                restored = self.apply(entry, record, mark=mark)
+                taken.append(restored)
+                entry = Entry(restored.id, restored.body)
+            self._report.add_imported(entry, entry, 1)
+        return taken
+
+    def _take_verbatim(self, entries: list[Entry]) -> list[Restored]:
+        """Events that are imported unchanged: the same as in `take`, several times as fast."""
+        self.continuity.check_order(entries)
+        self._report.read += len(entries)
+        self._report.add_imported(entries[0], entries[-1], len(entries))
+        if entries[0].sequence <= self.staged_tail:
+            entries = [entry for entry in entries if entry.sequence > self.staged_tail]
+        return list(map(Restored.of, entries, self.continuity.check_links(entries)))
+
+    def _in_file_order(self, record: Event, reader: Reader) -> Event:
+        """An event of a foreign file at the sequence at which it is imported: the order of the
+        file takes precedence over its times."""
+        if not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
+            problem = "an event without a type, or a deletion without a data key"
+            raise reader.malformed(problem)
+        sequence = self.continuity.last = max(record.sequence, self.continuity.last.next())
+        return record if sequence == record.sequence else replace(record, sequence=sequence)
+
+    def _selects(self, record: Event) -> bool:
         request = self._request
         return (
             request.after < record.sequence <= request.until
@@ -68,7 +159,8 @@ class EventTransform:
         digest = record.text_digest
         changed = key != record.data_key or payload is not record.payload
         if changed and digest and record.event_type != DATA_DELETED:
-            digest = _text_digest(record, key, payload)
+            text = describe_event(replace(record, data_key=key, payload=payload))
+            digest = text.digest()
         before = self._latest.get(key) if key else None
         revision = record.revision
         if self._renumbers:
@@ -89,19 +181,3 @@ class EventTransform:
             )
             entry = event_codec.entry(record)
         return Restored.of(entry, record.links)
-
-
-def check_payload(record: Event) -> None:
-    """Checks that the payload of an event that will be appended is what its content type
-    says: the appending would find out too late.
-
-    Raises:
-        PayloadMalformed: It is not.
-    """
-    describe(
-        record.data_key, record.description, record.payload, record.content_type, record.event_type
-    )
-
-
-def _text_digest(record: Event, data_key: str, payload: bytes) -> bytes:
-    return describe_event(replace(record, data_key=data_key, payload=payload)).digest()

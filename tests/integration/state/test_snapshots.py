@@ -28,13 +28,12 @@ from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
-from contex_server.state.current_state import read_current_state
-from contex_server.state.fold import fold_entries
+from contex_server.state.fold import fold_entries, read_current_state
 from contex_server.state.history import HistoryReader
 from contex_server.state.moments import Instant
 from contex_server.state.reader import StateReader
+from contex_server.state.snapshot import encode_snapshot
 from contex_server.state.snapshot_cache import SnapshotCache
-from contex_server.state.snapshot_format import encode
 from contex_server.state.snapshotter import Snapshotter
 
 from tests.integration.support import P, eventually, wrapped
@@ -164,7 +163,7 @@ async def test_the_live_state_is_exact_while_every_key_changes(
     backend: Store, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     if not at_once:
-        monkeypatch.setattr("contex_server.state.current_state._ATOMIC_KEYS", 100)
+        monkeypatch.setattr("contex_server.state.fold._ATOMIC_KEYS", 100)
     await publish(backend, *(f"k{n}" for n in range(3_000)))
     interrupted = Interrupted(backend)
     busy = wrapped(backend, interrupted.facet)
@@ -453,7 +452,7 @@ async def test_what_is_kept_at_hand_is_bounded(backend: Store) -> None:
 
 async def test_a_snapshot_before_one_that_is_there_is_refused(backend: Store) -> None:
     await publish(backend, "a")
-    data = encode({})
+    data = encode_snapshot({})
     assert await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 5), 1, 1, 0), data)
     assert not await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 4), 1, 1, 0), data)
     assert not await backend.snapshots.put(P, SnapshotInfo(Sequence(5, 5), 1, 1, 0), data)

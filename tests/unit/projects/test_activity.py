@@ -113,14 +113,14 @@ def test_buckets_hold_what_lies_in_them(
     )
     buckets = found.buckets
     assert buckets.start <= since
-    assert until < buckets.end
+    assert until < buckets.stop
     assert buckets.start > since - bucket - HOUR
-    assert buckets.end <= until + bucket + HOUR
+    assert buckets.stop <= until + bucket + HOUR
     assert (buckets.start + offset * 60) % bucket == 0
     wanted = [
         (at, name)
         for at, name in events
-        if buckets.start <= at < buckets.end
+        if buckets.start <= at < buckets.stop
         and (not names or name in names or ("c/*" in names and name == "c/d"))
     ]
     expected: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -132,7 +132,7 @@ def test_buckets_hold_what_lies_in_them(
     assert [s.name for s in found.series] == ranked[:3]
     for series in found.series:
         assert series.total == expected[series.name].total()
-        assert series.counts == [expected[series.name][i] for i in range(buckets.count)]
+        assert series.counts == [expected[series.name][i] for i in range(len(buckets))]
     assert found.total.total == len(wanted) == sum(found.total.counts)
     assert found.names == len(expected)
     assert found.peak_hours == [hours[hour] for hour in range(24)]
@@ -156,8 +156,8 @@ def test_everything_together_has_no_series() -> None:
 )
 def test_a_length_is_chosen(range_s: int, bucket: int) -> None:
     found = ask([], since_ms=(NOW - range_s) * 1000, bucket_s=0)
-    assert found.buckets.bucket_s == bucket
-    assert found.buckets.count <= 62
+    assert found.buckets.step == bucket
+    assert len(found.buckets) <= 62
 
 
 def test_minutes_are_kept_for_eight_days() -> None:

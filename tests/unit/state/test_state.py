@@ -6,8 +6,7 @@ import fnmatch
 
 import pytest
 from contex_server.kernel.model import BEGINNING, KeyState, Sequence
-from contex_server.state.snapshot import EMPTY
-from contex_server.state.snapshot_format import SnapshotDamaged, decode, encode
+from contex_server.state.snapshot import EMPTY, SnapshotDamaged, decode_snapshot, encode_snapshot
 from contex_server.state.state import Selection, State, changed_keys
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +21,7 @@ SELECTIONS = st.builds(
 
 @given(states())
 def test_a_snapshot_is_read_back_as_it_was(state: dict[str, KeyState]) -> None:
-    snapshot = decode(encode(state))
+    snapshot = decode_snapshot(encode_snapshot(state))
     assert snapshot.keys == sorted(state)
     assert {key: snapshot.get(key) for key in snapshot.keys} == state
     assert snapshot.deleted == {key for key, s in state.items() if s.deleted}
@@ -34,11 +33,11 @@ def test_a_snapshot_is_read_back_as_it_was(state: dict[str, KeyState]) -> None:
 def test_a_damaged_snapshot_is_never_taken_for_another(
     state: dict[str, KeyState], data: st.DataObject
 ) -> None:
-    whole = bytearray(encode(state))
+    whole = bytearray(encode_snapshot(state))
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] ^= 1 << data.draw(st.integers(0, 7))
     try:
-        read = decode(bytes(whole))
+        read = decode_snapshot(bytes(whole))
     except SnapshotDamaged:
         return
     assert {key: read.get(key) for key in read.keys} == state
@@ -47,7 +46,7 @@ def test_a_damaged_snapshot_is_never_taken_for_another(
 @pytest.mark.parametrize("data", [b"", b"\x01", b"\x02abc", b"\x01" + bytes(40)])
 def test_what_is_no_snapshot_is_refused(data: bytes) -> None:
     with pytest.raises(SnapshotDamaged):
-        decode(data)
+        decode_snapshot(data)
 
 
 def test_many_keys_take_little() -> None:
@@ -57,7 +56,7 @@ def test_many_keys_take_little() -> None:
         )
         for i in range(10_000)
     }
-    assert len(encode(state)) < 10 * len(state)
+    assert len(encode_snapshot(state)) < 10 * len(state)
 
 
 def plainly(state: dict[str, KeyState], wanted: Selection) -> list[str]:
@@ -77,7 +76,7 @@ def plainly(state: dict[str, KeyState], wanted: Selection) -> list[str]:
 def test_keys_are_selected_in_order(
     base: dict[str, KeyState], changes: dict[str, KeyState], wanted: Selection, after: str
 ) -> None:
-    state = State(BEGINNING, decode(encode(base)), changes)
+    state = State(BEGINNING, decode_snapshot(encode_snapshot(base)), changes)
     whole = base | changes
     expected = plainly(whole, wanted)
     assert list(state.select(wanted)) == expected
@@ -96,10 +95,10 @@ def test_what_differs_is_what_differs_key_by_key(
     shared: bool,
     wanted: Selection,
 ) -> None:
-    snapshot = decode(encode(base))
+    snapshot = decode_snapshot(encode_snapshot(base))
     one = State(BEGINNING, snapshot, earlier)
     moved = base if shared else base | later
-    other = State(BEGINNING, snapshot if shared else decode(encode(moved)), later)
+    other = State(BEGINNING, snapshot if shared else decode_snapshot(encode_snapshot(moved)), later)
     was, is_now = base | earlier, moved | later
     expected = []
     for key in sorted(was.keys() | is_now.keys()):
@@ -117,7 +116,7 @@ def test_two_events_of_one_millisecond_differ() -> None:
     one, other = (
         State(
             Sequence(1, n),
-            decode(encode({"a": KeyState("a", n, Sequence(1, n), False, b"")})),
+            decode_snapshot(encode_snapshot({"a": KeyState("a", n, Sequence(1, n), False, b"")})),
         )
         for n in (1, 2)
     )
@@ -128,4 +127,4 @@ def test_two_events_of_one_millisecond_differ() -> None:
 def test_the_empty_state_has_nothing(sequence: Sequence) -> None:
     state = State(sequence)
     assert (len(state), state.get("a"), list(state.all())) == (0, None, [])
-    assert decode(encode({})) is EMPTY
+    assert decode_snapshot(encode_snapshot({})) is EMPTY

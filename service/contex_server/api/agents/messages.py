@@ -98,7 +98,7 @@ def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
         sequence=str(datum.event),
         data_key=datum.data_key,
         revision=datum.revision,
-        time=timestamp(sending.place.ms),
+        time=timestamp(datum.sent_ms),
         kind=pb.DeliveryKind.Value(f"DELIVERY_KIND_{message.kind.upper()}"),
         resend=datum.resend,
         needs=[convert(pb.DeliveredNeed, need) for need in sending.needs],
@@ -110,7 +110,7 @@ def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
 def _known_message(datum: KnownDatum) -> pb.KnownDatum:
     delivery, latest = datum.delivery, datum.latest
     return pb.KnownDatum(
-        data_key=datum.data_key,
+        data_key=delivery.data_key,
         sequence=str(delivery.event),
         revision=delivery.revision,
         sent_time=timestamp(delivery.sent_ms),

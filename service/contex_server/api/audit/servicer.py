@@ -97,5 +97,4 @@ def _record_message(row: AuditRecord) -> pb.AuditRecord:
         record_id=str(row.id),
         time=timestamp(row.id.note.ms),
         action=pb.AuditAction.Value(f"AUDIT_ACTION_{row.action}"),
-        actor_verified=row.verified,
     )

@@ -59,12 +59,12 @@ class ProjectServicer(Servicer):
     async def get_retention(
         self, request: pb.GetRetentionRequest, call: Call
     ) -> pb.GetRetentionResponse:
-        retention = self._rooms.projects.retention
-        own, effective = await retention.retention(fields.project(request.project))
+        room = self._rooms.projects
+        own = await room.retentions.own(fields.project(request.project))
         return pb.GetRetentionResponse(
             retention=convert(pb.Retention, own),
-            effective=convert(pb.Retention, effective),
-            has_archive=retention.has_archive,
+            effective=convert(pb.Retention, own.over(room.retentions.defaults)),
+            has_archive=room.archiver is not None,
         )
 
     async def set_retention(
@@ -131,8 +131,8 @@ class ProjectServicer(Servicer):
             series=[convert(pb.ActivitySeries, series) for series in activity.series],
             total=convert(pb.ActivitySeries, activity.total),
             start_time=timestamp(buckets.start * 1000),
-            end_time=timestamp(buckets.end * 1000),
-            bucket_seconds=buckets.bucket_s,
+            end_time=timestamp(buckets.stop * 1000),
+            bucket_seconds=buckets.step,
             name_count=activity.names,
             peak_hours=activity.peak_hours,
             counted_since=str(activity.counted_since),
