@@ -549,6 +549,15 @@ async def test_snapshots_are_put_in_order_and_found_by_place(
     assert await snapshots.after("other", BEGINNING, 10) == []
 
 
+async def test_refusals_are_beside_the_audit(store: Store) -> None:
+    await store.audit.note_refusals(P, [b"one", b"two"])
+    assert await store.audit.audit(P, Range(), 10) == []
+    notes = await store.audit.refusals(P, Range(), 10)
+    assert [note.fields for note in notes] == [{b"x": b"one"}, {b"x": b"two"}]
+    assert await store.audit.refusals(P, Range(backwards=True), 1) == [notes[1]]
+    assert await store.audit.refusals("other", Range(), 10) == []
+
+
 async def test_what_is_appended_is_counted(log: EventLog, store: Store) -> None:
     assert (await store.projects.counters(P)).events == 0
     await log.append(Append(P, [event("a"), event("b"), event("")]))

@@ -17,6 +17,7 @@ import orjson
 from contex_server.agents import journal
 from contex_server.audit.records import (
     AUDIT,
+    REFUSALS,
     AuditAction,
     AuditFilter,
     AuditRecord,
@@ -71,6 +72,8 @@ class AuditReader:
         """
         backwards = span.backwards
         names = [AUDIT] if record_filter.needs_audit else []
+        if record_filter.needs_refusals:
+            names.append(REFUSALS)
         if record_filter.needs_journals:
             names += sorted(record_filter.agent_ids) or await self.journals.journals(project)
         if resume is not None:
@@ -113,14 +116,19 @@ class AuditReader:
         self, project: str, name: str, span: Range
     ) -> AsyncGenerator[AuditRecord, None]:
         """The records of one stream."""
-        read = partial(self.store.audit, project)
-        if name:
+        is_journal = name not in (AUDIT, REFUSALS)
+        if is_journal:
             read = partial(self.journals.journal, project, name)
+        else:
+            read = partial(self.store.refusals if name else self.store.audit, project)
         async for page in journal.note_pages(read, span, _PAGE_NOTES):
             for group in [page] if name else _groups(page):
                 events = {} if name else await self._events(project, group)
                 for note in group:
-                    records = _journal_records(note, name) if name else _audit_records(note, events)
+                    if is_journal:
+                        records = _journal_records(note, name)
+                    else:
+                        records = _audit_records(note, name, events)
                     for record in reversed(records) if span.backwards else records:
                         yield record
 
@@ -181,9 +189,9 @@ def _span(note: Note) -> tuple[Sequence, Sequence] | None:
     return begin, Sequence(begin.ms, begin.n + int(count) - 1)
 
 
-def _audit_records(note: Note, events: dict[Sequence, Event]) -> list[AuditRecord]:
+def _audit_records(note: Note, source: str, events: dict[Sequence, Event]) -> list[AuditRecord]:
     kind, body = next(iter(note.fields.items()))
-    record_id = RecordId(note.sequence, AUDIT, 0)
+    record_id = RecordId(note.sequence, source, 0)
     if kind == b"x":
         return [decode_action(record_id, body)]
     text, _, raw_origin = body.decode().partition("\t")

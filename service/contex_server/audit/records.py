@@ -13,6 +13,9 @@ from contex_server.kernel.scope import EVERYTHING, Scope
 AUDIT = ""
 """The source of the records that come from no agent's journal."""
 
+REFUSALS = "!"
+"""The source of the records of refused calls; no agent's id."""
+
 
 class AuditAction(StrEnum):
     """What was done; the names are those of `contex.v1.AuditAction`."""
@@ -30,6 +33,12 @@ class AuditAction(StrEnum):
     ADMINISTERED = "ADMINISTERED"
     IMPORTED = "IMPORTED"
     REFUSED = "REFUSED"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> AuditAction:
+        """An action that a later version records is told as one that is not known."""
+        return cls.UNSPECIFIED
 
 
 _JOURNAL_ACTIONS = {
@@ -47,7 +56,7 @@ class RecordId:
 
     Attributes:
         note: The note that it comes from.
-        source: The agent whose journal the note is in, or `AUDIT`.
+        source: The agent whose journal the note is in, or `AUDIT` or `REFUSALS`.
         index: The record's index in the note.
     """
 
@@ -127,6 +136,11 @@ class AuditFilter:
         if self.data_keys:
             actions = actions & {AuditAction.DELIVERED}
         return bool(actions & _JOURNAL_ACTIONS) and not self.request_id
+
+    @property
+    def needs_refusals(self) -> bool:
+        """Whether refused calls may fit."""
+        return AuditAction.REFUSED in (self.actions or AuditAction)
 
     @property
     def needs_audit(self) -> bool:

@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError
-from contex_server.kernel.model import BEGINNING, Origin, Sequence
+from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
 from contex_server.log.audit import AuditStore
 from contex_server.log.port import EventLog
 
@@ -34,8 +34,8 @@ _BATCH = 500
 _CLOSE_S = 2.0
 
 REFUSED_BURST, REFUSED_EVERY_S = 20, 10.0
-"""Records of refused calls in a project: this many at once, then one in this many seconds. A
-client that is refused all the time adds 8,640 of them a day, about 2 MiB."""
+"""Records of refused calls in a project, of each process: this many at once, then one in this
+many seconds. A client that is refused all the time adds 8,640 of them a day, about 2 MiB."""
 REFUSED_BURST_ALL, REFUSED_EVERY_ALL_S = 200, 1.0
 """The same for all projects together, so that inventing project names gains a client nothing."""
 _REFUSED_PROJECTS = 1_000
@@ -69,12 +69,13 @@ class _Note(NamedTuple):
 
 @dataclass(slots=True)
 class _Refusals:
-    """Recent refusals in a project; `unrecorded` calls have no record of their own."""
+    """Recent refusals in a project; `unrecorded` calls are counted in no record yet."""
 
     allowance: _Allowance = field(
         default_factory=lambda: _Allowance(REFUSED_BURST, REFUSED_EVERY_S)
     )
     unrecorded: int = 0
+    last: tuple[Origin, str] = (UNKNOWN, "")
 
 
 class AuditWriter:
@@ -119,13 +120,19 @@ class AuditWriter:
         """
         refusals = self._refusals.setdefault(project, _Refusals())
         refusals.unrecorded += 1
+        refusals.last = origin, f"{method}: {reason}"
         if refusals.allowance.take() and self._allowance.take():
-            count, refusals.unrecorded = refusals.unrecorded, 0
-            detail = f"{method}: {reason}"
-            self._enqueue(project, AuditAction.REFUSED, origin, detail, count=count)
+            self._record_refusals(project, refusals)
+
+    def _record_refusals(self, project: str, refusals: _Refusals) -> None:
+        count, refusals.unrecorded = refusals.unrecorded, 0
+        self._enqueue(project, AuditAction.REFUSED, *refusals.last, count=count)
 
     async def close(self) -> None:
-        """Writes what is queued, unless the store is away."""
+        """Writes what is queued and counted, unless the store is away."""
+        for project, refusals in self._refusals.items():
+            if refusals.unrecorded:
+                self._record_refusals(project, refusals)
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._idle.wait()
@@ -162,10 +169,12 @@ class AuditWriter:
         """Writes a batch of notes of one project."""
         project = self._queue[0].project
         batch = [note for note in self._queue if note.project == project][:_BATCH]
-        bodies = [note.body for note in batch if not note.of_refusal]
-        if len(bodies) < len(batch) and (await self._log.bounds(project)).tail > BEGINNING:
-            # Refused calls are only recorded in projects that exist: they must not create any.
-            bodies = [note.body for note in batch]
-        await self._store.note_actions(project, bodies)
+        refusals = [note.body for note in batch if note.of_refusal]
+        # Refused calls are only recorded in projects that exist: they must not create any.
+        if refusals and (await self._log.bounds(project)).tail > BEGINNING:
+            await self._store.note_refusals(project, refusals)
+        if len(refusals) < len(batch):
+            actions = [note.body for note in batch if not note.of_refusal]
+            await self._store.note_actions(project, actions)
         written = set(map(id, batch))
         self._queue = deque(note for note in self._queue if id(note) not in written)

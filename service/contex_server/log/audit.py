@@ -26,5 +26,15 @@ class AuditStore(Protocol):
     async def note_actions(self, project: str, actions: Iterable[bytes]) -> None:
         """Adds records of actions, whose content is opaque to the log."""
 
+    async def note_refusals(self, project: str, refusals: Iterable[bytes]) -> None:
+        """Adds records of refused calls to a stream of their own.
+
+        Not to the audit: servers of the version before refusals were recorded read every record
+        of the audit, and fail at one that they don't know.
+        """
+
+    async def refusals(self, project: str, span: Range, count: int) -> list[Note]:
+        """The first `count` refusals of a range, in its direction."""
+
     async def audit(self, project: str, span: Range, count: int) -> list[Note]:
         """The first `count` records of a range, in its direction."""

@@ -282,3 +282,11 @@ async def test_readers_do_not_disturb_each_other(server: Server) -> None:
     assert all(replay.sequences == every for replay in replays)
     for api in apis:
         await api.channel.close()
+
+
+async def test_the_store_does_not_walk_a_stream_for_what_is_before_it(api: Api, store: Any) -> None:
+    await api.publish(*(event(f"k{n}") for n in range(10)))
+    await store.config_resetstat()
+    page = await api.page(until=at_ms(1_000), order=BACKWARDS)
+    assert not page.events
+    assert "cmdstat_xrevrange" not in await store.info("commandstats")

@@ -28,6 +28,8 @@ class Log:
     async def note_actions(self, project: str, actions: list[bytes]) -> None:
         self.notes.setdefault(project, []).extend(map(orjson.loads, actions))
 
+    note_refusals = note_actions
+
 
 @pytest.fixture
 def log() -> Log:
@@ -89,3 +91,15 @@ async def test_a_refused_call_brings_no_project_into_being(log: Log, audit: Audi
     audit.exported("empty", OPS, "Replay", 0)
     await written(audit)
     assert [note["action"] for note in log.notes["empty"]] == ["EXPORTED"]
+
+
+async def test_what_was_refused_since_the_last_record_is_recorded_at_the_end(
+    log: Log, clock: SimpleNamespace
+) -> None:
+    audit = AuditWriter(log, log)  # type: ignore[arg-type]
+    for _ in range(1_000):
+        audit.refused("shop", OPS, "Publish", "INVALID_FIELD")
+    await audit.close()
+    assert len(log.notes["shop"]) == writer.REFUSED_BURST + 1
+    assert sum(note["count"] for note in log.notes["shop"]) == 1_000
+    assert log.notes["shop"][-1]["origin"] == list(OPS)

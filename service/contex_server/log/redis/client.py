@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from contex_server.kernel.config import Settings
-from contex_server.kernel.model import Entry, Range
+from contex_server.kernel.model import END_OF_TIME, Entry, Range
 from contex_server.log.buckets import bucket_of
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
@@ -65,6 +65,11 @@ class Client:
 
     async def read(self, project: str, kind: str, span: Range, count: int) -> list[Any]:
         """The first `count` entries of a range of a stream."""
+        if span.backwards and span.until < END_OF_TIME:
+            # XREVRANGE from before the first entry walks the whole stream: 30 ms and more.
+            some = Range(until=span.until)
+            if not await self.command(project, *range_command(kind, some, 1)):
+                return []
         rows: list[Any] = await self.command(project, *range_command(kind, span, count))
         return rows
 
