@@ -97,7 +97,10 @@ def _handler(
             return await handle(call)
         except ContexError as error:
             failure = error
-        await _abort(context, failure)
+        try:
+            await _abort(context, failure)
+        except grpc.aio.InternalError:  # the client has left; as above
+            raise asyncio.CancelledError from None
         raise AssertionError("abort raises")
 
     async def unary(raw: bytes, context: Context) -> bytes:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import TypeVar
+
+from contex_server.kernel.errors import shutting_down
+
+T = TypeVar("T")
 
 
 class Drain:
@@ -21,6 +27,33 @@ class Drain:
     def add(self, wake: Callable[[], None]) -> None:
         """Calls `wake` when the shutdown starts."""
         self._wakers.add(wake)
+
+    async def until_started(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """The items that come before the shutdown.
+
+        Raises:
+            ContexError: SHUTTING_DOWN, also while an item is waited for.
+        """
+        stopped = asyncio.Event()
+        self.add(stopped.set)
+        stopping = asyncio.ensure_future(stopped.wait())
+        try:
+            while not self.started:
+                item = asyncio.ensure_future(anext(items))
+                try:
+                    await asyncio.wait((item, stopping), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    item.cancel()
+                if item.done():
+                    try:
+                        value = item.result()
+                    except StopAsyncIteration:
+                        return
+                    yield value
+            raise shutting_down()
+        finally:
+            stopping.cancel()
+            self.remove(stopped.set)
 
     def remove(self, wake: Callable[[], None]) -> None:
         """Forgets `wake`."""

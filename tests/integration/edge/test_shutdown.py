@@ -7,11 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
+from contex.v1.transfer_service_pb2 import ImportStart
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import StartServer
+from tests.integration.logs import exported, imported, requests
 from tests.integration.support import (
     Api,
     P,
@@ -115,6 +117,28 @@ async def test_a_replay_is_cut_off_where_it_can_resume(
         rest = await two.replay(cursor=replay.cursor).to_end()
         assert replay.sequences + rest.sequences == published
         await stopping
+
+
+async def test_an_import_that_waits_for_its_client_ends_and_can_go_on(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> None:
+    here = await start_server(valkey.url, embedder=words, shutdown_grace_s=6)
+    there = await start_server(valkey.url, embedder=words)
+    async with Api.of(here) as one, Api.of(there) as two:
+        await two.publish(*(event(f"k{n}") for n in range(20)))
+        data = await exported(two)
+        call = one.transfers.Import()
+        first, part, _ = requests(data, ImportStart(project="copy", import_id="i"), len(data))
+        for request in (first, part):
+            await call.write(request)
+            await call.read()
+        async with asyncio.timeout(4):  # not the whole grace
+            await here.stop()
+        refused = await refusal(call.read())
+        assert (refused.code, refused.reason) == ("UNAVAILABLE", "SHUTTING_DOWN")
+        report = await imported(two, data, import_id="i")
+        assert report.imported_count == 20
+        assert await two.log("copy") == await two.log()
 
 
 async def test_what_is_in_flight_is_answered(

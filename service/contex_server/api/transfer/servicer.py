@@ -29,7 +29,7 @@ class TransferServicer(Servicer):
             self._audit.exported(query.project, call.origin, call.method, events)
 
     async def import_(self, requests: AsyncGenerator[pb.ImportRequest, None], call: Call) -> None:
-        async with aclosing(requests) as parts:
+        async with aclosing(self._drain.until_started(requests)) as parts:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
                 raise invalid_field("start", "must come first")
