@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contex_cli.commands import COMMANDS, GROUPS, group_page, load
+from contex_cli.commands import COMMANDS, GROUPS, help_page, load
 from contex_cli.exits import ExitCode
 
 PAGE = Path(__file__).parent / "guide" / "cli.md"
@@ -30,8 +30,8 @@ def page() -> str:
     """The whole page."""
     exits = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
     parts = [_INTRODUCTION, "\n".join(["| exit code | meaning |", "|---|---|", *exits, ""])]
-    pages = {name: group_page(name) for name in GROUPS}
-    pages |= {name: load(name).page(name) for name in COMMANDS}
+    pages = {name: help_page(name) for name in GROUPS}
+    pages |= {name: load(name).page() for name in COMMANDS}
     order = [*dict.fromkeys(name.partition(" ")[0] for name in COMMANDS)]
     for name in sorted(pages, key=lambda name: order.index(name.partition(" ")[0])):
         parts.append(f"## contex {name}\n\n```text\n{pages[name]}```\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from contex_cli.commands import COMMANDS, GROUPS, group_page, load, overview, subcommands
+from contex_cli.commands import COMMANDS, help_page, load, subcommands
 from contex_cli.exits import ExitCode
 
 
@@ -26,34 +26,27 @@ def _run(words: list[str]) -> int:
         from contex_cli import completion
 
         return completion.answer(request.partition("_")[0])
-    first, second = (*words[:2], "", "")[:2]
-    name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first
-    if name == first and subcommands(first) and second and not second.startswith("-"):
-        return _refuse(f"contex {first}", f"No such command {second!r}.")
+    group = words[0] if words and words[0] and subcommands(words[0]) else ""
+    word = "".join(words[1:2] if group else words[:1])
+    name = f"{group} {word}".strip()
     if name in COMMANDS:
-        return load(name).run(name, words[1 + (name != first) :])
-    if first in ("", "-h", "--help"):
-        print(overview(), end="", file=sys.stdout if first else sys.stderr)
-        return ExitCode.OK if first else ExitCode.USAGE
-    if first in GROUPS:
-        if second not in ("", "-h", "--help"):
-            return _refuse(f"contex {first}", f"No such command {second!r}.")
-        print(group_page(first), end="", file=sys.stdout if second else sys.stderr)
-        return ExitCode.OK if second else ExitCode.USAGE
-    if first == "--version":
+        return load(name).run(words[len(name.split()) :])
+    if group in COMMANDS and word.startswith("-"):
+        return load(group).run(words[1:])
+    if word in ("", "-h", "--help"):
+        print(help_page(group), end="", file=sys.stdout if word else sys.stderr)
+        return ExitCode.OK if word else ExitCode.USAGE
+    if not group and word == "--version":
         from importlib.metadata import version
 
         print(f"contex {version('contex-cli')}")
         return ExitCode.OK
-    if first in ("--install-completion", "--show-completion"):
+    if not group and word in ("--install-completion", "--show-completion"):
         from contex_cli import completion
 
-        return completion.run(first)
-    kind = "option" if first.startswith("-") else "command"
-    return _refuse("contex", f"No such {kind} {first!r}.")
-
-
-def _refuse(path: str, problem: str) -> int:
+        return completion.run(word)
+    path = f"contex {group}".strip()
+    kind = "option" if not group and word.startswith("-") else "command"
     print(f"Usage: {path} [OPTIONS] COMMAND [ARGS]...", file=sys.stderr)
-    print(f"Try '{path} -h' for help.\n\nError: {problem}", file=sys.stderr)
+    print(f"Try '{path} -h' for help.\n\nError: No such {kind} {word!r}.", file=sys.stderr)
     return ExitCode.USAGE

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from importlib.util import find_spec
 
 import contex
 
 from contex_cli import output as out
-from contex_cli.bars import bar, columns, fitted, sparkline
+from contex_cli.bars import bar, columns, fitted
 from contex_cli.command import Session, command
 from contex_cli.exits import InputError
 from contex_cli.parameters import option
@@ -24,8 +24,6 @@ _SPARK = 60
 _NAME = 48
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _LENGTH = re.compile(r"(\d{1,7})(s|m|min|h|d|w)?")
-
-
 _DIMENSIONS = {
     "total": contex.ActivityDimension.TOTAL,
     "key": contex.ActivityDimension.DATA_KEY,
@@ -43,7 +41,7 @@ def parse_length(text: str) -> int:
     return int(match[1]) * _UNITS[match[2] or "s"]
 
 
-@command()
+@command("activity")
 async def activity(
     session: Session,
     by: str = option("total", "Count all together, or by this.", parse={k: k for k in _DIMENSIONS}),
@@ -73,10 +71,7 @@ async def activity(
         None, "Also write a page with a chart and its numbers.", metavar="FILE"
     ),
 ) -> None:
-    """Show how many events there were, over time.
-
-    With bars and sparklines; --png and --html need the extra "charts" of this package.
-    """
+    """With bars and sparklines; --png and --html need the extra "charts" of this package."""
     draws = png is not None or html is not None
     if draws and find_spec("matplotlib") is None:
         raise InputError(
@@ -86,9 +81,11 @@ async def activity(
     # How far local time was ahead of UTC at the end of the range.
     end = until if isinstance(until, datetime) else datetime.now()
     offset = round((end.astimezone().utcoffset() or timedelta()) / timedelta(minutes=1))
+    zone = timezone(timedelta(minutes=offset))
+    dimension = _DIMENSIONS[by]
     answer = await session.client.activity(
         session.project,
-        _DIMENSIONS[by],
+        dimension,
         since=since,
         until=until,
         bucket_seconds=bucket or 0,
@@ -96,7 +93,10 @@ async def activity(
         top=top,
         utc_offset_minutes=offset,
     )
-    report = Report(session.project, _DIMENSIONS[by], answer, timezone(timedelta(minutes=offset)))
+    heading = dimension.value.replace("_", " ") if by != "total" else ""
+    start, stop = answer.start_time.astimezone(zone), answer.end_time.astimezone(zone)
+    local = replace(answer, start_time=start, end_time=stop)
+    report = Report(session.project, heading, local, zone)
     if session.json:
         out.print_json({"dimension": by, **record(answer), "utc_offset_minutes": offset})
     else:
@@ -112,29 +112,20 @@ async def activity(
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown, as text or as a chart, in the local time of its end."""
+    """What is shown, as text or as a chart, in the local time of its end.
+
+    Attributes:
+        heading: What the names are: "data key"; empty for all together.
+    """
 
     project: str
-    dimension: contex.ActivityDimension
+    heading: str
     activity: contex.Activity
     zone: tzinfo
 
     @property
-    def heading(self) -> str:
-        """What the names are: "data key"; empty for all together."""
-        if self.dimension is contex.ActivityDimension.TOTAL:
-            return ""
-        return str(self.dimension.value).replace("_", " ")
-
-    @property
-    def times(self) -> tuple[datetime, datetime]:
-        """Where the first bucket begins and the last one ends."""
-        start, end = self.activity.start_time, self.activity.end_time
-        return start.astimezone(self.zone), end.astimezone(self.zone)
-
-    @property
     def range_text(self) -> str:
-        start, end = self.times
+        start, end = self.activity.start_time, self.activity.end_time
         return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {self.zone}"
 
     @property
@@ -166,7 +157,7 @@ def show(report: Report) -> None:
     for label, line in zip(margin, columns(counts, _HEIGHT), strict=True):
         out.say(f"{label:>{len(scale)}} │{line}")
     out.say(" " * len(scale) + " └" + "─" * len(counts))
-    out.say(" " * (len(scale) + 2) + _time_axis(*report.times, len(counts)))
+    out.say(" " * (len(scale) + 2) + _time_axis(activity, len(counts)))
     out.say()
     if report.heading:
         _show_series(activity, report.heading)
@@ -179,14 +170,14 @@ def show(report: Report) -> None:
         out.say("".join(f" {hour:02}" for hour in range(len(hours))))
 
 
-def _time_axis(start: datetime, end: datetime, width: int) -> str:
+def _time_axis(activity: contex.Activity, width: int) -> str:
     """Where the range begins, its middle and where it ends, below the columns."""
-    span = end - start
+    start, span = activity.start_time, activity.end_time - activity.start_time
     if span <= timedelta(days=2):
         form = "%H:%M" if span <= timedelta(days=1) else "%d %b %H:%M"
     else:
         form = "%d %b" if span <= timedelta(days=300) else "%b %Y"
-    left, middle, right = (f"{at:{form}}" for at in (start, start + span / 2, end))
+    left, middle, right = (f"{at:{form}}" for at in (start, start + span / 2, start + span))
     if width < len(left + middle + right) + 4:
         return f"{left} … {right}"
     gap = width // 2 - len(left) - len(middle) // 2
@@ -194,22 +185,25 @@ def _time_axis(start: datetime, end: datetime, width: int) -> str:
     return line + right.rjust(width - len(line))
 
 
+def series_name(series: contex.ActivitySeries, limit: int | None = None) -> str:
+    return out.plain(series.name, limit) or "(not named)"
+
+
 def _show_series(activity: contex.Activity, heading: str) -> None:
     """A row for each name: how many, their share as a bar, and when as a sparkline."""
     whole = activity.total.total
     highest = max((series.total for series in activity.series), default=1) or 1
-    names = [out.plain(series.name, _NAME) or "(not named)" for series in activity.series]
+    longest = max((len(series_name(series, _NAME)) for series in activity.series), default=0)
     # Beside the name there are 40 characters of numbers, bars and gaps.
-    room = out.console().width - max(map(len, names), default=0) - 40
-    width = min(max(room, 12), _SPARK)
+    width = min(max(out.console().width - longest - 40, 12), _SPARK)
     out.show_table(
         activity.series,
         {
-            heading: lambda series: out.plain(series.name, _NAME) or "(not named)",
+            heading: lambda series: series_name(series, _NAME),
             "events": lambda series: f"{series.total:,}",
             "share": lambda series: f"{series.total / whole:.0%}",
             "": lambda series: out.styled(bar(series.total / highest, _BAR), "cyan"),
-            "over time": lambda s: out.styled(sparkline(fitted(s.counts, width)), "green"),
+            "over time": lambda s: out.styled(columns(fitted(s.counts, width))[0], "green"),
         },
     )
     if (left_out := activity.name_count - len(activity.series)) > 0:

@@ -51,7 +51,7 @@ class Spec:
             session.answer(registration, _show_registration)
 
 
-@command()
+@command("register")
 async def register(
     session: Session,
     spec: Spec,
@@ -60,10 +60,7 @@ async def register(
         None, "The last event the agent knows; 0: it wants everything.", metavar="SEQUENCE"
     ),
 ) -> None:
-    """Register an agent and show what matches its needs now.
-
-    A registration of the same id is replaced.
-    """
+    """A registration of the same id is replaced."""
     needs = spec.read_needs()
     if not needs:
         raise UsageError("missing; or use --needs-file", "--need")
@@ -73,12 +70,9 @@ async def register(
     spec.answer(session, registration)
 
 
-@command()
+@command("agents update")
 async def update(session: Session, spec: Spec, agent_id: str = options.AGENT_ID) -> None:
-    """Change a registration; options not given are left unchanged.
-
-    New needs replace all old ones.
-    """
+    """New needs replace all old ones."""
     needs = spec.read_needs()
     if not needs and all(value is None for value in spec.arguments().values()):
         raise UsageError("nothing to change: give needs or another option")
@@ -102,30 +96,22 @@ def _show_registration(registration: contex.Registration) -> None:
     show_omitted(registration.context, out.say)
 
 
-@command()
+@command("agents")
 async def agents(session: Session) -> None:
-    """List, show and change the registered agents.
-
-    Without a subcommand it lists them. Options of a subcommand come after it.
-    """
-    registered = [agent async for agent in session.client.list_agents(session.project)]
-    if session.json:
-        for agent in registered:
-            out.print_json(agent)
-    else:
-        columns: out.Columns[contex.Agent] = {
-            "agent": "agent_id",
-            "needs": lambda agent: out.cell("; ".join(agent.needs), 200),
-            "threshold": "threshold",
-            "registered": "registered_time",
-            "acknowledged": "acknowledged_sequence",
-        }
-        out.show_table(registered, columns, "no agents")
+    """Without a subcommand it lists them. Options of a subcommand come after it."""
+    columns: out.Columns[contex.Agent] = {
+        "agent": "agent_id",
+        "needs": lambda agent: out.plain("; ".join(agent.needs), 200),
+        "threshold": "threshold",
+        "registered": "registered_time",
+        "acknowledged": "acknowledged_sequence",
+    }
+    registered = session.client.list_agents(session.project)
+    await options.Limit(0).show(registered, columns, "no agents", as_json=session.json)
 
 
-@command()
+@command("agents show")
 async def show(session: Session, agent_id: str = options.AGENT_ID) -> None:
-    """Show one registration."""
     session.answer(await session.client.get_agent(session.project, agent_id), _show_agent)
 
 
@@ -151,9 +137,8 @@ def _updates(min_delta: contex.MinDelta | None) -> str:
     return f"updates that change {' or '.join(pointers)}"
 
 
-@command()
+@command("agents unregister")
 async def unregister(session: Session, agent_id: str = options.AGENT_ID) -> None:
-    """Remove a registration and its cursor."""
     sequence = await session.client.unregister_agent(session.project, agent_id)
     session.answer(
         {"agent_id": agent_id, "sequence": sequence},
@@ -161,13 +146,12 @@ async def unregister(session: Session, agent_id: str = options.AGENT_ID) -> None
     )
 
 
-@command()
+@command("agents ack")
 async def ack(
     session: Session,
     agent_id: str = options.AGENT_ID,
     sequence: str = argument(..., "SEQUENCE", "The last event it has dealt with."),
 ) -> None:
-    """Move an agent's durable cursor forward, never back."""
     acknowledged = await session.client.acknowledge(
         session.project, agent_id, sequence, timeout=session.timeout
     )
@@ -177,7 +161,7 @@ async def ack(
     )
 
 
-@command()
+@command("listen")
 async def listen(
     session: Session,
     agent_id: str = options.AGENT_ID,
@@ -194,9 +178,7 @@ async def listen(
         None, "Print each event written out for a prompt instead.", "--format"
     ),
 ) -> None:
-    """Print what matches an agent's needs, as it arrives.
-
-    Begins with what the agent has not acknowledged, and goes on until Ctrl-C. When its needs are
+    """Begins with what the agent has not acknowledged, and goes on until Ctrl-C. When its needs are
     changed meanwhile, what matches now and did not before is printed next.
     """
     session.follows = True

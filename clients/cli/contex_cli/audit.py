@@ -20,7 +20,7 @@ _FORMATS = {
 _ACTIONS = ", ".join(action.value for action in contex.AuditAction if action.name != "OTHER")
 
 
-@command()
+@command("audit")
 async def audit(
     session: Session,
     range: options.Range,
@@ -45,10 +45,7 @@ async def audit(
         None, "Where to export to; - is stdout.", "--output", "-o", metavar="FILE"
     ),
 ) -> None:
-    """Show who did what, when and from where.
-
-    With --format or --output every record that fits is exported as a file, oldest first.
-    """
+    """With --format or --output every record that fits is exported as a file, oldest first."""
     exports = file_format is not None or output is not None
     if exports and (session.json or backwards):
         option = "--json" if session.json else "--backwards"

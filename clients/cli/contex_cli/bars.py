@@ -58,19 +58,13 @@ def fitted(counts: Sequence[int], width: int) -> list[int]:
     return [count for count in counts for _ in range(each)]
 
 
-def sparkline(counts: Sequence[int], most: int | None = None) -> str:
-    """A column of eighths for each count; `most`, or the highest, fills it. Not 0 is seen."""
-    return columns(counts, 1, most)[0]
+def columns(counts: Sequence[int], height: int = 1) -> list[str]:
+    """A column of eighths for each count, in lines from the top: the highest fills it.
 
-
-def columns(counts: Sequence[int], height: int, most: int | None = None) -> list[str]:
-    """The same over several lines, the upper ones first."""
-    scale = max(counts, default=0) if most is None else most
-    full = height * 8
-    levels = [
-        min(max(round(count / scale * full), 1), full) if count > 0 and scale > 0 else 0
-        for count in counts
-    ]
+    What is not 0 is always seen.
+    """
+    full, highest = height * 8, max(counts, default=0)
+    levels = [max(round(count / highest * full), 1) if count else 0 for count in counts]
     return [
         "".join(_RISING[min(max(level - 8 * line, 0), 8)] for level in levels)
         for line in reversed(range(height))

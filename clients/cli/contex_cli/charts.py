@@ -19,7 +19,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from contex_cli import output as out
-from contex_cli.activity import Report
+from contex_cli.activity import Report, series_name
 
 _INCHES = (12.0, 7.2)
 _DPI = 150
@@ -57,7 +57,7 @@ def _layers(report: Report) -> list[tuple[str, int, tuple[int, ...], str]]:
         return [("all events", total.total, total.counts, _COLOURS[0])]
     shown = report.activity.series[: len(_COLOURS)]
     layers = [
-        (out.plain(s.name, _LABEL) or "(not named)", s.total, s.counts, colour)
+        (series_name(s, _LABEL), s.total, s.counts, colour)
         for s, colour in zip(shown, _COLOURS, strict=False)
     ]
     rest = tuple(
@@ -206,11 +206,11 @@ def page(report: Report) -> str:
     """The page, whose colours follow the reader's light or dark setting."""
     activity = report.activity
     named = [activity.total, *(activity.series if report.heading else ())]
-    heads = ["all", *(out.plain(series.name) or "(not named)" for series in named[1:])]
+    heads = ["all", *map(series_name, named[1:])]
     step = timedelta(seconds=activity.bucket_seconds)
     rows = (
         (
-            f"{(activity.start_time + i * step).astimezone(report.zone):%Y-%m-%d %H:%M}",
+            f"{activity.start_time + i * step:%Y-%m-%d %H:%M}",
             [series.counts[i] for series in named],
         )
         for i in range(len(activity.total.counts))

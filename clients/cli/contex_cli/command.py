@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import isawaitable
+from inspect import getdoc, isawaitable
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from contex_cli.commands import listed, subcommands
+from contex_cli.commands import COMMANDS, command_list
 from contex_cli.exits import ExitCode, InputError, complain_about
 from contex_cli.parameters import bind, declared, option
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Function = Callable[..., Awaitable[ExitCode | None] | int]
+_SHARED = ("project", "target", "timeout", "json")
+"""Options that nearly all commands take; help lists them last."""
 
 
 @dataclass
@@ -77,35 +79,39 @@ class Session:
 class Command(click.Command):
     """A command: what it takes, what it says about itself, and how it runs."""
 
-    def __init__(self, function: _Function, taken: dict[str, bool], timeout: float) -> None:
+    name: str
+
+    def __init__(
+        self, name: str, function: _Function, without: Collection[str], timeout: float
+    ) -> None:
         self._function = function
-        parameters = [p for p in declared(function) if taken.get(p.name or "", True)]
-        parameters.sort(key=lambda parameter: parameter.name in taken)  # the session's last
+        parameters = [p for p in declared(function) if p.name not in without]
+        parameters.sort(key=lambda parameter: parameter.name in _SHARED)
         for parameter in parameters:
             if parameter.name == "timeout":
                 parameter.default = timeout
         super().__init__(
-            function.__name__,
+            name,
             params=parameters,
-            help=function.__doc__,
+            help=f"{COMMANDS[name][1]}\n\n{getdoc(function) or ''}",
             context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
         )
 
-    def page(self, name: str) -> str:
-        """What `contex NAME --help` prints."""
-        context = click.Context(self, info_name=f"contex {name}", **self.context_settings)
+    def page(self) -> str:
+        """What --help prints."""
+        context = click.Context(self, info_name=f"contex {self.name}", **self.context_settings)
         return self.get_help(context) + "\n"
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands of a group that is a command itself."""
-        if more := listed(subcommands((ctx.info_name or "").removeprefix("contex "))):
+        if more := command_list(self.name):
             formatter.write("\n" + more)
 
-    def run(self, name: str, words: list[str]) -> int:
+    def run(self, words: list[str]) -> int:
         """Runs it with the words of the command line; returns the exit code."""
         context = None
         try:
-            context = self.make_context(f"contex {name}", list(words))
+            context = self.make_context(f"contex {self.name}", list(words))
             arguments = bind(self._function, context.params)
             work = self._function(**arguments)
             return _run(work, arguments["session"]) if isawaitable(work) else work
@@ -128,19 +134,18 @@ class Command(click.Command):
 
 
 def command(
-    *, project: bool = True, target: bool = True, json: bool = True, timeout: float = 10.0
+    name: str, *, without: Collection[str] = (), timeout: float = 10.0
 ) -> Callable[[_Function], Command]:
-    """Makes a command of a function, which is a coroutine or prepares one.
+    """Makes a command of `COMMANDS` of a function, which is a coroutine or prepares one.
 
-    Its parameters are the command's options, see `contex_cli.parameters`. Errors become exit
-    codes, and SIGINT and SIGTERM cancel the coroutine, so that streams are closed and cursors
-    acknowledged.
+    Its parameters are the command's options, see `contex_cli.parameters`. Its docstring adds to the
+    help in the table. Errors become exit codes, and SIGINT and SIGTERM cancel the coroutine, so
+    that streams are closed and cursors acknowledged.
 
-    `project`, `target` and `json` say whether it takes these options of its `Session`, `target`
-    also --timeout, whose default is `timeout`.
+    `without` names the options of its `Session` that it does not take; `timeout` is the default of
+    --timeout.
     """
-    taken = {"project": project, "target": target, "timeout": target, "json": json}
-    return lambda function: Command(function, taken, timeout)
+    return lambda function: Command(name, function, without, timeout)
 
 
 def _run(work: Awaitable[ExitCode | None], session: Session) -> int:

@@ -1,12 +1,11 @@
 """The table of commands: where each is, and what it does in one line.
 
-Help is printed from here, so that no command's module is imported for it. The lines are the
-first ones of the commands' docstrings; a test compares them.
+Help is printed from here, so that no command's module is imported for it. A command's own page
+begins with its line, and goes on with the docstring of its function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -16,63 +15,51 @@ if TYPE_CHECKING:
     from contex_cli.command import Command
 
 COMMANDS = {
-    "serve": ("server:serve", "Start a server and run it until Ctrl-C."),
-    "health": ("server:health", "Check that a server is serving: exit code 0, or 6 if not."),
-    "publish": ("publish:publish", "Publish a fact, or with --stream a file of facts."),
-    "events": ("events:events", "List events of a project's log."),
-    "replay": ("events:replay", "Stream every event of a range, as fast as it can be read."),
-    "tail": ("events:tail", "Show the newest events, and with -f new ones as they arrive."),
-    "state": ("state:state", "Show a project's data as they were at a moment."),
-    "diff": ("state:diff", "Show what changed between two moments."),
-    "history": ("state:history", "Show the revisions of a datum."),
-    "blame": ("state:blame", "Show who set each field of a datum, or each line, and when."),
-    "register": ("agents:register", "Register an agent and show what matches its needs now."),
-    "listen": ("agents:listen", "Print what matches an agent's needs, as it arrives."),
-    "agents": ("agents:agents", "List, show and change the registered agents."),
-    "agents show": ("agents:show", "Show one registration."),
-    "agents update": (
-        "agents:update",
-        "Change a registration; options not given are left unchanged.",
-    ),
-    "agents unregister": ("agents:unregister", "Remove a registration and its cursor."),
-    "agents ack": ("agents:ack", "Move an agent's durable cursor forward, never back."),
-    "knew": ("knowledge:knew", "Show what an agent knew at a moment, and what it did not."),
-    "deliveries": (
-        "knowledge:deliveries",
-        "Show who was sent an event, or what an agent was sent.",
-    ),
-    "match": ("match:match", "Find the data that answer questions, without an agent."),
-    "explain": ("match:explain", "Break down the score of a need and a datum."),
-    "backtest": (
-        "match:backtest",
-        "Show what needs would have received, had they been registered.",
-    ),
-    "feedback give": ("match:give", "Note in the log whether a match was useful."),
-    "feedback export": ("match:export", "Write all judgements as JSON lines, a training set."),
-    "matching": ("match:matching", "Show how a project is matched: model, index, formula."),
-    "stats": ("projects:stats", "Show a project's size, positions and rate."),
-    "activity": ("activity:activity", "Show how many events there were, over time."),
-    "audit": ("audit:audit", "Show who did what, when and from where."),
-    "export": ("transfer:export", "Write a project's log up to now into a file."),
-    "import": ("transfer:import_", "Read a file into a project, all of it or nothing."),
-    "clone": ("transfer:clone", "Copy a project, or a part of it, into another."),
-    "retention show": ("projects:show", "Show how long a project is kept."),
+    "serve": ("server", "Start a server and run it until Ctrl-C."),
+    "health": ("server", "Check that a server is serving: exit code 0, or 6 if not."),
+    "publish": ("publish", "Publish a fact, or with --stream a file of facts."),
+    "events": ("events", "List events of a project's log."),
+    "replay": ("events", "Stream every event of a range, as fast as it can be read."),
+    "tail": ("events", "Show the newest events, and with -f new ones as they arrive."),
+    "state": ("state", "Show a project's data as they were at a moment."),
+    "diff": ("state", "Show what changed between two moments."),
+    "history": ("state", "Show the revisions of a datum."),
+    "blame": ("state", "Show who set each field of a datum, or each line, and when."),
+    "register": ("agents", "Register an agent and show what matches its needs now."),
+    "listen": ("agents", "Print what matches an agent's needs, as it arrives."),
+    "agents": ("agents", "List, show and change the registered agents."),
+    "agents show": ("agents", "Show one registration."),
+    "agents update": ("agents", "Change a registration; options not given are left unchanged."),
+    "agents unregister": ("agents", "Remove a registration and its cursor."),
+    "agents ack": ("agents", "Move an agent's durable cursor forward, never back."),
+    "knew": ("knowledge", "Show what an agent knew at a moment, and what it did not."),
+    "deliveries": ("knowledge", "Show who was sent an event, or what an agent was sent."),
+    "match": ("match", "Find the data that answer questions, without an agent."),
+    "explain": ("match", "Break down the score of a need and a datum."),
+    "backtest": ("match", "Show what needs would have received, had they been registered."),
+    "feedback give": ("match", "Note in the log whether a match was useful."),
+    "feedback export": ("match", "Write all judgements as JSON lines, a training set."),
+    "matching": ("match", "Show how a project is matched: model, index, formula."),
+    "stats": ("projects", "Show a project's size, positions and rate."),
+    "activity": ("activity", "Show how many events there were, over time."),
+    "audit": ("audit", "Show who did what, when and from where."),
+    "export": ("transfer", "Write a project's log up to now into a file."),
+    "import": ("transfer", "Read a file into a project, all of it or nothing."),
+    "clone": ("transfer", "Copy a project, or a part of it, into another."),
+    "retention show": ("projects", "Show how long a project is kept."),
     "retention set": (
-        "projects:set_",
+        "projects",
         "Decide how long a project is kept; options not given are left unchanged.",
     ),
-    "remove": ("projects:remove", "Remove old events for good, in whole segments of the archive."),
+    "remove": ("projects", "Remove old events for good, in whole segments of the archive."),
     "erase": (
-        "projects:erase",
+        "projects",
         "Make payloads unreadable everywhere; sequences, times and digests stay.",
     ),
-    "verify": ("projects:verify", "Read a project end to end and report every difference."),
-    "demo": (
-        "contex_demo.command:demo",
-        "Tell the whole story on real input, and check every claim.",
-    ),
+    "verify": ("projects", "Read a project end to end and report every difference."),
+    "demo": ("contex_demo.command", "Tell the whole story on real input, and check every claim."),
 }
-"""By name: the module, of this package unless it is `contex_demo`, with the function; the help."""
+"""By name: the module, of this package unless it is `contex_demo`'s, and the help."""
 
 GROUPS = {
     "feedback": "Judge matches, and export the judgements.",
@@ -82,17 +69,17 @@ GROUPS = {
 
 
 def load(name: str) -> Command:
-    module, _, function = COMMANDS[name][0].partition(":")
-    if module.startswith("contex_demo."):
-        try:
-            command: Command = import_module(module).demo
-        except ModuleNotFoundError as error:
-            if error.name != "contex_demo":
-                raise
-            from contex_cli.server import no_demo as command
-        return command
-    loaded: Command = getattr(import_module(f"contex_cli.{module}"), function)
-    return loaded
+    from contex_cli.command import Command
+
+    module = COMMANDS[name][0]
+    try:
+        loaded = import_module(module if "." in module else f"contex_cli.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "contex_demo":
+            raise
+        loaded = import_module("contex_cli.server")  # which says how to install the demo
+    values = vars(loaded).values()
+    return next(value for value in values if isinstance(value, Command) and value.name == name)
 
 
 _HELP = """\
@@ -112,30 +99,28 @@ Options:
 """
 
 
-def overview() -> str:
-    """What `contex --help` prints."""
-    top = {name: help for name, (_, help) in COMMANDS.items() if " " not in name} | GROUPS
+def help_page(group: str) -> str:
+    """What `contex --help` prints; or `contex GROUP --help`, of one in `GROUPS`."""
+    if group:
+        return (
+            f"Usage: contex {group} [OPTIONS] COMMAND [ARGS]...\n\n  {GROUPS[group]}\n\n"
+            f"Options:\n  -h, --help  Show this message and exit.\n\n{command_list(group)}"
+        )
     exits = "".join(f"    {code.value:<4}{code.meaning}\n" for code in ExitCode)
-    return f"{_HELP}{listed(top)}\n  Exit codes:\n{exits}"
+    return f"{_HELP}{command_list()}\n  Exit codes:\n{exits}"
 
 
-def group_page(group: str) -> str:
-    """What `contex GROUP --help` prints, of a group that is not a command itself."""
-    return (
-        f"Usage: contex {group} [OPTIONS] COMMAND [ARGS]...\n\n  {GROUPS[group]}\n\n"
-        "Options:\n  -h, --help  Show this message and exit.\n\n" + listed(subcommands(group))
-    )
-
-
-def subcommands(group: str) -> dict[str, str]:
-    """The commands of a group with their help; none if it is not a group."""
+def subcommands(group: str = "") -> dict[str, str]:
+    """The commands of a group with their help; none if it is not a group; "" for all at the top."""
+    if not group:
+        return {name: help for name, (_, help) in COMMANDS.items() if " " not in name} | GROUPS
     by_words = {name.partition(" ")[::2]: help for name, (_, help) in COMMANDS.items()}
     return {second: help for (first, second), help in by_words.items() if first == group and second}
 
 
-def listed(helps: Mapping[str, str]) -> str:
-    """The part of a page that lists commands; empty for none."""
-    if not helps:
+def command_list(group: str = "") -> str:
+    """The part of a page that lists the commands of a group; empty if it is not a group."""
+    if not (helps := subcommands(group)):
         return ""
     width = max(map(len, helps))
     lines = (f"  {name:<{width}}  {help}\n" for name, help in helps.items())

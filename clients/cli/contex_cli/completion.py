@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from contex_cli.commands import COMMANDS, GROUPS, load, subcommands
+from contex_cli.commands import COMMANDS, load, subcommands
 from contex_cli.exits import ExitCode, complain
 
 VARIABLE = "_CONTEX_COMPLETE"
@@ -47,10 +47,7 @@ def answer(shell: str) -> ExitCode:
 
 def candidates(words: list[str], incomplete: str) -> list[CompletionItem]:
     """What the last word may become, after the complete ones."""
-    if not words:
-        names = {name.partition(" ")[0] for name in COMMANDS} | GROUPS.keys()
-    else:
-        names = set(subcommands(words[0])) if len(words) == 1 else set()
+    names = subcommands(*words) if len(words) < 2 else {}
     items = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else "".join(words[:1])
     if name in COMMANDS:

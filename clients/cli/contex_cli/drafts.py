@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import mimetypes
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,9 +20,20 @@ from contex_cli.records import JSON_CONTENT_TYPE, is_json
 TEXT_CONTENT_TYPE = "text/plain; charset=utf-8"
 BINARY_CONTENT_TYPE = "application/octet-stream"
 
-_PAYLOAD_KEYS = ("data", "payload", "payload_text", "payload_base64")
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_PAYLOADS: dict[str, tuple[Callable[[Any], bytes], str]] = {
+    "data": (_json_bytes, JSON_CONTENT_TYPE),
+    "payload": (_json_bytes, JSON_CONTENT_TYPE),
+    "payload_text": (str.encode, TEXT_CONTENT_TYPE),
+    "payload_base64": (partial(base64.b64decode, validate=True), BINARY_CONTENT_TYPE),
+}
+"""By the key of a line: how its value becomes a payload, and of which type."""
 _LINE_KEYS = {
-    *("data_key", "description", "event_type", "metadata", "content_type", *_PAYLOAD_KEYS),
+    *("data_key", "description", "event_type", "metadata", "content_type", *_PAYLOADS),
     *("tombstone", "expected_revision"),
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     *("sequence", "time", "revision", "previous_sequence", "publisher", "opaque", "score"),
@@ -146,32 +157,22 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
 
 
 def _line_payload(record: dict[str, Any]) -> tuple[bytes, str]:
-    given = [key for key in _PAYLOAD_KEYS if key in record]
+    given = [key for key in _PAYLOADS if key in record]
     content_type = _text(record, "content_type")
     if not given and content_type and not is_json(content_type):
         return b"", content_type  # as `--json` prints an empty payload
     if len(given) != 1:
         raise InputError("needs exactly one of data, payload, payload_text and payload_base64")
-    key = given[0]
-    value = record[key]
-    if key in ("data", "payload"):
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        return _encode(text, key), JSON_CONTENT_TYPE
-    if not isinstance(value, str):
+    (key,) = given
+    encode, content_type = _PAYLOADS[key]
+    if encode is not _json_bytes and not isinstance(record[key], str):
         raise InputError(f"{key} is not a text")
-    if key == "payload_text":
-        return _encode(value, key), TEXT_CONTENT_TYPE
     try:
-        return base64.b64decode(value, validate=True), BINARY_CONTENT_TYPE
-    except binascii.Error as error:
-        raise InputError(f"payload_base64: {error}") from None
-
-
-def _encode(text: str, key: str) -> bytes:
-    try:
-        return text.encode()
+        return encode(record[key]), content_type
     except UnicodeEncodeError:
         raise InputError(f"{key} holds half of a surrogate pair") from None
+    except ValueError as error:
+        raise InputError(f"{key}: {error}") from None
 
 
 def _no_constant(name: str) -> None:

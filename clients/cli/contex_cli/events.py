@@ -14,7 +14,7 @@ from contex_cli.progress import Progress
 _BEFORE_THE_FIRST = "0"
 
 
-@command()
+@command("events")
 async def events(
     session: Session,
     selection: options.Selection,
@@ -22,12 +22,8 @@ async def events(
     *,
     limit: options.Limit,
 ) -> None:
-    """List events of a project's log."""
     items = session.client.list_events(
-        session.project,
-        **vars(selection),
-        backwards=backwards,
-        page_size=limit.page_size,
+        session.project, **vars(selection), backwards=backwards, page_size=limit.page_size
     )
     columns: out.Columns[contex.Event] = {
         "sequence": "sequence",
@@ -48,16 +44,11 @@ def _print(session: Session, event: contex.Event) -> None:
         out.print_line(out.event_line(event))
 
 
-@command()
+@command("replay")
 async def replay(
-    session: Session,
-    selection: options.Selection,
-    backwards: bool = options.BACKWARDS,
+    session: Session, selection: options.Selection, backwards: bool = options.BACKWARDS
 ) -> None:
-    """Stream every event of a range, as fast as it can be read.
-
-    The output of --json can be published again: see `contex publish --stream`.
-    """
+    """The output of --json can be published again: see `contex publish --stream`."""
     with Progress("replayed", shown=session.json or not out.console().is_terminal) as progress:
         async with session.client.replay(
             session.project,
@@ -79,7 +70,7 @@ async def replay(
                 out.flush()
 
 
-@command()
+@command("tail")
 async def tail(
     session: Session,
     lines: int = option(10, "How many of the newest events to show.", "--lines", "-n", minimum=0),
@@ -87,7 +78,6 @@ async def tail(
     *,
     filter: options.Filter,
 ) -> None:
-    """Show the newest events, and with -f new ones as they arrive."""
     session.follows = follow
     client = session.client
     # What is shown and what is followed meet at the newest event of all.
@@ -98,11 +88,7 @@ async def tail(
     if lines and end != _BEFORE_THE_FIRST:
         limit = options.Limit(lines)
         newest = client.list_events(
-            session.project,
-            until=end,
-            **vars(filter),
-            backwards=True,
-            page_size=limit.page_size,
+            session.project, until=end, **vars(filter), backwards=True, page_size=limit.page_size
         )
         for event in reversed([event async for event in limit.of(newest)]):
             _print(session, event)

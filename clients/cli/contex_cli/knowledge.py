@@ -24,7 +24,7 @@ _REASONS = {
 }
 
 
-@command()
+@command("knew")
 async def knew(
     session: Session,
     agent_id: str = options.AGENT_ID,
@@ -33,9 +33,7 @@ async def knew(
         0, "Also show this many data that nearly matched.", metavar="N", minimum=0, maximum=100
     ),
 ) -> None:
-    """Show what an agent knew at a moment, and what it did not.
-
-    Its needs, the data that it had been sent and whether they were out of date, what had not
+    """Its needs, the data that it had been sent and whether they were out of date, what had not
     reached it, and what was held back and why.
     """
     context = await session.client.agent_context(
@@ -149,7 +147,7 @@ def _show_matched(rows: Sequence[tuple[str, contex.MatchedEvent]]) -> None:
     out.show_table(rows, columns)
 
 
-@command()
+@command("deliveries")
 async def deliveries(
     session: Session,
     sequence: str | None = option(None, "Who was sent this event.", "--event", metavar="SEQUENCE"),
@@ -159,9 +157,7 @@ async def deliveries(
     backwards: bool = options.BACKWARDS,
     limit: options.Limit,
 ) -> None:
-    """Show who was sent an event, or what an agent was sent.
-
-    When, and for which need. What an agent has received is always on record; what is on record
+    """When, and for which need. What an agent has received is always on record; what is on record
     may have been lost on the way, and was then sent again.
     """
     if (sequence is None) == (agent_id is None):

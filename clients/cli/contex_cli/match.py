@@ -28,16 +28,12 @@ _THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 NEED_INDEX = option(0, "Which of the agent's needs, from 0.", metavar="I", minimum=0)
 
 
-@command()
+@command("match")
 async def match(
     session: Session,
     questions: tuple[str, ...] = argument(..., "QUESTION", "What to look for, in plain words."),
     top: int | None = option(
-        None,
-        "Data for each question, 1 to 100. [default: 10]",
-        metavar="N",
-        minimum=1,
-        maximum=100,
+        None, "Data for each question, 1 to 100. [default: 10]", metavar="N", minimum=1, maximum=100
     ),
     min_score: float | None = option(
         None, "Lowest score that matches, above 0, at most 1. [default: the server's]", metavar="X"
@@ -48,7 +44,6 @@ async def match(
     max_tokens: int | None = options.MAX_TOKENS,
     written: contex.ContextFormat | None = options.FORMAT,
 ) -> None:
-    """Find the data that answer questions, without an agent."""
     answer = await session.client.match(
         session.project,
         questions,
@@ -71,7 +66,7 @@ async def match(
     session.answer(answer, show)
 
 
-@command()
+@command("explain")
 async def explain(
     session: Session,
     first: str | None = argument(None, "NEED", "In plain words; not with --agent."),
@@ -86,7 +81,6 @@ async def explain(
     threshold: float | None = options.THRESHOLD,
     as_of: Place | None = options.AS_OF,
 ) -> None:
-    """Break down the score of a need and a datum."""
     words = [word for word in (first, second) if word is not None]
     expected = (["NEED"] if agent_id is None else []) + (["KEY"] if sequence is None else [])
     if len(words) != len(expected):
@@ -158,25 +152,26 @@ def _contributions_table(explanation: contex.Explanation) -> out.Table:
     """Each term of the log-odds as a bar to the left or right, on one scale, and their sum."""
     terms, total = explanation.contributions, explanation.log_odds
     scale = max((abs(size) for size in (total, *(term.log_odds for term in terms))), default=0.0)
-    result = out.table("term", "value", "weight", "log-odds", "")
 
-    def drawn(value: float) -> Any:
+    def drawn(value: float) -> out.Text:
         return out.styled(signed_bar(value, scale, _SIDE), "green" if value >= 0 else "red")
 
-    for term in terms:
-        result.add_row(
-            out.cell(term.name, 40),
-            f"{term.value:.3f}",
-            f"{term.weight:+.3f}",
-            f"{term.log_odds:+.2f}",
-            drawn(term.log_odds),
-        )
+    result = out.table_of(
+        terms,
+        {
+            "term": lambda term: out.plain(term.name, 40),
+            "value": lambda term: f"{term.value:.3f}",
+            "weight": lambda term: f"{term.weight:+.3f}",
+            "log-odds": lambda term: f"{term.log_odds:+.2f}",
+            "": lambda term: drawn(term.log_odds),
+        },
+    )
     result.add_section()
     result.add_row("sum", "", "", f"{total:+.2f}", drawn(total))
     return result
 
 
-@command()
+@command("backtest")
 async def backtest(
     session: Session,
     needs: tuple[str, ...] = argument((), "NEED", "What an agent might need, in plain words."),
@@ -188,9 +183,8 @@ async def backtest(
     min_delta: options.MinDelta,
     summary_only: bool = option(False, "Only the summary, not each event.", "--summary"),
 ) -> None:
-    """Show what needs would have received, had they been registered.
-
-    Each event is judged as a live delivery is. The summary counts the events at other thresholds.
+    """Each event is judged as a live delivery is. The summary counts the events at other
+    thresholds.
     """
     specs = options.read_needs(needs, needs_file, exclude)
     if not specs:
@@ -278,7 +272,7 @@ def histogram(
     ]
 
 
-@command()
+@command("feedback give")
 async def give(
     session: Session,
     agent_id: str = options.AGENT_ID,
@@ -290,7 +284,6 @@ async def give(
         None, "Makes repeating this command safe. [default: a new one]", metavar="ID"
     ),
 ) -> None:
-    """Note in the log whether a match was useful."""
     noted = await session.client.record_feedback(
         session.project,
         agent_id,
@@ -307,16 +300,15 @@ async def give(
     )
 
 
-@command(json=False)
+@command("feedback export", without=["json"])
 async def export(
     session: Session,
     file: str = argument("-", "FILE", "Where to write; - is stdout."),
     *,
     range: options.Range,
 ) -> None:
-    """Write all judgements as JSON lines, a training set.
-
-    Each has the need, the datum, the verdict, and what the match was made of when it was judged.
+    """Each has the need, the datum, the verdict, and what the match was made of when it was
+    judged.
     """
     with Progress("exported", things="judgements") as progress, out.open_file(file) as lines:
         async with session.client.export_feedback(session.project, **vars(range)) as judgements:
@@ -325,12 +317,11 @@ async def export(
                 progress.advance(1)
 
 
-@command()
+@command("matching")
 async def matching(
     session: Session,
     watch: bool = option(False, "Show the progress of re-embedding, until it is done."),
 ) -> None:
-    """Show how a project is matched: model, index, formula."""
     session.follows = watch
     status = await session.client.matching_status(session.project)
     if watch:

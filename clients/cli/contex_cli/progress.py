@@ -20,27 +20,18 @@ class Progress:
     Args:
         verb: What happens to the events, in the past tense: "replayed".
         shown: Whether to print anything at all.
-        total_bytes: Size of the input, for a bar; None: no bar.
         bar: Whether there is a bar that `reach` moves.
         things: What is counted.
     """
 
     def __init__(
-        self,
-        verb: str,
-        *,
-        shown: bool = True,
-        total_bytes: int | None = None,
-        bar: bool = False,
-        things: str = "events",
+        self, verb: str, *, shown: bool = True, bar: bool = False, things: str = "events"
     ) -> None:
         self.events = 0
         self._verb = verb
         self._shown = shown
-        self._total_bytes = total_bytes
-        self._has_bar = bar or total_bytes is not None
+        self._has_bar = bar
         self._things = things
-        self._bytes = 0
         self._started = self._refreshed = time.monotonic()
         self._bar: RichProgress | None = None
 
@@ -48,25 +39,24 @@ class Progress:
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def advance(self, events: int, size_bytes: int = 0) -> None:
-        """Counts more events, and the bytes of input they took."""
+    def advance(self, events: int) -> None:
+        """Counts more events."""
         self.events += events
-        self._bytes += size_bytes
         now = time.monotonic()
         if self._bar is not None and now - self._refreshed >= _REFRESH_S:
             self._refreshed = now
-            self._move(self._bytes, self._total_bytes)
+            self._update(None, None)
 
-    def reach(self, events: int, total_events: int, *, done: int | None = None) -> None:
-        """Sets how many events were made and looked at (by default the same), out of how many."""
+    def reach(self, events: int, total: int, *, done: int | None = None) -> None:
+        """Sets the events, and how much of the input is done: of its events, or of its bytes."""
         self.events = events
         done = events if done is None else done
-        self._move(done, max(done, total_events))
+        self._update(done, max(done, total))
 
     def reach_piece(self, piece: ExportPiece) -> None:
         self.reach(piece.event_count, piece.total_count, done=piece.scanned_count)
 
-    def _move(self, done: int, total: int | None) -> None:
+    def _update(self, done: int | None, total: int | None) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, description=self.summary())
 
@@ -91,7 +81,7 @@ class Progress:
                 console=out.error_console(),
                 transient=True,
             )
-            self._task = self._bar.add_task(self._verb, total=self._total_bytes)
+            self._task = self._bar.add_task(self._verb, total=None)
             self._bar.start()
         return self
 

@@ -26,9 +26,8 @@ REASON = option(..., "Why, for the audit.", metavar="TEXT")
 YES = option(False, "Do not ask.")
 
 
-@command()
+@command("stats")
 async def stats(session: Session) -> None:
-    """Show a project's size, positions and rate."""
     session.answer(await session.client.stats(session.project), _show_stats)
 
 
@@ -65,13 +64,12 @@ def _show_stats(stats: contex.Stats) -> None:
         out.say(f"warning: {out.plain(warning)}")
 
 
-@command()
+@command("retention show")
 async def show(session: Session) -> None:
-    """Show how long a project is kept."""
     session.answer(await session.client.retention(session.project), _show_retention)
 
 
-@command()
+@command("retention set")
 async def set_(
     session: Session,
     store_days: float | None = option(
@@ -93,7 +91,6 @@ async def set_(
     ),
     reset: bool = option(False, "Start from the server's defaults."),
 ) -> None:
-    """Decide how long a project is kept; options not given are left unchanged."""
     given: dict[str, Any] = {
         "store_seconds": _seconds(store_days),
         "store_events": store_events,
@@ -146,7 +143,7 @@ def _confirm(question: str) -> None:
         raise UsageError("not confirmed; --yes does not ask", "--yes") from None
 
 
-@command()
+@command("remove")
 def remove(
     session: Session,
     before: Place = option(
@@ -155,10 +152,7 @@ def remove(
     reason: str = REASON,
     yes: bool = YES,
 ) -> Awaitable[None]:
-    """Remove old events for good, in whole segments of the archive.
-
-    The latest event of each key stays. Refused while the project is on legal hold.
-    """
+    """The latest event of each key stays. Refused while the project is on legal hold."""
     if not yes:
         _confirm(f"Remove events of {session.project} before {before} for good?")
 
@@ -170,7 +164,7 @@ def remove(
     return work()
 
 
-@command()
+@command("erase")
 def erase(
     session: Session,
     reason: str = REASON,
@@ -181,7 +175,6 @@ def erase(
     request_id: str | None = option(None, "Makes the call idempotent.", metavar="ID"),
     yes: bool = YES,
 ) -> Awaitable[None]:
-    """Make payloads unreadable everywhere; sequences, times and digests stay."""
     if (subject is None) == (data_key is None):
         raise UsageError("give one of --subject and --key", "--subject")
     what = f"subject {subject}" if subject is not None else f"data key {data_key}"
@@ -208,13 +201,11 @@ def erase(
     return work()
 
 
-@command()
+@command("verify")
 async def verify(
     session: Session, repair: bool = option(False, "Rebuild what can be derived.")
 ) -> ExitCode:
-    """Read a project end to end and report every difference.
-
-    Compares the log, the archive, the state, the snapshots, the counters and the vectors. Exits
+    """Compares the log, the archive, the state, the snapshots, the counters and the vectors. Exits
     with 9 if a difference is left.
     """
     findings: list[contex.Finding] = []

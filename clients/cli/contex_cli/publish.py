@@ -34,7 +34,7 @@ _BATCH_BYTES = 1024 * 1024
 """A batch is closed at either bound; the API allows 1,000 events and 8 MiB."""
 
 
-@command()
+@command("publish")
 def publish(
     session: Session,
     data_key: str | None = argument(
@@ -60,9 +60,7 @@ def publish(
     ),
     publisher: str = option("", "Who publishes.", env="CONTEX_PUBLISHER"),
 ) -> Awaitable[ExitCode]:
-    """Publish a fact, or with --stream a file of facts.
-
-    VALUE is published as JSON if it is JSON, otherwise as text.
+    """VALUE is published as JSON if it is JSON, otherwise as text.
 
     A line for --stream is an object with data_key, data (any JSON value; or payload_text, or
     payload_base64), and optionally description, event_type, content_type, metadata, tombstone and
@@ -168,9 +166,9 @@ async def publish_lines(
             unreadable.append(error)
 
     code = ExitCode.OK
-    refused = published_batches = published = 0
+    refused = published_batches = published_bytes = 0
     last_sequence = ""
-    with Progress("published", shown=not session.json, total_bytes=size) as progress:
+    with Progress("published", shown=not session.json, bar=size is not None) as progress:
         async with session.client.publish_stream(
             session.project, events(), durability=durability
         ) as results:
@@ -183,21 +181,21 @@ async def publish_lines(
                     lines = f"lines {batch.first_line}-{batch.last_line}"
                     complain(f"{lines} refused: {describe(result.error)}")
                     continue
-                published += len(batch.events)
                 published_batches += 1
+                published_bytes += batch.size_bytes
                 last_sequence = result.receipts[-1].sequence
-                progress.advance(len(batch.events), batch.size_bytes)
+                published = progress.events + len(batch.events)
+                progress.reach(published, size or 0, done=published_bytes)
     for error in unreadable:
         complain(f"{error}; nothing was read from there on")
         code = code or ExitCode.USAGE
     if session.json:
-        counts = {"published": published, "batches": published_batches, "refused": refused}
+        counts = {"published": progress.events, "batches": published_batches, "refused": refused}
         seconds = round(progress.seconds, 3)
         out.print_json(counts | {"last_sequence": last_sequence, "seconds": seconds})
     else:
-        out.print_line(
-            f"published {published:,}  refused {refused:,}  up to {last_sequence or '-'}"
-        )
+        counted = f"published {progress.events:,}  refused {refused:,}"
+        out.print_line(f"{counted}  up to {last_sequence or '-'}")
     return code
 
 

@@ -15,7 +15,7 @@ from contex_cli.parameters import option
 _WAIT_STEP_S = 0.1
 
 
-@command()
+@command("serve")
 def serve(
     host: str | None = option(None, "Where to listen. [default: 127.0.0.1]", metavar="ADDRESS"),
     port: int | None = option(None, "The port; 0 picks a free one. [default: 50051]"),
@@ -46,8 +46,7 @@ def serve(
         None, "The model's name at --embedder-url.", metavar="NAME"
     ),
     metrics_port: int | None = option(
-        None,
-        "Also serve metrics for Prometheus on this port; 0 picks a free one. [default: none]",
+        None, "Also serve metrics for Prometheus on this port; 0 picks a free one. [default: none]"
     ),
     log_level: str | None = option(
         None, "debug, info, warning or error. [default: info]", metavar="LEVEL"
@@ -56,9 +55,7 @@ def serve(
         None, "auto, json or console. [default: auto]", metavar="FORMAT"
     ),
 ) -> int:
-    """Start a server and run it until Ctrl-C.
-
-    Every setting can also be given in the environment as CONTEX_ and its name, for example
+    """Every setting can also be given in the environment as CONTEX_ and its name, for example
     CONTEX_REDIS_URL; a flag wins.
     """
     flags: dict[str, Any] = dict(locals())
@@ -84,13 +81,12 @@ def serve(
         return ExitCode.UNEXPECTED
 
 
-@command(project=False, timeout=5.0)
+@command("health", without=["project"], timeout=5.0)
 async def health(
     session: Session,
     service: str = option("", "One service, for example contex.v1.EventService. [default: all]"),
     wait: float = option(0.0, "Wait this long for it to serve.", metavar="SECONDS", minimum=0),
 ) -> ExitCode:
-    """Check that a server is serving: exit code 0, or 6 if not."""
     import asyncio
 
     deadline = time.monotonic() + wait
@@ -120,9 +116,8 @@ async def health(
     return ExitCode.OK if status == "SERVING" else ExitCode.UNAVAILABLE
 
 
-@command()
+@command("demo")
 def no_demo() -> int:
-    """Show it all on real input, and check every claim."""
     complain(
         "the demo is not installed; install it with: pip install 'contex-server[demo]', or run "
         "`make demo` in the repository of Contex, where it is examples/demo"

@@ -35,7 +35,7 @@ _OMITTED = {
 }
 
 
-@command()
+@command("state")
 async def state(
     session: Session,
     data_keys: tuple[str, ...] = argument((), "KEY|GLOB", "Only these data. [default: all]"),
@@ -44,10 +44,7 @@ async def state(
     keys_only: bool = option(False, "Only keys, revisions and sequences.", "--keys"),
     deleted: bool = option(False, "Show deleted keys too."),
 ) -> None:
-    """Show a project's data as they were at a moment.
-
-    One KEY shows the datum in full.
-    """
+    """One KEY shows the datum in full."""
     shown: list[contex.Datum] = []
     async with session.client.stream_state(
         session.project,
@@ -100,7 +97,7 @@ def _show_datum(event: contex.Event) -> None:
     out.say()
 
 
-@command()
+@command("diff")
 async def diff(
     session: Session,
     base: Place = argument(..., "BASE", "The earlier moment: a sequence or time.", parse_place),
@@ -113,10 +110,7 @@ async def diff(
     prefix: str = options.PREFIX,
     brief: bool = option(False, "Only which data changed, without patches."),
 ) -> None:
-    """Show what changed between two moments.
-
-    JSON is compared as a JSON patch (RFC 6902), other text as a unified diff.
-    """
+    """JSON is compared as a JSON patch (RFC 6902), other text as a unified diff."""
     end, data_keys = _target_and_keys(words)
     answer = await session.client.diff_states(
         session.project,
@@ -212,7 +206,7 @@ def diff_line(line: str) -> out.Text:
     return out.styled(out.printable(line), style)
 
 
-@command()
+@command("history")
 async def history(
     session: Session,
     data_key: str = options.DATA_KEY,
@@ -224,10 +218,7 @@ async def history(
     *,
     limit: options.Limit,
 ) -> None:
-    """Show the revisions of a datum.
-
-    Newest first, each with its publisher, time and the patch from the one before.
-    """
+    """Newest first, each with its publisher, time and the patch from the one before."""
     if revision is not None:
         if as_of is not None:
             raise UsageError("a revision is the same at any moment", "--at")
@@ -274,11 +265,10 @@ def _show_whole_revision(revision: contex.Revision) -> None:
     out.say_lines(out.payload_lines(revision.event))
 
 
-@command()
+@command("blame")
 async def blame(
     session: Session, data_key: str = options.DATA_KEY, as_of: Place | None = options.AS_OF
 ) -> None:
-    """Show who set each field of a datum, or each line, and when."""
     answer = await session.client.blame(session.project, data_key, as_of=as_of)
     event = answer.event
     if session.json:

@@ -78,7 +78,7 @@ class Redactions:
         ]
 
 
-@command()
+@command("export")
 async def export(
     session: Session,
     output: str = option(..., "Where to; - is stdout.", "--output", "-o", metavar="FILE"),
@@ -90,10 +90,8 @@ async def export(
     selection: options.Selection,
     include: tuple[contex.ExportPart, ...] = option((), _INCLUDE, metavar="PART"),
 ) -> None:
-    """Write a project's log up to now into a file.
-
-    What is published meanwhile is left out. FILE.part grows and becomes FILE when it is complete;
-    the same command again resumes an interrupted export.
+    """What is published meanwhile is left out. FILE.part grows and becomes FILE when it is
+    complete; the same command again resumes an interrupted export.
     """
     name = output.removesuffix(".zst").lower()
     by_suffix = next((format for s, format in _SUFFIXES.items() if name.endswith(s)), "native")
@@ -137,7 +135,7 @@ def _show_export(
     out.show_rows(rows)
 
 
-@command()
+@command("import")
 async def import_(
     session: Session,
     file: str = argument(
@@ -164,24 +162,15 @@ async def import_(
         metavar="ID",
     ),
 ) -> None:
-    """Read a file into a project, all of it or nothing.
-
-    No event can be seen before the whole file was checked. The same command again goes on with an
-    import that was interrupted.
+    """No event can be seen before the whole file was checked. The same command again goes on with
+    an import that was interrupted.
     """
     changes = redactions.of_client()
     try:
         total_bytes = os.stat(file).st_size
     except OSError as error:
         raise InputError(f"can't read {file!r}: {error.strerror}") from None
-    with Progress("read", total_bytes=total_bytes) as progress:
-        size = 0
-
-        def reached(now: contex.ImportProgress) -> None:
-            nonlocal size
-            progress.advance(now.event_count - progress.events, now.byte_count - size)
-            size = now.byte_count
-
+    with Progress("read", bar=True) as progress:
         report = await session.client.import_from(
             session.project,
             file,
@@ -191,12 +180,12 @@ async def import_(
             remap_keys=dict(remap),
             redactions=changes,
             import_id=import_id,
-            progress=reached,
+            progress=lambda now: progress.reach(now.event_count, total_bytes, done=now.byte_count),
         )
     session.answer(report, _show_import)
 
 
-@command(project=False)
+@command("clone", without=["project"])
 async def clone(
     session: Session,
     source: str = argument(..., _PLACE, "What to copy."),
@@ -208,9 +197,7 @@ async def clone(
     ),
     redactions: Redactions,
 ) -> None:
-    """Copy a project, or a part of it, into another.
-
-    For example: `contex clone prod:50051/shop shop-test`. A place without HOST:PORT is on the
+    """For example: `contex clone prod:50051/shop shop-test`. A place without HOST:PORT is on the
     server of --target. Agents and vectors are copied, unless --include says otherwise.
     """
     source_server, _, source_project = source.rpartition("/")

@@ -24,7 +24,7 @@ _NEEDS_HELP = (
 )
 
 
-@command(project=False, target=False)
+@command("demo", without=["project", "target", "timeout"])
 async def demo(
     session: Session,
     documents: str | None = option(
@@ -38,12 +38,10 @@ async def demo(
     threshold: float | None = option(None, "The agents' threshold. [default: the server's]"),
     keep: bool = option(False, "Keep the data and the server's log."),
 ) -> ExitCode:
-    """Tell the whole story on real input, and check every claim.
-
-    Publishes the documentation of this machine's Python, or anyone's data, to a server of its own;
-    registers agents, delivers updates, kills the server with kill -9 in the middle of a stream and
-    starts it again. Compares what every agent received and what is in the log with what must be,
-    and removes everything afterwards. Exit code 0 only if every check held.
+    """Publishes the documentation of this machine's Python, or anyone's data, to a server of its
+    own; registers agents, delivers updates, kills the server with kill -9 in the middle of a
+    stream and starts it again. Compares what every agent received and what is in the log with
+    what must be, and removes everything afterwards. Exit code 0 only if every check held.
     """
     if (documents is None) != (needs is None):
         raise UsageError("they go together", "--documents, --needs")

@@ -58,10 +58,9 @@ def test_columns_show_everything_that_is_not_zero(counts: list[int], height: int
 
 
 def test_columns_read_as_they_should() -> None:
-    assert bars.sparkline([0, 1, 4, 8]) == " ▁▄█"
-    assert bars.sparkline([1, 1000]) == "▁█"
-    assert bars.sparkline([4], most=8) == "▄"
-    assert bars.sparkline([]) == ""
+    assert bars.columns([0, 1, 4, 8]) == [" ▁▄█"]
+    assert bars.columns([1, 1000]) == ["▁█"]
+    assert bars.columns([]) == [""]
     assert bars.columns([1, 2, 4], 2) == ["  █", "▄██"]
 
 

@@ -39,13 +39,10 @@ async def do(
     quiet: bool | None = option(None, "Don't talk."),
     who: str = option("me", "Who.", env="CONTEX_TEST_WHO"),
 ) -> None:
-    """Do it.
-
-    At length.
-    """
+    """At length."""
 
 
-COMMAND = command(project=False, target=False, json=False)(do)
+COMMAND = command("state", without=["project", "target", "timeout", "json"])(do)
 
 
 def parse(*words: str) -> dict[str, Any]:
@@ -118,20 +115,20 @@ def test_the_environment_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_wrong_is_told(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert COMMAND.run("do", words) == 2
+    assert COMMAND.run(words) == 2
     assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["x", "-vh"], ["--who", "a", "--help"]])
 def test_help_is_asked_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert COMMAND.run("do", words) == 0
-    assert capsys.readouterr().out == COMMAND.page("do")
+    assert COMMAND.run(words) == 0
+    assert capsys.readouterr().out == COMMAND.page()
     assert parse("--who", "--help", "x")["who"] == "--help"
 
 
 def test_the_page() -> None:
-    lines = [line.strip() for line in COMMAND.page("do").splitlines()]
-    assert lines[0] == "Usage: contex do [OPTIONS] FIRST [N]..."
+    lines = [line.strip() for line in COMMAND.page().splitlines()]
+    assert lines[0] == "Usage: contex state [OPTIONS] FIRST [N]..."
     for line in (
         "FIRST   The first.",
         "--size FLOAT RANGE  Size.  [default: 1.5; 0<=x<=9]",
