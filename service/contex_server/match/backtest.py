@@ -36,12 +36,12 @@ _PROGRESS_S = 1.0
 
 @dataclass(slots=True)
 class BacktestProgress:
-    """How far a backtest has come; `total` is an estimate."""
+    """How far a backtest has come; `events_total` is an estimate."""
 
     sequence: LogSequence
-    read: int
-    total: int
-    matched: int
+    events_read: int
+    events_total: int
+    events_matched: int
 
 
 @dataclass(slots=True)
@@ -49,29 +49,28 @@ class NeedSummary:
     """What a need would have received, at its threshold and at each of `THRESHOLD_STEPS`."""
 
     threshold: float
-    matched: int = 0
-    at_steps: list[int] = field(default_factory=lambda: [0] * len(THRESHOLD_STEPS))
+    events_matched: int = 0
+    events_at_threshold: list[int] = field(default_factory=lambda: [0] * len(THRESHOLD_STEPS))
 
 
 @dataclass(slots=True)
 class BacktestSummary:
-    """What a backtest found; `held_back` counts what `min_delta` would have held back."""
+    """What a backtest found; `updates_held_back` are those that `min_delta` would hold back."""
 
     needs: list[NeedSummary]
-    judged: int = 0
-    matched: int = 0
-    held_back: int = 0
+    events_judged: int = 0
+    events_matched: int = 0
+    updates_held_back: int = 0
     data_keys: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class BacktestQuery:
-    """Which needs, and the range (since, until] of the log."""
+    """Which needs, and the range of the log."""
 
     project: str
     needs: tuple[Need, ...]
-    since: LogSequence
-    until: LogSequence
+    span: Range
     min_delta: MinDelta | None
     events: bool  # whether to return the events that match, too
     scope: Scope  # what the caller may see; other events are not judged
@@ -100,18 +99,17 @@ class BacktestRunner:
         needs = tuple(replace(need, threshold=lowest) for need in query.needs)
         agent = Agent(_AGENT, needs, lowest, 1, 0, 0, query.min_delta)
         summary = BacktestSummary([NeedSummary(need.threshold) for need in query.needs])
-        progress = BacktestProgress(query.since, 0, await self._estimate(query), 0)
+        progress = BacktestProgress(query.span.after, 0, await self._estimate(query), 0)
         reported = time.monotonic()
         index: Index | None = None
         engine, project = self._engine, query.project
-        span = Range(query.since, query.until)
-        source = pages(engine.log, project, span, max_events=_PAGE_EVENTS)
+        source = pages(engine.log, project, query.span, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 if not page.entries:
                     break
                 if index is None:
-                    state = await self._states.at(project, query.since)
+                    state = await self._states.at(project, query.span.after)
                     index = await engine.new_index(project, state.all())
                     encodings = await engine.encode_needs(index, needs, registered=False)
                     await engine.work(index.needs.set_agent, agent, encodings)
@@ -119,9 +117,9 @@ class BacktestRunner:
                 if chunk.deliveries and query.events:
                     yield chunk
                 progress.sequence = chunk.position
-                progress.read += len(page.entries)
-                progress.total = max(progress.total, progress.read)
-                progress.matched = summary.matched
+                progress.events_read += len(page.entries)
+                progress.events_total = max(progress.events_total, progress.events_read)
+                progress.events_matched = summary.events_matched
                 if time.monotonic() - reported >= _PROGRESS_S:
                     reported = time.monotonic()
                     yield progress
@@ -130,10 +128,10 @@ class BacktestRunner:
 
     async def _estimate(self, query: BacktestQuery) -> int:
         """The number of events in the range, if they were spread evenly over time."""
-        bounds = await self._engine.log.bounds(query.project)
+        bounds, span = await self._engine.log.bounds(query.project), query.span
         if bounds.first is None:
             return 0
-        start, end = max(bounds.first.ms, query.since.ms), min(bounds.tail.ms, query.until.ms)
+        start, end = max(bounds.first.ms, span.after.ms), min(bounds.tail.ms, span.until.ms)
         duration = bounds.tail.ms - bounds.first.ms or 1
         return int(bounds.length * max(0, min(1, (end - start) / duration)))
 
@@ -153,22 +151,22 @@ class BacktestRunner:
         for entry, event, matches in zip(entries, events, matched, strict=True):
             if event.event_type in SERVICE_TYPES or not query.scope.admits(event.data_key):
                 continue
-            summary.judged += 1
+            summary.events_judged += 1
             delivered = tuple(
                 replace(match, threshold=query.needs[match.need_index].threshold)
                 for match in matches
                 if match.score >= query.needs[match.need_index].threshold
             )
             if matches and not await engine.is_significant(project, agent, event):
-                summary.held_back += bool(delivered)
+                summary.updates_held_back += bool(delivered)
                 continue
             for match in matches:
                 need = summary.needs[match.need_index]
-                need.matched += match.score >= need.threshold
+                need.events_matched += match.score >= need.threshold
                 for step, threshold in enumerate(THRESHOLD_STEPS):
-                    need.at_steps[step] += match.score >= threshold
+                    need.events_at_threshold[step] += match.score >= threshold
             if delivered:
-                summary.matched += 1
+                summary.events_matched += 1
                 summary.data_keys.add(event.data_key)
                 delivered = await engine.with_passages(project, event, delivered, event.sequence)
                 deliveries.append(Delivery(event.sequence, entry, delivered, event))

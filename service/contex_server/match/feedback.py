@@ -30,7 +30,7 @@ class Judgement:
     sequence: LogSequence  # of the match_feedback event
     agent_id: str
     need: str
-    judged: Entry  # the event that was judged
+    event: Entry  # that was judged
     match: Match  # as it was scored when it was judged
     useful: bool
     comment: str
@@ -91,16 +91,16 @@ class Feedback:
         return appended.first
 
     async def export(
-        self, project: str, since: LogSequence, until: LogSequence, scope: Scope
+        self, project: str, span: Range, scope: Scope
     ) -> AsyncGenerator[list[Judgement], None]:
-        """The verdicts in (since, until], in log order.
+        """The verdicts in a range, in log order.
 
         Skips verdicts on events that can no longer be read.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, STORE_UNAVAILABLE.
         """
-        source = pages(self._log, project, Range(since, until), max_events=_PAGE_EVENTS)
+        source = pages(self._log, project, span, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
                 events = [event_codec.decode(entry) for entry in page.entries]
@@ -118,7 +118,7 @@ class Feedback:
                     yield judgements
 
 
-def _judgement(sequence: LogSequence, record: dict[str, Any], judged: Entry) -> Judgement:
+def _judgement(sequence: LogSequence, record: dict[str, Any], event: Entry) -> Judgement:
     fields = record["match"]
     if not isinstance(fields, dict):
         raise ContexError(Reason.INTERNAL, f"the feedback at {sequence} is damaged")
@@ -127,7 +127,7 @@ def _judgement(sequence: LogSequence, record: dict[str, Any], judged: Entry) -> 
         sequence,
         record["agent_id"],
         record["need"],
-        judged,
+        event,
         Match(**{**fields, "background_as_of": as_of}),
         record["useful"],
         record["comment"],

@@ -93,15 +93,15 @@ def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
 
 def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
     datum, message = sending.datum, sending.message
-    return pb.Delivery(
-        agent_id=sending.agent_id,
+    return convert(
+        pb.Delivery,
+        sending,
         sequence=str(datum.event),
         data_key=datum.data_key,
         revision=datum.revision,
         time=timestamp(datum.sent_ms),
         kind=pb.DeliveryKind.Value(f"DELIVERY_KIND_{message.kind.upper()}"),
         resend=datum.resend,
-        needs=[convert(pb.DeliveredNeed, need) for need in sending.needs],
         position=str(message.position),
         stream_id=message.stream_id,
     )
@@ -109,13 +109,13 @@ def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
 
 def _known_message(datum: KnownDatum) -> pb.KnownDatum:
     delivery, latest = datum.delivery, datum.latest
-    return pb.KnownDatum(
+    return convert(
+        pb.KnownDatum,
+        datum,
         data_key=delivery.data_key,
         sequence=str(delivery.event),
         revision=delivery.revision,
         sent_time=timestamp(delivery.sent_ms),
-        needs=[convert(pb.DeliveredNeed, need) for need in datum.needs],
-        acknowledged=datum.acknowledged,
         latest_sequence=str(latest.sequence if latest else delivery.event),
         latest_revision=latest.revision if latest else delivery.revision,
         deleted=latest is not None and latest.deleted,

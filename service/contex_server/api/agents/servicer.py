@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from functools import partial
+from typing import Protocol
 
 from contex.v1 import agent_service_pb2 as pb
 
-from contex_server.api.agents import checks, messages
-from contex_server.api.match import checks as need_checks
+from contex_server.agents.registry import AgentSpec, NeedSpec
+from contex_server.api.agents import messages
+from contex_server.api.match import checks
 from contex_server.api.match.messages import answer_fields
 from contex_server.api.shared import fields, ranges
 from contex_server.api.shared.cursors import (
@@ -23,6 +25,7 @@ from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Delivery
 from contex_server.events.stream import Message, stream
 from contex_server.kernel.call import Call
+from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import event_not_found, invalid_field
 from contex_server.kernel.model import Entry
 from contex_server.log.pages import check_readable
@@ -40,13 +43,13 @@ class AgentServicer(Servicer):
     async def register_agent(
         self, request: pb.RegisterAgentRequest, call: Call
     ) -> pb.RegisterAgentResponse:
-        project, agent_id = checks.ids(request)
+        project, agent_id = _ids(request)
         registered = await self._rooms.agents.registry.register(
             project,
             agent_id,
-            checks.agent_spec(request, self._limits),
+            _agent_spec(request, self._limits),
             last_seen=fields.optional_sequence(request, "last_seen_sequence"),
-            budget=need_checks.budget(request, self._limits),
+            budget=checks.budget(request, self._limits),
             origin=call.origin,
             scope=call.scope,
         )
@@ -60,9 +63,9 @@ class AgentServicer(Servicer):
         self, request: pb.UpdateAgentRequest, call: Call
     ) -> pb.UpdateAgentResponse:
         updated = await self._rooms.agents.registry.update(
-            *checks.ids(request),
-            checks.agent_spec(request, self._limits),
-            budget=need_checks.budget(request, self._limits),
+            *_ids(request),
+            _agent_spec(request, self._limits),
+            budget=checks.budget(request, self._limits),
             origin=call.origin,
             scope=call.scope,
         )
@@ -72,7 +75,7 @@ class AgentServicer(Servicer):
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:
-        found = await self._rooms.agents.registry.get(*checks.ids(request))
+        found = await self._rooms.agents.registry.get(*_ids(request))
         return pb.GetAgentResponse(agent=messages.agent_message(*found))
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
@@ -89,13 +92,13 @@ class AgentServicer(Servicer):
     async def unregister_agent(
         self, request: pb.UnregisterAgentRequest, call: Call
     ) -> pb.UnregisterAgentResponse:
-        sequence = await self._rooms.agents.registry.unregister(*checks.ids(request), call.origin)
+        sequence = await self._rooms.agents.registry.unregister(*_ids(request), call.origin)
         return pb.UnregisterAgentResponse(sequence=str(sequence))
 
     async def listen(self, request: pb.ListenRequest, call: Call) -> None:
-        project, agent_id = checks.ids(request)
+        project, agent_id = _ids(request)
         heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
-        form = need_checks.context_format(request.context_format)
+        form = checks.context_format(request.context_format)
         _, acknowledged = await self._rooms.agents.registry.get(project, agent_id)
         position = ranges.named_position(request, "after_sequence") or acknowledged
         check_readable(await self._log.bounds(project), position)
@@ -140,7 +143,7 @@ class AgentServicer(Servicer):
     async def acknowledge(
         self, request: pb.AcknowledgeRequest, call: Call
     ) -> pb.AcknowledgeResponse:
-        project, agent_id = checks.ids(request)
+        project, agent_id = _ids(request)
         position = ranges.named_position(request, "sequence")
         if position is None:
             raise invalid_field("position", "a cursor or a sequence is required")
@@ -152,7 +155,7 @@ class AgentServicer(Servicer):
     async def get_agent_context(
         self, request: pb.GetAgentContextRequest, call: Call
     ) -> pb.GetAgentContextResponse:
-        project, agent_id = checks.ids(request)
+        project, agent_id = _ids(request)
         near_misses = fields.within(request.near_misses, 0, _MAX_NEAR_MISSES, "near_misses")
         moment = await resolve_moment(self._log, project, fields.optional_moment(request))
         context = await self._rooms.agents.contexts.get(
@@ -204,3 +207,37 @@ class AgentServicer(Servicer):
         return pb.ListDeliveriesResponse(
             deliveries=map(messages.delivery_message, deliveries), next_page_token=next_page_token
         )
+
+
+class _OfAgent(Protocol):
+    project: str
+    agent_id: str
+
+
+def _ids(request: _OfAgent) -> tuple[str, str]:
+    return fields.project(request.project), fields.agent_id(request.agent_id)
+
+
+def _agent_spec(
+    request: pb.RegisterAgentRequest | pb.UpdateAgentRequest, limits: Limits
+) -> AgentSpec:
+    """What a registration sets or changes; a new one must have needs."""
+    texts, specs = request.needs, request.need_specs
+    if texts and specs:
+        raise invalid_field("need_specs", "must be empty where needs are given")
+    max_matches: int | None
+    if isinstance(request, pb.RegisterAgentRequest):
+        least, max_matches = 1, checks.max_matches(request, limits)
+    else:
+        least, max_matches = 0, checks.own_max_matches(request, limits)
+    if specs:
+        needs = checks.need_specs(specs, "need_specs", limits)
+    else:
+        fields.check_count("needs", len(texts), limits.needs_per_agent, at_least=least)
+        needs = tuple(
+            NeedSpec(checks.need(text, f"needs[{i}]", limits)) for i, text in enumerate(texts)
+        )
+    delta = None
+    if request.HasField("min_delta"):
+        delta = (checks.min_delta(request.min_delta, limits),)
+    return AgentSpec(needs or None, checks.threshold(request), max_matches, delta)

@@ -8,16 +8,18 @@ from contextlib import aclosing
 
 from contex.v1 import audit_service_pb2 as pb
 
-from contex_server.api.audit import checks
 from contex_server.api.shared import fields
 from contex_server.api.shared.convert import convert
-from contex_server.api.shared.cursors import Token, encode_text
+from contex_server.api.shared.cursors import Token, decode_text, encode_text, invalid_token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.audit.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer
-from contex_server.audit.records import AuditRecord
+from contex_server.audit.records import AuditAction, AuditFilter, AuditRecord, RecordId
 from contex_server.kernel.call import Call
+from contex_server.kernel.config import Limits
 from contex_server.kernel.protobuf import timestamp
+from contex_server.kernel.scope import Scope
 
+_MAX_ACTIONS = 16
 _SCANNED_ROWS = 20_000
 _PIECE_ROWS = 4_000
 """Rows in a piece of a file: about 1 MiB."""
@@ -38,11 +40,11 @@ class AuditServicer(Servicer):
         self, request: pb.ListRecordsRequest, call: Call
     ) -> pb.ListRecordsResponse:
         project = fields.project(request.project)
-        record_filter = checks.record_filter(request.filter, self._limits, call.scope)
+        record_filter = _record_filter(request.filter, self._limits, call.scope)
         size = fields.page_size(request.page_size, self._limits)
         span = fields.span(request, order=request.order)
         token = Token.AUDIT_BACK_PAGE if span.backwards else Token.AUDIT_PAGE
-        last = checks.last_read(token, project, request.page_token)
+        last = _last_read(token, project, request.page_token)
         response = pb.ListRecordsResponse()
         scanned = 0
         rows = self._rooms.audit.reader.read(project, span, record_filter, resume=last)
@@ -59,7 +61,7 @@ class AuditServicer(Servicer):
 
     async def export_records(self, request: pb.ExportRecordsRequest, call: Call) -> None:
         project = fields.project(request.project)
-        record_filter = checks.record_filter(request.filter, self._limits, call.scope)
+        record_filter = _record_filter(request.filter, self._limits, call.scope)
         span = fields.span(request)
         make, piece_rows = _WRITERS[
             fields.enum(request.format, pb.AuditFormat.DESCRIPTOR, "format")
@@ -88,6 +90,33 @@ class AuditServicer(Servicer):
             await send(await asyncio.to_thread(lambda: writer.add(rows) + writer.end()))
         finally:
             self._audit.exported(project, call.origin, call.method, count)
+
+
+def _record_filter(message: pb.AuditFilter, limits: Limits, scope: Scope) -> AuditFilter:
+    """A filter, which also keeps out what the caller may not see."""
+    fields.check_count("filter.actions", len(message.actions), _MAX_ACTIONS)
+    return AuditFilter(
+        frozenset(_action(n, f"filter.actions[{i}]") for i, n in enumerate(message.actions)),
+        fields.publisher.all_of(message.actors, "filter.actors", limits),
+        fields.agent_id.all_of(message.agent_ids, "filter.agent_ids", limits),
+        fields.key_glob.all_of(message.data_keys, "filter.data_keys", limits),
+        fields.request_id(message.request_id, "filter.request_id"),
+        scope,
+    )
+
+
+def _action(value: pb.AuditAction.ValueType, field: str) -> AuditAction:
+    fields.enum(value, pb.AuditAction.DESCRIPTOR, field, unspecified=False)
+    return AuditAction(pb.AuditAction.Name(value).removeprefix("AUDIT_ACTION_"))
+
+
+def _last_read(token: Token, project: str, text: str) -> RecordId | None:
+    """The record to continue after; None: from the beginning of the range."""
+    last = decode_text(token, project, text)
+    try:
+        return RecordId.parse(last) if text else None
+    except ValueError:
+        raise invalid_token("page_token") from None
 
 
 def _record_message(row: AuditRecord) -> pb.AuditRecord:

@@ -67,7 +67,6 @@ def answer_fields(answer: MatchResult) -> dict[str, Any]:
             rendered,
             format=event_pb2.ContextFormat.ValueType(rendered.form),
             token_counter=rendered.counter,
-            omitted=[convert(event_pb2.OmittedDatum, datum) for datum in rendered.omitted],
         )
     return {
         "data": map(datum_message, answer.data),
@@ -106,16 +105,9 @@ def event_context(delivery: Delivery, form: ContextFormat) -> str:
 
 
 def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
-    explanation = explained.explanation
-    return convert(
-        pb.ExplainResponse,
-        explanation,
-        event=wire.event_message(explained.entry),
-        match=match_message(explanation.match),
-        contributions=[convert(pb.Contribution, part) for part in explanation.contributions],
-        terms=[convert(pb.TermHit, term) for term in explanation.terms],
-        passages=[convert(pb.PassageScore, passage) for passage in explanation.passages],
-    )
+    event, explanation = wire.event_message(explained.entry), explained.explanation
+    match = match_message(explanation.match)
+    return convert(pb.ExplainResponse, explanation, event=event, match=match)
 
 
 def backtest_messages(
@@ -131,28 +123,10 @@ def backtest_messages(
                 for chunk in chunks
             ]
         case BacktestProgress():
-            progress = pb.BacktestProgress(
-                sequence=str(part.sequence),
-                events_read=part.read,
-                events_total=part.total,
-                events_matched=part.matched,
-            )
-            return [pb.BacktestResponse(progress=progress)]
+            return [pb.BacktestResponse(progress=convert(pb.BacktestProgress, part))]
         case BacktestSummary():
-            summary = pb.BacktestSummary(
-                events_judged=part.judged,
-                events_matched=part.matched,
-                data_keys_matched=len(part.data_keys - {""}),
-                updates_held_back=part.held_back,
-                needs=[
-                    pb.NeedSummary(
-                        events_matched=need.matched,
-                        events_at_threshold=need.at_steps,
-                        threshold=need.threshold,
-                    )
-                    for need in part.needs
-                ],
-            )
+            data_keys = len(part.data_keys - {""})
+            summary = convert(pb.BacktestSummary, part, data_keys_matched=data_keys)
             return [pb.BacktestResponse(summary=summary)]
 
 
@@ -161,6 +135,5 @@ def judgement_message(judgement: Judgement) -> pb.ExportFeedbackResponse:
         pb.ExportFeedbackResponse,
         judgement,
         time=timestamp(judgement.sequence.ms),
-        event=wire.event_message(judgement.judged),
         match=match_message(judgement.match),
     )

@@ -56,9 +56,8 @@ class MatchServicer(Servicer):
         needs = self._needs(specs, checks.threshold(request), 1)
         delta = checks.min_delta(request.min_delta, limits)
         span, _ = await log_range(self._log, request)
-        query = BacktestQuery(
-            project, needs, span.after, span.until, delta, not request.summary_only, call.scope
-        )
+        events = not request.summary_only
+        query = BacktestQuery(project, needs, span, delta, events, call.scope)
         async with aclosing(self._rooms.match.backtests.run(query)) as parts:
             async for part in parts:
                 for message in messages.backtest_messages(part, self._settings.message_bytes):
@@ -85,7 +84,7 @@ class MatchServicer(Servicer):
         span, _ = await log_range(self._log, request)
         count = 0
         try:
-            pages = self._rooms.match.feedback.export(project, span.after, span.until, call.scope)
+            pages = self._rooms.match.feedback.export(project, span, call.scope)
             async with aclosing(pages):
                 async for page in pages:
                     for judgement in page:

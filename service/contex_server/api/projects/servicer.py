@@ -110,12 +110,8 @@ class ProjectServicer(Servicer):
         steps = self._rooms.projects.verification.verify(project, repair=request.repair)
         async with aclosing(steps):
             async for step in steps:
-                finding, summary = step.finding, step.summary
-                response = pb.VerifyProjectResponse(
-                    event_count=step.events,
-                    total_count=step.total,
-                    finding=convert(pb.Finding, finding) if finding else None,
-                    summary=convert(pb.VerifySummary, summary) if summary else None,
+                response = convert(
+                    pb.VerifyProjectResponse, step, event_count=step.events, total_count=step.total
                 )
                 await call.write(response.SerializeToString())
 
@@ -127,13 +123,11 @@ class ProjectServicer(Servicer):
         store = self._rooms.storage.store.projects
         activity = await read_activity(self._log, store, project, query)
         buckets = activity.buckets
-        return pb.GetActivityResponse(
-            series=[convert(pb.ActivitySeries, series) for series in activity.series],
-            total=convert(pb.ActivitySeries, activity.total),
+        return convert(
+            pb.GetActivityResponse,
+            activity,
             start_time=timestamp(buckets.start * 1000),
             end_time=timestamp(buckets.stop * 1000),
             bucket_seconds=buckets.step,
             name_count=activity.names,
-            peak_hours=activity.peak_hours,
-            counted_since=str(activity.counted_since),
         )
