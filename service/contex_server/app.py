@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ async def _serve(settings: Settings) -> None:
         metrics = await stack.enter_async_context(monitored(settings, store_url))
         if settings.workers > 1:
             serving = True
-            await workers.supervise(_serve_worker, settings, store_url, stop, metrics.reported)
+            worker = partial(_serve_worker, settings, store_url)
+            await workers.supervise(settings.workers, worker, stop, metrics.reported)
             return
         server = await Server.start(settings, store_url, embedder=embedder)
         metrics.follow(server.counts)
@@ -95,7 +97,6 @@ async def _serve_worker(settings: Settings, store_url: str, lifeline: workers.Li
     configure_logging(settings.log_level, settings.log_format)
     server = await Server.start(settings, store_url)
     _calm_garbage_collector()
-    lifeline.ready()
     await lifeline.report_until_ended(server.counts.totals)
     await server.stop()
 

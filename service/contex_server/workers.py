@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 
 from contex_server.kernel.backoff import Backoff
-from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 
 log = structlog.get_logger(__name__)
@@ -39,36 +38,31 @@ class Lifeline:
         # Ctrl-C reaches the whole terminal group; the supervisor decides.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def ready(self) -> None:
-        """Tells the supervisor that the worker serves."""
-        self._connection.send(True)
-
     async def report_until_ended(self, report: Callable[[], Any]) -> None:
-        """Sends the supervisor what `report` returns, once a second; returns when the worker
-        should stop."""
-        while not self._ended.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_REPORT_S):
-                    await self._ended.wait()
+        """Sends the supervisor what `report` returns, at once, which tells it that the worker
+        serves, and then once a second; returns when the worker should stop."""
+        while True:
             # In a thread: sending waits if the supervisor is busy.
             with suppress(ConnectionError):
                 await asyncio.to_thread(self._connection.send, report())
+            if self._ended.is_set():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_S):
+                    await self._ended.wait()
 
 
-Worker = Callable[[Settings, str, Lifeline], Awaitable[None]]
+Worker = Callable[[Lifeline], Awaitable[None]]
 Reported = Callable[[int, Any], None]
 """Takes what worker n reported; None when that worker's process has ended."""
 
 
-async def supervise(
-    worker: Worker, settings: Settings, store_url: str, stop: asyncio.Event, reported: Reported
-) -> None:
-    """Keeps `settings.workers` processes running until `stop` is set.
+async def supervise(count: int, worker: Worker, stop: asyncio.Event, reported: Reported) -> None:
+    """Keeps `count` processes running until `stop` is set.
 
     Args:
-        worker: What each process runs.
-        settings: The settings of all.
-        store_url: The store.
+        count: The number of processes.
+        worker: What each process runs; it is pickled.
         stop: Set when all are to stop.
         reported: Called with what each worker reports.
 
@@ -77,8 +71,7 @@ async def supervise(
     """
     served = asyncio.Event()
     keepers = [
-        asyncio.create_task(_keep(number, worker, settings, store_url, served, reported))
-        for number in range(settings.workers)
+        asyncio.create_task(_keep(number, worker, served, reported)) for number in range(count)
     ]
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -91,29 +84,23 @@ async def supervise(
         await asyncio.gather(stopped, *keepers, return_exceptions=True)
 
 
-async def _keep(
-    number: int,
-    worker: Worker,
-    settings: Settings,
-    store_url: str,
-    served: asyncio.Event,
-    reported: Reported,
-) -> None:
+async def _keep(number: int, worker: Worker, served: asyncio.Event, reported: Reported) -> None:
     backoff = Backoff(*_RESTART_S)
     while True:
         ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(
-            target=_run, args=(worker, settings, store_url, theirs), name=f"contex-worker-{number}"
-        )
+        name = f"contex-worker-{number}"
+        process = _SPAWN.Process(target=_run, args=(worker, theirs), name=name)
         process.start()
         theirs.close()
         try:
-            await _readable(ours.fileno())
-            if _is_ready(ours):
+            report = await _received(ours)
+            if report is not None:
                 log.info("worker_serving", worker=number, pid=process.pid)
                 served.set()
                 backoff.reset()
-                await _reports(ours, number, reported)
+                while report is not None:
+                    reported(number, report)
+                    report = await _received(ours)
                 await _readable(process.sentinel)
         finally:
             ours.close()
@@ -126,9 +113,9 @@ async def _keep(
         await asyncio.sleep(delay)
 
 
-def _run(worker: Worker, settings: Settings, store_url: str, connection: Connection) -> None:
+def _run(worker: Worker, connection: Connection) -> None:
     async def main() -> None:
-        await worker(settings, store_url, Lifeline(connection))
+        await worker(Lifeline(connection))
 
     try:
         asyncio.run(main())
@@ -137,21 +124,13 @@ def _run(worker: Worker, settings: Settings, store_url: str, connection: Connect
         sys.exit(1)
 
 
-async def _reports(connection: Connection, number: int, reported: Reported) -> None:
-    """Passes on what a worker reports, until its process ends."""
-    while True:
-        await _readable(connection.fileno())
-        try:
-            reported(number, connection.recv())
-        except (EOFError, OSError):
-            return
-
-
-def _is_ready(connection: Connection) -> bool:
+async def _received(connection: Connection) -> Any:
+    """What a worker reports next; None once its process has ended."""
+    await _readable(connection.fileno())
     try:
-        return bool(connection.recv())
-    except EOFError:
-        return False
+        return connection.recv()
+    except (EOFError, OSError):
+        return None
 
 
 async def _readable(descriptor: int) -> None:

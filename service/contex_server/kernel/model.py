@@ -92,10 +92,11 @@ class Range(NamedTuple):
         return self.after >= self.until
 
     def rest(self, last: Sequence) -> Range:
-        """What is left to read once everything up to `last` has been read."""
-        if self.backwards:
-            return Range(self.after, last.prev(), backwards=True)
-        return Range(last, self.until)
+        """What is left to read after `last`, wherever that lies."""
+        if not self.backwards:
+            return Range(max(self.after, last), self.until)
+        until = min(self.until, last.prev()) if last > BEGINNING else BEGINNING
+        return Range(self.after, until, backwards=True)
 
 
 class Durability(IntEnum):

@@ -8,8 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from contex.v1 import event_pb2
-from contex_server.api.shared.cursors import Token, encode_place, encode_position
-from contex_server.api.state.checks import fingerprint
+from contex_server.api.shared.cursors import Token, encode_place, encode_position, fingerprint
 from contex_server.kernel.model import Sequence
 from google.protobuf.message import Message
 

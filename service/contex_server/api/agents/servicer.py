@@ -196,7 +196,7 @@ class AgentServicer(Servicer):
                 token = Token.DELIVERIES_BACK_PAGE if span.backwards else Token.DELIVERIES_PAGE
                 if request.page_token:
                     position = decode_position(token, project, request.page_token)
-                    span = ranges.rest(span, position)
+                    span = span.rest(position)
                 deliveries, place = await journals.deliveries_to(
                     project, agent_id, span, size, call.scope
                 )

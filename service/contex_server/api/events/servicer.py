@@ -50,7 +50,7 @@ class EventServicer(Servicer):
         event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         size = fields.page_size(request.page_size, self._limits)
         token = Token.EVENTS_PAGE
-        span = await ranges.remaining(self._log, request, token, request.page_token)
+        span = await ranges.remaining(self._log, request, token)
         response = pb.ListEventsResponse()
         scanned = size_bytes = 0
         last = span.after
@@ -78,7 +78,7 @@ class EventServicer(Servicer):
         event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         # A cursor of one direction resumes nothing in the other.
         token = Token.BACKWARDS if request.order == event_pb2.ORDER_BACKWARDS else Token.CURSOR
-        span = await ranges.remaining(self._log, request, token, request.cursor)
+        span = await ranges.remaining(self._log, request, token)
         count = 0
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000

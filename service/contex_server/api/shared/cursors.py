@@ -16,11 +16,14 @@ import zlib
 from enum import IntEnum, unique
 from functools import lru_cache
 
+from contex.v1 import state_service_pb2 as state_pb
+
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import END_OF_TIME, Sequence
 
 _HEAD = struct.Struct(">BI")
 _POSITION = struct.Struct(">QQ")
+Listing = state_pb.GetStateRequest | state_pb.DiffStatesRequest | state_pb.GetHistoryRequest
 
 
 @unique
@@ -85,6 +88,30 @@ def decode_place(
     except (binascii.Error, struct.error, UnicodeError) as error:
         raise invalid_token(field) from error
     raise invalid_token(field)
+
+
+def page_token(token: Token, request: Listing, numbers: tuple[int, ...], last: str = "") -> str:
+    """A token that carries some numbers, and the key to continue after."""
+    return encode_place(token, request.project, (fingerprint(request), *numbers), last)
+
+
+def read_page_token(token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
+    """Reads what `page_token` wrote with `count` numbers for the same request."""
+    numbers, last = decode_place(
+        token, request.project, request.page_token, "page_token", count + 1
+    )
+    if numbers[0] != fingerprint(request):
+        raise invalid_token("page_token")
+    return numbers[1:], last
+
+
+def fingerprint(request: Listing) -> int:
+    """A checksum of all fields that must not change from page to page."""
+    same = type(request)()
+    same.CopyFrom(request)  # type: ignore[arg-type]
+    same.ClearField("page_token")
+    same.ClearField("page_size")
+    return zlib.crc32(same.SerializeToString(deterministic=True))
 
 
 def invalid_token(field: str) -> ContexError:

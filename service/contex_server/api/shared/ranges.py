@@ -25,24 +25,17 @@ async def log_range(log: EventLog, request: RangeLike, order: int = 0) -> tuple[
     return span._replace(until=min(span.until, bounds.tail)), bounds
 
 
-async def remaining(log: EventLog, request: PagedLike, token: Token, text: str) -> Range:
+async def remaining(log: EventLog, request: PagedLike, token: Token) -> Range:
     """What is left of the range after the position of a token; forwards it must have no gap."""
     span, bounds = await log_range(log, request, request.order)
+    field = "cursor" if isinstance(request, event_pb.ReplayRequest) else "page_token"
+    text = getattr(request, field)
     if not text:
         return span
-    field = "cursor" if isinstance(request, event_pb.ReplayRequest) else "page_token"
     position = decode_position(token, request.project, text, field)
     if not span.backwards:
         check_readable(bounds, position)
-    return rest(span, position)
-
-
-def rest(span: Range, position: Sequence) -> Range:
-    """What is left of a range after the position of a token, wherever that lies."""
-    if not span.backwards:
-        return span._replace(after=max(span.after, position))
-    until = min(span.until, position.prev()) if position > BEGINNING else BEGINNING
-    return span._replace(until=until)
+    return span.rest(position)
 
 
 async def start_of(log: EventLog, project: str, request: event_pb.SubscribeRequest) -> Sequence:

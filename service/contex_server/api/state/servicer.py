@@ -14,10 +14,11 @@ from typing import TypeVar
 from contex.v1 import state_service_pb2 as pb
 
 from contex_server.api.shared import fields, wire
-from contex_server.api.shared.cursors import Token, invalid_token
+from contex_server.api.shared.cursors import Token, invalid_token, page_token, read_page_token
 from contex_server.api.shared.servicer import Servicer
-from contex_server.api.state import checks, messages
+from contex_server.api.state import messages
 from contex_server.kernel.call import Call
+from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field, shutting_down
 from contex_server.kernel.model import KeyState, Sequence
 from contex_server.kernel.scope import Scope
@@ -25,7 +26,7 @@ from contex_server.state.diff import count_changes, data_of, read_changes
 from contex_server.state.fold import RecentEntries
 from contex_server.state.history import data_key_not_found
 from contex_server.state.moments import Moment, resolve_moment
-from contex_server.state.state import State, changed_keys
+from contex_server.state.state import Selection, State, changed_keys
 
 T = TypeVar("T")
 
@@ -38,12 +39,12 @@ class StateServicer(Servicer):
 
     async def get_state(self, request: pb.GetStateRequest, call: Call) -> pb.GetStateResponse:
         project = fields.project(request.project)
-        selection = checks.selection(request, self._limits, call.scope)
-        whole = checks.is_whole(request.view)
+        selection = _selection(request, self._limits, call.scope)
+        whole = _is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
         as_of = fields.optional_moment(request)
         if request.page_token:
-            (*numbers, count), after = checks.read_page_token(Token.STATE_PAGE, request, 4)
+            (*numbers, count), after = read_page_token(Token.STATE_PAGE, request, 4)
             moment, state = await self._again(project, numbers)
             recent = None
         else:
@@ -64,15 +65,15 @@ class StateServicer(Servicer):
                 omit = size_bytes > self._limits.page_bytes
                 messages.fill_datum(response.data.add(), datum, omit_payload=omit)
         if len(response.data) < len(keys):
-            response.next_page_token = checks.page_token(
+            response.next_page_token = page_token(
                 Token.STATE_PAGE, request, (*_numbers(moment), count), response.data[-1].data_key
             )
         return response
 
     async def stream_state(self, request: pb.StreamStateRequest, call: Call) -> None:
         project = fields.project(request.project)
-        selection = checks.selection(request, self._limits, call.scope)
-        whole = checks.is_whole(request.view)
+        selection = _selection(request, self._limits, call.scope)
+        whole = _is_whole(request.view)
         after = fields.key_prefix(request.after_data_key, "after_data_key")
         as_of = fields.optional_moment(request)
         recent = RecentEntries() if whole else None
@@ -110,14 +111,14 @@ class StateServicer(Servicer):
 
     async def diff_states(self, request: pb.DiffStatesRequest, call: Call) -> pb.DiffStatesResponse:
         project = fields.project(request.project)
-        selection = checks.selection(request, self._limits, call.scope)
-        whole = checks.is_whole(request.view)
+        selection = _selection(request, self._limits, call.scope)
+        whole = _is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
         base_query = fields.moment(request.base, "base")
         target_query = fields.optional_moment(request, "target")
         after = ""
         if request.page_token:
-            numbers, after = checks.read_page_token(Token.DIFF_PAGE, request, 6)
+            numbers, after = read_page_token(Token.DIFF_PAGE, request, 6)
             base_moment, base = await self._again(project, numbers[:3])
             target_moment, target = await self._again(project, numbers[3:])
         else:
@@ -147,7 +148,7 @@ class StateServicer(Servicer):
                 omit = size_bytes > self._limits.page_bytes
                 messages.fill_change(response.changes.add(), change, whole=whole, omit_payload=omit)
         if len(response.changes) < len(page):
-            response.next_page_token = checks.page_token(
+            response.next_page_token = page_token(
                 Token.DIFF_PAGE,
                 request,
                 (*_numbers(base_moment), *_numbers(target_moment)),
@@ -161,7 +162,7 @@ class StateServicer(Servicer):
         size = fields.page_size(request.page_size, self._limits)
         as_of = fields.optional_moment(request)
         if request.page_token:
-            numbers, _ = checks.read_page_token(Token.HISTORY_PAGE, request, 5)
+            numbers, _ = read_page_token(Token.HISTORY_PAGE, request, 5)
             moment, start = _moment(numbers[:3]), Sequence(*numbers[3:])
         else:
             moment = await resolve_moment(self._log, project, as_of)
@@ -183,7 +184,7 @@ class StateServicer(Servicer):
             )
         if page.next is not None:
             numbers = (*_numbers(moment), *page.next)
-            response.next_page_token = checks.page_token(Token.HISTORY_PAGE, request, numbers)
+            response.next_page_token = page_token(Token.HISTORY_PAGE, request, numbers)
         return response
 
     async def get_revision(
@@ -229,6 +230,23 @@ class StateServicer(Servicer):
         if moment.sequence > (await self._log.bounds(project)).tail:
             raise invalid_token("page_token")
         return moment, await self._rooms.state.reader.at(project, moment.sequence)
+
+
+def _selection(
+    request: pb.GetStateRequest | pb.StreamStateRequest | pb.DiffStatesRequest,
+    limits: Limits,
+    scope: Scope,
+) -> Selection:
+    """Which keys of a state to return, of those that the caller may see."""
+    prefix = fields.key_prefix(request.prefix)
+    globs = fields.key_glob.all_of(request.data_keys, "data_keys", limits)
+    deleted = not isinstance(request, pb.DiffStatesRequest) and request.include_deleted
+    return Selection(globs, prefix, deleted, scope)
+
+
+def _is_whole(view: int) -> bool:
+    """Whether to return whole events, and not only keys."""
+    return fields.enum(view, pb.StateView.DESCRIPTOR, "view") != pb.STATE_VIEW_KEYS
 
 
 def _numbers(moment: Moment) -> tuple[int, int, int]:
