@@ -23,6 +23,7 @@ from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
 from contex_server.kernel.codes import Code
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.names import PROJECT
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,7 +39,7 @@ def handlers(
     A servicer's method is named as in the proto, in snake case, and with "_" behind it where
     that is a keyword. It takes the request, or the iterator of requests where they are
     streamed, and the `Call`. It returns the response message, or None where the response is a
-    stream, which goes through `Call.write`.
+    stream, which goes through `Call.write`. The project of a single request has been checked.
     """
     return tuple(
         grpc.method_handlers_generic_handler(
@@ -73,6 +74,8 @@ def _handler(
             yield read(raw, call)
 
     async def serve(call: Incoming) -> Any:
+        if not method.client_streaming:
+            PROJECT(call.project)
         try:
             return await behavior(call.request, call)
         except grpc.aio.InternalError:

@@ -18,8 +18,6 @@ class Incoming(Call):
         peer: Its address, as the transport writes it.
         read: Parses the request; returns it, and the project that it names.
         request: The parsed request; in calls with a stream of requests, its iterator.
-        project: The project that the request names, unchecked; "" while that is unknown. In
-            calls with a stream of requests it is known from the first one on.
         served: Whether the call passed every link.
     """
 
@@ -27,7 +25,6 @@ class Incoming(Call):
     peer: str = ""
     read: Callable[[Incoming], Any] = lambda _call: None
     request: Any = None
-    project: str = ""
     served: bool = False
 
 

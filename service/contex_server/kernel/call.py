@@ -28,6 +28,8 @@ class Call:
         write: Sends a response message, in calls that are answered with a stream.
         origin: Who makes the call, and from where.
         scope: What the caller may see.
+        project: The project that the request names, which the edge has checked. In calls with a
+            stream of requests it is known from the first one on, and not checked.
     """
 
     service: str
@@ -36,3 +38,4 @@ class Call:
     write: Write = _no_stream
     origin: Origin = UNKNOWN
     scope: Scope = EVERYTHING
+    project: str = ""

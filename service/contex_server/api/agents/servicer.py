@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
 
 from contex.v1 import agent_service_pb2 as pb
 
@@ -43,9 +42,9 @@ class AgentServicer(Servicer):
     async def register_agent(
         self, request: pb.RegisterAgentRequest, call: Call
     ) -> pb.RegisterAgentResponse:
-        project, agent_id = _ids(request)
+        agent_id = fields.agent_id(request.agent_id)
         registered = await self._rooms.agents.registry.register(
-            project,
+            call.project,
             agent_id,
             _agent_spec(request, self._limits),
             last_seen=fields.optional_sequence(request, "last_seen_sequence"),
@@ -55,7 +54,7 @@ class AgentServicer(Servicer):
         )
         return pb.RegisterAgentResponse(
             agent=messages.agent_message(registered.agent, registered.acknowledged),
-            cursor=encode_position(Token.CURSOR, project, registered.resume),
+            cursor=encode_position(Token.CURSOR, call.project, registered.resume),
             **answer_fields(registered.answer),
         )
 
@@ -63,7 +62,8 @@ class AgentServicer(Servicer):
         self, request: pb.UpdateAgentRequest, call: Call
     ) -> pb.UpdateAgentResponse:
         updated = await self._rooms.agents.registry.update(
-            *_ids(request),
+            call.project,
+            fields.agent_id(request.agent_id),
             _agent_spec(request, self._limits),
             budget=checks.budget(request, self._limits),
             origin=call.origin,
@@ -75,35 +75,39 @@ class AgentServicer(Servicer):
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:
-        found = await self._rooms.agents.registry.get(*_ids(request))
+        found = await self._rooms.agents.registry.get(
+            call.project, fields.agent_id(request.agent_id)
+        )
         return pb.GetAgentResponse(agent=messages.agent_message(*found))
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
-        project, token = fields.project(request.project), Token.AGENTS_PAGE
+        token = Token.AGENTS_PAGE
         size = fields.page_size(request.page_size, self._limits)
-        after = decode_text(token, project, request.page_token)
-        page = await self._rooms.agents.registry.page(project, after, size + 1)
+        after = decode_text(token, call.project, request.page_token)
+        page = await self._rooms.agents.registry.page(call.project, after, size + 1)
         agents = [messages.agent_message(*found) for found in page[:size]]
         response = pb.ListAgentsResponse(agents=agents)
         if len(page) > size:
-            response.next_page_token = encode_text(token, project, agents[-1].agent_id)
+            response.next_page_token = encode_text(token, call.project, agents[-1].agent_id)
         return response
 
     async def unregister_agent(
         self, request: pb.UnregisterAgentRequest, call: Call
     ) -> pb.UnregisterAgentResponse:
-        sequence = await self._rooms.agents.registry.unregister(*_ids(request), call.origin)
+        sequence = await self._rooms.agents.registry.unregister(
+            call.project, fields.agent_id(request.agent_id), call.origin
+        )
         return pb.UnregisterAgentResponse(sequence=str(sequence))
 
     async def listen(self, request: pb.ListenRequest, call: Call) -> None:
-        project, agent_id = _ids(request)
+        agent_id = fields.agent_id(request.agent_id)
         heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
         form = checks.context_format(request.context_format)
-        _, acknowledged = await self._rooms.agents.registry.get(project, agent_id)
+        _, acknowledged = await self._rooms.agents.registry.get(call.project, agent_id)
         position = ranges.named_position(request, "after_sequence") or acknowledged
-        check_readable(await self._log.bounds(project), position)
+        check_readable(await self._log.bounds(call.project), position)
         async with (
-            self._rooms.match.pool.matcher(project) as matcher,
+            self._rooms.match.pool.matcher(call.project) as matcher,
             matcher.attach(agent_id) as listening,
         ):
 
@@ -112,7 +116,7 @@ class AgentServicer(Servicer):
 
             source = stream(
                 self._log,
-                project,
+                call.project,
                 listening.feed,
                 select,
                 position,
@@ -121,15 +125,15 @@ class AgentServicer(Servicer):
                 drain=self._drain,
                 scope=call.scope,
             )
-            record = self._rooms.agents.recorder.stream(project, agent_id, call.origin)
+            record = self._rooms.agents.recorder.stream(call.project, agent_id, call.origin)
             await record.opened(position)
             try:
-                with self._rooms.events.presence.listener(project):
+                with self._rooms.events.presence.listener(call.project):
                     async with aclosing(source):
                         async for message in source:
                             if message.chunk is not None:
                                 await record.sending(message.chunk)
-                            await call.write(await self._rendered(project, message, form))
+                            await call.write(await self._rendered(call.project, message, form))
             finally:
                 record.closed()
 
@@ -143,23 +147,23 @@ class AgentServicer(Servicer):
     async def acknowledge(
         self, request: pb.AcknowledgeRequest, call: Call
     ) -> pb.AcknowledgeResponse:
-        project, agent_id = _ids(request)
+        agent_id = fields.agent_id(request.agent_id)
         position = ranges.named_position(request, "sequence")
         if position is None:
             raise invalid_field("position", "a cursor or a sequence is required")
         acknowledged = await self._rooms.agents.registry.acknowledge(
-            project, agent_id, position, call.origin
+            call.project, agent_id, position, call.origin
         )
         return pb.AcknowledgeResponse(acknowledged_sequence=str(acknowledged))
 
     async def get_agent_context(
         self, request: pb.GetAgentContextRequest, call: Call
     ) -> pb.GetAgentContextResponse:
-        project, agent_id = _ids(request)
+        agent_id = fields.agent_id(request.agent_id)
         near_misses = fields.within(request.near_misses, 0, _MAX_NEAR_MISSES, "near_misses")
-        moment = await resolve_moment(self._log, project, fields.optional_moment(request))
+        moment = await resolve_moment(self._log, call.project, fields.optional_moment(request))
         context = await self._rooms.agents.contexts.get(
-            project,
+            call.project,
             agent_id,
             moment,
             payloads=not request.omit_payloads,
@@ -171,7 +175,6 @@ class AgentServicer(Servicer):
     async def list_deliveries(
         self, request: pb.ListDeliveriesRequest, call: Call
     ) -> pb.ListDeliveriesResponse:
-        project = fields.project(request.project)
         size = fields.page_size(request.page_size, self._limits)
         span = fields.span(request, order=request.order)
         journals, next_page_token = self._rooms.agents.journals, ""
@@ -181,41 +184,32 @@ class AgentServicer(Servicer):
                     if request.HasField(field):
                         raise invalid_field(field, "must be unset where a sequence is given")
                 event, token = fields.sequence(request.sequence, "sequence"), Token.RECEIVERS_PAGE
-                last = decode_text(token, project, request.page_token)
+                last = decode_text(token, call.project, request.page_token)
                 deliveries, next_id = await journals.recipients(
-                    project, event, last, size, call.scope
+                    call.project, event, last, size, call.scope
                 )
                 if next_id:
-                    next_page_token = encode_text(token, project, next_id)
+                    next_page_token = encode_text(token, call.project, next_id)
                 elif not deliveries and not last:
-                    (entry,) = await self._log.get(project, [event])
+                    (entry,) = await self._log.get(call.project, [event])
                     if entry is None:
-                        raise event_not_found(project, event)
+                        raise event_not_found(call.project, event)
             case "agent_id":
                 agent_id = fields.agent_id(request.agent_id)
                 token = Token.DELIVERIES_BACK_PAGE if span.backwards else Token.DELIVERIES_PAGE
                 if request.page_token:
-                    position = decode_position(token, project, request.page_token)
+                    position = decode_position(token, call.project, request.page_token)
                     span = span.rest(position)
                 deliveries, place = await journals.deliveries_to(
-                    project, agent_id, span, size, call.scope
+                    call.project, agent_id, span, size, call.scope
                 )
                 if place:
-                    next_page_token = encode_position(token, project, place)
+                    next_page_token = encode_position(token, call.project, place)
             case _:
                 raise invalid_field("of", "a sequence or an agent_id is required")
         return pb.ListDeliveriesResponse(
             deliveries=map(messages.delivery_message, deliveries), next_page_token=next_page_token
         )
-
-
-class _OfAgent(Protocol):
-    project: str
-    agent_id: str
-
-
-def _ids(request: _OfAgent) -> tuple[str, str]:
-    return fields.project(request.project), fields.agent_id(request.agent_id)
 
 
 def _agent_spec(

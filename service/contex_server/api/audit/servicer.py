@@ -39,19 +39,18 @@ class AuditServicer(Servicer):
     async def list_records(
         self, request: pb.ListRecordsRequest, call: Call
     ) -> pb.ListRecordsResponse:
-        project = fields.project(request.project)
         record_filter = _record_filter(request.filter, self._limits, call.scope)
         size = fields.page_size(request.page_size, self._limits)
         span = fields.span(request, order=request.order)
         token = Token.AUDIT_BACK_PAGE if span.backwards else Token.AUDIT_PAGE
-        last = _last_read(token, project, request.page_token)
+        last = _last_read(token, call.project, request.page_token)
         response = pb.ListRecordsResponse()
         scanned = 0
-        rows = self._rooms.audit.reader.read(project, span, record_filter, resume=last)
+        rows = self._rooms.audit.reader.read(call.project, span, record_filter, resume=last)
         async with aclosing(rows):
             async for row, passes in rows:
                 if len(response.records) == size or scanned == _SCANNED_ROWS:
-                    response.next_page_token = encode_text(token, project, str(last))
+                    response.next_page_token = encode_text(token, call.project, str(last))
                     break
                 scanned += 1
                 last = row.id
@@ -60,7 +59,6 @@ class AuditServicer(Servicer):
         return response
 
     async def export_records(self, request: pb.ExportRecordsRequest, call: Call) -> None:
-        project = fields.project(request.project)
         record_filter = _record_filter(request.filter, self._limits, call.scope)
         span = fields.span(request)
         make, piece_rows = _WRITERS[
@@ -76,7 +74,7 @@ class AuditServicer(Servicer):
                 message = pb.ExportRecordsResponse(data=part, record_count=count)
                 await call.write(message.SerializeToString())
 
-        records = self._rooms.audit.reader.read(project, span, record_filter)
+        records = self._rooms.audit.reader.read(call.project, span, record_filter)
         try:
             async with aclosing(records):
                 async for row, passes in records:
@@ -89,7 +87,7 @@ class AuditServicer(Servicer):
             count += len(rows)
             await send(await asyncio.to_thread(lambda: writer.add(rows) + writer.end()))
         finally:
-            self._audit.exported(project, call.origin, call.method, count)
+            self._audit.exported(call.project, call.origin, call.method, count)
 
 
 def _record_filter(message: pb.AuditFilter, limits: Limits, scope: Scope) -> AuditFilter:

@@ -34,10 +34,11 @@ _DURABILITIES = {
 def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
     """A publish, or one batch of a stream; the caller's identity is the default publisher.
 
+    The project has been checked.
+
     Raises:
         ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
     """
-    name = fields.project(request.project)
     request_id, publisher = request.request_id, request.publisher or origin.identity
     if request_id:
         fields.request_id(request_id)
@@ -55,7 +56,7 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
     events = [
         _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
     ]
-    return Append(name, events, request_id, durability, publisher, origin)
+    return Append(request.project, events, request_id, durability, publisher, origin)
 
 
 def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -> NewEvent:

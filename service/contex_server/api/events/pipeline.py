@@ -10,6 +10,7 @@ from contex.v1 import error_reason_pb2, event_pb2
 from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.events import checks
+from contex_server.api.shared import fields
 from contex_server.events.publisher import Publisher
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
@@ -52,6 +53,7 @@ async def publish_all(
         return task
 
     async def prepare(request: pb.PublishStreamRequest) -> Append:
+        fields.project(request.project)
         return await publisher.prepare(checks.publish(request, call.origin, limits))
 
     async def append(prepared: asyncio.Task[Append]) -> Appended:

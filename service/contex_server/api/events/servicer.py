@@ -38,15 +38,13 @@ class EventServicer(Servicer):
         await publish_all(requests, call, publisher, self._limits, self._drain)
 
     async def get_event(self, request: pb.GetEventRequest, call: Call) -> pb.GetEventResponse:
-        project = fields.project(request.project)
         sequence = fields.sequence(request.sequence, "sequence")
-        (entry,) = await self._log.get(project, [sequence])
+        (entry,) = await self._log.get(call.project, [sequence])
         if entry is None or not _passes(EventFilter(scope=call.scope), entry):
-            raise event_not_found(project, sequence)
+            raise event_not_found(call.project, sequence)
         return pb.GetEventResponse(event=wire.event_message(entry))
 
     async def list_events(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
-        project = fields.project(request.project)
         event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         size = fields.page_size(request.page_size, self._limits)
         token = Token.EVENTS_PAGE
@@ -56,7 +54,7 @@ class EventServicer(Servicer):
         last = span.after
         # How much of a page passes a filter is unknown; without a filter all of it does.
         count = size if event_filter.is_open else self._settings.replay_page_events
-        source = pages(self._log, project, span, max_events=count, event_filter=event_filter)
+        source = pages(self._log, call.project, span, max_events=count, event_filter=event_filter)
         async with aclosing(source):
             async for page in source:
                 for entry in page.entries:
@@ -64,7 +62,7 @@ class EventServicer(Servicer):
                         response.events and size_bytes + len(entry.body) > self._limits.page_bytes
                     )
                     if full or scanned >= self._limits.page_scanned_events:
-                        response.next_page_token = encode_position(token, project, last)
+                        response.next_page_token = encode_position(token, call.project, last)
                         return response
                     scanned += 1
                     last = entry.sequence
@@ -74,7 +72,6 @@ class EventServicer(Servicer):
         return response
 
     async def replay(self, request: pb.ReplayRequest, call: Call) -> None:
-        project = fields.project(request.project)
         event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         # A cursor of one direction resumes nothing in the other.
         token = Token.BACKWARDS if request.order == event_pb2.ORDER_BACKWARDS else Token.CURSOR
@@ -84,11 +81,13 @@ class EventServicer(Servicer):
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
         max_events = self._settings.replay_page_events
-        source = pages(self._log, project, span, max_events=max_events, event_filter=event_filter)
+        source = pages(
+            self._log, call.project, span, max_events=max_events, event_filter=event_filter
+        )
 
         async def send(kind: int, content: bytes, entry: Entry) -> None:
             nonlocal last
-            await call.write(wire.response(project, kind, content, entry.sequence, token))
+            await call.write(wire.response(call.project, kind, content, entry.sequence, token))
             last = loop.time()
 
         try:
@@ -102,23 +101,22 @@ class EventServicer(Servicer):
                     if self._drain.started and not page.last:
                         raise shutting_down()
         finally:
-            self._audit.exported(project, call.origin, call.method, count)
+            self._audit.exported(call.project, call.origin, call.method, count)
 
     async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> None:
-        project = fields.project(request.project)
         event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
-        position = end = await ranges.start_of(self._log, project, request)
+        position = end = await ranges.start_of(self._log, call.project, request)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
             return [Delivery(e.sequence, e) for e in entries if _passes(event_filter, e)]
 
         room = self._rooms.events
-        async with room.hub.channel(project) as channel, channel.feed(event_filter) as feed:
-            stream_id = self._audit.stream_opened(project, call.origin, call.method, position)
+        async with room.hub.channel(call.project) as channel, channel.feed(event_filter) as feed:
+            stream_id = self._audit.stream_opened(call.project, call.origin, call.method, position)
             source = stream(
                 self._log,
-                project,
+                call.project,
                 feed,
                 select,
                 position,
@@ -128,13 +126,13 @@ class EventServicer(Servicer):
                 wanted=event_filter,
             )
             try:
-                with room.presence.subscriber(project):
+                with room.presence.subscriber(call.project):
                     async with aclosing(source):
                         async for message in source:
-                            await call.write(subscribe_response(project, message))
+                            await call.write(subscribe_response(call.project, message))
                             end = message.position
             finally:
-                self._audit.stream_closed(project, call.origin, call.method, stream_id, end)
+                self._audit.stream_closed(call.project, call.origin, call.method, stream_id, end)
 
     def _batches(self, event_filter: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
         """The events that pass, in batches of bounded size."""

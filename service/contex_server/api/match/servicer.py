@@ -25,7 +25,7 @@ class MatchServicer(Servicer):
         maximum = checks.max_matches(request, limits)
         specs = checks.need_specs(request.questions, "questions", limits)
         answer = await self._rooms.match.queries.match(
-            fields.project(request.project),
+            call.project,
             self._needs(specs, checks.threshold(request), maximum),
             data_keys=fields.key_glob.all_of(request.data_keys, "data_keys", limits),
             as_of=fields.optional_moment(request),
@@ -35,14 +35,13 @@ class MatchServicer(Servicer):
         return pb.MatchResponse(**messages.answer_fields(answer))
 
     async def explain(self, request: pb.ExplainRequest, call: Call) -> pb.ExplainResponse:
-        project = fields.project(request.project)
         if request.WhichOneof("datum") is None:
             raise invalid_field("datum", "a data key or a sequence is required")
         data_key = fields.data_key(request.data_key) if request.HasField("data_key") else ""
         sequence = fields.optional_sequence(request)
         explained = await self._rooms.match.queries.explain(
-            project,
-            await self._need(project, request),
+            call.project,
+            await self._need(call.project, request),
             data_key=data_key,
             sequence=sequence,
             as_of=fields.optional_moment(request),
@@ -51,13 +50,13 @@ class MatchServicer(Servicer):
         return messages.explanation_message(explained)
 
     async def backtest(self, request: pb.BacktestRequest, call: Call) -> None:
-        project, limits = fields.project(request.project), self._limits
+        limits = self._limits
         specs = checks.need_specs(request.needs, "needs", limits)
         needs = self._needs(specs, checks.threshold(request), 1)
         delta = checks.min_delta(request.min_delta, limits)
         span, _ = await log_range(self._log, request)
         events = not request.summary_only
-        query = BacktestQuery(project, needs, span, delta, events, call.scope)
+        query = BacktestQuery(call.project, needs, span, delta, events, call.scope)
         async with aclosing(self._rooms.match.backtests.run(query)) as parts:
             async for part in parts:
                 for message in messages.backtest_messages(part, self._settings.message_bytes):
@@ -67,7 +66,7 @@ class MatchServicer(Servicer):
         self, request: pb.RecordFeedbackRequest, call: Call
     ) -> pb.RecordFeedbackResponse:
         sequence = await self._rooms.match.feedback.record(
-            fields.project(request.project),
+            call.project,
             fields.agent_id(request.agent_id),
             fields.sequence(request.sequence, "sequence"),
             request.need_index,
@@ -80,11 +79,10 @@ class MatchServicer(Servicer):
         return pb.RecordFeedbackResponse(sequence=str(sequence))
 
     async def export_feedback(self, request: pb.ExportFeedbackRequest, call: Call) -> None:
-        project = fields.project(request.project)
         span, _ = await log_range(self._log, request)
         count = 0
         try:
-            pages = self._rooms.match.feedback.export(project, span, call.scope)
+            pages = self._rooms.match.feedback.export(call.project, span, call.scope)
             async with aclosing(pages):
                 async for page in pages:
                     for judgement in page:
@@ -92,17 +90,16 @@ class MatchServicer(Servicer):
                         await call.write(message.SerializeToString())
                         count += 1
         finally:
-            self._audit.exported(project, call.origin, call.method, count)
+            self._audit.exported(call.project, call.origin, call.method, count)
 
     async def get_matching_status(
         self, request: pb.GetMatchingStatusRequest, call: Call
     ) -> pb.GetMatchingStatusResponse:
-        project = fields.project(request.project)
         room = self._rooms.match
         models = room.pool.engine.embeddings.models
-        progress = await room.reembedding.progress(project)
+        progress = await room.reembedding.progress(call.project)
         response = pb.GetMatchingStatusResponse(
-            model=await self._rooms.storage.store.match.model(project) or models.configured_id,
+            model=await self._rooms.storage.store.match.model(call.project) or models.configured_id,
             configured_model=models.configured_id,
             texts_embedded=progress.done,
             texts_total=progress.total,
@@ -110,8 +107,8 @@ class MatchServicer(Servicer):
             default_threshold=self._settings.match_threshold,
         )
         if response.model != response.configured_model:
-            room.reembedding.start_if_outdated(project)
-        matcher = room.pool.open_matcher(project)
+            room.reembedding.start_if_outdated(call.project)
+        matcher = room.pool.open_matcher(call.project)
         if matcher is not None:
             await matcher.started()
             async with matcher.index_at(BEGINNING) as (index, _):

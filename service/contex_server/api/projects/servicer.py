@@ -21,15 +21,14 @@ class ProjectServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["ProjectService"]
 
     async def get_stats(self, request: pb.GetStatsRequest, call: Call) -> pb.GetStatsResponse:
-        project = fields.project(request.project)
-        bounds = await self._log.bounds(project)
-        snapshot = await self._rooms.storage.snapshots.before(project, END_OF_TIME)
-        streams = await self._rooms.events.presence.count(project, bounds.now_ms)
+        bounds = await self._log.bounds(call.project)
+        snapshot = await self._rooms.storage.snapshots.before(call.project, END_OF_TIME)
+        streams = await self._rooms.events.presence.count(call.project, bounds.now_ms)
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
         store = self._rooms.storage.store.projects
-        counts = await store.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
-        usage = await self._rooms.projects.usage.of(project)
+        counts = await store.activity(call.project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
+        usage = await self._rooms.projects.usage.of(call.project)
         archived, counters = usage.archived, usage.counters
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
         return pb.GetStatsResponse(
@@ -60,7 +59,7 @@ class ProjectServicer(Servicer):
         self, request: pb.GetRetentionRequest, call: Call
     ) -> pb.GetRetentionResponse:
         room = self._rooms.projects
-        own = await room.retentions.own(fields.project(request.project))
+        own = await room.retentions.own(call.project)
         return pb.GetRetentionResponse(
             retention=convert(pb.Retention, own),
             effective=convert(pb.Retention, own.over(room.retentions.defaults)),
@@ -70,18 +69,16 @@ class ProjectServicer(Servicer):
     async def set_retention(
         self, request: pb.SetRetentionRequest, call: Call
     ) -> pb.SetRetentionResponse:
-        project = fields.project(request.project)
         effective = await self._rooms.projects.retention.change(
-            project, checks.retention(request.retention), call.origin
+            call.project, checks.retention(request.retention), call.origin
         )
         return pb.SetRetentionResponse(effective=convert(pb.Retention, effective))
 
     async def remove_events(
         self, request: pb.RemoveEventsRequest, call: Call
     ) -> pb.RemoveEventsResponse:
-        project = fields.project(request.project)
         removed, first = await self._rooms.projects.retention.remove(
-            project,
+            call.project,
             fields.moment(request.before, "before"),
             fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
             call.origin,
@@ -91,10 +88,9 @@ class ProjectServicer(Servicer):
         )
 
     async def erase_data(self, request: pb.EraseDataRequest, call: Call) -> pb.EraseDataResponse:
-        project = fields.project(request.project)
         subject, data_key = checks.erasure(request)
         count, sequence, duplicate = await self._rooms.projects.eraser.erase(
-            project,
+            call.project,
             subject=subject,
             data_key=data_key,
             request_id=fields.request_id(request.request_id),
@@ -106,8 +102,7 @@ class ProjectServicer(Servicer):
         )
 
     async def verify_project(self, request: pb.VerifyProjectRequest, call: Call) -> None:
-        project = fields.project(request.project)
-        steps = self._rooms.projects.verification.verify(project, repair=request.repair)
+        steps = self._rooms.projects.verification.verify(call.project, repair=request.repair)
         async with aclosing(steps):
             async for step in steps:
                 response = convert(
@@ -118,10 +113,9 @@ class ProjectServicer(Servicer):
     async def get_activity(
         self, request: pb.GetActivityRequest, call: Call
     ) -> pb.GetActivityResponse:
-        project = fields.project(request.project)
-        query = checks.activity(request, await self._log.bounds(project), self._limits)
+        query = checks.activity(request, await self._log.bounds(call.project), self._limits)
         store = self._rooms.storage.store.projects
-        activity = await read_activity(self._log, store, project, query)
+        activity = await read_activity(self._log, store, call.project, query)
         buckets = activity.buckets
         return convert(
             pb.GetActivityResponse,

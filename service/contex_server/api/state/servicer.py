@@ -38,25 +38,24 @@ class StateServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["StateService"]
 
     async def get_state(self, request: pb.GetStateRequest, call: Call) -> pb.GetStateResponse:
-        project = fields.project(request.project)
         selection = _selection(request, self._limits, call.scope)
         whole = _is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
         as_of = fields.optional_moment(request)
         if request.page_token:
             (*numbers, count), after = read_page_token(Token.STATE_PAGE, request, 4)
-            moment, state = await self._again(project, numbers)
+            moment, state = await self._again(call, numbers)
             recent = None
         else:
             recent = RecentEntries() if whole else None
-            moment, state = await self._rooms.state.reader.read(project, as_of, recent)
+            moment, state = await self._rooms.state.reader.read(call.project, as_of, recent)
             count, after = await _searched(state, lambda: state.count(selection)), ""
         keys = await _searched(
             state, lambda: list(islice(state.select(selection, after), size + 1))
         )
         response = pb.GetStateResponse(as_of=messages.moment_message(moment), data_count=count)
         size_bytes = 0
-        data = data_of(self._log, project, state, keys[:size], recent, events=whole)
+        data = data_of(self._log, call.project, state, keys[:size], recent, events=whole)
         async with aclosing(data):
             async for datum in data:
                 size_bytes += messages.size_of(datum)
@@ -71,13 +70,12 @@ class StateServicer(Servicer):
         return response
 
     async def stream_state(self, request: pb.StreamStateRequest, call: Call) -> None:
-        project = fields.project(request.project)
         selection = _selection(request, self._limits, call.scope)
         whole = _is_whole(request.view)
         after = fields.key_prefix(request.after_data_key, "after_data_key")
         as_of = fields.optional_moment(request)
         recent = RecentEntries() if whole else None
-        moment, state = await self._rooms.state.reader.read(project, as_of, recent)
+        moment, state = await self._rooms.state.reader.read(call.project, as_of, recent)
         count = await _searched(state, lambda: state.count(selection))
         keys = await _searched(state, lambda: list(state.select(selection, after)))
 
@@ -93,7 +91,7 @@ class StateServicer(Servicer):
             written += len(response.data)
             response, size_bytes = new_response(), 0
 
-        data = data_of(self._log, project, state, keys, recent, events=whole)
+        data = data_of(self._log, call.project, state, keys, recent, events=whole)
         try:
             async with aclosing(data):
                 async for datum in data:
@@ -107,10 +105,9 @@ class StateServicer(Servicer):
             if response.data or not written:
                 await send()
         finally:
-            self._audit.exported(project, call.origin, call.method, written)
+            self._audit.exported(call.project, call.origin, call.method, written)
 
     async def diff_states(self, request: pb.DiffStatesRequest, call: Call) -> pb.DiffStatesResponse:
-        project = fields.project(request.project)
         selection = _selection(request, self._limits, call.scope)
         whole = _is_whole(request.view)
         size = fields.page_size(request.page_size, self._limits)
@@ -119,11 +116,11 @@ class StateServicer(Servicer):
         after = ""
         if request.page_token:
             numbers, after = read_page_token(Token.DIFF_PAGE, request, 6)
-            base_moment, base = await self._again(project, numbers[:3])
-            target_moment, target = await self._again(project, numbers[3:])
+            base_moment, base = await self._again(call, numbers[:3])
+            target_moment, target = await self._again(call, numbers[3:])
         else:
-            base_moment, base = await self._rooms.state.reader.read(project, base_query)
-            target_moment, target = await self._rooms.state.reader.read(project, target_query)
+            base_moment, base = await self._rooms.state.reader.read(call.project, base_query)
+            target_moment, target = await self._rooms.state.reader.read(call.project, target_query)
         larger = max(base, target, key=len)
         keys = await _searched(larger, lambda: changed_keys(base, target, selection))
         counts = count_changes(base, target, keys)
@@ -138,7 +135,7 @@ class StateServicer(Servicer):
         size_bytes = 0
         patches = not request.omit_patches
         changes = read_changes(
-            self._log, project, base, target, page[:size], events=whole, patches=patches
+            self._log, call.project, base, target, page[:size], events=whole, patches=patches
         )
         async with aclosing(changes):
             async for change in changes:
@@ -157,7 +154,6 @@ class StateServicer(Servicer):
         return response
 
     async def get_history(self, request: pb.GetHistoryRequest, call: Call) -> pb.GetHistoryResponse:
-        project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         size = fields.page_size(request.page_size, self._limits)
         as_of = fields.optional_moment(request)
@@ -165,12 +161,12 @@ class StateServicer(Servicer):
             numbers, _ = read_page_token(Token.HISTORY_PAGE, request, 5)
             moment, start = _moment(numbers[:3]), Sequence(*numbers[3:])
         else:
-            moment = await resolve_moment(self._log, project, as_of)
-            start = (await self._key_at(project, data_key, moment, call.scope)).sequence
+            moment = await resolve_moment(self._log, call.project, as_of)
+            start = (await self._key_at(call, data_key, moment)).sequence
         patches, payloads = not request.omit_patches, not request.omit_payloads
         most = self._limits.page_bytes
         page = await self._rooms.state.history.page(
-            project, start, size, patches=patches, payloads=payloads, max_bytes=most
+            call.project, start, size, patches=patches, payloads=payloads, max_bytes=most
         )
         response = pb.GetHistoryResponse(
             as_of=messages.moment_message(moment), trimmed=page.trimmed
@@ -190,26 +186,24 @@ class StateServicer(Servicer):
     async def get_revision(
         self, request: pb.GetRevisionRequest, call: Call
     ) -> pb.GetRevisionResponse:
-        project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         if request.revision < 1:
             raise invalid_field("revision", "must be at least 1")
         revision = await self._rooms.state.history.revision(
-            project, data_key, request.revision, call.scope
+            call.project, data_key, request.revision, call.scope
         )
         response = pb.GetRevisionResponse()
         messages.fill_revision(response.revision, revision)
         return response
 
     async def get_blame(self, request: pb.GetBlameRequest, call: Call) -> pb.GetBlameResponse:
-        project = fields.project(request.project)
         data_key = fields.data_key(request.data_key)
         as_of = fields.optional_moment(request)
-        moment = await resolve_moment(self._log, project, as_of)
-        latest = await self._key_at(project, data_key, moment, call.scope)
+        moment = await resolve_moment(self._log, call.project, as_of)
+        latest = await self._key_at(call, data_key, moment)
         if latest.deleted:
-            raise data_key_not_found(project, data_key, moment.sequence)
-        blamed = await self._rooms.state.history.blame(project, latest.sequence)
+            raise data_key_not_found(call.project, data_key, moment.sequence)
+        blamed = await self._rooms.state.history.blame(call.project, latest.sequence)
         parts, whole = messages.part_messages(blamed.parts, self._limits.page_bytes)
         return pb.GetBlameResponse(
             event=wire.event_message(blamed.newest.entry),
@@ -218,18 +212,20 @@ class StateServicer(Servicer):
             truncated=blamed.truncated or not whole,
         )
 
-    async def _key_at(self, project: str, data_key: str, moment: Moment, scope: Scope) -> KeyState:
-        latest = await self._rooms.state.reader.key_at(project, data_key, moment.sequence, scope)
+    async def _key_at(self, call: Call, data_key: str, moment: Moment) -> KeyState:
+        latest = await self._rooms.state.reader.key_at(
+            call.project, data_key, moment.sequence, call.scope
+        )
         if latest is None:
-            raise data_key_not_found(project, data_key, moment.sequence)
+            raise data_key_not_found(call.project, data_key, moment.sequence)
         return latest
 
-    async def _again(self, project: str, numbers: SequenceOf[int]) -> tuple[Moment, State]:
+    async def _again(self, call: Call, numbers: SequenceOf[int]) -> tuple[Moment, State]:
         """The state at a moment that a page token holds."""
         moment = _moment(numbers)
-        if moment.sequence > (await self._log.bounds(project)).tail:
+        if moment.sequence > (await self._log.bounds(call.project)).tail:
             raise invalid_token("page_token")
-        return moment, await self._rooms.state.reader.at(project, moment.sequence)
+        return moment, await self._rooms.state.reader.at(call.project, moment.sequence)
 
 
 def _selection(

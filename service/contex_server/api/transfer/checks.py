@@ -23,7 +23,6 @@ _COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
 
 
 def export(request: pb.ExportRequest, limits: Limits, scope: Scope) -> ExportRequest:
-    project = fields.project(request.project)
     file_format = _format(request.format, "format") or FileFormat.NATIVE
     if file_format is FileFormat.LEGACY_JSON:
         raise invalid_field("format", "LEGACY_JSON is imported only")
@@ -38,14 +37,14 @@ def export(request: pb.ExportRequest, limits: Limits, scope: Scope) -> ExportReq
         raise invalid_field("resume_token", "a Parquet export can't be resumed")
     span = fields.span(request)
     return ExportRequest(
-        project,
+        request.project,
         file_format,
         request.compress,
         span.after,
         span.until,
         fields.event_filter(request.filter, limits, scope),
         frozenset(map(ExportPart, request.include)),
-        decode_text(Token.EXPORT, project, request.resume_token, "resume_token"),
+        decode_text(Token.EXPORT, request.project, request.resume_token, "resume_token"),
     )
 
 
