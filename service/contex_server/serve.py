@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from contex_server.kernel.config import Settings
+from contex_server.kernel.errors import StartupError as StartupError
 
 
 class InvalidSettings(Exception):
@@ -24,10 +25,6 @@ class InvalidSettings(Exception):
         self.problems = problems
 
 
-class CannotStart(Exception):
-    """The server can't start; `str()` says why."""
-
-
 def serve(flags: Mapping[str, Any]) -> int:
     """Runs a server until it is stopped.
 
@@ -40,16 +37,15 @@ def serve(flags: Mapping[str, Any]) -> int:
 
     Raises:
         InvalidSettings: A flag or variable can't be used.
-        CannotStart: A port is taken, the store can't be reached, or the like.
+        StartupError: A port is taken, the store can't be reached, or the like.
     """
     settings = settings_of(flags)
     from contex_server import app  # not needed to say that a flag is wrong
-    from contex_server.kernel.errors import StartupError
 
     try:
         return app.serve(settings)
-    except (StartupError, OSError) as error:
-        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise StartupError(str(error)) from error
 
 
 def settings_of(flags: Mapping[str, Any]) -> Settings:

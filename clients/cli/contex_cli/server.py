@@ -76,7 +76,7 @@ def serve(
         for problem in error.problems:
             complain(problem)
         return ExitCode.USAGE
-    except server.CannotStart as error:
+    except server.StartupError as error:
         complain(f"can't start: {error}")
         return ExitCode.UNEXPECTED
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +89,12 @@ class CallMetrics(Collector):
     """The calls of all serving processes, for Prometheus to fetch."""
 
     def __init__(self) -> None:
-        self._own: CallCounts | None = None
+        self._running: dict[int, Callable[[], Totals]] = {}  # by worker; -1: this process
         self._ended = Totals()
-        self._workers: dict[int, Totals] = {}
 
     def follow(self, counts: CallCounts) -> None:
         """Includes the calls of this process."""
-        self._own = counts
+        self._running[-1] = counts.totals
 
     def reported(self, worker: int, totals: Totals | None) -> None:
         """Takes what a worker process has counted so far; None when that process has ended.
@@ -103,11 +102,11 @@ class CallMetrics(Collector):
         What an ended process counted stays in the sums, so that no counter ever falls.
         """
         if totals is not None:
-            self._workers[worker] = totals
-        elif (last := self._workers.pop(worker, None)) is not None:
+            self._running[worker] = lambda: totals
+        elif (last := self._running.pop(worker, None)) is not None:
             ended = Totals()
             ended.add(self._ended)
-            ended.add(last)
+            ended.add(last())
             self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
@@ -115,10 +114,9 @@ class CallMetrics(Collector):
         from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
         totals = Totals()
-        for part in (self._ended, *list(self._workers.values())):
-            totals.add(part)
-        if self._own is not None:
-            totals.add(self._own.totals())
+        totals.add(self._ended)
+        for counted in list(self._running.values()):
+            totals.add(counted())
         calls = CounterMetricFamily(
             "contex_calls",
             "Calls that ended, by gRPC code and, unless OK, by Contex's reason.",

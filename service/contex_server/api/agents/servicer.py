@@ -12,14 +12,8 @@ from contex_server.agents.registry import AgentSpec, NeedSpec
 from contex_server.api.agents import messages
 from contex_server.api.match import checks
 from contex_server.api.match.messages import answer_fields
-from contex_server.api.shared import fields, ranges
-from contex_server.api.shared.cursors import (
-    Token,
-    decode_position,
-    decode_text,
-    encode_position,
-    encode_text,
-)
+from contex_server.api.shared import cursors, fields, ranges
+from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Delivery
 from contex_server.events.stream import Message, stream
@@ -54,7 +48,7 @@ class AgentServicer(Servicer):
         )
         return pb.RegisterAgentResponse(
             agent=messages.agent_message(registered.agent, registered.acknowledged),
-            cursor=encode_position(Token.CURSOR, call.project, registered.resume),
+            cursor=cursors.encode_position(Token.CURSOR, call.project, registered.resume),
             **answer_fields(registered.answer),
         )
 
@@ -75,20 +69,20 @@ class AgentServicer(Servicer):
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:
-        found = await self._rooms.agents.registry.get(
+        registered = await self._rooms.agents.registry.get(
             call.project, fields.agent_id(request.agent_id)
         )
-        return pb.GetAgentResponse(agent=messages.agent_message(*found))
+        return pb.GetAgentResponse(agent=messages.agent_message(*registered))
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         token = Token.AGENTS_PAGE
         size = fields.page_size(request.page_size, self._limits)
-        after = decode_text(token, call.project, request.page_token)
+        after = cursors.decode_text(token, call.project, request.page_token)
         page = await self._rooms.agents.registry.page(call.project, after, size + 1)
-        agents = [messages.agent_message(*found) for found in page[:size]]
+        agents = [messages.agent_message(*registered) for registered in page[:size]]
         response = pb.ListAgentsResponse(agents=agents)
         if len(page) > size:
-            response.next_page_token = encode_text(token, call.project, agents[-1].agent_id)
+            response.next_page_token = cursors.encode_text(token, call.project, agents[-1].agent_id)
         return response
 
     async def unregister_agent(
@@ -184,12 +178,12 @@ class AgentServicer(Servicer):
                     if request.HasField(field):
                         raise invalid_field(field, "must be unset where a sequence is given")
                 event, token = fields.sequence(request.sequence, "sequence"), Token.RECEIVERS_PAGE
-                last = decode_text(token, call.project, request.page_token)
+                last = cursors.decode_text(token, call.project, request.page_token)
                 deliveries, next_id = await journals.recipients(
                     call.project, event, last, size, call.scope
                 )
                 if next_id:
-                    next_page_token = encode_text(token, call.project, next_id)
+                    next_page_token = cursors.encode_text(token, call.project, next_id)
                 elif not deliveries and not last:
                     (entry,) = await self._log.get(call.project, [event])
                     if entry is None:
@@ -198,13 +192,13 @@ class AgentServicer(Servicer):
                 agent_id = fields.agent_id(request.agent_id)
                 token = Token.DELIVERIES_BACK_PAGE if span.backwards else Token.DELIVERIES_PAGE
                 if request.page_token:
-                    position = decode_position(token, call.project, request.page_token)
+                    position = cursors.decode_position(token, call.project, request.page_token)
                     span = span.rest(position)
                 deliveries, place = await journals.deliveries_to(
                     call.project, agent_id, span, size, call.scope
                 )
                 if place:
-                    next_page_token = encode_position(token, call.project, place)
+                    next_page_token = cursors.encode_position(token, call.project, place)
             case _:
                 raise invalid_field("of", "a sequence or an agent_id is required")
         return pb.ListDeliveriesResponse(
@@ -229,7 +223,8 @@ def _agent_spec(
     else:
         fields.check_count("needs", len(texts), limits.needs_per_agent, at_least=least)
         needs = tuple(
-            NeedSpec(checks.need(text, f"needs[{i}]", limits)) for i, text in enumerate(texts)
+            NeedSpec(fields.characters(text, 1, limits.need_chars, f"needs[{i}]"))
+            for i, text in enumerate(texts)
         )
     delta = None
     if request.HasField("min_delta"):

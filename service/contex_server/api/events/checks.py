@@ -23,12 +23,7 @@ from contex_server.kernel.model import (
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
 PublishLike = pb.PublishRequest | pb.PublishStreamRequest
-_DURABILITIES = {
-    event_pb2.DURABILITY_UNSPECIFIED: Durability.FSYNC,
-    event_pb2.DURABILITY_MEMORY: Durability.MEMORY,
-    event_pb2.DURABILITY_FSYNC: Durability.FSYNC,
-    event_pb2.DURABILITY_REPLICATED: Durability.REPLICATED,
-}
+_DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
 def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
@@ -101,12 +96,8 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
     if metadata:
         _check_metadata(metadata, limits)
     if tombstone:
-        for field, given in (
-            ("payload", payload),
-            ("content_type", content_type),
-            ("event_type", kind),
-        ):
-            if given:
+        for field in ("payload", "content_type", "event_type"):
+            if getattr(event, field):
                 raise invalid_field(field, "must be empty where tombstone is set")
     kind = kind or (DATA_DELETED if tombstone else DATA_PUBLISHED)
     body = event_pb2.Event(

@@ -32,7 +32,7 @@ def need_specs(
 
 def _need_spec(spec: agent_pb.Need, field: str, limits: Limits) -> NeedSpec:
     return NeedSpec(
-        need(spec.text, f"{field}.text", limits),
+        fields.characters(spec.text, 1, limits.need_chars, f"{field}.text"),
         threshold(spec, f"{field}.threshold"),
         own_max_matches(spec, limits, f"{field}.max_matches"),
         fields.key_glob.all_of(spec.exclude_data_keys, f"{field}.exclude_data_keys", limits),
@@ -90,7 +90,3 @@ def own_max_matches(
     if not message.HasField("max_matches"):
         return None
     return fields.within(message.max_matches, 1, limits.max_matches, field)
-
-
-def need(text: str, field: str, limits: Limits) -> str:
-    return fields.characters(text, 1, limits.need_chars, field)

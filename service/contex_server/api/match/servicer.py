@@ -130,7 +130,7 @@ class MatchServicer(Servicer):
         threshold = checks.threshold(request)
         match request.WhichOneof("need"):
             case "text":
-                text = checks.need(request.text, "text", self._limits)
+                text = fields.characters(request.text, 1, self._limits.need_chars, "text")
                 (need,) = self._needs((NeedSpec(text),), threshold, 1)
             case "agent_need":
                 agent_id = fields.agent_id(request.agent_need.agent_id, "agent_need.agent_id")

@@ -23,19 +23,15 @@ from contex_server.kernel.protobuf import field, varint
 _EVENT_SEQUENCE = 1 << 3 | 2
 _BATCH_EVENTS = 1 << 3 | 2
 RESPONSE_EVENTS = 1 << 3 | 2
-_RESPONSE_CAUGHT_UP = 2 << 3 | 2
-_RESPONSE_FELL_BEHIND = 3 << 3 | 2
 RESPONSE_CHECKPOINT = 4 << 3 | 2
-_RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
-
 _KINDS = {
-    Kind.CAUGHT_UP: _RESPONSE_CAUGHT_UP,
-    Kind.FELL_BEHIND: _RESPONSE_FELL_BEHIND,
+    Kind.CAUGHT_UP: 2 << 3 | 2,
+    Kind.FELL_BEHIND: 3 << 3 | 2,
     Kind.CHECKPOINT: RESPONSE_CHECKPOINT,
-    Kind.HEARTBEAT: _RESPONSE_HEARTBEAT,
+    Kind.HEARTBEAT: 5 << 3 | 2,
 }
 
 _HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n) for n in range(4_096))
@@ -93,15 +89,13 @@ def stream_response(project: str, message: Message, render: Render, form: int = 
 
 def response(project: str, kind: int, content: bytes, position: Sequence, token: Token) -> bytes:
     """A stream response: its content under the field `kind`, the cursor, the server's time."""
+    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    now = Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
+    cursor = encode_position(token, project, position).encode()
     return b"".join(
         (
             field(kind, content),
-            field(_RESPONSE_CURSOR, encode_position(token, project, position).encode()),
-            field(_RESPONSE_SERVER_TIME, _now()),
+            field(_RESPONSE_CURSOR, cursor),
+            field(_RESPONSE_SERVER_TIME, now),
         )
     )
-
-
-def _now() -> bytes:
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos).SerializeToString()

@@ -100,8 +100,8 @@ def _fill_event(message: event_pb2.Event, entry: Entry, *, payload: bool) -> Non
 
 def part_messages(parts: Iterable[BlamedPart], max_bytes: int) -> tuple[list[pb.BlamedPart], bool]:
     """The parts of a datum, and whether all of them fit."""
-    found: list[pb.BlamedPart] = []
-    held = 0
+    messages: list[pb.BlamedPart] = []
+    size_bytes = 0
     for part in parts:
         event = part.event
         message = pb.BlamedPart(
@@ -112,8 +112,8 @@ def part_messages(parts: Iterable[BlamedPart], max_bytes: int) -> tuple[list[pb.
             time=timestamp(event.sequence.ms),
             publisher=event.publisher,
         )
-        held += message.ByteSize()
-        if found and held > max_bytes:
-            return found, False
-        found.append(message)
-    return found, True
+        size_bytes += message.ByteSize()
+        if messages and size_bytes > max_bytes:
+            return messages, False
+        messages.append(message)
+    return messages, True

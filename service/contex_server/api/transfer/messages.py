@@ -15,11 +15,10 @@ MESSAGE_BYTES = 1024 * 1024
 
 def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportResponse]:
     """A piece of the file, cut into messages; the last one says how far the export is."""
-    found = []
-    data = piece.data
+    messages, data, summary = [], piece.data, piece.summary
     for start in range(0, len(data) or 1, MESSAGE_BYTES):
         part = data[start : start + MESSAGE_BYTES]
-        found.append(
+        messages.append(
             pb.ExportResponse(
                 data=part,
                 event_count=piece.events,
@@ -28,11 +27,10 @@ def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportResponse]
                 scanned_count=piece.scanned,
             )
         )
-    last = found[-1]
+    last = messages[-1]
     if piece.resume:
         last.resume_token = encode_text(Token.EXPORT, project, piece.resume)
-    if piece.summary is not None:
-        summary = piece.summary
+    if summary is not None:
         last.summary.CopyFrom(
             pb.ExportSummary(
                 cut_sequence=summary.cut,
@@ -44,7 +42,7 @@ def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportResponse]
                 digest=summary.digest,
             )
         )
-    return found
+    return messages
 
 
 def progress_message(started: Import, report: ImportReport | None = None) -> bytes:
