@@ -12,7 +12,7 @@ from itertools import count
 from statistics import median
 
 import numpy as np
-from contex_server.kernel.model import BEGINNING, Agent, Need
+from contex_server.kernel.model import Agent, Need
 from contex_server.matching.background import Model, shipped_prior
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
@@ -147,7 +147,7 @@ def _registrations(bench: Bench, project: Project) -> list[Figure]:
     for number in range(bench.runs):
         agents = [project.agent((number * 10 + n) * NEEDS_EACH) for n in range(10)]
         wanted = [(agent.needs, encodings) for agent, encodings in agents]
-        ours.append(median(_ms(lambda n=needs: index.search(*n, BEGINNING)) for needs in wanted))
+        ours.append(median(_ms(lambda n=needs: index.search(*n)) for needs in wanted))
         queries = [np.concatenate([e.vectors for e in encodings]) for _, encodings in agents]
         ceiling.append(median(_ms(lambda q=q: vectors @ q.T) for q in queries))
     data, needs = len(project.data), len(project.encodings)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from contex_server.kernel.model import BEGINNING, Agent, Need
+from contex_server.kernel.model import Agent, Need
 from contex_server.matching.background import Prior
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
@@ -222,7 +222,7 @@ def both_directions(encoded: Encoded, prior: Prior, scorer: Scorer) -> tuple[flo
         needs.set_agent(Agent("agent", wanted, threshold, len(documents), 0, 0), encodings)
         forth = {
             (key, match.need_index): match.score
-            for key, matches in index.search(wanted, encodings, BEGINNING)
+            for key, matches in index.search(wanted, encodings)
             for match in matches
         }
         back: dict[tuple[str, int], float] = {}

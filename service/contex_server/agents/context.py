@@ -187,7 +187,7 @@ class AgentContextReader:
     ) -> list[_UnsentDatum]:
         """The data that matched or nearly did at the moment, and had not been sent as they were."""
         engine = self.engine
-        async with self.queries.index_at(project, moment.sequence) as (index, position):
+        async with self.queries.index_at(project, moment.sequence) as (index, _):
             encodings = await engine.encode_needs(index, agent.needs, registered=False)
             # Everything that comes near, excluded data too: it is sorted out below.
             wide_needs = [
@@ -199,9 +199,7 @@ class AgentContextReader:
                 )
                 for need in agent.needs
             ]
-            matched = await engine.work(
-                index.data.search, wide_needs, encodings, position, scope.admits
-            )
+            matched = await engine.work(index.data.search, wide_needs, encodings, scope.admits)
             latest = {data_key: index.latest[data_key] for data_key, _ in matched}
         unsent: list[_UnsentDatum] = []
         for data_key, wide_matches in matched:

@@ -11,13 +11,14 @@ from typing import TypeVar, TypeVarTuple
 
 from cachetools import LRUCache
 
-from contex_server.events.feed import Delivery
+from contex_server.events.feed import Delivery, NeedsChange
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import Agent, Entry, Event, KeyState, Match, Need
+from contex_server.kernel.model import BEGINNING, Agent, Entry, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.log.agents import AgentStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
+from contex_server.match.agent_codec import registered_agent
 from contex_server.match.index import Index
 from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
@@ -140,6 +141,33 @@ class MatchEngine:
         """An event for an agent whose needs it matches."""
         matches = await self.with_passages(project, event, matches, as_of)
         return Delivery(event.sequence, entry, matches, event, agent=agent)
+
+    async def needs_change(
+        self, index: Index, agent: Agent, event: Event, as_of: LogSequence
+    ) -> NeedsChange | None:
+        """What changed needs bring an agent: the data that they match and the previous did not.
+
+        `agent` is as it is registered now, `as_of` the position of the index. None if the
+        registration is another agent's, or leaves the needs as they were. Data later than it
+        are left out.
+        """
+        agent_id, previous = registered_agent(event.payload)
+        if agent_id != agent.agent_id or previous is None:
+            return None
+        matched = await self.work(
+            index.search_new,
+            (agent.needs, await self.encode_needs(index, agent.needs)),
+            (previous, await self.encode_needs(index, previous)),
+            event.sequence,
+        )
+        entries = await self.log.get(index.project, [index.latest[key] for key, _ in matched])
+        data = []
+        for (_, matches), entry in zip(matched, entries, strict=True):
+            if entry is not None:
+                datum = event_codec.decode(entry)
+                data.append(await self.delivery(index.project, agent, entry, datum, matches, as_of))
+        stored = await self.agents.agent(index.project, agent_id)
+        return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
 
     async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
         """Whether an event that matched passes the agent's `min_delta`."""

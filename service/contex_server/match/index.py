@@ -64,7 +64,6 @@ class Index:
         self,
         now: tuple[Sequence[Need], Sequence[Encoding]],
         before: tuple[Sequence[Need], Sequence[Encoding]],
-        as_of: LogSequence,
         until: LogSequence,
     ) -> SearchResult:
         """The data that the needs of now match and those of before did not, up to `until`."""
@@ -74,8 +73,8 @@ class Index:
 
         needs, encodings = before
         everything = [replace(need, max_matches=len(self.data) or 1) for need in needs]
-        matched = {key for key, _ in self.data.search(everything, encodings, as_of, is_older)}
-        return self.data.search(*now, as_of, lambda key: is_older(key) and key not in matched)
+        matched = {key for key, _ in self.data.search(everything, encodings, is_older)}
+        return self.data.search(*now, lambda key: is_older(key) and key not in matched)
 
     def _match(
         self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from typing import TypeVar
 import orjson
 import structlog
 
-from contex_server.events.feed import Behind, Delivery, Feed, NeedsChange, Reader
+from contex_server.events.feed import Behind, Delivery, Feed, Reader
 from contex_server.events.hub import Hub
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
@@ -30,14 +30,13 @@ from contex_server.kernel.model import (
     DATA_ERASED,
     EVERYTHING,
     MODEL_CHANGED,
+    SERVICE_TYPES,
     Agent,
     Entry,
-    Event,
     KeyState,
     Sequence,
 )
 from contex_server.match.agent_codec import decode_agent
-from contex_server.match.deliveries import needs_change, spans
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
 from contex_server.match.waiters import PositionWaiters
@@ -184,7 +183,7 @@ class ProjectMatcher:
             deliveries: list[Delivery] = []
             for entry, event, matches in zip(entries, events, matched, strict=True):
                 if event.event_type == AGENT_REGISTERED:
-                    change = await self._change(agent, event)
+                    change = await self._engine.needs_change(self._index, agent, event, position)
                     if change is not None:
                         deliveries.append(Delivery(event.sequence, entry, (), event, change))
                 elif matches and await self._engine.is_significant(self.project, agent, event):
@@ -203,9 +202,6 @@ class ProjectMatcher:
         encodings = await self._engine.encode_needs(self._index, agent.needs)
         await self._engine.work(self._index.needs.set_agent, agent, encodings)
         live.agent, live.encodings = agent, encodings
-
-    async def _change(self, agent: Agent, event: Event) -> NeedsChange | None:
-        return await needs_change(self._engine, self._index, agent, event, self._reached.position)
 
     async def _run(self) -> None:
         try:
@@ -237,7 +233,7 @@ class ProjectMatcher:
             if chunk is None:
                 await reader.wait()
                 continue
-            for span in spans(chunk.deliveries):
+            for span in _spans(chunk.deliveries):
                 await self._retrying(partial(self._match_span, span))
             self._reached.advance(chunk.position)
 
@@ -340,7 +336,7 @@ class ProjectMatcher:
             if agent is None:
                 unregistered = live
             elif live is not None:
-                change = await self._change(agent, last)
+                change = await engine.needs_change(self._index, agent, last, self._reached.position)
                 await self._set_agent(live, agent)
                 if change is not None:
                     changed = Delivery(position, span[-1].entry, (), last, change)
@@ -381,3 +377,15 @@ class ProjectMatcher:
                 if not state.digest and index.latest.get(state.data_key) == state.sequence
             ]
             await self._engine.work(index.apply, erased, {})
+
+
+def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
+    """Splits deliveries after each event that changes who is matched, or how."""
+    parts: list[list[Delivery]] = [[]]
+    for delivery in deliveries:
+        if delivery.event is None:
+            delivery.event = event_codec.decode(delivery.entry)
+        parts[-1].append(delivery)
+        if delivery.event.event_type in SERVICE_TYPES:
+            parts.append([])
+    return [span for span in parts if span]

@@ -69,7 +69,7 @@ class MatchQueries:
             self._matchers.matcher(project) as matcher,
             matcher.index_at(at_least) as (index, position),
         ):
-            matched = await self._search(index, position, needs, scope.admits, registered=True)
+            matched = await self._search(index, needs, scope.admits, registered=True)
         return await self._result(project, matched, position, budget)
 
     async def match(
@@ -89,7 +89,7 @@ class MatchQueries:
         """
         async with self.index_at(project, as_of) as (index, position):
             admits = EventFilter(data_keys=data_keys, scope=scope).admits_key
-            matched = await self._search(index, position, needs, admits, registered=False)
+            matched = await self._search(index, needs, admits, registered=False)
         return await self._result(project, matched, position, budget)
 
     async def explain(
@@ -177,7 +177,6 @@ class MatchQueries:
     async def _search(
         self,
         index: Index,
-        as_of: LogSequence,
         needs: Sequence[Need],
         admits: Callable[[str], bool],
         *,
@@ -185,7 +184,7 @@ class MatchQueries:
     ) -> MatchedEvents:
         """The latest events of the data that match."""
         encodings = await self._engine.encode_needs(index, needs, registered=registered)
-        matched = await self._engine.work(index.data.search, needs, encodings, as_of, admits)
+        matched = await self._engine.work(index.data.search, needs, encodings, admits)
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 
     async def _result(
@@ -202,13 +201,7 @@ class MatchQueries:
         # What is too large for any response is not rendered to be counted.
         candidates = [i for i, (datum, _) in enumerate(data) if not datum.payload_omitted]
         items = [
-            ContextItem(
-                event.data_key,
-                event.description,
-                event.payload,
-                event.content_type,
-                frozenset(match.need_index for match in datum.matches),
-            )
+            ContextItem(event, frozenset(match.need_index for match in datum.matches))
             for datum, event in (data[i] for i in candidates)
         ]
         counter = self._counter

@@ -18,10 +18,11 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from contex_server.kernel.model import Event
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import LongInteger, plain_value, text_of
 from contex_server.matching.tokens import TokenCounter
@@ -40,15 +41,11 @@ class ContextFormat(IntEnum):
     TOON = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ContextItem:
-    """A datum, with the indices of the needs that it meets."""
+class ContextItem(NamedTuple):
+    """A datum's event, with the indices of the needs that it meets."""
 
-    data_key: str
-    description: str
-    payload: bytes
-    content_type: str
-    needs: frozenset[int] = frozenset()
+    event: Event
+    needs: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +58,13 @@ class FittedContext:
     text: str  # the kept data, rendered; empty if no format was requested
 
 
-def render_one(item: ContextItem, form: ContextFormat) -> str:
+def render_one(event: Event, form: ContextFormat) -> str:
     """Renders one datum: an object in JSON, YAML and TOON, a section in Markdown."""
     if form is ContextFormat.UNSPECIFIED:
         return ""
     if form is ContextFormat.YAML:
-        return _yaml(_object(item))
-    piece = _piece(item, form)
+        return _yaml(_object(event))
+    piece = _piece(event, form)
     return _toon(piece) if form is ContextFormat.TOON else str(piece)
 
 
@@ -89,7 +86,7 @@ def fit_to_budget(
         counter: Counts the tokens.
     """
     written = form or ContextFormat.JSON
-    packing = _Packing([_piece(item, written) for item in items], budget, written, counter)
+    packing = _Packing([_piece(item.event, written) for item in items], budget, written, counter)
     everything = range(len(items))
     if not packing.add(everything):
         leaders = _leaders(items)
@@ -192,11 +189,11 @@ class _Packing:
         return self._shares[index]
 
 
-def _piece(item: ContextItem, form: ContextFormat) -> Any:
+def _piece(event: Event, form: ContextFormat) -> Any:
     """A datum, rendered as far as possible without the others."""
     if form is ContextFormat.MARKDOWN:
-        return _section(item)
-    value = _object(item)
+        return _section(event)
+    value = _object(event)
     if form is ContextFormat.JSON:
         return _json(value)
     return _yaml([value]) if form is ContextFormat.YAML else value
@@ -212,10 +209,10 @@ def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
     return _toon(pieces)  # Uniform data become one table.
 
 
-def _object(item: ContextItem) -> dict[str, Any]:
-    described = {"description": item.description} if item.description else {}
-    data = plain_value(item.payload, item.content_type)
-    return {"data_key": item.data_key, **described, "data": data}
+def _object(event: Event) -> dict[str, Any]:
+    described = {"description": event.description} if event.description else {}
+    data = plain_value(event.payload, event.content_type)
+    return {"data_key": event.data_key or event.event_type, **described, "data": data}
 
 
 def _json(value: Any) -> str:
@@ -251,19 +248,19 @@ _LANGUAGES = {
 }
 
 
-def _section(item: ContextItem) -> str:
+def _section(event: Event) -> str:
     """A datum in Markdown; ends with a newline."""
-    parts = [f"## {item.data_key}\n"]
-    description = " ".join(item.description.split())
+    parts = [f"## {event.data_key or event.event_type}\n"]
+    description = " ".join(event.description.split())
     if description:
         # A backslash keeps it from starting a heading, quote, fence or HTML.
         escape = "\\" if description[0] in "#>`~<" else ""
         parts.append(f"{escape}{description}\n")
-    kind = media(item.content_type)
-    text = text_of(item.payload, kind)
+    kind = media(event.content_type)
+    text = text_of(event.payload, kind)
     if text is None:
-        media_type = item.content_type.partition(";")[0].replace("`", "").strip()
-        encoded = base64.b64encode(item.payload).decode()
+        media_type = event.content_type.partition(";")[0].replace("`", "").strip()
+        encoded = base64.b64encode(event.payload).decode()
         parts.append(_fenced(encoded, f"base64 {media_type}".strip()))
     elif kind.format in (Format.MARKDOWN, Format.TEXT):
         parts.append(text if text.endswith("\n") else f"{text}\n")

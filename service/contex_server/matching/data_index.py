@@ -6,13 +6,14 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.kernel.model import Match, Need
-from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.background import Background, Model, NeedBaseline
+from contex_server.matching.embedders.port import Vector
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
@@ -36,6 +37,14 @@ class Ranking:
     lexical: Floats  # l
     fits: Floats  # f
     baseline: NeedBaseline
+
+
+class _Query(NamedTuple):
+    """A need that is searched for."""
+
+    vector: Vector
+    baseline: NeedBaseline
+    lexical: Floats  # l of every slot
 
 
 @dataclass(slots=True, eq=False)
@@ -145,16 +154,16 @@ class DataIndex:
         own answer is approximate.
         """
         (baseline,) = self.background.baselines([need])
-        lexical = self._lexical(need.terms[0].ids, baseline)
+        query = self._query(need, baseline)
         count = _FIRST_CANDIDATES
         while True:
             slots, nearness = self._vectors.search(need.vectors[:1], count)
             complete = count >= len(self._vectors)
             if complete:
-                return self._ranking(need, baseline, slots[0], lexical)
+                return self._ranking(query, slots[0])
             edge = float(nearness[0, -1]) + ROUNDING
             last = count >= _MAX_CANDIDATES and not self._vectors.is_exact
-            ranking = self._sifted(need, baseline, slots[0], lexical, edge, lowest, last=last)
+            ranking = self._sifted(query, slots[0], edge, lowest, last=last)
             if ranking is not None:
                 return ranking
             count *= 8
@@ -170,7 +179,6 @@ class DataIndex:
         self,
         needs: Sequence[Need],
         encodings: Sequence[Encoding],
-        as_of: LogSequence,
         admits: Callable[[str], bool] = lambda _: True,
     ) -> SearchResult:
         """Finds the data that match some needs, among those whose keys are admitted.
@@ -192,28 +200,42 @@ class DataIndex:
                 if not need.excludes(data_key) and admits(data_key)
             )
             for negated, data_key, at in heapq.nsmallest(need.max_matches, candidates):
-                by_key[data_key].append(
-                    Match(
-                        need_index=index,
-                        need=need.text,
-                        score=-negated,
-                        passage=int(ranking.passages[at]),
-                        cosine=float(ranking.cosines[at]),
-                        standing=float(ranking.standing[at]),
-                        lexical=float(ranking.lexical[at]),
-                        share=float(shares[at]),
-                        mean=ranking.baseline.mean,
-                        deviation=ranking.baseline.deviation,
-                        threshold=need.threshold,
-                        model=self.model.id,
-                        scorer=self.scorer.name,
-                        background_passages=self.background.passages,
-                        background_as_of=as_of,
-                    )
-                )
+                cosine, standing = ranking.cosines[at], ranking.standing[at]
+                parts = cosine, standing, ranking.lexical[at], shares[at]
+                passage = int(ranking.passages[at])
+                match = self.match_of(need, index, ranking.baseline, passage, parts, -negated)
+                by_key[data_key].append(match)
         result = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
         result.sort(key=lambda item: (-item[1][0].score, item[0]))
         return result
+
+    def match_of(
+        self,
+        need: Need,
+        need_index: int,
+        baseline: NeedBaseline,
+        passage: int,
+        parts: tuple[float, float, float, float],
+        score: float,
+    ) -> Match:
+        """What is known of a match without its event; `parts` are cosine, z, l and s."""
+        cosine, standing, lexical, share = map(float, parts)
+        return Match(
+            need_index,
+            need.text,
+            score,
+            passage,
+            cosine,
+            standing,
+            lexical,
+            share,
+            baseline.mean,
+            baseline.deviation,
+            need.threshold,
+            self.model.id,
+            self.scorer.name,
+            self.background.passages,
+        )
 
     def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:
         """At most `count` texts with the highest cosines.
@@ -244,8 +266,8 @@ class DataIndex:
         """
         texts = [text for s in serials if (text := self._by_serial.get(s)) is not None]
         slots = np.concatenate([np.empty(0, np.int64), *(text.slots for text in texts)])
-        lexical = self._lexical(need.terms[0].ids, baseline)
-        ranking = self._sifted(need, baseline, slots, lexical, edge + ROUNDING, np.inf)
+        query = self._query(need, baseline)
+        ranking = self._sifted(query, slots, edge + ROUNDING, np.inf)
         return None if ranking is None else ranking.fits[:RIVALS]
 
     def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:
@@ -288,22 +310,19 @@ class DataIndex:
             self._free += range(grown - 1, size - 1, -1)
         return np.array([self._free.pop() for _ in range(count)], np.int64)
 
-    def _lexical(self, ids: TermIds, baseline: NeedBaseline) -> Floats:
-        """l of every slot for a need of these terms."""
+    def _query(self, need: Encoding, baseline: NeedBaseline) -> _Query:
         lexical = np.zeros(len(self._serial_of))
         average = self.background.average_length
-        for term, weight in zip(ids.tolist(), baseline.weights.tolist(), strict=True):
+        for term, weight in zip(need.terms[0].ids.tolist(), baseline.weights.tolist(), strict=True):
             if term in self._postings:
                 slots, counts = self._postings.get(term)
                 lexical[slots] += weight * saturation(counts, self._lengths[slots], average)
-        return lexical / baseline.mass
+        return _Query(need.vectors[0], baseline, lexical / baseline.mass)
 
     def _sifted(
         self,
-        need: Encoding,
-        baseline: NeedBaseline,
+        query: _Query,
         slots: NDArray[np.int64],
-        lexical: Floats,
         edge: float,
         lowest: float,
         *,
@@ -314,7 +333,7 @@ class DataIndex:
         None if another passage may count by its cosine alone, which is at most `edge`. With `last`
         it settles for these passages and those that have a word of the need.
         """
-        ranking = self._ranking(need, baseline, slots, lexical)
+        ranking, baseline, lexical = self._ranking(query, slots), query.baseline, query.lexical
         second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
         rival_floor = self.scorer.rival_floor(self.crowd)
         required = min(lowest, max(second, rival_floor))
@@ -323,20 +342,13 @@ class DataIndex:
             return None
         others = np.flatnonzero((lexical > 0) & (self.scorer.fit(standing, lexical) >= required))
         together = np.union1d(slots, others)
-        if len(together) == len(slots):
-            return ranking
-        return self._ranking(need, baseline, together, lexical)
+        return ranking if len(together) == len(slots) else self._ranking(query, together)
 
-    def _ranking(
-        self,
-        need: Encoding,
-        baseline: NeedBaseline,
-        slots: NDArray[np.int64],
-        lexical: Floats,
-    ) -> Ranking:
-        cosines = self._vectors.cosines(need.vectors[0], slots)
+    def _ranking(self, query: _Query, slots: NDArray[np.int64]) -> Ranking:
+        baseline = query.baseline
+        cosines = self._vectors.cosines(query.vector, slots)
         standing = self.scorer.standing(cosines, baseline.mean, baseline.deviation)
-        part = lexical[slots]
+        part = query.lexical[slots]
         fits = self.scorer.fit(standing, part)
         # Best first; where fits are equal, the first text and passage.
         order = np.lexsort((self._passage_of[slots], self._serial_of[slots], -fits))

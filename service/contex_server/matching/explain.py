@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,25 +90,10 @@ def explain(
         )
     ]
     chosen = passages[min(best, len(passages) - 1)]
-    match = Match(
-        need_index=0,
-        need=need.text,
-        score=float(scores[best]),
-        passage=best,
-        cosine=float(cosines[best]),
-        standing=float(standing[best]),
-        lexical=float(lexical[best]),
-        share=float(shares[best]),
-        mean=baseline.mean,
-        deviation=baseline.deviation,
-        threshold=need.threshold,
-        model=data.model.id,
-        scorer=scorer.name,
-        background_passages=background.passages,
-        background_as_of=as_of,
-        path=chosen.path,
-        passage_text=chosen.text,
+    match = data.match_of(
+        need, 0, baseline, best, (float(cosines[best]), *parts), float(scores[best])
     )
+    match = replace(match, background_as_of=as_of, path=chosen.path, passage_text=chosen.text)
     terms = _term_hits(need.text, encoding, best, data, mass)
     excluded = need.excludes(event.data_key)
     matched = match.score >= need.threshold and not excluded

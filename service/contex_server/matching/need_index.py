@@ -112,37 +112,23 @@ class NeedIndex:
         crowd = self._data.crowd
         by_agent: defaultdict[str, list[Match]] = defaultdict(list)
         for index in np.flatnonzero(self._score_alone(standing, lexical) >= thresholds[rows]):
-            row, fit = int(rows[index]), float(fits[index])
-            rivals = self._rivals_of(row, baselines[index])
+            row, fit, baseline = int(rows[index]), float(fits[index]), baselines[index]
+            rivals = self._rivals_of(row, baseline)
             if serial is None:
                 rivals = np.sort(np.append(rivals, fit))[::-1][:RIVALS]
             rivalry = self._scorer.rivalry(rivals, crowd).sum()
             share = float(self._scorer.share(fits[index], rivalry, crowd))
             score = float(self._scorer.score(standing[index], lexical[index], np.array(share)))
+            parts = cosines[index], standing[index], lexical[index], share
+            passage = int(best[index])
             for agent_id, indexes in self._agents_of[row].items():
                 agent = self._agents[agent_id]
                 for need_index in indexes:
                     need = agent.needs[need_index]
                     if score < need.threshold or need.excludes(data_key):
                         continue
-                    by_agent[agent_id].append(
-                        Match(
-                            need_index=need_index,
-                            need=need.text,
-                            score=score,
-                            passage=int(best[index]),
-                            cosine=float(cosines[index]),
-                            standing=float(standing[index]),
-                            lexical=float(lexical[index]),
-                            share=share,
-                            mean=baselines[index].mean,
-                            deviation=baselines[index].deviation,
-                            threshold=need.threshold,
-                            model=self._data.model.id,
-                            scorer=self._scorer.name,
-                            background_passages=self._data.background.passages,
-                        )
-                    )
+                    match = self._data.match_of(need, need_index, baseline, passage, parts, score)
+                    by_agent[agent_id].append(match)
         return {agent_id: best_first(matches) for agent_id, matches in by_agent.items()}
 
     def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:

@@ -13,6 +13,7 @@ import pytest
 import toon_format
 import yaml
 from contex_server.kernel.config import Settings
+from contex_server.kernel.model import BEGINNING, DATA_PUBLISHED, Event
 from contex_server.matching.context import (
     ContextFormat,
     ContextItem,
@@ -48,7 +49,14 @@ def item(
 ) -> ContextItem:
     if not isinstance(payload, bytes):
         payload = orjson.dumps(payload)
-    return ContextItem(key, description, payload, content_type, frozenset(needs))
+    return datum(key, description, payload, content_type, frozenset(needs))
+
+
+def datum(
+    key: str, description: str, payload: bytes, content_type: str, needs: frozenset[int]
+) -> ContextItem:
+    event = Event(BEGINNING, DATA_PUBLISHED, key, payload, content_type, description)
+    return ContextItem(event, needs)
 
 
 def parsed(text: str, form: ContextFormat) -> Any:
@@ -165,18 +173,19 @@ def test_toon_writes_uniform_data_as_a_table() -> None:
 
 @pytest.mark.parametrize("form", STRUCTURED)
 def test_one_datum_is_an_object(form: ContextFormat) -> None:
-    assert [parsed(render_one(one, form), form) for one in TWO] == parsed(render(TWO, form), form)
+    alone = [parsed(render_one(one.event, form), form) for one in TWO]
+    assert alone == parsed(render(TWO, form), form)
     assert parsed(render([], form), form) == []
 
 
 def test_one_datum_in_markdown_and_in_no_form() -> None:
-    assert "\n".join(render_one(one, ContextFormat.MARKDOWN) for one in TWO) == render(
+    assert "\n".join(render_one(one.event, ContextFormat.MARKDOWN) for one in TWO) == render(
         TWO, ContextFormat.MARKDOWN
     )
     assert render([], ContextFormat.MARKDOWN) == ""
     assert (
         render(TWO, ContextFormat.UNSPECIFIED)
-        == render_one(TWO[0], ContextFormat.UNSPECIFIED)
+        == render_one(TWO[0].event, ContextFormat.UNSPECIFIED)
         == ""
     )
 
@@ -267,14 +276,15 @@ def items(draw: st.DrawFn, payloads: int = 6) -> list[ContextItem]:
         else:
             payload, content_type = draw(TEXTS).encode(), draw(TEXT_TYPES)
         needs = draw(st.frozensets(st.integers(0, 3), min_size=1))
-        found.append(ContextItem(draw(KEYS), draw(TEXTS), payload, content_type, needs))
+        found.append(datum(draw(KEYS), draw(TEXTS), payload, content_type, needs))
     return found
 
 
 def said(one: ContextItem) -> dict[str, Any]:
-    described = {"description": one.description} if one.description else {}
-    data = plain_value(one.payload, one.content_type)
-    return {"data_key": one.data_key, **described, "data": data}
+    event = one.event
+    described = {"description": event.description} if event.description else {}
+    data = plain_value(event.payload, event.content_type)
+    return {"data_key": event.data_key, **described, "data": data}
 
 
 def as_read(number: Decimal) -> float:
@@ -297,7 +307,7 @@ def test_what_is_written_parses_back(data: list[ContextItem], form: ContextForma
 def holds(description: str, payload: str, content_type: str) -> None:
     """Two headings and two fences, whatever the first datum says."""
     data = [
-        ContextItem("one", description, payload.encode(), content_type, frozenset({0})),
+        datum("one", description, payload.encode(), content_type, frozenset({0})),
         item(1, key="two"),
     ]
     tokens = MarkdownIt("commonmark").parse(render(data, ContextFormat.MARKDOWN))
@@ -322,7 +332,7 @@ def test_fences_hold(description: str, payload: str) -> None:
 
 def test_markdown_names_bytes_and_languages() -> None:
     assert "```base64 image/png\n/w==\n```\n" in render_one(
-        item(b"\xff", "image/png"), ContextFormat.MARKDOWN
+        item(b"\xff", "image/png").event, ContextFormat.MARKDOWN
     )
     for content_type, language in [
         ("text/yaml", "yaml"),
@@ -332,7 +342,7 @@ def test_markdown_names_bytes_and_languages() -> None:
         ("a/b", ""),
     ]:
         assert f"\n```{language}\nx\n```\n" in render_one(
-            item(b"x", content_type), ContextFormat.MARKDOWN
+            item(b"x", content_type).event, ContextFormat.MARKDOWN
         )
 
 

@@ -149,8 +149,8 @@ def test_other_histories_give_the_same_fits() -> None:
     for _ in range(20):
         need = corpus.need()
         first, second = one.index.rank(need, 0.0), other.index.rank(need, 0.0)
-        assert first.mean == second.mean
-        assert first.deviation == second.deviation
+        assert first.baseline.mean == second.baseline.mean
+        assert first.baseline.deviation == second.baseline.deviation
         assert first.fits == pytest.approx(second.fits, abs=1e-12)
 
 

@@ -80,7 +80,7 @@ class Project:
         return explain(self.index, need, encoding, event, own, description, BEGINNING)
 
     def answer(self, need: Need, encoding: Encoding) -> dict[str, Match]:
-        found = self.index.search([need], [encoding], BEGINNING)
+        found = self.index.search([need], [encoding])
         return {key: matches[0] for key, matches in found}
 
 

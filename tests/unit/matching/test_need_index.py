@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contex_server.kernel.model import BEGINNING, Agent, Need
+from contex_server.kernel.model import Agent, Need
 from contex_server.matching.background import Model
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding, as_stored, unit
@@ -248,7 +248,7 @@ def test_a_pair_has_the_same_score_at_a_registration_and_live() -> None:
     project.set_agent(Agent("a", (need,), 1e-6, 500, 0, 0), [encoding])
     for n in range(150):
         project.put(f"k{n}", *world.text())
-    found = project.data.search([need], [encoding], BEGINNING)
+    found = project.data.search([need], [encoding])
     registered = {key: matches[0].score for key, matches in found}
     assert len(registered) > 20
     for key, text in project.texts.items():

@@ -17,7 +17,7 @@ from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
 from contex_server.match.queries import ExplainedMatch
 from contex_server.match.result import MatchedDatum, MatchResult
-from contex_server.matching.context import ContextFormat, ContextItem, render_one
+from contex_server.matching.context import ContextFormat, render_one
 
 # Tags: field number * 8 + wire type 2.
 _BATCH_EVENTS = 1 << 3 | 2
@@ -90,18 +90,7 @@ def matched_batch_bytes(chunk: Chunk, form: ContextFormat = ContextFormat.UNSPEC
 
 def event_context(delivery: Delivery, form: ContextFormat) -> str:
     """An event written out in a form; "" where no form was asked for."""
-    if form is ContextFormat.UNSPECIFIED or delivery.event is None:
-        return ""
-    event = delivery.event
-    return render_one(
-        ContextItem(
-            event.data_key or event.event_type,
-            event.description,
-            event.payload,
-            event.content_type,
-        ),
-        form,
-    )
+    return "" if delivery.event is None else render_one(delivery.event, form)
 
 
 def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
