@@ -154,11 +154,7 @@ class MatchQueries:
     async def index_at(
         self, project: str, as_of: MomentQuery
     ) -> AsyncIterator[tuple[Index, LogSequence]]:
-        """A project's index, now or at a moment of the past, and the sequence it is as of.
-
-        Raises:
-            ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
-        """
+        """A project's index, now or at a moment of the past, and the sequence it is as of."""
         tail = (await self._log.bounds(project)).tail
         moment = (
             tail if as_of is None else (await resolve_moment(self._log, project, as_of)).sequence

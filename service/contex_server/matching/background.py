@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import Floats, rarity
-from contex_server.matching.terms import PAIR_WEIGHT, TermIds, is_pair
+from contex_server.matching.terms import PAIR_WEIGHT, TermIds, is_pair, look_up
 
 PRIOR_PASSAGES = 50.0
 PASSAGES_PER_TEXT = 8
@@ -50,11 +50,7 @@ class Prior:
 
     def share(self, ids: TermIds) -> Floats:
         """The share of passages that contain each term; 0 if the term is unknown."""
-        if not len(self.term_ids):
-            return np.zeros(len(ids))
-        at = np.searchsorted(self.term_ids, ids)
-        at[at == len(self.term_ids)] = 0
-        return np.where(self.term_ids[at] == ids, self.term_share[at].astype(np.float64), 0.0)
+        return look_up(ids, self.term_ids, self.term_share)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

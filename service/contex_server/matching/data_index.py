@@ -18,7 +18,7 @@ from contex_server.matching.encoding import Encoding
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
 from contex_server.matching.terms import TermIds, Terms
-from contex_server.matching.vectors import ROUNDING, VectorIndex
+from contex_server.matching.vectors import ROUNDING, VectorIndex, resized
 
 SearchResult = list[tuple[str, tuple[Match, ...]]]
 _FIRST_CANDIDATES = 64
@@ -303,10 +303,9 @@ class DataIndex:
         while len(self._free) < count:
             size = len(self._serial_of)
             grown = max(64, 2 * size)
-            self._serial_of = np.resize(self._serial_of, grown)
-            self._serial_of[size:] = 0
-            self._passage_of = np.resize(self._passage_of, grown)
-            self._lengths = np.resize(self._lengths, grown)
+            self._serial_of = resized(self._serial_of, grown)
+            self._passage_of = resized(self._passage_of, grown)
+            self._lengths = resized(self._lengths, grown)
             self._free += range(grown - 1, size - 1, -1)
         return np.array([self._free.pop() for _ in range(count)], np.int64)
 

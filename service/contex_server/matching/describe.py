@@ -69,10 +69,9 @@ def describe(
 
     Args:
         data_key: Name of the datum; if empty, the event type is used.
-        description: The publisher's description, used as a whole.
-        payload: The fact. Its format is detected if the content type does not say.
-        content_type: Media type of the payload; empty means JSON.
-        event_type: The event's type.
+        description: The publisher's, used as a whole.
+        payload: Its format is detected if the content type does not say.
+        content_type: Empty means JSON.
 
     Returns:
         Title, summary and passages. Payloads that differ only in numbers, booleans, nulls,

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from contex_server.matching.background import deviations
 from contex_server.matching.score import Floats
+from contex_server.matching.vectors import resized
 
 Rows = NDArray[np.int64]
 
@@ -51,9 +52,7 @@ class NeedColumns:
         """Makes room."""
         before = len(self)
         for name, array in list(vars(self).items()):
-            grown = np.zeros((rows, *array.shape[1:]), array.dtype)
-            grown[:before] = array
-            setattr(self, name, grown)
+            setattr(self, name, resized(array, rows))
         self.deviation[before:] = 1.0
         self.clear(np.arange(before, rows))
 

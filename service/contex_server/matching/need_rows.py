@@ -8,7 +8,6 @@ same pass, and rounded so that no need is missed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from contex_server.matching.need_columns import NeedColumns, Rows
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import Floats, saturation
 from contex_server.matching.terms import Terms
+from contex_server.matching.vectors import resized
 
 ROUNDING = 1e-6
 """An upper bound on the error of float32 cosines and of incremental sums."""
@@ -34,8 +34,7 @@ _BLOCK_ROWS = 8_192
 _PENDING_PASSAGES = 1_024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
+class Candidates(NamedTuple):
     """The needs that a text may meet, once for each passage that says so."""
 
     rows: Rows
@@ -127,7 +126,7 @@ class NeedRows:
         """The needs that each text may meet."""
         pending, self._pending, self._pending_passages = self._pending, [], 0
         if not self.terms:
-            return [_pairs([]) for _ in encodings]
+            return [_NO_CANDIDATES] * len(encodings)
         if pending:
             self._update_masses(pending)
             self._update_lowest_fits()
@@ -275,18 +274,15 @@ class NeedRows:
 
     def _grow(self, size: int) -> None:
         before = len(self.vectors)
-        vectors = np.zeros((size, self.vectors.shape[1]), np.float32)
-        vectors[:before] = self.vectors
-        self.vectors = vectors
+        self.vectors = resized(self.vectors, size)
         self.numbers.grow(size)
         self._free += range(size - 1, before - 1, -1)
+
+
+_NO_CANDIDATES = Candidates(np.empty(0, np.int64), np.empty(0), np.empty(0))
 
 
 def _pairs(parts: Sequence[Candidates]) -> Candidates:
     if len(parts) == 1:
         return parts[0]
-    return Candidates(
-        np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)]),
-        np.concatenate([np.empty(0), *(part.standing for part in parts)]),
-        np.concatenate([np.empty(0), *(part.lexical for part in parts)]),
-    )
+    return Candidates(*map(np.concatenate, zip(_NO_CANDIDATES, *parts, strict=True)))

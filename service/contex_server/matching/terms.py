@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -59,10 +60,15 @@ class Terms:
 
     def counts_of(self, ids: TermIds) -> NDArray[np.float64]:
         """How often each of these terms occurs."""
-        if not len(self.ids):
-            return np.zeros(len(ids))
-        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[at] == ids, self.counts[at], 0.0)
+        return look_up(ids, self.ids, self.counts)
+
+
+def look_up(ids: TermIds, known: TermIds, values: NDArray[Any]) -> NDArray[np.float64]:
+    """The values of terms among known ones, which ascend; 0 where a term is unknown."""
+    if not len(known):
+        return np.zeros(len(ids))
+    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[at] == ids, values[at].astype(np.float64), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

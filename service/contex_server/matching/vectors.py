@@ -225,8 +225,11 @@ def _coded(vectors: Vector) -> Vector:
 
 def _sized(array: NDArray[_T], size: int) -> NDArray[_T]:
     """The array with room for at least `size` rows."""
-    if size <= len(array):
-        return array
-    grown = np.empty((max(64, int(size * _GROWTH)), *array.shape[1:]), array.dtype)
+    return array if size <= len(array) else resized(array, max(64, int(size * _GROWTH)))
+
+
+def resized(array: NDArray[_T], rows: int) -> NDArray[_T]:
+    """A copy with this many rows, the further ones zero."""
+    grown = np.zeros((rows, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown

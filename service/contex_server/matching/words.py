@@ -63,11 +63,6 @@ def phrase(text: str) -> str:
     return without_volatile(text if len(text) <= READ_CHARS else cut(text, READ_CHARS))
 
 
-@lru_cache(maxsize=16_384)
-def _phrase(text: str) -> str:
-    return without_volatile(text)
-
-
 def without_volatile(text: str) -> str:
     """The text in one line, without timestamps, ids and numbers that stand alone."""
     if _DIGIT.search(text):
@@ -75,6 +70,9 @@ def without_volatile(text: str) -> str:
         if not _LETTER.search(text):
             return ""
     return " ".join(text.split())
+
+
+_phrase = lru_cache(maxsize=16_384)(without_volatile)
 
 
 def cut(text: str, chars: int) -> str:

@@ -157,11 +157,8 @@ def content(
 def numbered(parts: Parts, separator: str, unit: str, *, in_head: int = 0) -> Content:
     """The head and passages of parts whose places are numbers.
 
-    Args:
-        parts: The parts.
-        separator: Joins them.
-        unit: What is numbered: "row" makes the paths "row 2" and "rows 2-9".
-        in_head: The number of parts that are in the head only, unless all are.
+    `unit` is what is numbered: "row" makes the paths "row 2" and "rows 2-9". The first `in_head`
+    parts are in the head only, unless all are.
     """
 
     def path(group: Sequence[Part]) -> str:
