@@ -27,7 +27,7 @@ def encode_agent(agent: Agent) -> bytes:
 def decode_agent(record: bytes) -> Agent:
     """Reads what `encode_agent` wrote."""
     fields = orjson.loads(record)
-    fields["needs"] = decode_needs(fields["needs"], fields["threshold"], fields["max_matches"])
+    fields["needs"] = _decode_needs(fields["needs"], fields["threshold"], fields["max_matches"])
     pointers = fields["min_delta"]
     fields["min_delta"] = None if pointers is None else MinDelta(tuple(pointers))
     return Agent(**fields)
@@ -81,12 +81,11 @@ def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
     previous = fields.get("previous")
     if previous is None:
         return fields["agent_id"], None
-    needs = decode_needs(previous["needs"], previous["threshold"], previous["max_matches"])
+    needs = _decode_needs(previous["needs"], previous["threshold"], previous["max_matches"])
     return fields["agent_id"], needs
 
 
-def decode_needs(records: list[list[Any]], threshold: float, max_matches: int) -> tuple[Need, ...]:
-    """Reads stored needs."""
+def _decode_needs(records: list[list[Any]], threshold: float, max_matches: int) -> tuple[Need, ...]:
     return tuple(
         make_need(text, threshold, max_matches, own_threshold, own_max_matches, exclude)
         for text, own_threshold, own_max_matches, exclude in records

@@ -65,10 +65,6 @@ class MatcherPool:
         lease = self._leases.get(project)
         return None if lease is None else lease.matcher
 
-    def matchers(self) -> list[ProjectMatcher]:
-        """All open matchers."""
-        return [lease.matcher for lease in self._leases.values()]
-
     def _evict(self, lease: _Lease) -> None:
         project = lease.matcher.project
         if self._leases.get(project) is lease:

@@ -239,13 +239,6 @@ def _toon(value: Any) -> str:
 
 
 _TICKS = re.compile("`+")
-_LANGUAGES = {
-    Format.JSON: "json",
-    Format.YAML: "yaml",
-    Format.TOML: "toml",
-    Format.CSV: "csv",
-    Format.XML: "xml",
-}
 
 
 def _section(event: Event) -> str:
@@ -265,7 +258,7 @@ def _section(event: Event) -> str:
     elif kind.format in (Format.MARKDOWN, Format.TEXT):
         parts.append(text if text.endswith("\n") else f"{text}\n")
     else:
-        parts.append(_fenced(text, _LANGUAGES.get(kind.format, "") if kind.format else ""))
+        parts.append(_fenced(text, kind.format or ""))
     return "\n".join(parts)
 
 

@@ -52,6 +52,7 @@ class Embeddings:
         self._cache: LRUCache[tuple[str, str, bytes], Encoding] = LRUCache(
             _CACHED_BYTES, getsizeof=_size
         )
+        # What the store is known to have; it may have more.
         self._stored: LRUCache[tuple[str, str, bytes], bool] = LRUCache(_KNOWN_DIGESTS)
         self._deciding: TTLCache[str, str] = TTLCache(_KNOWN_MODELS, _MODEL_TTL_S)
 
@@ -74,10 +75,6 @@ class Embeddings:
             for place in [place for place in cache if place[0] == project]:
                 cache.pop(place, None)
 
-    def is_stored(self, project: str, model: str, digest: bytes) -> bool:
-        """Whether the store is known to have the encoding; it may have it even if False."""
-        return (project, model, digest) in self._stored
-
     async def for_append(
         self, project: str, texts: Mapping[bytes, Description]
     ) -> tuple[str, dict[bytes, bytes]]:
@@ -87,7 +84,7 @@ class Embeddings:
         whoever needs an encoding first computes it (`of_events`).
         """
         model = self._deciding.get(project, "")
-        missing = {d: t for d, t in texts.items() if not self.is_stored(project, model, d)}
+        missing = {d: t for d, t in texts.items() if (project, model, d) not in self._stored}
         if not missing:
             return model, {}
         try:
