@@ -78,10 +78,7 @@ async def fetch_data(
 ) -> list[tuple[MatchedDatum, Event] | None]:
     """Reads the events that matched; None for each that can no longer be read.
 
-    Args:
-        matched: The events.
-        as_of: What their matches were judged by.
-        max_bytes: Total size; payloads beyond it are left out.
+    Payloads beyond a total of `max_bytes` are left out; `as_of` is what the matches were judged by.
     """
     data: list[tuple[MatchedDatum, Event] | None] = []
     for start in range(0, len(matched), _FETCH):

@@ -64,10 +64,5 @@ def open_match(
     except ValueError as error:
         raise StartupError(str(error)) from error
     queries = MatchQueries(states, pool, counter, answer_bytes=settings.limits.answer_bytes)
-    return MatchRoom(
-        pool,
-        queries,
-        BacktestRunner(states, engine),
-        Feedback(log, store.agents, queries),
-        reembedding,
-    )
+    feedback = Feedback(log, store.agents, queries)
+    return MatchRoom(pool, queries, BacktestRunner(states, engine), feedback, reembedding)

@@ -79,11 +79,8 @@ def fit_to_budget(
     may differ a little from what it adds; the result itself is counted, and never exceeds the
     budget, except that the empty list is rendered whatever the budget.
 
-    Args:
-        items: Best first.
-        budget: Maximum tokens of the rendered text; None: no limit.
-        form: The format. `UNSPECIFIED` counts as JSON.
-        counter: Counts the tokens.
+    The items are given best first. The budget is the maximum tokens of the rendered text; None is
+    no limit. The format `UNSPECIFIED` counts as JSON.
     """
     written = form or ContextFormat.JSON
     packing = _Packing([_piece(item.event, written) for item in items], budget, written, counter)

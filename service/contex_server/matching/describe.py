@@ -73,10 +73,6 @@ def describe(
         payload: Its format is detected if the content type does not say.
         content_type: Empty means JSON.
 
-    Returns:
-        Title, summary and passages. Payloads that differ only in numbers, booleans, nulls,
-        timestamps and ids have the same texts.
-
     Raises:
         PayloadMalformed: The payload is not what its content type says.
     """

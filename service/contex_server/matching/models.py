@@ -38,11 +38,7 @@ class Models:
         return self._embedders[model_id]
 
     async def get(self, model_id: str) -> Model:
-        """A model that this process has, with its background.
-
-        Raises:
-            ContexError: EMBEDDER_UNAVAILABLE.
-        """
+        """A model that this process has, with its background; raises EMBEDDER_UNAVAILABLE."""
         embedder = self._embedders[model_id]
         task = self._priors.get(model_id)
         if task is None:
@@ -91,11 +87,7 @@ async def open_models(
 
 
 async def load(settings: EmbedderSettings, stack: AsyncExitStack) -> Embedder:
-    """Loads a model; the stack closes it.
-
-    Raises:
-        StartupError: It can't be used.
-    """
+    """Loads a model, which the stack closes; raises StartupError if it can't be used."""
     try:
         embedder = await asyncio.to_thread(create, settings)  # imports the model's libraries
         stack.push_async_callback(embedder.close)

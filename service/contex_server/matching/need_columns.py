@@ -71,11 +71,7 @@ class NeedColumns:
     def move(self, rows: slice, cosines: Floats, signs: Floats, weight: float) -> None:
         """Follows the background, which weighs `weight` now.
 
-        Args:
-            rows: Which needs.
-            cosines: [rows, n], theirs with passages that were added or removed.
-            signs: [n], 1 or -1.
-            weight: Number of passages in the background, those of the prior included.
+        The cosines [rows, n] are those with passages that were added (1) or removed (-1).
         """
         self.sum[rows] += cosines @ signs
         self.square[rows] += cosines**2 @ signs

@@ -90,13 +90,9 @@ class NeedIndex:
     def match(
         self, encoding: Encoding, pairs: Candidates, data_key: str, serial: int | None
     ) -> dict[str, tuple[Match, ...]]:
-        """By agent, the needs that an event meets, best first.
+        """By agent, the needs that an event of this text meets, best first.
 
-        Args:
-            encoding: Its text.
-            pairs: What `scan` returned for it.
-            data_key: Its data key, for exclusions.
-            serial: The text in the data index, if present.
+        `pairs` are what `scan` returned for it; `serial` is None if the data index lacks the text.
         """
         thresholds = self._rows.numbers.threshold
         highest = self._score_alone(pairs.standing, pairs.lexical)

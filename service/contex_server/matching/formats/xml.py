@@ -16,18 +16,13 @@ _WITHOUT_WORDS = ("xmlns", "xsi:schemaLocation", "xsi:noNamespaceSchemaLocation"
 
 
 def load_xml(payload: bytes, encoding: str) -> tuple[Any, bool]:
-    """Reads an XML document to its end.
+    """Reads an XML document to its end; returns the tree, and whether it is complete.
 
     An element that has only text is that text. Any other is a dict of its attributes ("@id"),
     children ("book[2]", or "book" if there is no other) and text (""). Mixed content becomes one
     text.
 
-    Args:
-        payload: The document.
-        encoding: Overrides what the document says, unless it is empty.
-
-    Returns:
-        The tree, and whether it is complete.
+    `encoding` overrides what the document says, unless it is empty.
 
     Raises:
         PayloadMalformed: It is not well-formed, declares an entity, or nests deeper than
