@@ -42,6 +42,7 @@ class Breaker:
             failures: Failures in a row that open it.
             shortest_s: The first opening lasts half of this to all of it.
             longest_s: Maximum duration of an opening.
+            clock: Seconds.
             jitter: A number from 0 to 1, so that many servers don't return at once.
         """
         self._failures = failures
