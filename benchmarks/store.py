@@ -13,9 +13,9 @@ from typing import Any
 import hiredis
 from contex.v1 import event_service_pb2
 from contex_server.api.events import checks
-from contex_server.kernel.config import Limits
+from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.model import Origin
-from contex_server.log.redis.events import append_command
+from contex_server.log.redis.appender import append_command
 from contex_server.log.redis.key_names import key
 from contex_server.matching.describe import describe
 
@@ -123,11 +123,12 @@ def pack_append(raw_request: bytes) -> bytes:
         event.digest = describe(
             event.data_key, event.description, event.payload, event.content_type, event.event_type
         ).digest()
-    command = append_command(append.project, [append], request_window_s=600, audit_retention_ms=0)
+    command = append_command(append.project, [append], _SETTINGS)
     packed: bytes = hiredis.pack_command(command)
     return packed
 
 
+_SETTINGS = Settings(audit_retention_days=0)
 _ORIGIN = Origin(
     "", "ipv4:127.0.0.1:50000", "grpc-python-asyncio/1.85.1 grpc-c/53.0.0 (linux; chttp2)"
 )

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from enum import StrEnum
 from itertools import islice
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
 
+from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.log.redis.client import execute_or_load
+from contex_server.log.redis.client import Client, execute_or_load, fcall
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
-    Connections,
+    execute_one,
     is_topology_change,
     translate,
 )
+from contex_server.log.redis.key_names import COUNTED, vectors_kind
 
 _MAX_EVENTS = 1_024
 """Events of one function call: some 5 ms during which the store serves nobody else."""
@@ -37,36 +41,33 @@ _QUIET_TURNS = 3
 _FULL_EVENTS = 128
 _GATHER_S = 0.004
 
-FcallBuilder = Callable[[str, Sequence[Append]], Command]
 _Waiting = tuple[Append, "asyncio.Future[Appended]"]
 
 
+class Fsync(StrEnum):
+    """When the store writes its append-only file to disk."""
+
+    ALWAYS = "always"
+    LATER = "later"
+    NEVER = "never"
+
+
 class Appender:
-    """Appends to the buckets of one server, over one connection, in order."""
+    """Appends to the buckets of one server, over one connection, in order.
 
-    def __init__(
-        self,
-        connections: Connections,
-        bucket: int,
-        fcall: FcallBuilder,
-        *,
-        max_pending: int,
-        confirm: Callable[[bool], tuple[Command | None, Callable[[Any], Durability]]],
-    ) -> None:
-        """Creates an appender; it connects with the first append.
+    It connects with the first append.
 
-        Args:
-            fcall: Builds the command that appends some publishes of one project.
-            max_pending: Publishes that may wait before further ones are refused.
-            confirm: For "does anybody ask for more than MEMORY?": the command that
-                confirms the durability of all before it, if one is needed, and what its
-                reply says was reached.
-        """
-        self._connections = connections
+    Args:
+        fsync: The policy of the store.
+        replicated: Whether its appends are to be replicated.
+    """
+
+    def __init__(self, client: Client, bucket: int, fsync: Fsync, *, replicated: bool) -> None:
+        self._connections = client.connections
+        self._settings = client.settings
         self._bucket = bucket
-        self._fcall = fcall
-        self._max_pending = max_pending
-        self._confirm = confirm
+        self._fsync = fsync
+        self._replicated = replicated
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._events = 0
@@ -78,7 +79,7 @@ class Appender:
 
     async def append(self, append: Append) -> Appended:
         """See `EventLog.append`."""
-        if len(self._waiting) >= self._max_pending or self._bytes > _MAX_PENDING_BYTES:
+        if len(self._waiting) >= self._settings.pending_appends or self._bytes > _MAX_PENDING_BYTES:
             raise ContexError(
                 Reason.OVERLOADED,
                 f"{len(self._waiting)} publishes of {self._bytes} bytes are waiting for the "
@@ -160,14 +161,14 @@ class Appender:
         for waiting in batch:
             projects.setdefault(waiting[0].project, []).append(waiting)
         commands = [
-            self._fcall(project, [append for append, _ in group])
+            append_command(project, [append for append, _ in group], self._settings)
             for project, group in projects.items()
         ]
         asks = any(append.durability > Durability.MEMORY for append, _ in batch)
-        confirm, reached_by = self._confirm(asks)
+        confirm = self._confirmation(asks)
         connection = await self._connected()
-        replies = await execute_or_load(connection, commands, *([confirm] if confirm else []))
-        reached = reached_by(replies[-1] if confirm else None)
+        replies = await execute_or_load(connection, commands, *confirm)
+        reached = self._reached(replies[-1] if confirm else None)
         for group, reply in zip(projects.values(), replies, strict=False):
             if isinstance(reply, Exception):
                 if is_topology_change(reply):
@@ -177,6 +178,30 @@ class Appender:
             for (append, future), answer in zip(group, reply, strict=True):
                 if not future.done():
                     _resolve(append, future, answer, reached)
+
+    def _confirmation(self, asks: bool) -> list[Command]:
+        """The command that confirms the durability of all before it, if one is needed.
+
+        Args:
+            asks: Whether anybody asks for more than MEMORY.
+        """
+        timeout_ms = self._settings.replication_timeout_ms
+        if self._replicated and self._fsync is Fsync.NEVER:
+            return [("WAIT", 1, timeout_ms)]
+        if self._replicated or (asks and self._fsync is Fsync.LATER):
+            return [("WAITAOF", 1, int(self._replicated), timeout_ms)]
+        return []
+
+    def _reached(self, reply: Any) -> Durability:
+        """What the reply to the confirmation says; an error, or WAIT, confirms nothing."""
+        if reply is None:
+            return Durability.FSYNC if self._fsync is Fsync.ALWAYS else Durability.MEMORY
+        if not isinstance(reply, list) or not int(reply[0]):
+            return Durability.MEMORY
+        # A replica without an append-only file never confirms, and then the answer honestly
+        # says FSYNC.
+        replicated = self._replicated and int(reply[1])
+        return Durability.REPLICATED if replicated else Durability.FSYNC
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
@@ -188,6 +213,53 @@ class Appender:
             await self._connection.disconnect(nowait=True)
             self._connection = None
         await self._connections.topology_changed()
+
+
+def append_command(project: str, appends: Sequence[Append], settings: Settings) -> Command:
+    """The call that appends some publishes of one project."""
+    vectors: dict[bytes, bytes] = {}
+    publishes: list[Any] = []
+    model = next((append.model for append in appends if append.vectors), "")
+    for append in appends:
+        if append.model == model:
+            # Of two models, one's vectors are left to be computed when they are needed.
+            vectors.update(append.vectors)
+        publishes += (append.request_id, str(append.origin), append.publisher, len(append.events))
+        for event in append.events:
+            expected = event.expected_revision
+            publishes += (
+                event.data_key,
+                "" if expected is None else expected,
+                "T" if event.tombstone else "",
+                event.digest,
+                event.event_type,
+                event.body,
+            )
+    return fcall(
+        project,
+        "contex1_append",
+        (*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
+        settings.request_window_s,
+        settings.audit_retention_ms,
+        model,
+        len(vectors),
+        *(item for pair in vectors.items() for item in pair),
+        *publishes,
+    )
+
+
+async def fsync_policy(connection: AbstractConnection) -> Fsync:
+    """When the store behind a connection writes to disk."""
+    info = await execute_one(connection, "INFO", "persistence")
+    if b"aof_enabled:1" not in info:
+        return Fsync.NEVER
+    try:
+        reply = await execute_one(connection, "CONFIG", "GET", "appendfsync")
+    except ResponseError:
+        # Managed stores refuse CONFIG; WAITAOF finds out each time.
+        return Fsync.LATER
+    values = list(reply.values()) if isinstance(reply, dict) else reply[1::2]
+    return Fsync.ALWAYS if values == [b"always"] else Fsync.LATER
 
 
 def _size(append: Append) -> int:

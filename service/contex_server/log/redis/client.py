@@ -46,8 +46,7 @@ _FUNCTIONS = "\n".join(
 class Client:
     """Runs commands on the server that holds a project.
 
-    An error reply is raised as `ContexError`, except "no such key", which is left to the caller
-    as a `ResponseError`.
+    An error reply is raised as `ContexError`; "no such key" is a reply of None.
     """
 
     def __init__(self, connections: Connections, settings: Settings) -> None:
@@ -112,9 +111,11 @@ class Client:
 
         async def execute_all(connection: AbstractConnection) -> list[Any]:
             replies = await execute_or_load(connection, commands)
-            for reply in replies:
+            for index, reply in enumerate(replies):
                 if isinstance(reply, Exception):
-                    raise reply
+                    if "no such key" not in str(reply):
+                        raise reply
+                    replies[index] = None
             return replies
 
         return await self.leased(bucket, execute_all)
@@ -125,8 +126,6 @@ class Client:
             async with self.connections.lease(bucket) as connection:
                 return await work(connection)
         except STORE_ERRORS as error:
-            if isinstance(error, ResponseError) and "no such key" in str(error):
-                raise
             if is_topology_change(error):
                 await self.connections.topology_changed()
             raise translate(error) from error

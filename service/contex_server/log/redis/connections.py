@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import hiredis
@@ -39,23 +39,105 @@ a cancellation that comes in the turn of the loop in which the write ends."""
 _READ_BYTES = 256 * 1024
 
 
-class Connections(Protocol):
-    """Where the connections for a bucket come from."""
+_OPTIONS: dict[str, Any] = {
+    "protocol": 3,
+    "legacy_responses": False,
+    "socket_timeout": None,
+    "socket_connect_timeout": TIMEOUT_S,
+    "socket_read_size": _READ_BYTES,
+    "retry": Retry(NoBackoff(), 0),
+}
+
+
+class Connections:
+    """Connections to one server, or to the master that Sentinel names."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
 
     def node(self, bucket: int) -> str:
         """Names the server that holds the bucket; buckets of one name share connections."""
+        return ""
 
-    def lease(self, bucket: int) -> Any:
+    async def pool_of(self, bucket: int) -> Any:
+        """The pool of connections to the server that holds the bucket."""
+        return self._pool
+
+    @asynccontextmanager
+    async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
         """A connection for the `async with` block; closed if the block fails."""
+        pool = await self.pool_of(bucket)
+        async with asyncio.timeout(TIMEOUT_S):
+            connection = await pool.get_connection()
+        try:
+            yield connection
+        except ResponseError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
 
     async def open(self, bucket: int) -> AbstractConnection:
         """A connection of the caller's own, to be closed by it."""
+        connection: AbstractConnection = (await self.pool_of(bucket)).make_connection()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
 
     async def topology_changed(self) -> None:
         """Looks again who holds what, after an error that says so."""
+        # Sentinel is asked at every connect; leased connections to the old master go.
+        await self._pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         """Closes the leased connections."""
+        await self._pool.disconnect()
+
+
+class _Clustered(Connections):
+    """A cluster: every bucket is one slot, so each has one node."""
+
+    def __init__(self, cluster: RedisCluster, max_connections: int) -> None:
+        self._cluster = cluster
+        self._max_connections = max_connections
+        self._pools: dict[str, BlockingConnectionPool] = {}
+        self._ready = asyncio.Lock()
+
+    def _node(self, bucket: int) -> ClusterNode:
+        slot = self._cluster.keyslot(f"{{{bucket}}}")
+        node: ClusterNode = self._cluster.nodes_manager.get_node_from_slot(slot)
+        return node
+
+    def node(self, bucket: int) -> str:
+        return str(self._node(bucket).name) if self._cluster.nodes_manager.slots_cache else ""
+
+    async def pool_of(self, bucket: int) -> BlockingConnectionPool:
+        async with self._ready:
+            if not self._cluster.nodes_manager.slots_cache:
+                await self._cluster.initialize()
+        node = self._node(bucket)
+        if node.name not in self._pools:
+            self._pools[node.name] = BlockingConnectionPool(
+                connection_class=node.connection_class,
+                max_connections=self._max_connections,
+                timeout=TIMEOUT_S,
+                **{**node.connection_kwargs, **_OPTIONS},
+            )
+        return self._pools[node.name]
+
+    async def topology_changed(self) -> None:
+        await self._cluster.nodes_manager.initialize()
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.disconnect()
+        await self._cluster.aclose()
 
 
 def connect(url: str, *, max_connections: int = 64) -> Connections:
@@ -72,7 +154,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     """
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
-        return _Pooled(
+        return Connections(
             BlockingConnectionPool.from_url(
                 url, max_connections=max_connections, timeout=TIMEOUT_S, **_OPTIONS
             )
@@ -84,7 +166,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
         hosts = [_host(h, 26379) for h in parts.netloc.rpartition("@")[2].split(",")]
         database = int(dict(parse_qsl(parts.query)).get("db", "0"))
         sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": TIMEOUT_S})  # type: ignore[no-untyped-call]
-        return _Pooled(
+        return Connections(
             SentinelConnectionPool(  # type: ignore[no-untyped-call]
                 service,
                 sentinel,
@@ -114,110 +196,9 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     )
 
 
-_OPTIONS: dict[str, Any] = {
-    "protocol": 3,
-    "legacy_responses": False,
-    "socket_timeout": None,
-    "socket_connect_timeout": TIMEOUT_S,
-    "socket_read_size": _READ_BYTES,
-    "retry": Retry(NoBackoff(), 0),
-}
-
-
 def _host(text: str, default_port: int) -> tuple[str, int]:
     host, _, port = text.partition(":")
     return host or "localhost", int(port or default_port)
-
-
-class _Pooled:
-    """One server, or the master that Sentinel names."""
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-
-    def node(self, bucket: int) -> str:
-        return ""
-
-    @asynccontextmanager
-    async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
-        async with asyncio.timeout(TIMEOUT_S):
-            connection = await self._pool.get_connection()
-        try:
-            yield connection
-        except ResponseError:
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await self._pool.release(connection)
-
-    async def open(self, bucket: int) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
-
-    async def topology_changed(self) -> None:
-        # Sentinel is asked at every connect; leased connections to the old master go.
-        await self._pool.disconnect(inuse_connections=False)
-
-    async def close(self) -> None:
-        await self._pool.disconnect()
-
-
-class _Clustered:
-    """A cluster: every bucket is one slot, so each has one node."""
-
-    def __init__(self, cluster: RedisCluster, max_connections: int) -> None:
-        self._cluster = cluster
-        self._max_connections = max_connections
-        self._pools: dict[str, _Pooled] = {}
-        self._ready = asyncio.Lock()
-
-    def _node(self, bucket: int) -> ClusterNode:
-        slot = self._cluster.keyslot(f"{{{bucket}}}")
-        node: ClusterNode = self._cluster.nodes_manager.get_node_from_slot(slot)
-        return node
-
-    def node(self, bucket: int) -> str:
-        return str(self._node(bucket).name) if self._cluster.nodes_manager.slots_cache else ""
-
-    async def _pool(self, bucket: int) -> _Pooled:
-        async with self._ready:
-            if not self._cluster.nodes_manager.slots_cache:
-                await self._cluster.initialize()
-        node = self._node(bucket)
-        if node.name not in self._pools:
-            self._pools[node.name] = _Pooled(
-                BlockingConnectionPool(
-                    connection_class=node.connection_class,
-                    max_connections=self._max_connections,
-                    timeout=TIMEOUT_S,
-                    **{**node.connection_kwargs, **_OPTIONS},
-                )
-            )
-        return self._pools[node.name]
-
-    @asynccontextmanager
-    async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
-        async with (await self._pool(bucket)).lease(bucket) as connection:
-            yield connection
-
-    async def open(self, bucket: int) -> AbstractConnection:
-        return await (await self._pool(bucket)).open(bucket)
-
-    async def topology_changed(self) -> None:
-        await self._cluster.nodes_manager.initialize()
-
-    async def close(self) -> None:
-        for pool in self._pools.values():
-            await pool.close()
-        await self._cluster.aclose()
 
 
 async def execute(connection: AbstractConnection, *commands: Command) -> list[Any]:

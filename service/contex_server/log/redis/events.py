@@ -8,14 +8,10 @@ presence     hash: what each server process has open
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Sequence as SequenceOf
-from enum import StrEnum
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
 
 from contex_server.kernel.model import (
     BEGINNING,
@@ -30,8 +26,8 @@ from contex_server.kernel.model import (
 from contex_server.log.archive import TailFollower
 from contex_server.log.buckets import bucket_of
 from contex_server.log.port import Bounds, Follower, PresenceStore, StoreLog
-from contex_server.log.redis.appender import Appender
-from contex_server.log.redis.client import Client, Facet, entries_of, fcall, pairs
+from contex_server.log.redis.appender import Appender, Fsync
+from contex_server.log.redis.client import Client, Facet, entries_of, pairs
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
@@ -41,7 +37,7 @@ from contex_server.log.redis.connections import (
     is_topology_change,
     translate,
 )
-from contex_server.log.redis.key_names import COUNTED, key, parse_sequence, vectors_kind
+from contex_server.log.redis.key_names import key, parse_sequence
 
 _BLOCK_MS = 2_000
 _FOLLOW_COUNT = 1_000
@@ -49,58 +45,23 @@ _FOLLOW_BYTES = 4 * 1024 * 1024
 """What one poll should return at most; the count adapts to the size of the events."""
 
 
-class Fsync(StrEnum):
-    """When the store writes its append-only file to disk."""
-
-    ALWAYS = "always"
-    LATER = "later"
-    NEVER = "never"
-
-
-class RedisEventLog(StoreLog):
+class RedisEventLog(Facet, StoreLog):
     """`StoreLog` on any Redis >= 7.2 or Valkey >= 8."""
 
     def __init__(self, client: Client, fsync: Fsync) -> None:
-        self._client = client
-        self._connections = client.connections
-        self._settings = client.settings
+        super().__init__(client)
         self._fsync = fsync
         self._appenders: dict[tuple[str, bool], Appender] = {}
-
-    # -- appending ---------------------------------------------------------------
 
     async def append(self, append: Append) -> Appended:
         bucket = bucket_of(append.project)
         replicated = append.durability is Durability.REPLICATED
-        lane = (self._connections.node(bucket), replicated)
+        lane = (self._client.connections.node(bucket), replicated)
         appender = self._appenders.get(lane)
         if appender is None:
-            appender = self._appenders[lane] = Appender(
-                self._connections,
-                bucket,
-                partial(
-                    append_command,
-                    request_window_s=self._settings.request_window_s,
-                    audit_retention_ms=self._settings.audit_retention_ms,
-                ),
-                max_pending=self._settings.pending_appends,
-                confirm=partial(self._confirmation, replicated),
-            )
+            appender = Appender(self._client, bucket, self._fsync, replicated=replicated)
+            self._appenders[lane] = appender
         return await appender.append(append)
-
-    def _confirmation(
-        self, replicated: bool, asks: bool
-    ) -> tuple[Command | None, Callable[[Any], Durability]]:
-        """What `Appender` takes as `confirm`."""
-        timeout_ms = self._settings.replication_timeout_ms
-        if replicated and self._fsync is Fsync.NEVER:
-            return ("WAIT", 1, timeout_ms), lambda _: Durability.MEMORY
-        if replicated or (asks and self._fsync is Fsync.LATER):
-            return ("WAITAOF", 1, int(replicated), timeout_ms), partial(_reached, replicated)
-        reached = Durability.FSYNC if self._fsync is Fsync.ALWAYS else Durability.MEMORY
-        return None, lambda _: reached
-
-    # -- reading -----------------------------------------------------------------
 
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
         return entries_of(await self._client.read(project, "events", span, count))
@@ -116,10 +77,8 @@ class RedisEventLog(StoreLog):
 
     async def bounds(self, project: str) -> Bounds:
         stream = ("XINFO", "STREAM", key(project, "events"))
-        try:
-            time, info = await self._client.run(project, ("TIME",), stream)
-        except ResponseError:  # "no such key"
-            (time,) = await self._client.run(project, ("TIME",))
+        time, info = await self._client.run(project, ("TIME",), stream)
+        if info is None:
             return Bounds(None, BEGINNING, trimmed=False, now_ms=_ms(time))
         fields = pairs(info)
         first = fields[b"first-entry"]
@@ -141,7 +100,7 @@ class RedisEventLog(StoreLog):
         return [Entry(*pair) for pair in zip(reply[::2], reply[1::2], strict=True)]
 
     def follower(self, bucket: int) -> Follower:
-        return RedisFollower(self._connections, bucket)
+        return RedisFollower(self._client.connections, bucket)
 
     async def ping(self) -> None:
         await self._client.leased(0, lambda connection: execute_one(connection, "PING"))
@@ -149,42 +108,7 @@ class RedisEventLog(StoreLog):
     async def close(self) -> None:
         await asyncio.gather(*(appender.close() for appender in self._appenders.values()))
         self._appenders.clear()
-        await self._connections.close()
-
-
-def append_command(
-    project: str, appends: SequenceOf[Append], *, request_window_s: int, audit_retention_ms: int
-) -> Command:
-    """The call that appends some publishes of one project."""
-    vectors: dict[bytes, bytes] = {}
-    publishes: list[Any] = []
-    model = next((append.model for append in appends if append.vectors), "")
-    for append in appends:
-        if append.model == model:
-            # Of two models, one's vectors are left to be computed when they are needed.
-            vectors.update(append.vectors)
-        publishes += (append.request_id, str(append.origin), append.publisher, len(append.events))
-        for event in append.events:
-            expected = event.expected_revision
-            publishes += (
-                event.data_key,
-                "" if expected is None else expected,
-                "T" if event.tombstone else "",
-                event.digest,
-                event.event_type,
-                event.body,
-            )
-    return fcall(
-        project,
-        "contex1_append",
-        (*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
-        request_window_s,
-        audit_retention_ms,
-        model,
-        len(vectors),
-        *(item for pair in vectors.items() for item in pair),
-        *publishes,
-    )
+        await self._client.connections.close()
 
 
 class RedisFollower(TailFollower):
@@ -264,28 +188,5 @@ class RedisPresence(Facet, PresenceStore):
         return {owner.decode(): report.decode() for owner, report in pairs(reports).items()}
 
 
-async def fsync_policy(connection: AbstractConnection) -> Fsync:
-    """When the store behind a connection writes to disk."""
-    info = await execute_one(connection, "INFO", "persistence")
-    if b"aof_enabled:1" not in info:
-        return Fsync.NEVER
-    try:
-        reply = await execute_one(connection, "CONFIG", "GET", "appendfsync")
-    except ResponseError:
-        # Managed stores refuse CONFIG; WAITAOF finds out each time.
-        return Fsync.LATER
-    values = list(reply.values()) if isinstance(reply, dict) else reply[1::2]
-    return Fsync.ALWAYS if values == [b"always"] else Fsync.LATER
-
-
 def _ms(time: Any) -> int:
     return int(time[0]) * 1000 + int(time[1]) // 1000
-
-
-def _reached(replicated: bool, reply: Any) -> Durability:
-    """What the reply of WAITAOF confirms; an error confirms nothing."""
-    if not isinstance(reply, list) or not int(reply[0]):
-        return Durability.MEMORY
-    # A replica without an append-only file never confirms, and then the answer honestly says
-    # FSYNC.
-    return Durability.REPLICATED if replicated and int(reply[1]) else Durability.FSYNC

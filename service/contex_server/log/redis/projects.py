@@ -15,12 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from contex_server.log.buckets import BUCKETS
 from contex_server.log.projects import Counters, Dimension, ProjectStore, Tier
 from contex_server.log.redis.client import Facet, pairs
-from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
 
 _SCAN_COUNT = 1_000
@@ -40,21 +37,16 @@ class RedisProjects(Facet, ProjectStore):
         return names
 
     async def counters(self, project: str) -> Counters:
-        commands: list[Command] = [
+        stats, keys, agents, info = await self._client.run(
+            project,
             ("HMGET", key(project, "stats"), *_STATS),
             ("HLEN", key(project, "state")),
             ("HLEN", key(project, "agents")),
-        ]
-        stream: Command = ("XINFO", "STREAM", key(project, "events"))
-        try:
-            stats, keys, agents, info = await self._client.run(project, *commands, stream)
-            added = int(pairs(info)[b"entries-added"])
-        except ResponseError:  # "no such key"
-            stats, keys, agents = await self._client.run(project, *commands)
-            added = 0
+            ("XINFO", "STREAM", key(project, "events")),
+        )
         size, deleted, since, snapshots, snapshot_bytes = stats
         return Counters(
-            events=added,
+            events=int(pairs(info)[b"entries-added"]) if info else 0,
             bytes=int(size or 0),
             keys=keys,
             deleted=int(deleted or 0),

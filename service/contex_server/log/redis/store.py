@@ -8,11 +8,12 @@ from redis.asyncio.connection import AbstractConnection
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import StartupError
 from contex_server.log.redis.agents import RedisAgents, RedisJournals
+from contex_server.log.redis.appender import Fsync, fsync_policy
 from contex_server.log.redis.archive import RedisArchive
 from contex_server.log.redis.audit import RedisAudit
 from contex_server.log.redis.client import Client, load_functions
 from contex_server.log.redis.connections import connect, execute_one
-from contex_server.log.redis.events import Fsync, RedisEventLog, RedisPresence, fsync_policy
+from contex_server.log.redis.events import RedisEventLog, RedisPresence
 from contex_server.log.redis.keys import RedisKeys
 from contex_server.log.redis.match import RedisMatch
 from contex_server.log.redis.projects import RedisProjects
