@@ -51,40 +51,27 @@ class Limits(BaseModel):
 
 
 class EmbedderSettings(BaseModel):
-    """The embedding model and how to call it.
-
-    None means the model's own default, or what its directory says.
-    """
+    """The embedding model and how to call it; docs/operations/settings.md explains each field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["builtin", "local", "openai"] = "builtin"
-    """The built-in all-MiniLM-L6-v2; a directory with an ONNX model; an OpenAI-compatible
-    endpoint."""
 
     path: Path | None = Field(default=None, validate_default=True)
-    """local: the directory."""
     pooling: Literal["mean", "cls", "last"] | None = None
-    """local: how token vectors are combined into one for the text."""
 
     base_url: str | None = Field(default=None, validate_default=True)
-    """openai: the URL up to /embeddings."""
     model: str | None = Field(default=None, validate_default=True)
-    """openai: the model's name there."""
     api_key: SecretStr | None = None
     dimension: int | None = Field(default=None, ge=1, le=65_536)
-    """openai: the length of a vector. None: the endpoint is asked at startup and has to answer."""
     shorten: bool = False
-    """openai: asks for vectors of length `dimension`, which few models support."""
     batch_size: int = Field(default=64, ge=1, le=2_048)
     concurrency: int = Field(default=4, ge=1, le=64)
-    """Maximum number of concurrent requests."""
     timeout_s: float = Field(default=10.0, gt=0, le=600)
     max_retries: int = Field(default=3, ge=0, le=10)
 
     need_prefix: str | None = Field(default=None, max_length=1_000)
     datum_prefix: str | None = Field(default=None, max_length=1_000)
-    """Prepended to each need and to each describing text, including any space in between."""
     max_tokens: int | None = Field(default=None, ge=8, le=131_072)
 
     @field_validator("path", "base_url", "model")
@@ -117,7 +104,10 @@ class EmbedderSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Configuration of a server: flags of `contex serve`, or CONTEX_* in the environment."""
+    """Configuration of a server: flags of `contex serve`, or CONTEX_* in the environment.
+
+    docs/operations/settings.md explains each field.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="CONTEX_", env_nested_delimiter="__", extra="ignore"
@@ -130,77 +120,45 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(default=4.0, gt=0, le=6.0)
 
     redis_url: str | None = None
-    """redis://, rediss:// or unix:// for one server; redis+sentinel://host:port,…/service;
-    redis+cluster://host:port. None: the bundled Valkey, in `data_dir`."""
     data_dir: Path = Path("data")
     request_window_s: int = Field(default=600, ge=600, le=86_400)
-    """Minimum time that a request_id is remembered."""
     replication_timeout_ms: int = Field(default=2_000, ge=1)
     replay_page_events: int = Field(default=1_000, ge=1, le=10_000)
     feed_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
-    """Size of a live feed's ring; a reader that is further behind reads from the log."""
     message_bytes: int = Field(default=MIB, ge=16 * KIB, le=3 * MIB)
-    """Upper bound of a stream message that holds more than one event."""
     pending_appends: int = Field(default=10_000, ge=1)
 
     heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
     match_threshold: float = Field(default=0.4, gt=0, le=1)
     """The threshold with the best F1 when the score was fitted; see matching/data/weights.json."""
     embed_timeout_ms: int = Field(default=5_000, ge=1)
-    """Maximum time a publish waits for its embedding; it is appended without one then."""
     index_idle_s: float = Field(default=600.0, gt=0)
     tokenizer: Path | None = None
-    """The tokenizer.json that counts max_context_tokens; None: an estimate."""
 
     embedder: EmbedderSettings = EmbedderSettings()
     previous_embedder: EmbedderSettings | None = None
-    """The model that still serves the projects embedded with it, until they are re-embedded.
-    The built-in model need not be named."""
 
     snapshot_events: int = Field(default=1_000, ge=10)
-    """Number of events after which a snapshot of a project's state is taken."""
     snapshot_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
-    """Bytes of events after which one is taken, whichever comes first."""
     snapshot_cache_bytes: int = Field(default=64 * MIB, ge=0)
-    """Memory for decoded snapshots in each process."""
     delivery_records: bool = True
-    """Whether what agents are sent is recorded, before it is sent."""
     delivery_retention_days: int = Field(default=30, ge=1, le=3_650)
-    """How long those records and the acknowledgements are kept."""
     journal_entries: int = Field(default=100_000, ge=1_000)
-    """Approximate maximum number of entries in an agent's journal."""
     audit_retention_days: int = Field(default=365, ge=0, le=36_500)
-    """How long audit records are kept; 0: for ever."""
 
     archive_url: str | None = None
-    """Where old events go: file:///directory, s3://bucket/prefix, gs://…, az://… with
-    credentials from the environment. None: `data_dir`/archive with the bundled store, and no
-    archive with another; "none": no archive."""
     archive_cache_bytes: int = Field(default=64 * MIB, ge=8 * MIB)
-    """Memory for archived events in each process."""
     segment_events: int = Field(default=50_000, ge=10, le=1_000_000)
-    """Number of events in a segment of the archive."""
     segment_bytes: int = Field(default=32 * MIB, ge=64 * KIB, le=512 * MIB)
-    """Bytes of events in a segment, whichever is reached first."""
     store_events: int = Field(default=1_000_000, ge=0)
-    """Maximum number of a project's events in the store; older ones move to the archive.
-    0: no limit. A project may set limits of its own for all four."""
     store_bytes: int = Field(default=512 * MIB, ge=0)
-    """Maximum bytes of a project's events in the store; 0: no limit."""
     store_days: float = Field(default=0, ge=0, le=36_500)
-    """Maximum age of events in the store; 0: no limit."""
     archive_days: float = Field(default=0, ge=0, le=36_500)
-    """How long events stay in the archive; 0: for ever."""
 
     master_key_file: Path | None = None
-    """The key that wraps the keys of subjects: 32 bytes in base64. None: `data_dir`/master.key
-    with the bundled store, made at the first start; with another store, events that name a
-    subject are refused."""
     previous_master_key_file: Path | None = None
-    """The key before it, as long as keys that it wrapped are in use."""
 
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)
-    """Port of the Prometheus endpoint, on `host`; 0 picks a free one, None: no endpoint."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 
