@@ -9,8 +9,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from contex_server.kernel.errors import StartupError
 from contex_server.kernel.model import Append, NewEvent, Range
-from contex_server.log.embedded import DataDirectoryInUse, EmbeddedValkey
+from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 
 
@@ -39,7 +40,7 @@ async def test_data_survive_a_stop(data_dir: Path) -> None:
 
 @pytest.mark.own_store
 async def test_a_directory_has_one_server(data_dir: Path, valkey: EmbeddedValkey) -> None:
-    with pytest.raises(DataDirectoryInUse, match=str(data_dir)):
+    with pytest.raises(StartupError, match=str(data_dir)):
         await EmbeddedValkey(data_dir).start()
     await append(valkey, 1)
 

@@ -103,11 +103,12 @@ class Feed:
     """Why the feed ended; readers raise it once they have drained the ring."""
     users: int = 0
     """Number of holders that keep the feed open."""
+    buffered_bytes: int = 0
+    """Bytes in the ring."""
+    readers: set[Reader] = field(default_factory=set)
     _ring: deque[Delivery] = field(default_factory=deque)
     _first: int = 0
     """Index of the ring's first delivery, counted from the feed's beginning."""
-    _bytes: int = 0
-    _readers: set[Reader] = field(default_factory=set)
     _idle: int = 0
     """Readers waiting at the end of the ring."""
     _chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
@@ -115,28 +116,18 @@ class Feed:
     def __post_init__(self) -> None:
         self.floor = self.position
 
-    @property
-    def readers(self) -> int:
-        """Number of attached readers."""
-        return len(self._readers)
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes in the ring."""
-        return self._bytes
-
     def extend(self, deliveries: SequenceOf[Delivery], position: Sequence) -> None:
         """Adds deliveries, in log order, and moves the position; wakes waiting readers."""
         if deliveries:
-            if self._idle == len(self._readers):
+            if self._idle == len(self.readers):
                 self._drop(len(self._ring), self.position)
             self._ring.extend(deliveries)
-            self._bytes += sum(delivery.size for delivery in deliveries)
-            while self._bytes > self.max_bytes and len(self._ring) > 1:
+            self.buffered_bytes += sum(delivery.size for delivery in deliveries)
+            while self.buffered_bytes > self.max_bytes and len(self._ring) > 1:
                 self._drop(1, self._ring[0].sequence)
         self.position = position
         if deliveries:
-            for reader in tuple(self._readers):
+            for reader in tuple(self.readers):
                 reader.wake()
 
     def reset(self, position: Sequence) -> None:
@@ -144,13 +135,13 @@ class Feed:
         self._first += 1  # A reader at the end has missed something too.
         self._drop(len(self._ring), position)
         self.position = position
-        for reader in tuple(self._readers):
+        for reader in tuple(self.readers):
             reader.wake()
 
     def fail(self, error: ContexError) -> None:
         """Ends the feed: readers get `error` after what is in the ring."""
         self.error = error
-        for reader in tuple(self._readers):
+        for reader in tuple(self.readers):
             reader.wake()
 
     def attach(self, position: Sequence) -> Reader | None:
@@ -167,10 +158,10 @@ class Feed:
     def _drop(self, count: int, floor: Sequence) -> None:
         if count == len(self._ring):
             self._ring.clear()
-            self._bytes = 0
+            self.buffered_bytes = 0
         else:
             for _ in range(count):
-                self._bytes -= self._ring.popleft().size
+                self.buffered_bytes -= self._ring.popleft().size
         self._first += count
         self.floor = max(self.floor, floor)
         self._chunks.clear()
@@ -208,7 +199,7 @@ class Reader:
         self._next = index
         self._after = after
         self._waiting: asyncio.Future[None] | None = None
-        feed._readers.add(self)
+        feed.readers.add(self)
 
     @property
     def at_end(self) -> bool:
@@ -273,4 +264,4 @@ class Reader:
 
     def close(self) -> None:
         """Leaves the feed."""
-        self._feed._readers.discard(self)
+        self._feed.readers.discard(self)

@@ -159,24 +159,19 @@ class Tailer:
 
 
 class Hub:
-    """Opens channels and closes each with its last user."""
+    """Opens channels and closes each with its last user.
+
+    Attributes:
+        channels: Of the projects that are followed.
+        tailers: One for each bucket that is followed.
+    """
 
     def __init__(self, log: EventLog, *, feed_bytes: int) -> None:
         self._log = log
         self._feed_bytes = feed_bytes
-        self._channels: dict[str, Channel] = {}
-        self._tailers: dict[int, Tailer] = {}
+        self.channels: dict[str, Channel] = {}
+        self.tailers: dict[int, Tailer] = {}
         self._closing: set[asyncio.Task[None]] = set()
-
-    @property
-    def tailers(self) -> int:
-        """Number of tailers: one for each bucket that is followed."""
-        return len(self._tailers)
-
-    @property
-    def channels(self) -> int:
-        """Number of projects that are followed."""
-        return len(self._channels)
 
     @asynccontextmanager
     async def channel(self, project: str) -> AsyncIterator[Channel]:
@@ -185,7 +180,17 @@ class Hub:
         Raises:
             ContexError: STORE_UNAVAILABLE.
         """
-        channel = await self._open(project)
+        channel = self.channels.get(project)
+        if channel is None:
+            tail = (await self._log.bounds(project)).tail
+            channel = self.channels.get(project)  # Another may have been faster.
+            if channel is None:
+                channel = self.channels[project] = Channel(project, tail, self._feed_bytes)
+                bucket = bucket_of(project)
+                if bucket not in self.tailers:
+                    self.tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
+                self.tailers[bucket].add(channel)
+        channel.users += 1
         try:
             yield channel
         finally:
@@ -195,30 +200,15 @@ class Hub:
 
     async def close(self) -> None:
         """Stops every tailer."""
-        tailers, self._tailers = list(self._tailers.values()), {}
+        tailers, self.tailers = list(self.tailers.values()), {}
         await asyncio.gather(*(tailer.close() for tailer in tailers), *self._closing)
 
-    async def _open(self, project: str) -> Channel:
-        channel = self._channels.get(project)
-        if channel is None:
-            tail = (await self._log.bounds(project)).tail
-            channel = self._channels.get(project)  # Another may have been faster.
-            if channel is None:
-                channel = Channel(project, tail, self._feed_bytes)
-                self._channels[project] = channel
-                bucket = bucket_of(project)
-                if bucket not in self._tailers:
-                    self._tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
-                self._tailers[bucket].add(channel)
-        channel.users += 1
-        return channel
-
     def _close(self, channel: Channel) -> None:
-        del self._channels[channel.project]
+        del self.channels[channel.project]
         bucket = bucket_of(channel.project)
-        tailer = self._tailers.get(bucket)
+        tailer = self.tailers.get(bucket)
         if tailer is not None and not tailer.remove(channel):
-            del self._tailers[bucket]
+            del self.tailers[bucket]
             task = asyncio.create_task(tailer.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
 from contex_server.kernel import event_codec
+from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
 from contex_server.kernel.model import EVERYTHING, Entry, EventFilter, Range, Sequence
@@ -52,19 +53,6 @@ Selector = Callable[[list[Entry]], Awaitable[list[Delivery]]]
 """Selects what the reader gets from a page of the log, in log order."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """Bounds of a stream.
-
-    Attributes:
-        message_bytes: Of a message with more than one event.
-        page_events: Of a page read from the log.
-    """
-
-    message_bytes: int
-    page_events: int
-
-
 async def stream(
     log: EventLog,
     project: str,
@@ -73,15 +61,15 @@ async def stream(
     position: Sequence,
     *,
     heartbeat_s: float,
-    limits: StreamLimits,
+    settings: Settings,
     drain: Drain,
-    wanted: EventFilter = EVERYTHING,
+    event_filter: EventFilter = EVERYTHING,
     scope: Scope = UNRESTRICTED,
 ) -> AsyncGenerator[Message, None]:
     """Everything after `position` that `select` and `feed` pass, without end.
 
-    `feed` must pass exactly what `select` passes, which must be a subset of `wanted`. Of both,
-    only what is in `scope` is yielded; where `wanted` has the scope already, leave it open.
+    `feed` must pass exactly what `select` passes, which must be a subset of what `event_filter`
+    passes. Of both, only what is in `scope` is yielded; leave it open where the filter has it.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -101,8 +89,8 @@ async def stream(
                     project,
                     Range(position),
                     resumed=fell_behind,
-                    max_events=limits.page_events,
-                    event_filter=wanted,
+                    max_events=settings.replay_page_events,
+                    event_filter=event_filter,
                 )
                 async with aclosing(source):
                     async for page in source:
@@ -111,7 +99,7 @@ async def stream(
                         selected = await select(page.entries)
                         if not scope.is_open:
                             selected = _visible(selected, scope)
-                        for chunk in split(selected, caught_up_to, limits.message_bytes):
+                        for chunk in split(selected, caught_up_to, settings.message_bytes):
                             position = chunk.position
                             yield Message(Kind.EVENTS, position, chunk)
                             pulse.sent()
@@ -132,7 +120,7 @@ async def stream(
             announced = False
             try:
                 while True:
-                    live = reader.take(limits.message_bytes)
+                    live = reader.take(settings.message_bytes)
                     if live is not None:
                         position = live.position
                         if not scope.is_open:

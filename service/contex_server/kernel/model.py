@@ -317,9 +317,7 @@ class EventFilter:
         """Whether events of this data key are wanted, as far as the key goes."""
         if not self.scope.admits(data_key):
             return False
-        if not self.data_keys:
-            return True
-        return bool(data_key) and globs.compiled(self.data_keys).fullmatch(data_key) is not None
+        return not self.data_keys or (bool(data_key) and globs.match(self.data_keys, data_key))
 
 
 EVERYTHING = EventFilter()
@@ -348,7 +346,7 @@ class Need:
 
     def excludes(self, data_key: str) -> bool:
         """Whether the data key is one of those that never match."""
-        return bool(self.exclude) and globs.compiled(self.exclude).fullmatch(data_key) is not None
+        return globs.match(self.exclude, data_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,12 +386,7 @@ class Match:
     """Why an event reached an agent; see `contex.v1.Match` and `ScoreParts`.
 
     Attributes:
-        need_index: Position of the need in the agent's list.
-        score: The probability.
         passage: Position of the passage that decided, from 0.
-        mean: Mean cosine of the need over the background.
-        deviation: Standard deviation of the same.
-        background_as_of: The version of the background.
         path: Where the passage lies; filled in by who has the event.
         passage_text: Its words, likewise.
     """

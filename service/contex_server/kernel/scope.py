@@ -29,11 +29,7 @@ class Scope:
         """Whether the caller may see events of this data key; "" for events without one."""
         if self.data_keys is None:
             return True
-        return (
-            bool(self.data_keys)
-            and bool(data_key)
-            and globs.compiled(self.data_keys).fullmatch(data_key) is not None
-        )
+        return bool(data_key) and globs.match(self.data_keys, data_key)
 
 
 EVERYTHING = Scope()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import BEGINNING, Entry, Range, Sequence
-from contex_server.log.port import Follower
 
 
 class SegmentRecord(NamedTuple):
@@ -63,15 +61,6 @@ class Archived(NamedTuple):
     rewrites: int = 0
 
 
-class TailFollower(Follower, Protocol):
-    """A follower of the store's events that also tells how far each project is archived."""
-
-    async def poll_tail(
-        self, positions: Mapping[str, Sequence]
-    ) -> dict[str, tuple[list[Entry], Sequence]]:
-        """`poll`, and each project's `Archived.last` as of just afterwards, in one round trip."""
-
-
 class ArchiveStore(Protocol):
     """The store's directory of the archive. See `EventLog` for errors.
 
@@ -83,9 +72,6 @@ class ArchiveStore(Protocol):
         self, project: str, span: Range, count: int
     ) -> tuple[list[Entry], Sequence]:
         """`EventLog.read` of the store's events, and `Archived.last` as of just afterwards."""
-
-    def follower(self, bucket: int) -> TailFollower:
-        """A new follower of a bucket; see `EventLog.follower`."""
 
     async def archived(self, project: str) -> Archived:
         """How far the project is archived."""

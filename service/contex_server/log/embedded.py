@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import structlog
 
@@ -38,10 +38,6 @@ _LAUNCHER = (
     "os.getppid() == int(sys.argv[1]) or sys.exit();"
     "os.execv(sys.argv[2], sys.argv[2:])"
 )
-
-
-class DataDirectoryInUse(StartupError):
-    """Another server works on the data directory."""
 
 
 class EmbeddedValkey:
@@ -75,8 +71,7 @@ class EmbeddedValkey:
         """Returns when the store has loaded its data and answers.
 
         Raises:
-            DataDirectoryInUse: Another server holds the directory.
-            StartupError: The directory can't be created.
+            StartupError: Another server works on the directory, or it can't be created.
             ContexError: STORE_UNAVAILABLE; the reason is in `valkey.log` beside the data.
         """
         try:
@@ -85,7 +80,7 @@ class EmbeddedValkey:
             raise StartupError(f"can't create the data directory: {error}") from error
         server_lock = _lock(self._directory / "server.lock")
         if server_lock is None:
-            raise DataDirectoryInUse(
+            raise StartupError(
                 f"the data directory {self._directory.parent} is in use by another server"
             )
         self._locks.append(server_lock)
@@ -145,13 +140,8 @@ class EmbeddedValkey:
         self._locks[-1].truncate(0)
         self._locks[-1].write(str(self._process.pid))
         self._locks[-1].flush()
-        await self._answering()
-        log.info("valkey_started", pid=self.pid, directory=str(self._directory))
-
-    async def _answering(self) -> None:
-        assert self._process is not None
         deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
-        while not await _pings(self.url):
+        while await _ask(self.url, "PING") != b"PONG":
             if self._process.returncode is not None:
                 raise store_unavailable(
                     f"valkey ended with code {self._process.returncode}; "
@@ -160,6 +150,7 @@ class EmbeddedValkey:
             if asyncio.get_running_loop().time() > deadline:
                 raise store_unavailable(f"valkey did not answer within {_START_TIMEOUT_S:.0f} s")
             await asyncio.sleep(0.02)
+        log.info("valkey_started", pid=self.pid, directory=str(self._directory))
 
     async def _watch(self) -> None:
         backoff = Backoff(*_RESTART_S)
@@ -184,7 +175,9 @@ class EmbeddedValkey:
         while (lock := _lock(path)) is None:
             if not requested:
                 log.warning("valkey_orphan", directory=str(self._directory))
-                requested = await _shut_down(self.url)
+                # It closes the connection instead of answering.
+                answer = await _ask(self.url, "SHUTDOWN")
+                requested = "closed" in str(answer).lower()
             if clock() > deadline:
                 # The lock is held, so the process that wrote its id there is alive, or
                 # a child of it that rewrites the file and will end by itself.
@@ -232,27 +225,13 @@ def _launched(binary: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), binary]
 
 
-async def _shut_down(url: str) -> bool:
-    """Asks a store to end; False if it can't be reached."""
-    try:
-        await _ask(url, "SHUTDOWN")
-    except STORE_ERRORS as error:
-        # It closes the connection instead of answering.
-        return "closed" in str(error).lower()
-    return True
-
-
-async def _pings(url: str) -> bool:
-    try:
-        return bool(await _ask(url, "PING") == b"PONG")
-    except STORE_ERRORS:
-        return False
-
-
-async def _ask(url: str, command: str) -> Any:
+async def _ask(url: str, command: str) -> object:
+    """A store's reply, or the error if it can't be reached or ends the connection."""
     connections = connect(url)
     try:
         async with connections.lease(0) as connection:
             return await execute_one(connection, command)
+    except STORE_ERRORS as error:
+        return error
     finally:
         await connections.close()

@@ -94,8 +94,20 @@ class EventLog(Protocol):
         """A new follower of a bucket; see `log.buckets.bucket_of`."""
 
 
+class TailFollower(Follower, Protocol):
+    """A follower of the store's events that also tells how far each project is archived."""
+
+    async def poll_tail(
+        self, positions: Mapping[str, Sequence]
+    ) -> dict[str, tuple[list[Entry], Sequence]]:
+        """`poll`, and each project's `Archived.last` as of just afterwards, in one round trip."""
+
+
 class StoreLog(EventLog, Protocol):
     """The store's own log, which stands for the connection to it."""
+
+    def follower(self, bucket: int) -> TailFollower:
+        """See `EventLog.follower`."""
 
     async def ping(self) -> None:
         """Returns if the store answers."""

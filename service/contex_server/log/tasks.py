@@ -18,10 +18,10 @@ class TaskStore(Protocol):
     """Which process does which task. See `EventLog` for errors."""
 
     async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
-        """Takes or renews a task; returns whether `owner` holds it for the next `ttl_ms`."""
+        """Takes or renews a task; returns whether `owner` holds it for the next `ttl_ms`.
 
-    async def disclaim(self, project: str, task: str, owner: str) -> None:
-        """Gives a task back if `owner` still holds it."""
+        With 0, `owner` gives it back if it still holds it.
+        """
 
 
 class Claims:
@@ -71,7 +71,7 @@ class Claims:
         """Releases a project at once, if the store can be reached."""
         if self._at.pop(project, None) is not None:
             with suppress(ContexError):
-                await self._store.disclaim(project, self._task, self.owner)
+                await self._store.claim(project, self._task, self.owner, 0)
 
     async def give_all_back(self) -> None:
         """Releases all projects."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
+from functools import cached_property, partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from cachetools import LRUCache
 
@@ -18,7 +17,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import BlockDamaged, decode_block
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
 from contex_server.log.state import SnapshotInfo
 from contex_server.tiers.objects import ObjectMissing, Objects
@@ -31,6 +30,7 @@ from contex_server.tiers.segment import (
     read_footer,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _RUN_BYTES = 1024 * 1024
@@ -44,7 +44,7 @@ _EVENT_BYTES = 150
 """What an event of an unpacked block takes besides its bytes."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Directory:
     """The segments of a project.
 
@@ -54,17 +54,16 @@ class Directory:
 
     archived: Archived = field(default_factory=Archived)
     records: list[SegmentRecord] = field(default_factory=list)
-    lasts: list[Sequence] = field(default_factory=list)
+
+    @cached_property
+    def lasts(self) -> list[Sequence]:
+        """The last sequence of each segment."""
+        return [record.last for record in self.records]
 
     @property
     def remains(self) -> list[SegmentRecord]:
         """The segment of what is kept of removed events, if there is one."""
         return [] if self.archived.remains is None else [self.archived.remains]
-
-    def add(self, record: SegmentRecord) -> None:
-        """Takes a segment that follows."""
-        self.records.append(record)
-        self.lasts.append(record.last)
 
     def touched_by(self, span: Range) -> Iterator[SegmentRecord]:
         """The segments that may have events of a range, in its direction."""
@@ -85,8 +84,35 @@ class Directory:
 _NOTHING = Directory()
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment with its index."""
+
+    record: SegmentRecord
+    index: SegmentIndex
+
+
+def _in_directory(
+    read: Callable[Concatenate[Archive, Directory, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Archive, str, P], Coroutine[Any, Any, T]]:
+    """Reads in the directory of a project; once more if objects were replaced meanwhile."""
+
+    @wraps(read)
+    async def look(self: Archive, project: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        directory = await self.directory(project)
+        while True:
+            try:
+                return await read(self, directory, *args, **kwargs)
+            except _Gone as gone:
+                before, directory = directory, await self.directory(project)
+                if directory is before:
+                    raise _damaged(gone.record, "the object is missing") from gone
+
+    return look
+
+
 class Archive:
-    """The archived events of all projects. What takes a directory is called through `look`.
+    """The archived events of all projects.
 
     Every method may raise `ContexError` with ARCHIVE_UNAVAILABLE, ARCHIVE_DAMAGED or
     STORE_UNAVAILABLE.
@@ -121,52 +147,36 @@ class Archive:
     async def directory(self, project: str) -> Directory:
         """The segments of a project, as they are now."""
         archived = await self._store.archived(project)
-        known = self._directories.get(project, Directory())
+        known = self._directories.get(project, _NOTHING)
         before = known.archived
         if archived == before:
             return known
         same = (archived.directory, archived.first, archived.rewrites)
-        if same != (before.directory, before.first, before.rewrites):
-            known = Directory()
-        fresh = Directory(archived, list(known.records), list(known.lasts))
-        while not fresh.lasts or fresh.lasts[-1] < archived.last:
-            after = fresh.lasts[-1] if fresh.lasts else Sequence(0, 0)
-            records = await self._store.segments(project, after, _RECORDS)
-            if not records:
+        kept = same == (before.directory, before.first, before.rewrites)
+        records = list(known.records) if kept else []
+        while (after := records[-1].last if records else BEGINNING) < archived.last:
+            page = await self._store.segments(project, after, _RECORDS)
+            records += [record for record in page if record.last <= archived.last]
+            if not page or page[-1].last >= archived.last:
                 break
-            for record in records:
-                if record.last <= archived.last:
-                    fresh.add(record)
-            if records[-1].last >= archived.last:
-                break
-        self._directories[project] = fresh
+        fresh = self._directories[project] = Directory(archived, records)
         return fresh
 
     def known(self, project: str) -> Sequence:
         """Everything up to here is archived: what was known at the last look, so without a call."""
         return self._directories.get(project, _NOTHING).archived.last
 
-    async def look(self, project: str, read: Callable[[Directory], Awaitable[T]]) -> T:
-        """Reads in the directory of a project; once more if objects were replaced meanwhile."""
-        directory = await self.directory(project)
-        while True:
-            try:
-                return await read(directory)
-            except _Gone as gone:
-                before, directory = directory, await self.directory(project)
-                if directory is before:
-                    raise _damaged(gone.record, "the object is missing") from gone
-
+    @_in_directory
     async def read(self, directory: Directory, span: Range, count: int) -> list[Entry]:
         """See `EventLog.read`."""
         result: list[Entry] = []
         after, until, backwards = span
         for record in directory.touched_by(span):
-            index = await self.index(record)
-            blocks = _blocks_of(index, span)
+            segment = await self._segment(record)
+            blocks = segment.index.blocks_in(span)
             for block in reversed(blocks) if backwards else blocks:
-                ahead = not backwards and _end(record, index, block) < until
-                entries = await self._block(record, index, block, ahead=ahead)
+                ahead = not backwards and segment.index.end_of(block) < until
+                entries = await self._block(segment, block, ahead=ahead)
                 low = bisect_right(entries, after, key=_sequence)
                 high = bisect_right(entries, until, key=_sequence)
                 room = count - len(result)
@@ -180,6 +190,7 @@ class Archive:
                 self._run_ahead(directory, record)
         return result
 
+    @_in_directory
     async def narrow(self, directory: Directory, span: Range, event_filter: EventFilter) -> Range:
         """See `EventLog.narrow`."""
         after, until, backwards = span
@@ -188,8 +199,11 @@ class Archive:
             return span._replace(after=max(after, archived))
         for record in directory.touched_by(span):
             index = await self.index(record)
-            within = _blocks_of(index, span)
-            blocks = self._blocks_with(record, index, event_filter)
+            within = index.blocks_in(span)
+            passing = (record.name, event_filter)
+            blocks = self._passing.get(passing)
+            if blocks is None:
+                blocks = self._passing[passing] = index.blocks_with(event_filter)
             blocks = blocks[bisect_left(blocks, within.start) : bisect_left(blocks, within.stop)]
             if blocks:
                 blocks = blocks[::-1] if backwards else blocks
@@ -199,29 +213,19 @@ class Archive:
                         break
                     last = block
                 starts = index.firsts[min(first, last)].prev()
-                ends = _end(record, index, max(first, last))
+                ends = index.end_of(max(first, last))
                 return Range(max(after, starts), min(until, ends), backwards)
         return Range(after, after, backwards) if backwards else Range(max(after, archived), until)
 
-    def _blocks_with(
-        self, record: SegmentRecord, index: SegmentIndex, event_filter: EventFilter
-    ) -> SequenceOf[int]:
-        """The blocks of a segment that may hold events that pass a filter."""
-        blocks = self._passing.get((record.name, event_filter))
-        if blocks is None:
-            blocks = self._passing[record.name, event_filter] = index.blocks_with(event_filter)
-        return blocks
-
+    @_in_directory
     async def get(
         self, directory: Directory, sequences: Iterable[Sequence]
     ) -> dict[Sequence, Entry]:
         """The archived ones of some events."""
         result: dict[Sequence, Entry] = {}
 
-        async def look(
-            record: SegmentRecord, index: SegmentIndex, block: int, group: list[Sequence]
-        ) -> None:
-            entries = await self._block(record, index, block)
+        async def look(segment: Segment, block: int, group: list[Sequence]) -> None:
+            entries = await self._block(segment, block)
             if len(group) == 1:
                 at = bisect_left(entries, group[0], key=_sequence)
                 entries = entries[at : at + 1]
@@ -231,31 +235,26 @@ class Archive:
                 if entry is not None:
                     result[sequence] = entry
 
+        groups: list[tuple[Segment, int, list[Sequence]]] = []
+        ordered = sorted(set(sequences))
+        start = 0
+        while start < len(ordered):
+            record = directory.holding(ordered[start])
+            if record is None or ordered[start] > record.last:
+                start += 1
+                continue
+            segment = await self._segment(record)
+            block = segment.index.block_of(ordered[start])
+            end = bisect_right(ordered, segment.index.end_of(block), start + 1)
+            if block >= 0:
+                groups.append((segment, block, ordered[start:end]))
+            start = end
         # A few at a time: what is far away is waited for together.
-        pending = [place async for place in self._places(directory, sequences)]
-        for start in range(0, len(pending), 16):
-            await asyncio.gather(*(look(*place) for place in pending[start : start + 16]))
+        for start in range(0, len(groups), 16):
+            await asyncio.gather(*(look(*group) for group in groups[start : start + 16]))
         return result
 
-    async def _places(
-        self, directory: Directory, sequences: Iterable[Sequence]
-    ) -> AsyncGenerator[tuple[SegmentRecord, SegmentIndex, int, list[Sequence]], None]:
-        """The blocks that some events are in if they are archived, each with those events."""
-        remaining = deque(sorted(set(sequences)))
-        while remaining:
-            first = remaining.popleft()
-            record = directory.holding(first)
-            if record is None or first > record.last:
-                continue
-            index = await self.index(record)
-            block = bisect_right(index.firsts, first) - 1
-            end = _end(record, index, block)
-            group = [first]
-            while remaining and remaining[0] <= end:
-                group.append(remaining.popleft())
-            if block >= 0:
-                yield record, index, block, group
-
+    @_in_directory
     async def history(
         self, directory: Directory, sequence: Sequence | None, count: int, max_bytes: int
     ) -> list[Entry]:
@@ -264,17 +263,20 @@ class Archive:
         entries: list[Entry] = []
         while sequence is not None and len(entries) < count and max_bytes > 0:
             record = directory.holding(sequence)
-            first = (await self.get(directory, [sequence])).get(sequence)
-            if record is None or first is None:
+            if record is None:
                 break
-            index = await self.index(record)
-            event = event_codec.decode(first)
-            places = index.places_of(event.data_key)
-            block = bisect_right(index.firsts, sequence) - 1
-            inside = bisect_left(await self._block(record, index, block), sequence, key=_sequence)
-            upto = bisect_right(places, index.starts[block] + inside)
+            segment = await self._segment(record)
+            index = segment.index
+            block = index.block_of(sequence)
+            within = await self._block(segment, block) if block >= 0 else []
+            at = bisect_left(within, sequence, key=_sequence)
+            if at == len(within) or within[at].sequence != sequence:
+                break
+            places = index.places_of(event_codec.decode(within[at]).data_key)
+            upto = bisect_right(places, index.starts[block] + at)
             for place in reversed(places[:upto]):
-                entry = await self._at(record, index, place)
+                block = bisect_right(index.starts, place) - 1
+                entry = (await self._block(segment, block))[place - index.starts[block]]
                 entries.append(entry)
                 max_bytes -= len(entry.body)
                 if len(entries) == count or max_bytes <= 0:
@@ -283,16 +285,13 @@ class Archive:
         return entries
 
     async def entries(self, record: SegmentRecord) -> AsyncGenerator[list[Entry], None]:
-        """All events of a segment, a block after the other.
+        """All events of a segment, a block after the other; only where nobody else replaces
+        segments."""
+        segment = await self._segment(record)
+        for block in range(len(segment.index.counts)):
+            yield await self._block(segment, block)
 
-        To be called through `look`, or where nobody else replaces segments.
-        """
-        index = await self.index(record)
-        for block in range(len(index.counts)):
-            yield await self._block(record, index, block)
-
-    # -- snapshots ---------------------------------------------------------------
-
+    @_in_directory
     async def snapshot_before(self, directory: Directory, until: Sequence) -> SnapshotInfo | None:
         """The newest archived snapshot at or before a sequence."""
         records = directory.touched_by(Range(until=until, backwards=True))
@@ -302,6 +301,7 @@ class Archive:
                     return info
         return None
 
+    @_in_directory
     async def snapshots(
         self, directory: Directory, after: Sequence, count: int
     ) -> list[SnapshotInfo]:
@@ -314,6 +314,7 @@ class Archive:
                 break
         return infos[:count]
 
+    @_in_directory
     async def snapshot(self, directory: Directory, sequence: Sequence) -> bytes | None:
         """An archived snapshot, as it was stored."""
         for record in (directory.holding(sequence), directory.archived.remains):
@@ -321,12 +322,8 @@ class Archive:
                 continue
             for info, start in (await self.index(record)).snapshots:
                 if info.sequence == sequence:
-                    return await self._guard(
-                        record, self.objects.get_range(record.name, start, start + info.size)
-                    )
+                    return await self._range(record, start, start + info.size)
         return None
-
-    # -- objects -----------------------------------------------------------------
 
     async def store(self, sealed: Sealed, name: str) -> SegmentRecord:
         """Stores a segment, and reads it back; it is to be recorded then.
@@ -344,8 +341,8 @@ class Archive:
                 "the archive's storage gave back other bytes than it was given",
                 metadata={"object": name},
             )
-        size = len(sealed.data)
-        return _recorded(sealed.summary, size, sealed.index_offset, sealed.digest, name)
+        offset, _, digest = read_footer(sealed.data)
+        return _recorded(sealed.summary, len(sealed.data), offset, digest, name)
 
     async def describe(self, name: str, size: int) -> tuple[SegmentIndex, SegmentRecord]:
         """What an object of a size holds, and how it is recorded.
@@ -367,8 +364,7 @@ class Archive:
         cached = self._indexes.get(record.name)
         if cached is not None:
             return cached
-        start, end = record.index_offset, record.size
-        data = await self._guard(record, self.objects.get_range(record.name, start, end))
+        data = await self._range(record, record.index_offset, record.size)
         try:
             index = await asyncio.to_thread(decode_index, data[:-FOOTER_BYTES])
         except SegmentDamaged as error:
@@ -377,18 +373,16 @@ class Archive:
             self._indexes[record.name] = index
         return index
 
-    async def _at(self, record: SegmentRecord, index: SegmentIndex, place: int) -> Entry:
-        block = bisect_right(index.starts, place) - 1
-        return (await self._block(record, index, block))[place - index.starts[block]]
+    async def _segment(self, record: SegmentRecord) -> Segment:
+        return Segment(record, await self.index(record))
 
-    async def _block(
-        self, record: SegmentRecord, index: SegmentIndex, block: int, *, ahead: bool = False
-    ) -> list[Entry]:
+    async def _block(self, segment: Segment, block: int, *, ahead: bool = False) -> list[Entry]:
         """The events of a block; with `ahead`, those that follow are fetched meanwhile."""
+        record, index = segment.record, segment.index
         place = (record.name, block)
         entries = self._blocks.get(place)
         if entries is None:
-            packed = await self._packed_block(record, index, block, ahead=ahead)
+            packed = await self._packed_block(segment, block, ahead=ahead)
             try:
                 if len(packed) <= _INLINE_BYTES:
                     entries = decode_block(packed)
@@ -404,15 +398,13 @@ class Archive:
                 self._blocks[place] = entries
             self._packed.pop(place, None)
         if ahead:
-            following = self._run(index, block)
+            following = _run_end(index, block)
             if following < len(index.counts):
-                self._fetch(record, index, following, self._run(index, following))
+                self._fetch(segment, following)
         return entries
 
-    async def _packed_block(
-        self, record: SegmentRecord, index: SegmentIndex, block: int, *, ahead: bool
-    ) -> bytes:
-        place = (record.name, block)
+    async def _packed_block(self, segment: Segment, block: int, *, ahead: bool) -> bytes:
+        place = (segment.record.name, block)
         for _ in range(2):
             packed = self._packed.get(place)
             if packed is not None:
@@ -420,31 +412,27 @@ class Archive:
             if place not in self._fetches and not ahead:
                 break
             # Whoever waits may be cancelled; the fetch serves others too.
-            task = self._fetch(record, index, block, self._run(index, block))
+            task = self._fetch(segment, block)
             if task is not None:
                 await asyncio.shield(task)
-        start, end = index.offsets.item(block), index.offsets.item(block + 1)
-        return await self._guard(record, self.objects.get_range(record.name, start, end))
+        return await self._packed_blocks(segment, block, block + 1)
 
-    def _run(self, index: SegmentIndex, block: int) -> int:
-        """Where the run of blocks that begins with one ends."""
-        limit = index.offsets.item(block) + _RUN_BYTES
-        end = int(bisect_right(index.offsets, limit)) - 1
-        return min(max(end, block + 1), len(index.counts))
+    async def _packed_blocks(self, segment: Segment, start: int, end: int) -> bytes:
+        record, offsets = segment.record, segment.index.offsets
+        return await self._range(record, offsets.item(start), offsets.item(end))
 
-    def _fetch(
-        self, record: SegmentRecord, index: SegmentIndex, start: int, end: int
-    ) -> asyncio.Task[None] | None:
-        """Fetches blocks [start, end), unless the first is there or on its way."""
-        place = (record.name, start)
-        if place in self._fetches:
-            return self._fetches[place]
-        if place in self._packed or place in self._blocks:
+    def _fetch(self, segment: Segment, start: int) -> asyncio.Task[None] | None:
+        """Fetches the run of blocks that begins with one, unless that is there or on its way."""
+        name = segment.record.name
+        if (name, start) in self._fetches:
+            return self._fetches[name, start]
+        if (name, start) in self._packed or (name, start) in self._blocks:
             return None
-        task = asyncio.create_task(self._fetch_run(record, index, start, end))
-        places = [(record.name, block) for block in range(start, end)]
-        for each in places:
-            self._fetches.setdefault(each, task)
+        blocks = range(start, _run_end(segment.index, start))
+        task = asyncio.create_task(self._fetch_run(segment, blocks))
+        places = [(name, block) for block in blocks]
+        for place in places:
+            self._fetches.setdefault(place, task)
         task.add_done_callback(partial(self._fetched, places))
         return task
 
@@ -455,26 +443,26 @@ class Archive:
         if not task.cancelled():
             task.exception()  # whoever needs the blocks asks again, and gets the error
 
-    async def _fetch_run(
-        self, record: SegmentRecord, index: SegmentIndex, start: int, end: int
-    ) -> None:
-        first, last = index.offsets.item(start), index.offsets.item(end)
-        data = await self._guard(record, self.objects.get_range(record.name, first, last))
-        for block in range(start, end):
-            low, high = index.offsets.item(block) - first, index.offsets.item(block + 1) - first
+    async def _fetch_run(self, segment: Segment, blocks: range) -> None:
+        data = await self._packed_blocks(segment, blocks.start, blocks.stop)
+        offsets = segment.index.offsets
+        first = offsets.item(blocks.start)
+        for block in blocks:
+            low, high = offsets.item(block) - first, offsets.item(block + 1) - first
             if high - low <= self._packed.maxsize:
-                self._packed[record.name, block] = data[low:high]
+                self._packed[segment.record.name, block] = data[low:high]
 
     def _run_ahead(self, directory: Directory, record: SegmentRecord) -> None:
         """Fetches the beginning of the segment after one, if its index is at hand."""
         at = bisect_right(directory.lasts, record.last)
         for following in directory.records[at : at + 1]:
             if (index := self._indexes.get(following.name)) is not None:
-                self._fetch(following, index, 0, self._run(index, 0))
+                self._fetch(Segment(following, index), 0)
 
-    async def _guard(self, record: SegmentRecord, call: Awaitable[T]) -> T:
+    async def _range(self, record: SegmentRecord, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a segment."""
         try:
-            return await call
+            return await self.objects.get_range(record.name, start, end)
         except ObjectMissing as error:
             raise _Gone(record) from error
 
@@ -482,8 +470,8 @@ class Archive:
 def _recorded(
     index: SegmentIndex, size: int, index_offset: int, digest: str, name: str
 ) -> SegmentRecord:
-    held = (index.ordinal, index.first, index.last, index.events, index.bytes)
-    return SegmentRecord(*held, size, index_offset, digest, name)
+    events = (index.ordinal, index.first, index.last, index.events, index.bytes)
+    return SegmentRecord(*events, size, index_offset, digest, name)
 
 
 class _Gone(Exception):
@@ -514,13 +502,8 @@ def _block_bytes(entries: list[Entry]) -> int:
     return sum([len(entry.body) for entry in entries]) + _EVENT_BYTES * len(entries)
 
 
-def _blocks_of(index: SegmentIndex, span: Range) -> range:
-    """The blocks of a segment that may have events of a range."""
-    start = max(0, bisect_right(index.firsts, span.after.next()) - 1)
-    return range(start, bisect_right(index.firsts, span.until))
-
-
-def _end(record: SegmentRecord, index: SegmentIndex, block: int) -> Sequence:
-    """A sequence that no event of a block is after, and all of the next are."""
-    following = index.firsts[block + 1 : block + 2]
-    return following[0].prev() if following else record.last
+def _run_end(index: SegmentIndex, block: int) -> int:
+    """Where the run of blocks that begins with one ends."""
+    limit = index.offsets.item(block) + _RUN_BYTES
+    end = int(bisect_right(index.offsets, limit)) - 1
+    return min(max(end, block + 1), len(index.counts))

@@ -7,8 +7,7 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
-from contex_server.log.archive import TailFollower
-from contex_server.log.port import Bounds, EventLog, Follower
+from contex_server.log.port import Bounds, EventLog, Follower, TailFollower
 from contex_server.log.state import SnapshotInfo, SnapshotReader
 from contex_server.log.store import Store
 from contex_server.tiers.archive import Archive
@@ -39,9 +38,7 @@ class ArchivedLog(EventLog):
         if archived <= span.after:
             return entries
         within = Range(span.after, min(span.until, archived))
-        old = await self._archive.look(
-            project, lambda directory: self._archive.read(directory, within, count)
-        )
+        old = await self._archive.read(project, within, count)
         if len(old) >= count:
             return old[:count]
         fresh = [entry for entry in entries if entry.sequence > archived]
@@ -60,41 +57,29 @@ class ArchivedLog(EventLog):
             if len(entries) == count:
                 return entries
         rest = span.rest(entries[-1].sequence) if entries else span
-        older = await self._archive.look(
-            project, lambda directory: self._archive.read(directory, rest, count - len(entries))
-        )
+        older = await self._archive.read(project, rest, count - len(entries))
         if archived and span.until > self._archive.known(project):
             # The store was replaced by an older one.
             return await self._read_backwards(project, span, count)
         return entries + older
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
-        return await self._archive.look(
-            project, lambda directory: self._archive.narrow(directory, span, event_filter)
-        )
+        return await self._archive.narrow(project, span, event_filter)
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         requested = list(sequences)
         archived = self._archive.known(project)
-        by_sequence = await self._archived_entries(project, [s for s in requested if s <= archived])
+        old = [s for s in requested if s <= archived]
+        by_sequence = await self._archive.get(project, old) if old else {}
         missing = [s for s in requested if s not in by_sequence]
         if missing:
             entries = await self._events.get(project, missing)
             by_sequence |= {entry.sequence: entry for entry in entries if entry is not None}
             # What has been archived and trimmed since.
-            by_sequence |= await self._archived_entries(
-                project, [s for s in missing if s > archived and s not in by_sequence]
-            )
+            late = [s for s in missing if s > archived and s not in by_sequence]
+            if late:
+                by_sequence |= await self._archive.get(project, late)
         return [by_sequence.get(s) for s in requested]
-
-    async def _archived_entries(
-        self, project: str, sequences: list[Sequence]
-    ) -> dict[Sequence, Entry]:
-        if not sequences:
-            return {}
-        return await self._archive.look(
-            project, lambda directory: self._archive.get(directory, sequences)
-        )
 
     async def bounds(self, project: str) -> Bounds:
         bounds = await self._events.bounds(project)
@@ -117,13 +102,11 @@ class ArchivedLog(EventLog):
         before = event_codec.decode(entries[-1]).previous_sequence if entries else sequence
         if before is None:
             return entries
-        left, room = count - len(entries), max_bytes
-        return entries + await self._archive.look(
-            project, lambda directory: self._archive.history(directory, before, left, room)
-        )
+        count -= len(entries)
+        return entries + await self._archive.history(project, before, count, max_bytes)
 
     def follower(self, bucket: int) -> Follower:
-        return _Follower(self._store.follower(bucket), self)
+        return _Follower(self._events.follower(bucket), self)
 
 
 class _Follower(Follower):
@@ -156,24 +139,14 @@ class ArchivedSnapshots(SnapshotReader):
 
     async def before(self, project: str, until: Sequence) -> SnapshotInfo | None:
         info = await self._store.before(project, until)
-        if info is not None:
-            return info
-        return await self._archive.look(
-            project, lambda directory: self._archive.snapshot_before(directory, until)
-        )
+        return info or await self._archive.snapshot_before(project, until)
 
     async def after(self, project: str, after: Sequence, count: int) -> list[SnapshotInfo]:
         fresh = await self._store.after(project, after, count)
-        old = await self._archive.look(
-            project, lambda directory: self._archive.snapshots(directory, after, count)
-        )
+        old = await self._archive.snapshots(project, after, count)
         both = {info.sequence: info for info in (*old, *fresh)}
         return [both[sequence] for sequence in sorted(both)][:count]
 
     async def get(self, project: str, sequence: Sequence) -> bytes | None:
         snapshot = await self._store.get(project, sequence)
-        if snapshot is not None:
-            return snapshot
-        return await self._archive.look(
-            project, lambda directory: self._archive.snapshot(directory, sequence)
-        )
+        return await self._archive.snapshot(project, sequence) if snapshot is None else snapshot

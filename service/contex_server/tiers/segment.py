@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ import orjson
 from numpy.typing import NDArray
 
 from contex_server.kernel.blocks import BLOCK_BYTES, encode_block, packed, unpacked
-from contex_server.kernel.model import Entry, EventFilter, Sequence
+from contex_server.kernel.model import Entry, EventFilter, Range, Sequence
 from contex_server.log.state import SnapshotInfo
 
 MAGIC = b"CTXSEG1\n"
@@ -50,15 +50,9 @@ class SegmentDamaged(Exception):
 
 
 class Sealed(NamedTuple):
-    """A segment, ready to be stored.
-
-    Attributes:
-        digest: The SHA-256 that names it, in hexadecimal.
-    """
+    """A segment, ready to be stored."""
 
     data: bytes
-    digest: str
-    index_offset: int
     summary: SegmentIndex
 
 
@@ -75,8 +69,7 @@ class SegmentIndex:
         snapshots: The snapshots in it; where each begins.
         offsets: Where each block begins, and where the last ends.
         counts: How many events each block holds.
-        ms: First half of the sequence of each block's first event.
-        n: Second half.
+        firsts: The sequence of each block's first event.
         keys: The data keys, sorted.
         ends: Where in `places` each key's end.
         places: The places of each key's events in the segment.
@@ -94,8 +87,7 @@ class SegmentIndex:
     snapshots: tuple[tuple[SnapshotInfo, int], ...]
     offsets: NDArray[np.uint64]
     counts: NDArray[np.uint32]
-    ms: NDArray[np.uint64]
-    n: NDArray[np.uint64]
+    firsts: list[Sequence]
     keys: list[str]
     ends: NDArray[np.uint64]
     places: NDArray[np.uint32]
@@ -103,18 +95,28 @@ class SegmentIndex:
     @cached_property
     def nbytes(self) -> int:
         """About what it takes in memory."""
-        columns = (self.offsets, self.counts, self.ms, self.n, self.ends, self.places)
-        return sum(column.nbytes for column in columns) + 100 * len(self.keys) + 2_000
+        columns = (self.offsets, self.counts, self.ends, self.places)
+        listed = len(self.keys) + len(self.firsts)
+        return sum(column.nbytes for column in columns) + 100 * listed + 2_000
 
     @cached_property
     def starts(self) -> list[int]:
         """The place of each block's first event, and how many events there are."""
         return [0, *np.cumsum(self.counts, dtype=np.int64).tolist()]
 
-    @cached_property
-    def firsts(self) -> list[Sequence]:
-        """The sequence of each block's first event."""
-        return [Sequence(*pair) for pair in zip(self.ms.tolist(), self.n.tolist(), strict=True)]
+    def block_of(self, sequence: Sequence) -> int:
+        """The block that has an event if the segment has it; -1: it is before all of them."""
+        return bisect_right(self.firsts, sequence) - 1
+
+    def end_of(self, block: int) -> Sequence:
+        """A sequence that no event of a block is after, and all of the next are."""
+        following = self.firsts[block + 1 : block + 2]
+        return following[0].prev() if following else self.last
+
+    def blocks_in(self, span: Range) -> range:
+        """The blocks that may have events of a range."""
+        start = max(0, self.block_of(span.after.next()))
+        return range(start, bisect_right(self.firsts, span.until))
 
     def blocks_with(self, event_filter: EventFilter) -> SequenceOf[int]:
         """The blocks that may hold events that pass a filter, ascending: types are known of the
@@ -229,8 +231,7 @@ class SegmentBuilder:
             tuple(snapshots),
             offsets,
             np.array(self._counts, "<u4"),
-            np.array([first.ms for first in self._firsts], "<u8"),
-            np.array([first.n for first in self._firsts], "<u8"),
+            self._firsts,
             keys,
             np.cumsum([len(self._places[key]) for key in keys], dtype="<u8"),
             np.array([place for key in keys for place in self._places[key]], "<u4"),
@@ -240,7 +241,7 @@ class SegmentBuilder:
         for part in parts:
             digest.update(part)
         parts.append(_FOOTER.pack(at, len(parts[-1]), digest.digest(), MAGIC))
-        return Sealed(b"".join(parts), digest.hexdigest(), at, index)
+        return Sealed(b"".join(parts), index)
 
 
 def encode_index(index: SegmentIndex) -> bytes:
@@ -270,7 +271,9 @@ def encode_index(index: SegmentIndex) -> bytes:
         (
             _LENGTH.pack(len(head)),
             head,
-            *(column.tobytes() for column in (index.offsets, index.counts, index.ms, index.n)),
+            index.offsets.tobytes(),
+            index.counts.tobytes(),
+            np.array(index.firsts, "<u8").T.tobytes(),
             _LENGTH.pack(len(names)),
             names,
             counts.tobytes(),
@@ -299,7 +302,7 @@ def decode_index(data: bytes) -> SegmentIndex:
             return values
 
         offsets, counts = column("<u8", blocks + 1), column("<u4", blocks)
-        ms, n = column("<u8", blocks), column("<u8", blocks)
+        ms, n = column("<u8", blocks).tolist(), column("<u8", blocks).tolist()
         (size,) = _LENGTH.unpack_from(raw, at)
         names = raw[at + 4 : at + 4 + size].decode()
         at += 4 + size
@@ -321,8 +324,7 @@ def decode_index(data: bytes) -> SegmentIndex:
             ),
             offsets,
             counts.view(np.uint32),
-            ms,
-            n,
+            list(map(Sequence, ms, n)),
             names.split("\n") if keys else [],
             ends,
             places.view(np.uint32),

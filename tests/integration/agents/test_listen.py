@@ -270,7 +270,7 @@ async def test_agents_join_while_others_publish(word_server: Server) -> None:
         await writer_task
         written.set()
         await asyncio.gather(*readers)
-    await eventually(lambda: word_server.rooms.events.hub.channels == 0)
+    await eventually(lambda: not word_server.rooms.events.hub.channels)
 
 
 # -- two servers on one store ------------------------------------------------------

@@ -331,8 +331,8 @@ def left_behind(server: Server, before: set[asyncio.Task[Any]]) -> dict[str, Any
     hub, pool = server.rooms.events.hub, server.rooms.match.pool
     left: dict[str, Any] = {
         "calls": server.calls.active,
-        "channels": hub.channels,
-        "tailers": hub.tailers,
+        "channels": len(hub.channels),
+        "tailers": len(hub.tailers),
         "matchers": len(pool),
         "closing": [*hub._closing, *pool._closing],
         "wakers": len(server.drain._wakers),

@@ -65,8 +65,8 @@ async def test_streams_end_with_a_final_cursor_and_resume_elsewhere(
             assert resumed.sequences == fresh
     assert here.calls.active == 0
     assert (
-        here.rooms.events.hub.channels,
-        here.rooms.events.hub.tailers,
+        len(here.rooms.events.hub.channels),
+        len(here.rooms.events.hub.tailers),
         len(here.rooms.match.pool),
     ) == (0, 0, 0)
 

@@ -22,7 +22,7 @@ SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
 
 
 def feeds(server: Server) -> list[Feed]:
-    live = [f for c in server.rooms.events.hub._channels.values() for f in c._feeds.values()]
+    live = [f for c in server.rooms.events.hub.channels.values() for f in c._feeds.values()]
     for lease in server.rooms.match.pool._leases.values():
         live += lease.matcher.feeds
     return live

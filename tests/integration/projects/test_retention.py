@@ -24,7 +24,7 @@ from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.server import Server
-from contex_server.tiers.archive import Archive
+from contex_server.tiers.archive import Archive, Segment
 
 from tests.conftest import StartServer
 from tests.integration.logs import archive, fold, listed, state, stats, story
@@ -207,9 +207,9 @@ async def test_filtered_reads_touch_what_they_need(
     touched: set[tuple[str, int]] = set()
     block = Archive._block
 
-    async def spied(archive: Archive, record: Any, index: Any, at: int, **options: Any) -> Any:
-        touched.add((record.name, at))
-        return await block(archive, record, index, at, **options)
+    async def spied(archive: Archive, segment: Segment, at: int, **options: Any) -> Any:
+        touched.add((segment.record.name, at))
+        return await block(archive, segment, at, **options)
 
     monkeypatch.setattr(Archive, "_block", spied)
     for wanted, blocks in (

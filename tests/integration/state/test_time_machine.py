@@ -439,7 +439,7 @@ class History(RuleBasedStateMachine):
             pass
         finally:
             # As when it was closed, or its claim has expired.
-            await store.tasks.disclaim(self.project, "snapshot", snapshotter.claims.owner)
+            await store.tasks.claim(self.project, "snapshot", snapshotter.claims.owner, 0)
 
     @rule(keep=st.sampled_from([0, 3, _FEW_EVENTS]), segment=st.sampled_from([1, 4, 1_000]))
     def archive(self, keep: int, segment: int) -> None:
@@ -494,7 +494,7 @@ class History(RuleBasedStateMachine):
         finally:
             await archive.close()
             # As when it was closed, or its claim has expired.
-            await store.tasks.disclaim(self.project, TASK, archiver.task.claims.owner)
+            await store.tasks.claim(self.project, TASK, archiver.task.claims.owner, 0)
 
     @precondition(lambda self: self.restarts < 1)
     @rule(what=st.sampled_from(["server", "store"]))

@@ -115,7 +115,7 @@ class AgentServicer(Servicer):
                 select,
                 position,
                 heartbeat_s=heartbeat_s,
-                limits=self._stream_limits,
+                settings=self._settings,
                 drain=self._drain,
                 scope=call.scope,
             )

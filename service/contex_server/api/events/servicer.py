@@ -121,9 +121,9 @@ class EventServicer(Servicer):
                 select,
                 position,
                 heartbeat_s=heartbeat_s,
-                limits=self._stream_limits,
+                settings=self._settings,
                 drain=self._drain,
-                wanted=event_filter,
+                event_filter=event_filter,
             )
             try:
                 with room.presence.subscriber(call.project):

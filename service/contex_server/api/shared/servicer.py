@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from contex_server.events.stream import StreamLimits
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.rooms import Rooms
@@ -20,7 +19,6 @@ class Servicer:
     def __init__(self, settings: Settings, rooms: Rooms, drain: Drain) -> None:
         self._settings = settings
         self._limits = settings.limits
-        self._stream_limits = StreamLimits(settings.message_bytes, settings.replay_page_events)
         self._rooms = rooms
         self._log = rooms.storage.log
         self._audit = rooms.audit.writer

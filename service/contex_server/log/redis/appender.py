@@ -28,7 +28,6 @@ from contex_server.log.redis.connections import (
     Command,
     execute_one,
     is_topology_change,
-    translate,
 )
 from contex_server.log.redis.key_names import COUNTED, vectors_kind
 
@@ -115,9 +114,7 @@ class Appender:
             try:
                 await self._commit(batch)
             except STORE_ERRORS as error:
-                if is_topology_change(error):
-                    await self._reconnect()
-                _fail(batch, translate(error))
+                _fail(batch, await self._translated(error))
             except BaseException as error:
                 # A defect, or the end: nobody may be left waiting.
                 _fail(batch, ContexError(Reason.INTERNAL, f"append failed: {error!r}"))
@@ -166,14 +163,13 @@ class Appender:
         ]
         asks = any(append.durability > Durability.MEMORY for append, _ in batch)
         confirm = self._confirmation(asks)
-        connection = await self._connected()
-        replies = await execute_or_load(connection, commands, *confirm)
+        if self._connection is None:
+            self._connection = await self._connections.open(self._bucket)
+        replies = await execute_or_load(self._connection, commands, *confirm)
         reached = self._reached(replies[-1] if confirm else None)
         for group, reply in zip(projects.values(), replies, strict=False):
             if isinstance(reply, Exception):
-                if is_topology_change(reply):
-                    await self._reconnect()
-                _fail(group, translate(reply))
+                _fail(group, await self._translated(reply))
                 continue
             for (append, future), answer in zip(group, reply, strict=True):
                 if not future.done():
@@ -203,16 +199,11 @@ class Appender:
         replicated = self._replicated and int(reply[1])
         return Durability.REPLICATED if replicated else Durability.FSYNC
 
-    async def _connected(self) -> AbstractConnection:
-        if self._connection is None:
-            self._connection = await self._connections.open(self._bucket)
-        return self._connection
-
-    async def _reconnect(self) -> None:
-        if self._connection is not None:
+    async def _translated(self, error: Exception) -> ContexError:
+        if is_topology_change(error) and self._connection is not None:
             await self._connection.disconnect(nowait=True)
             self._connection = None
-        await self._connections.topology_changed()
+        return await self._connections.translated(error)
 
 
 def append_command(project: str, appends: Sequence[Append], settings: Settings) -> Command:

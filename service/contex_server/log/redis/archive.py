@@ -7,9 +7,8 @@ segments  stream: the segments, by the sequences of their last events
 from __future__ import annotations
 
 from contex_server.kernel.model import Entry, Range, Sequence
-from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord, TailFollower
+from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
 from contex_server.log.redis.client import Facet, entries_of, range_command
-from contex_server.log.redis.events import RedisFollower
 from contex_server.log.redis.key_names import parse_sequence
 
 _NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites")
@@ -26,9 +25,6 @@ class RedisArchive(Facet, ArchiveStore):
             project, range_command("events", span, count), ("HGET", "archive", "last")
         )
         return entries_of(rows), parse_sequence(last)
-
-    def follower(self, bucket: int) -> TailFollower:
-        return RedisFollower(self._client.connections, bucket)
 
     async def archived(self, project: str) -> Archived:
         values = await self._client.command(project, "HMGET", "archive", *Archived._fields)
@@ -146,15 +142,7 @@ def _line(record: SegmentRecord) -> str:
 
 
 def _record(last: bytes, line: bytes) -> SegmentRecord:
-    ordinal, first, events, size, stored, offset, digest, name = line.decode().split(" ", 7)
-    return SegmentRecord(
-        int(ordinal),
-        Sequence.parse(first),
-        parse_sequence(last),
-        int(events),
-        int(size),
-        int(stored),
-        int(offset),
-        digest,
-        name,
-    )
+    ordinal, first, *numbers, digest, name = line.decode().split(" ", 7)
+    events, size, stored, offset = map(int, numbers)
+    span = (Sequence.parse(first), parse_sequence(last))
+    return SegmentRecord(int(ordinal), *span, events, size, stored, offset, digest, name)

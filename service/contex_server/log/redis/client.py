@@ -18,8 +18,6 @@ from contex_server.log.redis.connections import (
     Connections,
     execute,
     execute_one,
-    is_topology_change,
-    translate,
 )
 from contex_server.log.redis.key_names import key
 
@@ -126,9 +124,7 @@ class Client:
             async with self.connections.lease(bucket) as connection:
                 return await work(connection)
         except STORE_ERRORS as error:
-            if is_topology_change(error):
-                await self.connections.topology_changed()
-            raise translate(error) from error
+            raise await self.connections.translated(error) from error
 
 
 class Facet:

@@ -91,9 +91,15 @@ class Connections:
         return connection
 
     async def topology_changed(self) -> None:
-        """Looks again who holds what, after an error that says so."""
+        """Looks again who holds what."""
         # Sentinel is asked at every connect; leased connections to the old master go.
         await self._pool.disconnect(inuse_connections=False)
+
+    async def translated(self, error: Exception) -> ContexError:
+        """The domain's error for one of the store; looks again who holds what if it says so."""
+        if is_topology_change(error):
+            await self.topology_changed()
+        return translate(error)
 
     async def close(self) -> None:
         """Closes the leased connections."""

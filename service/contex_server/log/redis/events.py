@@ -23,9 +23,8 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
-from contex_server.log.archive import TailFollower
 from contex_server.log.buckets import bucket_of
-from contex_server.log.port import Bounds, Follower, PresenceStore, StoreLog
+from contex_server.log.port import Bounds, PresenceStore, StoreLog, TailFollower
 from contex_server.log.redis.appender import Appender, Fsync
 from contex_server.log.redis.client import Client, Facet, entries_of, pairs
 from contex_server.log.redis.connections import (
@@ -34,8 +33,6 @@ from contex_server.log.redis.connections import (
     Connections,
     execute,
     execute_one,
-    is_topology_change,
-    translate,
 )
 from contex_server.log.redis.key_names import key, parse_sequence
 
@@ -99,7 +96,7 @@ class RedisEventLog(Facet, StoreLog):
         )
         return [Entry(*pair) for pair in zip(reply[::2], reply[1::2], strict=True)]
 
-    def follower(self, bucket: int) -> Follower:
+    def follower(self, bucket: int) -> TailFollower:
         return RedisFollower(self._client.connections, bucket)
 
     async def ping(self) -> None:
@@ -158,9 +155,7 @@ class RedisFollower(TailFollower):
                     raise each
         except STORE_ERRORS as error:
             await self.close()
-            if is_topology_change(error):
-                await self._connections.topology_changed()
-            raise translate(error) from error
+            raise await self._connections.translated(error) from error
         if not reply:
             return {}, replies
         streams = reply.items() if isinstance(reply, dict) else reply

@@ -13,6 +13,3 @@ class RedisTasks(Facet, TaskStore):
     async def claim(self, project: str, task: str, owner: str, ttl_ms: int) -> bool:
         kinds = (f"task:{task}",)
         return await self._client.attempt(project, "contex1_claim", kinds, owner, ttl_ms)
-
-    async def disclaim(self, project: str, task: str, owner: str) -> None:
-        await self.claim(project, task, owner, 0)
