@@ -18,9 +18,9 @@ from contex_server import workers
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.kernel.telemetry import configure_logging
-from contex_server.log.embedded import EmbeddedValkey
 
 if TYPE_CHECKING:
+    from contex_server.log.embedded import EmbeddedValkey
     from contex_server.matching.embedders.port import Embedder
 
 log = structlog.get_logger(__name__)
@@ -63,14 +63,15 @@ async def _serve(settings: Settings) -> None:
         # Side by side, these take two thirds of the time. Threads that import are started only
         # now, with signals handled by the loop: a KeyboardInterrupt in the midst of an import
         # may be lost together with the import lock.
+        gc.disable()  # nothing is garbage yet
         parts = (
+            asyncio.create_task(_modules_and_model(settings, stack)),
             asyncio.create_task(_store(settings, stack)),
-            asyncio.create_task(_model(settings, stack)),
-            asyncio.create_task(asyncio.to_thread(import_module, "contex_server.server")),
         )
         try:
-            store_url, embedder, _ = await asyncio.gather(*parts)
+            embedder, store_url = await asyncio.gather(*parts)
         finally:
+            gc.enable()
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
@@ -105,18 +106,22 @@ async def _store(settings: Settings, stack: AsyncExitStack) -> str:
     """The URL of the store, which is started if it is the bundled one."""
     if settings.redis_url is not None:
         return settings.redis_url
-    valkey = EmbeddedValkey(settings.data_dir)
+    embedded = await asyncio.to_thread(import_module, "contex_server.log.embedded")
+    valkey: EmbeddedValkey = embedded.EmbeddedValkey(settings.data_dir)
     stack.push_async_callback(valkey.stop)
     await valkey.start()
     return valkey.url
 
 
-async def _model(settings: Settings, stack: AsyncExitStack) -> Embedder | None:
-    """The configured embedding model; None if worker processes load their own."""
+async def _modules_and_model(settings: Settings, stack: AsyncExitStack) -> Embedder | None:
+    """Imports the server, and loads the configured model if this process is to use it."""
+    modules = partial(asyncio.to_thread, import_module, "contex_server.server")
     if settings.workers > 1:
+        await modules()
         return None
-    models = await asyncio.to_thread(import_module, "contex_server.matching.models")
-    embedder: Embedder = await models.load(settings.embedder, stack)
+    # First the libraries of the model, so that it is loaded while the rest is imported.
+    embedders = await asyncio.to_thread(import_module, "contex_server.matching.embedders")
+    embedder: Embedder = await embedders.load(settings.embedder, stack, modules)
     return embedder
 
 

@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 import structlog
 
 from contex_server.kernel.config import EmbedderSettings, Settings
-from contex_server.kernel.errors import StartupError, embedder_unavailable
+from contex_server.kernel.errors import embedder_unavailable
 from contex_server.matching.background import Model, Prior, shipped_prior, shipped_texts
-from contex_server.matching.embedders import create
+from contex_server.matching.embedders import create, load
 from contex_server.matching.embedders.minilm import MODEL_ID
-from contex_server.matching.embedders.port import Embedder, ModelCorrupt, ModelInvalid, Role, unit
+from contex_server.matching.embedders.port import Embedder, Role, unit
 
 log = structlog.get_logger(__name__)
 
@@ -84,17 +84,6 @@ async def open_models(
     models = Models(embedder, tuple(others))
     stack.push_async_callback(models.close)
     return models
-
-
-async def load(settings: EmbedderSettings, stack: AsyncExitStack) -> Embedder:
-    """Loads a model, which the stack closes; raises StartupError if it can't be used."""
-    try:
-        embedder = await asyncio.to_thread(create, settings)  # imports the model's libraries
-        stack.push_async_callback(embedder.close)
-        await embedder.start()
-    except (ModelInvalid, ModelCorrupt, OSError) as error:
-        raise StartupError(f"the embedding model can't be used: {error}") from error
-    return embedder
 
 
 async def _prior(embedder: Embedder) -> Prior:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.embedders.port import Embedder
+from contex_server.kernel.errors import StartupError
+from contex_server.matching.embedders.port import Embedder, ModelCorrupt, ModelInvalid
 
 
 def create(settings: EmbedderSettings) -> Embedder:
@@ -24,3 +29,25 @@ def create(settings: EmbedderSettings) -> Embedder:
     from contex_server.matching.embedders.minilm import MiniLM
 
     return MiniLM()
+
+
+async def load(
+    settings: EmbedderSettings,
+    stack: AsyncExitStack,
+    meanwhile: Callable[[], Awaitable[object]] | None = None,
+) -> Embedder:
+    """Loads a model; the stack closes it.
+
+    Args:
+        meanwhile: What else is done while the model is loaded, which is no work for Python.
+
+    Raises:
+        StartupError: It can't be used.
+    """
+    try:
+        embedder = await asyncio.to_thread(create, settings)
+        stack.push_async_callback(embedder.close)
+        await asyncio.gather(embedder.start(), *([meanwhile()] if meanwhile else []))
+    except (ModelInvalid, ModelCorrupt, OSError) as error:
+        raise StartupError(f"the embedding model can't be used: {error}") from error
+    return embedder
