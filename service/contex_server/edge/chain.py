@@ -106,8 +106,12 @@ def chained(links: Sequence[Link], servicer: Rest) -> Rest:
 
     rest: Rest = serve
     for link in reversed(links):
-        rest = partial(link, rest=rest)
+        rest = _behind(link, rest)
     return rest
+
+
+def _behind(link: Link, rest: Rest) -> Rest:
+    return lambda call: link(call, rest)
 
 
 async def translate(call: Incoming, rest: Rest) -> Any:
@@ -151,14 +155,18 @@ async def read(call: Incoming, rest: Rest) -> Any:
 
 async def identify(call: Incoming, rest: Rest) -> Any:
     """Link: finds out who calls, or refuses a name that is not valid with INVALID_FIELD."""
-    call.origin = _connection(str(call.headers.get("user-agent", "")), call.peer)
-    identity = IDENTITY(str(call.headers.get("contex-identity", "")))
-    call.origin = call.origin._replace(identity=identity)
+    headers = call.headers
+    user_agent = headers.get("user-agent", "")
+    try:
+        call.origin = _origin(headers.get("contex-identity", ""), call.peer, user_agent)
+    except ContexError:
+        call.origin = _origin("", call.peer, user_agent)
+        raise
     return await rest(call)
 
 
 @lru_cache(maxsize=4_096)
-def _connection(user_agent: str, peer: str) -> Origin:
-    """Where a call comes from: the same for all calls of a connection."""
-    client = _CONTROL.sub(" ", user_agent)[:_CLIENT_CHARS]
-    return Origin("", _CONTROL.sub(" ", unquote(peer)), client)
+def _origin(identity: str | bytes, peer: str, user_agent: str | bytes) -> Origin:
+    """Who calls from where: mostly the same for all calls of a connection."""
+    client = _CONTROL.sub(" ", str(user_agent))[:_CLIENT_CHARS]
+    return Origin(IDENTITY(str(identity)), _CONTROL.sub(" ", unquote(peer)), client)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contex_server.edge.incoming import Incoming, Rest
-from contex_server.kernel.codes import Code
 from contex_server.kernel.errors import ContexError
 
 if TYPE_CHECKING:
@@ -67,20 +66,20 @@ class CallCounts:
     async def count(self, call: Incoming, rest: Rest) -> Any:
         """Link: counts the call when it ends."""
         started = time.perf_counter()
-        code, reason = Code.OK, ""
+        code, reason = "OK", ""
         try:
             return await rest(call)
         except asyncio.CancelledError:
             late = call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline
-            code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
+            code = "DEADLINE_EXCEEDED" if late else "CANCELLED"
             raise
         except ContexError as error:
-            code, reason = error.reason.code, error.reason.value
+            code, reason = error.reason.code.name, error.reason.value
             raise
         finally:
             seconds = time.perf_counter() - started
             totals, service, method = self._totals, call.service, call.method
-            totals.calls[service, method, code.name, reason] += 1
+            totals.calls[service, method, code, reason] += 1
             totals.buckets[service, method, bisect_left(_BOUNDS_S, seconds)] += 1
             totals.seconds[service, method] += seconds  # type: ignore[assignment]
 
