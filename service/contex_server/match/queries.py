@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.errors import ContexError, Reason, event_not_found
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry, Event, EventFilter, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
@@ -125,11 +125,9 @@ class MatchQueries:
                     field="data_key",
                 )
             (entry,) = await self._log.get(project, [place])
-            if entry is None:
+            event = None if entry is None else event_codec.decode(entry)
+            if entry is None or event is None or not scope.admits(event.data_key):
                 raise _not_found(place, f"project {project!r} has no event {place}")
-            event = event_codec.decode(entry)
-            if not scope.admits(event.data_key):
-                raise event_not_found(project, place)
             if not event.text_digest:
                 kind = f"a {event.event_type!r} of the service"
                 raise _not_found(place, f"event {place} is {kind}, which is not matched")

@@ -155,7 +155,12 @@ async def test_matches(api: Api) -> None:
     assert (await refusal(api.matches.Explain(explain, **GUEST))).reason == "DATA_KEY_NOT_FOUND"
     (hidden,) = [e.sequence for e in await api.log() if e.data_key == HIDDEN][:1]
     explain = match_service_pb2.ExplainRequest(project=P, text="apples", sequence=hidden)
-    assert (await refusal(api.matches.Explain(explain, **GUEST))).reason == "EVENT_NOT_FOUND"
+    told = await refusal(api.matches.Explain(explain, **GUEST))
+    explain.sequence = "1-0"  # there is none
+    absent = await refusal(api.matches.Explain(explain, **GUEST))
+    assert told.reason == absent.reason == "EVENT_NOT_FOUND"
+    assert told.message.replace(hidden, "1-0") == absent.message
+    assert told.metadata == {"sequence": hidden}
     test = match_service_pb2.BacktestRequest(
         project=P, needs=[agent_service_pb2.Need(text="apples")]
     )
