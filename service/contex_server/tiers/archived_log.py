@@ -49,19 +49,11 @@ class ArchivedLog(EventLog):
         return (old + fresh)[:count]
 
     async def _read_backwards(self, project: str, span: Range, count: int) -> list[Entry]:
-        entries: list[Entry] = []
-        # Reading back from before its first event, the store would walk through all it has.
-        archived = span.until <= self._archive.known(project)
-        if not archived:
-            entries = await self._events.read(project, span, count)
-            if len(entries) == count:
-                return entries
+        entries = await self._events.read(project, span, count)
+        if len(entries) == count:
+            return entries
         rest = span.rest(entries[-1].sequence) if entries else span
-        older = await self._archive.read(project, rest, count - len(entries))
-        if archived and span.until > self._archive.known(project):
-            # The store was replaced by an older one.
-            return await self._read_backwards(project, span, count)
-        return entries + older
+        return entries + await self._archive.read(project, rest, count - len(entries))
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return await self._archive.narrow(project, span, event_filter)
