@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -35,7 +36,6 @@ class Lifeline:
         loop = asyncio.get_running_loop()
         loop.add_reader(connection.fileno(), self._ended.set)
         loop.add_signal_handler(signal.SIGTERM, self._ended.set)
-        # Ctrl-C reaches the whole terminal group; the supervisor decides.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     async def report_until_ended(self, report: Callable[[], Any]) -> None:
@@ -90,7 +90,15 @@ async def _keep(number: int, worker: Worker, served: asyncio.Event, reported: Re
         ours, theirs = _SPAWN.Pipe()
         name = f"contex-worker-{number}"
         process = _SPAWN.Process(target=_run, args=(worker, theirs), name=name)
-        process.start()
+        # Ctrl-C reaches the whole terminal group, and the supervisor decides. A signal that is
+        # blocked here stays blocked in the new process, while it imports its modules. (Starting
+        # multiprocessing's tracker would unblock it.)
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         try:
             report = await _received(ours)

@@ -31,7 +31,8 @@ class Session:
     """What most commands share: where to call, how to print, and the client, opened when used.
 
     Attributes:
-        publisher: Who calls, for the log and the audit.
+        publisher: Who calls, for the log and the audit: CONTEX_PUBLISHER, unless a command knows
+            better.
         follows: The command runs until it is interrupted: that is its regular end.
     """
 
@@ -43,7 +44,9 @@ class Session:
         10.0, "How long a call may take, with retries.", metavar="SECONDS", minimum=0.001
     )
     json: bool = option(False, "One JSON object a line, for programs.")
-    publisher: str = field(default="", init=False)
+    publisher: str = field(
+        default_factory=lambda: os.environ.get("CONTEX_PUBLISHER", ""), init=False
+    )
     follows: bool = field(default=False, init=False)
     _clients: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 

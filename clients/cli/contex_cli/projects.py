@@ -196,7 +196,7 @@ def erase(
         }
         session.answer(erased, lambda _: out.show_rows(rows))
         if not erased.erased_count:
-            out.remark(f"no event of project {session.project} has this {what.rpartition(' ')[0]}")
+            out.remark(f"nothing left to erase of {what} in project {session.project}")
 
     return work()
 

@@ -140,7 +140,10 @@ def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, .
 def _show_diff(answer: contex.StateDiff, brief: bool) -> None:
     for change in answer.changes:
         _show_change(change)
-        if not brief:
+        sides = (change.before, change.after)
+        if any(side and side.event and side.event.erased for side in sides):
+            out.say("    ", ("(no patch: one of the payloads was erased)", "dim"))
+        elif not brief:
             out.say_lines(patch_lines(change.patch), "    ")
     if answer.changes:
         out.say()

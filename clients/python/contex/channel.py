@@ -91,7 +91,7 @@ def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
     return ((IDENTITY, quote(name, safe="/:@+")),)
 
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
+_SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):(?!\d)")
 
 
 def check_target(target: str) -> str:
@@ -103,7 +103,8 @@ def check_target(target: str) -> str:
         ValueError: It is neither HOST:PORT nor a URI such as unix:/run/contex.sock.
     """
     host, _, port = target.rpartition(":")
-    if not _SCHEME.match(target) and not (host and port.isdecimal() and 0 < int(port) < 65_536):
+    is_host = host and "/" not in host
+    if not _SCHEME.match(target) and not (is_host and port.isdecimal() and 0 < int(port) < 65_536):
         raise ValueError(f"target: {target!r} is not HOST:PORT, with a port from 1 to 65535")
     return target
 

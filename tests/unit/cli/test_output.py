@@ -10,8 +10,11 @@ import pytest
 from contex import (
     Agent,
     BacktestSummary,
+    Change,
+    ChangeKind,
     Context,
     Contribution,
+    Datum,
     Erasure,
     Event,
     Explanation,
@@ -21,14 +24,17 @@ from contex import (
     MatchedEvent,
     MatchingStatus,
     MinDelta,
+    Moment,
     Need,
     NeedSummary,
     OmittedDatum,
     PassageScore,
+    Patch,
     Registration,
+    StateDiff,
     TermHit,
 )
-from contex_cli import output, records
+from contex_cli import output, records, state
 from contex_cli.match import summary_record
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,3 +228,15 @@ def test_a_match_for_people_names_the_best_need() -> None:
 
 def test_markup_in_foreign_text_is_not_interpreted() -> None:
     assert output.cell("[bold]x[/]").plain == "[bold]x[/]"
+
+
+def test_a_diff_of_what_was_erased_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    erased = event(erased=Erasure(event().time, "r", "asked", b"\x00"), payload=b"")
+    sides = [Datum("k", "1-0", n, deleted=False, event=erased) for n in (1, 2)]
+    change = Change(ChangeKind.CHANGED, "k", *sides, Patch())
+    moment = Moment("1-0", event().time)
+    state._show_diff(StateDiff((change,), moment, moment, 0, 0, 1), brief=False)
+    shown = capsys.readouterr().out
+    assert "by request r: asked" in shown
+    assert "(no patch: one of the payloads was erased)" in shown
+    assert "the same" not in shown

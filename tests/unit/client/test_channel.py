@@ -43,7 +43,9 @@ def test_a_target_is_taken_as_it_is(target: str) -> None:
     assert check_target(target) == target
 
 
-@pytest.mark.parametrize("target", ["", "localhost", "127.0.0.1:", ":50051", "h:0", "h:115587"])
+@pytest.mark.parametrize(
+    "target", ["", "localhost", "127.0.0.1:", ":50051", "h:0", "h:115587", "http://h:50051"]
+)
 def test_a_target_that_grpc_would_guess_at_is_refused(target: str) -> None:
     for kind in (contex.Client, contex.AsyncClient):
         with pytest.raises(ValueError, match="is not HOST:PORT, with a port from 1 to 65535"):
