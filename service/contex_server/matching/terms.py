@@ -1,6 +1,9 @@
 """The terms that texts are compared by: folded, stemmed words without stop words.
 
 Single words and pairs of neighbours both count: "read only" is more than "read" and "only".
+Where spaces don't tell the words, any two neighbouring letters are one, as in Lucene's
+CJKAnalyzer: they overlap, so pairs would add nothing. Nor did single ideographs or triples, where
+needs and data were both Chinese or Japanese.
 A term is the CRC-32 of its stem. From 55,000 stems on, a project probably has a collision, which
 costs one need a few hundredths.
 """
@@ -9,9 +12,8 @@ from __future__ import annotations
 
 import re
 import threading
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -22,13 +24,35 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
+from contex_server.matching.scripts import (
+    ARABIC,
+    CYRILLIC,
+    DEVANAGARI,
+    GREEK,
+    MARKS,
+    TAMIL,
+    UNDIVIDED,
+    folded,
+    letters,
+)
+
 TermIds = NDArray[np.uint32]
 
 PAIR_WEIGHT = 0.5
 """The weight of a pair of neighbouring words relative to a single word of the same rarity."""
 _MAX_COUNT = 255
-_WORD = re.compile(r"[^\W\d_]+|\d+")
-_MARKS = re.compile(r"[\u0300-\u036f]+")
+_ASCII_WORD = re.compile(r"[^\W\d_]+|\d+")
+_WORD = re.compile(rf"[^\W\d_]+(?:[{MARKS}]+[^\W\d_]*)*|\d+")
+_UNDIVIDED = re.compile(f"[{UNDIVIDED}]")
+_RUN = re.compile(f"([{UNDIVIDED}][{UNDIVIDED}{MARKS}]*)|[^{UNDIVIDED}]+")
+_STEMMED = (
+    (re.compile(f"[{CYRILLIC}]"), "russian"),
+    (re.compile(f"[{GREEK}]"), "greek"),
+    (re.compile(f"[{ARABIC}]"), "arabic"),
+    (re.compile(f"[{DEVANAGARI}]"), "hindi"),
+    (re.compile(f"[{TAMIL}]"), "tamil"),
+)
+"""Whose rules stem a word, by its first letter; English ones do the rest."""
 _PAIR_BIT = np.uint32(1 << 31)
 
 # Words without meaning for a match: the usual English ones, and those of requests
@@ -106,16 +130,31 @@ def is_pair(ids: TermIds) -> NDArray[np.bool_]:
 
 def words_of(text: str) -> list[Word]:
     """The words of a text without stop words, in order, then its pairs of neighbours."""
-    words = [Word(word, stem, _id(stem)) for word, stem in _stems(text)]
-    pairs = [
-        Word(f"{a.word} {b.word}", f"{a.stem} {b.stem}", _pair_id(a.stem, b.stem))
-        for a, b in pairwise(words)
-    ]
+    words: list[Word] = []
+    pairs: list[Word] = []
+    for run, neighbours in _stretches(text):
+        words += [Word(gram, gram, _id(gram)) for gram in _grams(run)]
+        stemmed = _stemmed(neighbours)
+        words += [Word(word, stem, _id(stem)) for word, stem in stemmed]
+        pairs += [
+            Word(f"{word} {next_word}", f"{stem} {next_stem}", _pair_id(stem, next_stem))
+            for (word, stem), (next_word, next_stem) in pairwise(stemmed)
+        ]
     return words + pairs
 
 
 def _term_ids(text: str) -> list[int]:
-    stems = [stem for _, stem in _stems(text)]
+    if text.isascii():
+        return _spaced_ids(_ASCII_WORD.findall(text.lower()))
+    ids: list[int] = []
+    for run, neighbours in _stretches(text):
+        ids += map(_id, _grams(run))
+        ids += _spaced_ids(neighbours)
+    return ids
+
+
+def _spaced_ids(words: list[str]) -> list[int]:
+    stems = _stemmers.stems([word for word in words if word not in STOP_WORDS])
     ids = [_id(stem) for stem in stems]
     ids += [_pair_id(a, b) for a, b in pairwise(stems)]
     return ids
@@ -130,19 +169,63 @@ def _pair_id(first: str, second: str) -> int:
     return crc32(f"{first} {second}".encode()) | 0x80000000
 
 
-def _stems(text: str) -> list[tuple[str, str]]:
-    if not text.isascii():
-        # Before lowercasing, since it may produce capitals: "㎒" is "MHz".
-        text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
-    words = [word for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
-    return list(zip(words, _stemmers.english.stemWords(words), strict=True))
+def _stretches(text: str) -> Iterable[tuple[str, list[str]]]:
+    """Words that are each other's neighbours, or, in their place, a run that has no spaces."""
+    if text.isascii():
+        return [("", _ASCII_WORD.findall(text.lower()))]
+    # Folded before lowercasing, since that may produce capitals: "\u3392" is "MHz".
+    text = folded(text).lower()
+    if not _UNDIVIDED.search(text):
+        return [("", _WORD.findall(text))]
+    return _split_stretches(text)
+
+
+def _split_stretches(text: str) -> Iterator[tuple[str, list[str]]]:
+    neighbours: list[str] = []
+    for word in _WORD.findall(text):
+        for part in _RUN.finditer(word):
+            if part[1] is None:
+                neighbours.append(part[0])
+                continue
+            if neighbours:
+                yield "", neighbours
+                neighbours = []
+            yield part[0], []
+    if neighbours:
+        yield "", neighbours
+
+
+def _grams(run: str) -> list[str]:
+    """Each two neighbouring letters of a run, or its only letter."""
+    found = letters(run)
+    return [a + b for a, b in pairwise(found)] if len(found) > 1 else found
+
+
+def _stemmed(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Words and their stems, without stop words."""
+    words = [word for word in words if word not in STOP_WORDS]
+    return list(zip(words, _stemmers.stems(words), strict=True))
 
 
 class _Stemmers(threading.local):
     """A stemmer keeps state while it works, so each thread has its own."""
 
     def __init__(self) -> None:
-        self.english = Stemmer.Stemmer("english")
+        self._english = Stemmer.Stemmer("english")
+        self._others: dict[str, Any] = {}
+
+    def stems(self, words: list[str]) -> list[str]:
+        stems: list[str] = self._english.stemWords(words)
+        if not "".join(words).isascii():
+            stems = [s if w.isascii() else self._stem(w) for w, s in zip(words, stems, strict=True)]
+        return stems
+
+    def _stem(self, word: str) -> str:
+        language = next((name for script, name in _STEMMED if script.match(word)), "english")
+        if language not in self._others:
+            self._others[language] = Stemmer.Stemmer(language)
+        stem: str = self._others[language].stemWord(word)
+        return stem
 
 
 _stemmers = _Stemmers()

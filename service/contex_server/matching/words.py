@@ -7,25 +7,38 @@ out, so that a gauge that moves keeps its text, its digest and its embedding.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+
+from contex_server.matching.scripts import MARKS, UNSPACED
 
 STRING_CHARS = 200
 """Names are read up to here; longer texts are not cached."""
 READ_CHARS = 131_072
 """Texts are read up to here: all that passages hold, and as much again of numbers and markup."""
 
-_SEPARATORS = re.compile(r"[\s_./:\-@#$=~%\\\[\]]+")
+_SEPARATORS = re.compile(r"[\s_./:\-@#$=~%\\\[\]\u3001\u3002\u3008-\u3011\u30fb]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
 _DIGIT = re.compile(r"\d")
 _LETTER = re.compile(r"[^\W\d_]")
-_SENTENCE_END = re.compile(r"[.!?…](?=\s)|[\u3002\uff01\uff1f]")
+_SENTENCE_END = re.compile(
+    r"[.!?…\u061f\u06d4](?=\s)"
+    # Those of East Asia, India, Burma, Ethiopia and Cambodia, which need no space.
+    r"|[\u3002\uff01\uff0e\uff1f\uff61\u0964\u0965\u104a\u104b\u1362\u17d4\u17d5]"
+)
+_CLOSING = "\u3001\u3002\u3009\u300b\u300d\u300f\u3011\uff01\uff09\uff0c\uff1a\uff1b\uff1f"
+"""What may follow a letter of a script without spaces, and begins no line."""
+_CLOSES = re.compile(f"[{MARKS}{_CLOSING}]")
+_UNSPACED_END = re.compile(f"[{UNSPACED}{_CLOSING}]")
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 _VOLATILE = re.compile(
     r"""
     (?<![A-Za-z0-9])(?:
         \d{4}-\d\d-\d\d (?:[T\ ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?\ ?(?:Z|[+-]\d\d:?\d\d)?)?
+      | \d{4}[\u5e74\ub144]\ ?\d{1,2}[\u6708\uc6d4]\ ?\d{1,2}[\u65e5\uc77c]
+        (?:\ ?\d{1,2}(?::\d\d){1,2})?
       | \d{8}T\d{4,6}Z?
       | (?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\ )?
         \d{1,2}[\ -](?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*[\ -]\d{2,4}
@@ -37,10 +50,10 @@ _VOLATILE = re.compile(
     )(?![A-Za-z0-9])
     |
     # A number that stands alone, with its unit; "gpt-4", "v2.1" and "/users/7" are names.
-    (?<![^\s()\[\]{}"'<>=:,;|~])
+    (?<![^\s()\[\]{}"'<>=:,;|~\u3001-\u3011\uff08\uff0c\uff1a\uff1b])
     [-+$€£¥]?\d[\d.,:/+%-]*(?:e[-+]?\d+)?
     \ ?(?:%|(?:ns|us|µs|ms|s|sec|min|h|[kmgt]?i?b|[kmg]?hz|°?[cf]|k?wh?|z)(?![A-Za-z0-9]))?
-    (?![^\s()\[\]{}"'<>=:,;|~.!?%])
+    (?![^\s()\[\]{}"'<>=:,;|~.!?%\u3001-\u3011\uff01\uff09\uff0c\uff1b\uff1f])
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -53,6 +66,8 @@ def in_words(name: str) -> str:
 
 @lru_cache(maxsize=16_384)
 def _in_words(name: str) -> str:
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name)
     return _SEPARATORS.sub(" ", _HUMP.sub(" ", without_volatile(name))).strip().lower()
 
 
@@ -79,8 +94,18 @@ def cut(text: str, chars: int) -> str:
     """The beginning of a text, up to a word's end."""
     if len(text) <= chars:
         return text
-    head, space, _ = text[: chars + 1].rpartition(" ")
-    return head if space else text[:chars]
+    end = _word_end(text, chars)
+    return text[:end] if end >= 0 else text[:chars]
+
+
+def _word_end(text: str, chars: int) -> int:
+    """The last place up to `chars` where a word ends; -1 if there is none."""
+    space = text.rfind(" ", 0, chars + 1)
+    if not text.isascii():
+        for end in range(chars, max(space, 0), -1):
+            if _UNSPACED_END.match(text, end - 1) and not _CLOSES.match(text, end):
+                return end
+    return space
 
 
 def paragraphs(text: str) -> Iterator[str]:
@@ -113,7 +138,7 @@ def lines(text: str, chars: int) -> Iterator[str]:
         window = text[start : start + chars + 1]
         end = max((found.end() for found in _SENTENCE_END.finditer(window)), default=0)
         if end < chars // 4 or end > chars:
-            end = window.rfind(" ")
+            end = _word_end(window, chars)
         if end <= 0:
             end = chars
         yield text[start : start + end].rstrip()

@@ -1,9 +1,15 @@
+# ruff: noqa: RUF001
 from __future__ import annotations
 
+import re
+import string
 import threading
+from itertools import pairwise
+from zlib import crc32
 
 import numpy as np
 import pytest
+import Stemmer
 from contex_server.matching.terms import NO_TERMS, STOP_WORDS, Terms, is_pair, terms_of, words_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,10 +31,93 @@ def counts(*parts: tuple[str, int]) -> dict[int, int]:
         ("ﬁle", "file"),
         ("2400 ㎒", "2400 mhz"),
         ("İSTANBUL", "istanbul"),
+        ("ｶﾞｿﾘﾝ", "ガソリン"),
+        ("ＡＰＩ　キー", "api キー"),
+        ("か\u3099くせい", "がくせい"),
+        ("한국어", "\u1112\u1161\u11ab국어"),
+        ("ёлка", "елка"),
+        ("τιμή", "ΤΙΜΗ"),
+        ("كِتَاب", "كتاب"),
+        ("שָׁלוֹם", "שלום"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("pay\u00adment", "payment"),
+        ("葛\U000e0100", "葛"),
     ],
 )
 def test_texts_that_have_the_same_terms(one: str, other: str) -> None:
     assert counts((one, 1)) == counts((other, 1))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("が", "か"),
+        ("й", "и"),
+        ("किताब", "कतब"),
+        ("มา", "มี"),
+        ("ї", "і"),
+    ],
+)
+def test_marks_that_make_another_letter_count(one: str, other: str) -> None:
+    assert not counts((one, 1)).keys() & counts((other, 1)).keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("商品の価格", ["商品", "品の", "の価", "価格"]),
+        ("价格，东京", ["价格", "东京"]),
+        ("駅", ["駅"]),
+        ("東京タワー", ["東京", "京タ", "タワ", "ワー"]),
+        ("人々・物", ["人々", "物"]),
+        ("API設定v2 read only", ["api", "設定", "v", "2", "read", "v 2", "2 read"]),
+        ("서울의 날씨", ["서울", "울의", "날씨"]),
+        ("ราคาน้ำมัน", ["ราคา", "คาน้ํา", "น้ํามั", "มัน"]),
+        ("ລາຄາ", ["ລາຄາ"]),
+        ("ဈေးနှုန်း", ["ဈေးနှု", "နှုန်း"]),
+        ("តម្លៃ", ["តម្លៃ"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा", "हिन्दी भाषा"]),
+        ("цены товаров", ["цены", "товаров", "цены товаров"]),
+    ],
+)
+def test_words_in_other_scripts(text: str, words: list[str]) -> None:
+    assert [word.word for word in words_of(text)] == words
+
+
+@pytest.mark.parametrize(
+    ("need", "text"),
+    [
+        ("価格", "東京本店の商品価格表"),
+        ("天气预报", "北京市的天气预报每小时更新"),
+        ("날씨", "서울날씨가 매시간 갱신된다"),
+        ("ราคา", "ตารางราคาสินค้า"),
+        ("ລາຄາ", "ຕາຕະລາງລາຄາສິນຄ້າ"),
+        ("цена", "список цен товаров"),
+        ("कीमत", "उत्पाद की कीमतें"),
+    ],
+)
+def test_a_need_is_found_inside_a_text(need: str, text: str) -> None:
+    assert counts((need, 1)).keys() <= counts((text, 1)).keys()
+
+
+_ENGLISH = Stemmer.Stemmer("english")
+_WORDS = re.compile(r"[^\W\d_]+|\d+")
+
+
+def english_ids(text: str) -> set[int]:
+    """The ids of terms as they are stored."""
+    words = [word for word in _WORDS.findall(text.lower()) if word not in STOP_WORDS]
+    stems = _ENGLISH.stemWords(words)
+    pairs = {crc32(f"{a} {b}".encode()) | 0x80000000 for a, b in pairwise(stems)}
+    return pairs | {crc32(stem.encode()) & 0x7FFFFFFF for stem in stems}
+
+
+_ascii_words = st.lists(st.text(string.ascii_letters + string.digits + "'-_/.", max_size=8))
+
+
+@given(st.text(st.characters(max_codepoint=127)) | _ascii_words.map(" ".join))
+def test_ascii_words_keep_their_ids(text: str) -> None:
+    assert counts((text, 1)).keys() == english_ids(text)
 
 
 def test_pairs_of_neighbours_are_terms_of_their_own() -> None:
