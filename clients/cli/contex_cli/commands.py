@@ -40,6 +40,8 @@ COMMANDS = {
     "feedback give": ("match", "Note in the log whether a match was useful."),
     "feedback export": ("match", "Write all judgements as JSON lines, a training set."),
     "matching": ("match", "Show how a project is matched: model, index, formula."),
+    "embedder list": ("embedder", "List the embedding models that can be fetched."),
+    "embedder fetch": ("embedder", "Fetch an embedding model for contex serve --embedder-path."),
     "stats": ("projects", "Show a project's size, positions and rate."),
     "activity": ("activity", "Show how many events there were, over time."),
     "audit": ("audit", "Show who did what, when and from where."),
@@ -62,6 +64,7 @@ COMMANDS = {
 """By name: the module, of this package unless it is `contex_demo`'s, and the help."""
 
 GROUPS = {
+    "embedder": "Models for matching, besides the built-in one.",
     "feedback": "Judge matches, and export the judgements.",
     "retention": "How long a project is kept, and where.",
 }

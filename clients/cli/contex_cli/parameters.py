@@ -145,7 +145,10 @@ def option(
 
 
 def argument(
-    default: Any, metavar: str, help: str, parse: Callable[[str], Any] | None = None
+    default: Any,
+    metavar: str,
+    help: str,
+    parse: Callable[[str], Any] | Mapping[str, Any] | None = None,
 ) -> Any:
     """The default of a parameter that is given by its place; see `option`."""
     return Declared(False, default, parse, (), {"help": help, "metavar": metavar})

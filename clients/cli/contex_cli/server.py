@@ -33,7 +33,7 @@ def serve(
     embedder_path: str | None = option(
         None,
         "An embedding model of your own instead of the built-in one: a directory with model.onnx "
-        "and tokenizer.json.",
+        "and tokenizer.json, such as contex embedder fetch makes.",
         metavar="DIR",
     ),
     embedder_url: str | None = option(

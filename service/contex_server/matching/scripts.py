@@ -69,6 +69,7 @@ _INVISIBLE = re.compile("[\u00ad\u200c\u200d\u2060\ufe00-\ufe0f\ufeff\U000e0100-
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"
 _AFTER = "\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3\u0ebd"
 _STACKED = "[\u1039\u17d2][\u1000-\u102a\u1780-\u17b3]"
+_SOUTH_EAST_ASIAN = re.compile(f"[{THAI}{LAO}{BURMESE}{KHMER}]")
 _LETTER = re.compile(rf"[{_BEFORE}]?.(?:{_STACKED}|[{MARKS}{_AFTER}])*", re.DOTALL)
 
 
@@ -82,4 +83,6 @@ def folded(text: str) -> str:
 
 def letters(run: str) -> list[str]:
     """The letters of a run in `UNDIVIDED`, each with its marks."""
+    if run.isalnum() and not _SOUTH_EAST_ASIAN.search(run):  # no marks, which are neither
+        return list(run)
     return _LETTER.findall(run)

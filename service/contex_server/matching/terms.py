@@ -42,7 +42,8 @@ PAIR_WEIGHT = 0.5
 """The weight of a pair of neighbouring words relative to a single word of the same rarity."""
 _MAX_COUNT = 255
 _ASCII_WORD = re.compile(r"[^\W\d_]+|\d+")
-_WORD = re.compile(rf"[^\W\d_]+(?:[{MARKS}]+[^\W\d_]*)*|\d+")
+# The look ahead spares most characters the search among the marks, which is slow.
+_WORD = re.compile(rf"[^\W\d_]+(?:(?![\0-\u02ff])[{MARKS}]+[^\W\d_]*)*|\d+")
 _UNDIVIDED = re.compile(f"[{UNDIVIDED}]")
 _RUN = re.compile(f"([{UNDIVIDED}][{UNDIVIDED}{MARKS}]*)|[^{UNDIVIDED}]+")
 _STEMMED = (
@@ -175,6 +176,8 @@ def _stretches(text: str) -> Iterable[tuple[str, list[str]]]:
         return [("", _ASCII_WORD.findall(text.lower()))]
     # Folded before lowercasing, since that may produce capitals: "\u3392" is "MHz".
     text = folded(text).lower()
+    if text.isascii():
+        return [("", _ASCII_WORD.findall(text))]
     if not _UNDIVIDED.search(text):
         return [("", _WORD.findall(text))]
     return _split_stretches(text)

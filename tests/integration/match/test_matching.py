@@ -86,6 +86,20 @@ async def test_a_question_is_answered_with_the_passage(api: Api) -> None:
     assert (await match(api, "the weather in Oslo", data_keys=["run*"])).data == []
 
 
+async def test_words_are_found_where_no_spaces_divide_them(api: Api) -> None:
+    await api.publish(
+        event("a", description="北京市的天气预报每小时更新"),
+        event("b", description="東京本店の商品価格表"),
+        event("c", description="서울지점의 재고 목록"),
+        event("d", description="ตารางเวลารถไฟของกรุงเทพ"),
+    )
+    for question, key in (("天气预报", "a"), ("価格", "b"), ("재고", "c"), ("เวลา", "d")):
+        answer = await match(api, question)
+        assert keys(answer) == [key]
+        told = await explain(api, text=question, data_key=key)
+        assert all(term.hit > 0 for term in told.terms)
+
+
 async def test_a_question_about_the_past(word_api: Api) -> None:
     api = word_api
     s = [(await api.publish(event("k", b'"alpha"')))[0]]
