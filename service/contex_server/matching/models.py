@@ -11,10 +11,13 @@ from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import embedder_unavailable
 from contex_server.matching.background import Model, Prior, shipped_prior, shipped_texts
 from contex_server.matching.embedders import create, load
-from contex_server.matching.embedders.minilm import MODEL_ID
+from contex_server.matching.embedders.minilm import EARLIER_MODEL_ID, MODEL_ID, EarlierMiniLM
 from contex_server.matching.embedders.port import Embedder, Role, unit
 
 log = structlog.get_logger(__name__)
+
+_OF_SHIPPED_PRIOR = (MODEL_ID, EARLIER_MODEL_ID)
+"""It was computed with the earlier model; their vectors of a text have a cosine of 0.999."""
 
 
 class Models:
@@ -77,10 +80,13 @@ async def open_models(
     former = settings.previous_embedder
     if former is not None and former != settings.embedder:
         others.append(await load(former, stack))
+    # Their identity is known without loading them; that happens when they have to embed something.
+    builtin: list[Embedder] = [EarlierMiniLM()]
     if settings.embedder.kind != "builtin":
-        # Its identity is known without loading it; that happens when it has to embed something.
-        others.append(create(EmbedderSettings()))
-        stack.push_async_callback(others[-1].close)
+        builtin.append(create(EmbedderSettings()))
+    for other in builtin:
+        stack.push_async_callback(other.close)
+    others += builtin
     models = Models(embedder, tuple(others))
     stack.push_async_callback(models.close)
     return models
@@ -88,7 +94,7 @@ async def open_models(
 
 async def _prior(embedder: Embedder) -> Prior:
     shipped = shipped_prior()
-    if embedder.model_id == MODEL_ID:
+    if embedder.model_id in _OF_SHIPPED_PRIOR:
         return shipped
     texts = shipped_texts()
     log.info("embedding_background", model=embedder.model_id, texts=len(texts))

