@@ -53,12 +53,12 @@ async def test_meaning_ranks_first(real: MiniLM) -> None:
 
 
 async def test_vectors_are_those_of_the_reference(real: MiniLM) -> None:
-    """The example of sentence-transformers' README, within what int8 weights cost."""
+    """The example of sentence-transformers' README, within what int8 costs."""
     texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     vectors = await real.embed(texts, DATUM)
     first, second, third = vectors
     cosines = [first @ second, first @ third, second @ third]
-    assert cosines == pytest.approx([0.6660, 0.1046, 0.1411], abs=0.005)
+    assert cosines == pytest.approx([0.6660, 0.1046, 0.1411], abs=0.01)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-6)
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, real.dimension)
