@@ -117,9 +117,9 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
 
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
     optionally description, event_type, content_type, metadata, tombstone and expected_revision.
-    What `contex replay --json` and `contex state --json` print is understood too: a deletion
-    becomes a tombstone, and summaries, erased events and what the service wrote about agents,
-    feedback and models are left out.
+    Without a description the datum keeps the one that it has. What `contex replay --json` and
+    `contex state --json` print is understood too: a deletion becomes a tombstone, and summaries,
+    erased events and what the service wrote about agents, feedback and models are left out.
     """
     if not line.strip():
         return None
@@ -144,10 +144,14 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         raise InputError("expected_revision is not a number from 0")
     tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
     payload, content_type = (None, None) if tombstone else _line_payload(record)
+    description = None
+    if "description" in record or "sequence" in record:
+        # An event that is printed without one has none.
+        description = _text(record, "description")
     return contex.NewEvent(
         data_key=_text(record, "data_key"),
         payload=payload,
-        description=_text(record, "description"),
+        description=None if tombstone else description,
         event_type="" if event_type in ("data_published", "data_deleted") else event_type,
         content_type=None if tombstone else _text(record, "content_type") or content_type,
         metadata=metadata,

@@ -41,7 +41,12 @@ def publish(
         None, "KEY", "The datum; '' for an event of your own type without one."
     ),
     value: str | None = argument(None, "VALUE|-|@FILE", "The fact; - reads stdin."),
-    description: str = option("", "What the datum is, in plain words.", "--description", "-d"),
+    description: str | None = option(
+        None,
+        "What the datum is, in plain words; '' removes it. [default: as it was]",
+        "--description",
+        "-d",
+    ),
     event_type: str = option("", "An event type of your own.", "--type"),
     content_type: str | None = option(
         None, "Media type. By default JSON is recognised, then the file's suffix."
@@ -69,7 +74,7 @@ def publish(
     single_only = {
         "KEY": data_key,
         "VALUE": value,
-        "--description": description,
+        "--description": None if description is None else True,
         "--type": event_type,
         "--content-type": content_type,
         "--meta": metadata,

@@ -22,7 +22,8 @@ class NewEvent:
         data_key: Name of the datum; empty only for an event of a type of your own.
         payload: Bytes, text, or anything with a JSON form. None is JSON null, but no payload at
             all if `tombstone` is set.
-        description: What the datum is, in plain words; the best way to have it found.
+        description: What the datum is, in plain words; the best way to have it found. None keeps
+            the datum's last one, "" removes it.
         event_type: A type of your own; empty for `data_published` or `data_deleted`.
         content_type: Media type; by default the one that fits the payload's Python type.
         metadata: Free annotations.
@@ -33,7 +34,7 @@ class NewEvent:
 
     data_key: str = ""
     payload: object = None
-    description: str = ""
+    description: str | None = None
     event_type: str = ""
     content_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)

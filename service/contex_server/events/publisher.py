@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import Future
+from collections.abc import Collection, Iterable
+from typing import Any
 
+from contex_server.events.descriptions import Descriptions
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
-from contex_server.log.port import EventLog
+from contex_server.log.port import DescriptionChanged, EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.tiers.sealer import Sealer
+
+_ATTEMPTS = 16
+"""How often an append is sent before it is refused: each time, another one has changed the
+description of one of its data."""
 
 
 class Publisher:
@@ -23,9 +31,15 @@ class Publisher:
     """
 
     def __init__(
-        self, log: EventLog, embeddings: Embeddings, sealer: Sealer, growth: Growth
+        self,
+        log: EventLog,
+        descriptions: Descriptions,
+        embeddings: Embeddings,
+        sealer: Sealer,
+        growth: Growth,
     ) -> None:
         self._log = log
+        self._descriptions = descriptions
         self._embeddings = embeddings
         self._sealer = sealer
         self._growth = growth
@@ -33,15 +47,62 @@ class Publisher:
     async def prepare(self, append: Append) -> Append:
         """Describes and embeds the events of an append, and seals those that name a subject.
 
+        Those without a description keep their datum's.
+
         Embedding comes first, so that every replica reads the vector instead of computing
         it; see docs/adr/0003.
 
         Raises:
-            ContexError: PAYLOAD_MALFORMED; MASTER_KEY_MISSING, KEY_UNAVAILABLE,
-                STORE_UNAVAILABLE where an event names a subject.
+            ContexError: PAYLOAD_MALFORMED; STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE;
+                MASTER_KEY_MISSING, KEY_UNAVAILABLE where an event names a subject.
         """
+        for event in append.events:
+            if event.carries:
+                event.bare = event.body
+        await self._descriptions.carry(append)
+        await self._describe(append, enumerate(append.events))
+        return append
+
+    async def append(self, append: Append, after: Collection[Future[Any]] = ()) -> Appended:
+        """Appends; where a description was not what it was taken to be, describes anew and
+        repeats.
+
+        Args:
+            after: What is done before it is repeated, so that appends of one lane keep their
+                order.
+
+        Raises:
+            ContexError: As `EventLog.append` and `prepare`; OVERLOADED if others change the
+                descriptions of its data all the time.
+        """
+        await self._growth.throttle(append.project, len(append.events))
+        for _ in range(_ATTEMPTS):
+            try:
+                appended = await self._log.append(append)
+                break
+            except DescriptionChanged:
+                if after:
+                    await asyncio.wait(after)
+                await self._renew(append)
+        else:
+            raise ContexError(
+                Reason.OVERLOADED,
+                f"the descriptions of its data were changed {_ATTEMPTS} times meanwhile",
+                retry_after_ms=250,
+            )
+        if not appended.duplicate:
+            self._descriptions.appended(append)
+        self._growth.grown(append.project)
+        if append.vectors:
+            self._embeddings.appended(append.project, append.model, append.vectors)
+        return appended
+
+    async def _describe(self, append: Append, events: Iterable[tuple[int, NewEvent]]) -> None:
+        """Describes, embeds and seals events, by their places in the append."""
         texts: dict[bytes, Description] = {}
-        for index, event in enumerate(append.events):
+        for index, event in events:
+            if event.bare and event.description:
+                event.body = event_codec.with_description(event.bare, event.description)
             if not event.tombstone:
                 if len(event.payload) > INLINE_BYTES:
                     description = await asyncio.to_thread(_describe, index, event)
@@ -55,17 +116,24 @@ class Publisher:
             if event.subject:
                 event.body = await self._sealer.seal(append.project, event.subject, event.body)
         if texts:
-            append.model, append.vectors = await self._embeddings.for_append(append.project, texts)
-        return append
+            model, vectors = await self._embeddings.for_append(append.project, texts)
+            if model == append.model:
+                vectors = append.vectors | vectors
+            append.model, append.vectors = model, vectors
 
-    async def append(self, append: Append) -> Appended:
-        """Appends; see `EventLog.append`."""
-        await self._growth.throttle(append.project, len(append.events))
-        appended = await self._log.append(append)
-        self._growth.grown(append.project)
-        if append.vectors:
-            self._embeddings.appended(append.project, append.model, append.vectors)
-        return appended
+    async def _renew(self, append: Append) -> None:
+        """Prepares an append again with descriptions as they are now."""
+        before = [event.description for event in append.events]
+        await self._descriptions.carry(append, afresh=True)
+        changed = []
+        for index, (event, text) in enumerate(zip(append.events, before, strict=True)):
+            if event.description != text:
+                event.body, event.payload = event.bare, event_codec.payload_of(event.bare)
+                changed.append((index, event))
+        if changed:
+            await self._describe(append, changed)
+        if append.lane is not None:
+            append.turn = append.lane.turn
 
 
 def _describe(index: int, event: NewEvent) -> Description:

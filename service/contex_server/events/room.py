@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from contex_server.events.descriptions import Descriptions
 from contex_server.events.hub import Hub
 from contex_server.events.presence import Presence
 from contex_server.events.publisher import Publisher
@@ -35,4 +36,6 @@ def open_events(
     stack.push_async_callback(hub.close)
     presence = Presence(storage.store.presence)
     stack.push_async_callback(presence.close)
-    return EventsRoom(Publisher(storage.log, embeddings, storage.sealer, growth), hub, presence)
+    descriptions = Descriptions(storage.log, storage.store.descriptions)
+    publisher = Publisher(storage.log, descriptions, embeddings, storage.sealer, growth)
+    return EventsRoom(publisher, hub, presence)

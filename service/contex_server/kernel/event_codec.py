@@ -27,6 +27,7 @@ from contex_server.kernel.protobuf import field, timestamp
 _links = _key_state = tuple.__new__
 _parse = event_pb2.Event.FromString
 assert event_pb2.Event.SEALED_FIELD_NUMBER << 3 | 2 == SEALED_TAG
+_DESCRIPTION = event_pb2.Event.DESCRIPTION_FIELD_NUMBER << 3 | 2
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
 _NO_METADATA: dict[str, str] = {}
@@ -181,6 +182,16 @@ def encode(event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
     return event_pb2.Event(
         event_type=event_type, payload=payload, metadata=metadata
     ).SerializeToString()
+
+
+def with_description(body: bytes, description: str) -> bytes:
+    """The body of an event that had no description."""
+    return body + field(_DESCRIPTION, description.encode())
+
+
+def payload_of(body: bytes) -> bytes:
+    """The payload of an event that is not sealed."""
+    return _parse(body).payload
 
 
 def mark_opaque(body: bytes) -> bytes:

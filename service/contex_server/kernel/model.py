@@ -147,6 +147,10 @@ class NewEvent:
         expected_revision: The revision of the key that the append depends on, if any.
         subject: Whose data it holds; it is sealed then.
         digest: Identifies the describing text, 16 bytes; empty: not matched.
+        carries: Keeps the datum's description; `description` is then what that is taken to be.
+        bare: The body of one that carries, before it was described and sealed.
+        was: What the datum's description was taken to be; see functions/events.lua.
+        described: What it is with this event, likewise.
     """
 
     body: bytes
@@ -159,6 +163,23 @@ class NewEvent:
     expected_revision: int | None = None
     subject: str = ""
     digest: bytes = b""
+    carries: bool = False
+    bare: bytes = b""
+    was: str = "*"
+    described: str = "?"
+
+
+@dataclass(slots=True)
+class Lane:
+    """Keeps appends in order, also where one has to be repeated.
+
+    An append is refused that was made at an earlier turn.
+
+    Attributes:
+        turn: How often one of its appends has been refused for a wrong description.
+    """
+
+    turn: int = 0
 
 
 @dataclass(slots=True)
@@ -171,6 +192,8 @@ class Append:
         vectors: Encodings of the events' texts by digest, as `matching/encoding.py` packs
             them, for those that the store may not have yet.
         model: The embedding model they come from.
+        lane: Of several that must stay in order, the lane they share.
+        turn: The lane's turn when this one was handed over.
     """
 
     project: str
@@ -181,6 +204,8 @@ class Append:
     origin: Origin = UNKNOWN
     vectors: dict[bytes, bytes] = field(default_factory=dict)
     model: str = ""
+    lane: Lane | None = None
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

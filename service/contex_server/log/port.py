@@ -48,6 +48,11 @@ class Follower(Protocol):
         """Gives the connection back."""
 
 
+class DescriptionChanged(Exception):
+    """A datum's description is not what a publish took it to be, or this one of its lane was
+    earlier: nothing was appended."""
+
+
 class EventLog(Protocol):
     """The immutable logs of all projects.
 
@@ -63,6 +68,7 @@ class EventLog(Protocol):
 
         Raises:
             ContexError: REVISION_CONFLICT; OVERLOADED, in which case nothing was sent.
+            DescriptionChanged: See there.
         """
 
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
@@ -114,6 +120,26 @@ class StoreLog(EventLog, Protocol):
 
     async def close(self) -> None:
         """Writes what is pending, then closes every connection."""
+
+
+class KeyDescription(NamedTuple):
+    """What the store knows of a datum's description.
+
+    Attributes:
+        stored: As `NewEvent.described` gave it; "" if it has none, None if only its latest
+            event tells.
+        latest: The key's latest event; None if it never had one.
+    """
+
+    stored: str | None
+    latest: Sequence | None
+
+
+class DescriptionStore(Protocol):
+    """The current descriptions of data. See `EventLog` for errors."""
+
+    async def of_keys(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyDescription]:
+        """What is known of each of some keys, though not all as of one moment."""
 
 
 class PresenceStore(Protocol):

@@ -9,7 +9,7 @@ from contex_server.log.archive import ArchiveStore
 from contex_server.log.audit import AuditStore
 from contex_server.log.keys import KeyStore
 from contex_server.log.match import MatchStore
-from contex_server.log.port import PresenceStore, StoreLog
+from contex_server.log.port import DescriptionStore, PresenceStore, StoreLog
 from contex_server.log.projects import ProjectStore
 from contex_server.log.state import SnapshotStore, StateStore
 from contex_server.log.tasks import TaskStore
@@ -22,6 +22,7 @@ class Store:
 
     events: StoreLog
     presence: PresenceStore
+    descriptions: DescriptionStore
     state: StateStore
     snapshots: SnapshotStore
     match: MatchStore

@@ -36,7 +36,7 @@ class EventService(Calls):
         data_key: str,
         payload: object,
         *,
-        description: str = "",
+        description: str | None = None,
         event_type: str = "",
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -52,7 +52,8 @@ class EventService(Calls):
         Args:
             data_key: Name of the datum.
             payload: Bytes, text, or anything with a JSON form.
-            description: What the datum is, in plain words; the best way to have it found.
+            description: What the datum is, in plain words; the best way to have it found. None
+                keeps the datum's last one, "" removes it.
             event_type: A type of your own; empty for `data_published`.
             content_type: Media type; by default the one that fits the payload's Python type.
             metadata: Free annotations.

@@ -118,7 +118,8 @@ class Event(EventMethods):
         data_key: The datum that this event is about. Empty if it is not about a datum.
         payload: The fact itself, exactly as published. Empty in "data_deleted".
         content_type: Media type of the payload. Empty means "application/json".
-        description: The publisher's description of the datum, in plain words. Used for matching.
+        description: The publisher's description of the datum, in plain words: given with this
+            event, or with an earlier one and kept. Used for matching.
         publisher: The publisher's name, as given by the publisher. Not verified yet.
         metadata: Free-form annotations by the publisher. Not used for matching. "subject" names the
             person whose data the event holds (1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -);

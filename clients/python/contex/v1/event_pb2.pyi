@@ -187,7 +187,9 @@ class Event(_message.Message):
     content_type: _builtins.str
     """Media type of the payload. Empty means "application/json"."""
     description: _builtins.str
-    """The publisher's description of the datum, in plain words. Used for matching."""
+    """The publisher's description of the datum, in plain words: given with this event, or with an
+    earlier one and kept. Used for matching.
+    """
     publisher: _builtins.str
     """The publisher's name, as given by the publisher. Not verified yet."""
     revision: _builtins.int

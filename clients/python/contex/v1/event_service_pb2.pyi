@@ -73,8 +73,10 @@ class NewEvent(_message.Message):
     application/octet-stream, the format is detected and the payload never refused.
     """
     description: _builtins.str
-    """What the datum is, in plain words, at most 4,096 bytes. Optional, and the best way to get it
-    found.
+    """What the datum is, in plain words, at most 4,096 bytes; the best way to get it found. Unset: the
+    datum keeps the description of its latest event. A datum that is new, or deleted, has none; one
+    whose latest event names a subject keeps it only if this event names the same. Set to "": it has
+    none any more. The event holds the description that results.
     """
     tombstone: _builtins.bool
     """Deletes the datum: the service writes "data_deleted". Payload, content_type and event_type
@@ -96,17 +98,22 @@ class NewEvent(_message.Message):
         event_type: _builtins.str = ...,
         payload: _builtins.bytes = ...,
         content_type: _builtins.str = ...,
-        description: _builtins.str = ...,
+        description: _builtins.str | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tombstone: _builtins.bool = ...,
         expected_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "description", b"description", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "expected_revision", b"expected_revision", "metadata", b"metadata", "payload", b"payload", "tombstone", b"tombstone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "expected_revision", b"expected_revision", "metadata", b"metadata", "payload", b"payload", "tombstone", b"tombstone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
 
 Global___NewEvent: _TypeAlias = NewEvent  # noqa: Y015

@@ -100,6 +100,7 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
             if getattr(event, field):
                 raise invalid_field(field, "must be empty where tombstone is set")
     kind = kind or (DATA_DELETED if tombstone else DATA_PUBLISHED)
+    carries = bool(key) and not tombstone and not event.HasField("description")
     body = event_pb2.Event(
         event_type=kind,
         data_key=key,
@@ -117,7 +118,8 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
             raise invalid_field("expected_revision", "must be at most 2^53")
     subject = metadata.get(SUBJECT, "") if metadata else ""
     return NewEvent(
-        body, key, kind, payload, content_type, description, tombstone, expected, subject
+        *(body, key, kind, payload, content_type, description, tombstone, expected, subject),
+        carries=carries,
     )
 
 

@@ -16,7 +16,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, shutting_down
-from contex_server.kernel.model import Append, Appended, Durability
+from contex_server.kernel.model import Append, Appended, Durability, Lane
 
 T = TypeVar("T")
 
@@ -56,8 +56,8 @@ async def publish_all(
         fields.project(request.project)
         return await publisher.prepare(checks.publish(request, call.origin, limits))
 
-    async def append(prepared: asyncio.Task[Append]) -> Appended:
-        return await publisher.append(prepared.result())
+    async def append(prepared: asyncio.Task[Append], earlier: set[asyncio.Task[Any]]) -> Appended:
+        return await publisher.append(prepared.result(), earlier)
 
     async def read_all() -> None:
         end: _End = None
@@ -70,16 +70,26 @@ async def publish_all(
         inbox.put_nowait(end)
 
     async def append_all() -> None:
-        last: asyncio.Task[Appended] | None = None
-        lane: Durability | None = None
+        lane, turn = Lane(), 0
+        unfinished: set[asyncio.Task[Any]] = set()
+        before: Durability | None = None
         while isinstance(batch := await inbox.get(), tuple):
             request_id, prepared = batch
             await asyncio.wait([prepared])
-            durability = None if prepared.exception() else prepared.result().durability
-            if last is not None and durability is not lane:
-                # The log keeps the order only of appends of one durability.
-                await asyncio.wait([last])
-            lane, last = durability, start(append(prepared))
+            durability = None
+            if not prepared.exception():
+                durability = prepared.result().durability
+                prepared.result().lane = lane
+            if unfinished and (durability is not before or lane.turn != turn):
+                # The log keeps the order only of appends of one durability, and not of those
+                # that are repeated.
+                await asyncio.wait(unfinished)
+            before, turn = durability, lane.turn
+            if durability is not None:
+                prepared.result().turn = turn
+            last = start(append(prepared, set(unfinished)))
+            unfinished.add(last)
+            last.add_done_callback(unfinished.discard)
             tasks.discard(prepared)
             outbox.put_nowait((request_id, last))
         outbox.put_nowait(batch)

@@ -22,6 +22,7 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.log.port import DescriptionChanged
 from contex_server.log.redis.client import Client, execute_or_load, fcall
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
@@ -110,7 +111,9 @@ class Appender:
                 self._wake.clear()
                 await self._wake.wait()
             await self._gather()
-            batch = self._take()
+            batch = _of_this_turn(self._take())
+            if not batch:
+                continue
             try:
                 await self._commit(batch)
             except STORE_ERRORS as error:
@@ -172,6 +175,9 @@ class Appender:
                 _fail(group, await self._translated(reply))
                 continue
             for (append, future), answer in zip(group, reply, strict=True):
+                lane = append.lane
+                if lane is not None and answer[:1] == b"?" and append.turn == lane.turn:
+                    lane.turn += 1
                 if not future.done():
                     _resolve(append, future, answer, reached)
 
@@ -210,12 +216,17 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
     """The call that appends some publishes of one project."""
     vectors: dict[bytes, bytes] = {}
     publishes: list[Any] = []
+    lanes: dict[int, int] = {}
     model = next((append.model for append in appends if append.vectors), "")
     for append in appends:
         if append.model == model:
             # Of two models, one's vectors are left to be computed when they are needed.
             vectors.update(append.vectors)
-        publishes += (append.request_id, str(append.origin), append.publisher, len(append.events))
+        lane: int | str = ""
+        if append.lane is not None:
+            lane = lanes.setdefault(id(append.lane), len(lanes))
+        origin = str(append.origin)
+        publishes += (append.request_id, origin, append.publisher, len(append.events), lane)
         for event in append.events:
             expected = event.expected_revision
             publishes += (
@@ -225,11 +236,16 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
                 event.digest,
                 event.event_type,
                 event.body,
+                event.was,
+                event.described,
             )
     return fcall(
         project,
-        "contex1_append",
-        (*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
+        "contex1_append_described",
+        (
+            *(*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
+            "descriptions",
+        ),
         settings.request_window_s,
         settings.audit_retention_ms,
         model,
@@ -257,6 +273,17 @@ def _size(append: Append) -> int:
     return sum(len(event.body) for event in append.events)
 
 
+def _of_this_turn(batch: list[_Waiting]) -> list[_Waiting]:
+    """Those that may be sent; refuses the others, which one of their lane must precede."""
+    current = []
+    for append, future in batch:
+        if append.lane is None or append.turn == append.lane.turn:
+            current.append((append, future))
+        elif not future.done():
+            future.set_exception(DescriptionChanged())
+    return current
+
+
 def _fail(batch: list[_Waiting], error: ContexError) -> None:
     for _, future in batch:
         if not future.done():
@@ -268,6 +295,9 @@ def _resolve(
 ) -> None:
     """Reads one reply of the append function; see functions/."""
     text = answer.decode()
+    if text[0] == "?":
+        future.set_exception(DescriptionChanged())
+        return
     if text[0] == "!":
         index, actual = text[1:].split(" ")
         event = append.events[int(index)]

@@ -1,7 +1,8 @@
-"""The event log on Redis or Valkey, and the presence of streams.
+"""The event log on Redis or Valkey, current descriptions, and the presence of streams.
 
 events       stream; one field "e" an entry, see functions/events.lua
 requests:0|1 hash: request id -> first answer, in alternating windows
+descriptions hash: data key -> its description, of the keys that have one and are marked so
 presence     hash: what each server process has open
 """
 
@@ -24,7 +25,14 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.log.buckets import bucket_of
-from contex_server.log.port import Bounds, PresenceStore, StoreLog, TailFollower
+from contex_server.log.port import (
+    Bounds,
+    DescriptionStore,
+    KeyDescription,
+    PresenceStore,
+    StoreLog,
+    TailFollower,
+)
 from contex_server.log.redis.appender import Appender, Fsync
 from contex_server.log.redis.client import Client, Facet, entries_of, pairs
 from contex_server.log.redis.connections import (
@@ -171,6 +179,18 @@ class RedisFollower(TailFollower):
             await connection.disconnect(nowait=True)
 
 
+class RedisDescriptions(Facet, DescriptionStore):
+    async def of_keys(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyDescription]:
+        keys = list(data_keys)
+        states, texts = await self._client.commands(
+            project, ("HMGET", "state", *keys), ("HMGET", "descriptions", *keys)
+        )
+        return {
+            name: _key_description(state, text)
+            for name, state, text in zip(keys, states, texts, strict=True)
+        }
+
+
 class RedisPresence(Facet, PresenceStore):
     async def put_presence(self, project: str, owner: str, presence: str) -> None:
         if presence:
@@ -181,6 +201,20 @@ class RedisPresence(Facet, PresenceStore):
     async def presence(self, project: str) -> dict[str, str]:
         reports = await self._client.command(project, "HGETALL", "presence")
         return {owner.decode(): report.decode() for owner, report in pairs(reports).items()}
+
+
+def _key_description(state: bytes | None, text: bytes | None) -> KeyDescription:
+    """Reads what functions/events.lua wrote of a key."""
+    if state is None:
+        return KeyDescription("", None)
+    _, sequence, rest = state.split(b" ", 2)
+    mark, digest = rest[:1], rest[1:]
+    stored: str | None = None
+    if mark in (b"D", b"N"):
+        stored = ""
+    elif mark == b"K" and digest and text is not None:
+        stored = text.decode()
+    return KeyDescription(stored, parse_sequence(sequence))
 
 
 def _ms(time: Any) -> int:

@@ -12,7 +12,9 @@ local TAG_REVISION = '\72' -- field 9, varint: 9 * 8
 local TAG_PREVIOUS_SEQUENCE = '\82' -- field 10, bytes: 10 * 8 + 2
 local TAG_TEXT_DIGEST = '\90' -- field 11, bytes: 11 * 8 + 2
 
--- Values of the state hash: "<revision> <sequence> <L|D><digest>": (L)ive or (D)eleted.
+-- Values of the state hash: "<revision> <sequence> <mark><digest>". The mark is D of a key that
+-- is deleted. Of a live one it tells what is known of its description: that it has (N)one, that
+-- the hash <descriptions> (K)nows it, or L: only its latest event tells.
 local STATE = '^(%d+) (%S+) (.)(.*)$'
 
 -- Multi-value commands go out in chunks: Lua's unpack is bounded by its C stack.

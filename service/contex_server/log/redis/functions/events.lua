@@ -1,5 +1,7 @@
 -- Arguments before a publish's events, and of each event.
-local HEAD, EACH = 4, 6
+local HEAD, EACH = 5, 8
+-- The same where nothing is said of descriptions.
+local PLAIN_HEAD, PLAIN_EACH = 4, 6
 
 local function put_vectors(key, args, from, count)
   for i = from, from + 2 * count - 1, 2 do
@@ -8,20 +10,16 @@ local function put_vectors(key, args, from, count)
   return from + 2 * count
 end
 
--- Appends the events of many publishes, each publish whole or not at all.
---
--- KEYS  events, stats, activity, activity-open, audit, state, vectors, requests:0,
---       requests:1, matching
--- ARGV  request window in seconds, retention of audit records in ms, the vectors' model,
---       number of vectors, then for each: digest, vector,
---       then for each publish: request_id or "", origin, publisher, number of events, and for
---       each event: data key or "", expected revision or "", "T" (tombstone) or "", digest,
---       type, body
--- Returns for each publish one string:
---       "<first sequence> <revision> …"   appended; the sequences are consecutive
---       "=<first sequence> <revision> …"  the request was answered before, like this
---       "!<index of the event> <actual revision>"  a revision was not the expected one
-local function append(keys, args)
+-- Whether an event's publisher has taken its key for what it is: described by `was`, which is
+-- nil if that is not known here, as of its latest event.
+local function is_right(before, after, was, latest)
+  if before == '*' then return true end
+  if before == '=' then return was == after end
+  return was == before or (was and was == after) or before == '@' .. (latest or '')
+end
+
+-- Appends the events of many publishes, each publish whole or not at all; see `append_described`.
+local function append_all(keys, args, head, each)
   local events, state = keys[1], keys[6]
   local window, retention_ms = tonumber(args[1]), tonumber(args[2])
   local vectors = tonumber(args[4])
@@ -38,8 +36,8 @@ local function append(keys, args)
   local at = first
   while at <= #args do
     if args[at] ~= '' then ids[#ids + 1] = args[at] end
-    local upto = at + HEAD - 1 + EACH * tonumber(args[at + 3])
-    for i = at + HEAD, upto, EACH do
+    local upto = at + head - 1 + each * tonumber(args[at + 3])
+    for i = at + head, upto, each do
       local name = args[i]
       if name ~= '' and not seen[name] then
         seen[name] = true
@@ -52,37 +50,63 @@ local function append(keys, args)
   local answered = lookup(before, ids)
   for id, answer in pairs(lookup(current, ids)) do answered[id] = answer end
   local revision, sequence, mark, digest = {}, {}, {}, {}
+  -- The description of each key: nil if it is not known, '' if there is none.
+  local text_of, kept, known = {}, {}, {}
   for name, value in pairs(lookup(state, names)) do
     local r, s, m, d = string.match(value, STATE)
     revision[name], sequence[name], mark[name], digest[name] = tonumber(r), s, m, d
+    -- An erasure leaves no digest.
+    if m == 'K' and d ~= '' then known[#known + 1] = name end
+  end
+  if each == EACH then
+    kept = lookup(keys[11], known)
+    for _, name in ipairs(names) do
+      local m = mark[name]
+      text_of[name] = kept[name]
+      if not m or m == 'D' or m == 'N' then text_of[name] = '' end
+    end
   end
 
   local replies, requests, touched, tallied, earliest = {}, {}, {}, tally(), nil
+  local held = {}
   at = first
   while at <= #args do
     local id, origin, publisher = args[at], args[at + 1], args[at + 2]
-    local from, upto = at + HEAD, at + HEAD - 1 + EACH * tonumber(args[at + 3])
+    local lane = head == HEAD and args[at + 4] or ''
+    local from, upto = at + head, at + head - 1 + each * tonumber(args[at + 3])
     at = upto + 1
     local reply
     if id ~= '' and answered[id] then
       reply = '=' .. answered[id]
+    elseif held[lane] then
+      reply = '?'
     else
-      local ahead = {}
-      for i = from, upto, EACH do
+      local ahead, planned, right = {}, {}, true
+      for i = from, upto, each do
         local name = args[i]
         if name ~= '' then
           local actual = (revision[name] or 0) + (ahead[name] or 0)
           if args[i + 1] ~= '' and tonumber(args[i + 1]) ~= actual then
-            reply = '!' .. (i - from) / EACH .. ' ' .. whole(actual)
+            reply = '!' .. (i - from) / each .. ' ' .. whole(actual)
             break
+          end
+          if each == EACH then
+            local was, latest = planned[name], nil
+            if not was then was, latest = text_of[name], sequence[name] end
+            right = right and is_right(args[i + 6], args[i + 7], was, latest)
+            planned[name] = args[i + 2] == 'T' and '' or args[i + 7]
           end
           ahead[name] = (ahead[name] or 0) + 1
         end
       end
+      if not reply and not right then
+        reply = '?'
+        if lane ~= '' then held[lane] = true end
+      end
     end
     if not reply then
       local parts = {}
-      for i = from, upto, EACH do
+      for i = from, upto, each do
         local name, tombstone, text = args[i], args[i + 2] == 'T', args[i + 3]
         local kind, body = args[i + 4], args[i + 5]
         local count_now = 0
@@ -104,7 +128,14 @@ local function append(keys, args)
             tallied.deleted = tallied.deleted + (tombstone and 1 or -1)
           end
           revision[name], sequence[name], digest[name] = count_now, placed, text
-          mark[name] = tombstone and 'D' or 'L'
+          local described = each == EACH and args[i + 7] or '?'
+          if tombstone then
+            mark[name], text_of[name] = 'D', ''
+          elseif described == '?' then
+            mark[name], text_of[name] = 'L', nil
+          else
+            mark[name], text_of[name] = described == '' and 'N' or 'K', described
+          end
           touched[name] = true
         end
       end
@@ -121,12 +152,24 @@ local function append(keys, args)
     replies[#replies + 1] = reply
   end
 
-  local values = {}
+  local values, texts, gone = {}, {}, {}
   for name in pairs(touched) do
     values[#values + 1] = name
     values[#values + 1] = whole(revision[name]) .. ' ' .. sequence[name] .. ' ' .. mark[name] .. digest[name]
+    if mark[name] == 'K' then
+      if text_of[name] ~= kept[name] then
+        texts[#texts + 1] = name
+        texts[#texts + 1] = text_of[name]
+      end
+    elseif kept[name] then
+      gone[#gone + 1] = name
+    end
   end
   chunked('HSET', state, values)
+  if each == EACH then
+    chunked('HSET', keys[11], texts)
+    chunked('HDEL', keys[11], gone)
+  end
   count(events, keys[2], keys[3], keys[4], tallied, earliest)
   if #requests > 0 then
     local fresh = redis.call('EXISTS', current) == 0
@@ -135,6 +178,35 @@ local function append(keys, args)
     if fresh then redis.call('PEXPIREAT', current, (turn + 2) * window * 1000 - 1) end
   end
   return replies
+end
+
+-- Appends the events of many publishes, each publish whole or not at all.
+--
+-- KEYS  events, stats, activity, activity-open, audit, state, vectors, requests:0,
+--       requests:1, matching, descriptions
+-- ARGV  request window in seconds, retention of audit records in ms, the vectors' model,
+--       number of vectors, then for each: digest, vector,
+--       then for each publish: request_id or "", origin, publisher, number of events, lane or
+--       "", and for each event: data key or "", expected revision or "", "T" (tombstone) or "",
+--       digest, type, body, what its key's description was taken to be, and what it is with it:
+--         was  "*": it does not matter, "=": the same, "@<sequence>": that of the latest event,
+--              which is this one; or the description itself
+--         is   "": none, "?": only the event tells, "T<text>", or what stands for one that is
+--              sealed
+-- Returns for each publish one string:
+--       "<first sequence> <revision> …"   appended; the sequences are consecutive
+--       "=<first sequence> <revision> …"  the request was answered before, like this
+--       "!<index of the event> <actual revision>"  a revision was not the expected one
+--       "?"  a description was not what it was taken to be; nothing of its lane is appended
+--            after it in this call
+local function append_described(keys, args)
+  return append_all(keys, args, HEAD, EACH)
+end
+
+-- The same as servers call it that know of no descriptions that carry over: without lanes, and
+-- without the last two arguments of each event.
+local function append(keys, args)
+  return append_all(keys, args, PLAIN_HEAD, PLAIN_EACH)
 end
 
 -- Reads a varint; returns it, and where the next byte is.
@@ -190,4 +262,5 @@ local function history(keys, args)
 end
 
 redis.register_function('contex1_append', append)
+redis.register_function('contex1_append_described', append_described)
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

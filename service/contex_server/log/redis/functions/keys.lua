@@ -42,6 +42,8 @@ local function erase(keys, args)
       end
     end
   end
+  -- What of them carries over is read again from the events.
+  redis.call('UNLINK', (string.gsub(keys[1], 'events$', 'descriptions')))
   local placed = add_alone(keys, args[7], args[6])
   redis.call('HSET', subjects, request, placed .. ' ' .. args[5])
   record(keys[5], now(), tonumber(args[9]), 'x', args[8])
