@@ -8,14 +8,14 @@ that appends compares, in the order of the log; see docs/adr/0020.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import SUBJECT, Append, NewEvent, Sequence
-from contex_server.log.port import DescriptionStore, EventLog
+from contex_server.log.port import DescriptionStore, EventLog, KeyDescription
 
 _KNOWN_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 300
@@ -46,6 +46,7 @@ class Current(NamedTuple):
 
 
 _NONE = Current()
+_NOTHING: Mapping[str, KeyDescription] = {}
 
 
 class Descriptions:
@@ -54,70 +55,73 @@ class Descriptions:
     def __init__(self, log: EventLog, store: DescriptionStore) -> None:
         self._log = log
         self._store = store
-        self._known: dict[tuple[str, str], Current] = {}
+        # By key and project, with what the store then keeps; the first were changed longest ago.
+        self._known: dict[tuple[str, str], tuple[str, Current]] = {}
         self._bytes = 0
 
-    async def carry(self, append: Append, *, afresh: bool = False) -> None:
+    async def carry(self, append: Append, actual: Mapping[str, KeyDescription] = _NOTHING) -> None:
         """Gives each event that carries its datum's description that one, and tells for each
         what the append depends on and what it leaves.
 
         Args:
-            afresh: Ask the store for every key: what was assumed is wrong.
+            actual: What the store says of keys that were taken for something else.
 
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE.
         """
         project, known = append.project, self._known
-        keys = {
-            event.data_key
-            for event in append.events
-            if event.carries and (afresh or (project, event.data_key) not in known)
-        }
-        learnt = await self._read(project, keys) if keys else {}
+        carries = {event.data_key for event in append.events if event.carries}
+        unknown = [key for key in carries if (key, project) not in known and key not in actual]
+        if unknown:
+            actual = {**actual, **await self._store.of_keys(project, unknown)}
+        learnt = await self._learn(project, actual) if actual else {}
         planned: dict[str, Current] = {}
         for event in append.events:
-            key = event.data_key
-            if not key:
-                continue
-            current = _NONE
+            key, text, subject = event.data_key, event.description, event.subject
             if event.carries:
-                found = planned.get(key) or learnt.get(key) or known.get((project, key))
-                current = _carry(event, found or _NONE)
-            elif not event.tombstone and event.description:
-                current = Current(event.description, event.subject)
-            event.described = current.stored
-            planned[key] = current
+                found = planned.get(key) or learnt.get(key)
+                if found is None and (remembered := known.get((key, project))):
+                    found = remembered[1]
+                planned[key] = current = _carry(event, found or _NONE)
+                event.described = current.stored
+            elif key:
+                if event.tombstone or not text:
+                    event.described = ""
+                elif not subject:
+                    event.described = f"T{text}"
+                else:
+                    event.described = Current(text, subject).stored
+                if carries:
+                    planned[key] = Current(text, subject) if event.described else _NONE
 
     def appended(self, append: Append) -> None:
         """Remembers what an append has left."""
         project, known = append.project, self._known
         for event in append.events:
-            key = event.data_key
-            if not key:
-                continue
-            place, text = (project, key), "" if event.tombstone else event.description
-            before = known.get(place)
-            if before is None or before.text != text or (text and before.subject != event.subject):
-                self._keep(place, Current(text, event.subject) if text else _NONE)
+            if key := event.data_key:
+                described, place = event.described, (key, project)
+                before = known.get(place)
+                if before is None or before[0] != described:
+                    text = event.description if described else ""
+                    self._keep(place, described, Current(text, event.subject if text else ""))
 
-    def _keep(self, place: tuple[str, str], current: Current) -> None:
+    def _keep(self, place: tuple[str, str], described: str, current: Current) -> None:
         known = self._known
-        before = known.pop(place, None)
-        if before is not None:
-            self._bytes -= _size(before)
-        known[place] = current
+        if before := known.pop(place, None):
+            self._bytes -= _size(before[1])
+        known[place] = described, current
         self._bytes += _size(current)
         while self._bytes > _KNOWN_BYTES:
-            self._bytes -= _size(known.pop(next(iter(known))))
+            self._bytes -= _size(known.pop(next(iter(known)))[1])
 
-    async def _read(self, project: str, keys: Iterable[str]) -> dict[str, Current]:
-        """The descriptions as the store has them, or else the keys' latest events."""
+    async def _learn(self, project: str, told: Mapping[str, KeyDescription]) -> dict[str, Current]:
+        """The descriptions that the store has told, and from their latest events, others."""
         learnt: dict[str, Current] = {}
         unknown: dict[Sequence, str] = {}
-        for key, (stored, latest) in (await self._store.of_keys(project, keys)).items():
+        for key, (stored, latest) in told.items():
             if stored is not None and stored[:1] != "D":
                 learnt[key] = Current(stored[1:])
-                self._keep((project, key), learnt[key])
+                self._keep((key, project), stored, learnt[key])
             elif latest is not None:
                 unknown[latest] = key
         places = list(unknown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from contex_server.events.descriptions import Descriptions
@@ -12,7 +12,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
-from contex_server.log.port import DescriptionChanged, EventLog
+from contex_server.log.port import DescriptionChanged, EventLog, KeyDescription
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.formats.passages import PayloadMalformed
@@ -76,14 +76,15 @@ class Publisher:
                 descriptions of its data all the time.
         """
         await self._growth.throttle(append.project, len(append.events))
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             try:
                 appended = await self._log.append(append)
                 break
-            except DescriptionChanged:
+            except DescriptionChanged as changed:
                 if after:
                     await asyncio.wait(after)
-                await self._renew(append)
+                # Afterwards the model is too slow for whoever changes them.
+                await self._renew(append, changed.actual, embed=not attempt)
         else:
             raise ContexError(
                 Reason.OVERLOADED,
@@ -97,7 +98,9 @@ class Publisher:
             self._embeddings.appended(append.project, append.model, append.vectors)
         return appended
 
-    async def _describe(self, append: Append, events: Iterable[tuple[int, NewEvent]]) -> None:
+    async def _describe(
+        self, append: Append, events: Iterable[tuple[int, NewEvent]], *, embed: bool = True
+    ) -> None:
         """Describes, embeds and seals events, by their places in the append."""
         texts: dict[bytes, Description] = {}
         for index, event in events:
@@ -115,23 +118,25 @@ class Publisher:
                 event.payload = b""
             if event.subject:
                 event.body = await self._sealer.seal(append.project, event.subject, event.body)
-        if texts:
+        if texts and embed:
             model, vectors = await self._embeddings.for_append(append.project, texts)
             if model == append.model:
                 vectors = append.vectors | vectors
             append.model, append.vectors = model, vectors
 
-    async def _renew(self, append: Append) -> None:
+    async def _renew(
+        self, append: Append, actual: Mapping[str, KeyDescription], *, embed: bool
+    ) -> None:
         """Prepares an append again with descriptions as they are now."""
         before = [event.description for event in append.events]
-        await self._descriptions.carry(append, afresh=True)
+        await self._descriptions.carry(append, actual)
         changed = []
         for index, (event, text) in enumerate(zip(append.events, before, strict=True)):
             if event.description != text:
                 event.body, event.payload = event.bare, event_codec.payload_of(event.bare)
                 changed.append((index, event))
         if changed:
-            await self._describe(append, changed)
+            await self._describe(append, changed, embed=embed)
         if append.lane is not None:
             append.turn = append.lane.turn
 

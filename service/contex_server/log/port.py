@@ -48,9 +48,30 @@ class Follower(Protocol):
         """Gives the connection back."""
 
 
+class KeyDescription(NamedTuple):
+    """What the store knows of a datum's description.
+
+    Attributes:
+        stored: As `NewEvent.described` gave it; "" if it has none, None if only its latest
+            event tells.
+        latest: The key's latest event; None if it never had one.
+    """
+
+    stored: str | None
+    latest: Sequence | None
+
+
 class DescriptionChanged(Exception):
-    """A datum's description is not what a publish took it to be, or this one of its lane was
-    earlier: nothing was appended."""
+    """Descriptions of data are not what a publish took them to be, or those of one that comes
+    before it in its lane: nothing was appended.
+
+    Attributes:
+        actual: By data key, those that it took for others.
+    """
+
+    def __init__(self, actual: Mapping[str, KeyDescription]) -> None:
+        super().__init__(f"descriptions have changed: {', '.join(actual)}")
+        self.actual = actual
 
 
 class EventLog(Protocol):
@@ -120,19 +141,6 @@ class StoreLog(EventLog, Protocol):
 
     async def close(self) -> None:
         """Writes what is pending, then closes every connection."""
-
-
-class KeyDescription(NamedTuple):
-    """What the store knows of a datum's description.
-
-    Attributes:
-        stored: As `NewEvent.described` gave it; "" if it has none, None if only its latest
-            event tells.
-        latest: The key's latest event; None if it never had one.
-    """
-
-    stored: str | None
-    latest: Sequence | None
 
 
 class DescriptionStore(Protocol):

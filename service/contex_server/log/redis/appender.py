@@ -22,7 +22,7 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.log.port import DescriptionChanged
+from contex_server.log.port import DescriptionChanged, KeyDescription
 from contex_server.log.redis.client import Client, execute_or_load, fcall
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
@@ -176,7 +176,7 @@ class Appender:
                 continue
             for (append, future), answer in zip(group, reply, strict=True):
                 lane = append.lane
-                if lane is not None and answer[:1] == b"?" and append.turn == lane.turn:
+                if lane is not None and isinstance(answer, list) and append.turn == lane.turn:
                     lane.turn += 1
                 if not future.done():
                     _resolve(append, future, answer, reached)
@@ -280,8 +280,19 @@ def _of_this_turn(batch: list[_Waiting]) -> list[_Waiting]:
         if append.lane is None or append.turn == append.lane.turn:
             current.append((append, future))
         elif not future.done():
-            future.set_exception(DescriptionChanged())
+            future.set_exception(DescriptionChanged({}))
     return current
+
+
+def _descriptions(answer: list[bytes]) -> dict[str, KeyDescription]:
+    """What the append function says of the keys that were taken for something else."""
+    fields = [field.decode() for field in answer[1:]]
+    return {
+        name: KeyDescription(
+            None if stored == "?" else stored, LogSequence.parse(latest) if latest else None
+        )
+        for name, latest, stored in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+    }
 
 
 def _fail(batch: list[_Waiting], error: ContexError) -> None:
@@ -291,13 +302,16 @@ def _fail(batch: list[_Waiting], error: ContexError) -> None:
 
 
 def _resolve(
-    append: Append, future: asyncio.Future[Appended], answer: bytes, reached: Durability
+    append: Append,
+    future: asyncio.Future[Appended],
+    answer: bytes | list[bytes],
+    reached: Durability,
 ) -> None:
     """Reads one reply of the append function; see functions/."""
-    text = answer.decode()
-    if text[0] == "?":
-        future.set_exception(DescriptionChanged())
+    if isinstance(answer, list):
+        future.set_exception(DescriptionChanged(_descriptions(answer)))
         return
+    text = answer.decode()
     if text[0] == "!":
         index, actual = text[1:].split(" ")
         event = append.events[int(index)]

@@ -10,8 +10,8 @@ local function put_vectors(key, args, from, count)
   return from + 2 * count
 end
 
--- Whether an event's publisher has taken its key for what it is: described by `was`, which is
--- nil if that is not known here, as of its latest event.
+-- Whether the first event of a key in a publish takes the key for what it is: described by `was`,
+-- which is nil if that is not known here, with its latest event.
 local function is_right(before, after, was, latest)
   if before == '*' then return true end
   if before == '=' then return was == after end
@@ -79,9 +79,9 @@ local function append_all(keys, args, head, each)
     if id ~= '' and answered[id] then
       reply = '=' .. answered[id]
     elseif held[lane] then
-      reply = '?'
+      reply = { '?' }
     else
-      local ahead, planned, right = {}, {}, true
+      local ahead, planned, wrong = {}, {}, { '?' }
       for i = from, upto, each do
         local name = args[i]
         if name ~= '' then
@@ -91,16 +91,18 @@ local function append_all(keys, args, head, each)
             break
           end
           if each == EACH then
-            local was, latest = planned[name], nil
-            if not was then was, latest = text_of[name], sequence[name] end
-            right = right and is_right(args[i + 6], args[i + 7], was, latest)
+            if not planned[name] and not is_right(args[i + 6], args[i + 7], text_of[name], sequence[name]) then
+              wrong[#wrong + 1] = name
+              wrong[#wrong + 1] = sequence[name] or ''
+              wrong[#wrong + 1] = text_of[name] or '?'
+            end
             planned[name] = args[i + 2] == 'T' and '' or args[i + 7]
           end
           ahead[name] = (ahead[name] or 0) + 1
         end
       end
-      if not reply and not right then
-        reply = '?'
+      if not reply and #wrong > 1 then
+        reply = wrong
         if lane ~= '' then held[lane] = true end
       end
     end
@@ -197,8 +199,9 @@ end
 --       "<first sequence> <revision> …"   appended; the sequences are consecutive
 --       "=<first sequence> <revision> …"  the request was answered before, like this
 --       "!<index of the event> <actual revision>"  a revision was not the expected one
---       "?"  a description was not what it was taken to be; nothing of its lane is appended
---            after it in this call
+-- or, where a description was not what it was taken to be, {"?", …} with, for each such key:
+--       data key, its latest sequence or "", its description or "?"
+--       Nothing of the lane is appended after it in this call; for that, "?" stands alone.
 local function append_described(keys, args)
   return append_all(keys, args, HEAD, EACH)
 end
