@@ -59,6 +59,7 @@ TEXTS = {
 EXPORTS = {
     "channel": ["channel_options"],
     "errors": ["from_refusal", "from_rpc_error"],
+    "events": ["escape_glob"],
     "match": ["THRESHOLDS"],
     "_async.client": ["AsyncClient"],
     "_sync.client": ["Client"],

@@ -198,7 +198,7 @@ def test_a_deletion(contex: Contex) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["publish", "bad key", "1"], ExitCode.INVALID_ARGUMENT, "data_key"),
+        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "data_key"),
         (["publish", "k", "1", "-p", "bad project"], ExitCode.INVALID_ARGUMENT, "project"),
         (["publish", "k", "1", "--type", "data_deleted"], ExitCode.INVALID_ARGUMENT, "RESERVED"),
         (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "needs"),
@@ -260,7 +260,7 @@ def test_bulk_and_back(contex: Contex) -> None:
 
 
 def test_bulk_reports_what_it_refuses(contex: Contex, tmp_path: Path) -> None:
-    good, bad = '{"data_key":"k","data":1}', '{"data_key":"bad key","data":1}'
+    good, bad = '{"data_key":"k","data":1}', '{"data_key":"bad key ","data":1}'
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join([good] * 256 + [bad] + [good] * 3) + "\n")
     done = contex("publish", "--stream", str(path))

@@ -111,7 +111,7 @@ def say_lines(lines: Iterable[str | Text], indent: str = "") -> None:
 
 
 def remark(text: str) -> None:
-    error_console().print(text, markup=False)
+    error_console().print(text, markup=False, emoji=False)
 
 
 def styled(text: str, style: str = "") -> Text:
@@ -191,9 +191,13 @@ def _escaped(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+_BREAKS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
+
+
 def plain(text: str, limit: int | None = None) -> str:
     """Text on one line, at most `limit` characters, that can't steer a terminal."""
-    text = _escaped(" ".join((text if limit is None else text[: 4 * limit]).split()))
+    text = text if limit is None else text[: 4 * limit]
+    text = _escaped(_BREAKS.sub(" ", text).strip())
     return text if limit is None else shortened(text, limit)
 
 

@@ -112,6 +112,7 @@ if TYPE_CHECKING:
     from .events import BatchResult as BatchResult
     from .events import NewEvent as NewEvent
     from .events import Receipt as Receipt
+    from .events import escape_glob as escape_glob
     from .match import THRESHOLDS as THRESHOLDS
 
 __version__ = "0.1.0"
@@ -122,6 +123,7 @@ _NAMES = {
         FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
         RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound SequenceTrimmed
         TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
+    "events": """BatchResult NewEvent Receipt escape_glob""",
     "match": """THRESHOLDS""",
     "_async.client": """AsyncClient""",
     "_sync.client": """Client""",
@@ -146,7 +148,6 @@ _NAMES = {
         FindingKind RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
-    "events": """BatchResult NewEvent Receipt""",
 }
 """The names of each module."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -97,6 +97,11 @@ def to_new_event(event: NewEvent) -> event_service_pb2.NewEvent:
     )
 
 
+def escape_glob(data_key: str) -> str:
+    """The glob that only this data key fits, whatever characters it has."""
+    return "".join(f"\\{c}" if c in "*?\\" else c for c in data_key)
+
+
 def to_durability(durability: Durability | None) -> event_pb2.Durability.ValueType:
     """The level to ask for; None leaves it to the server."""
     if durability is None:

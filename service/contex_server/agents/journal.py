@@ -253,11 +253,13 @@ def _decode_checkpoint(fields: dict[bytes, bytes]) -> AgentKnowledge:
     deliveries: dict[str, SentDatum] = {}
     texts: dict[int, list[str]] = {}
     for line in fields[b"k"].decode().split("\n"):
-        name, _, value = line.partition(" ")
-        if name.startswith("\2"):
+        if line.startswith("\2"):
+            name, _, value = line.partition(" ")
             texts[int(name[1:])] = orjson.loads(value)
-        elif name:
-            deliveries[name] = _decode_datum(name, *value.split(" "))
+        elif line:
+            # A data key may have spaces, what is said of it has none in its six parts.
+            name, *said = line.rsplit(" ", 6)
+            deliveries[name] = _decode_datum(name, *said)
     streams: dict[str, Stream] = {}
     for line in fields[b"streams"].decode().split("\n"):
         text, _, origin = line.partition("\t")

@@ -36,7 +36,7 @@ from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.metrics import CallCounts
 from contex_server.kernel.codes import Code
 from contex_server.kernel.drain import Drain
-from contex_server.kernel.errors import ContexError, Reason, shutting_down
+from contex_server.kernel.errors import ContexError, Reason, invalid_field, shutting_down
 from contex_server.kernel.model import Origin
 from contex_server.kernel.names import IDENTITY, PROJECT
 
@@ -169,4 +169,13 @@ async def identify(call: Incoming, rest: Rest) -> Any:
 def _origin(identity: str | bytes, peer: str, user_agent: str | bytes) -> Origin:
     """Who calls from where: mostly the same for all calls of a connection."""
     client = _CONTROL.sub(" ", str(user_agent))[:_CLIENT_CHARS]
-    return Origin(IDENTITY(str(identity)), _CONTROL.sub(" ", unquote(peer)), client)
+    return Origin(_identity(str(identity)), _CONTROL.sub(" ", unquote(peer)), client)
+
+
+def _identity(header: str) -> str:
+    """Headers are ASCII: a name comes as UTF-8 that is escaped as in URLs."""
+    try:
+        return IDENTITY(unquote(header, errors="strict"))
+    except UnicodeDecodeError:
+        problem = f"must be UTF-8, each byte as % and two digits; got {header[:48]!r}"
+        raise invalid_field("contex-identity", problem) from None

@@ -314,7 +314,7 @@ class EventFilter:
 
     Attributes:
         event_types: Exact types.
-        data_keys: Globs: "*" is any run of characters, "?" any one.
+        data_keys: Globs; see `kernel.globs`.
         publishers: Exact publishers.
         scope: What the reader may see; nothing else passes, whatever is wanted.
     """

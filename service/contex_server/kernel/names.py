@@ -8,11 +8,24 @@ from collections.abc import Sequence
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
 
+# Controls, separators of lines, surrogates and noncharacters; and what is invisible and hides or
+# reorders text. By ranges, not by categories: what a name is must not change with Python's tables.
+_UNPRINTABLE = "".join(
+    (
+        r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f",
+        r"\ud800-\udfff\ufdd0-\ufdef\ufeff\ufff9-\ufffb\U000e0000-\U000e007f",
+        *(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17)),
+    )
+)
+_EDGE = r"\s\u200c\u200d"
+"""What a name neither begins nor ends with: white space, and what joins characters."""
 _FIRST = {"": "", "a letter": "(?=[A-Za-z])", "a letter or digit": "(?=[A-Za-z0-9])"}
 
 
 class Name:
     """Checks names of one kind, and returns them; `limit` says in words what they must be.
+
+    These have few characters; `PrintableName` is for the others.
 
     Args:
         field: The request's field, unless a call says otherwise.
@@ -50,9 +63,42 @@ class Name:
         return frozenset(self(value, f"{field}[{index}]") for index, value in enumerate(values))
 
 
+class PrintableName(Name):
+    """Names of any printable text. They are compared as they are: nothing is normalised.
+
+    Args:
+        part: Whether it is a part of a name, which may begin and end with anything.
+    """
+
+    def __init__(self, field: str, low: int, high: int, *, part: bool = False) -> None:
+        self._field = field
+        start, end = ("", "") if part else (f"(?![{_EDGE}])", f"(?<![{_EDGE}])")
+        self._pattern = re.compile(f"{start}[^{_UNPRINTABLE}]{{{low},{high}}}{end}")
+        self.limit = f"{low} to {high}" if low else f"at most {high}"
+        self.limit += " printable characters"
+        if not part:
+            self.limit += ", without white space around them"
+
+
+class Glob(PrintableName):
+    """Globs over such names; see `kernel.globs`."""
+
+    def __init__(self, field: str, low: int, high: int) -> None:
+        super().__init__(field, low, high, part=True)
+        self._pattern = re.compile(
+            rf"(?=[^{_UNPRINTABLE}]{{{low},{high}}}\Z)(?:[^\\]|\\.)*", re.DOTALL
+        )
+        self.limit += r", a \ before another one"
+
+
 PROJECT = Name("project", 1, 64, "A-Z a-z 0-9 _ . -", "a letter or digit")
-IDENTITY = Name("contex-identity", 0, 128, "A-Z a-z 0-9 _ . : / @ + -")
+IDENTITY = PrintableName("contex-identity", 0, 128)
 """By which a client names itself, in a header of this name."""
+DATA_KEY = PrintableName("data_key", 1, 256)
+EVENT_TYPE = PrintableName("event_type", 1, 64)
+PUBLISHER = PrintableName("publisher", 0, 128)
+FOREIGN = PrintableName("name", 0, 4_096, part=True)
+"""Data keys, types and publishers of files that something else has written."""
 
 
 def _short(value: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 
+from contex_server.kernel import globs
 from contex_server.kernel.model import BEGINNING, EventFilter, KeyState, Sequence
 from contex_server.kernel.scope import EVERYTHING, Scope
 from contex_server.state.snapshot import EMPTY, Snapshot, changed_rows
@@ -41,7 +42,7 @@ class Selection:
     @cached_property
     def stem(self) -> str:
         """The longest known prefix of all selected keys."""
-        literals = [_literal(glob) for glob in self.data_keys] or [""]
+        literals = [globs.literal(glob) for glob in self.data_keys] or [""]
         # What the first and the last in order have in common, those between have too.
         first, last = min(literals), max(literals)
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
@@ -58,10 +59,6 @@ class Selection:
     def filter(self, data_keys: Iterable[str]) -> Iterator[str]:
         """The selected ones of some keys."""
         return iter(data_keys) if self.is_open else filter(self.admits, data_keys)
-
-
-def _literal(glob: str) -> str:
-    return "".join(takewhile(lambda c: c not in "*?", glob))
 
 
 @dataclass(frozen=True)

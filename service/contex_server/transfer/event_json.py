@@ -122,9 +122,10 @@ class CloudEventsEncoding(JsonEncoding):
         if not str(fields["specversion"]).startswith("1."):
             raise ValueError(f"CloudEvents {fields['specversion']!r:.20}")
         kind = _text(fields, "type")
-        if kind == MANIFEST_TYPE:
+        # An event that a publisher gave such a type has a sequence for an id.
+        if kind == MANIFEST_TYPE and fields.get("id") == "manifest":
             return super().read(fields["data"])
-        if kind == SUMMARY_TYPE:
+        if kind == SUMMARY_TYPE and fields.get("id") == "summary":
             return Summary(**fields["data"])
         metadata = _text(fields, "contexmetadata")
         erased = _text(fields, "contexerased")

@@ -13,6 +13,7 @@ from contex_server.kernel.model import (
     Event,
     Sequence,
 )
+from contex_server.kernel.names import DATA_KEY, FOREIGN
 from contex_server.log.transfer import Restored
 from contex_server.matching.describe import describe
 from contex_server.matching.embeddings import describe_event
@@ -124,6 +125,9 @@ class EventTransform:
         if not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
             problem = "an event without a type, or a deletion without a data key"
             raise reader.malformed(problem)
+        for name in (record.event_type, record.data_key, record.publisher):
+            if not FOREIGN.fits(name):
+                raise reader.malformed(f"{name[:40]!r}: a name has {FOREIGN.limit}")
         sequence = self.continuity.last = max(record.sequence, self.continuity.last.next())
         return record if sequence == record.sequence else replace(record, sequence=sequence)
 
@@ -153,6 +157,8 @@ class EventTransform:
             metadata = {**metadata, **original}
         if key and request.mappings:
             key = remap_key(key, request.mappings)
+            if key != record.data_key:
+                DATA_KEY(key, "start.remap_keys")
         payload = redact(record.data_key, record.payload, request.redactions, self._salt)
         self._report.remapped += key != record.data_key
         self._report.redacted += payload is not record.payload

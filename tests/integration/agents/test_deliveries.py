@@ -348,7 +348,7 @@ async def test_who_calls_is_known_by_name_address_and_client(
                 await asyncio.sleep(0.02)
         bad = api.agents.GetAgent(
             agent_service_pb2.GetAgentRequest(project=P, agent_id="a"),
-            metadata=(("contex-identity", "o p s"),),
+            metadata=(("contex-identity", "o%0Aps"),),
         )
         assert (await refusal(bad)).fields == ["contex-identity"]
 

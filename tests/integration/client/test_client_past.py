@@ -307,15 +307,24 @@ async def test_identity_goes_with_streamed_publishes(
     assert {r.actor for r in published} == {"ops", "sync"}
 
 
+async def test_a_publisher_of_any_language(small_server: Server) -> None:
+    name = "Zo\u00eb & Müller, 東京 100 %"
+    async with AsyncClient(f"127.0.0.1:{small_server.port}", publisher=name) as client:
+        await client.publish(P, "k", 1)
+        (event,) = await client.list_events(P, publishers=[name])
+        assert event.publisher == name
+        assert [r.actor async for r in client.audit(P, actors=[name])] == [name]
+
+
 async def test_a_publisher_that_is_no_name(small_server: Server) -> None:
     address = f"127.0.0.1:{small_server.port}"
-    async with AsyncClient(address, publisher="Zo\u00eb") as client:
+    async with AsyncClient(address, publisher="Zo\u00eb\n") as client:
         with pytest.raises(contex.InvalidArgument, match="contex-identity"):
             await client.stats(P)
 
     def blocking() -> None:
         with (
-            Client(address, publisher="Zo\u00eb") as client,
+            Client(address, publisher="Zo\u00eb\n") as client,
             pytest.raises(contex.InvalidArgument, match="contex-identity"),
         ):
             client.stats(P)

@@ -61,7 +61,7 @@ async def test_a_refused_batch_does_not_stop_the_stream(api: Api) -> None:
     requests = [
         batch(event("a"), request_id="0"),
         batch(event("b"), event("known", expected_revision=7), request_id="1"),
-        batch(event("bad key"), request_id="2"),
+        batch(event("bad key "), request_id="2"),
         batch(event("c", b"{"), request_id="3"),
         batch(request_id="4"),
         batch(event("d", b'"' + b"x" * 2_000_000 + b'"'), request_id="5"),

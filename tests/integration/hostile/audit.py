@@ -5,13 +5,21 @@ from __future__ import annotations
 from contex.v1 import audit_service_pb2
 from contex.v1.audit_service_pb2 import AuditFilter
 
-from tests.integration.hostile.table import FEW, NASTY, long_names, refuse, some
+from tests.integration.hostile.table import (
+    FEW,
+    NASTY,
+    UNPRINTABLE,
+    UNPRINTABLE_FEW,
+    long_names,
+    refuse,
+    some,
+)
 
 for _rpc in ("ListRecords", "ExportRecords"):
     for _list, _bad in {
-        "actors": some({**long_names(128), **NASTY}, *FEW[1:]),
+        "actors": some({**long_names(128), **UNPRINTABLE}, *UNPRINTABLE_FEW[1:]),
         "agent_ids": some({"empty": "", **long_names(128), **NASTY}, *FEW),
-        "data_keys": some({"empty": "", **long_names(256), **NASTY}, *FEW),
+        "data_keys": some({"empty": "", **long_names(512), **UNPRINTABLE}, *UNPRINTABLE_FEW),
     }.items():
         for _name, _text in _bad.items():
             refuse(

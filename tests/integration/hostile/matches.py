@@ -5,14 +5,23 @@ from __future__ import annotations
 from contex.v1.match_service_pb2 import AgentNeed
 
 from tests.integration.hostile.scene import AGENT
-from tests.integration.hostile.table import FEW, NASTY, NO_SEQUENCE, long_names, refuse, some
+from tests.integration.hostile.table import (
+    AROUND,
+    FEW,
+    NASTY,
+    NO_SEQUENCE,
+    UNPRINTABLE,
+    long_names,
+    refuse,
+    some,
+)
 
 for _rpc in ("Match", "Explain", "Backtest"):
     for _number in (0.0, -1.0, 1.0000001, float("nan")):
         refuse(_rpc, f"threshold {_number}", "threshold", threshold=_number)
 for _value in (101, 2**32 - 1):
     refuse("Match", f"max_matches {_value}", "max_matches", max_matches=_value)
-for _text in ("", "a b", "[a-z]", "a" * 257):
+for _text in ("", "a\tb", "a\\", "a" * 513):
     refuse("Match", f"keys {_text[:9]!r}", "data_keys[1]", data_keys=["x*", _text])
 refuse("Match", "keys too many", "data_keys", data_keys=["*"] * 33)
 
@@ -20,7 +29,7 @@ refuse("Match", "keys too many", "data_keys", data_keys=["*"] * 33)
 # Explain.
 for _name, _text in {"blank": " ", "too long": "a" * 1_001}.items():
     refuse("Explain", f"text {_name}", "text", text=_text)
-for _name, _text in {"empty": "", **long_names(256), **NASTY, "star": "*"}.items():
+for _name, _text in {"empty": "", **long_names(256), **UNPRINTABLE, **AROUND}.items():
     refuse("Explain", f"key {_name}", "data_key", data_key=_text)
 for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long")}.items():
     refuse("Explain", f"sequence {_name}", "sequence", sequence=_text)

@@ -10,6 +10,8 @@ from tests.integration.hostile.table import (
     CASES,
     FEW,
     NASTY,
+    UNPRINTABLE,
+    UNPRINTABLE_FEW,
     Case,
     long_names,
     nested,
@@ -45,7 +47,7 @@ for _name, _text in {"empty": "", "blank": " \n", "long": "a" * 1_001}.items():
     refuse("EraseData", f"reason {_name}", "reason", reason=_text)
 for _name, _text in some({"empty": "", **long_names(128), **NASTY}, *FEW).items():
     refuse("EraseData", f"subject {_name}", "subject", subject=_text)
-for _name, _text in some({"empty": "", **long_names(256), **NASTY}, *FEW).items():
+for _name, _text in some({"empty": "", **long_names(256), **UNPRINTABLE}, *UNPRINTABLE_FEW).items():
     refuse("EraseData", f"data_key {_name}", "data_key", data_key=_text)
 for _name, _text in some({"empty": "", **long_names(64), **NASTY}, *FEW).items():
     refuse("EraseData", f"request_id {_name}", "request_id", request_id=_text)

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.hostile.scene import AGENT, METHODS, VALID
 from tests.integration.hostile.table import (
+    AROUND,
     CASES,
     FEW,
     FIRST,
@@ -22,6 +23,8 @@ from tests.integration.hostile.table import (
     NASTY,
     NO_SEQUENCE,
     NO_TIME,
+    UNPRINTABLE,
+    UNPRINTABLE_FEW,
     Case,
     fields_of,
     forged,
@@ -227,17 +230,17 @@ for _rpc in ("Subscribe", "Listen"):
 # Filters.
 for _rpc in ("ListEvents", "Replay", "Subscribe", "Export"):
     for _list, _bad in {
-        "event_types": {"empty": "", "digit": "1a", **long_names(64), **NASTY},
+        "event_types": {"empty": "", **long_names(64), **UNPRINTABLE, **AROUND},
         "data_keys": {
             "empty": "",
-            **long_names(256),
-            **NASTY,
-            "bracket": "[a-z]",
-            "open bracket": "[",
+            **long_names(512),
+            **UNPRINTABLE,
+            "nothing after a backslash": "a\\",
+            "a newline after one": "a\\\n",
         },
-        "publishers": {**long_names(128), **NASTY, "star": "*"},
+        "publishers": {**long_names(128), **UNPRINTABLE, **AROUND},
     }.items():
-        _few = ("one too long", "trailing newline", "NUL", "emoji")
+        _few = UNPRINTABLE_FEW[1:]
         for _name, _text in (_bad if _rpc == "ListEvents" else some(_bad, *_few)).items():
             refuse(
                 _rpc,

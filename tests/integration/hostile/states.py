@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from tests.integration.hostile.table import FEW, NASTY, long_names, refuse, some
+from tests.integration.hostile.table import (
+    AROUND,
+    UNPRINTABLE,
+    UNPRINTABLE_FEW,
+    long_names,
+    refuse,
+    some,
+)
 
 for _rpc in ("GetState", "StreamState", "DiffStates"):
-    for _text in ("", "a b", "[a-z]", "a" * 257):
+    for _text in ("", "a\tb", "a\\", "a" * 513):
         refuse(_rpc, f"keys {_text[:9]!r}", "data_keys[1]", data_keys=["x*", _text])
     refuse(_rpc, "keys too many", "data_keys", data_keys=["*"] * 33)
-    for _name, _text in {**some({**long_names(256), **NASTY}, *FEW[1:]), "star": "*"}.items():
+    for _name, _text in some({**long_names(256), **UNPRINTABLE}, *UNPRINTABLE_FEW[1:]).items():
         refuse(_rpc, f"prefix {_name}", "prefix", prefix=_text)
     for _value in (3, 99, -1, 2**31 - 1, -(2**31)):
         refuse(_rpc, f"view {_value}", "view", view=_value)
-for _name, _text in {**some({**long_names(256), **NASTY}, *FEW[1:]), "star": "*"}.items():
+for _name, _text in some({**long_names(256), **UNPRINTABLE}, *UNPRINTABLE_FEW[1:]).items():
     refuse("StreamState", f"after {_name}", "after_data_key", after_data_key=_text)
 for _rpc in ("GetHistory", "GetRevision", "GetBlame"):
-    for _name, _text in {"empty": "", **long_names(256), **NASTY, "star": "*"}.items():
+    for _name, _text in {"empty": "", **long_names(256), **UNPRINTABLE, **AROUND}.items():
         refuse(_rpc, f"key {_name}", "data_key", data_key=_text)
     refuse(
         _rpc,

@@ -75,6 +75,11 @@ def raw(rpc: str, name: str, body: Callable[[], bytes]) -> None:
     CASES.append(Case(rpc, name, body, "MALFORMED_REQUEST"))
 
 
+def some(every: dict[str, str], *names: str) -> dict[str, str]:
+    """What is tried where the same check has been tried thoroughly on another RPC."""
+    return {name: every[name] for name in names}
+
+
 NASTY = {
     "space": "a b",
     "newline": "a\nb",
@@ -97,6 +102,34 @@ NASTY = {
 }
 
 
+UNPRINTABLE = {
+    **some(
+        NASTY,
+        *("newline", "trailing newline", "carriage return", "NUL", "tab", "right to left"),
+        *("zero width", "byte order mark", "injection"),
+    ),
+    "escape": "a\x1b[2Jb",
+    "next line": "a\x85b",
+    "line separator": "a\u2028b",
+    "paragraph separator": "a\u2029b",
+    "noncharacter": "a\uffff",
+    "last of all": "\U0010ffff",
+    "tag": "a\U000e0061",
+}
+"""What no name may have that is any printable text."""
+AROUND = {
+    "space first": " a",
+    "space last": "a ",
+    "no-break space last": "a\xa0",
+    "ideographic space first": "\u3000a",
+    "blank": " ",
+    "joiner first": "\u200da",
+    "joiner alone": "\u200c",
+}
+"""What it may have inside only."""
+UNPRINTABLE_FEW = ("empty", "one too long", "trailing newline", "NUL")
+
+
 def fields_of(rpc: str) -> dict[str, FieldDescriptor]:
     return METHODS[rpc].input_type.fields_by_name  # type: ignore[return-value]
 
@@ -106,11 +139,6 @@ def long_names(limit: int) -> dict[str, str]:
 
 
 FIRST = {f"first is {c}": f"{c}a" for c in "-_.:/@+"}
-
-
-def some(every: dict[str, str], *names: str) -> dict[str, str]:
-    """What is tried where the same check has been tried thoroughly on another RPC."""
-    return {name: every[name] for name in names}
 
 
 FEW = ("empty", "one too long", "trailing newline", "NUL", "emoji")

@@ -65,8 +65,8 @@ class Need:
         threshold: Lowest score that matches: above 0, at most 1. None: the agent's threshold.
         max_matches: Maximum number of data items that a response returns for this need, 1 to 100.
             None: the agent's.
-        exclude_data_keys: Data keys that never match this need: at most 32 globs of at most 256
-            characters ("*" matches any run of characters, "?" exactly one).
+        exclude_data_keys: Data keys that never match this need: at most 32 globs; see
+            `EventFilter.data_keys`.
     """
 
     text: str

@@ -105,9 +105,7 @@ class Need(_message.Message):
     """
     @_builtins.property
     def exclude_data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Data keys that never match this need: at most 32 globs of at most 256 characters ("*"
-        matches any run of characters, "?" exactly one).
-        """
+        """Data keys that never match this need: at most 32 globs; see EventFilter.data_keys."""
 
     def __init__(
         self,

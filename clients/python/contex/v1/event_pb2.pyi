@@ -683,8 +683,9 @@ class EventFilter(_message.Message):
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Globs over data keys, at most 32 of at most 256 characters: "*" matches any run of
-        characters, "?" exactly one. An event without a data key passes no glob.
+        """Globs over data keys, at most 32 of at most 512 characters: "*" matches any run of characters,
+        "?" exactly one, and a character after a backslash itself ("\\*" a star, "\\\\" a backslash). An
+        event without a data key passes no glob.
         """
 
     @_builtins.property

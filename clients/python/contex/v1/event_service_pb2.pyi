@@ -56,12 +56,14 @@ class NewEvent(_message.Message):
     TOMBSTONE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     data_key: _builtins.str
-    """Name of the datum: 1 to 256 characters of A-Z a-z 0-9 and _ . : / @ # $ + = ~ % -. Required,
-    except for an event of the publisher's own type that is not about a datum.
+    """Name of the datum: 1 to 256 printable characters, in any script and without white space around
+    them; nothing is normalised. Refused are controls, separators of lines and paragraphs,
+    noncharacters, and invisible characters that hide or reorder text. Required, except for an
+    event of the publisher's own type that is not about a datum.
     """
     event_type: _builtins.str
     """Empty: "data_published", or "data_deleted" if tombstone is set. Otherwise the publisher's own
-    type: a letter, then at most 63 characters of A-Z a-z 0-9 _ . -. Reserved types are refused
+    type: at most 64 printable characters, as in data_key. Reserved types are refused
     (EVENT_TYPE_RESERVED).
     """
     payload: _builtins.bytes
@@ -164,7 +166,7 @@ class PublishRequest(_message.Message):
     durability: _event_pb2.Durability.ValueType
     """The durability wanted. The response says what was reached."""
     publisher: _builtins.str
-    """Who publishes, at most 128 characters of A-Z a-z 0-9 _ . : / @ + -."""
+    """Who publishes, at most 128 printable characters, as in NewEvent.data_key."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvent]:
         """1 to 1,000 events, 8 MiB in total."""

@@ -504,7 +504,7 @@ class GetActivityRequest(_message.Message):
 
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these names or globs, at most 32. Empty: all."""
+        """Only these names or globs, as in EventFilter.data_keys, at most 32. Empty: all."""
 
     def __init__(
         self,

@@ -211,8 +211,8 @@ class GetStateRequest(_message.Message):
 
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only data whose key is, or matches, one of these keys or globs ("*" matches any run of
-        characters, "?" exactly one): at most 32 of at most 256 characters. Empty: all data.
+        """Only data whose key is, or matches, one of these keys or globs, at most 32; see
+        EventFilter.data_keys. Empty: all data.
         """
 
     def __init__(

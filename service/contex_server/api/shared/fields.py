@@ -18,7 +18,7 @@ from contex_server.kernel import names
 from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Range, Sequence
-from contex_server.kernel.names import Name
+from contex_server.kernel.names import Glob, Name, PrintableName
 from contex_server.kernel.scope import Scope
 from contex_server.matching.delta import parse_pointer
 from contex_server.state.moments import Instant, MomentQuery
@@ -30,11 +30,12 @@ _LAST_MS = 253_402_300_799_999
 
 project = names.PROJECT
 agent_id = Name("agent_id", 1, 128, "A-Z a-z 0-9 _ . : / @ + -", "a letter or digit")
-data_key = Name("data_key", 1, 256, "A-Z a-z 0-9 _ . : / @ # $ + = ~ % -")
-key_prefix = Name("prefix", 0, 256, "A-Z a-z 0-9 _ . : / @ # $ + = ~ % -")
-key_glob = Name("data_keys", 1, 256, "A-Z a-z 0-9 _ . : / @ # $ + = ~ % * ? -")
-event_type = Name("event_type", 1, 64, "A-Z a-z 0-9 _ . -", "a letter")
-publisher = Name("publisher", 0, 128, "A-Z a-z 0-9 _ . : / @ + -")
+data_key = names.DATA_KEY
+key_prefix = PrintableName("prefix", 0, 256, part=True)
+key_start = PrintableName("prefix", 1, 256, part=True)
+key_glob = Glob("data_keys", 1, 512)
+event_type = names.EVENT_TYPE
+publisher = names.PUBLISHER
 request_id = Name("request_id", 0, 64, "A-Z a-z 0-9 _ . : -")
 import_id = Name("import_id", 0, 64, "A-Z a-z 0-9 _ . -")
 subject = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")

@@ -84,7 +84,7 @@ def _format(value: int, field: str) -> FileFormat | None:
 
 def _mapping(message: pb.KeyMapping, field: str) -> KeyMapping:
     return KeyMapping(
-        fields.data_key(message.from_prefix, f"{field}.from_prefix"),
+        fields.key_start(message.from_prefix, f"{field}.from_prefix"),
         fields.key_prefix(message.to_prefix, f"{field}.to_prefix"),
     )
 
