@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from itertools import count
 from typing import Any
 
@@ -215,7 +216,8 @@ async def test_an_import_renames_them_and_refuses_what_is_no_name(api: Api) -> N
     assert await keys_of(api, "renamed") == sorted(["価格  a", "価格 b", "c"])
     mapping.to_prefix = ""
     assert (await refused(api, data, "bare", remap_keys=[mapping])).fields == ["start.remap_keys"]
-    line = b'{"specversion": "1.0", "id": "1", "source": "x", "type": "a", "subject": "a\\nb", "data": 1}'
+    fields = {"specversion": "1.0", "id": "1", "source": "x", "type": "a", "data": 1}
+    line = json.dumps({**fields, "subject": "a\nb"}).encode()
     number = transfer_service_pb2.EXPORT_FORMAT_CLOUD_EVENTS
     bad = await refused(api, line, "foreign", format=number)
     assert bad.reason == "IMPORT_MALFORMED"

@@ -23,7 +23,12 @@ AS_OF = option(
     metavar="POSITION",
     parse=parse_moment,
 )
-KEYS = option((), "Only data keys like this, with * and ?. Repeatable.", "--key", metavar="GLOB")
+KEYS = option(
+    (),
+    "Only data keys like this, with *, ? and \\ before what means itself. Repeatable.",
+    "--key",
+    metavar="GLOB",
+)
 THRESHOLD = option(None, "Lowest score that matches, above 0, at most 1. [default: the server's]")
 BACKWARDS = option(False, "Newest first.")
 PREFIX = option("", "Only data whose key starts with this.", metavar="TEXT")
@@ -41,7 +46,7 @@ NEEDS_FILE = option(
     metavar="FILE",
 )
 EXCLUDE = option(
-    (), "Data keys that never match these needs, with * and ?. Repeatable.", metavar="GLOB"
+    (), "Data keys that never match these needs, with *, ? and \\. Repeatable.", metavar="GLOB"
 )
 _SINCE = "After this sequence, or from this time on: 2026-01-31T15:30:00Z, 15:30, '2h ago'."
 _UNTIL = "Up to and including this sequence or time."
