@@ -172,6 +172,41 @@ def test_publish_and_list(contex: Contex) -> None:
     assert "hello" in table
 
 
+def test_a_description_stays_until_it_is_removed(contex: Contex, tmp_path: Path) -> None:
+    for options in (["-d", "Prices in Europe"], [], ["-d", ""], []):
+        publish(contex, "tariff", "1", *options)
+    lines = '{"data_key":"tariff","data":2,"description":"Tolls"}\n{"data_key":"tariff","data":3}\n'
+    path = tmp_path / "lines"
+    path.write_text(lines)
+    assert contex("publish", "--stream", str(path)).code == ExitCode.OK
+    printed = contex.ok("events", "--json")
+    described = ["Prices in Europe", "Prices in Europe", "", "", "Tolls", "Tolls"]
+    assert [event["description"] for event in printed.records] == described
+    # What was printed is published as it was.
+    path.write_text(printed.out)
+    assert contex("publish", "--stream", str(path), "-p", "again").code == ExitCode.OK
+    again = contex.ok("events", "-p", "again", "--json").records
+    assert [event["description"] for event in again] == described
+    assert contex("publish", "k", "--delete", "-d", "").code == ExitCode.USAGE
+
+
+def test_names_of_any_printable_text(contex: Contex) -> None:
+    names = ["PDF&URL Tool", "Größen/übersicht", "価格/東京", "a  b", "a*", "[b]", ":smile:"]
+    for name in names:
+        publish(contex, name, "1", "--type", name, "--publisher", name)
+    contex.ok("publish", "--", "-x", "1")
+    table = contex.ok("events").out
+    for name in names:
+        assert name in table
+        assert name in contex.ok("history", name).out
+        (shown,) = contex.ok("events", "--type", name, "--publisher", name, "--json").records
+        assert shown["data_key"] == name
+    publish(contex, "ab", "1")
+    assert contex.ok("state", "a*", "--json").out.count("data_key") == 3
+    assert "a* " in contex.ok("state", r"a\*").out
+    assert contex.ok("state", r"a\*", "--json").out.count("data_key") == 1
+
+
 def test_a_request_id_appends_once(contex: Contex) -> None:
     first = publish(contex, "k", "1", "--request-id", "r-1")
     again = publish(contex, "k", "1", "--request-id", "r-1")

@@ -144,14 +144,14 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         raise InputError("expected_revision is not a number from 0")
     tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
     payload, content_type = (None, None) if tombstone else _line_payload(record)
-    description = None
-    if "description" in record or "sequence" in record:
-        # An event that is printed without one has none.
-        description = _text(record, "description")
+    description: str | None = _text(record, "description")
+    if not description and (tombstone or not {"description", "sequence"} & record.keys()):
+        # A line that `--json` printed has none because the event has none.
+        description = None
     return contex.NewEvent(
         data_key=_text(record, "data_key"),
         payload=payload,
-        description=None if tombstone else description,
+        description=description,
         event_type="" if event_type in ("data_published", "data_deleted") else event_type,
         content_type=None if tombstone else _text(record, "content_type") or content_type,
         metadata=metadata,

@@ -62,7 +62,8 @@ async def state(
     if session.json:
         out.print_json({"summary": {"as_of": data.as_of, "data_count": data.data_count}})
     else:
-        is_one = len(shown) == len(data_keys) == 1 and not {"*", "?"} & set(data_keys[0])
+        key = shown[0].data_key if len(shown) == len(data_keys) == 1 else None
+        is_one = key is not None and data_keys[0] in (key, contex.escape_glob(key))
         if is_one and shown[0].event is not None:
             _show_datum(shown[0].event)
         elif shown:

@@ -89,6 +89,24 @@ def parsed(**record: Any) -> NewEvent | None:
     return drafts.parse_line(json.dumps(record).encode())
 
 
+@pytest.mark.parametrize(
+    ("record", "description"),
+    [
+        ({}, None),
+        ({"description": ""}, ""),
+        ({"description": None}, ""),
+        ({"description": "d"}, "d"),
+        ({"sequence": "1-0", "revision": 2}, ""),
+    ],
+)
+def test_a_line_without_a_description_keeps_the_datums(
+    record: dict[str, Any], description: str | None
+) -> None:
+    event = parsed(data_key="k", data=1, **record)
+    assert event is not None
+    assert event.description == description
+
+
 def test_a_line_becomes_an_event() -> None:
     assert parsed(
         data_key="k",

@@ -198,6 +198,20 @@ def test_plain_text_cannot_steer_a_terminal(text: str) -> None:
     assert len(output.plain(text, 10)) <= 10
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a  b", "a  b"),
+        ("価\u3000格", "価\u3000格"),
+        (" a\n\t b\r\n", "a b"),
+        ("a\u2028b", "a b"),
+        ("e\u0301", "e\u0301"),
+    ],
+)
+def test_plain_text_keeps_the_spaces_of_names(text: str, shown: str) -> None:
+    assert output.plain(text) == shown
+
+
 @given(st.binary(max_size=300), st.sampled_from(["", "text/plain", "image/png\x1b[2J"]))
 def test_a_line_for_people_is_one_printable_line(payload: bytes, content_type: str) -> None:
     line = output.event_line(event(payload=payload, content_type=content_type, data_key="a\x1b"))
