@@ -13,7 +13,6 @@ end
 -- Whether the first event of a key in a publish takes the key for what it is: described by `was`,
 -- which is nil if that is not known here, with its latest event.
 local function is_right(before, after, was, latest)
-  if before == '*' then return true end
   if before == '=' then return was == after end
   return was == before or (was and was == after) or before == '@' .. (latest or '')
 end
@@ -81,7 +80,7 @@ local function append_all(keys, args, head, each)
     elseif held[lane] then
       reply = { '?' }
     else
-      local ahead, planned, wrong = {}, {}, { '?' }
+      local ahead, planned, wrong = {}, {}, nil
       for i = from, upto, each do
         local name = args[i]
         if name ~= '' then
@@ -91,7 +90,10 @@ local function append_all(keys, args, head, each)
             break
           end
           if each == EACH then
-            if not planned[name] and not is_right(args[i + 6], args[i + 7], text_of[name], sequence[name]) then
+            local was = args[i + 6]
+            if was ~= '*' and not planned[name]
+              and not is_right(was, args[i + 7], text_of[name], sequence[name]) then
+              wrong = wrong or { '?' }
               wrong[#wrong + 1] = name
               wrong[#wrong + 1] = sequence[name] or ''
               wrong[#wrong + 1] = text_of[name] or '?'
@@ -101,7 +103,7 @@ local function append_all(keys, args, head, each)
           ahead[name] = (ahead[name] or 0) + 1
         end
       end
-      if not reply and #wrong > 1 then
+      if not reply and wrong then
         reply = wrong
         if lane ~= '' then held[lane] = true end
       end
