@@ -11,12 +11,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from contex.v1.event_pb2 import ORDER_BACKWARDS
+from contex.v1.event_service_pb2 import ListEventsRequest, NewEvent
 from contex_server.log.embedded import EmbeddedValkey
 
 from tests.conftest import StartServer
 from tests.golden import questions
 from tests.golden.questions import Api, Json, differences
-from tests.golden.record import unpack
+from tests.golden.record import publish, unpack
 
 pytestmark = pytest.mark.own_store
 
@@ -61,3 +63,25 @@ async def test_a_store_without_archive_and_master_key(
         found = await questions.ask_plain(Api(channel), _read("saved.json"), _half())
     assert differences(_read("answers.json")["plain"], found) == []
     assert not (data_dir / "none").exists()
+
+
+@pytest.mark.own_store
+@pytest.mark.parametrize("data_dir", ["main.tar.xz"], indirect=True)
+async def test_descriptions_of_that_time_carry_over(
+    data_dir: Path, valkey: EmbeddedValkey, start_server: StartServer
+) -> None:
+    """Its events are archived, and the store knows nothing of their descriptions."""
+    server = await start_server(valkey.url, data_dir=data_dir, **questions.SETTINGS)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        api = Api(channel)
+        for key in ("warehouse/berlin", "warehouse/berlin", "payments/paypal", "i18n/greeting"):
+            await publish(api, "shop", NewEvent(data_key=key, payload=b"{}"))
+        request = ListEventsRequest(project="shop", order=ORDER_BACKWARDS, page_size=4)
+        events = (await api.events.ListEvents(request)).events
+    described = [(e.data_key, e.description) for e in events]
+    assert described == [
+        ("i18n/greeting", ""),  # It has been deleted.
+        ("payments/paypal", "Payment provider configuration"),
+        ("warehouse/berlin", "Stock levels in the Berlin warehouse"),
+        ("warehouse/berlin", "Stock levels in the Berlin warehouse"),
+    ]

@@ -43,8 +43,9 @@ class AuditServiceStub:
                  acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
     Clients are not authenticated yet. An actor is the name that the client gave (metadata
-    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
-    service does by itself has the actor "contex", verified.
+    "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in URLs; or the
+    publisher of a publish), and actor_verified is false. What the service does by itself has the
+    actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -82,8 +83,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
                  acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
     Clients are not authenticated yet. An actor is the name that the client gave (metadata
-    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
-    service does by itself has the actor "contex", verified.
+    "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in URLs; or the
+    publisher of a publish), and actor_verified is false. What the service does by itself has the
+    actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -117,8 +119,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
                  acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
     Clients are not authenticated yet. An actor is the name that the client gave (metadata
-    "contex-identity", or the publisher of a publish), and actor_verified is false. What the
-    service does by itself has the actor "contex", verified.
+    "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in URLs; or the
+    publisher of a publish), and actor_verified is false. What the service does by itself has the
+    actor "contex", verified.
 
     Example flow
       1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
