@@ -29,20 +29,14 @@ class Current(NamedTuple):
 
     Attributes:
         subject: The person whose data the event names that has it.
+        stored: As the store keeps it: one that is sealed only in a form that compares.
         latest: The datum's latest event, where only that tells the description.
     """
 
     text: str = ""
     subject: str = ""
+    stored: str = ""
     latest: str = ""
-
-    @property
-    def stored(self) -> str:
-        """As the store keeps it: one that is sealed only in a form that compares."""
-        if not self.text or not self.subject:
-            return self.text and f"T{self.text}"
-        both = f"{self.subject}\0{self.text}".encode()
-        return f"D{b64encode(blake2b(both, digest_size=12).digest()).decode()}"
 
 
 _NONE = Current()
@@ -55,8 +49,8 @@ class Descriptions:
     def __init__(self, log: EventLog, store: DescriptionStore) -> None:
         self._log = log
         self._store = store
-        # By key and project, with what the store then keeps; the first were changed longest ago.
-        self._known: dict[tuple[str, str], tuple[str, Current]] = {}
+        # By key and project; the first were changed longest ago.
+        self._known: dict[tuple[str, str], Current] = {}
         self._bytes = 0
 
     async def carry(self, append: Append, actual: Mapping[str, KeyDescription] = _NOTHING) -> None:
@@ -77,22 +71,15 @@ class Descriptions:
         learnt = await self._learn(project, actual) if actual else {}
         planned: dict[str, Current] = {}
         for event in append.events:
-            key, text, subject = event.data_key, event.description, event.subject
+            key = event.data_key
             if event.carries:
-                found = planned.get(key) or learnt.get(key)
-                if found is None and (remembered := known.get((key, project))):
-                    found = remembered[1]
-                planned[key] = current = _carry(event, found or _NONE)
-                event.described = current.stored
+                found = planned.get(key) or learnt.get(key) or known.get((key, project), _NONE)
+                planned[key] = _carry(event, found)
             elif key:
-                if event.tombstone or not text:
-                    event.described = ""
-                elif not subject:
-                    event.described = f"T{text}"
-                else:
-                    event.described = Current(text, subject).stored
+                text = "" if event.tombstone else event.description
+                event.described = _stored(text, event.subject)
                 if carries:
-                    planned[key] = Current(text, subject) if event.described else _NONE
+                    planned[key] = Current(text, event.subject, event.described) if text else _NONE
 
     def appended(self, append: Append) -> None:
         """Remembers what an append has left."""
@@ -101,18 +88,18 @@ class Descriptions:
             if key := event.data_key:
                 described, place = event.described, (key, project)
                 before = known.get(place)
-                if before is None or before[0] != described:
-                    text = event.description if described else ""
-                    self._keep(place, described, Current(text, event.subject if text else ""))
+                if before is None or before.stored != described:
+                    left = Current(event.description, event.subject, described)
+                    self._keep(place, left if described else _NONE)
 
-    def _keep(self, place: tuple[str, str], described: str, current: Current) -> None:
+    def _keep(self, place: tuple[str, str], current: Current) -> None:
         known = self._known
         if before := known.pop(place, None):
-            self._bytes -= _size(before[1])
-        known[place] = described, current
+            self._bytes -= _size(before)
+        known[place] = current
         self._bytes += _size(current)
         while self._bytes > _KNOWN_BYTES:
-            self._bytes -= _size(known.pop(next(iter(known)))[1])
+            self._bytes -= _size(known.pop(next(iter(known))))
 
     async def _learn(self, project: str, told: Mapping[str, KeyDescription]) -> dict[str, Current]:
         """The descriptions that the store has told, and from their latest events, others."""
@@ -120,8 +107,8 @@ class Descriptions:
         unknown: dict[Sequence, str] = {}
         for key, (stored, latest) in told.items():
             if stored is not None and stored[:1] != "D":
-                learnt[key] = Current(stored[1:])
-                self._keep((key, project), stored, learnt[key])
+                learnt[key] = Current(stored[1:], stored=stored)
+                self._keep((key, project), learnt[key])
             elif latest is not None:
                 unknown[latest] = key
         places = list(unknown)
@@ -149,7 +136,8 @@ class Descriptions:
             if entry is not None:
                 event = event_codec.decode(entry)
                 subject = event.metadata.get(SUBJECT, "")
-                current = Current(event.description, subject, str(place))
+                stored = _stored(event.description, subject)
+                current = Current(event.description, subject, stored, str(place))
             found.append((place, current))
         return found
 
@@ -159,14 +147,24 @@ def _carry(event: NewEvent, found: Current) -> Current:
 
     What is sealed for a person stays in events that are sealed for that person.
     """
-    event.description = found.text if found.subject in ("", event.subject) else ""
-    current = Current(event.description, event.subject) if event.description else _NONE
+    current = found
+    if found.latest or (found.text and found.subject != event.subject):
+        text = "" if found.subject and found.subject != event.subject else found.text
+        current = Current(text, event.subject, _stored(text, event.subject)) if text else _NONE
+    event.description, event.described = current.text, current.stored
     if found.latest:
         event.was = f"@{found.latest}"
     else:
-        stored = found.stored
-        event.was = "=" if stored == current.stored else stored
+        event.was = "=" if found.stored == current.stored else found.stored
     return current
+
+
+def _stored(text: str, subject: str) -> str:
+    """A description as the store keeps it."""
+    if not subject or not text:
+        return text and f"T{text}"
+    both = f"{subject}\0{text}".encode()
+    return f"D{b64encode(blake2b(both, digest_size=12).digest()).decode()}"
 
 
 def _size(current: Current) -> int:

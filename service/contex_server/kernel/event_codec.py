@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from contex.v1 import event_pb2
 from google.protobuf.message import DecodeError
@@ -186,7 +187,12 @@ def encode(event_type: str, payload: bytes, metadata: dict[str, str]) -> bytes:
 
 def with_description(body: bytes, description: str) -> bytes:
     """The body of an event that had no description."""
-    return body + field(_DESCRIPTION, description.encode())
+    return body + _description(description)
+
+
+@lru_cache(maxsize=1_024)
+def _description(description: str) -> bytes:
+    return field(_DESCRIPTION, description.encode())
 
 
 def payload_of(body: bytes) -> bytes:

@@ -71,7 +71,7 @@ class PrintableName(Name):
     """
 
     def __init__(self, field: str, low: int, high: int, *, part: bool = False) -> None:
-        self._field = field
+        self._field, self._low, self._high = field, low, high
         start, end = ("", "") if part else (f"(?![{_EDGE}])", f"(?<![{_EDGE}])")
         self._pattern = re.compile(f"{start}[^{_UNPRINTABLE}]{{{low},{high}}}{end}")
         self.limit = f"{low} to {high}" if low else f"at most {high}"
@@ -79,12 +79,21 @@ class PrintableName(Name):
         if not part:
             self.limit += ", without white space around them"
 
+    def __call__(self, value: str, field: str = "") -> str:
+        """Checks one."""
+        # Most names are ASCII, and sooner checked without the pattern.
+        ascii_ = value.isascii() and value.isprintable() and " " not in value
+        if ascii_ and self._low <= len(value) <= self._high:
+            return value
+        return super().__call__(value, field)
+
 
 class Glob(PrintableName):
     """Globs over such names; see `kernel.globs`."""
 
     def __init__(self, field: str, low: int, high: int) -> None:
         super().__init__(field, low, high, part=True)
+        self._low = high + 1  # Always by the pattern: a backslash is not just another character.
         self._pattern = re.compile(
             rf"(?=[^{_UNPRINTABLE}]{{{low},{high}}}\Z)(?:[^\\]|\\.)*", re.DOTALL
         )

@@ -15,9 +15,12 @@ from contex.v1 import (
     transfer_service_pb2,
 )
 from contex.v1.project_service_pb2 import EraseDataRequest
+from contex_server.kernel.model import Append, Appended
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.port import DescriptionChanged, KeyDescription
 from contex_server.log.redis.key_names import key as store_key
 from contex_server.server import Server
+from contex_server.tiers.sealed_log import SealedLog
 
 from tests.conftest import StartServer
 from tests.integration.logs import archive, exported, imported
@@ -257,6 +260,30 @@ async def test_a_stream_keeps_its_order_where_a_batch_is_repeated(
     assert_carried(log)
     numbers = [int(e.payload) for e in log if e.payload != b"{}"]
     assert numbers == sorted(numbers)
+
+
+class Contended(SealedLog):
+    """A log in which somebody is always faster."""
+
+    attempts = 0
+
+    async def append(self, append: Append) -> Appended:
+        self.attempts += 1
+        raise DescriptionChanged({"k": KeyDescription(f"T{self.attempts}", None)})
+
+
+async def test_a_publish_is_not_repeated_for_ever(
+    api: Api, small_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = small_server.rooms.storage
+    log = Contended(storage.log, storage.sealer)
+    monkeypatch.setattr(small_server.rooms.events.publisher, "_log", log)
+    refused = await refusal(api.publish(event("k")))
+    assert (refused.reason, log.attempts) == ("OVERLOADED", 16)
+    assert refused.retry_after_ms
+    monkeypatch.undo()
+    await api.publish(event("k"))
+    assert await described(api) == [""]
 
 
 def of_anna(text: str | None = None, subject: str = "anna") -> Published:
