@@ -72,11 +72,31 @@ async def test_a_servicer_gets_the_request_and_who_calls() -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("Zo%C3%AB%20%26%20M%c3%bcller", "Zo\u00eb & M\u00fcller"),
+        ("a+b@c", "a+b@c"),
+        ("100%25", "100%"),
+        ("a b", "a b"),
+    ],
+)
+async def test_a_name_in_a_header_is_escaped_as_in_urls(header: str, name: str) -> None:
+    call = await Edge().call(answers, headers={"contex-identity": header})
+    assert call.origin.identity == name
+
+
+@pytest.mark.parametrize("header", ["%FF", "%E6%9D", "a%0Ab", "%20a", "x" * 129])
+async def test_a_header_that_is_no_name(header: str) -> None:
+    with pytest.raises(ContexError, match="contex-identity: must be"):
+        await Edge().call(answers, headers={"contex-identity": header})
+
+
+@pytest.mark.parametrize(
     ("fields", "code", "reason", "project"),
     [
         ({"read": malformed}, "INVALID_ARGUMENT", "MALFORMED_REQUEST", None),
         (
-            {"headers": {"contex-identity": "two words"}},
+            {"headers": {"contex-identity": "two%0Alines"}},
             "INVALID_ARGUMENT",
             "INVALID_FIELD",
             "shop",
