@@ -679,7 +679,6 @@ async def ask_main(api: Api, saved: Json, half: bytes) -> Json:
         for agent_id in ("checkout", "docs", "support")
     }
     answers["import"] = await finish_import(api, half)
-    answers["reembedding"] = await finish_reembedding(api, saved)
     answers["writes"] = await write(api, saved)
     return answers
 

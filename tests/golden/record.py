@@ -660,6 +660,7 @@ async def answers(command: list[str], into: Path, work: Path) -> Json:
     found: Json = {}
     async with serving(command, main, **questions.SETTINGS) as api:
         found["main"] = await questions.ask_main(api, saved, half)
+        found["main"]["reembedding"] = await questions.finish_reembedding(api, saved)
     async with (
         store(plain) as (_, url),
         serving(command, work / "none", redis_url=url, **questions.SETTINGS) as api,
