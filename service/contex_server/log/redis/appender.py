@@ -8,6 +8,7 @@ shared by everything that arrived meanwhile.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ _MAX_PENDING_BYTES = 256 * 1024 * 1024
 _CLOSE_TIMEOUT_S = 2.0
 _QUIET_TURNS = 3
 _FULL_EVENTS = 128
+_TRUSTED_S = 0.1
+"""An idle connection is looked at before it is used: the store may have gone meanwhile."""
 _GATHER_S = 0.004
 
 _Waiting = tuple[Append, "asyncio.Future[Appended]"]
@@ -75,6 +78,7 @@ class Appender:
         self._idle = asyncio.Event()
         self._idle.set()
         self._connection: AbstractConnection | None = None
+        self._used = 0.0
         self._task = asyncio.create_task(self._run(), name="contex-appender")
 
     async def append(self, append: Append) -> Appended:
@@ -166,9 +170,9 @@ class Appender:
         ]
         asks = any(append.durability > Durability.MEMORY for append, _ in batch)
         confirm = self._confirmation(asks)
-        if self._connection is None:
-            self._connection = await self._connections.open(self._bucket)
-        replies = await execute_or_load(self._connection, commands, *confirm)
+        connection = await self._connected()
+        replies = await execute_or_load(connection, commands, *confirm)
+        self._used = time.monotonic()
         reached = self._reached(replies[-1] if confirm else None)
         for group, reply in zip(projects.values(), replies, strict=False):
             if isinstance(reply, Exception):
@@ -180,6 +184,20 @@ class Appender:
                     lane.turn += 1
                 if not future.done():
                     _resolve(append, future, answer, reached)
+
+    async def _connected(self) -> AbstractConnection:
+        """The connection, opened anew if it was idle and the store has closed it meanwhile."""
+        connection = self._connection
+        if connection is not None and time.monotonic() > self._used + _TRUSTED_S:
+            try:
+                closed = await connection.can_read()
+            except STORE_ERRORS:
+                closed = True
+            if closed:
+                self._connection = connection = None
+        if connection is None:
+            self._connection = connection = await self._connections.open(self._bucket)
+        return connection
 
     def _confirmation(self, asks: bool) -> list[Command]:
         """The command that confirms the durability of all before it, if one is needed.
