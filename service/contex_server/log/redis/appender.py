@@ -194,6 +194,7 @@ class Appender:
             except STORE_ERRORS:
                 closed = True
             if closed:
+                await connection.disconnect(nowait=True)
                 self._connection = connection = None
         if connection is None:
             self._connection = connection = await self._connections.open(self._bucket)
