@@ -1,7 +1,7 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint generate bench bench-compare bench-time bench-archive bench-matching clean
+.PHONY: help demo serve test test-all lint generate bench bench-compare bench-time bench-archive bench-matching fit-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -66,10 +66,15 @@ BEFORE ?= ../contex-before
 bench-compare: $(STAMP) ## measure this checkout beside BEFORE=checkout, in one run
 	$(RUN) python -m benchmarks.compare $(BEFORE)
 
-DATA ?= ../shared/data/needs
-bench-matching: $(STAMP) ## measure matching on DATA=folder; writes the tables of docs/guide/matching.md
+DATA ?= ../shared/data
+EMBEDDER ?= minilm
+MATCHING = $(RUN) python -m benchmarks.matching
+bench-matching: $(STAMP) ## measure matching, each set left out; writes the tables of docs/guide/matching.md
 	$(UV) sync --frozen --inexact --no-progress --python-preference only-system --group bench
-	$(RUN) python -m benchmarks.matching report --data $(DATA)
+	$(MATCHING) bench --data $(DATA) --embedder $(EMBEDDER)
+
+fit-matching: $(STAMP) ## fit the weights of matching, for EMBEDDER=minilm or the directory of a model
+	$(MATCHING) fit --data $(DATA) --embedder $(EMBEDDER)
 
 clean: ## remove what the verbs made, but not ./data
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from contex_server.matching.encoding import Encoding, unit
+from contex_server.matching.embedders.port import unit
+from contex_server.matching.encoding import Encoding
 from contex_server.matching.terms import Terms
 from numpy.typing import NDArray
 

@@ -12,12 +12,10 @@ from itertools import count
 from statistics import median
 
 import numpy as np
-from contex_server.kernel.model import Agent, Need
-from contex_server.matching.background import Model, shipped_prior
-from contex_server.matching.data_index import DataIndex
+from contex_server.kernel.model import BEGINNING, Agent, Need
+from contex_server.matching.background import shipped_prior
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.need_index import NeedIndex
-from contex_server.matching.score import Scorer
+from contex_server.matching.rules import AbsoluteRule
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Target
@@ -32,16 +30,18 @@ class Project:
     """Data and needs."""
 
     def __init__(self, texts: Texts, data: int, needs: int) -> None:
-        scorer = Scorer()
-        self.texts, self.scorer = texts, scorer
-        self.index = DataIndex(Model("made up", shipped_prior()), scorer)
-        self.needs = NeedIndex(self.index)
+        self.texts = texts
+        self.rule = AbsoluteRule("made up", shipped_prior())
+        self.index = self.rule.data()
+        self.needs = self.rule.needs(self.index)
         self.digests = (number.to_bytes(16) for number in count())
         self.data = texts.data(data)
         self.put_ms = [
             _ms(lambda key=f"k{n}", text=text: self.index.put(key, next(self.digests), text))
             for n, text in enumerate(self.data)
         ]
+        snapshot = self.rule.snapshot(self.index)
+        self.rule.set_background(self.index, self.needs, snapshot, BEGINNING)
         self.encodings = texts.needs(needs)
         self.set_ms = [
             _ms(lambda at=at: self.needs.set_agent(*self.agent(at)))
@@ -52,7 +52,7 @@ class Project:
     def agent(self, at: int) -> tuple[Agent, list[Encoding]]:
         """The agent whose needs begin there."""
         encodings = self.encodings[at : at + NEEDS_EACH]
-        threshold = self.scorer.weights.default_threshold
+        threshold = self.rule.scorer.weights.default_threshold
         needs = tuple(
             Need(str(at + n), b"need" + (at + n).to_bytes(12), threshold, 10)
             for n in range(len(encodings))

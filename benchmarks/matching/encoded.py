@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.background import Model, Prior
-from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import describe
 from contex_server.matching.embedders import create
-from contex_server.matching.embedders.minilm import MODEL_ID
-from contex_server.matching.embedders.port import Role
+from contex_server.matching.embedders.port import Embedder, Role
 from contex_server.matching.encoding import (
     Encoding,
     Recipe,
     as_stored,
     description_recipe,
+    gist_recipe,
     need_recipe,
 )
-from contex_server.matching.score import Scorer
 from numpy.typing import NDArray
 
 from benchmarks.matching.sets import DataSet
 
 Vectors = NDArray[np.float32]
+BUILTIN = "minilm"
 
 _BATCH = 256
 
@@ -39,78 +39,94 @@ class Encoded:
 
     set: DataSet
     documents: tuple[Encoding, ...]
-    needs: tuple[Encoding, ...]
-
-    def index(self, positions: Sequence[int], prior: Prior, scorer: Scorer) -> DataIndex:
-        """A project of some of the documents; keys are their positions."""
-        index = DataIndex(Model(MODEL_ID, prior), scorer)
-        for at in positions:
-            index.put(str(at), at.to_bytes(16), self.documents[at])
-        return index
-
-    def whole(self, prior: Prior, scorer: Scorer) -> DataIndex:
-        """A project of all documents."""
-        return self.index(range(len(self.documents)), prior, scorer)
+    needs: tuple[Encoding, ...]  # as the absolute score has them
+    whole_needs: tuple[Encoding, ...]  # as the relative score has them
 
 
-def encode(data: DataSet, cache: Path) -> Encoded:
-    """Describes and embeds a set; what was embedded before comes from the cache."""
-    documents = [
-        description_recipe(describe(d.data_key, d.description, d.payload, ""))
-        for d in data.documents
-    ]
-    needs = [need_recipe(need.text) for need in data.needs]
-    return Encoded(
-        data,
-        _encodings(documents, Role.DATUM, cache),
-        _encodings(needs, Role.NEED, cache),
-    )
+class Embeddings:
+    """The texts' vectors under a model; what was embedded before comes from a file."""
+
+    def __init__(self, name: str, cache: Path) -> None:
+        """`name` is "minilm", the built-in model, or the directory of another."""
+        self.builtin = name == BUILTIN
+        settings = EmbedderSettings()
+        if not self.builtin:
+            settings = EmbedderSettings(kind="local", path=Path(name))
+        self._embedder: Embedder = create(settings)
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(self._embedder.start())
+        self._cache = cache
+
+    @property
+    def model_id(self) -> str:
+        """The model's identity."""
+        return self._embedder.model_id
+
+    def close(self) -> None:
+        """Stops the model."""
+        self._loop.run_until_complete(self._embedder.close())
+        self._loop.close()
+
+    def encode(self, sets: Sequence[DataSet]) -> list[Encoded]:
+        """Describes and embeds sets."""
+        documents = [
+            [
+                description_recipe(describe(d.data_key, d.description, d.payload, d.content_type))
+                for d in each.documents
+            ]
+            for each in sets
+        ]
+        gists = [[gist_recipe(need.text) for need in each.needs] for each in sets]
+        whole = [[need_recipe(need.text) for need in each.needs] for each in sets]
+        of_data = self.vectors(_texts(documents), Role.DATUM)
+        of_needs = self.vectors(_texts(gists + whole), Role.NEED)
+        return [
+            Encoded(each, _made(d, of_data), _made(g, of_needs), _made(w, of_needs))
+            for each, d, g, w in zip(sets, documents, gists, whole, strict=True)
+        ]
+
+    def vectors(self, texts: Iterable[str], role: Role) -> dict[str, Vectors]:
+        """The vector of each text; those that the file lacks are embedded and put there."""
+        name = re.sub(r"[^\w.@-]", "_", self.model_id)
+        path = self._cache / f"{name}-{role}.npz"
+        known: dict[bytes, Vectors] = {}
+        with suppress(FileNotFoundError), np.load(path) as archive:
+            known = dict(zip(map(bytes, archive["digests"]), archive["vectors"], strict=True))
+        digests = {text: blake2b(text.encode(), digest_size=16).digest() for text in texts}
+        missing = [(digest, text) for text, digest in digests.items() if digest not in known]
+        # Texts of like length are embedded together: less padding.
+        missing.sort(key=lambda entry: len(entry[1]))
+        for start in range(0, len(missing), _BATCH):
+            step = missing[start : start + _BATCH]
+            rows = self._loop.run_until_complete(
+                self._embedder.embed([text for _, text in step], role)
+            )
+            known |= zip((digest for digest, _ in step), rows, strict=True)
+            print(f"  {role}: embedded {start + len(step):,} of {len(missing):,} texts", flush=True)
+            if start // _BATCH % 10 == 9:
+                _save(path, known)
+        if missing:
+            _save(path, known)
+        return {text: known[digest] for text, digest in digests.items()}
 
 
-def _encodings(recipes: Sequence[Recipe], role: Role, cache: Path) -> tuple[Encoding, ...]:
-    texts = sorted({text for recipe in recipes for text in recipe.texts})
-    vectors = dict(zip(texts, _embedded(texts, role, cache), strict=True))
+def _texts(recipes: Sequence[Sequence[Recipe]]) -> set[str]:
+    return {text for each in recipes for recipe in each for text in recipe.texts}
+
+
+def _made(recipes: Sequence[Recipe], vectors: dict[str, Vectors]) -> tuple[Encoding, ...]:
     return tuple(
         as_stored(recipe.encoding(np.stack([vectors[text] for text in recipe.texts])))
         for recipe in recipes
     )
 
 
-def _embedded(texts: Sequence[str], role: Role, cache: Path) -> Vectors:
-    """The texts' vectors; those that the cache lacks are embedded and put there."""
-    path = cache / f"{MODEL_ID}-{role}.npz"
-    known: dict[bytes, Vectors] = {}
-    if path.exists():
-        with np.load(path) as archive:
-            known = dict(zip(map(bytes, archive["digests"]), archive["vectors"], strict=True))
-    digests = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
-    missing = [
-        (digest, text) for digest, text in zip(digests, texts, strict=True) if digest not in known
-    ]
-    if missing:
-        known |= asyncio.run(_embed(missing, role))
-        cache.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(
-            part,
-            digests=np.array([np.frombuffer(digest, np.uint8) for digest in known]),
-            vectors=np.stack(list(known.values())),
-        )
-        part.replace(path)
-    return np.stack([known[digest] for digest in digests])
-
-
-async def _embed(missing: Sequence[tuple[bytes, str]], role: Role) -> dict[bytes, Vectors]:
-    # Texts of like length are embedded together: less padding.
-    ordered = sorted(missing, key=lambda entry: len(entry[1]))
-    embedder = create(EmbedderSettings())
-    await embedder.start()
-    found: dict[bytes, Vectors] = {}
-    for start in range(0, len(ordered), _BATCH):
-        step = ordered[start : start + _BATCH]
-        rows = await embedder.embed([text for _, text in step], role)
-        found |= zip((digest for digest, _ in step), rows, strict=True)
-        print(f"\r  embedded {len(found)} of {len(ordered)} texts", end="", flush=True)
-    print()
-    await embedder.close()
-    return found
+def _save(path: Path, known: dict[bytes, Vectors]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(
+        part,
+        digests=np.array([np.frombuffer(digest, np.uint8) for digest in known]),
+        vectors=np.stack(list(known.values())),
+    )
+    part.replace(path)

@@ -3,94 +3,124 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from io import BytesIO
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from contex_server.matching.background import PASSAGES_PER_TEXT, Prior
-from contex_server.matching.describe import describe
-from contex_server.matching.encoding import Encoding
+from contex_server.matching.background import (
+    PASSAGES_PER_TEXT,
+    Prior,
+    shipped_texts,
+)
+from contex_server.matching.embedders.port import Role, unit
+from contex_server.matching.gist import gist
+from contex_server.matching.measure import different_words
+from contex_server.matching.score import Floats
+from contex_server.matching.terms import single_words
 
-from benchmarks.matching.encoded import Encoded
-from benchmarks.matching.sets import SEED, Document
-from benchmarks.matching.splits import Split
+from benchmarks.matching.encoded import Embeddings, Encoded
+from benchmarks.matching.sets import SEED, DataSet
 
-_DOCUMENTS = 750
+_DOCUMENTS, _NEEDS = 400, 200
 """Of each set at most, so that none stands for text in general."""
-_LINES = 150
-"""Of each kind of text in prior.txt."""
-_CHARS = 220
-_ABOUT = """\
-# Describing texts of many kinds, one a line: operations of AWS as botocore documents them
-# (Apache-2.0) and modules of Python's standard library (PSF-2.0).
+_MIN_DOCUMENTS, _MIN_SETS = 3, 2
+"""A term that fewer have is not kept."""
+ABOUT_NEEDS = """\
+# What needs of many kinds ask for, one a line: those of benchmarks/matching/teams, written for
+# this project. `make fit-matching` writes this file.
 """
 
 
-def prior_without(sets: Mapping[str, Encoded], split: Split, left_out: str = "") -> Prior:
-    """The background that all sets but one make; of `needs` only the half to fit on."""
-    return build_prior(
-        Encoding(e.vectors[:PASSAGES_PER_TEXT], e.terms[:PASSAGES_PER_TEXT])
-        for name, encoded in sets.items()
-        if name != left_out
-        for e in _documents(encoded, split)
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """What a set adds to the prior."""
+
+    mean: Floats
+    second: Floats
+    need_mean: Floats
+    share: dict[int, float]  # of passages, by term
+    documents: Counter[int]  # by term
 
 
-def build_prior(encodings: Iterable[Encoding]) -> Prior:
-    """The prior of texts of many kinds."""
-    frequencies: Counter[int] = Counter()
-    length = passages = 0
-    rows = []
-    for encoding in encodings:
-        rows.append(encoding.vectors.astype(np.float64))
-        for terms in encoding.terms:
-            frequencies.update(terms.ids.tolist())
-            length += terms.length
-            passages += 1
-    vectors = np.concatenate(rows)
-    kept = sorted(term for term, count in frequencies.items() if count >= 3)
-    return Prior(
+class Priors:
+    """The priors that some sets make, each set with the same weight.
+
+    Under a model that isn't built in, moments are those of `prior.txt` and of our own teams'
+    needs, as the service computes them; the words are the same.
+    """
+
+    def __init__(self, sets: Sequence[Encoded], embeddings: Embeddings) -> None:
+        self._names = [each.set.name for each in sets]
+        self._parts = [_part(each) for each in sets]
+        terms = set().union(*(part.documents for part in self._parts))
+        self._terms = np.array(sorted(terms), np.uint32)
+        place = {term: at for at, term in enumerate(self._terms.tolist())}
+        self._shares = np.zeros((len(sets), len(place)), np.float32)
+        self._documents = np.zeros((len(sets), len(place)), np.int32)
+        for row, part in enumerate(self._parts):
+            at = [place[term] for term in part.share]
+            self._shares[row, at] = list(part.share.values())
+            self._documents[row, at] = [part.documents[term] for term in part.share]
+        self._texts = self._needs = None
+        if not embeddings.builtin:
+            texts = embeddings.vectors(shipped_texts(), Role.DATUM)
+            self._texts = unit(np.stack([texts[text] for text in shipped_texts()]))
+            own = [(each.set.name, line) for each in sets for line in need_lines([each.set])]
+            needs = embeddings.vectors([line for _, line in own], Role.NEED)
+            self._needs = unit(np.stack([needs[line] for _, line in own]))
+            self._of_need = [name for name, _ in own]
+
+    def without(self, names: Collection[str] = ()) -> Prior:
+        """The prior of all sets but these."""
+        rows = [at for at, name in enumerate(self._names) if name not in names]
+        parts = [self._parts[at] for at in rows]
+        documents = self._documents[rows]
+        known = (documents.sum(0) >= _MIN_DOCUMENTS) & ((documents > 0).sum(0) >= _MIN_SETS)
+        prior = Prior(
+            np.mean([part.mean for part in parts], 0),
+            np.mean([part.second for part in parts], 0),
+            np.mean([part.need_mean for part in parts], 0),
+            self._terms[known],
+            self._shares[rows][:, known].mean(0),
+        )
+        if self._texts is None or self._needs is None:
+            return prior
+        kept = [at for at, name in enumerate(self._of_need) if name not in names]
+        return prior.under(self._texts, self._needs[kept], latin_only=False)
+
+
+def need_lines(sets: Sequence[DataSet]) -> list[str]:
+    """What the needs of our own teams ask for, each once."""
+    needs = [gist(need.text) for each in sets if each.own for need in each.needs]
+    return list(dict.fromkeys(needs))
+
+
+def _part(encoded: Encoded) -> _Part:
+    rng = np.random.default_rng(SEED)
+    chosen = rng.permutation(len(encoded.documents))[:_DOCUMENTS].tolist()
+    needs = rng.permutation(len(encoded.needs))[:_NEEDS].tolist()
+    passages: Counter[int] = Counter()
+    documents: Counter[int] = Counter()
+    rows, count = [], 0
+    for at in sorted(chosen):
+        encoding = encoded.documents[at]
+        rows.append(encoding.vectors[:PASSAGES_PER_TEXT])
+        for terms in encoding.terms[:PASSAGES_PER_TEXT]:
+            passages.update(single_words(terms).tolist())
+            count += 1
+        documents.update(_ids(encoded, at))
+    vectors = np.concatenate(rows).astype(np.float64)
+    asked = np.concatenate([encoded.needs[at].vectors[:1] for at in needs]).astype(np.float64)
+    return _Part(
         vectors.mean(0),
         vectors.T @ vectors / len(vectors),
-        np.array(kept, np.uint32),
-        np.array([frequencies[term] / passages for term in kept], np.float32),
-        length / passages,
+        asked.mean(0),
+        {term: number / count for term, number in passages.items()},
+        documents,
     )
 
 
-def pack_prior(prior: Prior) -> bytes:
-    """The prior as a compressed numpy archive, the second moment as a triangle."""
-    buffer = BytesIO()
-    np.savez_compressed(
-        buffer,
-        mean=prior.mean.astype(np.float32),
-        second=prior.second[np.triu_indices(len(prior.mean))].astype(np.float16),
-        term_ids=prior.term_ids,
-        term_share=prior.term_share.astype(np.float16),
-        length=np.float64(prior.length),
-    )
-    return buffer.getvalue()
-
-
-def write_prior(sets: Mapping[str, Encoded], split: Split, folder: Path) -> None:
-    """Writes prior.npz and prior.txt."""
-    (folder / "prior.npz").write_bytes(pack_prior(prior_without(sets, split)))
-    rng = np.random.default_rng(SEED)
-    library = sets["stdlib"].set.documents
-    kinds = sets["aws"].set.documents, [d for d in library if d.data_key.startswith("module")]
-    lines = [_line(kind[at]) for kind in kinds for at in rng.permutation(len(kind))[:_LINES]]
-    (folder / "prior.txt").write_text(_ABOUT + "\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _documents(encoded: Encoded, split: Split) -> list[Encoding]:
-    positions = np.arange(len(encoded.documents))
-    if encoded.set.name == "needs":
-        positions = split.train_documents
-    chosen = np.random.default_rng(SEED).permutation(positions)[:_DOCUMENTS]
-    return [encoded.documents[at] for at in sorted(chosen.tolist())]
-
-
-def _line(document: Document) -> str:
-    head = describe(document.data_key, document.description, document.payload, "").texts[0]
-    return head if len(head) <= _CHARS else head[:_CHARS].rsplit(" ", 1)[0]
+def _ids(encoded: Encoded, at: int) -> list[int]:
+    terms = encoded.documents[at].terms[:PASSAGES_PER_TEXT]
+    together: list[int] = different_words([single_words(each) for each in terms]).tolist()
+    return together

@@ -1,4 +1,7 @@
-"""Measures of rankings and of probabilities."""
+"""Measures of rankings and of probabilities. Labels: 1 answers, 0 does not, -1 counts neither way.
+
+Scores and labels are [needs, documents].
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,36 @@ from numpy.typing import NDArray
 
 BINS = 15
 WORTH_A_LOOK = 0.02
-Flags = NDArray[np.bool_]
+Labels = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
 class RankingQuality:
-    """Averages over needs; of several right answers the first counts, but in nDCG."""
+    """Averages over needs that have an answer; of several the first counts, but in nDCG."""
 
     hit1: float
-    hit5: float
-    hit10: float
     mrr: float
     ndcg10: float
+    precision10: float
 
 
-def ranking_quality(scores: Floats, right: Flags) -> RankingQuality:
-    """How well documents are ordered; among equal scores the right one comes last.
+@dataclass(frozen=True, slots=True)
+class DecisionQuality:
+    """Of all pairs of a set together, at one threshold."""
 
-    Args:
-        scores: float64 [needs, documents].
-        right: bool [needs, documents], at least one in each row.
-    """
+    f1: float
+    precision: float
+    recall: float
+    best_f1: float
+    average_precision: float
+    calibration_error: float  # over pairs with at least 0.02
+
+
+def ranking_quality(scores: Floats, labels: Labels) -> RankingQuality:
+    """How well documents are ordered; among equal scores the right one comes last."""
+    answered = (labels > 0).any(1)
+    scores = np.where(labels < 0, -np.inf, scores)[answered]
+    right = labels[answered] > 0
     order = np.lexsort((right, -scores), axis=1)
     hits = np.take_along_axis(right, order, axis=1)
     first = hits.argmax(1) + 1
@@ -38,32 +50,46 @@ def ranking_quality(scores: Floats, right: Flags) -> RankingQuality:
     top = hits[:, :10]
     gained = top @ gains[: top.shape[1]]
     count = np.minimum(right.sum(1), top.shape[1])
-    ideal = np.cumsum(gains)[count - 1]
     return RankingQuality(
         float((first <= 1).mean()),
-        float((first <= 5).mean()),
-        float((first <= 10).mean()),
         float((1 / first).mean()),
-        float((gained / ideal).mean()),
+        float((gained / np.cumsum(gains)[count - 1]).mean()),
+        float(top.mean()),
     )
 
 
-def f1(scores: Floats, right: Flags, threshold: float) -> float:
-    """F1 of the pairs that reach a threshold."""
+def decision_quality(scores: Floats, labels: Labels, threshold: float) -> DecisionQuality:
+    """What the pairs that reach a threshold are worth."""
+    scores, right = judged(scores, labels)
     given = scores >= threshold
+    hits = int((given & right).sum())
+    precision, recall, _ = precision_recall(scores, right)
+    curve = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    steps = np.diff(recall, prepend=0.0)
+    return DecisionQuality(
+        2 * hits / max(1, int(given.sum() + right.sum())),
+        hits / max(1, int(given.sum())),
+        hits / max(1, int(right.sum())),
+        float(curve.max()),
+        float((precision * steps).sum()),
+        calibration_error(scores, right, WORTH_A_LOOK),
+    )
+
+
+def judged(scores: Floats, labels: Labels) -> tuple[Floats, NDArray[np.bool_]]:
+    """The scores of pairs that count, and which of them are right."""
+    counted = labels >= 0
+    return scores[counted], labels[counted] > 0
+
+
+def f1(scores: Floats, labels: Labels, threshold: float) -> float:
+    """F1 of the pairs that reach a threshold."""
+    given = (scores >= threshold) & (labels >= 0)
+    right = labels > 0
     return float(2 * (given & right).sum() / max(1, given.sum() + right.sum()))
 
 
-def best_f1(scores: Floats, right: Flags) -> tuple[float, float]:
-    """The highest F1 of any threshold, and that threshold."""
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(right[order])
-    values = 2 * found / (np.arange(1, len(order) + 1) + right.sum())
-    at = int(values.argmax())
-    return float(values[at]), float(scores[order[at]])
-
-
-def calibration_error(scores: Floats, right: Flags, at_least: float = 0.0) -> float:
+def calibration_error(scores: Floats, right: NDArray[np.bool_], at_least: float = 0.0) -> float:
     """Expected calibration error over 15 bins of equal width.
 
     Args:
@@ -72,25 +98,25 @@ def calibration_error(scores: Floats, right: Flags, at_least: float = 0.0) -> fl
         at_least: Pairs with less are left out: nearly all are far from any threshold.
     """
     kept = scores >= at_least
-    total = max(1, int(kept.sum()))
-    return float(
-        sum(abs(means - shares) * count for means, shares, count in bins(scores[kept], right[kept]))
-        / total
-    )
+    gaps = [abs(mean - share) * count for mean, share, count in bins(scores[kept], right[kept])]
+    return float(sum(gaps) / max(1, int(kept.sum())))
 
 
-def bins(scores: Floats, right: Flags) -> list[tuple[float, float, int]]:
+def bins(scores: Floats, right: NDArray[np.bool_]) -> list[tuple[float, float, int]]:
     """Mean probability, share that is right, and number of pairs, of each bin that has any."""
     place = np.clip((scores * BINS).astype(int), 0, BINS - 1)
     return [
         (float(scores[inside].mean()), float(right[inside].mean()), int(inside.sum()))
-        for place_ in range(BINS)
-        if (inside := place == place_).any()
+        for number in range(BINS)
+        if (inside := place == number).any()
     ]
 
 
-def precision_recall(scores: Floats, right: Flags) -> tuple[Floats, Floats, Floats]:
-    """Precision and recall at every threshold, highest first."""
+def precision_recall(scores: Floats, right: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Precision and recall at each threshold that a pair just reaches, highest first."""
     order = np.argsort(-scores, kind="stable")
+    descending = scores[order]
+    last = np.append(descending[1:] != descending[:-1], True)  # of pairs with equal scores
     found = np.cumsum(right[order])
-    return found / np.arange(1, len(order) + 1), found / max(1, right.sum()), scores[order]
+    precision = found / np.arange(1, len(order) + 1)
+    return precision[last], (found / max(1, right.sum()))[last], descending[last]

@@ -2,203 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contex_server.matching.score import Floats, Weights
+from numpy.typing import NDArray
 
-from benchmarks.matching.evaluation import OURS, SetQuality
-from benchmarks.matching.quality import Flags, RankingQuality, bins, precision_recall
+from benchmarks.matching.left_out import COSINE, OURS, RELATIVE, Result
+from benchmarks.matching.pairs import FEATURES
+from benchmarks.matching.quality import bins, judged, precision_recall
+from benchmarks.matching.robustness import COPIES, NEAR, Steadiness
+from benchmarks.matching.sets import Kind
 
 BEGIN = "<!-- begin: make bench-matching -->"
 END = "<!-- end: make bench-matching -->"
 _FEW = 20
 """Bins with fewer pairs are not drawn."""
-_NAMES = {"needs": "API functions", "aws": "AWS operations", "stdlib": "Python modules"}
-_COLOURS = {"needs": "#1f6feb", "aws": "#d4760a", "stdlib": "#2a8a4a"}
+_COLOURS = {OURS: "#1f6feb", RELATIVE: "#d4760a", COSINE: "#2a8a4a", "BM25": "#888888"}
+_DECIDED = (Kind.TEAM, Kind.MIXED, Kind.SINGLE)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Findings:
-    """All that is reported.
+def summary(results: Sequence[Result]) -> str:
+    """Means over the team sets in English."""
+    head = ["12 team sets" if len(_of(results, Kind.TEAM)) == 12 else "team sets"]
+    head += ["F1", "precision", "recall", "best F1", "average precision", "ECE", "MRR", "nDCG@10"]
+    rows = []
+    for method in results[0].methods:
+        scored = [r.methods[method] for r in _of(results, Kind.TEAM)]
+        values = [
+            (
+                s.decisions.f1,
+                s.decisions.precision,
+                s.decisions.recall,
+                s.decisions.best_f1,
+                s.decisions.average_precision,
+                s.decisions.calibration_error,
+                s.ranking.mrr,
+                s.ranking.ndcg10,
+            )
+            for s in scored
+        ]
+        means = [f"{value:.3f}" for value in np.mean(values, 0)]
+        if method not in (OURS, RELATIVE):
+            means[5] = ""  # No probabilities.
+        rows.append([method, *means])
+    return _table(head, rows)
 
-    Attributes:
-        sets: By set, with a background that knows nothing of it.
-        shipped: The same with the background that is shipped.
-        aside: Rankings among the documents held aside of the first set only.
-        aside_documents: How many these are.
-        stability: By set: largest and 99.9 % quantile of moves.
-        directions: By set: difference, pairs of one direction only, pairs.
-    """
 
-    weights: Weights
-    sets: Sequence[SetQuality]
-    shipped: Sequence[SetQuality]
-    aside: dict[str, RankingQuality]
-    aside_documents: int
-    stability: dict[str, tuple[float, float]]
-    directions: dict[str, tuple[float, int, int]]
-
-
-def markdown(found: Findings) -> str:
+def markdown(
+    results: Sequence[Result], shipped: Weights, steady: Mapping[str, Steadiness] | None
+) -> str:
     """The tables."""
-    ranking = [
-        [label, method, *(f"{value:.3f}" for value in _values(quality))]
-        for label, rankings in (
-            *((_label(q), q.ranking) for q in found.sets),
-            (f"{_NAMES['needs']}, {found.aside_documents} held aside", found.aside),
-        )
-        for method, quality in rankings.items()
+    parts = [
+        f"Shipped weights `{shipped.version}`: bias {shipped.bias}, "
+        + ", ".join(f"{name} {getattr(shipped, name)}" for name in FEATURES)
+        + f"; default threshold {shipped.default_threshold:.2f}. Every set below was left out: its "
+        "prior, weights and threshold were fitted on the others. Which parts the score has was "
+        "chosen with these sets in view.",
+        "**Team sets, means.** Each set counts the same.",
+        summary(results),
+        "**Decisions** at the threshold that was fitted without the set.",
+        _decisions(results),
+        "**Order.** Each need against all documents of its set. Cosine and BM25 beside it.",
+        _ranking(results),
     ]
-    decisions = [
-        [
-            _NAMES[q.name],
-            method,
-            f"{d.given:.3f}",
-            f"{d.best:.3f} at {d.best_threshold:.2f}",
-            f"{d.error:.4f}",
-            f"{d.error_above:.3f}",
-        ]
-        for q in found.sets
-        for method, d in q.decisions.items()
-    ]
-    sizes = sorted({size for q in found.sets for size in q.by_size})
-    by_size = []
-    for size in sizes:
-        row = [f"{size:,}"]
-        for q in found.sets:
-            if size in q.by_size:
-                ours, cosine = q.by_size[size]
-                row += [f"{ours.given:.2f} / {ours.best:.2f}", f"{cosine.given:.2f}"]
-            else:
-                row += ["", ""]
-        by_size.append(row)
-    sure = [
-        [_NAMES[q.name], *_sure(q, 0.8), *_sure(q, found.weights.default_threshold)]
-        for q in found.sets
-    ]
-    steady = [
-        [
-            _NAMES[q.name],
-            f"{q.near_misses:.0%}",
-            f"{found.stability[q.name][0]:.3f}",
-            f"{found.stability[q.name][1]:.3f}",
-            _directions(*found.directions[q.name]),
-        ]
-        for q in found.sets
-    ]
-    backgrounds = [
-        [
-            _NAMES[q.name],
-            f"{q.ranking[OURS].mrr:.3f}, {s.ranking[OURS].mrr:.3f}",
-            f"{q.decisions[OURS].given:.3f}, {s.decisions[OURS].given:.3f}",
-            f"{q.decisions[OURS].error_above:.3f}, {s.decisions[OURS].error_above:.3f}",
-        ]
-        for q, s in zip(found.sets, found.shipped, strict=True)
-    ]
-    size_head = ["documents"]
-    for q in found.sets:
-        size_head += [_NAMES[q.name], "cosine"]
-    return "\n\n".join(
-        [
-            f"Weights `{found.weights.version}`, default threshold "
-            f"{found.weights.default_threshold:.2f}.",
-            "**Order.** Every need against all documents of its set.",
-            _table(
-                ["needs, documents", "by", "hit@1", "hit@5", "hit@10", "MRR", "nDCG@10"], ranking
-            ),
-            "**Decision.** Pairs of need and document in projects of 2 documents up to the whole "
-            "set, all sizes together.",
-            _table(
-                ["set", "by", "F1 as set", "best F1", "ECE, all pairs", "ECE, p ≥ 0.02"], decisions
-            ),
-            "**Size of the project.** F1 at the default threshold / at the best one of that size; "
-            "beside it F1 of the cosine at its one threshold.",
-            _table(size_head, by_size),
-            "**What the scores are worth.** Pairs that reach a score: how many, the share that is "
-            "right by the labels, and the share if near duplicates of a right document are right.",
-            _table(
-                [
-                    "set",
-                    *("pairs ≥ 0.80", "right", "or alike"),
-                    *(f"pairs ≥ {found.weights.default_threshold:.2f}", "right", "or alike"),
-                ],
-                sure,
-            ),
-            "**How steady it is.** Wrong first places that are near duplicates of a right "
-            "document; how far probabilities of 0.02 and more move when a project of 200 data gets "
-            "one more, of another set; scores of the same pairs by need and by datum.",
-            _table(
-                ["set", "near duplicates", "most", "99.9 % stay below", "both directions"], steady
-            ),
-            "**Background.** With one that knows nothing of the set, as everywhere above, and with "
-            "the one that is shipped, to which the set belongs.",
-            _table(["set", "MRR", "F1 as set", "ECE, p ≥ 0.02"], backgrounds),
-        ]
-    )
+    if steady:
+        parts += ["**How steady it is.**", _steady(steady)]
+    return "\n\n".join(parts)
 
 
-def write(found: Findings, guide: Path) -> None:
+def write(tables: str, results: Sequence[Result], guide: Path) -> None:
     """Puts the tables between the guide's marks and the plots beside it."""
     before, _, rest = guide.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    guide.write_text(f"{before}{BEGIN}\n\n{markdown(found)}\n\n{END}{after}", encoding="utf-8")
+    guide.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
     images = guide.parent / "img"
     images.mkdir(exist_ok=True)
-    _plot_precision(found, images / "matching-precision-recall.png")
-    _plot_reliability(found, images / "matching-reliability.png")
+    _plot_precision(results, images / "matching-precision-recall.png")
+    _plot_reliability(results, images / "matching-reliability.png")
 
 
-def _plot_precision(found: Findings, path: Path) -> None:
-    figure, axes = _axes()
-    for quality in found.sets:
-        scores, right = quality.pairs
-        colour, label = _COLOURS[quality.name], _NAMES[quality.name]
-        precision, recall, thresholds = precision_recall(scores, right)
-        axes.plot(*_thinned(recall, precision), color=colour, label=label)
-        at = int((thresholds >= found.weights.default_threshold).sum()) - 1
-        axes.plot(recall[at], precision[at], "o", color=colour)
-        precision, recall, _ = precision_recall(quality.cosine_pairs, right)
-        axes.plot(*_thinned(recall, precision), color=colour, ls=":", lw=1)
-    axes.plot([], [], "k:", lw=1, label="cosine alone")
-    axes.plot([], [], "ko", label="default threshold")
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(frameon=False, fontsize=8)
+def _decisions(results: Sequence[Result]) -> str:
+    head = ["set", "threshold", "F1", "precision", "recall", "best F1", "ECE"]
+    head += ["relative: F1", "best", "ECE", "cosine: F1", "best", "BM25: F1", "best"]
+    rows = []
+    for kind in _DECIDED:
+        for r in _of(results, kind):
+            ours, old = r.methods[OURS], r.methods[RELATIVE].decisions
+            own = ours.decisions
+            numbers = [own.f1, own.precision, own.recall, own.best_f1, own.calibration_error]
+            numbers += [old.f1, old.best_f1, old.calibration_error]
+            for name in (COSINE, "BM25"):
+                numbers += [r.methods[name].decisions.f1, r.methods[name].decisions.best_f1]
+            rows.append([_label(r), f"{ours.threshold:.2f}", *(f"{n:.3f}" for n in numbers)])
+    return _table(head, rows)
+
+
+def _ranking(results: Sequence[Result]) -> str:
+    head = ["set", "needs, documents", "hit@1", "MRR", "nDCG@10", "first 10 right"]
+    head += ["MRR: relative", "cosine", "BM25", "nDCG@10: relative", "cosine", "BM25"]
+    rows = []
+    for kind in Kind:
+        for r in _of(results, kind):
+            own = r.methods[OURS].ranking
+            others = [r.methods[name].ranking for name in (RELATIVE, COSINE, "BM25")]
+            numbers = [own.hit1, own.mrr, own.ndcg10, own.precision10]
+            numbers += [other.mrr for other in others] + [other.ndcg10 for other in others]
+            size = f"{len(r.set.needs):,}, {len(r.set.documents):,}"
+            rows.append([_label(r), size, *(f"{n:.3f}" for n in numbers)])
+    return _table(head, rows)
+
+
+def _steady(steady: Mapping[str, Steadiness]) -> str:
+    far = f"not within {NEAR:.2f} of the threshold"
+    rows = [["a copy alone: mean score", *(f"{s.alone:.3f}" for s in steady.values())]]
+    for where in ("first", "late"):
+        place = "all that there is" if where == "first" else "after 100 others"
+        for k in COPIES[1:]:
+            values = [getattr(s, f"{where}_copies")[k] for s in steady.values()]
+            text = f"{k} data that say the same, {place}: a score against its score alone, at most"
+            rows.append([text, *(f"{value:.3f}" for value in values)])
+    for text, name in (
+        ("200 strangers in a project of 50: decisions changed", "strangers"),
+        (f"the same, of pairs {far}", "strangers_far"),
+        ("two orders of publishing: deliveries that differ", "orders"),
+        (f"the same, of pairs {far}", "orders_far"),
+    ):
+        rows.append([text, *(f"{getattr(s, name):.2%}" for s in steady.values())])
+    directions = [s.directions for s in steady.values()]
+    rows.append(
+        [
+            "by need and by datum: largest difference; in one direction only",
+            *(f"{d.difference:.0e}; {d.one_only} of {d.pairs:,}" for d in directions if d),
+        ]
+    )
+    return _table(["", *steady], rows)
+
+
+def _plot_precision(results: Sequence[Result], path: Path) -> None:
+    figure, axes = _axes(2)
+    for axis, kind, title in _panels(axes):
+        for method, colour in _COLOURS.items():
+            scores, right = _pooled(results, kind, method)
+            precision, recall, _ = precision_recall(scores, right)
+            axis.plot(*_thinned(recall, precision), color=colour, label=method)
+        given = [
+            (r.methods[OURS].decisions.recall, r.methods[OURS].decisions.precision)
+            for r in _of(results, kind)
+        ]
+        axis.plot(*zip(*given, strict=True), "o", ms=3, alpha=0.6, color=_COLOURS[OURS])
+        axis.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes[0].plot([], [], "o", ms=3, color=_COLOURS[OURS], label="a set at the default")
+    axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=90)
 
 
-def _plot_reliability(found: Findings, path: Path) -> None:
-    figure, axes = _axes()
-    axes.plot([0, 1], [0, 1], color="#999999", lw=1)
-    for quality in found.sets:
-        scores, right = quality.pairs
-        colour, label = _COLOURS[quality.name], _NAMES[quality.name]
-        axes.plot(*_reliability(scores, right), "o-", ms=4, color=colour, label=label)
-        if quality is found.sets[0]:
-            label += ", near duplicates right"
-            axes.plot(*_reliability(scores, quality.alike), "o:", ms=3, color=colour, label=label)
-    axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8)
+def _plot_reliability(results: Sequence[Result], path: Path) -> None:
+    figure, axes = _axes(2)
+    for axis, kind, title in _panels(axes):
+        axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
+        for method in (OURS, RELATIVE):
+            scores, right = _pooled(results, kind, method)
+            kept = [(mean, share) for mean, share, n in bins(scores, right) if n >= _FEW]
+            axis.plot(*zip(*kept, strict=True), "o-", ms=4, color=_COLOURS[method], label=method)
+        axis.set(
+            title=title, xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1)
+        )
+    axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=90)
 
 
-def _reliability(scores: Floats, right: Flags) -> tuple[list[float], list[float]]:
-    kept = [(mean, share) for mean, share, count in bins(scores, right) if count >= _FEW]
-    return [mean for mean, _ in kept], [share for _, share in kept]
+def _panels(axes: Any) -> list[tuple[Any, Kind, str]]:
+    return [(axes[0], Kind.TEAM, "team sets"), (axes[1], Kind.SINGLE, "public sets")]
 
 
-def _axes() -> tuple[Any, Any]:
+def _pooled(results: Sequence[Result], kind: Kind, method: str) -> tuple[Floats, NDArray[np.bool_]]:
+    """The pairs of all sets of a kind."""
+    parts = [judged(r.methods[method].scores, r.labels) for r in _of(results, kind)]
+    return np.concatenate([s for s, _ in parts]), np.concatenate([right for _, right in parts])
+
+
+def _axes(count: int) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5.2, 4), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    figure, axes = pyplot.subplots(1, count, figsize=(8.4, 3.8), layout="constrained")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
     return figure, axes
 
 
@@ -208,26 +203,18 @@ def _thinned(recall: Floats, precision: Floats) -> tuple[Floats, Floats]:
     return recall[step], precision[step]
 
 
-def _label(quality: SetQuality) -> str:
-    return f"{_NAMES[quality.name]}: {quality.needs:,}, {quality.documents:,}"
+def _of(results: Sequence[Result], kind: Kind) -> list[Result]:
+    return [r for r in results if r.set.kind is kind]
 
 
-def _values(quality: RankingQuality) -> tuple[float, ...]:
-    return quality.hit1, quality.hit5, quality.hit10, quality.mrr, quality.ndcg10
-
-
-def _sure(quality: SetQuality, score: float) -> tuple[str, str, str]:
-    scores, right = quality.pairs
-    kept = scores >= score
-    return (
-        f"{kept.sum():,}",
-        f"{right[kept].mean():.0%}" if kept.any() else "",
-        f"{quality.alike[kept].mean():.0%}" if kept.any() else "",
-    )
-
-
-def _directions(difference: float, unequal: int, pairs: int) -> str:
-    return f"{difference:.0e} apart in {pairs:,} pairs, {unequal} in one only"
+def _label(result: Result) -> str:
+    match result.set.kind:
+        case Kind.TEAM:
+            return f"team: {result.set.name}"
+        case Kind.MIXED:
+            return f"team, three languages: {result.set.name}"
+        case _:
+            return result.set.name
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

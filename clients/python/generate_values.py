@@ -30,6 +30,7 @@ VALUES = {
         Match need_index need score parts.cosine parts.threshold parts.model path= passage
             parts.background_mean parts.background_deviation parts.standing parts.lexical
             parts.background_passages parts.background_sequence parts.scorer parts.share
+            parts.usual_cosine parts.coverage parts.expected_coverage
         MatchedEvent payload_omitted= +backfilled
         OmittedDatum
         Context format? omitted=
@@ -52,7 +53,7 @@ VALUES = {
     """,
     "match": """
         MatchAnswer=MatchResponse context?= +questions
-        Contribution
+        Contribution needed=
         TermHit
         PassageScore
         Explanation=ExplainResponse contributions=

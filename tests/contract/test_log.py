@@ -25,6 +25,7 @@ from contex_server.log.agents import AgentWrite
 from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.port import Bounds, EventLog
+from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
@@ -357,6 +358,67 @@ async def test_the_first_model_decides_until_it_is_changed(log: EventLog, store:
     assert await store.match.model(P) == "new"
     assert await store.match.vectors(P, "old", [b"d"]) == {}
     assert await store.match.vectors(P, "new", [b"d"]) == {b"d": b"2"}
+
+
+async def test_a_background_is_stored_with_its_event_once_for_each_size(
+    log: EventLog, store: Store
+) -> None:
+    match = store.match
+    await log.append(Append(P, [event()], vectors={b"d": b"1"}, model="m"))
+    assert await match.background(P, "m") is None
+    assert await match.set_background(P, "other", 10, b"x", "t", b"body") is None
+    tail = (await log.bounds(P)).tail
+    first = await match.set_background(P, "m", 10, b"ten", "t", b"body")
+    assert first is not None
+    assert first > tail
+    (entry,) = await log.read(P, Range(tail), 10)
+    assert (entry.sequence, entry.body) == (first, b"body")
+    for size in (10, 1):
+        assert await match.set_background(P, "m", size, b"late", "t", b"body") is None
+    second = await match.set_background(P, "m", 1_000, b"thousand", "t", b"body")
+    assert second is not None
+    assert (await log.bounds(P)).tail == second
+    assert await match.background(P, "m") == (second, b"thousand")
+    assert await match.background(P, "m", second) == (second, b"thousand")
+    assert await match.background(P, "m", second.prev()) == (first, b"ten")
+    assert await match.background(P, "m", first.prev()) is None
+    assert await match.backgrounds(P, "m") == {first: b"ten", second: b"thousand"}
+
+    # It goes with the model, whatever an earlier turn of the next one may have left.
+    await match.put_backgrounds(P, "next", {first: b"old"}, 1_000)
+    assert await match.change_model(P, "m", "next", "t", b"body") is not None
+    assert await match.backgrounds(P, "m") == await match.backgrounds(P, "next") == {}
+    assert await match.set_background(P, "m", 100_000, b"late", "t", b"body") is None
+    assert await match.set_background(P, "next", 10, b"ten", "t", b"body") is not None
+
+
+async def test_backgrounds_that_are_put_keep_what_is_there(store: Store) -> None:
+    match, one, other = store.match, Sequence(1, 0), Sequence(2, 0)
+    await match.put_vectors(P, "m", {b"d": b"1"})
+    await match.put_backgrounds(P, "m", {one: b"one", other: b"other"}, 100)
+    await match.put_backgrounds(P, "m", {one: b"new"}, 10)
+    assert await match.backgrounds(P, "m") == {one: b"one", other: b"other"}
+    assert await match.set_background(P, "m", 100, b"x", "t", b"body") is None
+    await match.drop_backgrounds(P, "m", [other])
+    assert await match.background(P, "m") == (one, b"one")
+
+
+async def test_an_older_server_takes_no_project_back_from_absolute_scores(
+    store: Store, valkey: EmbeddedValkey
+) -> None:
+    await store.match.put_vectors(P, "m#2", {b"d": b"1"})
+    kinds = ("events", "stats", "activity", "activity-open", "audit", "matching", "vectors:x")
+    async with Redis.from_url(valkey.url) as client:
+
+        async def change(new: str) -> object:
+            keys = [key(P, kind) for kind in kinds]
+            return await client.fcall(
+                "contex1_change_model", len(keys), *keys, "m#2", new, "t", b"body", "", 0
+            )
+
+        assert await change("m") is None
+        assert await store.match.model(P) == "m#2"
+        assert await change("other#2") is not None
 
 
 async def test_a_task_belongs_to_one_owner_until_it_expires(store: Store) -> None:

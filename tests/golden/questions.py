@@ -48,6 +48,7 @@ SETTINGS: dict[str, Any] = {
     "store_events": 100,
     "snapshot_events": 100,
     "replay_page_events": 10,
+    "match_threshold": 0.4,
 }
 """Settings of the server that is asked; the same names as in the environment, in lower case."""
 

@@ -39,10 +39,10 @@ _LINE_KEYS = {
     *("sequence", "time", "revision", "previous_sequence", "publisher", "opaque", "score"),
     *("matches", "payload_omitted", "backfilled", "context", "deleted", "erased"),
 }
-# What the service itself writes about agents, feedback, models and erasures.
+# What the service itself writes about agents, feedback, matching and erasures.
 _SERVICE_TYPES = {
     *("agent_registered", "agent_unregistered", "match_feedback", "matching_model_changed"),
-    "data_erased",
+    *("matching_background_changed", "data_erased"),
 }
 # Python's own table has these from 3.14 on, or not at all.
 _SUFFIXES = {

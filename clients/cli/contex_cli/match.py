@@ -7,24 +7,24 @@ from contextlib import nullcontext
 from typing import Any
 
 import contex
+from contex import THRESHOLDS
 
 from contex_cli import options
 from contex_cli import output as out
-from contex_cli.bars import bar, part_bar, signed_bar
+from contex_cli.bars import bar
 from contex_cli.command import Session, command
-from contex_cli.matches import data_match, parts_lines, show_context, show_matches, show_omitted
+from contex_cli.explanation import show_explanation
+from contex_cli.matches import data_match, show_context, show_matches, show_omitted
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.records import encode, record
+from contex_cli.thresholds import Step, show_steps, steps_counted, steps_of
 from contex_cli.times import Place
 
-_SIDE = 14
-_PART_BAR = 16
-_HISTOGRAM_BAR = 40
 _PROGRESS_BAR = 30
 _ASK_EVERY_S = 1.0
-_THRESHOLDS = tuple(step / 20 for step in range(1, 20))
-"""Those that a backtest counts events at: 0.05, 0.10, … 0.95."""
+_MOST_MATCHES = 100
+"""Data for each question: the API's limit."""
 NEED_INDEX = option(0, "Which of the agent's needs, from 0.", metavar="I", minimum=0)
 
 
@@ -33,7 +33,11 @@ async def match(
     session: Session,
     questions: tuple[str, ...] = argument(..., "QUESTION", "What to look for, in plain words."),
     top: int | None = option(
-        None, "Data for each question, 1 to 100. [default: 10]", metavar="N", minimum=1, maximum=100
+        None,
+        "Data for each question, 1 to 100. [default: 10]",
+        metavar="N",
+        minimum=1,
+        maximum=_MOST_MATCHES,
     ),
     min_score: float | None = option(
         None, "Lowest score that matches, above 0, at most 1. [default: the server's]", metavar="X"
@@ -41,9 +45,18 @@ async def match(
     keys: tuple[str, ...] = options.KEYS,
     as_of: Place | None = options.AS_OF,
     explain: bool = option(False, "Draw what each score is made of."),
+    thresholds: bool = option(
+        False, "Show how many data each threshold would deliver, and the lowest of them."
+    ),
     max_tokens: int | None = options.MAX_TOKENS,
     written: contex.ContextFormat | None = options.FORMAT,
 ) -> None:
+    if thresholds:
+        if top is not None or explain or max_tokens is not None or written is not None:
+            others = "--top, --explain, --max-tokens, --format"
+            raise UsageError(f"it doesn't go together with {others}", "--thresholds")
+        await _match_thresholds(session, questions, min_score, keys, as_of)
+        return
     answer = await session.client.match(
         session.project,
         questions,
@@ -64,6 +77,51 @@ async def match(
         show_omitted(answer.context, out.say)
 
     session.answer(answer, show)
+
+
+async def _match_thresholds(
+    session: Session,
+    questions: tuple[str, ...],
+    min_score: float | None,
+    keys: tuple[str, ...],
+    as_of: Place | None,
+) -> None:
+    """Asks once, below the lowest threshold of the table, and counts here."""
+    applied = min_score
+    if applied is None:
+        applied = (await session.client.matching_status(session.project)).default_threshold
+    answer = await session.client.match(
+        session.project,
+        questions,
+        threshold=min(applied, *THRESHOLDS),
+        max_matches=_MOST_MATCHES,
+        data_keys=keys,
+        as_of=as_of,
+    )
+    found: list[list[tuple[float, str]]] = [[] for _ in questions]
+    for matched in answer.data:
+        for match in matched.matches:
+            found[match.need_index].append((match.score, matched.event.data_key))
+    by_need = [steps_of(sorted(pairs, reverse=True), applied, _MOST_MATCHES) for pairs in found]
+    needs = [
+        {"need": question, "threshold": applied, "steps": [step.record() for step in steps]}
+        for question, steps in zip(questions, by_need, strict=True)
+    ]
+    session.answer(
+        {"sequence": answer.sequence, "needs": needs},
+        lambda _: _show_thresholds(questions, by_need, applied, answer.sequence),
+    )
+
+
+def _show_thresholds(
+    questions: tuple[str, ...], by_need: list[list[Step]], applied: float, sequence: str
+) -> None:
+    for question, steps in zip(questions, by_need, strict=True):
+        out.say((out.plain(question), "bold"))
+        show_steps(steps, applied, "data")
+        if any(step.cut for step in steps):
+            out.say(f"an answer has at most {_MOST_MATCHES} data: + means that there may be more\n")
+    out.say(f"▸ threshold {applied:.2f}, as of {sequence}")
 
 
 @command("explain")
@@ -98,77 +156,6 @@ async def explain(
         as_of=as_of,
     )
     session.answer(explanation, show_explanation)
-
-
-def show_explanation(explanation: contex.Explanation) -> None:
-    """Prints the verdict, the terms that add up to it, the words and the passages."""
-    event, match = explanation.event, explanation.match
-    sign = "≥" if explanation.matched else "<"
-    verb = "matches" if explanation.matched else "does not match"
-    out.say((out.plain(match.need), "bold"))
-    out.say(f"{out.plain(event.data_key)} r{event.revision}  {event.sequence}")
-    verdict = f"{verb}: score {match.score:.2f} {sign} threshold {match.threshold:.2f}"
-    out.say((verdict, "bold green" if explanation.matched else "bold yellow"))
-    if explanation.verdict:
-        out.say(out.plain(explanation.verdict))
-    out.say()
-    out.say_lines(parts_lines(match))
-    out.say()
-    if explanation.contributions:
-        out.console().print(_contributions_table(explanation))
-        out.say(
-            f"log-odds {explanation.log_odds:+.2f} = ln(p / (1 - p)), so p = {match.score:.2f}\n"
-        )
-    if explanation.terms:
-        # The words of the need: how much each weighs, and how much of it the passage has.
-        scale = max(term.weight for term in explanation.terms)
-        out.show_table(
-            explanation.terms,
-            {
-                "word": lambda term: out.plain(term.word, 40),
-                "stem": lambda term: out.plain(term.stem, 40),
-                "weight": "weight",
-                "hit": lambda term: term.hit or "-",
-                "": lambda term: out.styled(part_bar(term.hit, term.weight, scale, _PART_BAR)),
-            },
-        )
-    if explanation.passages:
-        out.show_table(
-            explanation.passages,
-            {
-                "score": "score",
-                "": lambda passage: out.styled(bar(passage.score, 8)),
-                "cosine": "cosine",
-                "lexical": "lexical",
-                "path": lambda passage: out.plain(passage.path or "(head)", 60),
-                "passage": lambda passage: out.plain(passage.text, 100),
-            },
-        )
-    if explanation.rank:
-        out.say(f"place {explanation.rank:,} of {explanation.data_count:,} data for this need")
-
-
-def _contributions_table(explanation: contex.Explanation) -> out.Table:
-    """Each term of the log-odds as a bar to the left or right, on one scale, and their sum."""
-    terms, total = explanation.contributions, explanation.log_odds
-    scale = max((abs(size) for size in (total, *(term.log_odds for term in terms))), default=0.0)
-
-    def drawn(value: float) -> out.Text:
-        return out.styled(signed_bar(value, scale, _SIDE), "green" if value >= 0 else "red")
-
-    result = out.table_of(
-        terms,
-        {
-            "term": lambda term: out.plain(term.name, 40),
-            "value": lambda term: f"{term.value:.3f}",
-            "weight": lambda term: f"{term.weight:+.3f}",
-            "log-odds": lambda term: f"{term.log_odds:+.2f}",
-            "": lambda term: drawn(term.log_odds),
-        },
-    )
-    result.add_section()
-    result.add_row("sum", "", "", f"{total:+.2f}", drawn(total))
-    return result
 
 
 @command("backtest")
@@ -235,7 +222,7 @@ def summary_record(
             "events_matched": counted.events_matched,
             "events_at_threshold": {
                 f"{at:.2f}": count
-                for at, count in zip(_THRESHOLDS, counted.events_at_threshold, strict=False)
+                for at, count in zip(THRESHOLDS, counted.events_at_threshold, strict=False)
             },
         }
         for (text, threshold), counted in zip(needs, summary.needs, strict=False)
@@ -254,22 +241,7 @@ def _show_summary(summary: contex.BacktestSummary, needs: list[tuple[str, float]
     for (text, threshold), counted in zip(needs, summary.needs, strict=False):
         out.say()
         out.say((out.plain(text), "bold"))
-        out.say_lines(histogram(counted, threshold))
-
-
-def histogram(
-    counted: contex.NeedSummary, threshold: float, thresholds: tuple[float, ...] = _THRESHOLDS
-) -> list[str]:
-    """Events at each threshold as bars; the chosen one is marked, or put between."""
-    counts = dict(zip(thresholds, counted.events_at_threshold, strict=False))
-    chosen = next((at for at in counts if abs(at - threshold) < 0.005), threshold)
-    counts.setdefault(chosen, counted.events_matched)
-    highest = max(counts.values())
-    return [
-        f"{'▸' if at == chosen else ' '} {at:.2f}  "
-        f"{bar(counts[at] / highest if highest else 0.0, _HISTOGRAM_BAR)}  {counts[at]:,}"
-        for at in sorted(counts)
-    ]
+        show_steps(steps_counted(counted, threshold), threshold, "events")
 
 
 @command("feedback give")

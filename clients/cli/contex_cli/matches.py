@@ -54,15 +54,72 @@ def _show_parts(matched: contex.MatchedEvent, match: contex.Match) -> None:
     out.say()
 
 
+def is_relative(match: contex.Match) -> bool:
+    """Whether the score is one of earlier versions, which set a datum against all the others."""
+    return match.share != 0
+
+
 def parts_lines(match: contex.Match) -> list[str]:
-    standing = signed_bar(match.standing, _STANDING_SCALE, _BAR // 2 - 1).ljust(_BAR)
+    """A line for each part of a score, with bars."""
+    lines = [probability_line(match)]
+    usual = f"{match.background_mean:.2f} ± {match.background_deviation:.2f}"
+    if is_relative(match):
+        about = f"cosine {match.cosine:.2f}; the project's {usual}"
+        return [
+            *lines,
+            _signed_line("standing", match.standing, _STANDING_SCALE, about),
+            f"lexical      {bar(match.lexical, _BAR)}  {match.lexical:5.2f}  of the need's words",
+        ]
+    contrast, surplus = match.cosine - match.usual_cosine, match.coverage - match.expected_coverage
     return [
-        f"probability  {marked_bar(match.score, match.threshold, _BAR)}  {match.score:5.2f}  "
-        f"┃ threshold {match.threshold:.2f}",
-        f"standing     {standing}  {match.standing:5.2f}  cosine {match.cosine:.2f}; "
-        f"the project's {match.background_mean:.2f} ± {match.background_deviation:.2f}",
-        f"lexical      {bar(match.lexical, _BAR)}  {match.lexical:5.2f}  of the need's words",
+        *lines,
+        _signed_line(
+            "standing",
+            match.standing,
+            _STANDING_SCALE,
+            f"cosine {match.cosine:.2f}; the need's with data {usual}",
+        ),
+        _signed_line(
+            "contrast",
+            contrast,
+            1.0,
+            f"cosine {match.cosine:.2f}; the datum's with needs {match.usual_cosine:.2f}",
+        ),
+        _signed_line(
+            "surplus",
+            surplus,
+            1.0,
+            f"has {match.coverage:.2f} of the need's words; by chance "
+            f"{match.expected_coverage:.2f}",
+        ),
     ]
+
+
+def probability_line(match: contex.Match) -> str:
+    """The score as a bar with a mark at the threshold."""
+    return (
+        f"probability  {marked_bar(match.score, match.threshold, _BAR)}  {match.score:5.2f}  "
+        f"┃ threshold {match.threshold:.2f}"
+    )
+
+
+def _signed_line(name: str, value: float, scale: float, about: str) -> str:
+    drawn = signed_bar(value, scale, _BAR // 2 - 1).ljust(_BAR)
+    return f"{name:<11}  {drawn}  {value:5.2f}  {about}"
+
+
+def usual_line(match: contex.Match) -> str:
+    """What the cosine is measured against, and where that comes from."""
+    usual = f"{match.background_mean:.2f} ± {match.background_deviation:.2f}"
+    count, since = match.background_passages, match.background_sequence
+    if is_relative(match):
+        background = f"{count:,} passages as of {since}"
+        return f"cosine {match.cosine:.2f}; need: usually {usual}; background: {background}"
+    background = f"{count:,} data since {since}" if since != "0" else "the shipped one"
+    return (
+        f"cosine {match.cosine:.2f}; need: usually {usual} with data; "
+        f"datum: usually {match.usual_cosine:.2f} with needs; background: {background}"
+    )
 
 
 def need_line(need: contex.Need) -> str:

@@ -27,7 +27,7 @@ Columns: TypeAlias = Mapping[str, str | Callable[[T], Any]]
 _PIPE_COLUMNS = 160
 _NUMBERS = {
     *("rev", "score", "threshold", "cosine", "lexical", "value", "weight", "log-odds", "hit"),
-    *("events", "share", "matches", "after"),
+    *("events", "data", "share", "matches", "after"),
 }
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 

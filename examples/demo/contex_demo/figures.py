@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from contex_demo.expected import Missed
 from contex_demo.verification import DeliveryFindings, HitRates, LogFindings, percentile
 
 
@@ -30,6 +31,8 @@ class Figures:
         repeated: Events of batches that turned out to have been appended before the kill.
         outage: The longest wait for an acknowledgement from the kill on.
         unrecorded: Events that agents received and of which no delivery is on record.
+        answers_expected: Answers that a person would point at and that are published.
+        missed: Those that were not delivered at registration, and why; at most 100.
         update_reached_best: The agent whose need an updated datum fits best received it.
     """
 
@@ -44,6 +47,9 @@ class Figures:
     matches: int = 0
     matched_data: int = 0
     hits: HitRates | None = None
+    answers_expected: int = 0
+    answers_delivered: int = 0
+    missed: list[Missed] = field(default_factory=list)
     update_reached_best: bool = False
     delivery_known_ms: list[float] = field(default_factory=list)
     delivery_new_ms: list[float] = field(default_factory=list)
@@ -78,6 +84,8 @@ class Figures:
         if self.hits is not None:
             shares = f"{self.hits.at_1:.1%}, {self.hits.at_10:.1%}"
             rows.append(Row("right answer first, among ten", shares))
+            expected = f"{self.answers_delivered:,} of {self.answers_expected:,}"
+            rows.append(Row("expected answers delivered", expected))
         reached = "yes" if self.update_reached_best else "no"
         rows += [
             _claim("an update reaches the agent it fits best", reached, "yes"),

@@ -16,6 +16,7 @@ from contex_demo.figures import Figures
 _SHOWN_AGENTS = 12
 _SHOWN_NEEDS = 2
 _SHOWN_MATCHES = 3
+_SHOWN_MISSED = 20
 _SHOWN_RECEIVERS = 8
 
 
@@ -80,6 +81,28 @@ class View:
                 f"a right answer comes first for {figures.hits.at_1:.0%}, among the first "
                 f"ten for {figures.hits.at_10:.0%} of {figures.hits.judged:,} judged needs"
             )
+
+    def missed(self, figures: Figures) -> None:
+        """The expected answers that were not delivered, with their scores and the reasons."""
+        if not figures.answers_expected:
+            return
+        absent = figures.answers_expected - figures.answers_delivered
+        self.say(
+            f"{figures.answers_delivered:,} of {figures.answers_expected:,} answers that a person "
+            f"would expect were delivered at once{', the others not:' if absent else ''}"
+        )
+        if not absent:
+            return
+        shown = table("need", "expected", "score", "place", "why it was not delivered")
+        for one in figures.missed[:_SHOWN_MISSED]:
+            # Three digits: a score just below the threshold must not look like it.
+            score = f"{one.score:.3f}"
+            shown.add_row(
+                cell(one.need, 60), cell(one.data_key), score, f"{one.rank:,}", cell(one.reason)
+            )
+        self._console.print(shown)
+        if absent > _SHOWN_MISSED:
+            self.say(f"{absent - _SHOWN_MISSED:,} not shown")
 
     def received(self, receivers: Sequence[tuple[str, float, float]]) -> None:
         if not receivers:

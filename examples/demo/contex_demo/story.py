@@ -15,6 +15,7 @@ from typing import TypeVar
 from contex import AsyncClient, NewEvent, Registration
 
 from contex_demo.corpus import AgentPlan, Corpus, Document
+from contex_demo.expected import Expected, Missed, expected_answers, missed, undelivered
 from contex_demo.figures import Figures, percentiles
 from contex_demo.journal import Journal, Logged
 from contex_demo.listeners import Listeners
@@ -37,6 +38,8 @@ _DOCUMENT_BATCH = 16
 _DOCUMENT_WINDOW = 2
 """Every document is embedded before it is appended: more in flight would only wait."""
 _REGISTRATIONS_AT_ONCE = 4
+_EXPLAINED = 100
+"""Most expected answers whose absence is explained."""
 _TIMED_DATA = 60
 _TIMED_PAUSE_S = 0.02
 _STREAMED_DATA = 200
@@ -180,6 +183,31 @@ class Story:
         published = frozenset(key for key, _ in self._journal.published.values())
         figures.hits = hit_rates(ranked, published)
         self._view.matches(self._corpus, self._registrations, figures)
+        await self._explain_missed(published)
+
+    async def _explain_missed(self, published: frozenset[str]) -> None:
+        """Says of every expected answer that was not delivered what its score is, and why."""
+        figures = self.figures
+        expected = expected_answers(self._corpus.agents, published)
+        absent = list(undelivered(expected, self._registrations))
+        figures.answers_expected = len(expected)
+        figures.answers_delivered = len(expected) - len(absent)
+
+        async def explain(one: Expected) -> Missed:
+            registration = self._registrations[one.agent_id]
+            explanation = await self._client.explain(
+                PROJECT,
+                agent_id=one.agent_id,
+                need_index=one.need_index,
+                data_key=one.data_key,
+                as_of=registration.sequence,
+            )
+            return missed(one, explanation, registration.agent.max_matches)
+
+        figures.missed = await self._each(
+            "explained", absent[:_EXPLAINED], explain, _REGISTRATIONS_AT_ONCE
+        )
+        self._view.missed(figures)
 
     async def _each(
         self, verb: str, items: Sequence[S], work: Callable[[S], Awaitable[T]], at_once: int

@@ -199,7 +199,7 @@ class AgentRegistry:
             before = decode_agent(stored.record) if stored else None
             agent = change(before, now_ms)
             # Embedded before the write: needs that can't be embedded are refused.
-            model = await self.embeddings.model_of(project)
+            model = await self.embeddings.decider_of(project)
             await self.embeddings.of_needs(
                 project, model, {need.digest: need.text for need in agent.needs}
             )

@@ -26,6 +26,7 @@ from contex_server.audit.records import (
 )
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
+    BACKGROUND_CHANGED,
     BEGINNING,
     DATA_DELETED,
     MATCH_FEEDBACK,
@@ -208,7 +209,7 @@ def _audit_records(note: Note, source: str, events: dict[Sequence, Event]) -> li
             AuditAction.ADMINISTERED,
             *origin,
             sequence=text,
-            event_type=MODEL_CHANGED,
+            event_type=BACKGROUND_CHANGED if kind == b"b" else MODEL_CHANGED,
             actor_verified=True,
         )
     ]

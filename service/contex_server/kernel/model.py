@@ -18,9 +18,17 @@ AGENT_REGISTERED = "agent_registered"
 AGENT_UNREGISTERED = "agent_unregistered"
 MATCH_FEEDBACK = "match_feedback"
 MODEL_CHANGED = "matching_model_changed"
+BACKGROUND_CHANGED = "matching_background_changed"
 DATA_ERASED = "data_erased"
 SERVICE_TYPES = frozenset(
-    {AGENT_REGISTERED, AGENT_UNREGISTERED, MATCH_FEEDBACK, MODEL_CHANGED, DATA_ERASED}
+    {
+        AGENT_REGISTERED,
+        AGENT_UNREGISTERED,
+        MATCH_FEEDBACK,
+        MODEL_CHANGED,
+        BACKGROUND_CHANGED,
+        DATA_ERASED,
+    }
 )
 """What the service writes about itself: never matched."""
 RESERVED_TYPES = SERVICE_TYPES | {DATA_PUBLISHED, DATA_DELETED}
@@ -433,3 +441,6 @@ class Match:
     background_as_of: Sequence = BEGINNING
     path: str = ""
     passage_text: str = ""
+    usual: float = 0.0
+    coverage: float = 0.0
+    expected: float = 0.0

@@ -1,4 +1,4 @@
-"""What matching needs of the store: encodings of texts, and the model that decides."""
+"""What matching needs of the store: encodings of texts, what decides, and its backgrounds."""
 
 from __future__ import annotations
 
@@ -41,6 +41,40 @@ class MatchStore(Protocol):
     ) -> Sequence | None:
         """Makes another model decide, and appends the event that announces it.
 
-        The encodings under the old model are removed. Returns the event's sequence, or None
-        if `expected` is no longer the model that decides.
+        The encodings and backgrounds under the old model are removed; the new one starts without
+        a background. Returns the event's sequence, or None if `expected` is no longer the model
+        that decides.
         """
+
+    async def background(
+        self, project: str, decider: str, as_of: Sequence | None = None
+    ) -> tuple[Sequence, bytes] | None:
+        """The packed background that was the latest as of a moment, with its event's sequence.
+
+        None if there was none; without `as_of` the latest of all.
+        """
+
+    async def set_background(
+        self, project: str, decider: str, size: int, packed: bytes, event_type: str, body: bytes
+    ) -> Sequence | None:
+        """Stores a background, and appends the event from which on it holds, in one step.
+
+        Returns the event's sequence, or None if `decider` is no longer what decides, or if it
+        has a background of this size or a larger one.
+        """
+
+    async def backgrounds(self, project: str, decider: str) -> dict[Sequence, bytes]:
+        """Every background of a decider, by its event's sequence."""
+
+    async def put_backgrounds(
+        self, project: str, decider: str, backgrounds: Mapping[Sequence, bytes], size: int
+    ) -> None:
+        """Stores backgrounds whose events are in the log, or about to be; the largest is of `size`.
+
+        For imports; existing ones are kept.
+        """
+
+    async def drop_backgrounds(
+        self, project: str, decider: str, sequences: Iterable[Sequence]
+    ) -> None:
+        """Removes backgrounds whose events never came into the log."""

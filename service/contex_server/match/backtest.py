@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
+    BACKGROUND_CHANGED,
     SERVICE_TYPES,
     Agent,
     Entry,
@@ -88,8 +89,8 @@ class BacktestRunner:
     ) -> AsyncGenerator[Chunk | BacktestProgress | BacktestSummary, None]:
         """See `MatchService.Backtest`.
 
-        Starts with the state before the range, then applies and matches each event on its own:
-        it is judged against the data as of itself.
+        Starts with the state and the background before the range, then applies and matches each
+        event on its own: it is judged against data and background as of itself.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED.
@@ -110,7 +111,7 @@ class BacktestRunner:
                     break
                 if index is None:
                     state = await self._states.at(project, query.span.after)
-                    index = await engine.new_index(project, state.all())
+                    index = await engine.new_index(project, state.all(), query.span.after)
                     encodings = await engine.encode_needs(index, needs, registered=False)
                     await engine.work(index.needs.set_agent, agent, encodings)
                 chunk = await self._judge(query, agent, index, page.entries, summary)
@@ -146,7 +147,11 @@ class BacktestRunner:
         engine, project = self._engine, query.project
         events = [event_codec.decode(entry) for entry in entries]
         encodings = await engine.encode_events(index, events)
-        matched = await engine.work(_match_one_by_one, index, events, encodings)
+        matched: list[tuple[Match, ...]] = []
+        for part in _split(events):
+            matched += await engine.work(_match_one_by_one, index, part, encodings)
+            if part[-1].event_type == BACKGROUND_CHANGED:
+                await engine.use_background(index, part[-1].sequence)
         deliveries: list[Delivery] = []
         for entry, event, matches in zip(entries, events, matched, strict=True):
             if event.event_type in SERVICE_TYPES or not query.scope.admits(event.data_key):
@@ -171,6 +176,16 @@ class BacktestRunner:
                 delivered = await engine.with_passages(project, event, delivered, event.sequence)
                 deliveries.append(Delivery(event.sequence, entry, delivered, event))
         return Chunk(deliveries, entries[-1].sequence)
+
+
+def _split(events: Sequence[Event]) -> list[list[Event]]:
+    """Splits events after each one that changes the background."""
+    parts: list[list[Event]] = [[]]
+    for event in events:
+        parts[-1].append(event)
+        if event.event_type == BACKGROUND_CHANGED:
+            parts.append([])
+    return [part for part in parts if part]
 
 
 def _match_one_by_one(

@@ -16,6 +16,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Agent, Entry, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.log.agents import AgentStore
+from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
 from contex_server.match.agent_codec import registered_agent
@@ -24,7 +25,7 @@ from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import Scorer
+from contex_server.matching.rules import is_absolute
 from contex_server.matching.vectors import use_one_thread
 
 T = TypeVar("T")
@@ -40,13 +41,18 @@ class MatchEngine:
     """The stores, the models, the formula and the worker threads that matchers and queries use."""
 
     def __init__(
-        self, log: EventLog, state: StateStore, agents: AgentStore, embeddings: Embeddings
+        self,
+        log: EventLog,
+        state: StateStore,
+        agents: AgentStore,
+        match: MatchStore,
+        embeddings: Embeddings,
     ) -> None:
         self.log = log
         self.state = state
         self.agents = agents
+        self.match = match
         self.embeddings = embeddings
-        self.scorer = Scorer()
         self._workers = ThreadPoolExecutor(
             _WORKERS, thread_name_prefix="contex-match", initializer=use_one_thread
         )
@@ -78,27 +84,41 @@ class MatchEngine:
         """The encodings of needs, in their order; those of queries are not stored."""
         texts = {need.digest: need.text for need in needs}
         by_digest = await self.embeddings.of_needs(
-            index.project, index.model.id, texts, store=registered
+            index.project, index.rule.decider, texts, store=registered
         )
         return tuple(by_digest[need.digest] for need in needs)
 
     async def encode_events(self, index: Index, events: Iterable[Event]) -> dict[bytes, Encoding]:
         """The encodings of events, by digest."""
-        return await self.embeddings.of_events(index.project, index.model.id, events)
+        return await self.embeddings.of_events(index.project, index.rule.decider, events)
 
-    async def new_index(self, project: str, states: Iterable[KeyState] = ()) -> Index:
-        """An index of some data, under the model that decides in the project now."""
-        model_id = await self.embeddings.model_of(project)
-        index = Index(project, await self.embeddings.models.get(model_id), self.scorer)
+    async def new_index(
+        self, project: str, states: Iterable[KeyState] = (), as_of: LogSequence = BEGINNING
+    ) -> Index:
+        """An index of some data, under what decides in the project now.
+
+        They are judged against the background that this has as of a sequence.
+        """
+        decider = await self.embeddings.decider_of(project, fresh=True)
+        index = Index(project, await self.embeddings.models.rule(decider))
+        await self.use_background(index, as_of)
         await self.apply(index, states)
         return index
+
+    async def use_background(self, index: Index, as_of: LogSequence) -> None:
+        """Judges from here on against the background as of a sequence.
+
+        If that one is lost, the one before it counts, in the end the shipped one.
+        """
+        found = await self.match.background(index.project, index.rule.decider, as_of)
+        await self.work(index.set_background, found)
 
     async def apply(self, index: Index, states: Iterable[KeyState]) -> None:
         """Applies the latest events of data keys to an index; encodes what the store lacks."""
         states, project = iter(states), index.project
         while part := list(islice(states, _INDEX_CHUNK)):
             live = {state.digest: state for state in part if not state.deleted and state.digest}
-            encodings = await self.embeddings.stored(project, index.model.id, live)
+            encodings = await self.embeddings.stored(project, index.rule.decider, live)
             missing = [state.sequence for digest, state in live.items() if digest not in encodings]
             if missing:
                 entries = await self.log.get(project, missing)
@@ -119,13 +139,17 @@ class MatchEngine:
     async def with_passages(
         self, project: str, event: Event, matches: tuple[Match, ...], as_of: LogSequence
     ) -> tuple[Match, ...]:
-        """Adds to each match the passage that decided it and the version of its background."""
+        """Adds to each match the passage that decided it and the version of its background.
+
+        That of a relative score is what the data were as of; an absolute one has its own already.
+        """
         description = await self.description(project, event)
         completed = []
         for match in matches:
             quoted = description.quoted(match.passage)
+            version = match.background_as_of if is_absolute(match.model) else as_of
             completed.append(
-                replace(match, path=quoted.path, passage_text=quoted.text, background_as_of=as_of)
+                replace(match, path=quoted.path, passage_text=quoted.text, background_as_of=version)
             )
         return tuple(completed)
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from contex_server.kernel.model import SERVICE_TYPES, Agent, Event, KeyState, Match, Need
+import structlog
+
+from contex_server.kernel.model import (
+    BEGINNING,
+    SERVICE_TYPES,
+    Agent,
+    Event,
+    KeyState,
+    Match,
+    Need,
+)
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.background import Model
-from contex_server.matching.data_index import DataIndex, SearchResult
+from contex_server.matching.background import SnapshotDamaged
+from contex_server.matching.changes import SearchResult
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.need_index import NeedIndex
-from contex_server.matching.score import Scorer
+from contex_server.matching.rules import Needs, Rule
 from contex_server.state.fold import key_state_of
+
+log = structlog.get_logger(__name__)
 
 MatchesByAgent = dict[str, tuple[Match, ...]]
 
@@ -20,11 +31,11 @@ MatchesByAgent = dict[str, tuple[Match, ...]]
 class Index:
     """The data of a project and the needs that are matched with them."""
 
-    def __init__(self, project: str, model: Model, scorer: Scorer) -> None:
+    def __init__(self, project: str, rule: Rule) -> None:
         self.project = project
-        self.model = model
-        self.data = DataIndex(model, scorer)
-        self.needs = NeedIndex(self.data)
+        self.rule = rule
+        self.data = rule.data()
+        self.needs = rule.needs(self.data)
         self.latest: dict[str, LogSequence] = {}
 
     def apply(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
@@ -38,6 +49,28 @@ class Index:
                 change = self.data.put(state.data_key, state.digest, encoding)
                 self.latest[state.data_key] = state.sequence
             self.needs.changed(change)
+
+    def set_background(self, found: tuple[LogSequence, bytes] | None) -> None:
+        """Scores against a stored background from here on; None: against the shipped one.
+
+        So does one that is damaged: every process finds it so.
+        """
+        sequence, packed = found or (BEGINNING, None)
+        try:
+            self.rule.set_background(self.data, self.needs, packed, sequence)
+        except SnapshotDamaged as error:
+            log.error(
+                "background_damaged",
+                project=self.project,
+                sequence=str(sequence),
+                error=str(error),
+            )
+            self.rule.set_background(self.data, self.needs, None, BEGINNING)
+
+    def take_snapshot(self) -> tuple[int, int, bytes] | None:
+        """The size that a new background is due for, how many data it sums up, and it, packed."""
+        size, packed = self.rule.size_due(self.data), self.rule.snapshot(self.data)
+        return None if packed is None else (size, len(self.data), packed)
 
     def match(self, events: list[Event], encodings: dict[bytes, Encoding]) -> list[MatchesByAgent]:
         """Applies events, in log order, and matches each with the needs of all agents.
@@ -55,7 +88,7 @@ class Index:
         encodings: dict[bytes, Encoding],
     ) -> list[tuple[Match, ...]]:
         """Matches events with one agent's needs, against the data as they are; applies none."""
-        index = NeedIndex(self.data)
+        index = self.rule.needs(self.data)
         index.set_agent(agent, needs)
         matched = self._match(index, events, encodings)
         return [matches.get(agent.agent_id, ()) for matches in matched]
@@ -77,7 +110,7 @@ class Index:
         return self.data.search(*now, lambda key: is_older(key) and key not in matched)
 
     def _match(
-        self, needs: NeedIndex, events: list[Event], encodings: dict[bytes, Encoding]
+        self, needs: Needs, events: list[Event], encodings: dict[bytes, Encoding]
     ) -> list[MatchesByAgent]:
         matched: list[MatchesByAgent] = [{} for _ in events]
         if not needs.needs:

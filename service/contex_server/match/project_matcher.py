@@ -26,6 +26,7 @@ from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
+    BACKGROUND_CHANGED,
     BEGINNING,
     DATA_ERASED,
     EVERYTHING,
@@ -87,6 +88,9 @@ class ProjectMatcher:
         self._live: dict[str, LiveAgent] = {}
         self._reached = PositionWaiters()
         self._removals: set[asyncio.Task[None]] = set()
+        self._snapshot: asyncio.Task[None] | None = None
+        self._settled = 0
+        """The largest size that the store has been asked to take a background of this index for."""
         # Held while events are matched, agents are loaded and data are searched: an agent's
         # needs are never older than the events they are matched with.
         self._lock = asyncio.Lock()
@@ -110,7 +114,11 @@ class ProjectMatcher:
     async def close(self) -> None:
         """Stops following."""
         self._task.cancel()
-        await asyncio.gather(self._task, *self._removals, return_exceptions=True)
+        tasks = [self._task, *self._removals]
+        if self._snapshot is not None:
+            self._snapshot.cancel()
+            tasks.append(self._snapshot)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._opened.done() and not self._opened.cancelled():
             self._opened.exception()
 
@@ -214,6 +222,7 @@ class ProjectMatcher:
                 with closing(reader):
                     await self._build(reader)
                     self._opened.set_result(None)
+                    self._take_background_if_due()
                     await self._follow(reader)
         except Exception as error:
             if not self._opened.done():
@@ -229,6 +238,7 @@ class ProjectMatcher:
             except Behind:
                 log.info("matcher_behind", project=self.project)
                 await self._retrying(partial(self._rebuild, reader))
+                self._take_background_if_due()
                 continue
             if chunk is None:
                 await reader.wait()
@@ -236,6 +246,7 @@ class ProjectMatcher:
             for span in _spans(chunk.deliveries):
                 await self._retrying(partial(self._match_span, span))
             self._reached.advance(chunk.position)
+            self._take_background_if_due()
 
     def _fail(self, error: ContexError) -> None:
         for feed in self.feeds:
@@ -257,12 +268,14 @@ class ProjectMatcher:
         """Indexes the project's data as of the end of the log, and moves the reader there.
 
         The log goes on while the state is read, so a key may come with an event that the feed
-        brings as well: the newer one counts. Starts over if the feed leaves it behind.
+        brings as well: the newer one counts. Starts over if the feed leaves it behind, or if
+        another model decides by then.
         """
         engine = self._engine
         while True:
             self._reached.position = reader.skip()
-            self._index = await engine.new_index(self.project)
+            await self._new_index()
+            decider = self._index.rule.decider
             newest: dict[str, Sequence] = {}
             async for states in engine.state.state(self.project):
                 await self._apply_newer(states, newest)
@@ -280,6 +293,9 @@ class ProjectMatcher:
                     self._reached.position = chunk.position
             except Behind:
                 continue
+            if await engine.embeddings.decider_of(self.project, fresh=True) != decider:
+                continue
+            await engine.use_background(self._index, self._reached.position)
             self._on_model_in_use(self.project)
             return
 
@@ -326,7 +342,9 @@ class ProjectMatcher:
                     outgoing[agent_id].append(delivered)
         unregistered: LiveAgent | None = None
         if last.event_type == MODEL_CHANGED:
-            await self._change_model(orjson.loads(last.payload)["model"])
+            await self._change_model(orjson.loads(last.payload)["model"], position)
+        elif last.event_type == BACKGROUND_CHANGED:
+            await engine.use_background(self._index, position)
         elif last.event_type == DATA_ERASED:
             await self._drop_erased()
         elif last.event_type in (AGENT_REGISTERED, AGENT_UNREGISTERED):
@@ -351,20 +369,72 @@ class ProjectMatcher:
             unregistered.feed.fail(agent_not_found(self.project, agent_id))
         self._reached.advance(position)
 
-    async def _change_model(self, model_id: str) -> None:
+    async def _change_model(self, decider: str, position: Sequence) -> None:
         """Another model decides from here on: indexes everything anew, then swaps the index."""
         engine, old = self._engine, self._index
-        if model_id == old.model.id:
+        if decider == old.rule.decider:
             return
-        engine.embeddings.model_changed(self.project, model_id)
+        engine.embeddings.model_changed(self.project, decider)
         states = [
             KeyState(key, 0, sequence, False, old.data.digest_of(key) or b"")
             for key, sequence in old.latest.items()
         ]
-        self._index = await engine.new_index(self.project, states)
+        await self._new_index(states, position)
         for live in tuple(self._live.values()):
             await self._set_agent(live, live.agent)
-        log.info("matching_model_changed", project=self.project, model=self._index.model.id)
+        log.info("matching_model_changed", project=self.project, model=self._index.rule.decider)
+
+    async def _new_index(
+        self, states: Iterable[KeyState] = (), as_of: Sequence = BEGINNING
+    ) -> None:
+        self._index = await self._engine.new_index(self.project, states, as_of)
+        self._settled = 0
+
+    def _take_background_if_due(self) -> None:
+        """Has the background taken anew if the project has grown enough; the log goes on."""
+        running = self._snapshot is not None and not self._snapshot.done()
+        if not running and self._index.rule.size_due(self._index.data) > self._settled:
+            name = f"contex-background-{self.project}"
+            self._snapshot = asyncio.create_task(self._take_background(), name=name)
+
+    async def _take_background(self) -> None:
+        """Takes the background anew, as an event that every process comes to.
+
+        If another process was faster, its event comes. While the store is away this waits; a
+        defect is not met again before the next size.
+        """
+        backoff = Backoff(*_BACKOFF_S)
+        while True:
+            index = self._index
+            size = index.rule.size_due(index.data)
+            try:
+                if size > self._settled:
+                    await self._store_background(index)
+            except ContexError as error:
+                log.warning("background_late", project=self.project, error=error.message)
+                await backoff.wait()
+                continue
+            except Exception:
+                log.exception("background_failed", project=self.project)
+            if index is self._index:
+                self._settled = max(size, self._settled)
+                return
+
+    async def _store_background(self, index: Index) -> None:
+        async with self._lock:
+            taken = await self._engine.work(index.take_snapshot)
+            as_of = self._reached.position
+        if taken is None:
+            return
+        size, data, packed = taken
+        decider = index.rule.decider
+        told = {"model": decider, "data": data, "as_of": str(as_of)}
+        body = event_codec.encode(BACKGROUND_CHANGED, orjson.dumps(told), {})
+        sequence = await self._engine.match.set_background(
+            self.project, decider, size, packed, BACKGROUND_CHANGED, body
+        )
+        if sequence is not None:
+            log.info("background_taken", project=self.project, data=data, bytes=len(packed))
 
     async def _drop_erased(self) -> None:
         """Data whose latest event was erased match nothing any more."""

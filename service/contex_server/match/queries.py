@@ -22,7 +22,7 @@ from contex_server.match.result import (
     fetch_data,
 )
 from contex_server.matching.context import ContextItem, fit_to_budget
-from contex_server.matching.explain import Explanation, explain
+from contex_server.matching.explanation import Explanation
 from contex_server.matching.tokens import ESTIMATED_BYTES, TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
@@ -134,7 +134,7 @@ class MatchQueries:
             (encoding,) = await engine.encode_needs(index, [need], registered=False)
             event_encodings = await engine.encode_events(index, [event])
             explanation = await engine.work(
-                explain,
+                index.rule.explain,
                 index.data,
                 need,
                 encoding,
@@ -166,7 +166,7 @@ class MatchQueries:
                     yield index, position
                     return
         state = await self._states.at(project, moment)
-        yield await self._engine.new_index(project, state.all()), moment
+        yield await self._engine.new_index(project, state.all(), moment), moment
 
     async def _search(
         self,

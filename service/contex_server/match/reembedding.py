@@ -1,9 +1,9 @@
-"""Moves projects to the configured embedding model.
+"""Moves projects to the configured embedding model, and from relative scores to absolute ones.
 
-Embeds everything anew beside the old vectors, then switches. One process of the deployment
-does it for a project, starting when the project is used. Until then the old model serves, where
-it is available. The switch is an event of the log, so that every process swaps its index at the
-same place.
+Embeds everything anew beside the old vectors, then switches; whatever else there is to embed goes
+first. One process of the deployment does it for a project, starting when the project is used.
+Until then the old model serves, where it is available. The switch is an event of the log, so that
+every process swaps its index at the same place.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.match.agent_codec import decode_agent
+from contex_server.matching.embedders.batcher import unhurried
 from contex_server.matching.embeddings import Embeddings
 
 log = structlog.get_logger(__name__)
@@ -130,6 +131,10 @@ class Reembedding:
         return True
 
     async def _embed(self, project: str, target: str, texts: _Texts) -> int:
+        with unhurried():  # What is published or asked meanwhile goes first.
+            return await self._embed_missing(project, target, texts)
+
+    async def _embed_missing(self, project: str, target: str, texts: _Texts) -> int:
         missing = await self._store.match.missing_vectors(project, target, texts)
         needs = {d: text for d in missing if isinstance(text := texts[d], str)}
         sequences = [s for d in missing if isinstance(s := texts[d], Sequence)]

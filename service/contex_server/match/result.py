@@ -78,7 +78,7 @@ async def fetch_data(
 ) -> list[tuple[MatchedDatum, Event] | None]:
     """Reads the events that matched; None for each that can no longer be read.
 
-    Payloads beyond a total of `max_bytes` are left out; `as_of` is what the matches were judged by.
+    Payloads beyond a total of `max_bytes` are left out; `as_of` is what the data are as of.
     """
     data: list[tuple[MatchedDatum, Event] | None] = []
     for start in range(0, len(matched), _FETCH):

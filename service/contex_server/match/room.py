@@ -49,7 +49,7 @@ def open_match(
     log, store = storage.log, storage.store
     reembedding = Reembedding(log, store, embeddings)
     stack.push_async_callback(reembedding.close)
-    engine = MatchEngine(log, store.state, store.agents, embeddings)
+    engine = MatchEngine(log, store.state, store.agents, store.match, embeddings)
     start = partial(
         ProjectMatcher,
         engine=engine,

@@ -1,213 +1,338 @@
-"""A project's background: mean and covariance of its vectors, and how rare its words are.
+"""What is usual: of cosines, and of words.
+
+A *snapshot* sums up a project's data at one moment: mean and second moment of their vectors, and
+how many passages have each word. Mixed with the shipped prior it is a *background*, against which
+every score is computed until the next one. Snapshots are taken when a project reaches 10, 100,
+1,000 … data, and each takes effect by an event of the log, so that every server decides alike and
+decisions of the past can be recomputed. Until the first, the prior alone is the background.
 
 Over passages with mean m and second moment M, a need q has the mean cosine q·m and the variance
-qᵀMq - (q·m)²: no scan is needed to know how a need scores against the whole project. Both are
-sums of integers, so that they don't depend on the order of changes: every process with the same
-data has the same background to the last bit. A shipped prior is mixed in as if it were
-`PRIOR_PASSAGES` more passages.
+qᵀMq - (q·m)²: no scan is needed to know how a need scores against a whole project.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from io import BytesIO
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contex_server.kernel.model import BEGINNING
+from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.matching.embedders.port import Vector
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import Floats, rarity
-from contex_server.matching.terms import PAIR_WEIGHT, TermIds, is_pair, look_up
+from contex_server.matching.score import Floats, by_chance
+from contex_server.matching.terms import TermIds, look_up, single_words
 
-PRIOR_PASSAGES = 50.0
+SIZES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
+"""Numbers of data at which a project's background is taken anew."""
+PRIOR_DATA = 20
+"""The shipped prior weighs as much as this many different data of the project."""
+ALIKE_COSINE = 0.7
+"""Data whose heads are as near to one another say the same in other words; the first is counted."""
+_COMPARED = 1_000
+"""Different data that further ones are compared with, at most."""
 PASSAGES_PER_TEXT = 8
 """Maximum number of passages counted per text, so that no long document dominates."""
-_SCALE = 2.0**14
-"""Components are rounded to 2^-14, so that sums of products are integers, exact in float64 up to
-2^25 passages. That moves a mean cosine by less than 1e-5."""
 MIN_DEVIATION = 0.02
-_FLUSH = 256
+MAX_TERMS = 100_000
+"""The words that a snapshot keeps: the most frequent ones, of those that occur twice."""
+_MAX_BYTES = 64 * 1024 * 1024
+"""What an unpacked snapshot may take: one of 4,000 dimensions and `MAX_TERMS` words is smaller."""
+_FOREIGN_STANDING = 2.0
+"""The highest standing of a need in a script that the model can't read: to such a model all texts
+of that script are alike, so that words have to decide."""
+_RARE = 0.0005
+"""Half a passage in a thousand: the share that an unknown word is given."""
+
+
+class SnapshotDamaged(Exception):
+    """Bytes that are no snapshot, or none of this model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prior:
-    """The background of text in general, under one model."""
+    """What is usual in texts and needs in general, under one model."""
 
-    mean: Floats  # [dimension], the mean vector
+    mean: Floats  # [dimension], the mean vector of passages
     second: Floats  # [dimension, dimension], the mean of x xᵀ
+    need_mean: Floats  # [dimension], the mean vector of needs
     term_ids: TermIds  # ascending: the known terms
     term_share: NDArray[np.float32]  # the share of passages that contain each
-    length: float  # average length of a passage in terms
+    latin_only: bool = False  # whether the model reads no other script
 
-    def under(self, vectors: NDArray[np.float32]) -> Prior:
-        """The same terms with the moments of texts under another model, one a row, of length 1."""
-        rows = vectors.astype(np.float64)
-        return replace(self, mean=rows.mean(0), second=rows.T @ rows / len(rows))
-
-    def share(self, ids: TermIds) -> Floats:
-        """The share of passages that contain each term; 0 if the term is unknown."""
-        return look_up(ids, self.term_ids, self.term_share)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
-    """An embedding model in use, with the background of text in general under it."""
-
-    id: str
-    prior: Prior
-
-    @property
-    def dimension(self) -> int:
-        """Length of a vector."""
-        return len(self.prior.mean)
+    def under(self, passages: Vector, needs: Vector, *, latin_only: bool) -> Prior:
+        """The same words with the moments under another model; a row of length 1 for each text."""
+        rows = passages.astype(np.float64)
+        return replace(
+            self,
+            mean=rows.mean(0),
+            second=rows.T @ rows / len(rows),
+            need_mean=needs.astype(np.float64).mean(0),
+            latin_only=latin_only,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NeedBaseline:
+class Snapshot:
+    """What was usual in a project."""
+
+    data: int
+    different: int  # data that are counted: of those that say the same, the first
+    mean: Floats  # [dimension]
+    second: Floats  # [dimension, dimension]
+    term_ids: TermIds  # ascending
+    term_share: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, encodings: Iterable[Encoding], data: int) -> Snapshot:
+        """Sums up the texts of that many data.
+
+        Of texts that are alike only the first counts: twenty that say the same are no more usual
+        than one, and so don't take standing from each other.
+        """
+        frequencies: Counter[int] = Counter()
+        passages = different = 0
+        mean: Floats | float = 0.0
+        second: Floats | float = 0.0
+        heads: Vector | None = None
+        for text in encodings:
+            head = text.vectors[0]
+            if heads is None:
+                heads = np.zeros((_COMPARED, len(head)), np.float32)
+            known = heads[: min(different, _COMPARED)]
+            if len(known) and float((known @ head).max()) >= ALIKE_COSINE:
+                continue
+            if different < _COMPARED:
+                heads[different] = head
+            different += 1
+            rows = text.vectors[:PASSAGES_PER_TEXT].astype(np.float64)
+            mean = mean + rows.sum(0)
+            second = second + rows.T @ rows
+            for terms in text.terms[:PASSAGES_PER_TEXT]:
+                frequencies.update(single_words(terms).tolist())
+                passages += 1
+        kept = sorted(term for term, n in frequencies.most_common(MAX_TERMS) if n > 1)
+        return cls(
+            data,
+            different,
+            np.asarray(mean / passages, np.float64),
+            np.asarray(second / passages, np.float64),
+            np.array(kept, np.uint32),
+            np.array([frequencies[term] / passages for term in kept], np.float32),
+        )
+
+    def pack(self) -> bytes:
+        """The snapshot as it is stored: a compressed numpy archive."""
+        buffer = BytesIO()
+        np.savez_compressed(
+            buffer,
+            counts=np.array([self.data, self.different], np.int64),
+            mean=self.mean.astype(np.float32),
+            second=self.second[np.triu_indices(len(self.mean))].astype(np.float32),
+            term_ids=self.term_ids,
+            term_share=self.term_share,
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Snapshot:
+        """Reads what `pack` wrote.
+
+        Raises:
+            SnapshotDamaged: It is nothing that `pack` wrote.
+        """
+        try:
+            with ZipFile(BytesIO(packed)) as sizes:
+                if sum(member.file_size for member in sizes.infolist()) > _MAX_BYTES:
+                    raise SnapshotDamaged(f"larger than {_MAX_BYTES >> 20} MiB")
+            with np.load(BytesIO(packed)) as archive:
+                return cls._read(archive)
+        except (
+            BadZipFile,
+            EOFError,
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+            zlib.error,
+        ) as error:
+            raise SnapshotDamaged(f"no snapshot: {error}") from error
+
+    @classmethod
+    def _read(cls, archive: Mapping[str, NDArray[Any]]) -> Snapshot:
+        data, different = archive["counts"].tolist()
+        mean = archive["mean"].astype(np.float64)
+        return cls(
+            data,
+            different,
+            mean,
+            _square(archive["second"], len(mean)),
+            archive["term_ids"],
+            archive["term_share"],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Baseline:
     """A need against a background."""
 
     mean: float  # of its cosines
     deviation: float  # of its cosines
-    weights: Floats  # of each of its terms
-    mass: float  # the sum of the weights; 1 if there are no terms
+    words: TermIds  # its single words, ascending
+    weights: Floats  # of each
+    shares: Floats  # of passages that have each
+    mass: float  # the sum of the weights; 1 if there are no words
+    ceiling: float  # what a cosine counts at most
+
+    def expected(self, words: Floats) -> Floats:
+        """The share of the need's words that data with so many words have by chance."""
+        total: Floats = self.weights @ by_chance(self.shares[:, None], words[None]) / self.mass
+        return total
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Background:
-    """The background of one project. Not for use by several threads at once."""
+    """What scores are computed against."""
 
-    def __init__(self, prior: Prior) -> None:
-        self._prior = prior
-        self._sum = np.rint(PRIOR_PASSAGES * prior.mean * _SCALE)
-        self._products = np.rint(PRIOR_PASSAGES * prior.second * _SCALE**2)
-        self._frequencies: Counter[int] = Counter()
-        self._length = 0
-        self._pending: list[tuple[Floats, float]] = []
-        self.passages = 0
+    sequence: LogSequence  # of the event since which it holds; BEGINNING for the prior alone
+    data: int  # of the project, that it sums up
+    mean: Floats
+    second: Floats
+    need_mean: Floats
+    own: Snapshot | None
+    prior: Prior
+    weight: float  # of the snapshot, 0 to 1; the rest is the prior's
 
-    @property
-    def weight(self) -> float:
-        """Number of passages, those of the prior included."""
-        return self.passages + PRIOR_PASSAGES
+    def shares(self, ids: TermIds) -> Floats:
+        """The share of passages that have each term."""
+        shares = (1 - self.weight) * look_up(ids, self.prior.term_ids, self.prior.term_share)
+        if self.own is not None:
+            shares += self.weight * look_up(ids, self.own.term_ids, self.own.term_share)
+        return np.asarray(shares, np.float64)
 
-    @property
-    def average_length(self) -> float:
-        """The average length of a passage in terms."""
-        prior = self._prior
-        return (self._length + PRIOR_PASSAGES * prior.length) / self.weight
-
-    def add(self, encoding: Encoding) -> None:
-        """Adds a text."""
-        self._change(encoding, 1)
-
-    def remove(self, encoding: Encoding) -> None:
-        """Removes a text that was added before."""
-        self._change(encoding, -1)
-
-    def _change(self, encoding: Encoding, sign: int) -> None:
-        counted = encoding.terms[:PASSAGES_PER_TEXT]
-        self.passages += sign * len(counted)
-        for terms in counted:
-            self._length += sign * terms.length
-            ids = terms.ids.tolist()
-            if sign > 0:
-                self._frequencies.update(ids)
-            else:
-                self._frequencies.subtract(ids)
-                for term in ids:
-                    if not self._frequencies[term]:
-                        del self._frequencies[term]
-        rounded = np.rint(encoding.vectors[: len(counted)].astype(np.float64) * _SCALE)
-        self._pending.append((rounded, float(sign)))
-        if len(self._pending) >= _FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            rows = np.concatenate([vectors for vectors, _ in self._pending])
-            signs = np.concatenate([np.full(len(v), sign) for v, sign in self._pending])
-            self._pending.clear()
-            self._sum += signs @ rows
-            self._products += (rows * signs[:, None]).T @ rows
-
-    def moments(self) -> tuple[Floats, Floats]:
-        """The mean vector and the second moment, with the prior."""
-        self._flush()
-        return self._sum / (_SCALE * self.weight), self._products / (_SCALE**2 * self.weight)
-
-    def means(self, needs: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """The means of each need's cosines and of their squares; a need is a row of length 1."""
-        self._flush()
-        exact = needs.astype(np.float64)
-        means = exact @ self._sum / (_SCALE * self.weight)
-        squares = np.vecdot(exact @ self._products, exact) / (_SCALE**2 * self.weight)
-        return means, squares
-
-    def frequencies(self, ids: TermIds) -> Floats:
-        """The number of passages that contain each term, with those of the prior."""
-        known = self._frequencies
-        own = np.fromiter((known.get(term, 0) for term in ids.tolist()), np.float64, len(ids))
-        return own + PRIOR_PASSAGES * self._prior.share(ids)
-
-    def rarity(self, ids: TermIds) -> Floats:
+    def rarities(self, ids: TermIds) -> Floats:
         """The weight of each term."""
-        return rarities(ids, self.frequencies(ids), self.weight)
+        return rarity(self.shares(ids))
 
-    def baselines(self, needs: Sequence[Encoding]) -> list[NeedBaseline]:
+    def baselines(self, needs: Sequence[Encoding]) -> list[Baseline]:
         """The baseline of each need."""
         if not needs:
             return []
-        means, squares = self.means(np.concatenate([need.vectors[:1] for need in needs]))
-        edges = np.cumsum([len(need.terms[0].ids) for need in needs])
-        ids = np.concatenate([need.terms[0].ids for need in needs])
-        weights = np.split(self.rarity(ids), edges[:-1])
-        return [
-            NeedBaseline(mean, deviation, each, float(each.sum()) or 1.0)
-            for mean, deviation, each in zip(
-                means.tolist(), deviations(means, squares).tolist(), weights, strict=True
-            )
-        ]
+        vectors = np.concatenate([need.vectors[:1] for need in needs]).astype(np.float64)
+        means = vectors @ self.mean
+        squares = np.vecdot(vectors @ self.second, vectors)
+        deviations = np.sqrt(np.maximum(squares - means**2, MIN_DEVIATION**2))
+        found = []
+        for need, mean, deviation in zip(needs, means.tolist(), deviations.tolist(), strict=True):
+            words = single_words(need.terms[0])
+            shares = self.shares(words)
+            weights = rarity(shares)
+            mass = float(weights.sum()) or 1.0
+            ceiling = 1.0
+            if need.foreign and self.prior.latin_only:
+                ceiling = mean + _FOREIGN_STANDING * deviation
+            found.append(Baseline(mean, deviation, words, weights, shares, mass, ceiling))
+        return found
 
 
-def deviations(means: Floats, squares: Floats) -> Floats:
-    """Standard deviations of cosines from their means and the means of their squares."""
-    return np.sqrt(np.maximum(squares - means**2, MIN_DEVIATION**2))
+def background(
+    prior: Prior, snapshot: Snapshot | None = None, sequence: LogSequence = BEGINNING
+) -> Background:
+    """The background that a snapshot makes with the prior, since its event."""
+    if snapshot is None:
+        return Background(sequence, 0, prior.mean, prior.second, prior.need_mean, None, prior, 0.0)
+    own = snapshot.different / (snapshot.different + PRIOR_DATA)
+    return Background(
+        sequence,
+        snapshot.data,
+        (1 - own) * prior.mean + own * snapshot.mean,
+        (1 - own) * prior.second + own * snapshot.second,
+        prior.need_mean,
+        snapshot,
+        prior,
+        own,
+    )
 
 
-def rarities(ids: TermIds, frequencies: Floats, passages: float) -> Floats:
-    """The weights of terms of these frequencies; a pair of words counts half."""
-    weights = rarity(frequencies, passages)
-    weights[is_pair(ids)] *= PAIR_WEIGHT
+def size_reached(data: int) -> int:
+    """The largest of `SIZES` that so many data reach; 0 if none."""
+    return max((size for size in SIZES if size <= data), default=0)
+
+
+def rarity(shares: Floats) -> Floats:
+    """The weight of words: the square root of their inverse document frequency.
+
+    The root brings rare and common words closer together (ADR 8).
+    """
+    weights: Floats = np.sqrt(np.maximum(0.0, -np.log(np.minimum(shares + _RARE, 1.0))))
     return weights
 
 
+def pack_prior(prior: Prior) -> bytes:
+    """The prior as a compressed numpy archive, the second moment as a triangle."""
+    buffer = BytesIO()
+    np.savez_compressed(
+        buffer,
+        mean=prior.mean.astype(np.float32),
+        second=prior.second[np.triu_indices(len(prior.mean))].astype(np.float16),
+        need_mean=prior.need_mean.astype(np.float32),
+        term_ids=prior.term_ids,
+        term_share=prior.term_share.astype(np.float16),
+    )
+    return buffer.getvalue()
+
+
 def unpack_prior(packed: bytes) -> Prior:
-    """Reads what `benchmarks.matching.priors.pack_prior` wrote."""
+    """Reads what `pack_prior` wrote."""
     with np.load(BytesIO(packed)) as archive:
         mean = archive["mean"].astype(np.float64)
-        second = np.zeros((len(mean), len(mean)))
-        second[np.triu_indices(len(mean))] = archive["second"].astype(np.float64)
         return Prior(
             mean,
-            second + np.triu(second, 1).T,
+            _square(archive["second"], len(mean)),
+            archive["need_mean"].astype(np.float64),
             archive["term_ids"],
             archive["term_share"].astype(np.float32),
-            float(archive["length"]),
         )
+
+
+def _square(triangle: NDArray[np.floating], size: int) -> Floats:
+    square = np.zeros((size, size))
+    square[np.triu_indices(size)] = triangle.astype(np.float64)
+    return square + np.triu(square, 1).T
 
 
 @cache
 def shipped_prior() -> Prior:
-    """The prior of the built-in model; made by `benchmarks.matching prior`."""
-    packed = (files("contex_server.matching") / "data" / "prior.npz").read_bytes()
-    return unpack_prior(packed)
+    """The prior of the built-in model; `make fit-matching` writes it."""
+    return replace(unpack_prior((_data() / "prior.npz").read_bytes()), latin_only=True)
 
 
 @cache
 def shipped_texts() -> tuple[str, ...]:
     """Texts of many kinds, to build the prior of another model from."""
-    text = (files("contex_server.matching") / "data" / "prior.txt").read_text(encoding="utf-8")
+    return _lines("prior.txt")
+
+
+@cache
+def shipped_needs() -> tuple[str, ...]:
+    """Needs of many kinds, likewise."""
+    return _lines("needs.txt")
+
+
+def _data() -> Traversable:
+    return files("contex_server.matching") / "data"
+
+
+def _lines(name: str) -> tuple[str, ...]:
+    text = (_data() / name).read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line and not line.startswith("#"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,15 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contex_server.kernel.model import Match, Need
-from contex_server.matching.background import Background, Model, NeedBaseline
+from contex_server.matching.background import Background, Baseline
+from contex_server.matching.changes import NO_CHANGE, SearchResult, TextChange, best_first
 from contex_server.matching.embedders.port import Vector
 from contex_server.matching.encoding import Encoding
+from contex_server.matching.measure import Measured, cosines_of, different_words, rows_of
 from contex_server.matching.postings import Postings
-from contex_server.matching.score import RIVALS, Floats, Scorer, saturation
-from contex_server.matching.terms import TermIds, Terms
+from contex_server.matching.score import (
+    Floats,
+    Scorer,
+    log_odds_of,
+    probability,
+)
+from contex_server.matching.terms import TermIds, once, single_words
 from contex_server.matching.vectors import ROUNDING, VectorIndex, resized
 
-SearchResult = list[tuple[str, tuple[Match, ...]]]
 _FIRST_CANDIDATES = 64
 _MAX_CANDIDATES = 4_096
 """Maximum number requested from FAISS when its answers are approximate."""
@@ -28,23 +34,22 @@ _MAX_CANDIDATES = 4_096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """The texts that fit a need, best first, and the need's baseline."""
+    """The texts that answer a need best, best first."""
 
     serials: NDArray[np.int64]
-    passages: NDArray[np.int64]  # the best one of each
-    cosines: Floats
-    standing: Floats  # z
-    lexical: Floats  # l
-    fits: Floats  # f
-    baseline: NeedBaseline
+    measured: Measured
+    baseline: Baseline
 
 
 class _Query(NamedTuple):
     """A need that is searched for."""
 
-    vector: Vector
-    baseline: NeedBaseline
-    lexical: Floats  # l of every slot
+    need: Encoding
+    baseline: Baseline
+    vector: Vector  # [dimension + 1], of length 1
+    scale: float  # its product with a row is the row's fit without words, divided by this …
+    offset: float  # … and more by this
+    coverage: Floats  # of every text
 
 
 @dataclass(slots=True, eq=False)
@@ -52,39 +57,39 @@ class IndexedText:
     """A text that at least one datum has."""
 
     serial: int  # names the text; never used again
+    place: int  # in the columns of texts
     slots: NDArray[np.int64]  # where its passages lie
-    terms: tuple[Terms, ...]  # of each passage
+    words: tuple[TermIds, ...]  # of each passage
     data_keys: set[str]
 
 
-@dataclass(frozen=True, slots=True)
-class TextChange:
-    """The texts that a change of a datum added and removed, each with its serial."""
-
-    added: tuple[int, Encoding] | None = None
-    removed: tuple[int, Encoding] | None = None
-
-
-NO_CHANGE = TextChange()
-
-
 class DataIndex:
-    """The texts of a project's live data under a model. Not for use by several threads at once."""
+    """The texts of a project's live data under a model. Not for use by several threads at once.
 
-    def __init__(self, model: Model, scorer: Scorer) -> None:
-        self.model = model
+    A row of the vector index is a passage's vector and, as one more component, its usual cosine
+    with needs. With that, a fit without words is one inner product, so that FAISS ranks passages
+    by it.
+    """
+
+    def __init__(self, model_id: str, scorer: Scorer, background: Background) -> None:
+        self.model_id = model_id
         self.scorer = scorer
-        self.background = Background(model.prior)
-        self._vectors = VectorIndex(model.dimension)
+        self.background = background
+        self.dimension = len(background.mean)
+        self._vectors = VectorIndex(self.dimension + 1)
         self._postings = Postings()
         self._texts: dict[bytes, IndexedText] = {}
         self._by_serial: dict[int, IndexedText] = {}
         self._digests: dict[str, bytes] = {}
         self._next_serial = 1
         self._free: list[int] = []
+        self._free_places: list[int] = []
+        # By slot: whose passage it is, and which one.
         self._serial_of = np.zeros(0, np.int64)
+        self._place_of = np.zeros(0, np.int64)
         self._passage_of = np.zeros(0, np.int64)
-        self._lengths = np.zeros(0)
+        # By place: the number of a text's different words.
+        self._words = np.zeros(0)
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -98,19 +103,14 @@ class DataIndex:
         return len(self._vectors)
 
     @property
-    def crowd(self) -> float:
-        """K of the score, by the passages in the background."""
-        return self.scorer.crowd(self.background.passages)
-
-    @property
     def nbytes(self) -> int:
         """Memory in bytes, of vectors, terms and what belongs to each slot."""
-        terms = sum(
-            sum(t.ids.nbytes + t.counts.nbytes + 300 for t in text.terms) + 500
-            for text in self._texts.values()
+        words = sum(
+            sum(ids.nbytes + 112 for ids in text.words) + 500 for text in self._texts.values()
         )
-        arrays = self._serial_of.nbytes + self._passage_of.nbytes + self._lengths.nbytes
-        return self._vectors.nbytes + self._postings.nbytes + terms + arrays
+        columns = self._serial_of, self._place_of, self._passage_of, self._words
+        arrays = sum(column.nbytes for column in columns)
+        return self._vectors.nbytes + self._postings.nbytes + words + arrays
 
     def digest_of(self, data_key: str) -> bytes | None:
         """The digest of a datum's text; None if there is no such datum."""
@@ -125,55 +125,57 @@ class DataIndex:
         text = self._by_serial.get(serial)
         return text.data_keys if text is not None else set()
 
+    def encodings(self) -> Iterator[Encoding]:
+        """Every text, in the order of being added, with its single words as terms."""
+        for text in self._by_serial.values():
+            rows = self._vectors.vectors(text.slots)
+            yield Encoding(rows[:, : self.dimension], tuple(map(once, text.words)))
+
     def put(self, data_key: str, digest: bytes, encoding: Encoding) -> TextChange:
-        """Adds a datum, or replaces it."""
+        """Adds a datum, or replaces it. Needs have nothing to follow."""
         before = self._digests.get(data_key)
-        if before == digest:
-            return NO_CHANGE
-        text, added = self._texts.get(digest), None
-        if text is None:
-            text = self._add(digest, encoding)
-            added = text.serial, encoding
-        text.data_keys.add(data_key)
-        self._digests[data_key] = digest
-        removed = None if before is None else self._release(data_key, before)
-        return TextChange(added, removed)
+        if before != digest:
+            text = self._texts.get(digest) or self._add(digest, encoding)
+            text.data_keys.add(data_key)
+            self._digests[data_key] = digest
+            if before is not None:
+                self._release(data_key, before)
+        return NO_CHANGE
 
     def remove(self, data_key: str) -> TextChange:
         """Removes a datum, if present."""
         digest = self._digests.pop(data_key, None)
-        return NO_CHANGE if digest is None else TextChange(None, self._release(data_key, digest))
+        if digest is not None:
+            self._release(data_key, digest)
+        return NO_CHANGE
 
-    def rank(self, need: Encoding, lowest: float) -> Ranking:
-        """Every text whose fit reaches `lowest`, and the best rivals in any case, best first.
+    def rank(self, need: Encoding, threshold: float) -> Ranking:
+        """Every text whose score reaches the threshold, best first.
 
-        FAISS returns the texts with the highest cosines. Any other text has a lower cosine than
-        the last of them, so its words bound its fit: those that may reach `lowest` are measured
-        too, and FAISS is asked for more where words alone don't decide. This is Fagin's threshold
-        algorithm. It finds what a full scan would, except where the index is so large that FAISS's
-        own answer is approximate.
+        FAISS returns the passages with the highest fit without words. Any other passage has a
+        lower one than the last of them, so its words bound its score: those that may reach the
+        threshold are measured too, and FAISS is asked for more where words alone don't decide.
+        This is Fagin's threshold algorithm. It finds what a full scan would, except where the
+        index is so large that FAISS's own answer is approximate.
         """
         (baseline,) = self.background.baselines([need])
         query = self._query(need, baseline)
+        weights = self.scorer.weights
+        required = log_odds_of(threshold)
         count = _FIRST_CANDIDATES
         while True:
-            slots, nearness = self._vectors.search(need.vectors[:1], count)
-            complete = count >= len(self._vectors)
-            if complete:
-                return self._ranking(query, slots[0])
-            edge = float(nearness[0, -1]) + ROUNDING
+            slots, products = self._vectors.search(query.vector[None], count)
+            if count >= len(self._vectors):
+                return self._ranking(query, slots[0], required)
+            edge = (float(products[0, -1]) + ROUNDING) * query.scale + query.offset
             last = count >= _MAX_CANDIDATES and not self._vectors.is_exact
-            ranking = self._sifted(query, slots[0], edge, lowest, last=last)
-            if ranking is not None:
-                return ranking
+            if weights.bias + edge < required or last:
+                coverage = query.coverage[self._place_of]
+                highest = weights.bias + edge + weights.surplus * coverage
+                reaching = (coverage > 0) & (highest >= required) & (self._serial_of > 0)
+                others = np.flatnonzero(reaching)
+                return self._ranking(query, np.union1d(slots[0], others), required)
             count *= 8
-
-    def scores(self, ranking: Ranking) -> tuple[Floats, Floats]:
-        """The shares and scores of a need's ranking."""
-        crowd = self.crowd
-        rivalry = self.scorer.rivalry(ranking.fits[:RIVALS], crowd).sum()
-        shares = self.scorer.share(ranking.fits, rivalry, crowd)
-        return shares, self.scorer.score(ranking.standing, ranking.lexical, shares)
 
     def search(
         self,
@@ -191,185 +193,140 @@ class DataIndex:
         """
         by_key: defaultdict[str, list[Match]] = defaultdict(list)
         for index, (need, encoding) in enumerate(zip(needs, encodings, strict=True)):
-            ranking = self.rank(encoding, self.scorer.lowest_fit(need.threshold, self.crowd))
-            shares, scores = self.scores(ranking)
+            ranking = self.rank(encoding, need.threshold)
+            scores = probability(ranking.measured.log_odds)
             candidates = (
                 (-float(scores[at]), data_key, at)
                 for at in np.flatnonzero(scores >= need.threshold).tolist()
                 for data_key in self.data_keys(int(ranking.serials[at]))
                 if not need.excludes(data_key) and admits(data_key)
             )
-            for negated, data_key, at in heapq.nsmallest(need.max_matches, candidates):
-                cosine, standing = ranking.cosines[at], ranking.standing[at]
-                parts = cosine, standing, ranking.lexical[at], shares[at]
-                passage = int(ranking.passages[at])
-                match = self.match_of(need, index, ranking.baseline, passage, parts, -negated)
+            for _, data_key, at in heapq.nsmallest(need.max_matches, candidates):
+                match = self.match_of(need, index, ranking.baseline, ranking.measured, at)
                 by_key[data_key].append(match)
         result = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
         result.sort(key=lambda item: (-item[1][0].score, item[0]))
         return result
 
     def match_of(
-        self,
-        need: Need,
-        need_index: int,
-        baseline: NeedBaseline,
-        passage: int,
-        parts: tuple[float, float, float, float],
-        score: float,
+        self, need: Need, need_index: int, baseline: Baseline, measured: Measured, at: int
     ) -> Match:
-        """What is known of a match without its event; `parts` are cosine, z, l and s."""
-        cosine, standing, lexical, share = map(float, parts)
+        """What is known of a match without its event."""
         return Match(
             need_index,
             need.text,
-            score,
-            passage,
-            cosine,
-            standing,
-            lexical,
-            share,
+            float(probability(measured.log_odds[at])),
+            int(measured.passages[at]),
+            float(measured.cosines[at]),
+            float(measured.standing[at]),
+            0.0,
+            0.0,
             baseline.mean,
             baseline.deviation,
             need.threshold,
-            self.model.id,
+            self.model_id,
             self.scorer.name,
-            self.background.passages,
+            self.background.data,
+            self.background.sequence,
+            usual=float(measured.usual[at]),
+            coverage=float(measured.coverage[at]),
+            expected=float(measured.expected[at]),
         )
-
-    def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:
-        """At most `count` texts with the highest cosines.
-
-        Returns:
-            Serials, the cosines of their nearest passages, and the edge: the highest cosine that
-            a passage of any other text may have.
-        """
-        slots, nearness = self._vectors.search(need.vectors[:1], _FIRST_CANDIDATES)
-        serials = self._serial_of[slots[0]]
-        first = np.sort(np.unique(serials, return_index=True)[1])
-        if len(first) > count:
-            edge = float(nearness[0, first[count]])
-        elif len(serials) < len(self._vectors):
-            edge = float(nearness[0, -1])
-        else:
-            edge = -np.inf
-        kept = first[:count]
-        return serials[kept].tolist(), nearness[0, kept], edge
-
-    def rivals(
-        self, need: Encoding, baseline: NeedBaseline, serials: Iterable[int], edge: float
-    ) -> Floats | None:
-        """The best `RIVALS` fits of all texts that count as rivals, best first.
-
-        Takes what `nearest` returned, and ignores texts that are gone since. None if others may
-        be better than these by their cosine alone.
-        """
-        texts = [text for s in serials if (text := self._by_serial.get(s)) is not None]
-        slots = np.concatenate([np.empty(0, np.int64), *(text.slots for text in texts)])
-        query = self._query(need, baseline)
-        ranking = self._sifted(query, slots, edge + ROUNDING, np.inf)
-        return None if ranking is None else ranking.fits[:RIVALS]
 
     def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:
         slots = self._take_slots(encoding.passages)
-        text = IndexedText(self._next_serial, slots, encoding.terms, set())
+        place = self._take_place()
+        words = tuple([single_words(terms) for terms in encoding.terms])
+        text = IndexedText(self._next_serial, place, slots, words, set())
         self._next_serial += 1
-        self._vectors.put(slots, encoding.vectors)
+        self._vectors.put(slots, rows_of(encoding, self.background))
         self._serial_of[slots] = text.serial
+        self._place_of[slots] = place
         self._passage_of[slots] = np.arange(len(slots))
-        for slot, terms in zip(slots.tolist(), encoding.terms, strict=True):
-            self._lengths[slot] = terms.length
-            self._postings.add(slot, terms)
+        different = once(different_words(words))
+        self._words[place] = len(different.ids)
+        self._postings.add(place, different)
         self._texts[digest] = self._by_serial[text.serial] = text
-        self.background.add(encoding)
         return text
 
-    def _release(self, data_key: str, digest: bytes) -> tuple[int, Encoding] | None:
+    def _release(self, data_key: str, digest: bytes) -> None:
         text = self._texts[digest]
         text.data_keys.remove(data_key)
         if text.data_keys:
-            return None
+            return
         del self._texts[digest], self._by_serial[text.serial]
-        encoding = Encoding(self._vectors.vectors(text.slots), text.terms)
-        self.background.remove(encoding)
-        for slot, terms in zip(text.slots.tolist(), text.terms, strict=True):
-            self._postings.remove(slot, terms)
+        self._postings.remove(text.place, once(different_words(text.words)))
         self._vectors.remove(text.slots)
         self._serial_of[text.slots] = 0
         self._free += text.slots.tolist()
-        return text.serial, encoding
+        self._free_places.append(text.place)
 
     def _take_slots(self, count: int) -> NDArray[np.int64]:
         while len(self._free) < count:
             size = len(self._serial_of)
             grown = max(64, 2 * size)
             self._serial_of = resized(self._serial_of, grown)
+            self._place_of = resized(self._place_of, grown)
             self._passage_of = resized(self._passage_of, grown)
-            self._lengths = resized(self._lengths, grown)
             self._free += range(grown - 1, size - 1, -1)
         return np.array([self._free.pop() for _ in range(count)], np.int64)
 
-    def _query(self, need: Encoding, baseline: NeedBaseline) -> _Query:
-        lexical = np.zeros(len(self._serial_of))
-        average = self.background.average_length
-        for term, weight in zip(need.terms[0].ids.tolist(), baseline.weights.tolist(), strict=True):
+    def _take_place(self) -> int:
+        if not self._free_places:
+            size = len(self._words)
+            self._words = resized(self._words, max(64, 2 * size))
+            self._free_places += range(len(self._words) - 1, size - 1, -1)
+        return self._free_places.pop()
+
+    def _query(self, need: Encoding, baseline: Baseline) -> _Query:
+        coverage = np.zeros(max(1, len(self._words)))
+        for term, weight in zip(baseline.words.tolist(), baseline.weights.tolist(), strict=True):
             if term in self._postings:
-                slots, counts = self._postings.get(term)
-                lexical[slots] += weight * saturation(counts, self._lengths[slots], average)
-        return _Query(need.vectors[0], baseline, lexical / baseline.mass)
-
-    def _sifted(
-        self,
-        query: _Query,
-        slots: NDArray[np.int64],
-        edge: float,
-        lowest: float,
-        *,
-        last: bool = False,
-    ) -> Ranking | None:
-        """The ranking of some passages and of all others that reach `lowest` or are rivals.
-
-        None if another passage may count by its cosine alone, which is at most `edge`. With `last`
-        it settles for these passages and those that have a word of the need.
-        """
-        ranking, baseline, lexical = self._ranking(query, slots), query.baseline, query.lexical
-        second = float(ranking.fits[RIVALS - 1]) if len(ranking.fits) >= RIVALS else -np.inf
-        rival_floor = self.scorer.rival_floor(self.crowd)
-        required = min(lowest, max(second, rival_floor))
-        standing = self.scorer.standing(edge, baseline.mean, baseline.deviation)
-        if not last and float(self.scorer.fit(standing, np.zeros(()))) >= required:
-            return None
-        others = np.flatnonzero((lexical > 0) & (self.scorer.fit(standing, lexical) >= required))
-        together = np.union1d(slots, others)
-        return ranking if len(together) == len(slots) else self._ranking(query, together)
-
-    def _ranking(self, query: _Query, slots: NDArray[np.int64]) -> Ranking:
-        baseline = query.baseline
-        cosines = self._vectors.cosines(query.vector, slots)
-        standing = self.scorer.standing(cosines, baseline.mean, baseline.deviation)
-        part = query.lexical[slots]
-        fits = self.scorer.fit(standing, part)
-        # Best first; where fits are equal, the first text and passage.
-        order = np.lexsort((self._passage_of[slots], self._serial_of[slots], -fits))
-        _, first = np.unique(self._serial_of[slots][order], return_index=True)
-        order = order[np.sort(first)]
-        slots = slots[order]
-        return Ranking(
-            self._serial_of[slots],
-            self._passage_of[slots],
-            cosines[order],
-            standing[order],
-            part[order],
-            fits[order],
+                places, _ = self._postings.get(term)
+                coverage[places] += weight
+        weights = self.scorer.weights
+        slope = weights.standing / baseline.deviation + weights.contrast
+        row = np.append(slope * need.vectors[0].astype(np.float64), -weights.contrast)
+        scale = float(np.linalg.norm(row)) or 1.0
+        return _Query(
+            need,
             baseline,
+            (row / scale).astype(np.float32),
+            scale,
+            -weights.standing * baseline.mean / baseline.deviation,
+            coverage / baseline.mass,
         )
 
-
-def lexical_of(ids: TermIds, rarity: Floats, terms: Terms, average_length: float) -> float:
-    """What a passage gets for a need's terms, before the division by what a perfect one gets."""
-    return float(rarity @ saturation(terms.counts_of(ids), terms.length, average_length))
-
-
-def best_first(matches: list[Match]) -> tuple[Match, ...]:
-    """Matches by score, then by need."""
-    return tuple(sorted(matches, key=lambda match: (-match.score, match.need_index)))
+    def _ranking(self, query: _Query, slots: NDArray[np.int64], required: float) -> Ranking:
+        """The ranking of the texts of these passages that reach the log-odds required."""
+        baseline, scorer = query.baseline, self.scorer
+        rows = self._vectors.vectors(slots)
+        cosines = cosines_of(rows[:, :-1], query.need.vectors[0])
+        cosines = np.minimum(cosines, baseline.ceiling)
+        usual = rows[:, -1].astype(np.float64)
+        standing, contrast = (cosines - baseline.mean) / baseline.deviation, cosines - usual
+        fits = scorer.fit(standing, contrast)
+        # Of each text its best passage; where fits are equal, the first.
+        serials = self._serial_of[slots]
+        order = np.lexsort((self._passage_of[slots], -fits, serials))
+        best = order[np.unique(serials[order], return_index=True)[1]]
+        places = self._place_of[slots[best]]
+        coverage, expected = query.coverage[places], baseline.expected(self._words[places])
+        log_odds = scorer.log_odds(fits[best], coverage - expected)
+        kept = log_odds >= required - ROUNDING
+        order = np.flatnonzero(kept)[np.lexsort((serials[best][kept], -log_odds[kept]))]
+        at = best[order]
+        return Ranking(
+            serials[at],
+            Measured(
+                self._passage_of[slots[at]],
+                cosines[at],
+                usual[at],
+                standing[at],
+                contrast[at],
+                coverage[order],
+                expected[order],
+                log_odds[order],
+            ),
+            baseline,
+        )

@@ -20,12 +20,12 @@ from contex_server.matching.encoding import (
     Recipe,
     as_stored,
     description_recipe,
-    need_recipe,
     pack,
     unpack,
 )
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.matching.models import Models
+from contex_server.matching.rules import need_recipe_of
 
 log = structlog.get_logger(__name__)
 
@@ -56,9 +56,12 @@ class Embeddings:
         self._stored: LRUCache[tuple[str, str, bytes], bool] = LRUCache(_KNOWN_DIGESTS)
         self._deciding: TTLCache[str, str] = TTLCache(_KNOWN_MODELS, _MODEL_TTL_S)
 
-    async def model_of(self, project: str) -> str:
-        """The model that decides in a project; the configured one if this process lacks it."""
-        known = self._deciding.get(project)
+    async def decider_of(self, project: str, *, fresh: bool = False) -> str:
+        """What decides in a project; the configured one if this process lacks its model.
+
+        Without `fresh` this may lag behind another process by `_MODEL_TTL_S`.
+        """
+        known = None if fresh else self._deciding.get(project)
         if known is None:
             known = await self._store.model(project)
             if known:
@@ -89,7 +92,7 @@ class Embeddings:
             return model, {}
         try:
             async with asyncio.timeout(self._timeout_s):
-                model = await self.model_of(project)
+                model = await self.decider_of(project)
                 stored = await self.stored(project, model, missing)
                 recipes = {d: description_recipe(t) for d, t in missing.items() if d not in stored}
                 encodings = await self._embed(project, model, recipes, Role.DATUM)
@@ -108,7 +111,8 @@ class Embeddings:
     ) -> dict[bytes, Encoding]:
         """The encodings of needs, by digest; stores missing ones unless they are queries."""
         encodings = await self.stored(project, model, needs)
-        recipes = {d: need_recipe(text) for d, text in needs.items() if d not in encodings}
+        recipe = need_recipe_of(model)
+        recipes = {d: recipe(text) for d, text in needs.items() if d not in encodings}
         encode = self._compute if store else self._embed
         return encodings | await encode(project, model, recipes, Role.NEED)
 

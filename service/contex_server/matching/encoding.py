@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from contex_server.matching.describe import Description
 from contex_server.matching.embedders.port import Vector, unit
+from contex_server.matching.gist import gist, is_foreign
 from contex_server.matching.terms import Terms, terms_of
 
 TITLE_WEIGHT = SUMMARY_WEIGHT = 2
@@ -29,6 +30,7 @@ class Encoding:
 
     vectors: Vector  # [passages, dimension], rows of length 1
     terms: tuple[Terms, ...]  # of each passage
+    foreign: bool = False  # a need in a script that models for English can't read
 
     @property
     def passages(self) -> int:
@@ -43,13 +45,14 @@ class Recipe:
     texts: tuple[str, ...]
     brief: bool  # The first text is the head without its outline, to be mixed into its vector.
     terms: tuple[Terms, ...]
+    foreign: bool = False  # See `Encoding`.
 
     def encoding(self, vectors: Vector) -> Encoding:
         """Puts the model's answer together: float32 [len(texts), dimension], rows of length 1."""
         if self.brief:
             head = BRIEF_SHARE * vectors[0] + (1 - BRIEF_SHARE) * vectors[1]
             vectors = np.concatenate([head[None], vectors[2:]])
-        return Encoding(unit(vectors), self.terms)
+        return Encoding(unit(vectors), self.terms, self.foreign)
 
 
 def description_recipe(description: Description) -> Recipe:
@@ -71,6 +74,12 @@ def need_recipe(text: str) -> Recipe:
     return Recipe((text,), False, (Terms(terms.ids, np.ones_like(terms.counts)),))
 
 
+def gist_recipe(text: str) -> Recipe:
+    """The recipe of what a need asks for, under the absolute score."""
+    recipe = need_recipe(gist(text))
+    return replace(recipe, foreign=is_foreign(text))
+
+
 def pack(encoding: Encoding) -> bytes:
     """An encoding as it is stored.
 
@@ -79,7 +88,7 @@ def pack(encoding: Encoding) -> bytes:
     """
     passages, dimension = encoding.vectors.shape
     parts = [
-        _HEADER.pack(_VERSION, 0, passages, dimension),
+        _HEADER.pack(_VERSION, encoding.foreign, passages, dimension),
         np.asarray(encoding.vectors, "<f2").tobytes(),
     ]
     for terms in encoding.terms:
@@ -99,7 +108,7 @@ def unpack(packed: bytes) -> Encoding:
         ValueError: The bytes are not a valid encoding.
     """
     try:
-        version, _, passages, dimension = _HEADER.unpack_from(packed)
+        version, foreign, passages, dimension = _HEADER.unpack_from(packed)
         if version != _VERSION or not passages or not dimension:
             raise ValueError(f"an encoding of version {version} with {passages} passages")
         at = _HEADER.size
@@ -118,7 +127,7 @@ def unpack(packed: bytes) -> Encoding:
     if at != len(packed):
         raise ValueError(f"{len(packed) - at} bytes after an encoding")
     vectors = halves.reshape(passages, dimension).astype(np.float32)
-    return Encoding(unit(vectors), tuple(terms))
+    return Encoding(unit(vectors), tuple(terms), bool(foreign))
 
 
 def as_stored(encoding: Encoding) -> Encoding:

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 
 import numpy as np
 
 from contex_server.kernel.model import DATA_DELETED, Event, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.data_index import DataIndex, lexical_of
+from contex_server.matching.background import Baseline
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import RIVALS, Contribution, Floats
-from contex_server.matching.terms import Word, words_of
+from contex_server.matching.explanation import (
+    Contribution,
+    Explanation,
+    PassageScore,
+    TermHit,
+    listed,
+)
+from contex_server.matching.gist import gist
+from contex_server.matching.measure import Measured, measure
+from contex_server.matching.score import Scorer, log_odds_of, probability
+from contex_server.matching.terms import Word, is_pair, words_of
 
-
-@dataclass(frozen=True, slots=True)
-class TermHit:
-    """A word of the need: its share of the need's weight, and how much of that the passage gets."""
-
-    word: str
-    stem: str
-    weight: float
-    hit: float
-
-
-@dataclass(frozen=True, slots=True)
-class PassageScore:
-    """A passage, with the score that the datum would have if it were the only one."""
-
-    path: str
-    text: str
-    score: float
-    cosine: float
-    lexical: float
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """See `contex.v1.ExplainResponse`."""
-
-    match: Match
-    matched: bool
-    verdict: str
-    contributions: tuple[Contribution, ...]
-    terms: tuple[TermHit, ...]
-    passages: tuple[PassageScore, ...]
-    rank: int  # of the datum for this need, from 1; 0 if the event is not its latest
-    data_count: int
+_PARTS = ("standing", "contrast", "surplus")
 
 
 def explain(
@@ -61,75 +39,85 @@ def explain(
 ) -> Explanation:
     """Scores an event for a need as a delivery would, and breaks the score down.
 
-    `encoding` and `description` are the event's; the data are as of `as_of`.
+    `encoding` and `description` are the event's. The score doesn't depend on `as_of`; the rank
+    does.
     """
-    background, scorer, crowd = data.background, data.scorer, data.crowd
+    background, scorer = data.background, data.scorer
     (baseline,) = background.baselines([need_encoding])
-    ids, weights, mass = need_encoding.terms[0].ids, baseline.weights, baseline.mass
-    cosines: Floats = np.clip(
-        encoding.vectors.astype(np.float64) @ need_encoding.vectors[0].astype(np.float64), -1, 1
+    passages = measure(need_encoding.vectors[:1], [baseline], encoding, background, scorer)
+    measured = passages.best(scorer)
+    match = data.match_of(need, 0, baseline, measured, 0)
+    scores = probability(
+        scorer.log_odds(passages.fits[0], passages.coverage[0] - passages.expected[0])
     )
-    average = background.average_length
-    lexical = np.array([lexical_of(ids, weights, t, average) / mass for t in encoding.terms])
-    standing = scorer.standing(cosines, baseline.mean, baseline.deviation)
-    fits = scorer.fit(standing, lexical)
-    best = int(np.argmax(fits))
-    ranking = data.rank(need_encoding, 0.0)
-    text = data.text(event.text_digest)
-    others = ranking.fits[ranking.serials != (text.serial if text else -1)]
-    top = np.sort(np.append(others[:RIVALS], fits[best]))[::-1][:RIVALS]
-    rivalry = float(scorer.rivalry(top, crowd).sum())
-    shares = scorer.share(fits, np.array(rivalry), crowd)
-    scores = scorer.score(standing, lexical, shares)
-    parts = float(standing[best]), float(lexical[best]), float(shares[best])
     quotes = [description.quoted(at) for at in range(len(description.passages))]
-    passages = [
-        PassageScore(quote.path, quote.text, *numbers)
-        for quote, *numbers in zip(
-            quotes, scores.tolist(), cosines.tolist(), lexical.tolist(), strict=False
-        )
+    rows = zip(quotes, scores.tolist(), passages.cosines[0].tolist(), strict=False)
+    listing = [
+        PassageScore(quote.path, quote.text, score, cosine, 0.0) for quote, score, cosine in rows
     ]
-    chosen = passages[min(best, len(passages) - 1)]
-    match = data.match_of(
-        need, 0, baseline, best, (float(cosines[best]), *parts), float(scores[best])
-    )
-    match = replace(match, background_as_of=as_of, path=chosen.path, passage_text=chosen.text)
-    terms = _term_hits(need.text, encoding, best, data, mass)
+    chosen = listing[min(match.passage, len(listing) - 1)]
+    match = replace(match, path=chosen.path, passage_text=chosen.text)
+    terms = _term_hits(gist(need.text), encoding, data, baseline)
     excluded = need.excludes(event.data_key)
     matched = match.score >= need.threshold and not excluded
-    rank = 0
-    if text is not None and event.data_key in text.data_keys:
-        _, all_scores = data.scores(ranking)
-        # If FAISS is approximate, the text may be missing in the ranking.
-        own = all_scores[ranking.serials == text.serial]
-        better = ranking.serials[all_scores > (own[0] if len(own) else match.score)]
-        rank = 1 + sum(len(data.data_keys(serial)) for serial in better.tolist())
+    contributions = _contributions(scorer, measured, need.threshold)
+    rank = _rank(data, need_encoding, event, match.score)
     return Explanation(
         match,
         matched,
-        _verdict(match, matched, excluded, terms, event, rank, len(data)),
-        tuple(scorer.contributions(*parts)),
+        _verdict(match, matched, excluded, terms, contributions, event),
+        contributions,
         terms,
-        tuple(sorted(passages, key=lambda passage: -passage.score)),
+        tuple(sorted(listing, key=lambda passage: -passage.score)),
         rank,
         len(data),
     )
 
 
+def _contributions(
+    scorer: Scorer, measured: Measured, threshold: float
+) -> tuple[Contribution, ...]:
+    """The terms of the log-odds, each with the value that would just reach the threshold."""
+    weights = scorer.weights
+    surplus = measured.coverage[0] - measured.expected[0]
+    values = measured.standing[0], measured.contrast[0], surplus
+    missing = log_odds_of(threshold) - float(measured.log_odds[0])
+    found = [Contribution("bias", 1.0, weights.bias)]
+    for name, value in zip(_PARTS, map(float, values), strict=True):
+        weight = float(getattr(weights, name))
+        needed = value + missing / weight if weight > 0 and math.isfinite(missing) else None
+        found.append(Contribution(name, value, weight, needed))
+    return tuple(found)
+
+
+def _rank(data: DataIndex, need: Encoding, event: Event, score: float) -> int:
+    """The rank of the event's datum among the project's data; 0 if its text is not there."""
+    text = data.text(event.text_digest)
+    if text is None or event.data_key not in text.data_keys:
+        return 0
+    ranking = data.rank(need, score)
+    better = ranking.serials[probability(ranking.measured.log_odds) > score]
+    others = [serial for serial in better.tolist() if serial != text.serial]
+    return 1 + sum(len(data.data_keys(serial)) for serial in others)
+
+
 def _term_hits(
-    text: str, encoding: Encoding, passage: int, data: DataIndex, mass: float
+    text: str, encoding: Encoding, data: DataIndex, baseline: Baseline
 ) -> tuple[TermHit, ...]:
-    background, terms = data.background, encoding.terms[passage]
-    hits: list[TermHit] = []
+    """The need's single words: each counts in full if the datum has it anywhere."""
     words: dict[int, Word] = {}
     for word in words_of(text):
         words.setdefault(word.id, word)
-    for word in words.values():
-        ids = np.array([word.id], np.uint32)
-        weight = float(background.rarity(ids)[0])
-        got = lexical_of(ids, np.ones(1), terms, background.average_length)
-        hits.append(TermHit(word.word, word.stem, weight / mass, weight * got / mass))
-    return tuple(hits)
+    ids = np.array(list(words), np.uint32)
+    weights = data.background.rarities(ids) / baseline.mass
+    found = np.isin(ids, np.concatenate([terms.ids for terms in encoding.terms]))
+    return tuple(
+        TermHit(word.word, word.stem, float(weight), float(weight) * bool(hit))
+        for word, weight, hit, pair in zip(
+            words.values(), weights, found, is_pair(ids), strict=True
+        )
+        if not pair
+    )
 
 
 def _verdict(
@@ -137,9 +125,8 @@ def _verdict(
     matched: bool,
     excluded: bool,
     terms: tuple[TermHit, ...],
+    contributions: tuple[Contribution, ...],
     event: Event,
-    rank: int,
-    count: int,
 ) -> str:
     score, threshold = f"{match.score:.2f}", f"{match.threshold:.2f}"
     what = "The datum deleted here" if event.event_type == DATA_DELETED else "It"
@@ -149,18 +136,24 @@ def _verdict(
         first = f"{what} matches: {score} reaches the threshold {threshold}."
     else:
         first = f"{what} does not match: {score} is below the threshold {threshold}."
-    words = [term.word for term in terms if term.hit > 0 and " " not in term.word]
-    meaning = (
-        f"the meaning stands {match.standing:.1f} deviations out from the project's usual"
-        if match.standing > 0
-        else "the meaning is no nearer than is usual in the project"
+    words = [term.word for term in terms if term.hit > 0]
+    hit = f"it has {listed(words)}" if words else "it has none of the need's words"
+    return f"{first} {_meaning(match)}, and {hit}.{_change(matched or excluded, match, terms)}"
+
+
+def _meaning(match: Match) -> str:
+    return (
+        f"Its meaning has a cosine of {match.cosine:.2f} with the need, where the need usually "
+        f"has {match.mean:.2f} ± {match.deviation:.2f} with data and the datum "
+        f"{match.usual:.2f} with needs"
     )
-    hit = f"it has {_listed(words)}" if words else "it has none of the need's words"
-    place = f", and {rank - 1} of {count:,} data fit better" if rank > 1 else ""
-    return f"{first} {meaning.capitalize()}, {hit}{place}."
 
 
-def _listed(words: list[str]) -> str:
-    quoted = [f'"{word}"' for word in words[:5]]
-    more = f" and {len(words) - 5} more of its words" if len(words) > 5 else ""
-    return ", ".join(quoted) + more
+def _change(settled: bool, match: Match, terms: tuple[TermHit, ...]) -> str:
+    """What would make a match of a pair that is none."""
+    if settled:
+        return ""
+    missing = [term.word for term in terms if not term.hit]
+    words = f", a description with {listed(missing)}," if missing else ""
+    threshold = f"A threshold of {match.score:.2f}"
+    return f" {threshold}{words} or a need in the datum's words would change that."

@@ -1,4 +1,4 @@
-"""The embedding models of this process: loading them, and the background of each."""
+"""The embedding models of this process, and the rules that score with them."""
 
 from __future__ import annotations
 
@@ -9,56 +9,94 @@ import structlog
 
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import embedder_unavailable
-from contex_server.matching.background import Model, Prior, shipped_prior, shipped_texts
+from contex_server.matching import background
 from contex_server.matching.embedders import create, load
 from contex_server.matching.embedders.minilm import EARLIER_MODEL_ID, MODEL_ID, EarlierMiniLM
-from contex_server.matching.embedders.port import Embedder, Role, unit
+from contex_server.matching.embedders.port import Embedder, Role, Vector, unit
+from contex_server.matching.relative import background as relative
+from contex_server.matching.relative.score import shipped_weights as relative_weights
+from contex_server.matching.rules import (
+    AbsoluteRule,
+    RelativeRule,
+    Rule,
+    absolute_decider,
+    embedder_of,
+    is_absolute,
+)
+from contex_server.matching.score import shipped_weights
 
 log = structlog.get_logger(__name__)
 
 _OF_SHIPPED_PRIOR = (MODEL_ID, EARLIER_MODEL_ID)
-"""It was computed with the earlier model; their vectors of a text have a cosine of 0.999."""
+"""Their vectors of a text have a cosine of 0.999."""
+_LATIN_ONLY = ("bge-small-en-v1.5", "e5-small-v2")
+_Moments = tuple[Vector, Vector]
+"""The vectors of the shipped texts and needs under a model."""
 
 
 class Models:
-    """The configured model, and earlier ones that still serve projects embedded with them."""
+    """The configured model, and earlier ones that still serve projects embedded with them.
+
+    A decider names a model and a rule. Projects are decided by the absolute score with the
+    configured model, once they have been encoded for that; until then by whatever decided before.
+    """
 
     def __init__(self, configured: Embedder, others: tuple[Embedder, ...] = ()) -> None:
         self._embedders = {e.model_id: e for e in (*others, configured)}
-        self.configured_id = configured.model_id
-        self._priors: dict[str, asyncio.Task[Prior]] = {}
+        self.configured_id = absolute_decider(configured.model_id)
+        self._moments: dict[str, asyncio.Task[_Moments]] = {}
 
     def ids(self) -> list[str]:
-        """The models that this process has."""
-        return list(self._embedders)
+        """The deciders that this process has."""
+        return [d for model in self._embedders for d in (model, absolute_decider(model))]
 
-    def usable(self, model_id: str) -> str:
-        """The model if this process has it, otherwise the configured one."""
-        return model_id if model_id in self._embedders else self.configured_id
+    def usable(self, decider: str) -> str:
+        """The decider if this process has its model, otherwise the configured one."""
+        return decider if embedder_of(decider) in self._embedders else self.configured_id
 
-    def embedder(self, model_id: str) -> Embedder:
-        """The embedder of a model that this process has."""
-        return self._embedders[model_id]
+    def embedder(self, decider: str) -> Embedder:
+        """The embedder of a decider that this process has."""
+        return self._embedders[embedder_of(decider)]
 
-    async def get(self, model_id: str) -> Model:
-        """A model that this process has, with its background; raises EMBEDDER_UNAVAILABLE."""
-        embedder = self._embedders[model_id]
-        task = self._priors.get(model_id)
-        if task is None:
-            task = self._priors[model_id] = asyncio.create_task(_prior(embedder))
-        try:
-            prior = await asyncio.shield(task)
-        except Exception as error:
-            if self._priors.get(model_id) is task:
-                del self._priors[model_id]
-            raise embedder_unavailable(error) from error
-        return Model(model_id, prior)
+    def scorer_of(self, decider: str) -> str:
+        """Identity of the formula and the weights that a decider uses."""
+        if is_absolute(decider):
+            return shipped_weights(embedder_of(decider)).version
+        return relative_weights().version
+
+    async def rule(self, decider: str) -> Rule:
+        """The rule and model that a decider names; raises EMBEDDER_UNAVAILABLE."""
+        builtin = embedder_of(decider) in _OF_SHIPPED_PRIOR
+        if is_absolute(decider):
+            prior = background.shipped_prior()
+            if not builtin:
+                latin_only = embedder_of(decider).partition("@")[0] in _LATIN_ONLY
+                prior = prior.under(*await self._moments_of(decider), latin_only=latin_only)
+            return AbsoluteRule(decider, prior)
+        former = relative.shipped_prior()
+        if not builtin:
+            texts, _ = await self._moments_of(decider)
+            former = former.under(texts)
+        return RelativeRule(decider, former)
 
     async def close(self) -> None:
         """Cancels what is being computed; the owner of the embedders closes them."""
-        for task in self._priors.values():
+        for task in self._moments.values():
             task.cancel()
-        await asyncio.gather(*self._priors.values(), return_exceptions=True)
+        await asyncio.gather(*self._moments.values(), return_exceptions=True)
+
+    async def _moments_of(self, decider: str) -> _Moments:
+        model_id = embedder_of(decider)
+        task = self._moments.get(model_id)
+        if task is None:
+            embedding = _embed_shipped(self._embedders[model_id])
+            task = self._moments[model_id] = asyncio.create_task(embedding)
+        try:
+            return await asyncio.shield(task)
+        except Exception as error:
+            if self._moments.get(model_id) is task:
+                del self._moments[model_id]
+            raise embedder_unavailable(error) from error
 
 
 async def open_models(
@@ -92,10 +130,10 @@ async def open_models(
     return models
 
 
-async def _prior(embedder: Embedder) -> Prior:
-    shipped = shipped_prior()
-    if embedder.model_id in _OF_SHIPPED_PRIOR:
-        return shipped
-    texts = shipped_texts()
-    log.info("embedding_background", model=embedder.model_id, texts=len(texts))
-    return shipped.under(unit(await embedder.embed(texts, Role.DATUM)))
+async def _embed_shipped(embedder: Embedder) -> _Moments:
+    texts, needs = background.shipped_texts(), background.shipped_needs()
+    log.info("embedding_background", model=embedder.model_id, texts=len(texts) + len(needs))
+    return (
+        unit(await embedder.embed(texts, Role.DATUM)),
+        unit(await embedder.embed(needs, Role.NEED)),
+    )

@@ -1,7 +1,8 @@
 """The needs of the agents that listen here: finds those that a new text meets.
 
-`NeedRows` compares a text with all needs at once, cheaply. The few candidates are then scored
-exactly, as `DataIndex` does.
+One matrix product gives a text's fit without words for every need at once, an inverted index what
+words add. The few needs whose threshold it may reach are then measured exactly, as `DataIndex`
+does.
 """
 
 from __future__ import annotations
@@ -10,32 +11,49 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contex_server.kernel.model import Agent, Match
-from contex_server.matching.background import NeedBaseline
-from contex_server.matching.data_index import NO_CHANGE, DataIndex, TextChange, best_first
+from contex_server.matching.background import Baseline
+from contex_server.matching.changes import TextChange, best_first
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.need_columns import KEPT, Rows
-from contex_server.matching.need_rows import ROUNDING, Candidates, NeedRows
-from contex_server.matching.score import RIVALS, Floats, saturation
+from contex_server.matching.measure import different_words, measure, rows_of
+from contex_server.matching.postings import Postings
+from contex_server.matching.score import Floats, log_odds_of, probability
+from contex_server.matching.terms import Terms, once, single_words
+from contex_server.matching.vectors import resized
+
+Rows = NDArray[np.int64]
+_BLOCK_ROWS = 8_192
+_ROUNDING = 1e-4
+"""An upper bound on the error of float32 fits."""
 
 
 class NeedIndex:
     """Needs by agent. Not for use by several threads at once.
 
-    A need that several agents share is one row.
+    A need that several agents share is one row. A free row requires more than any text has.
     """
 
     def __init__(self, data: DataIndex) -> None:
-        self._scorer = data.scorer
         self._data = data
         self._agents: dict[str, Agent] = {}
         self._row_of: dict[bytes, int] = {}
         self._agents_of: dict[int, dict[str, list[int]]] = {}
-        self._rows = NeedRows(data)
-        # Caches by row, valid until the data change: a need's baseline, and its rivals' fits.
-        self._baselines: dict[int, NeedBaseline] = {}
-        self._rivals: dict[int, Floats] = {}
+        self._postings = Postings()
+        self._terms: dict[int, Terms] = {}
+        self._baselines: dict[int, Baseline] = {}
+        self._foreign: set[int] = set()
+        self._free: list[int] = []
+        self._used = 0
+        self._vectors = np.zeros((0, data.dimension), np.float32)
+        # The product of such a row with a passage's is the fit without words, less the offset.
+        self._rows = np.zeros((0, data.dimension + 1), np.float32)
+        self._offsets, self._thresholds = np.zeros(0), np.zeros(0)
+        # The product at which the threshold is reached; infinite in a free row.
+        self._levels = np.zeros(0)
+        self._masses = np.zeros(0)
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -48,7 +66,10 @@ class NeedIndex:
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
-        return self._rows.nbytes
+        columns = self._vectors, self._rows, self._offsets, self._thresholds, self._levels
+        arrays = sum(column.nbytes for column in (*columns, self._masses))
+        terms = sum(2 * terms.ids.nbytes + 900 for terms in self._terms.values())
+        return self._postings.nbytes + arrays + terms
 
     def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
         """Adds an agent with the encodings of its needs, or replaces it."""
@@ -56,7 +77,7 @@ class NeedIndex:
         for index, need in enumerate(agent.needs):
             indexes_of.setdefault(need.digest, []).append(index)
         new = [digest for digest in indexes_of if digest not in self._row_of]
-        rows = self._rows.add([needs[indexes_of[digest][0]] for digest in new])
+        rows = self._add([needs[indexes_of[digest][0]] for digest in new])
         for digest, row in zip(new, rows, strict=True):
             self._row_of[digest] = row
             self._agents_of[row] = {}
@@ -77,121 +98,130 @@ class NeedIndex:
             self._set_thresholds(digests)
 
     def changed(self, change: TextChange) -> None:
-        """Follows a change of the data index."""
-        if change != NO_CHANGE:
-            self._baselines.clear()
-            self._rivals.clear()
-            self._rows.changed(change)
+        """Follows a change of the data: what other data there are makes no difference."""
 
-    def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
-        """The needs that each text may meet."""
-        return self._rows.scan(encodings)
+    def background_changed(self) -> None:
+        """Follows a new background of the data index."""
+        rows = list(self._terms)
+        self._set_baselines(rows, [self._need(row) for row in rows])
+
+    def scan(self, encodings: Sequence[Encoding]) -> list[Rows]:
+        """The rows of the needs whose threshold each text may reach."""
+        if not self._terms or not encodings:
+            return [np.empty(0, np.int64) for _ in encodings]
+        weights = self._data.scorer.weights
+        passages = np.concatenate([rows_of(each, self._data.background) for each in encodings]).T
+        edges = np.cumsum([0, *(encoding.passages for encoding in encodings)])
+        # Needs that share words with a text, and what these add at most.
+        wordy = [
+            (rows, weights.surplus * coverage) for rows, coverage in map(self._words, encodings)
+        ]
+        found: list[list[Rows]] = [[] for _ in encodings]
+        for start in range(0, self._used, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, self._used)
+            fits = self._rows[start:stop] @ passages
+            reached = fits >= self._levels[start:stop, None]
+            for text, (rows, more) in enumerate(wordy):
+                own = slice(edges[text], edges[text + 1])
+                alone = np.flatnonzero(reached[:, own].any(1)) + start
+                first, last = np.searchsorted(rows, (start, stop))
+                rows, more = rows[first:last], more[first:last]
+                best = fits[rows - start, own].max(1, initial=-np.inf) + more
+                found[text] += [alone, rows[best >= self._levels[rows]]]
+        return [np.unique(np.concatenate(rows)) for rows in found]
 
     def match(
-        self, encoding: Encoding, pairs: Candidates, data_key: str, serial: int | None
+        self, encoding: Encoding, rows: Rows, data_key: str, serial: int | None
     ) -> dict[str, tuple[Match, ...]]:
         """By agent, the needs that an event of this text meets, best first.
 
-        `pairs` are what `scan` returned for it; `serial` is None if the data index lacks the text.
+        `rows` are what `scan` returned for it; `serial` doesn't matter here.
         """
-        thresholds = self._rows.numbers.threshold
-        highest = self._score_alone(pairs.standing, pairs.lexical)
-        rows = np.unique(pairs.rows[highest >= thresholds[pairs.rows] - ROUNDING])
         if not len(rows):
             return {}
-        baselines = self._baselines_of(rows)
-        cosines, standing, lexical = self._measured(encoding, rows, baselines)
-        best = self._scorer.fit(standing, lexical).argmax(1)
-        at = np.arange(len(rows))
-        cosines, standing, lexical = cosines[at, best], standing[at, best], lexical[at, best]
-        fits = self._scorer.fit(standing, lexical)
-        crowd = self._data.crowd
+        data = self._data
+        at = rows.tolist()
+        baselines = [self._baselines[row] for row in at]
+        background, scorer = data.background, data.scorer
+        measured = measure(self._vectors[rows], baselines, encoding, background, scorer).best(
+            scorer
+        )
+        scores = probability(measured.log_odds)
         by_agent: defaultdict[str, list[Match]] = defaultdict(list)
-        for index in np.flatnonzero(self._score_alone(standing, lexical) >= thresholds[rows]):
-            row, fit, baseline = int(rows[index]), float(fits[index]), baselines[index]
-            rivals = self._rivals_of(row, baseline)
-            if serial is None:
-                rivals = np.sort(np.append(rivals, fit))[::-1][:RIVALS]
-            rivalry = self._scorer.rivalry(rivals, crowd).sum()
-            share = float(self._scorer.share(fits[index], rivalry, crowd))
-            score = float(self._scorer.score(standing[index], lexical[index], np.array(share)))
-            parts = cosines[index], standing[index], lexical[index], share
-            passage = int(best[index])
-            for agent_id, indexes in self._agents_of[row].items():
+        for index in np.flatnonzero(scores >= self._thresholds[rows]).tolist():
+            for agent_id, indexes in self._agents_of[at[index]].items():
                 agent = self._agents[agent_id]
                 for need_index in indexes:
                     need = agent.needs[need_index]
-                    if score < need.threshold or need.excludes(data_key):
-                        continue
-                    match = self._data.match_of(need, need_index, baseline, passage, parts, score)
-                    by_agent[agent_id].append(match)
+                    if scores[index] >= need.threshold and not need.excludes(data_key):
+                        match = data.match_of(need, need_index, baselines[index], measured, index)
+                        by_agent[agent_id].append(match)
         return {agent_id: best_first(matches) for agent_id, matches in by_agent.items()}
 
-    def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:
-        """The scores without any rivals: upper bounds."""
-        scorer, crowd = self._scorer, self._data.crowd
-        fits = scorer.fit(standing, lexical)
-        share = scorer.share(fits, scorer.rivalry(fits, crowd), crowd)
-        return scorer.score(standing, lexical, share)
+    def _words(self, encoding: Encoding) -> tuple[Rows, Floats]:
+        """The needs that share words with a text, and how much of them it covers."""
+        ids = different_words([single_words(terms) for terms in encoding.terms])
+        ids = np.array([id for id in ids.tolist() if id in self._postings], np.uint32)
+        if not len(ids):
+            return np.empty(0, np.int64), np.empty(0)
+        slots, sizes = self._postings.slots(ids.tolist())
+        weights = np.repeat(self._data.background.rarities(ids), sizes)
+        covered = np.bincount(slots, weights, self._used)
+        rows = np.flatnonzero(covered)
+        return rows, covered[rows] / self._masses[rows]
 
-    def _baselines_of(self, rows: Rows) -> list[NeedBaseline]:
-        missing = [row for row in rows.tolist() if row not in self._baselines]
-        baselines = self._data.background.baselines([self._rows.need(row) for row in missing])
-        self._baselines.update(zip(missing, baselines, strict=True))
-        return [self._baselines[row] for row in rows.tolist()]
+    def _need(self, row: int) -> Encoding:
+        foreign = row in self._foreign
+        return Encoding(self._vectors[row : row + 1], (self._terms[row],), foreign)
 
-    def _measured(
-        self, encoding: Encoding, rows: Rows, baselines: Sequence[NeedBaseline]
-    ) -> tuple[Floats, Floats, Floats]:
-        """Cosine, standing and lexical part of needs with each passage, [rows, passages]."""
-        exact = self._rows.vectors[rows].astype(np.float64)
-        cosines = np.clip(exact @ encoding.vectors.T.astype(np.float64), -1.0, 1.0)
-        standing = self._scorer.standing(
-            cosines,
-            np.array([[one.mean] for one in baselines]),
-            np.array([[one.deviation] for one in baselines]),
-        )
-        ids = np.concatenate([self._rows.terms[row].ids for row in rows.tolist()])
-        weights = np.concatenate([one.weights for one in baselines])
-        owner = np.repeat(np.arange(len(rows)), [len(one.weights) for one in baselines])
-        masses = np.array([one.mass for one in baselines])
-        average = self._data.background.average_length
-        lexical = np.zeros_like(cosines)
-        for passage, terms in enumerate(encoding.terms):
-            counts = terms.counts_of(ids)
-            hit = np.flatnonzero(counts)
-            got = weights[hit] * saturation(counts[hit], terms.length, average)
-            lexical[:, passage] = np.bincount(owner[hit], got, len(rows)) / masses
-        return cosines, standing, lexical
+    def _add(self, needs: Sequence[Encoding]) -> list[int]:
+        if not needs:
+            return []
+        if len(needs) > len(self._free):
+            self._grow(max(64, 3 * len(self._offsets) // 2, len(self._offsets) + len(needs)))
+        rows = [self._free.pop() for _ in needs]
+        self._used = max(self._used, *(row + 1 for row in rows))
+        self._vectors[rows] = np.concatenate([need.vectors[:1] for need in needs])
+        for row, need in zip(rows, needs, strict=True):
+            self._terms[row] = need.terms[0]
+            if need.foreign:
+                self._foreign.add(row)
+            self._postings.add(row, once(single_words(need.terms[0])))
+        self._set_baselines(rows, needs)
+        return rows
 
-    def _rivals_of(self, row: int, baseline: NeedBaseline) -> Floats:
-        """The fits of a need's best data, best first."""
-        rivals = self._rivals.get(row)
-        if rivals is not None:
-            return rivals
-        need, numbers, data = self._rows.need(row), self._rows.numbers, self._data
-        if numbers.edge[row] < np.inf:
-            rivals = data.rivals(need, baseline, numbers.best[row].tolist(), numbers.edge[row])
-        if rivals is None:
-            numbers.set_nearest(row, *data.nearest(need, KEPT))
-            rivals = data.rivals(need, baseline, numbers.best[row].tolist(), numbers.edge[row])
-        if rivals is None:
-            rivals = data.rank(need, np.inf).fits[:RIVALS]
-        self._rivals[row] = rivals
-        return rivals
+    def _set_baselines(self, rows: list[int], needs: Sequence[Encoding]) -> None:
+        weights = self._data.scorer.weights
+        for row, baseline in zip(rows, self._data.background.baselines(needs), strict=True):
+            self._baselines[row] = baseline
+            slope = weights.standing / baseline.deviation + weights.contrast
+            self._rows[row, :-1] = slope * self._vectors[row]
+            self._rows[row, -1] = -weights.contrast
+            self._offsets[row] = weights.standing * baseline.mean / baseline.deviation
+            self._masses[row] = baseline.mass
+            self._set_level(row)
+
+    def _set_level(self, row: int) -> None:
+        required = log_odds_of(self._thresholds[row]) - self._data.scorer.weights.bias
+        self._levels[row] = required + self._offsets[row] - _ROUNDING
+
+    def _grow(self, size: int) -> None:
+        before = len(self._offsets)
+        self._vectors = resized(self._vectors, size)
+        for name in ("_rows", "_offsets", "_thresholds", "_levels", "_masses"):
+            setattr(self, name, resized(getattr(self, name), size))
+        self._levels[before:] = np.inf
+        self._free += range(size - 1, before - 1, -1)
 
     def _set_thresholds(self, digests: Iterable[bytes]) -> None:
         """Sets each need's threshold to the lowest that an agent has set."""
-        rows = [row for digest in digests if (row := self._row_of.get(digest)) is not None]
-        thresholds = [
-            min(
+        for row in [row for digest in digests if (row := self._row_of.get(digest)) is not None]:
+            self._thresholds[row] = min(
                 self._agents[agent_id].needs[index].threshold
                 for agent_id, indexes in self._agents_of[row].items()
                 for index in indexes
             )
-            for row in rows
-        ]
-        self._rows.set_thresholds(rows, thresholds)
+            self._set_level(row)
 
     def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
         for digest in digests:
@@ -200,6 +230,8 @@ class NeedIndex:
             del agents[agent_id]
             if not agents:
                 del self._agents_of[row], self._row_of[digest]
-                self._rows.remove(row)
-                self._baselines.pop(row, None)
-                self._rivals.pop(row, None)
+                self._postings.remove(row, once(single_words(self._terms.pop(row))))
+                del self._baselines[row]
+                self._foreign.discard(row)
+                self._levels[row] = np.inf
+                self._free.append(row)

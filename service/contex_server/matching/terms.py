@@ -232,3 +232,13 @@ class _Stemmers(threading.local):
 
 
 _stemmers = _Stemmers()
+
+
+def single_words(terms: Terms) -> TermIds:
+    """The single words among terms, without pairs."""
+    return terms.ids[~is_pair(terms.ids)]
+
+
+def once(words: TermIds) -> Terms:
+    """Terms that occur once each."""
+    return Terms(words, np.ones(len(words), np.uint8))

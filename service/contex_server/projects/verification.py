@@ -303,7 +303,7 @@ class _Run:
     async def _vectors(self) -> list[Finding]:
         """Checks that the vectors of the data are present."""
         project, vectors = self._project, self._store.match
-        model = await self._embeddings.model_of(project)
+        model = await self._embeddings.decider_of(project)
         states = {s.digest: s for s in self._state.values() if s.digest and not s.deleted}
         digests = list(states)
         missing: set[bytes] = set()

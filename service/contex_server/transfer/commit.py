@@ -26,6 +26,7 @@ from contex_server.kernel.model import (
 )
 from contex_server.log.pages import pages
 from contex_server.log.transfer import Restored
+from contex_server.matching.background import Snapshot, size_reached
 from contex_server.tiers.storage import Storage
 from contex_server.transfer.request import Checkpoint, ImportMode, ImportRequest
 from contex_server.transfer.staging import Staging
@@ -94,10 +95,16 @@ class ImportCommit:
                 await self.staging.seal(project, Restored.of(entry, event_codec.links(entry)))
                 for entry in entries
             ]
+            upto = entries[-1].sequence
+            # Before their events: whoever follows the log looks for them there.
+            added = await self._add_backgrounds(tail, upto)
             if not await store.transfer.restore(project, tail, batch):
+                for model in self.checkpoint.models:
+                    await store.match.drop_backgrounds(project, model, added)
                 return False
-            tail = entries[-1].sequence
+            tail = upto
             reached("import-added")
+        await self._count_backgrounds()
         agents: dict[str, tuple[bytes, Sequence]] = {}
         after = ""
         while records := await store.agents.agents(staged, after, _BATCH_EVENTS):
@@ -108,6 +115,26 @@ class ImportCommit:
             async for encodings in store.match.all_vectors(staged, model):
                 await store.match.put_vectors(project, model, encodings)
         return True
+
+    async def _add_backgrounds(self, after: Sequence, upto: Sequence) -> list[Sequence]:
+        """Adds the staged backgrounds of the events in a range; returns their sequences."""
+        match, added = self.storage.store.match, list[Sequence]()
+        for model in self.checkpoint.models:
+            staged = await match.backgrounds(self.staging.project, model)
+            packed = {s: background for s, background in staged.items() if after < s <= upto}
+            if packed:
+                await match.put_backgrounds(self.request.project, model, packed, 0)
+                added += packed
+        return added
+
+    async def _count_backgrounds(self) -> None:
+        """Lets the store know the largest size that a background has been taken for."""
+        project, match = self.request.project, self.storage.store.match
+        for model in self.checkpoint.models:
+            packed = await match.backgrounds(project, model)
+            if packed:
+                size = size_reached(max(Snapshot.unpack(p).data for p in packed.values()))
+                await match.put_backgrounds(project, model, packed, size)
 
     async def _replay(self) -> tuple[str, str]:
         """Appends the staged events as new ones, except for those that this import has appended

@@ -182,6 +182,12 @@ class Exporter:
                 if unseen:
                     summary.vectors += len(unseen)
                     yield await asyncio.to_thread(writer.vectors, unseen)
+            if request.filter.is_open:
+                # They sum up all data: those of other data than the file has mean nothing there.
+                found = await self.storage.store.match.backgrounds(project, model)
+                packed = {s: background for s, background in found.items() if s <= cut}
+                if packed:
+                    yield await asyncio.to_thread(writer.backgrounds, packed)
         if ExportPart.SETTINGS in request.parts:
             retention = await self.storage.store.projects.retention(project)
             if retention:

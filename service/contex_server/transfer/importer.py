@@ -24,6 +24,7 @@ from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, Entry, Origin, Range
 from contex_server.log.transfer import Restored
+from contex_server.matching.background import Snapshot, SnapshotDamaged, size_reached
 from contex_server.projects.room import ProjectsRoom
 from contex_server.tiers.storage import Storage
 from contex_server.transfer import items
@@ -287,6 +288,8 @@ class Import:
                 project, model = self._staging.project, self._checkpoint.model
                 if not self._request.dry_run and model:
                     await self._store.match.put_vectors(project, model, item.encodings)
+            case items.Backgrounds():
+                await self._import_backgrounds(item)
             case items.SettingsItem():
                 self._checkpoint.retention = item.retention.decode()
             case items.Summary():
@@ -294,6 +297,17 @@ class Import:
                     problem = f"{self.report.read} events, but the summary says {item.events}"
                     raise items.MalformedFile(problem, self._reader.offset, self._reader.item)
                 self.report.digest = item.digest
+
+    async def _import_backgrounds(self, item: items.Backgrounds) -> None:
+        """Keeps backgrounds if every event is imported unchanged: they sum up all of them."""
+        try:
+            sizes = [Snapshot.unpack(packed).data for packed in item.packed.values()]
+        except SnapshotDamaged as error:
+            raise self._reader.malformed(f"a background: {error}") from error
+        model = self._checkpoint.model
+        if sizes and model and not self._request.dry_run and self._exact and self._request.verbatim:
+            size = size_reached(max(sizes))
+            await self._store.match.put_backgrounds(self._staging.project, model, item.packed, size)
 
     async def _import_events(self, entries: list[Entry]) -> None:
         transform, reader = self._transform, self._reader

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Any, Self, TypeAlias
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import Entry
+from contex_server.kernel.model import Entry, Sequence
 from contex_server.log.agents import AgentRecord
 
 
@@ -97,13 +97,20 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class Backgrounds:
+    """Packed backgrounds by their events' sequences."""
+
+    packed: dict[Sequence, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsItem:
     """The settings of the project."""
 
     retention: bytes
 
 
-Item: TypeAlias = Manifest | Events | Agents | Vectors | SettingsItem | Summary
+Item: TypeAlias = Manifest | Events | Agents | Vectors | Backgrounds | SettingsItem | Summary
 
 
 class MalformedFile(Exception):
@@ -179,6 +186,10 @@ class Writer:
 
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
         """Encodings."""
+        raise NotImplementedError
+
+    def backgrounds(self, packed: Mapping[Sequence, bytes]) -> bytes:
+        """The backgrounds of scores."""
         raise NotImplementedError
 
     def settings(self, retention: bytes) -> bytes:

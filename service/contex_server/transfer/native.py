@@ -11,6 +11,7 @@
     E  events: a block, see kernel/blocks.py
     A  agents: a JSON array of [id, cursor, record in base64]
     V  vectors: a block whose ids are the texts' digests in hexadecimal
+    B  backgrounds of scores: a block whose ids are their events' sequences
     S  settings: JSON
     Z  the summary, JSON: last. Its digest is a `Chain` over all frames before it.
 
@@ -37,7 +38,7 @@ MAGIC = b"CTXEXP1\n"
 _HEAD = struct.Struct("<BII")
 _NUMBER = struct.Struct("<QB")
 _MAX_BYTES = 64 * 1024 * 1024
-_MANIFEST, _EVENTS, _AGENTS, _VECTORS, _SETTINGS, _SUMMARY = b"MEAVSZ"
+_MANIFEST, _EVENTS, _AGENTS, _VECTORS, _BACKGROUNDS, _SETTINGS, _SUMMARY = b"MEAVBSZ"
 
 
 class NativeWriter(items.Writer):
@@ -56,6 +57,10 @@ class NativeWriter(items.Writer):
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
         rows = [Entry(digest.hex().encode(), data) for digest, data in sorted(encodings.items())]
         return self._frame(_VECTORS, encode_block(rows))
+
+    def backgrounds(self, packed: Mapping[Sequence, bytes]) -> bytes:
+        rows = [Entry(str(sequence).encode(), data) for sequence, data in sorted(packed.items())]
+        return self._frame(_BACKGROUNDS, encode_block(rows))
 
     def settings(self, retention: bytes) -> bytes:
         return self._frame(_SETTINGS, orjson.dumps({"retention": retention.decode()}))
@@ -126,6 +131,8 @@ class NativeReader(items.Reader):
             if kind == _VECTORS:
                 rows = decode_block(payload)
                 return items.Vectors({bytes.fromhex(row.id.decode()): row.body for row in rows})
+            if kind == _BACKGROUNDS:
+                return items.Backgrounds({row.sequence: row.body for row in decode_block(payload)})
             fields = orjson.loads(payload)
             if kind == _MANIFEST:
                 return items.Manifest.of_json(fields)

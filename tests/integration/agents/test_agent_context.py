@@ -170,14 +170,14 @@ async def test_what_was_held_back_and_why(word_api: Api) -> None:
 async def test_near_misses_are_told_with_their_score(
     start_server: StartServer, valkey: EmbeddedValkey
 ) -> None:
-    server = await start_server(valkey.url, embedder=Words(), match_threshold=0.9)
+    server = await start_server(valkey.url, embedder=Words(), match_threshold=1.0)
     async with Api.of(server) as api:
         await api.register("a", "red apples")
         await api.publish(event("k", description="some apples in a basket and more"))
         (miss,) = (await api.agents.GetAgentContext(_near(50), timeout=DEADLINE_S)).held_back
         assert miss.reason == BELOW_THRESHOLD
-        assert miss.data.matches[0].score < 0.9
-        assert miss.data.matches[0].parts.threshold == 0.9
+        assert 0.9 < miss.data.matches[0].score < 1.0
+        assert miss.data.matches[0].parts.threshold == 1.0
         assert not (await knew(api)).held_back
 
 

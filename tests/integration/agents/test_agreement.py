@@ -7,12 +7,12 @@ project's data, goes through all of them for each pair, and follows the formula 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 import Stemmer
 from contex.v1 import agent_service_pb2, event_pb2
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.matching.background import shipped_prior, shipped_texts
+from contex_server.matching.background import shipped_needs, shipped_prior, shipped_texts
 from contex_server.matching.score import shipped_weights
 from contex_server.matching.terms import STOP_WORDS
 
@@ -95,61 +95,62 @@ class Text:
 
 @dataclass
 class BruteForce:
-    """The project's data, and the score of any pair."""
+    """The live data, and the score of any pair against a background."""
 
     data: dict[str, Text] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.weights = shipped_weights()
-        self.known = shipped_prior()
+        self.prior = shipped_prior()
         rows = np.stack([vector(text) for text in shipped_texts()])
         self.prior_mean, self.prior_second = rows.mean(0), rows.T @ rows / len(rows)
-        shares = zip(self.known.term_ids.tolist(), self.known.term_share.tolist(), strict=True)
+        self.need_mean = np.stack([vector(text) for text in shipped_needs()]).mean(0)
+        shares = zip(self.prior.term_ids.tolist(), self.prior.term_share.tolist(), strict=True)
         self.prior_share = dict(shares)
+        self.backgrounds: dict[str, tuple[Text, ...]] = {"0": ()}
 
-    def rarity(self, term: int) -> float:
-        n = len(self.data) + 50
-        df = sum(term in text.terms for text in self.data.values())
-        df += 50 * self.prior_share.get(term, 0.0)
-        weight = math.sqrt(math.log1p((n - df + 0.5) / (df + 0.5)))
-        return weight * (0.5 if term & 0x80000000 else 1.0)
-
-    def scores(self, need: str, texts: Iterable[Text]) -> list[float]:
-        w, n = self.weights, len(self.data)
+    def score(self, need: str, text: Text, background: str) -> float:
+        """The probability, against the texts that were there when the background was taken."""
+        w, usual = self.weights, []
+        for each in self.backgrounds[background]:
+            if all(float(each.vector @ one.vector) < 0.7 for one in usual):
+                usual.append(each)
+        own = len(usual) / (len(usual) + 20)
         q = stored(vector(need))
-        everything = [text.vector for text in self.data.values()]
-        sums = np.sum(everything, 0) if everything else np.zeros(Words.dimension)
-        mean = float(q @ (sums + 50 * self.prior_mean)) / (n + 50)
-        squares = sum(float(q @ v) ** 2 for v in everything)
-        second = (squares + 50 * float(q @ self.prior_second @ q)) / (n + 50)
+        having = Counter(term for each in usual for term in each.terms)
+        mean = float(q @ self.prior_mean) * (1 - own)
+        second = float(q @ self.prior_second @ q) * (1 - own)
+        for each in usual:
+            mean += own * float(q @ each.vector) / len(usual)
+            second += own * float(q @ each.vector) ** 2 / len(usual)
         deviation = math.sqrt(max(second - mean**2, 0.02**2))
-        average = sum(t.length for t in self.data.values()) + 50 * self.known.length
-        average /= n + 50
-        wanted = {term: self.rarity(term) for term in terms(need)}
-        mass = sum(wanted.values()) or 1.0
 
-        def parts(text: Text) -> tuple[float, float, float]:
-            z = min(12.0, max(0.0, (float(q @ text.vector) - mean) / deviation))
-            hits = 0.0
-            for term, weight in wanted.items():
-                count = text.terms.get(term, 0)
-                norm = 1 - 0.75 + 0.75 * text.length / average
-                hits += weight * count / (count + 1.2 * norm)
-            lexical = hits / mass
-            return z, lexical, w.fit_standing * z + w.fit_lexical * lexical
+        def share(term: int) -> float:
+            count = having[term] if having[term] > 1 else 0
+            shipped = self.prior_share.get(term, 0.0)
+            return (1 - own) * shipped + own * count / (len(usual) or 1)
 
-        crowd = w.crowd * (n + w.prior_passages)
-        fits = {id(text): parts(text)[2] for text in self.data.values()}
-        found = []
-        for text in texts:
-            z, lexical, fit = parts(text)
-            rivals = [f for i, f in fits.items() if i != id(text)] + [fit]
-            best = sorted(rivals, reverse=True)[:2]
-            rivalry = sum(max(0.0, math.exp(f) - w.rival_floor * crowd) for f in best)
-            share = fit - math.log(crowd + rivalry)
-            odds = w.bias + w.standing * z + w.lexical * lexical + w.share * share
-            found.append(1 / (1 + math.exp(-odds)))
-        return found
+        def rarity(term: int) -> float:
+            weight = math.sqrt(max(0.0, -math.log(min(1.0, share(term) + 0.0005))))
+            return weight * (0.5 if term & 0x80000000 else 1.0)
+
+        asked = {term: rarity(term) for term in terms(need)}
+        coverage = expected = mass = 0.0
+        different = sum(not term & 0x80000000 for term in text.terms)
+        for term, weight in asked.items():
+            count = text.terms.get(term, 0)
+            if not term & 0x80000000:
+                mass += weight
+                coverage += weight * (count > 0)
+                expected += weight * (1 - (1 - min(share(term), 0.99)) ** (different / 30))
+        cosine = float(q @ text.vector)
+        odds = (
+            w.bias
+            + w.standing * (cosine - mean) / deviation
+            + w.contrast * (cosine - float(text.vector @ self.need_mean))
+            + w.surplus * (coverage - expected) / (mass or 1.0)
+        )
+        return 1 / (1 + math.exp(-odds))
 
 
 def text_of(message: event_pb2.Event) -> Text:
@@ -163,9 +164,18 @@ class Expected:
     def __init__(self) -> None:
         self.brute = BruteForce()
         self.latest: dict[str, event_pb2.Event] = {}
+        self.data_at: dict[str, tuple[Text, ...]] = {}
 
     def take(self, message: event_pb2.Event) -> Text | None:
         """Takes an event in; returns the text that it is matched by."""
+        if message.event_type == "matching_background_changed":
+            as_of = json.loads(message.payload)["as_of"]
+            self.brute.backgrounds[message.sequence] = self.data_at[as_of]
+        text = self._take(message)
+        self.data_at[message.sequence] = tuple(self.brute.data.values())
+        return text
+
+    def _take(self, message: event_pb2.Event) -> Text | None:
         key = message.data_key
         if not key:
             return None
@@ -263,11 +273,12 @@ async def test_deliveries_equal_brute_force(
         log = await api.log()
 
     expected = Expected()
-    checked = wrong = 0
+    checked = 0
     for message in log:
         text = expected.take(message)
         if text is None:
             continue
+        background = list(expected.brute.backgrounds)[-1]
         for name, history in registered.items():
             if order(message.sequence) <= order(history[0][0]):
                 continue
@@ -276,22 +287,18 @@ async def test_deliveries_equal_brute_force(
             assert len(got) <= 1
             matches = {m.need_index: m for d in got for m in d.matches}
             for index, spec in enumerate(specs):
-                (score,) = expected.brute.scores(spec.text, [text])
+                score = expected.brute.score(spec.text, text, background)
                 excluded = any(message.data_key.startswith(g[:-1]) for g in spec.exclude_data_keys)
                 match = matches.get(index)
                 checked += 1
                 if match is not None:
-                    version = match.parts.background_sequence
-                    if version == message.sequence:
-                        assert match.score == pytest.approx(score, abs=1e-4)
-                        assert not excluded
-                    else:
-                        wrong += 1  # Two events were matched together: the later one's data.
-                elif not excluded and score >= spec.threshold + 0.01:
-                    wrong += 1
+                    assert match.score == pytest.approx(score, abs=1e-4)
+                    assert match.parts.background_sequence == background
+                    assert not excluded
+                else:
+                    assert excluded or score < spec.threshold + 1e-4
     assert checked > 300
-    # Events that came while others were matched are judged by a slightly later state.
-    assert wrong <= 0.05 * checked
+    assert len(expected.brute.backgrounds) > 1
     assert sum(map(len, delivered.values())) > 25
     assert any(brought.values())
 

@@ -77,10 +77,10 @@ async def test_a_key_nobody_knew_reaches_the_agent_whole_and_explained(word_api:
     assert (match.need_index, match.need) == (1, "alpha")
     assert match.score > 0.9
     assert match.parts.cosine == pytest.approx(1 / 2.5**0.5, abs=0.06)
-    assert match.parts.background_sequence == sequence
+    assert match.parts.background_sequence == "0"
     assert match.passage == "alpha new. text"
     assert match.parts.threshold == registered.agent.threshold
-    assert match.parts.model == "words@1"
+    assert match.parts.model == "words@1#2"
     assert not delivered.payload_omitted
 
 
@@ -136,13 +136,14 @@ async def test_new_needs_take_effect_on_a_live_stream(word_api: Api) -> None:
     await update(word_api, needs=["beta"])
     await word_api.publish(event("alpha"), event("beta"))
     await stream.count(2)
-    await update(word_api, threshold=0.9)
-    await word_api.publish(event("beta.words"), event("beta"))
+    await update(word_api, threshold=1.0)
+    unsure = event("k", description="some beta in a basket and more words")
+    await word_api.publish(unsure, event("beta"))
     await word_api.register("a", "gamma")
     await word_api.publish(event("beta"), event("gamma"))
     await stream.count(4)
     assert stream.keys == ["alpha", "beta", "beta", "gamma"]
-    assert [m.matches[0].parts.threshold for m in stream.matched][2] == 0.9
+    assert [m.matches[0].parts.threshold for m in stream.matched][2] == 1.0
 
 
 async def test_needs_are_never_older_than_the_events_they_are_matched_with(

@@ -123,7 +123,7 @@ async def test_questions_have_thresholds_and_bounds_of_their_own(word_api: Api) 
         questions=[
             Need(text="alpha", max_matches=2),
             Need(text="alpha", exclude_data_keys=["*.a", "*.b", "*.c"]),
-            Need(text="alpha", threshold=1.0),
+            Need(text="alphabet", threshold=1.0),
         ],
     )
     answer = await api.matches.Match(request)
@@ -131,7 +131,9 @@ async def test_questions_have_thresholds_and_bounds_of_their_own(word_api: Api) 
     for datum in answer.data:
         for m in datum.matches:
             found.setdefault(m.need_index, []).append(datum.event.data_key)
-    assert found == {0: ["alpha.a", "alpha.b"], 1: ["alpha.d", "alpha.e", "alpha.f"]}
+    assert found.keys() == {0, 1}
+    assert len(found[0]) == 2
+    assert set(found[1]) == {"alpha.d", "alpha.e", "alpha.f"}
 
 
 async def test_an_explanation_adds_up_and_agrees(api: Api) -> None:
@@ -148,12 +150,12 @@ async def test_an_explanation_adds_up_and_agrees(api: Api) -> None:
     assert told.match.parts.background_mean == datum.matches[0].parts.background_mean
     odds = sum(part.log_odds for part in told.contributions)
     assert told.match.score == pytest.approx(1 / (1 + math.exp(-odds)))
-    assert [p.name for p in told.contributions] == ["bias", "standing", "lexical", "share"]
+    assert [p.name for p in told.contributions] == ["bias", "standing", "contrast", "surplus"]
     assert (told.rank, told.data_count) == (1, 2)
     hits = {term.stem: term.hit for term in told.terms}
     assert hits["payment"] > 0
     assert hits["use"] == 0
-    assert sum(term.hit for term in told.terms) == pytest.approx(told.match.parts.lexical)
+    assert sum(term.hit for term in told.terms) == pytest.approx(told.match.parts.coverage)
     assert sum(term.weight for term in told.terms) == pytest.approx(1)
     by_event = await explain(
         api, agent_need=AgentNeed(agent_id="a", need_index=0), sequence=published[1]
@@ -180,15 +182,7 @@ async def test_a_backtest_finds_what_was_delivered(word_api: Api) -> None:
     needs = [Need(text="alpha beta"), Need(text="gamma")]
     events, summary = await backtest(api, *needs, threshold=0.3, since=after(registered.sequence))
     assert [e.event.sequence for e in events] == stream.sequences
-    alone = [
-        (there.event.sequence, why(there), why(here))
-        for there, here in zip(events, stream.matched, strict=True)
-        if here.matches[0].parts.background_sequence == here.event.sequence
-    ]
-    assert alone  # on a busy machine most are judged together with others
-    for sequence, there, here in alone:
-        assert [i for i, _ in there] == [i for i, _ in here], sequence
-        assert [s for _, s in there] == pytest.approx([s for _, s in here], abs=1e-6)
+    assert [why(e) for e in events] == [why(e) for e in stream.matched]
     assert summary.events_matched == len(events)
     assert summary.events_judged == 34
     for index, need in enumerate(summary.needs):
@@ -331,7 +325,7 @@ async def test_another_model_takes_over_without_a_gap(
     async with Api.of(first) as api:
         await api.publish(*(event(f"alpha.{n}") for n in "abcdefgh"), event("beta"))
         await api.register("a", "alpha")
-        assert (await status(api)).model == "words@1"
+        assert (await status(api)).model == "words@1#2"
     await first.stop()
 
     new = OtherWords()
@@ -342,21 +336,21 @@ async def test_another_model_takes_over_without_a_gap(
         (before,) = await api.publish(event("alpha.before"))
         await stream.until(lambda s: before in s.sequences)
         told = await status(api)
-        assert (told.model, told.configured_model) == ("words@1", "words@2")
+        assert (told.model, told.configured_model) == ("words@1#2", "words@2#2")
         assert told.texts_total >= 10 > told.texts_embedded == 0
-        assert stream.matched[-1].matches[0].parts.model == "words@1"
+        assert stream.matched[-1].matches[0].parts.model == "words@1#2"
 
         new.down = False
         await eventually_changed(api)
         (later,) = await api.publish(event("alpha.later"))
         await stream.until(lambda s: later in s.sequences)
-        assert stream.matched[-1].matches[0].parts.model == "words@2"
+        assert stream.matched[-1].matches[0].parts.model == "words@2#2"
         assert stream.sequences == [before, later]
         told = await status(api)
         assert (told.texts_total, told.data_indexed) == (0, 11)
         log = await api.log()
         (change,) = [e for e in log if e.event_type == "matching_model_changed"]
-        assert json.loads(change.payload) == {"model": "words@2", "previous": "words@1"}
+        assert json.loads(change.payload) == {"model": "words@2#2", "previous": "words@1#2"}
         assert len(keys(await api.register("b", "alpha", max_matches=20))) == 10
     # Nothing was embedded twice, and nothing is after a restart.
     await server.stop()
@@ -369,7 +363,7 @@ async def test_another_model_takes_over_without_a_gap(
 
 async def eventually_changed(api: Api) -> None:
     for _ in range(200):
-        if (await status(api)).model == "words@2":
+        if (await status(api)).model == "words@2#2":
             return
         await asyncio.sleep(0.1)
     raise AssertionError("the model was not changed")

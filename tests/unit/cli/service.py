@@ -37,14 +37,18 @@ def matched(key: str = "payments.yaml", number: int = 1) -> event_pb2.MatchedEve
     return message
 
 
-def match() -> event_pb2.Match:
+def match(*, relative: bool = False) -> event_pb2.Match:
     message = event_pb2.Match(
         need_index=0, need=NEED, score=0.83, path="/providers/0-1", passage="stripe adyen"
     )
     parts = message.parts
     parts.cosine, parts.threshold, parts.model, parts.scorer = 0.61, 0.35, "minilm", "s1"
     parts.background_mean, parts.background_deviation, parts.standing = 0.2, 0.1, 2.41
-    parts.lexical, parts.background_passages, parts.background_sequence = 0.42, 900, "5-0"
+    parts.background_passages, parts.background_sequence = 900, "5-0"
+    if relative:
+        parts.lexical, parts.share = 0.42, -1.2
+    else:
+        parts.usual_cosine, parts.coverage, parts.expected_coverage = 0.05, 0.8, 0.12
     return message
 
 
@@ -127,19 +131,42 @@ class Matching(match_service_pb2_grpc.MatchServiceServicer):
     def Match(self, request, _context):
         self.requests.append(request)
         response = match_service_pb2.MatchResponse(sequence="9-0", data=[matched()])
+        if request.max_matches == 100:
+            self._add_many(response, len(request.questions))
         if request.context_format or request.HasField("max_context_tokens"):
             response.context.CopyFrom(context())
         return response
 
+    @staticmethod
+    def _add_many(response: match_service_pb2.MatchResponse, questions: int) -> None:
+        """Three data for each question but the last, which gets a full answer: 0.90, 0.89, …."""
+        del response.data[:]
+        for index in range(questions):
+            scores = (
+                [0.9, 0.61, 0.2] if index < questions - 1 else [0.9 - i / 200 for i in range(100)]
+            )
+            for score in scores:
+                datum = matched(f"k{score:.3f}")
+                datum.matches[0].need_index, datum.matches[0].score = index, score
+                response.data.append(datum)
+
     def Explain(self, request, _context):
+        """Of the key "relative" as earlier versions scored."""
         self.requests.append(request)
+        relative = request.data_key == "relative"
         response = match_service_pb2.ExplainResponse(
-            event=event(), match=match(), matched=True, rank=1, data_count=1200
+            event=event(), match=match(relative=relative), matched=True, rank=1, data_count=1200
         )
         response.verdict = "Two words of three hit, far above the project's other data."
-        response.contributions.add(name="bias", value=1, weight=-3.1, log_odds=-3.1)
-        response.contributions.add(name="standing", value=2.41, weight=1.5, log_odds=3.615)
-        response.contributions.add(name="lexical", value=0.42, weight=2.55, log_odds=1.071)
+        contributions = response.contributions
+        contributions.add(name="bias", value=1, weight=-3.1, log_odds=-3.1)
+        if relative:
+            contributions.add(name="standing", value=2.41, weight=1.5, log_odds=3.615)
+            contributions.add(name="lexical", value=0.42, weight=2.55, log_odds=1.071)
+        else:
+            contributions.add(name="standing", value=2.41, weight=1, log_odds=2.41, needed=0.2)
+            contributions.add(name="contrast", value=0.56, weight=1, log_odds=0.56, needed=-1.6)
+            contributions.add(name="surplus", value=0.68, weight=2.5, log_odds=1.7, needed=1.25)
         response.terms.add(word="payment", stem="payment", weight=0.5, hit=0.4)
         response.terms.add(word="providers", stem="provid", weight=0.3, hit=0.3)
         response.terms.add(word="use", stem="use", weight=0.2, hit=0)

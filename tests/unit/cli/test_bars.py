@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from contex import NeedSummary
 from contex_cli import bars
-from contex_cli.match import histogram
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,24 +60,3 @@ def test_columns_read_as_they_should() -> None:
     assert bars.columns([1, 1000]) == ["▁█"]
     assert bars.columns([]) == [""]
     assert bars.columns([1, 2, 4], 2) == ["  █", "▄██"]
-
-
-THRESHOLDS = (0.05, 0.1, 0.15)
-
-
-def test_a_histogram_marks_the_chosen_threshold() -> None:
-    lines = histogram(NeedSummary(3, (4, 3, 1)), 0.1, THRESHOLDS)
-    assert [line[:6] for line in lines] == ["  0.05", "▸ 0.10", "  0.15"]
-    assert lines[0].endswith("█" * 40 + "  4")
-    assert lines[1].endswith("█" * 30 + " " * 10 + "  3")
-
-
-def test_a_threshold_between_gets_a_line_of_its_own() -> None:
-    lines = histogram(NeedSummary(2, (4, 3, 1)), 0.12, THRESHOLDS)
-    assert [line[:6] for line in lines] == ["  0.05", "  0.10", "▸ 0.12", "  0.15"]
-    assert lines[2].endswith("  2")
-
-
-def test_a_histogram_of_nothing() -> None:
-    lines = histogram(NeedSummary(0, (0, 0, 0)), 0.1, THRESHOLDS)
-    assert all(line.endswith("  0") and "█" not in line for line in lines)

@@ -177,6 +177,7 @@ def test_a_wrong_line_says_what_is_wrong(line: bytes, told: str) -> None:
         b'{"event_type":"agent_registered"}',
         b'{"event_type":"match_feedback","opaque":false}',
         b'{"event_type":"matching_model_changed"}',
+        b'{"event_type":"matching_background_changed"}',
     ],
 )
 def test_a_line_can_publish_nothing(line: bytes) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contex import Match
 from contex.v1 import event_pb2
 from contex_cli import match as match_commands
 from contex_cli.exits import ExitCode
+from contex_cli.matches import usual_line
 
 from tests import command_line
 from tests.unit.cli.service import NEED, Agents, Matching, serving
@@ -19,6 +21,7 @@ MATCH_KEYS = {
     *("need_index", "need", "score", "cosine", "threshold", "model", "path", "passage"),
     *("background_mean", "background_deviation", "standing", "lexical"),
     *("background_passages", "background_sequence", "scorer", "share"),
+    *("usual_cosine", "coverage", "expected_coverage"),
 }
 AGENT_KEYS = {
     *("agent_id", "needs", "need_specs", "threshold", "max_matches", "min_delta"),
@@ -75,10 +78,11 @@ def test_match_shows_score_place_and_words(contex: Contex) -> None:
 
 def test_match_explained_draws_the_parts(contex: Contex) -> None:
     out, _ = contex("match", NEED, "--explain", "--as-of", "5-0")
-    probability, standing, lexical = (line.split() for line in out.splitlines()[3:6])
+    probability, standing, contrast, surplus = (line.split() for line in out.splitlines()[3:7])
     assert probability == ["probability", "███████┃████████▋", "0.83", "┃", "threshold", "0.35"]
     assert standing[:3] == ["standing", "│█████▍", "2.41"]
-    assert lexical[:3] == ["lexical", "████████▍", "0.42"]
+    assert contrast[:3] == ["contrast", "│█████", "0.56"]
+    assert surplus[:3] == ["surplus", "│██████▏", "0.68"]
     assert contex.matching.requests[0].as_of.sequence == "5-0"
 
 
@@ -112,12 +116,77 @@ def test_explain_adds_up(contex: Contex) -> None:
     assert "matches: score 0.83 ≥ threshold 0.35" in out
     assert "Two words of three hit" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert rows["bias"] == ["bias", "1.000", "-3.100", "-3.10", "████████████│"]
-    assert rows["sum"][1] == "+1.59"
+    assert rows["bias"] == ["bias", "1.000", "-3.100", "-3.10", "██████████████│"]
+    assert rows["standing"][-2:] == ["needs", "0.20"]
+    assert " ".join(rows["surplus"][-7:]) == "needs 1.25, at most 0.88 is possible"
+    assert rows["sum"][1] == "+1.57"
     assert rows["payment"][2:] == ["0.50", "0.40", "█████████████░░░"]
     assert rows["use"][2:] == ["0.20", "-", "░░░░░░"]
     assert "(head)" in out
     assert "place 1 of 1,200 data" in out
+
+
+def test_explain_says_what_is_usual_and_which_words_were_found(contex: Contex) -> None:
+    out, _ = contex("explain", NEED, "payments.yaml")
+    assert (
+        "need: usually 0.20 ± 0.10 with data; datum: usually 0.05 with needs; "
+        "background: 900 data since 5-0\n"
+    ) in out
+    assert "words: found payment, providers; missing use; coverage 0.80, by chance 0.12\n" in out
+    match = Match(0, "n", 0.7, 0.7, 0.35, "m", background_sequence="0")
+    assert usual_line(match).endswith("background: the shipped one")
+
+
+def test_explain_shows_a_relative_score(contex: Contex) -> None:
+    out, _ = contex("explain", NEED, "relative")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert rows["lexical"] == ["lexical", "0.420", "+2.550", "+1.07", "│████▏"]
+    assert rows["sum"][1] == "+1.59"
+    assert "background: 900 passages as of 5-0" in out
+    assert "words: found payment, providers; missing use\n" in out
+    assert "needs " not in out.partition("sum")[0].partition("term ")[2]
+
+
+def test_a_table_of_thresholds(contex: Contex) -> None:
+    out, _ = contex("match", NEED, "all", "--thresholds", "--key", "pay*")
+    (request,) = contex.matching.requests
+    assert (request.max_matches, request.threshold) == (100, 0.05)
+    assert list(request.data_keys) == ["pay*"]
+    first, second = (table.splitlines() for table in out.split("\nall")[:2])
+    rows = [line.split() for line in first if "0." in line]
+    assert rows[0] == ["0.05", "3", "█" * 30, "0.200", "k0.200"]
+    assert rows[3] == ["0.20", "3", "█" * 30, "0.200", "k0.200"]
+    assert ["▸", "0.33", "2", "█" * 20, "0.610", "k0.610"] in rows  # the server's default
+    assert rows[-1] == ["0.95", "0"]
+    assert len(rows) == 20
+    rows = [line.split() for line in second if "0." in line]
+    assert rows[0] == ["0.05", "100+", "█" * 30, "not", "known:", "the", "answer", "is", "full"]
+    assert [row[1:2] + row[-1:] for row in rows if row[0] == "0.50"] == [["81", "k0.500"]]
+    assert "an answer has at most 100 data: + means that there may be more" in out
+    assert out.endswith("▸ threshold 0.33, as of 9-0\n")
+
+
+def test_thresholds_for_programs(contex: Contex) -> None:
+    (record,) = contex.records("match", NEED, NEED, "--thresholds", "--min-score", "0.01")
+    assert contex.matching.requests[0].threshold == 0.01
+    first, second = record["needs"]
+    assert (first["need"], first["threshold"], len(first["steps"])) == (NEED, 0.01, 20)
+    assert first["steps"][-3:-1] == [
+        {
+            "threshold": at,
+            "data_matched": 1,
+            "cut": False,
+            "lowest": {"data_key": "k0.900", "score": 0.9},
+        }
+        for at in (0.85, 0.9)
+    ]
+    assert first["steps"][-1]["lowest"] is None
+    assert (second["steps"][0]["cut"], second["steps"][0]["lowest"]) == (True, None)
+
+
+@pytest.mark.parametrize("other", [["--top", "3"], ["--explain"], ["--max-tokens", "9"]])
+def test_thresholds_take_the_place_of_other_answers(contex: Contex, other: list[str]) -> None:
+    assert "--thresholds" in contex.refused("match", NEED, "--thresholds", *other)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +202,7 @@ def test_explain_takes_a_need_and_a_datum(
     contex: Contex, arguments: list[str], need: Any, datum: str
 ) -> None:
     (record,) = contex.records("explain", *arguments)
-    assert record["log_odds"] == pytest.approx(1.586)
+    assert record["log_odds"] == pytest.approx(1.57)
     assert record["match"].keys() == MATCH_KEYS
     (request,) = contex.matching.requests
     asked = request.agent_need

@@ -113,6 +113,9 @@ def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> No
             "background_sequence": "",
             "scorer": "",
             "share": 0.0,
+            "usual_cosine": 0.0,
+            "coverage": 0.0,
+            "expected_coverage": 0.0,
         }
     ]
     written_out = records.record(replace(matched, context="- x"))

@@ -96,6 +96,12 @@ def test_foreign_events_are_noticed() -> None:
     assert check_log([*log, replace(foreign, mark="999999")], journal, 1) == LogFindings(foreign=1)
 
 
+def test_what_the_server_tells_about_its_scores_is_not_foreign() -> None:
+    journal, log = run()
+    told = Logged("9-1", "matching_background_changed", "", 0, "", "", "x")
+    assert check_log([*log, told], journal, 1) == LogFindings()
+
+
 def test_disorder_is_noticed() -> None:
     journal, log = run()
     assert check_log([log[0], log[2], log[1], log[3]], journal, 1) == LogFindings(unordered=1)

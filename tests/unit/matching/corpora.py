@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from contex_server.matching.background import Prior
+from contex_server.matching import background
 from contex_server.matching.encoding import Encoding, as_stored, unit
+from contex_server.matching.relative.background import Prior
 from contex_server.matching.terms import Terms, terms_of
 
 DIMENSION = 48
@@ -58,3 +59,12 @@ def prior(seed: int = 0) -> Prior:
     single = counted.ids[counted.ids < 2**31]
     share = np.full(len(single), 0.05, np.float32)
     return Prior(rows.mean(0), rows.T @ rows / len(rows), single, share, 25.0)
+
+
+def absolute_prior(seed: int = 0) -> background.Prior:
+    """The same for the absolute score, with what a hundred needs have in common."""
+    known, corpus = prior(seed), Corpus(seed + 2_000)
+    needs = np.concatenate([corpus.need().vectors for _ in range(100)]).astype(np.float64)
+    return background.Prior(
+        known.mean, known.second, needs.mean(0), known.term_ids, known.term_share
+    )

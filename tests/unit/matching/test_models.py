@@ -6,6 +6,7 @@ from contex_server.kernel.config import Settings
 from contex_server.matching.embedders.minilm import EARLIER_MODEL_ID, MODEL_ID, MiniLM
 from contex_server.matching.embedders.port import Role
 from contex_server.matching.models import open_models
+from contex_server.matching.rules import AbsoluteRule, RelativeRule, absolute_decider
 
 
 async def test_the_earlier_model_serves_beside_the_builtin_one() -> None:
@@ -13,9 +14,13 @@ async def test_the_earlier_model_serves_beside_the_builtin_one() -> None:
         embedder = MiniLM()
         stack.push_async_callback(embedder.close)
         models = await open_models(Settings(), stack, embedder)
-        assert models.configured_id == MODEL_ID
-        assert set(models.ids()) == {MODEL_ID, EARLIER_MODEL_ID}
+        assert models.configured_id == absolute_decider(MODEL_ID)
+        assert set(models.ids()) == {
+            decider for each in (MODEL_ID, EARLIER_MODEL_ID) for decider in (each, each + "#2")
+        }
         assert models.usable(EARLIER_MODEL_ID) == EARLIER_MODEL_ID
-        assert (await models.get(EARLIER_MODEL_ID)).id == EARLIER_MODEL_ID
+        assert isinstance(await models.rule(EARLIER_MODEL_ID), RelativeRule)
+        assert isinstance(await models.rule(models.configured_id), AbsoluteRule)
+        assert models.usable("unknown#2") == models.configured_id
         earlier = models.embedder(EARLIER_MODEL_ID)
         assert (await earlier.embed(["text"], Role.DATUM)).shape == (1, 384)

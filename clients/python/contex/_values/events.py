@@ -113,8 +113,9 @@ class Event(EventMethods):
     Attributes:
         sequence: Position in the project's log, "{unix_ms}-{n}". Set by the store.
         event_type: What happened. The service itself writes "data_published", "data_deleted",
-            "agent_registered", "agent_unregistered", "match_feedback", "data_erased" and
-            "matching_model_changed"; publishers can use any other type.
+            "agent_registered", "agent_unregistered", "match_feedback", "data_erased",
+            "matching_model_changed" and "matching_background_changed"; publishers can use any other
+            type.
         data_key: The datum that this event is about. Empty if it is not about a datum.
         payload: The fact itself, exactly as published. Empty in "data_deleted".
         content_type: Media type of the payload. Empty means "application/json".
@@ -185,20 +186,25 @@ class Match:
             ("/catalog/book[3]") in XML; "paragraphs 3-5" in text. Empty for the head: key,
             description and outline.
         passage: The text of that passage, at most 400 characters.
-        background_mean: Mean of the need's cosines over the project's own data, mixed with the
-            shipped background while the project is small.
+        background_mean: Mean of the need's cosines with data, by the background.
         background_deviation: Standard deviation of the same cosines.
         standing: (cosine - background_mean) / background_deviation: how far, for this need, the
-            passage stands out from the rest of the project.
-        lexical: Share of the need's words found in the passage, weighted by their rarity in the
-            project (BM25 divided by the value for a perfect passage), 0 to 1.
-        background_passages: The background: the number of the project's passages that it was
-            computed from.
-        background_sequence: The version of the background: the project's data as of this sequence.
+            passage stands out from what is usual.
+        lexical: Share of the need's words found in the passage, weighted by their rarity (BM25
+            divided by the value for a perfect passage), 0 to 1.
+        background_passages: The number of the project's data that the background sums up; 0 if it
+            is the shipped one alone. (Of a relative score, the number of passages.)
+        background_sequence: The version of the background: the sequence of the event since which it
+            holds, "0" for the shipped one. (Of a relative score, the sequence as of which the data
+            were summed up.)
         scorer: Identity of the formula and of its fitted weights.
-        share: Logarithm of the passage's weight relative to everything in the project that competes
-            with it: the mass of unrelated data, and the two best passages for this need. Near 0 if
-            nothing else comes close.
+        share: Of a relative score, as earlier versions computed it: logarithm of the passage's
+            weight among everything that competes with it. 0 if the score is absolute.
+        usual_cosine: Mean of the passage's cosines with needs of all kinds: high for text that is
+            near to everything.
+        coverage: Share of the need's single words that the datum has anywhere, weighted by their
+            rarity, 0 to 1.
+        expected_coverage: The coverage that a datum with as many different words has by chance.
     """
 
     need_index: int
@@ -217,6 +223,9 @@ class Match:
     background_sequence: str = ""
     scorer: str = ""
     share: float = 0.0
+    usual_cosine: float = 0.0
+    coverage: float = 0.0
+    expected_coverage: float = 0.0
 
 
 def match(message: event_pb2.Match) -> Match:
@@ -239,6 +248,9 @@ def match(message: event_pb2.Match) -> Match:
         background_sequence=parts.background_sequence,
         scorer=parts.scorer,
         share=parts.share,
+        usual_cosine=parts.usual_cosine,
+        coverage=parts.coverage,
+        expected_coverage=parts.expected_coverage,
     )
 
 

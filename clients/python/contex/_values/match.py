@@ -88,16 +88,20 @@ class Contribution:
     """One term of the log-odds.
 
     Attributes:
-        name: Its name: "bias", "standing", "cosine", "lexical", ...
+        name: Its name: "bias", "standing", "contrast", "lexical", "surplus"; of a relative score
+            "share".
         value: Value of the feature.
         weight: Fitted weight.
         log_odds: value * weight.
+        needed: The value with which the score would be the threshold, everything else being equal.
+            None for "bias", for weights of 0, and of a relative score.
     """
 
     name: str
     value: float
     weight: float
     log_odds: float
+    needed: float | None = None
 
 
 def contribution(message: match_service_pb2.Contribution) -> Contribution:
@@ -107,6 +111,7 @@ def contribution(message: match_service_pb2.Contribution) -> Contribution:
         value=message.value,
         weight=message.weight,
         log_odds=message.log_odds,
+        needed=message.needed if message.HasField("needed") else None,
     )
 
 

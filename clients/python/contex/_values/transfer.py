@@ -71,7 +71,8 @@ class ExportPart(enum.Enum):
     VECTORS = "vectors"
     """The vectors used for matching.
 
-    Without them, they are computed again after the import.
+    Without them, they are computed again after the import. With an open filter also the backgrounds
+    of scores, so that the copy scores alike.
     """
     SETTINGS = "settings"
     """The project's settings: its retention."""

@@ -177,8 +177,9 @@ class Event(_message.Message):
     """Position in the project's log, "{unix_ms}-{n}". Set by the store."""
     event_type: _builtins.str
     """What happened. The service itself writes "data_published", "data_deleted",
-    "agent_registered", "agent_unregistered", "match_feedback", "data_erased" and
-    "matching_model_changed"; publishers can use any other type.
+    "agent_registered", "agent_unregistered", "match_feedback", "data_erased",
+    "matching_model_changed" and "matching_background_changed"; publishers can use any other
+    type.
     """
     data_key: _builtins.str
     """The datum that this event is about. Empty if it is not about a datum."""
@@ -359,6 +360,9 @@ class ScoreParts(_message.Message):
     BACKGROUND_SEQUENCE_FIELD_NUMBER: _builtins.int
     SCORER_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    USUAL_COSINE_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    EXPECTED_COVERAGE_FIELD_NUMBER: _builtins.int
     cosine: _builtins.float
     """Cosine of the embeddings of the need and the passage, -1 to 1."""
     threshold: _builtins.float
@@ -366,30 +370,39 @@ class ScoreParts(_message.Message):
     model: _builtins.str
     """Identity of the embedding model."""
     background_mean: _builtins.float
-    """Mean of the need's cosines over the project's own data, mixed with the shipped background
-    while the project is small.
-    """
+    """Mean of the need's cosines with data, by the background."""
     background_deviation: _builtins.float
     """Standard deviation of the same cosines."""
     standing: _builtins.float
     """(cosine - background_mean) / background_deviation: how far, for this need, the passage stands
-    out from the rest of the project.
+    out from what is usual.
     """
     lexical: _builtins.float
-    """Share of the need's words found in the passage, weighted by their rarity in the project (BM25
-    divided by the value for a perfect passage), 0 to 1.
+    """Share of the need's words found in the passage, weighted by their rarity (BM25 divided by the
+    value for a perfect passage), 0 to 1.
     """
     background_passages: _builtins.int
-    """The background: the number of the project's passages that it was computed from."""
+    """The number of the project's data that the background sums up; 0 if it is the shipped one
+    alone. (Of a relative score, the number of passages.)
+    """
     background_sequence: _builtins.str
-    """The version of the background: the project's data as of this sequence."""
+    """The version of the background: the sequence of the event since which it holds, "0" for the
+    shipped one. (Of a relative score, the sequence as of which the data were summed up.)
+    """
     scorer: _builtins.str
     """Identity of the formula and of its fitted weights."""
     share: _builtins.float
-    """Logarithm of the passage's weight relative to everything in the project that competes with
-    it: the mass of unrelated data, and the two best passages for this need. Near 0 if nothing
-    else comes close.
+    """Of a relative score, as earlier versions computed it: logarithm of the passage's weight
+    among everything that competes with it. 0 if the score is absolute.
     """
+    usual_cosine: _builtins.float
+    """Mean of the passage's cosines with needs of all kinds: high for text that is near to
+    everything.
+    """
+    coverage: _builtins.float
+    """Share of the need's single words that the datum has anywhere, weighted by their rarity, 0 to 1."""
+    expected_coverage: _builtins.float
+    """The coverage that a datum with as many different words has by chance."""
     def __init__(
         self,
         *,
@@ -404,10 +417,13 @@ class ScoreParts(_message.Message):
         background_sequence: _builtins.str = ...,
         scorer: _builtins.str = ...,
         share: _builtins.float = ...,
+        usual_cosine: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+        expected_coverage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background_deviation", b"background_deviation", "background_mean", b"background_mean", "background_passages", b"background_passages", "background_sequence", b"background_sequence", "cosine", b"cosine", "lexical", b"lexical", "model", b"model", "scorer", b"scorer", "share", b"share", "standing", b"standing", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background_deviation", b"background_deviation", "background_mean", b"background_mean", "background_passages", b"background_passages", "background_sequence", b"background_sequence", "cosine", b"cosine", "coverage", b"coverage", "expected_coverage", b"expected_coverage", "lexical", b"lexical", "model", b"model", "scorer", b"scorer", "share", b"share", "standing", b"standing", "threshold", b"threshold", "usual_cosine", b"usual_cosine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

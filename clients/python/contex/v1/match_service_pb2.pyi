@@ -285,14 +285,19 @@ class Contribution(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     LOG_ODDS_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: "bias", "standing", "cosine", "lexical", ..."""
+    """Its name: "bias", "standing", "contrast", "lexical", "surplus"; of a relative score "share"."""
     value: _builtins.float
     """Value of the feature."""
     weight: _builtins.float
     """Fitted weight."""
     log_odds: _builtins.float
     """value * weight."""
+    needed: _builtins.float
+    """The value with which the score would be the threshold, everything else being equal. Unset for
+    "bias", for weights of 0, and of a relative score.
+    """
     def __init__(
         self,
         *,
@@ -300,12 +305,15 @@ class Contribution(_message.Message):
         value: _builtins.float = ...,
         weight: _builtins.float = ...,
         log_odds: _builtins.float = ...,
+        needed: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_needed", b"_needed", "needed", b"needed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_odds", b"log_odds", "name", b"name", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_needed", b"_needed", "log_odds", b"log_odds", "name", b"name", "needed", b"needed", "value", b"value", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__needed: _TypeAlias = _typing.Literal["needed"]  # noqa: Y015
+    _WhichOneofArgType__needed: _TypeAlias = _typing.Literal["_needed", b"_needed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__needed) -> _WhichOneofReturnType__needed | None: ...
 
 Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 

@@ -79,7 +79,9 @@ class _ExportPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportPart
     EXPORT_PART_AGENTS: _ExportPart.ValueType  # 1
     """The registered agents, with their needs and cursors."""
     EXPORT_PART_VECTORS: _ExportPart.ValueType  # 2
-    """The vectors used for matching. Without them, they are computed again after the import."""
+    """The vectors used for matching. Without them, they are computed again after the import. With an
+    open filter also the backgrounds of scores, so that the copy scores alike.
+    """
     EXPORT_PART_SETTINGS: _ExportPart.ValueType  # 3
     """The project's settings: its retention."""
 
@@ -91,7 +93,9 @@ EXPORT_PART_UNSPECIFIED: ExportPart.ValueType  # 0
 EXPORT_PART_AGENTS: ExportPart.ValueType  # 1
 """The registered agents, with their needs and cursors."""
 EXPORT_PART_VECTORS: ExportPart.ValueType  # 2
-"""The vectors used for matching. Without them, they are computed again after the import."""
+"""The vectors used for matching. Without them, they are computed again after the import. With an
+open filter also the backgrounds of scores, so that the copy scores alike.
+"""
 EXPORT_PART_SETTINGS: ExportPart.ValueType  # 3
 """The project's settings: its retention."""
 Global___ExportPart: _TypeAlias = ExportPart  # noqa: Y015

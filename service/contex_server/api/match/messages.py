@@ -11,7 +11,7 @@ from contex_server.api.shared import wire
 from contex_server.api.shared.convert import convert
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import split
-from contex_server.kernel.model import Match
+from contex_server.kernel.model import BEGINNING, Match
 from contex_server.kernel.protobuf import field, timestamp
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
@@ -44,8 +44,13 @@ def match_message(match: Match) -> event_pb2.Match:
             lexical=match.lexical,
             share=match.share,
             background_passages=match.background_passages,
-            background_sequence=str(match.background_as_of),
+            background_sequence="0"
+            if match.background_as_of == BEGINNING
+            else str(match.background_as_of),
             scorer=match.scorer,
+            usual_cosine=match.usual,
+            coverage=match.coverage,
+            expected_coverage=match.expected,
         ),
     )
 

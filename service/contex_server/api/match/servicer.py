@@ -98,12 +98,13 @@ class MatchServicer(Servicer):
         room = self._rooms.match
         models = room.pool.engine.embeddings.models
         progress = await room.reembedding.progress(call.project)
+        decider = await self._rooms.storage.store.match.model(call.project) or models.configured_id
         response = pb.GetMatchingStatusResponse(
-            model=await self._rooms.storage.store.match.model(call.project) or models.configured_id,
+            model=decider,
             configured_model=models.configured_id,
             texts_embedded=progress.done,
             texts_total=progress.total,
-            scorer=room.pool.engine.scorer.name,
+            scorer=models.scorer_of(decider),
             default_threshold=self._settings.match_threshold,
         )
         if response.model != response.configured_model:

@@ -33,6 +33,11 @@ def vectors_kind(model: str) -> str:
     return f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}"
 
 
+def backgrounds_kind(decider: str) -> str:
+    """The kind of the key that holds the backgrounds of a decider."""
+    return f"backgrounds:{blake2b(decider.encode(), digest_size=6).hexdigest()}"
+
+
 def agent_kinds(agent_id: str) -> tuple[str, ...]:
     """The kinds of an agent's journal and registration, in the order the functions take them."""
     own = (f"journal:{agent_id}", f"sent:{agent_id}", f"streams:{agent_id}")

@@ -1,7 +1,8 @@
-"""Encodings and the model that decides, on Redis or Valkey.
+"""Encodings, the model that decides and its backgrounds, on Redis or Valkey.
 
-vectors:<m>  hash: text digest -> encoding, under a model
-matching     hash: "model" -> the one that decides
+vectors:<m>      hash: text digest -> encoding, under a model
+matching         hash: "model" -> the one that decides
+backgrounds:<m>  hash: sequence of its event -> background; "size" -> that of the largest
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contex_server.kernel.model import SERVICE, Sequence
 from contex_server.log.match import MatchStore
 from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import COUNTED, parse_sequence, vectors_kind
+from contex_server.log.redis.key_names import (
+    COUNTED,
+    backgrounds_kind,
+    parse_sequence,
+    vectors_kind,
+)
 
 _SCAN_COUNT = 500
 _DROPPED = 1_000
 """Encodings removed by one command."""
+_SIZE = b"size"
 
 
 class RedisMatch(Facet, MatchStore):
@@ -63,8 +70,11 @@ class RedisMatch(Facet, MatchStore):
     ) -> Sequence | None:
         reply = await self._client.call(
             project,
-            "contex1_change_model",
-            (*COUNTED, "matching", vectors_kind(expected)),
+            "contex2_change_model",
+            (
+                *(*COUNTED, "matching", vectors_kind(expected)),
+                *(backgrounds_kind(expected), backgrounds_kind(model)),
+            ),
             expected,
             model,
             event_type,
@@ -73,3 +83,57 @@ class RedisMatch(Facet, MatchStore):
             self._settings.audit_retention_ms,
         )
         return None if reply is None else parse_sequence(reply)
+
+    async def background(
+        self, project: str, decider: str, as_of: Sequence | None = None
+    ) -> tuple[Sequence, bytes] | None:
+        kind = backgrounds_kind(decider)
+        fields = await self._client.command(project, "HKEYS", kind)
+        sequences = [parse_sequence(field) for field in fields if field != _SIZE]
+        latest = max((s for s in sequences if as_of is None or s <= as_of), default=None)
+        if latest is None:
+            return None
+        packed = await self._client.command(project, "HGET", kind, str(latest))
+        return None if packed is None else (latest, packed)
+
+    async def set_background(
+        self, project: str, decider: str, size: int, packed: bytes, event_type: str, body: bytes
+    ) -> Sequence | None:
+        reply = await self._client.call(
+            project,
+            "contex1_set_background",
+            (*COUNTED, "matching", backgrounds_kind(decider)),
+            decider,
+            size,
+            packed,
+            event_type,
+            body,
+            str(SERVICE),
+            self._settings.audit_retention_ms,
+        )
+        return None if reply is None else parse_sequence(reply)
+
+    async def backgrounds(self, project: str, decider: str) -> dict[Sequence, bytes]:
+        found: dict[Sequence, bytes] = {}
+        async for chunk in self._client.scan(project, backgrounds_kind(decider), _SCAN_COUNT):
+            found.update({parse_sequence(f): packed for f, packed in chunk if f != _SIZE})
+        return found
+
+    async def put_backgrounds(
+        self, project: str, decider: str, backgrounds: Mapping[Sequence, bytes], size: int
+    ) -> None:
+        kind = backgrounds_kind(decider)
+        if backgrounds:
+            present = int(await self._client.command(project, "HGET", kind, _SIZE) or 0)
+            await self._client.commands(
+                project,
+                *(("HSETNX", kind, str(s), packed) for s, packed in backgrounds.items()),
+                ("HSET", kind, _SIZE, max(size, present)),
+            )
+
+    async def drop_backgrounds(
+        self, project: str, decider: str, sequences: Iterable[Sequence]
+    ) -> None:
+        fields = [str(sequence) for sequence in sequences]
+        if fields:
+            await self._client.command(project, "HDEL", backgrounds_kind(decider), *fields)

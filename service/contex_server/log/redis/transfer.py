@@ -12,7 +12,7 @@ from typing import Any
 
 from contex_server.kernel.model import DATA_DELETED, Sequence
 from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import COUNTED, key, vectors_kind
+from contex_server.log.redis.key_names import COUNTED, backgrounds_kind, key, vectors_kind
 from contex_server.log.redis.state import state_value
 from contex_server.log.transfer import Restored, TransferStore
 
@@ -69,7 +69,7 @@ class RedisTransfer(Facet, TransferStore):
                 *("FCALL", "contex1_commit_import", 3),
                 *(key(project, "events"), key(staged, "events"), key(project, "audit")),
                 *(action, self._settings.audit_retention_ms),
-                *(*_KINDS, *map(vectors_kind, models)),
+                *(*_KINDS, *_kinds_of(models)),
             ),
         )
         return bool(committed)
@@ -81,8 +81,13 @@ class RedisTransfer(Facet, TransferStore):
             ("events",),
             *_KINDS,
             "import",
-            *map(vectors_kind, models),
+            *_kinds_of(models),
         )
+
+
+def _kinds_of(models: Iterable[str]) -> list[str]:
+    """The kinds of keys that there are for each model."""
+    return [kind(model) for model in models for kind in (vectors_kind, backgrounds_kind)]
 
 
 def _arguments(events: list[Restored], archived: bool) -> list[Any]:

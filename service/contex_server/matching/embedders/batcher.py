@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 from cachetools import LRUCache
@@ -13,13 +15,30 @@ from contex_server.matching.embedders.port import Vector
 
 Compute = Callable[[list[str]], Awaitable[Sequence[Vector | Exception]]]
 """A vector, or why there is none, for each of these texts; or an exception for all."""
+_UNHURRIED_SHARE = 4
+"""A turn of texts that nobody waits for has this part of a full one, so that it soon ends."""
+_TURNS_BETWEEN = 16
+"""At least every so many turns such texts have theirs, however many others wait."""
+
+_hurried: ContextVar[bool] = ContextVar("hurried", default=True)
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """What this task embeds inside of the block lets the texts of everybody else go first."""
+    token = _hurried.set(False)
+    try:
+        yield
+    finally:
+        _hurried.reset(token)
 
 
 class Batcher:
     """Gives each text to the model once, however many wait for it, in bounded turns.
 
     A turn takes one text of each waiting caller after the other, so that somebody with a
-    thousand texts delays somebody with one by a turn at most.
+    thousand texts delays somebody with one by a turn at most. Callers in an `unhurried` block
+    come when no others wait, in short turns.
 
     An instance belongs to one event loop at a time.
     """
@@ -49,6 +68,9 @@ class Batcher:
         self._recent: LRUCache[str, Vector] = LRUCache(cached_texts)
         self._jobs: dict[str, _Job] = {}
         self._callers: deque[deque[_Job]] = deque()
+        self._unhurried: deque[deque[_Job]] = deque()
+        self._turns = 0
+        """Turns since one of unhurried callers."""
         self._workers: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -72,7 +94,8 @@ class Batcher:
             jobs[text] = self._jobs[text]
             jobs[text].waiters += 1
         if jobs:
-            self._callers.append(deque(job for job in jobs.values() if not job.taken))
+            callers = self._callers if _hurried.get() else self._unhurried
+            callers.append(deque(job for job in jobs.values() if not job.taken))
             self._work()
             try:
                 # Not gather: cancelling this caller must not cancel what others wait for.
@@ -104,10 +127,11 @@ class Batcher:
         self._workers.discard(worker)
         if not self._workers and (self._closed or worker.cancelled()):
             self._callers.clear()
+            self._unhurried.clear()
             for job in self._jobs.values():
                 job.fail(RuntimeError("the embedder was closed"))
             self._jobs.clear()
-        elif self._callers:
+        elif self._callers or self._unhurried:
             self._work()
 
     async def _take_turns(self) -> None:
@@ -130,10 +154,25 @@ class Batcher:
 
     def _next_turn(self) -> list[_Job]:
         """Texts that somebody still waits for; empty if there are none."""
+        self._turns += 1
+        texts, chars = self._texts_per_turn, self._chars_per_turn
+        few, short = -(-texts // _UNHURRIED_SHARE), chars // _UNHURRIED_SHARE
+        if self._unhurried and self._turns >= _TURNS_BETWEEN:
+            turn = self._taken(self._unhurried, few, short)
+        else:
+            turn = self._taken(self._callers, texts, chars)
+            if turn:
+                return turn
+            turn = self._taken(self._unhurried, few, short)
+        self._turns = 0
+        return turn or self._taken(self._callers, texts, chars)
+
+    def _taken(self, callers: deque[deque[_Job]], texts: int, chars: int) -> list[_Job]:
+        """Up to so many texts, or characters, of these callers."""
         turn: list[_Job] = []
-        chars = 0
-        while self._callers and len(turn) < self._texts_per_turn and chars < self._chars_per_turn:
-            caller = self._callers.popleft()
+        taken = 0
+        while callers and len(turn) < texts and taken < chars:
+            caller = callers.popleft()
             while caller:
                 job = caller.popleft()
                 if job.taken:
@@ -141,11 +180,11 @@ class Batcher:
                 job.taken = True
                 if job.waiters:
                     turn.append(job)
-                    chars += len(job.text)
+                    taken += len(job.text)
                     break
                 del self._jobs[job.text]
             if caller:
-                self._callers.append(caller)
+                callers.append(caller)
         return turn
 
 

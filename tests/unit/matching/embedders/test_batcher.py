@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from contex_server.matching.embedders.batcher import Batcher
+from contex_server.matching.embedders.batcher import Batcher, unhurried
 from contex_server.matching.embedders.port import Vector
 
 
@@ -177,3 +177,57 @@ def test_it_serves_one_event_loop_after_the_other() -> None:
     for text in ("a", "bb"):
         assert asyncio.run(lengths(batches, text)) == [len(text)]
     assert model.turns == [["a"], ["bb"]]
+
+
+async def test_unhurried_texts_let_others_go_first_in_short_turns() -> None:
+    model = Model()
+    batches = batcher(model, texts=8)
+
+    async def reembed() -> None:
+        with unhurried():
+            await batches.embed([f"old {n}" for n in range(8)])
+
+    model.gate.clear()
+    slow = asyncio.create_task(reembed())
+    await settled()
+    new = asyncio.create_task(lengths(batches, *(f"new {n}" for n in range(10))))
+    await settled()
+    assert model.turns == [["old 0", "old 1"]]
+    model.gate.set()
+    assert await new == [5] * 10
+    assert [len(turn) for turn in model.turns[:3]] == [2, 8, 2]
+    assert not slow.done()
+    await slow
+    assert [turn[0] for turn in model.turns[3:]] == ["old 2", "old 4", "old 6"]
+
+
+async def test_unhurried_texts_come_at_last_however_many_others_there_are() -> None:
+    model = Model()
+    batches = batcher(model, texts=4)
+    everyone = asyncio.create_task(batches.embed([f"new {n}" for n in range(400)]))
+    await settled()
+    with unhurried():
+        await batches.embed(["old"])
+    assert not everyone.done()
+    assert 10 < next(n for n, turn in enumerate(model.turns) if turn == ["old"]) < 20
+    await everyone
+
+
+async def test_an_unhurried_text_that_others_want_too_comes_at_their_turn() -> None:
+    model = Model()
+    batches = batcher(model, texts=4)
+
+    async def reembed() -> None:
+        with unhurried():
+            await batches.embed([f"old {n}" for n in range(9)])
+
+    model.gate.clear()
+    slow = asyncio.create_task(reembed())
+    await settled()
+    new = asyncio.create_task(lengths(batches, "old 8"))
+    await settled()
+    model.gate.set()
+    assert await new == [5]
+    assert model.turns[:2] == [["old 0"], ["old 8"]]
+    await slow
+    assert sorted(text for turn in model.turns for text in turn) == [f"old {n}" for n in range(9)]

@@ -185,3 +185,18 @@ def test_equal_runs_hold_every_text_once_without_padding(lengths: list[int]) -> 
     for run in found:
         assert len({lengths[index] for index in run}) == 1
         assert sum(lengths[index] for index in run) <= 256
+
+
+def test_the_runtime_sums_exactly_where_the_processor_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "cpuinfo"
+    assert not module._has_vnni(told)
+    told.write_text("flags : fpu sse avx2")
+    assert not module._has_vnni(told)
+    told.write_text("flags : fpu avx512f avx512_vnni")
+    assert module._has_vnni(told)
+    here = MiniLM().load().pipeline.embed(["stock levels"])
+    monkeypatch.setattr(module, "_has_vnni", lambda: False)
+    there = MiniLM().load().pipeline.embed(["stock levels"])
+    assert float(here[0] @ there[0]) > 0.9999

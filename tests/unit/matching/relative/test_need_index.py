@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contex_server.kernel.model import Agent, Need
-from contex_server.matching.background import Model
-from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding, as_stored, unit
-from contex_server.matching.need_index import NeedIndex
-from contex_server.matching.score import Scorer, shipped_weights
+from contex_server.matching.relative.background import Model
+from contex_server.matching.relative.data_index import DataIndex
+from contex_server.matching.relative.need_index import NeedIndex
+from contex_server.matching.relative.score import Scorer, shipped_weights
 from contex_server.matching.terms import terms_of
 
-from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import DIMENSION, Corpus, prior
+from tests.unit.matching.relative.brute_force import BruteForce
 
 PRIOR = prior()
 SHIPPED = shipped_weights()

@@ -5,8 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contex_server.kernel.config import Settings
-from contex_server.matching.score import RIVALS, Scorer, rarity, saturation, shipped_weights
+from contex_server.matching.relative.score import (
+    RIVALS,
+    Scorer,
+    rarity,
+    saturation,
+    shipped_weights,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +50,9 @@ def test_the_formula(standing: float, lexical: float, others: list[float], n: in
     assert 0 < found < 1 or expected in (0, 1)
     assert found == pytest.approx(expected, abs=1e-12)
     named = Scorer().contributions(standing, lexical, share)
-    assert 1 / (1 + math.exp(-sum(value * w for _, value, w in named))) == pytest.approx(expected)
+    assert 1 / (1 + math.exp(-sum(value * w for _, value, w, _ in named))) == pytest.approx(
+        expected
+    )
 
 
 @given(WEIGHTS, STANDINGS, WORDS, STANDINGS, WORDS, st.lists(st.floats(0, 20)), PASSAGES)
@@ -109,7 +116,3 @@ def test_the_shipped_weights_are_complete() -> None:
     assert 0 < weights.default_threshold < 1
     assert min(weights.standing, weights.lexical, weights.share) >= 0
     assert 0 < weights.rival_floor < 1
-
-
-def test_the_server_s_default_threshold_is_the_fitted_one() -> None:
-    assert Settings().match_threshold == shipped_weights().default_threshold

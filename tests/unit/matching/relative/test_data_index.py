@@ -8,16 +8,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-from contex_server.matching import data_index as data_module
-from contex_server.matching.background import Model
-from contex_server.matching.data_index import NO_CHANGE, DataIndex, Ranking
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import Scorer, shipped_weights
+from contex_server.matching.relative import data_index as data_module
+from contex_server.matching.relative.background import Model
+from contex_server.matching.relative.data_index import NO_CHANGE, DataIndex, Ranking
+from contex_server.matching.relative.score import Scorer, shipped_weights
 from contex_server.matching.terms import NO_TERMS
 from contex_server.matching.vectors import VectorIndex
 
-from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import Corpus, prior
+from tests.unit.matching.relative.brute_force import BruteForce
 
 SCORER = Scorer(replace(shipped_weights(), prior_passages=10.0))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from contex_server.matching.background import deviations
-from contex_server.matching.score import Floats
+from contex_server.matching.relative.background import deviations
+from contex_server.matching.relative.score import Floats
 from contex_server.matching.vectors import resized
 
 Rows = NDArray[np.int64]

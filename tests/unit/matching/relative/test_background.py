@@ -4,19 +4,15 @@ import random
 
 import numpy as np
 import pytest
-from contex_server.matching.background import (
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.relative.background import (
     PASSAGES_PER_TEXT,
     Background,
-    shipped_prior,
-    shipped_texts,
-    unpack_prior,
 )
-from contex_server.matching.encoding import Encoding
-from contex_server.matching.score import shipped_weights
+from contex_server.matching.relative.score import shipped_weights
 
-from benchmarks.matching.priors import build_prior, pack_prior
-from tests.unit.matching.brute_force import BruteForce
-from tests.unit.matching.corpora import DIMENSION, Corpus, prior
+from tests.unit.matching.corpora import Corpus, prior
+from tests.unit.matching.relative.brute_force import BruteForce
 
 
 def test_what_it_says_is_what_all_passages_say() -> None:
@@ -96,41 +92,3 @@ def test_an_empty_project_has_the_priors() -> None:
     assert second == pytest.approx(known.second, abs=1e-8)
     assert background.average_length == known.length
     assert background.baselines([]) == []
-
-
-def test_a_prior_that_knows_no_term() -> None:
-    corpus = Corpus(5)
-    made = build_prior([corpus.text()])
-    assert not len(made.term_ids)
-    need = corpus.need()
-    (baseline,) = Background(made).baselines([need])
-    assert len(baseline.weights) == len(need.terms[0].ids)
-    assert baseline.mass > 0
-
-
-def test_a_prior_survives_being_packed() -> None:
-    corpus = Corpus(4)
-    made = build_prior([corpus.text(1 + n % 3) for n in range(50)])
-    read = unpack_prior(pack_prior(made))
-    assert read.mean == pytest.approx(made.mean, abs=1e-6)
-    assert read.second == pytest.approx(made.second, abs=1e-3)
-    assert (read.second == read.second.T).all()
-    assert read.term_ids.tolist() == made.term_ids.tolist()
-    assert read.length == made.length
-    assert read.share(np.array([made.term_ids[0], 0], np.uint32)) == pytest.approx(
-        [made.term_share[0], 0], abs=1e-3
-    )
-    vectors = corpus.text(3).vectors
-    other = made.under(vectors)
-    assert other.term_ids is made.term_ids
-    assert other.mean == pytest.approx(vectors.mean(0), abs=1e-6)
-    assert other.second == pytest.approx(np.einsum("ni,nj->ij", vectors, vectors) / 3, abs=1e-6)
-
-
-def test_the_shipped_prior_is_usable() -> None:
-    shipped = shipped_prior()
-    assert np.trace(shipped.second) == pytest.approx(1.0, abs=1e-3)
-    assert np.linalg.eigvalsh(shipped.second)[0] > -1e-4
-    assert shipped.share(shipped.term_ids).max() <= 1
-    assert len(shipped_texts()) > 100
-    assert len(shipped.mean) != DIMENSION

@@ -10,21 +10,21 @@ from functools import partial
 import numpy as np
 import pytest
 from contex_server.kernel.model import BEGINNING, DATA_DELETED, DATA_PUBLISHED, Event, Match, Need
-from contex_server.matching import data_index as data_module
-from contex_server.matching.background import Model
-from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import QUOTED_CHARS, Description
 from contex_server.matching.embedders.port import unit
 from contex_server.matching.encoding import Encoding, as_stored, need_recipe
-from contex_server.matching.explain import Explanation, explain
 from contex_server.matching.formats.media import Format
 from contex_server.matching.formats.passages import Passage
-from contex_server.matching.score import Scorer, shipped_weights
+from contex_server.matching.relative import data_index as data_module
+from contex_server.matching.relative.background import Model
+from contex_server.matching.relative.data_index import DataIndex
+from contex_server.matching.relative.explain import Explanation, explain
+from contex_server.matching.relative.score import Scorer, shipped_weights
 from contex_server.matching.terms import terms_of
 from contex_server.matching.vectors import VectorIndex
 
-from tests.unit.matching.brute_force import BruteForce
 from tests.unit.matching.corpora import TOPICS, VOCABULARY, Corpus, prior
+from tests.unit.matching.relative.brute_force import BruteForce
 
 SCORER = Scorer(replace(shipped_weights(), prior_passages=10.0))
 PRIOR = prior()

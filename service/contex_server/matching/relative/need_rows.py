@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contex_server.matching.background import PASSAGES_PER_TEXT, rarities
-from contex_server.matching.data_index import DataIndex, TextChange
+from contex_server.matching.changes import TextChange
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.need_columns import NeedColumns, Rows
 from contex_server.matching.postings import Postings
-from contex_server.matching.score import Floats, saturation
+from contex_server.matching.relative.background import PASSAGES_PER_TEXT, rarities
+from contex_server.matching.relative.data_index import DataIndex
+from contex_server.matching.relative.need_columns import NeedColumns, Rows
+from contex_server.matching.relative.score import Floats, saturation
 from contex_server.matching.terms import Terms
 from contex_server.matching.vectors import resized
 

@@ -1,0 +1,66 @@
+"""What an explanation of a score says, under any rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from contex_server.kernel.model import Match
+
+
+class Contribution(NamedTuple):
+    """One term of the log-odds."""
+
+    name: str
+    value: float
+    weight: float
+    needed: float | None = None
+    """The value with which the score would be the threshold, everything else being equal."""
+
+    @property
+    def log_odds(self) -> float:
+        """What it adds to the log-odds."""
+        return self.value * self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class TermHit:
+    """A word of the need: its share of the need's weight, and how much of that the passage gets."""
+
+    word: str
+    stem: str
+    weight: float
+    hit: float
+
+
+@dataclass(frozen=True, slots=True)
+class PassageScore:
+    """A passage, with the score that the datum would have if it were the only one."""
+
+    path: str
+    text: str
+    score: float
+    cosine: float
+    lexical: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """See `contex.v1.ExplainResponse`."""
+
+    match: Match
+    matched: bool
+    verdict: str
+    contributions: tuple[Contribution, ...]
+    terms: tuple[TermHit, ...]
+    passages: tuple[PassageScore, ...]
+    rank: int  # of the datum for this need, from 1; 0 if the event is not its latest
+    data_count: int
+
+
+def listed(words: Sequence[str]) -> str:
+    """Some words in quotes, and how many more there are."""
+    quoted = [f'"{word}"' for word in words[:5]]
+    more = f" and {len(words) - 5} more of its words" if len(words) > 5 else ""
+    return ", ".join(quoted) + more

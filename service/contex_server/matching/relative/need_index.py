@@ -1,0 +1,206 @@
+"""The needs of the agents that listen here: finds those that a new text meets.
+
+`NeedRows` compares a text with all needs at once, cheaply. The few candidates are then scored
+exactly, as `DataIndex` does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from contex_server.kernel.model import Agent, Match
+from contex_server.matching.changes import NO_CHANGE, TextChange, best_first
+from contex_server.matching.encoding import Encoding
+from contex_server.matching.relative.background import NeedBaseline
+from contex_server.matching.relative.data_index import DataIndex
+from contex_server.matching.relative.need_columns import KEPT, Rows
+from contex_server.matching.relative.need_rows import ROUNDING, Candidates, NeedRows
+from contex_server.matching.relative.score import RIVALS, Floats, saturation
+
+
+class NeedIndex:
+    """Needs by agent. Not for use by several threads at once.
+
+    A need that several agents share is one row.
+    """
+
+    def __init__(self, data: DataIndex) -> None:
+        self._scorer = data.scorer
+        self._data = data
+        self._agents: dict[str, Agent] = {}
+        self._row_of: dict[bytes, int] = {}
+        self._agents_of: dict[int, dict[str, list[int]]] = {}
+        self._rows = NeedRows(data)
+        # Caches by row, valid until the data change: a need's baseline, and its rivals' fits.
+        self._baselines: dict[int, NeedBaseline] = {}
+        self._rivals: dict[int, Floats] = {}
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    @property
+    def needs(self) -> int:
+        """Number of different needs."""
+        return len(self._row_of)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return self._rows.nbytes
+
+    def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
+        """Adds an agent with the encodings of its needs, or replaces it."""
+        indexes_of: dict[bytes, list[int]] = {}
+        for index, need in enumerate(agent.needs):
+            indexes_of.setdefault(need.digest, []).append(index)
+        new = [digest for digest in indexes_of if digest not in self._row_of]
+        rows = self._rows.add([needs[indexes_of[digest][0]] for digest in new])
+        for digest, row in zip(new, rows, strict=True):
+            self._row_of[digest] = row
+            self._agents_of[row] = {}
+        for digest, indexes in indexes_of.items():
+            self._agents_of[self._row_of[digest]][agent.agent_id] = indexes
+        before = self._agents.get(agent.agent_id)
+        self._agents[agent.agent_id] = agent
+        dropped = {need.digest for need in before.needs} - indexes_of.keys() if before else set()
+        self._release(agent.agent_id, dropped)
+        self._set_thresholds(indexes_of.keys() | dropped)
+
+    def remove_agent(self, agent_id: str) -> None:
+        """Removes an agent, if present."""
+        agent = self._agents.pop(agent_id, None)
+        if agent is not None:
+            digests = {need.digest for need in agent.needs}
+            self._release(agent_id, digests)
+            self._set_thresholds(digests)
+
+    def changed(self, change: TextChange) -> None:
+        """Follows a change of the data index."""
+        if change != NO_CHANGE:
+            self._baselines.clear()
+            self._rivals.clear()
+            self._rows.changed(change)
+
+    def scan(self, encodings: Sequence[Encoding]) -> list[Candidates]:
+        """The needs that each text may meet."""
+        return self._rows.scan(encodings)
+
+    def match(
+        self, encoding: Encoding, pairs: Candidates, data_key: str, serial: int | None
+    ) -> dict[str, tuple[Match, ...]]:
+        """By agent, the needs that an event of this text meets, best first.
+
+        `pairs` are what `scan` returned for it; `serial` is None if the data index lacks the text.
+        """
+        thresholds = self._rows.numbers.threshold
+        highest = self._score_alone(pairs.standing, pairs.lexical)
+        rows = np.unique(pairs.rows[highest >= thresholds[pairs.rows] - ROUNDING])
+        if not len(rows):
+            return {}
+        baselines = self._baselines_of(rows)
+        cosines, standing, lexical = self._measured(encoding, rows, baselines)
+        best = self._scorer.fit(standing, lexical).argmax(1)
+        at = np.arange(len(rows))
+        cosines, standing, lexical = cosines[at, best], standing[at, best], lexical[at, best]
+        fits = self._scorer.fit(standing, lexical)
+        crowd = self._data.crowd
+        by_agent: defaultdict[str, list[Match]] = defaultdict(list)
+        for index in np.flatnonzero(self._score_alone(standing, lexical) >= thresholds[rows]):
+            row, fit, baseline = int(rows[index]), float(fits[index]), baselines[index]
+            rivals = self._rivals_of(row, baseline)
+            if serial is None:
+                rivals = np.sort(np.append(rivals, fit))[::-1][:RIVALS]
+            rivalry = self._scorer.rivalry(rivals, crowd).sum()
+            share = float(self._scorer.share(fits[index], rivalry, crowd))
+            score = float(self._scorer.score(standing[index], lexical[index], np.array(share)))
+            parts = cosines[index], standing[index], lexical[index], share
+            passage = int(best[index])
+            for agent_id, indexes in self._agents_of[row].items():
+                agent = self._agents[agent_id]
+                for need_index in indexes:
+                    need = agent.needs[need_index]
+                    if score < need.threshold or need.excludes(data_key):
+                        continue
+                    match = self._data.match_of(need, need_index, baseline, passage, parts, score)
+                    by_agent[agent_id].append(match)
+        return {agent_id: best_first(matches) for agent_id, matches in by_agent.items()}
+
+    def _score_alone(self, standing: Floats, lexical: Floats) -> Floats:
+        """The scores without any rivals: upper bounds."""
+        scorer, crowd = self._scorer, self._data.crowd
+        fits = scorer.fit(standing, lexical)
+        share = scorer.share(fits, scorer.rivalry(fits, crowd), crowd)
+        return scorer.score(standing, lexical, share)
+
+    def _baselines_of(self, rows: Rows) -> list[NeedBaseline]:
+        missing = [row for row in rows.tolist() if row not in self._baselines]
+        baselines = self._data.background.baselines([self._rows.need(row) for row in missing])
+        self._baselines.update(zip(missing, baselines, strict=True))
+        return [self._baselines[row] for row in rows.tolist()]
+
+    def _measured(
+        self, encoding: Encoding, rows: Rows, baselines: Sequence[NeedBaseline]
+    ) -> tuple[Floats, Floats, Floats]:
+        """Cosine, standing and lexical part of needs with each passage, [rows, passages]."""
+        exact = self._rows.vectors[rows].astype(np.float64)
+        cosines = np.clip(exact @ encoding.vectors.T.astype(np.float64), -1.0, 1.0)
+        standing = self._scorer.standing(
+            cosines,
+            np.array([[one.mean] for one in baselines]),
+            np.array([[one.deviation] for one in baselines]),
+        )
+        ids = np.concatenate([self._rows.terms[row].ids for row in rows.tolist()])
+        weights = np.concatenate([one.weights for one in baselines])
+        owner = np.repeat(np.arange(len(rows)), [len(one.weights) for one in baselines])
+        masses = np.array([one.mass for one in baselines])
+        average = self._data.background.average_length
+        lexical = np.zeros_like(cosines)
+        for passage, terms in enumerate(encoding.terms):
+            counts = terms.counts_of(ids)
+            hit = np.flatnonzero(counts)
+            got = weights[hit] * saturation(counts[hit], terms.length, average)
+            lexical[:, passage] = np.bincount(owner[hit], got, len(rows)) / masses
+        return cosines, standing, lexical
+
+    def _rivals_of(self, row: int, baseline: NeedBaseline) -> Floats:
+        """The fits of a need's best data, best first."""
+        rivals = self._rivals.get(row)
+        if rivals is not None:
+            return rivals
+        need, numbers, data = self._rows.need(row), self._rows.numbers, self._data
+        if numbers.edge[row] < np.inf:
+            rivals = data.rivals(need, baseline, numbers.best[row].tolist(), numbers.edge[row])
+        if rivals is None:
+            numbers.set_nearest(row, *data.nearest(need, KEPT))
+            rivals = data.rivals(need, baseline, numbers.best[row].tolist(), numbers.edge[row])
+        if rivals is None:
+            rivals = data.rank(need, np.inf).fits[:RIVALS]
+        self._rivals[row] = rivals
+        return rivals
+
+    def _set_thresholds(self, digests: Iterable[bytes]) -> None:
+        """Sets each need's threshold to the lowest that an agent has set."""
+        rows = [row for digest in digests if (row := self._row_of.get(digest)) is not None]
+        thresholds = [
+            min(
+                self._agents[agent_id].needs[index].threshold
+                for agent_id, indexes in self._agents_of[row].items()
+                for index in indexes
+            )
+            for row in rows
+        ]
+        self._rows.set_thresholds(rows, thresholds)
+
+    def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
+        for digest in digests:
+            row = self._row_of[digest]
+            agents = self._agents_of[row]
+            del agents[agent_id]
+            if not agents:
+                del self._agents_of[row], self._row_of[digest]
+                self._rows.remove(row)
+                self._baselines.pop(row, None)
+                self._rivals.pop(row, None)
