@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from contex_server.kernel.model import DATA_DELETED, Event, Match, Need
-from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.background import Baseline
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import Description
@@ -35,12 +34,10 @@ def explain(
     event: Event,
     encoding: Encoding,
     description: Description,
-    as_of: LogSequence,
 ) -> Explanation:
     """Scores an event for a need as a delivery would, and breaks the score down.
 
-    `encoding` and `description` are the event's. The score doesn't depend on `as_of`; the rank
-    does.
+    `encoding` and `description` are the event's.
     """
     background, scorer = data.background, data.scorer
     (baseline,) = background.baselines([need_encoding])

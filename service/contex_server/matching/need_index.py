@@ -8,17 +8,18 @@ does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contex_server.kernel.model import Agent, Match
+from contex_server.kernel.model import Match
 from contex_server.matching.background import Baseline
 from contex_server.matching.changes import TextChange, best_first
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.measure import different_words, measure, rows_of
+from contex_server.matching.needs_by_agent import NeedsByAgent
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import Floats, log_odds_of, probability
 from contex_server.matching.terms import Terms, once, single_words
@@ -30,17 +31,15 @@ _ROUNDING = 1e-4
 """An upper bound on the error of float32 fits."""
 
 
-class NeedIndex:
+class NeedIndex(NeedsByAgent):
     """Needs by agent. Not for use by several threads at once.
 
     A need that several agents share is one row. A free row requires more than any text has.
     """
 
     def __init__(self, data: DataIndex) -> None:
+        super().__init__()
         self._data = data
-        self._agents: dict[str, Agent] = {}
-        self._row_of: dict[bytes, int] = {}
-        self._agents_of: dict[int, dict[str, list[int]]] = {}
         self._postings = Postings()
         self._terms: dict[int, Terms] = {}
         self._baselines: dict[int, Baseline] = {}
@@ -55,14 +54,6 @@ class NeedIndex:
         self._levels = np.zeros(0)
         self._masses = np.zeros(0)
 
-    def __len__(self) -> int:
-        return len(self._agents)
-
-    @property
-    def needs(self) -> int:
-        """Number of different needs."""
-        return len(self._row_of)
-
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
@@ -70,32 +61,6 @@ class NeedIndex:
         arrays = sum(column.nbytes for column in (*columns, self._masses))
         terms = sum(2 * terms.ids.nbytes + 900 for terms in self._terms.values())
         return self._postings.nbytes + arrays + terms
-
-    def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
-        """Adds an agent with the encodings of its needs, or replaces it."""
-        indexes_of: dict[bytes, list[int]] = {}
-        for index, need in enumerate(agent.needs):
-            indexes_of.setdefault(need.digest, []).append(index)
-        new = [digest for digest in indexes_of if digest not in self._row_of]
-        rows = self._add([needs[indexes_of[digest][0]] for digest in new])
-        for digest, row in zip(new, rows, strict=True):
-            self._row_of[digest] = row
-            self._agents_of[row] = {}
-        for digest, indexes in indexes_of.items():
-            self._agents_of[self._row_of[digest]][agent.agent_id] = indexes
-        before = self._agents.get(agent.agent_id)
-        self._agents[agent.agent_id] = agent
-        dropped = {need.digest for need in before.needs} - indexes_of.keys() if before else set()
-        self._release(agent.agent_id, dropped)
-        self._set_thresholds(indexes_of.keys() | dropped)
-
-    def remove_agent(self, agent_id: str) -> None:
-        """Removes an agent, if present."""
-        agent = self._agents.pop(agent_id, None)
-        if agent is not None:
-            digests = {need.digest for need in agent.needs}
-            self._release(agent_id, digests)
-            self._set_thresholds(digests)
 
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data: what other data there are makes no difference."""
@@ -213,25 +178,14 @@ class NeedIndex:
         self._levels[before:] = np.inf
         self._free += range(size - 1, before - 1, -1)
 
-    def _set_thresholds(self, digests: Iterable[bytes]) -> None:
-        """Sets each need's threshold to the lowest that an agent has set."""
-        for row in [row for digest in digests if (row := self._row_of.get(digest)) is not None]:
-            self._thresholds[row] = min(
-                self._agents[agent_id].needs[index].threshold
-                for agent_id, indexes in self._agents_of[row].items()
-                for index in indexes
-            )
+    def _set_thresholds(self, rows: list[int], thresholds: list[float]) -> None:
+        self._thresholds[rows] = thresholds
+        for row in rows:
             self._set_level(row)
 
-    def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
-        for digest in digests:
-            row = self._row_of[digest]
-            agents = self._agents_of[row]
-            del agents[agent_id]
-            if not agents:
-                del self._agents_of[row], self._row_of[digest]
-                self._postings.remove(row, once(single_words(self._terms.pop(row))))
-                del self._baselines[row]
-                self._foreign.discard(row)
-                self._levels[row] = np.inf
-                self._free.append(row)
+    def _remove(self, row: int) -> None:
+        self._postings.remove(row, once(single_words(self._terms.pop(row))))
+        del self._baselines[row]
+        self._foreign.discard(row)
+        self._levels[row] = np.inf
+        self._free.append(row)

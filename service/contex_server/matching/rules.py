@@ -142,7 +142,8 @@ class AbsoluteRule:
 
     def explain(self, data: Data, *pair: Any) -> Explanation:
         assert isinstance(data, DataIndex)
-        return absolute.explain(data, *pair)
+        *judged, _ = pair  # The background tells since when it holds.
+        return absolute.explain(data, *judged)
 
     def size_due(self, data: Data) -> int:
         assert isinstance(data, DataIndex)

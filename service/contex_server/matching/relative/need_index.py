@@ -7,13 +7,14 @@ exactly, as `DataIndex` does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from contex_server.kernel.model import Agent, Match
+from contex_server.kernel.model import Match
 from contex_server.matching.changes import NO_CHANGE, TextChange, best_first
 from contex_server.matching.encoding import Encoding
+from contex_server.matching.needs_by_agent import NeedsByAgent
 from contex_server.matching.relative.background import NeedBaseline
 from contex_server.matching.relative.data_index import DataIndex
 from contex_server.matching.relative.need_columns import KEPT, Rows
@@ -21,61 +22,25 @@ from contex_server.matching.relative.need_rows import ROUNDING, Candidates, Need
 from contex_server.matching.relative.score import RIVALS, Floats, saturation
 
 
-class NeedIndex:
+class NeedIndex(NeedsByAgent):
     """Needs by agent. Not for use by several threads at once.
 
     A need that several agents share is one row.
     """
 
     def __init__(self, data: DataIndex) -> None:
+        super().__init__()
         self._scorer = data.scorer
         self._data = data
-        self._agents: dict[str, Agent] = {}
-        self._row_of: dict[bytes, int] = {}
-        self._agents_of: dict[int, dict[str, list[int]]] = {}
         self._rows = NeedRows(data)
         # Caches by row, valid until the data change: a need's baseline, and its rivals' fits.
         self._baselines: dict[int, NeedBaseline] = {}
         self._rivals: dict[int, Floats] = {}
 
-    def __len__(self) -> int:
-        return len(self._agents)
-
-    @property
-    def needs(self) -> int:
-        """Number of different needs."""
-        return len(self._row_of)
-
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
         return self._rows.nbytes
-
-    def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
-        """Adds an agent with the encodings of its needs, or replaces it."""
-        indexes_of: dict[bytes, list[int]] = {}
-        for index, need in enumerate(agent.needs):
-            indexes_of.setdefault(need.digest, []).append(index)
-        new = [digest for digest in indexes_of if digest not in self._row_of]
-        rows = self._rows.add([needs[indexes_of[digest][0]] for digest in new])
-        for digest, row in zip(new, rows, strict=True):
-            self._row_of[digest] = row
-            self._agents_of[row] = {}
-        for digest, indexes in indexes_of.items():
-            self._agents_of[self._row_of[digest]][agent.agent_id] = indexes
-        before = self._agents.get(agent.agent_id)
-        self._agents[agent.agent_id] = agent
-        dropped = {need.digest for need in before.needs} - indexes_of.keys() if before else set()
-        self._release(agent.agent_id, dropped)
-        self._set_thresholds(indexes_of.keys() | dropped)
-
-    def remove_agent(self, agent_id: str) -> None:
-        """Removes an agent, if present."""
-        agent = self._agents.pop(agent_id, None)
-        if agent is not None:
-            digests = {need.digest for need in agent.needs}
-            self._release(agent_id, digests)
-            self._set_thresholds(digests)
 
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data index."""
@@ -181,26 +146,13 @@ class NeedIndex:
         self._rivals[row] = rivals
         return rivals
 
-    def _set_thresholds(self, digests: Iterable[bytes]) -> None:
-        """Sets each need's threshold to the lowest that an agent has set."""
-        rows = [row for digest in digests if (row := self._row_of.get(digest)) is not None]
-        thresholds = [
-            min(
-                self._agents[agent_id].needs[index].threshold
-                for agent_id, indexes in self._agents_of[row].items()
-                for index in indexes
-            )
-            for row in rows
-        ]
+    def _add(self, needs: Sequence[Encoding]) -> list[int]:
+        return self._rows.add(needs)
+
+    def _set_thresholds(self, rows: list[int], thresholds: list[float]) -> None:
         self._rows.set_thresholds(rows, thresholds)
 
-    def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
-        for digest in digests:
-            row = self._row_of[digest]
-            agents = self._agents_of[row]
-            del agents[agent_id]
-            if not agents:
-                del self._agents_of[row], self._row_of[digest]
-                self._rows.remove(row)
-                self._baselines.pop(row, None)
-                self._rivals.pop(row, None)
+    def _remove(self, row: int) -> None:
+        self._rows.remove(row)
+        self._baselines.pop(row, None)
+        self._rivals.pop(row, None)
