@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from contex_server.kernel.model import DATA_DELETED, Event, Match, Need
+from contex_server.kernel.model import Event, Match, Need
 from contex_server.matching.background import Baseline
 from contex_server.matching.data_index import DataIndex
 from contex_server.matching.describe import Description
@@ -17,6 +17,7 @@ from contex_server.matching.explanation import (
     Explanation,
     PassageScore,
     TermHit,
+    decision,
     listed,
 )
 from contex_server.matching.gist import gist
@@ -125,14 +126,7 @@ def _verdict(
     contributions: tuple[Contribution, ...],
     event: Event,
 ) -> str:
-    score, threshold = f"{match.score:.2f}", f"{match.threshold:.2f}"
-    what = "The datum deleted here" if event.event_type == DATA_DELETED else "It"
-    if excluded:
-        first = f"{what} does not match: its key is one that the need excludes."
-    elif matched:
-        first = f"{what} matches: {score} reaches the threshold {threshold}."
-    else:
-        first = f"{what} does not match: {score} is below the threshold {threshold}."
+    first = decision(match, event, matched=matched, excluded=excluded)
     words = [term.word for term in terms if term.hit > 0]
     hit = f"it has {listed(words)}" if words else "it has none of the need's words"
     return f"{first} {_meaning(match)}, and {hit}.{_change(matched or excluded, match, terms)}"

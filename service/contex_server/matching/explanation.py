@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contex_server.kernel.model import Match
+from contex_server.kernel.model import DATA_DELETED, Event, Match
 
 
 class Contribution(NamedTuple):
@@ -64,3 +64,14 @@ def listed(words: Sequence[str]) -> str:
     quoted = [f'"{word}"' for word in words[:5]]
     more = f" and {len(words) - 5} more of its words" if len(words) > 5 else ""
     return ", ".join(quoted) + more
+
+
+def decision(match: Match, event: Event, *, matched: bool, excluded: bool) -> str:
+    """The sentence that says whether the event's datum matches, and by what."""
+    score, threshold = f"{match.score:.2f}", f"{match.threshold:.2f}"
+    what = "The datum deleted here" if event.event_type == DATA_DELETED else "It"
+    if excluded:
+        return f"{what} does not match: its key is one that the need excludes."
+    if matched:
+        return f"{what} matches: {score} reaches the threshold {threshold}."
+    return f"{what} does not match: {score} is below the threshold {threshold}."

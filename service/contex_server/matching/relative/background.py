@@ -204,10 +204,3 @@ def shipped_prior() -> Prior:
     """The prior of the built-in model; made by `benchmarks.matching prior`."""
     packed = (files("contex_server.matching.relative") / "data" / "prior.npz").read_bytes()
     return unpack_prior(packed)
-
-
-@cache
-def shipped_texts() -> tuple[str, ...]:
-    """Texts of many kinds, to build the prior of another model from."""
-    text = (files("contex_server.matching") / "data" / "prior.txt").read_text(encoding="utf-8")
-    return tuple(line for line in text.splitlines() if line and not line.startswith("#"))

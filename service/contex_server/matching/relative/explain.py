@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from contex_server.kernel.model import DATA_DELETED, Event, Match, Need
+from contex_server.kernel.model import Event, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.explanation import Explanation, PassageScore, TermHit, listed
+from contex_server.matching.explanation import Explanation, PassageScore, TermHit, decision, listed
 from contex_server.matching.relative.data_index import DataIndex, lexical_of
 from contex_server.matching.relative.score import RIVALS, Floats
 from contex_server.matching.terms import Word, words_of
@@ -107,14 +107,7 @@ def _verdict(
     rank: int,
     count: int,
 ) -> str:
-    score, threshold = f"{match.score:.2f}", f"{match.threshold:.2f}"
-    what = "The datum deleted here" if event.event_type == DATA_DELETED else "It"
-    if excluded:
-        first = f"{what} does not match: its key is one that the need excludes."
-    elif matched:
-        first = f"{what} matches: {score} reaches the threshold {threshold}."
-    else:
-        first = f"{what} does not match: {score} is below the threshold {threshold}."
+    first = decision(match, event, matched=matched, excluded=excluded)
     words = [term.word for term in terms if term.hit > 0 and " " not in term.word]
     meaning = (
         f"the meaning stands {match.standing:.1f} deviations out from the project's usual"
