@@ -145,6 +145,9 @@ def _change(settled: bool, match: Match, terms: tuple[TermHit, ...]) -> str:
     if settled:
         return ""
     missing = [term.word for term in terms if not term.hit]
-    words = f", a description with {listed(missing)}," if missing else ""
-    threshold = f"A threshold of {match.score:.2f}"
-    return f" {threshold}{words} or a need in the datum's words would change that."
+    ways = [f"a description with {listed(missing)}"] if missing else []
+    lower = math.floor(match.score * 100) / 100  # Rounded up, it would not be reached.
+    if lower > 0:
+        ways.insert(0, f"a threshold of {lower:.2f}")
+    ways.append("a need in the datum's words")
+    return f" What would change that: {', or '.join(ways)}."
