@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from contex_server.matching.background import (
@@ -21,13 +22,14 @@ from contex_server.matching.terms import single_words
 from benchmarks.matching.encoded import Embeddings, Encoded
 from benchmarks.matching.sets import SEED, DataSet
 
-_DOCUMENTS, _NEEDS = 400, 200
+GENERAL_NEEDS = Path(__file__).parent / "needs.txt"
+_DOCUMENTS = 400
 """Of each set at most, so that none stands for text in general."""
 _MIN_DOCUMENTS, _MIN_SETS = 3, 2
 """A term that fewer have is not kept."""
 ABOUT_NEEDS = """\
-# What needs of many kinds ask for, one a line: those of benchmarks/matching/teams, written for
-# this project. `make fit-matching` writes this file.
+# What needs of many kinds ask for, one a line: those of benchmarks/matching/needs.txt and of its
+# teams, all written for this project. `make fit-matching` writes this file.
 """
 
 
@@ -37,7 +39,6 @@ class _Part:
 
     mean: Floats
     second: Floats
-    need_mean: Floats
     share: dict[int, float]  # of passages, by term
     documents: Counter[int]  # by term
 
@@ -45,8 +46,8 @@ class _Part:
 class Priors:
     """The priors that some sets make, each set with the same weight.
 
-    Under a model that isn't built in, moments are those of `prior.txt` and of our own teams'
-    needs, as the service computes them; the words are the same.
+    Needs are those that are shipped as text. Under a model that isn't built in, moments are those
+    of `prior.txt`, as the service computes them; the words are the same.
     """
 
     def __init__(self, sets: Sequence[Encoded], embeddings: Embeddings) -> None:
@@ -61,14 +62,14 @@ class Priors:
             at = [place[term] for term in part.share]
             self._shares[row, at] = list(part.share.values())
             self._documents[row, at] = [part.documents[term] for term in part.share]
-        self._texts = self._needs = None
+        lines = need_lines([each.set for each in sets])
+        needs = embeddings.vectors(lines, Role.NEED)
+        self._needs = unit(np.stack([needs[line] for line in lines]))
+        self._of_need = list(lines.values())
+        self._texts = None
         if not embeddings.builtin:
             texts = embeddings.vectors(shipped_texts(), Role.DATUM)
             self._texts = unit(np.stack([texts[text] for text in shipped_texts()]))
-            own = [(each.set.name, line) for each in sets for line in need_lines([each.set])]
-            needs = embeddings.vectors([line for _, line in own], Role.NEED)
-            self._needs = unit(np.stack([needs[line] for _, line in own]))
-            self._of_need = [name for name, _ in own]
 
     def without(self, names: Collection[str] = ()) -> Prior:
         """The prior of all sets but these."""
@@ -76,29 +77,32 @@ class Priors:
         parts = [self._parts[at] for at in rows]
         documents = self._documents[rows]
         known = (documents.sum(0) >= _MIN_DOCUMENTS) & ((documents > 0).sum(0) >= _MIN_SETS)
+        kept = [at for at, name in enumerate(self._of_need) if name not in names]
         prior = Prior(
             np.mean([part.mean for part in parts], 0),
             np.mean([part.second for part in parts], 0),
-            np.mean([part.need_mean for part in parts], 0),
+            self._needs[kept],
             self._terms[known],
             self._shares[rows][:, known].mean(0),
         )
-        if self._texts is None or self._needs is None:
+        if self._texts is None:
             return prior
-        kept = [at for at, name in enumerate(self._of_need) if name not in names]
         return prior.under(self._texts, self._needs[kept], latin_only=False)
 
 
-def need_lines(sets: Sequence[DataSet]) -> list[str]:
-    """What the needs of our own teams ask for, each once."""
-    needs = [gist(need.text) for each in sets if each.own for need in each.needs]
-    return list(dict.fromkeys(needs))
+def need_lines(sets: Sequence[DataSet]) -> dict[str, str]:
+    """What needs in general and those of our own teams ask for, each with its set's name."""
+    general = GENERAL_NEEDS.read_text(encoding="utf-8").splitlines()
+    lines = {gist(line): "" for line in general if line and not line.startswith("#")}
+    for each in sets:
+        if each.own:
+            lines |= {gist(need.text): each.name for need in each.needs}
+    return lines
 
 
 def _part(encoded: Encoded) -> _Part:
     rng = np.random.default_rng(SEED)
     chosen = rng.permutation(len(encoded.documents))[:_DOCUMENTS].tolist()
-    needs = rng.permutation(len(encoded.needs))[:_NEEDS].tolist()
     passages: Counter[int] = Counter()
     documents: Counter[int] = Counter()
     rows, count = [], 0
@@ -110,11 +114,9 @@ def _part(encoded: Encoded) -> _Part:
             count += 1
         documents.update(_ids(encoded, at))
     vectors = np.concatenate(rows).astype(np.float64)
-    asked = np.concatenate([encoded.needs[at].vectors[:1] for at in needs]).astype(np.float64)
     return _Part(
         vectors.mean(0),
         vectors.T @ vectors / len(vectors),
-        asked.mean(0),
         {term: number / count for term, number in passages.items()},
         documents,
     )

@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     pending_appends: int = Field(default=10_000, ge=1)
 
     heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
-    match_threshold: float = Field(default=0.16, gt=0, le=1)
+    match_threshold: float = Field(default=0.15, gt=0, le=1)
     """The threshold with the best F1 when the score was fitted; see matching/data/weights.json."""
     embed_timeout_ms: int = Field(default=5_000, ge=1)
     index_idle_s: float = Field(default=600.0, gt=0)

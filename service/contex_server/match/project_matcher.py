@@ -89,6 +89,8 @@ class ProjectMatcher:
         self._reached = PositionWaiters()
         self._removals: set[asyncio.Task[None]] = set()
         self._snapshot: asyncio.Task[None] | None = None
+        self._first_background = BEGINNING
+        """The event of the background taken before the first answer, which waits for it."""
         self._settled = 0
         """The largest size that the store has been asked to take a background of this index for."""
         # Held while events are matched, agents are loaded and data are searched: an agent's
@@ -125,7 +127,7 @@ class ProjectMatcher:
     @asynccontextmanager
     async def index_at(self, at_least: Sequence) -> AsyncIterator[tuple[Index, Sequence]]:
         """The index, unchanged while the block lasts, and its position: `at_least` or later."""
-        await self._reached.wait_for(at_least, _PATIENCE_S)
+        await self._reached.wait_for(max(at_least, self._first_background), _PATIENCE_S)
         async with self._locked():
             yield self._index, self._reached.position
 
@@ -221,6 +223,7 @@ class ProjectMatcher:
                 assert reader is not None, "a feed serves its own position"
                 with closing(reader):
                     await self._build(reader)
+                    await self._take_first_background()
                     self._opened.set_result(None)
                     self._take_background_if_due()
                     await self._follow(reader)
@@ -390,6 +393,13 @@ class ProjectMatcher:
         self._index = await self._engine.new_index(self.project, states, as_of)
         self._settled = 0
 
+    async def _take_first_background(self) -> None:
+        """Takes the background that is due before the first answer; goes on if the store won't."""
+        try:
+            self._first_background = await self._store_background(self._index) or BEGINNING
+        except ContexError as error:
+            log.warning("background_late", project=self.project, error=error.message)
+
     def _take_background_if_due(self) -> None:
         """Has the background taken anew if the project has grown enough; the log goes on."""
         running = self._snapshot is not None and not self._snapshot.done()
@@ -420,12 +430,13 @@ class ProjectMatcher:
                 self._settled = max(size, self._settled)
                 return
 
-    async def _store_background(self, index: Index) -> None:
+    async def _store_background(self, index: Index) -> Sequence | None:
+        """Takes the background that is due; returns its event if this process was the first."""
         async with self._lock:
             taken = await self._engine.work(index.take_snapshot)
             as_of = self._reached.position
         if taken is None:
-            return
+            return None
         size, data, packed = taken
         decider = index.rule.decider
         told = {"model": decider, "data": data, "as_of": str(as_of)}
@@ -435,6 +446,7 @@ class ProjectMatcher:
         )
         if sequence is not None:
             log.info("background_taken", project=self.project, data=data, bytes=len(packed))
+        return sequence
 
     async def _drop_erased(self) -> None:
         """Data whose latest event was erased match nothing any more."""

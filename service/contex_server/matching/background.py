@@ -2,8 +2,8 @@
 
 A *snapshot* sums up a project's data at one moment: mean and second moment of their vectors, and
 how many passages have each word. Mixed with the shipped prior it is a *background*, against which
-every score is computed until the next one. Snapshots are taken when a project reaches 10, 100,
-1,000 … data, and each takes effect by an event of the log, so that every server decides alike and
+every score is computed until the next one. Snapshots are taken when a project has 100, 1,000,
+10,000 … data, and each takes effect by an event of the log, so that every server decides alike and
 decisions of the past can be recomputed. Until the first, the prior alone is the background.
 
 Over passages with mean m and second moment M, a need q has the mean cosine q·m and the variance
@@ -28,15 +28,22 @@ from numpy.typing import NDArray
 
 from contex_server.kernel.model import BEGINNING
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.matching.embedders.port import Vector
+from contex_server.matching.embedders.port import Vector, unit
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import Floats, by_chance
 from contex_server.matching.terms import TermIds, look_up, single_words
 
-SIZES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
+SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
 """Numbers of data at which a project's background is taken anew."""
-PRIOR_DATA = 20
-"""The shipped prior weighs as much as this many different data of the project."""
+PRIOR_DATA = 120
+"""The shipped prior weighs as much as this many different data of the project.
+
+With less, F1 is a little better and the first snapshot overturns decisions (ADR 23).
+"""
+NEAREST_NEEDS = 8
+"""The shipped needs that a passage is compared with: the nearest ones."""
+_SPARE_NEEDS = 8
+"""More that are measured exactly, since the nearest are found with rounded products."""
 ALIKE_COSINE = 0.7
 """Data whose heads are as near to one another say the same in other words; the first is counted."""
 _COMPARED = 1_000
@@ -65,7 +72,7 @@ class Prior:
 
     mean: Floats  # [dimension], the mean vector of passages
     second: Floats  # [dimension, dimension], the mean of x xᵀ
-    need_mean: Floats  # [dimension], the mean vector of needs
+    needs: Vector  # [n, dimension], float32: needs of many trades
     term_ids: TermIds  # ascending: the known terms
     term_share: NDArray[np.float32]  # the share of passages that contain each
     latin_only: bool = False  # whether the model reads no other script
@@ -77,9 +84,23 @@ class Prior:
             self,
             mean=rows.mean(0),
             second=rows.T @ rows / len(rows),
-            need_mean=needs.astype(np.float64).mean(0),
+            needs=needs,
             latin_only=latin_only,
         )
+
+    def usual_cosines(self, passages: Vector) -> Floats:
+        """The mean cosine of each passage, a row, with the needs nearest to it, [passages].
+
+        Which other passages there are changes no bit.
+        """
+        count = min(NEAREST_NEEDS, len(self.needs))
+        near = min(count + _SPARE_NEEDS, len(self.needs))
+        rounded = passages @ self.needs.T
+        chosen = np.argpartition(rounded, len(self.needs) - near, axis=1)[:, -near:]
+        needs = self.needs[chosen].astype(np.float64)
+        cosines = np.sort(np.vecdot(needs, passages.astype(np.float64)[:, None]), axis=1)
+        usual: Floats = cosines[:, -count:].mean(1)
+        return usual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +229,6 @@ class Background:
     data: int  # of the project, that it sums up
     mean: Floats
     second: Floats
-    need_mean: Floats
     own: Snapshot | None
     prior: Prior
     weight: float  # of the snapshot, 0 to 1; the rest is the prior's
@@ -250,14 +270,13 @@ def background(
 ) -> Background:
     """The background that a snapshot makes with the prior, since its event."""
     if snapshot is None:
-        return Background(sequence, 0, prior.mean, prior.second, prior.need_mean, None, prior, 0.0)
+        return Background(sequence, 0, prior.mean, prior.second, None, prior, 0.0)
     own = snapshot.different / (snapshot.different + PRIOR_DATA)
     return Background(
         sequence,
         snapshot.data,
         (1 - own) * prior.mean + own * snapshot.mean,
         (1 - own) * prior.second + own * snapshot.second,
-        prior.need_mean,
         snapshot,
         prior,
         own,
@@ -279,13 +298,13 @@ def rarity(shares: Floats) -> Floats:
 
 
 def pack_prior(prior: Prior) -> bytes:
-    """The prior as a compressed numpy archive, the second moment as a triangle."""
+    """The prior as a compressed numpy archive: second moment as a triangle, needs in 8 bits."""
     buffer = BytesIO()
     np.savez_compressed(
         buffer,
         mean=prior.mean.astype(np.float32),
         second=prior.second[np.triu_indices(len(prior.mean))].astype(np.float16),
-        need_mean=prior.need_mean.astype(np.float32),
+        needs=np.rint(prior.needs * (127 / np.abs(prior.needs).max())).astype(np.int8),
         term_ids=prior.term_ids,
         term_share=prior.term_share.astype(np.float16),
     )
@@ -299,7 +318,7 @@ def unpack_prior(packed: bytes) -> Prior:
         return Prior(
             mean,
             _square(archive["second"], len(mean)),
-            archive["need_mean"].astype(np.float64),
+            unit(archive["needs"].astype(np.float32)),
             archive["term_ids"],
             archive["term_share"].astype(np.float32),
         )

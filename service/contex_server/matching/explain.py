@@ -145,7 +145,7 @@ def _change(settled: bool, match: Match, terms: tuple[TermHit, ...]) -> str:
     if settled:
         return ""
     missing = [term.word for term in terms if not term.hit]
-    ways = [f"a description with {listed(missing)}"] if missing else []
+    ways = [f"a description with {listed(missing)}, if that is true of it"] if missing else []
     lower = math.floor(match.score * 100) / 100  # Rounded up, it would not be reached.
     if lower > 0:
         ways.insert(0, f"a threshold of {lower:.2f}")

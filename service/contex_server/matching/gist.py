@@ -2,9 +2,10 @@
 
 "As the safety officer I want to hear whenever somebody got hurt, not about broken machines" asks
 for "somebody got hurt". Asking words make all long needs alike, and what is asked to be left out
-is nearer to an embedding than what is not mentioned at all: without both, the F1 over nine teams'
-data rose from 0.585 to 0.595 (ADR 21). What is left out here is not excluded: embeddings can't
-tell; `exclude` can.
+is nearer to an embedding than what is not mentioned at all. Only words that can't mean anything
+else go: "which" and "I want to know" do; "who", "no" and "need for speed" stay, and so does ", not
+signed yet". It is worth 0.01 of F1 (ADR 21). What is left out here is not excluded: embeddings
+can't tell; `exclude` can.
 """
 
 from __future__ import annotations
@@ -14,28 +15,30 @@ import re
 _ROLE = re.compile(
     r"""^(?:(?:please|hello|hi)[,!]?\s+)*(?:
         as\s+(?:the|an?)\s[^,]{3,40}?(?:,|\s+(?=i\s))\s*
-      | i\s+(?:am|'m)\s+(?:the|an?)\s[^,.]{3,60}?(?:,|\.|\s+and)\s+
-      | i\s+[a-z]+\s+(?:the\s|our\s)?[a-z\ ]{2,25}?\s+and\s+(?=(?:i\s+)?(?:want|need|have|must)\b)
+      | i\s+(?:am|'m)\s+(?:the|an?)\s[^,.]{3,60}?(?:[,.]\s+|\s+and\s+(?=(?:i\s+)?(?:want|need)\b))
+      | i\s+[a-z]+\s+(?:the\s|our\s)?[a-z\ ]{2,25}?\s+and\s+(?=(?:i\s+)?(?:want|need|have\s+to)\b)
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
 _ASKING = re.compile(
-    r"""^(?:and\s+|so\s+)?(?:
-        (?:(?:i|we)(?:'d|\s+would|\s+also)?\s+)?(?:want|need|wish|like|have|must)\b\s*
-        (?:to\s+(?:hear|know|see|learn|find|get|be\s+told|be\s+informed|have)\b\s*)?
-        (?:(?:about|of|whenever|when|that|every|everything|what|which|who|how|if)\b\s*)?
-      | (?:tell|show|give|send|notify|inform|let)\s+(?:me|us)\b\s*(?:know\b\s*)?
-        (?:(?:about|of|when|whenever|every|if|everything)\b\s*)?
-      | (?:which|what|who|where|when|how|why)\b
-        (?:\s+(?:is|are|was|were|do|does|did|can|could|should|has|have|may|must|will)\b)?
-        (?:\s+(?:i|we|our|the)\b)*\s*
-      | (?:anything|everything|all|any|every)\b\s*(?:(?:about|on|that|the)\b\s*)?
-    )""",
+    r"""^(?:(?:and|so|please)\s+)*(?:
+        (?:(?:(?:i|we)\s+(?:also\s+)?)?(?:want|need|wish|have)|(?:i|we)(?:'d|\s+would)\s+like)\s+
+        to\s+(?:hear|know|see|learn|find(?:\s+out)?|be\s+(?:told|informed|notified))\b
+        (?:\s+(?:about|of|whenever|when|that|everything|what|which|if)\b)?(?:\s+every\b)?
+      | (?:i|we)\s+(?:also\s+)?(?:want|need|look\s+for)\b
+      | (?:tell|show|give|send|notify|inform|alert)\s+(?:me|us)\b
+        (?:\s+(?:about|of|when|whenever|every|if|everything)\b)?
+      | let\s+(?:me|us)\s+know\b(?:\s+(?:about|of|when|whenever|if)\b)?
+      | (?:which|what)\b(?:\s+(?:is|are|was|were)\b)?+(?:\s+(?:our|the)\b)*+(?=\s+\S+\s+\S)
+      | (?:anything|everything|all)\s+(?:about|on|concerning|regarding|that\s+concerns)\b
+        (?:\s+the\b)?
+    )\s*""",
     re.VERBOSE | re.IGNORECASE,
 )
 _LEFT_OUT = re.compile(
-    r"""\s*(?:[,;(]|\s[-\u2013])\s*(?:but\s+|and\s+)?
-        (?:not|no|never|without|except(?:\s+for)?|excluding|other\s+than|rather\s+than|instead\s+of)
+    r"""\s*(?:[,;(]|\s[-\u2013]|(?=\sbut\s))\s*
+        (?:(?:but|and)\s+not|not\s+(?:about|the|interested\s+in|those|what)|except(?:\s+for)?
+          |excluding|other\s+than|rather\s+than|instead\s+of)
         \s[^,;.)]{6,}\)?""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contex_server.matching.background import Background, Baseline
+from contex_server.matching.background import Background, Baseline, Prior
 from contex_server.matching.embedders.port import Vector
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.score import Floats, Scorer, by_chance
@@ -20,7 +21,7 @@ class Measured(NamedTuple):
 
     passages: NDArray[np.int64]  # the best passage's position in the text
     cosines: Floats
-    usual: Floats  # the passage's mean cosine with needs
+    usual: Floats  # the passage's mean cosine with the shipped needs nearest to it
     standing: Floats
     contrast: Floats
     coverage: Floats  # of the whole text
@@ -86,9 +87,14 @@ def measure(
 
 def rows_of(encoding: Encoding, background: Background) -> Vector:
     """The passages' vectors, and as one more component their usual cosine with needs, float32."""
-    vectors = encoding.vectors
-    usual = np.vecdot(vectors.astype(np.float64), background.need_mean).astype(np.float32)
-    rows: Vector = np.concatenate([vectors, usual[:, None]], axis=1)
+    return _rows(encoding, background.prior)
+
+
+@lru_cache(maxsize=256)
+def _rows(encoding: Encoding, prior: Prior) -> Vector:
+    """A text is indexed, scanned and measured within one event."""
+    usual = prior.usual_cosines(encoding.vectors).astype(np.float32)
+    rows: Vector = np.concatenate([encoding.vectors, usual[:, None]], axis=1)
     return rows
 
 

@@ -1,7 +1,7 @@
 """The score of a need and a datum: one calibrated probability that depends on nothing else. Pure.
 
     standing  z = (cosine - mean) / deviation, of the need's usual cosines with data
-    contrast  c = cosine - the datum's usual cosine with needs
+    contrast  c = cosine - the datum's usual cosine with the shipped needs that are nearest to it
     surplus   s = coverage - expected: the share of the need's words that the datum has anywhere,
               less the share that a datum with as many words has by chance
     score     1 / (1 + e^-(w0 + w1 z + w2 c + w3 s))
@@ -10,8 +10,8 @@ Cosine, z and c are a passage's, and the datum's best passage counts; s is the d
 and the rarity of words are those of a *background*, a snapshot that changes by an event of the log
 (`background.py`): what else the project holds, how many data say the same, and what came first
 makes no difference. A need that is near to everything has to be nearer to count (z), and so has
-a datum that is near to every need (c). ADR 21 measures each part; `make fit-matching` fits the
-weights.
+a datum that is near to many needs of its kind (c). ADRs 21 and 23 measure each part;
+`make fit-matching` fits the weights.
 """
 
 from __future__ import annotations
@@ -69,13 +69,17 @@ def probability(log_odds: Floats) -> Floats:
 
 
 def log_odds_of(threshold: float) -> float:
-    """The log-odds of a probability; of 1 those from which on a double says 1."""
+    """Log-odds that every probability reaches which, as a double, reaches the threshold.
+
+    Close to 1 many log-odds have the same probability: these are the lowest of them.
+    """
     if threshold <= 0:
         return -math.inf
-    return _CERTAIN if threshold >= 1 else math.log(threshold / (1 - threshold))
+    reached = min(threshold, 1.0) * (1.0 - _ROUNDING)
+    return math.log(reached / (1.0 - reached))
 
 
-_CERTAIN = 36.0
+_ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
 def by_chance(shares: Floats, words: Floats | float) -> Floats:

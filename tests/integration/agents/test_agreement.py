@@ -22,6 +22,7 @@ import pytest
 import Stemmer
 from contex.v1 import agent_service_pb2, event_pb2
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.matching import background as background_module
 from contex_server.matching.background import shipped_needs, shipped_prior, shipped_texts
 from contex_server.matching.score import shipped_weights
 from contex_server.matching.terms import STOP_WORDS
@@ -104,7 +105,7 @@ class BruteForce:
         self.prior = shipped_prior()
         rows = np.stack([vector(text) for text in shipped_texts()])
         self.prior_mean, self.prior_second = rows.mean(0), rows.T @ rows / len(rows)
-        self.need_mean = np.stack([vector(text) for text in shipped_needs()]).mean(0)
+        self.needs = np.stack([vector(text) for text in shipped_needs()])
         shares = zip(self.prior.term_ids.tolist(), self.prior.term_share.tolist(), strict=True)
         self.prior_share = dict(shares)
         self.backgrounds: dict[str, tuple[Text, ...]] = {"0": ()}
@@ -115,7 +116,7 @@ class BruteForce:
         for each in self.backgrounds[background]:
             if all(float(each.vector @ one.vector) < 0.7 for one in usual):
                 usual.append(each)
-        own = len(usual) / (len(usual) + 20)
+        own = len(usual) / (len(usual) + 120)
         q = stored(vector(need))
         having = Counter(term for each in usual for term in each.terms)
         mean = float(q @ self.prior_mean) * (1 - own)
@@ -147,7 +148,7 @@ class BruteForce:
         odds = (
             w.bias
             + w.standing * (cosine - mean) / deviation
-            + w.contrast * (cosine - float(text.vector @ self.need_mean))
+            + w.contrast * (cosine - float(np.sort(self.needs @ text.vector)[-8:].mean()))
             + w.surplus * (coverage - expected) / (mass or 1.0)
         )
         return 1 / (1 + math.exp(-odds))
@@ -195,8 +196,9 @@ def same(one: event_pb2.Event, other: event_pb2.Event) -> bool:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_deliveries_equal_brute_force(
-    start_server: StartServer, valkey: EmbeddedValkey, seed: int
+    start_server: StartServer, valkey: EmbeddedValkey, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(background_module, "SIZES", (10, 100))  # The data have forty keys.
     randomly = random.Random(seed)
 
     def phrase(most: int = 4) -> str:

@@ -21,6 +21,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.model import BACKGROUND_CHANGED, Append, NewEvent
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import backgrounds_kind, key, vectors_kind
+from contex_server.matching import background
 from contex_server.server import Server
 
 from tests.conftest import StartServer
@@ -40,6 +41,12 @@ from tests.integration.support import (
 OLD, NEW = "words@1", "words@1#2"
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
 NEED = Need(text="alpha beta", threshold=1e-6, max_matches=50)
+
+
+@pytest.fixture(autouse=True)
+def _smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small projects go through what larger ones do at 100 and 1,000 data."""
+    monkeypatch.setattr(background, "SIZES", (10, 100))
 
 
 async def changes(api: Api, event_type: str = BACKGROUND_CHANGED, project: str = P) -> list[Any]:
@@ -121,6 +128,14 @@ async def test_ten_data_bring_one_background(word_api: Api) -> None:
     assert (record.event_type, record.sequence) == (BACKGROUND_CHANGED, change)
     refused = await refusal(api.publish(event(event_type=BACKGROUND_CHANGED)))
     assert refused.reason == "EVENT_TYPE_RESERVED"
+
+
+async def test_the_first_answer_has_the_background_that_is_due(word_api: Api) -> None:
+    await word_api.publish(*data(12))
+    first = await scores(word_api)
+    (change,) = await changes(word_api)
+    assert {sequence for _, sequence in first.values()} == {change.sequence}
+    assert await scores(word_api) == first
 
 
 async def test_every_server_scores_alike(start_server: StartServer, valkey: EmbeddedValkey) -> None:

@@ -41,7 +41,7 @@ class BruteForce:
         for text in usual:
             if all(float(text.vectors[0] @ one.vectors[0]) < 0.7 for one in counted):
                 counted.append(text)
-        self.own = len(counted) / (len(counted) + 20)
+        self.own = len(counted) / (len(counted) + 120)
         passages = [
             (vector.astype(float), terms)
             for text in counted
@@ -83,7 +83,9 @@ class BruteForce:
         )
         best: Parts | None = None
         for passage, vector in enumerate(text.vectors):
-            cosine, usual = float(q @ vector), float(vector @ self.prior.need_mean)
+            cosine = float(q @ vector)
+            near = sorted((self.prior.needs.astype(float) @ vector.astype(float)).tolist())[-8:]
+            usual = sum(near) / len(near)
             standing = (cosine - mean) / deviation
             log_odds = (
                 weights.bias

@@ -62,9 +62,7 @@ def prior(seed: int = 0) -> Prior:
 
 
 def absolute_prior(seed: int = 0) -> background.Prior:
-    """The same for the absolute score, with what a hundred needs have in common."""
+    """The same for the absolute score, with a hundred needs."""
     known, corpus = prior(seed), Corpus(seed + 2_000)
-    needs = np.concatenate([corpus.need().vectors for _ in range(100)]).astype(np.float64)
-    return background.Prior(
-        known.mean, known.second, needs.mean(0), known.term_ids, known.term_share
-    )
+    needs = np.concatenate([corpus.need().vectors for _ in range(100)])
+    return background.Prior(known.mean, known.second, needs, known.term_ids, known.term_share)

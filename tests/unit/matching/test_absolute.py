@@ -24,7 +24,7 @@ from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding, as_stored, unit
 from contex_server.matching.need_index import NeedIndex
 from contex_server.matching.rules import AbsoluteRule
-from contex_server.matching.score import Scorer, Weights
+from contex_server.matching.score import Scorer, Weights, log_odds_of, probability
 from contex_server.matching.vectors import VectorIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -151,9 +151,17 @@ def test_neither_order_nor_other_data_nor_copies_change_a_score(
         assert match.score == together[need, f"k{order[0]}"].score
 
 
+def test_what_has_a_score_reaches_a_threshold_of_that_score() -> None:
+    odds = np.linspace(-40, 40, 4_001)
+    for log_odds, score in zip(odds.tolist(), probability(odds).tolist(), strict=True):
+        assert log_odds_of(score) <= log_odds
+    assert log_odds_of(0.5) == pytest.approx(0.0, abs=1e-12)
+    assert log_odds_of(0) == -math.inf
+
+
 def test_a_score_changes_with_the_background_alone() -> None:
-    project = Project(3, 80)
-    data = project.index(range(80))
+    project = Project(3, 120)
+    data = project.index(range(120))
     needs = NeedIndex(data)
     needs.set_agent(Agent("a", project.needs(0.05), 0.05, 1, 0, 0), tuple(project.encodings))
 
@@ -170,7 +178,7 @@ def test_a_score_changes_with_the_background_alone() -> None:
     assert project.rule.snapshot(data) is not None
     packed = project.rule.snapshot(data)
     project.rule.set_background(data, needs, packed, SINCE)
-    assert project.rule.snapshot(data) is None  # The next one is due at 100.
+    assert project.rule.snapshot(data) is None  # The next one is due at 1,000.
     after = live()
     assert after != before
     searched = {pair: match.score for pair, match in project.searched(data, 0.05).items()}
@@ -209,7 +217,8 @@ def test_a_prior_survives_being_packed() -> None:
     prior = absolute_prior()
     read = unpack_prior(pack_prior(prior))
     assert read.mean == pytest.approx(prior.mean, abs=1e-6)
-    assert read.need_mean == pytest.approx(prior.need_mean, abs=1e-6)
+    assert read.needs == pytest.approx(prior.needs, abs=0.01)
+    assert np.linalg.norm(read.needs, axis=1) == pytest.approx(1.0, abs=1e-6)
     assert read.second == pytest.approx(prior.second, abs=1e-3)
     assert (read.second == read.second.T).all()
 
@@ -228,7 +237,8 @@ def test_what_is_usual_moves_from_the_prior_to_the_project() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "size"), [(0, 0), (9, 0), (10, 10), (99, 10), (100, 100), (5_000_000, SIZES[-1])]
+    ("data", "size"),
+    [(0, 0), (99, 0), (100, 100), (999, 100), (1_000, 1_000), (5_000_000, SIZES[-1])],
 )
 def test_sizes_at_which_a_background_is_taken(data: int, size: int) -> None:
     assert size_reached(data) == size

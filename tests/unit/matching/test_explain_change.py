@@ -14,8 +14,8 @@ TERMS = (TermHit("ill", "ill", 0.5, 0.0), TermHit("zoo", "zoo", 0.5, 0.5))
 @pytest.mark.parametrize(
     ("score", "told"),
     [
-        (0.1099, ' a threshold of 0.10, or a description with "ill", or'),
-        (0.009, ' a description with "ill", or'),
+        (0.1099, ' a threshold of 0.10, or a description with "ill", if that is true of it, or'),
+        (0.009, ' a description with "ill", if that is true of it, or'),
     ],
 )
 def test_the_threshold_that_is_named_would_be_reached(score: float, told: str) -> None:

@@ -200,8 +200,8 @@ class Match:
         scorer: Identity of the formula and of its fitted weights.
         share: Of a relative score, as earlier versions computed it: logarithm of the passage's
             weight among everything that competes with it. 0 if the score is absolute.
-        usual_cosine: Mean of the passage's cosines with needs of all kinds: high for text that is
-            near to everything.
+        usual_cosine: Mean of the passage's cosines with the nearest of the shipped needs, which are
+            of many trades: what a need of this kind has anyway.
         coverage: Share of the need's single words that the datum has anywhere, weighted by their
             rarity, 0 to 1.
         expected_coverage: The coverage that a datum with as many different words has by chance.

@@ -396,8 +396,8 @@ class ScoreParts(_message.Message):
     among everything that competes with it. 0 if the score is absolute.
     """
     usual_cosine: _builtins.float
-    """Mean of the passage's cosines with needs of all kinds: high for text that is near to
-    everything.
+    """Mean of the passage's cosines with the nearest of the shipped needs, which are of many trades:
+    what a need of this kind has anyway.
     """
     coverage: _builtins.float
     """Share of the need's single words that the datum has anywhere, weighted by their rarity, 0 to 1."""
