@@ -46,6 +46,8 @@ _SPARE_NEEDS = 8
 """More that are measured exactly, since the nearest are found with rounded products."""
 ALIKE_COSINE = 0.7
 """Data whose heads are as near to one another say the same in other words; the first is counted."""
+MAX_TEXTS = 20_000
+"""A larger project is summed up by a sample: nothing is matched meanwhile."""
 _COMPARED = 1_000
 """Different data that further ones are compared with, at most."""
 PASSAGES_PER_TEXT = 8

@@ -6,6 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -125,9 +126,13 @@ class DataIndex:
         text = self._by_serial.get(serial)
         return text.data_keys if text is not None else set()
 
-    def encodings(self) -> Iterator[Encoding]:
-        """Every text, in the order of being added, with its single words as terms."""
-        for text in self._by_serial.values():
+    def encodings(self, at_most: int | None = None) -> Iterator[Encoding]:
+        """The texts in the order of being added, or so many of them, evenly spread.
+
+        Terms are single words.
+        """
+        step = 1 if at_most is None else -(-len(self._by_serial) // at_most) or 1
+        for text in islice(self._by_serial.values(), 0, None, step):
             rows = self._vectors.vectors(text.slots)
             yield Encoding(rows[:, : self.dimension], tuple(map(once, text.words)))
 

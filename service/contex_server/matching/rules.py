@@ -15,6 +15,7 @@ from contex_server.kernel.model import BEGINNING, Agent, Event, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching import explain as absolute
 from contex_server.matching.background import (
+    MAX_TEXTS,
     Prior,
     Snapshot,
     SnapshotDamaged,
@@ -154,7 +155,7 @@ class AbsoluteRule:
         assert isinstance(data, DataIndex)
         if not self.size_due(data):
             return None
-        return Snapshot.of(data.encodings(), len(data)).pack()
+        return Snapshot.of(data.encodings(MAX_TEXTS), len(data)).pack()
 
     def set_background(
         self, data: Data, needs: Needs, snapshot: bytes | None, since: LogSequence

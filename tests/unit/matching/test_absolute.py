@@ -188,6 +188,16 @@ def test_a_score_changes_with_the_background_alone() -> None:
     assert data.background.sequence == BEGINNING
 
 
+def test_a_large_project_is_summed_up_by_a_sample() -> None:
+    project = Project(4, 50)
+    data = project.index(range(50))
+    heads = [text.vectors[0] for text in project.texts]
+    for at_most, expected in ((None, range(50)), (100, range(50)), (20, range(0, 50, 3))):
+        found = [text.vectors[0] for text in data.encodings(at_most)]
+        assert np.array_equal(found, [heads[at] for at in expected])
+    assert list(project.index([]).encodings(20)) == []
+
+
 def test_snapshots_survive_being_packed() -> None:
     corpus = Corpus(9)
     one = snapshot([corpus.text(1 + n % 12) for n in range(30)])
