@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from contex.v1 import event_service_pb2
+from contex.v1 import event_pb2, event_service_pb2
 
 from benchmarks.http2 import Connection
 from benchmarks.load import SUBSCRIBE
@@ -20,7 +20,7 @@ OnMessage = Callable[[int, bytes], None]
 def from_end(project: str) -> bytes:
     """A request to subscribe to what is new."""
     return event_service_pb2.SubscribeRequest(
-        project=project, from_end=True, heartbeat_interval_ms=60_000
+        project=project, edge=event_pb2.EDGE_END, heartbeat_interval_ms=60_000
     ).SerializeToString()
 
 

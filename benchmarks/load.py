@@ -11,6 +11,8 @@ from typing import Any, cast
 import grpc
 from contex.v1 import event_service_pb2
 
+from benchmarks.messages import in_stream
+
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     # A connection for each channel; by default channels to one address share one.
@@ -88,7 +90,7 @@ async def publish_stream(
 
     Args:
         channel: Where to.
-        requests: Serialised PublishStreamRequests.
+        requests: Serialised PublishRequests.
         in_flight: Batches that may be unanswered; the server reads ahead by 16.
         before_each: Awaited before each batch: a pace.
 
@@ -104,7 +106,7 @@ async def publish_stream(
             await window.acquire()
             if before_each is not None:
                 await before_each()
-            await call.write(request)
+            await call.write(in_stream(request))
         await call.done_writing()
 
     start = time.perf_counter()

@@ -16,6 +16,7 @@ EXAMPLE = event_service_pb2.NewEvent(
 """The documentation's example event."""
 
 BATCH = 64
+_PUBLISH = bytes([1 << 3 | 2])
 _REQUEST_ID_HEAD = bytes([3 << 3 | 2, 32])
 
 
@@ -37,8 +38,22 @@ def example() -> event_service_pb2.NewEvent:
 
 
 def request(project: str, events: Sequence[event_service_pb2.NewEvent]) -> bytes:
-    """A PublishRequest or PublishStreamRequest: their fields are the same."""
+    """A PublishRequest."""
     return event_service_pb2.PublishRequest(project=project, events=events).SerializeToString()
+
+
+def in_stream(raw: bytes) -> bytes:
+    """The PublishStreamRequest of a PublishRequest."""
+    return _PUBLISH + encode_varint(len(raw)) + raw
+
+
+def encode_varint(value: int) -> bytes:
+    """A number as protobuf writes lengths."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def with_request_id(raw: bytes) -> bytes:

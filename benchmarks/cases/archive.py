@@ -183,31 +183,31 @@ async def _states(
 
 
 async def _export(channel: grpc.aio.Channel, file: Any) -> tuple[float, int]:
-    asked = transfer_service_pb2.ExportRequest(project=PROJECT).SerializeToString()
-    call = open_stream(channel, f"{_TRANSFERS}/Export", asked)
+    asked = transfer_service_pb2.ExportProjectRequest(project=PROJECT).SerializeToString()
+    call = open_stream(channel, f"{_TRANSFERS}/ExportProject", asked)
     start = time.perf_counter()
     while (raw := await read(call)) is not None:
-        file.write(transfer_service_pb2.ExportResponse.FromString(raw).data)
+        file.write(transfer_service_pb2.ExportProjectResponse.FromString(raw).data)
     return time.perf_counter() - start, file.tell()
 
 
 async def _import(channel: grpc.aio.Channel, file: Any) -> float:
     file.seek(0)
-    method: Any = channel.stream_stream(f"{_TRANSFERS}/Import")
+    method: Any = channel.stream_stream(f"{_TRANSFERS}/ImportProject")
 
     async def requests() -> AsyncIterator[bytes]:
         start = transfer_service_pb2.ImportStart(project="copy")
-        yield transfer_service_pb2.ImportRequest(start=start).SerializeToString()
+        yield transfer_service_pb2.ImportProjectRequest(start=start).SerializeToString()
         while data := file.read(_CHUNK):
-            yield transfer_service_pb2.ImportRequest(data=data).SerializeToString()
+            yield transfer_service_pb2.ImportProjectRequest(data=data).SerializeToString()
         finish = transfer_service_pb2.ImportFinish()
-        yield transfer_service_pb2.ImportRequest(finish=finish).SerializeToString()
+        yield transfer_service_pb2.ImportProjectRequest(finish=finish).SerializeToString()
 
     start = time.perf_counter()
     last = b""
     async for raw in method(requests()):
         last = cast(bytes, raw)
-    report = transfer_service_pb2.ImportResponse.FromString(last).report
+    report = transfer_service_pb2.ImportProjectResponse.FromString(last).report
     assert report.imported_count == report.read_count
     return time.perf_counter() - start
 

@@ -336,7 +336,7 @@ async def _listeners(
             asked = agent_service_pb2.RegisterAgentRequest(
                 project=project,
                 agent_id=f"agent-{number}",
-                needs=["API endpoint and timeouts"],
+                needs=[agent_service_pb2.Need(text="API endpoint and timeouts")],
                 threshold=1e-9,
             )
             await register(asked.SerializeToString())

@@ -33,13 +33,13 @@ VALUES = {
             parts.usual_cosine parts.coverage parts.expected_coverage
         MatchedEvent payload_omitted= +backfilled
         OmittedDatum
-        Context format? omitted=
+        Context=PromptContext format? omitted=
         Moment
     """,
     "agents": """
         Need threshold=
         MinDelta payload_changed=
-        Agent need_specs= min_delta?
+        Agent min_delta?
         Registration=RegisterAgentResponse context?=
         NeedsChanged!
         DeliveredNeed
@@ -103,8 +103,8 @@ VALUES = {
         RedactionAction(Enum)
         Redaction! json_pointer action= data_keys replacement
         ExportSummary
-        ExportPiece=ExportResponse resume_token= summary?
-        ImportProgress=ImportResponse byte_count event_count
+        ExportPiece=ExportProjectResponse resume_token= summary?
+        ImportProgress=ImportProjectResponse byte_count event_count
         ImportReport
     """,
 }

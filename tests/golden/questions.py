@@ -329,7 +329,7 @@ async def go_on(api: Api, saved: Json) -> Json:
         )
     answers["export"] = await _file(
         api,
-        transfer_service_pb2.ExportRequest(
+        transfer_service_pb2.ExportProjectRequest(
             project="shop",
             format=transfer_service_pb2.EXPORT_FORMAT_JSON_LINES,
             resume_token=tokens["export"],
@@ -438,8 +438,8 @@ async def catch_up(api: Api, project: str, agent_id: str) -> Json:
 
 async def finish_import(api: Api, data: bytes) -> Json:
     """Goes on with the import that was interrupted, and ends it."""
-    call = api.transfers.Import(timeout=TIMEOUT_S)
-    request = transfer_service_pb2.ImportRequest
+    call = api.transfers.ImportProject(timeout=TIMEOUT_S)
+    request = transfer_service_pb2.ImportProjectRequest
     await call.write(request(start=import_start()))
     first = await call.read()
     await call.write(request(data=data[first.resume_offset :]))
@@ -583,7 +583,7 @@ async def _history(api: Api, project: str, key: str) -> Json:
 async def _export(api: Api, project: str, until: str) -> Json:
     return await _file(
         api,
-        transfer_service_pb2.ExportRequest(
+        transfer_service_pb2.ExportProjectRequest(
             project=project,
             format=transfer_service_pb2.EXPORT_FORMAT_JSON_LINES,
             until=sequence(until),
@@ -591,9 +591,9 @@ async def _export(api: Api, project: str, until: str) -> Json:
     )
 
 
-async def _file(api: Api, request: transfer_service_pb2.ExportRequest) -> Json:
+async def _file(api: Api, request: transfer_service_pb2.ExportProjectRequest) -> Json:
     """An export as JSON lines: its events, whatever the order of their fields."""
-    found = await messages(api.transfers.Export, request)
+    found = await messages(api.transfers.ExportProject, request)
     lines = b"".join(message.data for message in found).splitlines()
     # The first holds the time of the export, the last the digest over the bytes of them all.
     events = lines[:-1] if request.resume_token else lines[1:-1]
@@ -719,3 +719,18 @@ def differences(recorded: Json, answered: Json, place: str = "") -> list[str]:
 _SCORE_TOLERANCE = 1e-3
 ADDED: frozenset[str] = frozenset()
 """Fields of answers that came after the recording."""
+_RENAMED = {"match": "need_match", "need_specs": "needs", "final": "last"}
+
+
+def in_names_of_now(recorded: Json) -> Json:
+    """A recorded answer with the names that its fields have now.
+
+    A need was a text in `needs`, and complete in `need_specs`.
+    """
+    if isinstance(recorded, list):
+        return [in_names_of_now(item) for item in recorded]
+    if not isinstance(recorded, dict):
+        return recorded
+    if "need_specs" in recorded:
+        recorded = {name: value for name, value in recorded.items() if name != "needs"}
+    return {_RENAMED.get(name, name): in_names_of_now(item) for name, item in recorded.items()}

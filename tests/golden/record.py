@@ -185,9 +185,14 @@ async def publish(api: Api, project: str, *events: NewEvent, **fields: Any) -> l
     return [receipt.sequence for receipt in response.receipts]
 
 
-async def register(api: Api, project: str, agent_id: str, **fields: Any) -> Any:
+async def register(
+    api: Api, project: str, agent_id: str, needs: list[Any] | None = None, **fields: Any
+) -> Any:
+    asked = [agent_service_pb2.Need(text=n) if isinstance(n, str) else n for n in needs or ()]
     return await api.agents.RegisterAgent(
-        agent_service_pb2.RegisterAgentRequest(project=project, agent_id=agent_id, **fields),
+        agent_service_pb2.RegisterAgentRequest(
+            project=project, agent_id=agent_id, needs=asked, **fields
+        ),
         timeout=TIMEOUT_S,
     )
 
@@ -320,7 +325,7 @@ async def _support(api: Api) -> int:
         api,
         "shop",
         "support",
-        need_specs=[
+        needs=[
             Need(text="stock levels", threshold=0.3, exclude_data_keys=["warehouse/p*"]),
             Need(text="return policy and refunds", max_matches=2),
         ],
@@ -335,7 +340,9 @@ async def _support(api: Api) -> int:
         if agent_id == "support":
             await api.agents.UpdateAgent(
                 agent_service_pb2.UpdateAgentRequest(
-                    project="shop", agent_id=agent_id, needs=["API endpoints and timeouts"]
+                    project="shop",
+                    agent_id=agent_id,
+                    needs=[agent_service_pb2.Need(text="API endpoints and timeouts")],
                 ),
                 timeout=TIMEOUT_S,
             )
@@ -523,8 +530,8 @@ async def save_tokens(api: Api, saved: Json) -> None:
         tokens.setdefault("replay", {})[name] = message.cursor
     tokens["subscribe"] = tokens["replay"]["forwards"]
     found = await questions.messages(
-        api.transfers.Export,
-        transfer_service_pb2.ExportRequest(
+        api.transfers.ExportProject,
+        transfer_service_pb2.ExportProjectRequest(
             project="shop", format=transfer_service_pb2.EXPORT_FORMAT_JSON_LINES
         ),
     )
@@ -552,8 +559,8 @@ async def make_file(command: list[str], directory: Path) -> bytes:
             )
         await register(api, "bulk", "importer", needs=["items in bulk"])
         found = await questions.messages(
-            api.transfers.Export,
-            transfer_service_pb2.ExportRequest(
+            api.transfers.ExportProject,
+            transfer_service_pb2.ExportProjectRequest(
                 project="bulk",
                 format=transfer_service_pb2.EXPORT_FORMAT_NATIVE,
                 include=[
@@ -581,9 +588,9 @@ async def crashing(
 
 async def import_half(command: list[str], directory: Path, data: bytes, **settings: Any) -> None:
     """Begins an import, and kills the server once a part is staged for good."""
-    request = transfer_service_pb2.ImportRequest
+    request = transfer_service_pb2.ImportProjectRequest
     async with crashing(command, directory, **settings) as (_, api):
-        call = api.transfers.Import()
+        call = api.transfers.ImportProject()
         await call.write(request(start=questions.import_start()))
         await call.read()
         step = 2_048

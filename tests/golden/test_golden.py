@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 
 def _read(name: str) -> Json:
-    return json.loads((HERE / name).read_text())
+    return questions.in_names_of_now(json.loads((HERE / name).read_text()))
 
 
 def _half() -> bytes:

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from contex.v1 import event_pb2, project_service_pb2, state_service_pb2
-from contex.v1.transfer_service_pb2 import ExportRequest, ImportFinish, ImportRequest, ImportStart
+from contex.v1.transfer_service_pb2 import (
+    ExportProjectRequest,
+    ImportFinish,
+    ImportProjectRequest,
+    ImportStart,
+)
 from contex_server.server import Server
 
 from tests.integration.support import DEADLINE_S, Api, ListEventsRequest, P, event, own
@@ -62,10 +67,10 @@ async def archive(server: Server) -> None:
 
 
 async def exported(api: Api, project: str = P, **fields: Any) -> bytes:
-    request = ExportRequest(project=project, **fields)
+    request = ExportProjectRequest(project=project, **fields)
     data = bytearray()
     summary = None
-    async for piece in api.transfers.Export(request, timeout=DEADLINE_S):
+    async for piece in api.transfers.ExportProject(request, timeout=DEADLINE_S):
         data += piece.data
         assert piece.byte_count == len(data)
         summary = piece.summary if piece.HasField("summary") else None
@@ -73,18 +78,20 @@ async def exported(api: Api, project: str = P, **fields: Any) -> bytes:
     return bytes(data)
 
 
-def requests(data: bytes, start: ImportStart, size: int = 4_000) -> Iterable[ImportRequest]:
-    yield ImportRequest(start=start)
+def requests(data: bytes, start: ImportStart, size: int = 4_000) -> Iterable[ImportProjectRequest]:
+    yield ImportProjectRequest(start=start)
     for at in range(0, len(data), size):
-        yield ImportRequest(data=data[at : at + size])
-    yield ImportRequest(finish=ImportFinish())
+        yield ImportProjectRequest(data=data[at : at + size])
+    yield ImportProjectRequest(finish=ImportFinish())
 
 
 async def imported(api: Api, data: bytes, project: str = "copy", **fields: Any) -> Any:
     size = fields.pop("size", 4_000)
     start = ImportStart(project=project, **fields)
     last = None
-    async for response in api.transfers.Import(requests(data, start, size), timeout=DEADLINE_S):
+    async for response in api.transfers.ImportProject(
+        requests(data, start, size), timeout=DEADLINE_S
+    ):
         last = response
     assert last is not None
     assert last.HasField("report")

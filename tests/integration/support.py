@@ -51,6 +51,7 @@ UnregisterAgentRequest = agent_service_pb2.UnregisterAgentRequest
 ListenRequest = agent_service_pb2.ListenRequest
 AcknowledgeRequest = agent_service_pb2.AcknowledgeRequest
 EventFilter = event_pb2.EventFilter
+EDGE_BEGINNING, EDGE_END = event_pb2.EDGE_BEGINNING, event_pb2.EDGE_END
 Event = event_pb2.Event
 
 
@@ -98,7 +99,9 @@ class Api:
 
     async def register(self, agent_id: str, *needs: str, project: str = P, **fields: Any) -> Any:
         """Registers an agent."""
-        request = RegisterAgentRequest(project=project, agent_id=agent_id, needs=needs, **fields)
+        request = RegisterAgentRequest(
+            project=project, agent_id=agent_id, needs=asked(*needs), **fields
+        )
         return await self.agents.RegisterAgent(request, timeout=DEADLINE_S)
 
     def subscribe(self, project: str = P, **fields: Any) -> Stream:
@@ -335,6 +338,16 @@ def batches(items: Iterable[Any], size: int) -> list[list[Any]]:
 
 
 _SALT = 38
+
+
+def in_stream(**fields: Any) -> event_service_pb2.PublishStreamRequest:
+    """A batch of a stream."""
+    return event_service_pb2.PublishStreamRequest(publish=PublishRequest(**fields))
+
+
+def asked(*texts: str) -> list[agent_service_pb2.Need]:
+    """Needs that have nothing but a text."""
+    return [agent_service_pb2.Need(text=text) for text in texts]
 
 
 class Words:

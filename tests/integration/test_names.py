@@ -24,7 +24,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.logs import exported, imported, requests
-from tests.integration.support import DEADLINE_S, Api, EventFilter, P, Refusal, event, refusal
+from tests.integration.support import (
+    DEADLINE_S,
+    Api,
+    EventFilter,
+    P,
+    Refusal,
+    asked,
+    event,
+    refusal,
+)
 from tests.integration.support import NewEvent as Published
 from tests.printable import printable_names
 
@@ -79,7 +88,7 @@ async def journey(api: Api, server: Server, project: str, names: list[str]) -> N
     agent = agent_service_pb2.RegisterAgentRequest(
         project=project,
         agent_id="eater",
-        needs=["apples"],
+        needs=asked("apples"),
         threshold=0.01,
     )
     await api.agents.RegisterAgent(agent, timeout=DEADLINE_S)
@@ -116,8 +125,8 @@ async def journey(api: Api, server: Server, project: str, names: list[str]) -> N
             assert await keys_of(api, project, data_keys=[glob]) == [name]
             assert name in await keys_of(api, project, prefix=name)
             assert await matched(api, project, data_keys=[glob]) == apples & {name}
-            asked = state_service_pb2.GetHistoryRequest(project=project, data_key=name, page_size=1)
-            history = await api.states.GetHistory(asked, timeout=DEADLINE_S)
+            query = state_service_pb2.GetHistoryRequest(project=project, data_key=name, page_size=1)
+            history = await api.states.GetHistory(query, timeout=DEADLINE_S)
             assert history.revisions[0].event.data_key == name
             passed = (await api.replay(project, data_keys=[glob]).to_end()).events
             assert passed == [e for e in log if e.data_key == name]
@@ -149,14 +158,14 @@ async def check_records(
         (project_service_pb2.ACTIVITY_DIMENSION_DATA_KEY, {e.data_key for e in log}),
         (project_service_pb2.ACTIVITY_DIMENSION_PUBLISHER, {e.publisher for e in log}),
     ):
-        asked = project_service_pb2.GetActivityRequest(
+        query = project_service_pb2.GetActivityRequest(
             project=project, dimension=dimension, top=100
         )
-        activity = await api.projects.GetActivity(asked, timeout=DEADLINE_S)
+        activity = await api.projects.GetActivity(query, timeout=DEADLINE_S)
         assert {series.name for series in activity.series} - {""} == names
         name = min(names)
-        asked.names.append(contex.escape_glob(name))
-        activity = await api.projects.GetActivity(asked, timeout=DEADLINE_S)
+        query.names.append(contex.escape_glob(name))
+        activity = await api.projects.GetActivity(query, timeout=DEADLINE_S)
         assert [series.name for series in activity.series] == [name]
 
 
@@ -236,7 +245,7 @@ async def refused(api: Api, data: bytes, project: str, **fields: Any) -> Refusal
     start = transfer_service_pb2.ImportStart(project=project, **fields)
 
     async def read() -> None:
-        async for _ in api.transfers.Import(requests(data, start), timeout=DEADLINE_S):
+        async for _ in api.transfers.ImportProject(requests(data, start), timeout=DEADLINE_S):
             pass
 
     return await refusal(read())

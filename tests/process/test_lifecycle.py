@@ -31,7 +31,7 @@ async def test_a_signal_ends_a_busy_server_cleanly(server: ServerProcess, number
         ended = asyncio.create_task(server.end(number))
         for stream in streams:
             last = await stream.read()
-            assert last.checkpoint.final
+            assert last.checkpoint.last
             assert last.cursor
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stream.read()

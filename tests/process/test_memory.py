@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import psutil
 from contex import AsyncClient, NewEvent
-from contex.v1 import event_service_pb2, event_service_pb2_grpc
+from contex.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
 
 from tests.process.servers import ServerProcess
 
@@ -32,7 +32,7 @@ async def test_readers_ten_megabytes_behind_cost_little_and_miss_nothing(
         await client.publish("p", "warm", 1)
         streams = [
             event_service_pb2_grpc.EventServiceStub(channel).Subscribe(
-                event_service_pb2.SubscribeRequest(project="p", from_end=True)
+                event_service_pb2.SubscribeRequest(project="p", edge=event_pb2.EDGE_END)
             )
             for channel in channels
         ]

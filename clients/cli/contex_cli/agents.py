@@ -84,7 +84,7 @@ async def update(session: Session, spec: Spec, agent_id: str = options.AGENT_ID)
 
 def _show_registration(registration: contex.Registration) -> None:
     agent = registration.agent
-    limits = {need.text: need.max_matches for need in agent.need_specs}
+    limits = {need.text: need.max_matches for need in agent.needs}
     show_matches(
         {
             need: matches[: limits.get(need) or agent.max_matches]
@@ -101,7 +101,7 @@ async def agents(session: Session) -> None:
     """Without a subcommand it lists them. Options of a subcommand come after it."""
     columns: out.Columns[contex.Agent] = {
         "agent": "agent_id",
-        "needs": lambda agent: out.plain("; ".join(agent.needs), 200),
+        "needs": lambda agent: out.plain("; ".join(need.text for need in agent.needs), 200),
         "threshold": "threshold",
         "registered": "registered_time",
         "acknowledged": "acknowledged_sequence",

@@ -19,7 +19,7 @@ _WORDS = 12
 def show_explanation(explanation: contex.Explanation) -> None:
     """Prints the verdict, the terms that add up to it, the words and the passages."""
     _show_verdict(explanation)
-    match = explanation.match
+    match = explanation.need_match
     out.say_lines(parts_lines(match) if is_relative(match) else [probability_line(match)])
     out.say(usual_line(match))
     out.say()
@@ -37,7 +37,7 @@ def show_explanation(explanation: contex.Explanation) -> None:
 
 
 def _show_verdict(explanation: contex.Explanation) -> None:
-    event, match = explanation.event, explanation.match
+    event, match = explanation.event, explanation.need_match
     # A need may exclude the key of a datum that reaches the threshold.
     sign = "≥" if match.score >= match.threshold else "<"
     verb = "matches" if explanation.matched else "does not match"
@@ -68,8 +68,8 @@ def _contributions_table(explanation: contex.Explanation) -> out.Table:
     sums: list[Any] = ["sum", "", "", f"{total:+.2f}", drawn(total)]
     # A relative score has no such values, as its parts depend on each other.
     if any(term.needed is not None for term in terms):
-        heading = f"to reach {explanation.match.threshold:.2f}, all else equal"
-        columns = {**columns, heading: lambda term: needed_text(term, explanation.match)}
+        heading = f"to reach {explanation.need_match.threshold:.2f}, all else equal"
+        columns = {**columns, heading: lambda term: needed_text(term, explanation.need_match)}
         sums.append("")
     result = out.table_of(terms, columns)
     result.add_section()
@@ -113,7 +113,7 @@ def _show_words(explanation: contex.Explanation) -> None:
 
 def words_line(explanation: contex.Explanation) -> str:
     """Which words of the need were found, which are missing, and what share chance would find."""
-    match = explanation.match
+    match = explanation.need_match
     words = [term for term in explanation.terms if " " not in term.word]
     parts = [
         f"{name} {_listed([out.plain(term.word, 40) for term in words if bool(term.hit) is hit])}"
@@ -138,6 +138,6 @@ def _show_passages(explanation: contex.Explanation) -> None:
         "path": lambda passage: out.plain(passage.path or "(head)", 60),
         "passage": lambda passage: out.plain(passage.text, 100),
     }
-    if not is_relative(explanation.match):  # Then words count for the datum as a whole.
+    if not is_relative(explanation.need_match):  # Then words count for the datum as a whole.
         del columns["lexical"]
     out.show_table(explanation.passages, columns)

@@ -134,10 +134,8 @@ def need_line(need: contex.Need) -> str:
 
 
 def need_lines(agent: contex.Agent) -> list[str]:
-    """The needs of an agent; a server may not tell their options."""
-    return list(
-        map(need_line, agent.need_specs) if agent.need_specs else map(out.plain, agent.needs)
-    )
+    """The needs of an agent."""
+    return list(map(need_line, agent.needs))
 
 
 def show_context(context: contex.Context | None) -> None:

@@ -140,7 +140,7 @@ def _patch(patch: Patch) -> dict[str, Any]:
 
 
 def _explanation(explanation: Explanation) -> dict[str, Any]:
-    match = explanation.match
+    match = explanation.need_match
     added = {"score": match.score, "threshold": match.threshold, "log_odds": explanation.log_odds}
     return _fields(explanation) | added
 

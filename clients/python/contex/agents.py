@@ -22,15 +22,6 @@ def to_needs(needs: Iterable[str | Need]) -> list[agent_service_pb2.Need]:
     ]
 
 
-def to_lines_or_needs(
-    needs: Iterable[str | Need],
-) -> tuple[list[str], list[agent_service_pb2.Need]]:
-    """The needs as lines if none has an option, which older servers understand too."""
-    needs = wire.several(needs)
-    lines = [need for need in needs if isinstance(need, str)]
-    return (lines, []) if len(lines) == len(needs) else ([], to_needs(needs))
-
-
 def to_min_delta(min_delta: MinDelta | None) -> agent_service_pb2.MinDelta | None:
     """The message for a delta."""
     if min_delta is None:

@@ -216,9 +216,12 @@ def from_rpc_error(error: grpc.RpcError) -> ContexError:
 
 def from_refusal(refusal: event_service_pb2.Refusal) -> ContexError:
     """The typed exception for a batch that a publish stream refused."""
-    code, reason = _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN), _reason_name(refusal)
-    retry_after = refusal.retry_delay_ms / 1000 if refusal.retry_delay_ms else None
-    return _kind(code, reason)(refusal.message, code, reason, refusal.metadata, retry_after)
+    code, reason = _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN), refusal.reason
+    retry_after = refusal.retry_delay_ms / 1000 if refusal.HasField("retry_delay_ms") else None
+    violations = [(v.field, v.description) for v in refusal.field_violations]
+    return _kind(code, reason)(
+        refusal.message, code, reason, refusal.metadata, retry_after, violations
+    )
 
 
 def is_transient(error: ContexError) -> bool:
@@ -260,12 +263,3 @@ def _details(error: grpc.RpcError) -> Iterable[any_pb2.Any]:
             details: Iterable[any_pb2.Any] = status.details
             return details
     return ()
-
-
-def _reason_name(refusal: event_service_pb2.Refusal) -> str:
-    from .v1 import error_reason_pb2
-
-    if refusal.reason == error_reason_pb2.ERROR_REASON_UNSPECIFIED:
-        return ""
-    value = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number.get(refusal.reason)
-    return value.name.removeprefix(_REASON_PREFIX) if value else ""

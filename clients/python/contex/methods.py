@@ -75,7 +75,7 @@ class RegistrationMethods:
 
     def by_need(self) -> MatchesByNeed:
         """Groups the data by need: the agent's needs in their order, best score first."""
-        return by_need(self.agent.needs, self.data)
+        return by_need([need.text for need in self.agent.needs], self.data)
 
 
 class KnownDatumMethods:

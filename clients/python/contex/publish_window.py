@@ -78,7 +78,7 @@ class PublishWindow:
         Raises:
             Internal: It is not the answer to the oldest unanswered batch.
         """
-        expected = self._unanswered[0][0].request_id if self._unanswered else "none"
+        expected = self._unanswered[0][0].publish.request_id if self._unanswered else "none"
         if response.request_id != expected:
             raise Internal(
                 f"got the answer to batch {response.request_id!r}, expected {expected!r}",

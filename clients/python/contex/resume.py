@@ -93,7 +93,7 @@ class ResumableStream(Generic[T]):
             return self._request
         resumed = type(self._request)()
         resumed.CopyFrom(self._request)  # type: ignore[arg-type]
-        resumed.cursor = self._received_cursor  # replaces any other start
+        resumed.cursor = self._received_cursor  # Where it started no longer matters.
         return resumed
 
     @property

@@ -56,17 +56,17 @@ class ExportProgress:
     the bytes are handed out and the export can't be resumed any more.
     """
 
-    def __init__(self, request: transfer_service_pb2.ExportRequest) -> None:
+    def __init__(self, request: transfer_service_pb2.ExportProjectRequest) -> None:
         self._request = request
         self.resumable = request.format != transfer_service_pb2.EXPORT_FORMAT_PARQUET
         self._held: list[bytes] = []
 
-    def next_request(self) -> transfer_service_pb2.ExportRequest:
+    def next_request(self) -> transfer_service_pb2.ExportProjectRequest:
         """The request of the next call."""
         self._held.clear()
         return self._request
 
-    def take(self, message: transfer_service_pb2.ExportResponse) -> Iterator[ExportPiece]:
+    def take(self, message: transfer_service_pb2.ExportProjectResponse) -> Iterator[ExportPiece]:
         """The piece that a message completes, if it does."""
         self._held.append(message.data)
         if message.resume_token:

@@ -78,6 +78,19 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
+def edge(start: str | None) -> event_pb2.Edge.ValueType | None:
+    """The end of the log at which a stream starts.
+
+    Raises:
+        ValueError: It is no end.
+    """
+    if start is None:
+        return None
+    if start not in ("beginning", "end"):
+        raise ValueError(f"start must be 'beginning' or 'end', not {start!r}")
+    return event_pb2.EDGE_END if start == "end" else event_pb2.EDGE_BEGINNING
+
+
 def at_most_one(**arguments: Any) -> dict[str, Any]:
     """The one argument that is not None, if any.
 

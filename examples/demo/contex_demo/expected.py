@@ -70,7 +70,7 @@ def missed(expected: Expected, explanation: Explanation, max_matches: int) -> Mi
             may have changed the score.
         max_matches: How many data an answer has for each need.
     """
-    match = explanation.match
+    match = explanation.need_match
     return Missed(
         expected.agent_id,
         expected.need,
@@ -83,7 +83,7 @@ def missed(expected: Expected, explanation: Explanation, max_matches: int) -> Mi
 
 
 def _reason(explanation: Explanation, max_matches: int) -> str:
-    match = explanation.match
+    match = explanation.need_match
     if explanation.matched:
         return f"it matches, and an answer has only the best {max_matches}"
     words = [term.word for term in explanation.terms if term.hit > 0 and " " not in term.word]

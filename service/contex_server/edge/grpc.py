@@ -8,7 +8,6 @@ that join them.
 from __future__ import annotations
 
 import asyncio
-import keyword
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +20,6 @@ from google.rpc import error_details_pb2, status_pb2
 
 from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
-from contex_server.kernel.codes import Code
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.names import PROJECT
 
@@ -36,10 +34,10 @@ def handlers(
 ) -> tuple[grpc.GenericRpcHandler, ...]:
     """gRPC's handlers for services, all of whose calls pass the links.
 
-    A servicer's method is named as in the proto, in snake case, and with "_" behind it where
-    that is a keyword. It takes the request, or the iterator of requests where they are
-    streamed, and the `Call`. It returns the response message, or None where the response is a
-    stream, which goes through `Call.write`. The project of a single request has been checked.
+    A servicer's method is named as in the proto, in snake case. It takes the request, or the
+    iterator of requests where they are streamed, and the `Call`. It returns the response message,
+    or None where the response is a stream, which goes through `Call.write`. The project of a
+    single request has been checked.
     """
     return tuple(
         grpc.method_handlers_generic_handler(
@@ -127,14 +125,13 @@ def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
     """Reads the project that a request of this method names."""
     if "project" in method.input_type.fields_by_name:
         return lambda request: str(request.project)
-    # Import names it once, in the message that comes first.
+    # ImportProject names it once, in the message that comes first.
     assert "start" in method.input_type.fields_by_name, method.full_name
     return lambda request: str(request.start.project)
 
 
 def _snake(name: str) -> str:
-    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
-    return f"{snake}_" if keyword.iskeyword(snake) else snake
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
 async def _abort(context: Context, error: ContexError) -> None:
@@ -144,13 +141,14 @@ async def _abort(context: Context, error: ContexError) -> None:
         reason=error.reason.value, domain=_DOMAIN, metadata=error.metadata
     )
     details = [info]
-    if error.field and code is Code.INVALID_ARGUMENT:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field,
-            description=error.message.removeprefix(f"{error.field}: "),
-            reason=error.reason.value,
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(
+            field=field, description=problem, reason=error.reason.value
         )
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        for field, problem in error.violations
+    ]
+    if violations:
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
     if error.retry_after_ms is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_after_ms)

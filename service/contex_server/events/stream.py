@@ -39,14 +39,14 @@ class Message:
         position: Where the reader stands after it.
         chunk: The events, with EVENTS.
         tail: The newest known sequence, with FELL_BEHIND.
-        final: With CHECKPOINT: the server is going away.
+        last: With CHECKPOINT: the server is going away.
     """
 
     kind: Kind
     position: Sequence
     chunk: Chunk | None = None
     tail: Sequence | None = None
-    final: bool = False
+    last: bool = False
 
 
 Selector = Callable[[list[Entry]], Awaitable[list[Delivery]]]
@@ -105,7 +105,7 @@ async def stream(
                             pulse.sent()
                         position = caught_up_to
                         if drain.started:
-                            yield Message(Kind.CHECKPOINT, position, final=True)
+                            yield Message(Kind.CHECKPOINT, position, last=True)
                             raise shutting_down()
                         if pulse.due():
                             yield Message(Kind.CHECKPOINT, position)
@@ -135,7 +135,7 @@ async def stream(
                         yield Message(Kind.CAUGHT_UP, position)
                         pulse.sent()
                     if drain.started:
-                        yield Message(Kind.CHECKPOINT, reader.position, final=True)
+                        yield Message(Kind.CHECKPOINT, reader.position, last=True)
                         raise shutting_down()
                     await reader.wait()
                     if pulse.due():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Self
 
@@ -61,7 +62,7 @@ class ContexError(Exception):
         reason: Why, for programs.
         message: Why, for people.
         metadata: Facts about it, by the names that `ErrorReason` documents.
-        field: The request field at fault, if one is.
+        field: The request field at fault, if one is; of several the first.
         retry_after_ms: When a retry may succeed; None if it can't.
     """
 
@@ -73,6 +74,7 @@ class ContexError(Exception):
         metadata: dict[str, str] | None = None,
         field: str | None = None,
         retry_after_ms: int | None = None,
+        others: Iterable[ContexError] = (),
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -80,6 +82,44 @@ class ContexError(Exception):
         self.metadata = metadata or {}
         self.field = field
         self.retry_after_ms = retry_after_ms
+        self._others = tuple(others)
+
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """Every field at fault with its limit, where a request is outside its limits."""
+        if self.reason.code is not Code.INVALID_ARGUMENT:
+            return []
+        own = [(self.field, self.message.removeprefix(f"{self.field}: "))] if self.field else []
+        return [*own, *(one for other in self._others for one in other.violations)]
+
+
+def all_of(checks: Iterable[Callable[[], object]]) -> None:
+    """Makes all checks; refuses as the first that fails, with the fields of the others.
+
+    Raises:
+        ContexError: As the first check that fails.
+    """
+    problems: list[ContexError] = []
+    for check in checks:
+        try:
+            check()
+        except ContexError as error:
+            problems.append(error)
+            if len(problems) == _MOST_PROBLEMS:
+                break
+    if problems:
+        first, *others = problems
+        raise ContexError(
+            first.reason,
+            first.message,
+            metadata=first.metadata,
+            field=first.field,
+            retry_after_ms=first.retry_after_ms,
+            others=others,
+        )
+
+
+_MOST_PROBLEMS = 50
 
 
 class StartupError(Exception):

@@ -6,8 +6,8 @@ every score is computed until the next one. Snapshots are taken when a project h
 10,000 … data, and each takes effect by an event of the log, so that every server decides alike and
 decisions of the past can be recomputed. Until the first, the prior alone is the background.
 
-Over passages with mean m and second moment M, a need q has the mean cosine q·m and the variance
-qᵀMq - (q·m)²: no scan is needed to know how a need scores against a whole project.
+Over passages with mean m and covariance C, a need q has the mean cosine q·m and the variance qᵀCq:
+no scan is needed to know how a need scores against a whole project.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from contex_server.matching.terms import TermIds, look_up, single_words
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
 """Numbers of data at which a project's background is taken anew."""
-PRIOR_DATA = 120
+PRIOR_DATA = 60
 """The shipped prior weighs as much as this many different data of the project.
 
 With less, F1 is a little better and the first snapshot overturns decisions (ADR 23).
@@ -230,7 +230,7 @@ class Background:
     sequence: LogSequence  # of the event since which it holds; BEGINNING for the prior alone
     data: int  # of the project, that it sums up
     mean: Floats
-    second: Floats
+    covariance: Floats  # within the shipped texts and within the project, not between the two
     own: Snapshot | None
     prior: Prior
     weight: float  # of the snapshot, 0 to 1; the rest is the prior's
@@ -252,8 +252,8 @@ class Background:
             return []
         vectors = np.concatenate([need.vectors[:1] for need in needs]).astype(np.float64)
         means = vectors @ self.mean
-        squares = np.vecdot(vectors @ self.second, vectors)
-        deviations = np.sqrt(np.maximum(squares - means**2, MIN_DEVIATION**2))
+        variances = np.vecdot(vectors @ self.covariance, vectors)
+        deviations = np.sqrt(np.maximum(variances, MIN_DEVIATION**2))
         found = []
         for need, mean, deviation in zip(needs, means.tolist(), deviations.tolist(), strict=True):
             words = single_words(need.terms[0])
@@ -271,18 +271,23 @@ def background(
     prior: Prior, snapshot: Snapshot | None = None, sequence: LogSequence = BEGINNING
 ) -> Background:
     """The background that a snapshot makes with the prior, since its event."""
+    shipped = _covariance(prior)
     if snapshot is None:
-        return Background(sequence, 0, prior.mean, prior.second, None, prior, 0.0)
+        return Background(sequence, 0, prior.mean, shipped, None, prior, 0.0)
     own = snapshot.different / (snapshot.different + PRIOR_DATA)
     return Background(
         sequence,
         snapshot.data,
         (1 - own) * prior.mean + own * snapshot.mean,
-        (1 - own) * prior.second + own * snapshot.second,
+        (1 - own) * shipped + own * _covariance(snapshot),
         snapshot,
         prior,
         own,
     )
+
+
+def _covariance(texts: Prior | Snapshot) -> Floats:
+    return texts.second - np.outer(texts.mean, texts.mean)
 
 
 def size_reached(data: int) -> int:

@@ -36,20 +36,26 @@ _ASKING = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _LEFT_OUT = re.compile(
-    r"""\s*(?:[,;(]|\s[-\u2013]|(?=\sbut\s))\s*
+    r"""\s*(?:[,;(]|\s[-\u2013]|(?=\s(?:but|except|excluding)\s))\s*
         (?:(?:but|and)\s+not|not\s+(?:about|the|interested\s+in|those|what)|except(?:\s+for)?
           |excluding|other\s+than|rather\s+than|instead\s+of)
-        \s[^,;.)]{6,}\)?""",
+        \s[^,;.)]{2,}\)?""",
     re.VERBOSE | re.IGNORECASE,
 )
 _LETTER = re.compile(r"[^\W\d_]")
+_ALL = frozenset({"", "all", "any", "anything", "everything"})
+_DIGIT = re.compile(r"\d")
 _LATIN_END = "\u0250"
+_LONGEST_WORD = 100
+"""A longer one is unknown to the models' tokenizers."""
 
 
 def gist(need: str) -> str:
     """The need without what only asks and what it wants left out; all of it if that is all."""
     text = " ".join(need.split()).rstrip("?.!")
-    core = _LEFT_OUT.sub(" ", text)
+    core = _LEFT_OUT.sub(" ", text).strip()
+    if core.lower() in _ALL:
+        core = text
     for _ in range(2):  # "I plan the rota and | need to know about | …"
         shorter = _ASKING.sub("", _ROLE.sub("", core))
         if _LETTER.search(shorter):
@@ -59,7 +65,11 @@ def gist(need: str) -> str:
 
 
 def is_foreign(need: str) -> bool:
-    """Whether most of a need's letters are of another script than Latin."""
-    letters: list[str] = _LETTER.findall(need)
+    """Whether a model of English can read less than half of a need.
+
+    That are letters of another script than Latin, or what is no word at all: emoji, a thousand "x".
+    """
+    words = [word for word in need.split() if len(word) <= _LONGEST_WORD]
+    letters: list[str] = _LETTER.findall(" ".join(words))
     latin = sum(letter < _LATIN_END for letter in letters)
-    return 2 * latin < len(letters)
+    return 2 * latin < len(letters) or not (letters or _DIGIT.search(need))

@@ -56,7 +56,7 @@ class ExportRequest:
 
 
 class ExportChunk(NamedTuple):
-    """The next bytes of the file, and the progress; see `contex.v1.ExportResponse`."""
+    """The next bytes of the file, and the progress; see `contex.v1.ExportProjectResponse`."""
 
     data: bytes
     events: int

@@ -21,6 +21,7 @@ from tests.integration.support import (
     UnregisterAgentRequest,
     UpdateAgentRequest,
     Words,
+    asked,
     event,
     refusal,
 )
@@ -118,7 +119,7 @@ async def test_needs_are_those_of_the_time(word_api: Api) -> None:
     before = await moment()
     await api.register("a", "apples")
     first = await moment()
-    update = UpdateAgentRequest(project=P, agent_id="a", needs=["pears", "plums"])
+    update = UpdateAgentRequest(project=P, agent_id="a", needs=asked("pears", "plums"))
     await api.agents.UpdateAgent(update, timeout=DEADLINE_S)
     second = await moment()
     await api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id="a"))
@@ -139,9 +140,7 @@ async def test_what_was_held_back_and_why(word_api: Api) -> None:
     request = RegisterAgentRequest(
         project=P,
         agent_id="a",
-        need_specs=[
-            agent_service_pb2.Need(text="apples", exclude_data_keys=["secret*"], max_matches=2)
-        ],
+        needs=[agent_service_pb2.Need(text="apples", exclude_data_keys=["secret*"], max_matches=2)],
         min_delta=agent_service_pb2.MinDelta(json_pointers=["/eur"]),
     )
     answer = await api.agents.RegisterAgent(request, timeout=DEADLINE_S)
@@ -192,7 +191,7 @@ async def test_an_update_that_was_worth_it_is_pending_though_a_later_one_was_not
     request = RegisterAgentRequest(
         project=P,
         agent_id="a",
-        needs=["apples"],
+        needs=asked("apples"),
         min_delta=agent_service_pb2.MinDelta(json_pointers=["/eur"]),
     )
     await api.publish(event("price", b'{"eur": 1, "at": 1}', description="apples"))

@@ -23,6 +23,7 @@ from tests.integration.support import (
     UnregisterAgentRequest,
     UpdateAgentRequest,
     Words,
+    asked,
     event,
     order,
     own,
@@ -256,7 +257,7 @@ async def test_an_agent_misses_nothing_between_its_registration_and_its_stream(
 async def test_an_update_changes_what_it_names(word_api: Api) -> None:
     await word_api.publish(event("one"), event("two"))
     first = await word_api.register("a", "one", threshold=0.3, max_matches=5)
-    changed = await update(word_api, needs=["two"])
+    changed = await update(word_api, needs=asked("two"))
     assert keys(changed) == ["two"]
     assert (changed.agent.threshold, changed.agent.max_matches) == (0.3, 5)
     changed = await update(word_api, threshold=0.9)
@@ -273,7 +274,7 @@ async def test_an_unknown_agent_is_not_found(word_api: Api) -> None:
     await word_api.register("a", "need", project="other")
     calls = [
         get(word_api),
-        update(word_api, needs=["x"]),
+        update(word_api, needs=asked("x")),
         acknowledge(word_api, sequence="0"),
         word_api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id="a")),
         word_api.listen("a").to_end(),
@@ -308,7 +309,7 @@ async def test_agents_are_listed_page_by_page(word_api: Api) -> None:
 
 async def test_registrations_are_told_in_the_log(word_api: Api) -> None:
     answer = await word_api.register("a", "one need")
-    await update(word_api, needs=["another"])
+    await update(word_api, needs=asked("another"))
     removed = await word_api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id="a"))
     log = await word_api.log()
     assert [e.event_type for e in log] == [
@@ -405,7 +406,7 @@ async def test_a_need_may_be_said_twice_and_by_several(word_api: Api) -> None:
     stream_a, stream_b = word_api.listen("a"), word_api.listen("b")
     await stream_a.live()
     await stream_b.live()
-    await update(word_api, "b", needs=["gamma"])
+    await update(word_api, "b", needs=asked("gamma"))
     await stream_b.until(lambda s: "needs_changed" in s.kinds)
     await word_api.publish(event("alpha.again"))
     assert (await stream_a.count(1)).keys == ["alpha.again"]

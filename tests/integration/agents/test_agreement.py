@@ -116,15 +116,17 @@ class BruteForce:
         for each in self.backgrounds[background]:
             if all(float(each.vector @ one.vector) < 0.7 for one in usual):
                 usual.append(each)
-        own = len(usual) / (len(usual) + 120)
+        own = len(usual) / (len(usual) + 60)
         q = stored(vector(need))
         having = Counter(term for each in usual for term in each.terms)
-        mean = float(q @ self.prior_mean) * (1 - own)
-        second = float(q @ self.prior_second @ q) * (1 - own)
-        for each in usual:
-            mean += own * float(q @ each.vector) / len(usual)
-            second += own * float(q @ each.vector) ** 2 / len(usual)
-        deviation = math.sqrt(max(second - mean**2, 0.02**2))
+        shipped = float(q @ self.prior_mean)
+        mean = shipped * (1 - own)
+        variance = (float(q @ self.prior_second @ q) - shipped**2) * (1 - own)
+        if usual:
+            cosines = np.array([float(q @ each.vector) for each in usual])
+            mean += own * float(cosines.mean())
+            variance += own * float(cosines.var())
+        deviation = math.sqrt(max(variance, 0.02**2))
 
         def share(term: int) -> float:
             count = having[term] if having[term] > 1 else 0
@@ -237,7 +239,7 @@ async def test_deliveries_equal_brute_force(
                     specs = needs()
                     answer = await api.agents.RegisterAgent(
                         agent_service_pb2.RegisterAgentRequest(
-                            project=P, agent_id=name, need_specs=specs
+                            project=P, agent_id=name, needs=specs
                         )
                     )
                     registered[name] = [(answer.sequence, specs)]
@@ -253,7 +255,7 @@ async def test_deliveries_equal_brute_force(
                 if round_ % 7 == 3:
                     name, specs = randomly.choice(list(delivered)), needs()
                     answer = await api.agents.UpdateAgent(
-                        UpdateAgentRequest(project=P, agent_id=name, need_specs=specs)
+                        UpdateAgentRequest(project=P, agent_id=name, needs=specs)
                     )
                     registered[name].append((answer.sequence, specs))
             (end,) = await writer.publish(event(f"end.{life}", b'"zzz"'))

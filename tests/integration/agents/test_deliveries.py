@@ -23,6 +23,7 @@ from tests.integration.support import (
     UpdateAgentRequest,
     Words,
     after,
+    asked,
     event,
     ms,
     refusal,
@@ -151,7 +152,7 @@ async def test_answers_and_changes_of_needs_are_deliveries(word_api: Api) -> Non
     answer = await api.register("a", "apples")
     assert [d.event.data_key for d in answer.data] == ["apple"]
     stream = await api.listen("a").live()
-    update = UpdateAgentRequest(project=P, agent_id="a", needs=["apples", "pears"])
+    update = UpdateAgentRequest(project=P, agent_id="a", needs=asked("apples", "pears"))
     await api.agents.UpdateAgent(update, timeout=DEADLINE_S)
     await stream.until(lambda s: "needs_changed" in s.kinds)
     found = await sent(api, agent_id="a")
@@ -193,7 +194,7 @@ async def test_needs_are_told_by_the_registration_of_the_time(word_api: Api) -> 
     (early,) = await api.publish(event("x", description="pears"))
     await stream.count(1)
     for n in range(3):
-        update = UpdateAgentRequest(project=P, agent_id="a", needs=[f"plums {n}", "cherries"])
+        update = UpdateAgentRequest(project=P, agent_id="a", needs=asked(f"plums {n}", "cherries"))
         await api.agents.UpdateAgent(update, timeout=DEADLINE_S)
     (late,) = await api.publish(event("y", description="cherries"))
     await stream.until(lambda s: late in s.sequences)

@@ -16,6 +16,7 @@ from contex_server.server import Server
 
 from tests.conftest import StartServer
 from tests.integration.support import (
+    EDGE_END,
     AcknowledgeRequest,
     Api,
     P,
@@ -24,6 +25,7 @@ from tests.integration.support import (
     UnregisterAgentRequest,
     UpdateAgentRequest,
     Words,
+    asked,
     event,
     eventually,
     order,
@@ -133,7 +135,7 @@ async def test_new_needs_take_effect_on_a_live_stream(word_api: Api) -> None:
     await word_api.register("a", "alpha")
     stream = await word_api.listen("a").live()
     await word_api.publish(event("alpha"), event("beta"))
-    await update(word_api, needs=["beta"])
+    await update(word_api, needs=asked("beta"))
     await word_api.publish(event("alpha"), event("beta"))
     await stream.count(2)
     await update(word_api, threshold=0.99999)
@@ -157,9 +159,9 @@ async def test_needs_are_never_older_than_the_events_they_are_matched_with(
         every = [event(need) for need in needs]
         for need in needs:
             await asyncio.gather(
-                other.publish(*every), update(api, needs=[need]), other.publish(*every)
+                other.publish(*every), update(api, needs=asked(need)), other.publish(*every)
             )
-        await update(api, needs=["last"])
+        await update(api, needs=asked("last"))
         await api.publish(*every, event("last"))
         await stream.until(lambda s: "last" in s.keys)
         changes = [order(e.sequence) for e in await api.log() if e.event_type == "agent_registered"]
@@ -295,7 +297,7 @@ async def test_servers_on_one_store_are_one_service(
         # What one embedded, the other reads.
         await one.publish(event("alpha.one", b'{"n": 1}'))
         await agent.count(3)
-        await update(one, needs=["beta"])
+        await update(one, needs=asked("beta"))
         await one.publish(event("alpha.one"), event("beta.one"))
         await agent.count(4)
         assert agent.keys[3] == "beta.one"
@@ -334,7 +336,7 @@ async def test_while_the_model_is_away_publishes_are_taken_and_agents_get_them_a
 ) -> None:
     api = word_api
     await api.register("a", "alpha")
-    agent, plain = await api.listen("a").live(), await api.subscribe(from_end=True).live()
+    agent, plain = await api.listen("a").live(), await api.subscribe(edge=EDGE_END).live()
     await api.publish(event("alpha.before"))
     await agent.count(1)
     words.down = True
@@ -348,7 +350,7 @@ async def test_while_the_model_is_away_publishes_are_taken_and_agents_get_them_a
     refused = await refusal(api.register("b", "gamma"))
     assert (refused.code, refused.reason) == ("UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
     assert refused.retry_after_ms
-    refused = await refusal(update_call(api, needs=["gamma"]))
+    refused = await refusal(update_call(api, needs=asked("gamma")))
     assert refused.reason == "EMBEDDER_UNAVAILABLE"
     # Nothing of the refused registration is left.
     assert [e.event_type for e in await api.log()].count("agent_registered") == 1
@@ -423,8 +425,8 @@ async def test_streams_outlive_a_store_that_was_killed(
 ) -> None:
     api = word_api
     await api.register("a", "alpha")
-    agent, plain = await api.listen("a").live(), await api.subscribe(from_end=True).live()
-    filtered = await api.subscribe(from_end=True, data_keys=["beta*"]).live()
+    agent, plain = await api.listen("a").live(), await api.subscribe(edge=EDGE_END).live()
+    filtered = await api.subscribe(edge=EDGE_END, data_keys=["beta*"]).live()
     published: list[str] = []
     for round_ in range(3):
         published += await api.publish(event(f"alpha.{round_}"), event(f"beta.{round_}"))

@@ -20,13 +20,14 @@ from contex_server.match.project_matcher import LiveAgent, ProjectMatcher
 from contex_server.server import Server
 
 from tests.integration.support import (
+    EDGE_END,
     Api,
     P,
     PublishRequest,
-    PublishStreamRequest,
     Words,
     event,
     eventually,
+    in_stream,
 )
 
 KEPT = (Feed, Reader, Channel, ProjectMatcher, LiveAgent, _Pulse)
@@ -131,14 +132,14 @@ async def subscribe_waiting_live(scene: Scene) -> None:
 
 @phase
 async def subscribe_writing_live(scene: Scene) -> None:
-    await scene.subscribe(from_end=True).live()
+    await scene.subscribe(edge=EDGE_END).live()
     await scene.fill()
     await pause()
 
 
 @phase
 async def subscribe_fallen_behind(scene: Scene) -> None:
-    stream = scene.subscribe(from_end=True)
+    stream = scene.subscribe(edge=EDGE_END)
     await stream.live()
     await scene.fill()
     await stream.until(lambda s: "fell_behind" in s.kinds)
@@ -239,7 +240,7 @@ async def publish_stream_without_a_batch(scene: Scene) -> None:
 async def publish_stream_waiting_for_the_next_batch(scene: Scene) -> None:
     call = scene.leaver.events.PublishStream()
     scene.calls.append(call)
-    await call.write(PublishStreamRequest(project=P, events=[event()]))
+    await call.write(in_stream(project=P, events=[event()]))
     await call.read()
 
 
@@ -250,7 +251,7 @@ async def publish_stream_embedding(scene: Scene) -> None:
     scene.calls.append(call)
     for i in range(40):
         words = f"{'abcdefgh'[i % 8]}{'ijklm'[i // 8]}"
-        await call.write(PublishStreamRequest(project=P, events=[event(f"new.{words}")]))
+        await call.write(in_stream(project=P, events=[event(f"new.{words}")]))
     await pause()
 
 
@@ -260,7 +261,7 @@ async def publish_stream_appending(scene: Scene) -> None:
     call = scene.leaver.events.PublishStream()
     scene.calls.append(call)
     for _ in range(40):
-        await call.write(PublishStreamRequest(project=P, events=[event()]))
+        await call.write(in_stream(project=P, events=[event()]))
     await reached.wait()
 
 
@@ -269,7 +270,7 @@ async def publish_stream_writing_answers(scene: Scene) -> None:
     call = scene.leaver.events.PublishStream()
     scene.calls.append(call)
     for _ in range(100):
-        await call.write(PublishStreamRequest(project=P, events=[event()] * 300))
+        await call.write(in_stream(project=P, events=[event()] * 300))
     await pause()
 
 
@@ -386,7 +387,7 @@ async def test_who_leaves_leaves_nothing_behind(scene: Scene, name: str, how: st
     before.clear()  # These tasks' frames hold what they worked on.
     await nothing_is_kept()
     await scene.writer.publish(event("alpha.after"))
-    stream = await scene.writer.subscribe(from_end=True).live()
+    stream = await scene.writer.subscribe(edge=EDGE_END).live()
     await stream.cancel()
 
 

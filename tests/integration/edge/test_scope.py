@@ -36,6 +36,7 @@ from tests.integration.support import (
     UpdateAgentRequest,
     Words,
     after,
+    asked,
     event,
     refusal,
 )
@@ -113,7 +114,8 @@ async def test_streams(api: Api) -> None:
     assert (len(guest.events), len(listener.events)) == (3, 3)
     assert keys(other.events) == {SEEN, HIDDEN, ""}
     await api.agents.UpdateAgent(
-        UpdateAgentRequest(project=P, agent_id="a", needs=["apples again"]), timeout=DEADLINE_S
+        UpdateAgentRequest(project=P, agent_id="a", needs=asked("apples again")),
+        timeout=DEADLINE_S,
     )
     await listener.until(lambda stream: stream.kinds[-1] == "needs_changed")
     assert keys(datum.event for datum in listener.messages[-1].needs_changed.data) <= {SEEN}
@@ -171,7 +173,7 @@ async def test_matches(api: Api) -> None:
 
 
 async def test_agents(api: Api) -> None:
-    request = RegisterAgentRequest(project=P, agent_id="a", needs=["apples"])
+    request = RegisterAgentRequest(project=P, agent_id="a", needs=asked("apples"))
     registered = await api.agents.RegisterAgent(request, **GUEST)
     assert keys(datum.event for datum in registered.data) == {SEEN}
     context = agent_service_pb2.GetAgentContextRequest(project=P, agent_id="a")
@@ -191,9 +193,9 @@ async def test_audit_and_files(api: Api) -> None:
     records = await audit.ListRecords(request, **GUEST)
     assert keys(records.records) - {""} == {SEEN}
     transfer: Any = transfer_service_pb2_grpc.TransferServiceStub(api.channel)
-    export = transfer_service_pb2.ExportRequest(
+    export = transfer_service_pb2.ExportProjectRequest(
         project=P, format=transfer_service_pb2.EXPORT_FORMAT_JSON_LINES
     )
-    data = b"".join([piece.data for piece in await found(transfer.Export(export, **GUEST))])
+    data = b"".join([piece.data for piece in await found(transfer.ExportProject(export, **GUEST))])
     assert SEEN.encode() in data
     assert HIDDEN.encode() not in data

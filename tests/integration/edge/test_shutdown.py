@@ -18,11 +18,11 @@ from tests.integration.support import (
     Api,
     P,
     PublishRequest,
-    PublishStreamRequest,
     Refusal,
     Stream,
     Words,
     event,
+    in_stream,
     refusal,
 )
 
@@ -31,9 +31,9 @@ def ends_well(stream: Stream, refused: Refusal) -> None:
     assert (refused.code, refused.reason) == ("UNAVAILABLE", "SHUTTING_DOWN")
     assert refused.retry_after_ms
     assert stream.kinds[-1] == "checkpoint"
-    assert stream.messages[-1].checkpoint.final
+    assert stream.messages[-1].checkpoint.last
     assert [
-        m.checkpoint.final for m in stream.messages if m.WhichOneof("message") == "checkpoint"
+        m.checkpoint.last for m in stream.messages if m.WhichOneof("message") == "checkpoint"
     ].count(True) == 1
 
 
@@ -127,7 +127,7 @@ async def test_an_import_that_waits_for_its_client_ends_and_can_go_on(
     async with Api.of(here) as one, Api.of(there) as two:
         await two.publish(*(event(f"k{n}") for n in range(20)))
         data = await exported(two)
-        call = one.transfers.Import()
+        call = one.transfers.ImportProject()
         first, part, _ = requests(data, ImportStart(project="copy", import_id="i"), len(data))
         for request in (first, part):
             await call.write(request)
@@ -156,7 +156,7 @@ async def test_what_is_in_flight_is_answered(
         ]
         call = api.events.PublishStream()
         for name in "ijklmnop":
-            await call.write(PublishStreamRequest(project=P, events=[event(f"new.{name}")]))
+            await call.write(in_stream(project=P, events=[event(f"new.{name}")]))
         registering = asyncio.ensure_future(api.register("a", "quite new"))
         await asyncio.sleep(0.2)
         await server.stop()

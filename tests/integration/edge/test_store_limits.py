@@ -20,18 +20,20 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.integration.support import (
     DEADLINE_S,
+    EDGE_BEGINNING,
+    EDGE_END,
     AcknowledgeRequest,
     Api,
     GetEventRequest,
     P,
     PublishRequest,
-    PublishStreamRequest,
     Refusal,
     UnregisterAgentRequest,
     Words,
     after,
     at_ms,
     event,
+    in_stream,
     ms,
     own,
     refusal,
@@ -104,7 +106,7 @@ async def test_from_the_beginning_is_from_the_first_event_that_is_left(
     api: Api, store: Any
 ) -> None:
     left = (await trimmed(api, store))[5:]
-    for start in ({}, {"from_beginning": True}, {"after_sequence": "0"}):
+    for start in ({}, {"edge": EDGE_BEGINNING}, {"after_sequence": "0"}):
         assert (await api.subscribe(**start).live()).sequences == left
     assert (await api.replay().to_end()).sequences == left
     assert (await api.replay(order=BACKWARDS).to_end()).sequences == left[::-1]
@@ -113,7 +115,7 @@ async def test_from_the_beginning_is_from_the_first_event_that_is_left(
     instant = at_ms(ms(left[0]) - 60_000)
     assert [e.sequence for e in (await api.page(since=instant)).events] == left
     assert (await api.subscribe(from_time=instant.time).live()).sequences == left
-    assert (await api.subscribe(from_end=True).live()).sequences == []
+    assert (await api.subscribe(edge=EDGE_END).live()).sequences == []
 
 
 async def test_a_trimmed_event_is_not_found_and_its_key_counts_on(api: Api, store: Any) -> None:
@@ -200,7 +202,7 @@ async def test_a_full_store_takes_no_writes_until_it_is_given_room(
         api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id="agent")),
     ):
         check_full(await refusal(call))
-    request = PublishStreamRequest(project=P, events=[own()], request_id="s")
+    request = in_stream(project=P, events=[own()], request_id="s")
     answers = [a async for a in api.events.PublishStream(iter([request] * 2), timeout=DEADLINE_S)]
     for answer in answers:
         assert answer.refused.reason == error_reason_pb2.ERROR_REASON_STORE_FULL
@@ -224,7 +226,7 @@ async def test_a_full_store_is_read_as_ever(word_api: Api, store: Any) -> None:
     api = word_api
     await api.register("agent", "datum")
     every = [(await api.publish(event(f"datum.{'x' * i}")))[0] for i in range(1, 5)]
-    live, listening = await api.subscribe(from_end=True).live(), await api.listen("agent").live()
+    live, listening = await api.subscribe(edge=EDGE_END).live(), await api.listen("agent").live()
     await fill_up(store)
     assert (await api.replay(event_types=["data_published"]).to_end()).sequences == every
     assert [e.sequence for e in (await api.page(data_keys=["*"])).events] == every

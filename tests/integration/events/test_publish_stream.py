@@ -23,6 +23,7 @@ from tests.integration.support import (
     Words,
     event,
     eventually,
+    in_stream,
     own,
     refusal,
 )
@@ -35,7 +36,7 @@ DURABILITIES = [
 
 
 def batch(*events: NewEvent, request_id: str = "", **fields: Any) -> PublishStreamRequest:
-    return PublishStreamRequest(project=P, events=events, request_id=request_id, **fields)
+    return in_stream(project=P, events=events, request_id=request_id, **fields)
 
 
 async def send(api: Api, requests: Iterable[PublishStreamRequest]) -> list[Any]:

@@ -258,7 +258,7 @@ async def test_a_replay_in_which_nothing_passes_tells_its_progress(
             assert replay.events == []
             assert replay.kinds
             assert set(replay.kinds) == {"checkpoint"}
-            assert not any(m.checkpoint.final for m in replay.messages)
+            assert not any(m.checkpoint.last for m in replay.messages)
             cursors = [m.cursor for m in replay.messages]
             assert len(set(cursors)) == len(cursors)
             # Without the filter the rest of the range follows: a checkpoint is a place.

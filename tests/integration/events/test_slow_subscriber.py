@@ -15,7 +15,7 @@ from contex_server.server import Server
 from redis.asyncio import Redis
 
 from tests.conftest import StartServer
-from tests.integration.support import Api, P, Stream, Words, after, event, order
+from tests.integration.support import EDGE_END, Api, P, Stream, Words, after, event, order
 
 SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
 """Without it a fast loopback lets gRPC itself buffer for a reader that does not read."""
@@ -67,8 +67,8 @@ async def test_ten_megabytes_behind_everything_comes_once(
 ) -> None:
     server = await start_server(valkey.url, embedder=words, feed_bytes=feed_bytes)
     async with Api.of(server, SMALL_WINDOW) as slow, Api.of(server) as fast:
-        stream = await slow.subscribe(from_end=True).live()
-        watcher = await fast.subscribe(from_end=True).live()
+        stream = await slow.subscribe(edge=EDGE_END).live()
+        watcher = await fast.subscribe(edge=EDGE_END).live()
         sequences, most = await grow(fast, server, 10 if size > 1_000 else 3, size)
         assert most <= feed_bytes + size + 1_000
         await stream.count(len(sequences))
@@ -108,7 +108,7 @@ async def test_who_falls_behind_can_resume_from_there(
 ) -> None:
     server = await start_server(valkey.url, embedder=words, feed_bytes=64 * KIB)
     async with Api.of(server, SMALL_WINDOW) as slow, Api.of(server) as fast:
-        stream = await slow.subscribe(from_end=True).live()
+        stream = await slow.subscribe(edge=EDGE_END).live()
         sequences, _ = await grow(fast, server, 4, 20_000)
         await stream.until(lambda s: "fell_behind" in s.kinds)
         received = stream.sequences
@@ -124,7 +124,7 @@ async def test_readers_of_different_speed_do_not_disturb_each_other(
     apis = [Api.of(server, SMALL_WINDOW) for _ in range(8)]
     writer = Api.of(server)
     await writer.register("a", "alpha")
-    streams = [await api.subscribe(from_end=True, heartbeat_interval_ms=100).live() for api in apis]
+    streams = [await api.subscribe(edge=EDGE_END, heartbeat_interval_ms=100).live() for api in apis]
     agent = await writer.listen("a").live()
 
     async def read(stream: Stream, pause_s: float) -> Stream:
@@ -151,7 +151,7 @@ async def test_a_log_that_is_trimmed_in_front_of_a_slow_reader_makes_no_gap(
     server = await start_server(valkey.url, embedder=words, feed_bytes=64 * KIB)
     async with Api.of(server, SMALL_WINDOW) as slow, Api.of(server) as fast:
         await fast.register("a", "alpha", last_seen_sequence="0")
-        live = await slow.subscribe(from_end=True).live()
+        live = await slow.subscribe(edge=EDGE_END).live()
         sequences, _ = await grow(fast, server, 10, 50_000)
         stream = {
             "subscribe": lambda: slow.subscribe(after_sequence=sequences[0]),

@@ -15,6 +15,8 @@ from contex_server.server import Server
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.support import (
+    EDGE_BEGINNING,
+    EDGE_END,
     Api,
     P,
     Stream,
@@ -58,12 +60,12 @@ async def test_by_default_from_the_beginning(api: Api) -> None:
 
 async def test_from_the_beginning(api: Api) -> None:
     s = await three(api)
-    await follows(api, api.subscribe(from_beginning=True), s)
+    await follows(api, api.subscribe(edge=EDGE_BEGINNING), s)
 
 
 async def test_from_the_end(api: Api) -> None:
     await three(api)
-    await follows(api, api.subscribe(from_end=True), [])
+    await follows(api, api.subscribe(edge=EDGE_END), [])
 
 
 async def test_after_a_sequence(api: Api) -> None:
@@ -193,7 +195,7 @@ async def test_whoever_joins_at_whatever_moment_gets_everything_once(
             least = most = "0-0"
             match randomly.choice(["beginning", "end", "sequence", "cursor"]):
                 case "end":
-                    fields["from_end"] = True
+                    fields["edge"] = EDGE_END
                     most = await tail(api)
                 case "sequence":
                     page = await api.page(page_size=50, order=randomly.choice([1, 2]))
@@ -205,7 +207,7 @@ async def test_whoever_joins_at_whatever_moment_gets_everything_once(
                     fields["cursor"] = early.cursor
                     least = most = early.sequences[-1] if early.events else "0-0"
             stream = await api.subscribe(**fields, **wanted).live()
-            if "from_end" in fields:
+            if "edge" in fields:
                 least = await tail(api)
             await asyncio.sleep(randomly.random() * 0.5)
             await written.wait()
@@ -272,7 +274,7 @@ async def test_a_filtered_stream_tells_how_far_the_log_has_gone(api: Api) -> Non
         await stream.until(lambda s, seen=seen: "checkpoint" in s.kinds[seen:])  # type: ignore[misc]
     places = [m.cursor for m in stream.messages if m.WhichOneof("message") == "checkpoint"]
     assert len(set(places)) == len(places) >= 3
-    assert not any(m.checkpoint.final for m in stream.messages)
+    assert not any(m.checkpoint.last for m in stream.messages)
     # Resuming there does not read again what was looked at.
     (fresh,) = await api.publish(event("other"))
     rest = await api.subscribe(cursor=places[-1]).live()

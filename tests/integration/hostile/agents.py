@@ -7,7 +7,7 @@ from contex.v1.agent_service_pb2 import ListDeliveriesRequest, MinDelta, Need
 
 from tests.integration.hostile.scene import MIB
 from tests.integration.hostile.table import CASES, NO_SEQUENCE, Case, refuse, some
-from tests.integration.support import P
+from tests.integration.support import P, asked
 
 # Registrations.
 for _rpc in ("RegisterAgent", "UpdateAgent"):
@@ -20,9 +20,9 @@ for _rpc in ("RegisterAgent", "UpdateAgent"):
         "far too long": "x" * MIB,
         "too long in emoji": "😀" * 1_001,
     }.items():
-        refuse(_rpc, f"need {_name}", "needs[1]", needs=["fine", _text])
-    refuse(_rpc, "needs too many", "needs", needs=["a"] * 33)
-    refuse(_rpc, "needs far too many", "needs", needs=["a"] * 50_000)
+        refuse(_rpc, f"need {_name}", "needs[1].text", needs=asked("fine", _text))
+    refuse(_rpc, "needs too many", "needs", needs=asked(*["a"] * 33))
+    refuse(_rpc, "needs far too many", "needs", needs=asked(*["a"] * 50_000))
     for _number in (0.0, -0.0, -1.0, 1.0000001, 2.0, 1e308, 5e-324 - 1):
         refuse(_rpc, f"threshold {_number}", "threshold", threshold=_number)
     for _word in ("nan", "inf", "-inf"):
@@ -33,12 +33,11 @@ refuse("UpdateAgent", "max_matches 0", "max_matches", max_matches=0)
 
 # Needs with thresholds, maxima and exclusions of their own; what an answer may take.
 for _rpc, _list in {
-    "RegisterAgent": "need_specs",
-    "UpdateAgent": "need_specs",
+    "RegisterAgent": "needs",
+    "UpdateAgent": "needs",
     "Match": "questions",
     "Backtest": "needs",
 }.items():
-    _changes = {"needs": []} if _list == "need_specs" else {}
     for _field, _bad_needs in {
         "text": [Need(), Need(text=" \t"), Need(text="a" * 1_001), Need(text="a" * 100_000)],
         "threshold": [Need(text="a", threshold=t) for t in (0.0, -1.0, 1.1, float("nan"))],
@@ -50,7 +49,6 @@ for _rpc, _list in {
                 _rpc,
                 f"{_list} {_field} {_number}",
                 f"{_list}[1].{_field}",
-                **_changes,
                 **{_list: [Need(text="fine"), _bad_need]},
             )
     for _text in ("", "a\tb", "a" * 513, "a\\"):
@@ -58,12 +56,9 @@ for _rpc, _list in {
             _rpc,
             f"{_list} excludes {_text[:9]!r}",
             f"{_list}[0].exclude_data_keys[1]",
-            **_changes,
             **{_list: [Need(text="a", exclude_data_keys=["x*", _text])]},
         )
-    refuse(_rpc, f"{_list} too many", _list, **_changes, **{_list: [Need(text="a")] * 33})
-for _rpc in ("RegisterAgent", "UpdateAgent"):
-    refuse(_rpc, "needs twice", "need_specs", needs=["a need"], need_specs=[Need(text="a need")])
+    refuse(_rpc, f"{_list} too many", _list, **{_list: [Need(text="a")] * 33})
 for _rpc, _list in {"Match": "questions", "Backtest": "needs"}.items():
     refuse(_rpc, "no needs", _list, **{_list: []})
 for _rpc in ("RegisterAgent", "UpdateAgent", "Backtest"):

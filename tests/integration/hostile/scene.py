@@ -43,7 +43,7 @@ from contex.v1.state_service_pb2 import (
     GetStateRequest,
     StreamStateRequest,
 )
-from contex.v1.transfer_service_pb2 import ExportRequest, ImportRequest, ImportStart
+from contex.v1.transfer_service_pb2 import ExportProjectRequest, ImportProjectRequest, ImportStart
 from contex_server.server import Server
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -59,13 +59,13 @@ from tests.integration.support import (
     ListEventsRequest,
     P,
     PublishRequest,
-    PublishStreamRequest,
     RegisterAgentRequest,
     ReplayRequest,
     SubscribeRequest,
     UnregisterAgentRequest,
     UpdateAgentRequest,
     event,
+    in_stream,
 )
 
 AGENT = "agent"
@@ -85,12 +85,12 @@ METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.m
 
 VALID: dict[str, Message] = {
     "Publish": PublishRequest(project=P, events=[event()]),
-    "PublishStream": PublishStreamRequest(project=P, events=[event()]),
+    "PublishStream": in_stream(project=P, events=[event()]),
     "GetEvent": GetEventRequest(project=P, sequence="1-0"),
     "ListEvents": ListEventsRequest(project=P),
     "Replay": ReplayRequest(project=P),
     "Subscribe": SubscribeRequest(project=P),
-    "RegisterAgent": RegisterAgentRequest(project=P, agent_id=AGENT, needs=["a need"]),
+    "RegisterAgent": RegisterAgentRequest(project=P, agent_id=AGENT, needs=[Need(text="a need")]),
     "UpdateAgent": UpdateAgentRequest(project=P, agent_id=AGENT),
     "GetAgent": GetAgentRequest(project=P, agent_id=AGENT),
     "ListAgents": ListAgentsRequest(project=P),
@@ -122,8 +122,8 @@ VALID: dict[str, Message] = {
     "EraseData": EraseDataRequest(project=P, subject="nobody", request_id="r", reason="a reason"),
     "VerifyProject": VerifyProjectRequest(project=P),
     "GetActivity": GetActivityRequest(project=P),
-    "Export": ExportRequest(project=P),
-    "Import": ImportRequest(start=ImportStart(project="imported")),
+    "ExportProject": ExportProjectRequest(project=P),
+    "ImportProject": ImportProjectRequest(start=ImportStart(project="imported")),
 }
 
 

@@ -39,8 +39,8 @@ from tests.integration.hostile.table import (
 from tests.integration.support import AcknowledgeRequest, P
 
 # Names: project and agent_id of every RPC that has them. Of PublishStream: see its own test.
-# Of Import: below.
-for _rpc in sorted(METHODS.keys() - {"PublishStream", "Import"}):
+# Of ImportProject: below.
+for _rpc in sorted(METHODS.keys() - {"PublishStream", "ImportProject"}):
     _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b"}
     for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *FEW)).items():
         refuse(_rpc, f"project {_name}", "project", project=_text)
@@ -120,8 +120,8 @@ for _rpc, _field in (
     ("ListEvents", "until.sequence"),
     ("Replay", "since.sequence"),
     ("Replay", "until.sequence"),
-    ("Export", "since.sequence"),
-    ("Export", "until.sequence"),
+    ("ExportProject", "since.sequence"),
+    ("ExportProject", "until.sequence"),
     ("Subscribe", "after_sequence"),
     ("RegisterAgent", "last_seen_sequence"),
     ("Listen", "after_sequence"),
@@ -157,7 +157,7 @@ RANGES = (
     "ListRecords",
     "ExportRecords",
     "GetActivity",
-    "Export",
+    "ExportProject",
 )
 for _rpc, _field in (
     *((_rpc, "since") for _rpc in RANGES),
@@ -228,7 +228,7 @@ for _rpc in ("Subscribe", "Listen"):
         )
 
 # Filters.
-for _rpc in ("ListEvents", "Replay", "Subscribe", "Export"):
+for _rpc in ("ListEvents", "Replay", "Subscribe", "ExportProject"):
     for _list, _bad in {
         "event_types": {"empty": "", **long_names(64), **UNPRINTABLE, **AROUND},
         "data_keys": {
@@ -316,7 +316,7 @@ for _rpc, _field, _token, _more in (
     ("GetState", "page_token", Token.STATE_PAGE, {}),
     ("DiffStates", "page_token", Token.DIFF_PAGE, {}),
     ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
-    ("Export", "resume_token", Token.EXPORT, {}),
+    ("ExportProject", "resume_token", Token.EXPORT, {}),
 ):
     _empty = {"empty": ""} if METHODS[_rpc].name in ("Subscribe", "Listen", "Acknowledge") else {}
     for _name, _text in {**_empty, **bad_tokens(_token)}.items():

@@ -27,8 +27,8 @@ from tests.integration.hostile.table import CASES, MALFORMED, Case, nested
 from tests.integration.support import (
     DEADLINE_S,
     PublishRequest,
-    PublishStreamRequest,
     event,
+    in_stream,
     order,
     own,
     refusal,
@@ -71,7 +71,7 @@ async def test_the_table_holds_every_rpc_and_every_field(scene: Scene) -> None:
     # A batch of a stream is a publish; see the test below.
     fields = {(rpc, path) for rpc, m in METHODS.items() for path in paths(m.input_type)}
     # The bytes of a file come after a start: see test_transfer.py.
-    named |= {("Import", "data")}
+    named |= {("ImportProject", "data")}
     # What a field of a message in a list is called there.
     named |= {(rpc, path.replace("[1]", "")) for rpc, path in named}
     assert {(r, p) for r, p in fields - named if r != "PublishStream"} == set()
@@ -88,7 +88,7 @@ async def test_a_stream_refuses_the_same_in_the_same_words_and_goes_on(scene: Sc
     before = await scene.count()
     batches: list[bytes] = []
     for i, case in enumerate(cases):
-        good = PublishStreamRequest(project="stream", events=[own(f"t{i}")])
+        good = in_stream(project="stream", events=[own(f"t{i}")])
         batches += (case.raw, good.SerializeToString())
     call: Any = scene.api.channel.stream_stream("/contex.v1.EventService/PublishStream")(
         timeout=DEADLINE_S
@@ -120,7 +120,7 @@ async def test_a_stream_refuses_the_same_in_the_same_words_and_goes_on(scene: Sc
 
 
 async def test_bytes_that_are_no_batch_end_a_stream_after_the_answers_before(scene: Scene) -> None:
-    good = PublishStreamRequest(project="cut", events=[event()]).SerializeToString()
+    good = in_stream(project="cut", events=[event()]).SerializeToString()
     call: Any = scene.api.channel.stream_stream("/contex.v1.EventService/PublishStream")(
         timeout=DEADLINE_S
     )

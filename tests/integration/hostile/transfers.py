@@ -19,26 +19,26 @@ from tests.integration.hostile.table import (
 )
 
 for _value in (5, 6, 2**31 - 1):
-    refuse("Export", f"format {_value}", "format", format=_value)
+    refuse("ExportProject", f"format {_value}", "format", format=_value)
 for _value in (0, 1, 4):
-    refuse("Export", f"compress {_value}", "compress", format=_value, compress=True)
+    refuse("ExportProject", f"compress {_value}", "compress", format=_value, compress=True)
 for _value in (0, 4, 99):
-    refuse("Export", f"include {_value}", "include[1]", include=[1, _value])
-refuse("Export", "include of lines", "include[0]", format=2, include=[1])
-refuse("Export", "include too many", "include", include=[1] * 9)
-refuse("Export", "resume_token of Parquet", "resume_token", format=4, resume_token="x")
+    refuse("ExportProject", f"include {_value}", "include[1]", include=[1, _value])
+refuse("ExportProject", "include of lines", "include[0]", format=2, include=[1])
+refuse("ExportProject", "include too many", "include", include=[1] * 9)
+refuse("ExportProject", "resume_token of Parquet", "resume_token", format=4, resume_token="x")
 
 
 def refuse_import(name: str, field: str, **changes: Any) -> None:
     """A start of an import with some fields changed is refused."""
     start = ImportStart(**{"project": "imported", **changes})
-    refuse("Import", name, f"start.{field}", start=start)
+    refuse("ImportProject", name, f"start.{field}", start=start)
 
 
 for _name, _text in some({"empty": "", **long_names(64), **NASTY, **FIRST}, *FEW).items():
     refuse_import(f"project {_name}", "project", project=_text)
 refuse_import("a staged project", "project", project="shop~import")
-refuse("Import", "nothing", "start", start=ImportStart(), data=b"x")
+refuse("ImportProject", "nothing", "start", start=ImportStart(), data=b"x")
 for _value in (3, 2**31 - 1):
     refuse_import(f"mode {_value}", "mode", mode=_value)
 for _value in (4, 6):

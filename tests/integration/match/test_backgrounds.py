@@ -343,7 +343,7 @@ async def test_a_project_of_an_earlier_version_moves_to_absolute_scores(
         explained = await api.matches.Explain(
             ExplainRequest(project=P, text="alpha beta", data_key="alpha.late")
         )
-        assert explained.match.score == streams[0].matched[-1].matches[0].score
+        assert explained.need_match.score == streams[0].matched[-1].matches[0].score
         told = await status(api)
         assert (told.model, told.texts_total) == (NEW, 0)
     assert not await store.exists(key(P, vectors_kind(OLD)))

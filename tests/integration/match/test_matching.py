@@ -146,16 +146,16 @@ async def test_an_explanation_adds_up_and_agrees(api: Api) -> None:
     told = await explain(api, text=need, data_key="stripe")
     (datum,) = answer.data
     assert told.matched
-    assert told.match.score == pytest.approx(datum.matches[0].score, abs=1e-12)
-    assert told.match.parts.background_mean == datum.matches[0].parts.background_mean
+    assert told.need_match.score == pytest.approx(datum.matches[0].score, abs=1e-12)
+    assert told.need_match.parts.background_mean == datum.matches[0].parts.background_mean
     odds = sum(part.log_odds for part in told.contributions)
-    assert told.match.score == pytest.approx(1 / (1 + math.exp(-odds)))
+    assert told.need_match.score == pytest.approx(1 / (1 + math.exp(-odds)))
     assert [p.name for p in told.contributions] == ["bias", "standing", "contrast", "surplus"]
     assert (told.rank, told.data_count) == (1, 2)
     hits = {term.stem: term.hit for term in told.terms}
     assert hits["payment"] > 0
     assert hits["use"] == 0
-    assert sum(term.hit for term in told.terms) == pytest.approx(told.match.parts.coverage)
+    assert sum(term.hit for term in told.terms) == pytest.approx(told.need_match.parts.coverage)
     assert sum(term.weight for term in told.terms) == pytest.approx(1)
     by_event = await explain(
         api, agent_need=AgentNeed(agent_id="a", need_index=0), sequence=published[1]
@@ -200,7 +200,10 @@ async def test_a_backtest_finds_what_was_delivered(word_api: Api) -> None:
 async def test_updates_that_change_nothing_are_held_back(word_api: Api) -> None:
     api = word_api
     request = RegisterAgentRequest(
-        project=P, agent_id="a", needs=["alpha"], min_delta=MinDelta(json_pointers=["/price"])
+        project=P,
+        agent_id="a",
+        needs=[Need(text="alpha")],
+        min_delta=MinDelta(json_pointers=["/price"]),
     )
     registered = await api.agents.RegisterAgent(request)
     assert list(registered.agent.min_delta.json_pointers) == ["/price"]
@@ -236,7 +239,7 @@ async def test_changed_needs_bring_what_newly_matches_first(word_api: Api) -> No
     registered = await api.register("a", "alpha")
     stream = await api.listen("a", context_format=event_pb2.CONTEXT_FORMAT_JSON).live()
     await api.agents.UpdateAgent(
-        UpdateAgentRequest(project=P, agent_id="a", needs=["alpha", "beta"])
+        UpdateAgentRequest(project=P, agent_id="a", needs=[Need(text="alpha"), Need(text="beta")])
     )
     (late,) = await api.publish(event("beta.three"))
     await stream.until(lambda s: late in s.sequences)
@@ -262,7 +265,7 @@ async def test_the_answer_keeps_to_its_budget_and_names_the_rest(word_api: Api) 
     request = RegisterAgentRequest(
         project=P,
         agent_id="a",
-        needs=["alpha"],
+        needs=[Need(text="alpha")],
         max_context_tokens=200,
         context_format=event_pb2.CONTEXT_FORMAT_JSON,
     )

@@ -30,6 +30,7 @@ from tests.conftest import StartServer
 from tests.integration.logs import archive, fold, listed, state, stats, story
 from tests.integration.support import (
     DEADLINE_S,
+    EDGE_BEGINNING,
     Api,
     GetEventRequest,
     P,
@@ -181,7 +182,7 @@ async def test_readers_do_not_notice(small_server: Server, small_api: Api) -> No
         e for e in reversed(events) if e.data_key == "often"
     ]
     # A subscriber catches up out of the archive and goes on live.
-    stream = await small_api.subscribe(from_beginning=True).live()
+    stream = await small_api.subscribe(edge=EDGE_BEGINNING).live()
     await small_api.publish(event("apples", b"2", description="apples"))
     await stream.count(len(events) + 1)
     assert stream.events[:-1] == events
@@ -243,7 +244,7 @@ async def test_filtered_reads_touch_what_they_need(
             assert found == expected[:: 1 if order == FORWARDS else -1]
         assert len(touched) <= blocks
         if expected:
-            stream = await small_api.subscribe(from_beginning=True, **wanted).live()
+            stream = await small_api.subscribe(edge=EDGE_BEGINNING, **wanted).live()
             assert stream.events == expected
             await stream.cancel()
             assert len(touched) <= blocks

@@ -19,9 +19,9 @@ from contex.v1 import (
     transfer_service_pb2,
 )
 from contex.v1.transfer_service_pb2 import (
-    ExportRequest,
+    ExportProjectRequest,
     ImportFinish,
-    ImportRequest,
+    ImportProjectRequest,
     ImportStart,
     KeyMapping,
     Redaction,
@@ -272,8 +272,8 @@ async def test_an_export_is_gone_on_with(api: Api) -> None:
     for form in (NATIVE, LINES, CLOUD):
         pieces = [
             piece
-            async for piece in api.transfers.Export(
-                ExportRequest(project=P, format=form), timeout=DEADLINE_S
+            async for piece in api.transfers.ExportProject(
+                ExportProjectRequest(project=P, format=form), timeout=DEADLINE_S
             )
         ]
         whole = b"".join(piece.data for piece in pieces)
@@ -292,8 +292,8 @@ async def test_an_export_is_gone_on_with(api: Api) -> None:
 
 
 async def _rest(api: Api, form: int, token: str) -> bytes:
-    request = ExportRequest(project=P, format=form, resume_token=token)
-    stream = api.transfers.Export(request, timeout=DEADLINE_S)
+    request = ExportProjectRequest(project=P, format=form, resume_token=token)
+    stream = api.transfers.ExportProject(request, timeout=DEADLINE_S)
     return b"".join([piece.data async for piece in stream])
 
 
@@ -498,24 +498,24 @@ async def test_an_interrupted_import_is_gone_on_with(api: Api) -> None:
         start = ImportStart(project=project, import_id="mine")
         offsets = []
         for _ in range(2):
-            call = api.transfers.Import(timeout=DEADLINE_S)
-            await call.write(ImportRequest(start=start))
+            call = api.transfers.ImportProject(timeout=DEADLINE_S)
+            await call.write(ImportProjectRequest(start=start))
             offset = (await call.read()).resume_offset
             offsets.append(offset)
             for at in range(offset, cut, 3_000):
-                await call.write(ImportRequest(data=data[at : min(at + 3_000, cut)]))
+                await call.write(ImportProjectRequest(data=data[at : min(at + 3_000, cut)]))
                 await call.read()
             call.cancel()
             await eventually(lambda p=project: _free(api, p))  # type: ignore[misc]
         assert await api.log(project) == []
-        call = api.transfers.Import(timeout=DEADLINE_S)
-        await call.write(ImportRequest(start=start))
+        call = api.transfers.ImportProject(timeout=DEADLINE_S)
+        await call.write(ImportProjectRequest(start=start))
         offset = (await call.read()).resume_offset
         assert offset >= offsets[1] >= offsets[0] == 0
         for at in range(offset, len(data), 3_000):
-            await call.write(ImportRequest(data=data[at : at + 3_000]))
+            await call.write(ImportProjectRequest(data=data[at : at + 3_000]))
             await call.read()
-        await call.write(ImportRequest(finish=ImportFinish()))
+        await call.write(ImportProjectRequest(finish=ImportFinish()))
         report = (await call.read()).report
         assert report.imported_count == len(events)
         assert await api.log(project) == events
@@ -531,19 +531,19 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
         filter=event_pb2.EventFilter(publishers=["p1"]),
         remap_keys=[KeyMapping(from_prefix="k", to_prefix="key/")],
     )
-    call = api.transfers.Import(timeout=DEADLINE_S)
-    await call.write(ImportRequest(start=start))
+    call = api.transfers.ImportProject(timeout=DEADLINE_S)
+    await call.write(ImportProjectRequest(start=start))
     await call.read()
     for at in range(0, len(data) // 2, 3_000):
-        await call.write(ImportRequest(data=data[at : at + 3_000]))
+        await call.write(ImportProjectRequest(data=data[at : at + 3_000]))
         await call.read()
     call.cancel()
     report = None
 
     async def finished() -> bool:
         nonlocal report
-        again = api.transfers.Import(timeout=DEADLINE_S)
-        await again.write(ImportRequest(start=start))
+        again = api.transfers.ImportProject(timeout=DEADLINE_S)
+        await again.write(ImportProjectRequest(start=start))
         try:
             offset = (await again.read()).resume_offset
         except grpc.aio.AioRpcError as error:
@@ -551,9 +551,9 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
                 raise
             return False  # that the call before has ended was not noted yet
         for at in range(offset, len(data), 3_000):
-            await again.write(ImportRequest(data=data[at : at + 3_000]))
+            await again.write(ImportProjectRequest(data=data[at : at + 3_000]))
             await again.read()
-        await again.write(ImportRequest(finish=ImportFinish()))
+        await again.write(ImportProjectRequest(finish=ImportFinish()))
         report = (await again.read()).report
         return True
 
@@ -567,8 +567,8 @@ async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
 async def _free(api: Api, project: str) -> bool:
     """Whether nobody works on the import any more."""
     start = ImportStart(project=project, import_id="mine")
-    call = api.transfers.Import(timeout=DEADLINE_S)
-    await call.write(ImportRequest(start=start))
+    call = api.transfers.ImportProject(timeout=DEADLINE_S)
+    await call.write(ImportProjectRequest(start=start))
     try:
         await call.read()
     except Exception:

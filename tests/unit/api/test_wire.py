@@ -97,13 +97,13 @@ def test_every_kind_of_message_parses() -> None:
     for message, expected in (
         (Message(Kind.CAUGHT_UP, at), "caught_up"),
         (Message(Kind.FELL_BEHIND, at, tail=Sequence(8, 1)), "fell_behind"),
-        (Message(Kind.CHECKPOINT, at, final=True), "checkpoint"),
+        (Message(Kind.CHECKPOINT, at, last=True), "checkpoint"),
         (Message(Kind.HEARTBEAT, at), "heartbeat"),
     ):
         raw = subscribe_response("p", message)
         response = event_service_pb2.SubscribeResponse.FromString(raw)
         assert response.WhichOneof("message") == expected
-        assert response.checkpoint.final == (expected == "checkpoint")
+        assert response.checkpoint.last == (expected == "checkpoint")
         assert response.fell_behind.tail_sequence == ("8-1" if message.tail else "")
 
 

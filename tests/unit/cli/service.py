@@ -52,8 +52,8 @@ def match(*, relative: bool = False) -> event_pb2.Match:
     return message
 
 
-def context() -> event_pb2.Context:
-    message = event_pb2.Context(
+def context() -> event_pb2.PromptContext:
+    message = event_pb2.PromptContext(
         text="- data_key: payments.yaml",
         format=event_pb2.CONTEXT_FORMAT_YAML,
         tokens=120,
@@ -67,9 +67,7 @@ def agent(request: Any) -> agent_service_pb2.Agent:
     message = agent_service_pb2.Agent(
         agent_id=request.agent_id, threshold=0.35, max_matches=10, acknowledged_sequence="1-0"
     )
-    specs = getattr(request, "need_specs", ())
-    message.needs.extend([*getattr(request, "needs", ()), *(need.text for need in specs)])
-    message.need_specs.extend(specs)
+    message.needs.extend(getattr(request, "needs", ()))
     return message
 
 
@@ -94,11 +92,10 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
 
     def GetAgent(self, request, _context):
         response = agent_service_pb2.GetAgentResponse(agent=agent(request))
-        response.agent.needs.extend([NEED, "weather"])
-        response.agent.need_specs.add(
+        response.agent.needs.add(
             text=NEED, threshold=0.5, max_matches=3, exclude_data_keys=["test/*", "tmp/*"]
         )
-        response.agent.need_specs.add(text="weather")
+        response.agent.needs.add(text="weather")
         response.agent.min_delta.json_pointers.extend(["/price", ""])
         return response
 
@@ -155,7 +152,11 @@ class Matching(match_service_pb2_grpc.MatchServiceServicer):
         self.requests.append(request)
         relative = request.data_key == "relative"
         response = match_service_pb2.ExplainResponse(
-            event=event(), match=match(relative=relative), matched=True, rank=1, data_count=1200
+            event=event(),
+            need_match=match(relative=relative),
+            matched=True,
+            rank=1,
+            data_count=1200,
         )
         response.verdict = "Two words of three hit, far above the project's other data."
         contributions = response.contributions
@@ -204,7 +205,7 @@ class Matching(match_service_pb2_grpc.MatchServiceServicer):
         self.requests.append(request)
         for useful in (True, False):
             response = match_service_pb2.ExportFeedbackResponse(
-                sequence="10-0", agent_id="a", need=NEED, event=event(), match=match()
+                sequence="10-0", agent_id="a", need=NEED, event=event(), need_match=match()
             )
             response.useful, response.comment = useful, "seen"
             response.time.FromMilliseconds(1764000000000)

@@ -24,7 +24,7 @@ MATCH_KEYS = {
     *("usual_cosine", "coverage", "expected_coverage"),
 }
 AGENT_KEYS = {
-    *("agent_id", "needs", "need_specs", "threshold", "max_matches", "min_delta"),
+    *("agent_id", "needs", "threshold", "max_matches", "min_delta"),
     *("registered_time", "updated_time", "acknowledged_sequence"),
 }
 
@@ -300,7 +300,7 @@ def test_register_with_all_options(contex: Contex) -> None:
     for shown in ("/providers/0-1", "stripe adyen", "a: 1 datum matches", "big  9,000 tokens"):
         assert shown in out
     (request,) = contex.agents.requests
-    assert list(request.need_specs[0].exclude_data_keys) == ["test/*"]
+    assert list(request.needs[0].exclude_data_keys) == ["test/*"]
     assert request.min_delta.payload_changed
     assert request.max_context_tokens == 100
     assert contex("register", "a", "--need", NEED, "--format", "yaml")[0].startswith("- data_key")
@@ -330,7 +330,7 @@ def test_an_agent_shows_the_options_of_its_needs(contex: Contex) -> None:
     assert "updates that change /price or the whole" in out
     (record,) = contex.records("agents", "show", "a")
     assert record["min_delta"] == {"payload_changed": False, "json_pointers": ["/price", ""]}
-    assert record["need_specs"][1] == {
+    assert record["needs"][1] == {
         "text": "weather",
         "threshold": None,
         "max_matches": None,

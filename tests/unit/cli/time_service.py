@@ -152,8 +152,7 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
             as_of=asked(request.as_of), last_sent_sequence="5-0"
         )
         response.agent.agent_id = request.agent_id
-        response.agent.needs.append(NEED)
-        response.agent.need_specs.add(text=NEED, threshold=0.5)
+        response.agent.needs.add(text=NEED, threshold=0.5)
         response.agent.acknowledged_sequence = "4-0"
         known = response.known.add(
             data_key="api_config",

@@ -114,13 +114,15 @@ class FakeEvents(event_service_pb2_grpc.EventServiceServicer):
         answered = 0
         limit = self.stream_breaks_after.pop(0) if self.stream_breaks_after else None
         async for request in requests:
-            response = event_service_pb2.PublishStreamResponse(request_id=request.request_id)
-            if request.events[0].data_key in self.refuse:
+            response = event_service_pb2.PublishStreamResponse(
+                request_id=request.publish.request_id
+            )
+            if request.publish.events[0].data_key in self.refuse:
                 response.refused.code = grpc.StatusCode.FAILED_PRECONDITION.value[0]
-                response.refused.reason = 9
+                response.refused.reason = "REVISION_CONFLICT"
                 response.refused.metadata["actual_revision"] = "7"
             else:
-                response.published.CopyFrom(await self._append(request))
+                response.published.CopyFrom(await self._append(request.publish))
             if answered == limit:  # appended, but the answer is lost
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             yield response
@@ -150,7 +152,7 @@ class FakeEvents(event_service_pb2_grpc.EventServiceServicer):
     async def Subscribe(self, request, context):
         self.requests.append(request)
         position = int(request.cursor or 0)
-        if request.from_end:
+        if not request.cursor and request.edge == event_pb2.EDGE_END:
             position = len(self.log)
         sent, is_live = 0, False
         limit = self.break_after.pop(0) if self.break_after else None
@@ -183,7 +185,7 @@ class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
         response.agent.agent_id = request.agent_id
         response.agent.needs.extend(request.needs)
         datum = response.data.add(event=event(1))
-        datum.matches.add(need_index=0, need=request.needs[0], score=0.7)
+        datum.matches.add(need_index=0, need=request.needs[0].text, score=0.7)
         return response
 
     async def Acknowledge(self, request, context):
@@ -197,7 +199,7 @@ class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
             message.events.events.append(matched(7, "n"))
             yield message
             message = agent_service_pb2.ListenResponse(cursor="c2")
-            message.needs_changed.agent.needs.append("another")
+            message.needs_changed.agent.needs.add(text="another")
             message.needs_changed.data.append(matched(5, "another"))
             yield message
             await asyncio.sleep(60)
@@ -255,7 +257,7 @@ class FakeMatching(match_service_pb2_grpc.MatchServiceServicer):
             )
             await context.abort(grpc.StatusCode.NOT_FOUND, "no", trailers(status))
         response = match_service_pb2.ExplainResponse(event=event(1), verdict="fits", rank=2)
-        response.match.parts.standing = 1.5
+        response.need_match.parts.standing = 1.5
         response.contributions.add(name="bias", value=1, weight=-2, log_odds=-2)
         response.contributions.add(name="standing", value=1.5, weight=2, log_odds=3)
         response.terms.add(word="payments", stem="payment", weight=0.6, hit=0.5)

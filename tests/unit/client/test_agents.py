@@ -14,7 +14,7 @@ from tests.unit.client.recording import RecordingChannel
 
 def test_a_registration_groups_its_data_by_need() -> None:
     message = agent_service_pb2.RegisterAgentResponse(sequence="2-0", cursor="c")
-    message.agent.needs.extend(["a", "b", "c"])
+    message.agent.needs.extend(agent_service_pb2.Need(text=need) for need in "abc")
     first = message.data.add(event=fakes.event(1))
     first.matches.add(need_index=0, need="a", score=0.5)
     second = message.data.add(event=fakes.event(2))
@@ -55,13 +55,12 @@ def register(recorder: Client, recorded: RecordingChannel) -> Any:
     return request
 
 
-def test_needs_go_out_as_lines_unless_one_has_options(register: Any) -> None:
+def test_a_need_may_be_a_text(register: Any) -> None:
     plain = register("a", "b")
-    assert (list(plain.needs), len(plain.need_specs)) == (["a", "b"], 0)
+    assert [need.text for need in plain.needs] == ["a", "b"]
     assert not any(map(plain.HasField, ("last_seen_sequence", "threshold", "min_delta")))
     mixed = register("a", Need("b", threshold=0.4, exclude_data_keys=("x*",)))
-    assert not mixed.needs
-    first, second = mixed.need_specs
+    first, second = mixed.needs
     assert (first.text, first.HasField("threshold")) == ("a", False)
     assert (second.text, second.threshold, second.HasField("max_matches")) == ("b", 0.4, False)
     assert list(second.exclude_data_keys) == ["x*"]
@@ -94,20 +93,19 @@ def test_a_budget_a_format_and_a_delta(
 
 def test_a_registration_with_all_there_is() -> None:
     message = agent_service_pb2.RegisterAgentResponse()
-    message.agent.needs.append("a")
-    message.agent.need_specs.add(text="a", threshold=0.4, exclude_data_keys=["x*"])
+    message.agent.needs.add(text="a", threshold=0.4, exclude_data_keys=["x*"])
     message.agent.min_delta.payload_changed = True
     message.context.format = event_pb2.CONTEXT_FORMAT_YAML
     message.context.text, message.context.tokens = "- data_key: k", 9
     message.context.omitted.add(data_key="big", sequence="1-0", score=0.5, tokens=900)
     registration = agents.registration(message)
-    assert registration.agent.need_specs == (Need("a", 0.4, None, ("x*",)),)
+    assert registration.agent.needs == (Need("a", 0.4, None, ("x*",)),)
     assert registration.agent.min_delta == MinDelta(payload_changed=True)
     assert registration.context is not None
     assert registration.context.format is ContextFormat.YAML
     assert [omitted.data_key for omitted in registration.context.omitted] == ["big"]
     bare = agents.updated(agent_service_pb2.UpdateAgentResponse())
-    assert (bare.context, bare.agent.min_delta, bare.agent.need_specs) == (None, None, ())
+    assert (bare.context, bare.agent.min_delta, bare.agent.needs) == (None, None, ())
 
 
 def test_a_format_of_a_newer_server_is_none() -> None:

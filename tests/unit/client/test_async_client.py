@@ -11,6 +11,7 @@ import pytest
 from contex import (
     AsyncClient,
     Client,
+    Need,
     NeedsChanged,
     NewEvent,
     NotFound,
@@ -146,7 +147,7 @@ async def test_a_change_of_needs_is_told_and_what_it_brings_is_iterated_over(
         assert (brought.event.sequence, brought.backfilled) == ("5-0", True)
         assert (matches.position, matches.cursor) == ("7-0", "c2")
         assert told == [matches.needs_changed]
-        assert told[0].agent.needs == ("another",)
+        assert told[0].agent.needs == (Need("another"),)
 
 
 async def test_a_publish_stream_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:

@@ -36,7 +36,7 @@ def test_durability_levels_of_other_versions_are_understood(sent: int, expected:
 def test_a_refused_batch_is_a_result_with_an_error() -> None:
     response = event_service_pb2.PublishStreamResponse(request_id="r")
     response.refused.code = 9
-    response.refused.reason = 9
+    response.refused.reason = "REVISION_CONFLICT"
     response.refused.metadata["actual_revision"] = "3"
     response.refused.retry_delay_ms = 1500
     error = events.batch_result(response).error
@@ -75,8 +75,8 @@ def test_start_positions(recorder: Client, recorded: RecordingChannel) -> None:
 
     noon = datetime(2025, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     assert request().WhichOneof("start") is None
-    assert request(start="beginning").from_beginning
-    assert request(start="end").from_end
+    assert request(start="beginning").edge == event_pb2.EDGE_BEGINNING
+    assert request(start="end").edge == event_pb2.EDGE_END
     assert request(after_sequence="0").after_sequence == "0"
     assert request(from_time=noon).from_time.ToDatetime(tzinfo=UTC) == noon
     assert request(cursor="c").cursor == "c"

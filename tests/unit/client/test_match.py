@@ -70,7 +70,7 @@ async def test_match(client: AsyncClient, matching: FakeMatching) -> None:
 
 async def test_explain(client: AsyncClient, matching: FakeMatching) -> None:
     explanation = await client.explain("p", need="payments", data_key="k", threshold=0.5)
-    assert (explanation.log_odds, explanation.match.standing) == (1.0, 1.5)
+    assert (explanation.log_odds, explanation.need_match.standing) == (1.0, 1.5)
     assert explanation.terms[0].stem == "payment"
     assert explanation.passages[0].path == "/a"
     await client.explain("p", agent_id="a", need_index=2, sequence="1-0", as_of="5-0")

@@ -13,7 +13,9 @@ UNAVAILABLE = Unavailable("gone", grpc.StatusCode.UNAVAILABLE)
 
 
 def request(number: int) -> event_service_pb2.PublishStreamRequest:
-    return event_service_pb2.PublishStreamRequest(request_id=f"r{number}")
+    return event_service_pb2.PublishStreamRequest(
+        publish=event_service_pb2.PublishRequest(request_id=f"r{number}")
+    )
 
 
 def answer(request_id: str) -> event_service_pb2.PublishStreamResponse:

@@ -6,10 +6,10 @@ from functools import partial
 
 import grpc
 import pytest
-from contex import NeedsChanged, events
+from contex import Need, NeedsChanged, events
 from contex.errors import ContexError, NotFound, Unavailable
 from contex.resume import ResumableStream, StreamRequest
-from contex.v1 import agent_service_pb2, event_service_pb2
+from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +50,7 @@ class SimulatedServer:
 
 @given(st.integers(1, 12), st.data())
 def test_no_break_makes_a_duplicate_or_a_gap(total: int, data: st.DataObject) -> None:
-    request = event_service_pb2.SubscribeRequest(project="p", from_beginning=True)
+    request = event_service_pb2.SubscribeRequest(project="p", edge=event_pb2.EDGE_BEGINNING)
     request.filter.data_keys.append("k")
     stream = event_stream(request, reconnect=True)
     server = SimulatedServer(total, data)
@@ -127,7 +127,7 @@ def listen_response(cursor: str, *numbers: int) -> agent_service_pb2.ListenRespo
 
 def needs_changed(cursor: str, *numbers: int) -> agent_service_pb2.ListenResponse:
     message = agent_service_pb2.ListenResponse(cursor=cursor)
-    message.needs_changed.agent.needs.append("n")
+    message.needs_changed.agent.needs.add(text="n")
     message.needs_changed.data.extend(fakes.matched(number, "n") for number in numbers)
     return message
 
@@ -143,7 +143,7 @@ def test_what_a_change_of_needs_brings_is_handed_out_and_moves_no_position() -> 
     assert not first.backfilled
 
     stream.on_message(needs_changed("c2", 5, 3))
-    assert [changed.agent.needs for changed in told] == [("n",)]
+    assert [changed.agent.needs for changed in told] == [(Need("n"),)]
     assert stream.needs_changed is told[0]
     for sequence, cursor in (("5-0", "c1"), ("3-0", "c2")):
         item = stream.take()

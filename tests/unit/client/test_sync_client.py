@@ -218,7 +218,7 @@ def test_a_subscription_resumes_without_a_duplicate_or_a_gap(
 
     future = run(read)
     _, request, call = channel.take_unary_stream(SUBSCRIBE)
-    assert request.from_beginning
+    assert request.edge == event_pb2.EDGE_BEGINNING
     call.send_response(batch("c1", 1, 2))
     # The fake drops what is unread when a call fails; a real one hands it out first.
     while subscription.cursor != "c1":
@@ -233,7 +233,7 @@ def test_a_subscription_resumes_without_a_duplicate_or_a_gap(
     _, request, call = channel.take_unary_stream(SUBSCRIBE)
     assert request.cursor == "c2"
     checkpoint = event_service_pb2.SubscribeResponse(cursor="c3")
-    checkpoint.checkpoint.final = True
+    checkpoint.checkpoint.last = True
     call.send_response(checkpoint)
     while subscription.cursor != "c3":
         pass

@@ -8,9 +8,9 @@ from contex.v1 import transfer_service_pb2
 
 
 def test_an_export_is_held_back_until_it_can_be_resumed() -> None:
-    request = transfer_service_pb2.ExportRequest(project="p")
+    request = transfer_service_pb2.ExportProjectRequest(project="p")
     progress = transfer.ExportProgress(request)
-    respond = transfer_service_pb2.ExportResponse
+    respond = transfer_service_pb2.ExportProjectResponse
     assert list(progress.take(respond(data=b"a"))) == []
     (piece,) = progress.take(respond(data=b"b", resume_token="t", event_count=2))
     assert (piece.data, piece.resume_token, piece.event_count) == (b"ab", "t", 2)

@@ -47,7 +47,7 @@ def test_every_member_has_a_number_and_the_other_way_round(
 @pytest.mark.parametrize(
     ("kind", "read"),
     [
-        (contex.ContextFormat, lambda n: events.context(event_pb2.Context(format=n)).format),
+        (contex.ContextFormat, lambda n: events.context(event_pb2.PromptContext(format=n)).format),
         (
             contex.HeldBackReason,
             lambda n: agents.held_back(agent_service_pb2.HeldBack(reason=n)).reason,
@@ -77,15 +77,15 @@ def test_the_members_of_messages_are_read(kind: type[enum.Enum], read: Any) -> N
 
 def test_what_is_unspecified_or_unknown_is_none_where_a_value_may_be_missing() -> None:
     assert state.patch(state_service_pb2.Patch()).omitted is None
-    assert events.context(event_pb2.Context()).format is None
-    assert events.context(event_pb2.Context(format=99)).format is None  # type: ignore[arg-type]
+    assert events.context(event_pb2.PromptContext()).format is None
+    assert events.context(event_pb2.PromptContext(format=99)).format is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (contex.Erasure, event_pb2.Erased),
-        (contex.Context, event_pb2.Context),
+        (contex.Context, event_pb2.PromptContext),
         (contex.OmittedDatum, event_pb2.OmittedDatum),
         (contex.Agent, agent_service_pb2.Agent),
         (contex.KnownDatum, agent_service_pb2.KnownDatum),
@@ -111,7 +111,7 @@ def test_what_is_unspecified_or_unknown_is_none_where_a_value_may_be_missing() -
         (contex.Finding, project_service_pb2.Finding),
         (contex.VerifySummary, project_service_pb2.VerifySummary),
         (contex.ExportSummary, transfer_service_pb2.ExportSummary),
-        (contex.ExportPiece, transfer_service_pb2.ExportResponse),
+        (contex.ExportPiece, transfer_service_pb2.ExportProjectResponse),
         (contex.ImportReport, transfer_service_pb2.ImportReport),
     ],
 )

@@ -41,7 +41,7 @@ class BruteForce:
         for text in usual:
             if all(float(text.vectors[0] @ one.vectors[0]) < 0.7 for one in counted):
                 counted.append(text)
-        self.own = len(counted) / (len(counted) + 120)
+        self.own = len(counted) / (len(counted) + 60)
         passages = [
             (vector.astype(float), terms)
             for text in counted
@@ -51,7 +51,7 @@ class BruteForce:
         rows = np.stack([vector for vector, _ in passages]) if passages else np.zeros((1, 1))
         mean, second = (rows.mean(0), rows.T @ rows / count) if passages else (0.0, 0.0)
         self.mean = (1 - self.own) * prior.mean + self.own * mean
-        self.second = (1 - self.own) * prior.second + self.own * second
+        self.moments = [(1 - self.own, prior.mean, prior.second), (self.own, mean, second)]
         having = Counter(i for _, terms in passages for i in terms.ids.tolist())
         self.share = {i: n / count for i, n in having.items() if n > 1}
         self.known = dict(zip(prior.term_ids.tolist(), prior.term_share.tolist(), strict=True))
@@ -70,7 +70,12 @@ class BruteForce:
         asked = {term: self.rarity(term) for term in need.terms[0].ids.tolist()}
         words = {term: weight for term, weight in asked.items() if not term >> 31}
         mean = float(q @ self.mean)
-        deviation = max(float(q @ self.second @ q) - mean**2, 0.02**2) ** 0.5
+        variance = sum(
+            share * (float(q @ second @ q) - float(q @ m) ** 2)
+            for share, m, second in self.moments
+            if share
+        )
+        deviation = max(variance, 0.02**2) ** 0.5
         own = {term for terms in text.terms for term in terms.ids.tolist() if not term >> 31}
         mass = sum(words.values()) or 1.0
         coverage = sum(weight for term, weight in words.items() if term in own) / mass

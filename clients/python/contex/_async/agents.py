@@ -61,12 +61,10 @@ class AsyncAgentService(AsyncCalls):
                 context of the answer lists those that were left out.
             context_format: Returns the data as text, too, in the context of the answer.
         """
-        lines, specs = values.to_lines_or_needs(needs)
         request = agent_service_pb2.RegisterAgentRequest(
             project=project,
             agent_id=agent_id,
-            needs=lines,
-            need_specs=specs,
+            needs=values.to_needs(needs),
             last_seen_sequence=last_seen_sequence,
             threshold=threshold,
             max_matches=max_matches or 0,
@@ -96,12 +94,10 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: The agent is not registered.
         """
-        lines, specs = values.to_lines_or_needs(needs or ())
         request = agent_service_pb2.UpdateAgentRequest(
             project=project,
             agent_id=agent_id,
-            needs=lines,
-            need_specs=specs,
+            needs=values.to_needs(needs or ()),
             threshold=threshold,
             max_matches=max_matches,
             min_delta=values.to_min_delta(min_delta),

@@ -142,13 +142,14 @@ class AsyncEventService(AsyncCalls):
         """
 
         def make_request(batch: Sequence[NewEvent]) -> event_service_pb2.PublishStreamRequest:
-            return event_service_pb2.PublishStreamRequest(
+            publish = event_service_pb2.PublishRequest(
                 project=project,
                 events=map(values.to_new_event, batch),
                 request_id=wire.new_request_id(),
                 durability=values.to_durability(durability),
                 publisher=self._publisher,
             )
+            return event_service_pb2.PublishStreamRequest(publish=publish)
 
         stream = PublishStream(
             lambda requests: duplex(self._events.PublishStream, requests, self._metadata),
@@ -267,11 +268,8 @@ class AsyncEventService(AsyncCalls):
             SequenceTrimmed: While iterating: the position can't be read any more.
             ValueError: A time has no time zone, or there are several start positions.
         """
-        if start not in (None, "beginning", "end"):
-            raise ValueError(f"start must be 'beginning' or 'end', not {start!r}")
         start_position = wire.at_most_one(
-            from_beginning=True if start == "beginning" else None,
-            from_end=True if start == "end" else None,
+            edge=wire.edge(start),
             after_sequence=after_sequence,
             from_time=None if from_time is None else wire.timestamp(from_time),
             cursor=cursor,

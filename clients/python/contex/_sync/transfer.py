@@ -67,7 +67,7 @@ class TransferService(Calls):
             FormatUnavailable: The server lacks what the format needs.
         """
         progress = values.ExportProgress(
-            transfer_service_pb2.ExportRequest(
+            transfer_service_pb2.ExportProjectRequest(
                 project=project,
                 format=wire.enum_number(
                     format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
@@ -83,7 +83,7 @@ class TransferService(Calls):
             )
         )
         return self._answers(
-            lambda: self._transfers.Export(progress.next_request(), metadata=self._metadata),
+            lambda: self._transfers.ExportProject(progress.next_request(), metadata=self._metadata),
             progress.take,
             lambda: Retry(self._timeout if progress.resumable else 0.0),
         )
@@ -259,7 +259,7 @@ class TransferService(Calls):
         retry: Retry | None = None
         byte_count = 0
 
-        def on_response(response: transfer_service_pb2.ImportResponse) -> None:
+        def on_response(response: transfer_service_pb2.ImportProjectResponse) -> None:
             nonlocal retry, byte_count
             progress(values.import_progress(response))
             if response.byte_count > byte_count:
@@ -277,15 +277,15 @@ class TransferService(Calls):
         self,
         start: transfer_service_pb2.ImportStart,
         file: ImportFile,
-        on_response: Callable[[transfer_service_pb2.ImportResponse], None],
+        on_response: Callable[[transfer_service_pb2.ImportProjectResponse], None],
     ) -> ImportReport:
         """Sends a file over one call, from where the server asks for it."""
         self._check_open()
         upload = _Upload(start, file)
-        reader: Reader[transfer_service_pb2.ImportResponse] = Reader()
+        reader: Reader[transfer_service_pb2.ImportProjectResponse] = Reader()
 
-        def open_call() -> StreamCall[transfer_service_pb2.ImportResponse]:
-            return duplex(self._transfers.Import, upload.requests(), self._metadata)
+        def open_call() -> StreamCall[transfer_service_pb2.ImportProjectResponse]:
+            return duplex(self._transfers.ImportProject, upload.requests(), self._metadata)
 
         try:
             first = reader.read(open_call)
@@ -321,12 +321,14 @@ class _Upload:
         self._ended = True
         self._resumed.set()
 
-    def requests(self) -> Iterator[transfer_service_pb2.ImportRequest]:
+    def requests(self) -> Iterator[transfer_service_pb2.ImportProjectRequest]:
         """What is sent."""
-        yield transfer_service_pb2.ImportRequest(start=self._start)
+        yield transfer_service_pb2.ImportProjectRequest(start=self._start)
         self._resumed.wait()
         while not self._ended and (data := in_thread(self._file.read, self._place)):
             self._place += len(data)
-            yield transfer_service_pb2.ImportRequest(data=data)
+            yield transfer_service_pb2.ImportProjectRequest(data=data)
         if not self._ended:
-            yield transfer_service_pb2.ImportRequest(finish=transfer_service_pb2.ImportFinish())
+            yield transfer_service_pb2.ImportProjectRequest(
+                finish=transfer_service_pb2.ImportFinish()
+            )

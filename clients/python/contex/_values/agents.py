@@ -118,7 +118,7 @@ class Agent:
     Attributes:
         agent_id: Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting
             with a letter or digit.
-        needs: What the agent needs: 1 to 32 lines of 1 to 1,000 characters.
+        needs: What the agent needs, 1 to 32 of them.
         threshold: Lowest score that matches: above 0, at most 1.
         max_matches: Maximum number of data items that `register` and `update` return for each need,
             1 to 100. Does not limit live deliveries.
@@ -126,33 +126,29 @@ class Agent:
         updated_time: When the registration last changed (UTC).
         acknowledged_sequence: The durable cursor: the sequence up to which the agent has
             acknowledged.
-        need_specs: The needs with their own thresholds, maximums and exclusions, in the order of
-            `needs`.
         min_delta: Which updates are pushed; None: all.
     """
 
     agent_id: str
-    needs: tuple[str, ...]
+    needs: tuple[Need, ...]
     threshold: float
     max_matches: int
     registered_time: datetime
     updated_time: datetime
     acknowledged_sequence: str
-    need_specs: tuple[Need, ...] = ()
-    min_delta: MinDelta | None = None
+    min_delta: MinDelta | None
 
 
 def agent(message: agent_service_pb2.Agent) -> Agent:
     """The `Agent` of a message."""
     return Agent(
         agent_id=message.agent_id,
-        needs=tuple(message.needs),
+        needs=tuple(map(need, message.needs)),
         threshold=message.threshold,
         max_matches=message.max_matches,
         registered_time=message.registered_time.ToDatetime(tzinfo=UTC),
         updated_time=message.updated_time.ToDatetime(tzinfo=UTC),
         acknowledged_sequence=message.acknowledged_sequence,
-        need_specs=tuple(map(need, message.need_specs)),
         min_delta=min_delta(message.min_delta) if message.HasField("min_delta") else None,
     )
 

@@ -37,7 +37,7 @@ class AuditAction(enum.Enum):
     UNSUBSCRIBED = "unsubscribed"
     """A Subscribe or `listen` stream ended."""
     EXPORTED = "exported"
-    """Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, Export.
+    """Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, ExportProject.
 
     Recorded when the call ends, however it ends.
     """

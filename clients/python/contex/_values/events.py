@@ -335,7 +335,7 @@ class Context:
     omitted: tuple[OmittedDatum, ...] = ()
 
 
-def context(message: event_pb2.Context) -> Context:
+def context(message: event_pb2.PromptContext) -> Context:
     """The `Context` of a message."""
     return Context(
         text=message.text,

@@ -178,7 +178,7 @@ class Explanation(ExplanationMethods):
 
     Attributes:
         event: The datum's event.
-        match: The score and its parts, whether or not it reaches the threshold.
+        need_match: The score and its parts, whether or not it reaches the threshold.
         matched: Whether it matches.
         verdict: One or two sentences on why it matches or what prevents it.
         contributions: The log-odds term by term; their sum is ln(score / (1 - score)).
@@ -190,7 +190,7 @@ class Explanation(ExplanationMethods):
     """
 
     event: Event
-    match: Match
+    need_match: Match
     matched: bool
     verdict: str
     contributions: tuple[Contribution, ...] = ()
@@ -204,7 +204,7 @@ def explanation(message: match_service_pb2.ExplainResponse) -> Explanation:
     """The `Explanation` of a message."""
     return Explanation(
         event=event(message.event),
-        match=match(message.match),
+        need_match=match(message.need_match),
         matched=message.matched,
         verdict=message.verdict,
         contributions=tuple(map(contribution, message.contributions)),
@@ -304,7 +304,7 @@ class Feedback:
         agent_id: The agent that judged.
         need: The need, in the agent's words.
         event: The event that was judged.
-        match: The match as scored when the feedback was given.
+        need_match: The match as scored when the feedback was given.
         useful: Whether the match was useful.
         comment: The comment.
     """
@@ -314,7 +314,7 @@ class Feedback:
     agent_id: str
     need: str
     event: Event
-    match: Match
+    need_match: Match
     useful: bool
     comment: str = ""
 
@@ -327,7 +327,7 @@ def feedback(message: match_service_pb2.ExportFeedbackResponse) -> Feedback:
         agent_id=message.agent_id,
         need=message.need,
         event=event(message.event),
-        match=match(message.match),
+        need_match=match(message.need_match),
         useful=message.useful,
         comment=message.comment,
     )

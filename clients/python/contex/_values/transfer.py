@@ -190,7 +190,7 @@ class ExportPiece:
     summary: ExportSummary | None = None
 
 
-def export_piece(message: transfer_service_pb2.ExportResponse) -> ExportPiece:
+def export_piece(message: transfer_service_pb2.ExportProjectResponse) -> ExportPiece:
     """The `ExportPiece` of a message."""
     return ExportPiece(
         data=message.data,
@@ -216,7 +216,7 @@ class ImportProgress:
     event_count: int
 
 
-def import_progress(message: transfer_service_pb2.ImportResponse) -> ImportProgress:
+def import_progress(message: transfer_service_pb2.ImportProjectResponse) -> ImportProgress:
     """The `ImportProgress` of a message."""
     return ImportProgress(
         byte_count=message.byte_count,

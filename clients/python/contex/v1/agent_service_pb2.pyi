@@ -176,7 +176,6 @@ class Agent(_message.Message):
     REGISTERED_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_TIME_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
-    NEED_SPECS_FIELD_NUMBER: _builtins.int
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting with a
@@ -191,8 +190,8 @@ class Agent(_message.Message):
     acknowledged_sequence: _builtins.str
     """The durable cursor: the sequence up to which the agent has acknowledged."""
     @_builtins.property
-    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the agent needs: 1 to 32 lines of 1 to 1,000 characters."""
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """What the agent needs, 1 to 32 of them."""
 
     @_builtins.property
     def registered_time(self) -> _timestamp_pb2.Timestamp:
@@ -203,10 +202,6 @@ class Agent(_message.Message):
         """When the registration last changed."""
 
     @_builtins.property
-    def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """The needs with their own thresholds, maximums and exclusions, in the order of `needs`."""
-
-    @_builtins.property
     def min_delta(self) -> Global___MinDelta:
         """Which updates are pushed; unset: all."""
 
@@ -214,18 +209,17 @@ class Agent(_message.Message):
         self,
         *,
         agent_id: _builtins.str = ...,
-        needs: _abc.Iterable[_builtins.str] | None = ...,
+        needs: _abc.Iterable[Global___Need] | None = ...,
         threshold: _builtins.float = ...,
         max_matches: _builtins.int = ...,
         registered_time: _timestamp_pb2.Timestamp | None = ...,
         updated_time: _timestamp_pb2.Timestamp | None = ...,
         acknowledged_sequence: _builtins.str = ...,
-        need_specs: _abc.Iterable[Global___Need] | None = ...,
         min_delta: Global___MinDelta | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["min_delta", b"min_delta", "registered_time", b"registered_time", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "max_matches", b"max_matches", "min_delta", b"min_delta", "need_specs", b"need_specs", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "max_matches", b"max_matches", "min_delta", b"min_delta", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,7 +237,6 @@ class RegisterAgentRequest(_message.Message):
     LAST_SEEN_SEQUENCE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
-    NEED_SPECS_FIELD_NUMBER: _builtins.int
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
@@ -268,14 +261,8 @@ class RegisterAgentRequest(_message.Message):
     context_format: _event_pb2.ContextFormat.ValueType
     """Format in which the response's context holds the data, written out for a prompt."""
     @_builtins.property
-    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the agent needs. Set either this or need_specs."""
-
-    @_builtins.property
-    def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """What the agent needs, with a threshold, a maximum and exclusions for each need. Set either
-        this or needs.
-        """
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """What the agent needs, 1 to 32 of them; a text is enough."""
 
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
@@ -286,18 +273,17 @@ class RegisterAgentRequest(_message.Message):
         *,
         project: _builtins.str = ...,
         agent_id: _builtins.str = ...,
-        needs: _abc.Iterable[_builtins.str] | None = ...,
+        needs: _abc.Iterable[Global___Need] | None = ...,
         last_seen_sequence: _builtins.str | None = ...,
         threshold: _builtins.float | None = ...,
         max_matches: _builtins.int = ...,
-        need_specs: _abc.Iterable[Global___Need] | None = ...,
         min_delta: Global___MinDelta | None = ...,
         max_context_tokens: _builtins.int | None = ...,
         context_format: _event_pb2.ContextFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "need_specs", b"need_specs", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_seen_sequence: _TypeAlias = _typing.Literal["last_seen_sequence"]  # noqa: Y015
     _WhichOneofArgType__last_seen_sequence: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence"]  # noqa: Y015
@@ -342,7 +328,7 @@ class RegisterAgentResponse(_message.Message):
         """
 
     @_builtins.property
-    def context(self) -> _event_pb2.Context:
+    def context(self) -> _event_pb2.PromptContext:
         """The data written out; set if max_context_tokens or context_format was given."""
 
     def __init__(
@@ -352,7 +338,7 @@ class RegisterAgentResponse(_message.Message):
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
         cursor: _builtins.str = ...,
-        context: _event_pb2.Context | None = ...,
+        context: _event_pb2.PromptContext | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -373,7 +359,6 @@ class UpdateAgentRequest(_message.Message):
     NEEDS_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
-    NEED_SPECS_FIELD_NUMBER: _builtins.int
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
@@ -390,12 +375,8 @@ class UpdateAgentRequest(_message.Message):
     context_format: _event_pb2.ContextFormat.ValueType
     """Same as in RegisterAgentRequest."""
     @_builtins.property
-    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """All the new needs; empty: unchanged. Set either this or need_specs."""
-
-    @_builtins.property
-    def need_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """All the new needs, with a threshold, a maximum and exclusions for each."""
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """All the new needs; empty: unchanged."""
 
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
@@ -406,17 +387,16 @@ class UpdateAgentRequest(_message.Message):
         *,
         project: _builtins.str = ...,
         agent_id: _builtins.str = ...,
-        needs: _abc.Iterable[_builtins.str] | None = ...,
+        needs: _abc.Iterable[Global___Need] | None = ...,
         threshold: _builtins.float | None = ...,
         max_matches: _builtins.int | None = ...,
-        need_specs: _abc.Iterable[Global___Need] | None = ...,
         min_delta: Global___MinDelta | None = ...,
         max_context_tokens: _builtins.int | None = ...,
         context_format: _event_pb2.ContextFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "need_specs", b"need_specs", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
@@ -454,7 +434,7 @@ class UpdateAgentResponse(_message.Message):
         """The live data that match now, as in RegisterAgentResponse."""
 
     @_builtins.property
-    def context(self) -> _event_pb2.Context:
+    def context(self) -> _event_pb2.PromptContext:
         """The data written out; set if max_context_tokens or context_format was given."""
 
     def __init__(
@@ -463,7 +443,7 @@ class UpdateAgentResponse(_message.Message):
         agent: Global___Agent | None = ...,
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
-        context: _event_pb2.Context | None = ...,
+        context: _event_pb2.PromptContext | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -637,16 +617,18 @@ class ListenRequest(_message.Message):
 
     PROJECT_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
-    CURSOR_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
     """The agent's id."""
-    cursor: _builtins.str
-    """After the position of this cursor. Use this to resume."""
+    edge: _event_pb2.Edge.ValueType
+    """At one end of the log."""
     after_sequence: _builtins.str
     """After this event. "0" is the beginning."""
     heartbeat_interval_ms: _builtins.int
@@ -655,21 +637,31 @@ class ListenRequest(_message.Message):
     """
     context_format: _event_pb2.ContextFormat.ValueType
     """If set, MatchedEvent.context holds each event in this format, written out for a prompt."""
+    cursor: _builtins.str
+    """Resumes an interrupted call: the last cursor received, or that of a registration, with the
+    other fields unchanged. What they say of the start no longer matters.
+    """
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """At the first event at or after this instant."""
+
     def __init__(
         self,
         *,
         project: _builtins.str = ...,
         agent_id: _builtins.str = ...,
-        cursor: _builtins.str = ...,
+        edge: _event_pb2.Edge.ValueType = ...,
         after_sequence: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
         heartbeat_interval_ms: _builtins.int = ...,
         context_format: _event_pb2.ContextFormat.ValueType = ...,
+        cursor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "edge", b"edge", "from_time", b"from_time", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_id", b"agent_id", "context_format", b"context_format", "cursor", b"cursor", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_id", b"agent_id", "context_format", b"context_format", "cursor", b"cursor", "edge", b"edge", "from_time", b"from_time", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "after_sequence"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["edge", "after_sequence", "from_time"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 

@@ -46,7 +46,7 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     AUDIT_ACTION_UNSUBSCRIBED: _AuditAction.ValueType  # 8
     """A Subscribe or Listen stream ended."""
     AUDIT_ACTION_EXPORTED: _AuditAction.ValueType  # 9
-    """Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, Export. Recorded
+    """Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, ExportProject. Recorded
     when the call ends, however it ends.
     """
     AUDIT_ACTION_JUDGED: _AuditAction.ValueType  # 10
@@ -83,7 +83,7 @@ AUDIT_ACTION_SUBSCRIBED: AuditAction.ValueType  # 7
 AUDIT_ACTION_UNSUBSCRIBED: AuditAction.ValueType  # 8
 """A Subscribe or Listen stream ended."""
 AUDIT_ACTION_EXPORTED: AuditAction.ValueType  # 9
-"""Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, Export. Recorded
+"""Data were read in bulk: Replay, StreamState, ExportRecords, ExportFeedback, ExportProject. Recorded
 when the call ends, however it ends.
 """
 AUDIT_ACTION_JUDGED: AuditAction.ValueType  # 10

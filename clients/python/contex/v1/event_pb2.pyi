@@ -77,6 +77,30 @@ tokens for uniform data.
 """
 Global___ContextFormat: _TypeAlias = ContextFormat  # noqa: Y015
 
+class _Edge:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EdgeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Edge.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EDGE_UNSPECIFIED: _Edge.ValueType  # 0
+    """Not given."""
+    EDGE_BEGINNING: _Edge.ValueType  # 1
+    """The oldest event that can still be read."""
+    EDGE_END: _Edge.ValueType  # 2
+    """After the newest event: new events only."""
+
+class Edge(_Edge, metaclass=_EdgeEnumTypeWrapper):
+    """An end of a log."""
+
+EDGE_UNSPECIFIED: Edge.ValueType  # 0
+"""Not given."""
+EDGE_BEGINNING: Edge.ValueType  # 1
+"""The oldest event that can still be read."""
+EDGE_END: Edge.ValueType  # 2
+"""After the newest event: new events only."""
+Global___Edge: _TypeAlias = Edge  # noqa: Y015
+
 class _Order:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -472,7 +496,7 @@ class MatchedEvent(_message.Message):
 Global___MatchedEvent: _TypeAlias = MatchedEvent  # noqa: Y015
 
 @_typing.final
-class Context(_message.Message):
+class PromptContext(_message.Message):
     """Data written out within a token budget."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -511,7 +535,7 @@ class Context(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Context: _TypeAlias = Context  # noqa: Y015
+Global___PromptContext: _TypeAlias = PromptContext  # noqa: Y015
 
 @_typing.final
 class OmittedDatum(_message.Message):
@@ -647,19 +671,19 @@ class Checkpoint(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FINAL_FIELD_NUMBER: _builtins.int
-    final: _builtins.bool
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
     """True in the last message of a stream that ends because the server is shutting down. Reconnect
     to any server with this cursor.
     """
     def __init__(
         self,
         *,
-        final: _builtins.bool = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

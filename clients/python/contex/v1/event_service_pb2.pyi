@@ -4,7 +4,6 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from contex.v1 import error_reason_pb2 as _error_reason_pb2
 from contex.v1 import event_pb2 as _event_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -226,39 +225,23 @@ Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 
 @_typing.final
 class PublishStreamRequest(_message.Message):
-    """Request of PublishStream: one batch. The fields mean the same as in PublishRequest."""
+    """Request of PublishStream: one batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PROJECT_FIELD_NUMBER: _builtins.int
-    EVENTS_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    DURABILITY_FIELD_NUMBER: _builtins.int
-    PUBLISHER_FIELD_NUMBER: _builtins.int
-    project: _builtins.str
-    """The project."""
-    request_id: _builtins.str
-    """Makes a retry safe, on another stream too. Empty: not idempotent."""
-    durability: _event_pb2.Durability.ValueType
-    """The durability wanted."""
-    publisher: _builtins.str
-    """Who publishes."""
+    PUBLISH_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvent]:
-        """1 to 1,000 events, 8 MiB in total."""
+    def publish(self) -> Global___PublishRequest:
+        """What Publish takes. Its request_id makes a retry safe, on another stream too."""
 
     def __init__(
         self,
         *,
-        project: _builtins.str = ...,
-        events: _abc.Iterable[Global___NewEvent] | None = ...,
-        request_id: _builtins.str = ...,
-        durability: _event_pb2.Durability.ValueType = ...,
-        publisher: _builtins.str = ...,
+        publish: Global___PublishRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["publish", b"publish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "events", b"events", "project", b"project", "publisher", b"publisher", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["publish", b"publish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,34 +314,70 @@ class Refusal(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_MS_FIELD_NUMBER: _builtins.int
+    FIELD_VIOLATIONS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Canonical gRPC status code."""
-    reason: _error_reason_pb2.ErrorReason.ValueType
-    """Machine-readable reason."""
+    reason: _builtins.str
+    """Machine-readable reason: the name of an ErrorReason without its prefix, as in ErrorInfo. A
+    newer server may know more of them.
+    """
     message: _builtins.str
     """Explanation for people."""
     retry_delay_ms: _builtins.int
-    """How long to wait before a retry. 0 if a retry does not help."""
+    """How long to wait before a retry; 0: none is needed. Unset: a retry does not help."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Details of the error, such as "actual_revision"; see ErrorReason."""
+
+    @_builtins.property
+    def field_violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
+        """Every field that is outside its limits."""
 
     def __init__(
         self,
         *,
         code: _builtins.int = ...,
-        reason: _error_reason_pb2.ErrorReason.ValueType = ...,
+        reason: _builtins.str = ...,
         message: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        retry_delay_ms: _builtins.int = ...,
+        retry_delay_ms: _builtins.int | None = ...,
+        field_violations: _abc.Iterable[Global___FieldViolation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_delay_ms", b"_retry_delay_ms", "retry_delay_ms", b"retry_delay_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_delay_ms", b"_retry_delay_ms", "code", b"code", "field_violations", b"field_violations", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_delay_ms", b"retry_delay_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retry_delay_ms: _TypeAlias = _typing.Literal["retry_delay_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_delay_ms: _TypeAlias = _typing.Literal["_retry_delay_ms", b"_retry_delay_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_delay_ms) -> _WhichOneofReturnType__retry_delay_ms | None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class FieldViolation(_message.Message):
+    """A field that is outside its limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field, such as "events[3].data_key"."""
+    description: _builtins.str
+    """What its limit is, for people."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_delay_ms", b"retry_delay_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+Global___FieldViolation: _TypeAlias = FieldViolation  # noqa: Y015
 
 @_typing.final
 class GetEventRequest(_message.Message):
@@ -509,7 +528,9 @@ class ReplayRequest(_message.Message):
     order: _event_pb2.Order.ValueType
     """The order."""
     cursor: _builtins.str
-    """Resumes an interrupted replay: the last cursor received, with the other fields unchanged."""
+    """Resumes an interrupted call: the last cursor received, with the other fields unchanged. What
+    is left of the range follows.
+    """
     @_builtins.property
     def since(self) -> _event_pb2.Position:
         """Lower end of the range. Unset: the beginning."""
@@ -589,26 +610,25 @@ class SubscribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROJECT_FIELD_NUMBER: _builtins.int
-    FROM_BEGINNING_FIELD_NUMBER: _builtins.int
-    FROM_END_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     FROM_TIME_FIELD_NUMBER: _builtins.int
-    CURSOR_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
-    from_beginning: _builtins.bool
-    """At the oldest event that can still be read."""
-    from_end: _builtins.bool
-    """After the newest event: new events only."""
+    edge: _event_pb2.Edge.ValueType
+    """At one end of the log."""
     after_sequence: _builtins.str
     """After this event. "0" is the beginning."""
-    cursor: _builtins.str
-    """After the position of this cursor. Use this to resume."""
     heartbeat_interval_ms: _builtins.int
     """How long to go without a message before the server sends a checkpoint or heartbeat: 100 to
     60,000 ms; 0 means 15,000.
+    """
+    cursor: _builtins.str
+    """Resumes an interrupted call: the last cursor received, with the other fields unchanged. What
+    they say of the start no longer matters.
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
@@ -622,19 +642,18 @@ class SubscribeRequest(_message.Message):
         self,
         *,
         project: _builtins.str = ...,
-        from_beginning: _builtins.bool = ...,
-        from_end: _builtins.bool = ...,
+        edge: _event_pb2.Edge.ValueType = ...,
         after_sequence: _builtins.str = ...,
         from_time: _timestamp_pb2.Timestamp | None = ...,
-        cursor: _builtins.str = ...,
         filter: _event_pb2.EventFilter | None = ...,
         heartbeat_interval_ms: _builtins.int = ...,
+        cursor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "filter", b"filter", "from_beginning", b"from_beginning", "from_end", b"from_end", "from_time", b"from_time", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "edge", b"edge", "filter", b"filter", "from_time", b"from_time", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "filter", b"filter", "from_beginning", b"from_beginning", "from_end", b"from_end", "from_time", b"from_time", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "edge", b"edge", "filter", b"filter", "from_time", b"from_time", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["from_beginning", "from_end", "after_sequence", "from_time", "cursor"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["edge", "after_sequence", "from_time"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 

@@ -45,7 +45,7 @@ class EventServiceStub:
     payload {"base_url":"https://api.example.com","timeout":30},
     description "API endpoint and timeouts", request_id "7f3c…")
     -> sequence "1764000000000-0", revision 1
-    2. Subscribe(project "shop", from_beginning)
+    2. Subscribe(project "shop", edge BEGINNING)
     -> events [1764000000000-0], cursor C1
     -> caught_up, cursor C1
     -> … live events, checkpoints and heartbeats, each with a cursor
@@ -113,7 +113,7 @@ class EventServiceServicer:
     payload {"base_url":"https://api.example.com","timeout":30},
     description "API endpoint and timeouts", request_id "7f3c…")
     -> sequence "1764000000000-0", revision 1
-    2. Subscribe(project "shop", from_beginning)
+    2. Subscribe(project "shop", edge BEGINNING)
     -> events [1764000000000-0], cursor C1
     -> caught_up, cursor C1
     -> … live events, checkpoints and heartbeats, each with a cursor
@@ -234,7 +234,7 @@ class EventService:
     payload {"base_url":"https://api.example.com","timeout":30},
     description "API endpoint and timeouts", request_id "7f3c…")
     -> sequence "1764000000000-0", revision 1
-    2. Subscribe(project "shop", from_beginning)
+    2. Subscribe(project "shop", edge BEGINNING)
     -> events [1764000000000-0], cursor C1
     -> caught_up, cursor C1
     -> … live events, checkpoints and heartbeats, each with a cursor

@@ -46,7 +46,7 @@ class EventServiceStub:
                  payload {"base_url":"https://api.example.com","timeout":30},
                  description "API endpoint and timeouts", request_id "7f3c…")
            -> sequence "1764000000000-0", revision 1
-      2. Subscribe(project "shop", from_beginning)
+      2. Subscribe(project "shop", edge BEGINNING)
            -> events [1764000000000-0], cursor C1
            -> caught_up, cursor C1
            -> … live events, checkpoints and heartbeats, each with a cursor
@@ -106,7 +106,7 @@ class EventServiceAsyncStub(EventServiceStub):
                  payload {"base_url":"https://api.example.com","timeout":30},
                  description "API endpoint and timeouts", request_id "7f3c…")
            -> sequence "1764000000000-0", revision 1
-      2. Subscribe(project "shop", from_beginning)
+      2. Subscribe(project "shop", edge BEGINNING)
            -> events [1764000000000-0], cursor C1
            -> caught_up, cursor C1
            -> … live events, checkpoints and heartbeats, each with a cursor
@@ -162,7 +162,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
                  payload {"base_url":"https://api.example.com","timeout":30},
                  description "API endpoint and timeouts", request_id "7f3c…")
            -> sequence "1764000000000-0", revision 1
-      2. Subscribe(project "shop", from_beginning)
+      2. Subscribe(project "shop", edge BEGINNING)
            -> events [1764000000000-0], cursor C1
            -> caught_up, cursor C1
            -> … live events, checkpoints and heartbeats, each with a cursor

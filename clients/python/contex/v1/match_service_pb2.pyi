@@ -104,7 +104,7 @@ class MatchResponse(_message.Message):
         """
 
     @_builtins.property
-    def context(self) -> _event_pb2.Context:
+    def context(self) -> _event_pb2.PromptContext:
         """The data written out; set if max_context_tokens or context_format was given."""
 
     def __init__(
@@ -112,7 +112,7 @@ class MatchResponse(_message.Message):
         *,
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
-        context: _event_pb2.Context | None = ...,
+        context: _event_pb2.PromptContext | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -216,7 +216,7 @@ class ExplainResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
-    MATCH_FIELD_NUMBER: _builtins.int
+    NEED_MATCH_FIELD_NUMBER: _builtins.int
     MATCHED_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
@@ -239,7 +239,7 @@ class ExplainResponse(_message.Message):
         """The datum's event."""
 
     @_builtins.property
-    def match(self) -> _event_pb2.Match:
+    def need_match(self) -> _event_pb2.Match:
         """The score and its parts, whether or not it reaches the threshold."""
 
     @_builtins.property
@@ -258,7 +258,7 @@ class ExplainResponse(_message.Message):
         self,
         *,
         event: _event_pb2.Event | None = ...,
-        match: _event_pb2.Match | None = ...,
+        need_match: _event_pb2.Match | None = ...,
         matched: _builtins.bool = ...,
         verdict: _builtins.str = ...,
         contributions: _abc.Iterable[Global___Contribution] | None = ...,
@@ -267,9 +267,9 @@ class ExplainResponse(_message.Message):
         rank: _builtins.int = ...,
         data_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "match", b"match"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "need_match", b"need_match"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "data_count", b"data_count", "event", b"event", "match", b"match", "matched", b"matched", "passages", b"passages", "rank", b"rank", "terms", b"terms", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "data_count", b"data_count", "event", b"event", "matched", b"matched", "need_match", b"need_match", "passages", b"passages", "rank", b"rank", "terms", b"terms", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,7 +704,7 @@ class ExportFeedbackResponse(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     NEED_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
-    MATCH_FIELD_NUMBER: _builtins.int
+    NEED_MATCH_FIELD_NUMBER: _builtins.int
     USEFUL_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
@@ -726,7 +726,7 @@ class ExportFeedbackResponse(_message.Message):
         """The event that was judged."""
 
     @_builtins.property
-    def match(self) -> _event_pb2.Match:
+    def need_match(self) -> _event_pb2.Match:
         """The match as scored when the feedback was given."""
 
     def __init__(
@@ -737,13 +737,13 @@ class ExportFeedbackResponse(_message.Message):
         agent_id: _builtins.str = ...,
         need: _builtins.str = ...,
         event: _event_pb2.Event | None = ...,
-        match: _event_pb2.Match | None = ...,
+        need_match: _event_pb2.Match | None = ...,
         useful: _builtins.bool = ...,
         comment: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "match", b"match", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "need_match", b"need_match", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "comment", b"comment", "event", b"event", "match", b"match", "need", b"need", "sequence", b"sequence", "time", b"time", "useful", b"useful"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "comment", b"comment", "event", b"event", "need", b"need", "need_match", b"need_match", "sequence", b"sequence", "time", b"time", "useful", b"useful"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -169,8 +169,8 @@ import's salt. Equal values stay equal within an import.
 Global___RedactionAction: _TypeAlias = RedactionAction  # noqa: Y015
 
 @_typing.final
-class ExportRequest(_message.Message):
-    """Request of Export."""
+class ExportProjectRequest(_message.Message):
+    """Request of ExportProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -228,10 +228,10 @@ class ExportRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ExportRequest: _TypeAlias = ExportRequest  # noqa: Y015
+Global___ExportProjectRequest: _TypeAlias = ExportProjectRequest  # noqa: Y015
 
 @_typing.final
-class ExportResponse(_message.Message):
+class ExportProjectResponse(_message.Message):
     """A piece of the file, and progress."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -278,7 +278,7 @@ class ExportResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ExportResponse: _TypeAlias = ExportResponse  # noqa: Y015
+Global___ExportProjectResponse: _TypeAlias = ExportProjectResponse  # noqa: Y015
 
 @_typing.final
 class ExportSummary(_message.Message):
@@ -480,8 +480,8 @@ class ImportFinish(_message.Message):
 Global___ImportFinish: _TypeAlias = ImportFinish  # noqa: Y015
 
 @_typing.final
-class ImportRequest(_message.Message):
-    """Request of Import: one part of an import."""
+class ImportProjectRequest(_message.Message):
+    """Request of ImportProject: one part of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -513,10 +513,10 @@ class ImportRequest(_message.Message):
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
-Global___ImportRequest: _TypeAlias = ImportRequest  # noqa: Y015
+Global___ImportProjectRequest: _TypeAlias = ImportProjectRequest  # noqa: Y015
 
 @_typing.final
-class ImportResponse(_message.Message):
+class ImportProjectResponse(_message.Message):
     """Progress of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -551,7 +551,7 @@ class ImportResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ImportResponse: _TypeAlias = ImportResponse  # noqa: Y015
+Global___ImportProjectResponse: _TypeAlias = ImportProjectResponse  # noqa: Y015
 
 @_typing.final
 class ImportReport(_message.Message):

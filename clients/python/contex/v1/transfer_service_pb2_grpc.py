@@ -42,8 +42,8 @@ class TransferServiceStub:
     that the server returns, even if either server was restarted.
 
     Example flow
-    1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
-    2. Import(start{project "shop-test"}, data …, finish)
+    1. ExportProject(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
+    2. ImportProject(start{project "shop-test"}, data …, finish)
     -> resume_offset 0, acknowledgements, the report
     """
 
@@ -53,15 +53,15 @@ class TransferServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Export = channel.unary_stream(
-                '/contex.v1.TransferService/Export',
-                request_serializer=contex_dot_v1_dot_transfer__service__pb2.ExportRequest.SerializeToString,
-                response_deserializer=contex_dot_v1_dot_transfer__service__pb2.ExportResponse.FromString,
+        self.ExportProject = channel.unary_stream(
+                '/contex.v1.TransferService/ExportProject',
+                request_serializer=contex_dot_v1_dot_transfer__service__pb2.ExportProjectRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_transfer__service__pb2.ExportProjectResponse.FromString,
                 _registered_method=True)
-        self.Import = channel.stream_stream(
-                '/contex.v1.TransferService/Import',
-                request_serializer=contex_dot_v1_dot_transfer__service__pb2.ImportRequest.SerializeToString,
-                response_deserializer=contex_dot_v1_dot_transfer__service__pb2.ImportResponse.FromString,
+        self.ImportProject = channel.stream_stream(
+                '/contex.v1.TransferService/ImportProject',
+                request_serializer=contex_dot_v1_dot_transfer__service__pb2.ImportProjectRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_transfer__service__pb2.ImportProjectResponse.FromString,
                 _registered_method=True)
 
 
@@ -82,19 +82,19 @@ class TransferServiceServicer:
     that the server returns, even if either server was restarted.
 
     Example flow
-    1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
-    2. Import(start{project "shop-test"}, data …, finish)
+    1. ExportProject(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
+    2. ImportProject(start{project "shop-test"}, data …, finish)
     -> resume_offset 0, acknowledgements, the report
     """
 
-    def Export(self, request, context):
+    def ExportProject(self, request, context):
         """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Import(self, request_iterator, context):
+    def ImportProject(self, request_iterator, context):
         """Imports a file. Send `start`, then the bytes of the file from the offset in the first
         response on, in pieces of at most 1 MiB, then `finish`. Audited.
         """
@@ -105,15 +105,15 @@ class TransferServiceServicer:
 
 def add_TransferServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Export': grpc.unary_stream_rpc_method_handler(
-                    servicer.Export,
-                    request_deserializer=contex_dot_v1_dot_transfer__service__pb2.ExportRequest.FromString,
-                    response_serializer=contex_dot_v1_dot_transfer__service__pb2.ExportResponse.SerializeToString,
+            'ExportProject': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportProject,
+                    request_deserializer=contex_dot_v1_dot_transfer__service__pb2.ExportProjectRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_transfer__service__pb2.ExportProjectResponse.SerializeToString,
             ),
-            'Import': grpc.stream_stream_rpc_method_handler(
-                    servicer.Import,
-                    request_deserializer=contex_dot_v1_dot_transfer__service__pb2.ImportRequest.FromString,
-                    response_serializer=contex_dot_v1_dot_transfer__service__pb2.ImportResponse.SerializeToString,
+            'ImportProject': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportProject,
+                    request_deserializer=contex_dot_v1_dot_transfer__service__pb2.ImportProjectRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_transfer__service__pb2.ImportProjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,13 +140,13 @@ class TransferService:
     that the server returns, even if either server was restarted.
 
     Example flow
-    1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
-    2. Import(start{project "shop-test"}, data …, finish)
+    1. ExportProject(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
+    2. ImportProject(start{project "shop-test"}, data …, finish)
     -> resume_offset 0, acknowledgements, the report
     """
 
     @staticmethod
-    def Export(request,
+    def ExportProject(request,
             target,
             options=(),
             channel_credentials=None,
@@ -159,9 +159,9 @@ class TransferService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/contex.v1.TransferService/Export',
-            contex_dot_v1_dot_transfer__service__pb2.ExportRequest.SerializeToString,
-            contex_dot_v1_dot_transfer__service__pb2.ExportResponse.FromString,
+            '/contex.v1.TransferService/ExportProject',
+            contex_dot_v1_dot_transfer__service__pb2.ExportProjectRequest.SerializeToString,
+            contex_dot_v1_dot_transfer__service__pb2.ExportProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -173,7 +173,7 @@ class TransferService:
             _registered_method=True)
 
     @staticmethod
-    def Import(request_iterator,
+    def ImportProject(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -186,9 +186,9 @@ class TransferService:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/contex.v1.TransferService/Import',
-            contex_dot_v1_dot_transfer__service__pb2.ImportRequest.SerializeToString,
-            contex_dot_v1_dot_transfer__service__pb2.ImportResponse.FromString,
+            '/contex.v1.TransferService/ImportProject',
+            contex_dot_v1_dot_transfer__service__pb2.ImportProjectRequest.SerializeToString,
+            contex_dot_v1_dot_transfer__service__pb2.ImportProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

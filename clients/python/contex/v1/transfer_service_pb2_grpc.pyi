@@ -43,8 +43,8 @@ class TransferServiceStub:
                   that the server returns, even if either server was restarted.
 
     Example flow
-      1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
-      2. Import(start{project "shop-test"}, data …, finish)
+      1. ExportProject(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
+      2. ImportProject(start{project "shop-test"}, data …, finish)
            -> resume_offset 0, acknowledgements, the report
     """
 
@@ -52,9 +52,9 @@ class TransferServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TransferServiceAsyncStub: ...
-    Export: _grpc.UnaryStreamMultiCallable[_transfer_service_pb2.ExportRequest, _transfer_service_pb2.ExportResponse]
+    ExportProject: _grpc.UnaryStreamMultiCallable[_transfer_service_pb2.ExportProjectRequest, _transfer_service_pb2.ExportProjectResponse]
     """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited."""
-    Import: _grpc.StreamStreamMultiCallable[_transfer_service_pb2.ImportRequest, _transfer_service_pb2.ImportResponse]
+    ImportProject: _grpc.StreamStreamMultiCallable[_transfer_service_pb2.ImportProjectRequest, _transfer_service_pb2.ImportProjectResponse]
     """Imports a file. Send `start`, then the bytes of the file from the offset in the first
     response on, in pieces of at most 1 MiB, then `finish`. Audited.
     """
@@ -77,15 +77,15 @@ class TransferServiceAsyncStub(TransferServiceStub):
                   that the server returns, even if either server was restarted.
 
     Example flow
-      1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
-      2. Import(start{project "shop-test"}, data …, finish)
+      1. ExportProject(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
+      2. ImportProject(start{project "shop-test"}, data …, finish)
            -> resume_offset 0, acknowledgements, the report
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Export: _aio.UnaryStreamMultiCallable[_transfer_service_pb2.ExportRequest, _transfer_service_pb2.ExportResponse]  # type: ignore[assignment]
+    ExportProject: _aio.UnaryStreamMultiCallable[_transfer_service_pb2.ExportProjectRequest, _transfer_service_pb2.ExportProjectResponse]  # type: ignore[assignment]
     """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited."""
-    Import: _aio.StreamStreamMultiCallable[_transfer_service_pb2.ImportRequest, _transfer_service_pb2.ImportResponse]  # type: ignore[assignment]
+    ImportProject: _aio.StreamStreamMultiCallable[_transfer_service_pb2.ImportProjectRequest, _transfer_service_pb2.ImportProjectResponse]  # type: ignore[assignment]
     """Imports a file. Send `start`, then the bytes of the file from the offset in the first
     response on, in pieces of at most 1 MiB, then `finish`. Audited.
     """
@@ -107,25 +107,25 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
                   that the server returns, even if either server was restarted.
 
     Example flow
-      1. Export(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
-      2. Import(start{project "shop-test"}, data …, finish)
+      1. ExportProject(project "shop", format NATIVE) -> the bytes of shop.ctx, in pieces
+      2. ImportProject(start{project "shop-test"}, data …, finish)
            -> resume_offset 0, acknowledgements, the report
     """
 
     @_abc_1.abstractmethod
-    def Export(
+    def ExportProject(
         self,
-        request: _transfer_service_pb2.ExportRequest,
+        request: _transfer_service_pb2.ExportProjectRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_transfer_service_pb2.ExportResponse], _abc.AsyncIterator[_transfer_service_pb2.ExportResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_transfer_service_pb2.ExportProjectResponse], _abc.AsyncIterator[_transfer_service_pb2.ExportProjectResponse]]:
         """Streams a project as a file: the `data` of all messages, concatenated, are the file. Audited."""
 
     @_abc_1.abstractmethod
-    def Import(
+    def ImportProject(
         self,
-        request_iterator: _MaybeAsyncIterator[_transfer_service_pb2.ImportRequest],
+        request_iterator: _MaybeAsyncIterator[_transfer_service_pb2.ImportProjectRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_transfer_service_pb2.ImportResponse], _abc.AsyncIterator[_transfer_service_pb2.ImportResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_transfer_service_pb2.ImportProjectResponse], _abc.AsyncIterator[_transfer_service_pb2.ImportProjectResponse]]:
         """Imports a file. Send `start`, then the bytes of the file from the offset in the first
         response on, in pieces of at most 1 MiB, then `finish`. Audited.
         """

@@ -24,8 +24,7 @@ def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
     delta = agent.min_delta
     return pb.Agent(
         agent_id=agent.agent_id,
-        needs=[need.text for need in agent.needs],
-        need_specs=[_need_message(need) for need in agent.needs],
+        needs=[_need_message(need) for need in agent.needs],
         threshold=agent.threshold,
         max_matches=agent.max_matches,
         registered_time=timestamp(agent.registered_ms),

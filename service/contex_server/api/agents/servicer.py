@@ -19,9 +19,8 @@ from contex_server.events.feed import Delivery
 from contex_server.events.stream import Message, stream
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import event_not_found, invalid_field
-from contex_server.kernel.model import Entry
-from contex_server.log.pages import check_readable
+from contex_server.kernel.errors import all_of, event_not_found, invalid_field
+from contex_server.kernel.model import Entry, MinDelta, Sequence
 from contex_server.matching.context import ContextFormat
 from contex_server.state.moments import resolve_moment
 
@@ -98,8 +97,7 @@ class AgentServicer(Servicer):
         heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
         form = checks.context_format(request.context_format)
         _, acknowledged = await self._rooms.agents.registry.get(call.project, agent_id)
-        position = ranges.named_position(request, "after_sequence") or acknowledged
-        check_readable(await self._log.bounds(call.project), position)
+        position = await ranges.start_of(self._log, request, acknowledged)
         async with (
             self._rooms.match.pool.matcher(call.project) as matcher,
             matcher.attach(agent_id) as listening,
@@ -142,7 +140,11 @@ class AgentServicer(Servicer):
         self, request: pb.AcknowledgeRequest, call: Call
     ) -> pb.AcknowledgeResponse:
         agent_id = fields.agent_id(request.agent_id)
-        position = ranges.named_position(request, "sequence")
+        position: Sequence | None
+        if request.HasField("cursor"):
+            position = cursors.decode_position(Token.CURSOR, call.project, request.cursor, "cursor")
+        else:
+            position = fields.optional_sequence(request)
         if position is None:
             raise invalid_field("position", "a cursor or a sequence is required")
         acknowledged = await self._rooms.agents.registry.acknowledge(
@@ -210,23 +212,19 @@ def _agent_spec(
     request: pb.RegisterAgentRequest | pb.UpdateAgentRequest, limits: Limits
 ) -> AgentSpec:
     """What a registration sets or changes; a new one must have needs."""
-    texts, specs = request.needs, request.need_specs
-    if texts and specs:
-        raise invalid_field("need_specs", "must be empty where needs are given")
-    max_matches: int | None
-    if isinstance(request, pb.RegisterAgentRequest):
-        least, max_matches = 1, checks.max_matches(request, limits)
-    else:
-        least, max_matches = 0, checks.own_max_matches(request, limits)
-    if specs:
-        needs = checks.need_specs(specs, "need_specs", limits)
-    else:
-        fields.check_count("needs", len(texts), limits.needs_per_agent, at_least=least)
-        needs = tuple(
-            NeedSpec(fields.characters(text, 1, limits.need_chars, f"needs[{i}]"))
-            for i, text in enumerate(texts)
-        )
-    delta = None
-    if request.HasField("min_delta"):
-        delta = (checks.min_delta(request.min_delta, limits),)
-    return AgentSpec(needs or None, checks.threshold(request), max_matches, delta)
+    is_new = isinstance(request, pb.RegisterAgentRequest)
+
+    def needs() -> tuple[NeedSpec, ...]:
+        return checks.needs(request.needs, "needs", limits, at_least=int(is_new))
+
+    def max_matches() -> int | None:
+        if isinstance(request, pb.RegisterAgentRequest):
+            return checks.max_matches(request, limits)
+        return checks.own_max_matches(request, limits)
+
+    def delta() -> tuple[MinDelta | None] | None:
+        given = request.HasField("min_delta")
+        return (checks.min_delta(request.min_delta, limits),) if given else None
+
+    all_of((needs, lambda: checks.threshold(request), max_matches, delta))
+    return AgentSpec(needs() or None, checks.threshold(request), max_matches(), delta())

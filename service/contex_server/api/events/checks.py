@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, cast
 
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.errors import ContexError, Reason, all_of, invalid_field
 from contex_server.kernel.model import (
     DATA_DELETED,
     DATA_PUBLISHED,
@@ -22,11 +25,10 @@ from contex_server.kernel.model import (
 )
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
-PublishLike = pb.PublishRequest | pb.PublishStreamRequest
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
-def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
+def publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
     """A publish, or one batch of a stream; the caller's identity is the default publisher.
 
     The project has been checked.
@@ -48,10 +50,34 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
         size = request.ByteSize()
         if size > limits.batch_bytes:
             raise _too_large("events", size, limits.batch_bytes)
-    events = [
-        _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
-    ]
+    try:
+        events = [_new_event(e, i, publisher, limits) for i, e in enumerate(request.events)]
+    except ContexError:
+        all_of(_checks(request.events, publisher, limits))
+        raise
     return Append(request.project, events, request_id, durability, publisher, origin)
+
+
+def _checks(
+    events: Iterable[pb.NewEvent], publisher: str, limits: Limits
+) -> Iterator[Callable[[], object]]:
+    """Checks of every field of refused events: what is at fault is left out for the next one."""
+    for index, event in enumerate(events):
+        rest = pb.NewEvent()
+        rest.CopyFrom(event)
+        for _ in pb.NewEvent.DESCRIPTOR.fields:
+            yield partial(_check_rest, rest, index, publisher, limits)
+
+
+def _check_rest(rest: pb.NewEvent, index: int, publisher: str, limits: Limits) -> None:
+    try:
+        _new_event(rest, index, publisher, limits)
+    except ContexError as error:
+        field = (error.field or "").rpartition(".")[2]
+        rest.ClearField(cast("Any", field))
+        if field == "data_key":
+            rest.data_key = "key"
+        raise
 
 
 def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -> NewEvent:

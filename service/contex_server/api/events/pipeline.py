@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
-from contex.v1 import error_reason_pb2, event_pb2
+from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.events import checks
@@ -53,8 +53,8 @@ async def publish_all(
         return task
 
     async def prepare(request: pb.PublishStreamRequest) -> Append:
-        fields.project(request.project)
-        return await publisher.prepare(checks.publish(request, call.origin, limits))
+        fields.project(request.publish.project)
+        return await publisher.prepare(checks.publish(request.publish, call.origin, limits))
 
     async def append(prepared: asyncio.Task[Append], earlier: set[asyncio.Task[Any]]) -> Appended:
         return await publisher.append(prepared.result(), earlier)
@@ -64,7 +64,7 @@ async def publish_all(
         try:
             async for request in requests:
                 await window.acquire()
-                inbox.put_nowait((request.request_id, start(prepare(request))))
+                inbox.put_nowait((request.publish.request_id, start(prepare(request))))
         except Exception as error:
             end = error
         inbox.put_nowait(end)
@@ -139,11 +139,14 @@ def published_message(appended: Appended) -> pb.PublishResponse:
 
 def _refusal_message(error: ContexError) -> pb.Refusal:
     """An error as the answer to one batch of a stream that goes on."""
-    reason = error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason.value}")
     return pb.Refusal(
         code=error.reason.code,
-        reason=reason,
+        reason=error.reason.value,
         message=error.message,
         metadata=error.metadata,
-        retry_delay_ms=error.retry_after_ms or 0,
+        retry_delay_ms=error.retry_after_ms,
+        field_violations=[
+            pb.FieldViolation(field=field, description=problem)
+            for field, problem in error.violations
+        ],
     )

@@ -106,7 +106,7 @@ class EventServicer(Servicer):
     async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> None:
         event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
-        position = end = await ranges.start_of(self._log, call.project, request)
+        position = end = await ranges.start_of(self._log, request)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
             return [Delivery(e.sequence, e) for e in entries if _passes(event_filter, e)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 
 from contex.v1 import agent_service_pb2 as agent_pb
 from contex.v1 import event_pb2
@@ -11,7 +12,7 @@ from contex.v1 import match_service_pb2 as pb
 from contex_server.agents.registry import NeedSpec
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.errors import all_of, invalid_field
 from contex_server.kernel.model import MinDelta
 from contex_server.match.result import ContextBudget
 from contex_server.matching.context import ContextFormat
@@ -22,12 +23,14 @@ RegisterLike = agent_pb.RegisterAgentRequest | agent_pb.UpdateAgentRequest
 BudgetLike = RegisterLike | pb.MatchRequest
 
 
-def need_specs(
-    specs: SequenceOf[agent_pb.Need], field: str, limits: Limits
+def needs(
+    messages: SequenceOf[agent_pb.Need], field: str, limits: Limits, *, at_least: int = 1
 ) -> tuple[NeedSpec, ...]:
-    """Needs with thresholds, maxima and exclusions of their own; at least one."""
-    fields.check_count(field, len(specs), limits.needs_per_agent, at_least=1)
-    return tuple(_need_spec(spec, f"{field}[{i}]", limits) for i, spec in enumerate(specs))
+    """Needs with thresholds, maxima and exclusions of their own."""
+    fields.check_count(field, len(messages), limits.needs_per_agent, at_least=at_least)
+    specs = [partial(_need_spec, n, f"{field}[{i}]", limits) for i, n in enumerate(messages)]
+    all_of(specs)
+    return tuple(spec() for spec in specs)
 
 
 def _need_spec(spec: agent_pb.Need, field: str, limits: Limits) -> NeedSpec:

@@ -68,7 +68,7 @@ def answer_fields(answer: MatchResult) -> dict[str, Any]:
     context = None
     if (rendered := answer.context) is not None:
         context = convert(
-            event_pb2.Context,
+            event_pb2.PromptContext,
             rendered,
             format=event_pb2.ContextFormat.ValueType(rendered.form),
             token_counter=rendered.counter,
@@ -101,7 +101,7 @@ def event_context(delivery: Delivery, form: ContextFormat) -> str:
 def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
     event, explanation = wire.event_message(explained.entry), explained.explanation
     match = match_message(explanation.match)
-    return convert(pb.ExplainResponse, explanation, event=event, match=match)
+    return convert(pb.ExplainResponse, explanation, event=event, need_match=match)
 
 
 def backtest_messages(
@@ -129,5 +129,5 @@ def judgement_message(judgement: Judgement) -> pb.ExportFeedbackResponse:
         pb.ExportFeedbackResponse,
         judgement,
         time=timestamp(judgement.sequence.ms),
-        match=match_message(judgement.match),
+        need_match=match_message(judgement.match),
     )

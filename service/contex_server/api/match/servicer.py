@@ -23,7 +23,7 @@ class MatchServicer(Servicer):
     async def match(self, request: pb.MatchRequest, call: Call) -> pb.MatchResponse:
         limits = self._limits
         maximum = checks.max_matches(request, limits)
-        specs = checks.need_specs(request.questions, "questions", limits)
+        specs = checks.needs(request.questions, "questions", limits)
         answer = await self._rooms.match.queries.match(
             call.project,
             self._needs(specs, checks.threshold(request), maximum),
@@ -51,7 +51,7 @@ class MatchServicer(Servicer):
 
     async def backtest(self, request: pb.BacktestRequest, call: Call) -> None:
         limits = self._limits
-        specs = checks.need_specs(request.needs, "needs", limits)
+        specs = checks.needs(request.needs, "needs", limits)
         needs = self._needs(specs, checks.threshold(request), 1)
         delta = checks.min_delta(request.min_delta, limits)
         span, _ = await log_range(self._log, request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contex.v1 import agent_service_pb2 as agent_pb
+from contex.v1 import event_pb2 as event
 from contex.v1 import event_service_pb2 as event_pb
 from contex.v1 import match_service_pb2 as match_pb
 
@@ -20,9 +21,13 @@ async def log_range(log: EventLog, request: RangeLike, order: int = 0) -> tuple[
     """The range of a request; its upper end is fixed by the current end of the log."""
     span = fields.span(request, order=order)
     bounds = await log.bounds(request.project)
-    if request.since.WhichOneof("at") == "sequence":
-        check_readable(bounds, span.after)
+    if request.HasField("since"):
+        check_readable(bounds, min(span.after, bounds.tail) if _is_time(request) else span.after)
     return span._replace(until=min(span.until, bounds.tail)), bounds
+
+
+def _is_time(request: RangeLike) -> bool:
+    return request.since.WhichOneof("at") != "sequence"
 
 
 async def remaining(log: EventLog, request: PagedLike, token: Token) -> Range:
@@ -38,30 +43,30 @@ async def remaining(log: EventLog, request: PagedLike, token: Token) -> Range:
     return span.rest(position)
 
 
-async def start_of(log: EventLog, project: str, request: event_pb.SubscribeRequest) -> Sequence:
-    """The position after which a subscription begins."""
+async def start_of(
+    log: EventLog,
+    request: event_pb.SubscribeRequest | agent_pb.ListenRequest,
+    default: Sequence = BEGINNING,
+) -> Sequence:
+    """The position after which a stream begins: that of its cursor, its start, or `default`."""
+    bounds = await log.bounds(request.project)
     start = request.WhichOneof("start")
-    if start is None or start == "from_beginning":
-        return BEGINNING
-    bounds = await log.bounds(project)
-    if start == "from_time":
-        return fields.from_time(request.from_time)
-    position = named_position(request, "after_sequence")
-    if position is None:
-        return bounds.tail
-    if start == "cursor" and position.n == END_OF_TIME.n and position > bounds.tail:
-        # The place before an instant, from a stream that started at that instant: nothing has
-        # been published since, or the instant is still to come.
-        return position
+    if request.cursor:
+        position = decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
+        if position.n == END_OF_TIME.n and position > bounds.tail:
+            # The place before an instant, from a stream that started at that instant: nothing
+            # has been published since, or the instant is still to come.
+            return position
+    elif start == "from_time":
+        position = fields.from_time(request.from_time)
+        if position > bounds.tail:
+            return position  # The instant is still to come.
+    elif start == "after_sequence":
+        position = fields.sequence(request.after_sequence, "after_sequence")
+    elif start == "edge":
+        edge = fields.enum(request.edge, event.Edge.DESCRIPTOR, "edge", unspecified=False)
+        return bounds.tail if edge == event.EDGE_END else BEGINNING
+    else:
+        position = default
     check_readable(bounds, position)
     return position
-
-
-def named_position(
-    request: event_pb.SubscribeRequest | agent_pb.ListenRequest | agent_pb.AcknowledgeRequest,
-    field: str,
-) -> Sequence | None:
-    """The position that a request names by a cursor or, in `field`, by a sequence."""
-    if request.HasField("cursor"):
-        return decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
-    return fields.optional_sequence(request, field)

@@ -83,7 +83,7 @@ def stream_response(project: str, message: Message, render: Render, form: int = 
     if message.kind is Kind.FELL_BEHIND and message.tail is not None:
         content = event_pb2.FellBehind(tail_sequence=str(message.tail)).SerializeToString()
     elif message.kind is Kind.CHECKPOINT:
-        content = event_pb2.Checkpoint(final=message.final).SerializeToString()
+        content = event_pb2.Checkpoint(last=message.last).SerializeToString()
     return response(project, _KINDS[message.kind], content, message.position, Token.CURSOR)
 
 

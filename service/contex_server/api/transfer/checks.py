@@ -22,7 +22,7 @@ _REPLACEMENT_BYTES = 4_096
 _COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
 
 
-def export(request: pb.ExportRequest, limits: Limits, scope: Scope) -> ExportRequest:
+def export(request: pb.ExportProjectRequest, limits: Limits, scope: Scope) -> ExportRequest:
     file_format = _format(request.format, "format") or FileFormat.NATIVE
     if file_format is FileFormat.LEGACY_JSON:
         raise invalid_field("format", "LEGACY_JSON is imported only")

@@ -13,13 +13,13 @@ MESSAGE_BYTES = 1024 * 1024
 """Bytes of a file in one message, of an export or an import."""
 
 
-def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportResponse]:
+def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportProjectResponse]:
     """A piece of the file, cut into messages; the last one says how far the export is."""
     messages, data, summary = [], piece.data, piece.summary
     for start in range(0, len(data) or 1, MESSAGE_BYTES):
         part = data[start : start + MESSAGE_BYTES]
         messages.append(
-            pb.ExportResponse(
+            pb.ExportProjectResponse(
                 data=part,
                 event_count=piece.events,
                 byte_count=piece.bytes - len(data) + start + len(part),
@@ -47,7 +47,7 @@ def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportResponse]
 
 def progress_message(started: Import, report: ImportReport | None = None) -> bytes:
     """How far an import is, and what came of it once it has finished, serialised."""
-    response = pb.ImportResponse(
+    response = pb.ImportProjectResponse(
         resume_offset=started.resume_offset,
         byte_count=started.byte_count,
         event_count=started.report.read,

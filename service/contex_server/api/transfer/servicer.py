@@ -16,7 +16,7 @@ from contex_server.kernel.errors import ContexError, Reason, invalid_field
 class TransferServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["TransferService"]
 
-    async def export(self, request: pb.ExportRequest, call: Call) -> None:
+    async def export_project(self, request: pb.ExportProjectRequest, call: Call) -> None:
         query = checks.export(request, self._limits, call.scope)
         events = 0
         try:
@@ -28,7 +28,9 @@ class TransferServicer(Servicer):
         finally:
             self._audit.exported(query.project, call.origin, call.method, events)
 
-    async def import_(self, requests: AsyncGenerator[pb.ImportRequest, None], call: Call) -> None:
+    async def import_project(
+        self, requests: AsyncGenerator[pb.ImportProjectRequest, None], call: Call
+    ) -> None:
         async with aclosing(self._drain.until_started(requests)) as parts:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
