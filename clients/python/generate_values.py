@@ -39,7 +39,7 @@ VALUES = {
     "agents": """
         Need threshold=
         MinDelta payload_changed=
-        Agent min_delta?
+        Agent min_delta?=
         Registration=RegisterAgentResponse context?=
         NeedsChanged!
         DeliveredNeed

@@ -733,4 +733,9 @@ def in_names_of_now(recorded: Json) -> Json:
         return recorded
     if "need_specs" in recorded:
         recorded = {name: value for name, value in recorded.items() if name != "needs"}
-    return {_RENAMED.get(name, name): in_names_of_now(item) for name, item in recorded.items()}
+    return {
+        name if name == "match" and "parts" not in item else _RENAMED.get(name, name): (
+            in_names_of_now(item)
+        )
+        for name, item in recorded.items()
+    }

@@ -340,6 +340,11 @@ def batches(items: Iterable[Any], size: int) -> list[list[Any]]:
 _SALT = 38
 
 
+def texts(agent: agent_service_pb2.Agent) -> list[str]:
+    """What an agent needs."""
+    return [need.text for need in agent.needs]
+
+
 def in_stream(**fields: Any) -> event_service_pb2.PublishStreamRequest:
     """A batch of a stream."""
     return event_service_pb2.PublishStreamRequest(publish=PublishRequest(**fields))

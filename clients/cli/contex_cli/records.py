@@ -149,7 +149,7 @@ def _feedback(feedback: Feedback) -> dict[str, Any]:
     event = feedback.event
     values = _fields(feedback) | {"feedback_sequence": feedback.sequence}
     values |= picked(event, "sequence", "data_key", "revision", "description")
-    match = record(values.pop("match"))
+    match = record(values.pop("need_match"))
     del values["event"], match["need_index"]
     content_type = event.content_type or JSON_CONTENT_TYPE
     return match | values | {"content_type": content_type} | _payload(event)

@@ -125,9 +125,13 @@ def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
     """Reads the project that a request of this method names."""
     if "project" in method.input_type.fields_by_name:
         return lambda request: str(request.project)
-    # ImportProject names it once, in the message that comes first.
-    assert "start" in method.input_type.fields_by_name, method.full_name
-    return lambda request: str(request.start.project)
+    # PublishStream and ImportProject name it in the message that they wrap.
+    (part,) = [
+        field.name
+        for field in method.input_type.fields
+        if field.message_type and "project" in field.message_type.fields_by_name
+    ]
+    return lambda request: str(getattr(request, part).project)
 
 
 def _snake(name: str) -> str:

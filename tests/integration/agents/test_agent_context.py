@@ -24,6 +24,7 @@ from tests.integration.support import (
     asked,
     event,
     refusal,
+    texts,
 )
 
 MIN_DELTA = agent_service_pb2.HELD_BACK_REASON_MIN_DELTA
@@ -127,7 +128,7 @@ async def test_needs_are_those_of_the_time(word_api: Api) -> None:
     await api.register("a", "cherries")
     third = await moment()
     for at, needs in ((first, ["apples"]), (second, ["pears", "plums"]), (third, ["cherries"])):
-        assert list((await knew(api, at=at)).agent.needs) == needs
+        assert texts((await knew(api, at=at)).agent) == needs
     for at in (before, gone):
         refused = await refusal(knew(api, at=at))
         assert (refused.code, refused.reason) == ("NOT_FOUND", "AGENT_NOT_FOUND")
@@ -248,12 +249,12 @@ async def test_a_moment_before_the_records_is_refused(word_api: Api, store: Any)
     early = await moment()
     # As for an agent that was registered before journals were kept.
     await store.delete(key(P, "journal:a"), key(P, "sent:a"), key(P, "journals"))
-    assert list((await knew(api)).agent.needs) == ["apples"]
+    assert texts((await knew(api)).agent) == ["apples"]
     stream = await api.listen("a").live()
     refused = await refusal(knew(api, at=early))
     assert (refused.code, refused.reason) == ("OUT_OF_RANGE", "RECORDS_EXPIRED")
     assert refused.metadata.keys() == {"earliest_time"}
-    assert list((await knew(api)).agent.needs) == ["apples"]
+    assert texts((await knew(api)).agent) == ["apples"]
     await stream.cancel()
 
 

@@ -28,6 +28,7 @@ from tests.integration.support import (
     order,
     own,
     refusal,
+    texts,
 )
 
 NOT_FOUND = ("NOT_FOUND", "AGENT_NOT_FOUND")
@@ -79,7 +80,7 @@ async def test_the_default_model_finds_what_is_meant(api: Api) -> None:
     assert sorted(keys(answer)) == ["api_config", "zipfile"]
     for datum in answer.data:
         (match,) = datum.matches
-        assert match.need == answer.agent.needs[match.need_index]
+        assert match.need == answer.agent.needs[match.need_index].text
         assert answer.agent.threshold <= match.score <= 1
         assert recomputed(match) == pytest.approx(match.score, abs=1e-9)
         assert match.parts.background_passages == 0
@@ -185,7 +186,7 @@ async def test_a_registration_is_kept_as_it_was_made(word_api: Api) -> None:
     answer = await word_api.register("a", "one need", "another", threshold=0.25, max_matches=7)
     agent = await get(word_api)
     assert agent == answer.agent
-    assert list(agent.needs) == ["one need", "another"]
+    assert texts(agent) == ["one need", "another"]
     assert (agent.threshold, agent.max_matches) == (0.25, 7)
     assert agent.registered_time == agent.updated_time
     assert agent.acknowledged_sequence == answer.sequence
@@ -205,7 +206,7 @@ async def test_registering_again_replaces_the_registration_and_keeps_the_cursor(
     (published,) = await word_api.publish(event("one"))
     await asyncio.sleep(0.005)
     again = await word_api.register("a", "two")
-    assert list(again.agent.needs) == ["two"]
+    assert texts(again.agent) == ["two"]
     assert again.agent.threshold != 0.5
     assert again.agent.registered_time == first.agent.registered_time
     assert again.agent.updated_time.ToNanoseconds() > first.agent.updated_time.ToNanoseconds()
@@ -261,7 +262,7 @@ async def test_an_update_changes_what_it_names(word_api: Api) -> None:
     assert keys(changed) == ["two"]
     assert (changed.agent.threshold, changed.agent.max_matches) == (0.3, 5)
     changed = await update(word_api, threshold=0.9)
-    assert list(changed.agent.needs) == ["two"]
+    assert texts(changed.agent) == ["two"]
     assert changed.agent.threshold == 0.9
     changed = await update(word_api, max_matches=1)
     assert (changed.agent.threshold, changed.agent.max_matches) == (0.9, 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from contex.v1 import error_reason_pb2, event_pb2
+from contex.v1 import event_pb2
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
 from contex_server.server import Server
@@ -112,10 +112,21 @@ async def test_from_the_beginning_is_from_the_first_event_that_is_left(
     assert (await api.replay(order=BACKWARDS).to_end()).sequences == left[::-1]
     assert (await api.replay(since=after("0")).to_end()).sequences == left
     assert [e.sequence for e in (await api.page()).events] == left
-    instant = at_ms(ms(left[0]) - 60_000)
-    assert [e.sequence for e in (await api.page(since=instant)).events] == left
-    assert (await api.subscribe(from_time=instant.time).live()).sequences == left
     assert (await api.subscribe(edge=EDGE_END).live()).sequences == []
+
+
+async def test_a_start_at_a_time_before_what_was_removed_is_refused(api: Api, store: Any) -> None:
+    left = (await trimmed(api, store))[5:]
+    early, late = at_ms(ms(left[0]) - 60_000), at_ms(ms(left[0]) + 1)
+    await api.register("agent", "anything")
+    check_trimmed(await refusal(api.page(since=early)), left[0])
+    check_trimmed(await api.replay(since=early).refusal(), left[0])
+    check_trimmed(await api.subscribe(from_time=early.time).refusal(), left[0])
+    check_trimmed(await api.listen("agent", from_time=early.time).refusal(), left[0])
+    after_it = [sequence for sequence in left if ms(sequence) > ms(left[0])]
+    assert (await api.subscribe(from_time=late.time).live()).sequences[: len(after_it)] == after_it
+    ahead = at_ms(ms(left[-1]) + 60_000)
+    assert (await api.subscribe(from_time=ahead.time).live()).sequences == []
 
 
 async def test_a_trimmed_event_is_not_found_and_its_key_counts_on(api: Api, store: Any) -> None:
@@ -205,7 +216,7 @@ async def test_a_full_store_takes_no_writes_until_it_is_given_room(
     request = in_stream(project=P, events=[own()], request_id="s")
     answers = [a async for a in api.events.PublishStream(iter([request] * 2), timeout=DEADLINE_S)]
     for answer in answers:
-        assert answer.refused.reason == error_reason_pb2.ERROR_REASON_STORE_FULL
+        assert answer.refused.reason == "STORE_FULL"
         assert answer.refused.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         assert answer.refused.retry_delay_ms > 0
         assert answer.request_id == "s"

@@ -33,6 +33,7 @@ from tests.integration.support import (
     PublishStreamRequest,
     Words,
     event,
+    in_stream,
     own,
     refusal,
 )
@@ -227,7 +228,7 @@ async def test_a_stream_keeps_its_order_where_a_batch_is_repeated(
 
     def requests() -> list[PublishStreamRequest]:
         return [
-            PublishStreamRequest(
+            in_stream(
                 project=P,
                 request_id=str(number),
                 events=[

@@ -31,6 +31,7 @@ from tests.integration.support import (
     after,
     event,
     eventually,
+    texts,
 )
 
 MARKDOWN = b"# Runbook\n\n" + b"".join(
@@ -163,7 +164,7 @@ async def test_an_explanation_adds_up_and_agrees(api: Api) -> None:
     assert not by_event.matched
     assert by_event.event.data_key == "zipfile"
     assert "does not match" in by_event.verdict
-    assert by_event.match.score < by_event.match.parts.threshold
+    assert by_event.need_match.score < by_event.need_match.parts.threshold
 
 
 async def test_a_backtest_finds_what_was_delivered(word_api: Api) -> None:
@@ -246,7 +247,7 @@ async def test_changed_needs_bring_what_newly_matches_first(word_api: Api) -> No
     kinds = [kind for kind in stream.kinds if kind in ("needs_changed", "events")]
     assert kinds == ["needs_changed", "events"]
     (change,) = [m.needs_changed for m in stream.messages if m.HasField("needs_changed")]
-    assert list(change.agent.needs) == ["alpha", "beta"]
+    assert texts(change.agent) == ["alpha", "beta"]
     assert sorted(d.event.data_key for d in change.data) == ["beta.one", "beta.two"]
     assert all(m.need_index == 1 for d in change.data for m in d.matches)
     assert json.loads(change.data[0].context)["data_key"].startswith("beta")
@@ -303,7 +304,7 @@ async def test_feedback_is_kept_once_and_exported(word_api: Api) -> None:
         ("alpha", True, s[0]),
         ("alpha", False, s[1]),
     ]
-    assert all(j.match.score > 0.5 and j.match.need_index == 1 for j in judged)
+    assert all(j.need_match.score > 0.5 and j.need_match.need_index == 1 for j in judged)
     assert [e.event_type for e in await api.log()].count("match_feedback") == 2
 
 

@@ -105,7 +105,7 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
         first.events.events.append(matched("new", 5))
         yield first
         changed = agent_service_pb2.ListenResponse(cursor="c2")
-        changed.needs_changed.agent.needs.append("another")
+        changed.needs_changed.agent.needs.add(text="another")
         changed.needs_changed.data.append(matched("old", 2))
         yield changed
         ended = threading.Event()

@@ -203,7 +203,7 @@ def test_explain_takes_a_need_and_a_datum(
 ) -> None:
     (record,) = contex.records("explain", *arguments)
     assert record["log_odds"] == pytest.approx(1.57)
-    assert record["match"].keys() == MATCH_KEYS
+    assert record["need_match"].keys() == MATCH_KEYS
     (request,) = contex.matching.requests
     asked = request.agent_need
     assert need in (request.text, (asked.agent_id, asked.need_index))

@@ -126,7 +126,7 @@ def test_every_key_is_documented() -> None:
     documented = set(re.findall(r"\w+", JSON_PAGE.read_text(encoding="utf-8")))
     match = Match(0, "n", 0.7, 0.7, 0.35, "m")
     matched = MatchedEvent(event(), (match,), context="x")
-    agent = Agent("a", ("n",), 0.3, 1, event().time, event().time, "0", (Need("n"),), MinDelta())
+    agent = Agent("a", (Need("n"),), 0.3, 1, event().time, event().time, "0", MinDelta())
     context = Context("", None, 0, "estimate", (OmittedDatum("k", "1-0", 0.4, 7),))
     terms = ((Contribution("bias", 1, 1, 1),), (TermHit("w", "w", 1, 1),))
     passages = (PassageScore("", "", 0.1, 0.1, 0.1),)

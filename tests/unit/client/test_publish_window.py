@@ -45,7 +45,7 @@ def test_every_batch_is_appended_once_and_answered_in_order(
             case "answer":
                 results.append(window.on_response(answer(in_flight.pop(0))).request_id)
             case "send":
-                request_id = window.get(sent).request_id
+                request_id = window.get(sent).publish.request_id
                 if request_id not in appended:
                     appended.append(request_id)
                 in_flight.append(request_id)

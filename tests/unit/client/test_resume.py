@@ -32,7 +32,7 @@ class SimulatedServer:
         assert isinstance(request, event_service_pb2.SubscribeRequest)
         assert request.project == "p"
         assert list(request.filter.data_keys) == ["k"]
-        position = int(request.cursor) if request.WhichOneof("start") == "cursor" else 0
+        position = int(request.cursor or 0)
         while position < len(self._log):
             message = event_service_pb2.SubscribeResponse()
             kind = self._choices.draw(
@@ -175,7 +175,7 @@ def test_a_change_of_needs_that_brings_nothing_is_told() -> None:
     assert stream.needs_changed is not None
 
 
-def test_resuming_replaces_only_the_start() -> None:
+def test_resuming_adds_only_the_cursor() -> None:
     first = agent_service_pb2.ListenRequest(
         project="p", agent_id="a", after_sequence="0", heartbeat_interval_ms=200
     )
@@ -184,10 +184,10 @@ def test_resuming_replaces_only_the_start() -> None:
     assert stream.silence_limit_s == pytest.approx(0.6)
     stream.on_message(agent_service_pb2.ListenResponse(cursor="c"))
     resumed = agent_service_pb2.ListenRequest(
-        project="p", agent_id="a", cursor="c", heartbeat_interval_ms=200
+        project="p", agent_id="a", after_sequence="0", cursor="c", heartbeat_interval_ms=200
     )
     assert stream.request == resumed
-    assert first.after_sequence == "0"
+    assert not first.cursor
 
 
 def test_the_end_of_a_replay_is_its_end() -> None:

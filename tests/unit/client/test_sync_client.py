@@ -351,7 +351,7 @@ def test_a_publish_stream_sends_unanswered_batches_again(channel, client: Client
 
     def answer(request, sequence: str) -> event_service_pb2.PublishStreamResponse:
         return event_service_pb2.PublishStreamResponse(
-            request_id=request.request_id, published=published(sequence)
+            request_id=request.publish.request_id, published=published(sequence)
         )
 
     future = run(publish)
@@ -382,7 +382,7 @@ def test_what_the_source_of_a_publish_stream_raises_comes_after_the_results(
     request = call.take_request()
     call.send_response(
         event_service_pb2.PublishStreamResponse(
-            request_id=request.request_id, published=published("1-0")
+            request_id=request.publish.request_id, published=published("1-0")
         )
     )
     assert future.result(10).receipts[0].sequence == "1-0"

@@ -25,7 +25,7 @@ def explanation(*, matched: bool, rank: int, hit: float = 0.0) -> Explanation:
 
 def registered(*keys: str) -> dict[str, Registration]:
     now = datetime.now(UTC)
-    agent = Agent("a", ("x", "web page"), 0.2, 10, now, now, "0")
+    agent = Agent("a", (Need("x"), Need("web page")), 0.2, 10, now, now, "0")
     data = tuple(MatchedEvent(event(key), (MATCH,)) for key in keys)
     return {"a": Registration(agent, data, "1-0", "c")}
 

@@ -136,7 +136,7 @@ class Agent:
     registered_time: datetime
     updated_time: datetime
     acknowledged_sequence: str
-    min_delta: MinDelta | None
+    min_delta: MinDelta | None = None
 
 
 def agent(message: agent_service_pb2.Agent) -> Agent:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import string
 import struct
 import zlib
 from enum import IntEnum, unique
@@ -75,11 +76,16 @@ def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: st
     return _encode(token, project, struct.pack(f">{len(numbers)}Q", *numbers) + value.encode())
 
 
+_ALPHABET = frozenset(f"{string.ascii_letters}{string.digits}-_")
+
+
 def decode_place(
     token: Token, project: str, text: str, field: str, count: int
 ) -> tuple[tuple[int, ...], str]:
     """Reads what `encode_place` wrote with `count` numbers."""
     try:
+        if not _ALPHABET.issuperset(text):  # b64decode takes "/" for "_", too.
+            raise invalid_token(field)
         raw = base64.b64decode(text.encode() + b"=" * (-len(text) % 4), b"-_", validate=True)
         kind, checksum = _HEAD.unpack_from(raw)
         content = raw[_HEAD.size :]
