@@ -104,7 +104,8 @@ def all_of(checks: Iterable[Callable[[], object]]) -> None:
         try:
             check()
         except ContexError as error:
-            problems.append(error)
+            if error.field not in [problem.field for problem in problems]:
+                problems.append(error)
             if len(problems) == _MOST_PROBLEMS:
                 break
     if problems:

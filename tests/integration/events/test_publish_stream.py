@@ -239,3 +239,20 @@ async def test_an_unknown_method_is_unimplemented(api: Api) -> None:
         await api.channel.unary_unary("/contex.v1.EventService/Nothing")(b"")
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
     await refusal(api.publish())
+
+
+async def test_every_field_that_is_outside_its_limits_is_told(api: Api) -> None:
+    bad = event("a\tb", content_type="none", expected_revision=2**60)
+    events = [bad, event("fine"), NewEvent(event_type="a b")]
+    refused = await refusal(api.publish(*events))
+    assert refused.fields == [
+        "events[0].data_key",
+        "events[0].content_type",
+        "events[0].expected_revision",
+        "events[2].event_type",
+    ]
+    (answer,) = await send(api, [batch(*events)])
+    assert [v.field for v in answer.refused.field_violations] == refused.fields
+    assert all("must" in v.description for v in answer.refused.field_violations)
+    assert not answer.refused.HasField("retry_delay_ms")
+    assert await api.log() == []

@@ -164,3 +164,15 @@ for _name, (_payload, _type, _place) in {
         reason="PAYLOAD_MALFORMED",
         says=_place,
     )
+
+
+def _bad() -> NewEvent:
+    return NewEvent(data_key="a\tb", content_type="none", expected_revision=2**60)
+
+
+refuse(
+    "Publish",
+    "several fields of several events",
+    "events[0].data_key",
+    events=[_bad(), NewEvent(data_key="fine"), NewEvent(event_type="a b")],
+)

@@ -204,6 +204,10 @@ for _rpc in ("ListEvents", "Replay", "ListDeliveries", "ListRecords"):
         refuse(_rpc, f"order {_value}", "order", order=_value)
 for _name, _time in NO_TIME.items():
     refuse("Subscribe", f"from_time {_name}", "from_time", from_time=_time)
+    refuse("Listen", f"from_time {_name}", "from_time", from_time=_time)
+for _rpc in ("Subscribe", "Listen"):
+    for _value in (0, 3, -1, 2**31 - 1):
+        refuse(_rpc, f"edge {_value}", "edge", edge=_value)
 
 
 # Sizes of pages, heartbeats.
@@ -318,7 +322,7 @@ for _rpc, _field, _token, _more in (
     ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
     ("ExportProject", "resume_token", Token.EXPORT, {}),
 ):
-    _empty = {"empty": ""} if METHODS[_rpc].name in ("Subscribe", "Listen", "Acknowledge") else {}
+    _empty = {"empty": ""} if METHODS[_rpc].name == "Acknowledge" else {}
     for _name, _text in {**_empty, **bad_tokens(_token)}.items():
         refuse(
             _rpc,

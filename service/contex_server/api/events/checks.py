@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
@@ -61,7 +61,7 @@ def publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Appen
 def _checks(
     events: Iterable[pb.NewEvent], publisher: str, limits: Limits
 ) -> Iterator[Callable[[], object]]:
-    """Checks of every field of refused events: what is at fault is left out for the next one."""
+    """Checks of every field of refused events: what is at fault is replaced for the next one."""
     for index, event in enumerate(events):
         rest = pb.NewEvent()
         rest.CopyFrom(event)
@@ -73,11 +73,17 @@ def _check_rest(rest: pb.NewEvent, index: int, publisher: str, limits: Limits) -
     try:
         _new_event(rest, index, publisher, limits)
     except ContexError as error:
-        field = (error.field or "").rpartition(".")[2]
-        rest.ClearField(cast("Any", field))
-        if field == "data_key":
-            rest.data_key = "key"
+        name: Any = (error.field or "").rpartition(".")[2]
+        sound = _SOUND.get(name)
+        if sound is not None and getattr(rest, name) != sound:
+            setattr(rest, name, sound)
+        else:
+            rest.ClearField(name)
         raise
+
+
+_SOUND = {"data_key": "key", "event_type": "type"}
+"""What replaces a name that is at fault: other fields may need that there is one."""
 
 
 def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -> NewEvent:
