@@ -83,12 +83,16 @@ VALUES = {
         AuditPiece=ExportRecordsResponse
     """,
     "projects": """
+        ProjectSummary
         Stats=GetStatsResponse
         ActivityDimension(Enum)
         ActivitySeries
         Activity=GetActivityResponse
         Retention store_seconds=
         RetentionInfo=GetRetentionResponse own:retention effective has_archive
+        Deletion
+        ProjectInfo=GetProjectResponse stats? deletion?
+        DeletedProject=DeleteProjectResponse
         RemovedEvents=RemoveEventsResponse
         ErasedData=EraseDataResponse
         FindingKind(Enum) OTHER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from typing import Self
 
 import grpc
@@ -20,7 +21,7 @@ from contex_server.api.projects.servicer import ProjectServicer
 from contex_server.api.shared.servicer import Servicer
 from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
-from contex_server.edge.chain import Calls, links
+from contex_server.edge.chain import Calls, links, require_project
 from contex_server.edge.grpc import handlers
 from contex_server.edge.metrics import CallCounts, CallMetrics
 from contex_server.kernel.config import Settings
@@ -97,7 +98,8 @@ class Server:
         services = [(kind.SERVICE, kind(settings, self.rooms, self.drain)) for kind in SERVICERS]
         self._services = tuple(service.full_name for service, _ in services)
         self._grpc = grpc.aio.server(options=_options(settings))
-        chain = links(self.calls, self.counts, self.rooms.audit.writer)
+        exists = partial(require_project, existence=self.rooms.projects.existence)
+        chain = links(self.calls, self.counts, self.rooms.audit.writer, exists)
         self._grpc.add_generic_rpc_handlers(handlers(services, chain))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(

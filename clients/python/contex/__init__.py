@@ -59,9 +59,13 @@ if TYPE_CHECKING:
     from ._values.projects import Activity as Activity
     from ._values.projects import ActivityDimension as ActivityDimension
     from ._values.projects import ActivitySeries as ActivitySeries
+    from ._values.projects import DeletedProject as DeletedProject
+    from ._values.projects import Deletion as Deletion
     from ._values.projects import ErasedData as ErasedData
     from ._values.projects import Finding as Finding
     from ._values.projects import FindingKind as FindingKind
+    from ._values.projects import ProjectInfo as ProjectInfo
+    from ._values.projects import ProjectSummary as ProjectSummary
     from ._values.projects import RemovedEvents as RemovedEvents
     from ._values.projects import Retention as Retention
     from ._values.projects import RetentionInfo as RetentionInfo
@@ -99,6 +103,7 @@ if TYPE_CHECKING:
     from .errors import InvalidArgument as InvalidArgument
     from .errors import NotFound as NotFound
     from .errors import OutOfRange as OutOfRange
+    from .errors import ProjectNotFound as ProjectNotFound
     from .errors import RecordsExpired as RecordsExpired
     from .errors import ResourceExhausted as ResourceExhausted
     from .errors import RevisionConflict as RevisionConflict
@@ -121,8 +126,8 @@ _NAMES = {
     "channel": """channel_options""",
     "errors": """Aborted ContexError DataKeyNotFound DataLoss DeadlineExceeded
         FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
-        RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound SequenceTrimmed
-        TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
+        ProjectNotFound RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound
+        SequenceTrimmed TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
     "events": """BatchResult NewEvent Receipt escape_glob""",
     "match": """THRESHOLDS""",
     "_async.client": """AsyncClient""",
@@ -144,8 +149,9 @@ _NAMES = {
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision
         State StateDiff""",
     "_values.audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
-    "_values.projects": """Activity ActivityDimension ActivitySeries ErasedData Finding
-        FindingKind RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
+    "_values.projects": """Activity ActivityDimension ActivitySeries DeletedProject Deletion
+        ErasedData Finding FindingKind ProjectInfo ProjectSummary RemovedEvents Retention
+        RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
 }

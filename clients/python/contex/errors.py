@@ -60,7 +60,16 @@ class InvalidArgument(ContexError):
 
 
 class NotFound(ContexError):
-    """There is no such event, agent or datum."""
+    """There is no such project, event, agent or datum."""
+
+
+class ProjectNotFound(NotFound):
+    """The project has never had an event, or was deleted since. It begins with its first event."""
+
+    @property
+    def delete_time(self) -> str:
+        """When it was deleted, RFC 3339; empty if it never was."""
+        return self.metadata.get("delete_time", "")
 
 
 class DataKeyNotFound(NotFound):
@@ -181,6 +190,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
 _BY_REASON: dict[str, type[ContexError]] = {
     "DATA_KEY_NOT_FOUND": DataKeyNotFound,
     "FORMAT_UNAVAILABLE": FormatUnavailable,
+    "PROJECT_NOT_FOUND": ProjectNotFound,
     "RECORDS_EXPIRED": RecordsExpired,
     "REVISION_CONFLICT": RevisionConflict,
     "REVISION_NOT_FOUND": RevisionNotFound,

@@ -59,6 +59,7 @@ def _handler(
     service, name = method.containing_service.full_name, method.name
     message_class = message_factory.GetMessageClass(method.input_type)
     project_of = _project_reader(method)
+    names_project = project_of is not _no_project
 
     def read(raw: bytes, call: Incoming) -> Message:
         try:
@@ -74,7 +75,7 @@ def _handler(
             yield read(raw, call)
 
     async def serve(call: Incoming) -> Any:
-        if not method.client_streaming:
+        if names_project and not method.client_streaming:
             PROJECT(call.project)
         try:
             return await behavior(call.request, call)
@@ -127,9 +128,15 @@ def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
     """Reads the project that a request of this method names."""
     if "project" in method.input_type.fields_by_name:
         return lambda request: str(request.project)
-    # Import names it once, in the message that comes first.
-    assert "start" in method.input_type.fields_by_name, method.full_name
-    return lambda request: str(request.start.project)
+    if "start" in method.input_type.fields_by_name:
+        # Import names it once, in the message that comes first.
+        return lambda request: str(request.start.project)
+    return _no_project
+
+
+def _no_project(_request: Any) -> str:
+    """Of a call that is about no project, or about all."""
+    return ""
 
 
 def _snake(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Methods of `contex.v1.ProjectService`: size, activity, retention, erasure, verification."""
+"""Methods of `contex.v1.ProjectService`: which projects there are, how large they are and how long
+they are kept; erasure, deletion, verification."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from contex.projects import (
         Activity,
         ActivityDimension,
+        DeletedProject,
         ErasedData,
+        ProjectInfo,
+        ProjectSummary,
         RemovedEvents,
         Retention,
         RetentionInfo,
@@ -37,8 +41,51 @@ class AsyncProjectService(AsyncCalls):
     def _projects(self) -> project_service_pb2_grpc.ProjectServiceAsyncStub:
         return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
 
+    def list_projects(
+        self, name: str = "", *, page_size: int = 100
+    ) -> AsyncIterator[ProjectSummary]:
+        """Iterates over the projects in the order of their names, fetching page after page.
+
+        Args:
+            name: Only names that fit this glob, such as "shop*"; by default all.
+        """
+        request = project_service_pb2.ListProjectsRequest(name=name, page_size=page_size)
+        return self._listed(
+            lambda: self._projects.ListProjects,
+            request,
+            lambda page: map(values.project_summary, page.projects),
+        )
+
+    async def project(self, project: str) -> ProjectInfo:
+        """Returns whether a project exists, its size, how it is kept, and its last deletion."""
+        request = project_service_pb2.GetProjectRequest(project=project)
+        return values.project_info(await self._once(self._projects.GetProject, request))
+
+    async def delete_project(
+        self, project: str, *, reason: str, request_id: str | None = None
+    ) -> DeletedProject:
+        """Removes a project for good, with everything that belongs to it but its audit.
+
+        Args:
+            reason: Why, for the audit.
+            request_id: Makes the call idempotent; by default a fresh one.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            FailedPrecondition: LEGAL_HOLD.
+        """
+        request = project_service_pb2.DeleteProjectRequest(
+            project=project, request_id=request_id or wire.new_request_id(), reason=reason
+        )
+        response = await self._repeated(self._projects.DeleteProject, request, Retry(_LONG_S))
+        return values.deleted_project(response)
+
     async def stats(self, project: str) -> Stats:
-        """Returns a project's size, positions and rate."""
+        """Returns a project's size, positions and rate.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+        """
         request = project_service_pb2.GetStatsRequest(project=project)
         response = await self._once(self._projects.GetStats, request)
         return values.stats(response)

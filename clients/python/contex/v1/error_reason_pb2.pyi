@@ -156,6 +156,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     "key_id". An operator must provide the master key that was in use at the time
     (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
     """
+    ERROR_REASON_PROJECT_NOT_FOUND: _ErrorReason.ValueType  # 33
+    """NOT_FOUND. The project has never had an event, or was deleted since: "delete_time" (RFC 3339),
+    if it was deleted. A project begins with its first event; see ProjectService. Check the name.
+    Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
@@ -297,5 +302,10 @@ ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 32
 """FAILED_PRECONDITION. The event is encrypted with a key that this server doesn't have:
 "key_id". An operator must provide the master key that was in use at the time
 (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
+"""
+ERROR_REASON_PROJECT_NOT_FOUND: ErrorReason.ValueType  # 33
+"""NOT_FOUND. The project has never had an event, or was deleted since: "delete_time" (RFC 3339),
+if it was deleted. A project begins with its first event; see ProjectService. Check the name.
+Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
