@@ -16,7 +16,7 @@ from contex_cli.times import rfc3339, sequence_text
 @command("projects", without=("project",))
 async def projects(
     session: Session,
-    name: str = argument("", "[GLOB]", "Only names that fit, such as 'shop*'. [default: all]"),
+    name: str = option("", "Only names that fit.", metavar="GLOB"),
 ) -> None:
     """A project begins with its first event."""
     found: list[contex.ProjectSummary] = []
