@@ -54,7 +54,8 @@ _WITHOUT_PROJECT = frozenset(
         *("GetProject", "DeleteProject", "GetRetention", "VerifyProject"),
         *("ListRecords", "ExportRecords"),
         # They name an agent, and say if there is none.
-        *("UpdateAgent", "UnregisterAgent", "Listen", "Acknowledge"),
+        *("GetAgent", "UpdateAgent", "UnregisterAgent", "Listen", "Acknowledge", "GetAgentContext"),
+        "RecordFeedback",
     }
 )
 """The methods that don't need the project that they name to exist; all others read one."""

@@ -153,6 +153,7 @@ async def test_two_streams_at_once_each_keep_their_order(server: Server) -> None
 async def test_who_does_not_read_the_answers_is_not_read_either(server: Server) -> None:
     # Without the probing of bandwidth the window of a stream stays at 64 KiB.
     async with Api.of(server, ("grpc.http2.bdp_probe", 0)) as api, Api.of(server) as other:
+        await other.publish(event("first"))
         call = api.events.PublishStream()
 
         async def write() -> None:
@@ -215,6 +216,7 @@ async def test_a_message_beyond_the_transport_limit_ends_only_its_stream(api: Ap
 async def test_batches_that_nobody_waits_for_are_appended_whole_or_not_at_all(
     server: Server, api: Api
 ) -> None:
+    await api.publish(*(event(f"first.{n}") for n in range(5)))
     for round_ in range(10):
         call = api.events.PublishStream()
         for i in range(20):

@@ -106,7 +106,7 @@ async def test_projects_know_nothing_of_each_other(api: Api) -> None:
     (two,) = await api.log("two")
     assert one.revision == two.revision == 1
     refused = await refusal(
-        api.events.GetEvent(GetEventRequest(project="three", sequence=one.sequence))
+        api.events.GetEvent(GetEventRequest(project="two", sequence=one.sequence))
     )
     assert (refused.code, refused.reason) == ("NOT_FOUND", "EVENT_NOT_FOUND")
 

@@ -27,10 +27,13 @@ from contex.v1.match_service_pb2 import (
     RecordFeedbackRequest,
 )
 from contex.v1.project_service_pb2 import (
+    DeleteProjectRequest,
     EraseDataRequest,
     GetActivityRequest,
+    GetProjectRequest,
     GetRetentionRequest,
     GetStatsRequest,
+    ListProjectsRequest,
     RemoveEventsRequest,
     SetRetentionRequest,
     VerifyProjectRequest,
@@ -113,6 +116,9 @@ VALID: dict[str, Message] = {
     "GetBlame": GetBlameRequest(project=P, data_key="k0"),
     "ListRecords": ListRecordsRequest(project=P),
     "ExportRecords": ExportRecordsRequest(project=P),
+    "ListProjects": ListProjectsRequest(),
+    "GetProject": GetProjectRequest(project=P),
+    "DeleteProject": DeleteProjectRequest(project=P, request_id="r", reason="a reason"),
     "GetStats": GetStatsRequest(project=P),
     "GetRetention": GetRetentionRequest(project=P),
     "SetRetention": SetRetentionRequest(project=P),

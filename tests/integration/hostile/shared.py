@@ -40,7 +40,7 @@ from tests.integration.support import AcknowledgeRequest, P
 
 # Names: project and agent_id of every RPC that has them. Of PublishStream: see its own test.
 # Of Import: below.
-for _rpc in sorted(METHODS.keys() - {"PublishStream", "Import"}):
+for _rpc in sorted(METHODS.keys() - {"PublishStream", "Import", "ListProjects"}):
     _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b"}
     for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *FEW)).items():
         refuse(_rpc, f"project {_name}", "project", project=_text)
@@ -298,6 +298,7 @@ for _rpc, _field, _token, _more in (
     ("Replay", "cursor", Token.BACKWARDS, {"order": event_pb2.ORDER_BACKWARDS}),
     ("ListEvents", "page_token", Token.EVENTS_PAGE, {}),
     ("ListAgents", "page_token", Token.AGENTS_PAGE, {}),
+    ("ListProjects", "page_token", Token.PROJECTS_PAGE, {}),
     ("ListDeliveries", "page_token", Token.DELIVERIES_PAGE, {}),
     (
         "ListDeliveries",
