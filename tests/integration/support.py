@@ -22,6 +22,7 @@ from contex.v1 import (
     event_service_pb2,
     event_service_pb2_grpc,
     match_service_pb2_grpc,
+    project_service_pb2,
     project_service_pb2_grpc,
     state_service_pb2_grpc,
     transfer_service_pb2_grpc,
@@ -118,6 +119,11 @@ class Api:
         """One page of events."""
         request = ListEventsRequest(project=project, **_filter(fields))
         return await self.events.ListEvents(request, timeout=DEADLINE_S)
+
+    async def exists(self, project: str) -> bool:
+        """Whether a project has had an event."""
+        request = project_service_pb2.GetProjectRequest(project=project)
+        return bool((await self.projects.GetProject(request, timeout=DEADLINE_S)).exists)
 
     async def log(self, project: str = P) -> list[event_pb2.Event]:
         """Every event of a project."""
