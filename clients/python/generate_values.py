@@ -111,6 +111,11 @@ VALUES = {
         ImportProgress=ImportResponse byte_count event_count
         ImportReport
     """,
+    "server": """
+        Feature(Enum) OTHER
+        ServerLimits
+        ServerInfo=GetServerInfoResponse
+    """,
 }
 """The values of each module of the client.
 
@@ -361,6 +366,9 @@ class Generator:
             return "Mapping[str, str] = field(hash=False)", "", f"dict({read})"
         if reference == "Timestamp":
             kind, item = "datetime", f"{read}.ToDatetime(tzinfo=UTC)"
+        elif value is not None and value.base and one.label == one.LABEL_REPEATED:
+            item = f"tuple({value.converter}.get(one, {value.name}.OTHER) for one in {read})"
+            return f"tuple[{value.name}, ...]", "()", item
         elif value is not None and value.base:
             kind, default = value.name, f"{value.name}.{next(iter(self._members(value).values()))}"
             if value.marks:

@@ -18,6 +18,7 @@ from contex_server.api.audit.servicer import AuditServicer
 from contex_server.api.events.servicer import EventServicer
 from contex_server.api.match.servicer import MatchServicer
 from contex_server.api.projects.servicer import ProjectServicer
+from contex_server.api.server.servicer import ServerServicer
 from contex_server.api.shared.servicer import Servicer
 from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
@@ -44,6 +45,7 @@ SERVICERS: tuple[type[Servicer], ...] = (
     AuditServicer,
     ProjectServicer,
     TransferServicer,
+    ServerServicer,
 )
 """The services of the API: the only list of them."""
 _STORE_CHECK_S = 1.0
@@ -183,7 +185,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", 20_000),
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
         # Idle clients may ping this often; with the default, 5 minutes, they are cut off.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", settings.limits.ping_interval_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         # Dead clients are noticed, and their streams' memory freed.
         ("grpc.keepalive_time_ms", 60_000),

@@ -24,6 +24,7 @@ from contex.v1 import (
     match_service_pb2_grpc,
     project_service_pb2,
     project_service_pb2_grpc,
+    server_service_pb2_grpc,
     state_service_pb2_grpc,
     transfer_service_pb2_grpc,
 )
@@ -66,6 +67,7 @@ class Api:
         self.states: Any = state_service_pb2_grpc.StateServiceStub(channel)
         self.projects: Any = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.transfers: Any = transfer_service_pb2_grpc.TransferServiceStub(channel)
+        self.server: Any = server_service_pb2_grpc.ServerServiceStub(channel)
         self.audits: Any = audit_service_pb2_grpc.AuditServiceStub(channel)
 
     @classmethod

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "serve": ("server", "Start a server and run it until Ctrl-C."),
     "health": ("server", "Check that a server is serving: exit code 0, or 6 if not."),
+    "info": ("server", "Show a server's version, limits and features."),
     "publish": ("publish", "Publish a fact, or with --stream a file of facts."),
     "events": ("events", "List events of a project's log."),
     "replay": ("events", "Stream every event of a range, as fast as it can be read."),

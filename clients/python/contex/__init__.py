@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     from ._values.projects import Stats as Stats
     from ._values.projects import VerifyStep as VerifyStep
     from ._values.projects import VerifySummary as VerifySummary
+    from ._values.server import Feature as Feature
+    from ._values.server import ServerInfo as ServerInfo
+    from ._values.server import ServerLimits as ServerLimits
     from ._values.state import Blame as Blame
     from ._values.state import BlamedPart as BlamedPart
     from ._values.state import Change as Change
@@ -154,6 +157,7 @@ _NAMES = {
         RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
+    "_values.server": """Feature ServerInfo ServerLimits""",
 }
 """The names of each module."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

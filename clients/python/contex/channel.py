@@ -26,6 +26,7 @@ _READS = {
     "StateService": ("GetState", "DiffStates", "GetHistory", "GetRevision", "GetBlame"),
     "AuditService": ("ListRecords",),
     "ProjectService": ("GetStats", "GetActivity", "GetRetention"),
+    "ServerService": ("GetServerInfo",),
 }
 
 # Streams that can't be resumed: gRPC retries them until the first message has arrived.

@@ -59,7 +59,6 @@ def _handler(
     service, name = method.containing_service.full_name, method.name
     message_class = message_factory.GetMessageClass(method.input_type)
     project_of = _project_reader(method)
-    names_project = project_of is not _no_project
 
     def read(raw: bytes, call: Incoming) -> Message:
         try:
@@ -67,7 +66,8 @@ def _handler(
         except DecodeError as error:
             problem = f"the request is no {method.input_type.full_name}: {error}"
             raise ContexError(Reason.MALFORMED_REQUEST, problem) from None
-        call.project = call.project or project_of(request)
+        if project_of is not None:
+            call.project = call.project or project_of(request)
         return request
 
     async def read_all(raws: AsyncIterator[bytes], call: Incoming) -> AsyncIterator[Message]:
@@ -75,7 +75,7 @@ def _handler(
             yield read(raw, call)
 
     async def serve(call: Incoming) -> Any:
-        if names_project and not method.client_streaming:
+        if project_of is not None and not method.client_streaming:
             PROJECT(call.project)
         try:
             return await behavior(call.request, call)
@@ -124,19 +124,20 @@ def _handler(
     return grpc.unary_unary_rpc_method_handler(unary)
 
 
-def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
-    """Reads the project that a request of this method names."""
+def _project_reader(method: MethodDescriptor) -> Callable[[Any], str] | None:
+    """Reads the project that a request of this method names; None if it names none."""
     if "project" in method.input_type.fields_by_name:
         return lambda request: str(request.project)
-    if "start" in method.input_type.fields_by_name:
-        # Import names it once, in the message that comes first.
-        return lambda request: str(request.start.project)
-    return _no_project
+    for field in method.input_type.fields:
+        message = field.message_type
+        if message is not None and "project" in message.fields_by_name:
+            # Import names it once, in the message that comes first.
+            return partial(_project_within, field.name)
+    return None
 
 
-def _no_project(_request: Any) -> str:
-    """Of a call that is about no project, or about all."""
-    return ""
+def _project_within(field: str, request: Any) -> str:
+    return str(getattr(request, field).project)
 
 
 def _snake(name: str) -> str:

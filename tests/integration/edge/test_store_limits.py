@@ -263,7 +263,7 @@ NAMES = (
     "",
     *(
         f"contex.v1.{name}Service"
-        for name in ("Event", "Agent", "Match", "State", "Audit", "Project", "Transfer")
+        for name in ("Event", "Agent", "Match", "State", "Audit", "Project", "Transfer", "Server")
     ),
 )
 Serving = health_pb2.HealthCheckResponse

@@ -13,6 +13,7 @@ from contex.v1 import (
     event_service_pb2,
     match_service_pb2,
     project_service_pb2,
+    server_service_pb2,
     state_service_pb2,
     transfer_service_pb2,
 )
@@ -83,6 +84,7 @@ SERVICES = (
     audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
     transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"],
+    server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -129,6 +131,7 @@ VALID: dict[str, Message] = {
     "VerifyProject": VerifyProjectRequest(project=P),
     "GetActivity": GetActivityRequest(project=P),
     "Export": ExportRequest(project=P),
+    "GetServerInfo": server_service_pb2.GetServerInfoRequest(),
     "Import": ImportRequest(start=ImportStart(project="imported")),
 }
 

@@ -16,6 +16,7 @@ from contex import (
     NotFound,
     RevisionConflict,
     Unavailable,
+    Unimplemented,
 )
 
 from tests.unit.client.fakes import FakeEvents, event, serving
@@ -251,3 +252,14 @@ async def test_the_blocking_client_over_a_real_channel(port: int, events: FakeEv
     events.stream_breaks_after = [2, 3]
     events.break_after = [2, 1]
     assert await asyncio.to_thread(use) == [f"{number}-0" for number in range(1, 11)]
+
+
+async def test_a_server_without_server_info_has_the_window_that_is_promised(
+    client: AsyncClient,
+) -> None:
+    with pytest.raises(Unimplemented):
+        await client.server_info()
+    batches = [[NewEvent("k", number)] for number in range(3)]
+    async with client.publish_stream("p", batches, window=1) as stream:
+        assert len([result async for result in stream]) == 3
+        assert stream._window.window_s == 600

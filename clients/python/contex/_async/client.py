@@ -9,6 +9,7 @@ from .audit import AsyncAuditService
 from .events import AsyncEventService
 from .match import AsyncMatchService
 from .projects import AsyncProjectService
+from .server import AsyncServerService
 from .state import AsyncStateService
 from .transfer import AsyncTransferService
 
@@ -21,6 +22,7 @@ class AsyncClient(
     AsyncAuditService,
     AsyncProjectService,
     AsyncTransferService,
+    AsyncServerService,
 ):
     """A client of one Contex server, for asyncio.
 

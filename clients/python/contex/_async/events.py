@@ -156,6 +156,7 @@ class AsyncEventService(AsyncCalls):
             make_request,
             publish_window.PublishWindow(window),
             self._timeout,
+            self._request_window_s,
         )
         return self._opened(stream)
 

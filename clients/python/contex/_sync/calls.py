@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from contex.backoff import Retry
+from contex.backoff import PROMISED_WINDOW_S, Retry
 from contex.channel import identity_metadata
-from contex.errors import ContexError
+from contex.errors import ContexError, Unimplemented
+from contex.lazy import server_service_pb2, server_service_pb2_grpc
 
 from .answer_stream import SyncAnswerStream
 from .closing import Closeable
@@ -58,6 +59,7 @@ class Calls(Closeable):
         self._connection = Connection(target, timeout, channel)
         self._streams: weakref.WeakSet[Closeable] = weakref.WeakSet()
         self._closed = False
+        self._window_s: float | None = None
 
     def close(self) -> None:
         """Ends all streams of this client and closes its channel."""
@@ -84,12 +86,31 @@ class Calls(Closeable):
     ) -> Response:
         self._check_open()
         retry = retry or Retry(self._timeout)
+        if retry.outlasts_window:
+            retry.window_s = self._request_window_s()
         while True:
             try:
                 return unary(method, request, retry.attempt_timeout(), self._metadata)
             except ContexError as error:
                 delay = retry.delay_after(error)
             sleep(delay)
+
+    def _request_window_s(self) -> float:
+        """Seconds for which the server remembers a request_id; it is asked once.
+
+        One that can't be asked has what every server promises.
+        """
+        if self._window_s is None:
+            method = server_service_pb2_grpc.ServerServiceStub(self._connection.channel)
+            request = server_service_pb2.GetServerInfoRequest()
+            try:
+                info = self._once(method.GetServerInfo, request)
+                self._window_s = float(info.request_window_seconds)
+            except Unimplemented:
+                self._window_s = PROMISED_WINDOW_S
+            except ContexError:  # out of reach: ask again the next time
+                return PROMISED_WINDOW_S
+        return self._window_s
 
     def _pages(
         self, method: UnaryMethod[PageRequestT, PageT], request: PageRequestT

@@ -10,6 +10,7 @@ from .audit import AuditService
 from .events import EventService
 from .match import MatchService
 from .projects import ProjectService
+from .server import ServerService
 from .state import StateService
 from .transfer import TransferService
 
@@ -22,6 +23,7 @@ class Client(
     AuditService,
     ProjectService,
     TransferService,
+    ServerService,
 ):
     """A client of one Contex server, for code without asyncio.
 

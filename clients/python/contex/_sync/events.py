@@ -153,6 +153,7 @@ class EventService(Calls):
             make_request,
             publish_window.PublishWindow(window),
             self._timeout,
+            self._request_window_s,
         )
         return self._opened(stream)
 
