@@ -11,7 +11,6 @@ from typing import Self
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from contex_server.api.agents.servicer import AgentServicer
 from contex_server.api.audit.servicer import AuditServicer
@@ -25,6 +24,7 @@ from contex_server.api.transfer.servicer import TransferServicer
 from contex_server.edge.chain import Calls, links, require_project
 from contex_server.edge.grpc import handlers
 from contex_server.edge.metrics import CallCounts, CallMetrics
+from contex_server.edge.reflection import add_reflection
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
@@ -104,9 +104,7 @@ class Server:
         chain = links(self.calls, self.counts, self.rooms.audit.writer, exists)
         self._grpc.add_generic_rpc_handlers(handlers(services, chain))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(
-            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
-        )
+        add_reflection((*self._services, health.SERVICE_NAME), self._grpc)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             self.port = self._grpc.add_insecure_port(f"{host}:{settings.port}")
