@@ -279,7 +279,8 @@ class Refusal:
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> Self:
         """Reads the error; it must be formed as `error_reason.proto` says."""
-        raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+        trailers = dict(error.trailing_metadata() or ())
+        raw = trailers.get("grpc-status-details-bin")
         assert raw is not None, f"no details: {error.code()} {error.details()}"
         status = status_pb2.Status.FromString(raw)
         assert status.code == error.code().value[0]
@@ -296,6 +297,9 @@ class Refusal:
                 fields += [v.field for v in bad.field_violations]
             elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
                 delay = error_details_pb2.RetryInfo.FromString(detail.value)
+        delay_ms = None if delay is None else delay.retry_delay.ToMilliseconds()
+        pushback = trailers.get("grpc-retry-pushback-ms")
+        assert pushback == (None if delay_ms is None else str(delay_ms))
         (info,) = infos
         assert info.domain == "contex.dev"
         assert f"ERROR_REASON_{info.reason}" in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
@@ -307,7 +311,7 @@ class Refusal:
             status.message,
             dict(info.metadata),
             fields,
-            None if delay is None else delay.retry_delay.ToMilliseconds(),
+            delay_ms,
         )
 
 

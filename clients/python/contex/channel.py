@@ -47,7 +47,8 @@ _RETRY_POLICY = {
 def service_config(timeout: float) -> dict[str, Any]:
     """The gRPC service config.
 
-    Reads are tried five times within about a second and a half, then fail with UNAVAILABLE. No
+    Reads are tried five times within about a second and a half, or at the times that the server
+    asks for (grpc-retry-pushback-ms), then fail with UNAVAILABLE. No
     call waits for the connection (`waitForReady`): it would end with a bare DEADLINE_EXCEEDED,
     whereas UNAVAILABLE says what is wrong, for example "connection refused".
 

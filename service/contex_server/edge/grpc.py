@@ -159,15 +159,15 @@ async def _abort(context: Context, error: ContexError) -> None:
             reason=error.reason.value,
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    trailers: list[tuple[str, str | bytes]] = []
     if error.retry_after_ms is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_after_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        # By this, gRPC's own retries wait as long, whatever their policy says.
+        trailers.append(("grpc-retry-pushback-ms", str(error.retry_after_ms)))
     status = status_pb2.Status(code=code, message=error.message)
     for detail in details:
         status.details.add().Pack(detail)
-    await context.abort(
-        _STATUS_CODES[code],
-        error.message,
-        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
-    )
+    trailers.append(("grpc-status-details-bin", status.SerializeToString()))
+    await context.abort(_STATUS_CODES[code], error.message, trailing_metadata=tuple(trailers))

@@ -166,7 +166,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
     "contex.dev" and, as its reason, the name below without "ERROR_REASON_". Each comment gives
     the gRPC code, the cause, what the client should do, and whether retrying the same call can
-    succeed. Quoted names are keys of ErrorInfo.metadata.
+    succeed. Quoted names are keys of ErrorInfo.metadata. An error with a google.rpc.RetryInfo carries
+    the same delay as trailing metadata "grpc-retry-pushback-ms", which gRPC's own retries obey.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
