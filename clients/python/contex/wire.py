@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -16,6 +16,9 @@ from .v1 import event_pb2
 At: TypeAlias = str | int | datetime
 """A place in a project's log: a sequence `"{ms}-{n}"`, or a time as RFC 3339 text with a zone, as
 an aware `datetime`, or in unix milliseconds."""
+
+Metadata: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Entries that an event's metadata must have."""
 
 T = TypeVar("T")
 V = TypeVar("V", bound=int, covariant=True)
@@ -103,13 +106,21 @@ def exactly_one(**arguments: Any) -> dict[str, Any]:
 
 
 def event_filter(
-    event_types: Iterable[str], data_keys: Iterable[str], publishers: Iterable[str]
+    event_types: Iterable[str],
+    data_keys: Iterable[str],
+    publishers: Iterable[str],
+    event_type_prefixes: Iterable[str] = (),
+    metadata: Metadata = (),
+    exclude_service_events: bool = False,
 ) -> event_pb2.EventFilter:
     """Which events of a range are meant."""
     return event_pb2.EventFilter(
         event_types=several(event_types),
         data_keys=several(data_keys),
         publishers=several(publishers),
+        event_type_prefixes=several(event_type_prefixes),
+        metadata=dict(metadata),
+        exclude_service_events=exclude_service_events,
     )
 
 

@@ -9,6 +9,7 @@ from contex_server.kernel.model import RESERVED_TYPES
 from tests.integration.hostile.scene import MIB
 from tests.integration.hostile.table import (
     AROUND,
+    BAD_METADATA,
     CASES,
     NASTY,
     UNPRINTABLE,
@@ -79,15 +80,7 @@ for _name, _text in {
     "far too long": "d" * MIB,
 }.items():
     refuse_event(f"description {_name}", "description", event(description=_text))
-for _name, _metadata in {
-    "too many": {str(i): "" for i in range(33)},
-    "far too many": {str(i): "" for i in range(20_000)},
-    "too large": {"k": "v" * 4_096},
-    "too large in emoji": {"k": "😀" * 1_024},
-    "too large together": {f"k{i:02}": "v" * 130 for i in range(32)},
-    "empty key": {"": "v"},
-    "long key": {"k" * 65: "v"},
-}.items():
+for _name, _metadata in BAD_METADATA.items():
     refuse_event(f"metadata {_name}", "metadata", event(metadata=_metadata))
 refuse_event("revision without key", "expected_revision", own(expected_revision=0))
 for _value in (2**53 + 1, 2**63, 2**64 - 1):

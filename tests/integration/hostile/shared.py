@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.integration.hostile.scene import AGENT, METHODS, VALID
 from tests.integration.hostile.table import (
     AROUND,
+    BAD_METADATA,
     CASES,
     FEW,
     FIRST,
@@ -241,6 +242,7 @@ for _rpc in ("ListEvents", "Replay", "Subscribe", "Export"):
             "a newline after one": "a\\\n",
         },
         "publishers": {**long_names(128), **UNPRINTABLE, **AROUND},
+        "event_type_prefixes": {"empty": "", **long_names(64), **UNPRINTABLE},
     }.items():
         _few = UNPRINTABLE_FEW[1:]
         for _name, _text in (_bad if _rpc == "ListEvents" else some(_bad, *_few)).items():
@@ -255,6 +257,13 @@ for _rpc in ("ListEvents", "Replay", "Subscribe", "Export"):
             f"filter.{_list} too many",
             f"filter.{_list}",
             filter=event_pb2.EventFilter(**{_list: ["a"] * 33}),
+        )
+    for _name, _metadata in BAD_METADATA.items():
+        refuse(
+            _rpc,
+            f"filter.metadata {_name}",
+            "filter.metadata",
+            filter=event_pb2.EventFilter(metadata=_metadata),
         )
 
 

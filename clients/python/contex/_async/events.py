@@ -19,7 +19,7 @@ from .transport import Source, duplex
 
 if TYPE_CHECKING:
     from contex.events import Durability, Event, NewEvent, Receipt
-    from contex.wire import At
+    from contex.wire import At, Metadata
 
 
 class AsyncEventService(AsyncCalls):
@@ -178,6 +178,9 @@ class AsyncEventService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         backwards: bool = False,
         page_size: int = 100,
     ) -> AsyncIterator[Event]:
@@ -189,6 +192,10 @@ class AsyncEventService(AsyncCalls):
             event_types: Only these types.
             data_keys: Only data keys that match one of these globs.
             publishers: Only events of these publishers.
+            event_type_prefixes: Only types that begin with one of these, or are in `event_types`.
+            metadata: Only events whose metadata have all of these entries.
+            exclude_service_events: Without what the service writes about itself, such as
+                registrations.
             backwards: Newest first.
             page_size: Events per call, 1 to 1,000.
 
@@ -199,7 +206,14 @@ class AsyncEventService(AsyncCalls):
             project=project,
             since=wire.position(since),
             until=wire.position(until),
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             order=wire.order(backwards),
             page_size=page_size,
         )
@@ -216,6 +230,9 @@ class AsyncEventService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         backwards: bool = False,
         reconnect: bool = True,
     ) -> Subscription[Event]:
@@ -227,7 +244,14 @@ class AsyncEventService(AsyncCalls):
             project=project,
             since=wire.position(since),
             until=wire.position(until),
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             order=wire.order(backwards),
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect, ends=True)
@@ -244,6 +268,9 @@ class AsyncEventService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         heartbeat_interval_ms: int = 0,
         reconnect: bool = True,
     ) -> Subscription[Event]:
@@ -260,6 +287,10 @@ class AsyncEventService(AsyncCalls):
             event_types: Only these types.
             data_keys: Only data keys that match one of these globs.
             publishers: Only events of these publishers.
+            event_type_prefixes: Only types that begin with one of these, or are in `event_types`.
+            metadata: Only events whose metadata have all of these entries.
+            exclude_service_events: Without what the service writes about itself, such as
+                registrations.
             heartbeat_interval_ms: After this long without an event the server sends a sign of
                 life, 100 to 60,000 ms; 0 means 15,000. Three missing ones break the connection.
             reconnect: Whether to mend a broken connection; if not, its error is raised.
@@ -280,7 +311,14 @@ class AsyncEventService(AsyncCalls):
         request = event_service_pb2.SubscribeRequest(
             **start_position,
             project=project,
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             heartbeat_interval_ms=heartbeat_interval_ms,
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ImportReport,
         Redaction,
     )
-    from contex.wire import At
+    from contex.wire import At, Metadata
 
 
 class AsyncTransferService(AsyncCalls):
@@ -49,6 +49,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
         resume_token: str = "",
     ) -> AnswerStream[ExportPiece]:
@@ -74,7 +77,14 @@ class AsyncTransferService(AsyncCalls):
                 compress=compress,
                 since=wire.position(since),
                 until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 include=[
                     wire.enum_number(part, transfer_service_pb2.ExportPart) for part in include
                 ],
@@ -100,6 +110,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
     ) -> ExportSummary:
         """Exports into a file.
@@ -122,6 +135,9 @@ class AsyncTransferService(AsyncCalls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
                 resume_token=file.resume_token,
             ) as pieces:
@@ -150,6 +166,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         dry_run: bool = False,
         remap_keys: Mapping[str, str] | None = None,
         redactions: Iterable[Redaction] = (),
@@ -186,7 +205,14 @@ class AsyncTransferService(AsyncCalls):
                 else wire.enum_number(format, transfer_service_pb2.ExportFormat),
                 since=wire.position(since),
                 until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 dry_run=dry_run,
                 remap_keys=[
                     transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
@@ -208,6 +234,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] | None = None,
         redactions: Iterable[Redaction] = (),
         progress: Callable[[ExportPiece], object] | None = None,
@@ -239,6 +268,9 @@ class AsyncTransferService(AsyncCalls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
             ) as pieces:
                 async for piece in pieces:

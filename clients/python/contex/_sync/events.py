@@ -20,7 +20,7 @@ from .transport import Source, duplex
 
 if TYPE_CHECKING:
     from contex.events import Durability, Event, NewEvent, Receipt
-    from contex.wire import At
+    from contex.wire import At, Metadata
 
 
 class EventService(Calls):
@@ -175,6 +175,9 @@ class EventService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         backwards: bool = False,
         page_size: int = 100,
     ) -> Iterator[Event]:
@@ -186,6 +189,10 @@ class EventService(Calls):
             event_types: Only these types.
             data_keys: Only data keys that match one of these globs.
             publishers: Only events of these publishers.
+            event_type_prefixes: Only types that begin with one of these, or are in `event_types`.
+            metadata: Only events whose metadata have all of these entries.
+            exclude_service_events: Without what the service writes about itself, such as
+                registrations.
             backwards: Newest first.
             page_size: Events per call, 1 to 1,000.
 
@@ -196,7 +203,14 @@ class EventService(Calls):
             project=project,
             since=wire.position(since),
             until=wire.position(until),
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             order=wire.order(backwards),
             page_size=page_size,
         )
@@ -213,6 +227,9 @@ class EventService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         backwards: bool = False,
         reconnect: bool = True,
     ) -> SyncSubscription[Event]:
@@ -224,7 +241,14 @@ class EventService(Calls):
             project=project,
             since=wire.position(since),
             until=wire.position(until),
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             order=wire.order(backwards),
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect, ends=True)
@@ -241,6 +265,9 @@ class EventService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         heartbeat_interval_ms: int = 0,
         reconnect: bool = True,
     ) -> SyncSubscription[Event]:
@@ -257,6 +284,10 @@ class EventService(Calls):
             event_types: Only these types.
             data_keys: Only data keys that match one of these globs.
             publishers: Only events of these publishers.
+            event_type_prefixes: Only types that begin with one of these, or are in `event_types`.
+            metadata: Only events whose metadata have all of these entries.
+            exclude_service_events: Without what the service writes about itself, such as
+                registrations.
             heartbeat_interval_ms: After this long without an event the server sends a sign of
                 life, 100 to 60,000 ms; 0 means 15,000. Three missing ones break the connection.
             reconnect: Whether to mend a broken connection; if not, its error is raised.
@@ -277,7 +308,14 @@ class EventService(Calls):
         request = event_service_pb2.SubscribeRequest(
             **start_position,
             project=project,
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             heartbeat_interval_ms=heartbeat_interval_ms,
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect)

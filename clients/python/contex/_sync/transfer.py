@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         ImportReport,
         Redaction,
     )
-    from contex.wire import At
+    from contex.wire import At, Metadata
 
 
 class TransferService(Calls):
@@ -50,6 +50,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
         resume_token: str = "",
     ) -> SyncAnswerStream[ExportPiece]:
@@ -75,7 +78,14 @@ class TransferService(Calls):
                 compress=compress,
                 since=wire.position(since),
                 until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 include=[
                     wire.enum_number(part, transfer_service_pb2.ExportPart) for part in include
                 ],
@@ -101,6 +111,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
     ) -> ExportSummary:
         """Exports into a file.
@@ -123,6 +136,9 @@ class TransferService(Calls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
                 resume_token=file.resume_token,
             ) as pieces:
@@ -151,6 +167,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         dry_run: bool = False,
         remap_keys: Mapping[str, str] | None = None,
         redactions: Iterable[Redaction] = (),
@@ -187,7 +206,14 @@ class TransferService(Calls):
                 else wire.enum_number(format, transfer_service_pb2.ExportFormat),
                 since=wire.position(since),
                 until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 dry_run=dry_run,
                 remap_keys=[
                     transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
@@ -209,6 +235,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] | None = None,
         redactions: Iterable[Redaction] = (),
         progress: Callable[[ExportPiece], object] | None = None,
@@ -240,6 +269,9 @@ class TransferService(Calls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
             ) as pieces:
                 for piece in pieces:

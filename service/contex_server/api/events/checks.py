@@ -124,19 +124,9 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
 
 
 def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
-    fields.check_count("metadata", len(metadata), limits.metadata_entries)
-    for key in metadata:
-        if not 1 <= len(key) <= limits.metadata_key_chars:
-            raise invalid_field(
-                "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
-            )
+    fields.metadata(metadata, "metadata", limits)
     if SUBJECT in metadata and not fields.subject.fits(metadata[SUBJECT]):
         raise invalid_field("metadata", f"the subject must be {fields.subject.limit}")
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
-    if size > limits.metadata_bytes:
-        raise invalid_field(
-            "metadata", f"must be at most {limits.metadata_bytes} bytes in all, not {size}"
-        )
 
 
 def _too_large(field: str, size: int, limit: int) -> ContexError:
