@@ -25,6 +25,7 @@ VALUES = {
     "events": """
         Durability(IntEnum)
         ContextFormat(StrEnum)
+        KeyState(StrEnum)
         Erasure=Erased
         Event -text_digest -sealed opaque= erased?
         Match need_index need score parts.cosine parts.threshold parts.model path= passage

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._values.events import Durability as Durability
     from ._values.events import Erasure as Erasure
     from ._values.events import Event as Event
+    from ._values.events import KeyState as KeyState
     from ._values.events import Match as Match
     from ._values.events import MatchedEvent as MatchedEvent
     from ._values.events import Moment as Moment
@@ -143,8 +144,8 @@ _NAMES = {
     "_sync.publish_stream": """SyncPublishStream""",
     "_sync.state": """SyncStateStream""",
     "_sync.subscription": """SyncSubscription""",
-    "_values.events": """Context ContextFormat Durability Erasure Event Match MatchedEvent
-        Moment OmittedDatum""",
+    "_values.events": """Context ContextFormat Durability Erasure Event KeyState Match
+        MatchedEvent Moment OmittedDatum""",
     "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
         HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback

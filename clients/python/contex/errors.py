@@ -107,6 +107,11 @@ class RevisionConflict(FailedPrecondition):
         """The key's revision."""
         return int(self.metadata.get("actual_revision", "0"))
 
+    @property
+    def actual_state(self) -> str:
+        """What the key is: "absent", "present" or "deleted"; empty if the server is older."""
+        return self.metadata.get("actual_state", "")
+
 
 class OutOfRange(ContexError):
     """The position lies outside the log."""

@@ -30,6 +30,8 @@ class NewEvent:
         tombstone: Deletes the datum. Its history stays.
         expected_revision: Refuse to publish unless the key is at this revision; 0: it never had
             an event.
+        expected_state: Refuse to publish unless the key is in this state, events before it in the
+            same batch included.
     """
 
     data_key: str = ""
@@ -40,6 +42,7 @@ class NewEvent:
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     tombstone: bool = False
     expected_revision: int | None = None
+    expected_state: KeyState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,15 @@ def to_new_event(event: NewEvent) -> event_service_pb2.NewEvent:
         metadata=event.metadata,
         tombstone=event.tombstone,
         expected_revision=event.expected_revision,
+        expected_state=to_key_state(event.expected_state),
     )
+
+
+def to_key_state(state: KeyState | None) -> event_service_pb2.KeyState.ValueType:
+    """The state to expect; None expects none."""
+    if state is None:
+        return event_service_pb2.KEY_STATE_UNSPECIFIED
+    return wire.enum_number(KeyState(state), event_service_pb2.KeyState)
 
 
 def escape_glob(data_key: str) -> str:

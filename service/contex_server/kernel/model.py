@@ -153,6 +153,7 @@ class NewEvent:
         payload: With `content_type` and `description`, what it is described by; dropped then.
         tombstone: Deletes the key; the event takes over the digest of the deleted datum.
         expected_revision: The revision of the key that the append depends on, if any.
+        expected_state: Or what the key is: "absent", "present" or "deleted"; "" if it may be any.
         subject: Whose data it holds; it is sealed then.
         digest: Identifies the describing text, 16 bytes; empty: not matched.
         carries: Keeps the datum's description; `description` is then what that is taken to be.
@@ -175,6 +176,7 @@ class NewEvent:
     bare: bytes = b""
     was: str = "*"
     described: str = "?"
+    expected_state: str = ""
 
 
 @dataclass(slots=True)

@@ -88,6 +88,7 @@ async def test_a_refused_batch_does_not_stop_the_stream(api: Api) -> None:
         "data_key": "known",
         "expected_revision": "7",
         "actual_revision": "1",
+        "actual_state": "present",
     }
     assert conflict.message
     assert conflict.retry_delay_ms == 0

@@ -156,6 +156,7 @@ async def test_of_two_racing_writers_one_wins_and_the_other_learns_the_revision(
                 "data_key": "counter",
                 "expected_revision": str(revision),
                 "actual_revision": str(revision + 1),
+                "actual_state": "present",
             }
         assert [e.revision for e in await one.log()] == list(range(1, 21))
 

@@ -82,6 +82,9 @@ for _name, _text in {
     refuse_event(f"description {_name}", "description", event(description=_text))
 for _name, _metadata in BAD_METADATA.items():
     refuse_event(f"metadata {_name}", "metadata", event(metadata=_metadata))
+refuse_event("state without key", "expected_state", own(expected_state=1))
+refuse_event("state that is none", "expected_state", event(expected_state=4))
+refuse_event("state and revision", "expected_state", event(expected_state=1, expected_revision=0))
 refuse_event("revision without key", "expected_revision", own(expected_revision=0))
 for _value in (2**53 + 1, 2**63, 2**64 - 1):
     refuse_event(f"revision {_value}", "expected_revision", event(expected_revision=_value))
@@ -94,7 +97,7 @@ CASES.append(
         ),
         "REVISION_CONFLICT",
         code="FAILED_PRECONDITION",
-        metadata=frozenset({"data_key", "expected_revision", "actual_revision"}),
+        metadata=frozenset({"data_key", "expected_revision", "actual_revision", "actual_state"}),
     )
 )
 

@@ -18,7 +18,7 @@ from .subscription import Subscription
 from .transport import Source, duplex
 
 if TYPE_CHECKING:
-    from contex.events import Durability, Event, NewEvent, Receipt
+    from contex.events import Durability, Event, KeyState, NewEvent, Receipt
     from contex.wire import At, Metadata
 
 
@@ -40,6 +40,7 @@ class AsyncEventService(AsyncCalls):
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
         expected_revision: int | None = None,
+        expected_state: KeyState | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
@@ -57,6 +58,8 @@ class AsyncEventService(AsyncCalls):
             content_type: Media type; by default the one that fits the payload's Python type.
             metadata: Free annotations.
             expected_revision: Refuse unless the key is at this revision; 0: it never had an event.
+            expected_state: Refuse unless the key is absent (it never had an event), present or
+                deleted; a name in lower case will do.
             durability: What the receipt must guarantee; by default that the event is on disk.
             request_id: Idempotency key; by default a fresh one. Without one (empty), the call is
                 not repeated if it is unknown whether the event was published.
@@ -75,6 +78,7 @@ class AsyncEventService(AsyncCalls):
             content_type=content_type,
             metadata=metadata or {},
             expected_revision=expected_revision,
+            expected_state=expected_state,
         )
         batch = await self.publish_batch(
             project, [event], durability=durability, request_id=request_id
@@ -87,11 +91,17 @@ class AsyncEventService(AsyncCalls):
         data_key: str,
         *,
         expected_revision: int | None = None,
+        expected_state: KeyState | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
         """Deletes a datum. Its history stays. Arguments and errors as in `publish`."""
-        event = values.NewEvent(data_key, tombstone=True, expected_revision=expected_revision)
+        event = values.NewEvent(
+            data_key,
+            tombstone=True,
+            expected_revision=expected_revision,
+            expected_state=expected_state,
+        )
         batch = await self.publish_batch(
             project, [event], durability=durability, request_id=request_id
         )

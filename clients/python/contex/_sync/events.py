@@ -19,7 +19,7 @@ from .subscription import SyncSubscription
 from .transport import Source, duplex
 
 if TYPE_CHECKING:
-    from contex.events import Durability, Event, NewEvent, Receipt
+    from contex.events import Durability, Event, KeyState, NewEvent, Receipt
     from contex.wire import At, Metadata
 
 
@@ -41,6 +41,7 @@ class EventService(Calls):
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
         expected_revision: int | None = None,
+        expected_state: KeyState | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
@@ -58,6 +59,8 @@ class EventService(Calls):
             content_type: Media type; by default the one that fits the payload's Python type.
             metadata: Free annotations.
             expected_revision: Refuse unless the key is at this revision; 0: it never had an event.
+            expected_state: Refuse unless the key is absent (it never had an event), present or
+                deleted; a name in lower case will do.
             durability: What the receipt must guarantee; by default that the event is on disk.
             request_id: Idempotency key; by default a fresh one. Without one (empty), the call is
                 not repeated if it is unknown whether the event was published.
@@ -76,6 +79,7 @@ class EventService(Calls):
             content_type=content_type,
             metadata=metadata or {},
             expected_revision=expected_revision,
+            expected_state=expected_state,
         )
         batch = self.publish_batch(project, [event], durability=durability, request_id=request_id)
         return batch[0]
@@ -86,11 +90,17 @@ class EventService(Calls):
         data_key: str,
         *,
         expected_revision: int | None = None,
+        expected_state: KeyState | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
         """Deletes a datum. Its history stays. Arguments and errors as in `publish`."""
-        event = values.NewEvent(data_key, tombstone=True, expected_revision=expected_revision)
+        event = values.NewEvent(
+            data_key,
+            tombstone=True,
+            expected_revision=expected_revision,
+            expected_state=expected_state,
+        )
         batch = self.publish_batch(project, [event], durability=durability, request_id=request_id)
         return batch[0]
 

@@ -58,9 +58,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     it. Not retryable.
     """
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION. The data key's revision is not the expected one, because somebody else
-    published first: "data_key", "expected_revision", "actual_revision". Read the datum again and
-    decide again. Not retryable unchanged.
+    """FAILED_PRECONDITION. The data key's revision or state is not the expected one, because somebody
+    else published first: "data_key", "expected_revision" or "expected_state", "actual_revision",
+    "actual_state" (absent, present or deleted). Read the datum again and decide again. Not
+    retryable unchanged.
     """
     ERROR_REASON_SEQUENCE_TRIMMED: _ErrorReason.ValueType  # 10
     """OUT_OF_RANGE. The position is older than the oldest event that can still be read:
@@ -206,9 +207,10 @@ ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 8
 it. Not retryable.
 """
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION. The data key's revision is not the expected one, because somebody else
-published first: "data_key", "expected_revision", "actual_revision". Read the datum again and
-decide again. Not retryable unchanged.
+"""FAILED_PRECONDITION. The data key's revision or state is not the expected one, because somebody
+else published first: "data_key", "expected_revision" or "expected_state", "actual_revision",
+"actual_state" (absent, present or deleted). Read the datum again and decide again. Not
+retryable unchanged.
 """
 ERROR_REASON_SEQUENCE_TRIMMED: ErrorReason.ValueType  # 10
 """OUT_OF_RANGE. The position is older than the oldest event that can still be read:

@@ -27,7 +27,7 @@ from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/event_service.proto\x12\tcontex.v1\x1a\x1c\x63ontex/v1/error_reason.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x02\n\x08NewEvent\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x08metadata\x18\x06 \x03(\x0b\x32!.contex.v1.NewEvent.MetadataEntry\x12\x11\n\ttombstone\x18\x07 \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x04H\x01\x88\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_descriptionB\x14\n\x12_expected_revision\"-\n\x07Receipt\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x98\x01\n\x0ePublishRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"u\n\x0fPublishResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.contex.v1.Receipt\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"\x9e\x01\n\x14PublishStreamRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"\x8e\x01\n\x15PublishStreamResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"\xcd\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.contex.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x32\n\x08metadata\x18\x04 \x03(\x0b\x32 .contex.v1.Refusal.MetadataEntry\x12\x16\n\x0eretry_delay_ms\x18\x05 \x01(\r\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x0fGetEventRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\"3\n\x10GetEventResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\"\xdc\x01\n\x11ListEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc1\x01\n\rReplayRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\"\xb2\x01\n\x0eReplayResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\xfe\x01\n\x10SubscribeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x18\n\x0e\x66rom_beginning\x18\x02 \x01(\x08H\x00\x12\x12\n\x08\x66rom_end\x18\x03 \x01(\x08H\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\tH\x00\x12/\n\tfrom_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x10\n\x06\x63ursor\x18\x06 \x01(\tH\x00\x12&\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1d\n\x15heartbeat_interval_ms\x18\x08 \x01(\rB\x07\n\x05start\"\xb8\x02\n\x11SubscribeResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message2\xc3\x03\n\x0c\x45ventService\x12@\n\x07Publish\x12\x19.contex.v1.PublishRequest\x1a\x1a.contex.v1.PublishResponse\x12V\n\rPublishStream\x12\x1f.contex.v1.PublishStreamRequest\x1a .contex.v1.PublishStreamResponse(\x01\x30\x01\x12\x43\n\x08GetEvent\x12\x1a.contex.v1.GetEventRequest\x1a\x1b.contex.v1.GetEventResponse\x12I\n\nListEvents\x12\x1c.contex.v1.ListEventsRequest\x1a\x1d.contex.v1.ListEventsResponse\x12?\n\x06Replay\x12\x18.contex.v1.ReplayRequest\x1a\x19.contex.v1.ReplayResponse0\x01\x12H\n\tSubscribe\x12\x1b.contex.v1.SubscribeRequest\x1a\x1c.contex.v1.SubscribeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/event_service.proto\x12\tcontex.v1\x1a\x1c\x63ontex/v1/error_reason.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x02\n\x08NewEvent\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x08metadata\x18\x06 \x03(\x0b\x32!.contex.v1.NewEvent.MetadataEntry\x12\x11\n\ttombstone\x18\x07 \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12+\n\x0e\x65xpected_state\x18\t \x01(\x0e\x32\x13.contex.v1.KeyState\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_descriptionB\x14\n\x12_expected_revision\"-\n\x07Receipt\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x98\x01\n\x0ePublishRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"u\n\x0fPublishResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.contex.v1.Receipt\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"\x9e\x01\n\x14PublishStreamRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"\x8e\x01\n\x15PublishStreamResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"\xcd\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.contex.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x32\n\x08metadata\x18\x04 \x03(\x0b\x32 .contex.v1.Refusal.MetadataEntry\x12\x16\n\x0eretry_delay_ms\x18\x05 \x01(\r\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x0fGetEventRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\"3\n\x10GetEventResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\"\xdc\x01\n\x11ListEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc1\x01\n\rReplayRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\"\xb2\x01\n\x0eReplayResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\xfe\x01\n\x10SubscribeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x18\n\x0e\x66rom_beginning\x18\x02 \x01(\x08H\x00\x12\x12\n\x08\x66rom_end\x18\x03 \x01(\x08H\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\tH\x00\x12/\n\tfrom_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x10\n\x06\x63ursor\x18\x06 \x01(\tH\x00\x12&\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1d\n\x15heartbeat_interval_ms\x18\x08 \x01(\rB\x07\n\x05start\"\xb8\x02\n\x11SubscribeResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ABSENT\x10\x01\x12\x15\n\x11KEY_STATE_PRESENT\x10\x02\x12\x15\n\x11KEY_STATE_DELETED\x10\x03\x32\xc3\x03\n\x0c\x45ventService\x12@\n\x07Publish\x12\x19.contex.v1.PublishRequest\x1a\x1a.contex.v1.PublishResponse\x12V\n\rPublishStream\x12\x1f.contex.v1.PublishStreamRequest\x1a .contex.v1.PublishStreamResponse(\x01\x30\x01\x12\x43\n\x08GetEvent\x12\x1a.contex.v1.GetEventRequest\x1a\x1b.contex.v1.GetEventResponse\x12I\n\nListEvents\x12\x1c.contex.v1.ListEventsRequest\x1a\x1d.contex.v1.ListEventsResponse\x12?\n\x06Replay\x12\x18.contex.v1.ReplayRequest\x1a\x19.contex.v1.ReplayResponse0\x01\x12H\n\tSubscribe\x12\x1b.contex.v1.SubscribeRequest\x1a\x1c.contex.v1.SubscribeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,40 +38,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEWEVENT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_REFUSAL_METADATAENTRY']._loaded_options = None
   _globals['_REFUSAL_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_KEYSTATE']._serialized_start=2677
+  _globals['_KEYSTATE']._serialized_end=2782
   _globals['_NEWEVENT']._serialized_start=131
-  _globals['_NEWEVENT']._serialized_end=435
-  _globals['_NEWEVENT_METADATAENTRY']._serialized_start=350
-  _globals['_NEWEVENT_METADATAENTRY']._serialized_end=397
-  _globals['_RECEIPT']._serialized_start=437
-  _globals['_RECEIPT']._serialized_end=482
-  _globals['_PUBLISHREQUEST']._serialized_start=485
-  _globals['_PUBLISHREQUEST']._serialized_end=637
-  _globals['_PUBLISHRESPONSE']._serialized_start=639
-  _globals['_PUBLISHRESPONSE']._serialized_end=756
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=759
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=917
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=920
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=1062
-  _globals['_REFUSAL']._serialized_start=1065
-  _globals['_REFUSAL']._serialized_end=1270
-  _globals['_REFUSAL_METADATAENTRY']._serialized_start=350
-  _globals['_REFUSAL_METADATAENTRY']._serialized_end=397
-  _globals['_GETEVENTREQUEST']._serialized_start=1272
-  _globals['_GETEVENTREQUEST']._serialized_end=1324
-  _globals['_GETEVENTRESPONSE']._serialized_start=1326
-  _globals['_GETEVENTRESPONSE']._serialized_end=1377
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1380
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1600
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1602
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1681
-  _globals['_REPLAYREQUEST']._serialized_start=1684
-  _globals['_REPLAYREQUEST']._serialized_end=1877
-  _globals['_REPLAYRESPONSE']._serialized_start=1880
-  _globals['_REPLAYRESPONSE']._serialized_end=2058
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=2061
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=2315
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=2318
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=2630
-  _globals['_EVENTSERVICE']._serialized_start=2633
-  _globals['_EVENTSERVICE']._serialized_end=3084
+  _globals['_NEWEVENT']._serialized_end=480
+  _globals['_NEWEVENT_METADATAENTRY']._serialized_start=395
+  _globals['_NEWEVENT_METADATAENTRY']._serialized_end=442
+  _globals['_RECEIPT']._serialized_start=482
+  _globals['_RECEIPT']._serialized_end=527
+  _globals['_PUBLISHREQUEST']._serialized_start=530
+  _globals['_PUBLISHREQUEST']._serialized_end=682
+  _globals['_PUBLISHRESPONSE']._serialized_start=684
+  _globals['_PUBLISHRESPONSE']._serialized_end=801
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=804
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=962
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=965
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=1107
+  _globals['_REFUSAL']._serialized_start=1110
+  _globals['_REFUSAL']._serialized_end=1315
+  _globals['_REFUSAL_METADATAENTRY']._serialized_start=395
+  _globals['_REFUSAL_METADATAENTRY']._serialized_end=442
+  _globals['_GETEVENTREQUEST']._serialized_start=1317
+  _globals['_GETEVENTREQUEST']._serialized_end=1369
+  _globals['_GETEVENTRESPONSE']._serialized_start=1371
+  _globals['_GETEVENTRESPONSE']._serialized_end=1422
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1425
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1645
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1647
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1726
+  _globals['_REPLAYREQUEST']._serialized_start=1729
+  _globals['_REPLAYREQUEST']._serialized_end=1922
+  _globals['_REPLAYRESPONSE']._serialized_start=1925
+  _globals['_REPLAYRESPONSE']._serialized_end=2103
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=2106
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=2360
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=2363
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=2675
+  _globals['_EVENTSERVICE']._serialized_start=2785
+  _globals['_EVENTSERVICE']._serialized_end=3236
 # @@protoc_insertion_point(module_scope)
