@@ -130,9 +130,9 @@ async def test_agents(client: AsyncClient) -> None:
     assert [datum.score for datum, _ in registration.by_need()["what"]] == [0.7]
     assert await client.acknowledge("p", "a", registration.data[0]) == "1-0"
     assert await client.acknowledge("p", "a", cursor="c") == "cursor:c"
-    async with client.listen("p", "a") as matches:
-        with pytest.raises(NotFound) as caught:
-            await anext(matches)
+    with pytest.raises(NotFound) as caught:
+        async with client.listen("p", "a"):
+            pass
     assert caught.value.metadata == {"agent_id": "a"}
 
 

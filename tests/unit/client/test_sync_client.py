@@ -279,12 +279,11 @@ def test_a_trimmed_position_raises(channel, client: Client, run: Run) -> None:
 
 
 def test_without_reconnect_a_break_raises(channel, client: Client, run: Run) -> None:
-    with client.listen("p", "a", reconnect=False) as subscription:
-        future = run(lambda: next(subscription))
-        _, _, call = channel.take_unary_stream(LISTEN)
-        fail(call, grpc.StatusCode.UNAVAILABLE)
-        with pytest.raises(Unavailable):
-            future.result(10)
+    future = run(lambda: client.listen("p", "a", reconnect=False))
+    _, _, call = channel.take_unary_stream(LISTEN)
+    fail(call, grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(Unavailable):
+        future.result(10)
 
 
 def test_closing_from_another_thread_ends_the_iteration(channel, client: Client, run: Run) -> None:
@@ -302,7 +301,7 @@ def test_closing_from_another_thread_ends_the_iteration(channel, client: Client,
 def test_a_change_of_needs_is_told(channel, client: Client, run: Run) -> None:
     told: list[NeedsChanged] = []
     subscription = client.listen(
-        "p", "a", context_format=ContextFormat.JSON, on_needs_changed=told.append
+        "p", "a", cursor="b", context_format=ContextFormat.JSON, on_needs_changed=told.append
     )
     future = run(lambda: next(subscription))
     _, request, call = channel.take_unary_stream(LISTEN)

@@ -159,7 +159,8 @@ class AsyncAgentService(AsyncCalls):
         """Streams everything that matches the agent's needs, without end.
 
         When the needs are changed meanwhile, the data that match now and did not before come next,
-        with `backfilled` set; then the stream continues.
+        with `backfilled` set; then the stream continues. That holds from when the subscription is
+        open (see `Subscription`).
 
         Args:
             cursor: Where to start; by default at the durable cursor, which `acknowledge` moves.
@@ -170,7 +171,7 @@ class AsyncAgentService(AsyncCalls):
             reconnect: As in `subscribe`.
 
         Raises:
-            NotFound: While iterating: the agent is not registered, or no longer.
+            NotFound: On opening, or while iterating: the agent is not registered, or no longer.
         """
         request = agent_service_pb2.ListenRequest(
             **wire.at_most_one(cursor=cursor, after_sequence=after_sequence),
@@ -182,7 +183,11 @@ class AsyncAgentService(AsyncCalls):
         stream = ResumableStream(
             request, events.matched_event, reconnect=reconnect, on_needs_changed=on_needs_changed
         )
-        return self._subscription(lambda: self._agents.Listen, stream)
+        return self._subscription(
+            lambda: self._agents.Listen,
+            stream,
+            starts_now=cursor is None and after_sequence is None,
+        )
 
     async def acknowledge(
         self,

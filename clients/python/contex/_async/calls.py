@@ -14,7 +14,7 @@ from contex.lazy import server_service_pb2, server_service_pb2_grpc
 from .answer_stream import AnswerStream
 from .closing import AsyncCloseable
 from .subscription import Subscription
-from .transport import Channel, Connection, StreamCall, UnaryMethod, sleep, unary
+from .transport import Channel, Connection, StreamCall, UnaryMethod, open_if_blocking, sleep, unary
 
 if TYPE_CHECKING:
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
@@ -134,12 +134,17 @@ class AsyncCalls(AsyncCloseable):
                 yield item
 
     def _subscription(
-        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
+        self,
+        method: Callable[[], Callable[..., object]],
+        stream: ResumableStream[T],
+        *,
+        starts_now: bool = False,
     ) -> Subscription[T]:
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
             return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
 
-        return self._opened(Subscription(open_call, stream))
+        subscription = self._opened(Subscription(open_call, stream, starts_now=starts_now))
+        return open_if_blocking(subscription) if starts_now else subscription
 
     def _answers(
         self,

@@ -289,8 +289,8 @@ class AsyncEventService(AsyncCalls):
         At most one start position may be given; by default it is the beginning.
 
         Args:
-            start: `"beginning"`, or `"end"` for new events only. If the connection breaks before
-                the first message, the end is that at the time of the next connection.
+            start: `"beginning"`, or `"end"` for new events only: those that are published after
+                the subscription is open (see `Subscription`).
             after_sequence: Start after this event; `"0"` is the beginning.
             from_time: Start at the first event of this instant or later.
             cursor: Start after the position of this cursor, to resume an earlier stream.
@@ -306,7 +306,7 @@ class AsyncEventService(AsyncCalls):
             reconnect: Whether to mend a broken connection; if not, its error is raised.
 
         Raises:
-            SequenceTrimmed: While iterating: the position can't be read any more.
+            SequenceTrimmed: Once it is open: the position can't be read any more.
             ValueError: A time has no time zone, or there are several start positions.
         """
         if start not in (None, "beginning", "end"):
@@ -332,4 +332,4 @@ class AsyncEventService(AsyncCalls):
             heartbeat_interval_ms=heartbeat_interval_ms,
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect)
-        return self._subscription(lambda: self._events.Subscribe, stream)
+        return self._subscription(lambda: self._events.Subscribe, stream, starts_now=start == "end")

@@ -135,6 +135,22 @@ class Reader(Generic[M]):
             async with asyncio.timeout(seconds):
                 await self._closed.wait()
 
+    @contextlib.asynccontextmanager
+    async def limited(self, seconds: float | None) -> AsyncIterator[None]:
+        """Ends reads and pauses when the time is up.
+
+        Raises:
+            TimeoutError: It is.
+        """
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"nothing arrived within {seconds:g} s") from None
+
     def drop(self) -> None:
         """Ends the open call."""
         if self._call is not None:
@@ -191,6 +207,14 @@ def duplex(
 ) -> StreamCall[Response]:
     """Opens a call that sends and receives."""
     return _Duplex(method(metadata=metadata), requests)
+
+
+def open_if_blocking(stream: T) -> T:
+    """Returns a stream as it is: it opens when it is entered, for nothing can be waited for here.
+
+    The blocking client opens it.
+    """
+    return stream
 
 
 async def iterate(items: Source[T]) -> AsyncIterator[T]:

@@ -15,7 +15,7 @@ from contex.lazy import server_service_pb2, server_service_pb2_grpc
 from .answer_stream import SyncAnswerStream
 from .closing import Closeable
 from .subscription import SyncSubscription
-from .transport import Channel, Connection, StreamCall, UnaryMethod, sleep, unary
+from .transport import Channel, Connection, StreamCall, UnaryMethod, open_if_blocking, sleep, unary
 
 if TYPE_CHECKING:
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
@@ -135,12 +135,17 @@ class Calls(Closeable):
                 yield item
 
     def _subscription(
-        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
+        self,
+        method: Callable[[], Callable[..., object]],
+        stream: ResumableStream[T],
+        *,
+        starts_now: bool = False,
     ) -> SyncSubscription[T]:
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
             return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
 
-        return self._opened(SyncSubscription(open_call, stream))
+        subscription = self._opened(SyncSubscription(open_call, stream, starts_now=starts_now))
+        return open_if_blocking(subscription) if starts_now else subscription
 
     def _answers(
         self,

@@ -286,8 +286,8 @@ class EventService(Calls):
         At most one start position may be given; by default it is the beginning.
 
         Args:
-            start: `"beginning"`, or `"end"` for new events only. If the connection breaks before
-                the first message, the end is that at the time of the next connection.
+            start: `"beginning"`, or `"end"` for new events only: those that are published after
+                the subscription is open (see `Subscription`).
             after_sequence: Start after this event; `"0"` is the beginning.
             from_time: Start at the first event of this instant or later.
             cursor: Start after the position of this cursor, to resume an earlier stream.
@@ -303,7 +303,7 @@ class EventService(Calls):
             reconnect: Whether to mend a broken connection; if not, its error is raised.
 
         Raises:
-            SequenceTrimmed: While iterating: the position can't be read any more.
+            SequenceTrimmed: Once it is open: the position can't be read any more.
             ValueError: A time has no time zone, or there are several start positions.
         """
         if start not in (None, "beginning", "end"):
@@ -329,4 +329,4 @@ class EventService(Calls):
             heartbeat_interval_ms=heartbeat_interval_ms,
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect)
-        return self._subscription(lambda: self._events.Subscribe, stream)
+        return self._subscription(lambda: self._events.Subscribe, stream, starts_now=start == "end")
