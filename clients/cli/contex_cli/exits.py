@@ -69,7 +69,7 @@ def describe(error: ContexError) -> str:
     text = error.message or error.code.name
     if unreached := _UNREACHED.match(text):
         text = f"can't reach the server at {unreached[1]}: is it running? (contex serve, --target)"
-    if error.reason:
+    elif error.reason:
         text += f" [{error.reason}]"
     for field, problem in error.violations:
         if problem not in error.message:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 from . import __version__
 
@@ -88,8 +91,6 @@ def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
     """
     if not name:
         return ()
-    from urllib.parse import quote
-
     return ((IDENTITY, quote(name, safe="/:@+")),)
 
 
@@ -111,9 +112,60 @@ def check_target(target: str) -> str:
     return target
 
 
-def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:
-    """Options for a channel to Contex; pass them to a channel that you make yourself, too."""
+_LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks
+_EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
+
+
+def is_local(target: str) -> bool:
+    """Whether a target is on this machine: a socket's path, or a loopback address."""
+    if target.startswith(_LOCAL_SCHEMES):
+        return True
+    return all(map(_is_loopback, _hosts(target)))
+
+
+def _hosts(target: str) -> list[str]:
+    scheme, _, rest = target.partition(":")
+    if scheme in ("dns", "ipv4", "ipv6") and not rest.isdecimal():
+        target = rest.rpartition("/")[2]
+    return [address.rpartition(":")[0].strip("[]") for address in target.split(",")]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(unquote(host).partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def proxy_of(target: str) -> str:
+    """The proxy of the environment on the way to a target, and its variable; empty for none."""
+    if is_local(target):
+        return ""
+    for name in _PROXY_VARIABLES:
+        if value := os.environ.get(name):
+            exceptions = filter(None, map(os.environ.get, _EXCEPTIONS))
+            excluded = [end.strip() for end in next(exceptions, "").split(",")]
+            if any(host.endswith(end) for end in excluded if end for host in _hosts(target)):
+                return ""
+            return f"{value.rpartition('@')[2].removeprefix('http://')} ({name})"
+    return ""
+
+
+def channel_options(timeout: float = 10.0, *, target: str = "") -> list[tuple[str, Any]]:
+    """Options for a channel to Contex; pass them to a channel that you make yourself, too.
+
+    Args:
+        timeout: Seconds for a read, all attempts together.
+        target: The channel's target: one on this machine is reached without a proxy, whatever
+            the environment says.
+    """
     return [
+        ("grpc.enable_http_proxy", int(not (target and is_local(target)))),
         ("grpc.primary_user_agent", f"contex-python/{__version__}"),
         ("grpc.service_config", json.dumps(service_config(timeout))),
         ("grpc.enable_retries", 1),

@@ -263,3 +263,34 @@ async def test_a_server_without_server_info_has_the_window_that_is_promised(
     async with client.publish_stream("p", batches, window=1) as stream:
         assert len([result async for result in stream]) == 3
         assert stream._window.window_s == 600
+
+
+async def test_a_client_outlives_its_loop_but_serves_one_at_a_time(
+    port: int, events: FakeEvents
+) -> None:
+    def use() -> None:
+        client = AsyncClient(f"127.0.0.1:{port}", timeout=5.0)
+
+        async def publish(number: int) -> None:
+            client.subscribe("p")  # left open
+            stream = client.subscribe("p", start="end")
+            await stream.open()
+            assert (await client.publish("p", "k", number)).sequence == f"{number}-0"
+            assert (await stream.next(5)).sequence == f"{number}-0"
+
+        async def publish_elsewhere() -> None:
+            await client.publish("p", "k", 4)
+
+        async def intrude() -> None:
+            await publish(3)
+            elsewhere = asyncio.to_thread(asyncio.run, publish_elsewhere())
+            with pytest.raises(RuntimeError, match="in use in another event loop"):
+                await elsewhere
+
+        asyncio.run(publish(1))
+        asyncio.run(publish(2))
+        asyncio.run(intrude())
+        asyncio.run(client.close())
+
+    await asyncio.to_thread(use)
+    assert len(events.log) == 3

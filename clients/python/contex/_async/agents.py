@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 class AsyncAgentService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _agents(self) -> agent_service_pb2_grpc.AgentServiceAsyncStub:
-        return agent_service_pb2_grpc.AgentServiceStub(self._connection.channel)
+        return self._connection.stub(agent_service_pb2_grpc.AgentServiceStub)
 
     async def register_agent(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.lazy import audit as values
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 class AsyncAuditService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _audit(self) -> audit_service_pb2_grpc.AuditServiceAsyncStub:
-        return audit_service_pb2_grpc.AuditServiceStub(self._connection.channel)
+        return self._connection.stub(audit_service_pb2_grpc.AuditServiceStub)
 
     def audit(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 class AsyncEventService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _events(self) -> event_service_pb2_grpc.EventServiceAsyncStub:
-        return event_service_pb2_grpc.EventServiceStub(self._connection.channel)
+        return self._connection.stub(event_service_pb2_grpc.EventServiceStub)
 
     async def publish(
         self,

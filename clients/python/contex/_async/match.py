@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
 class AsyncMatchService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _matching(self) -> match_service_pb2_grpc.MatchServiceAsyncStub:
-        return match_service_pb2_grpc.MatchServiceStub(self._connection.channel)
+        return self._connection.stub(match_service_pb2_grpc.MatchServiceStub)
 
     async def match(
         self,

@@ -4,7 +4,6 @@ they are kept; erasure, deletion, verification."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -37,9 +36,9 @@ _LONG_S = 600.0
 class AsyncProjectService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _projects(self) -> project_service_pb2_grpc.ProjectServiceAsyncStub:
-        return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
+        return self._connection.stub(project_service_pb2_grpc.ProjectServiceStub)
 
     def list_projects(
         self, name: str = "", *, page_size: int = 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.lazy import server as values
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 class AsyncServerService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _server(self) -> server_service_pb2_grpc.ServerServiceAsyncStub:
-        return server_service_pb2_grpc.ServerServiceStub(self._connection.channel)
+        return self._connection.stub(server_service_pb2_grpc.ServerServiceStub)
 
     async def server_info(self) -> ServerInfo:
         """Returns the server's version, limits and features.

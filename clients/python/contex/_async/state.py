@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -59,9 +58,9 @@ class StateStream(_DatumStream):
 class AsyncStateService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _states(self) -> state_service_pb2_grpc.StateServiceAsyncStub:
-        return state_service_pb2_grpc.StateServiceStub(self._connection.channel)
+        return self._connection.stub(state_service_pb2_grpc.StateServiceStub)
 
     async def get_state(
         self,

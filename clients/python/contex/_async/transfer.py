@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 from contex.backoff import Retry
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
 class AsyncTransferService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _transfers(self) -> transfer_service_pb2_grpc.TransferServiceAsyncStub:
-        return transfer_service_pb2_grpc.TransferServiceStub(self._connection.channel)
+        return self._connection.stub(transfer_service_pb2_grpc.TransferServiceStub)
 
     def export(
         self,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 class AgentService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _agents(self) -> agent_service_pb2_grpc.AgentServiceStub:
-        return agent_service_pb2_grpc.AgentServiceStub(self._connection.channel)
+        return self._connection.stub(agent_service_pb2_grpc.AgentServiceStub)
 
     def register_agent(
         self,

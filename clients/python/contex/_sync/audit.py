@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.lazy import audit as values
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 class AuditService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _audit(self) -> audit_service_pb2_grpc.AuditServiceStub:
-        return audit_service_pb2_grpc.AuditServiceStub(self._connection.channel)
+        return self._connection.stub(audit_service_pb2_grpc.AuditServiceStub)
 
     def audit(
         self,

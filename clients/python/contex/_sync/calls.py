@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from contex.backoff import PROMISED_WINDOW_S, Retry
 from contex.channel import identity_metadata
@@ -15,7 +15,16 @@ from contex.lazy import server_service_pb2, server_service_pb2_grpc
 from .answer_stream import SyncAnswerStream
 from .closing import Closeable
 from .subscription import SyncSubscription
-from .transport import Channel, Connection, StreamCall, UnaryMethod, open_if_blocking, sleep, unary
+from .transport import (
+    Channel,
+    Connection,
+    Reader,
+    StreamCall,
+    UnaryMethod,
+    open_if_blocking,
+    sleep,
+    unary,
+)
 
 if TYPE_CHECKING:
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
-StreamT = TypeVar("StreamT", bound=Closeable)
+StreamT = TypeVar("StreamT", bound="_Stream")
 
 
 class PageRequest(Protocol):
@@ -42,6 +51,15 @@ PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
 PageT = TypeVar("PageT", bound=Page)
 
 
+class _Stream(Protocol):
+    """A stream that is closed with its client."""
+
+    _reader: Reader[Any]
+
+    def close(self) -> None:
+        """Ends it."""
+
+
 class Calls(Closeable):
     """The base of each service's methods."""
 
@@ -57,14 +75,14 @@ class Calls(Closeable):
         self._timeout = timeout
         self._metadata = identity_metadata(publisher)
         self._connection = Connection(target, timeout, channel)
-        self._streams: weakref.WeakSet[Closeable] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
         self._closed = False
         self._window_s: float | None = None
 
     def close(self) -> None:
         """Ends all streams of this client and closes its channel."""
         self._closed = True
-        for stream in list(self._streams):
+        for stream in () if self._connection.abandoned else list(self._streams):
             stream.close()
         self._connection.close()
 
@@ -76,7 +94,8 @@ class Calls(Closeable):
         timeout: float | None = None,
     ) -> Response:
         self._check_open()
-        return unary(method, request, timeout or self._timeout, self._metadata)
+        route = self._connection.route
+        return unary(method, request, timeout or self._timeout, self._metadata, route)
 
     def _repeated(
         self,
@@ -90,7 +109,8 @@ class Calls(Closeable):
             retry.window_s = self._request_window_s()
         while True:
             try:
-                return unary(method, request, retry.attempt_timeout(), self._metadata)
+                timeout, route = retry.attempt_timeout(), self._connection.route
+                return unary(method, request, timeout, self._metadata, route)
             except ContexError as error:
                 delay = retry.delay_after(error)
             sleep(delay)
@@ -101,7 +121,7 @@ class Calls(Closeable):
         One that can't be asked has what every server promises.
         """
         if self._window_s is None:
-            method = server_service_pb2_grpc.ServerServiceStub(self._connection.channel)
+            method = self._connection.stub(server_service_pb2_grpc.ServerServiceStub)
             request = server_service_pb2.GetServerInfoRequest()
             try:
                 info = self._once(method.GetServerInfo, request)
@@ -158,6 +178,7 @@ class Calls(Closeable):
     def _opened(self, stream: StreamT) -> StreamT:
         """Notes a stream, which is closed with the client."""
         self._check_open()
+        stream._reader.route = self._connection.route
         self._streams.add(stream)
         return stream
 

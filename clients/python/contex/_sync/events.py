@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 class EventService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _events(self) -> event_service_pb2_grpc.EventServiceStub:
-        return event_service_pb2_grpc.EventServiceStub(self._connection.channel)
+        return self._connection.stub(event_service_pb2_grpc.EventServiceStub)
 
     def publish(
         self,

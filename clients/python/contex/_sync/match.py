@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 class MatchService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _matching(self) -> match_service_pb2_grpc.MatchServiceStub:
-        return match_service_pb2_grpc.MatchServiceStub(self._connection.channel)
+        return self._connection.stub(match_service_pb2_grpc.MatchServiceStub)
 
     def match(
         self,

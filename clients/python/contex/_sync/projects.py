@@ -5,7 +5,6 @@ they are kept; erasure, deletion, verification."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -38,9 +37,9 @@ _LONG_S = 600.0
 class ProjectService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _projects(self) -> project_service_pb2_grpc.ProjectServiceStub:
-        return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
+        return self._connection.stub(project_service_pb2_grpc.ProjectServiceStub)
 
     def list_projects(self, name: str = "", *, page_size: int = 100) -> Iterator[ProjectSummary]:
         """Iterates over the projects in the order of their names, fetching page after page.

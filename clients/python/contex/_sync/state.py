@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -60,9 +59,9 @@ class SyncStateStream(_DatumStream):
 class StateService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _states(self) -> state_service_pb2_grpc.StateServiceStub:
-        return state_service_pb2_grpc.StateServiceStub(self._connection.channel)
+        return self._connection.stub(state_service_pb2_grpc.StateServiceStub)
 
     def get_state(
         self,

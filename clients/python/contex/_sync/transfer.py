@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 from contex.backoff import Retry
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
 class TransferService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _transfers(self) -> transfer_service_pb2_grpc.TransferServiceStub:
-        return transfer_service_pb2_grpc.TransferServiceStub(self._connection.channel)
+        return self._connection.stub(transfer_service_pb2_grpc.TransferServiceStub)
 
     def export(
         self,

@@ -14,7 +14,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import grpc
 
-from contex.channel import channel_options, check_target
+from contex.channel import channel_options, check_target, proxy_of
 from contex.errors import from_rpc_error
 
 Channel: TypeAlias = grpc.Channel
@@ -39,12 +39,18 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 class Connection:
     """The channel of a client. One that the caller passed is left open by `close`."""
 
+    abandoned = False
+
     def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
         self._owned = channel is None
+        self._stubs: dict[object, Any] = {}
         # Made at once: several threads may make the first call.
         self._channel: Channel | None = channel or grpc.insecure_channel(
-            check_target(target), options=channel_options(timeout)
+            check_target(target), options=channel_options(timeout, target=target)
         )
+        proxy = proxy_of(target) if self._owned else ""
+        self.route = f"{target} through the proxy {proxy}" if proxy else ""
+        """The way to the server for messages, if it is not direct."""
 
     @property
     def channel(self) -> Channel:
@@ -56,6 +62,14 @@ class Connection:
         if self._channel is None:
             raise RuntimeError("the client is closed")
         return self._channel
+
+    def stub(self, kind: Callable[[Channel], T]) -> T:
+        """The stub of a service on the channel."""
+        channel = self.channel
+        stub: T | None = self._stubs.get(kind)
+        if stub is None:
+            stub = self._stubs[kind] = kind(channel)
+        return stub
 
     def close(self) -> None:
         """Closes it."""
@@ -82,6 +96,8 @@ class Reader(Generic[M]):
     """
 
     def __init__(self, limit_s: float | None = None) -> None:
+        self.route = ""
+        """How failures name the way to the server, if it is not direct."""
         self._watchdog = None if limit_s is None else _Watchdog(limit_s)
         if self._watchdog is not None:  # its thread would outlive a stream that nobody closes
             weakref.finalize(self, self._watchdog.stop)
@@ -128,7 +144,7 @@ class Reader(Generic[M]):
                 if self._left() == 0:
                     raise _Expired from None
                 raise TimeoutError from None
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self.route) from error
         finally:
             if self._watchdog is not None:
                 self._watchdog.rest()
@@ -274,9 +290,13 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def unary(
-    method: UnaryMethod[Request, Response], request: Request, timeout: float, metadata: Metadata
+    method: UnaryMethod[Request, Response],
+    request: Request,
+    timeout: float,
+    metadata: Metadata,
+    route: str = "",
 ) -> Response:
-    """Makes a call.
+    """Makes a call; its failures name the route, if there is one.
 
     Raises:
         ContexError: It failed.
@@ -284,4 +304,4 @@ def unary(
     try:
         return method(request, timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise from_rpc_error(error, route) from error
