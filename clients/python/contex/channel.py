@@ -89,9 +89,15 @@ def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
     Characters that metadata can't carry are escaped, so that the service can explain which names
     it accepts; gRPC would fail with an error of its own.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"publisher: expected a string, not {type(name).__name__} {name!r}")
     if not name:
         return ()
-    return ((IDENTITY, quote(name, safe="/:@+")),)
+    try:
+        escaped = quote(name, safe="/:@+")
+    except UnicodeEncodeError:
+        raise ValueError(f"publisher: {name!r} is not valid Unicode text") from None
+    return ((IDENTITY, escaped),)
 
 
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):(?!\d)")
@@ -105,6 +111,8 @@ def check_target(target: str) -> str:
     Raises:
         ValueError: It is neither HOST:PORT nor a URI such as unix:/run/contex.sock.
     """
+    if not isinstance(target, str):
+        raise TypeError(f"target: expected a string, not {target!r}")
     host, _, port = target.rpartition(":")
     is_host = host and "/" not in host
     if not _SCHEME.match(target) and not (is_host and port.isdecimal() and 0 < int(port) < 65_536):
@@ -189,7 +197,10 @@ def channel_options(timeout: float = 10.0, *, target: str = "") -> list[tuple[st
 
 def health_request(service: str) -> bytes:
     """`grpc.health.v1.HealthCheckRequest`."""
-    name = service.encode()
+    try:
+        name = service.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"service: {service!r} is not valid Unicode text") from None
     if not name:
         return b""
     length, coded = len(name), b""

@@ -61,7 +61,8 @@ class AsyncAgentService(AsyncCalls):
             context_format: Returns the data as text, too, in the context of the answer.
         """
         lines, specs = values.to_lines_or_needs(needs)
-        request = agent_service_pb2.RegisterAgentRequest(
+        request = wire.message(
+            agent_service_pb2.RegisterAgentRequest,
             project=project,
             agent_id=agent_id,
             needs=lines,
@@ -96,7 +97,8 @@ class AsyncAgentService(AsyncCalls):
             NotFound: The agent is not registered.
         """
         lines, specs = values.to_lines_or_needs(needs or ())
-        request = agent_service_pb2.UpdateAgentRequest(
+        request = wire.message(
+            agent_service_pb2.UpdateAgentRequest,
             project=project,
             agent_id=agent_id,
             needs=lines,
@@ -116,13 +118,17 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
+        request = wire.message(
+            agent_service_pb2.GetAgentRequest, project=project, agent_id=agent_id
+        )
         response = await self._once(self._agents.GetAgent, request)
         return values.agent(response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> AsyncIterator[Agent]:
         """Iterates over a project's registrations by id, fetching page after page."""
-        request = agent_service_pb2.ListAgentsRequest(project=project, page_size=page_size)
+        request = wire.message(
+            agent_service_pb2.ListAgentsRequest, project=project, page_size=page_size
+        )
         return self._listed(
             lambda: self._agents.ListAgents,
             request,
@@ -140,7 +146,9 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.UnregisterAgentRequest(project=project, agent_id=agent_id)
+        request = wire.message(
+            agent_service_pb2.UnregisterAgentRequest, project=project, agent_id=agent_id
+        )
         return (await self._once(self._agents.UnregisterAgent, request)).sequence
 
     def listen(
@@ -172,7 +180,8 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: On opening, or while iterating: the agent is not registered, or no longer.
         """
-        request = agent_service_pb2.ListenRequest(
+        request = wire.message(
+            agent_service_pb2.ListenRequest,
             **wire.at_most_one(cursor=cursor, after_sequence=after_sequence),
             project=project,
             agent_id=agent_id,
@@ -210,8 +219,11 @@ class AsyncAgentService(AsyncCalls):
         """
         sequence = None if position is None else events.sequence_of(position)
         wire.exactly_one(position=position, cursor=cursor)
-        request = agent_service_pb2.AcknowledgeRequest(
-            **wire.given(sequence=sequence, cursor=cursor), project=project, agent_id=agent_id
+        request = wire.message(
+            agent_service_pb2.AcknowledgeRequest,
+            **wire.given(sequence=sequence, cursor=cursor),
+            project=project,
+            agent_id=agent_id,
         )
         retry = Retry(self._timeout, endless=True) if timeout is None else Retry(timeout)
         response = await self._repeated(self._agents.Acknowledge, request, retry)
@@ -237,10 +249,11 @@ class AsyncAgentService(AsyncCalls):
             NotFound: The agent was not registered then.
             RecordsExpired: Records of that time are not kept.
         """
-        request = agent_service_pb2.GetAgentContextRequest(
+        request = wire.message(
+            agent_service_pb2.GetAgentContextRequest,
             project=project,
             agent_id=agent_id,
-            as_of=wire.position(as_of),
+            as_of=wire.position(as_of, "as_of"),
             omit_payloads=omit_payloads,
             near_misses=near_misses,
         )
@@ -271,11 +284,12 @@ class AsyncAgentService(AsyncCalls):
             NotFound: There is no such event or agent.
             ValueError: Not exactly one of event and agent is given.
         """
-        request = agent_service_pb2.ListDeliveriesRequest(
+        request = wire.message(
+            agent_service_pb2.ListDeliveriesRequest,
             **wire.exactly_one(sequence=sequence, agent_id=agent_id),
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             order=event_pb2.ORDER_UNSPECIFIED if agent_id is None else wire.order(backwards),
             page_size=page_size,
         )

@@ -50,10 +50,11 @@ class AsyncAuditService(AsyncCalls):
             backwards: Newest first.
             page_size: Records per call, 1 to 1,000.
         """
-        request = audit_service_pb2.ListRecordsRequest(
+        request = wire.message(
+            audit_service_pb2.ListRecordsRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             filter=values.audit_filter(actions, actors, agent_ids, data_keys, request_id),
             order=wire.order(backwards),
             page_size=page_size,
@@ -87,10 +88,11 @@ class AsyncAuditService(AsyncCalls):
         Raises:
             FormatUnavailable: The server lacks what the format needs.
         """
-        request = audit_service_pb2.ExportRecordsRequest(
+        request = wire.message(
+            audit_service_pb2.ExportRecordsRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             filter=values.audit_filter(actions, actors, agent_ids, data_keys, request_id),
             format=wire.enum_number(
                 values.AuditFormat(format or values.AuditFormat.CSV), audit_service_pb2.AuditFormat

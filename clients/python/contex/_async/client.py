@@ -55,8 +55,9 @@ class AsyncClient(
         Raises:
             Unavailable: The server can't be reached.
             NotFound: There is no such service.
+            ValueError: The name is not Unicode text.
         """
         check = self._connection.channel.unary_unary(
-            HEALTH_CHECK, request_serializer=health_request, response_deserializer=health_status
+            HEALTH_CHECK, request_serializer=bytes, response_deserializer=health_status
         )
-        return await self._once(check, service)
+        return await self._once(check, health_request(service))

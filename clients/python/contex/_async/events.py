@@ -50,7 +50,8 @@ class AsyncEventService(AsyncCalls):
 
         Args:
             data_key: Name of the datum.
-            payload: Bytes, text, or anything with a JSON form.
+            payload: Bytes, text, or anything with a JSON form, `datetime`, `UUID`, `Decimal`,
+                dataclasses and pydantic models included: see `contex.payload.encode`.
             description: What the datum is, in plain words; the best way to have it found. None
                 keeps the datum's last one, "" removes it.
             event_type: A type of your own; empty for `data_published`.
@@ -67,7 +68,8 @@ class AsyncEventService(AsyncCalls):
             RevisionConflict: The key is at another revision.
             InvalidArgument: The event is not acceptable.
             Unavailable: The server could not be reached in time.
-            ValueError: The payload has no JSON form.
+            ValueError: The payload has no JSON form; the message says which part.
+            TypeError: An argument has another type than it should; the message names it.
         """
         event = values.NewEvent(
             data_key=data_key,
@@ -121,9 +123,10 @@ class AsyncEventService(AsyncCalls):
         Returns:
             One receipt for each event, in order.
         """
-        request = event_service_pb2.PublishRequest(
+        request = wire.message(
+            event_service_pb2.PublishRequest,
             project=project,
-            events=map(values.to_new_event, events),
+            events=values.to_new_events(events),
             request_id=wire.new_request_id() if request_id is None else request_id,
             durability=values.to_durability(durability),
             publisher=self._publisher,
@@ -151,9 +154,10 @@ class AsyncEventService(AsyncCalls):
         """
 
         def make_request(batch: Sequence[NewEvent]) -> event_service_pb2.PublishStreamRequest:
-            return event_service_pb2.PublishStreamRequest(
+            return wire.message(
+                event_service_pb2.PublishStreamRequest,
                 project=project,
-                events=map(values.to_new_event, batch),
+                events=values.to_new_events(batch),
                 request_id=wire.new_request_id(),
                 durability=values.to_durability(durability),
                 publisher=self._publisher,
@@ -175,7 +179,9 @@ class AsyncEventService(AsyncCalls):
         Raises:
             NotFound: No event has this sequence.
         """
-        request = event_service_pb2.GetEventRequest(project=project, sequence=sequence)
+        request = wire.message(
+            event_service_pb2.GetEventRequest, project=project, sequence=sequence
+        )
         return values.event((await self._once(self._events.GetEvent, request)).event)
 
     def list_events(
@@ -211,10 +217,11 @@ class AsyncEventService(AsyncCalls):
         Raises:
             SequenceTrimmed: The lower end is older than what can still be read.
         """
-        request = event_service_pb2.ListEventsRequest(
+        request = wire.message(
+            event_service_pb2.ListEventsRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             filter=wire.event_filter(
                 event_types,
                 data_keys,
@@ -249,10 +256,11 @@ class AsyncEventService(AsyncCalls):
 
         Arguments and errors as in `list_events`; `reconnect` as in `subscribe`.
         """
-        request = event_service_pb2.ReplayRequest(
+        request = wire.message(
+            event_service_pb2.ReplayRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             filter=wire.event_filter(
                 event_types,
                 data_keys,
@@ -314,10 +322,11 @@ class AsyncEventService(AsyncCalls):
             from_beginning=True if start == "beginning" else None,
             from_end=True if start == "end" else None,
             after_sequence=after_sequence,
-            from_time=None if from_time is None else wire.timestamp(from_time),
+            from_time=None if from_time is None else wire.timestamp(from_time, "from_time"),
             cursor=cursor,
         )
-        request = event_service_pb2.SubscribeRequest(
+        request = wire.message(
+            event_service_pb2.SubscribeRequest,
             **start_position,
             project=project,
             filter=wire.event_filter(

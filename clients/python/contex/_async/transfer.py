@@ -68,14 +68,15 @@ class AsyncTransferService(AsyncCalls):
             FormatUnavailable: The server lacks what the format needs.
         """
         progress = values.ExportProgress(
-            transfer_service_pb2.ExportRequest(
+            wire.message(
+                transfer_service_pb2.ExportRequest,
                 project=project,
                 format=wire.enum_number(
                     format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
                 ),
                 compress=compress,
-                since=wire.position(since),
-                until=wire.position(until),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
                 filter=wire.event_filter(
                     event_types,
                     data_keys,
@@ -194,7 +195,8 @@ class AsyncTransferService(AsyncCalls):
             FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
         """
         with values.import_file(source, project) as file:
-            start = transfer_service_pb2.ImportStart(
+            start = wire.message(
+                transfer_service_pb2.ImportStart,
                 project=project,
                 mode=wire.enum_number(
                     mode or values.ImportMode.EXACT, transfer_service_pb2.ImportMode
@@ -202,8 +204,8 @@ class AsyncTransferService(AsyncCalls):
                 format=transfer_service_pb2.EXPORT_FORMAT_UNSPECIFIED
                 if format is None
                 else wire.enum_number(format, transfer_service_pb2.ExportFormat),
-                since=wire.position(since),
-                until=wire.position(until),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
                 filter=wire.event_filter(
                     event_types,
                     data_keys,
@@ -214,7 +216,7 @@ class AsyncTransferService(AsyncCalls):
                 ),
                 dry_run=dry_run,
                 remap_keys=[
-                    transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
+                    wire.message(transfer_service_pb2.KeyMapping, from_prefix=old, to_prefix=new)
                     for old, new in (remap_keys or {}).items()
                 ],
                 redactions=values.to_redactions(redactions),
@@ -353,10 +355,12 @@ class _Upload:
 
     async def requests(self) -> AsyncIterator[transfer_service_pb2.ImportRequest]:
         """What is sent."""
-        yield transfer_service_pb2.ImportRequest(start=self._start)
+        yield wire.message(transfer_service_pb2.ImportRequest, start=self._start)
         await self._resumed.wait()
         while not self._ended and (data := await in_thread(self._file.read, self._place)):
             self._place += len(data)
-            yield transfer_service_pb2.ImportRequest(data=data)
+            yield wire.message(transfer_service_pb2.ImportRequest, data=data)
         if not self._ended:
-            yield transfer_service_pb2.ImportRequest(finish=transfer_service_pb2.ImportFinish())
+            yield wire.message(
+                transfer_service_pb2.ImportRequest, finish=transfer_service_pb2.ImportFinish()
+            )

@@ -62,7 +62,8 @@ class AgentService(Calls):
             context_format: Returns the data as text, too, in the context of the answer.
         """
         lines, specs = values.to_lines_or_needs(needs)
-        request = agent_service_pb2.RegisterAgentRequest(
+        request = wire.message(
+            agent_service_pb2.RegisterAgentRequest,
             project=project,
             agent_id=agent_id,
             needs=lines,
@@ -97,7 +98,8 @@ class AgentService(Calls):
             NotFound: The agent is not registered.
         """
         lines, specs = values.to_lines_or_needs(needs or ())
-        request = agent_service_pb2.UpdateAgentRequest(
+        request = wire.message(
+            agent_service_pb2.UpdateAgentRequest,
             project=project,
             agent_id=agent_id,
             needs=lines,
@@ -117,13 +119,17 @@ class AgentService(Calls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
+        request = wire.message(
+            agent_service_pb2.GetAgentRequest, project=project, agent_id=agent_id
+        )
         response = self._once(self._agents.GetAgent, request)
         return values.agent(response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> Iterator[Agent]:
         """Iterates over a project's registrations by id, fetching page after page."""
-        request = agent_service_pb2.ListAgentsRequest(project=project, page_size=page_size)
+        request = wire.message(
+            agent_service_pb2.ListAgentsRequest, project=project, page_size=page_size
+        )
         return self._listed(
             lambda: self._agents.ListAgents,
             request,
@@ -141,7 +147,9 @@ class AgentService(Calls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.UnregisterAgentRequest(project=project, agent_id=agent_id)
+        request = wire.message(
+            agent_service_pb2.UnregisterAgentRequest, project=project, agent_id=agent_id
+        )
         return (self._once(self._agents.UnregisterAgent, request)).sequence
 
     def listen(
@@ -173,7 +181,8 @@ class AgentService(Calls):
         Raises:
             NotFound: On opening, or while iterating: the agent is not registered, or no longer.
         """
-        request = agent_service_pb2.ListenRequest(
+        request = wire.message(
+            agent_service_pb2.ListenRequest,
             **wire.at_most_one(cursor=cursor, after_sequence=after_sequence),
             project=project,
             agent_id=agent_id,
@@ -211,8 +220,11 @@ class AgentService(Calls):
         """
         sequence = None if position is None else events.sequence_of(position)
         wire.exactly_one(position=position, cursor=cursor)
-        request = agent_service_pb2.AcknowledgeRequest(
-            **wire.given(sequence=sequence, cursor=cursor), project=project, agent_id=agent_id
+        request = wire.message(
+            agent_service_pb2.AcknowledgeRequest,
+            **wire.given(sequence=sequence, cursor=cursor),
+            project=project,
+            agent_id=agent_id,
         )
         retry = Retry(self._timeout, endless=True) if timeout is None else Retry(timeout)
         response = self._repeated(self._agents.Acknowledge, request, retry)
@@ -238,10 +250,11 @@ class AgentService(Calls):
             NotFound: The agent was not registered then.
             RecordsExpired: Records of that time are not kept.
         """
-        request = agent_service_pb2.GetAgentContextRequest(
+        request = wire.message(
+            agent_service_pb2.GetAgentContextRequest,
             project=project,
             agent_id=agent_id,
-            as_of=wire.position(as_of),
+            as_of=wire.position(as_of, "as_of"),
             omit_payloads=omit_payloads,
             near_misses=near_misses,
         )
@@ -272,11 +285,12 @@ class AgentService(Calls):
             NotFound: There is no such event or agent.
             ValueError: Not exactly one of event and agent is given.
         """
-        request = agent_service_pb2.ListDeliveriesRequest(
+        request = wire.message(
+            agent_service_pb2.ListDeliveriesRequest,
             **wire.exactly_one(sequence=sequence, agent_id=agent_id),
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             order=event_pb2.ORDER_UNSPECIFIED if agent_id is None else wire.order(backwards),
             page_size=page_size,
         )

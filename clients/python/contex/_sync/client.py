@@ -56,8 +56,9 @@ class Client(
         Raises:
             Unavailable: The server can't be reached.
             NotFound: There is no such service.
+            ValueError: The name is not Unicode text.
         """
         check = self._connection.channel.unary_unary(
-            HEALTH_CHECK, request_serializer=health_request, response_deserializer=health_status
+            HEALTH_CHECK, request_serializer=bytes, response_deserializer=health_status
         )
-        return self._once(check, service)
+        return self._once(check, health_request(service))

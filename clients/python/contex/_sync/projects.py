@@ -47,7 +47,9 @@ class ProjectService(Calls):
         Args:
             name: Only names that fit this glob, such as "shop*"; by default all.
         """
-        request = project_service_pb2.ListProjectsRequest(name=name, page_size=page_size)
+        request = wire.message(
+            project_service_pb2.ListProjectsRequest, name=name, page_size=page_size
+        )
         return self._listed(
             lambda: self._projects.ListProjects,
             request,
@@ -56,7 +58,7 @@ class ProjectService(Calls):
 
     def project(self, project: str) -> ProjectInfo:
         """Returns whether a project exists, its size, how it is kept, and its last deletion."""
-        request = project_service_pb2.GetProjectRequest(project=project)
+        request = wire.message(project_service_pb2.GetProjectRequest, project=project)
         return values.project_info(self._once(self._projects.GetProject, request))
 
     def delete_project(
@@ -72,8 +74,11 @@ class ProjectService(Calls):
             ProjectNotFound: There is no such project.
             FailedPrecondition: LEGAL_HOLD.
         """
-        request = project_service_pb2.DeleteProjectRequest(
-            project=project, request_id=request_id or wire.new_request_id(), reason=reason
+        request = wire.message(
+            project_service_pb2.DeleteProjectRequest,
+            project=project,
+            request_id=request_id or wire.new_request_id(),
+            reason=reason,
         )
         response = self._repeated(self._projects.DeleteProject, request, Retry(_LONG_S))
         return values.deleted_project(response)
@@ -84,7 +89,7 @@ class ProjectService(Calls):
         Raises:
             ProjectNotFound: There is no such project.
         """
-        request = project_service_pb2.GetStatsRequest(project=project)
+        request = wire.message(project_service_pb2.GetStatsRequest, project=project)
         response = self._once(self._projects.GetStats, request)
         return values.stats(response)
 
@@ -112,13 +117,14 @@ class ProjectService(Calls):
             utc_offset_minutes: How far local time is ahead of UTC.
         """
         by = values.ActivityDimension(dimension or values.ActivityDimension.TOTAL)
-        request = project_service_pb2.GetActivityRequest(
+        request = wire.message(
+            project_service_pb2.GetActivityRequest,
             project=project,
             dimension=wire.enum_number(by, project_service_pb2.ActivityDimension),
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             bucket_seconds=bucket_seconds,
-            names=wire.several(names),
+            names=wire.several(names, "names"),
             top=top,
             utc_offset_minutes=utc_offset_minutes,
         )
@@ -127,7 +133,7 @@ class ProjectService(Calls):
 
     def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
-        request = project_service_pb2.GetRetentionRequest(project=project)
+        request = wire.message(project_service_pb2.GetRetentionRequest, project=project)
         return values.retention_info(self._once(self._projects.GetRetention, request))
 
     def set_retention(self, project: str, retention: Retention) -> Retention:
@@ -136,8 +142,10 @@ class ProjectService(Calls):
         Returns:
             What is in effect now.
         """
-        request = project_service_pb2.SetRetentionRequest(
-            project=project, retention=values.to_retention(retention)
+        request = wire.message(
+            project_service_pb2.SetRetentionRequest,
+            project=project,
+            retention=values.to_retention(retention),
         )
         response = self._repeated(self._projects.SetRetention, request)
         return values.retention(response.effective)
@@ -152,8 +160,11 @@ class ProjectService(Calls):
         Raises:
             FailedPrecondition: LEGAL_HOLD, ARCHIVE_DISABLED.
         """
-        request = project_service_pb2.RemoveEventsRequest(
-            project=project, before=wire.position(before), reason=reason
+        request = wire.message(
+            project_service_pb2.RemoveEventsRequest,
+            project=project,
+            before=wire.position(before, "before"),
+            reason=reason,
         )
         response = self._once(self._projects.RemoveEvents, request, timeout=_LONG_S)
         return values.removed_events(response)
@@ -180,7 +191,8 @@ class ProjectService(Calls):
             DataKeyNotFound: The data key never had an event.
             ValueError: Not exactly one of subject and data_key is given.
         """
-        request = project_service_pb2.EraseDataRequest(
+        request = wire.message(
+            project_service_pb2.EraseDataRequest,
             **wire.exactly_one(subject=subject, data_key=data_key),
             project=project,
             request_id=request_id or wire.new_request_id(),
@@ -195,7 +207,9 @@ class ProjectService(Calls):
         Args:
             repair: Rebuild whatever can be derived from the rest.
         """
-        request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
+        request = wire.message(
+            project_service_pb2.VerifyProjectRequest, project=project, repair=repair
+        )
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
             lambda message: [values.verify_step(message)],

@@ -69,14 +69,15 @@ class TransferService(Calls):
             FormatUnavailable: The server lacks what the format needs.
         """
         progress = values.ExportProgress(
-            transfer_service_pb2.ExportRequest(
+            wire.message(
+                transfer_service_pb2.ExportRequest,
                 project=project,
                 format=wire.enum_number(
                     format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
                 ),
                 compress=compress,
-                since=wire.position(since),
-                until=wire.position(until),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
                 filter=wire.event_filter(
                     event_types,
                     data_keys,
@@ -195,7 +196,8 @@ class TransferService(Calls):
             FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
         """
         with values.import_file(source, project) as file:
-            start = transfer_service_pb2.ImportStart(
+            start = wire.message(
+                transfer_service_pb2.ImportStart,
                 project=project,
                 mode=wire.enum_number(
                     mode or values.ImportMode.EXACT, transfer_service_pb2.ImportMode
@@ -203,8 +205,8 @@ class TransferService(Calls):
                 format=transfer_service_pb2.EXPORT_FORMAT_UNSPECIFIED
                 if format is None
                 else wire.enum_number(format, transfer_service_pb2.ExportFormat),
-                since=wire.position(since),
-                until=wire.position(until),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
                 filter=wire.event_filter(
                     event_types,
                     data_keys,
@@ -215,7 +217,7 @@ class TransferService(Calls):
                 ),
                 dry_run=dry_run,
                 remap_keys=[
-                    transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
+                    wire.message(transfer_service_pb2.KeyMapping, from_prefix=old, to_prefix=new)
                     for old, new in (remap_keys or {}).items()
                 ],
                 redactions=values.to_redactions(redactions),
@@ -354,10 +356,12 @@ class _Upload:
 
     def requests(self) -> Iterator[transfer_service_pb2.ImportRequest]:
         """What is sent."""
-        yield transfer_service_pb2.ImportRequest(start=self._start)
+        yield wire.message(transfer_service_pb2.ImportRequest, start=self._start)
         self._resumed.wait()
         while not self._ended and (data := in_thread(self._file.read, self._place)):
             self._place += len(data)
-            yield transfer_service_pb2.ImportRequest(data=data)
+            yield wire.message(transfer_service_pb2.ImportRequest, data=data)
         if not self._ended:
-            yield transfer_service_pb2.ImportRequest(finish=transfer_service_pb2.ImportFinish())
+            yield wire.message(
+                transfer_service_pb2.ImportRequest, finish=transfer_service_pb2.ImportFinish()
+            )
