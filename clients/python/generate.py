@@ -30,6 +30,7 @@ SERVICES = {
     "Audit": "audit",
     "Project": "projects",
     "Transfer": "transfer",
+    "Server": "server",
 }
 """The modules of the services."""
 
@@ -40,6 +41,7 @@ NAMES = {
     "AsyncCalls": "Calls",
     "AsyncCloseable": "Closeable",
     "anext": "next",
+    "StopAsyncIteration": "StopIteration",
     **{stream: f"Sync{stream}" for stream in STREAMS},
     **{f"Async{service}Service": f"{service}Service" for service in SERVICES},
     **{f"{service}ServiceAsyncStub": f"{service}ServiceStub" for service in SERVICES},
@@ -49,6 +51,12 @@ TEXTS = {
     "an `async with`": "a `with`",
     "See `AsyncClient`.": "See `Client`.",
     "for asyncio.": "for code without asyncio.",
+    """is opened when the `async with` is entered, or by `open`: whatever is published after
+    that arrives. Without either, and where the start is given, it is opened by the first iteration.
+""": """is opened by the call that returns it: whatever is published after that arrives.
+    Where the start is given, it is opened by the first iteration, or by `open`.
+""",
+    "StopAsyncIteration: The stream": "StopIteration: The stream",
     "self._events.SyncPublishStream": "self._events.PublishStream",  # the method of the service
     "Several tasks may share it; a stream belongs to one.": (
         "Several threads may share it; a stream belongs to one, but any may close it."

@@ -25,6 +25,7 @@ VALUES = {
     "events": """
         Durability(IntEnum)
         ContextFormat(StrEnum)
+        KeyState(StrEnum)
         Erasure=Erased
         Event -text_digest -sealed opaque= erased?
         Match need_index need score parts.cosine parts.threshold parts.model path= passage
@@ -83,12 +84,16 @@ VALUES = {
         AuditPiece=ExportRecordsResponse
     """,
     "projects": """
+        ProjectSummary
         Stats=GetStatsResponse
         ActivityDimension(Enum)
         ActivitySeries
         Activity=GetActivityResponse
         Retention store_seconds=
         RetentionInfo=GetRetentionResponse own:retention effective has_archive
+        Deletion
+        ProjectInfo=GetProjectResponse stats? deletion?
+        DeletedProject=DeleteProjectResponse
         RemovedEvents=RemoveEventsResponse
         ErasedData=EraseDataResponse
         FindingKind(Enum) OTHER
@@ -106,6 +111,11 @@ VALUES = {
         ExportPiece=ExportProjectResponse resume_token= summary?
         ImportProgress=ImportProjectResponse byte_count event_count
         ImportReport
+    """,
+    "server": """
+        Feature(Enum) OTHER
+        ServerLimits
+        ServerInfo=GetServerInfoResponse
     """,
 }
 """The values of each module of the client.
@@ -357,6 +367,9 @@ class Generator:
             return "Mapping[str, str] = field(hash=False)", "", f"dict({read})"
         if reference == "Timestamp":
             kind, item = "datetime", f"{read}.ToDatetime(tzinfo=UTC)"
+        elif value is not None and value.base and one.label == one.LABEL_REPEATED:
+            item = f"tuple({value.converter}.get(one, {value.name}.OTHER) for one in {read})"
+            return f"tuple[{value.name}, ...]", "()", item
         elif value is not None and value.base:
             kind, default = value.name, f"{value.name}.{next(iter(self._members(value).values()))}"
             if value.marks:

@@ -56,6 +56,6 @@ async def open_rooms(
     match = open_match(settings, storage, embeddings, events.hub, state.reader, stack)
     agents = open_agents(settings, storage, embeddings, state.reader, match, stack)
     audit = open_audit(storage, stack)
-    projects = open_projects(settings, storage, embeddings, state.reader, growth, stack)
+    projects = await open_projects(settings, storage, embeddings, state.reader, growth, stack)
     transfer = open_transfer(storage, events.publisher, projects, growth)
     return Rooms(storage, events, state, match, agents, audit, projects, transfer)

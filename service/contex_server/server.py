@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from typing import Self
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from contex_server.api.agents.servicer import AgentServicer
 from contex_server.api.audit.servicer import AuditServicer
 from contex_server.api.events.servicer import EventServicer
 from contex_server.api.match.servicer import MatchServicer
 from contex_server.api.projects.servicer import ProjectServicer
+from contex_server.api.server.servicer import ServerServicer
 from contex_server.api.shared.servicer import Servicer
 from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
-from contex_server.edge.chain import Calls, links
+from contex_server.edge.chain import Calls, links, require_project
 from contex_server.edge.grpc import handlers
 from contex_server.edge.metrics import CallCounts, CallMetrics
+from contex_server.edge.reflection import add_reflection
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
@@ -43,6 +45,7 @@ SERVICERS: tuple[type[Servicer], ...] = (
     AuditServicer,
     ProjectServicer,
     TransferServicer,
+    ServerServicer,
 )
 """The services of the API: the only list of them."""
 _STORE_CHECK_S = 1.0
@@ -97,12 +100,11 @@ class Server:
         services = [(kind.SERVICE, kind(settings, self.rooms, self.drain)) for kind in SERVICERS]
         self._services = tuple(service.full_name for service, _ in services)
         self._grpc = grpc.aio.server(options=_options(settings))
-        chain = links(self.calls, self.counts, self.rooms.audit.writer)
+        exists = partial(require_project, existence=self.rooms.projects.existence)
+        chain = links(self.calls, self.counts, self.rooms.audit.writer, exists)
         self._grpc.add_generic_rpc_handlers(handlers(services, chain))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(
-            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
-        )
+        add_reflection((*self._services, health.SERVICE_NAME), self._grpc)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             self.port = self._grpc.add_insecure_port(f"{host}:{settings.port}")
@@ -181,7 +183,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", 20_000),
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
         # Idle clients may ping this often; with the default, 5 minutes, they are cut off.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", settings.limits.ping_interval_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         # Dead clients are noticed, and their streams' memory freed.
         ("grpc.keepalive_time_ms", 60_000),

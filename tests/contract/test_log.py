@@ -232,6 +232,7 @@ async def test_a_lost_update_is_refused_whole(log: EventLog) -> None:
         "data_key": "b",
         "expected_revision": "0",
         "actual_revision": "1",
+        "actual_state": "present",
     }
     assert len(await everything(log)) == 1
     # Nothing is remembered of it either: the same request may succeed later.

@@ -27,8 +27,8 @@ async def story(api: Api, rounds: int = 40) -> list[event_pb2.Event]:
     return await listed(api)
 
 
-async def listed(api: Api, **fields: Any) -> list[event_pb2.Event]:
-    request = ListEventsRequest(project=P, page_size=1_000, **fields)
+async def listed(api: Api, project: str = P, **fields: Any) -> list[event_pb2.Event]:
+    request = ListEventsRequest(project=project, page_size=1_000, **fields)
     found: list[event_pb2.Event] = []
     while True:
         page = await api.events.ListEvents(request, timeout=DEADLINE_S)

@@ -22,7 +22,9 @@ from contex.v1 import (
     event_service_pb2,
     event_service_pb2_grpc,
     match_service_pb2_grpc,
+    project_service_pb2,
     project_service_pb2_grpc,
+    server_service_pb2_grpc,
     state_service_pb2_grpc,
     transfer_service_pb2_grpc,
 )
@@ -66,6 +68,7 @@ class Api:
         self.states: Any = state_service_pb2_grpc.StateServiceStub(channel)
         self.projects: Any = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.transfers: Any = transfer_service_pb2_grpc.TransferServiceStub(channel)
+        self.server: Any = server_service_pb2_grpc.ServerServiceStub(channel)
         self.audits: Any = audit_service_pb2_grpc.AuditServiceStub(channel)
 
     @classmethod
@@ -121,6 +124,11 @@ class Api:
         """One page of events."""
         request = ListEventsRequest(project=project, **_filter(fields))
         return await self.events.ListEvents(request, timeout=DEADLINE_S)
+
+    async def exists(self, project: str) -> bool:
+        """Whether a project has had an event."""
+        request = project_service_pb2.GetProjectRequest(project=project)
+        return bool((await self.projects.GetProject(request, timeout=DEADLINE_S)).exists)
 
     async def log(self, project: str = P) -> list[event_pb2.Event]:
         """Every event of a project."""
@@ -274,7 +282,8 @@ class Refusal:
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> Self:
         """Reads the error; it must be formed as `error_reason.proto` says."""
-        raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+        trailers = dict(error.trailing_metadata() or ())
+        raw = trailers.get("grpc-status-details-bin")
         assert raw is not None, f"no details: {error.code()} {error.details()}"
         status = status_pb2.Status.FromString(raw)
         assert status.code == error.code().value[0]
@@ -291,6 +300,9 @@ class Refusal:
                 fields += [v.field for v in bad.field_violations]
             elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
                 delay = error_details_pb2.RetryInfo.FromString(detail.value)
+        delay_ms = None if delay is None else delay.retry_delay.ToMilliseconds()
+        pushback = trailers.get("grpc-retry-pushback-ms")
+        assert pushback == (None if delay_ms is None else str(delay_ms))
         (info,) = infos
         assert info.domain == "contex.dev"
         assert f"ERROR_REASON_{info.reason}" in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
@@ -302,7 +314,7 @@ class Refusal:
             status.message,
             dict(info.metadata),
             fields,
-            None if delay is None else delay.retry_delay.ToMilliseconds(),
+            delay_ms,
         )
 
 

@@ -242,17 +242,41 @@ def test_a_deletion(contex: Contex) -> None:
         (["agents", "unregister", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
         (["agents", "update", "nobody", "--threshold", ".5"], ExitCode.NOT_FOUND, "AGENT_NOT"),
         (["agents", "ack", "nobody", "0"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
+        (["match", "x"], ExitCode.NOT_FOUND, "PROJECT_NOT_FOUND"),
+        (["get", "k"], ExitCode.NOT_FOUND, "PROJECT_NOT_FOUND"),
+        (
+            ["projects", "delete", "nosuch", "--reason", "x", "--yes"],
+            ExitCode.NOT_FOUND,
+            "PROJECT_N",
+        ),
         (["listen", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
         (["events", "--since", "99999999999999-0"], ExitCode.OUT_OF_RANGE, "IN_FUTURE"),
         (["replay", "--since", "99999999999999-0"], ExitCode.OUT_OF_RANGE, "IN_FUTURE"),
     ],
 )
 def test_refusals(contex: Contex, arguments: Sequence[str], code: ExitCode, told: str) -> None:
+    if code is ExitCode.OUT_OF_RANGE:
+        publish(contex, "k", "1")
     done = contex(*arguments)
     assert done.code == code
     assert told in done.err
     assert done.err.startswith("contex: ")
     assert done.err.count("\n") == 1
+
+
+def test_a_project_is_deleted_by_who_types_its_name(contex: Contex) -> None:
+    publish(contex, "k", '"of the shop"', "-p", "closing")
+    got = contex("get", "k", "-p", "closing")
+    assert "of the shop" in got.out
+    assert contex("get", "l", "-p", "closing").code == ExitCode.NOT_FOUND
+    listed = [json.loads(line) for line in contex("projects", "--json").out.splitlines()]
+    assert "closing" in [project["project"] for project in listed]
+    delete = ("projects", "delete", "closing", "--reason", "over")
+    assert contex(*delete).code == ExitCode.USAGE
+    assert contex(*delete, "--yes").code == ExitCode.OK
+    shown = contex("projects", "show", "closing", "--json")
+    assert shown.code == ExitCode.NOT_FOUND
+    assert json.loads(shown.out)["deletion"]["reason"] == "over"
 
 
 def test_filters_ranges_and_orders(contex: Contex) -> None:

@@ -34,7 +34,7 @@ _PAYLOADS: dict[str, tuple[Callable[[Any], bytes], str]] = {
 """By the key of a line: how its value becomes a payload, and of which type."""
 _LINE_KEYS = {
     *("data_key", "description", "event_type", "metadata", "content_type", *_PAYLOADS),
-    *("tombstone", "expected_revision"),
+    *("tombstone", "expected_revision", "expected_state"),
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     *("sequence", "time", "revision", "previous_sequence", "publisher", "opaque", "score"),
     *("matches", "payload_omitted", "backfilled", "context", "deleted", "erased"),
@@ -116,7 +116,8 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     """One line of a bulk publish as an event; None where a line publishes nothing.
 
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
-    optionally description, event_type, content_type, metadata, tombstone and expected_revision.
+    optionally description, event_type, content_type, metadata, tombstone and expected_revision or
+    expected_state.
     Without a description the datum keeps the one that it has. What `contex replay --json` and
     `contex state --json` print is understood too: a deletion becomes a tombstone, and summaries,
     erased events and what the service wrote about agents, feedback and models are left out.
@@ -142,6 +143,10 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         raise InputError("metadata is not an object of texts")
     if revision is not None and (type(revision) is not int or revision < 0):
         raise InputError("expected_revision is not a number from 0")
+    try:
+        state = contex.KeyState(text) if (text := _text(record, "expected_state")) else None
+    except ValueError:
+        raise InputError("expected_state is not absent, present or deleted") from None
     tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
     payload, content_type = (None, None) if tombstone else _line_payload(record)
     description: str | None = _text(record, "description")
@@ -157,6 +162,7 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         metadata=metadata,
         tombstone=tombstone,
         expected_revision=revision,
+        expected_state=state,
     )
 
 

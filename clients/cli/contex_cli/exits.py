@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
     USAGE = 2, "wrong use of the command, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
-    NOT_FOUND = 4, "no such agent, event, datum or revision"
+    NOT_FOUND = 4, "no such project, agent, event, datum or revision"
     CONFLICT = 5, "conflict: the data key has another revision than expected"
     UNAVAILABLE = 6, "server or store unavailable, overloaded or too slow; retry"
     OUT_OF_RANGE = 7, "the moment is no longer on record, or still to come"
@@ -69,7 +69,7 @@ def describe(error: ContexError) -> str:
     text = error.message or error.code.name
     if unreached := _UNREACHED.match(text):
         text = f"can't reach the server at {unreached[1]}: is it running? (contex serve, --target)"
-    if error.reason:
+    elif error.reason:
         text += f" [{error.reason}]"
     for field, problem in error.violations:
         if problem not in error.message:

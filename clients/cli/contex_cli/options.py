@@ -55,6 +55,13 @@ _PAGE = 1_000
 _NEED_KEYS = ("text", "threshold", "max_matches", "exclude")
 
 
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
 @dataclass
 class Range:
     """Where reading begins and ends, as the client's methods take it."""
@@ -73,6 +80,22 @@ class Filter:
     data_keys: tuple[str, ...] = KEYS
     publishers: tuple[str, ...] = option(
         (), "Only from this publisher. Repeatable.", "--publisher", metavar="NAME"
+    )
+    event_type_prefixes: tuple[str, ...] = option(
+        (),
+        "Only types that begin with this, or are a --type. Repeatable.",
+        "--type-prefix",
+        metavar="TEXT",
+    )
+    metadata: tuple[tuple[str, str], ...] = option(
+        (),
+        "Only events with this in their metadata. Repeatable: all must be there.",
+        "--meta",
+        metavar="KEY=VALUE",
+        parse=_pair,
+    )
+    exclude_service_events: bool = option(
+        False, "Without what the service writes about itself.", "--no-service-events"
     )
 
 

@@ -32,6 +32,13 @@ async def stats(session: Session) -> None:
 
 
 def _show_stats(stats: contex.Stats) -> None:
+    out.show_rows(stats_rows(stats))
+    for warning in stats.warnings:
+        out.say(f"warning: {out.plain(warning)}")
+
+
+def stats_rows(stats: contex.Stats) -> dict[str, str]:
+    """A project's size and positions, for people."""
     counted = ""
     if stats.counted_since not in ("", _BEGINNING):
         counted = f", counted since {sequence_text(stats.counted_since)}"
@@ -59,9 +66,7 @@ def _show_stats(stats: contex.Stats) -> None:
         rows["in the store"] = f"{stats.store_event_count:,} events"
     if stats.removed_event_count:
         rows["removed"] = f"{stats.removed_event_count:,} events, for good"
-    out.show_rows(rows)
-    for warning in stats.warnings:
-        out.say(f"warning: {out.plain(warning)}")
+    return rows
 
 
 @command("retention show")

@@ -27,6 +27,7 @@ from contex_cli.records import picked
 _NOT_DELETED = ("VALUE", "--description", "--type", "--content-type", "--meta")
 """What a deletion does not have."""
 _REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a replica"}
+_STATES = {state.value: state for state in contex.KeyState}
 _DURABILITY = {level.name.lower(): level for level in contex.Durability}
 _READ_BYTES = 256 * 1024
 _BATCH_EVENTS = 256
@@ -55,6 +56,13 @@ def publish(
     expected_revision: int | None = option(
         None, "Refuse unless the key is at this revision; 0: never published.", minimum=0
     ),
+    expected_state: contex.KeyState | None = option(
+        None,
+        "Refuse unless the key is absent (never published), present or deleted.",
+        "--expect",
+        metavar="STATE",
+        parse=_STATES,
+    ),
     delete: bool = option(False, "Delete the datum."),
     request_id: str | None = option(None, "Makes a repetition safe. [default: a new UUID]"),
     durability: contex.Durability | None = option(
@@ -69,7 +77,7 @@ def publish(
 
     A line for --stream is an object with data_key, data (any JSON value; or payload_text, or
     payload_base64), and optionally description, event_type, content_type, metadata, tombstone and
-    expected_revision. Refused batches are reported; the others are published.
+    expected_revision or expected_state. Refused batches are reported; the others are published.
     """
     single_only = {
         "KEY": data_key,
@@ -79,6 +87,7 @@ def publish(
         "--content-type": content_type,
         "--meta": metadata,
         "--expected-revision": expected_revision,
+        "--expect": expected_state,
         "--delete": delete,
         "--request-id": request_id,
     }
@@ -97,6 +106,7 @@ def publish(
         raise UsageError("missing; - reads stdin, @FILE a file", "VALUE")
     fields: dict[str, Any] = {
         "expected_revision": expected_revision,
+        "expected_state": expected_state,
         "durability": durability,
         "request_id": request_id or uuid.uuid4().hex,
     }

@@ -1,8 +1,9 @@
-"""`contex serve` and `health`, and `demo` where it is not installed."""
+"""`contex serve`, `health` and `info`, and `demo` where it is not installed."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from typing import Any
 
 import contex
@@ -114,6 +115,36 @@ async def health(
     if refusal is not None:
         raise refusal
     return ExitCode.OK if status == "SERVING" else ExitCode.UNAVAILABLE
+
+
+@command("info", without=["project"])
+async def info(session: Session) -> None:
+    session.answer(await session.client.server_info(), _show_info)
+
+
+def _show_info(info: contex.ServerInfo) -> None:
+    out.show_rows(
+        {
+            "version": f"{info.version}, revision {info.api_revision} of the API",
+            "features": ", ".join(feature.value for feature in info.features),
+            "request ids": f"remembered for {info.request_window_seconds:,} s",
+            "heartbeats": f"every {info.heartbeat_interval_ms:,} ms, or "
+            f"{info.min_heartbeat_interval_ms:,} to {info.max_heartbeat_interval_ms:,}",
+            "pings": f"at most one in {info.min_ping_interval_ms:,} ms",
+        }
+    )
+    limits = {
+        field.name.rpartition("_"): getattr(info.limits, field.name)
+        for field in fields(info.limits)
+    }
+    out.show_rows(
+        {
+            f"{what} {unit}".replace("_", " ") if unit != "bytes" else what.replace("_", " "): (
+                out.size_text(value) if unit == "bytes" else f"{value:,}"
+            )
+            for (what, _, unit), value in limits.items()
+        }
+    )
 
 
 @command("demo")

@@ -11,6 +11,7 @@ import contex
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
+from contex_cli.exits import ExitCode, complain
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import is_json, json_or_text, picked, record
 from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
@@ -69,6 +70,19 @@ async def state(
         elif shown:
             out.console().print(_state_table(shown))
         out.say(f"{f'{len(shown):,}' if shown else 'no'} data, as of {moment_text(data.as_of)}")
+
+
+@command("get")
+async def get(session: Session, key: str = argument(..., "KEY", "The data key.")) -> ExitCode:
+    """Exits with 4 if there is none. `contex state KEY --as-of` shows it as it was."""
+    keys = [contex.escape_glob(key)]
+    state = await session.client.get_state(session.project, data_keys=keys)
+    event = state[key].event if key in state else None
+    if event is None:
+        complain(f"there is no datum {key!r} in project {session.project}")
+        return ExitCode.NOT_FOUND
+    session.answer(state[key], lambda _: _show_datum(event))
+    return ExitCode.OK
 
 
 def _state_table(data: list[contex.Datum]) -> out.Table:

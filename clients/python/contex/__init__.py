@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._values.events import Durability as Durability
     from ._values.events import Erasure as Erasure
     from ._values.events import Event as Event
+    from ._values.events import KeyState as KeyState
     from ._values.events import Match as Match
     from ._values.events import MatchedEvent as MatchedEvent
     from ._values.events import Moment as Moment
@@ -59,15 +60,22 @@ if TYPE_CHECKING:
     from ._values.projects import Activity as Activity
     from ._values.projects import ActivityDimension as ActivityDimension
     from ._values.projects import ActivitySeries as ActivitySeries
+    from ._values.projects import DeletedProject as DeletedProject
+    from ._values.projects import Deletion as Deletion
     from ._values.projects import ErasedData as ErasedData
     from ._values.projects import Finding as Finding
     from ._values.projects import FindingKind as FindingKind
+    from ._values.projects import ProjectInfo as ProjectInfo
+    from ._values.projects import ProjectSummary as ProjectSummary
     from ._values.projects import RemovedEvents as RemovedEvents
     from ._values.projects import Retention as Retention
     from ._values.projects import RetentionInfo as RetentionInfo
     from ._values.projects import Stats as Stats
     from ._values.projects import VerifyStep as VerifyStep
     from ._values.projects import VerifySummary as VerifySummary
+    from ._values.server import Feature as Feature
+    from ._values.server import ServerInfo as ServerInfo
+    from ._values.server import ServerLimits as ServerLimits
     from ._values.state import Blame as Blame
     from ._values.state import BlamedPart as BlamedPart
     from ._values.state import Change as Change
@@ -99,6 +107,7 @@ if TYPE_CHECKING:
     from .errors import InvalidArgument as InvalidArgument
     from .errors import NotFound as NotFound
     from .errors import OutOfRange as OutOfRange
+    from .errors import ProjectNotFound as ProjectNotFound
     from .errors import RecordsExpired as RecordsExpired
     from .errors import ResourceExhausted as ResourceExhausted
     from .errors import RevisionConflict as RevisionConflict
@@ -121,8 +130,8 @@ _NAMES = {
     "channel": """channel_options""",
     "errors": """Aborted ContexError DataKeyNotFound DataLoss DeadlineExceeded
         FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
-        RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound SequenceTrimmed
-        TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
+        ProjectNotFound RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound
+        SequenceTrimmed TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
     "events": """BatchResult NewEvent Receipt escape_glob""",
     "match": """THRESHOLDS""",
     "_async.client": """AsyncClient""",
@@ -135,8 +144,8 @@ _NAMES = {
     "_sync.publish_stream": """SyncPublishStream""",
     "_sync.state": """SyncStateStream""",
     "_sync.subscription": """SyncSubscription""",
-    "_values.events": """Context ContextFormat Durability Erasure Event Match MatchedEvent
-        Moment OmittedDatum""",
+    "_values.events": """Context ContextFormat Durability Erasure Event KeyState Match
+        MatchedEvent Moment OmittedDatum""",
     "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
         HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
@@ -144,10 +153,12 @@ _NAMES = {
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision
         State StateDiff""",
     "_values.audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
-    "_values.projects": """Activity ActivityDimension ActivitySeries ErasedData Finding
-        FindingKind RemovedEvents Retention RetentionInfo Stats VerifyStep VerifySummary""",
+    "_values.projects": """Activity ActivityDimension ActivitySeries DeletedProject Deletion
+        ErasedData Finding FindingKind ProjectInfo ProjectSummary RemovedEvents Retention
+        RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
+    "_values.server": """Feature ServerInfo ServerLimits""",
 }
 """The names of each module."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -11,24 +11,31 @@ from .lazy import agent_service_pb2, wire
 
 def to_needs(needs: Iterable[str | Need]) -> list[agent_service_pb2.Need]:
     """The messages for needs, plain text included."""
-    return [
-        agent_service_pb2.Need(
-            text=need.text,
-            threshold=need.threshold,
-            max_matches=need.max_matches,
-            exclude_data_keys=wire.several(need.exclude_data_keys),
-        )
-        for need in (Need(one) if isinstance(one, str) else one for one in wire.several(needs))
-    ]
+    return wire.each(wire.several(needs, "needs"), _to_need, "needs")
+
+
+def _to_need(need: str | Need) -> agent_service_pb2.Need:
+    if isinstance(need, str):
+        need = Need(need)
+    elif not isinstance(need, Need):
+        raise TypeError(f"text: expected a string or a Need, not {type(need).__name__} {need!r}")
+    return wire.message(
+        agent_service_pb2.Need,
+        text=need.text,
+        threshold=need.threshold,
+        max_matches=need.max_matches,
+        exclude_data_keys=wire.several(need.exclude_data_keys, "exclude_data_keys"),
+    )
 
 
 def to_min_delta(min_delta: MinDelta | None) -> agent_service_pb2.MinDelta | None:
     """The message for a delta."""
     if min_delta is None:
         return None
-    return agent_service_pb2.MinDelta(
+    return wire.message(
+        agent_service_pb2.MinDelta,
         payload_changed=min_delta.payload_changed,
-        json_pointers=wire.several(min_delta.json_pointers),
+        json_pointers=wire.several(min_delta.json_pointers, "json_pointers"),
     )
 
 

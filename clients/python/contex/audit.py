@@ -16,13 +16,14 @@ def audit_filter(
     request_id: str,
 ) -> audit_service_pb2.AuditFilter:
     """Which records are meant."""
-    return audit_service_pb2.AuditFilter(
+    return wire.message(
+        audit_service_pb2.AuditFilter,
         actions=[
             wire.enum_number(AuditAction(action), audit_service_pb2.AuditAction)
-            for action in wire.several(actions)
+            for action in wire.several(actions, "actions")
         ],
-        actors=wire.several(actors),
-        agent_ids=wire.several(agent_ids),
-        data_keys=wire.several(data_keys),
+        actors=wire.several(actors, "actors"),
+        agent_ids=wire.several(agent_ids, "agent_ids"),
+        data_keys=wire.several(data_keys, "data_keys"),
         request_id=request_id,
     )

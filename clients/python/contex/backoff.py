@@ -21,10 +21,16 @@ from .errors import ContexError, is_transient
 BASE_S = 0.05
 CAP_S = 5.0
 
-IDEMPOTENCY_WINDOW_S = 540.0
-"""The server remembers a request_id for ten minutes; one is left for clocks and the network."""
+PROMISED_WINDOW_S = 600.0
+"""How long every server remembers a request_id at the least; most say how long they do."""
 
 _MIN_ATTEMPT_S = 1.0
+
+
+def safe_s(window_s: float) -> float:
+    """How long a request may be repeated whose id is remembered for `window_s`: a tenth is left for
+    clocks and the network."""
+    return 0.9 * window_s
 
 
 class Backoff:
@@ -85,8 +91,16 @@ class Retry:
         self._backoff = backoff or Backoff()
         self._attempt_s = timeout if endless else None
         now = clock()
+        self._started = now
         self._deadline = now + timeout
-        self._last_retry = now + min(timeout, IDEMPOTENCY_WINDOW_S)
+        self.window_s = PROMISED_WINDOW_S
+        """How long the server remembers the call's request_id."""
+
+    @property
+    def outlasts_window(self) -> bool:
+        """Whether attempts might be made when the server has forgotten the call's request_id."""
+        is_bounded = self._idempotent and self._attempt_s is None
+        return is_bounded and self._deadline - self._started > safe_s(self.window_s)
 
     def attempt_timeout(self) -> float:
         """Seconds for the next attempt.
@@ -115,6 +129,7 @@ class Retry:
         if not is_transient(error) or not (self._idempotent or refused):
             raise error
         delay = self._backoff.next_delay(error.retry_after)
-        if self._attempt_s is None and self._clock() + delay >= self._last_retry:
+        last_retry = min(self._deadline, self._started + safe_s(self.window_s))
+        if self._attempt_s is None and self._clock() + delay >= last_retry:
             raise error
         return delay

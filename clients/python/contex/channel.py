@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 from . import __version__
 
@@ -26,6 +29,7 @@ _READS = {
     "StateService": ("GetState", "DiffStates", "GetHistory", "GetRevision", "GetBlame"),
     "AuditService": ("ListRecords",),
     "ProjectService": ("GetStats", "GetActivity", "GetRetention"),
+    "ServerService": ("GetServerInfo",),
 }
 
 # Streams that can't be resumed: gRPC retries them until the first message has arrived.
@@ -46,7 +50,8 @@ _RETRY_POLICY = {
 def service_config(timeout: float) -> dict[str, Any]:
     """The gRPC service config.
 
-    Reads are tried five times within about a second and a half, then fail with UNAVAILABLE. No
+    Reads are tried five times within about a second and a half, or at the times that the server
+    asks for (grpc-retry-pushback-ms), then fail with UNAVAILABLE. No
     call waits for the connection (`waitForReady`): it would end with a bare DEADLINE_EXCEEDED,
     whereas UNAVAILABLE says what is wrong, for example "connection refused".
 
@@ -84,11 +89,15 @@ def identity_metadata(name: str) -> tuple[tuple[str, str], ...]:
     Characters that metadata can't carry are escaped, so that the service can explain which names
     it accepts; gRPC would fail with an error of its own.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"publisher: expected a string, not {type(name).__name__} {name!r}")
     if not name:
         return ()
-    from urllib.parse import quote
-
-    return ((IDENTITY, quote(name, safe="/:@+")),)
+    try:
+        escaped = quote(name, safe="/:@+")
+    except UnicodeEncodeError:
+        raise ValueError(f"publisher: {name!r} is not valid Unicode text") from None
+    return ((IDENTITY, escaped),)
 
 
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):(?!\d)")
@@ -102,6 +111,8 @@ def check_target(target: str) -> str:
     Raises:
         ValueError: It is neither HOST:PORT nor a URI such as unix:/run/contex.sock.
     """
+    if not isinstance(target, str):
+        raise TypeError(f"target: expected a string, not {target!r}")
     host, _, port = target.rpartition(":")
     is_host = host and "/" not in host
     if not _SCHEME.match(target) and not (is_host and port.isdecimal() and 0 < int(port) < 65_536):
@@ -109,9 +120,60 @@ def check_target(target: str) -> str:
     return target
 
 
-def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:
-    """Options for a channel to Contex; pass them to a channel that you make yourself, too."""
+_LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks
+_EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
+
+
+def is_local(target: str) -> bool:
+    """Whether a target is on this machine: a socket's path, or a loopback address."""
+    if target.startswith(_LOCAL_SCHEMES):
+        return True
+    return all(map(_is_loopback, _hosts(target)))
+
+
+def _hosts(target: str) -> list[str]:
+    scheme, _, rest = target.partition(":")
+    if scheme in ("dns", "ipv4", "ipv6") and not rest.isdecimal():
+        target = rest.rpartition("/")[2]
+    return [address.rpartition(":")[0].strip("[]") for address in target.split(",")]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(unquote(host).partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def proxy_of(target: str) -> str:
+    """The proxy of the environment on the way to a target, and its variable; empty for none."""
+    if is_local(target):
+        return ""
+    for name in _PROXY_VARIABLES:
+        if value := os.environ.get(name):
+            exceptions = filter(None, map(os.environ.get, _EXCEPTIONS))
+            excluded = [end.strip() for end in next(exceptions, "").split(",")]
+            if any(host.endswith(end) for end in excluded if end for host in _hosts(target)):
+                return ""
+            return f"{value.rpartition('@')[2].removeprefix('http://')} ({name})"
+    return ""
+
+
+def channel_options(timeout: float = 10.0, *, target: str = "") -> list[tuple[str, Any]]:
+    """Options for a channel to Contex; pass them to a channel that you make yourself, too.
+
+    Args:
+        timeout: Seconds for a read, all attempts together.
+        target: The channel's target: one on this machine is reached without a proxy, whatever
+            the environment says.
+    """
     return [
+        ("grpc.enable_http_proxy", int(not (target and is_local(target)))),
         ("grpc.primary_user_agent", f"contex-python/{__version__}"),
         ("grpc.service_config", json.dumps(service_config(timeout))),
         ("grpc.enable_retries", 1),
@@ -135,7 +197,10 @@ def channel_options(timeout: float = 10.0) -> list[tuple[str, Any]]:
 
 def health_request(service: str) -> bytes:
     """`grpc.health.v1.HealthCheckRequest`."""
-    name = service.encode()
+    try:
+        name = service.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"service: {service!r} is not valid Unicode text") from None
     if not name:
         return b""
     length, coded = len(name), b""

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from .v1 import event_service_pb2
 
+_NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _DETAILS = "grpc-status-details-bin"
+UNREACHABLE = "SERVER_UNREACHABLE"
+"""Why a call is unavailable if the server did not say so itself."""
+
 _REASON_PREFIX = "ERROR_REASON_"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -27,8 +31,8 @@ class ContexError(Exception):
     Attributes:
         message: A text for people.
         code: The canonical gRPC code.
-        reason: Name of the `ErrorReason` without its prefix; empty if the error does not come
-            from the service.
+        reason: Name of the `ErrorReason` without its prefix; `SERVER_UNREACHABLE` if nothing
+            answered, and empty if another error does not come from the service.
         metadata: Facts about the error, such as `actual_revision`.
         retry_after: Seconds to wait before a retry, if the server asked for that.
         violations: The fields that were refused, each with a description of what is allowed.
@@ -60,7 +64,16 @@ class InvalidArgument(ContexError):
 
 
 class NotFound(ContexError):
-    """There is no such event, agent or datum."""
+    """There is no such project, event, agent or datum."""
+
+
+class ProjectNotFound(NotFound):
+    """The project has never had an event, or was deleted since. It begins with its first event."""
+
+    @property
+    def delete_time(self) -> str:
+        """When it was deleted, RFC 3339; empty if it never was."""
+        return self.metadata.get("delete_time", "")
 
 
 class DataKeyNotFound(NotFound):
@@ -97,6 +110,11 @@ class RevisionConflict(FailedPrecondition):
     def actual_revision(self) -> int:
         """The key's revision."""
         return int(self.metadata.get("actual_revision", "0"))
+
+    @property
+    def actual_state(self) -> str:
+        """What the key is: "absent", "present" or "deleted"; empty if the server is older."""
+        return self.metadata.get("actual_state", "")
 
 
 class OutOfRange(ContexError):
@@ -137,7 +155,22 @@ class ResourceExhausted(ContexError):
 
 
 class Unavailable(ContexError):
-    """The server, or something it needs, can't be reached."""
+    """The server, or something it needs, can't be reached.
+
+    Its reason is `SERVER_UNREACHABLE` if the error does not come from the service.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        violations: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        reason = reason or UNREACHABLE
+        super().__init__(message, code, reason, metadata, retry_after, violations)
 
 
 class DeadlineExceeded(ContexError):
@@ -181,6 +214,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
 _BY_REASON: dict[str, type[ContexError]] = {
     "DATA_KEY_NOT_FOUND": DataKeyNotFound,
     "FORMAT_UNAVAILABLE": FormatUnavailable,
+    "PROJECT_NOT_FOUND": ProjectNotFound,
     "RECORDS_EXPIRED": RecordsExpired,
     "REVISION_CONFLICT": RevisionConflict,
     "REVISION_NOT_FOUND": RevisionNotFound,
@@ -189,8 +223,13 @@ _BY_REASON: dict[str, type[ContexError]] = {
 }
 
 
-def from_rpc_error(error: grpc.RpcError) -> ContexError:
-    """The typed exception for a failed call of either client; `error` is its cause."""
+def from_rpc_error(error: grpc.RpcError, route: str = "") -> ContexError:
+    """The typed exception for a failed call of either client; `error` is its cause.
+
+    Args:
+        error: The failure.
+        route: The way to the server, if it is not direct: gRPC names the proxy alone.
+    """
     reason, metadata, retry_after = "", dict[str, str](), None
     violations: list[tuple[str, str]] = []
     for detail in _details(error):
@@ -206,10 +245,10 @@ def from_rpc_error(error: grpc.RpcError) -> ContexError:
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
         elif detail.Unpack(bad_request):
             violations += [(v.field, v.description) for v in bad_request.field_violations]
-    code = error.code()
-    typed = _kind(code, reason)(
-        error.details() or "", code, reason, metadata, retry_after, violations
-    )
+    code, message = error.code(), error.details() or ""
+    if route and not reason and code in _NO_ANSWER:
+        message = f"no answer from {route}: {message}"
+    typed = _kind(code, reason)(message, code, reason, metadata, retry_after, violations)
     typed.__cause__ = error
     return typed
 

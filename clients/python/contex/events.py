@@ -5,7 +5,7 @@ The methods are in `_async/events.py`, and so on for each service.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from . import payload as payloads
@@ -20,8 +20,8 @@ class NewEvent:
 
     Attributes:
         data_key: Name of the datum; empty only for an event of a type of your own.
-        payload: Bytes, text, or anything with a JSON form. None is JSON null, but no payload at
-            all if `tombstone` is set.
+        payload: Bytes, text, or anything with a JSON form, as in `publish`. None is JSON null, but
+            no payload at all if `tombstone` is set.
         description: What the datum is, in plain words; the best way to have it found. None keeps
             the datum's last one, "" removes it.
         event_type: A type of your own; empty for `data_published` or `data_deleted`.
@@ -30,6 +30,8 @@ class NewEvent:
         tombstone: Deletes the datum. Its history stays.
         expected_revision: Refuse to publish unless the key is at this revision; 0: it never had
             an event.
+        expected_state: Refuse to publish unless the key is in this state, events before it in the
+            same batch included.
     """
 
     data_key: str = ""
@@ -40,6 +42,7 @@ class NewEvent:
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     tombstone: bool = False
     expected_revision: int | None = None
+    expected_state: KeyState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,14 @@ class BatchResult:
 
 def to_new_event(event: NewEvent) -> event_service_pb2.NewEvent:
     """The message for an event to publish."""
+    if not isinstance(event, NewEvent):
+        raise TypeError(f"event: expected a NewEvent, not {type(event).__name__}")
     if event.tombstone and event.payload is None:
         payload, content_type = b"", event.content_type or ""
     else:
         payload, content_type = payloads.encode(event.payload, event.content_type)
-    return event_service_pb2.NewEvent(
+    return wire.message(
+        event_service_pb2.NewEvent,
         data_key=event.data_key,
         event_type=event.event_type,
         payload=payload,
@@ -94,7 +100,22 @@ def to_new_event(event: NewEvent) -> event_service_pb2.NewEvent:
         metadata=event.metadata,
         tombstone=event.tombstone,
         expected_revision=event.expected_revision,
+        expected_state=to_key_state(event.expected_state),
     )
+
+
+def to_key_state(state: KeyState | None) -> event_service_pb2.KeyState.ValueType:
+    """The state to expect; None expects none."""
+    if state is None:
+        return event_service_pb2.KEY_STATE_UNSPECIFIED
+    return wire.enum_number(KeyState(state), event_service_pb2.KeyState)
+
+
+def to_new_events(events: Iterable[NewEvent]) -> list[event_service_pb2.NewEvent]:
+    """The messages for a batch. What is wrong with one is raised with its number in the batch."""
+    events = wire.several(events, "events")
+    # `publish` makes a batch of one, and its caller knows of no batch.
+    return wire.each(events, to_new_event, "events" if len(events) > 1 else "")
 
 
 def escape_glob(data_key: str) -> str:
@@ -106,6 +127,8 @@ def to_durability(durability: Durability | None) -> event_pb2.Durability.ValueTy
     """The level to ask for; None leaves it to the server."""
     if durability is None:
         return event_pb2.DURABILITY_UNSPECIFIED
+    if isinstance(durability, bool):
+        raise TypeError(f"durability: expected a Durability, not {durability}")
     return event_pb2.Durability.ValueType(Durability(durability))
 
 

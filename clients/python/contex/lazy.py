@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import match as match
     from . import projects as projects
     from . import publish_window as publish_window
+    from . import server as server
     from . import state as state
     from . import transfer as transfer
     from . import wire as wire
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from .v1 import match_service_pb2_grpc as match_service_pb2_grpc
     from .v1 import project_service_pb2 as project_service_pb2
     from .v1 import project_service_pb2_grpc as project_service_pb2_grpc
+    from .v1 import server_service_pb2 as server_service_pb2
+    from .v1 import server_service_pb2_grpc as server_service_pb2_grpc
     from .v1 import state_service_pb2 as state_service_pb2
     from .v1 import state_service_pb2_grpc as state_service_pb2_grpc
     from .v1 import transfer_service_pb2 as transfer_service_pb2

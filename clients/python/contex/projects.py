@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from ._values.projects import *
-from .lazy import project_service_pb2
+from .lazy import project_service_pb2, wire
 
 
 def to_retention(retention: Retention) -> project_service_pb2.Retention:
     """The message for a retention; what is None is left unset."""
-    return project_service_pb2.Retention(**asdict(retention))
+    return wire.message(project_service_pb2.Retention, **asdict(retention))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from . import events
-from .backoff import IDEMPOTENCY_WINDOW_S, Backoff
+from .backoff import PROMISED_WINDOW_S, Backoff, safe_s
 from .errors import ContexError, Internal, is_transient
 from .events import BatchResult
 
@@ -48,6 +48,8 @@ class PublishWindow:
         self.first = 0
         """Number of the oldest unanswered batch."""
         self.reconnects = 0
+        self.window_s = PROMISED_WINDOW_S
+        """How long the server remembers a request_id."""
 
     @property
     def end(self) -> int:
@@ -104,7 +106,7 @@ class PublishWindow:
             raise error
         if self._unanswered:
             age_s = self._clock() - self._unanswered[0][1]
-            if age_s + delay > IDEMPOTENCY_WINDOW_S:
+            if age_s + delay > safe_s(self.window_s):
                 raise error
         self.reconnects += 1
         return delay

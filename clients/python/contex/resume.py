@@ -87,6 +87,11 @@ class ResumableStream(Generic[T]):
         self.needs_changed: NeedsChanged | None = None
 
     @property
+    def started(self) -> bool:
+        """Whether a message was received: from then on, where the stream starts is fixed."""
+        return self._received_cursor is not None
+
+    @property
     def request(self) -> StreamRequest:
         """The request of the next call."""
         if self._received_cursor is None:

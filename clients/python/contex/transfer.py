@@ -27,8 +27,9 @@ _MAX_HELD_BYTES = 4 * 1024 * 1024
 def to_redactions(redactions: Iterable[Redaction]) -> list[transfer_service_pb2.Redaction]:
     """The messages for redactions."""
     return [
-        transfer_service_pb2.Redaction(
-            data_keys=wire.several(redaction.data_keys),
+        wire.message(
+            transfer_service_pb2.Redaction,
+            data_keys=wire.several(redaction.data_keys, "data_keys"),
             json_pointer=redaction.json_pointer,
             action=wire.enum_number(redaction.action, transfer_service_pb2.RedactionAction),
             replacement=redaction.replacement,

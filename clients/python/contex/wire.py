@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 from google.protobuf import timestamp_pb2
 
@@ -17,7 +18,12 @@ At: TypeAlias = str | int | datetime
 """A place in a project's log: a sequence `"{ms}-{n}"`, or a time as RFC 3339 text with a zone, as
 an aware `datetime`, or in unix milliseconds."""
 
+Metadata: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Entries that an event's metadata must have."""
+
+P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M")
 V = TypeVar("V", bound=int, covariant=True)
 
 
@@ -31,46 +37,179 @@ class WireEnum(Protocol[V]):
 _SEQUENCE = re.compile(r"[0-9]+(-[0-9]+)?")
 
 
-def position(at: At | None) -> event_pb2.Position | None:
-    """The message for a place in the log; None for None.
+def position(at: At | None, name: str) -> event_pb2.Position | None:
+    """The message for a place in the log, which an argument of this name gives; None for None.
 
     Raises:
+        TypeError: It is neither text, a datetime nor a number.
         ValueError: A time has no zone, or the text is neither a sequence nor a time.
     """
     if at is None:
         return None
+    if isinstance(at, bool) or not isinstance(at, int | datetime | str):
+        raise TypeError(f"{name}: expected a sequence or a time, not {type(at).__name__} {at!r}")
     if isinstance(at, int):
+        if not -(2**63) <= at < 2**63:
+            raise ValueError(f"{name}: {at} is not a time in unix milliseconds")
         return event_pb2.Position(unix_ms=at)
     if isinstance(at, datetime):
-        return event_pb2.Position(time=timestamp(at))
+        return event_pb2.Position(time=timestamp(at, name))
+    utf8(at, name)
     if _SEQUENCE.fullmatch(at) or not ("T" in at or " " in at):
         return event_pb2.Position(sequence=at)  # the server refuses what is not a sequence
-    return event_pb2.Position(time=timestamp(datetime.fromisoformat(at)))
+    try:
+        time = datetime.fromisoformat(at)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return event_pb2.Position(time=timestamp(time, name))
 
 
-def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
-    """The message for an aware datetime.
+def timestamp(time: datetime, name: str) -> timestamp_pb2.Timestamp:
+    """The message for an aware datetime, which an argument of this name gives.
 
     Raises:
+        TypeError: It is not a datetime.
         ValueError: It has no time zone.
     """
+    if not isinstance(time, datetime):
+        raise TypeError(f"{name}: expected a datetime, not {type(time).__name__} {time!r}")
     if time.tzinfo is None or time.utcoffset() is None:
         # protobuf would assume UTC; whoever wrote it most likely meant local time.
-        raise ValueError(f"a datetime needs a time zone: {time!r}")
+        raise ValueError(f"{name}: a datetime needs a time zone: {time!r}")
     message = timestamp_pb2.Timestamp()
     message.FromDatetime(time)
     return message
 
 
-def several(items: Iterable[T]) -> list[T]:
-    """The items as a list.
+def utf8(text: str, name: str) -> bytes:
+    """Text as UTF-8.
 
     Raises:
-        TypeError: They are a single string, whose characters would be taken for the items.
+        ValueError: It holds half of a surrogate pair.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise ValueError(
+            f"{name}: character {error.start} is {half}, half of a surrogate pair, which UTF-8 "
+            "does not have"
+        ) from None
+
+
+def message(kind: Callable[P, M], *_: P.args, **fields: P.kwargs) -> M:
+    """The message with these fields; every request is made by this.
+
+    Raises:
+        TypeError: A field has a value of another type; `True` is not a number.
+        ValueError: A number is out of range, or a text is not Unicode.
+    """
+    for name, value in fields.items():
+        if (value is True or value is False) and not _is_bool(kind, name):
+            field = cast("Any", kind).DESCRIPTOR.fields_by_name[name]
+            raise TypeError(f"{name}: expected {_expected(field)}, not {value!r}")
+    try:
+        return kind(*_, **fields)
+    except (TypeError, ValueError, AttributeError) as error:
+        for name, value in fields.items():
+            _check_field(kind, name, value)
+        raise error
+
+
+@functools.cache
+def _is_bool(kind: Any, name: str) -> bool:
+    field = kind.DESCRIPTOR.fields_by_name[name]
+    return bool(field.type == field.TYPE_BOOL)
+
+
+def _check_field(kind: Any, name: str, value: object) -> None:
+    """Raises what is wrong with one field, if it is this one."""
+    try:
+        kind(**{name: value})
+    except (TypeError, ValueError, AttributeError) as error:
+        field = kind.DESCRIPTOR.fields_by_name[name]
+        items = value if isinstance(value, list) else [value]
+        for index, item in enumerate(items):
+            place = f"{name}[{index}]" if isinstance(value, list) else name
+            if isinstance(item, Mapping):
+                for part in (*item.keys(), *item.values()):
+                    if not isinstance(part, str):
+                        raise TypeError(
+                            f"{place}: expected strings, not {type(part).__name__} {part!r}"
+                        ) from None
+                    utf8(part, place)
+            elif isinstance(item, str) and field.type == field.TYPE_STRING:
+                utf8(item, place)
+            elif not _fits(field, item):
+                wrong = f"{type(item).__name__} {item!r}"
+                raise TypeError(f"{place}: expected {_expected(field)}, not {wrong}") from None
+        kind_of_error = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind_of_error(f"{name}: {error}") from error
+
+
+def _fits(field: Any, value: object) -> bool:
+    match field.cpp_type:
+        case field.CPPTYPE_STRING:
+            return isinstance(value, bytes if field.type == field.TYPE_BYTES else str)
+        case field.CPPTYPE_DOUBLE | field.CPPTYPE_FLOAT:
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case field.CPPTYPE_BOOL:
+            return isinstance(value, bool)
+        case field.CPPTYPE_MESSAGE:
+            return True
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _expected(field: Any) -> str:
+    match field.cpp_type:
+        case field.CPPTYPE_STRING:
+            return "bytes" if field.type == field.TYPE_BYTES else "a string"
+        case field.CPPTYPE_DOUBLE | field.CPPTYPE_FLOAT:
+            return "a number"
+        case field.CPPTYPE_BOOL:
+            return "True or False"
+        case field.CPPTYPE_MESSAGE:
+            return f"a {field.message_type.name}"
+    return "an integer"
+
+
+def several(items: Iterable[T], name: str) -> list[T]:
+    """The items of an argument of this name as a list.
+
+    Raises:
+        TypeError: They are a single string, whose characters would be taken for the items, or
+            not several things at all.
     """
     if isinstance(items, str):
-        raise TypeError(f"expected several strings, not the one {items!r}")
+        raise TypeError(f"{name}: expected several strings, not the one {items!r}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"{name}: expected several, not {type(items).__name__} {items!r}")
     return list(items)
+
+
+def entries(pairs: Metadata, name: str) -> dict[str, str]:
+    """The entries that an argument of this name gives.
+
+    Raises:
+        TypeError: They are neither a mapping nor pairs.
+    """
+    try:
+        return dict(pairs)
+    except (TypeError, ValueError):
+        wrong = f"{type(pairs).__name__} {pairs!r}"
+        raise TypeError(f"{name}: expected a mapping or pairs, not {wrong}") from None
+
+
+def each(items: Iterable[T], convert: Callable[[T], M], name: str) -> list[M]:
+    """Converts the items of an argument; what is wrong with one is raised with its number."""
+    converted: list[M] = []
+    for item in items:
+        try:
+            converted.append(convert(item))
+        except (TypeError, ValueError) as error:
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{name}[{len(converted)}].{error}" if name else str(error)) from error
+    return converted
 
 
 def given(**arguments: Any) -> dict[str, Any]:
@@ -116,13 +255,22 @@ def exactly_one(**arguments: Any) -> dict[str, Any]:
 
 
 def event_filter(
-    event_types: Iterable[str], data_keys: Iterable[str], publishers: Iterable[str]
+    event_types: Iterable[str],
+    data_keys: Iterable[str],
+    publishers: Iterable[str],
+    event_type_prefixes: Iterable[str] = (),
+    metadata: Metadata = (),
+    exclude_service_events: bool = False,
 ) -> event_pb2.EventFilter:
     """Which events of a range are meant."""
-    return event_pb2.EventFilter(
-        event_types=several(event_types),
-        data_keys=several(data_keys),
-        publishers=several(publishers),
+    return message(
+        event_pb2.EventFilter,
+        event_types=several(event_types, "event_types"),
+        data_keys=several(data_keys, "data_keys"),
+        publishers=several(publishers, "publishers"),
+        event_type_prefixes=several(event_type_prefixes, "event_type_prefixes"),
+        metadata=entries(metadata, "metadata"),
+        exclude_service_events=exclude_service_events,
     )
 
 
@@ -138,5 +286,7 @@ def new_request_id() -> str:
 
 def enum_number(member: enum.Enum, numbers: WireEnum[V]) -> V:
     """The number by which the protocol knows a member; both enumerations have the same names."""
+    if not isinstance(member, enum.Enum):
+        raise TypeError(f"expected a member of an enumeration, not {member!r}")
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", type(member).__name__).upper()
     return numbers.Value(f"{prefix}_{member.name}")

@@ -11,6 +11,7 @@ fill in what it finds out, refuse by raising `ContexError`, and see how the rest
     read        parses the request; links below know the project it names
     identity    finds out who calls
     drain       refuses new calls during a shutdown
+    existence   refuses to read a project that does not exist
     (access)    later: what the caller may do, and `call.scope`, what it may see
     (quota)     later: how much of it
     servicer
@@ -39,11 +40,32 @@ from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, invalid_field, shutting_down
 from contex_server.kernel.model import Origin
 from contex_server.kernel.names import IDENTITY, PROJECT
+from contex_server.projects.existence import Existence
 
 log = structlog.get_logger(__name__)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CLIENT_CHARS = 200
+_WITHOUT_PROJECT = frozenset(
+    {
+        # They begin a project, prepare it, or wait for it to begin.
+        *(
+            "Publish",
+            "PublishStream",
+            "ImportProject",
+            "RegisterAgent",
+            "SetRetention",
+            "Subscribe",
+        ),
+        # They tell of a project also if it does not exist, or bring back one that was lost.
+        *("GetProject", "DeleteProject", "GetRetention", "VerifyProject"),
+        *("ListRecords", "ExportRecords"),
+        # They name an agent, and say if there is none.
+        *("GetAgent", "UpdateAgent", "UnregisterAgent", "Listen", "Acknowledge", "GetAgentContext"),
+        "RecordFeedback",
+    }
+)
+"""The methods that don't need the project that they name to exist; all others read one."""
 _FAILURES = {Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
 """The server's own trouble: no refusal, unless it kept the call from its servicer."""
 
@@ -84,8 +106,10 @@ class Calls:
         return await rest(call)
 
 
-def links(calls: Calls, counts: CallCounts, audit: AuditWriter) -> tuple[Link, ...]:
-    """Every link, outermost first."""
+def links(
+    calls: Calls, counts: CallCounts, audit: AuditWriter, *innermost: Link
+) -> tuple[Link, ...]:
+    """Every link, outermost first; `innermost` are those that ask the store."""
     return (
         calls.track,
         counts.count,
@@ -94,6 +118,7 @@ def links(calls: Calls, counts: CallCounts, audit: AuditWriter) -> tuple[Link, .
         read,
         identify,
         calls.refuse_when_draining,
+        *innermost,
     )
 
 
@@ -142,6 +167,8 @@ async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
         return await rest(call)
     except ContexError as error:
         failed = call.served and error.reason.code in _FAILURES
+        # A mistyped name leaves nothing behind.
+        failed = failed or error.reason is Reason.PROJECT_NOT_FOUND
         if not failed and PROJECT.fits(call.project):
             audit.refused(call.project, call.origin, call.method, error.reason)
         raise
@@ -162,6 +189,13 @@ async def identify(call: Incoming, rest: Rest) -> Any:
     except ContexError:
         call.origin = _origin("", call.peer, user_agent)
         raise
+    return await rest(call)
+
+
+async def require_project(call: Incoming, rest: Rest, existence: Existence) -> Any:
+    """Link: refuses to read a project that does not exist with PROJECT_NOT_FOUND."""
+    if call.method not in _WITHOUT_PROJECT and PROJECT.fits(call.project):
+        await existence.check(call.project)
     return await rest(call)
 
 

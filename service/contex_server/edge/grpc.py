@@ -64,7 +64,8 @@ def _handler(
         except DecodeError as error:
             problem = f"the request is no {method.input_type.full_name}: {error}"
             raise ContexError(Reason.MALFORMED_REQUEST, problem) from None
-        call.project = call.project or project_of(request)
+        if project_of is not None:
+            call.project = call.project or project_of(request)
         return request
 
     async def read_all(raws: AsyncIterator[bytes], call: Incoming) -> AsyncIterator[Message]:
@@ -72,7 +73,7 @@ def _handler(
             yield read(raw, call)
 
     async def serve(call: Incoming) -> Any:
-        if not method.client_streaming:
+        if project_of is not None and not method.client_streaming:
             PROJECT(call.project)
         try:
             return await behavior(call.request, call)
@@ -121,17 +122,20 @@ def _handler(
     return grpc.unary_unary_rpc_method_handler(unary)
 
 
-def _project_reader(method: MethodDescriptor) -> Callable[[Any], str]:
-    """Reads the project that a request of this method names."""
+def _project_reader(method: MethodDescriptor) -> Callable[[Any], str] | None:
+    """Reads the project that a request of this method names; None if it names none."""
     if "project" in method.input_type.fields_by_name:
         return lambda request: str(request.project)
-    # PublishStream and ImportProject name it in the message that they wrap.
-    (part,) = [
-        field.name
-        for field in method.input_type.fields
-        if field.message_type and "project" in field.message_type.fields_by_name
-    ]
-    return lambda request: str(getattr(request, part).project)
+    for field in method.input_type.fields:
+        message = field.message_type
+        if message is not None and "project" in message.fields_by_name:
+            # PublishStream and ImportProject name it in the message that they wrap.
+            return partial(_project_within, field.name)
+    return None
+
+
+def _project_within(field: str, request: Any) -> str:
+    return str(getattr(request, field).project)
 
 
 def _snake(name: str) -> str:
@@ -153,15 +157,15 @@ async def _abort(context: Context, error: ContexError) -> None:
     ]
     if violations:
         details.append(error_details_pb2.BadRequest(field_violations=violations))
+    trailers: list[tuple[str, str | bytes]] = []
     if error.retry_after_ms is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_after_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        # By this, gRPC's own retries wait as long, whatever their policy says.
+        trailers.append(("grpc-retry-pushback-ms", str(error.retry_after_ms)))
     status = status_pb2.Status(code=code, message=error.message)
     for detail in details:
         status.details.add().Pack(detail)
-    await context.abort(
-        _STATUS_CODES[code],
-        error.message,
-        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
-    )
+    trailers.append(("grpc-status-details-bin", status.SerializeToString()))
+    await context.abort(_STATUS_CODES[code], error.message, trailing_metadata=tuple(trailers))

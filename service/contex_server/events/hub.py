@@ -12,7 +12,7 @@ import structlog
 from contex_server.events.feed import Delivery, Feed
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason, project_not_found
 from contex_server.kernel.model import Entry, EventFilter, Sequence
 from contex_server.log.buckets import bucket_of
 from contex_server.log.port import EventLog, Follower
@@ -33,6 +33,7 @@ class Channel:
 
     Attributes:
         tail: The newest event that the tailer has seen.
+        start: Where it began to follow.
         users: Number of holders that keep the channel open.
     """
 
@@ -40,7 +41,12 @@ class Channel:
     tail: Sequence
     feed_bytes: int
     users: int = 0
+    start: Sequence = field(init=False)
+    _error: ContexError | None = None
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.start = self.tail
 
     @asynccontextmanager
     async def feed(self, event_filter: EventFilter) -> AsyncIterator[Feed]:
@@ -48,6 +54,7 @@ class Channel:
         feed = self._feeds.get(event_filter)
         if feed is None:
             feed = self._feeds[event_filter] = Feed(self.tail, self.feed_bytes)
+            feed.error = self._error
         feed.users += 1
         try:
             yield feed
@@ -73,6 +80,7 @@ class Channel:
 
     def fail(self, error: ContexError) -> None:
         """Ends every feed; readers get the error."""
+        self._error = error
         for feed in self._feeds.values():
             feed.fail(error)
 
@@ -195,8 +203,15 @@ class Hub:
             yield channel
         finally:
             channel.users -= 1
-            if not channel.users:
+            if not channel.users and self.channels.get(project) is channel:
                 self._close(channel)
+
+    def deleted(self, project: str, last: Sequence) -> None:
+        """Ends what follows a project that was deleted, and not what follows a later one."""
+        channel = self.channels.get(project)
+        if channel is not None and channel.start < last:
+            self._close(channel)
+            channel.fail(project_not_found(project, last.ms))
 
     async def close(self) -> None:
         """Stops every tailer."""

@@ -34,6 +34,7 @@ def open_events(
     """Builds the room; the stack closes it."""
     hub = Hub(storage.log, feed_bytes=settings.feed_bytes)
     stack.push_async_callback(hub.close)
+    growth.listen_deleted(hub.deleted)
     presence = Presence(storage.store.presence)
     stack.push_async_callback(presence.close)
     descriptions = Descriptions(storage.log, storage.store.descriptions)

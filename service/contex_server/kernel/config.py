@@ -47,7 +47,14 @@ class Limits(BaseModel):
     answer_bytes: int = 3 * MIB
     batches_in_flight: int = 16
     heartbeat_ms: tuple[int, int] = (100, 60_000)
+    ping_interval_ms: int = 5_000
     context_tokens: int = 10_000_000
+
+    @property
+    def response_message_bytes(self) -> int:
+        """The largest message that is sent: one event with a payload that takes six times its size
+        as a JSON string (control characters), its matches; or an answer with its context."""
+        return 8 * (self.payload_bytes + MIB)
 
 
 class EmbedderSettings(BaseModel):

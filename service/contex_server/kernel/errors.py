@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
@@ -53,6 +54,7 @@ class Reason(StrEnum):
     IMPORT_IN_PROGRESS = "IMPORT_IN_PROGRESS", Code.FAILED_PRECONDITION
     MASTER_KEY_MISSING = "MASTER_KEY_MISSING", Code.FAILED_PRECONDITION
     KEY_UNAVAILABLE = "KEY_UNAVAILABLE", Code.FAILED_PRECONDITION
+    PROJECT_NOT_FOUND = "PROJECT_NOT_FOUND", Code.NOT_FOUND
 
 
 class ContexError(Exception):
@@ -130,6 +132,24 @@ class StartupError(Exception):
 def invalid_field(field: str, problem: str) -> ContexError:
     """A field is outside its limits; `problem` names the limit."""
     return ContexError(Reason.INVALID_FIELD, f"{field}: {problem}", field=field)
+
+
+def project_not_found(project: str, deleted_ms: int = 0) -> ContexError:
+    """There is no such project; with when one of this name was deleted, if it was."""
+    if deleted_ms:
+        time = datetime.fromtimestamp(deleted_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        deleted = time.replace("+00:00", "Z")
+        return ContexError(
+            Reason.PROJECT_NOT_FOUND,
+            f"project {project!r} was deleted at {deleted}",
+            metadata={"delete_time": deleted},
+            field="project",
+        )
+    return ContexError(
+        Reason.PROJECT_NOT_FOUND,
+        f"there is no project {project!r}: nothing was ever published to it",
+        field="project",
+    )
 
 
 def agent_not_found(project: str, agent_id: str) -> ContexError:

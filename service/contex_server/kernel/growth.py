@@ -1,8 +1,10 @@
-"""The growth of projects: what slows it down, and who is told of it."""
+"""The growth of projects and their end: what slows it down, and who is told of it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+
+from contex_server.kernel.model import Sequence
 
 
 async def _unlimited(_project: str, _events: int) -> None:
@@ -19,6 +21,7 @@ class Growth:
     def __init__(self) -> None:
         self.throttle: Callable[[str, int], Awaitable[None]] = _unlimited
         self._listeners: list[Callable[[str], None]] = []
+        self._deletion_listeners: list[Callable[[str, Sequence], None]] = []
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Calls `listener` with the name of each project that has grown."""
@@ -28,3 +31,13 @@ class Growth:
         """Tells every listener that a project has grown."""
         for listener in self._listeners:
             listener(project)
+
+    def listen_deleted(self, listener: Callable[[str, Sequence], None]) -> None:
+        """Calls `listener` with the name of each project that was deleted, here or by another
+        process, and the sequence that ends it: there may be a new one of the name already."""
+        self._deletion_listeners.append(listener)
+
+    def deleted(self, project: str, last: Sequence) -> None:
+        """Tells every listener that a project was deleted."""
+        for listener in self._deletion_listeners:
+            listener(project, last)

@@ -153,6 +153,7 @@ class NewEvent:
         payload: With `content_type` and `description`, what it is described by; dropped then.
         tombstone: Deletes the key; the event takes over the digest of the deleted datum.
         expected_revision: The revision of the key that the append depends on, if any.
+        expected_state: Or what the key is: "absent", "present" or "deleted"; "" if it may be any.
         subject: Whose data it holds; it is sealed then.
         digest: Identifies the describing text, 16 bytes; empty: not matched.
         carries: Keeps the datum's description; `description` is then what that is taken to be.
@@ -175,6 +176,7 @@ class NewEvent:
     bare: bytes = b""
     was: str = "*"
     described: str = "?"
+    expected_state: str = ""
 
 
 @dataclass(slots=True)
@@ -325,26 +327,54 @@ class EventFilter:
         data_keys: Globs; see `kernel.globs`.
         publishers: Exact publishers.
         scope: What the reader may see; nothing else passes, whatever is wanted.
+        type_prefixes: What types may begin with instead.
+        metadata: Entries that the event's must have.
+        without_service: Leaves out what the service writes about itself.
     """
 
     event_types: frozenset[str] = frozenset()
     data_keys: frozenset[str] = frozenset()
     publishers: frozenset[str] = frozenset()
     scope: Scope = UNRESTRICTED
+    type_prefixes: tuple[str, ...] = ()
+    metadata: frozenset[tuple[str, str]] = frozenset()
+    without_service: bool = False
 
     @property
     def is_open(self) -> bool:
         """Whether everything passes."""
-        wanted = self.event_types or self.data_keys or self.publishers
-        return not wanted and self.scope.is_open
+        wanted = self.data_keys or self.publishers or self.metadata
+        return not wanted and not self.limits_types and self.scope.is_open
 
-    def passes(self, event: Event | Links) -> bool:
+    @property
+    def limits_types(self) -> bool:
+        """Whether some types don't pass."""
+        return bool(self.event_types or self.type_prefixes or self.without_service)
+
+    def passes(self, event: Event) -> bool:
         """Whether the event is wanted."""
-        if self.event_types and event.event_type not in self.event_types:
+        if self.limits_types and not self.admits_type(event.event_type):
             return False
         if self.publishers and event.publisher not in self.publishers:
             return False
+        if self.metadata and not self.metadata <= event.metadata.items():
+            return False
         return self.admits_key(event.data_key)
+
+    def admits_type(self, event_type: str) -> bool:
+        """Whether events of this type are wanted, as far as the type goes."""
+        if self.without_service and event_type in SERVICE_TYPES:
+            return False
+        if not self.event_types and not self.type_prefixes:
+            return True
+        return event_type in self.event_types or event_type.startswith(self.type_prefixes)
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """What tells it from others, but for the scope, in the same words in every version: it is
+        part of tokens and of what is stored."""
+        names = (self.event_types, self.data_keys, self.publishers)
+        added = (self.type_prefixes, sorted(self.metadata), self.without_service)
+        return (*map(sorted, names), *(added if any(added) else ()))
 
     def admits_key(self, data_key: str) -> bool:
         """Whether events of this data key are wanted, as far as the key goes."""

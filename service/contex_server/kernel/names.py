@@ -23,7 +23,8 @@ _FIRST = {"": "", "a letter": "(?=[A-Za-z])", "a letter or digit": "(?=[A-Za-z0-
 
 
 class Name:
-    """Checks names of one kind, and returns them; `limit` says in words what they must be.
+    """Checks names of one kind, and returns them; `limit` says in words what they must be, and
+    `high` how many characters they may have.
 
     These have few characters; `PrintableName` is for the others.
 
@@ -40,7 +41,7 @@ class Name:
 
     def __init__(self, field: str, low: int, high: int, characters: str, first: str = "") -> None:
         allowed = characters.replace(" ", "")
-        self._field = field
+        self._field, self.high = field, high
         self._pattern = re.compile(f"{_FIRST[first]}[{allowed}]{{{low},{high}}}")
         self.limit = f"{low} to {high}" if low else f"at most {high}"
         self.limit += f" characters of {characters}" + (f", {first} first" if first else "")
@@ -71,7 +72,7 @@ class PrintableName(Name):
     """
 
     def __init__(self, field: str, low: int, high: int, *, part: bool = False) -> None:
-        self._field, self._low, self._high = field, low, high
+        self._field, self._low, self.high = field, low, high
         start, end = ("", "") if part else (f"(?![{_EDGE}])", f"(?<![{_EDGE}])")
         self._pattern = re.compile(f"{start}[^{_UNPRINTABLE}]{{{low},{high}}}{end}")
         self.limit = f"{low} to {high}" if low else f"at most {high}"
@@ -83,7 +84,7 @@ class PrintableName(Name):
         """Checks one."""
         # Most names are ASCII, and sooner checked without the pattern.
         ascii_ = value.isascii() and value.isprintable() and " " not in value
-        if ascii_ and self._low <= len(value) <= self._high:
+        if ascii_ and self._low <= len(value) <= self.high:
             return value
         return super().__call__(value, field)
 

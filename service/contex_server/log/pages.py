@@ -101,6 +101,7 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
         ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE.
     """
     check_not_beyond(bounds, position)
+    check_not_deleted(bounds, position)
     # Conservative by one: a reader that stands exactly on the last trimmed event has
     # missed nothing, but that can't be told from what the store keeps.
     earliest = bounds.first or bounds.tail
@@ -109,6 +110,21 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
             Reason.SEQUENCE_TRIMMED,
             f"events after {position} can no longer be read; the earliest is {earliest}",
             metadata={"earliest_sequence": str(earliest)},
+        )
+
+
+def check_not_deleted(bounds: Bounds, position: Sequence) -> None:
+    """Refuses a position of an earlier project of the name, which was deleted.
+
+    Raises:
+        ContexError: SEQUENCE_TRIMMED.
+    """
+    if BEGINNING < position < bounds.deleted:
+        raise ContexError(
+            Reason.SEQUENCE_TRIMMED,
+            f"{position} is of a project that was deleted; the one that has its name now begins "
+            f"after {bounds.deleted}",
+            metadata={"earliest_sequence": str(bounds.first or bounds.tail)},
         )
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import (
+    BEGINNING,
+    Append,
+    Appended,
+    Entry,
+    EventFilter,
+    Range,
+    Sequence,
+)
 
 
 class Bounds(NamedTuple):
@@ -22,6 +30,8 @@ class Bounds(NamedTuple):
         length: Number of events that can be read.
         now_ms: The store's clock, unix milliseconds.
         added: Number of events ever appended.
+        deleted: What ends the project of this name that was deleted last: the log began anew
+            after it.
     """
 
     first: Sequence | None
@@ -30,6 +40,12 @@ class Bounds(NamedTuple):
     length: int = 0
     now_ms: int = 0
     added: int = 0
+    deleted: Sequence = BEGINNING
+
+    @property
+    def exists(self) -> bool:
+        """Whether the project has had an event, since it was deleted last."""
+        return self.tail > self.deleted
 
 
 class Follower(Protocol):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import Sequence
+
+REMAINS = "~deleted-"
+"""What comes between the name of a deleted project and the sequence that ends it, in the name of
+what is left of it."""
 
 
 class Counters(NamedTuple):
@@ -33,6 +37,49 @@ class Counters(NamedTuple):
     snapshot_bytes: int = 0
 
 
+class Deletion(NamedTuple):
+    """A deletion of a project.
+
+    Attributes:
+        project: Its name.
+        last: The sequence that ends it; those of a later project of the name are greater.
+        identity: Who deleted it.
+        events: How many events could be read before.
+    """
+
+    project: str
+    last: Sequence
+    unix_ms: int
+    identity: str
+    request_id: str
+    reason: str
+    events: int
+
+    @property
+    def remains(self) -> str:
+        """The name of what is left until it is removed."""
+        return f"{self.project}{REMAINS}{self.last}"
+
+
+class Deleting(NamedTuple):
+    """A request to delete a project.
+
+    Attributes:
+        retention: As it was when nothing in it forbade the deletion.
+        action: For the audit.
+    """
+
+    request_id: str
+    identity: str
+    reason: str
+    retention: bytes
+    action: bytes
+
+
+class RetentionChanged(Exception):
+    """A project's retention was changed meanwhile: nothing was done."""
+
+
 class Dimension(StrEnum):
     """What events are counted by."""
 
@@ -54,6 +101,39 @@ class ProjectStore(Protocol):
 
     async def projects(self) -> list[str]:
         """The projects that have or had events in the store, in no order."""
+
+    async def names(self, after: str, fits: Callable[[str], bool], count: int) -> list[str]:
+        """The first `count` projects after a name that fit, in order; not those out of sight."""
+
+    async def delete(
+        self, project: str, request: Deleting, models: Iterable[str]
+    ) -> Deletion | None:
+        """Takes a project out of sight in one step, and adds `request.action` to the audit.
+
+        What is left of it is a project named `Deletion.remains`, which nobody can name, until
+        `purge`. Repeating a request returns what it did.
+
+        Returns:
+            What was done; None if there is no such project.
+
+        Raises:
+            RetentionChanged: The project's retention is not `request.retention`.
+        """
+
+    async def deletion(self, project: str, request_id: str = "") -> Deletion | None:
+        """How a project of this name was deleted last, or by a request; None if it was not."""
+
+    async def purge(self, remains: str) -> None:
+        """Removes what is left of a deleted project; may be repeated."""
+
+    async def announce(self, project: str, last: Sequence) -> None:
+        """Tells every process that a project was deleted."""
+
+    async def announced(
+        self, after: Sequence | None
+    ) -> tuple[Sequence, list[tuple[str, Sequence]]]:
+        """Projects that were deleted, each with what ends it, and where to ask from next; without
+        `after` only the latter."""
 
     async def counters(self, project: str) -> Counters:
         """Totals, kept as events are appended."""

@@ -228,11 +228,13 @@ class ProjectMatcher:
                     self._take_background_if_due()
                     await self._follow(reader)
         except Exception as error:
+            deleted = _is_of_deleted(error)
             if not self._opened.done():
                 self._opened.set_exception(error)
-            else:
+            elif not deleted:
                 log.exception("matcher_failed", project=self.project)
-            self._fail(ContexError(Reason.INTERNAL, f"matching failed in project {self.project!r}"))
+            failed = ContexError(Reason.INTERNAL, f"matching failed in project {self.project!r}")
+            self._fail(error if isinstance(error, ContexError) and deleted else failed)
 
     async def _follow(self, reader: Reader) -> None:
         while True:
@@ -264,6 +266,8 @@ class ProjectMatcher:
                 async with self._lock:
                     return await work()
             except ContexError as error:
+                if _is_of_deleted(error):
+                    raise
                 log.warning("matching_interrupted", project=self.project, error=error.message)
                 await backoff.wait()
 
@@ -459,6 +463,11 @@ class ProjectMatcher:
                 if not state.digest and index.latest.get(state.data_key) == state.sequence
             ]
             await self._engine.work(index.apply, erased, {})
+
+
+def _is_of_deleted(error: Exception) -> bool:
+    """Whether the log has ended because the project was deleted."""
+    return isinstance(error, ContexError) and error.reason is Reason.PROJECT_NOT_FOUND
 
 
 def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:

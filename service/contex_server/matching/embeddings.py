@@ -74,6 +74,7 @@ class Embeddings:
 
     def forget(self, project: str) -> None:
         """Drops what is cached of a project."""
+        self._deciding.pop(project, None)
         for cache in (self._cache, self._stored):
             for place in [place for place in cache if place[0] == project]:
                 cache.pop(place, None)

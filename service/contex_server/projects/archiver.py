@@ -22,6 +22,7 @@ from contex_server.kernel.model import Entry, Range, Sequence
 from contex_server.log.archive import Archived
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
+from contex_server.log.projects import REMAINS
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
@@ -141,7 +142,8 @@ class Archiver:
             self._grown = set()
             try:
                 if time.monotonic() >= all_at:
-                    queue.update(await self._store.projects.projects())
+                    projects = await self._store.projects.projects()
+                    queue.update(name for name in projects if REMAINS not in name)
                     all_at = time.monotonic() + _POLL_ALL_S
                 while queue:
                     await self._visit(queue.pop())

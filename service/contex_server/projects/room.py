@@ -10,7 +10,9 @@ from contex_server.kernel.growth import Growth
 from contex_server.log.store import Store
 from contex_server.matching.embeddings import Embeddings
 from contex_server.projects.archiver import Archiver
+from contex_server.projects.deletion import Deleter
 from contex_server.projects.erasure import Eraser
+from contex_server.projects.existence import Existence
 from contex_server.projects.pace import Pace
 from contex_server.projects.recovery import Recovery
 from contex_server.projects.removal import Removal
@@ -34,12 +36,14 @@ class ProjectsRoom:
     retention: RetentionAdmin
     usage: UsageReader
     eraser: Eraser
+    deleter: Deleter
+    existence: Existence
     verification: Verification
     archiver: Archiver | None
     recovery: Recovery | None
 
 
-def open_projects(
+async def open_projects(
     settings: Settings,
     storage: Storage,
     embeddings: Embeddings,
@@ -70,12 +74,22 @@ def open_projects(
         archiver.start()
         growth.listen(archiver.appended)
         recovery = Recovery(storage, archiver)
+    existence = Existence(storage.store.events)
+    growth.listen_deleted(existence.forget)
+    growth.listen_deleted(lambda project, _: storage.sealer.forget(project))
+    growth.listen_deleted(lambda project, _: embeddings.forget(project))
+    task = archiver.task if archiver is not None else None
+    deleter = Deleter(storage, retentions, task, embeddings.models.ids, growth)
+    stack.push_async_callback(deleter.close)
+    await deleter.start()
     eraser = Eraser(storage, retentions, archiver, embeddings.models.ids, growth)
     return ProjectsRoom(
         retentions,
         RetentionAdmin(storage.log, retentions, archiver, removal),
         usage_reader(settings, store, retentions),
         eraser,
+        deleter,
+        existence,
         Verification(storage, embeddings, recovery),
         archiver,
         recovery,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, Range, Sequence
-from contex_server.log.pages import check_not_beyond
+from contex_server.log.pages import check_not_beyond, check_not_deleted
 from contex_server.log.port import Bounds, EventLog
 
 GRACE_MS = 1_000
@@ -53,6 +53,7 @@ async def resolve_moment(log: EventLog, project: str, query: MomentQuery) -> Mom
         newest = await _newest(log, project, bounds, Sequence(query.unix_ms, _LAST_N))
         return Moment(newest, query.unix_ms)
     check_not_beyond(bounds, query)
+    check_not_deleted(bounds, query)
     newest = await _newest(log, project, bounds, query)
     return Moment(newest, newest.ms)
 

@@ -94,6 +94,12 @@ class StateReader:
             self._cache[project, until] = state
         return state
 
+    def forget(self, project: str, _last: Sequence) -> None:
+        """A project was deleted: what is cached of it goes."""
+        for place in [place for place in self._cache if place[0] == project]:
+            self._cache.pop(place, None)
+        self._snapshots.forget(project)
+
     async def key_at(
         self, project: str, data_key: str, until: Sequence, scope: Scope
     ) -> KeyState | None:

@@ -33,6 +33,7 @@ def open_state(
     )
     stack.push_async_callback(snapshotter.close)
     growth.listen(snapshotter.appended)
+    growth.listen_deleted(snapshotter.deleted)
     reader = StateReader(
         log,
         store.state,
@@ -40,4 +41,5 @@ def open_state(
         cache_bytes=settings.snapshot_cache_bytes,
         on_long_fold=snapshotter.appended,
     )
+    growth.listen_deleted(reader.forget)
     return StateRoom(reader, HistoryReader(log, store.state, snapshots))

@@ -42,6 +42,11 @@ class SnapshotCache:
             cache_bytes, getsizeof=lambda snapshot: snapshot.nbytes
         )
 
+    def forget(self, project: str) -> None:
+        """Drops what is cached of a project."""
+        for place in [place for place in self._cache if place[0] == project]:
+            self._cache.pop(place, None)
+
     async def before(self, project: str, until: Sequence) -> StoredSnapshot:
         """The newest readable snapshot at or before a sequence."""
         while True:

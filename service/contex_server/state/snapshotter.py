@@ -87,6 +87,11 @@ class Snapshotter:
             self._tasks[project] = task
             task.add_done_callback(lambda _: self._tasks.pop(project))
 
+    def deleted(self, project: str, _last: Sequence) -> None:
+        """A project was deleted, and its snapshots with it."""
+        self._newest.pop(project, None)
+        self.claims.lost(project)
+
     async def _look_on(self, project: str) -> None:
         """Looks at a project while it grows, more often the faster it grows."""
         delay = min(_MIN_LOOK_S, self._look_s)

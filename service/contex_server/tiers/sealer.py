@@ -42,6 +42,11 @@ class Sealer:
         self._master = master
         self._keys: TTLCache[tuple[str, bytes], AESGCM | Erasure] = TTLCache(_CACHED, FRESH_S)
 
+    @property
+    def can_seal(self) -> bool:
+        """Whether events may name a subject."""
+        return self._master is not None
+
     async def seal(self, project: str, subject: str, body: bytes) -> bytes:
         """The body of an event, sealed with the key that is in use for a subject.
 

@@ -120,8 +120,8 @@ class SegmentIndex:
 
     def blocks_with(self, event_filter: EventFilter) -> SequenceOf[int]:
         """The blocks that may hold events that pass a filter, ascending: types are known of the
-        segment, data keys of each event, publishers not at all."""
-        if event_filter.event_types and event_filter.event_types.isdisjoint(self.types):
+        segment, data keys of each event, publishers and metadata not at all."""
+        if not any(map(event_filter.admits_type, self.types)):
             return ()
         if not event_filter.data_keys:
             return range(len(self.counts))

@@ -208,8 +208,7 @@ def _fingerprint(request: ExportRequest) -> str:
         request.format,
         request.compress,
         str(request.after),
-        *map(sorted, (request.filter.event_types, request.filter.data_keys)),
-        sorted(request.filter.publishers),
+        *request.filter.fingerprint(),
     )
     # Part of tokens, so it may not change with the names of classes.
     include = ", ".join(f"<Part.{part.name}: {part:d}>" for part in sorted(request.parts))

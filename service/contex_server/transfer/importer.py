@@ -132,8 +132,8 @@ class Import:
         request = self._request
         bounds = await self._importer.storage.log.bounds(request.project)
         if self._exact:
-            self._project_tail = bounds.tail
-            if bounds.trimmed or (bounds.tail > BEGINNING and not request.verbatim):
+            self._project_tail = bounds.tail if bounds.exists else BEGINNING
+            if bounds.trimmed or (bounds.exists and not request.verbatim):
                 raise not_empty(request.project, bounds.tail)
         if request.dry_run:
             return

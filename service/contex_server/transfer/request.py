@@ -55,10 +55,9 @@ class ImportRequest:
 
     def fingerprint(self) -> str:
         """Identifies the options that may not change when an import is resumed."""
-        names = (self.filter.event_types, self.filter.data_keys, self.filter.publishers)
         rest = (
             self.format,
-            tuple(map(sorted, names)),
+            self.filter.fingerprint(),
             self.after,
             self.until,
             self.mappings,

@@ -324,6 +324,7 @@ async def scene(
     async with leaver, Api.of(word_server) as writer:
         await writer.publish(event("alpha"))
         await writer.register("agent", "alpha")
+        await leaver.publish(event("warm"), project="warm")
         await leaver.log("warm")
         yield Scene(word_server, words, leaver, writer)
 

@@ -15,8 +15,9 @@ from contex.v1 import event_pb2
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
 from contex_server.server import Server
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.integration.support import (
     DEADLINE_S,
@@ -276,7 +277,7 @@ NAMES = (
     "",
     *(
         f"contex.v1.{name}Service"
-        for name in ("Event", "Agent", "Match", "State", "Audit", "Project", "Transfer")
+        for name in ("Event", "Agent", "Match", "State", "Audit", "Project", "Transfer", "Server")
     ),
 )
 Serving = health_pb2.HealthCheckResponse
@@ -310,8 +311,61 @@ async def test_health_knows_the_services_and_no_others(channel: grpc.aio.Channel
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_reflection_lists_the_services_and_their_files(channel: grpc.aio.Channel) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+REFLECTIONS = tuple(f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha"))
+
+
+def reflect(channel: grpc.aio.Channel, service: str, requests: list[Any]) -> Any:
+    """Asks a version of reflection; both have the same messages."""
+    method = channel.stream_stream(
+        f"/{service}/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return method(iter(requests), timeout=DEADLINE_S)
+
+
+@pytest.mark.parametrize("service", REFLECTIONS)
+async def test_reflection_describes_whatever_has_a_name(
+    channel: grpc.aio.Channel, service: str
+) -> None:
+    files = {
+        "contex.v1.EventService": "event_service",
+        "contex.v1.EventService.Publish": "event_service",
+        "contex.v1.Event": "event",
+        "contex.v1.Event.sequence": "event",
+        "contex.v1.Durability": "event",
+        "contex.v1.DURABILITY_FSYNC": "event",
+        "contex.v1.Durability.DURABILITY_FSYNC": "event",
+        "contex.v1.NoService": "",
+        "contex.v1.EventService.NoMethod": "",
+        "contex.v1.Durability.NO_VALUE": "",
+        "nothing": "",
+        "": "",
+    }
+    requests = [
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in files
+    ]
+    requests += [
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
+        for reflection in REFLECTIONS
+        for name in (reflection, f"{reflection}.ServerReflectionInfo")
+    ]
+    answers = [a async for a in reflect(channel, service, requests)]
+    expected = [file and f"contex/v1/{file}.proto" for file in files.values()]
+    expected += ["grpc_reflection/v1/reflection.proto"] * 2
+    expected += ["grpc_reflection/v1alpha/reflection.proto"] * 2
+    for answer, file in zip(answers, expected, strict=True):
+        if not file:
+            assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+            continue
+        first = answer.file_descriptor_response.file_descriptor_proto[0]
+        assert descriptor_pb2.FileDescriptorProto.FromString(first).name == file
+
+
+@pytest.mark.parametrize("service", REFLECTIONS)
+async def test_reflection_lists_the_services_and_their_files(
+    channel: grpc.aio.Channel, service: str
+) -> None:
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         *(
@@ -319,12 +373,12 @@ async def test_reflection_lists_the_services_and_their_files(channel: grpc.aio.C
             for name in NAMES[1:]
         ),
     ]
-    answers = [a async for a in stub.ServerReflectionInfo(iter(requests), timeout=DEADLINE_S)]
+    answers = [a async for a in reflect(channel, service, requests)]
     listed = {service.name for service in answers[0].list_services_response.service}
     assert listed == {
         *NAMES[1:],
         "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
+        *REFLECTIONS,
     }
     for answer in answers[1:]:
         assert answer.file_descriptor_response.file_descriptor_proto

@@ -85,6 +85,7 @@ async def test_a_refused_batch_does_not_stop_the_stream(api: Api) -> None:
         "data_key": "known",
         "expected_revision": "7",
         "actual_revision": "1",
+        "actual_state": "present",
     }
     assert conflict.message
     assert conflict.retry_delay_ms == 0
@@ -150,6 +151,7 @@ async def test_two_streams_at_once_each_keep_their_order(server: Server) -> None
 async def test_who_does_not_read_the_answers_is_not_read_either(server: Server) -> None:
     # Without the probing of bandwidth the window of a stream stays at 64 KiB.
     async with Api.of(server, ("grpc.http2.bdp_probe", 0)) as api, Api.of(server) as other:
+        await other.publish(event("first"))
         call = api.events.PublishStream()
 
         async def write() -> None:
@@ -212,6 +214,7 @@ async def test_a_message_beyond_the_transport_limit_ends_only_its_stream(api: Ap
 async def test_batches_that_nobody_waits_for_are_appended_whole_or_not_at_all(
     server: Server, api: Api
 ) -> None:
+    await api.publish(*(event(f"first.{n}") for n in range(5)))
     for round_ in range(10):
         call = api.events.PublishStream()
         for i in range(20):
@@ -243,7 +246,7 @@ async def test_an_unknown_method_is_unimplemented(api: Api) -> None:
 
 async def test_every_field_that_is_outside_its_limits_is_told(api: Api) -> None:
     bad = event("a\tb", content_type="none", expected_revision=2**60)
-    events = [bad, event("fine"), NewEvent(event_type="a b")]
+    events = [bad, event("fine"), NewEvent(event_type="a\tb")]
     refused = await refusal(api.publish(*events))
     assert refused.fields == [
         "events[0].data_key",

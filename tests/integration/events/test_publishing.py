@@ -106,7 +106,7 @@ async def test_projects_know_nothing_of_each_other(api: Api) -> None:
     (two,) = await api.log("two")
     assert one.revision == two.revision == 1
     refused = await refusal(
-        api.events.GetEvent(GetEventRequest(project="three", sequence=one.sequence))
+        api.events.GetEvent(GetEventRequest(project="two", sequence=one.sequence))
     )
     assert (refused.code, refused.reason) == ("NOT_FOUND", "EVENT_NOT_FOUND")
 
@@ -156,6 +156,7 @@ async def test_of_two_racing_writers_one_wins_and_the_other_learns_the_revision(
                 "data_key": "counter",
                 "expected_revision": str(revision),
                 "actual_revision": str(revision + 1),
+                "actual_state": "present",
             }
         assert [e.revision for e in await one.log()] == list(range(1, 21))
 

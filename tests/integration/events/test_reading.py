@@ -91,7 +91,6 @@ async def test_the_last_page_has_no_token(api: Api) -> None:
     await fill(api, 20)
     assert not (await api.page(page_size=20)).next_page_token
     assert (await api.page(page_size=19)).next_page_token
-    assert not (await api.page("empty")).events
 
 
 @pytest.mark.parametrize("direction", [event_pb2.ORDER_FORWARDS, BACKWARDS])
@@ -265,13 +264,6 @@ async def test_a_replay_in_which_nothing_passes_tells_its_progress(
             rest = await api.replay(order=direction, cursor=cursors[0]).to_end()
             assert rest.sequences == expected[-len(rest.sequences) :]
             assert 0 < len(rest.sequences) < len(every)
-
-
-async def test_an_empty_project_has_an_empty_past(api: Api) -> None:
-    assert (await api.replay().to_end()).kinds == []
-    assert (await api.replay(order=BACKWARDS).to_end()).kinds == []
-    refused = await refusal(api.page(since=after("5-0")))
-    assert refused.metadata == {"tail_sequence": "0-0"}
 
 
 async def test_readers_do_not_disturb_each_other(server: Server) -> None:

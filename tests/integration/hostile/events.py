@@ -9,6 +9,7 @@ from contex_server.kernel.model import RESERVED_TYPES
 from tests.integration.hostile.scene import MIB
 from tests.integration.hostile.table import (
     AROUND,
+    BAD_METADATA,
     CASES,
     NASTY,
     UNPRINTABLE,
@@ -79,16 +80,11 @@ for _name, _text in {
     "far too long": "d" * MIB,
 }.items():
     refuse_event(f"description {_name}", "description", event(description=_text))
-for _name, _metadata in {
-    "too many": {str(i): "" for i in range(33)},
-    "far too many": {str(i): "" for i in range(20_000)},
-    "too large": {"k": "v" * 4_096},
-    "too large in emoji": {"k": "😀" * 1_024},
-    "too large together": {f"k{i:02}": "v" * 130 for i in range(32)},
-    "empty key": {"": "v"},
-    "long key": {"k" * 65: "v"},
-}.items():
+for _name, _metadata in BAD_METADATA.items():
     refuse_event(f"metadata {_name}", "metadata", event(metadata=_metadata))
+refuse_event("state without key", "expected_state", own(expected_state=1))
+refuse_event("state that is none", "expected_state", event(expected_state=4))
+refuse_event("state and revision", "expected_state", event(expected_state=1, expected_revision=0))
 refuse_event("revision without key", "expected_revision", own(expected_revision=0))
 for _value in (2**53 + 1, 2**63, 2**64 - 1):
     refuse_event(f"revision {_value}", "expected_revision", event(expected_revision=_value))
@@ -101,7 +97,7 @@ CASES.append(
         ),
         "REVISION_CONFLICT",
         code="FAILED_PRECONDITION",
-        metadata=frozenset({"data_key", "expected_revision", "actual_revision"}),
+        metadata=frozenset({"data_key", "expected_revision", "actual_revision", "actual_state"}),
     )
 )
 
@@ -174,5 +170,5 @@ refuse(
     "Publish",
     "several fields of several events",
     "events[0].data_key",
-    events=[_bad(), NewEvent(data_key="fine"), NewEvent(event_type="a b")],
+    events=[_bad(), NewEvent(data_key="fine"), NewEvent(event_type="a\tb")],
 )

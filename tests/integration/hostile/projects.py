@@ -45,12 +45,18 @@ raw(
 for _name, _text in {"empty": "", "blank": " \n", "long": "a" * 1_001}.items():
     refuse("RemoveEvents", f"reason {_name}", "reason", reason=_text)
     refuse("EraseData", f"reason {_name}", "reason", reason=_text)
+    refuse("DeleteProject", f"reason {_name}", "reason", reason=_text)
 for _name, _text in some({"empty": "", **long_names(128), **NASTY}, *FEW).items():
     refuse("EraseData", f"subject {_name}", "subject", subject=_text)
 for _name, _text in some({"empty": "", **long_names(256), **UNPRINTABLE}, *UNPRINTABLE_FEW).items():
     refuse("EraseData", f"data_key {_name}", "data_key", data_key=_text)
 for _name, _text in some({"empty": "", **long_names(64), **NASTY}, *FEW).items():
     refuse("EraseData", f"request_id {_name}", "request_id", request_id=_text)
+    refuse("DeleteProject", f"request_id {_name}", "request_id", request_id=_text)
+for _name, _text in {"long": "a" * 65, "NUL": "a\0b", "open": "a\\"}.items():
+    refuse("ListProjects", f"name {_name}", "name", name=_text)
+for _size in (-1, 1_001):
+    refuse("ListProjects", f"page_size {_size}", "page_size", page_size=_size)
 CASES.append(
     Case(
         "EraseData",

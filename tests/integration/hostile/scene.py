@@ -13,6 +13,7 @@ from contex.v1 import (
     event_service_pb2,
     match_service_pb2,
     project_service_pb2,
+    server_service_pb2,
     state_service_pb2,
     transfer_service_pb2,
 )
@@ -27,10 +28,13 @@ from contex.v1.match_service_pb2 import (
     RecordFeedbackRequest,
 )
 from contex.v1.project_service_pb2 import (
+    DeleteProjectRequest,
     EraseDataRequest,
     GetActivityRequest,
+    GetProjectRequest,
     GetRetentionRequest,
     GetStatsRequest,
+    ListProjectsRequest,
     RemoveEventsRequest,
     SetRetentionRequest,
     VerifyProjectRequest,
@@ -80,6 +84,7 @@ SERVICES = (
     audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
     transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"],
+    server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -113,6 +118,9 @@ VALID: dict[str, Message] = {
     "GetBlame": GetBlameRequest(project=P, data_key="k0"),
     "ListRecords": ListRecordsRequest(project=P),
     "ExportRecords": ExportRecordsRequest(project=P),
+    "ListProjects": ListProjectsRequest(),
+    "GetProject": GetProjectRequest(project=P),
+    "DeleteProject": DeleteProjectRequest(project=P, request_id="r", reason="a reason"),
     "GetStats": GetStatsRequest(project=P),
     "GetRetention": GetRetentionRequest(project=P),
     "SetRetention": SetRetentionRequest(project=P),
@@ -124,6 +132,7 @@ VALID: dict[str, Message] = {
     "GetActivity": GetActivityRequest(project=P),
     "ExportProject": ExportProjectRequest(project=P),
     "ImportProject": ImportProjectRequest(start=ImportStart(project="imported")),
+    "GetServerInfo": server_service_pb2.GetServerInfoRequest(),
 }
 
 

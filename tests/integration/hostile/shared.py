@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.integration.hostile.scene import AGENT, METHODS, VALID
 from tests.integration.hostile.table import (
     AROUND,
+    BAD_METADATA,
     CASES,
     FEW,
     FIRST,
@@ -39,8 +40,9 @@ from tests.integration.hostile.table import (
 from tests.integration.support import AcknowledgeRequest, P
 
 # Names: project and agent_id of every RPC that has them. Of PublishStream: see its own test.
-# Of ImportProject: below.
-for _rpc in sorted(METHODS.keys() - {"PublishStream", "ImportProject"}):
+# Of ImportProject: below. GetServerInfo and ListProjects name no project.
+_ELSEWHERE = {"PublishStream", "ImportProject", "GetServerInfo", "ListProjects"}
+for _rpc in sorted(METHODS.keys() - _ELSEWHERE):
     _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b"}
     for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *FEW)).items():
         refuse(_rpc, f"project {_name}", "project", project=_text)
@@ -75,6 +77,8 @@ for _rpc in (
 # Bytes that are no message.
 for _rpc in METHODS:
     for _name, _bytes in MALFORMED.items():
+        if _name == "field zero" and not METHODS[_rpc].input_type.fields:
+            continue  # protobuf itself takes it where a message has no field at all
         raw(_rpc, f"malformed {_name}", lambda b=_bytes: b)  # type: ignore[misc]
 
 
@@ -243,6 +247,7 @@ for _rpc in ("ListEvents", "Replay", "Subscribe", "ExportProject"):
             "a newline after one": "a\\\n",
         },
         "publishers": {**long_names(128), **UNPRINTABLE, **AROUND},
+        "event_type_prefixes": {"empty": "", **long_names(64), **UNPRINTABLE},
     }.items():
         _few = UNPRINTABLE_FEW[1:]
         for _name, _text in (_bad if _rpc == "ListEvents" else some(_bad, *_few)).items():
@@ -257,6 +262,13 @@ for _rpc in ("ListEvents", "Replay", "Subscribe", "ExportProject"):
             f"filter.{_list} too many",
             f"filter.{_list}",
             filter=event_pb2.EventFilter(**{_list: ["a"] * 33}),
+        )
+    for _name, _metadata in BAD_METADATA.items():
+        refuse(
+            _rpc,
+            f"filter.metadata {_name}",
+            "filter.metadata",
+            filter=event_pb2.EventFilter(metadata=_metadata),
         )
 
 
@@ -302,6 +314,7 @@ for _rpc, _field, _token, _more in (
     ("Replay", "cursor", Token.BACKWARDS, {"order": event_pb2.ORDER_BACKWARDS}),
     ("ListEvents", "page_token", Token.EVENTS_PAGE, {}),
     ("ListAgents", "page_token", Token.AGENTS_PAGE, {}),
+    ("ListProjects", "page_token", Token.PROJECTS_PAGE, {}),
     ("ListDeliveries", "page_token", Token.DELIVERIES_PAGE, {}),
     (
         "ListDeliveries",

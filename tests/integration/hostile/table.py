@@ -239,3 +239,14 @@ def forged(token: Token, rest: bytes, project: str = P) -> str:
     checksum = zlib.crc32(rest, zlib.crc32(bytes([token]) + project.encode() + b"\0"))
     head = struct.pack(">BI", token, checksum)
     return base64.urlsafe_b64encode(head + rest).rstrip(b"=").decode()
+
+
+BAD_METADATA: dict[str, dict[str, str]] = {
+    "too many": {str(i): "" for i in range(33)},
+    "far too many": {str(i): "" for i in range(20_000)},
+    "too large": {"k": "v" * 4_096},
+    "too large in emoji": {"k": "😀" * 1_024},
+    "too large together": {f"k{i:02}": "v" * 130 for i in range(32)},
+    "empty key": {"": "v"},
+    "long key": {"k" * 65: "v"},
+}

@@ -8,6 +8,7 @@ from contex.v1 import event_pb2
 from contex.v1.transfer_service_pb2 import ImportStart, KeyMapping, Redaction
 
 from tests.integration.hostile.table import (
+    BAD_METADATA,
     FEW,
     FIRST,
     NASTY,
@@ -52,7 +53,12 @@ for _field in ("since", "until"):
     refuse_import(f"{_field} at -1", f"{_field}.unix_ms", **{_field: position(unix_ms=-1)})
     for _name, _time in NO_TIME.items():
         refuse_import(f"{_field} {_name}", f"{_field}.time", **{_field: position(time=_time)})
-for _list, _text in {"event_types": " a", "data_keys": "a\\", "publishers": "a\n"}.items():
+for _list, _text in {
+    "event_types": " a",
+    "data_keys": "a\\",
+    "publishers": "a\n",
+    "event_type_prefixes": "",
+}.items():
     refuse_import(
         f"filter.{_list}",
         f"filter.{_list}[1]",
@@ -62,6 +68,12 @@ for _list, _text in {"event_types": " a", "data_keys": "a\\", "publishers": "a\n
         f"filter.{_list} too many",
         f"filter.{_list}",
         filter=event_pb2.EventFilter(**{_list: ["a"] * 33}),
+    )
+for _name, _metadata in BAD_METADATA.items():
+    refuse_import(
+        f"filter.metadata {_name}",
+        "filter.metadata",
+        filter=event_pb2.EventFilter(metadata=_metadata),
     )
 _FINE = KeyMapping(from_prefix="a", to_prefix="b")
 for _name, _text in {"one too long": "a" * 257, "NUL": "a\0"}.items():

@@ -237,14 +237,6 @@ async def test_stats_tell_the_snapshots(start_server: StartServer, valkey: Embed
         assert found.archived_sequence == ""
 
 
-async def test_an_unknown_project_is_an_empty_one(api: Api) -> None:
-    found = await stats(api, "nobody")
-    assert found == project_service_pb2.GetStatsResponse(last_sequence="0-0", counted_since="0-0")
-    answer = await activity(api, KEY, project="nobody")
-    assert answer.total.total == answer.name_count == 0
-    assert set(answer.total.counts) == {0}
-
-
 async def test_a_log_that_is_older_than_its_counts_says_so(api: Api, store: Any) -> None:
 
     await api.publish(event("old"))

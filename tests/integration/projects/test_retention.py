@@ -333,6 +333,7 @@ async def test_without_an_archive(start_server: StartServer, valkey: EmbeddedVal
         assert not answer.has_archive
         assert not answer.retention.HasField("store_events")
         assert answer.effective.store_events == 1_000_000
+        await api.publish(event())
         refused = await refusal(remove(api, "0"))
         assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "ARCHIVE_DISABLED")
 

@@ -157,7 +157,7 @@ async def test_a_store_that_is_lost(
             fresh.url, embedder=Words(), segment_events=10, snapshot_events=10
         )
         async with Api.of(server) as again:
-            assert await listed(again) == []
+            assert (await refusal(listed(again))).reason == "PROJECT_NOT_FOUND"
             found, summary = await verify(again)
             assert [kind for kind, _ in found] == ["ARCHIVE_AHEAD"]
             assert summary.event_count == 0

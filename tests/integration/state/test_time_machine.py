@@ -30,7 +30,13 @@ from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.objects import Objects
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.integration.support import (
     DEADLINE_S,
@@ -376,6 +382,11 @@ class History(RuleBasedStateMachine):
             )
         )
         self.model.note(sequences, batch, publisher)
+
+    @initialize()
+    def begin(self) -> None:
+        """What reads a project without an event is refused."""
+        self.world.run(self._publish(0, [NewEvent(event_type="note", payload=b"{}")], ""))
 
     @rule(server=SERVERS, batch=BATCH, publisher=st.sampled_from(["ops", "ci", ""]))
     def publish(self, server: int, batch: Any, publisher: str) -> None:

@@ -17,6 +17,7 @@ from contex import (
     NotFound,
     RevisionConflict,
     Unavailable,
+    Unimplemented,
 )
 
 from tests.unit.client.fakes import FakeEvents, event, serving
@@ -130,9 +131,9 @@ async def test_agents(client: AsyncClient) -> None:
     assert [datum.score for datum, _ in registration.by_need()["what"]] == [0.7]
     assert await client.acknowledge("p", "a", registration.data[0]) == "1-0"
     assert await client.acknowledge("p", "a", cursor="c") == "cursor:c"
-    async with client.listen("p", "a") as matches:
-        with pytest.raises(NotFound) as caught:
-            await anext(matches)
+    with pytest.raises(NotFound) as caught:
+        async with client.listen("p", "a"):
+            pass
     assert caught.value.metadata == {"agent_id": "a"}
 
 
@@ -252,3 +253,45 @@ async def test_the_blocking_client_over_a_real_channel(port: int, events: FakeEv
     events.stream_breaks_after = [2, 3]
     events.break_after = [2, 1]
     assert await asyncio.to_thread(use) == [f"{number}-0" for number in range(1, 11)]
+
+
+async def test_a_server_without_server_info_has_the_window_that_is_promised(
+    client: AsyncClient,
+) -> None:
+    with pytest.raises(Unimplemented):
+        await client.server_info()
+    batches = [[NewEvent("k", number)] for number in range(3)]
+    async with client.publish_stream("p", batches, window=1) as stream:
+        assert len([result async for result in stream]) == 3
+        assert stream._window.window_s == 600
+
+
+async def test_a_client_outlives_its_loop_but_serves_one_at_a_time(
+    port: int, events: FakeEvents
+) -> None:
+    def use() -> None:
+        client = AsyncClient(f"127.0.0.1:{port}", timeout=5.0)
+
+        async def publish(number: int) -> None:
+            client.subscribe("p")  # left open
+            stream = client.subscribe("p", start="end")
+            await stream.open()
+            assert (await client.publish("p", "k", number)).sequence == f"{number}-0"
+            assert (await stream.next(5)).sequence == f"{number}-0"
+
+        async def publish_elsewhere() -> None:
+            await client.publish("p", "k", 4)
+
+        async def intrude() -> None:
+            await publish(3)
+            elsewhere = asyncio.to_thread(asyncio.run, publish_elsewhere())
+            with pytest.raises(RuntimeError, match="in use in another event loop"):
+                await elsewhere
+
+        asyncio.run(publish(1))
+        asyncio.run(publish(2))
+        asyncio.run(intrude())
+        asyncio.run(client.close())
+
+    await asyncio.to_thread(use)
+    assert len(events.log) == 3

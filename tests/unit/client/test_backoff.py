@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from contex.backoff import BASE_S, CAP_S, IDEMPOTENCY_WINDOW_S, Backoff, Retry
+from contex.backoff import BASE_S, CAP_S, PROMISED_WINDOW_S, Backoff, Retry, safe_s
 from contex.errors import ContexError, is_transient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,9 +87,22 @@ def test_a_call_that_is_not_idempotent_is_repeated_only_after_a_refusal() -> Non
 def test_no_retry_after_the_server_may_have_forgotten_the_request_id() -> None:
     clock = Clock()
     retry = Retry(3600.0, clock=clock)
-    clock.now += IDEMPOTENCY_WINDOW_S
+    assert retry.outlasts_window
+    clock.now += safe_s(PROMISED_WINDOW_S)
     with pytest.raises(ContexError):
         retry.delay_after(error(Code.UNAVAILABLE))
+    retry.window_s = 3600.0
+    retry.delay_after(error(Code.UNAVAILABLE))
+    clock.now += safe_s(3600.0)
+    with pytest.raises(ContexError):
+        retry.delay_after(error(Code.UNAVAILABLE))
+
+
+def test_only_calls_that_may_outlast_the_window_need_to_know_it() -> None:
+    assert not Retry(540.0).outlasts_window
+    assert Retry(540.5).outlasts_window
+    assert not Retry(3600.0, idempotent=False).outlasts_window
+    assert not Retry(3600.0, endless=True).outlasts_window
 
 
 def test_an_endless_retry_goes_on_for_as_long_as_it_may_help() -> None:

@@ -90,8 +90,14 @@ def test_without_details_the_code_decides(
 ) -> None:
     error = contex.from_rpc_error(FailedCall(code, "no", metadata))
     assert type(error) is expected
-    assert (error.reason, error.metadata, error.retry_after) == ("", {}, None)
-    assert str(error) == f"{code.name}: no"
+    reason = "SERVER_UNREACHABLE" if code is grpc.StatusCode.UNAVAILABLE else ""
+    assert (error.reason, error.metadata, error.retry_after) == (reason, {}, None)
+    assert str(error) == f"{reason or code.name}: no"
+
+
+def test_unavailable_always_has_a_reason() -> None:
+    assert contex.Unavailable("the server ended the stream").reason == "SERVER_UNREACHABLE"
+    assert contex.Unavailable("no", reason="SHUTTING_DOWN").reason == "SHUTTING_DOWN"
 
 
 def test_errors_survive_pickling() -> None:

@@ -67,8 +67,8 @@ def test_request_ids_are_fresh_unless_given(recorder: Client, recorded: Recordin
 def test_start_positions(recorder: Client, recorded: RecordingChannel) -> None:
     def request(**given: Any) -> event_service_pb2.SubscribeRequest:
         with (
-            recorder.subscribe("p", reconnect=False, **given) as stream,
             pytest.raises(Unavailable),
+            recorder.subscribe("p", reconnect=False, **given) as stream,
         ):
             next(stream)
         return recorded.request

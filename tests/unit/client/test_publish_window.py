@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from contex.backoff import IDEMPOTENCY_WINDOW_S
+from contex.backoff import PROMISED_WINDOW_S, safe_s
 from contex.errors import Internal, InvalidArgument, Unavailable
 from contex.publish_window import PublishWindow
 from contex.v1 import event_service_pb2
@@ -80,12 +80,15 @@ def test_batches_are_not_sent_again_after_the_server_may_have_forgotten_them() -
     now = 0.0
     window = PublishWindow(2, clock=lambda: now)
     window.add(request(0))
-    now = IDEMPOTENCY_WINDOW_S - 10
+    now = safe_s(PROMISED_WINDOW_S) - 10
     window.on_break(UNAVAILABLE)
-    now = IDEMPOTENCY_WINDOW_S + 1
+    now = safe_s(PROMISED_WINDOW_S) + 1
     with pytest.raises(Unavailable):
         window.on_break(UNAVAILABLE)
     assert window.reconnects == 1
+    window.window_s = 2 * PROMISED_WINDOW_S
+    window.on_break(UNAVAILABLE)
+    assert window.reconnects == 2
 
 
 def test_an_error_that_stays_raises() -> None:

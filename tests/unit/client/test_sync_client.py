@@ -26,15 +26,18 @@ from contex.v1 import (
     event_pb2,
     event_service_pb2,
     match_service_pb2,
+    server_service_pb2,
 )
 
 from tests.unit.client import fakes
 
 EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 AGENTS = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
+SERVER = server_service_pb2.DESCRIPTOR.services_by_name["ServerService"]
 MATCHING = match_service_pb2.DESCRIPTOR.services_by_name["MatchService"]
 PUBLISH = EVENTS.methods_by_name["Publish"]
 PUBLISH_STREAM = EVENTS.methods_by_name["PublishStream"]
+GET_SERVER_INFO = SERVER.methods_by_name["GetServerInfo"]
 SUBSCRIBE = EVENTS.methods_by_name["Subscribe"]
 REPLAY = EVENTS.methods_by_name["Replay"]
 LIST_EVENTS = EVENTS.methods_by_name["ListEvents"]
@@ -48,7 +51,7 @@ Run = Callable[[Callable[[], object]], Future[object]]
 
 @pytest.fixture
 def channel() -> grpc_testing.Channel:
-    descriptors = [EVENTS, AGENTS, MATCHING]
+    descriptors = [EVENTS, AGENTS, MATCHING, SERVER]
     return grpc_testing.channel(descriptors, grpc_testing.strict_real_time())
 
 
@@ -276,12 +279,11 @@ def test_a_trimmed_position_raises(channel, client: Client, run: Run) -> None:
 
 
 def test_without_reconnect_a_break_raises(channel, client: Client, run: Run) -> None:
-    with client.listen("p", "a", reconnect=False) as subscription:
-        future = run(lambda: next(subscription))
-        _, _, call = channel.take_unary_stream(LISTEN)
-        fail(call, grpc.StatusCode.UNAVAILABLE)
-        with pytest.raises(Unavailable):
-            future.result(10)
+    future = run(lambda: client.listen("p", "a", reconnect=False))
+    _, _, call = channel.take_unary_stream(LISTEN)
+    fail(call, grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(Unavailable):
+        future.result(10)
 
 
 def test_closing_from_another_thread_ends_the_iteration(channel, client: Client, run: Run) -> None:
@@ -299,7 +301,7 @@ def test_closing_from_another_thread_ends_the_iteration(channel, client: Client,
 def test_a_change_of_needs_is_told(channel, client: Client, run: Run) -> None:
     told: list[NeedsChanged] = []
     subscription = client.listen(
-        "p", "a", context_format=ContextFormat.JSON, on_needs_changed=told.append
+        "p", "a", cursor="b", context_format=ContextFormat.JSON, on_needs_changed=told.append
     )
     future = run(lambda: next(subscription))
     _, request, call = channel.take_unary_stream(LISTEN)
@@ -359,6 +361,8 @@ def test_a_publish_stream_sends_unanswered_batches_again(channel, client: Client
     first, second = call.take_request(), call.take_request()
     call.send_response(answer(first, "1-0"))
     third = call.take_request()  # sent only after an answer made room
+    _, _, info = channel.take_unary_unary(GET_SERVER_INFO)
+    fail(info, grpc.StatusCode.UNIMPLEMENTED)  # an older server
     fail(call, grpc.StatusCode.UNAVAILABLE)
 
     _, call = channel.take_stream_stream(PUBLISH_STREAM)

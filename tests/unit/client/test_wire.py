@@ -133,17 +133,17 @@ def test_timestamps_and_repeated_fields_are_converted() -> None:
 @pytest.mark.parametrize("text", ["2025-01-01T12:00:00", "2025-01-01 12:00"])
 def test_a_time_needs_a_zone(text: str) -> None:
     with pytest.raises(ValueError, match="time zone"):
-        wire.position(text)
+        wire.position(text, "at")
 
 
 def test_positions() -> None:
-    assert wire.position(None) is None
+    assert wire.position(None, "at") is None
     for at, expected in (
         ("5-1", event_pb2.Position(sequence="5-1")),
         ("0", event_pb2.Position(sequence="0")),
         ("nonsense", event_pb2.Position(sequence="nonsense")),  # the server refuses it
         (1764000000123, event_pb2.Position(unix_ms=1764000000123)),
     ):
-        assert wire.position(at) == expected
-    time = wire.position("2025-01-01T12:00:00+02:00")
-    assert time == wire.position(datetime(2025, 1, 1, 10, tzinfo=UTC))
+        assert wire.position(at, "at") == expected
+    time = wire.position("2025-01-01T12:00:00+02:00", "at")
+    assert time == wire.position(datetime(2025, 1, 1, 10, tzinfo=UTC), "at")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 
 import pytest
 from contex_server.kernel.model import Event, EventFilter, Range, Sequence
@@ -83,3 +84,57 @@ def test_every_part_of_a_filter_must_fit() -> None:
     assert not wanted.passes(event("ab", "order", "you"))
     assert EventFilter().is_open
     assert EventFilter().passes(event())
+
+
+TYPES = ["data_published", "data_deleted", "agent_registered", "match_feedback", "order", "order.a"]
+annotations = st.dictionaries(st.sampled_from("ab"), st.sampled_from("12"))
+
+
+@given(
+    st.sampled_from(TYPES),
+    annotations,
+    st.sampled_from(["", "k", "ka"]),
+    st.frozensets(st.sampled_from(TYPES), max_size=2),
+    st.frozensets(st.sampled_from(["order", "order.", "data_", "x"]), max_size=2),
+    annotations,
+    st.booleans(),
+    st.frozensets(st.sampled_from(["k*", "ka"]), max_size=1),
+)
+def test_a_filter_passes_what_each_of_its_parts_passes(
+    kind: str,
+    metadata: dict[str, str],
+    key: str,
+    types: frozenset[str],
+    prefixes: frozenset[str],
+    required: dict[str, str],
+    without_service: bool,
+    globs: frozenset[str],
+) -> None:
+    wanted = EventFilter(
+        event_types=types,
+        data_keys=globs,
+        type_prefixes=tuple(sorted(prefixes)),
+        metadata=frozenset(required.items()),
+        without_service=without_service,
+    )
+    typed = not types and not prefixes
+    typed = typed or kind in types or any(kind[: len(p)] == p for p in prefixes)
+    annotated = all(metadata.get(name) == value for name, value in required.items())
+    named = not globs or any(fnmatch.fnmatchcase(key, glob) for glob in globs)
+    served = without_service and kind in ("agent_registered", "match_feedback")
+    passes = wanted.passes(replace(event(key, kind), metadata=metadata))
+    assert passes == (typed and annotated and named and not served)
+    assert passes or not wanted.is_open
+    assert wanted.is_open == (wanted == EventFilter())
+
+
+def test_the_fingerprint_of_a_filter_without_new_parts_is_what_it_was() -> None:
+    wanted = EventFilter(frozenset("ba"), frozenset("k"), frozenset())
+    assert wanted.fingerprint() == (["a", "b"], ["k"], [])
+    others = [
+        EventFilter(type_prefixes=("a",)),
+        EventFilter(metadata=frozenset({("a", "1")})),
+        EventFilter(without_service=True),
+        EventFilter(),
+    ]
+    assert len({repr(other.fingerprint()) for other in others}) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 class AsyncAgentService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _agents(self) -> agent_service_pb2_grpc.AgentServiceAsyncStub:
-        return agent_service_pb2_grpc.AgentServiceStub(self._connection.channel)
+        return self._connection.stub(agent_service_pb2_grpc.AgentServiceStub)
 
     async def register_agent(
         self,
@@ -61,7 +60,8 @@ class AsyncAgentService(AsyncCalls):
                 context of the answer lists those that were left out.
             context_format: Returns the data as text, too, in the context of the answer.
         """
-        request = agent_service_pb2.RegisterAgentRequest(
+        request = wire.message(
+            agent_service_pb2.RegisterAgentRequest,
             project=project,
             agent_id=agent_id,
             needs=values.to_needs(needs),
@@ -94,7 +94,8 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.UpdateAgentRequest(
+        request = wire.message(
+            agent_service_pb2.UpdateAgentRequest,
             project=project,
             agent_id=agent_id,
             needs=values.to_needs(needs or ()),
@@ -113,13 +114,17 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.GetAgentRequest(project=project, agent_id=agent_id)
+        request = wire.message(
+            agent_service_pb2.GetAgentRequest, project=project, agent_id=agent_id
+        )
         response = await self._once(self._agents.GetAgent, request)
         return values.agent(response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> AsyncIterator[Agent]:
         """Iterates over a project's registrations by id, fetching page after page."""
-        request = agent_service_pb2.ListAgentsRequest(project=project, page_size=page_size)
+        request = wire.message(
+            agent_service_pb2.ListAgentsRequest, project=project, page_size=page_size
+        )
         return self._listed(
             lambda: self._agents.ListAgents,
             request,
@@ -137,7 +142,9 @@ class AsyncAgentService(AsyncCalls):
         Raises:
             NotFound: The agent is not registered.
         """
-        request = agent_service_pb2.UnregisterAgentRequest(project=project, agent_id=agent_id)
+        request = wire.message(
+            agent_service_pb2.UnregisterAgentRequest, project=project, agent_id=agent_id
+        )
         return (await self._once(self._agents.UnregisterAgent, request)).sequence
 
     def listen(
@@ -155,7 +162,8 @@ class AsyncAgentService(AsyncCalls):
         """Streams everything that matches the agent's needs, without end.
 
         When the needs are changed meanwhile, the data that match now and did not before come next,
-        with `backfilled` set; then the stream continues.
+        with `backfilled` set; then the stream continues. That holds from when the subscription is
+        open (see `Subscription`).
 
         Args:
             cursor: Where to start; by default at the durable cursor, which `acknowledge` moves.
@@ -166,9 +174,10 @@ class AsyncAgentService(AsyncCalls):
             reconnect: As in `subscribe`.
 
         Raises:
-            NotFound: While iterating: the agent is not registered, or no longer.
+            NotFound: On opening, or while iterating: the agent is not registered, or no longer.
         """
-        request = agent_service_pb2.ListenRequest(
+        request = wire.message(
+            agent_service_pb2.ListenRequest,
             **wire.at_most_one(cursor=cursor, after_sequence=after_sequence),
             project=project,
             agent_id=agent_id,
@@ -178,7 +187,11 @@ class AsyncAgentService(AsyncCalls):
         stream = ResumableStream(
             request, events.matched_event, reconnect=reconnect, on_needs_changed=on_needs_changed
         )
-        return self._subscription(lambda: self._agents.Listen, stream)
+        return self._subscription(
+            lambda: self._agents.Listen,
+            stream,
+            starts_now=cursor is None and after_sequence is None,
+        )
 
     async def acknowledge(
         self,
@@ -202,8 +215,11 @@ class AsyncAgentService(AsyncCalls):
         """
         sequence = None if position is None else events.sequence_of(position)
         wire.exactly_one(position=position, cursor=cursor)
-        request = agent_service_pb2.AcknowledgeRequest(
-            **wire.given(sequence=sequence, cursor=cursor), project=project, agent_id=agent_id
+        request = wire.message(
+            agent_service_pb2.AcknowledgeRequest,
+            **wire.given(sequence=sequence, cursor=cursor),
+            project=project,
+            agent_id=agent_id,
         )
         retry = Retry(self._timeout, endless=True) if timeout is None else Retry(timeout)
         response = await self._repeated(self._agents.Acknowledge, request, retry)
@@ -229,10 +245,11 @@ class AsyncAgentService(AsyncCalls):
             NotFound: The agent was not registered then.
             RecordsExpired: Records of that time are not kept.
         """
-        request = agent_service_pb2.GetAgentContextRequest(
+        request = wire.message(
+            agent_service_pb2.GetAgentContextRequest,
             project=project,
             agent_id=agent_id,
-            as_of=wire.position(as_of),
+            as_of=wire.position(as_of, "as_of"),
             omit_payloads=omit_payloads,
             near_misses=near_misses,
         )
@@ -263,11 +280,12 @@ class AsyncAgentService(AsyncCalls):
             NotFound: There is no such event or agent.
             ValueError: Not exactly one of event and agent is given.
         """
-        request = agent_service_pb2.ListDeliveriesRequest(
+        request = wire.message(
+            agent_service_pb2.ListDeliveriesRequest,
             **wire.exactly_one(sequence=sequence, agent_id=agent_id),
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             order=event_pb2.ORDER_UNSPECIFIED if agent_id is None else wire.order(backwards),
             page_size=page_size,
         )

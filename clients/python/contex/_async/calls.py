@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from contex.backoff import Retry
+from contex.backoff import PROMISED_WINDOW_S, Retry
 from contex.channel import identity_metadata
-from contex.errors import ContexError
+from contex.errors import ContexError, Unimplemented
+from contex.lazy import server_service_pb2, server_service_pb2_grpc
 
 from .answer_stream import AnswerStream
 from .closing import AsyncCloseable
 from .subscription import Subscription
-from .transport import Channel, Connection, StreamCall, UnaryMethod, sleep, unary
+from .transport import (
+    Channel,
+    Connection,
+    Reader,
+    StreamCall,
+    UnaryMethod,
+    open_if_blocking,
+    sleep,
+    unary,
+)
 
 if TYPE_CHECKING:
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
-StreamT = TypeVar("StreamT", bound=AsyncCloseable)
+StreamT = TypeVar("StreamT", bound="_Stream")
 
 
 class PageRequest(Protocol):
@@ -40,6 +50,15 @@ PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
 PageT = TypeVar("PageT", bound=Page)
 
 
+class _Stream(Protocol):
+    """A stream that is closed with its client."""
+
+    _reader: Reader[Any]
+
+    async def close(self) -> None:
+        """Ends it."""
+
+
 class AsyncCalls(AsyncCloseable):
     """The base of each service's methods."""
 
@@ -55,13 +74,14 @@ class AsyncCalls(AsyncCloseable):
         self._timeout = timeout
         self._metadata = identity_metadata(publisher)
         self._connection = Connection(target, timeout, channel)
-        self._streams: weakref.WeakSet[AsyncCloseable] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
         self._closed = False
+        self._window_s: float | None = None
 
     async def close(self) -> None:
         """Ends all streams of this client and closes its channel."""
         self._closed = True
-        for stream in list(self._streams):
+        for stream in () if self._connection.abandoned else list(self._streams):
             await stream.close()
         await self._connection.close()
 
@@ -73,7 +93,8 @@ class AsyncCalls(AsyncCloseable):
         timeout: float | None = None,
     ) -> Response:
         self._check_open()
-        return await unary(method, request, timeout or self._timeout, self._metadata)
+        route = self._connection.route
+        return await unary(method, request, timeout or self._timeout, self._metadata, route)
 
     async def _repeated(
         self,
@@ -83,12 +104,32 @@ class AsyncCalls(AsyncCloseable):
     ) -> Response:
         self._check_open()
         retry = retry or Retry(self._timeout)
+        if retry.outlasts_window:
+            retry.window_s = await self._request_window_s()
         while True:
             try:
-                return await unary(method, request, retry.attempt_timeout(), self._metadata)
+                timeout, route = retry.attempt_timeout(), self._connection.route
+                return await unary(method, request, timeout, self._metadata, route)
             except ContexError as error:
                 delay = retry.delay_after(error)
             await sleep(delay)
+
+    async def _request_window_s(self) -> float:
+        """Seconds for which the server remembers a request_id; it is asked once.
+
+        One that can't be asked has what every server promises.
+        """
+        if self._window_s is None:
+            method = self._connection.stub(server_service_pb2_grpc.ServerServiceStub)
+            request = server_service_pb2.GetServerInfoRequest()
+            try:
+                info = await self._once(method.GetServerInfo, request)
+                self._window_s = float(info.request_window_seconds)
+            except Unimplemented:
+                self._window_s = PROMISED_WINDOW_S
+            except ContexError:  # out of reach: ask again the next time
+                return PROMISED_WINDOW_S
+        return self._window_s
 
     async def _pages(
         self, method: UnaryMethod[PageRequestT, PageT], request: PageRequestT
@@ -113,12 +154,17 @@ class AsyncCalls(AsyncCloseable):
                 yield item
 
     def _subscription(
-        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
+        self,
+        method: Callable[[], Callable[..., object]],
+        stream: ResumableStream[T],
+        *,
+        starts_now: bool = False,
     ) -> Subscription[T]:
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
             return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
 
-        return self._opened(Subscription(open_call, stream))
+        subscription = self._opened(Subscription(open_call, stream, starts_now=starts_now))
+        return open_if_blocking(subscription) if starts_now else subscription
 
     def _answers(
         self,
@@ -131,6 +177,7 @@ class AsyncCalls(AsyncCloseable):
     def _opened(self, stream: StreamT) -> StreamT:
         """Notes a stream, which is closed with the client."""
         self._check_open()
+        stream._reader.route = self._connection.route
         self._streams.add(stream)
         return stream
 

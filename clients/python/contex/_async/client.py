@@ -9,6 +9,7 @@ from .audit import AsyncAuditService
 from .events import AsyncEventService
 from .match import AsyncMatchService
 from .projects import AsyncProjectService
+from .server import AsyncServerService
 from .state import AsyncStateService
 from .transfer import AsyncTransferService
 
@@ -21,6 +22,7 @@ class AsyncClient(
     AsyncAuditService,
     AsyncProjectService,
     AsyncTransferService,
+    AsyncServerService,
 ):
     """A client of one Contex server, for asyncio.
 
@@ -53,8 +55,9 @@ class AsyncClient(
         Raises:
             Unavailable: The server can't be reached.
             NotFound: There is no such service.
+            ValueError: The name is not Unicode text.
         """
         check = self._connection.channel.unary_unary(
-            HEALTH_CHECK, request_serializer=health_request, response_deserializer=health_status
+            HEALTH_CHECK, request_serializer=bytes, response_deserializer=health_status
         )
-        return await self._once(check, service)
+        return await self._once(check, health_request(service))

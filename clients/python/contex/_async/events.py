@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
@@ -18,16 +17,16 @@ from .subscription import Subscription
 from .transport import Source, duplex
 
 if TYPE_CHECKING:
-    from contex.events import Durability, Event, NewEvent, Receipt
-    from contex.wire import At
+    from contex.events import Durability, Event, KeyState, NewEvent, Receipt
+    from contex.wire import At, Metadata
 
 
 class AsyncEventService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _events(self) -> event_service_pb2_grpc.EventServiceAsyncStub:
-        return event_service_pb2_grpc.EventServiceStub(self._connection.channel)
+        return self._connection.stub(event_service_pb2_grpc.EventServiceStub)
 
     async def publish(
         self,
@@ -40,6 +39,7 @@ class AsyncEventService(AsyncCalls):
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
         expected_revision: int | None = None,
+        expected_state: KeyState | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
@@ -50,13 +50,16 @@ class AsyncEventService(AsyncCalls):
 
         Args:
             data_key: Name of the datum.
-            payload: Bytes, text, or anything with a JSON form.
+            payload: Bytes, text, or anything with a JSON form, `datetime`, `UUID`, `Decimal`,
+                dataclasses and pydantic models included: see `contex.payload.encode`.
             description: What the datum is, in plain words; the best way to have it found. None
                 keeps the datum's last one, "" removes it.
             event_type: A type of your own; empty for `data_published`.
             content_type: Media type; by default the one that fits the payload's Python type.
             metadata: Free annotations.
             expected_revision: Refuse unless the key is at this revision; 0: it never had an event.
+            expected_state: Refuse unless the key is absent (it never had an event), present or
+                deleted; a name in lower case will do.
             durability: What the receipt must guarantee; by default that the event is on disk.
             request_id: Idempotency key; by default a fresh one. Without one (empty), the call is
                 not repeated if it is unknown whether the event was published.
@@ -65,7 +68,8 @@ class AsyncEventService(AsyncCalls):
             RevisionConflict: The key is at another revision.
             InvalidArgument: The event is not acceptable.
             Unavailable: The server could not be reached in time.
-            ValueError: The payload has no JSON form.
+            ValueError: The payload has no JSON form; the message says which part.
+            TypeError: An argument has another type than it should; the message names it.
         """
         event = values.NewEvent(
             data_key=data_key,
@@ -75,6 +79,7 @@ class AsyncEventService(AsyncCalls):
             content_type=content_type,
             metadata=metadata or {},
             expected_revision=expected_revision,
+            expected_state=expected_state,
         )
         batch = await self.publish_batch(
             project, [event], durability=durability, request_id=request_id
@@ -87,11 +92,17 @@ class AsyncEventService(AsyncCalls):
         data_key: str,
         *,
         expected_revision: int | None = None,
+        expected_state: KeyState | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
         """Deletes a datum. Its history stays. Arguments and errors as in `publish`."""
-        event = values.NewEvent(data_key, tombstone=True, expected_revision=expected_revision)
+        event = values.NewEvent(
+            data_key,
+            tombstone=True,
+            expected_revision=expected_revision,
+            expected_state=expected_state,
+        )
         batch = await self.publish_batch(
             project, [event], durability=durability, request_id=request_id
         )
@@ -112,9 +123,10 @@ class AsyncEventService(AsyncCalls):
         Returns:
             One receipt for each event, in order.
         """
-        request = event_service_pb2.PublishRequest(
+        request = wire.message(
+            event_service_pb2.PublishRequest,
             project=project,
-            events=map(values.to_new_event, events),
+            events=values.to_new_events(events),
             request_id=wire.new_request_id() if request_id is None else request_id,
             durability=values.to_durability(durability),
             publisher=self._publisher,
@@ -142,9 +154,10 @@ class AsyncEventService(AsyncCalls):
         """
 
         def make_request(batch: Sequence[NewEvent]) -> event_service_pb2.PublishStreamRequest:
-            publish = event_service_pb2.PublishRequest(
+            publish = wire.message(
+                event_service_pb2.PublishRequest,
                 project=project,
-                events=map(values.to_new_event, batch),
+                events=values.to_new_events(batch),
                 request_id=wire.new_request_id(),
                 durability=values.to_durability(durability),
                 publisher=self._publisher,
@@ -157,6 +170,7 @@ class AsyncEventService(AsyncCalls):
             make_request,
             publish_window.PublishWindow(window),
             self._timeout,
+            self._request_window_s,
         )
         return self._opened(stream)
 
@@ -166,7 +180,9 @@ class AsyncEventService(AsyncCalls):
         Raises:
             NotFound: No event has this sequence.
         """
-        request = event_service_pb2.GetEventRequest(project=project, sequence=sequence)
+        request = wire.message(
+            event_service_pb2.GetEventRequest, project=project, sequence=sequence
+        )
         return values.event((await self._once(self._events.GetEvent, request)).event)
 
     def list_events(
@@ -178,6 +194,9 @@ class AsyncEventService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         backwards: bool = False,
         page_size: int = 100,
     ) -> AsyncIterator[Event]:
@@ -189,17 +208,29 @@ class AsyncEventService(AsyncCalls):
             event_types: Only these types.
             data_keys: Only data keys that match one of these globs.
             publishers: Only events of these publishers.
+            event_type_prefixes: Only types that begin with one of these, or are in `event_types`.
+            metadata: Only events whose metadata have all of these entries.
+            exclude_service_events: Without what the service writes about itself, such as
+                registrations.
             backwards: Newest first.
             page_size: Events per call, 1 to 1,000.
 
         Raises:
             SequenceTrimmed: The lower end is older than what can still be read.
         """
-        request = event_service_pb2.ListEventsRequest(
+        request = wire.message(
+            event_service_pb2.ListEventsRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             order=wire.order(backwards),
             page_size=page_size,
         )
@@ -216,6 +247,9 @@ class AsyncEventService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         backwards: bool = False,
         reconnect: bool = True,
     ) -> Subscription[Event]:
@@ -223,11 +257,19 @@ class AsyncEventService(AsyncCalls):
 
         Arguments and errors as in `list_events`; `reconnect` as in `subscribe`.
         """
-        request = event_service_pb2.ReplayRequest(
+        request = wire.message(
+            event_service_pb2.ReplayRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             order=wire.order(backwards),
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect, ends=True)
@@ -244,6 +286,9 @@ class AsyncEventService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         heartbeat_interval_ms: int = 0,
         reconnect: bool = True,
     ) -> Subscription[Event]:
@@ -252,33 +297,45 @@ class AsyncEventService(AsyncCalls):
         At most one start position may be given; by default it is the beginning.
 
         Args:
-            start: `"beginning"`, or `"end"` for new events only. If the connection breaks before
-                the first message, the end is that at the time of the next connection.
+            start: `"beginning"`, or `"end"` for new events only: those that are published after
+                the subscription is open (see `Subscription`).
             after_sequence: Start after this event; `"0"` is the beginning.
             from_time: Start at the first event of this instant or later.
             cursor: Start after the position of this cursor, to resume an earlier stream.
             event_types: Only these types.
             data_keys: Only data keys that match one of these globs.
             publishers: Only events of these publishers.
+            event_type_prefixes: Only types that begin with one of these, or are in `event_types`.
+            metadata: Only events whose metadata have all of these entries.
+            exclude_service_events: Without what the service writes about itself, such as
+                registrations.
             heartbeat_interval_ms: After this long without an event the server sends a sign of
                 life, 100 to 60,000 ms; 0 means 15,000. Three missing ones break the connection.
             reconnect: Whether to mend a broken connection; if not, its error is raised.
 
         Raises:
-            SequenceTrimmed: While iterating: the position can't be read any more.
+            SequenceTrimmed: Once it is open: the position can't be read any more.
             ValueError: A time has no time zone, or there are several start positions.
         """
         start_position = wire.at_most_one(
             edge=wire.edge(start),
             after_sequence=after_sequence,
-            from_time=None if from_time is None else wire.timestamp(from_time),
+            from_time=None if from_time is None else wire.timestamp(from_time, "from_time"),
             cursor=cursor,
         )
-        request = event_service_pb2.SubscribeRequest(
+        request = wire.message(
+            event_service_pb2.SubscribeRequest,
             **start_position,
             project=project,
-            filter=wire.event_filter(event_types, data_keys, publishers),
+            filter=wire.event_filter(
+                event_types,
+                data_keys,
+                publishers,
+                event_type_prefixes,
+                metadata,
+                exclude_service_events,
+            ),
             heartbeat_interval_ms=heartbeat_interval_ms,
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect)
-        return self._subscription(lambda: self._events.Subscribe, stream)
+        return self._subscription(lambda: self._events.Subscribe, stream, starts_now=start == "end")

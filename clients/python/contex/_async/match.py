@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
 class AsyncMatchService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _matching(self) -> match_service_pb2_grpc.MatchServiceAsyncStub:
-        return match_service_pb2_grpc.MatchServiceStub(self._connection.channel)
+        return self._connection.stub(match_service_pb2_grpc.MatchServiceStub)
 
     async def match(
         self,
@@ -57,13 +56,14 @@ class AsyncMatchService(AsyncCalls):
             max_context_tokens: As in `register_agent`.
             context_format: As in `register_agent`.
         """
-        request = match_service_pb2.MatchRequest(
+        request = wire.message(
+            match_service_pb2.MatchRequest,
             project=project,
             questions=agents.to_needs(questions),
             threshold=threshold,
             max_matches=max_matches or 0,
-            data_keys=wire.several(data_keys),
-            as_of=wire.position(as_of),
+            data_keys=wire.several(data_keys, "data_keys"),
+            as_of=wire.position(as_of, "as_of"),
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
@@ -101,13 +101,16 @@ class AsyncMatchService(AsyncCalls):
         wire.exactly_one(need=need, agent_id=agent_id)
         agent_need = None
         if agent_id is not None:
-            agent_need = match_service_pb2.AgentNeed(agent_id=agent_id, need_index=need_index)
-        request = match_service_pb2.ExplainRequest(
+            agent_need = wire.message(
+                match_service_pb2.AgentNeed, agent_id=agent_id, need_index=need_index
+            )
+        request = wire.message(
+            match_service_pb2.ExplainRequest,
             **wire.given(text=need, agent_need=agent_need),
             **wire.exactly_one(data_key=data_key, sequence=sequence),
             project=project,
             threshold=threshold,
-            as_of=wire.position(as_of),
+            as_of=wire.position(as_of, "as_of"),
         )
         response = await self._once(self._matching.Explain, request)
         return values.explanation(response)
@@ -135,12 +138,13 @@ class AsyncMatchService(AsyncCalls):
             min_delta: Which updates count; by default all.
             summary_only: No events, only progress and the summary.
         """
-        request = match_service_pb2.BacktestRequest(
+        request = wire.message(
+            match_service_pb2.BacktestRequest,
             project=project,
             needs=agents.to_needs(needs),
             threshold=threshold,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             min_delta=agents.to_min_delta(min_delta),
             summary_only=summary_only,
         )
@@ -180,7 +184,8 @@ class AsyncMatchService(AsyncCalls):
         if need_index is None:
             best = event.matches[:1] if isinstance(event, events.MatchedEvent) else ()
             need_index = best[0].need_index if best else 0
-        request = match_service_pb2.RecordFeedbackRequest(
+        request = wire.message(
+            match_service_pb2.RecordFeedbackRequest,
             project=project,
             agent_id=agent_id,
             sequence=events.sequence_of(event),
@@ -199,8 +204,11 @@ class AsyncMatchService(AsyncCalls):
 
         Arguments and errors as in `list_events`.
         """
-        request = match_service_pb2.ExportFeedbackRequest(
-            project=project, since=wire.position(since), until=wire.position(until)
+        request = wire.message(
+            match_service_pb2.ExportFeedbackRequest,
+            project=project,
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
         )
         return self._answers(
             lambda: self._matching.ExportFeedback(request, metadata=self._metadata),
@@ -209,6 +217,6 @@ class AsyncMatchService(AsyncCalls):
 
     async def matching_status(self, project: str) -> MatchingStatus:
         """Returns the model a project is matched by, and the progress of changing to another."""
-        request = match_service_pb2.GetMatchingStatusRequest(project=project)
+        request = wire.message(match_service_pb2.GetMatchingStatusRequest, project=project)
         response = await self._once(self._matching.GetMatchingStatus, request)
         return values.matching_status(response)

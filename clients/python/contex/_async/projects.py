@@ -1,9 +1,9 @@
-"""Methods of `contex.v1.ProjectService`: size, activity, retention, erasure, verification."""
+"""Methods of `contex.v1.ProjectService`: which projects there are, how large they are and how long
+they are kept; erasure, deletion, verification."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from contex.projects import (
         Activity,
         ActivityDimension,
+        DeletedProject,
         ErasedData,
+        ProjectInfo,
+        ProjectSummary,
         RemovedEvents,
         Retention,
         RetentionInfo,
@@ -33,13 +36,61 @@ _LONG_S = 600.0
 class AsyncProjectService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _projects(self) -> project_service_pb2_grpc.ProjectServiceAsyncStub:
-        return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
+        return self._connection.stub(project_service_pb2_grpc.ProjectServiceStub)
+
+    def list_projects(
+        self, name: str = "", *, page_size: int = 100
+    ) -> AsyncIterator[ProjectSummary]:
+        """Iterates over the projects in the order of their names, fetching page after page.
+
+        Args:
+            name: Only names that fit this glob, such as "shop*"; by default all.
+        """
+        request = wire.message(
+            project_service_pb2.ListProjectsRequest, name=name, page_size=page_size
+        )
+        return self._listed(
+            lambda: self._projects.ListProjects,
+            request,
+            lambda page: map(values.project_summary, page.projects),
+        )
+
+    async def project(self, project: str) -> ProjectInfo:
+        """Returns whether a project exists, its size, how it is kept, and its last deletion."""
+        request = wire.message(project_service_pb2.GetProjectRequest, project=project)
+        return values.project_info(await self._once(self._projects.GetProject, request))
+
+    async def delete_project(
+        self, project: str, *, reason: str, request_id: str | None = None
+    ) -> DeletedProject:
+        """Removes a project for good, with everything that belongs to it but its audit.
+
+        Args:
+            reason: Why, for the audit.
+            request_id: Makes the call idempotent; by default a fresh one.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            FailedPrecondition: LEGAL_HOLD.
+        """
+        request = wire.message(
+            project_service_pb2.DeleteProjectRequest,
+            project=project,
+            request_id=request_id or wire.new_request_id(),
+            reason=reason,
+        )
+        response = await self._repeated(self._projects.DeleteProject, request, Retry(_LONG_S))
+        return values.deleted_project(response)
 
     async def stats(self, project: str) -> Stats:
-        """Returns a project's size, positions and rate."""
-        request = project_service_pb2.GetStatsRequest(project=project)
+        """Returns a project's size, positions and rate.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+        """
+        request = wire.message(project_service_pb2.GetStatsRequest, project=project)
         response = await self._once(self._projects.GetStats, request)
         return values.stats(response)
 
@@ -67,13 +118,14 @@ class AsyncProjectService(AsyncCalls):
             utc_offset_minutes: How far local time is ahead of UTC.
         """
         by = values.ActivityDimension(dimension or values.ActivityDimension.TOTAL)
-        request = project_service_pb2.GetActivityRequest(
+        request = wire.message(
+            project_service_pb2.GetActivityRequest,
             project=project,
             dimension=wire.enum_number(by, project_service_pb2.ActivityDimension),
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             bucket_seconds=bucket_seconds,
-            names=wire.several(names),
+            names=wire.several(names, "names"),
             top=top,
             utc_offset_minutes=utc_offset_minutes,
         )
@@ -82,7 +134,7 @@ class AsyncProjectService(AsyncCalls):
 
     async def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
-        request = project_service_pb2.GetRetentionRequest(project=project)
+        request = wire.message(project_service_pb2.GetRetentionRequest, project=project)
         return values.retention_info(await self._once(self._projects.GetRetention, request))
 
     async def set_retention(self, project: str, retention: Retention) -> Retention:
@@ -91,8 +143,10 @@ class AsyncProjectService(AsyncCalls):
         Returns:
             What is in effect now.
         """
-        request = project_service_pb2.SetRetentionRequest(
-            project=project, retention=values.to_retention(retention)
+        request = wire.message(
+            project_service_pb2.SetRetentionRequest,
+            project=project,
+            retention=values.to_retention(retention),
         )
         response = await self._repeated(self._projects.SetRetention, request)
         return values.retention(response.effective)
@@ -107,8 +161,11 @@ class AsyncProjectService(AsyncCalls):
         Raises:
             FailedPrecondition: LEGAL_HOLD, ARCHIVE_DISABLED.
         """
-        request = project_service_pb2.RemoveEventsRequest(
-            project=project, before=wire.position(before), reason=reason
+        request = wire.message(
+            project_service_pb2.RemoveEventsRequest,
+            project=project,
+            before=wire.position(before, "before"),
+            reason=reason,
         )
         response = await self._once(self._projects.RemoveEvents, request, timeout=_LONG_S)
         return values.removed_events(response)
@@ -135,7 +192,8 @@ class AsyncProjectService(AsyncCalls):
             DataKeyNotFound: The data key never had an event.
             ValueError: Not exactly one of subject and data_key is given.
         """
-        request = project_service_pb2.EraseDataRequest(
+        request = wire.message(
+            project_service_pb2.EraseDataRequest,
             **wire.exactly_one(subject=subject, data_key=data_key),
             project=project,
             request_id=request_id or wire.new_request_id(),
@@ -150,7 +208,9 @@ class AsyncProjectService(AsyncCalls):
         Args:
             repair: Rebuild whatever can be derived from the rest.
         """
-        request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
+        request = wire.message(
+            project_service_pb2.VerifyProjectRequest, project=project, repair=repair
+        )
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
             lambda message: [values.verify_step(message)],

@@ -27,6 +27,10 @@ class Subscription(AsyncCloseable, Generic[T]):
     reached, also the first time. What a new connection would not mend is raised, for example
     `NotFound` or `SequenceTrimmed`.
 
+    A stream whose start depends on when it is opened (`start="end"`, or a `listen` at the durable
+    cursor) is opened when the `async with` is entered, or by `open`: whatever is published after
+    that arrives. Without either, and where the start is given, it is opened by the first iteration.
+
     Interrupting a wait for the next item loses nothing: iterating again reconnects.
 
     One at a time may iterate, either over the subscription or over `messages()`.
@@ -36,9 +40,13 @@ class Subscription(AsyncCloseable, Generic[T]):
         self,
         open_call: Callable[[StreamRequest], StreamCall[StreamMessage]],
         stream: ResumableStream[T],
+        *,
+        starts_now: bool = False,
     ) -> None:
         self._open_call = open_call
         self._stream = stream
+        self._starts_now = starts_now
+        self._first: StreamMessage | None = None
         self._reader: Reader[StreamMessage] = Reader(stream.silence_limit_s)
 
     @property
@@ -78,6 +86,34 @@ class Subscription(AsyncCloseable, Generic[T]):
         """The last change of the agent's registration that the stream reported, if any."""
         return self._stream.needs_changed
 
+    async def open(self) -> Self:
+        """Opens the stream, if it is not open yet: whatever is published from now on arrives.
+
+        It waits for the server like an iteration does, and raises the same errors.
+
+        Returns:
+            The subscription itself.
+        """
+        if not self._stream.started:
+            # The first message has the cursor that all later calls resume from.
+            self._first = await self._receive()
+        return self
+
+    async def next(self, timeout: float | None = None) -> T:
+        """Waits for the next item, like an iteration.
+
+        A wait that is given up loses nothing: the next one reconnects where it was.
+
+        Args:
+            timeout: Seconds that it may take; None for no limit.
+
+        Raises:
+            TimeoutError: Nothing arrived in this time.
+            StopAsyncIteration: The stream has ended.
+        """
+        async with self._reader.limited(timeout):
+            return await anext(self)
+
     async def messages(self) -> AsyncIterator[StreamMessage]:
         """Iterates over the raw messages instead, checkpoints and heartbeats included."""
         while (message := await self._receive()) is not None:
@@ -87,6 +123,9 @@ class Subscription(AsyncCloseable, Generic[T]):
     async def close(self) -> None:
         """Ends the stream; an iteration under way stops."""
         self._reader.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open() if self._starts_now else self
 
     def __aiter__(self) -> Self:
         return self
@@ -99,6 +138,9 @@ class Subscription(AsyncCloseable, Generic[T]):
 
     async def _receive(self) -> StreamMessage | None:
         """Receives one message, over as many calls as it takes; None at the end."""
+        message, self._first = self._first, None
+        if message is not None:
+            return message
         stream = self._stream
         while not self._reader.closed and not stream.finished:
             delay: float | None

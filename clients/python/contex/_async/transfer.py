@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 from contex.backoff import Retry
@@ -28,15 +27,15 @@ if TYPE_CHECKING:
         ImportReport,
         Redaction,
     )
-    from contex.wire import At
+    from contex.wire import At, Metadata
 
 
 class AsyncTransferService(AsyncCalls):
     """See `AsyncClient`."""
 
-    @cached_property
+    @property
     def _transfers(self) -> transfer_service_pb2_grpc.TransferServiceAsyncStub:
-        return transfer_service_pb2_grpc.TransferServiceStub(self._connection.channel)
+        return self._connection.stub(transfer_service_pb2_grpc.TransferServiceStub)
 
     def export(
         self,
@@ -49,6 +48,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
         resume_token: str = "",
     ) -> AnswerStream[ExportPiece]:
@@ -66,15 +68,23 @@ class AsyncTransferService(AsyncCalls):
             FormatUnavailable: The server lacks what the format needs.
         """
         progress = values.ExportProgress(
-            transfer_service_pb2.ExportProjectRequest(
+            wire.message(
+                transfer_service_pb2.ExportProjectRequest,
                 project=project,
                 format=wire.enum_number(
                     format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
                 ),
                 compress=compress,
-                since=wire.position(since),
-                until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 include=[
                     wire.enum_number(part, transfer_service_pb2.ExportPart) for part in include
                 ],
@@ -100,6 +110,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
     ) -> ExportSummary:
         """Exports into a file.
@@ -122,6 +135,9 @@ class AsyncTransferService(AsyncCalls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
                 resume_token=file.resume_token,
             ) as pieces:
@@ -150,6 +166,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         dry_run: bool = False,
         remap_keys: Mapping[str, str] | None = None,
         redactions: Iterable[Redaction] = (),
@@ -176,7 +195,8 @@ class AsyncTransferService(AsyncCalls):
             FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
         """
         with values.import_file(source, project) as file:
-            start = transfer_service_pb2.ImportStart(
+            start = wire.message(
+                transfer_service_pb2.ImportStart,
                 project=project,
                 mode=wire.enum_number(
                     mode or values.ImportMode.EXACT, transfer_service_pb2.ImportMode
@@ -184,12 +204,19 @@ class AsyncTransferService(AsyncCalls):
                 format=transfer_service_pb2.EXPORT_FORMAT_UNSPECIFIED
                 if format is None
                 else wire.enum_number(format, transfer_service_pb2.ExportFormat),
-                since=wire.position(since),
-                until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 dry_run=dry_run,
                 remap_keys=[
-                    transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
+                    wire.message(transfer_service_pb2.KeyMapping, from_prefix=old, to_prefix=new)
                     for old, new in (remap_keys or {}).items()
                 ],
                 redactions=values.to_redactions(redactions),
@@ -208,6 +235,9 @@ class AsyncTransferService(AsyncCalls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] | None = None,
         redactions: Iterable[Redaction] = (),
         progress: Callable[[ExportPiece], object] | None = None,
@@ -239,6 +269,9 @@ class AsyncTransferService(AsyncCalls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
             ) as pieces:
                 async for piece in pieces:
@@ -322,12 +355,13 @@ class _Upload:
 
     async def requests(self) -> AsyncIterator[transfer_service_pb2.ImportProjectRequest]:
         """What is sent."""
-        yield transfer_service_pb2.ImportProjectRequest(start=self._start)
+        yield wire.message(transfer_service_pb2.ImportProjectRequest, start=self._start)
         await self._resumed.wait()
         while not self._ended and (data := await in_thread(self._file.read, self._place)):
             self._place += len(data)
-            yield transfer_service_pb2.ImportProjectRequest(data=data)
+            yield wire.message(transfer_service_pb2.ImportProjectRequest, data=data)
         if not self._ended:
-            yield transfer_service_pb2.ImportProjectRequest(
-                finish=transfer_service_pb2.ImportFinish()
+            yield wire.message(
+                transfer_service_pb2.ImportProjectRequest,
+                finish=transfer_service_pb2.ImportFinish(),
             )

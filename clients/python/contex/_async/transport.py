@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 from grpc import aio
 
-from contex.channel import channel_options, check_target
+from contex.channel import channel_options, check_target, proxy_of
 from contex.errors import from_rpc_error
 
 Channel: TypeAlias = aio.Channel
@@ -43,27 +43,65 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Connection:
-    """The channel of a client. One that the caller passed is left open by `close`."""
+    """The channel of a client. One that the caller passed is left open by `close`.
+
+    A channel belongs to the event loop it is made in. When that loop is closed, as at the end of
+    `asyncio.run`, the next call makes a new one.
+    """
 
     def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
         self._target = target if channel is not None else check_target(target)
         self._timeout = timeout
         self._channel = channel
         self._owned = channel is None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stubs: dict[object, Any] = {}
+        proxy = proxy_of(self._target) if self._owned else ""
+        self.route = f"{target} through the proxy {proxy}" if proxy else ""
+        """The way to the server for messages, if it is not direct."""
 
     @property
     def channel(self) -> Channel:
-        """The channel."""
-        # Not made in the constructor: an asyncio channel belongs to the loop it is made in.
+        """The channel.
+
+        Raises:
+            RuntimeError: It belongs to another loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._enter(loop)
         if self._channel is None:
-            options = channel_options(self._timeout)
+            options = channel_options(self._timeout, target=self._target)
             self._channel = aio.insecure_channel(self._target, options=options)
         return self._channel
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the loop that it was used in is closed, so that nothing is left to be ended."""
+        return self._loop is not None and self._loop.is_closed()
+
+    def stub(self, kind: Callable[[Channel], T]) -> T:
+        """The stub of a service on the channel."""
+        channel = self.channel
+        stub: T | None = self._stubs.get(kind)
+        if stub is None:
+            stub = self._stubs[kind] = kind(channel)
+        return stub
+
     async def close(self) -> None:
         """Closes it."""
-        if self._owned and self._channel is not None:
+        if self._owned and self._channel is not None and not self.abandoned:
             await self._channel.close()
+
+    def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
+            if not self._owned:
+                raise RuntimeError("the client's channel was made for another event loop")
+            if not self.abandoned:
+                raise RuntimeError("the client is in use in another event loop: make one for each")
+            self._channel = None
+            self._stubs.clear()
+        self._loop = loop
 
 
 class StreamCall(Protocol[M_co]):
@@ -84,6 +122,8 @@ class Reader(Generic[M]):
     """
 
     def __init__(self, limit_s: float | None = None) -> None:
+        self.route = ""
+        """How failures name the way to the server, if it is not direct."""
         self._limit_s = limit_s
         self._call: StreamCall[M] | None = None
         self._closed = asyncio.Event()
@@ -118,7 +158,7 @@ class Reader(Generic[M]):
             async with asyncio.timeout(self._limit_s):
                 message = await self._call.read()
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self.route) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self.closed or (task is not None and task.cancelling()):
@@ -134,6 +174,22 @@ class Reader(Generic[M]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closed.wait()
+
+    @contextlib.asynccontextmanager
+    async def limited(self, seconds: float | None) -> AsyncIterator[None]:
+        """Ends reads and pauses when the time is up.
+
+        Raises:
+            TimeoutError: It is.
+        """
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"nothing arrived within {seconds:g} s") from None
 
     def drop(self) -> None:
         """Ends the open call."""
@@ -193,6 +249,14 @@ def duplex(
     return _Duplex(method(metadata=metadata), requests)
 
 
+def open_if_blocking(stream: T) -> T:
+    """Returns a stream as it is: it opens when it is entered, for nothing can be waited for here.
+
+    The blocking client opens it.
+    """
+    return stream
+
+
 async def iterate(items: Source[T]) -> AsyncIterator[T]:
     """Iterates over items that may be asynchronous."""
     if isinstance(items, AsyncIterable):
@@ -204,9 +268,13 @@ async def iterate(items: Source[T]) -> AsyncIterator[T]:
 
 
 async def unary(
-    method: UnaryMethod[Request, Response], request: Request, timeout: float, metadata: Metadata
+    method: UnaryMethod[Request, Response],
+    request: Request,
+    timeout: float,
+    metadata: Metadata,
+    route: str = "",
 ) -> Response:
-    """Makes a call.
+    """Makes a call; its failures name the route, if there is one.
 
     Raises:
         ContexError: It failed.
@@ -214,4 +282,4 @@ async def unary(
     try:
         return await method(request, timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise from_rpc_error(error, route) from error

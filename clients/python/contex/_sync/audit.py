@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.lazy import audit as values
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 class AuditService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _audit(self) -> audit_service_pb2_grpc.AuditServiceStub:
-        return audit_service_pb2_grpc.AuditServiceStub(self._connection.channel)
+        return self._connection.stub(audit_service_pb2_grpc.AuditServiceStub)
 
     def audit(
         self,
@@ -52,10 +51,11 @@ class AuditService(Calls):
             backwards: Newest first.
             page_size: Records per call, 1 to 1,000.
         """
-        request = audit_service_pb2.ListRecordsRequest(
+        request = wire.message(
+            audit_service_pb2.ListRecordsRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             filter=values.audit_filter(actions, actors, agent_ids, data_keys, request_id),
             order=wire.order(backwards),
             page_size=page_size,
@@ -89,10 +89,11 @@ class AuditService(Calls):
         Raises:
             FormatUnavailable: The server lacks what the format needs.
         """
-        request = audit_service_pb2.ExportRecordsRequest(
+        request = wire.message(
+            audit_service_pb2.ExportRecordsRequest,
             project=project,
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             filter=values.audit_filter(actions, actors, agent_ids, data_keys, request_id),
             format=wire.enum_number(
                 values.AuditFormat(format or values.AuditFormat.CSV), audit_service_pb2.AuditFormat

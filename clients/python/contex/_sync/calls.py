@@ -5,16 +5,26 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from contex.backoff import Retry
+from contex.backoff import PROMISED_WINDOW_S, Retry
 from contex.channel import identity_metadata
-from contex.errors import ContexError
+from contex.errors import ContexError, Unimplemented
+from contex.lazy import server_service_pb2, server_service_pb2_grpc
 
 from .answer_stream import SyncAnswerStream
 from .closing import Closeable
 from .subscription import SyncSubscription
-from .transport import Channel, Connection, StreamCall, UnaryMethod, sleep, unary
+from .transport import (
+    Channel,
+    Connection,
+    Reader,
+    StreamCall,
+    UnaryMethod,
+    open_if_blocking,
+    sleep,
+    unary,
+)
 
 if TYPE_CHECKING:
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
-StreamT = TypeVar("StreamT", bound=Closeable)
+StreamT = TypeVar("StreamT", bound="_Stream")
 
 
 class PageRequest(Protocol):
@@ -41,6 +51,15 @@ PageRequestT = TypeVar("PageRequestT", bound=PageRequest)
 PageT = TypeVar("PageT", bound=Page)
 
 
+class _Stream(Protocol):
+    """A stream that is closed with its client."""
+
+    _reader: Reader[Any]
+
+    def close(self) -> None:
+        """Ends it."""
+
+
 class Calls(Closeable):
     """The base of each service's methods."""
 
@@ -56,13 +75,14 @@ class Calls(Closeable):
         self._timeout = timeout
         self._metadata = identity_metadata(publisher)
         self._connection = Connection(target, timeout, channel)
-        self._streams: weakref.WeakSet[Closeable] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
         self._closed = False
+        self._window_s: float | None = None
 
     def close(self) -> None:
         """Ends all streams of this client and closes its channel."""
         self._closed = True
-        for stream in list(self._streams):
+        for stream in () if self._connection.abandoned else list(self._streams):
             stream.close()
         self._connection.close()
 
@@ -74,7 +94,8 @@ class Calls(Closeable):
         timeout: float | None = None,
     ) -> Response:
         self._check_open()
-        return unary(method, request, timeout or self._timeout, self._metadata)
+        route = self._connection.route
+        return unary(method, request, timeout or self._timeout, self._metadata, route)
 
     def _repeated(
         self,
@@ -84,12 +105,32 @@ class Calls(Closeable):
     ) -> Response:
         self._check_open()
         retry = retry or Retry(self._timeout)
+        if retry.outlasts_window:
+            retry.window_s = self._request_window_s()
         while True:
             try:
-                return unary(method, request, retry.attempt_timeout(), self._metadata)
+                timeout, route = retry.attempt_timeout(), self._connection.route
+                return unary(method, request, timeout, self._metadata, route)
             except ContexError as error:
                 delay = retry.delay_after(error)
             sleep(delay)
+
+    def _request_window_s(self) -> float:
+        """Seconds for which the server remembers a request_id; it is asked once.
+
+        One that can't be asked has what every server promises.
+        """
+        if self._window_s is None:
+            method = self._connection.stub(server_service_pb2_grpc.ServerServiceStub)
+            request = server_service_pb2.GetServerInfoRequest()
+            try:
+                info = self._once(method.GetServerInfo, request)
+                self._window_s = float(info.request_window_seconds)
+            except Unimplemented:
+                self._window_s = PROMISED_WINDOW_S
+            except ContexError:  # out of reach: ask again the next time
+                return PROMISED_WINDOW_S
+        return self._window_s
 
     def _pages(
         self, method: UnaryMethod[PageRequestT, PageT], request: PageRequestT
@@ -114,12 +155,17 @@ class Calls(Closeable):
                 yield item
 
     def _subscription(
-        self, method: Callable[[], Callable[..., object]], stream: ResumableStream[T]
+        self,
+        method: Callable[[], Callable[..., object]],
+        stream: ResumableStream[T],
+        *,
+        starts_now: bool = False,
     ) -> SyncSubscription[T]:
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
             return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
 
-        return self._opened(SyncSubscription(open_call, stream))
+        subscription = self._opened(SyncSubscription(open_call, stream, starts_now=starts_now))
+        return open_if_blocking(subscription) if starts_now else subscription
 
     def _answers(
         self,
@@ -132,6 +178,7 @@ class Calls(Closeable):
     def _opened(self, stream: StreamT) -> StreamT:
         """Notes a stream, which is closed with the client."""
         self._check_open()
+        stream._reader.route = self._connection.route
         self._streams.add(stream)
         return stream
 

@@ -10,6 +10,7 @@ from .audit import AuditService
 from .events import EventService
 from .match import MatchService
 from .projects import ProjectService
+from .server import ServerService
 from .state import StateService
 from .transfer import TransferService
 
@@ -22,6 +23,7 @@ class Client(
     AuditService,
     ProjectService,
     TransferService,
+    ServerService,
 ):
     """A client of one Contex server, for code without asyncio.
 
@@ -54,8 +56,9 @@ class Client(
         Raises:
             Unavailable: The server can't be reached.
             NotFound: There is no such service.
+            ValueError: The name is not Unicode text.
         """
         check = self._connection.channel.unary_unary(
-            HEALTH_CHECK, request_serializer=health_request, response_deserializer=health_status
+            HEALTH_CHECK, request_serializer=bytes, response_deserializer=health_status
         )
-        return self._once(check, service)
+        return self._once(check, health_request(service))

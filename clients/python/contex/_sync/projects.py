@@ -1,10 +1,10 @@
 # Generated from _async/projects.py by `make generate`.
-"""Methods of `contex.v1.ProjectService`: size, activity, retention, erasure, verification."""
+"""Methods of `contex.v1.ProjectService`: which projects there are, how large they are and how long
+they are kept; erasure, deletion, verification."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from contex.projects import (
         Activity,
         ActivityDimension,
+        DeletedProject,
         ErasedData,
+        ProjectInfo,
+        ProjectSummary,
         RemovedEvents,
         Retention,
         RetentionInfo,
@@ -34,13 +37,59 @@ _LONG_S = 600.0
 class ProjectService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _projects(self) -> project_service_pb2_grpc.ProjectServiceStub:
-        return project_service_pb2_grpc.ProjectServiceStub(self._connection.channel)
+        return self._connection.stub(project_service_pb2_grpc.ProjectServiceStub)
+
+    def list_projects(self, name: str = "", *, page_size: int = 100) -> Iterator[ProjectSummary]:
+        """Iterates over the projects in the order of their names, fetching page after page.
+
+        Args:
+            name: Only names that fit this glob, such as "shop*"; by default all.
+        """
+        request = wire.message(
+            project_service_pb2.ListProjectsRequest, name=name, page_size=page_size
+        )
+        return self._listed(
+            lambda: self._projects.ListProjects,
+            request,
+            lambda page: map(values.project_summary, page.projects),
+        )
+
+    def project(self, project: str) -> ProjectInfo:
+        """Returns whether a project exists, its size, how it is kept, and its last deletion."""
+        request = wire.message(project_service_pb2.GetProjectRequest, project=project)
+        return values.project_info(self._once(self._projects.GetProject, request))
+
+    def delete_project(
+        self, project: str, *, reason: str, request_id: str | None = None
+    ) -> DeletedProject:
+        """Removes a project for good, with everything that belongs to it but its audit.
+
+        Args:
+            reason: Why, for the audit.
+            request_id: Makes the call idempotent; by default a fresh one.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            FailedPrecondition: LEGAL_HOLD.
+        """
+        request = wire.message(
+            project_service_pb2.DeleteProjectRequest,
+            project=project,
+            request_id=request_id or wire.new_request_id(),
+            reason=reason,
+        )
+        response = self._repeated(self._projects.DeleteProject, request, Retry(_LONG_S))
+        return values.deleted_project(response)
 
     def stats(self, project: str) -> Stats:
-        """Returns a project's size, positions and rate."""
-        request = project_service_pb2.GetStatsRequest(project=project)
+        """Returns a project's size, positions and rate.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+        """
+        request = wire.message(project_service_pb2.GetStatsRequest, project=project)
         response = self._once(self._projects.GetStats, request)
         return values.stats(response)
 
@@ -68,13 +117,14 @@ class ProjectService(Calls):
             utc_offset_minutes: How far local time is ahead of UTC.
         """
         by = values.ActivityDimension(dimension or values.ActivityDimension.TOTAL)
-        request = project_service_pb2.GetActivityRequest(
+        request = wire.message(
+            project_service_pb2.GetActivityRequest,
             project=project,
             dimension=wire.enum_number(by, project_service_pb2.ActivityDimension),
-            since=wire.position(since),
-            until=wire.position(until),
+            since=wire.position(since, "since"),
+            until=wire.position(until, "until"),
             bucket_seconds=bucket_seconds,
-            names=wire.several(names),
+            names=wire.several(names, "names"),
             top=top,
             utc_offset_minutes=utc_offset_minutes,
         )
@@ -83,7 +133,7 @@ class ProjectService(Calls):
 
     def retention(self, project: str) -> RetentionInfo:
         """Returns how long a project is kept, and where."""
-        request = project_service_pb2.GetRetentionRequest(project=project)
+        request = wire.message(project_service_pb2.GetRetentionRequest, project=project)
         return values.retention_info(self._once(self._projects.GetRetention, request))
 
     def set_retention(self, project: str, retention: Retention) -> Retention:
@@ -92,8 +142,10 @@ class ProjectService(Calls):
         Returns:
             What is in effect now.
         """
-        request = project_service_pb2.SetRetentionRequest(
-            project=project, retention=values.to_retention(retention)
+        request = wire.message(
+            project_service_pb2.SetRetentionRequest,
+            project=project,
+            retention=values.to_retention(retention),
         )
         response = self._repeated(self._projects.SetRetention, request)
         return values.retention(response.effective)
@@ -108,8 +160,11 @@ class ProjectService(Calls):
         Raises:
             FailedPrecondition: LEGAL_HOLD, ARCHIVE_DISABLED.
         """
-        request = project_service_pb2.RemoveEventsRequest(
-            project=project, before=wire.position(before), reason=reason
+        request = wire.message(
+            project_service_pb2.RemoveEventsRequest,
+            project=project,
+            before=wire.position(before, "before"),
+            reason=reason,
         )
         response = self._once(self._projects.RemoveEvents, request, timeout=_LONG_S)
         return values.removed_events(response)
@@ -136,7 +191,8 @@ class ProjectService(Calls):
             DataKeyNotFound: The data key never had an event.
             ValueError: Not exactly one of subject and data_key is given.
         """
-        request = project_service_pb2.EraseDataRequest(
+        request = wire.message(
+            project_service_pb2.EraseDataRequest,
             **wire.exactly_one(subject=subject, data_key=data_key),
             project=project,
             request_id=request_id or wire.new_request_id(),
@@ -151,7 +207,9 @@ class ProjectService(Calls):
         Args:
             repair: Rebuild whatever can be derived from the rest.
         """
-        request = project_service_pb2.VerifyProjectRequest(project=project, repair=repair)
+        request = wire.message(
+            project_service_pb2.VerifyProjectRequest, project=project, repair=repair
+        )
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),
             lambda message: [values.verify_step(message)],

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -60,9 +59,9 @@ class SyncStateStream(_DatumStream):
 class StateService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _states(self) -> state_service_pb2_grpc.StateServiceStub:
-        return state_service_pb2_grpc.StateServiceStub(self._connection.channel)
+        return self._connection.stub(state_service_pb2_grpc.StateServiceStub)
 
     def get_state(
         self,
@@ -83,10 +82,11 @@ class StateService(Calls):
             keys_only: No events, only keys, revisions and sequences.
             include_deleted: Also deleted keys, each with the event that deleted it.
         """
-        request = state_service_pb2.GetStateRequest(
+        request = wire.message(
+            state_service_pb2.GetStateRequest,
             project=project,
-            as_of=wire.position(as_of),
-            data_keys=wire.several(data_keys),
+            as_of=wire.position(as_of, "as_of"),
+            data_keys=wire.several(data_keys, "data_keys"),
             prefix=prefix,
             view=_view(keys_only),
             include_deleted=include_deleted,
@@ -106,10 +106,11 @@ class StateService(Calls):
         include_deleted: bool = False,
     ) -> SyncStateStream:
         """Streams the same, for large projects. Arguments as in `get_state`."""
-        request = state_service_pb2.StreamStateRequest(
+        request = wire.message(
+            state_service_pb2.StreamStateRequest,
             project=project,
-            as_of=wire.position(as_of),
-            data_keys=wire.several(data_keys),
+            as_of=wire.position(as_of, "as_of"),
+            data_keys=wire.several(data_keys, "data_keys"),
             prefix=prefix,
             view=_view(keys_only),
             include_deleted=include_deleted,
@@ -142,11 +143,12 @@ class StateService(Calls):
             keys_only: No events before and after, only keys, revisions and sequences.
             omit_patches: Leave out patches.
         """
-        request = state_service_pb2.DiffStatesRequest(
+        request = wire.message(
+            state_service_pb2.DiffStatesRequest,
             project=project,
-            base=wire.position(base),
-            target=wire.position(target),
-            data_keys=wire.several(data_keys),
+            base=wire.position(base, "base"),
+            target=wire.position(target, "target"),
+            data_keys=wire.several(data_keys, "data_keys"),
             prefix=prefix,
             view=_view(keys_only),
             omit_patches=omit_patches,
@@ -177,10 +179,11 @@ class StateService(Calls):
         Raises:
             DataKeyNotFound: The key never had an event.
         """
-        request = state_service_pb2.GetHistoryRequest(
+        request = wire.message(
+            state_service_pb2.GetHistoryRequest,
             project=project,
             data_key=data_key,
-            as_of=wire.position(as_of),
+            as_of=wire.position(as_of, "as_of"),
             omit_patches=omit_patches,
             omit_payloads=omit_payloads,
             page_size=page_size,
@@ -198,8 +201,11 @@ class StateService(Calls):
             DataKeyNotFound: The key never had an event.
             RevisionNotFound: It never had this revision.
         """
-        request = state_service_pb2.GetRevisionRequest(
-            project=project, data_key=data_key, revision=revision
+        request = wire.message(
+            state_service_pb2.GetRevisionRequest,
+            project=project,
+            data_key=data_key,
+            revision=revision,
         )
         response = self._once(self._states.GetRevision, request)
         return values.revision(response.revision)
@@ -210,8 +216,11 @@ class StateService(Calls):
         Raises:
             DataKeyNotFound: The key has no datum at the moment.
         """
-        request = state_service_pb2.GetBlameRequest(
-            project=project, data_key=data_key, as_of=wire.position(as_of)
+        request = wire.message(
+            state_service_pb2.GetBlameRequest,
+            project=project,
+            data_key=data_key,
+            as_of=wire.position(as_of, "as_of"),
         )
         response = self._once(self._states.GetBlame, request)
         return values.blame(response)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 from contex.backoff import Retry
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
         ImportReport,
         Redaction,
     )
-    from contex.wire import At
+    from contex.wire import At, Metadata
 
 
 class TransferService(Calls):
     """See `Client`."""
 
-    @cached_property
+    @property
     def _transfers(self) -> transfer_service_pb2_grpc.TransferServiceStub:
-        return transfer_service_pb2_grpc.TransferServiceStub(self._connection.channel)
+        return self._connection.stub(transfer_service_pb2_grpc.TransferServiceStub)
 
     def export(
         self,
@@ -50,6 +49,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
         resume_token: str = "",
     ) -> SyncAnswerStream[ExportPiece]:
@@ -67,15 +69,23 @@ class TransferService(Calls):
             FormatUnavailable: The server lacks what the format needs.
         """
         progress = values.ExportProgress(
-            transfer_service_pb2.ExportProjectRequest(
+            wire.message(
+                transfer_service_pb2.ExportProjectRequest,
                 project=project,
                 format=wire.enum_number(
                     format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
                 ),
                 compress=compress,
-                since=wire.position(since),
-                until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 include=[
                     wire.enum_number(part, transfer_service_pb2.ExportPart) for part in include
                 ],
@@ -101,6 +111,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] = (),
     ) -> ExportSummary:
         """Exports into a file.
@@ -123,6 +136,9 @@ class TransferService(Calls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
                 resume_token=file.resume_token,
             ) as pieces:
@@ -151,6 +167,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         dry_run: bool = False,
         remap_keys: Mapping[str, str] | None = None,
         redactions: Iterable[Redaction] = (),
@@ -177,7 +196,8 @@ class TransferService(Calls):
             FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
         """
         with values.import_file(source, project) as file:
-            start = transfer_service_pb2.ImportStart(
+            start = wire.message(
+                transfer_service_pb2.ImportStart,
                 project=project,
                 mode=wire.enum_number(
                     mode or values.ImportMode.EXACT, transfer_service_pb2.ImportMode
@@ -185,12 +205,19 @@ class TransferService(Calls):
                 format=transfer_service_pb2.EXPORT_FORMAT_UNSPECIFIED
                 if format is None
                 else wire.enum_number(format, transfer_service_pb2.ExportFormat),
-                since=wire.position(since),
-                until=wire.position(until),
-                filter=wire.event_filter(event_types, data_keys, publishers),
+                since=wire.position(since, "since"),
+                until=wire.position(until, "until"),
+                filter=wire.event_filter(
+                    event_types,
+                    data_keys,
+                    publishers,
+                    event_type_prefixes,
+                    metadata,
+                    exclude_service_events,
+                ),
                 dry_run=dry_run,
                 remap_keys=[
-                    transfer_service_pb2.KeyMapping(from_prefix=old, to_prefix=new)
+                    wire.message(transfer_service_pb2.KeyMapping, from_prefix=old, to_prefix=new)
                     for old, new in (remap_keys or {}).items()
                 ],
                 redactions=values.to_redactions(redactions),
@@ -209,6 +236,9 @@ class TransferService(Calls):
         event_types: Iterable[str] = (),
         data_keys: Iterable[str] = (),
         publishers: Iterable[str] = (),
+        event_type_prefixes: Iterable[str] = (),
+        metadata: Metadata = (),
+        exclude_service_events: bool = False,
         include: Iterable[ExportPart] | None = None,
         redactions: Iterable[Redaction] = (),
         progress: Callable[[ExportPiece], object] | None = None,
@@ -240,6 +270,9 @@ class TransferService(Calls):
                 event_types=event_types,
                 data_keys=data_keys,
                 publishers=publishers,
+                event_type_prefixes=event_type_prefixes,
+                metadata=metadata,
+                exclude_service_events=exclude_service_events,
                 include=include,
             ) as pieces:
                 for piece in pieces:
@@ -323,12 +356,13 @@ class _Upload:
 
     def requests(self) -> Iterator[transfer_service_pb2.ImportProjectRequest]:
         """What is sent."""
-        yield transfer_service_pb2.ImportProjectRequest(start=self._start)
+        yield wire.message(transfer_service_pb2.ImportProjectRequest, start=self._start)
         self._resumed.wait()
         while not self._ended and (data := in_thread(self._file.read, self._place)):
             self._place += len(data)
-            yield transfer_service_pb2.ImportProjectRequest(data=data)
+            yield wire.message(transfer_service_pb2.ImportProjectRequest, data=data)
         if not self._ended:
-            yield transfer_service_pb2.ImportProjectRequest(
-                finish=transfer_service_pb2.ImportFinish()
+            yield wire.message(
+                transfer_service_pb2.ImportProjectRequest,
+                finish=transfer_service_pb2.ImportFinish(),
             )

@@ -5,6 +5,7 @@ See `_async/transport.py`, which offers the same names to asyncio. Written by ha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import grpc
 
-from contex.channel import channel_options, check_target
+from contex.channel import channel_options, check_target, proxy_of
 from contex.errors import from_rpc_error
 
 Channel: TypeAlias = grpc.Channel
@@ -38,12 +39,18 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 class Connection:
     """The channel of a client. One that the caller passed is left open by `close`."""
 
+    abandoned = False
+
     def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
         self._owned = channel is None
+        self._stubs: dict[object, Any] = {}
         # Made at once: several threads may make the first call.
         self._channel: Channel | None = channel or grpc.insecure_channel(
-            check_target(target), options=channel_options(timeout)
+            check_target(target), options=channel_options(timeout, target=target)
         )
+        proxy = proxy_of(target) if self._owned else ""
+        self.route = f"{target} through the proxy {proxy}" if proxy else ""
+        """The way to the server for messages, if it is not direct."""
 
     @property
     def channel(self) -> Channel:
@@ -55,6 +62,14 @@ class Connection:
         if self._channel is None:
             raise RuntimeError("the client is closed")
         return self._channel
+
+    def stub(self, kind: Callable[[Channel], T]) -> T:
+        """The stub of a service on the channel."""
+        channel = self.channel
+        stub: T | None = self._stubs.get(kind)
+        if stub is None:
+            stub = self._stubs[kind] = kind(channel)
+        return stub
 
     def close(self) -> None:
         """Closes it."""
@@ -81,10 +96,13 @@ class Reader(Generic[M]):
     """
 
     def __init__(self, limit_s: float | None = None) -> None:
+        self.route = ""
+        """How failures name the way to the server, if it is not direct."""
         self._watchdog = None if limit_s is None else _Watchdog(limit_s)
         if self._watchdog is not None:  # its thread would outlive a stream that nobody closes
             weakref.finalize(self, self._watchdog.stop)
         self._call: StreamCall[M] | None = None
+        self._deadline: float | None = None
         self._closed = threading.Event()
 
     @property
@@ -117,14 +135,16 @@ class Reader(Generic[M]):
                 if self.closed:  # close() has not seen this call
                     return None
             if self._watchdog is not None:
-                self._watchdog.watch(call)
+                self._watchdog.watch(call, self._left())
             message = next(call, None)
         except grpc.RpcError as error:
             if self.closed:  # close() cancelled the call
                 return None
             if self._watchdog is not None and self._watchdog.barked:
+                if self._left() == 0:
+                    raise _Expired from None
                 raise TimeoutError from None
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self.route) from error
         finally:
             if self._watchdog is not None:
                 self._watchdog.rest()
@@ -134,7 +154,29 @@ class Reader(Generic[M]):
 
     def pause(self, seconds: float) -> None:
         """Waits, unless the reader is closed."""
-        self._closed.wait(seconds)
+        left = self._left()
+        self._closed.wait(seconds if left is None else min(seconds, left))
+        if self._left() == 0:
+            raise _Expired
+
+    @contextlib.contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Ends reads and pauses when the time is up; the reader needs a limit for each read, too.
+
+        Raises:
+            TimeoutError: It is.
+        """
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            yield
+        except _Expired:
+            raise TimeoutError(f"nothing arrived within {seconds:g} s") from None
+        finally:
+            self._deadline = None
+
+    def _left(self) -> float | None:
+        """Seconds until the time is up; None if there is no limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def drop(self) -> None:
         """Ends the open call."""
@@ -150,6 +192,10 @@ class Reader(Generic[M]):
         self.drop()
 
 
+class _Expired(Exception):
+    """The time of a wait is up. Not a TimeoutError, which is for a connection that is silent."""
+
+
 class _Watchdog:
     """Cancels a blocking read that takes too long, as the read itself has no timeout.
 
@@ -161,17 +207,20 @@ class _Watchdog:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._call: StreamCall[Any] | None = None
-        self._since = 0.0
+        self._until = 0.0
         self._stopped = False
         self.barked = False
         """Whether the last read was cancelled."""
 
-    def watch(self, call: StreamCall[Any]) -> None:
-        """Watches over a read that begins."""
+    def watch(self, call: StreamCall[Any], limit_s: float | None = None) -> None:
+        """Watches over a read that begins; `limit_s` if it may take less than others."""
         with self._changed:
             self._call = call
-            self._since = time.monotonic()
+            self._until = time.monotonic() + self._limit_s
             self.barked = False
+            if limit_s is not None and limit_s < self._limit_s:
+                self._until = time.monotonic() + limit_s
+                self._changed.notify_all()
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(
                     target=self._run, name="contex-watchdog", daemon=True
@@ -193,10 +242,11 @@ class _Watchdog:
         with self._changed:
             while not self._stopped:
                 # A read that begins during this wait is noticed when the wait is over, and from
-                # then on waited for exactly: no message needs to wake this thread.
+                # then on waited for exactly: no message needs to wake this thread, unless its
+                # limit is shorter.
                 left = self._limit_s
                 if self._call is not None and not self.barked:
-                    left = self._since + self._limit_s - time.monotonic()
+                    left = self._until - time.monotonic()
                     if left <= 0:
                         self.barked = True
                         self._call.cancel()
@@ -221,15 +271,32 @@ def duplex(
     return method(requests, metadata=metadata)
 
 
+class _Opening(Protocol):
+    def open(self) -> object: ...
+
+
+OpeningT = TypeVar("OpeningT", bound=_Opening)
+
+
+def open_if_blocking(stream: OpeningT) -> OpeningT:
+    """Opens a stream, and returns it."""
+    stream.open()
+    return stream
+
+
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a function that blocks, which is fine here."""
     return function(*args, **kwargs)
 
 
 def unary(
-    method: UnaryMethod[Request, Response], request: Request, timeout: float, metadata: Metadata
+    method: UnaryMethod[Request, Response],
+    request: Request,
+    timeout: float,
+    metadata: Metadata,
+    route: str = "",
 ) -> Response:
-    """Makes a call.
+    """Makes a call; its failures name the route, if there is one.
 
     Raises:
         ContexError: It failed.
@@ -237,4 +304,4 @@ def unary(
     try:
         return method(request, timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise from_rpc_error(error, route) from error

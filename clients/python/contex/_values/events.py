@@ -26,6 +26,7 @@ __all__ = [
     "Durability",
     "Erasure",
     "Event",
+    "KeyState",
     "Match",
     "MatchedEvent",
     "Moment",
@@ -75,6 +76,17 @@ class ContextFormat(enum.StrEnum):
     """The structure of the JSON form in TOON (token-oriented object notation), which needs fewer
     tokens for uniform data.
     """
+
+
+class KeyState(enum.StrEnum):
+    """What a data key is at a place in the log."""
+
+    ABSENT = "absent"
+    """It has never had an event."""
+    PRESENT = "present"
+    """It has a datum: its latest event is no deletion."""
+    DELETED = "deleted"
+    """Its latest event deleted it."""
 
 
 @dataclass(frozen=True, slots=True)

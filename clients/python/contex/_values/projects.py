@@ -18,9 +18,13 @@ __all__ = [
     "Activity",
     "ActivityDimension",
     "ActivitySeries",
+    "DeletedProject",
+    "Deletion",
     "ErasedData",
     "Finding",
     "FindingKind",
+    "ProjectInfo",
+    "ProjectSummary",
     "RemovedEvents",
     "Retention",
     "RetentionInfo",
@@ -29,8 +33,12 @@ __all__ = [
     "VerifySummary",
     "activity",
     "activity_series",
+    "deleted_project",
+    "deletion",
     "erased_data",
     "finding",
+    "project_info",
+    "project_summary",
     "removed_events",
     "retention",
     "retention_info",
@@ -38,6 +46,38 @@ __all__ = [
     "verify_step",
     "verify_summary",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSummary:
+    """A project in a list.
+
+    See `Stats` for the numbers.
+
+    Attributes:
+        project: The project's name.
+        event_count: Number of events that can be read.
+        first_sequence: The oldest event that can be read; empty if there is none.
+        last_sequence: The newest event ever appended.
+        event_bytes: Size in the log of the events appended since counted_since, in bytes.
+    """
+
+    project: str
+    event_count: int
+    first_sequence: str
+    last_sequence: str
+    event_bytes: int
+
+
+def project_summary(message: project_service_pb2.ProjectSummary) -> ProjectSummary:
+    """The `ProjectSummary` of a message."""
+    return ProjectSummary(
+        project=message.project,
+        event_count=message.event_count,
+        first_sequence=message.first_sequence,
+        last_sequence=message.last_sequence,
+        event_bytes=message.event_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +307,92 @@ def retention_info(message: project_service_pb2.GetRetentionResponse) -> Retenti
         own=retention(message.retention),
         effective=retention(message.effective),
         has_archive=message.has_archive,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A deletion of a project.
+
+    Attributes:
+        delete_time: When (UTC).
+        identity: Who, by the name that the caller gave itself.
+        request_id: The call's request_id.
+        reason: Why.
+        event_count: Number of events that could be read before.
+    """
+
+    delete_time: datetime
+    identity: str
+    request_id: str
+    reason: str
+    event_count: int
+
+
+def deletion(message: project_service_pb2.Deletion) -> Deletion:
+    """The `Deletion` of a message."""
+    return Deletion(
+        delete_time=message.delete_time.ToDatetime(tzinfo=UTC),
+        identity=message.identity,
+        request_id=message.request_id,
+        reason=message.reason,
+        event_count=message.event_count,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectInfo:
+    """What there is of a project.
+
+    Attributes:
+        project: The project's name.
+        exists: Whether it has had an event, since it was deleted last.
+        stats: Size and positions, as GetStats returns them. None if it does not exist.
+        retention: How long its events are kept, and whether it is on legal hold. Can be set before
+            the project exists.
+        model: The rule that its matches are scored by and its model. Empty until the first text is
+            matched.
+        deletion: Its last deletion. None if there was none.
+    """
+
+    project: str
+    exists: bool
+    stats: Stats | None
+    retention: RetentionInfo
+    model: str
+    deletion: Deletion | None
+
+
+def project_info(message: project_service_pb2.GetProjectResponse) -> ProjectInfo:
+    """The `ProjectInfo` of a message."""
+    return ProjectInfo(
+        project=message.project,
+        exists=message.exists,
+        stats=stats(message.stats) if message.HasField("stats") else None,
+        retention=retention_info(message.retention),
+        model=message.model,
+        deletion=deletion(message.deletion) if message.HasField("deletion") else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedProject:
+    """The project is gone.
+
+    Attributes:
+        deletion: What was deleted, and when.
+        duplicate: True if the request_id was seen before; this is then the first response again.
+    """
+
+    deletion: Deletion
+    duplicate: bool
+
+
+def deleted_project(message: project_service_pb2.DeleteProjectResponse) -> DeletedProject:
+    """The `DeletedProject` of a message."""
+    return DeletedProject(
+        deletion=deletion(message.deletion),
+        duplicate=message.duplicate,
     )
 
 

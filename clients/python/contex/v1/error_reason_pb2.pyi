@@ -58,9 +58,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     it. Not retryable.
     """
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION. The data key's revision is not the expected one, because somebody else
-    published first: "data_key", "expected_revision", "actual_revision". Read the datum again and
-    decide again. Not retryable unchanged.
+    """FAILED_PRECONDITION. The data key's revision or state is not the expected one, because somebody
+    else published first: "data_key", "expected_revision" or "expected_state", "actual_revision",
+    "actual_state" (absent, present or deleted). Read the datum again and decide again. Not
+    retryable unchanged.
     """
     ERROR_REASON_SEQUENCE_TRIMMED: _ErrorReason.ValueType  # 10
     """OUT_OF_RANGE. The position is older than the oldest event that can still be read:
@@ -156,12 +157,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     "key_id". An operator must provide the master key that was in use at the time
     (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
     """
+    ERROR_REASON_PROJECT_NOT_FOUND: _ErrorReason.ValueType  # 33
+    """NOT_FOUND. The project has never had an event, or was deleted since: "delete_time" (RFC 3339),
+    if it was deleted. A project begins with its first event; see ProjectService. Check the name.
+    Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
     "contex.dev" and, as its reason, the name below without "ERROR_REASON_". Each comment gives
     the gRPC code, the cause, what the client should do, and whether retrying the same call can
-    succeed. Quoted names are keys of ErrorInfo.metadata.
+    succeed. Quoted names are keys of ErrorInfo.metadata. An error with a google.rpc.RetryInfo carries
+    the same delay as trailing metadata "grpc-retry-pushback-ms", which gRPC's own retries obey.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -200,9 +207,10 @@ ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 8
 it. Not retryable.
 """
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION. The data key's revision is not the expected one, because somebody else
-published first: "data_key", "expected_revision", "actual_revision". Read the datum again and
-decide again. Not retryable unchanged.
+"""FAILED_PRECONDITION. The data key's revision or state is not the expected one, because somebody
+else published first: "data_key", "expected_revision" or "expected_state", "actual_revision",
+"actual_state" (absent, present or deleted). Read the datum again and decide again. Not
+retryable unchanged.
 """
 ERROR_REASON_SEQUENCE_TRIMMED: ErrorReason.ValueType  # 10
 """OUT_OF_RANGE. The position is older than the oldest event that can still be read:
@@ -297,5 +305,10 @@ ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 32
 """FAILED_PRECONDITION. The event is encrypted with a key that this server doesn't have:
 "key_id". An operator must provide the master key that was in use at the time
 (CONTEX_PREVIOUS_MASTER_KEY_FILE). Not retryable.
+"""
+ERROR_REASON_PROJECT_NOT_FOUND: ErrorReason.ValueType  # 33
+"""NOT_FOUND. The project has never had an event, or was deleted since: "delete_time" (RFC 3339),
+if it was deleted. A project begins with its first event; see ProjectService. Check the name.
+Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -709,14 +709,42 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 @_typing.final
 class EventFilter(_message.Message):
     """Selects events. An event passes if it passes every list that is not empty; it passes a list
-    if any of its entries fits. An empty filter passes everything.
+    if any of its entries fits. Types and prefixes of types count as one list; of metadata, all
+    entries must fit. An empty filter passes everything.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     EVENT_TYPES_FIELD_NUMBER: _builtins.int
     DATA_KEYS_FIELD_NUMBER: _builtins.int
     PUBLISHERS_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_PREFIXES_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXCLUDE_SERVICE_EVENTS_FIELD_NUMBER: _builtins.int
+    exclude_service_events: _builtins.bool
+    """Leaves out what the service writes about itself: registrations, feedback, erasures and changes
+    of matching, that is all reserved types but "data_published" and "data_deleted".
+    """
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Exact event types, at most 32."""
@@ -732,16 +760,29 @@ class EventFilter(_message.Message):
     def publishers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Exact publishers, at most 32."""
 
+    @_builtins.property
+    def event_type_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What event types begin with ("order."), at most 32 of 1 to 64 printable characters."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Entries that the event's metadata must have, with exactly these values: at most 32, with the
+        limits of NewEvent.metadata.
+        """
+
     def __init__(
         self,
         *,
         event_types: _abc.Iterable[_builtins.str] | None = ...,
         data_keys: _abc.Iterable[_builtins.str] | None = ...,
         publishers: _abc.Iterable[_builtins.str] | None = ...,
+        event_type_prefixes: _abc.Iterable[_builtins.str] | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        exclude_service_events: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_keys", b"data_keys", "event_types", b"event_types", "publishers", b"publishers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_keys", b"data_keys", "event_type_prefixes", b"event_type_prefixes", "event_types", b"event_types", "exclude_service_events", b"exclude_service_events", "metadata", b"metadata", "publishers", b"publishers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

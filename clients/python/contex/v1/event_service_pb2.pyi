@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _KeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STATE_UNSPECIFIED: _KeyState.ValueType  # 0
+    """Any."""
+    KEY_STATE_ABSENT: _KeyState.ValueType  # 1
+    """It has never had an event."""
+    KEY_STATE_PRESENT: _KeyState.ValueType  # 2
+    """It has a datum: its latest event is no deletion."""
+    KEY_STATE_DELETED: _KeyState.ValueType  # 3
+    """Its latest event deleted it."""
+
+class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
+    """What a data key is at a place in the log."""
+
+KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
+"""Any."""
+KEY_STATE_ABSENT: KeyState.ValueType  # 1
+"""It has never had an event."""
+KEY_STATE_PRESENT: KeyState.ValueType  # 2
+"""It has a datum: its latest event is no deletion."""
+KEY_STATE_DELETED: KeyState.ValueType  # 3
+"""Its latest event deleted it."""
+Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final
 class NewEvent(_message.Message):
@@ -54,6 +83,7 @@ class NewEvent(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     TOMBSTONE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_STATE_FIELD_NUMBER: _builtins.int
     data_key: _builtins.str
     """Name of the datum: 1 to 256 printable characters, in any script and without white space around
     them; nothing is normalised. Refused are controls, separators of lines and paragraphs,
@@ -88,6 +118,11 @@ class NewEvent(_message.Message):
     event. Unset: any revision. Otherwise refused with REVISION_CONFLICT, which reports the
     actual revision.
     """
+    expected_state: Global___KeyState.ValueType
+    """Publish only if the key is in this state, as left by the events before it, those of the same
+    request included. Otherwise refused with REVISION_CONFLICT, which reports the actual state.
+    At most one of expected_revision and expected_state.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Annotations: at most 32 entries, keys of 1 to 64 characters, 4,096 bytes in total."""
@@ -103,10 +138,11 @@ class NewEvent(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tombstone: _builtins.bool = ...,
         expected_revision: _builtins.int | None = ...,
+        expected_state: Global___KeyState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "description", b"description", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "expected_revision", b"expected_revision", "metadata", b"metadata", "payload", b"payload", "tombstone", b"tombstone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "expected_revision", b"expected_revision", "expected_state", b"expected_state", "metadata", b"metadata", "payload", b"payload", "tombstone", b"tombstone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015

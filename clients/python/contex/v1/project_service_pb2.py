@@ -26,7 +26,7 @@ from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ontex/v1/project_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\"\n\x0fGetStatsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\x92\x04\n\x10GetStatsResponse\x12\x13\n\x0b\x65vent_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x64\x61ta_key_count\x18\x05 \x01(\x04\x12\x19\n\x11\x64\x65leted_key_count\x18\x06 \x01(\x04\x12\x13\n\x0b\x61gent_count\x18\x07 \x01(\x04\x12\x18\n\x10subscriber_count\x18\x08 \x01(\x04\x12\x16\n\x0elistener_count\x18\t \x01(\x04\x12\x19\n\x11\x65vents_per_second\x18\n \x01(\x01\x12\x19\n\x11snapshot_sequence\x18\x0b \x01(\t\x12\x16\n\x0esnapshot_count\x18\x0c \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\r \x01(\x04\x12\x19\n\x11\x61rchived_sequence\x18\x0e \x01(\t\x12\x15\n\rcounted_since\x18\x0f \x01(\t\x12\x19\n\x11store_event_count\x18\x10 \x01(\x04\x12\x1b\n\x13\x61rchive_event_count\x18\x11 \x01(\x04\x12\x15\n\rarchive_bytes\x18\x12 \x01(\x04\x12\x15\n\rsegment_count\x18\x13 \x01(\x04\x12\x1b\n\x13removed_event_count\x18\x14 \x01(\x04\x12\x10\n\x08warnings\x18\x15 \x03(\t\"\xd5\x01\n\tRetention\x12\x1a\n\rstore_seconds\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cstore_events\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0bstore_bytes\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0f\x61rchive_seconds\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x12\n\nlegal_hold\x18\x05 \x01(\x08\x42\x10\n\x0e_store_secondsB\x0f\n\r_store_eventsB\x0e\n\x0c_store_bytesB\x12\n\x10_archive_seconds\"&\n\x13GetRetentionRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"}\n\x14GetRetentionResponse\x12\'\n\tretention\x18\x01 \x01(\x0b\x32\x14.contex.v1.Retention\x12\'\n\teffective\x18\x02 \x01(\x0b\x32\x14.contex.v1.Retention\x12\x13\n\x0bhas_archive\x18\x03 \x01(\x08\"O\n\x13SetRetentionRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\'\n\tretention\x18\x02 \x01(\x0b\x32\x14.contex.v1.Retention\"?\n\x14SetRetentionResponse\x12\'\n\teffective\x18\x01 \x01(\x0b\x32\x14.contex.v1.Retention\"[\n\x13RemoveEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x14RemoveEventsResponse\x12\x15\n\rremoved_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\t\"\xee\x01\n\x12GetActivityRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12/\n\tdimension\x18\x02 \x01(\x0e\x32\x1c.contex.v1.ActivityDimension\x12\"\n\x05since\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x04 \x01(\x0b\x32\x13.contex.v1.Position\x12\x16\n\x0e\x62ucket_seconds\x18\x05 \x01(\r\x12\r\n\x05names\x18\x06 \x03(\t\x12\x0b\n\x03top\x18\x07 \x01(\r\x12\x1a\n\x12utc_offset_minutes\x18\x08 \x01(\x05\"=\n\x0e\x41\x63tivitySeries\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x04\"\x9f\x02\n\x13GetActivityResponse\x12)\n\x06series\x18\x01 \x03(\x0b\x32\x19.contex.v1.ActivitySeries\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.contex.v1.ActivitySeries\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62ucket_seconds\x18\x05 \x01(\r\x12\x12\n\nname_count\x18\x06 \x01(\x04\x12\x12\n\npeak_hours\x18\x07 \x03(\x04\x12\x15\n\rcounted_since\x18\x08 \x01(\t\"x\n\x10\x45raseDataRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\x07subject\x18\x02 \x01(\tH\x00\x12\x12\n\x08\x64\x61ta_key\x18\x03 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x08\n\x06target\"N\n\x11\x45raseDataResponse\x12\x14\n\x0c\x65rased_count\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"7\n\x14VerifyProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"t\n\x07\x46inding\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.contex.v1.FindingKind\x12\r\n\x05place\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x12\n\nrepairable\x18\x04 \x01(\x08\x12\x10\n\x08repaired\x18\x05 \x01(\x08\"\x91\x01\n\x15VerifyProjectResponse\x12\x13\n\x0b\x65vent_count\x18\x01 \x01(\x04\x12\x13\n\x0btotal_count\x18\x02 \x01(\x04\x12#\n\x07\x66inding\x18\x03 \x01(\x0b\x32\x12.contex.v1.Finding\x12)\n\x07summary\x18\x04 \x01(\x0b\x32\x18.contex.v1.VerifySummary\"\xb2\x01\n\rVerifySummary\x12\x16\n\x0e\x61s_of_sequence\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x04\x12\x15\n\rsegment_count\x18\x03 \x01(\x04\x12\x16\n\x0esnapshot_count\x18\x04 \x01(\x04\x12\x16\n\x0e\x64\x61ta_key_count\x18\x05 \x01(\x04\x12\x15\n\rfinding_count\x18\x06 \x01(\x04\x12\x16\n\x0erepaired_count\x18\x07 \x01(\x04*\xd8\x01\n\x11\x41\x63tivityDimension\x12\"\n\x1e\x41\x43TIVITY_DIMENSION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x43TIVITY_DIMENSION_TOTAL\x10\x01\x12\x1f\n\x1b\x41\x43TIVITY_DIMENSION_DATA_KEY\x10\x02\x12!\n\x1d\x41\x43TIVITY_DIMENSION_EVENT_TYPE\x10\x03\x12 \n\x1c\x41\x43TIVITY_DIMENSION_PUBLISHER\x10\x04\x12\x1b\n\x17\x41\x43TIVITY_DIMENSION_NEED\x10\x05*\xe3\x01\n\x0b\x46indingKind\x12\x1c\n\x18\x46INDING_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INDING_KIND_SEGMENT\x10\x01\x12\x1e\n\x1a\x46INDING_KIND_ARCHIVE_AHEAD\x10\x02\x12\x16\n\x12\x46INDING_KIND_EVENT\x10\x03\x12\x16\n\x12\x46INDING_KIND_STATE\x10\x04\x12\x19\n\x15\x46INDING_KIND_SNAPSHOT\x10\x05\x12\x18\n\x14\x46INDING_KIND_COUNTER\x10\x06\x12\x17\n\x13\x46INDING_KIND_VECTOR\x10\x07\x32\xb4\x04\n\x0eProjectService\x12\x43\n\x08GetStats\x12\x1a.contex.v1.GetStatsRequest\x1a\x1b.contex.v1.GetStatsResponse\x12L\n\x0bGetActivity\x12\x1d.contex.v1.GetActivityRequest\x1a\x1e.contex.v1.GetActivityResponse\x12O\n\x0cGetRetention\x12\x1e.contex.v1.GetRetentionRequest\x1a\x1f.contex.v1.GetRetentionResponse\x12O\n\x0cSetRetention\x12\x1e.contex.v1.SetRetentionRequest\x1a\x1f.contex.v1.SetRetentionResponse\x12O\n\x0cRemoveEvents\x12\x1e.contex.v1.RemoveEventsRequest\x1a\x1f.contex.v1.RemoveEventsResponse\x12\x46\n\tEraseData\x12\x1b.contex.v1.EraseDataRequest\x1a\x1c.contex.v1.EraseDataResponse\x12T\n\rVerifyProject\x12\x1f.contex.v1.VerifyProjectRequest\x1a .contex.v1.VerifyProjectResponse0\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ontex/v1/project_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"J\n\x13ListProjectsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x14ListProjectsResponse\x12+\n\x08projects\x18\x01 \x03(\x0b\x32\x19.contex.v1.ProjectSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x0eProjectSummary\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\t\x12\x15\n\rlast_sequence\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_bytes\x18\x05 \x01(\x04\"$\n\x11GetProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\xcb\x01\n\x12GetProjectResponse\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\x12*\n\x05stats\x18\x03 \x01(\x0b\x32\x1b.contex.v1.GetStatsResponse\x12\x32\n\tretention\x18\x04 \x01(\x0b\x32\x1f.contex.v1.GetRetentionResponse\x12\r\n\x05model\x18\x05 \x01(\t\x12%\n\x08\x64\x65letion\x18\x06 \x01(\x0b\x32\x13.contex.v1.Deletion\"\x86\x01\n\x08\x44\x65letion\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x04\"K\n\x14\x44\x65leteProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"Q\n\x15\x44\x65leteProjectResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.contex.v1.Deletion\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\"\n\x0fGetStatsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\x92\x04\n\x10GetStatsResponse\x12\x13\n\x0b\x65vent_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x64\x61ta_key_count\x18\x05 \x01(\x04\x12\x19\n\x11\x64\x65leted_key_count\x18\x06 \x01(\x04\x12\x13\n\x0b\x61gent_count\x18\x07 \x01(\x04\x12\x18\n\x10subscriber_count\x18\x08 \x01(\x04\x12\x16\n\x0elistener_count\x18\t \x01(\x04\x12\x19\n\x11\x65vents_per_second\x18\n \x01(\x01\x12\x19\n\x11snapshot_sequence\x18\x0b \x01(\t\x12\x16\n\x0esnapshot_count\x18\x0c \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\r \x01(\x04\x12\x19\n\x11\x61rchived_sequence\x18\x0e \x01(\t\x12\x15\n\rcounted_since\x18\x0f \x01(\t\x12\x19\n\x11store_event_count\x18\x10 \x01(\x04\x12\x1b\n\x13\x61rchive_event_count\x18\x11 \x01(\x04\x12\x15\n\rarchive_bytes\x18\x12 \x01(\x04\x12\x15\n\rsegment_count\x18\x13 \x01(\x04\x12\x1b\n\x13removed_event_count\x18\x14 \x01(\x04\x12\x10\n\x08warnings\x18\x15 \x03(\t\"\xd5\x01\n\tRetention\x12\x1a\n\rstore_seconds\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cstore_events\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0bstore_bytes\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0f\x61rchive_seconds\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x12\n\nlegal_hold\x18\x05 \x01(\x08\x42\x10\n\x0e_store_secondsB\x0f\n\r_store_eventsB\x0e\n\x0c_store_bytesB\x12\n\x10_archive_seconds\"&\n\x13GetRetentionRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"}\n\x14GetRetentionResponse\x12\'\n\tretention\x18\x01 \x01(\x0b\x32\x14.contex.v1.Retention\x12\'\n\teffective\x18\x02 \x01(\x0b\x32\x14.contex.v1.Retention\x12\x13\n\x0bhas_archive\x18\x03 \x01(\x08\"O\n\x13SetRetentionRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\'\n\tretention\x18\x02 \x01(\x0b\x32\x14.contex.v1.Retention\"?\n\x14SetRetentionResponse\x12\'\n\teffective\x18\x01 \x01(\x0b\x32\x14.contex.v1.Retention\"[\n\x13RemoveEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x14RemoveEventsResponse\x12\x15\n\rremoved_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\t\"\xee\x01\n\x12GetActivityRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12/\n\tdimension\x18\x02 \x01(\x0e\x32\x1c.contex.v1.ActivityDimension\x12\"\n\x05since\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x04 \x01(\x0b\x32\x13.contex.v1.Position\x12\x16\n\x0e\x62ucket_seconds\x18\x05 \x01(\r\x12\r\n\x05names\x18\x06 \x03(\t\x12\x0b\n\x03top\x18\x07 \x01(\r\x12\x1a\n\x12utc_offset_minutes\x18\x08 \x01(\x05\"=\n\x0e\x41\x63tivitySeries\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x04\"\x9f\x02\n\x13GetActivityResponse\x12)\n\x06series\x18\x01 \x03(\x0b\x32\x19.contex.v1.ActivitySeries\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.contex.v1.ActivitySeries\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62ucket_seconds\x18\x05 \x01(\r\x12\x12\n\nname_count\x18\x06 \x01(\x04\x12\x12\n\npeak_hours\x18\x07 \x03(\x04\x12\x15\n\rcounted_since\x18\x08 \x01(\t\"x\n\x10\x45raseDataRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\x07subject\x18\x02 \x01(\tH\x00\x12\x12\n\x08\x64\x61ta_key\x18\x03 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x08\n\x06target\"N\n\x11\x45raseDataResponse\x12\x14\n\x0c\x65rased_count\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"7\n\x14VerifyProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"t\n\x07\x46inding\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.contex.v1.FindingKind\x12\r\n\x05place\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x12\n\nrepairable\x18\x04 \x01(\x08\x12\x10\n\x08repaired\x18\x05 \x01(\x08\"\x91\x01\n\x15VerifyProjectResponse\x12\x13\n\x0b\x65vent_count\x18\x01 \x01(\x04\x12\x13\n\x0btotal_count\x18\x02 \x01(\x04\x12#\n\x07\x66inding\x18\x03 \x01(\x0b\x32\x12.contex.v1.Finding\x12)\n\x07summary\x18\x04 \x01(\x0b\x32\x18.contex.v1.VerifySummary\"\xb2\x01\n\rVerifySummary\x12\x16\n\x0e\x61s_of_sequence\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x04\x12\x15\n\rsegment_count\x18\x03 \x01(\x04\x12\x16\n\x0esnapshot_count\x18\x04 \x01(\x04\x12\x16\n\x0e\x64\x61ta_key_count\x18\x05 \x01(\x04\x12\x15\n\rfinding_count\x18\x06 \x01(\x04\x12\x16\n\x0erepaired_count\x18\x07 \x01(\x04*\xd8\x01\n\x11\x41\x63tivityDimension\x12\"\n\x1e\x41\x43TIVITY_DIMENSION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x43TIVITY_DIMENSION_TOTAL\x10\x01\x12\x1f\n\x1b\x41\x43TIVITY_DIMENSION_DATA_KEY\x10\x02\x12!\n\x1d\x41\x43TIVITY_DIMENSION_EVENT_TYPE\x10\x03\x12 \n\x1c\x41\x43TIVITY_DIMENSION_PUBLISHER\x10\x04\x12\x1b\n\x17\x41\x43TIVITY_DIMENSION_NEED\x10\x05*\xe3\x01\n\x0b\x46indingKind\x12\x1c\n\x18\x46INDING_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INDING_KIND_SEGMENT\x10\x01\x12\x1e\n\x1a\x46INDING_KIND_ARCHIVE_AHEAD\x10\x02\x12\x16\n\x12\x46INDING_KIND_EVENT\x10\x03\x12\x16\n\x12\x46INDING_KIND_STATE\x10\x04\x12\x19\n\x15\x46INDING_KIND_SNAPSHOT\x10\x05\x12\x18\n\x14\x46INDING_KIND_COUNTER\x10\x06\x12\x17\n\x13\x46INDING_KIND_VECTOR\x10\x07\x32\xa4\x06\n\x0eProjectService\x12O\n\x0cListProjects\x12\x1e.contex.v1.ListProjectsRequest\x1a\x1f.contex.v1.ListProjectsResponse\x12I\n\nGetProject\x12\x1c.contex.v1.GetProjectRequest\x1a\x1d.contex.v1.GetProjectResponse\x12R\n\rDeleteProject\x12\x1f.contex.v1.DeleteProjectRequest\x1a .contex.v1.DeleteProjectResponse\x12\x43\n\x08GetStats\x12\x1a.contex.v1.GetStatsRequest\x1a\x1b.contex.v1.GetStatsResponse\x12L\n\x0bGetActivity\x12\x1d.contex.v1.GetActivityRequest\x1a\x1e.contex.v1.GetActivityResponse\x12O\n\x0cGetRetention\x12\x1e.contex.v1.GetRetentionRequest\x1a\x1f.contex.v1.GetRetentionResponse\x12O\n\x0cSetRetention\x12\x1e.contex.v1.SetRetentionRequest\x1a\x1f.contex.v1.SetRetentionResponse\x12O\n\x0cRemoveEvents\x12\x1e.contex.v1.RemoveEventsRequest\x1a\x1f.contex.v1.RemoveEventsResponse\x12\x46\n\tEraseData\x12\x1b.contex.v1.EraseDataRequest\x1a\x1c.contex.v1.EraseDataResponse\x12T\n\rVerifyProject\x12\x1f.contex.v1.VerifyProjectRequest\x1a .contex.v1.VerifyProjectResponse0\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,46 +34,62 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.project_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.contex.v1P\001Z\035contex.dev/contex/v1;contexv1\252\002\tContex.V1'
-  _globals['_ACTIVITYDIMENSION']._serialized_start=2665
-  _globals['_ACTIVITYDIMENSION']._serialized_end=2881
-  _globals['_FINDINGKIND']._serialized_start=2884
-  _globals['_FINDINGKIND']._serialized_end=3111
-  _globals['_GETSTATSREQUEST']._serialized_start=102
-  _globals['_GETSTATSREQUEST']._serialized_end=136
-  _globals['_GETSTATSRESPONSE']._serialized_start=139
-  _globals['_GETSTATSRESPONSE']._serialized_end=669
-  _globals['_RETENTION']._serialized_start=672
-  _globals['_RETENTION']._serialized_end=885
-  _globals['_GETRETENTIONREQUEST']._serialized_start=887
-  _globals['_GETRETENTIONREQUEST']._serialized_end=925
-  _globals['_GETRETENTIONRESPONSE']._serialized_start=927
-  _globals['_GETRETENTIONRESPONSE']._serialized_end=1052
-  _globals['_SETRETENTIONREQUEST']._serialized_start=1054
-  _globals['_SETRETENTIONREQUEST']._serialized_end=1133
-  _globals['_SETRETENTIONRESPONSE']._serialized_start=1135
-  _globals['_SETRETENTIONRESPONSE']._serialized_end=1198
-  _globals['_REMOVEEVENTSREQUEST']._serialized_start=1200
-  _globals['_REMOVEEVENTSREQUEST']._serialized_end=1291
-  _globals['_REMOVEEVENTSRESPONSE']._serialized_start=1293
-  _globals['_REMOVEEVENTSRESPONSE']._serialized_end=1362
-  _globals['_GETACTIVITYREQUEST']._serialized_start=1365
-  _globals['_GETACTIVITYREQUEST']._serialized_end=1603
-  _globals['_ACTIVITYSERIES']._serialized_start=1605
-  _globals['_ACTIVITYSERIES']._serialized_end=1666
-  _globals['_GETACTIVITYRESPONSE']._serialized_start=1669
-  _globals['_GETACTIVITYRESPONSE']._serialized_end=1956
-  _globals['_ERASEDATAREQUEST']._serialized_start=1958
-  _globals['_ERASEDATAREQUEST']._serialized_end=2078
-  _globals['_ERASEDATARESPONSE']._serialized_start=2080
-  _globals['_ERASEDATARESPONSE']._serialized_end=2158
-  _globals['_VERIFYPROJECTREQUEST']._serialized_start=2160
-  _globals['_VERIFYPROJECTREQUEST']._serialized_end=2215
-  _globals['_FINDING']._serialized_start=2217
-  _globals['_FINDING']._serialized_end=2333
-  _globals['_VERIFYPROJECTRESPONSE']._serialized_start=2336
-  _globals['_VERIFYPROJECTRESPONSE']._serialized_end=2481
-  _globals['_VERIFYSUMMARY']._serialized_start=2484
-  _globals['_VERIFYSUMMARY']._serialized_end=2662
-  _globals['_PROJECTSERVICE']._serialized_start=3114
-  _globals['_PROJECTSERVICE']._serialized_end=3678
+  _globals['_ACTIVITYDIMENSION']._serialized_start=3500
+  _globals['_ACTIVITYDIMENSION']._serialized_end=3716
+  _globals['_FINDINGKIND']._serialized_start=3719
+  _globals['_FINDINGKIND']._serialized_end=3946
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=102
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=176
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=178
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=270
+  _globals['_PROJECTSUMMARY']._serialized_start=272
+  _globals['_PROJECTSUMMARY']._serialized_end=394
+  _globals['_GETPROJECTREQUEST']._serialized_start=396
+  _globals['_GETPROJECTREQUEST']._serialized_end=432
+  _globals['_GETPROJECTRESPONSE']._serialized_start=435
+  _globals['_GETPROJECTRESPONSE']._serialized_end=638
+  _globals['_DELETION']._serialized_start=641
+  _globals['_DELETION']._serialized_end=775
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=777
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=852
+  _globals['_DELETEPROJECTRESPONSE']._serialized_start=854
+  _globals['_DELETEPROJECTRESPONSE']._serialized_end=935
+  _globals['_GETSTATSREQUEST']._serialized_start=937
+  _globals['_GETSTATSREQUEST']._serialized_end=971
+  _globals['_GETSTATSRESPONSE']._serialized_start=974
+  _globals['_GETSTATSRESPONSE']._serialized_end=1504
+  _globals['_RETENTION']._serialized_start=1507
+  _globals['_RETENTION']._serialized_end=1720
+  _globals['_GETRETENTIONREQUEST']._serialized_start=1722
+  _globals['_GETRETENTIONREQUEST']._serialized_end=1760
+  _globals['_GETRETENTIONRESPONSE']._serialized_start=1762
+  _globals['_GETRETENTIONRESPONSE']._serialized_end=1887
+  _globals['_SETRETENTIONREQUEST']._serialized_start=1889
+  _globals['_SETRETENTIONREQUEST']._serialized_end=1968
+  _globals['_SETRETENTIONRESPONSE']._serialized_start=1970
+  _globals['_SETRETENTIONRESPONSE']._serialized_end=2033
+  _globals['_REMOVEEVENTSREQUEST']._serialized_start=2035
+  _globals['_REMOVEEVENTSREQUEST']._serialized_end=2126
+  _globals['_REMOVEEVENTSRESPONSE']._serialized_start=2128
+  _globals['_REMOVEEVENTSRESPONSE']._serialized_end=2197
+  _globals['_GETACTIVITYREQUEST']._serialized_start=2200
+  _globals['_GETACTIVITYREQUEST']._serialized_end=2438
+  _globals['_ACTIVITYSERIES']._serialized_start=2440
+  _globals['_ACTIVITYSERIES']._serialized_end=2501
+  _globals['_GETACTIVITYRESPONSE']._serialized_start=2504
+  _globals['_GETACTIVITYRESPONSE']._serialized_end=2791
+  _globals['_ERASEDATAREQUEST']._serialized_start=2793
+  _globals['_ERASEDATAREQUEST']._serialized_end=2913
+  _globals['_ERASEDATARESPONSE']._serialized_start=2915
+  _globals['_ERASEDATARESPONSE']._serialized_end=2993
+  _globals['_VERIFYPROJECTREQUEST']._serialized_start=2995
+  _globals['_VERIFYPROJECTREQUEST']._serialized_end=3050
+  _globals['_FINDING']._serialized_start=3052
+  _globals['_FINDING']._serialized_end=3168
+  _globals['_VERIFYPROJECTRESPONSE']._serialized_start=3171
+  _globals['_VERIFYPROJECTRESPONSE']._serialized_end=3316
+  _globals['_VERIFYSUMMARY']._serialized_start=3319
+  _globals['_VERIFYSUMMARY']._serialized_end=3497
+  _globals['_PROJECTSERVICE']._serialized_start=3949
+  _globals['_PROJECTSERVICE']._serialized_end=4753
 # @@protoc_insertion_point(module_scope)

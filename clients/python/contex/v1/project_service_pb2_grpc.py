@@ -26,13 +26,18 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """ProjectService reports the size and activity of a project, and controls how long and where
-    its events are kept.
+    """ProjectService lists projects, reports their size and activity, controls how long and where
+    their events are kept, and deletes them.
 
     Guarantees
     Exact     The store updates the counters in the same step that appends an event; counts
     are neither sampled nor delayed.
     No scan   A response reads the counters of the requested time range, never the log.
+    Implicit  A project begins with its first event: nothing creates it beforehand. What reads a
+    project that has never had one, or has been deleted since, fails with
+    PROJECT_NOT_FOUND; one whose events were all removed is empty and still there.
+    Subscribe waits for the first event instead, and what prepares or outlives a project
+    works without one: its retention, its audit, VerifyProject and an import.
     One log   Old events move from the store to the archive, which readers don't notice. Only
     permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
     sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
@@ -51,6 +56,21 @@ class ProjectServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListProjects = channel.unary_unary(
+                '/contex.v1.ProjectService/ListProjects',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.ListProjectsRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.ListProjectsResponse.FromString,
+                _registered_method=True)
+        self.GetProject = channel.unary_unary(
+                '/contex.v1.ProjectService/GetProject',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.GetProjectRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.GetProjectResponse.FromString,
+                _registered_method=True)
+        self.DeleteProject = channel.unary_unary(
+                '/contex.v1.ProjectService/DeleteProject',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.DeleteProjectRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.DeleteProjectResponse.FromString,
+                _registered_method=True)
         self.GetStats = channel.unary_unary(
                 '/contex.v1.ProjectService/GetStats',
                 request_serializer=contex_dot_v1_dot_project__service__pb2.GetStatsRequest.SerializeToString,
@@ -89,13 +109,18 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """ProjectService reports the size and activity of a project, and controls how long and where
-    its events are kept.
+    """ProjectService lists projects, reports their size and activity, controls how long and where
+    their events are kept, and deletes them.
 
     Guarantees
     Exact     The store updates the counters in the same step that appends an event; counts
     are neither sampled nor delayed.
     No scan   A response reads the counters of the requested time range, never the log.
+    Implicit  A project begins with its first event: nothing creates it beforehand. What reads a
+    project that has never had one, or has been deleted since, fails with
+    PROJECT_NOT_FOUND; one whose events were all removed is empty and still there.
+    Subscribe waits for the first event instead, and what prepares or outlives a project
+    works without one: its retention, its audit, VerifyProject and an import.
     One log   Old events move from the store to the archive, which readers don't notice. Only
     permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
     sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
@@ -108,8 +133,40 @@ class ProjectServiceServicer:
     -> api_config 412, payments/stripe 96, rates 24, by the hour; busiest at 15:00
     """
 
+    def ListProjects(self, request, context):
+        """Lists the projects that there are, in the order of their names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProject(self, request, context):
+        """Returns whether a project exists, since when, how it is kept and matched, and who deleted it
+        last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProject(self, request, context):
+        """Removes a project for good: events, state, agents and their journals, vectors, keys of
+        subjects, settings, and its objects in the archive. Its audit stays, as long as audits are kept,
+        and says who deleted it, when and why. From the moment of the deletion on nothing of the
+        project can be read; open streams end with PROJECT_NOT_FOUND, within a second on other servers.
+        Returns once everything is gone, which takes seconds per million objects in the store. If it is
+        interrupted, a server goes on with it within a minute, and so does repeating the call.
+        Refused while the project is on legal hold (LEGAL_HOLD).
+
+        Who writes to the project again begins a new one of the same name, which starts from nothing.
+        Its sequences are greater than all before, and cursors of the deleted project are refused there
+        with SEQUENCE_TRIMMED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStats(self, request, context):
-        """Returns a project's size, positions and rate. A project that nobody has written to is empty.
+        """Returns a project's size, positions and rate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +226,21 @@ class ProjectServiceServicer:
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListProjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProjects,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.ListProjectsRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.ListProjectsResponse.SerializeToString,
+            ),
+            'GetProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProject,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.GetProjectRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.GetProjectResponse.SerializeToString,
+            ),
+            'DeleteProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProject,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.DeleteProjectRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.DeleteProjectResponse.SerializeToString,
+            ),
             'GetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStats,
                     request_deserializer=contex_dot_v1_dot_project__service__pb2.GetStatsRequest.FromString,
@@ -213,13 +285,18 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """ProjectService reports the size and activity of a project, and controls how long and where
-    its events are kept.
+    """ProjectService lists projects, reports their size and activity, controls how long and where
+    their events are kept, and deletes them.
 
     Guarantees
     Exact     The store updates the counters in the same step that appends an event; counts
     are neither sampled nor delayed.
     No scan   A response reads the counters of the requested time range, never the log.
+    Implicit  A project begins with its first event: nothing creates it beforehand. What reads a
+    project that has never had one, or has been deleted since, fails with
+    PROJECT_NOT_FOUND; one whose events were all removed is empty and still there.
+    Subscribe waits for the first event instead, and what prepares or outlives a project
+    works without one: its retention, its audit, VerifyProject and an import.
     One log   Old events move from the store to the archive, which readers don't notice. Only
     permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
     sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
@@ -231,6 +308,87 @@ class ProjectService:
     2. GetActivity(project "shop", dimension DATA_KEY, since yesterday, top 3)
     -> api_config 412, payments/stripe 96, rates 24, by the hour; busiest at 15:00
     """
+
+    @staticmethod
+    def ListProjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/ListProjects',
+            contex_dot_v1_dot_project__service__pb2.ListProjectsRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.ListProjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/GetProject',
+            contex_dot_v1_dot_project__service__pb2.GetProjectRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.GetProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/DeleteProject',
+            contex_dot_v1_dot_project__service__pb2.DeleteProjectRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.DeleteProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetStats(request,

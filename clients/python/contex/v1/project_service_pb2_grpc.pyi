@@ -27,13 +27,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """ProjectService reports the size and activity of a project, and controls how long and where
-    its events are kept.
+    """ProjectService lists projects, reports their size and activity, controls how long and where
+    their events are kept, and deletes them.
 
     Guarantees
       Exact     The store updates the counters in the same step that appends an event; counts
                 are neither sampled nor delayed.
       No scan   A response reads the counters of the requested time range, never the log.
+      Implicit  A project begins with its first event: nothing creates it beforehand. What reads a
+                project that has never had one, or has been deleted since, fails with
+                PROJECT_NOT_FOUND; one whose events were all removed is empty and still there.
+                Subscribe waits for the first event instead, and what prepares or outlives a project
+                works without one: its retention, its audit, VerifyProject and an import.
       One log   Old events move from the store to the archive, which readers don't notice. Only
                 permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
                 sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
@@ -50,8 +55,27 @@ class ProjectServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProjectServiceAsyncStub: ...
+    ListProjects: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.ListProjectsRequest, _project_service_pb2.ListProjectsResponse]
+    """Lists the projects that there are, in the order of their names."""
+    GetProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_service_pb2.GetProjectResponse]
+    """Returns whether a project exists, since when, how it is kept and matched, and who deleted it
+    last.
+    """
+    DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _project_service_pb2.DeleteProjectResponse]
+    """Removes a project for good: events, state, agents and their journals, vectors, keys of
+    subjects, settings, and its objects in the archive. Its audit stays, as long as audits are kept,
+    and says who deleted it, when and why. From the moment of the deletion on nothing of the
+    project can be read; open streams end with PROJECT_NOT_FOUND, within a second on other servers.
+    Returns once everything is gone, which takes seconds per million objects in the store. If it is
+    interrupted, a server goes on with it within a minute, and so does repeating the call.
+    Refused while the project is on legal hold (LEGAL_HOLD).
+
+    Who writes to the project again begins a new one of the same name, which starts from nothing.
+    Its sequences are greater than all before, and cursors of the deleted project are refused there
+    with SEQUENCE_TRIMMED.
+    """
     GetStats: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetStatsRequest, _project_service_pb2.GetStatsResponse]
-    """Returns a project's size, positions and rate. A project that nobody has written to is empty."""
+    """Returns a project's size, positions and rate."""
     GetActivity: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetActivityRequest, _project_service_pb2.GetActivityResponse]
     """Returns the number of events over time, grouped by data key, type, publisher or need."""
     GetRetention: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetRetentionRequest, _project_service_pb2.GetRetentionResponse]
@@ -80,13 +104,18 @@ class ProjectServiceStub:
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
-    """ProjectService reports the size and activity of a project, and controls how long and where
-    its events are kept.
+    """ProjectService lists projects, reports their size and activity, controls how long and where
+    their events are kept, and deletes them.
 
     Guarantees
       Exact     The store updates the counters in the same step that appends an event; counts
                 are neither sampled nor delayed.
       No scan   A response reads the counters of the requested time range, never the log.
+      Implicit  A project begins with its first event: nothing creates it beforehand. What reads a
+                project that has never had one, or has been deleted since, fails with
+                PROJECT_NOT_FOUND; one whose events were all removed is empty and still there.
+                Subscribe waits for the first event instead, and what prepares or outlives a project
+                works without one: its retention, its audit, VerifyProject and an import.
       One log   Old events move from the store to the archive, which readers don't notice. Only
                 permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
                 sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
@@ -100,8 +129,27 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListProjects: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ListProjectsRequest, _project_service_pb2.ListProjectsResponse]  # type: ignore[assignment]
+    """Lists the projects that there are, in the order of their names."""
+    GetProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_service_pb2.GetProjectResponse]  # type: ignore[assignment]
+    """Returns whether a project exists, since when, how it is kept and matched, and who deleted it
+    last.
+    """
+    DeleteProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _project_service_pb2.DeleteProjectResponse]  # type: ignore[assignment]
+    """Removes a project for good: events, state, agents and their journals, vectors, keys of
+    subjects, settings, and its objects in the archive. Its audit stays, as long as audits are kept,
+    and says who deleted it, when and why. From the moment of the deletion on nothing of the
+    project can be read; open streams end with PROJECT_NOT_FOUND, within a second on other servers.
+    Returns once everything is gone, which takes seconds per million objects in the store. If it is
+    interrupted, a server goes on with it within a minute, and so does repeating the call.
+    Refused while the project is on legal hold (LEGAL_HOLD).
+
+    Who writes to the project again begins a new one of the same name, which starts from nothing.
+    Its sequences are greater than all before, and cursors of the deleted project are refused there
+    with SEQUENCE_TRIMMED.
+    """
     GetStats: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetStatsRequest, _project_service_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Returns a project's size, positions and rate. A project that nobody has written to is empty."""
+    """Returns a project's size, positions and rate."""
     GetActivity: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetActivityRequest, _project_service_pb2.GetActivityResponse]  # type: ignore[assignment]
     """Returns the number of events over time, grouped by data key, type, publisher or need."""
     GetRetention: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetRetentionRequest, _project_service_pb2.GetRetentionResponse]  # type: ignore[assignment]
@@ -129,13 +177,18 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ProjectService reports the size and activity of a project, and controls how long and where
-    its events are kept.
+    """ProjectService lists projects, reports their size and activity, controls how long and where
+    their events are kept, and deletes them.
 
     Guarantees
       Exact     The store updates the counters in the same step that appends an event; counts
                 are neither sampled nor delayed.
       No scan   A response reads the counters of the requested time range, never the log.
+      Implicit  A project begins with its first event: nothing creates it beforehand. What reads a
+                project that has never had one, or has been deleted since, fails with
+                PROJECT_NOT_FOUND; one whose events were all removed is empty and still there.
+                Subscribe waits for the first event instead, and what prepares or outlives a project
+                works without one: its retention, its audit, VerifyProject and an import.
       One log   Old events move from the store to the archive, which readers don't notice. Only
                 permanent removal (RemoveEvents, archive_seconds) moves the earliest readable
                 sequence; reading before it fails with SEQUENCE_TRIMMED, which names it. The
@@ -149,12 +202,49 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
+    def ListProjects(
+        self,
+        request: _project_service_pb2.ListProjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.ListProjectsResponse, _abc.Awaitable[_project_service_pb2.ListProjectsResponse]]:
+        """Lists the projects that there are, in the order of their names."""
+
+    @_abc_1.abstractmethod
+    def GetProject(
+        self,
+        request: _project_service_pb2.GetProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.GetProjectResponse, _abc.Awaitable[_project_service_pb2.GetProjectResponse]]:
+        """Returns whether a project exists, since when, how it is kept and matched, and who deleted it
+        last.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteProject(
+        self,
+        request: _project_service_pb2.DeleteProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.DeleteProjectResponse, _abc.Awaitable[_project_service_pb2.DeleteProjectResponse]]:
+        """Removes a project for good: events, state, agents and their journals, vectors, keys of
+        subjects, settings, and its objects in the archive. Its audit stays, as long as audits are kept,
+        and says who deleted it, when and why. From the moment of the deletion on nothing of the
+        project can be read; open streams end with PROJECT_NOT_FOUND, within a second on other servers.
+        Returns once everything is gone, which takes seconds per million objects in the store. If it is
+        interrupted, a server goes on with it within a minute, and so does repeating the call.
+        Refused while the project is on legal hold (LEGAL_HOLD).
+
+        Who writes to the project again begins a new one of the same name, which starts from nothing.
+        Its sequences are greater than all before, and cursors of the deleted project are refused there
+        with SEQUENCE_TRIMMED.
+        """
+
+    @_abc_1.abstractmethod
     def GetStats(
         self,
         request: _project_service_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.GetStatsResponse, _abc.Awaitable[_project_service_pb2.GetStatsResponse]]:
-        """Returns a project's size, positions and rate. A project that nobody has written to is empty."""
+        """Returns a project's size, positions and rate."""
 
     @_abc_1.abstractmethod
     def GetActivity(

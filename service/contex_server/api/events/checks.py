@@ -95,6 +95,13 @@ def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -
         raise ContexError(error.reason, message, metadata=error.metadata, field=field) from None
 
 
+_STATES = {
+    pb.KEY_STATE_ABSENT: "absent",
+    pb.KEY_STATE_PRESENT: "present",
+    pb.KEY_STATE_DELETED: "deleted",
+}
+
+
 def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEvent:
     key, kind, payload = event.data_key, event.event_type, event.payload
     content_type, description, tombstone = event.content_type, event.description, event.tombstone
@@ -148,27 +155,27 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
             raise invalid_field("expected_revision", "needs a data_key")
         if expected > 2**53:
             raise invalid_field("expected_revision", "must be at most 2^53")
+    state = ""
+    if event.expected_state:
+        if event.expected_state not in _STATES:
+            raise invalid_field("expected_state", f"{event.expected_state} is no KeyState")
+        if not key:
+            raise invalid_field("expected_state", "needs a data_key")
+        if expected is not None:
+            raise invalid_field("expected_state", "not together with expected_revision")
+        state = _STATES[event.expected_state]
     subject = metadata.get(SUBJECT, "") if metadata else ""
     return NewEvent(
         *(body, key, kind, payload, content_type, description, tombstone, expected, subject),
         carries=carries,
+        expected_state=state,
     )
 
 
 def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
-    fields.check_count("metadata", len(metadata), limits.metadata_entries)
-    for key in metadata:
-        if not 1 <= len(key) <= limits.metadata_key_chars:
-            raise invalid_field(
-                "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
-            )
+    fields.metadata(metadata, "metadata", limits)
     if SUBJECT in metadata and not fields.subject.fits(metadata[SUBJECT]):
         raise invalid_field("metadata", f"the subject must be {fields.subject.limit}")
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
-    if size > limits.metadata_bytes:
-        raise invalid_field(
-            "metadata", f"must be at most {limits.metadata_bytes} bytes in all, not {size}"
-        )
 
 
 def _too_large(field: str, size: int, limit: int) -> ContexError:

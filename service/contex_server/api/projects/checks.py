@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from contex.v1 import event_pb2
 from contex.v1 import project_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.globs import match
 from contex_server.kernel.model import BEGINNING, Sequence
+from contex_server.kernel.names import Glob
 from contex_server.log.port import Bounds
 from contex_server.log.projects import Dimension
 from contex_server.projects.activity import DAY, HOUR, MINUTE, ActivityQuery
 from contex_server.projects.retention import Retention
 from contex_server.state.moments import check_not_in_future
 
+_PROJECT_GLOB = Glob("name", 1, 64)
 _MAX_SECONDS = 3_155_760_000
 _MAX_COUNT = 2**53
 _TOP, _MAX_TOP = 10, 100
@@ -29,6 +34,14 @@ def retention(message: pb.Retention) -> Retention:
         limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
         fields.within(value, 0, limit, f"retention.{name}")
     return Retention(**values)
+
+
+def project_filter(glob: str) -> Callable[[str], bool]:
+    """Whether a name is asked for."""
+    if not glob:
+        return lambda _: True
+    globs = frozenset({_PROJECT_GLOB(glob)})
+    return lambda name: match(globs, name)
 
 
 def erasure(request: pb.EraseDataRequest) -> tuple[str, str]:

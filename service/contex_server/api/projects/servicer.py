@@ -2,33 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
 from contex.v1 import project_service_pb2 as pb
 
 from contex_server.api.projects import checks
-from contex_server.api.shared import fields
+from contex_server.api.shared import cursors, fields
 from contex_server.api.shared.convert import convert
+from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
+from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import END_OF_TIME
 from contex_server.kernel.protobuf import timestamp
-from contex_server.log.projects import Dimension, Tier
+from contex_server.log.projects import Deletion, Dimension, Tier
 from contex_server.projects.activity import HOUR, rate, read_activity
 
 
 class ProjectServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["ProjectService"]
 
+    async def list_projects(
+        self, request: pb.ListProjectsRequest, call: Call
+    ) -> pb.ListProjectsResponse:
+        size = fields.page_size(request.page_size, self._limits)
+        after = cursors.decode_text(Token.PROJECTS_PAGE, "", request.page_token)
+        fits = checks.project_filter(request.name)
+        names = await self._rooms.storage.store.projects.names(after, fits, size + 1)
+        summaries = await asyncio.gather(*map(self._summary, names[:size]))
+        response = pb.ListProjectsResponse(projects=filter(None, summaries))
+        if len(names) > size:
+            response.next_page_token = cursors.encode_text(Token.PROJECTS_PAGE, "", names[size - 1])
+        return response
+
+    async def _summary(self, project: str) -> pb.ProjectSummary | None:
+        bounds = await self._log.bounds(project)
+        if not bounds.exists:
+            return None
+        counters = await self._rooms.storage.store.projects.counters(project)
+        return pb.ProjectSummary(
+            project=project,
+            event_count=bounds.length,
+            first_sequence=str(bounds.first) if bounds.first else "",
+            last_sequence=str(bounds.tail),
+            event_bytes=counters.bytes,
+        )
+
+    async def get_project(self, request: pb.GetProjectRequest, call: Call) -> pb.GetProjectResponse:
+        project, store = call.project, self._rooms.storage.store
+        exists = (await self._log.bounds(project)).exists
+        deletion = await store.projects.deletion(project)
+        return pb.GetProjectResponse(
+            project=project,
+            exists=exists,
+            stats=await self._stats(project) if exists else None,
+            retention=await self._retention(project),
+            model=await store.match.model(project),
+            deletion=None if deletion is None else _deletion(deletion),
+        )
+
+    async def delete_project(
+        self, request: pb.DeleteProjectRequest, call: Call
+    ) -> pb.DeleteProjectResponse:
+        if not request.request_id:
+            raise invalid_field("request_id", "must not be empty")
+        deletion, duplicate = await self._rooms.projects.deleter.delete(
+            call.project,
+            request_id=fields.request_id(request.request_id),
+            reason=fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
+            origin=call.origin,
+        )
+        return pb.DeleteProjectResponse(deletion=_deletion(deletion), duplicate=duplicate)
+
     async def get_stats(self, request: pb.GetStatsRequest, call: Call) -> pb.GetStatsResponse:
-        bounds = await self._log.bounds(call.project)
-        snapshot = await self._rooms.storage.snapshots.before(call.project, END_OF_TIME)
-        streams = await self._rooms.events.presence.count(call.project, bounds.now_ms)
+        return await self._stats(call.project)
+
+    async def _stats(self, project: str) -> pb.GetStatsResponse:
+        bounds = await self._log.bounds(project)
+        snapshot = await self._rooms.storage.snapshots.before(project, END_OF_TIME)
+        streams = await self._rooms.events.presence.count(project, bounds.now_ms)
         hour = bounds.now_ms // 1000 // HOUR
         hours = (hour - 1, hour)
         store = self._rooms.storage.store.projects
-        counts = await store.activity(call.project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
-        usage = await self._rooms.projects.usage.of(call.project)
+        counts = await store.activity(project, Dimension.EVENT_TYPE, Tier.MINUTES, hours)
+        usage = await self._rooms.projects.usage.of(project)
         archived, counters = usage.archived, usage.counters
         by_hour = zip((hour * HOUR for hour in hours), counts, strict=True)
         return pb.GetStatsResponse(
@@ -58,8 +116,11 @@ class ProjectServicer(Servicer):
     async def get_retention(
         self, request: pb.GetRetentionRequest, call: Call
     ) -> pb.GetRetentionResponse:
+        return await self._retention(call.project)
+
+    async def _retention(self, project: str) -> pb.GetRetentionResponse:
         room = self._rooms.projects
-        own = await room.retentions.own(call.project)
+        own = await room.retentions.own(project)
         return pb.GetRetentionResponse(
             retention=convert(pb.Retention, own),
             effective=convert(pb.Retention, own.over(room.retentions.defaults)),
@@ -125,3 +186,13 @@ class ProjectServicer(Servicer):
             bucket_seconds=buckets.step,
             name_count=activity.names,
         )
+
+
+def _deletion(deletion: Deletion) -> pb.Deletion:
+    return pb.Deletion(
+        delete_time=timestamp(deletion.unix_ms),
+        identity=deletion.identity,
+        request_id=deletion.request_id,
+        reason=deletion.reason,
+        event_count=deletion.events,
+    )

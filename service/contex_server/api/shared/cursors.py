@@ -44,6 +44,7 @@ class Token(IntEnum):
     AUDIT_PAGE = 11
     AUDIT_BACK_PAGE = 12
     EXPORT = 13
+    PROJECTS_PAGE = 14
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:

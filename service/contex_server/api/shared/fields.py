@@ -6,6 +6,7 @@ say otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ key_prefix = PrintableName("prefix", 0, 256, part=True)
 key_start = PrintableName("prefix", 1, 256, part=True)
 key_glob = Glob("data_keys", 1, 512)
 event_type = names.EVENT_TYPE
+type_prefix = PrintableName("event_type_prefixes", 1, names.EVENT_TYPE.high, part=True)
 publisher = names.PUBLISHER
 request_id = Name("request_id", 0, 64, "A-Z a-z 0-9 _ . : -")
 import_id = Name("import_id", 0, 64, "A-Z a-z 0-9 _ . -")
@@ -59,12 +61,30 @@ def event_filter(
     message: event_pb2.EventFilter, limits: Limits, scope: Scope, name: str = "filter"
 ) -> EventFilter:
     """A filter, which also keeps out what the caller may not see."""
+    prefixes = message.event_type_prefixes
     return EventFilter(
         event_type.all_of(message.event_types, f"{name}.event_types", limits),
         key_glob.all_of(message.data_keys, f"{name}.data_keys", limits),
         publisher.all_of(message.publishers, f"{name}.publishers", limits),
         scope,
+        tuple(sorted(type_prefix.all_of(prefixes, f"{name}.event_type_prefixes", limits))),
+        frozenset(metadata(message.metadata, f"{name}.metadata", limits).items()),
+        message.exclude_service_events,
     )
+
+
+def metadata(entries: Mapping[str, str], field: str, limits: Limits) -> dict[str, str]:
+    """Annotations, of an event or in a filter."""
+    check_count(field, len(entries), limits.metadata_entries)
+    for key in entries:
+        if not 1 <= len(key) <= limits.metadata_key_chars:
+            raise invalid_field(
+                field, f"keys must have 1 to {limits.metadata_key_chars} characters"
+            )
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in entries.items())
+    if size > limits.metadata_bytes:
+        raise invalid_field(field, f"must be at most {limits.metadata_bytes} bytes, not {size}")
+    return dict(entries)
 
 
 def span(request: Message, prefix: str = "", order: int = event_pb2.ORDER_FORWARDS) -> Range:

@@ -250,7 +250,7 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
             expected = event.expected_revision
             publishes += (
                 event.data_key,
-                "" if expected is None else expected,
+                event.expected_state if expected is None else expected,
                 "T" if event.tombstone else "",
                 event.digest,
                 event.event_type,
@@ -260,7 +260,7 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
             )
     return fcall(
         project,
-        "contex1_append_described",
+        "contex1_append_expecting",
         (
             *(*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
             "descriptions",
@@ -320,6 +320,28 @@ def _fail(batch: list[_Waiting], error: ContexError) -> None:
             future.set_exception(error)
 
 
+def _conflict(append: Append, index: str, revision: str, state: str) -> ContexError:
+    """The refusal of an append whose event expected something else of its key."""
+    event = append.events[int(index)]
+    kind, expected = "expected_state", event.expected_state
+    actual = f"{state}, not {expected}"
+    if event.expected_revision is not None:
+        kind, expected = "expected_revision", str(event.expected_revision)
+        deleted = " and deleted" if state == "deleted" else ""
+        actual = f"at revision {revision}{deleted}, not {expected}"
+    return ContexError(
+        Reason.REVISION_CONFLICT,
+        f"data key {event.data_key!r} is {actual}",
+        metadata={
+            "data_key": event.data_key,
+            kind: expected,
+            "actual_revision": revision,
+            "actual_state": state,
+        },
+        field=f"events[{index}].{kind}",
+    )
+
+
 def _resolve(
     append: Append,
     future: asyncio.Future[Appended],
@@ -332,21 +354,7 @@ def _resolve(
         return
     text = answer.decode()
     if text[0] == "!":
-        index, actual = text[1:].split(" ")
-        event = append.events[int(index)]
-        expected = str(event.expected_revision)
-        future.set_exception(
-            ContexError(
-                Reason.REVISION_CONFLICT,
-                f"data key {event.data_key!r} is at revision {actual}, not {expected}",
-                metadata={
-                    "data_key": event.data_key,
-                    "expected_revision": expected,
-                    "actual_revision": actual,
-                },
-                field=f"events[{index}].expected_revision",
-            )
-        )
+        future.set_exception(_conflict(append, *text[1:].split(" ")))
         return
     first, *revisions = text.lstrip("=").split(" ")
     ms, n = first.split("-")

@@ -82,7 +82,8 @@ class RedisEventLog(Facet, StoreLog):
 
     async def bounds(self, project: str) -> Bounds:
         stream = ("XINFO", "STREAM", key(project, "events"))
-        time, info = await self._client.run(project, ("TIME",), stream)
+        last = ("HGET", key(project, "deletions"), "last")
+        time, info, deleted = await self._client.run(project, ("TIME",), stream, last)
         if info is None:
             return Bounds(None, BEGINNING, trimmed=False, now_ms=_ms(time))
         fields = pairs(info)
@@ -94,6 +95,7 @@ class RedisEventLog(Facet, StoreLog):
             length=fields[b"length"],
             now_ms=_ms(time),
             added=fields[b"entries-added"],
+            deleted=parse_sequence(deleted),
         )
 
     async def history(

@@ -6,35 +6,149 @@
     activity-open          set: the hours that are not rolled up yet
     retention              string: how long the project is kept
     pace, trouble          strings that expire
+    deletions              hash: deletions of projects of this name, see functions/projects.lua
 
-and `ctx:{b}:projects`, a set: the projects of a bucket.
+and `ctx:{b}:projects`, a set: the projects of a bucket; and `ctx:{0}:deletions`, a stream that
+tells every process what was deleted lately.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from heapq import nsmallest
 from typing import Any
 
-from contex_server.log.buckets import BUCKETS
-from contex_server.log.projects import Counters, Dimension, ProjectStore, Tier
+import orjson
+
+from contex_server.kernel.model import BEGINNING, Sequence
+from contex_server.log.buckets import BUCKETS, bucket_of, target_project
+from contex_server.log.projects import (
+    REMAINS,
+    Counters,
+    Deleting,
+    Deletion,
+    Dimension,
+    ProjectStore,
+    RetentionChanged,
+    Tier,
+)
 from contex_server.log.redis.client import Facet, pairs
-from contex_server.log.redis.key_names import key, parse_sequence, projects_key
+from contex_server.log.redis.key_names import (
+    backgrounds_kind,
+    key,
+    parse_sequence,
+    projects_key,
+    vectors_kind,
+)
 
 _SCAN_COUNT = 1_000
+_LISTED = 16
+"""Buckets that are listed at a time."""
+_ANNOUNCED = "ctx:{0}:deletions"
+_ANNOUNCEMENTS = 10_000
+_KINDS = (
+    *("events", "stats", "activity-open", "retention", "pace", "trouble"),
+    *("state", "snapshots", "snapshot-data", "descriptions", "requests:0", "requests:1"),
+    *("matching", "agents", "cursors", "journals", "presence", "subjects"),
+    *("archive", "segments", "task:archive"),
+)
+"""What a project may have that comes into being while its keys are listed."""
 _STATS = ("bytes", "deleted", "since", "snapshots", "snapshot_bytes")
 
 
 class RedisProjects(Facet, ProjectStore):
     async def projects(self) -> list[str]:
+        return [name async for listed in self._listed() for name in listed]
+
+    async def names(self, after: str, fits: Callable[[str], bool], count: int) -> list[str]:
         names: list[str] = []
+        async for listed in self._listed():
+            names += [n for n in listed if n > after and target_project(n) == n and fits(n)]
+            names = nsmallest(count, names)
+        return names
+
+    async def _listed(self) -> AsyncIterator[list[str]]:
+        """All names, of a few buckets at a time: neither store nor event loop is held for long."""
         nodes: dict[str, list[int]] = {}
         for bucket in range(BUCKETS):
             nodes.setdefault(self._client.connections.node(bucket), []).append(bucket)
         for buckets in nodes.values():
-            commands = [("SMEMBERS", projects_key(bucket)) for bucket in buckets]
-            for members in await self._client.run_in(buckets[0], *commands):
-                names += (member.decode() for member in members)
-        return names
+            for start in range(0, len(buckets), _LISTED):
+                some = buckets[start : start + _LISTED]
+                commands = [("SMEMBERS", projects_key(bucket)) for bucket in some]
+                replies = await self._client.run_in(some[0], *commands)
+                yield [member.decode() for members in replies for member in members]
+
+    async def delete(
+        self, project: str, request: Deleting, models: Iterable[str]
+    ) -> Deletion | None:
+        found = [kind async for kinds in self._kinds(project) for kind in kinds]
+        of_models = [kind(model) for model in models for kind in (vectors_kind, backgrounds_kind)]
+        left_out = ("audit", "refusals", "deletions")
+        kinds = [kind for kind in {*_KINDS, *of_models, *found} if kind not in left_out]
+        reply = await self._client.call(
+            project,
+            "contex1_delete_project",
+            ("events", "deletions", "retention", "audit"),
+            request.request_id,
+            request.retention,
+            request.action,
+            self._settings.audit_retention_ms,
+            request.identity,
+            request.reason,
+            f"{project}{REMAINS}",
+            *kinds,
+        )
+        if reply == 0:
+            raise RetentionChanged
+        return None if reply is None else _deletion(project, reply)
+
+    async def deletion(self, project: str, request_id: str = "") -> Deletion | None:
+        field = f"r:{request_id}" if request_id else "deletion"
+        stored = await self._client.command(project, "HGET", "deletions", field)
+        return None if stored is None else _deletion(project, stored)
+
+    async def purge(self, remains: str) -> None:
+        project, _, last = remains.partition(REMAINS)
+        async for kinds in self._kinds(remains):
+            await self._client.commands(remains, *(("UNLINK", kind) for kind in kinds))
+        async for kinds in self._kinds(project, "receivers:"):
+            old = [k for k in kinds if Sequence.parse(k.partition(":")[2]) <= Sequence.parse(last)]
+            await self._client.commands(project, *(("UNLINK", kind) for kind in old))
+        bucket = bucket_of(remains)
+        await self._client.run_in(bucket, ("SREM", projects_key(bucket), remains))
+
+    async def _kinds(self, project: str, start: str = "") -> AsyncIterator[list[str]]:
+        """The kinds of all keys of a project that begin so, some perhaps twice; without `start` not
+        those of receivers, of which there may be as many as events.
+
+        This goes through all keys of the node, since no list has all kinds.
+        """
+        own = key(project, start)
+        cursor: Any = 0
+        while True:
+            scan = ("SCAN", cursor, "MATCH", f"{own}*", "COUNT", _SCAN_COUNT)
+            ((cursor, names),) = await self._client.run(project, scan)
+            kinds = [start + name.decode().removeprefix(own) for name in names]
+            yield [kind for kind in kinds if start or not kind.startswith("receivers:")]
+            if int(cursor) == 0:
+                return
+
+    async def announce(self, project: str, last: Sequence) -> None:
+        command = ("XADD", _ANNOUNCED, "MAXLEN", "~", _ANNOUNCEMENTS, "*", "p", project)
+        await self._client.run_in(0, (*command, "s", str(last)))
+
+    async def announced(
+        self, after: Sequence | None
+    ) -> tuple[Sequence, list[tuple[str, Sequence]]]:
+        if after is None:
+            (rows,) = await self._client.run_in(0, ("XREVRANGE", _ANNOUNCED, "+", "-", "COUNT", 1))
+            return parse_sequence(rows[0][0]) if rows else BEGINNING, []
+        command = ("XRANGE", _ANNOUNCED, f"({after}", "+", "COUNT", _SCAN_COUNT)
+        (rows,) = await self._client.run_in(0, command)
+        if rows:
+            after = parse_sequence(rows[-1][0])
+        return after, [(row[1].decode(), parse_sequence(row[3])) for _, row in rows]
 
     async def counters(self, project: str) -> Counters:
         stats, keys, agents, info = await self._client.run(
@@ -149,6 +263,20 @@ class RedisProjects(Facet, ProjectStore):
         (info,) = await self._client.run(project, ("INFO", "memory"))
         lines = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
         return int(lines[b"used_memory"]), int(lines[b"maxmemory"])
+
+
+def _deletion(project: str, stored: bytes) -> Deletion:
+    """Reads what functions/projects.lua wrote."""
+    fields = orjson.loads(stored)
+    return Deletion(
+        project,
+        Sequence.parse(fields["last"]),
+        fields["ms"],
+        fields["identity"],
+        fields["request_id"],
+        fields["reason"],
+        fields["events"],
+    )
 
 
 def _has_slot(value: bytes, slot: int) -> bool:

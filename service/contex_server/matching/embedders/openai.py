@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import re
+import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -168,7 +170,12 @@ class OpenAIEmbedder:
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
             if settings.api_key is not None:
                 headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
-            self._client = httpx2.AsyncClient(headers=headers, timeout=settings.timeout_s)
+            self._client = httpx2.AsyncClient(
+                headers=headers,
+                timeout=settings.timeout_s,
+                # With a transport of its own, the client looks for no proxy in the environment.
+                transport=httpx2.AsyncHTTPTransport() if _is_loopback(settings.base_url) else None,
+            )
         question: dict[str, object] = {"model": settings.model, "input": texts}
         question["encoding_format"] = "float"
         if settings.shorten:
@@ -185,9 +192,12 @@ class OpenAIEmbedder:
                         if len(body) > _ANSWER_BYTES:
                             raise EmbeddingFailed(f"{url} answers more than {_ANSWER_BYTES} bytes")
         except (TimeoutError, httpx2.TimeoutException) as error:
-            raise _Unanswered(f"{url}: no answer within {settings.timeout_s:g} s") from error
+            raise _Unanswered(
+                f"{url}{_through(url)}: no answer within {settings.timeout_s:g} s"
+            ) from error
         except httpx2.HTTPError as error:
-            raise _Unanswered(f"{url}: {self._redacted(str(error) or repr(error))}") from error
+            message = self._redacted(str(error) or repr(error))
+            raise _Unanswered(f"{url}{_through(url)}: {message}") from error
         if answer.status_code == 200:
             return bytes(body)
         message = self._redacted(_error_message(bytes(body)))[:_SHOWN_CHARS]
@@ -255,6 +265,28 @@ def _wait(error: Exception) -> bool | float:
             return bounded + random.random() * _FIRST_WAIT_S
         return True
     return isinstance(error, _Unanswered)
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine, which no proxy does."""
+    host = httpx2.URL(url).host
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def _through(url: str) -> str:
+    """Names the proxy of the environment that is on the way to a URL, if any."""
+    parsed, proxies = httpx2.URL(url), urllib.request.getproxies()
+    proxy = proxies.get(parsed.scheme) or proxies.get("all")
+    if not proxy or _is_loopback(url) or urllib.request.proxy_bypass(parsed.host):
+        return ""
+    return f" through the proxy {proxy.rpartition('@')[2]}"
 
 
 def _retry_after_s(header: str | None) -> float | None:

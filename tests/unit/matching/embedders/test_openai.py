@@ -68,6 +68,25 @@ async def failure(model: OpenAIEmbedder, *texts: str) -> str:
 # -- asking ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("proxy", ["http://user:secret@127.0.0.1:9", "socks5://127.0.0.1:9"])
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+async def test_an_endpoint_on_this_machine_is_asked_directly(
+    build: Build, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    assert (await build().embed(["a"], NEED)).shape == (1, 3)
+
+
+async def test_a_failure_names_the_endpoint_and_its_proxy(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    message = await failure(build(base_url="http://models.example.com/v1", max_retries=0))
+    expected = "http://models.example.com/v1/embeddings through the proxy 127.0.0.1:9: "
+    assert message.startswith(expected)
+    assert "secret" not in message
+
+
 async def test_vectors_in_the_order_of_the_texts(there: loopback.Endpoint, build: Build) -> None:
     model = build(api_key=SecretStr(KEY))
     found = await model.embed(["a", "bcd", "a"], DATUM)

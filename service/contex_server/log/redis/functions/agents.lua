@@ -182,6 +182,7 @@ local function deliver(keys, args)
   local repeated, count_events = args[3] == 'R', tonumber(args[4])
   local at, key = 5, 5 + count_events
   local added, needs_counted, placed = {}, {}, nil
+  local deleted = deleted_upto(keys[1], 'activity')
   while at <= #args do
     local message = {
       agent = args[at], stream = args[at + 1], number = args[at + 2], kind = args[at + 3],
@@ -208,7 +209,10 @@ local function deliver(keys, args)
       }
       at = at + 5
     end
-    if not (repeated and message.stream ~= '-' and is_noted(a, message.stream, message.number)) then
+    local noted = repeated and message.stream ~= '-' and is_noted(a, message.stream, message.number)
+    -- What was under way as the project was deleted is no part of the one that takes its name.
+    local kept = deleted == '0-0' or is_after(message.position, deleted)
+    if kept and not noted then
       placed = note_message(a, message, limits, keys, added, needs_counted)
     end
   end
@@ -234,6 +238,10 @@ end
 local function stream(keys, args)
   local a, id, name = agent_keys(keys, 1), args[1], args[4]
   local limits = { retention_ms = tonumber(args[2]), entries = tonumber(args[3]) }
+  -- The streams of a project that was deleted end after its journals.
+  if redis.call('HEXISTS', a.agents, id) == 0 and redis.call('EXISTS', a.journal) == 0 then
+    return 0
+  end
   begin(a, id, limits)
   if args[5] == 'c' then
     local held = redis.call('HGET', a.streams, name)

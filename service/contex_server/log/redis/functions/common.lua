@@ -91,3 +91,10 @@ end
 local function tail_of(key)
   return stream_info(key)['last-generated-id'] or '0-0'
 end
+
+-- The sequence that ends what was a project before it was deleted; see functions/projects.lua. `key`
+-- is one of the project's, of a kind.
+local function deleted_upto(key, kind)
+  local own = string.sub(key, 1, #key - #kind)
+  return redis.call('HGET', own .. 'deletions', 'last') or '0-0'
+end

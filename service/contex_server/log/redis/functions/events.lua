@@ -18,7 +18,7 @@ local function is_right(before, after, was, latest)
 end
 
 -- Appends the events of many publishes, each publish whole or not at all; see `append_described`.
-local function append_all(keys, args, head, each)
+local function append_all(keys, args, head, each, tells_state)
   local events, state = keys[1], keys[6]
   local window, retention_ms = tonumber(args[1]), tonumber(args[2])
   local vectors = tonumber(args[4])
@@ -80,15 +80,18 @@ local function append_all(keys, args, head, each)
     elseif held[lane] then
       reply = { '?' }
     else
-      local ahead, planned, wrong = {}, {}, nil
+      local ahead, planned, becomes, wrong = {}, {}, {}, nil
       for i = from, upto, each do
         local name = args[i]
         if name ~= '' then
           local actual = (revision[name] or 0) + (ahead[name] or 0)
-          if args[i + 1] ~= '' and tonumber(args[i + 1]) ~= actual then
-            reply = '!' .. (i - from) / each .. ' ' .. whole(actual)
+          local is = becomes[name]
+            or (actual == 0 and 'absent' or mark[name] == 'D' and 'deleted' or 'present')
+          if args[i + 1] ~= '' and args[i + 1] ~= is and tonumber(args[i + 1]) ~= actual then
+            reply = '!' .. (i - from) / each .. ' ' .. whole(actual) .. (tells_state and ' ' .. is or '')
             break
           end
+          becomes[name] = args[i + 2] == 'T' and 'deleted' or 'present'
           if each == EACH then
             local was = args[i + 6]
             if was ~= '*' and not planned[name]
@@ -205,13 +208,19 @@ end
 --       data key, its latest sequence or "", its description or "?"
 --       Nothing of the lane is appended after it in this call; for that, "?" stands alone.
 local function append_described(keys, args)
-  return append_all(keys, args, HEAD, EACH)
+  return append_all(keys, args, HEAD, EACH, false)
+end
+
+-- The same, where the expected revision may also be what the key is to be ("absent", "present",
+-- "deleted"), and a refusal says what it is: "!<index> <actual revision> <actual state>".
+local function append_expecting(keys, args)
+  return append_all(keys, args, HEAD, EACH, true)
 end
 
 -- The same as servers call it that know of no descriptions that carry over: without lanes, and
 -- without the last two arguments of each event.
 local function append(keys, args)
-  return append_all(keys, args, PLAIN_HEAD, PLAIN_EACH)
+  return append_all(keys, args, PLAIN_HEAD, PLAIN_EACH, false)
 end
 
 -- Reads a varint; returns it, and where the next byte is.
@@ -268,4 +277,5 @@ end
 
 redis.register_function('contex1_append', append)
 redis.register_function('contex1_append_described', append_described)
+redis.register_function('contex1_append_expecting', append_expecting)
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

@@ -127,6 +127,72 @@ local function put_retention(keys, args)
   return 1
 end
 
+-- Deletes a project: everything of it takes another name, under which it is then removed piece by
+-- piece. Only the audit stays, and in the hash <deletions>, for good:
+--   last            the sequence that ends what the project was: all later ones are greater
+--   deletion        who deleted it last, when and why
+--   r:<request id>  the same, of each request
+-- So a project exists if the newest sequence of its log is after <last>.
+--
+-- KEYS  events, deletions, retention, audit
+-- ARGV  request id, the retention as it was when nothing held the project, action for the audit,
+--       retention of audit records in ms, identity, reason, name of the deleted project without
+--       the sequence that ends it, then the kinds of keys that are known
+-- Returns what is kept of the request; 0 if the retention is another, nil if there is no such
+-- project.
+local function delete_project(keys, args)
+  local events, deletions, request = keys[1], keys[2], 'r:' .. args[1]
+  local answered = redis.call('HGET', deletions, request)
+  if answered then return answered end
+  local info = stream_info(events)
+  local tail, last = info['last-generated-id'] or '0-0', redis.call('HGET', deletions, 'last') or '0-0'
+  if not is_after(tail, last) then return nil end
+  if (redis.call('GET', keys[3]) or '') ~= args[2] then return 0 end
+
+  local own = string.match(events, '^(.*:)events$')
+  local time = redis.call('TIME')
+  local ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  last = whole(ms) .. '-0'
+  if not is_after(last, tail) then last = whole(split(tail) + 1) .. '-0' end
+  local count = info['length']
+  if redis.call('HEXISTS', own .. 'archive', 'first') == 1 then
+    count = info['entries-added'] - tonumber(redis.call('HGET', own .. 'archive', 'removed') or 0)
+  end
+
+  local kinds = {}
+  for i = 8, #args do kinds[#kinds + 1] = args[i] end
+  for _, hour in ipairs(redis.call('SMEMBERS', own .. 'activity-open')) do
+    kinds[#kinds + 1] = 'activity:' .. hour
+  end
+  for _, back in ipairs({ 0, 1 }) do
+    for _, dimension in ipairs({ 'k', 't', 'p', 'n' }) do
+      kinds[#kinds + 1] = 'activity:' .. dimension .. ':' .. math.floor(ms / 86400000) - back
+    end
+  end
+  for _, id in ipairs(redis.call('SMEMBERS', own .. 'journals')) do
+    for _, kind in ipairs({ 'journal:', 'sent:', 'streams:' }) do kinds[#kinds + 1] = kind .. id end
+  end
+  local bucket, name = string.match(own, '^(ctx:{%d+}):p:(.*):$')
+  local gone = args[7] .. last
+  for _, kind in ipairs(kinds) do
+    if redis.call('EXISTS', own .. kind) == 1 then
+      redis.call('RENAME', own .. kind, bucket .. ':p:' .. gone .. ':' .. kind)
+    end
+  end
+  redis.call('SREM', bucket .. ':projects', name)
+  redis.call('SADD', bucket .. ':projects', gone)
+
+  redis.call('XADD', events, 'MAXLEN', '=', 0, last, 'e', '')
+  redis.call('XSETID', events, last, 'ENTRIESADDED', 0, 'MAXDELETEDID', last)
+  local deletion = cjson.encode({
+    ms = ms, identity = args[5], request_id = args[1], reason = args[6], events = count, last = last,
+  })
+  redis.call('HSET', deletions, 'last', last, 'deletion', deletion, request, deletion)
+  record(keys[4], now(), tonumber(args[4]), 'x', args[3])
+  return deletion
+end
+
+redis.register_function('contex1_delete_project', delete_project)
 redis.register_function('contex1_roll_up', roll_up)
 redis.register_function('contex1_rolled_up', rolled_up)
 redis.register_function('contex1_put_retention', put_retention)

@@ -13,8 +13,9 @@ end
 --
 -- KEYS  snapshots, snapshot-data, stats
 -- ARGV  sequence, the snapshot, "<events> <bytes> <keys>"
--- Returns 1, or 0 if there is one at the sequence or after it.
+-- Returns 1, or 0 if there is one at the sequence or after it, or the project was deleted after it.
 local function snapshot(keys, args)
+  if not is_after(args[1], deleted_upto(keys[1], 'snapshots')) then return 0 end
   local newest = redis.call('XREVRANGE', keys[1], '+', '-', 'COUNT', 1)[1]
   if newest then
     local ms, n = split(newest[1])

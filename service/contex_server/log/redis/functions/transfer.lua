@@ -64,7 +64,8 @@ end
 -- ARGV  an action for the audit, retention of audit records in ms, then the kinds of keys
 -- Returns 1, or 0 if the project is not empty.
 local function commit_import(keys, args)
-  if tail_of(keys[1]) ~= '0-0' then return 0 end
+  local tail = tail_of(keys[1])
+  if tail ~= '0-0' and tail ~= deleted_upto(keys[1], 'events') then return 0 end
   local target, staged = string.match(keys[1], '^(.*:)events$'), string.match(keys[2], '^(.*:)events$')
   local kinds = {}
   for i = 3, #args do kinds[#kinds + 1] = args[i] end
@@ -80,6 +81,8 @@ local function commit_import(keys, args)
   redis.call('SREM', bucket .. ':projects', string.match(staged, '^ctx:{%d+}:p:(.*):$'))
   redis.call('SADD', bucket .. ':projects', name)
   redis.call('DEL', staged .. 'import')
+  -- The project has the sequences that it is imported with, also those before its deletion.
+  redis.call('HDEL', target .. 'deletions', 'last')
   record(keys[3], now(), tonumber(args[2]), 'x', args[1])
   return 1
 end

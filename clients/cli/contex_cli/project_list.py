@@ -1,0 +1,97 @@
+"""`contex projects`: which projects there are, and their end."""
+
+from __future__ import annotations
+
+import click
+import contex
+
+from contex_cli import output as out
+from contex_cli.command import Session, command
+from contex_cli.exits import ExitCode
+from contex_cli.parameters import UsageError, argument, option
+from contex_cli.projects import REASON, YES, stats_rows
+from contex_cli.times import rfc3339, sequence_text
+
+
+@command("projects", without=("project",))
+async def projects(
+    session: Session,
+    name: str = option("", "Only names that fit.", metavar="GLOB"),
+) -> None:
+    """A project begins with its first event."""
+    found: list[contex.ProjectSummary] = []
+    async for project in session.client.list_projects(name):
+        if session.json:
+            out.print_json(project)
+        else:
+            found.append(project)
+    if session.json:
+        return
+    if found:
+        out.show_table(
+            found,
+            {
+                "project": "project",
+                "events": lambda p: f"{p.event_count:,}",
+                "size": lambda p: out.size_text(p.event_bytes),
+                "first": lambda p: sequence_text(p.first_sequence),
+                "last": lambda p: sequence_text(p.last_sequence),
+            },
+        )
+    out.say(f"{f'{len(found):,}' if found else 'no'} projects")
+
+
+@command("projects show")
+async def show(
+    session: Session, name: str = argument("", "[NAME]", "The project; or -p.")
+) -> ExitCode:
+    """Exits with 4 if it does not exist, and says whether it was deleted."""
+    project = await session.client.project(name or session.project)
+    session.answer(project, _show)
+    return ExitCode.OK if project.exists else ExitCode.NOT_FOUND
+
+
+def _show(project: contex.ProjectInfo) -> None:
+    rows = {"project": project.project}
+    if project.stats is None:
+        rows["exists"] = "no"
+    else:
+        rows |= stats_rows(project.stats)
+        rows["model"] = project.model or "none yet"
+    rows["legal hold"] = "yes" if project.retention.effective.legal_hold else "no"
+    if (deletion := project.deletion) is not None:
+        by = f" by {out.plain(deletion.identity)}" if deletion.identity else ""
+        rows["deleted"] = f"{rfc3339(deletion.delete_time)}{by}: {out.plain(deletion.reason)}"
+    out.show_rows(rows)
+
+
+@command("projects delete")
+async def delete(
+    session: Session,
+    name: str = argument(..., "NAME", "The project."),
+    reason: str = REASON,
+    request_id: str | None = option(None, "Makes the call idempotent.", metavar="ID"),
+    yes: bool = YES,
+) -> None:
+    """Asks for the name once more, unless --yes is given. Refused while the project is on legal
+    hold."""
+    if not yes:
+        _confirm(name)
+    deleted = await session.client.delete_project(name, reason=reason, request_id=request_id)
+    again = ", by an earlier call of this request" if deleted.duplicate else ""
+    rows = {
+        "deleted": f"{name}, {deleted.deletion.event_count:,} events{again}",
+        "at": rfc3339(deleted.deletion.delete_time),
+    }
+    session.answer(deleted, lambda _: out.show_rows(rows))
+
+
+def _confirm(name: str) -> None:
+    try:
+        typed = click.prompt(
+            f"Everything in {name} will be gone. Type its name to delete it", err=True
+        )
+    except click.Abort:
+        typed = ""
+    if typed != name:
+        raise UsageError("not confirmed; --yes does not ask", "--yes")
