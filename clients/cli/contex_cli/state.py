@@ -13,7 +13,7 @@ from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import is_json, json_or_text, picked, record
-from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
+from contex_cli.times import Place, misread_clock, moment_text, parse_place, read_place, rfc3339
 
 _KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
 # Revisions next to each other are told apart; the newest is the brightest.
@@ -134,6 +134,8 @@ def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, .
     """Takes the first word as the later moment where it can be read as one."""
     if words[:1] == ("now",):
         return None, words[1:]
+    if words and (problem := misread_clock(words[0])):
+        raise UsageError(f"{words[0]!r} is not a time: {problem}; for a key, put `now` before it")
     moment = read_place(words[0]) if words else None
     return (None, words) if moment is None else (moment, words[1:])
 

@@ -46,6 +46,15 @@ def contex() -> Iterator[Contex]:
         yield Contex(target, states, agents)
 
 
+def test_a_misread_moment_is_no_key(contex: Contex) -> None:
+    for word in ("yesterday 25:99", "25:99"):
+        done = contex.run("diff", "0", word)
+        assert done.exit_code == ExitCode.USAGE
+        assert "the hour 25 is not from 0 to 23" in done.stderr
+    contex("diff", "0", "now", "25:99")
+    contex("diff", "0", "key 25:99")
+
+
 def test_state(contex: Contex) -> None:
     out = contex("state", "--at", str(START_MS))
     assert "api_config" in out
