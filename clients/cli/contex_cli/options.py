@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -53,6 +54,13 @@ _UNTIL = "Up to and including this sequence or time."
 _POINTER = "Leave out updates that don't change the value at this JSON pointer. Repeatable."
 _PAGE = 1_000
 _NEED_KEYS = ("text", "threshold", "max_matches", "exclude")
+
+
+def exact_key(glob: str) -> str | None:
+    """The one key that a glob stands for; None where it is a pattern."""
+    if re.search(r"(?<!\\)(?:\\\\)*[*?]", glob):
+        return None
+    return re.sub(r"\\(.)", r"\1", glob)
 
 
 @dataclass

@@ -235,8 +235,11 @@ def erasure_text(erasure: Erasure, limit: int = 60) -> str:
     """What is shown in place of an erased payload."""
     from contex_cli.times import rfc3339
 
-    by = f"by request {plain(erasure.request_id)}: {plain(erasure.reason)}"
-    return f"(erased {rfc3339(erasure.time)} {shortened(by, limit)})"
+    text = (
+        f"erased by request {plain(erasure.request_id)} because {plain(erasure.reason)}, "
+        f"at {rfc3339(erasure.time)}"
+    )
+    return f"({shortened(text, limit)})"
 
 
 def payload_lines(event: Event) -> list[str]:

@@ -64,7 +64,19 @@ def test_state(contex: Contex) -> None:
     one = contex("state", "api_config")
     assert "api_config  revision 2" in one
     assert '  "timeout": 60\n' in one
-    assert "no data, as of" in contex("state", "none")
+    assert "1 data, as of" in contex("state", "--key", "api_config")
+    assert "no data, as of" in contex("state", "none?")
+
+
+def test_a_key_without_a_datum_is_not_found(contex: Contex) -> None:
+    for arguments in (["none"], ["--key", "none"], ["api_config", "none", "--json"]):
+        done = contex.run("state", *arguments)
+        assert done.exit_code == ExitCode.NOT_FOUND
+        assert "contex: no datum 'none' at that moment" in done.stderr
+    assert "api_config" in done.stdout
+
+
+def test_deleted_data_are_shown_on_request(contex: Contex) -> None:
     assert "(deleted)" in contex("state", "--deleted", "--keys")
 
 
