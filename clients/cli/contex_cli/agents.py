@@ -183,8 +183,6 @@ async def listen(
     """
     session.follows = True
     client = session.client
-    # A stream would wait for a server that was never there.
-    await client.get_agent(session.project, agent_id)
     acknowledger = Acknowledger(client, session.project, agent_id) if acknowledge else None
     printed = 0
     try:

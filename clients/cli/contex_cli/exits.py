@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -51,12 +50,12 @@ _OF_STATUS = {
 }
 
 
-_UNREACHED = re.compile(r"failed to connect to all addresses; last error: \w+: (?:ipv\d:)?(\S+):")
-"""How gRPC says that nobody listens."""
-
-
 class InputError(Exception):
     """What the user gave can't be used; `str()` says why in one line."""
+
+
+class Unreached(Exception):
+    """No server answers at a target; `str()` says so in one line."""
 
 
 def exit_code(error: ContexError) -> ExitCode:
@@ -66,9 +65,9 @@ def exit_code(error: ContexError) -> ExitCode:
 
 def describe(error: ContexError) -> str:
     """One line: the message, the reason, and each field at fault."""
-    text = error.message or error.code.name
-    if unreached := _UNREACHED.match(text):
-        text = f"can't reach the server at {unreached[1]}: is it running? (contex serve, --target)"
+    from contex_cli.targets import unreached
+
+    text = unreached(error) or error.message or error.code.name
     if error.reason:
         text += f" [{error.reason}]"
     for field, problem in error.violations:
@@ -92,9 +91,9 @@ def complain_about(error: BaseException) -> ExitCode:
     if isinstance(error, ContexError):
         complain(describe(error))
         return exit_code(error)
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | Unreached):
         complain(str(error))
-        return ExitCode.USAGE
+        return ExitCode.USAGE if isinstance(error, InputError) else ExitCode.UNAVAILABLE
     if isinstance(error, OSError) and error.filename:
         complain(f"can't use {str(error.filename)!r}: {error.strerror}")
         return ExitCode.USAGE

@@ -177,7 +177,6 @@ async def publish_lines(
         async with session.client.publish_stream(
             session.project, events(), durability=durability
         ) as results:
-            await session.client.health()  # a stream would wait for a server that was never there
             async for result in results:
                 batch = sent.popleft()
                 if result.error is not None:
