@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def _port(server: subprocess.Popen[bytes], log: Path) -> int:
 @pytest.fixture
 def contex(target: str, request: pytest.FixtureRequest) -> Iterator[Contex]:
     """Commands for a project of the test's own."""
-    project = request.node.name.replace("[", ".").rstrip("]")[:64]
+    project = re.sub(r"[^\w.-]", ".", request.node.name)[:64]
     commands = Contex({"CONTEX_TARGET": target, "CONTEX_PROJECT": project, "CONTEX_DEBUG": ""})
     yield commands
     for process in commands.processes:
@@ -233,10 +234,12 @@ def test_a_deletion(contex: Contex) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "data_key"),
+        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "KEY (events[0].data_key): must"),
+        (["events", "--key", ""], ExitCode.INVALID_ARGUMENT, "--key (filter.data_keys[0]): must"),
+        (["match", "x", "--min-score", "2"], ExitCode.INVALID_ARGUMENT, "--min-score (threshold):"),
         (["publish", "k", "1", "-p", "bad project"], ExitCode.INVALID_ARGUMENT, "project"),
         (["publish", "k", "1", "--type", "data_deleted"], ExitCode.INVALID_ARGUMENT, "RESERVED"),
-        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "needs"),
+        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "--need (needs[0]):"),
         (["register", "a", "--need", "x", "--threshold", "2"], ExitCode.INVALID_ARGUMENT, "thresh"),
         (["agents", "show", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
         (["agents", "unregister", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
@@ -253,6 +256,13 @@ def test_refusals(contex: Contex, arguments: Sequence[str], code: ExitCode, told
     assert told in done.err
     assert done.err.startswith("contex: ")
     assert done.err.count("\n") == 1
+
+
+def test_a_legal_hold_is_no_conflict(contex: Contex) -> None:
+    publish(contex, "k", "1")
+    contex.ok("retention", "set", "--legal-hold")
+    done = contex("erase", "--key", "k", "--reason", "asked", "--yes")
+    assert (done.code, "[LEGAL_HOLD]" in done.err) == (ExitCode.NOT_ALLOWED, True)
 
 
 def test_filters_ranges_and_orders(contex: Contex) -> None:

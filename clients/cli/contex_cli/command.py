@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import getdoc, isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import click
 
 from contex_cli.commands import COMMANDS, command_list
 from contex_cli.exits import ExitCode, InputError, Unreached, complain_about
-from contex_cli.parameters import bind, declared, option
+from contex_cli.parameters import argument_of, bind, declared, option
 from contex_cli.targets import parse_target, unreached
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Command(click.Command):
             return ExitCode.UNEXPECTED
         except Exception as error:
             if not _is_broken_pipe(error):
-                return complain_about(error)
+                return complain_about(error, partial(argument_of, self))
             # A reader that goes away (`| head`) ends a command quietly. The interpreter flushes
             # stdout at exit, which would fail, and say so, once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

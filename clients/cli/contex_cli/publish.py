@@ -95,6 +95,8 @@ def publish(
             raise UsageError(f"takes no {name}", "--delete")
     elif value is None:
         raise UsageError("missing; - reads stdin, @FILE a file", "VALUE")
+    if description and not description.strip():
+        raise UsageError("has only spaces; '' removes the description", "--description")
     fields: dict[str, Any] = {
         "expected_revision": expected_revision,
         "durability": durability,
