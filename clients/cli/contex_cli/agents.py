@@ -199,7 +199,7 @@ async def listen(
                 elif written is not None:
                     sys.stdout.write(matched.context.rstrip("\n") + "\n")
                 else:
-                    out.print_line(out.matched_line(matched))
+                    out.print_parts(out.matched_parts(matched))
                 out.flush()
                 if acknowledger is not None:
                     # What a change of the needs brings is older than the position, which stays.

@@ -71,7 +71,7 @@ async def state(
         if is_one and shown[0].event is not None:
             _show_datum(shown[0].event)
         elif shown:
-            out.console().print(_state_table(shown))
+            out.print_table(_state_table(shown))
         out.say(f"{f'{len(shown):,}' if shown else 'no'} data, as of {moment_text(data.as_of)}")
     for key in missing:
         complain(f"no datum {key!r} at that moment; `contex history` shows whether it was deleted")
@@ -303,7 +303,7 @@ async def blame(
     if event.erased is not None:
         out.say_lines(out.payload_lines(event))
     else:
-        out.console().print(blame_table(answer))
+        out.print_table(blame_table(answer))
     out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(answer.as_of)}")
     if answer.truncated:
         out.remark(
