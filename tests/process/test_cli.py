@@ -320,6 +320,39 @@ def test_bulk_reports_what_it_refuses(contex: Contex, tmp_path: Path) -> None:
     assert "contex: line 3: not JSON" in done.err
 
 
+def test_a_folder_is_published_under_its_paths(contex: Contex, tmp_path: Path) -> None:
+    for name, text in {
+        "a.json": '{"n":1}',
+        "docs/b.md": "# B",
+        "docs/empty.txt": "",
+        ".hidden": "x",
+        ".git/x": "x",
+        "bad.json": "{oops",
+        "white /c.txt": "c",
+        " spaced.txt": "refused by the service",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").symlink_to(tmp_path / "a.json")
+    (tmp_path / "linked").symlink_to(tmp_path / "docs")
+    done = contex("publish", "--dir", str(tmp_path))
+    assert done.code == ExitCode.INVALID_ARGUMENT
+    assert done.out.startswith("published 4  refused 1  ")
+    assert "' spaced.txt' refused: " in done.err
+    assert "'bad.json' not published: " in done.err
+    assert "regular file: 'link'" in done.err
+    assert "regular file: 'linked'" in done.err
+    events = contex.ok("events", "--json").records
+    assert {event["data_key"]: event["content_type"].partition(";")[0] for event in events} == {
+        "a.json": "application/json",
+        "docs/b.md": "text/markdown",
+        "docs/empty.txt": "text/plain",
+        "white /c.txt": "text/plain",
+    }
+    assert contex("publish", "k", "--dir", str(tmp_path)).code == ExitCode.USAGE
+    assert contex("publish", "--dir", str(tmp_path / "a.json")).code == ExitCode.USAGE
+
+
 def test_agents(contex: Contex) -> None:
     publish(contex, "api_config", API_CONFIG, "-d", "API endpoint and timeouts")
     needs = ["API endpoints and timeouts", "payment providers"]

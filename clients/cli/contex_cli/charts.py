@@ -97,8 +97,8 @@ def _colour(number: int) -> str:
     turn, place = divmod(number, len(_COLOURS))
     towards = (1.0, 0.0)[turn % 2]
     share = min(0.16 * ((turn + 1) // 2), 0.85)
-    mixed = (part * (1 - share) + towards * share for part in to_rgb(_COLOURS[place]))
-    return to_hex(tuple(mixed)) if turn else _COLOURS[place]
+    red, green, blue = (part * (1 - share) + towards * share for part in to_rgb(_COLOURS[place]))
+    return to_hex((red, green, blue)) if turn else _COLOURS[place]
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from typing import Any, get_args, get_origin
 
 import click
 
-
 _OTHER_NAMES = {"max_matches": "top", "threshold": "min_score", "data_keys": "keys"}
 """Of fields of requests: parameters of some commands that are called otherwise."""
 
@@ -127,7 +126,7 @@ def _as_text(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise click.BadParameter(
-                    f"{ascii(text)} is not text in UTF-8, from character {error.start + 1} on",
+                    f"{text!a} is not text in UTF-8, from character {error.start + 1} on",
                     ctx,
                     param,
                 ) from None

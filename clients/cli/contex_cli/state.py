@@ -46,7 +46,7 @@ async def state(
     keys_only: bool = option(False, "Only keys, revisions and sequences.", "--keys"),
     deleted: bool = option(False, "Show deleted keys too."),
 ) -> ExitCode:
-    """One KEY shows the datum in full. Exits with 4 if there is no datum of a KEY without * or ?."""
+    """One KEY shows the datum in full. Exits with 4 if a KEY without * or ? has no datum."""
     data_keys += more_keys
     missing = dict.fromkeys(key for glob in data_keys if (key := options.exact_key(glob)))
     shown: list[contex.Datum] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import socket
+import subprocess
 import sys
 
 import pytest
