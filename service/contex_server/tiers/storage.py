@@ -101,7 +101,8 @@ def _open_archive(settings: Settings, store: Store) -> Archive | None:
 def _master_keys(settings: Settings) -> MasterKeys | None:
     try:
         if settings.master_key_file is not None:
-            current = read_key(settings.master_key_file)
+            key_of = create_key if settings.create_master_key else read_key
+            current = key_of(settings.master_key_file)
         elif settings.redis_url is None:
             current = create_key(settings.data_dir / "master.key")
         else:
