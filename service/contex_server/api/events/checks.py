@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.event_rules import (
+    check_content_type,
+    check_description,
+    check_metadata,
+    check_payload,
+    too_large,
+)
 from contex_server.kernel.model import (
     DATA_DELETED,
     DATA_PUBLISHED,
@@ -21,7 +26,6 @@ from contex_server.kernel.model import (
     Origin,
 )
 
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
 PublishLike = pb.PublishRequest | pb.PublishStreamRequest
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
@@ -47,7 +51,7 @@ def publish(request: PublishLike, origin: Origin, limits: Limits) -> Append:
     if count > 1:
         size = request.ByteSize()
         if size > limits.batch_bytes:
-            raise _too_large("events", size, limits.batch_bytes)
+            raise too_large("events", size, limits.batch_bytes)
     events = [
         _new_event(event, index, publisher, limits) for index, event in enumerate(request.events)
     ]
@@ -77,24 +81,14 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
         fields.event_type(kind)
     if key or not kind:
         fields.data_key(key)
-    if len(payload) > limits.payload_bytes:
-        raise _too_large("payload", len(payload), limits.payload_bytes)
-    if content_type and (
-        len(content_type) > limits.content_type_chars or not _CONTENT_TYPE.fullmatch(content_type)
-    ):
-        raise invalid_field(
-            "content_type",
-            f"must be a media type of at most {limits.content_type_chars} characters",
-        )
-    if len(description) * 4 > limits.description_bytes:
-        size = len(description.encode())
-        if size > limits.description_bytes:
-            raise invalid_field(
-                "description", f"must be at most {limits.description_bytes} bytes, not {size}"
-            )
+    check_payload(payload, limits)
+    if content_type:
+        check_content_type(content_type, limits)
+    if description:
+        check_description(description, limits)
     metadata = dict(event.metadata) if event.metadata else None
     if metadata:
-        _check_metadata(metadata, limits)
+        check_metadata(metadata, limits)
     if tombstone:
         for field in ("payload", "content_type", "event_type"):
             if getattr(event, field):
@@ -120,29 +114,4 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
     return NewEvent(
         *(body, key, kind, payload, content_type, description, tombstone, expected, subject),
         carries=carries,
-    )
-
-
-def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
-    fields.check_count("metadata", len(metadata), limits.metadata_entries)
-    for key in metadata:
-        if not 1 <= len(key) <= limits.metadata_key_chars:
-            raise invalid_field(
-                "metadata", f"keys must have 1 to {limits.metadata_key_chars} characters"
-            )
-    if SUBJECT in metadata and not fields.subject.fits(metadata[SUBJECT]):
-        raise invalid_field("metadata", f"the subject must be {fields.subject.limit}")
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
-    if size > limits.metadata_bytes:
-        raise invalid_field(
-            "metadata", f"must be at most {limits.metadata_bytes} bytes in all, not {size}"
-        )
-
-
-def _too_large(field: str, size: int, limit: int) -> ContexError:
-    return ContexError(
-        Reason.PAYLOAD_TOO_LARGE,
-        f"{field}: {size} bytes, and the limit is {limit}",
-        metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
-        field=field,
     )

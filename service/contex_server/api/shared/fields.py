@@ -38,8 +38,7 @@ event_type = names.EVENT_TYPE
 publisher = names.PUBLISHER
 request_id = Name("request_id", 0, 64, "A-Z a-z 0-9 _ . : -")
 import_id = Name("import_id", 0, 64, "A-Z a-z 0-9 _ . -")
-subject = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")
-"""The person whose data an event holds."""
+subject = names.SUBJECT_NAME
 
 
 def sequence(value: str, field: str) -> Sequence:
