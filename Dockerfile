@@ -1,4 +1,5 @@
-# The server with everything it needs to run alone: the bundled Valkey and the embedding model.
+# The server with everything it needs to run alone: the bundled Valkey and the embedding model; and
+# every extra: charts, Parquet files, the demo.
 #
 #   docker build -t contex .
 #   docker run --rm --read-only --tmpfs /tmp -v contex-data:/data -p 127.0.0.1:50051:50051 contex
@@ -21,28 +22,30 @@ COPY pyproject.toml uv.lock ./
 COPY clients/cli/pyproject.toml clients/cli/
 COPY clients/python/pyproject.toml clients/python/
 COPY examples/demo/pyproject.toml examples/demo/
-RUN uv sync --frozen --no-dev --extra demo --no-install-workspace
+RUN uv sync --frozen --no-dev --all-extras --no-install-workspace
 COPY LICENSE README.md ./
 COPY clients/cli clients/cli
 COPY clients/python clients/python
 COPY examples/demo examples/demo
 COPY service service
-RUN uv sync --frozen --no-dev --extra demo --no-editable
+RUN uv sync --frozen --no-dev --all-extras --no-editable
 
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="contex" \
       org.opencontainers.image.description="Contex: an event-sourced context bus for AI agents" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# A new volume takes its owner from /data.
+# New volumes take their owner from these: /data is for the store, the archive and the master key,
+# unless that is to be apart from the rest, in /keys, as in compose.yaml.
 RUN groupadd --gid 10001 contex \
     && useradd --uid 10001 --gid contex --no-create-home --home-dir /data --shell /usr/sbin/nologin contex \
-    && install --directory --owner=contex --group=contex --mode=0700 /data
+    && install --directory --owner=contex --group=contex --mode=0700 /data /keys
 COPY --from=build /opt/contex /opt/contex
 ENV PATH=/opt/contex/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
+    MPLCONFIGDIR=/tmp/matplotlib \
     CONTEX_DATA_DIR=/data
 USER 10001:10001
 WORKDIR /data

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from contex_server.kernel.names import FOREIGN
+from contex_server.kernel.names import PrintableName
 from hypothesis import strategies as st
 
+_PRINTABLE = PrintableName("name", 1, 4_096, part=True)
 _EDGES = "\u200c\u200d"
 
 
 def printable_names(most: int) -> st.SearchStrategy[str]:
     """Names of 1 to `most` characters, half of them of those that mean something somewhere."""
     special = st.sampled_from("*?[]\\ \u3000:;,|/%&<>'\"`{}()$#~=+@!^-_.\u00e9\u0301東あ😀\u200d")
-    anything = st.characters(exclude_categories=["Cs", "Cc"]).filter(FOREIGN.fits)
+    anything = st.characters(exclude_categories=["Cs", "Cc"]).filter(_PRINTABLE.fits)
     text = st.text(special | anything, min_size=1, max_size=most)
     return text.map(_trimmed).filter(bool)
 

@@ -103,8 +103,10 @@ async def _serve_worker(settings: Settings, store_url: str, lifeline: workers.Li
 
 
 async def _store(settings: Settings, stack: AsyncExitStack) -> str:
-    """The URL of the store, which is started if it is the bundled one."""
+    """The URL of the store, once it answers; the bundled one is started."""
     if settings.redis_url is not None:
+        start = await asyncio.to_thread(import_module, "contex_server.log.redis.start")
+        await start.reach(settings.redis_url)
         return settings.redis_url
     embedded = await asyncio.to_thread(import_module, "contex_server.log.embedded")
     valkey: EmbeddedValkey = embedded.EmbeddedValkey(settings.data_dir)

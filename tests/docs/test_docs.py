@@ -20,6 +20,7 @@ import grpc
 import pytest
 from contex.v1 import error_reason_pb2, event_service_pb2
 from contex_cli.commands import COMMANDS, GROUPS, load
+from contex_cli.exits import exit_code
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import Reason
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -274,6 +275,17 @@ def test_every_error_is_in_the_table() -> None:
             )
         )
         assert exception == f"`{type(raised).__name__}`", reason
+
+
+def test_every_error_has_its_exit_code_in_the_table() -> None:
+    table = {int(code): reasons for code, _, reasons in rows("docs/guide/errors.md", "exit code")}
+    listed = {reason: code for code in table for reason in re.findall(r"`(\w+)`", table[code])}
+    errors = {
+        reason.value: contex.ContexError("", grpc.StatusCode[reason.code.name], reason.value)
+        for reason in Reason
+    }
+    assert listed == {name: int(exit_code(error)) for name, error in errors.items()}
+    assert sum(len(re.findall("`", reasons)) for reasons in table.values()) == 2 * len(listed)
 
 
 def test_the_proto_documents_every_error_with_its_code() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def _port(server: subprocess.Popen[bytes], log: Path) -> int:
 @pytest.fixture
 def contex(target: str, request: pytest.FixtureRequest) -> Iterator[Contex]:
     """Commands for a project of the test's own."""
-    project = request.node.name.replace("[", ".").rstrip("]")[:64]
+    project = re.sub(r"[^\w.-]", ".", request.node.name)[:64]
     commands = Contex({"CONTEX_TARGET": target, "CONTEX_PROJECT": project, "CONTEX_DEBUG": ""})
     yield commands
     for process in commands.processes:
@@ -233,10 +234,12 @@ def test_a_deletion(contex: Contex) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "data_key"),
+        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "KEY (events[0].data_key): must"),
+        (["events", "--key", ""], ExitCode.INVALID_ARGUMENT, "--key (filter.data_keys[0]): must"),
+        (["match", "x", "--min-score", "2"], ExitCode.INVALID_ARGUMENT, "--min-score (threshold):"),
         (["publish", "k", "1", "-p", "bad project"], ExitCode.INVALID_ARGUMENT, "project"),
         (["publish", "k", "1", "--type", "data_deleted"], ExitCode.INVALID_ARGUMENT, "RESERVED"),
-        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "needs"),
+        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "--need (needs[0]):"),
         (["register", "a", "--need", "x", "--threshold", "2"], ExitCode.INVALID_ARGUMENT, "thresh"),
         (["agents", "show", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
         (["agents", "unregister", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
@@ -277,6 +280,13 @@ def test_a_project_is_deleted_by_who_types_its_name(contex: Contex) -> None:
     shown = contex("projects", "show", "closing", "--json")
     assert shown.code == ExitCode.NOT_FOUND
     assert json.loads(shown.out)["deletion"]["reason"] == "over"
+
+
+def test_a_legal_hold_is_no_conflict(contex: Contex) -> None:
+    publish(contex, "k", "1")
+    contex.ok("retention", "set", "--legal-hold")
+    done = contex("erase", "--key", "k", "--reason", "asked", "--yes")
+    assert (done.code, "[LEGAL_HOLD]" in done.err) == (ExitCode.NOT_ALLOWED, True)
 
 
 def test_filters_ranges_and_orders(contex: Contex) -> None:
@@ -332,6 +342,39 @@ def test_bulk_reports_what_it_refuses(contex: Contex, tmp_path: Path) -> None:
     assert done.code == ExitCode.USAGE
     assert done.out.startswith("published 2  refused 0  ")
     assert "contex: line 3: not JSON" in done.err
+
+
+def test_a_folder_is_published_under_its_paths(contex: Contex, tmp_path: Path) -> None:
+    for name, text in {
+        "a.json": '{"n":1}',
+        "docs/b.md": "# B",
+        "docs/empty.txt": "",
+        ".hidden": "x",
+        ".git/x": "x",
+        "bad.json": "{oops",
+        "white /c.txt": "c",
+        " spaced.txt": "refused by the service",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").symlink_to(tmp_path / "a.json")
+    (tmp_path / "linked").symlink_to(tmp_path / "docs")
+    done = contex("publish", "--dir", str(tmp_path))
+    assert done.code == ExitCode.INVALID_ARGUMENT
+    assert done.out.startswith("published 4  refused 1  ")
+    assert "' spaced.txt' refused: " in done.err
+    assert "'bad.json' not published: " in done.err
+    assert "regular file: 'link'" in done.err
+    assert "regular file: 'linked'" in done.err
+    events = contex.ok("events", "--json").records
+    assert {event["data_key"]: event["content_type"].partition(";")[0] for event in events} == {
+        "a.json": "application/json",
+        "docs/b.md": "text/markdown",
+        "docs/empty.txt": "text/plain",
+        "white /c.txt": "text/plain",
+    }
+    assert contex("publish", "k", "--dir", str(tmp_path)).code == ExitCode.USAGE
+    assert contex("publish", "--dir", str(tmp_path / "a.json")).code == ExitCode.USAGE
 
 
 def test_agents(contex: Contex) -> None:

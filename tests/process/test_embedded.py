@@ -2,17 +2,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from contex_server.kernel import waiting
 from contex_server.kernel.errors import StartupError
 from contex_server.kernel.model import Append, NewEvent, Range
+from contex_server.log import embedded
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis.start import reach
 from contex_server.log.redis.store import open_store
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 
 async def append(store: EmbeddedValkey, count: int) -> None:
@@ -36,6 +44,69 @@ async def test_data_survive_a_stop(data_dir: Path) -> None:
         await append(store, 3)
         assert await length(store) == expected
         await store.stop()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a#b?c%20d", "a b", "100%", "Grüße-日本", "'\"", "a\nb", os.fsdecode(b"\xff"), "long" * 30],
+)
+async def test_a_directory_of_any_name(data_dir: Path, name: str) -> None:
+    for expected in (1, 2):
+        store = EmbeddedValkey(data_dir / name)
+        await store.start()
+        await append(store, 1)
+        assert await length(store) == expected
+        await store.stop()
+    assert [path.name for path in data_dir.iterdir()] == [name]
+    assert (data_dir / name / "valkey" / "appendonlydir").is_dir()
+
+
+async def test_no_place_for_a_socket(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = data_dir / ("long" * 30)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    for _ in range(2):
+        with pytest.raises(StartupError, match=f"{deep}/d nor TMPDIR is short enough"):
+            await EmbeddedValkey(deep / "d").start()
+    assert [path.name for path in deep.iterdir()] == ["d"]
+
+
+async def test_a_start_says_how_much_is_loaded(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EmbeddedValkey(data_dir)
+    await store.start()
+    async with Redis.from_url(store.url) as client, client.pipeline(transaction=False) as many:
+        for n in range(15_000):
+            many.set(f"k{n}", n)
+        await many.execute()
+    await store.stop()
+    launched = embedded._launched
+    slowly = ["--key-load-delay", "100"]  # Microseconds for each command.
+    monkeypatch.setattr(embedded, "_launched", lambda binary: [*launched(binary), *slowly])
+    monkeypatch.setattr(waiting, "_AGAIN_S", 0.2)
+    store = EmbeddedValkey(data_dir)
+    with capture_logs() as logs:
+        await store.start()
+    await store.stop()
+    said = [line["waits_for"] for line in logs if line["event"] == "start_waits"]
+    loading = re.compile(rf"the bundled store in {data_dir}/valkey to load its data: \d+ % done")
+    assert any(map(loading.fullmatch, said)), said
+
+
+async def test_a_start_says_that_there_is_no_store_yet(data_dir: Path) -> None:
+    directory = data_dir / "a#b?c%20d"
+    store = EmbeddedValkey(directory)
+    place = f"{directory}/valkey/valkey.sock"
+    with capture_logs() as logs:
+        reached = asyncio.create_task(reach(f"unix://{quote(place)}"))
+        await asyncio.sleep(1)
+        assert not reached.done()
+        await store.start()
+        await reached
+    await store.stop()
+    (said,) = [line["waits_for"] for line in logs if line["event"] == "start_waits"]
+    assert said.startswith(f"the store unix://{quote(place)}: Error 2 connecting to {place}")
 
 
 @pytest.mark.own_store

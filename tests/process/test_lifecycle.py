@@ -57,6 +57,19 @@ async def test_what_is_in_flight_is_answered_before_the_end(server: ServerProces
     assert len(log) == 201
 
 
+async def test_a_data_directory_of_any_name(new_server: NewServer, data_dir: Path) -> None:
+    server = new_server("--workers", "2", directory=data_dir / "a#b?c%20d é")
+    for revision in (1, 2):
+        await server.start()
+        async with AsyncClient(server.target, timeout=30) as client:
+            receipt = await client.publish("p", "k", revision, metadata={"subject": "s"})
+            assert receipt.revision == revision
+            stored = [event.value async for event in client.list_events("p", since="0")]
+            assert stored == [*range(1, revision + 1)]
+        assert (await server.end())[0] == 0
+    assert [path.name for path in data_dir.iterdir()] == ["a#b?c%20d é"]
+
+
 async def test_a_second_server_is_refused(server: ServerProcess, new_server: NewServer) -> None:
     other = new_server()
     with pytest.raises(AssertionError, match="in use by another server"):

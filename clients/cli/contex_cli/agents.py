@@ -183,8 +183,6 @@ async def listen(
     """
     session.follows = True
     client = session.client
-    # A stream would wait for a server that was never there.
-    await client.get_agent(session.project, agent_id)
     acknowledger = Acknowledger(client, session.project, agent_id) if acknowledge else None
     printed = 0
     try:
@@ -201,7 +199,7 @@ async def listen(
                 elif written is not None:
                     sys.stdout.write(matched.context.rstrip("\n") + "\n")
                 else:
-                    out.print_line(out.matched_line(matched))
+                    out.print_parts(out.matched_parts(matched))
                 out.flush()
                 if acknowledger is not None:
                     # What a change of the needs brings is older than the position, which stays.

@@ -13,6 +13,7 @@ from html import escape
 import matplotlib
 from matplotlib import rc
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
@@ -23,6 +24,8 @@ from contex_cli.activity import Report, series_name
 
 _INCHES = (12.0, 7.2)
 _DPI = 150
+_ROW_INCHES, _BASE_ROWS = 0.21, 10
+"""Height of a name's row, and how many rows the chart's height has room for."""
 _LABEL = 42
 # Told apart by people who don't see all colours, and on white as on black.
 _COLOURS = (
@@ -55,11 +58,8 @@ def _layers(report: Report) -> list[tuple[str, int, tuple[int, ...], str]]:
     total = report.activity.total
     if not report.heading:
         return [("all events", total.total, total.counts, _COLOURS[0])]
-    shown = report.activity.series[: len(_COLOURS)]
-    layers = [
-        (series_name(s, _LABEL), s.total, s.counts, colour)
-        for s, colour in zip(shown, _COLOURS, strict=False)
-    ]
+    shown = report.activity.series
+    layers = [(series_name(s, _LABEL), s.total, s.counts, _colour(n)) for n, s in enumerate(shown)]
     rest = tuple(
         max(whole - sum(s.counts[i] for s in shown), 0) for i, whole in enumerate(total.counts)
     )
@@ -92,6 +92,15 @@ def draw_svg(report: Report) -> str:
     return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
 
 
+def _colour(number: int) -> str:
+    """A colour of its own for each of a hundred layers: the nine, then lighter and darker."""
+    turn, place = divmod(number, len(_COLOURS))
+    towards = (1.0, 0.0)[turn % 2]
+    share = min(0.16 * ((turn + 1) // 2), 0.85)
+    red, green, blue = (part * (1 - share) + towards * share for part in to_rgb(_COLOURS[place]))
+    return to_hex((red, green, blue)) if turn else _COLOURS[place]
+
+
 @contextmanager
 def _style(ink: str, faint: str) -> Iterator[None]:
     """Settings for these charts only: names of data are no formulas, fonts stay text."""
@@ -111,11 +120,18 @@ def _style(ink: str, faint: str) -> Iterator[None]:
 
 
 def _figure(report: Report, faint: str) -> Figure:
-    figure = Figure(figsize=_INCHES)
-    edges = {"left": 0.07, "right": 0.97, "top": 0.85, "bottom": 0.08}
-    grid = figure.add_gridspec(2, 2, height_ratios=(3, 2), hspace=0.38, wspace=0.1, **edges)
-    figure.text(0.07, 0.945, _title(report), size=16, weight="bold")
-    figure.text(0.07, 0.912, _subtitle(report), size=10.5, color=faint)
+    # The names get as much height as they need; everything else keeps its size.
+    width, base = _INCHES
+    more = _ROW_INCHES * max(len(_layers(report)) - _BASE_ROWS, 0)
+    height = base + more
+    figure = Figure(figsize=(width, height))
+    edges = {"left": 0.07, "right": 0.97, "top": 1 - 1.08 / height, "bottom": 0.58 / height}
+    upper, lower, gap = 2.79, 1.86 + more, 0.88
+    grid = figure.add_gridspec(
+        2, 2, height_ratios=(upper, lower), hspace=2 * gap / (upper + lower), wspace=0.1, **edges
+    )
+    figure.text(0.07, 1 - 0.4 / height, _title(report), size=16, weight="bold")
+    figure.text(0.07, 1 - 0.63 / height, _subtitle(report), size=10.5, color=faint)
     _draw_over_time(figure.add_subplot(grid[0, :]), report)
     if report.heading:
         _draw_names(figure.add_subplot(grid[1, 0]), report, faint)

@@ -7,23 +7,27 @@ import sys
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import getdoc, isawaitable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from contex_cli.commands import COMMANDS, command_list
-from contex_cli.exits import ExitCode, InputError, complain_about
-from contex_cli.parameters import bind, declared, option
+from contex_cli.exits import ExitCode, InputError, Unreached, complain_about
+from contex_cli.parameters import argument_of, bind, declared, option
+from contex_cli.targets import parse_target, unreached
 
 if TYPE_CHECKING:
+    import asyncio
+
     from contex import AsyncClient
 
 T = TypeVar("T")
 _Function = Callable[..., Awaitable[ExitCode | None] | int]
 _SHARED = ("project", "target", "timeout", "json")
 """Options that nearly all commands take; help lists them last."""
+_CANCEL_AGAIN_S = 0.2
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Session:
         publisher: Who calls, for the log and the audit: CONTEX_PUBLISHER, unless a command knows
             better.
         follows: The command runs until it is interrupted: that is its regular end.
+        waits: The command waits for a server by itself.
     """
 
     project: str = option("default", "The project.", "--project", "-p", env="CONTEX_PROJECT")
@@ -48,7 +53,15 @@ class Session:
         default_factory=lambda: os.environ.get("CONTEX_PUBLISHER", ""), init=False
     )
     follows: bool = field(default=False, init=False)
+    waits: bool = field(default=False, init=False)
     _clients: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
+    _attempts: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.target = parse_target(self.target)
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     @cached_property
     def client(self) -> AsyncClient:
@@ -56,15 +69,31 @@ class Session:
         return self.connect(self.target)
 
     def connect(self, target: str) -> AsyncClient:
-        """A client that is closed at the end of the command."""
+        """A client that is closed at the end of the command.
+
+        Its first attempt to reach the server is also the last: the client itself would repeat
+        calls and resume streams until their time is up.
+        """
+        import asyncio
+
         from contex import AsyncClient  # grpc: commands that don't call start without it
 
         try:
+            target = parse_target(target)  # of a place, perhaps
             client = AsyncClient(target, publisher=self.publisher, timeout=self.timeout)
         except ValueError as error:
             raise InputError(str(error)) from None
         self._clients.push_async_callback(client.close)
+        if not self.waits and (command := asyncio.current_task()) is not None:
+            self._attempts.append(asyncio.create_task(_attempt(client, target, command)))
         return client
+
+    async def first_failure(self) -> Exception | None:
+        """Why no server was reached at first, if that is so."""
+        import asyncio
+
+        done = await asyncio.gather(*self._attempts, return_exceptions=True)
+        return next((result for result in done if isinstance(result, Unreached)), None)
 
     def answer(self, value: T, show: Callable[[T], None]) -> None:
         """Prints an answer as JSON, or by `show` for people."""
@@ -76,7 +105,29 @@ class Session:
             show(value)
 
     async def close(self) -> None:
+        import asyncio
+
+        for attempt in self._attempts:
+            attempt.cancel()
+        await asyncio.gather(*self._attempts, return_exceptions=True)
         await self._clients.aclose()
+
+
+async def _attempt(client: AsyncClient, target: str, command: asyncio.Task[Any]) -> None:
+    """Asks a server for its health, once; ends the command if none is reached."""
+    import asyncio
+
+    from contex import ContexError
+
+    try:
+        await client.health()
+    except ContexError as error:  # any answer will do
+        if why := unreached(error, target):
+            while not command.done():
+                # gRPC loses a cancellation that arrives as the command's own call fails.
+                command.cancel()
+                await asyncio.wait([command], timeout=_CANCEL_AGAIN_S)
+            raise Unreached(why) from None
 
 
 class Command(click.Command):
@@ -129,7 +180,7 @@ class Command(click.Command):
             return ExitCode.UNEXPECTED
         except Exception as error:
             if not _is_broken_pipe(error):
-                return complain_about(error)
+                return complain_about(error, partial(argument_of, self))
             # A reader that goes away (`| head`) ends a command quietly. The interpreter flushes
             # stdout at exit, which would fail, and say so, once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,6 +214,8 @@ async def _until_signal(work: Awaitable[ExitCode | None], session: Session) -> E
     import asyncio
     import signal
 
+    from contex import ContexError
+
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     received: list[signal.Signals] = []
@@ -177,8 +230,11 @@ async def _until_signal(work: Awaitable[ExitCode | None], session: Session) -> E
         code = await task or ExitCode.OK
     except asyncio.CancelledError:
         if not received:
-            raise
+            raise await session.first_failure() or asyncio.CancelledError from None
         code = ExitCode.OK
+    except ContexError as error:
+        # What the command met itself names no target as it was typed.
+        raise (unreached(error) and await session.first_failure()) or error from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

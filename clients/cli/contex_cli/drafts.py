@@ -75,6 +75,8 @@ def read_payload(value: str, content_type: str | None) -> tuple[bytes, str]:
     """
     name = None
     try:
+        if value.startswith("@") and Path(value[1:]).is_dir():
+            raise InputError(f"{value[1:]!r} is a folder; publish its files with --dir {value[1:]}")
         if value == "-":
             payload = sys.stdin.buffer.read()
         elif value.startswith("@"):
@@ -86,16 +88,22 @@ def read_payload(value: str, content_type: str | None) -> tuple[bytes, str]:
         raise InputError(f"can't read {value!r}: {error}") from None
     if content_type is not None:
         return payload, content_type
-    return payload, _guess_content_type(payload, name)
+    return payload, guess_content_type(payload, name)
 
 
-def _guess_content_type(payload: bytes, file_name: str | None) -> str:
+def guess_content_type(payload: bytes, file_name: str | None) -> str:
+    """By the suffix of a file, then by what it holds. An empty file is an empty text."""
     guessed = None
     if file_name:
         suffix = PurePath(file_name).suffix.lower()
         guessed = _SUFFIXES.get(suffix) or mimetypes.guess_type(file_name)[0]
     if guessed and not is_json(guessed):
         return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
+    if guessed and not payload:
+        raise InputError(
+            f"{file_name!r} is empty, which is not JSON; "
+            "to publish an empty text, add --content-type text/plain"
+        )
     try:
         payload.decode()
     except UnicodeDecodeError:

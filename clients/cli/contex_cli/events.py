@@ -41,7 +41,7 @@ def _print(session: Session, event: contex.Event) -> None:
     if session.json:
         out.print_json(event)
     else:
-        out.print_line(out.event_line(event))
+        out.print_parts(out.event_parts(event))
 
 
 @command("replay")

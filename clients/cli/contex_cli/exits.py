@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,12 @@ class ExitCode(IntEnum):
     USAGE = 2, "wrong use of the command, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
     NOT_FOUND = 4, "no such project, agent, event, datum or revision"
-    CONFLICT = 5, "conflict: the data key has another revision than expected"
+    CONFLICT = 5, "conflict: somebody else changed the datum or the agent first"
     UNAVAILABLE = 6, "server or store unavailable, overloaded or too slow; retry"
     OUT_OF_RANGE = 7, "the moment is no longer on record, or still to come"
-    UNSUPPORTED = 8, "the server can't do this: it is older, or lacks an extra"
+    UNSUPPORTED = 8, "the server can't do this: it is older, or lacks an extra, archive or key"
     DAMAGED = 9, "what is kept is damaged, or differs from what it should be"
+    NOT_ALLOWED = 10, "the project's state forbids it: legal hold, not empty, an import going on"
     INTERRUPTED = 130, "interrupted (Ctrl-C)"
     TERMINATED = 143, "terminated (SIGTERM)"
 
@@ -40,7 +42,7 @@ class ExitCode(IntEnum):
 _OF_STATUS = {
     "INVALID_ARGUMENT": ExitCode.INVALID_ARGUMENT,
     "NOT_FOUND": ExitCode.NOT_FOUND,
-    "FAILED_PRECONDITION": ExitCode.CONFLICT,
+    "FAILED_PRECONDITION": ExitCode.NOT_ALLOWED,
     "ABORTED": ExitCode.CONFLICT,
     "UNAVAILABLE": ExitCode.UNAVAILABLE,
     "DEADLINE_EXCEEDED": ExitCode.UNAVAILABLE,
@@ -51,29 +53,47 @@ _OF_STATUS = {
 }
 
 
-_UNREACHED = re.compile(r"failed to connect to all addresses; last error: \w+: (?:ipv\d:)?(\S+):")
-"""How gRPC says that nobody listens."""
+_OF_REASON = {
+    "REVISION_CONFLICT": ExitCode.CONFLICT,
+    "ARCHIVE_DISABLED": ExitCode.UNSUPPORTED,
+    "MASTER_KEY_MISSING": ExitCode.UNSUPPORTED,
+    "KEY_UNAVAILABLE": ExitCode.UNSUPPORTED,
+}
+"""Reasons whose status is too broad to tell the exit code."""
 
 
 class InputError(Exception):
     """What the user gave can't be used; `str()` says why in one line."""
 
 
+class Unreached(Exception):
+    """No server answers at a target; `str()` says so in one line."""
+
+
 def exit_code(error: ContexError) -> ExitCode:
     """The exit code for a refusal of the server, or for not reaching it."""
-    return _OF_STATUS.get(error.code.name, ExitCode.UNEXPECTED)
+    of_status = _OF_STATUS.get(error.code.name, ExitCode.UNEXPECTED)
+    return _OF_REASON.get(error.reason, of_status)
 
 
-def describe(error: ContexError) -> str:
-    """One line: the message, the reason, and each field at fault."""
-    text = error.message or error.code.name
-    if unreached := _UNREACHED.match(text):
-        text = f"can't reach the server at {unreached[1]}: is it running? (contex serve, --target)"
-    elif error.reason:
+def describe(error: ContexError, argument_of: Callable[[str], str] = lambda field: "") -> str:
+    """One line: the message, the reason, and each field at fault.
+
+    `argument_of` says which argument of the command stands for a field, where one does.
+    """
+    from contex_cli.targets import unreached
+
+    text = unreached(error) or error.message or error.code.name
+    if error.reason:
         text += f" [{error.reason}]"
+    fields = re.findall(r"^([a-z_.\[\]0-9]+): ", text)
     for field, problem in error.violations:
         if problem not in error.message:
             text += f"; {field}: {problem}"
+        fields.append(field)
+    for field in dict.fromkeys(fields):
+        if argument := argument_of(field):
+            text = text.replace(f"{field}: ", f"{argument} ({field}): ", 1)
     return " ".join(text.split())
 
 
@@ -81,7 +101,9 @@ def complain(message: str) -> None:
     print(f"contex: {message}", file=sys.stderr)
 
 
-def complain_about(error: BaseException) -> ExitCode:
+def complain_about(
+    error: BaseException, argument_of: Callable[[str], str] = lambda field: ""
+) -> ExitCode:
     """Prints an error as one line, or as a trace with CONTEX_DEBUG=1; returns its exit code."""
     from contex import ContexError
 
@@ -90,11 +112,11 @@ def complain_about(error: BaseException) -> ExitCode:
 
         traceback.print_exception(error)
     if isinstance(error, ContexError):
-        complain(describe(error))
+        complain(describe(error, argument_of))
         return exit_code(error)
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | Unreached):
         complain(str(error))
-        return ExitCode.USAGE
+        return ExitCode.USAGE if isinstance(error, InputError) else ExitCode.UNAVAILABLE
     if isinstance(error, OSError) and error.filename:
         complain(f"can't use {str(error.filename)!r}: {error.strerror}")
         return ExitCode.USAGE

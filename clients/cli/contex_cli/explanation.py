@@ -24,7 +24,7 @@ def show_explanation(explanation: contex.Explanation) -> None:
     out.say(usual_line(match))
     out.say()
     if explanation.contributions:
-        out.console().print(_contributions_table(explanation))
+        out.print_table(_contributions_table(explanation))
         out.say(
             f"log-odds {explanation.log_odds:+.2f} = ln(p / (1 - p)), so p = {match.score:.2f}\n"
         )

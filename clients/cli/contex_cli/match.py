@@ -200,7 +200,7 @@ async def backtest(
                 elif session.json:
                     out.print_json(item)
                 else:
-                    out.print_line(out.matched_line(item))
+                    out.print_parts(out.matched_parts(item))
     if summary is None:
         return
     needs_of = [contex.Need(need) if isinstance(need, str) else need for need in specs]

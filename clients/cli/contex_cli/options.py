@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -60,6 +61,13 @@ def _pair(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise ValueError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def exact_key(glob: str) -> str | None:
+    """The one key that a glob stands for; None where it is a pattern."""
+    if re.search(r"(?<!\\)(?:\\\\)*[*?]", glob):
+        return None
+    return re.sub(r"\\(.)", r"\1", glob)
 
 
 @dataclass

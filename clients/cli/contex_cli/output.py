@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Columns: TypeAlias = Mapping[str, str | Callable[[T], Any]]
 """By heading: the name of an attribute, or what makes the value of an item."""
-_PIPE_COLUMNS = 160
+_PIPE_COLUMNS = 1_000_000
+"""A line in a pipe is never wrapped or cut."""
+_LEAST_TEXT = 16
+"""Characters that a column of texts keeps, if it has any as long."""
+_WORD = 32
+"""Longer words are broken where a column is narrow."""
+_LEAST_PAYLOAD = 30
+_EXPENDABLE = (
+    *("", "stem", "version", "licence", "from", "registered", "acknowledged", "publisher", "type"),
+    *("how", "lexical", "cosine", "over time", "sent", "published", "detail", "time", "path"),
+)
+"""Columns that are left out of a table that is too wide, in this order."""
 _NUMBERS = {
     *("rev", "score", "threshold", "cosine", "lexical", "value", "weight", "log-odds", "hit"),
     *("events", "data", "share", "matches", "after"),
@@ -80,7 +91,7 @@ def _open(path: Path) -> BinaryIO:
 
 @cache
 def console() -> Console:
-    """Where tables go. A pipe gets a fixed width instead of the 80 columns of no terminal."""
+    """Where tables go."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
@@ -137,8 +148,8 @@ def table(*headings: str, title: str | None = None) -> Table:
         result.add_column(
             heading,
             justify="right" if number else "left",
-            no_wrap=number or heading in ("sequence", "time"),
-            overflow="ellipsis" if number else "fold",
+            no_wrap=number or heading in ("", "sequence", "time", "payload"),
+            overflow="ellipsis" if number or heading == "payload" else "fold",
         )
     return result
 
@@ -162,7 +173,61 @@ def table_of(
 
 
 def show_table(items: Sequence[T], columns: Columns[T], nothing: str = "") -> None:
-    console().print(table_of(items, columns) if items or not nothing else nothing)
+    if items or not nothing:
+        print_table(table_of(items, columns))
+    else:
+        console().print(nothing)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table without spaces at the ends of lines.
+
+    A terminal that is too narrow for it gets it without the least important columns.
+    """
+    printer = console()
+    left_out = _fit(table, printer)
+    with printer.capture() as captured:
+        printer.print(table)
+    sys.stdout.write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))
+    if left_out:
+        remark(f"too wide for {printer.width} columns, left out: {', '.join(left_out)}")
+
+
+def _fit(table: Table, printer: Console) -> list[str]:
+    """Gives each column the width at which no word is broken, or its own; returns what had to go.
+
+    Left to itself rich narrows columns to single letters.
+    """
+    from rich.measure import measure_renderables
+
+    options = printer.options.update(width=_PIPE_COLUMNS)
+    widths: dict[int, tuple[int, int]] = {}  # the least, and all of it
+    for column in table.columns:
+        shown = [column.header, *column.cells] if table.show_header else [*column.cells]
+        word, whole = measure_renderables(printer, options, shown or [""])
+        if column.no_wrap:
+            least = _LEAST_TEXT if column.overflow == "ellipsis" else whole
+        else:
+            least = max(_LEAST_TEXT, min(word, _WORD))
+        widths[id(column)] = min(whole, least), whole
+
+    def room() -> int:
+        # Between columns there are three spaces, and one at each end.
+        return printer.width + 1 - sum(widths[id(c)][0] + 3 for c in table.columns)
+
+    left_out: list[str] = []
+    for heading in _EXPENDABLE:
+        if room() >= 0 or len(table.columns) < 3:
+            break
+        for column in [column for column in table.columns[1:] if column.header == heading]:
+            table.columns.remove(column)
+            left_out.append(heading or "bars")
+    left = max(room(), 0)
+    for index, column in enumerate(table.columns):
+        least, whole = widths[id(column)]
+        column._index, column.width = index, least + min(whole - least, left)
+        left -= column.width - least
+    return left_out
 
 
 def _cell(value: Any) -> Any:
@@ -180,7 +245,7 @@ def _cell(value: Any) -> Any:
 def show_rows(rows: Mapping[str, Any]) -> None:
     result = table_of(rows.items(), {"": lambda row: row[0], " ": lambda row: row[1]})
     result.show_header = False
-    console().print(result)
+    print_table(result)
 
 
 # Controls, and the marks that reorder or break lines: they must not reach a terminal.
@@ -235,8 +300,11 @@ def erasure_text(erasure: Erasure, limit: int = 60) -> str:
     """What is shown in place of an erased payload."""
     from contex_cli.times import rfc3339
 
-    by = f"by request {plain(erasure.request_id)}: {plain(erasure.reason)}"
-    return f"(erased {rfc3339(erasure.time)} {shortened(by, limit)})"
+    text = (
+        f"erased by request {plain(erasure.request_id)} because {plain(erasure.reason)}, "
+        f"at {rfc3339(erasure.time)}"
+    )
+    return f"({shortened(text, limit)})"
 
 
 def payload_lines(event: Event) -> list[str]:
@@ -262,7 +330,12 @@ def payload_lines(event: Event) -> list[str]:
 
 
 def event_line(event: Event, limit: int = 100, path: str = "") -> str:
-    """An event as one line for people: time, sequence, key and revision, path, type, payload."""
+    """An event as one line for people; see `event_parts`."""
+    return "  ".join(event_parts(event, limit, path))
+
+
+def event_parts(event: Event, limit: int = 100, path: str = "") -> list[str]:
+    """An event for people: time, sequence, key and revision, path, type, payload."""
     parts = [event.time.strftime("%H:%M:%S.%f")[:-3], event.sequence]
     if event.data_key:
         parts.append(f"{plain(event.data_key)} r{event.revision}")
@@ -275,16 +348,43 @@ def event_line(event: Event, limit: int = 100, path: str = "") -> str:
     preview = payload_preview(event, limit)
     if preview and preview != "(deleted)":
         parts.append(preview)
-    return "  ".join(parts)
+    return parts
 
 
 def matched_line(matched: MatchedEvent, limit: int = 80) -> str:
-    """A matched event as one line for people: with its score, the need it met best, and where."""
+    """A matched event as one line for people; see `matched_parts`."""
+    return "  ".join(matched_parts(matched, limit))
+
+
+def matched_parts(matched: MatchedEvent, limit: int = 80) -> list[str]:
+    """A matched event for people: its score and the need that it met best, then the event."""
     best = max(matched.matches, key=lambda match: match.score)
     more = f" (+{len(matched.matches) - 1})" if len(matched.matches) > 1 else ""
-    return f"{matched.score:.2f}  {plain(best.need, 50)}{more}  ←  " + event_line(
-        matched.event, limit, best.path
-    )
+    met = f"{matched.score:.2f}  {plain(best.need, 50)}{more}  ←"
+    return [met, *event_parts(matched.event, limit, best.path)]
+
+
+def print_parts(parts: Sequence[str]) -> None:
+    """Prints parts as one line; on a terminal as lines that fit, so that the last is seen."""
+    if not sys.stdout.isatty():
+        sys.stdout.write("  ".join(parts) + "\n")
+        return
+    for line in fitted_lines(parts, os.get_terminal_size().columns):
+        sys.stdout.write(line + "\n")
+
+
+def fitted_lines(parts: Sequence[str], width: int) -> list[str]:
+    """Joins parts to lines of at most `width`; a part is cut only where it has a line's rest."""
+    lines = [""]
+    for number, part in enumerate(parts, 1):
+        joined = f"{lines[-1]}  {part}" if lines[-1] else part
+        is_last = number == len(parts)
+        room = width - len(lines[-1]) - 2
+        if len(joined) <= width or not lines[-1] or (is_last and room >= _LEAST_PAYLOAD):
+            lines[-1] = shortened(joined, width)
+        else:
+            lines.append(shortened(f"      {part}", width))
+    return lines
 
 
 def print_line(line: str) -> None:

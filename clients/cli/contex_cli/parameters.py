@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
@@ -19,6 +20,9 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import click
+
+_OTHER_NAMES = {"max_matches": "top", "threshold": "min_score", "data_keys": "keys"}
+"""Of fields of requests: parameters of some commands that are called otherwise."""
 
 
 class UsageError(click.BadParameter):
@@ -83,7 +87,7 @@ class Declared:
         many = get_origin(kind) is tuple
         if many or get_origin(kind) is UnionType:
             kind = next(k for k in get_args(kind) if k is not NoneType)
-        settings = dict(self.settings, type=self._type(kind))
+        settings = dict(self.settings, type=self._type(kind), callback=_as_text)
         if self.default is ...:
             settings["required"] = True
         else:
@@ -109,6 +113,35 @@ class Declared:
         if self.minimum is None and self.maximum is None:
             return kind
         return (click.IntRange if kind is int else _Number)(self.minimum, self.maximum)
+
+
+def _as_text(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuses what is no text, except in the names of files."""
+    metavar = (param.metavar or "").strip("[]")
+    if metavar.startswith(("FILE", "DIR")):
+        return value
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and not (text.startswith("@") and "@FILE" in metavar):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise click.BadParameter(
+                    f"{text!a} is not text in UTF-8, from character {error.start + 1} on",
+                    ctx,
+                    param,
+                ) from None
+    return value
+
+
+def argument_of(command: click.Command, field: str) -> str:
+    """What was typed for a field of a request: "--type" for "event_type"; empty if unknown."""
+    known = {param.name: param for param in command.params}
+    for name in reversed(re.findall(r"[a-z_]+", field)):
+        param = known.get(name) or known.get(_OTHER_NAMES.get(name, ""))
+        if param is not None:
+            option = isinstance(param, click.Option)
+            return param.opts[0] if option else (param.metavar or "").strip("[].")
+    return ""
 
 
 def _typed(default: Any) -> Any:

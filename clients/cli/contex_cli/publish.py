@@ -16,7 +16,7 @@ from typing import Any
 
 import contex
 
-from contex_cli import drafts
+from contex_cli import drafts, files
 from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.exits import ExitCode, InputError, complain, complain_about, describe, exit_code
@@ -30,8 +30,8 @@ _REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a repli
 _STATES = {state.value: state for state in contex.KeyState}
 _DURABILITY = {level.name.lower(): level for level in contex.Durability}
 _READ_BYTES = 256 * 1024
-_BATCH_EVENTS = 256
-_BATCH_BYTES = 1024 * 1024
+BATCH_EVENTS = 256
+BATCH_BYTES = 1024 * 1024
 """A batch is closed at either bound; the API allows 1,000 events and 8 MiB."""
 
 
@@ -71,6 +71,9 @@ def publish(
     stream: str | None = option(
         None, "Publish every line of a JSON-lines file instead.", metavar="FILE|-"
     ),
+    folder: str | None = option(
+        None, "Publish every file below a folder instead, under its path.", "--dir", metavar="DIR"
+    ),
     publisher: str = option("", "Who publishes.", env="CONTEX_PUBLISHER"),
 ) -> Awaitable[ExitCode]:
     """VALUE is published as JSON if it is JSON, otherwise as text.
@@ -78,6 +81,9 @@ def publish(
     A line for --stream is an object with data_key, data (any JSON value; or payload_text, or
     payload_base64), and optionally description, event_type, content_type, metadata, tombstone and
     expected_revision or expected_state. Refused batches are reported; the others are published.
+
+    With --dir the data key is the path below DIR, and the content type goes by the suffix. Hidden
+    files are left out, symbolic links are not followed, and an empty file is an empty text.
     """
     single_only = {
         "KEY": data_key,
@@ -93,17 +99,23 @@ def publish(
     }
     given = [name for name, it in single_only.items() if it not in (None, "", False, ())]
     session.publisher = publisher
+    if folder is not None:
+        if given or stream is not None:
+            raise UsageError(f"takes no {given[0] if given else '--stream'}", "--dir")
+        return publish_folder(session, folder, durability)
     if stream is not None:
         if given:
             raise UsageError(f"{given[0]} goes into the lines of the file", "--stream")
         return publish_lines(session, stream, durability)
     if data_key is None:
-        raise UsageError("missing; or use --stream", "KEY")
+        raise UsageError("missing; or use --stream or --dir", "KEY")
     if delete:
         for name in set(given) & set(_NOT_DELETED):
             raise UsageError(f"takes no {name}", "--delete")
     elif value is None:
         raise UsageError("missing; - reads stdin, @FILE a file", "VALUE")
+    if description and not description.strip():
+        raise UsageError("has only spaces; '' removes the description", "--description")
     fields: dict[str, Any] = {
         "expected_revision": expected_revision,
         "expected_state": expected_state,
@@ -151,12 +163,26 @@ async def _publish(session: Session, data_key: str, fields: dict[str, Any]) -> E
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events to publish together, and the lines they come from."""
+    """Events to publish together, and the lines or files they come from."""
 
     events: list[contex.NewEvent]
     first_line: int
     last_line: int
     size_bytes: int
+    files: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        if not self.files:
+            return f"lines {self.first_line}-{self.last_line}"
+        last = f" to {self.files[-1]!r}" if len(self.files) > 1 else ""
+        return f"{self.files[0]!r}{last}"
+
+    def one_by_one(self) -> list[Batch]:
+        """The same events, each in a batch of its own."""
+        each = self.size_bytes // len(self.events)
+        pairs = zip(self.events, self.files, strict=True)
+        return [Batch([event], 0, 0, each, (file,)) for event, file in pairs]
 
 
 async def publish_lines(
@@ -169,12 +195,49 @@ async def publish_lines(
     descriptor = _open(source)
     status = os.fstat(descriptor)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return await publish_batches(session, batches(descriptor), size, durability)
+
+
+async def publish_folder(
+    session: Session, folder: str, durability: contex.Durability | None
+) -> ExitCode:
+    """Publishes every file below a folder, and prints totals.
+
+    A file that can't be read or is not what its suffix says is reported, and the others are
+    published. The files of a refused batch are published again, one by one, so that only those
+    at fault are missing.
+    """
+    found, links = files.below(folder)
+    for name in links:
+        out.remark(f"left out, as it is no regular file: {name!r}")
+    problems: list[str] = []
+
+    size = sum(path.size_bytes for path in found)
+    code = await publish_batches(session, _packed(found, problems), size, durability, retries=True)
+    for problem in problems:
+        complain(problem)
+    return code or (ExitCode.USAGE if problems else ExitCode.OK)
+
+
+async def publish_batches(
+    session: Session,
+    source: AsyncIterator[Batch],
+    size: int | None,
+    durability: contex.Durability | None,
+    *,
+    retries: bool = False,
+) -> ExitCode:
+    """Publishes batches over one stream, and prints totals.
+
+    `retries` sends the events of a batch that was refused as invalid again, one by one.
+    """
     sent: deque[Batch] = deque()
     unreadable: list[InputError] = []
+    singles: list[Batch] = []
 
     async def events() -> AsyncIterator[list[contex.NewEvent]]:
         try:
-            async for batch in batches(descriptor):
+            async for batch in source:
                 sent.append(batch)
                 yield batch.events
         except InputError as error:
@@ -184,23 +247,29 @@ async def publish_lines(
     refused = published_batches = published_bytes = 0
     last_sequence = ""
     with Progress("published", shown=not session.json, bar=size is not None) as progress:
-        async with session.client.publish_stream(
-            session.project, events(), durability=durability
-        ) as results:
-            await session.client.health()  # a stream would wait for a server that was never there
-            async for result in results:
-                batch = sent.popleft()
-                if result.error is not None:
-                    refused += len(batch.events)
-                    code = code or exit_code(result.error)
-                    lines = f"lines {batch.first_line}-{batch.last_line}"
-                    complain(f"{lines} refused: {describe(result.error)}")
-                    continue
-                published_batches += 1
-                published_bytes += batch.size_bytes
-                last_sequence = result.receipts[-1].sequence
-                published = progress.events + len(batch.events)
-                progress.reach(published, size or 0, done=published_bytes)
+        is_over = False
+        while not is_over:
+            async with session.client.publish_stream(
+                session.project, events(), durability=durability
+            ) as results:
+                async for result in results:
+                    batch = sent.popleft()
+                    many = len(batch.events) > 1
+                    if retries and many and isinstance(result.error, contex.InvalidArgument):
+                        singles += batch.one_by_one()
+                        continue
+                    if result.error is not None:
+                        refused += len(batch.events)
+                        code = code or exit_code(result.error)
+                        complain(f"{batch.place} refused: {describe(result.error)}")
+                        continue
+                    published_batches += 1
+                    published_bytes += batch.size_bytes
+                    last_sequence = result.receipts[-1].sequence
+                    published = progress.events + len(batch.events)
+                    progress.reach(published, size or 0, done=published_bytes)
+            is_over = not singles
+            source, singles = _each(singles), []
     for error in unreadable:
         complain(f"{error}; nothing was read from there on")
         code = code or ExitCode.USAGE
@@ -212,6 +281,31 @@ async def publish_lines(
         counted = f"published {progress.events:,}  refused {refused:,}"
         out.print_line(f"{counted}  up to {last_sequence or '-'}")
     return code
+
+
+async def _packed(paths: list[files.File], problems: list[str]) -> AsyncIterator[Batch]:
+    """Batches of files, read as they are sent; notes those that can't be published."""
+    events: list[contex.NewEvent] = []
+    names: list[str] = []
+    size_bytes = 0
+    for path in paths:
+        if events and (len(events) == BATCH_EVENTS or size_bytes + path.size_bytes > BATCH_BYTES):
+            yield Batch(events, 0, 0, size_bytes, tuple(names))
+            events, names, size_bytes = [], [], 0
+        try:
+            events.append(await asyncio.to_thread(path.read))
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        names.append(path.data_key)
+        size_bytes += path.size_bytes
+    if events:
+        yield Batch(events, 0, 0, size_bytes, tuple(names))
+
+
+async def _each(batches: list[Batch]) -> AsyncIterator[Batch]:
+    for batch in batches:
+        yield batch
 
 
 def _open(source: str) -> int:
@@ -243,7 +337,7 @@ def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
     size_bytes = 0
     first = before + 1
     for number, line in enumerate(lines, before + 1):
-        if events and (len(events) == _BATCH_EVENTS or size_bytes + len(line) > _BATCH_BYTES):
+        if events and (len(events) == BATCH_EVENTS or size_bytes + len(line) > BATCH_BYTES):
             yield Batch(events, first, number - 1, size_bytes)
             events, size_bytes, first = [], 0, number
         try:

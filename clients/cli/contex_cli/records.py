@@ -98,10 +98,12 @@ def _event(event: Event) -> dict[str, Any]:
         *("publisher", "description", "content_type", "metadata", "opaque"),
     )
     values["content_type"] = event.content_type or JSON_CONTENT_TYPE
-    return values | (_payload(event) if event.erased is None else {"erased": event.erased})
+    return values | _payload(event)
 
 
 def _payload(event: Event) -> dict[str, Any]:
+    if event.erased is not None:
+        return {"erased": event.erased}
     if not event.payload:
         return {}
     if is_json(event.content_type):

@@ -10,8 +10,9 @@ import contex
 
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import ExitCode, complain
+from contex_cli.exits import ExitCode, Unreached, complain
 from contex_cli.parameters import option
+from contex_cli.targets import unreached
 
 _WAIT_STEP_S = 0.1
 
@@ -90,6 +91,7 @@ async def health(
 ) -> ExitCode:
     import asyncio
 
+    session.waits = True
     deadline = time.monotonic() + wait
     while True:
         started = time.monotonic()
@@ -113,7 +115,8 @@ async def health(
     elif refusal is None:
         out.print_line(f"{status}  {session.target}  {latency_ms:.1f} ms")
     if refusal is not None:
-        raise refusal
+        why = unreached(refusal, session.target)
+        raise Unreached(why) if why else refusal
     return ExitCode.OK if status == "SERVING" else ExitCode.UNAVAILABLE
 
 

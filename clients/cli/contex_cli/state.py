@@ -14,7 +14,7 @@ from contex_cli.command import Session, command
 from contex_cli.exits import ExitCode, complain
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import is_json, json_or_text, picked, record
-from contex_cli.times import Place, moment_text, parse_place, read_place, rfc3339
+from contex_cli.times import Place, misread_clock, moment_text, parse_place, read_place, rfc3339
 
 _KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
 # Revisions next to each other are told apart; the newest is the brightest.
@@ -40,12 +40,15 @@ _OMITTED = {
 async def state(
     session: Session,
     data_keys: tuple[str, ...] = argument((), "KEY|GLOB", "Only these data. [default: all]"),
+    more_keys: tuple[str, ...] = options.KEYS,
     as_of: Place | None = options.AS_OF,
     prefix: str = options.PREFIX,
     keys_only: bool = option(False, "Only keys, revisions and sequences.", "--keys"),
     deleted: bool = option(False, "Show deleted keys too."),
-) -> None:
-    """One KEY shows the datum in full."""
+) -> ExitCode:
+    """One KEY shows the datum in full. Exits with 4 if a KEY without * or ? has no datum."""
+    data_keys += more_keys
+    missing = dict.fromkeys(key for glob in data_keys if (key := options.exact_key(glob)))
     shown: list[contex.Datum] = []
     async with session.client.stream_state(
         session.project,
@@ -56,6 +59,7 @@ async def state(
         include_deleted=deleted,
     ) as data:
         async for datum in data:
+            missing.pop(datum.data_key, None)
             if session.json:
                 out.print_json(datum)
             else:
@@ -63,13 +67,15 @@ async def state(
     if session.json:
         out.print_json({"summary": {"as_of": data.as_of, "data_count": data.data_count}})
     else:
-        key = shown[0].data_key if len(shown) == len(data_keys) == 1 else None
-        is_one = key is not None and data_keys[0] in (key, contex.escape_glob(key))
+        is_one = len(shown) == len(data_keys) == 1 and options.exact_key(data_keys[0])
         if is_one and shown[0].event is not None:
             _show_datum(shown[0].event)
         elif shown:
-            out.console().print(_state_table(shown))
+            out.print_table(_state_table(shown))
         out.say(f"{f'{len(shown):,}' if shown else 'no'} data, as of {moment_text(data.as_of)}")
+    for key in missing:
+        complain(f"no datum {key!r} at that moment; `contex history` shows whether it was deleted")
+    return ExitCode.NOT_FOUND if missing else ExitCode.OK
 
 
 @command("get")
@@ -148,6 +154,8 @@ def _target_and_keys(words: tuple[str, ...]) -> tuple[Place | None, tuple[str, .
     """Takes the first word as the later moment where it can be read as one."""
     if words[:1] == ("now",):
         return None, words[1:]
+    if words and (problem := misread_clock(words[0])):
+        raise UsageError(f"{words[0]!r} is not a time: {problem}; for a key, put `now` before it")
     moment = read_place(words[0]) if words else None
     return (None, words) if moment is None else (moment, words[1:])
 
@@ -260,27 +268,33 @@ async def history(
 
 
 def _show_brief(revision: contex.Revision) -> None:
+    erased = revision.event.erased
+    _show_headline(revision, "" if erased is None else f"  {out.erasure_text(erased)}")
+
+
+def _show_headline(revision: contex.Revision, more: str = "") -> None:
     event = revision.event
     facts = f"  {rfc3339(revision.time)}  {event.sequence}"
     if event.event_type != "data_published":
         facts += f"  {out.plain(event.event_type)}"
     if event.publisher:
         facts += f"  by {out.plain(event.publisher)}"
-    out.say((f"r{event.revision}", "bold yellow"), facts, cut=True)
+    out.say((f"r{event.revision}", "bold yellow"), facts + more, cut=True)
 
 
 def _show_revision(revision: contex.Revision) -> None:
-    _show_brief(revision)
+    _show_headline(revision)
     lines = patch_lines(revision.patch)
     if revision.event.erased is not None or (not lines and revision.event.payload):
-        lines = [out.styled(out.payload_preview(revision.event, 400))]
+        lines = [out.styled(out.payload_preview(revision.event, 1_000))]
     out.say_lines(lines, "    ")
     out.say()
 
 
 def _show_whole_revision(revision: contex.Revision) -> None:
     _show_revision(revision)
-    out.say_lines(out.payload_lines(revision.event))
+    if revision.event.erased is None:
+        out.say_lines(out.payload_lines(revision.event))
 
 
 @command("blame")
@@ -302,7 +316,7 @@ async def blame(
     if event.erased is not None:
         out.say_lines(out.payload_lines(event))
     else:
-        out.console().print(blame_table(answer))
+        out.print_table(blame_table(answer))
     out.say(f"{out.plain(event.data_key)} r{event.revision}, as of {moment_text(answer.as_of)}")
     if answer.truncated:
         out.remark(

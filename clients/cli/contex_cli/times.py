@@ -13,14 +13,21 @@ import contex
 Place: TypeAlias = str | int | datetime
 """As the client takes it: a sequence, milliseconds since 1970, or a time with a zone."""
 
-_SEQUENCE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|[0-9]{1,11}")
-_UNIX_MS = re.compile(r"[0-9]{12,16}")
+_SEQUENCE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|0")
+# From 1973 on, and up to the year 5138.
+_UNIX_S = re.compile(r"[1-9][0-9]{8,10}")
+_UNIX_MS = re.compile(r"[1-9][0-9]{11,13}")
 _NOT_UNDERSTOOD = (
-    "is neither a sequence (1764000000000-0) nor a time; times are written as "
-    "2026-01-31T15:30:00Z, 1764000000000 (Unix milliseconds), 15:30, 'yesterday 15:30', "
-    "'2h ago' or 'last monday'"
+    "is neither a sequence (1764000000000-0, or 0 for the beginning) nor a time; times are "
+    "written as 2026-01-31T15:30:00Z, 1764000000 (Unix seconds), 1764000000000 (milliseconds), "
+    "15:30, 'yesterday 15:30', '2h ago' or 'last monday'"
 )
 _DAYS = ("today", "yesterday")
+_DAY = re.compile(r"\b(?:today|yesterday|tomorrow)\b(?: at\b)?", re.IGNORECASE)
+# Not the offset of a zone.
+_CLOCK = re.compile(
+    r"(?<![0-9:+-])([0-9]+):([0-9]+)(?::([0-9]+))?(?:[.,][0-9]+)?(?: ?([ap])\.?m\b)?", re.IGNORECASE
+)
 _ELAPSED = re.compile(r".*\bago", re.IGNORECASE)
 # "5" would be the fifth of this month, and "01/02/2026" one of two days.
 _NAMES_SOMETHING = re.compile(r"(?=.*([a-z]|\d:\d))[ -~]{1,64}", re.IGNORECASE)
@@ -36,12 +43,20 @@ _BEFORE_THE_FIRST = "0-0"
 def parse_place(text: str) -> Place:
     """Reads a sequence (kept as text), Unix milliseconds, or a time in any of several forms.
 
-    A bare number is a sequence up to 11 digits and Unix milliseconds from 12 on. A time without a
-    zone, or in words, is repeated on stderr as the instant that was understood.
+    A bare number of 9 to 11 digits is Unix seconds, of 12 to 14 digits milliseconds; "0" is the
+    beginning. Seconds, a time without a zone, or in words, are repeated on stderr as the instant
+    that was understood.
     """
     place = read_place(text)
     if place is None:
-        raise ValueError(f"{text!r} {_NOT_UNDERSTOOD}")
+        if problem := clock_problem(text):
+            raise ValueError(f"{text!r} is not a time: {problem}")
+        if text.isdecimal() and text.isascii():
+            size = "small" if int(text) < 10**8 else "large"
+            text = f"{text} is too {size} for a time in seconds or milliseconds since 1970; it"
+        else:
+            text = repr(text)
+        raise ValueError(f"{text} {_NOT_UNDERSTOOD}")
     return place
 
 
@@ -53,11 +68,12 @@ def parse_moment(text: str) -> Place | None:
 def read_place(text: str) -> Place | None:
     """As `parse_place`, but returns None for what can't be understood."""
     if _SEQUENCE.fullmatch(text):
-        if text.isdecimal() and int(text):  # perhaps meant as Unix seconds
-            print(f"{text} = sequence {sequence_text(f'{text}-0')}", file=sys.stderr)
         return text
     if _UNIX_MS.fullmatch(text):
         return int(text)
+    if _UNIX_S.fullmatch(text):
+        print(f"{text} = {rfc3339(datetime.fromtimestamp(int(text), UTC))}", file=sys.stderr)
+        return int(text) * 1_000
     with suppress(ValueError):
         time = datetime.fromisoformat(text)
         if time.tzinfo is not None:
@@ -67,6 +83,29 @@ def read_place(text: str) -> Place | None:
         precision = "milliseconds" if understood.microsecond else "seconds"
         print(f"{text} = {understood.isoformat(timespec=precision)}", file=sys.stderr)
     return understood
+
+
+def clock_problem(text: str) -> str:
+    """Which part of a time of day is out of its range; empty if none is."""
+    for hour, minute, second, half in _CLOCK.findall(text):
+        if half and not 1 <= int(hour[:9]) <= 12:
+            return f"the hour {hour} before {half.lower()}m is not from 1 to 12"
+        for name, value, highest in (
+            ("hour", hour, 23),
+            ("minute", minute, 59),
+            ("second", second or "0", 59),
+        ):
+            if int(value[:9]) > highest:
+                return f"the {name} {value} is not from 0 to {highest}"
+    return ""
+
+
+def misread_clock(text: str) -> str:
+    """The same where the rest of the text is a time, so that one was meant."""
+    problem = clock_problem(text)
+    rest = _CLOCK.sub("", text).strip()
+    meant = not rest or read_time(rest, datetime.now().astimezone()) is not None
+    return problem if meant else ""
 
 
 def read_time(text: str, now: datetime) -> datetime | None:
@@ -90,11 +129,15 @@ def read_time(text: str, now: datetime) -> datetime | None:
 
 
 def _spoken(text: str, now: datetime) -> datetime | None:
-    if not _NAMES_SOMETHING.fullmatch(text) or _AMBIGUOUS.search(text):
+    if not _NAMES_SOMETHING.fullmatch(text) or _AMBIGUOUS.search(text) or clock_problem(text):
         return None
     if text.lower() in _DAYS:
         day = now.date() - timedelta(days=_DAYS.index(text.lower()))
         return datetime(day.year, day.month, day.day)
+    # dateparser ignores what it can't read beside such a word.
+    rest, days = _DAY.subn("", text)
+    if days and rest.strip() and _spoken(rest.strip(), now) is None:
+        return None
     if _ELAPSED.fullmatch(text):
         past = _parse(text, now.astimezone(UTC))
         return past and past.replace(tzinfo=UTC).astimezone()

@@ -163,6 +163,7 @@ class Settings(BaseSettings):
     archive_days: float = Field(default=0, ge=0, le=36_500)
 
     master_key_file: Path | None = None
+    create_master_key: bool = False
     previous_master_key_file: Path | None = None
 
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)

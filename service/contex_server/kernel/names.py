@@ -107,8 +107,8 @@ IDENTITY = PrintableName("contex-identity", 0, 128)
 DATA_KEY = PrintableName("data_key", 1, 256)
 EVENT_TYPE = PrintableName("event_type", 1, 64)
 PUBLISHER = PrintableName("publisher", 0, 128)
-FOREIGN = PrintableName("name", 0, 4_096, part=True)
-"""Data keys, types and publishers of files that something else has written."""
+SUBJECT_NAME = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")
+"""The person whose data an event holds."""
 
 
 def _short(value: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -13,12 +14,16 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 import structlog
+from redis.exceptions import BusyLoadingError
 
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import StartupError, store_unavailable
-from contex_server.log.redis.connections import STORE_ERRORS, connect, execute_one
+from contex_server.kernel.waiting import announced
+from contex_server.log.redis.connections import SOCKET_PATH_BYTES
+from contex_server.log.redis.start import ask
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +31,6 @@ _RESTART_S = (0.1, 5.0)
 _START_TIMEOUT_S = 120.0
 """Loading a large append-only file takes a while; some 1-2 GiB a minute."""
 _STOP_TIMEOUT_S = 3.0
-_MAX_SOCKET_PATH = 100
-"""sun_path holds 108 bytes on Linux and 104 on macOS."""
 
 # Has Linux end the store when the server dies, however it dies. In the child's own first
 # steps rather than a preexec_fn: a process with gRPC's threads can't safely run code
@@ -60,7 +63,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"unix://{self._socket}"
+        return f"unix://{quote(str(self._socket))}"
 
     @property
     def pid(self) -> int | None:
@@ -84,9 +87,15 @@ class EmbeddedValkey:
                 f"the data directory {self._directory.parent} is in use by another server"
             )
         self._locks.append(server_lock)
-        if len(str(self._socket).encode()) > _MAX_SOCKET_PATH:
-            short = tempfile.mkdtemp(prefix="contex-")
-            self._socket = Path(short) / "valkey.sock"
+        if not _fits_socket(self._socket):
+            self._socket = Path(tempfile.mkdtemp(prefix="contex-")) / "valkey.sock"
+            if not _fits_socket(self._socket):
+                self._socket.parent.rmdir()
+                self._locks.pop().close()
+                raise StartupError(
+                    f"a socket's path can have {SOCKET_PATH_BYTES} bytes: neither the data "
+                    f"directory {self._directory.parent} nor TMPDIR is short enough"
+                )
         self._locks.append(await self._outlive_orphan())
         await self._spawn()
         self._watcher = asyncio.create_task(self._watch(), name="contex-valkey-watch")
@@ -140,17 +149,30 @@ class EmbeddedValkey:
         self._locks[-1].truncate(0)
         self._locks[-1].write(str(self._process.pid))
         self._locks[-1].flush()
-        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
-        while await _ask(self.url, "PING") != b"PONG":
-            if self._process.returncode is not None:
-                raise store_unavailable(
-                    f"valkey ended with code {self._process.returncode}; "
-                    f"see {self._directory / 'valkey.log'}"
-                )
-            if asyncio.get_running_loop().time() > deadline:
-                raise store_unavailable(f"valkey did not answer within {_START_TIMEOUT_S:.0f} s")
-            await asyncio.sleep(0.02)
+        await self._answering(self._process)
         log.info("valkey_started", pid=self.pid, directory=str(self._directory))
+
+    async def _answering(self, process: asyncio.subprocess.Process) -> None:
+        """Returns when the store has loaded its data."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _START_TIMEOUT_S
+        loaded = ""
+        async with announced(lambda: f"the bundled store in {self._directory}{loaded}"):
+            while (answer := await ask(self.url, "PING")) != b"PONG":
+                if process.returncode is not None:
+                    raise store_unavailable(
+                        f"valkey ended with code {process.returncode}; "
+                        f"see {self._directory / 'valkey.log'}"
+                    )
+                if clock() > deadline:
+                    raise store_unavailable(
+                        f"valkey did not answer within {_START_TIMEOUT_S:.0f} s"
+                    )
+                if isinstance(answer, BusyLoadingError):
+                    told = await ask(self.url, "INFO", "persistence")
+                    if found := re.search(r"loading_loaded_perc:([0-9]+)", str(told)):
+                        loaded = f" to load its data: {found[1]} % done"
+                await asyncio.sleep(0.02)
 
     async def _watch(self) -> None:
         backoff = Backoff(*_RESTART_S)
@@ -176,7 +198,7 @@ class EmbeddedValkey:
             if not requested:
                 log.warning("valkey_orphan", directory=str(self._directory))
                 # It closes the connection instead of answering.
-                answer = await _ask(self.url, "SHUTDOWN")
+                answer = await ask(self.url, "SHUTDOWN")
                 requested = "closed" in str(answer).lower()
             if clock() > deadline:
                 # The lock is held, so the process that wrote its id there is alive, or
@@ -186,6 +208,15 @@ class EmbeddedValkey:
                 deadline = clock() + _STOP_TIMEOUT_S
             await asyncio.sleep(0.02)
         return lock
+
+
+def _fits_socket(path: Path) -> bool:
+    """Whether a socket can have this path, and a URL say it."""
+    raw = os.fsencode(path)
+    try:
+        return len(raw) <= SOCKET_PATH_BYTES and bool(raw.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _lock(path: Path) -> IO[str] | None:
@@ -223,15 +254,3 @@ def _launched(binary: str) -> list[str]:
     if sys.platform != "linux":
         return [binary]
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), binary]
-
-
-async def _ask(url: str, command: str) -> object:
-    """A store's reply, or the error if it can't be reached or ends the connection."""
-    connections = connect(url)
-    try:
-        async with connections.lease(0) as connection:
-            return await execute_one(connection, command)
-    except STORE_ERRORS as error:
-        return error
-    finally:
-        await connections.close()

@@ -10,14 +10,18 @@ import base64
 import binascii
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from contex_server.kernel.errors import ContexError, Reason
+
+log = structlog.get_logger(__name__)
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -87,13 +91,23 @@ def create_key(path: Path) -> bytes:
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor, partial = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(partial, path)  # whoever comes first makes it
-        partial.unlink()
+            log.info("master_key_created", path=str(path), advice="keep a copy elsewhere")
+        os.unlink(partial)
+        _sync_directory(path.parent)
     return read_key(path)
+
+
+def _sync_directory(path: Path) -> None:
+    """Puts the names in a directory on disk: what is sealed must not outlive its key."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

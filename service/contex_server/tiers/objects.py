@@ -9,17 +9,18 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from contex_server.kernel.errors import ContexError, Reason
 
 T = TypeVar("T")
 
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 60.0
+"""Of one operation with its retries. A request has the library's own timeout, 30 s by default."""
 _RETRY: Any = {
     "max_retries": 3,
     "retry_timeout": timedelta(seconds=20),
@@ -29,7 +30,6 @@ _RETRY: Any = {
         "base": 2,
     },
 }
-_CLIENT: Any = {"timeout": timedelta(seconds=_TIMEOUT_S), "connect_timeout": timedelta(seconds=5)}
 
 
 class ObjectMissing(Exception):
@@ -51,26 +51,31 @@ class Objects:
     def open(cls, url: str) -> Objects:
         """Opens `file:///path`, `s3://bucket/prefix`, `gs://…`, `az://…`.
 
-        Credentials and endpoints come from the environment, as the providers' own tools
-        read them (AWS_*, GOOGLE_*, AZURE_*).
+        Credentials, endpoints, timeouts, proxies and the like come from the environment, as
+        the library reads it (AWS_*, GOOGLE_*, AZURE_*).
 
         Raises:
-            ValueError: The URL names no supported storage.
+            ValueError: The URL names no supported storage, or a variable can't be used.
         """
+        for character in "#?":
+            # Neither has a meaning here, and what follows it would be dropped without a word.
+            if character in url:
+                raise ValueError(f"{url!r}: write {character!r} as %{ord(character):02X}")
         parts = urlsplit(url)
         if parts.scheme == "file":
-            path = Path(unquote(parts.path))
+            path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
             if parts.netloc or not path.is_absolute():
                 raise ValueError(f"{url!r}: a directory is named file:///absolute/path")
             path.mkdir(parents=True, exist_ok=True)
             return cls(LocalStore(path), url)
         try:
-            # What is said here replaces all that the library would read of the environment.
-            plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
-            options: Any = {**_CLIENT, "allow_http": plain}
-            return cls(from_url(url, client_options=options, retry_config=_RETRY), url)
+            # No client options: any of them would replace all that the environment has.
+            store = from_url(url, retry_config=_RETRY)
         except (BaseError, ValueError) as error:
-            raise ValueError(f"{url!r}: {error}") from error
+            raise ValueError(f"{url!r}: {_told(error)}") from error
+        if not isinstance(store, S3Store | GCSStore | AzureStore):
+            raise ValueError(f"{url!r}: an archive's URL starts with file, s3, gs or az")
+        return cls(store, url)
 
     async def put(self, name: str, data: bytes) -> None:
         """Stores an object, so that it is there when this returns."""
@@ -124,7 +129,7 @@ class Objects:
 
     async def _run(self, call: Callable[[], Any]) -> Any:
         try:
-            async with asyncio.timeout(_TIMEOUT_S * 2):
+            async with asyncio.timeout(_TIMEOUT_S):
                 return await call()
         except (NotFoundError, FileNotFoundError) as error:
             raise ObjectMissing(str(error)) from error
@@ -134,12 +139,19 @@ class Objects:
 
 def archive_unavailable(cause: object) -> ContexError:
     """The archive's storage can't be reached or refuses."""
-    text = " ".join(str(cause).split()) or type(cause).__name__
     return ContexError(
         Reason.ARCHIVE_UNAVAILABLE,
-        f"the archive is unavailable: {text[:300]}",
+        f"the archive is unavailable: {_told(cause)}",
         retry_after_ms=1_000,
     )
+
+
+def _told(cause: object) -> str:
+    """What an error says, on one line: of obstore's dump of its cause only the innermost part,
+    which says what its summary doesn't, such as `InvalidCertificate( UnknownIssuer )`."""
+    summary, _, dump = str(cause).partition("Debug source:")
+    text = f"{summary} {dump.partition('inner: ')[2]}"
+    return " ".join(text.split())[:600] or type(cause).__name__
 
 
 def _sync(path: Path, root: Path) -> None:

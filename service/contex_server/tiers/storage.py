@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
 from contex_server.log.port import EventLog
+from contex_server.log.redis.start import STORE_WAIT_S
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotReader
 from contex_server.log.store import Store
@@ -18,8 +19,6 @@ from contex_server.tiers.master_keys import MasterKeys, create_key, read_key
 from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealed_log import SealedLog
 from contex_server.tiers.sealer import Sealer
-
-_STORE_WAIT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ async def connect_store(settings: Settings, store_url: str) -> Store:
     Raises:
         StartupError: The store can't be reached or used.
     """
-    deadline = asyncio.get_running_loop().time() + _STORE_WAIT_S
+    deadline = asyncio.get_running_loop().time() + STORE_WAIT_S
     while True:
         try:
             return await open_store(store_url, settings)
@@ -102,7 +101,8 @@ def _open_archive(settings: Settings, store: Store) -> Archive | None:
 def _master_keys(settings: Settings) -> MasterKeys | None:
     try:
         if settings.master_key_file is not None:
-            current = read_key(settings.master_key_file)
+            key_of = create_key if settings.create_master_key else read_key
+            current = key_of(settings.master_key_file)
         elif settings.redis_url is None:
             current = create_key(settings.data_dir / "master.key")
         else:

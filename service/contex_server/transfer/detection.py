@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import orjson
 import zstandard
 
+from contex_server.transfer.cutting import BOM
 from contex_server.transfer.items import FileFormat, MalformedFile, Reader
 from contex_server.transfer.legacy import LegacyReader
 from contex_server.transfer.lines import ZSTD_MAGIC, LinesReader
@@ -14,6 +16,7 @@ from contex_server.transfer.native import MAGIC, NativeReader
 
 _LOOK_BYTES = 64 * 1024
 PARQUET_MAGIC = b"PAR1"
+_TELLING = re.compile(rb'"(contex_export|specversion|events)"\s*:')
 
 
 def make_reader(file_format: FileFormat) -> Reader:
@@ -45,17 +48,24 @@ def detect(start: bytes, *, complete: bool) -> FileFormat | None:
             text = zstandard.ZstdDecompressor().decompressobj().decompress(start[:_LOOK_BYTES])
         except zstandard.ZstdError as error:
             raise MalformedFile(f"compression: {error}", 0, 1) from error
-    line, end, _ = text.lstrip().partition(b"\n")
+    text = text.removeprefix(BOM).lstrip()
+    if text.startswith(b"["):
+        return FileFormat.CLOUD_EVENTS
+    line, end, _ = text.partition(b"\n")
     if not line.startswith(b"{") and (line or complete):
         raise MalformedFile("unknown format", 0, 1)
     try:
         fields = orjson.loads(line)
     except ValueError:
-        fields = {}
+        if not (end or complete or len(text) > _LOOK_BYTES):
+            return None
+        # Several lines, so the whole is not to be seen yet: the first name that tells.
+        names = _TELLING.search(text)
+        if names is None and not complete and len(text) <= _LOOK_BYTES:
+            return None
+        fields = {names[1].decode()} if names else {}
     if "contex_export" in fields:
         return FileFormat.JSON_LINES
     if "specversion" in fields:
         return FileFormat.CLOUD_EVENTS
-    if end or complete or len(start) > _LOOK_BYTES:
-        return FileFormat.LEGACY_JSON
-    return None
+    return FileFormat.LEGACY_JSON

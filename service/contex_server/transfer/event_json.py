@@ -1,19 +1,19 @@
-"""Events, manifests and summaries as JSON objects: Contex's own fields, and CloudEvents 1.0.
+"""Events, manifests and summaries as JSON objects with Contex's own fields.
 
-Contex's own: a manifest, {"contex_export": 1, …}; events with the fields of `contex.v1.Event`; a
-summary, {"summary": {…}}. A payload is written as JSON in "payload" if that gives back exactly the
-same bytes, otherwise in "payload_base64".
-
-CloudEvents (https://github.com/cloudevents/spec): manifest and summary are events of the types
-"dev.contex.export.manifest" and "dev.contex.export.summary".
+A manifest is {"contex_export": 1, …}; events have the fields of `contex.v1.Event`; a summary is
+{"summary": {…}}. A payload is written as JSON in "payload" if that gives back exactly the same
+bytes, otherwise in "payload_base64".
 """
 
 from __future__ import annotations
 
 import base64
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, ClassVar
 
 import orjson
 
@@ -21,18 +21,27 @@ from contex_server.kernel.model import Erasure, Event, Sequence
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import Manifest, Summary
 
-MANIFEST_TYPE = "dev.contex.export.manifest"
-SUMMARY_TYPE = "dev.contex.export.summary"
-_VERSION = 1
-_SOURCE = "/contex/projects/"
+_LONG_NUMBER = re.compile(rb"\d{19}")
+"""Integers of more than 64 bits are floats to orjson."""
 
 
 class JsonEncoding:
-    """Contex's own fields."""
+    """Contex's own fields.
+
+    Attributes:
+        fields: What the fields of events are called, where not as in `contex.v1.NewEvent`.
+        version: Of the file that is written or read, as its manifest says.
+    """
+
+    VERSIONS: ClassVar[tuple[int, ...]] = (1,)
+    fields: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.version = self.VERSIONS[-1]
 
     def manifest(self, manifest: Manifest) -> dict[str, Any]:
         """A manifest as an object."""
-        return {"contex_export": _VERSION, **asdict(manifest)}
+        return {"contex_export": self.version, **asdict(manifest)}
 
     def event(self, record: Event, project: str) -> dict[str, Any]:
         """An event as an object."""
@@ -48,10 +57,10 @@ class JsonEncoding:
             "previous_sequence": str(record.previous_sequence or ""),
             "text_digest": record.text_digest.hex(),
             "opaque": record.opaque,
-            "erased": _erased(record.erased),
+            "erased": write_erasure(record.erased),
         }
         fields = {name: value for name, value in fields.items() if value}
-        return {**fields, **_payload(record.payload, "payload")}
+        return {**fields, **write_payload(record.payload, "payload")}
 
     def summary(self, summary: Summary) -> dict[str, Any]:
         """A summary as an object."""
@@ -64,93 +73,58 @@ class JsonEncoding:
             ValueError, KeyError, TypeError: It is not valid.
         """
         if "contex_export" in fields:
-            if fields["contex_export"] != _VERSION:
+            if fields["contex_export"] not in self.VERSIONS:
                 raise ValueError(f"version {fields['contex_export']!r:.20}")
+            self.version = fields["contex_export"]
             return Manifest.of_json(fields)
         if "summary" in fields:
             return Summary(**fields["summary"])
         return Event(
             sequence=Sequence.parse(fields["sequence"]),
-            event_type=_text(fields, "event_type"),
-            data_key=_text(fields, "data_key"),
-            payload=_bytes(fields, "payload"),
-            content_type=_text(fields, "content_type"),
-            description=_text(fields, "description"),
-            publisher=_text(fields, "publisher"),
-            metadata=_texts(fields.get("metadata", {})),
+            event_type=read_text(fields, "event_type"),
+            data_key=read_text(fields, "data_key"),
+            payload=read_payload(fields, "payload"),
+            content_type=read_text(fields, "content_type"),
+            description=read_text(fields, "description"),
+            publisher=read_text(fields, "publisher"),
+            metadata=read_texts(fields.get("metadata", {}), "metadata"),
             revision=_number(fields.get("revision", 0)),
-            previous_sequence=_optional_sequence(fields.get("previous_sequence", "")),
-            text_digest=bytes.fromhex(_text(fields, "text_digest")),
+            previous_sequence=read_sequence(fields.get("previous_sequence", "")),
+            text_digest=bytes.fromhex(read_text(fields, "text_digest")),
             opaque=fields.get("opaque", False) is True,
-            erased=_erasure(fields.get("erased")),
+            erased=read_erasure(fields.get("erased")),
         )
 
 
-class CloudEventsEncoding(JsonEncoding):
-    """CloudEvents."""
+def loads(text: bytes) -> Any:
+    """Reads JSON, with integers of any length.
 
-    def manifest(self, manifest: Manifest) -> dict[str, Any]:
-        head = self._head("manifest", manifest.project, MANIFEST_TYPE, manifest.created)
-        return {**head, "data": super().manifest(manifest)}
-
-    def event(self, record: Event, project: str) -> dict[str, Any]:
-        fields = self._head(
-            str(record.sequence), project, record.event_type, rfc3339(record.sequence.ms)
-        )
-        if record.data_key:
-            fields["subject"] = record.data_key
-        if record.content_type:
-            fields["datacontenttype"] = record.content_type
-        extensions = {
-            "contexrevision": str(record.revision) if record.revision else "",
-            "contexprevious": str(record.previous_sequence or ""),
-            "contexdigest": record.text_digest.hex(),
-            "contexdescription": record.description,
-            "contexpublisher": record.publisher,
-            "contexmetadata": orjson.dumps(record.metadata).decode() if record.metadata else "",
-            "contexopaque": record.opaque,
-            "contexerased": orjson.dumps(_erased(record.erased)).decode() if record.erased else "",
-        }
-        fields.update({name: value for name, value in extensions.items() if value})
-        return {**fields, **_payload(record.payload, "data")}
-
-    def summary(self, summary: Summary) -> dict[str, Any]:
-        head = self._head("summary", "", SUMMARY_TYPE, "")
-        return {**head, "data": asdict(summary)}
-
-    def read(self, fields: dict[str, Any]) -> Manifest | Summary | Event:
-        if not str(fields["specversion"]).startswith("1."):
-            raise ValueError(f"CloudEvents {fields['specversion']!r:.20}")
-        kind = _text(fields, "type")
-        # An event that a publisher gave such a type has a sequence for an id.
-        if kind == MANIFEST_TYPE and fields.get("id") == "manifest":
-            return super().read(fields["data"])
-        if kind == SUMMARY_TYPE and fields.get("id") == "summary":
-            return Summary(**fields["data"])
-        metadata = _text(fields, "contexmetadata")
-        erased = _text(fields, "contexerased")
-        return Event(
-            sequence=_cloud_sequence(fields),
-            event_type=kind,
-            data_key=_text(fields, "subject"),
-            payload=_bytes(fields, "data"),
-            content_type=_text(fields, "datacontenttype"),
-            description=_text(fields, "contexdescription"),
-            publisher=_text(fields, "contexpublisher"),
-            metadata=_texts(orjson.loads(metadata)) if metadata else _foreign(fields),
-            revision=int(_text(fields, "contexrevision") or 0),
-            previous_sequence=_optional_sequence(_text(fields, "contexprevious")),
-            text_digest=bytes.fromhex(_text(fields, "contexdigest")),
-            opaque=fields.get("contexopaque", False) is True,
-            erased=_erasure(orjson.loads(erased)) if erased else None,
-        )
-
-    def _head(self, name: str, project: str, kind: str, time: str) -> dict[str, Any]:
-        fields = {"specversion": "1.0", "id": name, "source": f"{_SOURCE}{project}", "type": kind}
-        return {**fields, "time": time} if time else fields
+    Raises:
+        ValueError, RecursionError: It is not JSON, or too deeply nested.
+    """
+    if _LONG_NUMBER.search(text):
+        return json.loads(text, parse_constant=_no_number)
+    return orjson.loads(text)
 
 
-def _erased(erasure: Erasure | None) -> dict[str, Any]:
+def dumps(value: Any) -> bytes:
+    """Writes what `loads` read.
+
+    Raises:
+        ValueError, RecursionError: It can't be written.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def write_erasure(erasure: Erasure | None) -> dict[str, Any]:
+    """An erasure as an object; empty if there is none."""
     if erasure is None:
         return {}
     return {
@@ -161,69 +135,69 @@ def _erased(erasure: Erasure | None) -> dict[str, Any]:
     }
 
 
-def _erasure(fields: dict[str, Any] | None) -> Erasure | None:
+def read_erasure(fields: dict[str, Any] | None) -> Erasure | None:
+    """Reads what `write_erasure` wrote."""
     if not fields:
         return None
-    when = datetime.fromisoformat(_text(fields, "time"))
-    digest = bytes.fromhex(_text(fields, "payload_digest"))
+    when = datetime.fromisoformat(read_text(fields, "time"))
+    digest = bytes.fromhex(read_text(fields, "payload_digest"))
     unix_ms = round(when.timestamp() * 1000)
-    return Erasure(unix_ms, _text(fields, "request_id"), _text(fields, "reason"), digest)
+    return Erasure(unix_ms, read_text(fields, "request_id"), read_text(fields, "reason"), digest)
 
 
-def _payload(payload: bytes, name: str) -> dict[str, Any]:
+def write_payload(payload: bytes, name: str) -> dict[str, Any]:
+    """A payload as the field of this name, if JSON gives back the same bytes, else in base64."""
     if not payload:
         return {}
     try:
         value = orjson.loads(payload)
-    except ValueError:
-        value = None
-    if value is not None and orjson.dumps(value) == payload:
-        return {name: value}
+        # As a field: nesting has a limit.
+        if value is not None and orjson.dumps({name: value}) == b'{"%s":%s}' % (
+            name.encode(),
+            payload,
+        ):
+            return {name: value}
+    except (ValueError, TypeError):
+        pass  # No JSON; or nested deeper than it can be written.
+    return write_bytes(payload, name)
+
+
+def write_bytes(payload: bytes, name: str) -> dict[str, Any]:
+    """A payload in base64."""
     return {f"{name}_base64": base64.b64encode(payload).decode()}
 
 
-def _bytes(fields: dict[str, Any], name: str) -> bytes:
+def read_payload(fields: dict[str, Any], name: str) -> bytes:
+    """Reads what `write_payload` wrote."""
     if f"{name}_base64" in fields:
-        return base64.b64decode(fields[f"{name}_base64"], validate=True)
-    return orjson.dumps(fields[name]) if name in fields else b""
+        try:
+            return base64.b64decode(fields[f"{name}_base64"], validate=True)
+        except (ValueError, TypeError):
+            raise ValueError(f"{name}_base64: is not base64") from None
+    return dumps(fields[name]) if name in fields else b""
 
 
-def _text(fields: dict[str, Any], name: str) -> str:
+def read_text(fields: dict[str, Any], name: str) -> str:
+    """A field that is a string; "" if there is none."""
     value = fields.get(name, "")
     if not isinstance(value, str):
-        raise TypeError(f"{name} is not a string")
+        raise TypeError(f"{name}: is not a string")
     return value
 
 
-def _texts(value: Any) -> dict[str, str]:
+def read_texts(value: Any, name: str) -> dict[str, str]:
+    """An object of strings."""
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise TypeError("metadata is not an object of strings")
+        raise TypeError(f"{name}: is not an object of strings")
     return value
 
 
 def _number(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise TypeError("revision is not a number")
+        raise TypeError("revision: is not a number")
     return value
 
 
-def _optional_sequence(text: Any) -> Sequence | None:
+def read_sequence(text: Any) -> Sequence | None:
+    """A sequence; None if it is ""."""
     return Sequence.parse(text) if text else None
-
-
-def _cloud_sequence(fields: dict[str, Any]) -> Sequence:
-    """The id if it is a sequence, else the time, else now."""
-    try:
-        return Sequence.parse(_text(fields, "id"))
-    except ValueError:
-        time = _text(fields, "time")
-        when = datetime.fromisoformat(time) if time else datetime.now(UTC)
-        return Sequence(int(when.timestamp() * 1000), 0)
-
-
-def _foreign(fields: dict[str, Any]) -> dict[str, str]:
-    """The attributes of a foreign event, as metadata."""
-    attributes = {name: fields[name] for name in ("source", "id", "dataschema") if fields.get(name)}
-    if str(attributes.get("source", "")).startswith(_SOURCE):
-        return {}
-    return {f"cloudevents_{name}": str(value)[:500] for name, value in attributes.items()}

@@ -19,6 +19,7 @@ from uuid import uuid4
 import structlog
 
 from contex_server.events.publisher import Publisher
+from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, invalid_field
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.growth import Growth
@@ -53,6 +54,7 @@ class Importer:
     publisher: Publisher
     projects: ProjectsRoom
     growth: Growth
+    limits: Limits
     _swept: float = -_SWEEP_S
 
     async def begin(self, request: ImportRequest, origin: Origin) -> Import:
@@ -174,7 +176,8 @@ class Import:
         self._staging.offset = self.byte_count = stored.offset
 
     def _new_transform(self) -> EventTransform:
-        return EventTransform(self._request, self.report, bytes.fromhex(self._checkpoint.salt))
+        salt = bytes.fromhex(self._checkpoint.salt)
+        return EventTransform(self._request, self.report, salt, self._importer.limits)
 
     async def _plan_staging(self) -> None:
         """Tells the staging how much to expect, as far as the file says."""
@@ -275,7 +278,7 @@ class Import:
                 await self._plan_staging()
             case items.Events():
                 try:
-                    await self._import_events(item.entries)
+                    await self._import_events(item.entries, item.places)
                 except ContinuityError as error:
                     raise self._reader.malformed(str(error)) from error
             case items.Agents():
@@ -309,12 +312,18 @@ class Import:
             size = size_reached(max(sizes))
             await self._store.match.put_backgrounds(self._staging.project, model, item.packed, size)
 
-    async def _import_events(self, entries: list[Entry]) -> None:
+    async def _import_events(self, entries: list[Entry], places: list[items.Place]) -> None:
         transform, reader = self._transform, self._reader
         if self._exact and transform.continuity.last < self._project_tail:
-            entries = await self._skip_present(entries)
+            left = await self._skip_present(entries)
+            entries, places = left, places[len(entries) - len(left) :]
         for start in range(0, len(entries), _SLICE):
-            imported = transform.take(entries[start : start + _SLICE], reader)
+            taken, where = entries[start : start + _SLICE], places[start : start + _SLICE]
+            if self._exact:
+                imported = transform.take(taken, reader, where)
+            else:
+                # It describes them, which takes long where payloads are large.
+                imported = await asyncio.to_thread(transform.take, taken, reader, where)
             self._batch += imported
             self._batch_bytes += sum([len(event.body) for event in imported])
             await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry, Sequence
@@ -75,11 +75,28 @@ class Summary:
     digest: str = ""
 
 
+class Place(NamedTuple):
+    """Where an item is.
+
+    Attributes:
+        offset: In bytes from the beginning of the file.
+        item: In which frame, line or event, from 1.
+    """
+
+    offset: int
+    item: int
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Consecutive events."""
+    """Consecutive events.
+
+    Attributes:
+        places: Of each in the file; empty if they are all in the same item.
+    """
 
     entries: list[Entry]
+    places: list[Place] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +136,12 @@ class MalformedFile(Exception):
     Attributes:
         problem: What is wrong.
         offset: Where, in bytes from the beginning.
-        item: In which frame or line, from 1.
+        item: In which frame, line or event, from 1.
+        noun: What an item is called.
     """
 
-    def __init__(self, problem: str, offset: int, item: int) -> None:
-        super().__init__(f"{problem} (at byte {offset}, item {item})")
+    def __init__(self, problem: str, offset: int, item: int, noun: str = "item") -> None:
+        super().__init__(f"{problem} (at byte {offset}, {noun} {item})")
         self.problem = problem
         self.offset = offset
         self.item = item
@@ -209,9 +227,13 @@ class Reader:
         item: The number of the last item, from 1.
         ended: Whether the summary was read.
         exported: Whether the file was exported by Contex.
+        noun: What an item is called.
+        fields: What the fields of events are called in it, where not as in `contex.v1.NewEvent`.
     """
 
     exported = False
+    noun = "item"
+    fields: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.offset = 0
@@ -246,6 +268,7 @@ class Reader:
         self.ended = state["ended"]
         self.chain = Chain(bytes.fromhex(state["chain"]))
 
-    def malformed(self, problem: str) -> MalformedFile:
-        """What is wrong with the next item."""
-        return MalformedFile(problem, self.offset, self.item + 1)
+    def malformed(self, problem: str, place: Place | None = None) -> MalformedFile:
+        """What is wrong with the item at a place, or with the next one."""
+        offset, item = place or (self.offset, self.item + 1)
+        return MalformedFile(problem, offset, item, self.noun)

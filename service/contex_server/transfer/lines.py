@@ -1,4 +1,5 @@
-"""Files with a JSON object a line, compressed or not; see `event_json` for the objects.
+"""Files with a JSON object a line, compressed or not; see `event_json` and `cloud_events` for the
+objects.
 
 The digest is a `Chain` over the uncompressed lines before the summary, including line feeds.
 """
@@ -15,14 +16,27 @@ import zstandard
 from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import packed
 from contex_server.kernel.model import Entry, Event
-from contex_server.transfer.event_json import CloudEventsEncoding, JsonEncoding
-from contex_server.transfer.items import Events, Item, Manifest, Reader, Summary, Writer
+from contex_server.transfer.cloud_events import CloudEventsEncoding
+from contex_server.transfer.cutting import BOM, LineCutter, cutter_for, resumed
+from contex_server.transfer.event_json import JsonEncoding, loads
+from contex_server.transfer.items import (
+    Chain,
+    Events,
+    Item,
+    Manifest,
+    Place,
+    Reader,
+    Summary,
+    Writer,
+)
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_LINE = 32 * 1024 * 1024
 _PIECE = 1024
 """Compressed bytes decompressed at a time: at most 32 MiB come out."""
 _BATCH = 500
+_INVALID = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What is raised where fields are not what they should be."""
 
 
 class LinesWriter(Writer):
@@ -55,13 +69,18 @@ class LinesWriter(Writer):
 
 
 class LinesReader(Reader):
-    """Reads lines, or CloudEvents including foreign ones."""
+    """Reads lines, or CloudEvents including foreign ones, which may be a JSON array, too."""
+
+    noun = "line"
 
     def __init__(self, *, cloud: bool) -> None:
         super().__init__()
         self._cloud = cloud
         self._encoding = CloudEventsEncoding() if cloud else JsonEncoding()
-        self._line = bytearray()
+        self.fields = self._encoding.fields
+        self._cutter: LineCutter | None = None
+        self._start = bytearray()
+        """The beginning of the text, until its shape is known."""
         self._started = False
         self._inflate: Any = None
         self._consumed = 0
@@ -89,54 +108,89 @@ class LinesReader(Reader):
                 yield from self._feed_text(text, compressed=True)
                 if self._inflate.eof:
                     self._inflate = zstandard.ZstdDecompressor().decompressobj()
-                    if not self._line:
+                    if self._cutter is not None and not self._cutter.rest:
                         self.offset += self._consumed
                         self._consumed = 0
                 piece = rest
 
     def _feed_text(self, text: bytes, *, compressed: bool = False) -> Iterator[Item]:
-        *lines, rest = text.split(b"\n")
-        entries: list[Entry] = []
-        for ending in lines:
-            line = bytes(self._line) + ending + b"\n"
-            self._line.clear()
-            item = self._read(line)
+        text = self._begun(text)
+        if self._cutter is None:
+            return
+        entries, places = list[Entry](), list[Place]()
+        for piece in self._cutter.feed(text):
+            place = Place(self.offset, self.item + 1)
+            item = self._read(piece)
             if not compressed:
-                self.offset += len(line)
+                self.offset += len(piece)
             if isinstance(item, Entry):
                 entries.append(item)
+                places.append(place)
                 if len(entries) < _BATCH:
                     continue
             if entries:
-                yield Events(entries)
-                entries = []
+                yield Events(entries, places)
+                entries, places = [], []
             if item is not None and not isinstance(item, Entry):
                 yield item
         if entries:
-            yield Events(entries)
-        self._line += rest
-        if len(self._line) > _MAX_LINE:
-            raise self.malformed(f"a line of more than {_MAX_LINE >> 20} MiB")
+            yield Events(entries, places)
+        self._check_rest(self._cutter.rest)
+
+    def _begun(self, text: bytes, *, complete: bool = False) -> bytes:
+        """The text, with what came before its shape was known; b"" until it is known."""
+        if self._cutter is not None:
+            return text
+        looked = len(self._start)
+        self._start += text
+        if self._cloud:
+            self._cutter = cutter_for(self._start, looked, complete=complete)
+        else:
+            self._cutter = LineCutter()
+        if self._cutter is None:
+            self._check_rest(self._start)
+            return b""
+        self.noun = self._cutter.noun
+        text, self._start = bytes(self._start), bytearray()
+        return text
+
+    def _check_rest(self, rest: bytearray) -> None:
+        if len(rest) > _MAX_LINE:
+            raise self.malformed(f"more than {_MAX_LINE >> 20} MiB")
 
     def finish(self) -> Iterator[Item]:
         if self._in_frame:
             raise self.malformed("the file is truncated")
-        if self._line.strip():
+        if self._cutter is None:
+            text = self._begun(b"", complete=True)
+            yield from self._feed_text(text, compressed=self._inflate is not None)
+        assert self._cutter is not None
+        try:
+            last = self._cutter.finish()
+        except ValueError as error:
+            raise self.malformed(str(error)) from None
+        if last.strip():
             if self.exported:
                 raise self.malformed("the file is truncated")
             # A foreign file need not end with a line feed.
-            item = self._read(bytes(self._line))
-            self._line.clear()
+            place = Place(self.offset, self.item + 1)
+            item = self._read(last)
+            self._cutter.rest.clear()
             if isinstance(item, Entry):
-                yield Events([item])
+                yield Events([item], [place])
         if self.exported and not self.ended:
             raise self.malformed("the file is truncated")
 
     def state(self) -> dict[str, Any] | None:
-        if self._consumed or not self.offset:
+        if self._consumed or not self.offset or self._cutter is None:
             return None
-        compressed = self._inflate is not None
-        return {**(super().state() or {}), "exported": self.exported, "compressed": compressed}
+        return {
+            **(super().state() or {}),
+            "exported": self.exported,
+            "compressed": self._inflate is not None,
+            "shape": self._cutter.shape,
+            "version": self._encoding.version,
+        }
 
     def resume(self, offset: int, state: Mapping[str, Any]) -> None:
         super().resume(offset, state)
@@ -144,22 +198,34 @@ class LinesReader(Reader):
         self._started = True
         if state["compressed"]:
             self._inflate = zstandard.ZstdDecompressor().decompressobj()
+        # States of earlier versions have neither.
+        self._cutter = resumed(state.get("shape", "lines"))
+        self.noun = self._cutter.noun
+        self._encoding.version = state.get("version", 1)
 
-    def _read(self, line: bytes) -> Item | Entry | None:
-        if not line.strip():
-            return None
+    def _read(self, piece: bytes) -> Item | Entry | None:
+        if not self.item:
+            piece = piece.removeprefix(BOM)
+        assert self._cutter is not None
         try:
-            fields = orjson.loads(line)
+            text = self._cutter.json(piece)
+            if not text:
+                self.item += 1
+                return None
+            fields = orjson.loads(text) if self.exported else loads(text)
             if not isinstance(fields, dict):
                 raise TypeError("not an object")
             read = self._encoding.read(fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self.malformed(f"an invalid line: {error!s:.100}") from error
+            item = event_codec.entry(read) if isinstance(read, Event) else read
+        except KeyError as error:
+            raise self.malformed(f"{error.args[0]!s:.60}: is missing") from error
+        except _INVALID as error:
+            raise self.malformed(f"an invalid {self.noun}: {error!s:.200}") from error
         if self.ended:
             raise self.malformed("data after the summary")
         if isinstance(read, Manifest):
-            if self.item:
-                raise self.malformed("a manifest after the first line")
+            if self.chain != Chain():
+                raise self.malformed(f"a manifest after the first {self.noun}")
             self.exported = True
         elif not self.exported and not self._cloud:
             raise self.malformed("the manifest is missing")
@@ -167,6 +233,6 @@ class LinesReader(Reader):
             if read.digest != self.chain.digest:
                 raise self.malformed("the content does not match the digest")
             self.ended = True
-        self.chain.add(line)
+        self.chain.add(piece)
         self.item += 1
-        return event_codec.entry(read) if isinstance(read, Event) else read
+        return item

@@ -80,6 +80,7 @@ class NativeReader(items.Reader):
     """Reads frames."""
 
     exported = True
+    noun = "frame"
 
     def __init__(self) -> None:
         super().__init__()

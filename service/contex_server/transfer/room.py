@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contex_server.events.publisher import Publisher
+from contex_server.kernel.config import Limits
 from contex_server.kernel.growth import Growth
 from contex_server.projects.room import ProjectsRoom
 from contex_server.tiers.storage import Storage
@@ -21,7 +22,11 @@ class TransferRoom:
 
 
 def open_transfer(
-    storage: Storage, publisher: Publisher, projects: ProjectsRoom, growth: Growth
+    storage: Storage,
+    publisher: Publisher,
+    projects: ProjectsRoom,
+    growth: Growth,
+    limits: Limits,
 ) -> TransferRoom:
     """Builds the room."""
-    return TransferRoom(Exporter(storage), Importer(storage, publisher, projects, growth))
+    return TransferRoom(Exporter(storage), Importer(storage, publisher, projects, growth, limits))

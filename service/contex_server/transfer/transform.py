@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import replace
 
 from contex_server.kernel import event_codec
+from contex_server.kernel.config import Limits
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
+from contex_server.kernel.event_rules import (
+    check_content_type,
+    check_description,
+    check_metadata,
+    check_payload,
+)
 from contex_server.kernel.model import (
     BEGINNING,
     DATA_DELETED,
+    DATA_PUBLISHED,
     SERVICE_TYPES,
     Entry,
     Event,
     Sequence,
 )
-from contex_server.kernel.names import DATA_KEY, FOREIGN
+from contex_server.kernel.names import DATA_KEY, EVENT_TYPE, PUBLISHER
 from contex_server.log.transfer import Restored
 from contex_server.matching.describe import describe
 from contex_server.matching.embeddings import describe_event
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.continuity import Continuity
-from contex_server.transfer.items import FileFormat, Reader
+from contex_server.transfer.items import FileFormat, Place, Reader
 from contex_server.transfer.redaction import redact, remap_key
 from contex_server.transfer.request import ImportMode, ImportReport, ImportRequest
+
+_MARKS = ("original_sequence", "original_time")
+"""The metadata that say where an event comes from."""
+_REMEMBERED = 100_000
 
 
 class EventTransform:
@@ -33,8 +49,11 @@ class EventTransform:
         staged_tail: The end of what was staged before the import was resumed.
     """
 
-    def __init__(self, request: ImportRequest, report: ImportReport, salt: bytes) -> None:
+    def __init__(
+        self, request: ImportRequest, report: ImportReport, salt: bytes, limits: Limits
+    ) -> None:
         self._request = request
+        self._limits = limits
         self._report = report
         self._salt = salt
         self.continuity = Continuity()
@@ -43,6 +62,8 @@ class EventTransform:
         self._renumbers = bool(request.mappings) or not self._exact
         self._latest: dict[str, tuple[int, Sequence]] = {}
         """Revision and sequence of the latest event of each key, as imported."""
+        self._checked = set[tuple[str, str, str]]()
+        """Keys, types and publishers that were checked together: mostly they come again."""
 
     def add_latest(self, data_key: str, revision: int, sequence: Sequence) -> None:
         """Adds the latest event of a key, unless the key is known already."""
@@ -60,16 +81,23 @@ class EventTransform:
                 self._latest[links.data_key] = (links.revision, entry.sequence)
         self.continuity.last = entries[-1].sequence
 
-    def take(self, entries: list[Entry], reader: Reader) -> list[Restored]:
+    def take(
+        self, entries: list[Entry], reader: Reader, places: SequenceOf[Place] = ()
+    ) -> list[Restored]:
         """The next events of a file, as they are imported: those that are not staged yet.
+
+        Args:
+            entries: The events.
+            reader: What has read them.
+            places: Where in the file each is; empty if only the reader knows.
 
         Raises:
             ContinuityError: They are not the next ones of an exported file.
-            MalformedFile: They are not events.
+            MalformedFile: They are not events, or what a publish would refuse.
         """
         verbatim = self._exact and self._request.verbatim and not self.continuity.partial
         if verbatim and reader.exported:
-            return self._take_verbatim(entries)
+            return self._take_verbatim(entries, reader, places)
         try:
             records = list(map(event_codec.decode, entries))
         except ValueError as error:
@@ -81,28 +109,18 @@ class EventTransform:
                 links = [record.links for record in fresh]
                 self.continuity.check_links(entries[-len(fresh) :], links)
         else:
-            records = [self._in_file_order(record, reader) for record in records]
+            records = list(map(self._in_file_order, records))
         self._report.read += len(entries)
         mark = not self._exact and (
             reader.exported or self._report.format == FileFormat.LEGACY_JSON
         )
         taken = []
-        for entry, record in zip(entries, records, strict=True):
+        for index, (entry, record) in enumerate(zip(entries, records, strict=True)):
             if not self._selects(record):
                 self._report.skipped += 1
                 continue
-            if not self._exact and not reader.exported:
-                # Appending would find out too late.
-                try:
-                    describe(
-                        record.data_key,
-                        record.description,
-                        record.payload,
-                        record.content_type,
-                        record.event_type,
-                    )
-                except PayloadMalformed as error:
-                    raise reader.malformed(f"invalid payload: {error}") from error
+            with _refused_at(reader, places, index):
+                self._check(record)
             if record.sequence > self.staged_tail:
                 restored = self.apply(entry, record, mark=mark)
                 taken.append(restored)
@@ -110,26 +128,71 @@ class EventTransform:
             self._report.add_imported(entry, entry, 1)
         return taken
 
-    def _take_verbatim(self, entries: list[Entry]) -> list[Restored]:
+    def _take_verbatim(
+        self, entries: list[Entry], reader: Reader, places: SequenceOf[Place]
+    ) -> list[Restored]:
         """Events that are imported unchanged: the same as in `take`, several times as fast."""
         self.continuity.check_order(entries)
         self._report.read += len(entries)
         self._report.add_imported(entries[0], entries[-1], len(entries))
+        done = 0
         if entries[0].sequence <= self.staged_tail:
-            entries = [entry for entry in entries if entry.sequence > self.staged_tail]
-        return list(map(Restored.of, entries, self.continuity.check_links(entries)))
+            done = len([entry for entry in entries if entry.sequence <= self.staged_tail])
+            entries = entries[done:]
+        links = self.continuity.check_links(entries)
+        for index, link in enumerate(links, done):
+            names = (link.data_key, link.event_type, link.publisher)
+            if names not in self._checked:
+                with _refused_at(reader, places, index):
+                    _check_names(*names)
+                if len(self._checked) >= _REMEMBERED:
+                    self._checked.clear()
+                self._checked.add(names)
+        return list(map(Restored.of, entries, links))
 
-    def _in_file_order(self, record: Event, reader: Reader) -> Event:
+    def _in_file_order(self, record: Event) -> Event:
         """An event of a foreign file at the sequence at which it is imported: the order of the
         file takes precedence over its times."""
-        if not record.event_type or (record.event_type == DATA_DELETED and not record.data_key):
-            problem = "an event without a type, or a deletion without a data key"
-            raise reader.malformed(problem)
-        for name in (record.event_type, record.data_key, record.publisher):
-            if not FOREIGN.fits(name):
-                raise reader.malformed(f"{name[:40]!r}: a name has {FOREIGN.limit}")
         sequence = self.continuity.last = max(record.sequence, self.continuity.last.next())
         return record if sequence == record.sequence else replace(record, sequence=sequence)
+
+    def _check(self, record: Event) -> None:
+        """Checks a selected event: what is accepted can be read and erased and, if it is appended
+        as a new one, could have been published.
+
+        Raises:
+            ContexError: It can't.
+        """
+        key, kind, limits = record.data_key, record.event_type, self._limits
+        if remap_key(key, self._request.mappings) != key:
+            key = ""  # `apply` checks what it is renamed to.
+        _check_names(key, kind, record.publisher)
+        if self._exact:
+            return
+        if kind in (DATA_PUBLISHED, DATA_DELETED) and not record.data_key:
+            DATA_KEY("")
+        check_payload(record.payload, limits)
+        check_description(record.description, limits)
+        check_metadata({k: v for k, v in record.metadata.items() if k not in _MARKS}, limits)
+        if record.content_type:
+            check_content_type(record.content_type, limits)
+        if kind == DATA_DELETED:
+            if record.payload or record.content_type:
+                raise invalid_field("payload", "must be empty where data are deleted")
+            return
+        # Appending would find out too late.
+        try:
+            describe(
+                record.data_key,
+                record.description,
+                record.payload,
+                record.content_type,
+                record.event_type,
+            )
+        except PayloadMalformed as error:
+            raise ContexError(
+                Reason.PAYLOAD_MALFORMED, f"payload: {error}", field="payload"
+            ) from error
 
     def _selects(self, record: Event) -> bool:
         request = self._request
@@ -150,11 +213,8 @@ class EventTransform:
         request, sequence = self._request, record.sequence
         key, metadata = record.data_key, record.metadata
         if mark:
-            original = {
-                "original_sequence": entry.id.decode(),
-                "original_time": rfc3339(entry.sequence.ms),
-            }
-            metadata = {**metadata, **original}
+            original = (entry.id.decode(), rfc3339(entry.sequence.ms))
+            metadata = {**metadata, **dict(zip(_MARKS, original, strict=True))}
         if key and request.mappings:
             key = remap_key(key, request.mappings)
             if key != record.data_key:
@@ -187,3 +247,23 @@ class EventTransform:
             )
             entry = event_codec.entry(record)
         return Restored.of(entry, record.links)
+
+
+def _check_names(data_key: str, event_type: str, publisher: str) -> None:
+    if data_key:
+        DATA_KEY(data_key)
+    EVENT_TYPE(event_type)
+    if publisher:
+        PUBLISHER(publisher)
+
+
+@contextmanager
+def _refused_at(reader: Reader, places: SequenceOf[Place], index: int) -> Iterator[None]:
+    """Says where in the file the event is that is refused, and calls the field as the file does."""
+    try:
+        yield
+    except ContexError as error:
+        field, _, problem = error.message.partition(": ")
+        name = reader.fields.get(field, field)
+        place = places[index] if places else None
+        raise reader.malformed(f"{name}: {problem}", place) from error

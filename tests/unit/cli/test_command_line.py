@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 
@@ -202,7 +203,10 @@ def test_a_server_that_is_not_there(arguments: list[str]) -> None:
 
 
 def test_an_unknown_outcome_tells_how_to_repeat() -> None:
-    code, error = invoke("publish", "k", "1", "--request-id", "r-1", *NOBODY)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = ["--request-id", "r-1", "--target", target, "--timeout", "0.3"]
+        code, error = invoke("publish", "k", "1", *options)
     assert code == ExitCode.UNAVAILABLE
     assert "--request-id r-1 is safe" in error
 

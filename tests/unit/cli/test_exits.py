@@ -6,12 +6,12 @@ from contex import (
     Aborted,
     ContexError,
     DeadlineExceeded,
+    FailedPrecondition,
     Internal,
     InvalidArgument,
     NotFound,
     OutOfRange,
     ResourceExhausted,
-    RevisionConflict,
     Unavailable,
 )
 from contex_cli.exits import (
@@ -25,7 +25,7 @@ from contex_cli.exits import (
 _CODES: list[tuple[type[ContexError], grpc.StatusCode, ExitCode]] = [
     (InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, ExitCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND, ExitCode.NOT_FOUND),
-    (RevisionConflict, grpc.StatusCode.FAILED_PRECONDITION, ExitCode.CONFLICT),
+    (FailedPrecondition, grpc.StatusCode.FAILED_PRECONDITION, ExitCode.NOT_ALLOWED),
     (Aborted, grpc.StatusCode.ABORTED, ExitCode.CONFLICT),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, ExitCode.UNAVAILABLE),
     (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, ExitCode.UNAVAILABLE),
@@ -45,7 +45,7 @@ def test_each_error_has_its_exit_code(
 
 
 def test_the_codes_are_the_documented_numbers() -> None:
-    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143]
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143]
 
 
 def test_an_error_is_one_line_with_reason_and_fields() -> None:

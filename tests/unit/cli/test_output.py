@@ -31,6 +31,7 @@ from contex import (
     PassageScore,
     Patch,
     Registration,
+    Revision,
     StateDiff,
     TermHit,
 )
@@ -254,6 +255,20 @@ def test_a_diff_of_what_was_erased_says_so(capsys: pytest.CaptureFixture[str]) -
     moment = Moment("1-0", event().time)
     state._show_diff(StateDiff((change,), moment, moment, 0, 0, 1), brief=False)
     shown = capsys.readouterr().out
-    assert "by request r: asked" in shown
+    assert "(erased by request r because asked, at 2025-11-24T16:00:00.123Z)" in shown
     assert "(no patch: one of the payloads was erased)" in shown
     assert "the same" not in shown
+
+
+def test_an_erased_revision_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    erased = event(erased=Erasure(event().time, "r", "asked", b"\x00"), payload=b"")
+    for show in (state._show_brief, state._show_revision, state._show_whole_revision):
+        show(Revision(erased, erased.time, Patch()))
+        assert capsys.readouterr().out.count("(erased by request r because asked, at ") == 1
+
+
+def test_an_erased_judgement_says_so_for_programs() -> None:
+    erased = event(erased=Erasure(event().time, "r", "asked", b"\x00"), payload=b"")
+    match = Match(0, "n", 0.7, 0.7, 0.35, "m")
+    record = records.record(Feedback("2-0", event().time, "a", "n", erased, match, True))
+    assert record["erased"].reason == "asked"

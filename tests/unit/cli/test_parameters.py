@@ -9,7 +9,10 @@ from typing import Any
 import click
 import pytest
 from contex_cli.command import command
+from contex_cli.exits import ExitCode
 from contex_cli.parameters import argument, bind, declared, option
+
+from tests import command_line
 
 
 class Colour(Enum):
@@ -139,3 +142,21 @@ def test_the_page() -> None:
         "-h, --help          Show this message and exit.",
     ):
         assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["publish", "\udcff", "1"], "KEY"),
+        (["publish", "k", "\udcff"], "VALUE|-|@FILE"),
+        (["publish", "k", "1", "-d", "\udcff"], "--description"),
+        (["events", "--key", "\udcff"], "--key"),
+        (["stats", "-p", "\udcff"], "--project"),
+        (["state", "--at", "\udcff"], "--at"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_named(arguments: list[str], name: str) -> None:
+    done = command_line.invoke(*arguments, "--target", "127.0.0.1:9")
+    assert done.exit_code == ExitCode.USAGE
+    assert name in done.stderr
+    assert "udcff" in done.stderr

@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
-from contex_cli import publish
-from contex_cli.exits import InputError
+from contex_cli import drafts, publish
+from contex_cli.exits import ExitCode, InputError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests import command_line
 
 
 def line(key: str, size: int = 1) -> bytes:
@@ -84,3 +86,23 @@ async def test_a_directory_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't read on"):
         await batches_of(descriptor)
     os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["k", "@FOLDER"], "is a folder; publish its files with --dir"),
+        (["k", "@FOLDER/empty.json"], "is empty, which is not JSON"),
+        (["k", "1", "-d", "  "], "has only spaces; '' removes the description"),
+    ],
+)
+def test_what_can_not_be_published_says_why(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "empty.txt").touch()
+    words = [word.replace("FOLDER", str(tmp_path)) for word in arguments]
+    done = command_line.invoke("publish", *words, "--target", "127.0.0.1:9")
+    assert done.exit_code == ExitCode.USAGE
+    assert told in done.stderr
+    assert drafts.read_payload(f"@{tmp_path}/empty.txt", None) == (b"", "text/plain; charset=utf-8")

@@ -66,6 +66,7 @@ def test_times_as_people_say_them(text: str, meant: str) -> None:
     "text",
     [
         *("", "5", "12", "2026", "-1", "٣", "then", "31 Feb", "25:00", "01/02/2026", "1.2.2026"),
+        *("yesterday 25:99", "yesterday 1530", "yesterday 25pm", "yesterday 15.30", "12:75"),
         *("1-2-3", "gestern", "hier 15:30", "il y a 2 heures", "0001-01-01", "x" * 500),
         "api_config",
     ],

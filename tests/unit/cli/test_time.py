@@ -46,6 +46,15 @@ def contex() -> Iterator[Contex]:
         yield Contex(target, states, agents)
 
 
+def test_a_misread_moment_is_no_key(contex: Contex) -> None:
+    for word in ("yesterday 25:99", "25:99"):
+        done = contex.run("diff", "0", word)
+        assert done.exit_code == ExitCode.USAGE
+        assert "the hour 25 is not from 0 to 23" in done.stderr
+    contex("diff", "0", "now", "25:99")
+    contex("diff", "0", "key 25:99")
+
+
 def test_state(contex: Contex) -> None:
     out = contex("state", "--at", str(START_MS))
     assert "api_config" in out
@@ -55,7 +64,19 @@ def test_state(contex: Contex) -> None:
     one = contex("state", "api_config")
     assert "api_config  revision 2" in one
     assert '  "timeout": 60\n' in one
-    assert "no data, as of" in contex("state", "none")
+    assert "1 data, as of" in contex("state", "--key", "api_config")
+    assert "no data, as of" in contex("state", "none?")
+
+
+def test_a_key_without_a_datum_is_not_found(contex: Contex) -> None:
+    for arguments in (["none"], ["--key", "none"], ["api_config", "none", "--json"]):
+        done = contex.run("state", *arguments)
+        assert done.exit_code == ExitCode.NOT_FOUND
+        assert "contex: no datum 'none' at that moment" in done.stderr
+    assert "api_config" in done.stdout
+
+
+def test_deleted_data_are_shown_on_request(contex: Contex) -> None:
     assert "(deleted)" in contex("state", "--deleted", "--keys")
 
 

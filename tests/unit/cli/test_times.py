@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-@pytest.mark.parametrize("text", ["0", "17640000000", "1764000000000-0", "1-18446744073709551615"])
+@pytest.mark.parametrize("text", ["0", "5-0", "1764000000000-0", "1-18446744073709551615"])
 def test_a_sequence_stays_text(text: str) -> None:
     assert parse_place(text) == text
 
@@ -17,6 +17,36 @@ def test_a_sequence_stays_text(text: str) -> None:
 @pytest.mark.parametrize("text", ["176400000000", "1764000000000"])
 def test_a_long_bare_number_is_unix_milliseconds(text: str) -> None:
     assert parse_place(text) == int(text)
+
+
+@pytest.mark.parametrize("text", ["176400000", "1764000000", "17640000000"])
+def test_a_shorter_one_is_unix_seconds(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_place(text) == int(text) * 1_000
+    instant = datetime.fromisoformat(capsys.readouterr().err.split(" = ")[1].strip())
+    assert instant.timestamp() == int(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5", "small"), ("12345678", "small"), ("1764000000000000", "large")]
+)
+def test_a_number_of_another_size_is_refused(text: str, size: str) -> None:
+    with pytest.raises(ValueError, match=f"^{text} is too {size} for a time in seconds or milli"):
+        parse_place(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("yesterday 25:99", "hour 25 is not from 0 to 23"),
+        ("yesterday 12:75", "minute 75 is not from 0 to 59"),
+        ("15:30:99", "second 99 is not from 0 to 59"),
+        ("2026-11-24T24:00:00Z", "hour 24 is not from 0 to 23"),
+        ("13:00 pm", "hour 13 before pm is not from 1 to 12"),
+    ],
+)
+def test_a_time_of_day_out_of_range_names_its_field(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_place(text)
 
 
 @pytest.mark.parametrize(

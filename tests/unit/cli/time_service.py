@@ -75,7 +75,7 @@ class States(state_service_pb2_grpc.StateServiceServicer):
         response = state_service_pb2.StreamStateResponse(
             as_of=asked(request.as_of), data_count=len(keys)
         )
-        response.data.extend(datum(key) for key in keys if key != "none")
+        response.data.extend(datum(key) for key in keys if not key.startswith("none"))
         if request.include_deleted:
             response.data.append(datum("gone", 3, b""))
         if request.view == state_service_pb2.STATE_VIEW_KEYS:

@@ -13,7 +13,10 @@ from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError
     [
         "redis://localhost:6379/0",
         "rediss://user:secret@example.com:6380",
+        "redis://[::1]:6379/0",
+        "redis://user:p%23w%2F@localhost/0?protocol=3",
         "unix:///tmp/valkey.sock",
+        "unix://user:secret@/tmp/a%23b%3Fc%20d/100%/valkey.sock?db=1",
         "redis+sentinel://one:26379,two/mymaster?db=1",
         "redis+sentinel://user:secret@one:26379/mymaster",
         "redis+cluster://user:secret@one:7000",
@@ -29,6 +32,36 @@ async def test_every_kind_of_store_has_connections(url: str) -> None:
 def test_another_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="store URL"):
         connect(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("unix:///tmp/a#b.sock", "has a '#': write it as %23"),
+        ("unix:///tmp/a?b.sock", "has 'b.sock' after its '?'.* as %3F"),
+        ("unix:///tmp/a?b=1", "has an option 'b', which is unknown"),
+        ("unix://tmp/valkey.sock", "unix:///absolute/path"),
+        ("unix:///tmp/" + 50 * "\u00e9\u00e9", "a path of 205 bytes, and the system allows 10"),
+        ("redis://:se#cret@localhost", "has a '#'"),
+        ("redis://:se/cret@localhost", "a port that is no number"),
+        ("redis+sentinel://one:x/s", "a port that is no number"),
+        ("redis+sentinel://one/s?db=x", "db is not a number"),
+        ("redis+cluster://one:70000", "a port that is no number"),
+    ],
+)
+def test_a_url_with_a_fault_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        connect(url)
+    assert "cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "scheme", ["redis+sentinel://u:p%23w@one/s", "redis+cluster://u:p%23w@one"]
+)
+def test_a_password_is_decoded(scheme: str) -> None:
+    connections = connect(scheme)
+    found = vars(connections).get("_cluster") or vars(connections)["_pool"]
+    assert "p#w" in str(getattr(found, "connection_kwargs", None) or found.get_connection_kwargs())
 
 
 def test_a_project_keeps_its_bucket_and_its_slot() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contex.v1 import event_pb2
 from contex_server.kernel import event_codec
+from contex_server.kernel.config import Limits
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, EventFilter
 from contex_server.log.transfer import Restored
 from contex_server.transfer.redaction import KeyMapping, Redaction, RedactionAction
@@ -45,14 +46,14 @@ def apply(transform: EventTransform, entry: Entry, *, mark: bool = False) -> Res
 
 
 def test_an_event_that_nothing_changes_keeps_its_bytes() -> None:
-    transform = EventTransform(request(), ImportReport(), b"salt")
+    transform = EventTransform(request(), ImportReport(), b"salt", Limits())
     first, second = entry("1-0", 1), entry("2-0", 2, "1-0")
     assert apply(transform, first).body == first.body
     assert apply(transform, second).body == second.body
 
 
 def test_an_event_is_linked_to_the_one_before_it_that_is_imported() -> None:
-    transform = EventTransform(request(), ImportReport(), b"salt")
+    transform = EventTransform(request(), ImportReport(), b"salt", Limits())
     apply(transform, entry("1-0", 1))
     later = event_codec.decode(Entry(*apply(transform, entry("3-0", 3, "2-0"))[:2]))
     assert (later.revision, str(later.previous_sequence)) == (3, "1-0")
@@ -62,7 +63,7 @@ def test_keys_are_renamed_and_renumbered_and_values_redacted() -> None:
     report = ImportReport()
     remove = Redaction(EventFilter(data_keys=frozenset({"a/*"})), ("name",), RedactionAction.REMOVE)
     transform = EventTransform(
-        request(mappings=(KeyMapping("a/", "b/"),), redactions=(remove,)), report, b"s"
+        request(mappings=(KeyMapping("a/", "b/"),), redactions=(remove,)), report, b"s", Limits()
     )
     records = [
         event_codec.decode(Entry(*apply(transform, each)[:2]))
@@ -78,7 +79,7 @@ def test_keys_are_renamed_and_renumbered_and_values_redacted() -> None:
 
 
 def test_a_replayed_event_says_where_it_comes_from() -> None:
-    transform = EventTransform(request(ImportMode.REPLAY), ImportReport(), b"salt")
+    transform = EventTransform(request(ImportMode.REPLAY), ImportReport(), b"salt", Limits())
     marked = event_codec.decode(Entry(*apply(transform, entry("1000-3", 5), mark=True)[:2]))
     assert marked.metadata["original_sequence"] == "1000-3"
     assert marked.metadata["original_time"].startswith("1970-01-01T00:00:01")

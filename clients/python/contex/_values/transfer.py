@@ -46,7 +46,8 @@ class ExportFormat(enum.Enum):
     CLOUD_EVENTS = "cloud_events"
     """CloudEvents 1.0 in JSON, one per line.
 
-    CloudEvents from other sources can be imported with `ImportMode.REPLAY`.
+    CloudEvents from other sources can be imported with `ImportMode.REPLAY`: one per line, one after
+    the other, or as a batch (a JSON array).
     """
     PARQUET = "parquet"
     """Apache Parquet, one row per event.
@@ -92,6 +93,8 @@ class ImportMode(enum.Enum):
 
     The metadata "original_sequence" and "original_time" hold the event's original sequence and
     time. Events that the exporting service wrote itself (registrations, feedback) are left out.
+    CloudEvents from other sources keep their attributes instead, as metadata "cloudevents_<name>",
+    "cloudevents_time" for one. An event that Publish would refuse is refused (IMPORT_MALFORMED).
     """
 
 

@@ -36,7 +36,7 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     """One JSON object per line: a manifest, the events, a summary."""
     EXPORT_FORMAT_CLOUD_EVENTS: _ExportFormat.ValueType  # 3
     """CloudEvents 1.0 in JSON, one per line. CloudEvents from other sources can be imported with
-    IMPORT_MODE_REPLAY.
+    IMPORT_MODE_REPLAY: one per line, one after the other, or as a batch (a JSON array).
     """
     EXPORT_FORMAT_PARQUET: _ExportFormat.ValueType  # 4
     """Apache Parquet, one row per event. Needs the extra "parquet". Export only."""
@@ -58,7 +58,7 @@ EXPORT_FORMAT_JSON_LINES: ExportFormat.ValueType  # 2
 """One JSON object per line: a manifest, the events, a summary."""
 EXPORT_FORMAT_CLOUD_EVENTS: ExportFormat.ValueType  # 3
 """CloudEvents 1.0 in JSON, one per line. CloudEvents from other sources can be imported with
-IMPORT_MODE_REPLAY.
+IMPORT_MODE_REPLAY: one per line, one after the other, or as a batch (a JSON array).
 """
 EXPORT_FORMAT_PARQUET: ExportFormat.ValueType  # 4
 """Apache Parquet, one row per event. Needs the extra "parquet". Export only."""
@@ -116,7 +116,9 @@ class _ImportModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportMode
     IMPORT_MODE_REPLAY: _ImportMode.ValueType  # 2
     """As new events at the end of the project's log. The metadata "original_sequence" and
     "original_time" hold the event's original sequence and time. Events that the exporting
-    service wrote itself (registrations, feedback) are left out.
+    service wrote itself (registrations, feedback) are left out. CloudEvents from other sources
+    keep their attributes instead, as metadata "cloudevents_<name>", "cloudevents_time" for one.
+    An event that Publish would refuse is refused (IMPORT_MALFORMED).
     """
 
 class ImportMode(_ImportMode, metaclass=_ImportModeEnumTypeWrapper):
@@ -132,7 +134,9 @@ exactly the beginning of the file, in which case the rest is added. Otherwise re
 IMPORT_MODE_REPLAY: ImportMode.ValueType  # 2
 """As new events at the end of the project's log. The metadata "original_sequence" and
 "original_time" hold the event's original sequence and time. Events that the exporting
-service wrote itself (registrations, feedback) are left out.
+service wrote itself (registrations, feedback) are left out. CloudEvents from other sources
+keep their attributes instead, as metadata "cloudevents_<name>", "cloudevents_time" for one.
+An event that Publish would refuse is refused (IMPORT_MALFORMED).
 """
 Global___ImportMode: _TypeAlias = ImportMode  # noqa: Y015
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -13,6 +12,13 @@ from contex.v1 import event_service_pb2 as pb
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, all_of, invalid_field
+from contex_server.kernel.event_rules import (
+    check_content_type,
+    check_description,
+    check_metadata,
+    check_payload,
+    too_large,
+)
 from contex_server.kernel.model import (
     DATA_DELETED,
     DATA_PUBLISHED,
@@ -24,7 +30,6 @@ from contex_server.kernel.model import (
     Origin,
 )
 
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:[ \t]*;[\x20-\x7e]*)?")
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
@@ -49,7 +54,7 @@ def publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Appen
     if count > 1:
         size = request.ByteSize()
         if size > limits.batch_bytes:
-            raise _too_large("events", size, limits.batch_bytes)
+            raise too_large("events", size, limits.batch_bytes)
     try:
         events = [_new_event(e, i, publisher, limits) for i, e in enumerate(request.events)]
     except ContexError:
@@ -116,24 +121,14 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
         fields.event_type(kind)
     if key or not kind:
         fields.data_key(key)
-    if len(payload) > limits.payload_bytes:
-        raise _too_large("payload", len(payload), limits.payload_bytes)
-    if content_type and (
-        len(content_type) > limits.content_type_chars or not _CONTENT_TYPE.fullmatch(content_type)
-    ):
-        raise invalid_field(
-            "content_type",
-            f"must be a media type of at most {limits.content_type_chars} characters",
-        )
-    if len(description) * 4 > limits.description_bytes:
-        size = len(description.encode())
-        if size > limits.description_bytes:
-            raise invalid_field(
-                "description", f"must be at most {limits.description_bytes} bytes, not {size}"
-            )
+    check_payload(payload, limits)
+    if content_type:
+        check_content_type(content_type, limits)
+    if description:
+        check_description(description, limits)
     metadata = dict(event.metadata) if event.metadata else None
     if metadata:
-        _check_metadata(metadata, limits)
+        check_metadata(metadata, limits)
     if tombstone:
         for field in ("payload", "content_type", "event_type"):
             if getattr(event, field):
@@ -169,19 +164,4 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
         *(body, key, kind, payload, content_type, description, tombstone, expected, subject),
         carries=carries,
         expected_state=state,
-    )
-
-
-def _check_metadata(metadata: dict[str, str], limits: Limits) -> None:
-    fields.metadata(metadata, "metadata", limits)
-    if SUBJECT in metadata and not fields.subject.fits(metadata[SUBJECT]):
-        raise invalid_field("metadata", f"the subject must be {fields.subject.limit}")
-
-
-def _too_large(field: str, size: int, limit: int) -> ContexError:
-    return ContexError(
-        Reason.PAYLOAD_TOO_LARGE,
-        f"{field}: {size} bytes, and the limit is {limit}",
-        metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
-        field=field,
     )

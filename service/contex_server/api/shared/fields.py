@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from contex_server.kernel import names
 from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.event_rules import check_metadata
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Range, Sequence
 from contex_server.kernel.names import Glob, Name, PrintableName
 from contex_server.kernel.scope import Scope
@@ -40,8 +41,7 @@ type_prefix = PrintableName("event_type_prefixes", 1, names.EVENT_TYPE.high, par
 publisher = names.PUBLISHER
 request_id = Name("request_id", 0, 64, "A-Z a-z 0-9 _ . : -")
 import_id = Name("import_id", 0, 64, "A-Z a-z 0-9 _ . -")
-subject = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")
-"""The person whose data an event holds."""
+subject = names.SUBJECT_NAME
 
 
 def sequence(value: str, field: str) -> Sequence:
@@ -75,15 +75,7 @@ def event_filter(
 
 def metadata(entries: Mapping[str, str], field: str, limits: Limits) -> dict[str, str]:
     """Annotations, of an event or in a filter."""
-    check_count(field, len(entries), limits.metadata_entries)
-    for key in entries:
-        if not 1 <= len(key) <= limits.metadata_key_chars:
-            raise invalid_field(
-                field, f"keys must have 1 to {limits.metadata_key_chars} characters"
-            )
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in entries.items())
-    if size > limits.metadata_bytes:
-        raise invalid_field(field, f"must be at most {limits.metadata_bytes} bytes, not {size}")
+    check_metadata(entries, limits, field)
     return dict(entries)
 
 

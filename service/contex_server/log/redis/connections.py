@@ -8,10 +8,12 @@ sent may have been executed, and only the caller knows whether repeating it is s
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool
@@ -38,6 +40,9 @@ that wraps each write in asyncio.wait_for, which costs a task and, up to Python 
 a cancellation that comes in the turn of the loop in which the write ends."""
 _READ_BYTES = 256 * 1024
 
+
+SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+"""The longest path of a Unix socket; `sun_path` ends with a zero."""
 
 _OPTIONS: dict[str, Any] = {
     "protocol": 3,
@@ -158,28 +163,41 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     Raises:
         ValueError: The URL has another form.
     """
+    if "#" in url:
+        raise ValueError("the store URL has a '#': write it as %23")
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
-        return Connections(
-            BlockingConnectionPool.from_url(
-                url, max_connections=max_connections, timeout=TIMEOUT_S, **_OPTIONS
-            )
+        _check_options(parts)
+        if parts.scheme == "unix":
+            _check_socket(parts)
+        else:
+            _host(parts.netloc.rpartition("@")[2], 6379)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=max_connections, timeout=TIMEOUT_S, **_OPTIONS
         )
+        try:
+            pool.make_connection()  # type: ignore[no-untyped-call]  # Opens nothing.
+        except TypeError as error:  # "… got an unexpected keyword argument 'name'"
+            name = str(error).rpartition(" ")[2]
+            raise ValueError(f"the store URL has an option {name}, which is unknown") from error
+        return Connections(pool)
     if parts.scheme == "redis+sentinel":
         service = parts.path.strip("/")
         if not service:
             raise ValueError("the store URL names no service: redis+sentinel://host:port/service")
         hosts = [_host(h, 26379) for h in parts.netloc.rpartition("@")[2].split(",")]
-        database = int(dict(parse_qsl(parts.query)).get("db", "0"))
+        database = dict(parse_qsl(parts.query)).get("db", "0")
+        if not database.isdecimal():
+            raise ValueError("the store URL's db is not a number")
         sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": TIMEOUT_S})  # type: ignore[no-untyped-call]
         return Connections(
             SentinelConnectionPool(  # type: ignore[no-untyped-call]
                 service,
                 sentinel,
                 max_connections=max_connections,
-                db=database,
-                username=parts.username,
-                password=parts.password,
+                db=int(database),
+                username=_decoded(parts.username),
+                password=_decoded(parts.password),
                 **_OPTIONS,
             )
         )
@@ -189,8 +207,8 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
             RedisCluster(
                 host=host,
                 port=port,
-                username=parts.username,
-                password=parts.password,
+                username=_decoded(parts.username),
+                password=_decoded(parts.password),
                 protocol=3,
                 socket_timeout=TIMEOUT_S,
             ),
@@ -202,9 +220,42 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     )
 
 
+def _check_options(parts: SplitResult) -> None:
+    for option in parts.query.split("&") if parts.query else ():
+        if "=" not in option:
+            raise ValueError(
+                f"the store URL has {option!r} after its '?', where options such as db=1 are: "
+                "write a '?' of a path as %3F"
+            )
+
+
+def _check_socket(parts: SplitResult) -> None:
+    path = unquote(parts.path)
+    if parts.hostname or not path.startswith("/"):
+        raise ValueError("the store URL names no socket: unix:///absolute/path")
+    if (size := len(os.fsencode(path))) > SOCKET_PATH_BYTES:
+        raise ValueError(
+            f"the store URL's socket has a path of {size} bytes, and the system allows "
+            f"{SOCKET_PATH_BYTES}: use a shorter one, or a symbolic link"
+        )
+
+
+def _decoded(text: str | None) -> str | None:
+    return None if text is None else unquote(text)
+
+
 def _host(text: str, default_port: int) -> tuple[str, int]:
-    host, _, port = text.partition(":")
-    return host or "localhost", int(port or default_port)
+    """Host and port of "host:port", "host", "[::1]:port"."""
+    parts = urlsplit(f"//{text}")
+    try:
+        port = parts.port
+    except ValueError:
+        # What was taken for a port may be a password, so it is not shown.
+        raise ValueError(
+            "the store URL has a port that is no number up to 65535; write a '/', '?' or '#' of "
+            "a password as %2F, %3F or %23"
+        ) from None
+    return parts.hostname or "localhost", default_port if port is None else port
 
 
 async def execute(connection: AbstractConnection, *commands: Command) -> list[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 
 from contex_server.kernel.config import EmbedderSettings
 from contex_server.kernel.errors import StartupError
+from contex_server.kernel.waiting import announced
 from contex_server.matching.embedders.port import Embedder, ModelCorrupt, ModelInvalid
 
 
@@ -47,7 +48,15 @@ async def load(
     try:
         embedder = await asyncio.to_thread(create, settings)
         stack.push_async_callback(embedder.close)
-        await asyncio.gather(embedder.start(), *([meanwhile()] if meanwhile else []))
+        await asyncio.gather(_started(settings, embedder), *([meanwhile()] if meanwhile else []))
     except (ModelInvalid, ModelCorrupt, OSError) as error:
         raise StartupError(f"the embedding model can't be used: {error}") from error
     return embedder
+
+
+async def _started(settings: EmbedderSettings, embedder: Embedder) -> None:
+    # The built-in model waits for nothing.
+    place = settings.base_url or settings.path
+    said = announced(lambda: f"the embedding model at {place}") if place else nullcontext()
+    async with said:
+        await embedder.start()

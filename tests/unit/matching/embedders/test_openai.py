@@ -4,12 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import numpy as np
 import pytest
 from contex_server.kernel.config import EmbedderSettings
-from contex_server.matching.embedders import create
+from contex_server.kernel.errors import StartupError
+from contex_server.matching.embedders import create, load
 from contex_server.matching.embedders import openai as module
 from contex_server.matching.embedders.breaker import Breaker, CircuitOpen
 from contex_server.matching.embedders.openai import EndpointUnreachable, OpenAIEmbedder, model_id
@@ -237,6 +239,19 @@ async def test_no_answer_in_time(there: loopback.Endpoint, build: Build) -> None
         assert len(there.requests) == 2
         there.answers.append(HANG)
         await build(timeout_s=0.05, max_retries=1).embed(["a"], DATUM)
+
+
+async def test_a_start_says_that_it_waits(there: loopback.Endpoint) -> None:
+    there.answers.append(HANG)
+    settings = EmbedderSettings(
+        kind="openai", base_url=there.url, model="tiny", timeout_s=1, max_retries=0
+    )
+    with capture_logs() as logs:
+        async with AsyncExitStack() as stack:
+            with pytest.raises(StartupError, match="no answer within 1"):
+                await load(settings, stack)
+    (said,) = [line["waits_for"] for line in logs if line["event"] == "start_waits"]
+    assert said == f"the embedding model at {there.url}"
 
 
 async def test_nobody_there(build: Build) -> None:

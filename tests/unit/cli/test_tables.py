@@ -1,0 +1,58 @@
+"""Tables and lines on narrow terminals and in pipes."""
+
+from __future__ import annotations
+
+import pytest
+from contex_cli import output
+from rich.console import Console
+
+COLUMNS: output.Columns[int] = {
+    "sequence": lambda n: f"176400000000{n}-0",
+    "time": lambda n: "2026-01-31T15:30:00.000Z",
+    "data key": lambda n: "service/payments/config",
+    "rev": lambda n: n,
+    "type": lambda n: "data_published",
+    "publisher": lambda n: "import-of-the-night",
+    "payload": lambda n: '{"base_url":"https://api.example.com/v1/payments"}',
+}
+
+
+def show(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(output, "console", lambda: Console(width=width, highlight=False))
+    output.show_table([1, 2], COLUMNS)
+    captured = capsys.readouterr()
+    left_out = ("left out: " in captured.err) and captured.err.split("left out: ")[1].strip()
+    assert bool(left_out) is (width < 160)
+    return captured.out
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = show(width, monkeypatch, capsys).splitlines()
+    assert max(map(len, lines)) <= width
+    for line in lines[3:5]:
+        assert "service/payments/config" in line
+        assert '{"base_url' in line
+        assert "-0 " in line
+
+
+def test_a_pipe_gets_all_columns_a_line_a_row_without_spaces_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = show(output._PIPE_COLUMNS, monkeypatch, capsys).splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    rows = [line for line in lines if "payments" in line]
+    assert len(rows) == 2
+    assert all(row.endswith('/payments"}') for row in rows)
+
+
+def test_a_line_that_is_too_long_goes_on_below_so_that_the_payload_is_seen() -> None:
+    parts = ["0.83  which payment providers can we use?  ←", "12:00:00.000", "1764000000000-0"]
+    parts += ["service/payments/config r1", "x" * 200]
+    assert output.fitted_lines(parts[:2], 80) == ["  ".join(parts[:2])]
+    lines = output.fitted_lines(parts, 80)
+    assert "service/payments/config r1" in lines[1]
+    assert lines[-1].endswith("x" * 30 + "…")
+    assert max(map(len, lines)) <= 80
