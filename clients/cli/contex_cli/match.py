@@ -26,6 +26,12 @@ _ASK_EVERY_S = 1.0
 _MOST_MATCHES = 100
 """Data for each question: the API's limit."""
 NEED_INDEX = option(0, "Which of the agent's needs, from 0.", metavar="I", minimum=0)
+NEED_TEXT = option(
+    None,
+    "The text of that need, as the match has it. Refused if it was never at this place.",
+    "--need",
+    metavar="TEXT",
+)
 
 
 @command("match")
@@ -133,6 +139,7 @@ async def explain(
         None, "A need of this agent instead.", "--agent", metavar="AGENT"
     ),
     need_index: int = NEED_INDEX,
+    need_text: str | None = NEED_TEXT,
     sequence: str | None = option(
         None, "This very event instead of a key's latest.", metavar="SEQUENCE"
     ),
@@ -144,10 +151,12 @@ async def explain(
     if len(words) != len(expected):
         takes = " and ".join(expected) or "nothing"
         raise UsageError(f"takes {takes} here, not {len(words)} arguments")
+    if need_text is not None and agent_id is None:
+        raise UsageError("it goes together with --agent only", "--need")
     given = dict(zip(expected, words, strict=True))
     explanation = await session.client.explain(
         session.project,
-        need=given.get("NEED"),
+        need=given.get("NEED", need_text),
         agent_id=agent_id,
         need_index=need_index,
         data_key=given.get("KEY"),
@@ -251,6 +260,7 @@ async def give(
     sequence: str = argument(..., "SEQUENCE", "The event that matched."),
     useful: bool = option(..., "Whether the agent could use it.", "--useful/--not-useful"),
     need_index: int = NEED_INDEX,
+    need: str | None = NEED_TEXT,
     comment: str = option("", "A remark for people."),
     request_id: str | None = option(
         None, "Makes repeating this command safe. [default: a new one]", metavar="ID"
@@ -262,6 +272,7 @@ async def give(
         sequence,
         useful=useful,
         need_index=need_index,
+        need=need,
         comment=comment,
         request_id=request_id,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ from contex_server.agents.journal import (
     note_pages,
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
-from contex_server.kernel.model import END_OF_TIME, Range, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
@@ -27,6 +27,9 @@ from contex_server.log.audit import Note
 _PAGE = 256
 _AGENTS = 200
 """Number of agents whose notes are fetched together."""
+
+_RESENDS = 32
+"""Messages with an event that are looked at: the first, and the newest."""
 
 NeedTexts = dict[int, list[str]]
 """The texts of an agent's needs, by when the registration was made."""
@@ -129,6 +132,54 @@ class JournalReader:
                     return recorded, agent_id
         return recorded, ""
 
+    async def sent_by(
+        self, project: str, agent_id: str, event: Sequence, scope: Scope
+    ) -> list[tuple[SentDatum, bytes]]:
+        """The registrations by which an agent was sent an event, oldest first.
+
+        Each comes with what was sent; those that are no longer on record are left out.
+        """
+        places = (await self.store.receivers(project, event)).get(agent_id, [])
+        if len(places) > _RESENDS:
+            places = places[:1] + places[1 - _RESENDS :]
+        notes = await self.store.journal_notes(project, [(agent_id, place) for place in places])
+        decoded = [decode_note(note) for note in notes if note is not None]
+        first: dict[int, tuple[SentDatum, Sequence]] = {}
+        for message in decoded:
+            if not isinstance(message, SentMessage):
+                continue
+            for sent in message.events:
+                if sent.event == event and scope.admits(sent.data_key):
+                    first.setdefault(sent.registration, (sent, message.place))
+        records: dict[int, bytes] = {}
+        for registration, (_, place) in first.items():
+            if registration not in records:
+                before = await self._since_checkpoint(project, agent_id, place)
+                for _, record in _records_in(before or ()):
+                    if record:
+                        records[orjson.loads(record)["updated_ms"]] = record
+        return [(sent, records[made]) for made, (sent, _) in first.items() if made in records]
+
+    async def registration_at(self, project: str, agent_id: str, event: Sequence) -> bytes:
+        """The registration as of an event; the first one on record if that is later.
+
+        b"" if none is on record.
+        """
+        until = Sequence(event.ms, END_OF_TIME.n)
+        before = await self._since_checkpoint(project, agent_id, until)
+        held = b""
+        for registered, record in _records_in(before or ()):
+            if registered is None or registered <= event:
+                held = record
+        if held:
+            return held
+        since = Range(Sequence(event.ms, 0).prev()) if event > BEGINNING else Range()
+        async for note in self._notes(project, agent_id, since):
+            for registered, record in _records_in([note]):
+                if record and (registered is None or registered > event):
+                    return record
+        return b""
+
     async def _deliveries(
         self, project: str, agent_id: str, messages: list[SentMessage], scope: Scope
     ) -> list[RecordedDelivery]:
@@ -214,6 +265,20 @@ def delivered_needs(datum: SentDatum, texts: NeedTexts) -> tuple[DeliveredNeed, 
         DeliveredNeed(index, known[index] if index < len(known) else "", score)
         for index, score in datum.needs
     )
+
+
+def _records_in(notes: Iterable[Note]) -> Iterator[tuple[Sequence | None, bytes]]:
+    """The registrations in notes, in their order, each with its event; b"" where there is none.
+
+    That of a checkpoint, which is written before a change, has no event.
+    """
+    for note in notes:
+        if b"k" in note.fields:
+            yield None, note.fields[b"record"]
+        elif b"r" in note.fields:
+            decoded = decode_note(note)
+            if isinstance(decoded, RegistrationNote):
+                yield decoded.event, decoded.record
 
 
 def _texts_in(notes: Iterable[Note]) -> NeedTexts:

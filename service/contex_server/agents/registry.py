@@ -197,6 +197,9 @@ class AgentRegistry:
             stored = await self.store.agent(project, agent_id)
             now_ms = time.time_ns() // 1_000_000
             before = decode_agent(stored.record) if stored else None
+            if before is not None:
+                # Journals tell registrations apart by this time.
+                now_ms = max(now_ms, before.updated_ms + 1)
             agent = change(before, now_ms)
             # Embedded before the write: needs that can't be embedded are refused.
             model = await self.embeddings.decider_of(project)

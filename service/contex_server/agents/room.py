@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from contex_server.agents.context import AgentContextReader
 from contex_server.agents.delivery_recorder import DeliveryRecorder
 from contex_server.agents.journal_reader import JournalReader
+from contex_server.agents.needs import NeedReader
 from contex_server.agents.registry import AgentRegistry
 from contex_server.kernel.config import Settings
 from contex_server.match.room import MatchRoom
@@ -24,6 +25,7 @@ class AgentsRoom:
     recorder: DeliveryRecorder
     journals: JournalReader
     contexts: AgentContextReader
+    needs: NeedReader
 
 
 def open_agents(
@@ -55,4 +57,5 @@ def open_agents(
         match.pool.engine,
         answer_bytes=settings.limits.answer_bytes,
     )
-    return AgentsRoom(registry, recorder, journals, contexts)
+    needs = NeedReader(store.agents, journals)
+    return AgentsRoom(registry, recorder, journals, contexts, needs)

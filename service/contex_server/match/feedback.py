@@ -10,14 +10,21 @@ from typing import Any
 import orjson
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.errors import ContexError, Reason, agent_not_found, invalid_field
-from contex_server.kernel.model import MATCH_FEEDBACK, Append, Entry, Match, NewEvent, Origin, Range
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import (
+    MATCH_FEEDBACK,
+    Append,
+    Entry,
+    Match,
+    Need,
+    NewEvent,
+    Origin,
+    Range,
+)
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
-from contex_server.log.agents import AgentStore
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
-from contex_server.match.agent_codec import decode_agent
 from contex_server.match.queries import MatchQueries
 
 _PAGE_EVENTS = 1_000
@@ -39,9 +46,8 @@ class Judgement:
 class Feedback:
     """Records and exports feedback."""
 
-    def __init__(self, log: EventLog, agents: AgentStore, queries: MatchQueries) -> None:
+    def __init__(self, log: EventLog, queries: MatchQueries) -> None:
         self._log = log
-        self._agents = agents
         self._queries = queries
 
     async def record(
@@ -50,6 +56,7 @@ class Feedback:
         agent_id: str,
         sequence: LogSequence,
         need_index: int,
+        need: Need,
         *,
         useful: bool,
         comment: str,
@@ -59,16 +66,12 @@ class Feedback:
     ) -> LogSequence:
         """Records a verdict, with the score that the match has now; see `RecordFeedback`.
 
+        Args:
+            need_index: Where the need was in the registration that the event matched.
+
         Raises:
-            ContexError: AGENT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_FIELD.
+            ContexError: EVENT_NOT_FOUND.
         """
-        stored = await self._agents.agent(project, agent_id)
-        if stored is None:
-            raise agent_not_found(project, agent_id)
-        agent = decode_agent(stored.record)
-        if need_index >= len(agent.needs):
-            raise invalid_field("need_index", f"must be below {len(agent.needs)}, not {need_index}")
-        need = agent.needs[need_index]
         explained = await self._queries.explain(
             project, need, data_key="", sequence=sequence, as_of=None, scope=scope
         )

@@ -64,5 +64,5 @@ def open_match(
     except ValueError as error:
         raise StartupError(str(error)) from error
     queries = MatchQueries(states, pool, counter, answer_bytes=settings.limits.answer_bytes)
-    feedback = Feedback(log, store.agents, queries)
+    feedback = Feedback(log, queries)
     return MatchRoom(pool, queries, BacktestRunner(states, engine), feedback, reembedding)

@@ -66,6 +66,13 @@ refuse(
     "agent_need.need_index",
     agent_need=AgentNeed(agent_id=AGENT, need_index=1),
 )
+for _name, _text in {"another text": "other", "a long text": "a" * 1_001}.items():
+    refuse(
+        "Explain",
+        f"{_name} of a need",
+        "agent_need.need",
+        agent_need=AgentNeed(agent_id=AGENT, need=_text),
+    )
 
 
 # Feedback.
@@ -73,6 +80,8 @@ for _name, _text in {"empty": "", **some(NO_SEQUENCE, "negative", "far too long"
     refuse("RecordFeedback", f"sequence {_name}", "sequence", sequence=_text)
 for _value in (1, 2**32 - 1):
     refuse("RecordFeedback", f"need {_value}", "need_index", need_index=_value)
+refuse("RecordFeedback", "another text", "need", need="other")
+refuse("RecordFeedback", "a long need", "need", need="a" * 1_001)
 refuse("RecordFeedback", "a long comment", "comment", comment="a" * 1_001)
 refuse("RecordFeedback", "a bad request id", "request_id", request_id="a b")
 refuse(

@@ -217,6 +217,16 @@ def test_explain_refuses_too_few_and_too_many(contex: Contex, arguments: list[st
     assert "takes " in contex.refused("explain", *arguments)
 
 
+def test_a_need_of_an_agent_is_named_by_position_and_text(contex: Contex) -> None:
+    named = ("--need-index", "2", "--need", NEED)
+    contex("explain", "--agent", "a", *named, "k")
+    contex("feedback", "give", "a", "1-0", "--useful", *named)
+    explained, given = contex.matching.requests
+    assert (explained.agent_need.need_index, explained.agent_need.need) == (2, NEED)
+    assert (given.need_index, given.need) == (2, NEED)
+    assert "--agent only" in contex.refused("explain", "x", "k", "--need", NEED)
+
+
 def test_backtest(contex: Contex) -> None:
     out, err = contex("backtest", "x", "y", "--since", "1-0", "--min-delta-pointer", "/price")
     assert out.startswith("0.83  ")

@@ -76,7 +76,11 @@ async def test_explain(client: AsyncClient, matching: FakeMatching) -> None:
     await client.explain("p", agent_id="a", need_index=2, sequence="1-0", as_of="5-0")
     request: Any = matching.requests[1]
     assert (request.agent_need.agent_id, request.agent_need.need_index) == ("a", 2)
+    assert request.agent_need.need == ""
     assert (request.sequence, request.as_of.sequence) == ("1-0", "5-0")
+    await client.explain("p", agent_id="a", need_index=2, need="timeouts?", data_key="k")
+    request = matching.requests[2]
+    assert (request.agent_need.need_index, request.agent_need.need) == (2, "timeouts?")
     with pytest.raises(DataKeyNotFound) as caught:
         await client.explain("p", need="x", data_key="missing")
     assert caught.value.data_key == "missing"
@@ -194,7 +198,6 @@ async def test_a_break_is_raised_by_the_blocking_client(port: int, matching: Fak
 @pytest.mark.parametrize(
     "given",
     [
-        {"need": "n", "agent_id": "a", "data_key": "k"},
         {"data_key": "k"},
         {"need": "n"},
         {"need": "n", "data_key": "k", "sequence": "1-0"},
@@ -211,17 +214,20 @@ def test_feedback_is_about_the_best_match_unless_told(
     recorder: Client, recorded: RecordingChannel
 ) -> None:
     message = event_pb2.MatchedEvent(event=fakes.event(6))
-    message.matches.add(need_index=3, score=0.9)
-    message.matches.add(need_index=0, score=0.4)
+    message.matches.add(need_index=3, need="three", score=0.9)
+    message.matches.add(need_index=0, need="none", score=0.4)
     matched = events.matched_event(message)
 
-    def asked(event: Any, need_index: int | None = None) -> tuple[str, int]:
-        recorder.record_feedback("p", "a", event, need_index=need_index, useful=True)
+    def asked(event: Any, **given: Any) -> tuple[str, int, str]:
+        recorder.record_feedback("p", "a", event, **given, useful=True)
         request = recorded.request
         assert len(request.request_id) == 32
-        return request.sequence, request.need_index
+        return request.sequence, request.need_index, request.need
 
-    assert asked(matched) == ("6-0", 3)
-    assert asked(matched, 0) == ("6-0", 0)
-    assert asked(matched.event) == ("6-0", 0)
-    assert asked("4-0", 2) == ("4-0", 2)
+    assert asked(matched) == ("6-0", 3, "three")
+    assert asked(matched, need_index=0) == ("6-0", 0, "none")
+    assert asked(matched, need="none") == ("6-0", 0, "none")
+    assert asked(matched, need_index=1) == ("6-0", 1, "")
+    assert asked(matched, need_index=3, need="none") == ("6-0", 3, "none")
+    assert asked(matched.event) == ("6-0", 0, "")
+    assert asked("4-0", need_index=2, need="two") == ("4-0", 2, "two")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contex.backoff import Retry
 from contex.lazy import agents, events, match_service_pb2, match_service_pb2_grpc, wire
@@ -88,7 +88,9 @@ class MatchService(Calls):
         Args:
             need: The need in plain words; or else:
             agent_id: Use a need of this agent.
-            need_index: Which of the agent's needs, from 0.
+            need_index: Which of the agent's needs, from 0: with `sequence` of those by which the
+                event was sent, with `as_of` of those that it had then. Give the text as `need`
+                too, both from a match, and no change of the needs can make it another.
             data_key: The datum: the latest event of this key; or else:
             sequence: This very event.
             threshold: Lowest score that would match; by default the need's or the server's.
@@ -97,17 +99,23 @@ class MatchService(Calls):
         Raises:
             DataKeyNotFound: The key has no datum at that moment.
             NotFound: There is no such agent or event.
+            InvalidArgument: The agent has no such need, or one with another text.
             ValueError: Not exactly one need and one datum are given, or a time has no time zone.
         """
-        wire.exactly_one(need=need, agent_id=agent_id)
-        agent_need = None
-        if agent_id is not None:
+        chosen: dict[str, Any] = {"text": need}
+        if agent_id is None:
+            wire.exactly_one(need=need, agent_id=agent_id)
+        else:
             agent_need = wire.message(
-                match_service_pb2.AgentNeed, agent_id=agent_id, need_index=need_index
+                match_service_pb2.AgentNeed,
+                agent_id=agent_id,
+                need_index=need_index,
+                need="" if need is None else need,
             )
+            chosen = {"agent_need": agent_need}
         request = wire.message(
             match_service_pb2.ExplainRequest,
-            **wire.given(text=need, agent_need=agent_need),
+            **chosen,
             **wire.exactly_one(data_key=data_key, sequence=sequence),
             project=project,
             threshold=threshold,
@@ -162,6 +170,7 @@ class MatchService(Calls):
         *,
         useful: bool,
         need_index: int | None = None,
+        need: str | None = None,
         comment: str = "",
         request_id: str | None = None,
     ) -> str:
@@ -173,6 +182,8 @@ class MatchService(Calls):
             useful: Whether it was useful for the need.
             need_index: Which of the agent's needs it was for; by default the one that it met best,
                 or the first if the event is given without its matches.
+            need: The text of that need; by default the match's. Give it along with `need_index` for
+                an event without its matches: positions change when the needs do.
             comment: A remark for people.
             request_id: As in `publish`.
 
@@ -181,16 +192,19 @@ class MatchService(Calls):
 
         Raises:
             NotFound: The agent is not registered, or there is no such event.
+            InvalidArgument: The agent has no such need, or one with another text.
         """
-        if need_index is None:
-            best = event.matches[:1] if isinstance(event, events.MatchedEvent) else ()
-            need_index = best[0].need_index if best else 0
+        for match in event.matches if isinstance(event, events.MatchedEvent) else ():
+            if need_index in (None, match.need_index) and need in (None, match.need):
+                need_index, need = match.need_index, match.need
+                break
         request = wire.message(
             match_service_pb2.RecordFeedbackRequest,
             project=project,
             agent_id=agent_id,
             sequence=events.sequence_of(event),
-            need_index=need_index,
+            need_index=0 if need_index is None else need_index,
+            need="" if need is None else need,
             useful=useful,
             comment=comment,
             request_id=wire.new_request_id() if request_id is None else request_id,

@@ -184,7 +184,8 @@ class Match:
     """Why an event reached an agent: one of its needs, and how well it fits.
 
     Attributes:
-        need_index: Position of the need in the agent's list, from 0.
+        need_index: Position of the need in the agent's list when it matched, from 0. To refer to
+            the need later, use it along with `need`: the agent's needs may have been reordered.
         need: The need, in the agent's words.
         score: The calibrated probability that the event answers the need, 0 to 1: of the pairs with
             a score near 0.7, about 70 % are right. At least the need's threshold, except in

@@ -327,7 +327,9 @@ class Match(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     PASSAGE_FIELD_NUMBER: _builtins.int
     need_index: _builtins.int
-    """Position of the need in the agent's list, from 0."""
+    """Position of the need in the agent's list when it matched, from 0. To refer to the need later,
+    use it along with `need`: the agent's needs may have been reordered.
+    """
     need: _builtins.str
     """The need, in the agent's words."""
     score: _builtins.float

@@ -191,19 +191,30 @@ class AgentNeed(_message.Message):
 
     AGENT_ID_FIELD_NUMBER: _builtins.int
     NEED_INDEX_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent's id."""
     need_index: _builtins.int
-    """Position of the need in the agent's list, from 0."""
+    """Position of the need in the agent's list, from 0. Positions change with the needs. Together
+    with ExplainRequest.sequence it is read as in RecordFeedbackRequest; else this is a position
+    in the registration as of as_of (the agent's first one, if it was registered later).
+    """
+    need: _builtins.str
+    """The text of the need, as in Match.need: set it along with Match.need_index, so that the need
+    is found whatever the agent's needs have become. INVALID_FIELD if it has another text at this
+    position; with a sequence, if so has every registration by which the event was sent, the one
+    as of the event, and the current one. Empty: by position alone.
+    """
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
         need_index: _builtins.int = ...,
+        need: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "need_index", b"need_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "need", b"need", "need_index", b"need_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,6 +615,7 @@ class RecordFeedbackRequest(_message.Message):
     USEFUL_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -611,13 +623,24 @@ class RecordFeedbackRequest(_message.Message):
     sequence: _builtins.str
     """The event that matched."""
     need_index: _builtins.int
-    """Position of the need in the agent's list, from 0."""
+    """Position of the need in the agent's list, from 0. Positions change with the needs. This is
+    one in the first registration by which the agent was sent the event for the need at this
+    position, else in the first one by which it was sent the event. If no delivery is on record,
+    it is one in the registration as of the event (the agent's first one, if it was registered
+    later).
+    """
     useful: _builtins.bool
     """Whether the event was useful for that need."""
     comment: _builtins.str
     """A comment for people, at most 1,000 characters."""
     request_id: _builtins.str
     """Makes a retry safe; see PublishRequest.request_id."""
+    need: _builtins.str
+    """The text of the need, as in Match.need: set it along with Match.need_index, so that the
+    feedback is about the need that matched, whatever the agent's needs have become.
+    INVALID_FIELD if none of the registrations by which the event was sent, nor the one as of the
+    event, nor the current one has this text at this position. Empty: by position alone.
+    """
     def __init__(
         self,
         *,
@@ -628,10 +651,11 @@ class RecordFeedbackRequest(_message.Message):
         useful: _builtins.bool = ...,
         comment: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        need: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "comment", b"comment", "need_index", b"need_index", "project", b"project", "request_id", b"request_id", "sequence", b"sequence", "useful", b"useful"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "comment", b"comment", "need", b"need", "need_index", b"need_index", "project", b"project", "request_id", b"request_id", "sequence", b"sequence", "useful", b"useful"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

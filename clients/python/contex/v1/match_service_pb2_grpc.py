@@ -45,7 +45,8 @@ class MatchServiceStub:
     -> score 0.02, below the threshold 0.3: no word hits, standing -0.4
     3. Backtest(project "shop", needs ["payment providers"], since yesterday)
     -> events it would have received, progress, and how many at each threshold
-    4. RecordFeedback(project "shop", agent_id "checkout", sequence S, useful false)
+    4. RecordFeedback(project "shop", agent_id "checkout", sequence S, need_index 0,
+    need "payment providers", useful false)
     """
 
     def __init__(self, channel):
@@ -106,7 +107,8 @@ class MatchServiceServicer:
     -> score 0.02, below the threshold 0.3: no word hits, standing -0.4
     3. Backtest(project "shop", needs ["payment providers"], since yesterday)
     -> events it would have received, progress, and how many at each threshold
-    4. RecordFeedback(project "shop", agent_id "checkout", sequence S, useful false)
+    4. RecordFeedback(project "shop", agent_id "checkout", sequence S, need_index 0,
+    need "payment providers", useful false)
     """
 
     def Match(self, request, context):
@@ -216,7 +218,8 @@ class MatchService:
     -> score 0.02, below the threshold 0.3: no word hits, standing -0.4
     3. Backtest(project "shop", needs ["payment providers"], since yesterday)
     -> events it would have received, progress, and how many at each threshold
-    4. RecordFeedback(project "shop", agent_id "checkout", sequence S, useful false)
+    4. RecordFeedback(project "shop", agent_id "checkout", sequence S, need_index 0,
+    need "payment providers", useful false)
     """
 
     @staticmethod

@@ -46,7 +46,8 @@ class MatchServiceStub:
            -> score 0.02, below the threshold 0.3: no word hits, standing -0.4
       3. Backtest(project "shop", needs ["payment providers"], since yesterday)
            -> events it would have received, progress, and how many at each threshold
-      4. RecordFeedback(project "shop", agent_id "checkout", sequence S, useful false)
+      4. RecordFeedback(project "shop", agent_id "checkout", sequence S, need_index 0,
+                        need "payment providers", useful false)
     """
 
     @_typing.overload
@@ -94,7 +95,8 @@ class MatchServiceAsyncStub(MatchServiceStub):
            -> score 0.02, below the threshold 0.3: no word hits, standing -0.4
       3. Backtest(project "shop", needs ["payment providers"], since yesterday)
            -> events it would have received, progress, and how many at each threshold
-      4. RecordFeedback(project "shop", agent_id "checkout", sequence S, useful false)
+      4. RecordFeedback(project "shop", agent_id "checkout", sequence S, need_index 0,
+                        need "payment providers", useful false)
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -138,7 +140,8 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
            -> score 0.02, below the threshold 0.3: no word hits, standing -0.4
       3. Backtest(project "shop", needs ["payment providers"], since yesterday)
            -> events it would have received, progress, and how many at each threshold
-      4. RecordFeedback(project "shop", agent_id "checkout", sequence S, useful false)
+      4. RecordFeedback(project "shop", agent_id "checkout", sequence S, need_index 0,
+                        need "payment providers", useful false)
     """
 
     @_abc_1.abstractmethod

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 from contex.v1 import match_service_pb2 as pb
 
+from contex_server.agents.needs import NeedReference
 from contex_server.agents.registry import NeedSpec, with_defaults
 from contex_server.api.match import checks, messages
 from contex_server.api.shared import fields
@@ -15,6 +16,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import BEGINNING, Need
 from contex_server.match.backtest import BacktestQuery
+from contex_server.state.moments import resolve_moment
 
 
 class MatchServicer(Servicer):
@@ -41,13 +43,15 @@ class MatchServicer(Servicer):
         sequence = fields.optional_sequence(request)
         explained = await self._rooms.match.queries.explain(
             call.project,
-            await self._need(call.project, request),
+            await self._need(request, call),
             data_key=data_key,
             sequence=sequence,
             as_of=fields.optional_moment(request),
             scope=call.scope,
         )
-        return messages.explanation_message(explained)
+        response = messages.explanation_message(explained)
+        response.need_match.need_index = request.agent_need.need_index
+        return response
 
     async def backtest(self, request: pb.BacktestRequest, call: Call) -> None:
         limits = self._limits
@@ -65,14 +69,21 @@ class MatchServicer(Servicer):
     async def record_feedback(
         self, request: pb.RecordFeedbackRequest, call: Call
     ) -> pb.RecordFeedbackResponse:
+        judged = fields.sequence(request.sequence, "sequence")
+        comment = fields.characters(request.comment, 0, self._limits.comment_chars, "comment")
+        request_id = fields.request_id(request.request_id)
+        reference = self._reference(request)
         sequence = await self._rooms.match.feedback.record(
             call.project,
-            fields.agent_id(request.agent_id),
-            fields.sequence(request.sequence, "sequence"),
-            request.need_index,
+            reference.agent_id,
+            judged,
+            reference.index,
+            await self._rooms.agents.needs.get(
+                call.project, reference, event=judged, as_of=None, scope=call.scope
+            ),
             useful=request.useful,
-            comment=fields.characters(request.comment, 0, self._limits.comment_chars, "comment"),
-            request_id=fields.request_id(request.request_id),
+            comment=comment,
+            request_id=request_id,
             origin=call.origin,
             scope=call.scope,
         )
@@ -127,21 +138,33 @@ class MatchServicer(Servicer):
         lowest = self._settings.match_threshold if threshold is None else threshold
         return with_defaults(specs, lowest, maximum)
 
-    async def _need(self, project: str, request: pb.ExplainRequest) -> Need:
+    def _reference(
+        self, message: pb.RecordFeedbackRequest | pb.AgentNeed, prefix: str = ""
+    ) -> NeedReference:
+        return NeedReference(
+            fields.agent_id(message.agent_id, f"{prefix}agent_id"),
+            message.need_index,
+            fields.characters(message.need, 0, self._limits.need_chars, f"{prefix}need"),
+            prefix,
+        )
+
+    async def _need(self, request: pb.ExplainRequest, call: Call) -> Need:
         threshold = checks.threshold(request)
         match request.WhichOneof("need"):
             case "text":
                 text = fields.characters(request.text, 1, self._limits.need_chars, "text")
                 (need,) = self._needs((NeedSpec(text),), threshold, 1)
             case "agent_need":
-                agent_id = fields.agent_id(request.agent_need.agent_id, "agent_need.agent_id")
-                agent, _ = await self._rooms.agents.registry.get(project, agent_id)
-                index = request.agent_need.need_index
-                if index >= len(agent.needs):
-                    raise invalid_field(
-                        "agent_need.need_index", f"must be below {len(agent.needs)}, not {index}"
-                    )
-                need = agent.needs[index]
+                as_of = fields.optional_moment(request)
+                if as_of is not None:
+                    as_of = (await resolve_moment(self._log, call.project, as_of)).sequence
+                need = await self._rooms.agents.needs.get(
+                    call.project,
+                    self._reference(request.agent_need, "agent_need."),
+                    event=fields.optional_sequence(request),
+                    as_of=as_of,
+                    scope=call.scope,
+                )
                 if threshold is not None:
                     spec = NeedSpec(need.text, exclude=need.exclude)
                     (need,) = self._needs((spec,), threshold, 1)
