@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from contex import AsyncClient, InvalidArgument
+from contex.v1.agent_service_pb2 import ListDeliveriesRequest
 from contex.v1.event_pb2 import Match, Position
 from contex.v1.match_service_pb2 import (
     AgentNeed,
@@ -153,6 +154,10 @@ async def test_registrations_of_the_same_moment_are_told_apart(
     (sequence,) = await api.publish(event("alpha.one"))
     await api.register("a", "alpha", "beta")
     await change(api, "beta", "alpha")
+    request = ListDeliveriesRequest(project=P, agent_id="a")
+    deliveries = (await api.agents.ListDeliveries(request)).deliveries
+    needs = [(need.need_index, need.need) for sent in deliveries for need in sent.needs]
+    assert needs == [(0, "alpha"), (1, "alpha")]
     assert await judge(api, sequence, 0, "alpha") == ("alpha", 0)
     assert await judge(api, sequence, 1, "alpha") == ("alpha", 1)
 
