@@ -35,8 +35,9 @@ class EventServiceStub:
     acknowledgement states.
     Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
     together, with consecutive sequences, or not at all.
-    Idempotency A Publish repeated with the same request_id within ten minutes returns the
-    first response and appends nothing.
+    Idempotency A Publish repeated with the same request_id within the server's request window
+    (ten minutes by default; see GetServerInfo) returns the first response and
+    appends nothing.
     Visibility  A reader sees an event only once it is as durable as the store makes it (on
     disk, with the built-in store).
 
@@ -103,8 +104,9 @@ class EventServiceServicer:
     acknowledgement states.
     Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
     together, with consecutive sequences, or not at all.
-    Idempotency A Publish repeated with the same request_id within ten minutes returns the
-    first response and appends nothing.
+    Idempotency A Publish repeated with the same request_id within the server's request window
+    (ten minutes by default; see GetServerInfo) returns the first response and
+    appends nothing.
     Visibility  A reader sees an event only once it is as durable as the store makes it (on
     disk, with the built-in store).
 
@@ -124,8 +126,8 @@ class EventServiceServicer:
     """
 
     def Publish(self, request, context):
-        """Appends one event, or several together. The client may retry with the same request_id for
-        as long as it likes.
+        """Appends one event, or several together. The client may retry with the same request_id, within
+        the server's request window.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,8 +226,9 @@ class EventService:
     acknowledgement states.
     Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
     together, with consecutive sequences, or not at all.
-    Idempotency A Publish repeated with the same request_id within ten minutes returns the
-    first response and appends nothing.
+    Idempotency A Publish repeated with the same request_id within the server's request window
+    (ten minutes by default; see GetServerInfo) returns the first response and
+    appends nothing.
     Visibility  A reader sees an event only once it is as durable as the store makes it (on
     disk, with the built-in store).
 

@@ -36,8 +36,9 @@ class EventServiceStub:
                   acknowledgement states.
       Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
                   together, with consecutive sequences, or not at all.
-      Idempotency A Publish repeated with the same request_id within ten minutes returns the
-                  first response and appends nothing.
+      Idempotency A Publish repeated with the same request_id within the server's request window
+                  (ten minutes by default; see GetServerInfo) returns the first response and
+                  appends nothing.
       Visibility  A reader sees an event only once it is as durable as the store makes it (on
                   disk, with the built-in store).
 
@@ -61,8 +62,8 @@ class EventServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     Publish: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.PublishRequest, _event_service_pb2.PublishResponse]
-    """Appends one event, or several together. The client may retry with the same request_id for
-    as long as it likes.
+    """Appends one event, or several together. The client may retry with the same request_id, within
+    the server's request window.
     """
     PublishStream: _grpc.StreamStreamMultiCallable[_event_service_pb2.PublishStreamRequest, _event_service_pb2.PublishStreamResponse]
     """Appends batches over one stream, in the order in which they were sent, and answers each of
@@ -96,8 +97,9 @@ class EventServiceAsyncStub(EventServiceStub):
                   acknowledgement states.
       Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
                   together, with consecutive sequences, or not at all.
-      Idempotency A Publish repeated with the same request_id within ten minutes returns the
-                  first response and appends nothing.
+      Idempotency A Publish repeated with the same request_id within the server's request window
+                  (ten minutes by default; see GetServerInfo) returns the first response and
+                  appends nothing.
       Visibility  A reader sees an event only once it is as durable as the store makes it (on
                   disk, with the built-in store).
 
@@ -118,8 +120,8 @@ class EventServiceAsyncStub(EventServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Publish: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishRequest, _event_service_pb2.PublishResponse]  # type: ignore[assignment]
-    """Appends one event, or several together. The client may retry with the same request_id for
-    as long as it likes.
+    """Appends one event, or several together. The client may retry with the same request_id, within
+    the server's request window.
     """
     PublishStream: _aio.StreamStreamMultiCallable[_event_service_pb2.PublishStreamRequest, _event_service_pb2.PublishStreamResponse]  # type: ignore[assignment]
     """Appends batches over one stream, in the order in which they were sent, and answers each of
@@ -152,8 +154,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
                   acknowledgement states.
       Atomicity   The events of one Publish, or of one batch of PublishStream, are appended
                   together, with consecutive sequences, or not at all.
-      Idempotency A Publish repeated with the same request_id within ten minutes returns the
-                  first response and appends nothing.
+      Idempotency A Publish repeated with the same request_id within the server's request window
+                  (ten minutes by default; see GetServerInfo) returns the first response and
+                  appends nothing.
       Visibility  A reader sees an event only once it is as durable as the store makes it (on
                   disk, with the built-in store).
 
@@ -178,8 +181,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.PublishRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.PublishResponse, _abc.Awaitable[_event_service_pb2.PublishResponse]]:
-        """Appends one event, or several together. The client may retry with the same request_id for
-        as long as it likes.
+        """Appends one event, or several together. The client may retry with the same request_id, within
+        the server's request window.
         """
 
     @_abc_1.abstractmethod

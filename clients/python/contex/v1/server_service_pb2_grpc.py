@@ -34,6 +34,18 @@ class ServerServiceStub:
     -> version "0.1.0", request_window_seconds 600, limits { payload_bytes 1048576 … }
     A server that answers UNIMPLEMENTED is older than this service; it has the defaults that the
     comments state.
+
+    What every client does
+    Identity   Sends the metadata "contex-identity" with every call: its name for the audit, in
+    UTF-8 with what is not ASCII, and "%", escaped as in URLs.
+    Messages   Receives up to limits.response_message_bytes. gRPC's default is less.
+    Pings      Sends keepalive pings while calls are open, not more often than
+    min_ping_interval_ms.
+    Heartbeats Takes a stream for broken that was silent for three heartbeat intervals, and
+    resumes it with the cursor of the last message.
+    Errors     Reads google.rpc.Status from "grpc-status-details-bin": ErrorInfo, BadRequest and
+    RetryInfo. error_reason.proto says which errors can be retried.
+    The guide "Writing a client" has more.
     """
 
     def __init__(self, channel):
@@ -58,6 +70,18 @@ class ServerServiceServicer:
     -> version "0.1.0", request_window_seconds 600, limits { payload_bytes 1048576 … }
     A server that answers UNIMPLEMENTED is older than this service; it has the defaults that the
     comments state.
+
+    What every client does
+    Identity   Sends the metadata "contex-identity" with every call: its name for the audit, in
+    UTF-8 with what is not ASCII, and "%", escaped as in URLs.
+    Messages   Receives up to limits.response_message_bytes. gRPC's default is less.
+    Pings      Sends keepalive pings while calls are open, not more often than
+    min_ping_interval_ms.
+    Heartbeats Takes a stream for broken that was silent for three heartbeat intervals, and
+    resumes it with the cursor of the last message.
+    Errors     Reads google.rpc.Status from "grpc-status-details-bin": ErrorInfo, BadRequest and
+    RetryInfo. error_reason.proto says which errors can be retried.
+    The guide "Writing a client" has more.
     """
 
     def GetServerInfo(self, request, context):
@@ -92,6 +116,18 @@ class ServerService:
     -> version "0.1.0", request_window_seconds 600, limits { payload_bytes 1048576 … }
     A server that answers UNIMPLEMENTED is older than this service; it has the defaults that the
     comments state.
+
+    What every client does
+    Identity   Sends the metadata "contex-identity" with every call: its name for the audit, in
+    UTF-8 with what is not ASCII, and "%", escaped as in URLs.
+    Messages   Receives up to limits.response_message_bytes. gRPC's default is less.
+    Pings      Sends keepalive pings while calls are open, not more often than
+    min_ping_interval_ms.
+    Heartbeats Takes a stream for broken that was silent for three heartbeat intervals, and
+    resumes it with the cursor of the last message.
+    Errors     Reads google.rpc.Status from "grpc-status-details-bin": ErrorInfo, BadRequest and
+    RetryInfo. error_reason.proto says which errors can be retried.
+    The guide "Writing a client" has more.
     """
 
     @staticmethod
