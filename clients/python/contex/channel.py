@@ -28,7 +28,7 @@ _READS = {
     "MatchService": ("Match", "Explain", "GetMatchingStatus"),
     "StateService": ("GetState", "DiffStates", "GetHistory", "GetRevision", "GetBlame"),
     "AuditService": ("ListRecords",),
-    "ProjectService": ("GetStats", "GetActivity", "GetRetention"),
+    "ProjectService": ("ListProjects", "GetProject", "GetStats", "GetActivity", "GetRetention"),
     "ServerService": ("GetServerInfo",),
 }
 

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import contex
+import contex.v1
 import pytest
-from contex.channel import check_target, health_request, health_status, identity_metadata
+from contex.channel import (
+    check_target,
+    health_request,
+    health_status,
+    identity_metadata,
+    service_config,
+)
 from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +60,21 @@ def test_a_target_that_grpc_would_guess_at_is_refused(target: str) -> None:
     for kind in (contex.Client, contex.AsyncClient):
         with pytest.raises(ValueError, match="is not HOST:PORT, with a port from 1 to 65535"):
             kind(target)
+
+
+def test_grpc_retries_every_call_that_only_reads() -> None:
+    configs = service_config(10)["methodConfig"]
+    retried = {(name["service"], name["method"]) for name in configs[0]["name"]}
+    reads = set()
+    for module in pkgutil.iter_modules(contex.v1.__path__):
+        if not module.name.endswith("_service_pb2"):
+            continue
+        file = importlib.import_module(f"contex.v1.{module.name}").DESCRIPTOR
+        for service in file.services_by_name.values():
+            reads |= {
+                (service.full_name, method.name)
+                for method in service.methods
+                if method.name.startswith(("Get", "List", "Diff")) and not method.server_streaming
+            }
+    others = {("contex.v1.MatchService", name) for name in ("Match", "Explain")}
+    assert retried == reads | others
