@@ -43,7 +43,7 @@ def unreached(error: ContexError, target: str = "") -> str:
 
     Without the target, the address that gRPC tried is named.
     """
-    if error.reason or error.code.name != "UNAVAILABLE":
+    if error.reason not in ("", "SERVER_UNREACHABLE") or error.code.name != "UNAVAILABLE":
         return ""
     text = " ".join(error.message.split())
     found = _UNREACHED.match(text)

@@ -27,7 +27,8 @@ LINES = [
     *("feedback give a 1-0 --useful", "feedback export", "stats", "activity", "audit"),
     *("audit --format csv", "export -o OUT", "import FILE", "clone a b", "retention show"),
     *("retention set --reset", "remove --before 5-0 --reason x --yes", "verify --repair", "health"),
-    "erase --key k --reason x --yes",
+    *("erase --key k --reason x --yes", "info", "projects", "projects show p", "get k"),
+    "projects delete p --reason x --yes",
 ]
 
 

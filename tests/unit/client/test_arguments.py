@@ -92,7 +92,7 @@ Call = Callable[[Any], object]
         (
             lambda c: c.register_agent("p", "a", ["n", HALF]),
             ValueError,
-            r"needs\[1\]: " + SURROGATE,
+            r"needs\[1\].text: " + SURROGATE,
         ),
         (
             lambda c: c.register_agent("p", "a", [5]),
