@@ -271,7 +271,7 @@ def test_every_error_is_in_the_table() -> None:
         raised = contex.from_refusal(
             event_service_pb2.Refusal(
                 code=reason.code,
-                reason=error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.value}"),
+                reason=reason.value,
             )
         )
         assert exception == f"`{type(raised).__name__}`", reason

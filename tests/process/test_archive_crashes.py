@@ -20,6 +20,7 @@ from contex import (
     FindingKind,
     ImportMode,
     NewEvent,
+    ProjectNotFound,
     Retention,
 )
 from contex.errors import is_transient
@@ -142,6 +143,10 @@ async def read_on(client: AsyncClient, receipts: dict[str, str]) -> None:
             events = await log(client)
             newest = [e async for e in client.list_events(P, backwards=True, page_size=25)]
             states = {d.data_key: d.event async for d in client.stream_state(P)}
+        except ProjectNotFound:
+            assert not known
+            await asyncio.sleep(0.01)
+            continue
         except ContexError as error:
             if not is_transient(error):
                 raise
