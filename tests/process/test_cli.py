@@ -235,7 +235,6 @@ def test_a_deletion(contex: Contex) -> None:
     ("arguments", "code", "told"),
     [
         (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "KEY (events[0].data_key): must"),
-        (["tail", "--key", ""], ExitCode.INVALID_ARGUMENT, "--key (filter.data_keys[0]): must"),
         (["publish", "k", "1", "-p", "bad project"], ExitCode.INVALID_ARGUMENT, "project"),
         (["publish", "k", "1", "--type", "data_deleted"], ExitCode.INVALID_ARGUMENT, "RESERVED"),
         (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "--need (needs[0].text):"),
