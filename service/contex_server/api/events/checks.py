@@ -70,13 +70,18 @@ def _checks(
     for index, event in enumerate(events):
         rest = pb.NewEvent()
         rest.CopyFrom(event)
+        passed: list[NewEvent] = []
         for _ in pb.NewEvent.DESCRIPTOR.fields:
-            yield partial(_check_rest, rest, index, publisher, limits)
+            if passed:
+                break
+            yield partial(_check_rest, rest, index, publisher, limits, passed)
 
 
-def _check_rest(rest: pb.NewEvent, index: int, publisher: str, limits: Limits) -> None:
+def _check_rest(
+    rest: pb.NewEvent, index: int, publisher: str, limits: Limits, passed: list[NewEvent]
+) -> None:
     try:
-        _new_event(rest, index, publisher, limits)
+        passed.append(_new_event(rest, index, publisher, limits))
     except ContexError as error:
         name: Any = (error.field or "").rpartition(".")[2]
         sound = _SOUND.get(name)
