@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.toolchain, pytest.mark.timeout(1_200)]
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
-    """Skips where none of an entry's alternatives ("a or b") is installed."""
-    missing = [each for each in programs if not any(map(shutil.which, each.split(" or ")))]
+    """Skips where one of the programs isn't installed."""
+    missing = [each for each in programs if shutil.which(each) is None]
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
@@ -45,15 +45,30 @@ def protoc(programs: Path) -> None:
 @pytest.fixture
 def official_protoc(programs: Path, tmp_path: Path) -> None:
     """Google's own, as Maven has it, which makes Java and C# by itself."""
-    system = {"Linux": "linux", "Darwin": "osx"}[platform.system()]
-    machine = "aarch_64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
-    artifact = f"com.google.protobuf:protoc:4.35.1:exe:{system}-{machine}"
-    copy = f"mvn -q -B dependency:copy -Dartifact={artifact} -DoutputDirectory='{tmp_path}'"
-    run(copy, tmp_path)
-    (program,) = tmp_path.glob("protoc-*.exe")
-    program.chmod(0o755)
+    program = _from_maven("com.google.protobuf:protoc:4.35.1", tmp_path)
     well_known = resources.files("grpc_tools") / "_proto"
     _script(programs / "protoc", f'"{program}" -I "{well_known}"')
+
+
+@pytest.fixture
+def grpc_java(programs: Path, tmp_path: Path) -> None:
+    """The plugin for services in Java, of the version of gRPC in pom.xml."""
+    pom = (ROOT / "tests" / "clients" / "java" / "pom.xml").read_text(encoding="utf-8")
+    found = re.search(r"<grpc.version>(.+)</grpc.version>", pom)
+    assert found is not None
+    plugin = _from_maven(f"io.grpc:protoc-gen-grpc-java:{found[1]}", tmp_path)
+    _script(programs / "protoc-gen-grpc-java", f'"{plugin}"')
+
+
+def _from_maven(artifact: str, folder: Path) -> Path:
+    """Downloads the program that an artifact has for this machine."""
+    system = {"Linux": "linux", "Darwin": "osx"}[platform.system()]
+    machine = "aarch_64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+    whole = f"{artifact}:exe:{system}-{machine}"
+    run(f"mvn -q -B dependency:copy -Dartifact={whole} -DoutputDirectory='{folder}'", folder)
+    (program,) = folder.glob(f"{artifact.split(':')[1]}-*.exe")
+    program.chmod(0o755)
+    return program
 
 
 def _script(path: Path, command: str) -> None:
@@ -92,8 +107,8 @@ def test_go(tmp_path: Path) -> None:
     assert len([*there.glob("v1/*_grpc.pb.go")]) == len(SERVICES)
 
 
-@needs("mvn", "javac", "protoc-gen-grpc-java or grpc_java_plugin")
-@pytest.mark.usefixtures("official_protoc")
+@needs("mvn", "javac")
+@pytest.mark.usefixtures("official_protoc", "grpc_java")
 def test_java(tmp_path: Path) -> None:
     there = run_commands("Java", tmp_path)
     classes = there / "target" / "classes" / "dev" / "contex" / "v1"
