@@ -35,7 +35,7 @@ test: $(STAMP) ## every kind of test that needs nothing but Python
 	$(PYTEST) -m "not toolchain and not thorough"
 
 test-all: $(STAMP) ## also more cases of each kind, and what needs other toolchains
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile thorough
 
 lint: $(STAMP) ## ruff, mypy --strict, import layers, buf
 	$(RUN) ruff format --check .

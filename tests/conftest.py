@@ -23,8 +23,9 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 # Tests run beside each other: how long an example takes says nothing.
-settings.register_profile("beside others", deadline=None)
-settings.load_profile("beside others")
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile("quick")
 
 StartServer = Callable[..., Coroutine[Any, Any, Server]]
 

@@ -29,6 +29,7 @@ from redis.asyncio import Redis
 
 from tests.process.conftest import NewServer
 from tests.process.servers import ServerProcess, eventually, healthy
+from tests.thorough import one_of
 
 P = "p"
 ARCHIVING = (
@@ -49,16 +50,6 @@ IMPORTING = (
 
 EXPORTED = 20_000
 """Events: an export of them takes more than four pieces."""
-
-
-def one_of(first: Any, *others: Any) -> list[Any]:
-    """Places to crash at: the first in each run of the tests, the others in a thorough one."""
-    return [first, *(_thorough(place) for place in others)]
-
-
-def _thorough(place: Any) -> Any:
-    values = place if isinstance(place, tuple) else (place,)
-    return pytest.param(*values, marks=pytest.mark.thorough)
 
 
 @pytest.fixture

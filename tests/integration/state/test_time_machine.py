@@ -47,6 +47,7 @@ from tests.integration.support import (
     order,
     wrapped,
 )
+from tests.thorough import one_of
 from tests.unit.state.applying import apply, as_values, exact, patched
 
 T = TypeVar("T")
@@ -785,7 +786,7 @@ class History(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("histories", [8, pytest.param(40, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("histories", one_of(8, 40))
 def test_every_read_of_the_past_is_the_fold_of_the_log(world: World, histories: int) -> None:
     History.world = world
     run_state_machine_as_test(

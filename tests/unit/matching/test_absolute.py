@@ -122,7 +122,7 @@ def test_a_match_is_recomputed_from_its_parts() -> None:
         assert match.score == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1_000), st.randoms(use_true_random=False))
 def test_neither_order_nor_other_data_nor_copies_change_a_score(
     seed: int, shuffled: random.Random

@@ -22,7 +22,7 @@ from contex_server.matching.context import (
 )
 from contex_server.matching.payload_values import NESTING, plain_value
 from contex_server.matching.tokens import EstimateCounter, TokenizerFile, token_counter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from tokenizers import Tokenizer
@@ -291,7 +291,6 @@ def as_read(number: Decimal) -> float:
     return float(number)
 
 
-@settings(max_examples=300, deadline=None)
 @given(items(), st.sampled_from(STRUCTURED))
 def test_what_is_written_parses_back(data: list[ContextItem], form: ContextFormat) -> None:
     text = render(data, form)
@@ -316,7 +315,6 @@ def holds(description: str, payload: str, content_type: str) -> None:
     assert sum(token.type == "fence" for token in tokens) == 2
 
 
-@settings(max_examples=300, deadline=None)
 @given(TEXTS, TEXTS, st.sampled_from(["", "text/csv", "application/xml", "text/yaml", "a/b"]))
 def test_no_fence_or_description_forges_a_heading(
     description: str, payload: str, content_type: str
@@ -422,7 +420,6 @@ def test_nothing_fits() -> None:
     assert fit_to_budget([], 1, ContextFormat.JSON, ESTIMATE).text == "[]"
 
 
-@settings(max_examples=400, deadline=None)
 @given(items(8), st.integers(1, 250), st.sampled_from(FORMS), COUNTERS)
 def test_fitting(data: list[ContextItem], budget: int, form: ContextFormat, counter: Any) -> None:
     fitted = fit_to_budget(data, budget, form, counter)

@@ -67,7 +67,7 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
 
 
 IndexAgainstBruteForce.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None
+    max_examples=30, stateful_step_count=30, deadline=None
 )
 TestIndex = IndexAgainstBruteForce.TestCase
 

@@ -16,6 +16,7 @@ from contex_server.matching.relative.score import Scorer, shipped_weights
 from contex_server.matching.terms import NO_TERMS
 from contex_server.matching.vectors import VectorIndex
 
+from tests.thorough import one_of
 from tests.unit.matching.corpora import Corpus, prior
 from tests.unit.matching.relative.brute_force import BruteForce
 
@@ -63,7 +64,7 @@ class Project:
         return ranking
 
 
-@pytest.mark.parametrize(("seed", "keys"), [(1, 2), (2, 10), (3, 100), (4, 400)])
+@pytest.mark.parametrize(("seed", "keys"), one_of((3, 100), (1, 2), (2, 10), (4, 400)))
 def test_rankings_are_those_of_brute_force(seed: int, keys: int) -> None:
     randomly, corpus, project = random.Random(seed), Corpus(seed), Project()
     for _ in range(25):
