@@ -125,7 +125,12 @@ def check_bounds(described: Description) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "payload"), HOSTILE, ids=[f"{name}-{text[:12]!r}" for name, text in HOSTILE]
+    ("name", "payload"),
+    [
+        pytest.param(name, text, marks=() if number % 4 == 0 else pytest.mark.thorough)
+        for number, (name, text) in enumerate(HOSTILE)
+    ],
+    ids=[f"{name}-{text[:12]!r}" for name, text in HOSTILE],
 )
 def test_hostile_payloads_stay_bounded(name: str, payload: str) -> None:
     encoded = payload.encode()
