@@ -24,6 +24,7 @@ from contex import (
     Retention,
 )
 from contex.errors import is_transient
+from contex_server.kernel.model import Sequence
 from contex_server.log.embedded import EmbeddedValkey
 from redis.asyncio import Redis
 
@@ -269,6 +270,43 @@ async def test_a_server_that_is_killed_while_it_erases(crashing: Crashing, place
         for event in events:
             assert (event.erased is not None) == (event.data_key == "k3")
         await sound(client)
+
+
+@pytest.mark.parametrize("place", one_of("compacted-segment", "compacting-segment"))
+async def test_a_server_that_is_killed_while_it_compacts(crashing: Crashing, place: str) -> None:
+    await crashing.server.start()
+    async with AsyncClient(crashing.server.target, timeout=60) as client:
+        await publish(client)
+        await settled(client)
+        before = await log(client)
+        await crashing.server.kill()
+        await crashing.start(place)
+        await healthy(client)
+        with contextlib.suppress(ContexError):
+            await client.set_retention(P, Retention(keep_revisions=3))
+        await crashing.died_and_restarted()
+        await healthy(client)
+        # It goes on where it was stopped, and what was removed is removed and counted once.
+        archived = Sequence.parse((await client.stats(P)).archived_sequence)
+        newest = {event.data_key: event.revision for event in before}
+        gone = {
+            event.sequence
+            for event in before
+            if event.revision <= newest[event.data_key] - 3
+            and Sequence.parse(event.sequence) <= archived
+        }
+        async with asyncio.timeout(60):
+            while {e.sequence for e in await log(client) if e.erased is not None} != gone:
+                await asyncio.sleep(0.1)
+        events = await log(client)
+        assert [event for event in events if event.sequence not in gone] == [
+            event for event in before if event.sequence not in gone
+        ]
+        stats = await client.stats(P)
+        assert stats.compacted_event_count == len(gone) > 0
+        await sound(client)
+        segments = list((crashing.server.data_dir / "archive").rglob("*.seg"))
+        assert len(segments) == stats.segment_count
 
 
 @pytest.mark.parametrize("place", one_of("project-deleted", "project-purging"))

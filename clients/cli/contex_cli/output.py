@@ -300,10 +300,12 @@ def erasure_text(erasure: Erasure, limit: int = 60) -> str:
     """What is shown in place of an erased payload."""
     from contex_cli.times import rfc3339
 
-    text = (
-        f"erased by request {plain(erasure.request_id)} because {plain(erasure.reason)}, "
-        f"at {rfc3339(erasure.time)}"
+    by = (
+        f"erased by request {plain(erasure.request_id)} because"
+        if erasure.request_id
+        else "removed by"
     )
+    text = f"{by} {plain(erasure.reason)}, at {rfc3339(erasure.time)}"
     return f"({shortened(text, limit)})"
 
 

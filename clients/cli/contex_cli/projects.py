@@ -66,6 +66,8 @@ def stats_rows(stats: contex.Stats) -> dict[str, str]:
         rows["in the store"] = f"{stats.store_event_count:,} events"
     if stats.removed_event_count:
         rows["removed"] = f"{stats.removed_event_count:,} events, for good"
+    if stats.compacted_event_count:
+        rows["compacted"] = f"{stats.compacted_event_count:,} events have lost their payloads"
     return rows
 
 
@@ -89,6 +91,13 @@ async def set_(
     archive_days: float | None = option(
         None, "Older archived events are removed for good; 0: never.", metavar="DAYS", minimum=0
     ),
+    keep_revisions: int | None = option(
+        None,
+        "Archived events lose their payloads once their data key has this number of later ones; "
+        "0: never.",
+        metavar="N",
+        minimum=0,
+    ),
     legal_hold: bool | None = option(
         None,
         "Set or lift a legal hold: under it nothing is removed for good or erased.",
@@ -101,6 +110,7 @@ async def set_(
         "store_events": store_events,
         "store_bytes": store_bytes,
         "archive_seconds": _seconds(archive_days),
+        "keep_revisions": keep_revisions,
         "legal_hold": legal_hold,
     }
     changes = {name: value for name, value in given.items() if value is not None}

@@ -161,6 +161,7 @@ class Settings(BaseSettings):
     store_bytes: int = Field(default=512 * MIB, ge=0)
     store_days: float = Field(default=0, ge=0, le=36_500)
     archive_days: float = Field(default=0, ge=0, le=36_500)
+    keep_revisions: int = Field(default=0, ge=0, le=1_000_000)
 
     master_key_file: Path | None = None
     create_master_key: bool = False

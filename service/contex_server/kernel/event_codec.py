@@ -133,6 +133,12 @@ def erase(entry: Entry, erasure: Erasure) -> Entry:
     return _erased(entry, message, erasure)
 
 
+def has_content(entry: Entry) -> bool:
+    """Whether an entry has a payload or a description, sealed or not."""
+    message = _parse(entry.body)
+    return bool(message.payload or message.description or message.sealed)
+
+
 def _erased(entry: Entry, message: event_pb2.Event, erasure: Erasure) -> Entry:
     digest = hashlib.sha256(message.sealed or message.payload).digest()
     for name in ("payload", "description", "sealed", "text_digest", "opaque"):

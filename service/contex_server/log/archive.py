@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import BEGINNING, Entry, Range, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, Range, Sequence
 
 
 class SegmentRecord(NamedTuple):
@@ -29,6 +29,32 @@ class SegmentRecord(NamedTuple):
     name: str
 
 
+def is_remains(record: SegmentRecord) -> bool:
+    """Whether a segment holds what is kept of removed events."""
+    return "/remains-" in record.name
+
+
+class Compaction(NamedTuple):
+    """A pass over the segments that removes superseded revisions; see docs/adr/0024.
+
+    Attributes:
+        keep: It keeps this number of revisions of each data key.
+        segments: Segments with a lower ordinal than this are looked at.
+        looked: How many were looked at so far.
+        last: What ends here, or before, was looked at; `END_OF_TIME` if the pass is over.
+    """
+
+    keep: int
+    segments: int
+    looked: int = 0
+    last: Sequence = BEGINNING
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be looked at."""
+        return self.last == END_OF_TIME
+
+
 class Archived(NamedTuple):
     """How far a project is archived.
 
@@ -45,6 +71,8 @@ class Archived(NamedTuple):
         directory: Where its objects are.
         remains: The segment with what is kept of removed events, if there is one.
         rewrites: How often a segment was replaced.
+        compacted: Number of events whose payloads were removed by compactions.
+        compaction: The last pass, if there was one.
     """
 
     segments: int = 0
@@ -59,6 +87,8 @@ class Archived(NamedTuple):
     directory: str = ""
     remains: SegmentRecord | None = None
     rewrites: int = 0
+    compacted: int = 0
+    compaction: Compaction | None = None
 
 
 class ArchiveStore(Protocol):
@@ -102,6 +132,23 @@ class ArchiveStore(Protocol):
 
     async def replace_remains(self, project: str, owner: str, record: SegmentRecord) -> bool:
         """Records a new object for the remains."""
+
+    async def compact(
+        self,
+        project: str,
+        owner: str,
+        retention: bytes,
+        compaction: Compaction,
+        replaced: SegmentRecord | None,
+        events: int,
+        action: bytes,
+    ) -> bool:
+        """Records how far a compaction has come and, if it made one, the new object of the segment
+        or of the remains that it looked at last, with the number of events that it compacted.
+
+        Also False if `retention` is not what `ProjectStore.put_retention` stored last. `action`
+        goes into the audit if there is an object.
+        """
 
     async def remove_segments(
         self,

@@ -27,6 +27,7 @@ from contex_server.log.state import SnapshotInfo
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.projects.archive_task import ArchiveTask
+from contex_server.projects.compaction import Compactor, next_pass
 from contex_server.projects.pace import Pace
 from contex_server.projects.retention import Retention, RetentionStore, is_over
 from contex_server.projects.segment_writer import SNAPSHOT_EVENTS, NewSegment, SegmentWriter
@@ -106,6 +107,7 @@ class Archiver:
         self._poll_s = poll_s
         self.task = ArchiveTask(store, archive)
         self.segments = SegmentWriter(store.archive, archive, keys, self.task, events, size)
+        self._compactor = Compactor(store, retentions, self.segments)
         self._grown: set[str] = set()
         self._queue: set[str] = set()
         """Projects still to be visited in this round."""
@@ -224,7 +226,17 @@ class Archiver:
             expired = oldest.ms < bounds.now_ms - retention.archive_seconds * 1000
             if expired and await self.task.claim(project):
                 await self._expire(project, retention, self.task.claims)
+        if next_pass(archived, retention) is not None:
+            await self._compact(project)
         return made
+
+    async def _compact(self, project: str) -> None:
+        """Compacts one segment; the next at the next visit, so that others have their turn."""
+        if not await self.task.claim(project):
+            self._grown.add(project)
+        elif await self._compactor.compact(project):
+            self._grown.add(project)
+            self._unfinished = True
 
     async def archive_all(self, project: str) -> None:
         """Moves every event that the store holds to the archive."""

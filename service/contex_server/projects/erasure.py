@@ -3,11 +3,9 @@ See docs/adr/0016."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 import orjson
 import structlog
@@ -27,14 +25,13 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
-from contex_server.log.archive import SegmentRecord
+from contex_server.log.archive import SegmentRecord, is_remains
 from contex_server.log.keys import Erased
 from contex_server.log.pages import pages
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.retention import RetentionStore
 from contex_server.tiers.objects import archive_unavailable
 from contex_server.tiers.sealer import key_id_of, tombstone
-from contex_server.tiers.segment import SegmentBuilder
 from contex_server.tiers.storage import Storage
 
 log = structlog.get_logger(__name__)
@@ -220,36 +217,25 @@ class Eraser:
         places = set(index.places_of(latest.data_key))
         if not places:
             return
-        replaces = (*index.replaces, record.digest)
-        builder = SegmentBuilder(index.project, index.ordinal, index.previous, replaces)
-        fresh, at = 0, 0
-        async for entries in archive.entries(record):
-            kept = []
-            for entry in entries:
-                if at in places and entry.sequence <= latest.sequence:
-                    rewritten = event_codec.erase(entry, erasure)
-                    fresh += rewritten is not entry
-                    before = None if rewritten is not entry else event_codec.decode(entry).erased
-                    if before is None or before.request_id == erasure.request_id:
-                        # Also what this request had erased when it was interrupted.
-                        erased.add(entry)
-                    entry = rewritten
-                at += 1
-                kept.append(entry)
-            await asyncio.to_thread(builder.add, kept, list(map(event_codec.contents, kept)))
-        if not fresh:
+
+        def erase(place: int, entry: Entry) -> Entry:
+            if place not in places or entry.sequence > latest.sequence:
+                return entry
+            rewritten = event_codec.erase(entry, erasure)
+            before = None if rewritten is not entry else event_codec.decode(entry).erased
+            if before is None or before.request_id == erasure.request_id:
+                # Also what this request had erased when it was interrupted.
+                erased.add(entry)
+            return rewritten
+
+        replaced = await archiver.segments.rewrite(record, erase)
+        if replaced is None:
             return
-        for info, start in index.snapshots:
-            data = await archive.objects.get_range(record.name, start, start + info.size)
-            builder.add_snapshot(info, data)
-        sealed = await asyncio.to_thread(builder.seal)
-        name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
-        replaced = await archive.store(sealed, name)
         reached("erasing-segment")
         await archiver.task.claim(project, afresh=True)
         store = self.storage.store.archive
-        replace = store.replace_remains if "/remains-" in name else store.replace_segment
+        replace = store.replace_remains if is_remains(record) else store.replace_segment
         if not await replace(project, archiver.task.claims.owner, replaced):
-            await archive.objects.delete(name)
+            await archive.objects.delete(replaced.name)
             raise archive_unavailable("another process is working on it")
         await archive.objects.delete(record.name)

@@ -28,6 +28,8 @@ class Retention:
         store_events: ... as do the oldest above this number ...
         store_bytes: ... or above this number of bytes, whichever limit is reached first.
         archive_seconds: Events older than this are removed from the archive for good.
+        keep_revisions: Archived events lose their payloads once their data key has this number of
+            later ones.
         legal_hold: Whether nothing may be removed or erased, regardless of the rest.
     """
 
@@ -35,6 +37,7 @@ class Retention:
     store_events: int | None = None
     store_bytes: int | None = None
     archive_seconds: int | None = None
+    keep_revisions: int | None = None
     legal_hold: bool = False
 
     def over(self, defaults: Retention) -> Retention:
@@ -43,8 +46,9 @@ class Retention:
         return replace(defaults, **own)
 
     def encode(self) -> bytes:
-        """As it is stored."""
-        return orjson.dumps(asdict(self))
+        """As it is stored: without what is not set, so that older servers read what they know."""
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        return orjson.dumps(own)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

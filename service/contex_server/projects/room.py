@@ -103,6 +103,7 @@ def retention_store(settings: Settings, store: Store) -> RetentionStore:
         store_events=settings.store_events,
         store_bytes=settings.store_bytes,
         archive_seconds=int(settings.archive_days * _DAY_S),
+        keep_revisions=settings.keep_revisions,
     )
     return RetentionStore(store.projects, defaults)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SEALED_TAG, Entry
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
@@ -89,6 +91,40 @@ class SegmentWriter:
             return None
         reached("archive-recorded")
         return record
+
+    async def rewrite(
+        self, record: SegmentRecord, change: Callable[[int, Entry], Entry]
+    ) -> SegmentRecord | None:
+        """Stores a segment, or the remains, once more with some events changed.
+
+        Args:
+            change: Given an event's place and itself, returns what stands there from now on: the
+                very same entry where nothing changes. Called in another thread.
+
+        Returns:
+            The record, which the caller has to put in the place of the other; None if nothing
+            changed.
+        """
+        index = await self.archive.index(record)
+        replaces = (*index.replaces, record.digest)
+        builder = SegmentBuilder(index.project, index.ordinal, index.previous, replaces)
+
+        def add(entries: list[Entry]) -> bool:
+            changed = [change(place, e) for place, e in enumerate(entries, builder.events)]
+            builder.add(changed, list(map(event_codec.contents, changed)))
+            return any(after is not before for before, after in zip(entries, changed, strict=True))
+
+        fresh = False
+        async for entries in self.archive.entries(record):
+            fresh |= await asyncio.to_thread(add, entries)
+        if not fresh:
+            return None
+        for info, start in index.snapshots:
+            data = await self.archive.objects.get_range(record.name, start, start + info.size)
+            builder.add_snapshot(info, data)
+        sealed = await asyncio.to_thread(builder.seal)
+        name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
+        return await self.archive.store(sealed, name)
 
     async def mark_staged(self, project: str, *, staged: bool) -> None:
         """Marks the objects of a staged project as belonging to no project yet, so that a

@@ -24,6 +24,7 @@ _GAUGES = {
     "contex_archive_events": "Events of a project that are in the archive.",
     "contex_archive_bytes": "Bytes of the archive's objects of a project.",
     "contex_removed_events": "Events of a project that were removed for good.",
+    "contex_compacted_events": "Events whose payloads were removed as later revisions came.",
     "contex_archiving_failing": "1 where no events of a project are moved to the archive, else 0.",
 }
 
@@ -60,7 +61,8 @@ class UsageMetrics(Collector):
         for project, usage in usages.items():
             archived = usage.archived
             stored, failing = usage.store_events, bool(usage.trouble)
-            values = (stored, archived.events, archived.size, archived.removed, failing)
+            gone = (archived.removed, archived.compacted)
+            values = (stored, archived.events, archived.size, *gone, failing)
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([project], value)
             for limit in usage.limits:

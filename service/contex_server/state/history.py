@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
@@ -190,7 +190,8 @@ class HistoryReader:
     async def blame(self, project: str, start: Sequence) -> BlameResult:
         """Which events set the parts of a datum, whose latest event is at a sequence.
 
-        Reads at most 10,000 revisions and 64 MiB, for at most 10 seconds.
+        Reads at most 10,000 revisions and 64 MiB, for at most 10 seconds, and nothing from before
+        an erased payload.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED if even that event can no longer be read.
@@ -207,10 +208,13 @@ class HistoryReader:
             if blamed is None:
                 newest, *part = part
                 blamed = await asyncio.to_thread(blame, newest.event)
-            await asyncio.to_thread(_add_all, blamed, part, deadline)
-            reached = not blamed.open or (ended and time.monotonic() < deadline)
+            readable = list(takewhile(_has_payload, part))
+            cut = len(readable) < len(part)
+            await asyncio.to_thread(_add_all, blamed, readable, deadline)
+            reached = not blamed.open or (ended and not cut and time.monotonic() < deadline)
             if (
                 reached
+                or cut
                 or seen >= _BLAME_EVENTS
                 or size >= _BLAME_BYTES
                 or time.monotonic() >= deadline
@@ -239,6 +243,11 @@ class HistoryReader:
             else:
                 low = info.sequence
         return known
+
+
+def _has_payload(link: Revision) -> bool:
+    event = link.event
+    return event.erased is None or event.event_type == DATA_DELETED
 
 
 def _add_all(blamed: Blame, older: list[Revision], deadline: float) -> None:

@@ -33,6 +33,7 @@ class PatchOmitted(IntEnum):
     BINARY = 1
     TOO_LARGE = 2
     TRIMMED = 3
+    ERASED = 4
 
 
 class Patch(NamedTuple):
@@ -54,6 +55,8 @@ def patch(before: Event, after: Event) -> Patch:
 
     Between equal JSON in different bytes it is a JSON Patch without operations.
     """
+    if before.erased is not None or after.erased is not None:
+        return Patch(omitted=PatchOmitted.ERASED)
     if before.payload == after.payload:
         return Patch()
     if max(len(before.payload), len(after.payload)) > PATCH_BYTES:

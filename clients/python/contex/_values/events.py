@@ -95,8 +95,10 @@ class Erasure:
 
     Attributes:
         time: When it was erased, by the store's clock (UTC).
-        request_id: The request_id of the request that erased it.
-        reason: The reason given in that request.
+        request_id: The request_id of the request that erased it; empty if it was removed by the
+            project's retention.
+        reason: The reason given in that request, or the rule, such as "retention: keeps the last 3
+            revisions".
         payload_digest: SHA-256 of what was erased: of the encrypted form if the event named a
             subject, otherwise of the payload. Whoever kept a copy of those bytes can prove that
             they are what was erased.
@@ -143,8 +145,9 @@ class Event(EventMethods):
         previous_sequence: Sequence of the previous event of the same data key; empty for the first.
         opaque: True if the payload's bytes could not be described; the event is then matched by its
             key and description only.
-        erased: Set if payload and description were erased. Both are then empty, and the event no
-            longer matches anything. All other fields are unchanged.
+        erased: Set if payload and description were erased or removed as later revisions came
+            (Retention.keep_revisions). Both are then empty, and the event no longer matches
+            anything. All other fields are unchanged.
     """
 
     sequence: str

@@ -112,6 +112,8 @@ class Stats:
         removed_event_count: Number of events that were permanently removed.
         warnings: Problems and removals that are coming up, in plain words, such as "the store holds
             1,600,000 events and should hold 1,000,000: is the archive reachable?".
+        compacted_event_count: Number of events whose payloads were permanently removed by
+            Retention.keep_revisions.
     """
 
     event_count: int
@@ -135,6 +137,7 @@ class Stats:
     segment_count: int
     removed_event_count: int
     warnings: tuple[str, ...]
+    compacted_event_count: int
 
 
 def stats(message: project_service_pb2.GetStatsResponse) -> Stats:
@@ -161,6 +164,7 @@ def stats(message: project_service_pb2.GetStatsResponse) -> Stats:
         segment_count=message.segment_count,
         removed_event_count=message.removed_event_count,
         warnings=tuple(message.warnings),
+        compacted_event_count=message.compacted_event_count,
     )
 
 
@@ -266,6 +270,10 @@ class Retention:
         archive_seconds: Permanently remove archived events older than this, in seconds; at most
             3,155,760,000 (100 years).
         legal_hold: Legal hold: nothing is removed or erased, whatever other settings say.
+        keep_revisions: Permanently remove the payload and the description of an archived event once
+            its data key has this number of later events; at most 1,000,000. The event itself stays,
+            and its `erased` says why it is empty, so the log has no gap. Events that are still in
+            the store keep theirs: the store limits say for how long.
     """
 
     store_seconds: int | None = None
@@ -273,6 +281,7 @@ class Retention:
     store_bytes: int | None = None
     archive_seconds: int | None = None
     legal_hold: bool = False
+    keep_revisions: int | None = None
 
 
 def retention(message: project_service_pb2.Retention) -> Retention:
@@ -283,6 +292,7 @@ def retention(message: project_service_pb2.Retention) -> Retention:
         store_bytes=message.store_bytes if message.HasField("store_bytes") else None,
         archive_seconds=message.archive_seconds if message.HasField("archive_seconds") else None,
         legal_hold=message.legal_hold,
+        keep_revisions=message.keep_revisions if message.HasField("keep_revisions") else None,
     )
 
 

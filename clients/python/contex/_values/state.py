@@ -90,6 +90,8 @@ class PatchOmitted(enum.Enum):
     """One of the payloads is larger than 256 KiB."""
     TRIMMED = "trimmed"
     """The previous event can no longer be read."""
+    ERASED = "erased"
+    """One of the payloads was erased, or removed by the project's retention: see `Event.erased`."""
     OTHER = "other"
     """One that a newer server has added.
 
@@ -295,9 +297,10 @@ class Blame:
         as_of: The moment.
         truncated: True if the result is incomplete. Either the search stopped before it had found
             every part, after 10,000 revisions, 64 MiB or 10 seconds, or at the oldest readable
-            revision; the remaining parts are then attributed to the oldest revision seen, and may
-            be older. Or the datum has more parts than a response holds, 10,000 or 2 MiB; only the
-            first ones are then returned.
+            revision, which is the one after a revision whose payload was erased or removed; the
+            remaining parts are then attributed to the oldest revision seen, and may be older. Or
+            the datum has more parts than a response holds, 10,000 or 2 MiB; only the first ones are
+            then returned.
     """
 
     event: Event
@@ -316,6 +319,11 @@ def blame(message: state_service_pb2.GetBlameResponse) -> Blame:
     )
 
 
-_PATCH_OMITTEDS = {1: PatchOmitted.BINARY, 2: PatchOmitted.TOO_LARGE, 3: PatchOmitted.TRIMMED}
+_PATCH_OMITTEDS = {
+    1: PatchOmitted.BINARY,
+    2: PatchOmitted.TOO_LARGE,
+    3: PatchOmitted.TRIMMED,
+    4: PatchOmitted.ERASED,
+}
 
 _CHANGE_KINDS = {1: ChangeKind.ADDED, 2: ChangeKind.REMOVED, 3: ChangeKind.CHANGED}

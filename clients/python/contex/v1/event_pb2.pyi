@@ -246,8 +246,9 @@ class Event(_message.Message):
 
     @_builtins.property
     def erased(self) -> Global___Erased:
-        """Set if payload and description were erased (ProjectService.EraseData). Both are then empty,
-        and the event no longer matches anything. All other fields are unchanged.
+        """Set if payload and description were erased (ProjectService.EraseData) or removed as later
+        revisions came (Retention.keep_revisions). Both are then empty, and the event no longer matches
+        anything. All other fields are unchanged.
         """
 
     def __init__(
@@ -287,9 +288,11 @@ class Erased(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PAYLOAD_DIGEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request_id of the request that erased it."""
+    """The request_id of the request that erased it; empty if it was removed by the project's
+    retention.
+    """
     reason: _builtins.str
-    """The reason given in that request."""
+    """The reason given in that request, or the rule, such as "retention: keeps the last 3 revisions"."""
     payload_digest: _builtins.bytes
     """SHA-256 of what was erased: of the encrypted form if the event named a subject, otherwise of
     the payload. Whoever kept a copy of those bytes can prove that they are what was erased.

@@ -422,6 +422,7 @@ class GetStatsResponse(_message.Message):
     SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
     REMOVED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    COMPACTED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
     """Number of events that can be read."""
     first_sequence: _builtins.str
@@ -464,6 +465,8 @@ class GetStatsResponse(_message.Message):
     """Number of segments made so far."""
     removed_event_count: _builtins.int
     """Number of events that were permanently removed."""
+    compacted_event_count: _builtins.int
+    """Number of events whose payloads were permanently removed by Retention.keep_revisions."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Problems and removals that are coming up, in plain words, such as "the store holds 1,600,000
@@ -494,10 +497,11 @@ class GetStatsResponse(_message.Message):
         segment_count: _builtins.int = ...,
         removed_event_count: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        compacted_event_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "archive_bytes", b"archive_bytes", "archive_event_count", b"archive_event_count", "archived_sequence", b"archived_sequence", "counted_since", b"counted_since", "data_key_count", b"data_key_count", "deleted_key_count", b"deleted_key_count", "event_bytes", b"event_bytes", "event_count", b"event_count", "events_per_second", b"events_per_second", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "listener_count", b"listener_count", "removed_event_count", b"removed_event_count", "segment_count", b"segment_count", "snapshot_bytes", b"snapshot_bytes", "snapshot_count", b"snapshot_count", "snapshot_sequence", b"snapshot_sequence", "store_event_count", b"store_event_count", "subscriber_count", b"subscriber_count", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "archive_bytes", b"archive_bytes", "archive_event_count", b"archive_event_count", "archived_sequence", b"archived_sequence", "compacted_event_count", b"compacted_event_count", "counted_since", b"counted_since", "data_key_count", b"data_key_count", "deleted_key_count", b"deleted_key_count", "event_bytes", b"event_bytes", "event_count", b"event_count", "events_per_second", b"events_per_second", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "listener_count", b"listener_count", "removed_event_count", b"removed_event_count", "segment_count", b"segment_count", "snapshot_bytes", b"snapshot_bytes", "snapshot_count", b"snapshot_count", "snapshot_sequence", b"snapshot_sequence", "store_event_count", b"store_event_count", "subscriber_count", b"subscriber_count", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -516,6 +520,7 @@ class Retention(_message.Message):
     STORE_BYTES_FIELD_NUMBER: _builtins.int
     ARCHIVE_SECONDS_FIELD_NUMBER: _builtins.int
     LEGAL_HOLD_FIELD_NUMBER: _builtins.int
+    KEEP_REVISIONS_FIELD_NUMBER: _builtins.int
     store_seconds: _builtins.int
     """Move events older than this from the store to the archive, in seconds; at most 3,155,760,000
     (100 years). With several store limits, the first one reached applies.
@@ -530,6 +535,12 @@ class Retention(_message.Message):
     """
     legal_hold: _builtins.bool
     """Legal hold: nothing is removed or erased, whatever other settings say."""
+    keep_revisions: _builtins.int
+    """Permanently remove the payload and the description of an archived event once its data key has
+    this number of later events; at most 1,000,000. The event itself stays, and its `erased` says
+    why it is empty, so the log has no gap. Events that are still in the store keep theirs: the
+    store limits say for how long.
+    """
     def __init__(
         self,
         *,
@@ -538,13 +549,16 @@ class Retention(_message.Message):
         store_bytes: _builtins.int | None = ...,
         archive_seconds: _builtins.int | None = ...,
         legal_hold: _builtins.bool = ...,
+        keep_revisions: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds", "_store_bytes", b"_store_bytes", "_store_events", b"_store_events", "_store_seconds", b"_store_seconds", "archive_seconds", b"archive_seconds", "store_bytes", b"store_bytes", "store_events", b"store_events", "store_seconds", b"store_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds", "_keep_revisions", b"_keep_revisions", "_store_bytes", b"_store_bytes", "_store_events", b"_store_events", "_store_seconds", b"_store_seconds", "archive_seconds", b"archive_seconds", "keep_revisions", b"keep_revisions", "store_bytes", b"store_bytes", "store_events", b"store_events", "store_seconds", b"store_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds", "_store_bytes", b"_store_bytes", "_store_events", b"_store_events", "_store_seconds", b"_store_seconds", "archive_seconds", b"archive_seconds", "legal_hold", b"legal_hold", "store_bytes", b"store_bytes", "store_events", b"store_events", "store_seconds", b"store_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds", "_keep_revisions", b"_keep_revisions", "_store_bytes", b"_store_bytes", "_store_events", b"_store_events", "_store_seconds", b"_store_seconds", "archive_seconds", b"archive_seconds", "keep_revisions", b"keep_revisions", "legal_hold", b"legal_hold", "store_bytes", b"store_bytes", "store_events", b"store_events", "store_seconds", b"store_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__archive_seconds: _TypeAlias = _typing.Literal["archive_seconds"]  # noqa: Y015
     _WhichOneofArgType__archive_seconds: _TypeAlias = _typing.Literal["_archive_seconds", b"_archive_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__keep_revisions: _TypeAlias = _typing.Literal["keep_revisions"]  # noqa: Y015
+    _WhichOneofArgType__keep_revisions: _TypeAlias = _typing.Literal["_keep_revisions", b"_keep_revisions"]  # noqa: Y015
     _WhichOneofReturnType__store_bytes: _TypeAlias = _typing.Literal["store_bytes"]  # noqa: Y015
     _WhichOneofArgType__store_bytes: _TypeAlias = _typing.Literal["_store_bytes", b"_store_bytes"]  # noqa: Y015
     _WhichOneofReturnType__store_events: _TypeAlias = _typing.Literal["store_events"]  # noqa: Y015
@@ -553,6 +567,8 @@ class Retention(_message.Message):
     _WhichOneofArgType__store_seconds: _TypeAlias = _typing.Literal["_store_seconds", b"_store_seconds"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__archive_seconds) -> _WhichOneofReturnType__archive_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_revisions) -> _WhichOneofReturnType__keep_revisions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__store_bytes) -> _WhichOneofReturnType__store_bytes | None: ...
     @_typing.overload

@@ -59,6 +59,8 @@ class _PatchOmittedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PatchOmi
     """One of the payloads is larger than 256 KiB."""
     PATCH_OMITTED_TRIMMED: _PatchOmitted.ValueType  # 3
     """The previous event can no longer be read."""
+    PATCH_OMITTED_ERASED: _PatchOmitted.ValueType  # 4
+    """One of the payloads was erased, or removed by the project's retention: see Event.erased."""
 
 class PatchOmitted(_PatchOmitted, metaclass=_PatchOmittedEnumTypeWrapper):
     """Why a patch was omitted."""
@@ -71,6 +73,8 @@ PATCH_OMITTED_TOO_LARGE: PatchOmitted.ValueType  # 2
 """One of the payloads is larger than 256 KiB."""
 PATCH_OMITTED_TRIMMED: PatchOmitted.ValueType  # 3
 """The previous event can no longer be read."""
+PATCH_OMITTED_ERASED: PatchOmitted.ValueType  # 4
+"""One of the payloads was erased, or removed by the project's retention: see Event.erased."""
 Global___PatchOmitted: _TypeAlias = PatchOmitted  # noqa: Y015
 
 class _ChangeKind:
@@ -789,8 +793,9 @@ class GetBlameResponse(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """True if the result is incomplete. Either the search stopped before it had found every part,
-    after 10,000 revisions, 64 MiB or 10 seconds, or at the oldest readable revision; the
-    remaining parts are then attributed to the oldest revision seen, and may be older. Or the
+    after 10,000 revisions, 64 MiB or 10 seconds, or at the oldest readable revision, which is the
+    one after a revision whose payload was erased or removed; the remaining parts are then
+    attributed to the oldest revision seen, and may be older. Or the
     datum has more parts than a response holds, 10,000 or 2 MiB; only the first ones are then
     returned.
     """

@@ -22,6 +22,7 @@ from contex_server.state.moments import check_not_in_future
 _PROJECT_GLOB = Glob("name", 1, 64)
 _MAX_SECONDS = 3_155_760_000
 _MAX_COUNT = 2**53
+_MAX_REVISIONS = 1_000_000
 _TOP, _MAX_TOP = 10, 100
 _MAX_BUCKET_S = 366 * DAY
 _OFFSET_MINUTES = 24 * 60
@@ -32,6 +33,7 @@ def retention(message: pb.Retention) -> Retention:
     values = {field.name: value for field, value in message.ListFields()}
     for name, value in values.items():
         limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
+        limit = _MAX_REVISIONS if name == "keep_revisions" else limit
         fields.within(value, 0, limit, f"retention.{name}")
     return Retention(**values)
 

@@ -111,6 +111,7 @@ class ProjectServicer(Servicer):
             segment_count=archived.segments,
             removed_event_count=archived.removed,
             warnings=usage.warnings,
+            compacted_event_count=archived.compacted,
         )
 
     async def get_retention(

@@ -7,11 +7,11 @@ segments  stream: the segments, by the sequences of their last events
 from __future__ import annotations
 
 from contex_server.kernel.model import Entry, Range, Sequence
-from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
+from contex_server.log.archive import Archived, ArchiveStore, Compaction, SegmentRecord, is_remains
 from contex_server.log.redis.client import Facet, entries_of, range_command
 from contex_server.log.redis.key_names import parse_sequence
 
-_NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites")
+_NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites", "compacted")
 _KINDS = ("task:archive", "archive", "segments")
 _TRIMMED = 5_000
 """Events removed by one call, in half a millisecond."""
@@ -38,6 +38,7 @@ class RedisArchive(Facet, ArchiveStore):
             digest=(stored["digest"] or b"").decode(),
             directory=(stored["directory"] or b"").decode(),
             remains=_record(*remains.split(b" ", 1)) if remains else None,
+            compaction=_compaction(stored["compaction"]),
         )
 
     async def segments(self, project: str, after: Sequence, count: int) -> list[SegmentRecord]:
@@ -98,6 +99,29 @@ class RedisArchive(Facet, ArchiveStore):
             f"{record.last} {_line(record)}",
         )
 
+    async def compact(
+        self,
+        project: str,
+        owner: str,
+        retention: bytes,
+        compaction: Compaction,
+        replaced: SegmentRecord | None,
+        events: int,
+        action: bytes,
+    ) -> bool:
+        return await self._client.attempt(
+            project,
+            "contex1_compact",
+            (*_KINDS, "segments-anew", "retention", "audit"),
+            owner,
+            retention,
+            " ".join(map(str, compaction)),
+            events,
+            action,
+            self._settings.audit_retention_ms,
+            *(() if replaced is None else _replacement(replaced)),
+        )
+
     async def remove_segments(
         self,
         project: str,
@@ -133,6 +157,21 @@ class RedisArchive(Facet, ArchiveStore):
         while removed := await remove(_TRIMMED):
             total += removed
         return total + await remove("")
+
+
+def _replacement(record: SegmentRecord) -> tuple[str | int, ...]:
+    """The arguments by which the store's functions replace a segment or the remains."""
+    if is_remains(record):
+        return ("remains", f"{record.last} {_line(record)}")
+    line = _line(record)
+    return ("segment", str(record.last), record.bytes, record.size, record.digest, line)
+
+
+def _compaction(stored: bytes | None) -> Compaction | None:
+    if stored is None:
+        return None
+    keep, segments, looked, last = stored.decode().split()
+    return Compaction(int(keep), int(segments), int(looked), Sequence.parse(last))
 
 
 def _line(record: SegmentRecord) -> str:

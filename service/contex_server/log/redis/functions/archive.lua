@@ -4,6 +4,8 @@
 --   moved                          bytes of all events that were ever archived
 --   removed                        how many events are gone for good
 --   rewrites                       how often a segment was replaced
+--   compacted                      how many events lost their payloads to compactions
+--   compaction                     the last pass: "<keep> <segments> <looked> <last>"
 --   directory, digest, remains     the last being "<last> <line>" of a segment as below
 -- and its segments in the stream <segments>, each with the sequence of its last event as id
 -- and one field "r": "<ordinal> <first> <events> <bytes> <size> <index offset> <digest> <name>".
@@ -90,6 +92,28 @@ local function replace_remains(keys, args)
   return 1
 end
 
+-- KEYS  task, archive, segments, a name for the other stream, retention, audit
+-- ARGV  owner, the retention that asked for it, compaction, how many events it compacted, action,
+--       retention of audit records in ms, then, if it made another object, "segment" and what
+--       replace_segment takes after the owner, or "remains" and the remains
+-- Returns 1, or 0 if the task is somebody else's or the retention is another.
+local function compact(keys, args)
+  if not owns(keys[1], args[1]) then return 0 end
+  if (redis.call('GET', keys[5]) or '') ~= args[2] then return 0 end
+  if args[7] == 'segment' then
+    local replacement = { args[1], args[8], args[9], args[10], args[11], args[12] }
+    if replace_segment(keys, replacement) == 0 then return 0 end
+  elseif args[7] == 'remains' then
+    replace_remains(keys, { args[1], args[8] })
+  end
+  if args[7] then
+    redis.call('HINCRBY', keys[2], 'compacted', args[4])
+    record(keys[6], now(), tonumber(args[6]), 'x', args[5])
+  end
+  redis.call('HSET', keys[2], 'compaction', args[3])
+  return 1
+end
+
 -- KEYS  task, archive, segments, audit
 -- ARGV  owner, first, remains, what first was, action, retention of audit records in ms
 local function remove_segments(keys, args)
@@ -124,5 +148,6 @@ end
 redis.register_function('contex1_add_segment', add_segment)
 redis.register_function('contex1_replace_segment', replace_segment)
 redis.register_function('contex1_replace_remains', replace_remains)
+redis.register_function('contex1_compact', compact)
 redis.register_function('contex1_remove_segments', remove_segments)
 redis.register_function('contex1_trim', trim)
