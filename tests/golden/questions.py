@@ -717,7 +717,7 @@ def differences(recorded: Json, answered: Json, place: str = "") -> list[str]:
 
 
 _SCORE_TOLERANCE = 1e-3
-ADDED: frozenset[str] = frozenset()
+ADDED = frozenset({"keep_revisions"})
 """Fields of answers that came after the recording."""
 _RENAMED = {"match": "need_match", "need_specs": "needs", "final": "last"}
 

@@ -33,7 +33,7 @@ _OMITTED = {
     "BINARY": "one of the payloads is not text",
     "TOO_LARGE": "one of the payloads is too large",
     "TRIMMED": "the event before can no longer be read",
-    "ERASED": "one of the payloads was erased",
+    "ERASED": "one of the payloads was erased or removed",
 }
 
 

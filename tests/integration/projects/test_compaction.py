@@ -22,6 +22,7 @@ from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
 from contex_server.projects.compaction import next_pass
 from contex_server.projects.retention import Retention as Rules
+from contex_server.projects.usage_metrics import UsageMetrics
 from contex_server.server import Server
 
 from tests.conftest import StartServer
@@ -106,6 +107,11 @@ async def test_the_last_revisions_stay(
     assert figures.compacted_event_count == 21
     assert figures.removed_event_count == 0
     assert figures.event_count == len(before)
+    metrics = UsageMetrics()
+    metrics.used({P: await small_server.rooms.projects.usage.of(P)})
+    samples = {s.name: s.value for family in metrics.collect() for s in family.samples}
+    assert samples["contex_compacted_events"] == 21
+    assert samples["contex_removed_events"] == 0
     assert await verified(small_api) == []
 
     other = await start_server(valkey.url, embedder=Words(), segment_events=10)

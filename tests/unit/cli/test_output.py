@@ -267,6 +267,12 @@ def test_an_erased_revision_says_so_once(capsys: pytest.CaptureFixture[str]) -> 
         assert capsys.readouterr().out.count("(erased by request r because asked, at ") == 1
 
 
+def test_what_a_rule_removed_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    rule = Erasure(event().time, "", "retention: keeps the last 3 revisions", b"\x00")
+    state._show_brief(Revision(event(erased=rule, payload=b""), event().time, Patch()))
+    assert "(removed by retention: keeps the last 3 revisions, at 20" in capsys.readouterr().out
+
+
 def test_an_erased_judgement_says_so_for_programs() -> None:
     erased = event(erased=Erasure(event().time, "r", "asked", b"\x00"), payload=b"")
     match = Match(0, "n", 0.7, 0.7, 0.35, "m")
