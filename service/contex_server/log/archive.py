@@ -139,15 +139,16 @@ class ArchiveStore(Protocol):
         owner: str,
         retention: bytes,
         compaction: Compaction,
-        replaced: SegmentRecord | None,
+        replacement: tuple[SegmentRecord, SegmentRecord] | None,
         events: int,
         action: bytes,
     ) -> bool:
         """Records how far a compaction has come and, if it made one, the new object of the segment
-        or of the remains that it looked at last, with the number of events that it compacted.
+        or of the remains that it looked at last, after the one that it takes the place of, with
+        the number of events that it compacted.
 
-        Also False if `retention` is not what `ProjectStore.put_retention` stored last. `action`
-        goes into the audit if there is an object.
+        Also False if `retention` is not what `ProjectStore.put_retention` stored last, or the
+        segment has another object by now. `action` goes into the audit if there is a replacement.
         """
 
     async def remove_segments(

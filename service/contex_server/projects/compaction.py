@@ -66,30 +66,32 @@ class Compactor:
         if compaction is None:
             return False
         left = _left(directory, compaction)
-        end, record = left[0] if left else (END_OF_TIME, None)
         compaction = compaction._replace(
             looked=compaction.looked + len(left[:1]),
-            last=end if len(left) > 1 else END_OF_TIME,
+            last=left[0][0] if len(left) > 1 else END_OF_TIME,
         )
         places: set[int] = set()
-        replaced, action = None, b""
-        if record is not None:
+        replacement, action = None, b""
+        if left:
+            _, record = left[0]
             places = await self._superseded(project, record, compaction.keep)
-        if record is not None and places:
-            replaced, action = await self._remove(project, record, places, compaction.keep)
+            if places:
+                rule, replacement = await self._remove(project, record, places, compaction.keep)
+                action = _action(record, len(places), rule)
         reached("compacting-segment")
-        task = self.segments.task
+        task, objects = self.segments.task, self.segments.archive.objects
         mine = await task.claim(project, afresh=True)
         if not mine or not await self.store.archive.compact(
-            project, task.claims.owner, stored, compaction, replaced, len(places), action
+            project, task.claims.owner, stored, compaction, replacement, len(places), action
         ):
-            if replaced is not None:
-                await self.segments.archive.objects.delete(replaced.name)
+            if replacement is not None:
+                await objects.delete(replacement[1].name)
             return False
         reached("compacted-segment")
-        if record is not None and replaced is not None:
-            await self.segments.archive.objects.delete(record.name)
-            log.info("compacted", project=project, segment=record.ordinal, events=len(places))
+        if replacement is not None:
+            await objects.delete(replacement[0].name)
+            ordinal = replacement[0].ordinal
+            log.info("compacted", project=project, segment=ordinal, events=len(places))
         return not compaction.is_over
 
     async def _superseded(self, project: str, record: SegmentRecord, keep: int) -> set[int]:
@@ -111,25 +113,30 @@ class Compactor:
             async for entries in archive.entries(record):
                 places |= await asyncio.to_thread(_places, entries, at, newest)
                 at += len(entries)
+                await self.segments.task.claim(project)
         return places
 
     async def _remove(
         self, project: str, record: SegmentRecord, places: set[int], keep: int
-    ) -> tuple[SegmentRecord | None, bytes]:
-        """Stores a segment without the payloads of some events; returns it and what the audit
-        says."""
+    ) -> tuple[str, tuple[SegmentRecord, SegmentRecord] | None]:
+        """Stores a segment without the payloads of some events; returns the rule that says so, and
+        the segment before and after."""
         rule = f"retention: keeps the last {f'{keep} revisions' if keep > 1 else 'revision'}"
-        now_ms = (await self.store.events.bounds(project)).now_ms
-        erasure = Erasure(now_ms, "", rule)
-        replaced = await self.segments.rewrite(
-            record,
-            lambda place, entry: event_codec.erase(entry, erasure) if place in places else entry,
-        )
-        detail = f"removed the payloads of {len(places)} events up to {record.last}: {rule}"
-        action = encode_action(
-            AuditAction.ADMINISTERED, SERVICE, detail, sequence=record.last, count=len(places)
-        )
-        return replaced, action
+        erasure = Erasure((await self.store.events.bounds(project)).now_ms, "", rule)
+
+        def remove(place: int, entry: Entry) -> Entry:
+            return event_codec.erase(entry, erasure) if place in places else entry
+
+        replaced = await self.segments.rewrite(project, record, remove)
+        return rule, None if replaced is None else (record, replaced)
+
+
+def _action(record: SegmentRecord, events: int, rule: str) -> bytes:
+    """What the audit says."""
+    detail = f"removed the payloads of {events} events up to {record.last}: {rule}"
+    return encode_action(
+        AuditAction.ADMINISTERED, SERVICE, detail, sequence=record.last, count=events
+    )
 
 
 def _left(directory: Directory, compaction: Compaction) -> list[tuple[Sequence, SegmentRecord]]:

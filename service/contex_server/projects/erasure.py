@@ -228,7 +228,7 @@ class Eraser:
                 erased.add(entry)
             return rewritten
 
-        replaced = await archiver.segments.rewrite(record, erase)
+        replaced = await archiver.segments.rewrite(project, record, erase)
         if replaced is None:
             return
         reached("erasing-segment")

@@ -20,6 +20,7 @@ from contex_server.log.buckets import target_project
 from contex_server.projects.archive_task import ArchiveTask
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
+from contex_server.tiers.objects import archive_unavailable
 from contex_server.tiers.sealer import key_id_of
 from contex_server.tiers.segment import SegmentBuilder
 
@@ -93,9 +94,9 @@ class SegmentWriter:
         return record
 
     async def rewrite(
-        self, record: SegmentRecord, change: Callable[[int, Entry], Entry]
+        self, project: str, record: SegmentRecord, change: Callable[[int, Entry], Entry]
     ) -> SegmentRecord | None:
-        """Stores a segment, or the remains, once more with some events changed.
+        """Stores a segment, or the remains, once more with some events changed; keeps the task.
 
         Args:
             change: Given an event's place and itself, returns what stands there from now on: the
@@ -104,6 +105,9 @@ class SegmentWriter:
         Returns:
             The record, which the caller has to put in the place of the other; None if nothing
             changed.
+
+        Raises:
+            ContexError: Also ARCHIVE_UNAVAILABLE if another process holds the task by now.
         """
         index = await self.archive.index(record)
         replaces = (*index.replaces, record.digest)
@@ -117,6 +121,8 @@ class SegmentWriter:
         fresh = False
         async for entries in self.archive.entries(record):
             fresh |= await asyncio.to_thread(add, entries)
+            if not await self.task.claim(project):
+                raise archive_unavailable("another process is working on it")
         if not fresh:
             return None
         for info, start in index.snapshots:

@@ -16,7 +16,8 @@ from contex.v1.project_service_pb2 import (
     SetRetentionRequest,
     VerifyProjectRequest,
 )
-from contex_server.kernel.model import END_OF_TIME, Sequence
+from contex_server.kernel import event_codec
+from contex_server.kernel.model import END_OF_TIME, Erasure, Sequence
 from contex_server.log.archive import Archived, Compaction
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
@@ -264,6 +265,36 @@ async def test_a_legal_hold_keeps_everything(
     await set_retention(small_api, keep_revisions=3)
     await compact(small_server)
     check(before, await listed(small_api))
+
+
+async def test_a_segment_that_was_replaced_meanwhile_is_not_replaced(
+    small_server: Server, small_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another process that erases, while this one is stopped and loses the task."""
+    before = await revise(small_api)
+    await archive(small_server)
+    projects = small_server.rooms.projects
+    assert projects.archiver is not None
+    archiver, kept = projects.archiver, projects.archiver.segments.rewrite
+
+    async def erased_meanwhile(self: Any, project: str, record: Any, change: Any) -> Any:
+        replaced = await kept(project, record, change)
+        other = await kept(project, record, lambda _, e: event_codec.erase(e, erasure))
+        owner = archiver.task.claims.owner
+        store = small_server.rooms.storage.store.archive
+        if other is not None:
+            assert await store.replace_segment(project, owner, other)
+        return replaced
+
+    erasure = Erasure(0, "r1", "asked for")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(archiver.segments), "rewrite", erased_meanwhile)
+        await set_retention(small_api, keep_revisions=3)
+        await compact(small_server)
+    now = await listed(small_api)
+    assert len(now) == len(before)
+    assert {e.erased.request_id for e in now if e.data_key in KEYS and e.revision <= 7} == {"r1"}
+    assert await verified(small_api) == []
 
 
 async def test_without_an_archive_nothing_is_removed(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from contex_server.kernel.model import Erasure
 from contex_server.state.patch import Patch, PatchOmitted, json_patch, patch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,11 @@ def test_a_patch_is_not_much_longer_than_what_it_leads_to() -> None:
             Patch(omitted=PatchOmitted.BINARY),
         ),
         (event(b"1"), event(b"\xff", "image/png"), Patch(omitted=PatchOmitted.BINARY)),
+        (
+            replace(event(b""), erased=Erasure(1, "r", "asked for")),
+            event(b"1"),
+            Patch(omitted=PatchOmitted.ERASED),
+        ),
         (
             event(b"1"),
             event(b'"' + b"x" * 256 * 1024 + b'"'),

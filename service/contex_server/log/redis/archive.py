@@ -105,7 +105,7 @@ class RedisArchive(Facet, ArchiveStore):
         owner: str,
         retention: bytes,
         compaction: Compaction,
-        replaced: SegmentRecord | None,
+        replacement: tuple[SegmentRecord, SegmentRecord] | None,
         events: int,
         action: bytes,
     ) -> bool:
@@ -119,7 +119,7 @@ class RedisArchive(Facet, ArchiveStore):
             events,
             action,
             self._settings.audit_retention_ms,
-            *(() if replaced is None else _replacement(replaced)),
+            *(() if replacement is None else _replacement(*replacement)),
         )
 
     async def remove_segments(
@@ -159,12 +159,12 @@ class RedisArchive(Facet, ArchiveStore):
         return total + await remove("")
 
 
-def _replacement(record: SegmentRecord) -> tuple[str | int, ...]:
+def _replacement(before: SegmentRecord, after: SegmentRecord) -> tuple[str | int, ...]:
     """The arguments by which the store's functions replace a segment or the remains."""
-    if is_remains(record):
-        return ("remains", f"{record.last} {_line(record)}")
-    line = _line(record)
-    return ("segment", str(record.last), record.bytes, record.size, record.digest, line)
+    if is_remains(after):
+        return ("remains", f"{before.last} {_line(before)}", f"{after.last} {_line(after)}")
+    numbers = (after.bytes, after.size, after.digest)
+    return ("segment", _line(before), str(after.last), *numbers, _line(after))
 
 
 def _compaction(stored: bytes | None) -> Compaction | None:

@@ -94,17 +94,20 @@ end
 
 -- KEYS  task, archive, segments, a name for the other stream, retention, audit
 -- ARGV  owner, the retention that asked for it, compaction, how many events it compacted, action,
---       retention of audit records in ms, then, if it made another object, "segment" and what
---       replace_segment takes after the owner, or "remains" and the remains
--- Returns 1, or 0 if the task is somebody else's or the retention is another.
+--       retention of audit records in ms, then, if it made another object, "segment", the line of
+--       the one before and what replace_segment takes after the owner, or "remains", the remains
+--       before and now
+-- Returns 1, or 0 if the task is somebody else's, or the retention or the object is another.
 local function compact(keys, args)
   if not owns(keys[1], args[1]) then return 0 end
   if (redis.call('GET', keys[5]) or '') ~= args[2] then return 0 end
   if args[7] == 'segment' then
-    local replacement = { args[1], args[8], args[9], args[10], args[11], args[12] }
-    if replace_segment(keys, replacement) == 0 then return 0 end
+    local row = redis.call('XRANGE', keys[3], args[9], args[9])[1]
+    if not row or row[2][2] ~= args[8] then return 0 end
+    replace_segment(keys, { args[1], args[9], args[10], args[11], args[12], args[13] })
   elseif args[7] == 'remains' then
-    replace_remains(keys, { args[1], args[8] })
+    if redis.call('HGET', keys[2], 'remains') ~= args[8] then return 0 end
+    replace_remains(keys, { args[1], args[9] })
   end
   if args[7] then
     redis.call('HINCRBY', keys[2], 'compacted', args[4])
