@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Self
+from typing import ParamSpec, Self, TypeVar, cast
 
 from contex_server.kernel.codes import Code
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Reason(StrEnum):
@@ -66,6 +69,7 @@ class ContexError(Exception):
         metadata: Facts about it, by the names that `ErrorReason` documents.
         field: The request field at fault, if one is; of several the first.
         retry_after_ms: When a retry may succeed; None if it can't.
+        others: The refusals of other fields.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class ContexError(Exception):
         self.metadata = metadata or {}
         self.field = field
         self.retry_after_ms = retry_after_ms
-        self._others = tuple(others)
+        self.others = tuple(others)
 
     @property
     def violations(self) -> list[tuple[str, str]]:
@@ -92,34 +96,64 @@ class ContexError(Exception):
         if self.reason.code is not Code.INVALID_ARGUMENT:
             return []
         own = [(self.field, self.message.removeprefix(f"{self.field}: "))] if self.field else []
-        return [*own, *(one for other in self._others for one in other.violations)]
+        others = (one for other in self.others for one in other.violations)
+        return [*own, *others][:_MOST_PROBLEMS]
+
+
+class Checks:
+    """Makes the checks of a request in a `with` block, and at its end refuses all that failed.
+
+    A check that fails returns None for what it should, which must not be looked at in the block.
+
+    Raises:
+        ContexError: As the first check that failed, with the fields of the others.
+    """
+
+    def __init__(self) -> None:
+        self._problems: dict[str | None, ContexError] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Makes one check."""
+        try:
+            return check(*args, **kwargs)
+        except ContexError as error:
+            if error.reason.code is not Code.INVALID_ARGUMENT:
+                raise
+            self._note(error)
+            return cast(T, None)
+
+    def refuse(self, field: str, problem: str) -> None:
+        """Notes that a field is outside its limits."""
+        self._note(invalid_field(field, problem))
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ContexError) and error.reason.code is Code.INVALID_ARGUMENT:
+            self._problems.setdefault(error.field, error)
+        if self._problems and (error is None or isinstance(error, ContexError)):
+            first, *others = self._problems.values()
+            raise ContexError(
+                first.reason,
+                first.message,
+                metadata=first.metadata,
+                field=first.field,
+                retry_after_ms=first.retry_after_ms,
+                others=[*first.others, *others],
+            ) from None
+
+    def _note(self, error: ContexError) -> None:
+        self._problems.setdefault(error.field, error)
+        if len(self._problems) == _MOST_PROBLEMS:
+            raise error
 
 
 def all_of(checks: Iterable[Callable[[], object]]) -> None:
-    """Makes all checks; refuses as the first that fails, with the fields of the others.
-
-    Raises:
-        ContexError: As the first check that fails.
-    """
-    problems: list[ContexError] = []
-    for check in checks:
-        try:
-            check()
-        except ContexError as error:
-            if error.field not in [problem.field for problem in problems]:
-                problems.append(error)
-            if len(problems) == _MOST_PROBLEMS:
-                break
-    if problems:
-        first, *others = problems
-        raise ContexError(
-            first.reason,
-            first.message,
-            metadata=first.metadata,
-            field=first.field,
-            retry_after_ms=first.retry_after_ms,
-            others=others,
-        )
+    """Makes all checks, as in a block of `Checks`."""
+    with Checks() as check:
+        for one in checks:
+            check(one)
 
 
 _MOST_PROBLEMS = 50

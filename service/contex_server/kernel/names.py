@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.errors import Checks, invalid_field
 
 # Controls, separators of lines, surrogates and noncharacters; and what is invisible and hides or
 # reorders text. By ranges, not by categories: what a name is must not change with Python's tables.
@@ -61,7 +61,9 @@ class Name:
         if len(values) > limits.filter_entries:
             limit = f"must hold at most {limits.filter_entries}, not {len(values)}"
             raise invalid_field(field, limit)
-        return frozenset(self(value, f"{field}[{index}]") for index, value in enumerate(values))
+        with Checks() as check:
+            names = [check(self, value, f"{field}[{i}]") for i, value in enumerate(values)]
+        return frozenset(names)
 
 
 class PrintableName(Name):

@@ -7,8 +7,9 @@ from contextlib import aclosing
 from functools import partial
 
 from contex.v1 import agent_service_pb2 as pb
+from contex.v1 import event_pb2
 
-from contex_server.agents.registry import AgentSpec, NeedSpec
+from contex_server.agents.registry import AgentSpec
 from contex_server.api.agents import messages
 from contex_server.api.match import checks
 from contex_server.api.match.messages import answer_fields
@@ -19,7 +20,7 @@ from contex_server.events.feed import Delivery
 from contex_server.events.stream import Message, stream
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import all_of, event_not_found, invalid_field
+from contex_server.kernel.errors import Checks, event_not_found, invalid_field
 from contex_server.kernel.model import Entry, MinDelta, Sequence
 from contex_server.matching.context import ContextFormat
 from contex_server.state.moments import resolve_moment
@@ -35,13 +36,17 @@ class AgentServicer(Servicer):
     async def register_agent(
         self, request: pb.RegisterAgentRequest, call: Call
     ) -> pb.RegisterAgentResponse:
-        agent_id = fields.agent_id(request.agent_id)
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            spec = check(_agent_spec, request, self._limits)
+            last_seen = check(fields.optional_sequence, request, "last_seen_sequence")
+            budget = check(checks.budget, request, self._limits)
         registered = await self._rooms.agents.registry.register(
             call.project,
             agent_id,
-            _agent_spec(request, self._limits),
-            last_seen=fields.optional_sequence(request, "last_seen_sequence"),
-            budget=checks.budget(request, self._limits),
+            spec,
+            last_seen=last_seen,
+            budget=budget,
             origin=call.origin,
             scope=call.scope,
         )
@@ -54,11 +59,15 @@ class AgentServicer(Servicer):
     async def update_agent(
         self, request: pb.UpdateAgentRequest, call: Call
     ) -> pb.UpdateAgentResponse:
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            spec = check(_agent_spec, request, self._limits)
+            budget = check(checks.budget, request, self._limits)
         updated = await self._rooms.agents.registry.update(
             call.project,
-            fields.agent_id(request.agent_id),
-            _agent_spec(request, self._limits),
-            budget=checks.budget(request, self._limits),
+            agent_id,
+            spec,
+            budget=budget,
             origin=call.origin,
             scope=call.scope,
         )
@@ -75,8 +84,9 @@ class AgentServicer(Servicer):
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         token = Token.AGENTS_PAGE
-        size = fields.page_size(request.page_size, self._limits)
-        after = cursors.decode_text(token, call.project, request.page_token)
+        with Checks() as check:
+            size = check(fields.page_size, request.page_size, self._limits)
+            after = check(cursors.decode_text, token, call.project, request.page_token)
         page = await self._rooms.agents.registry.page(call.project, after, size + 1)
         agents = [messages.agent_message(*registered) for registered in page[:size]]
         response = pb.ListAgentsResponse(agents=agents)
@@ -93,11 +103,13 @@ class AgentServicer(Servicer):
         return pb.UnregisterAgentResponse(sequence=str(sequence))
 
     async def listen(self, request: pb.ListenRequest, call: Call) -> None:
-        agent_id = fields.agent_id(request.agent_id)
-        heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
-        form = checks.context_format(request.context_format)
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            heartbeat_s = check(fields.heartbeat_s, request.heartbeat_interval_ms, self._settings)
+            form = check(checks.context_format, request.context_format)
+            start = check(ranges.start, request)
         _, acknowledged = await self._rooms.agents.registry.get(call.project, agent_id)
-        position = await ranges.start_of(self._log, request, acknowledged)
+        position = await ranges.start_of(self._log, request, start, acknowledged)
         async with (
             self._rooms.match.pool.matcher(call.project) as matcher,
             matcher.attach(agent_id) as listening,
@@ -139,14 +151,9 @@ class AgentServicer(Servicer):
     async def acknowledge(
         self, request: pb.AcknowledgeRequest, call: Call
     ) -> pb.AcknowledgeResponse:
-        agent_id = fields.agent_id(request.agent_id)
-        position: Sequence | None
-        if request.HasField("cursor"):
-            position = cursors.decode_position(Token.CURSOR, call.project, request.cursor, "cursor")
-        else:
-            position = fields.optional_sequence(request)
-        if position is None:
-            raise invalid_field("position", "a cursor or a sequence is required")
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            position = check(_acknowledged, request)
         acknowledged = await self._rooms.agents.registry.acknowledge(
             call.project, agent_id, position, call.origin
         )
@@ -155,9 +162,12 @@ class AgentServicer(Servicer):
     async def get_agent_context(
         self, request: pb.GetAgentContextRequest, call: Call
     ) -> pb.GetAgentContextResponse:
-        agent_id = fields.agent_id(request.agent_id)
-        near_misses = fields.within(request.near_misses, 0, _MAX_NEAR_MISSES, "near_misses")
-        moment = await resolve_moment(self._log, call.project, fields.optional_moment(request))
+        most = _MAX_NEAR_MISSES
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            near_misses = check(fields.within, request.near_misses, 0, most, "near_misses")
+            as_of = check(fields.optional_moment, request)
+        moment = await resolve_moment(self._log, call.project, as_of)
         context = await self._rooms.agents.contexts.get(
             call.project,
             agent_id,
@@ -171,16 +181,29 @@ class AgentServicer(Servicer):
     async def list_deliveries(
         self, request: pb.ListDeliveriesRequest, call: Call
     ) -> pb.ListDeliveriesResponse:
-        size = fields.page_size(request.page_size, self._limits)
-        span = fields.span(request, order=request.order)
-        journals, next_page_token = self._rooms.agents.journals, ""
-        match request.WhichOneof("of"):
-            case "sequence":
+        of, text = request.WhichOneof("of"), request.page_token
+        backwards = request.order == event_pb2.ORDER_BACKWARDS
+        token = Token.DELIVERIES_BACK_PAGE if backwards else Token.DELIVERIES_PAGE
+        with Checks() as check:
+            size = check(fields.page_size, request.page_size, self._limits)
+            span = check(fields.span, request, order=request.order)
+            if of == "sequence":
                 for field in ("since", "until"):
                     if request.HasField(field):
-                        raise invalid_field(field, "must be unset where a sequence is given")
-                event, token = fields.sequence(request.sequence, "sequence"), Token.RECEIVERS_PAGE
-                last = cursors.decode_text(token, call.project, request.page_token)
+                        check.refuse(field, "must be unset where a sequence is given")
+                token = Token.RECEIVERS_PAGE
+                event = check(fields.sequence, request.sequence, "sequence")
+                last = check(cursors.decode_text, token, call.project, text)
+            elif of == "agent_id":
+                agent_id = check(fields.agent_id, request.agent_id)
+                position = (
+                    check(cursors.decode_position, token, call.project, text) if text else None
+                )
+            else:
+                check.refuse("of", "a sequence or an agent_id is required")
+        journals, next_page_token = self._rooms.agents.journals, ""
+        match of:
+            case "sequence":
                 deliveries, next_id = await journals.recipients(
                     call.project, event, last, size, call.scope
                 )
@@ -191,18 +214,13 @@ class AgentServicer(Servicer):
                     if entry is None:
                         raise event_not_found(call.project, event)
             case "agent_id":
-                agent_id = fields.agent_id(request.agent_id)
-                token = Token.DELIVERIES_BACK_PAGE if span.backwards else Token.DELIVERIES_PAGE
-                if request.page_token:
-                    position = cursors.decode_position(token, call.project, request.page_token)
+                if position is not None:
                     span = span.rest(position)
                 deliveries, place = await journals.deliveries_to(
                     call.project, agent_id, span, size, call.scope
                 )
                 if place:
                     next_page_token = cursors.encode_position(token, call.project, place)
-            case _:
-                raise invalid_field("of", "a sequence or an agent_id is required")
         return pb.ListDeliveriesResponse(
             deliveries=map(messages.delivery_message, deliveries), next_page_token=next_page_token
         )
@@ -213,18 +231,24 @@ def _agent_spec(
 ) -> AgentSpec:
     """What a registration sets or changes; a new one must have needs."""
     is_new = isinstance(request, pb.RegisterAgentRequest)
-
-    def needs() -> tuple[NeedSpec, ...]:
-        return checks.needs(request.needs, "needs", limits, at_least=int(is_new))
-
-    def max_matches() -> int | None:
+    max_matches: int | None
+    delta: tuple[MinDelta | None] | None = None
+    with Checks() as check:
+        needs = check(checks.needs, request.needs, "needs", limits, at_least=int(is_new))
+        threshold = check(checks.threshold, request)
         if isinstance(request, pb.RegisterAgentRequest):
-            return checks.max_matches(request, limits)
-        return checks.own_max_matches(request, limits)
+            max_matches = check(checks.max_matches, request, limits)
+        else:
+            max_matches = check(checks.own_max_matches, request, limits)
+        if request.HasField("min_delta"):
+            delta = (check(checks.min_delta, request.min_delta, limits),)
+    return AgentSpec(needs or None, threshold, max_matches, delta)
 
-    def delta() -> tuple[MinDelta | None] | None:
-        given = request.HasField("min_delta")
-        return (checks.min_delta(request.min_delta, limits),) if given else None
 
-    all_of((needs, lambda: checks.threshold(request), max_matches, delta))
-    return AgentSpec(needs() or None, checks.threshold(request), max_matches(), delta())
+def _acknowledged(request: pb.AcknowledgeRequest) -> Sequence:
+    if request.HasField("cursor"):
+        return cursors.decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
+    position = fields.optional_sequence(request)
+    if position is None:
+        raise invalid_field("position", "a cursor or a sequence is required")
+    return position

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from contex.v1 import audit_service_pb2 as pb
+from contex.v1 import event_pb2
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.convert import convert
@@ -16,6 +17,7 @@ from contex_server.audit.files import CsvWriter, JsonLinesWriter, ParquetWriter,
 from contex_server.audit.records import AuditAction, AuditFilter, AuditRecord, RecordId
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
+from contex_server.kernel.errors import Checks
 from contex_server.kernel.protobuf import timestamp
 from contex_server.kernel.scope import Scope
 
@@ -39,11 +41,13 @@ class AuditServicer(Servicer):
     async def list_records(
         self, request: pb.ListRecordsRequest, call: Call
     ) -> pb.ListRecordsResponse:
-        record_filter = _record_filter(request.filter, self._limits, call.scope)
-        size = fields.page_size(request.page_size, self._limits)
-        span = fields.span(request, order=request.order)
-        token = Token.AUDIT_BACK_PAGE if span.backwards else Token.AUDIT_PAGE
-        last = _last_read(token, call.project, request.page_token)
+        backwards = request.order == event_pb2.ORDER_BACKWARDS
+        token = Token.AUDIT_BACK_PAGE if backwards else Token.AUDIT_PAGE
+        with Checks() as check:
+            record_filter = check(_record_filter, request.filter, self._limits, call.scope)
+            size = check(fields.page_size, request.page_size, self._limits)
+            span = check(fields.span, request, order=request.order)
+            last = check(_last_read, token, call.project, request.page_token)
         response = pb.ListRecordsResponse()
         scanned = 0
         rows = self._rooms.audit.reader.read(call.project, span, record_filter, resume=last)
@@ -59,11 +63,11 @@ class AuditServicer(Servicer):
         return response
 
     async def export_records(self, request: pb.ExportRecordsRequest, call: Call) -> None:
-        record_filter = _record_filter(request.filter, self._limits, call.scope)
-        span = fields.span(request)
-        make, piece_rows = _WRITERS[
-            fields.enum(request.format, pb.AuditFormat.DESCRIPTOR, "format")
-        ]
+        with Checks() as check:
+            record_filter = check(_record_filter, request.filter, self._limits, call.scope)
+            span = check(fields.span, request)
+            file_format = check(fields.enum, request.format, pb.AuditFormat.DESCRIPTOR, "format")
+        make, piece_rows = _WRITERS[file_format]
         writer = await asyncio.to_thread(make)
         count = 0
         rows: list[AuditRecord] = []
@@ -92,15 +96,14 @@ class AuditServicer(Servicer):
 
 def _record_filter(message: pb.AuditFilter, limits: Limits, scope: Scope) -> AuditFilter:
     """A filter, which also keeps out what the caller may not see."""
-    fields.check_count("filter.actions", len(message.actions), _MAX_ACTIONS)
-    return AuditFilter(
-        frozenset(_action(n, f"filter.actions[{i}]") for i, n in enumerate(message.actions)),
-        fields.publisher.all_of(message.actors, "filter.actors", limits),
-        fields.agent_id.all_of(message.agent_ids, "filter.agent_ids", limits),
-        fields.key_glob.all_of(message.data_keys, "filter.data_keys", limits),
-        fields.request_id(message.request_id, "filter.request_id"),
-        scope,
-    )
+    with Checks() as check:
+        check(fields.check_count, "filter.actions", len(message.actions), _MAX_ACTIONS)
+        actions = [check(_action, n, f"filter.actions[{i}]") for i, n in enumerate(message.actions)]
+        actors = check(fields.publisher.all_of, message.actors, "filter.actors", limits)
+        agents = check(fields.agent_id.all_of, message.agent_ids, "filter.agent_ids", limits)
+        keys = check(fields.key_glob.all_of, message.data_keys, "filter.data_keys", limits)
+        request_id = check(fields.request_id, message.request_id, "filter.request_id")
+    return AuditFilter(frozenset(actions), actors, agents, keys, request_id, scope)
 
 
 def _action(value: pb.AuditAction.ValueType, field: str) -> AuditAction:

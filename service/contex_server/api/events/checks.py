@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from contex.v1 import event_pb2
@@ -41,33 +42,53 @@ def publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Appen
     Raises:
         ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
     """
+    try:
+        return _checked(request, origin, limits)
+    except ContexError:
+        all_of(_checks(request, origin, limits))
+        raise
+
+
+def _checked(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
     request_id, publisher = request.request_id, request.publisher or origin.identity
     if request_id:
         fields.request_id(request_id)
     if publisher:
         fields.publisher(publisher)
-    durability = _DURABILITIES.get(request.durability)
+    durability = _durability(request.durability)
+    _check_size(request, limits)
+    events = [_new_event(e, i, publisher, limits) for i, e in enumerate(request.events)]
+    return Append(request.project, events, request_id, durability, publisher, origin)
+
+
+def _durability(value: int) -> Durability:
+    durability = _DURABILITIES.get(value)
     if durability is None:
-        raise invalid_field("durability", f"{request.durability} is no Durability")
+        raise invalid_field("durability", f"{value} is no Durability")
+    return durability
+
+
+def _check_size(request: pb.PublishRequest, limits: Limits) -> None:
     count = len(request.events)
     fields.check_count("events", count, limits.events_per_batch, at_least=1)
     if count > 1:
         size = request.ByteSize()
         if size > limits.batch_bytes:
             raise too_large("events", size, limits.batch_bytes)
-    try:
-        events = [_new_event(e, i, publisher, limits) for i, e in enumerate(request.events)]
-    except ContexError:
-        all_of(_checks(request.events, publisher, limits))
-        raise
-    return Append(request.project, events, request_id, durability, publisher, origin)
 
 
 def _checks(
-    events: Iterable[pb.NewEvent], publisher: str, limits: Limits
+    request: pb.PublishRequest, origin: Origin, limits: Limits
 ) -> Iterator[Callable[[], object]]:
-    """Checks of every field of refused events: what is at fault is replaced for the next one."""
-    for index, event in enumerate(events):
+    """Checks of every field of a refused request: what is at fault in an event is replaced for
+    the next one.
+    """
+    publisher = request.publisher or origin.identity
+    yield partial(fields.request_id, request.request_id)
+    yield partial(fields.publisher, publisher)
+    yield partial(_durability, request.durability)
+    yield partial(_check_size, request, limits)
+    for index, event in enumerate(islice(request.events, limits.events_per_batch)):
         rest = pb.NewEvent()
         rest.CopyFrom(event)
         passed: list[NewEvent] = []

@@ -18,7 +18,7 @@ from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import Message, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
-from contex_server.kernel.errors import event_not_found, shutting_down
+from contex_server.kernel.errors import Checks, event_not_found, shutting_down
 from contex_server.kernel.model import Entry, EventFilter
 from contex_server.log.pages import pages
 
@@ -45,10 +45,13 @@ class EventServicer(Servicer):
         return pb.GetEventResponse(event=wire.event_message(entry))
 
     async def list_events(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
-        event_filter = fields.event_filter(request.filter, self._limits, call.scope)
-        size = fields.page_size(request.page_size, self._limits)
         token = Token.EVENTS_PAGE
-        span = await ranges.remaining(self._log, request, token)
+        with Checks() as check:
+            event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
+            size = check(fields.page_size, request.page_size, self._limits)
+            span = check(fields.span, request, order=request.order)
+            position = check(ranges.resumed, request, token)
+        span = await ranges.remaining(self._log, request, span, position)
         response = pb.ListEventsResponse()
         scanned = size_bytes = 0
         last = span.after
@@ -72,10 +75,13 @@ class EventServicer(Servicer):
         return response
 
     async def replay(self, request: pb.ReplayRequest, call: Call) -> None:
-        event_filter = fields.event_filter(request.filter, self._limits, call.scope)
         # A cursor of one direction resumes nothing in the other.
         token = Token.BACKWARDS if request.order == event_pb2.ORDER_BACKWARDS else Token.CURSOR
-        span = await ranges.remaining(self._log, request, token)
+        with Checks() as check:
+            event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
+            span = check(fields.span, request, order=request.order)
+            position = check(ranges.resumed, request, token)
+        span = await ranges.remaining(self._log, request, span, position)
         count = 0
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
@@ -104,9 +110,11 @@ class EventServicer(Servicer):
             self._audit.exported(call.project, call.origin, call.method, count)
 
     async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> None:
-        event_filter = fields.event_filter(request.filter, self._limits, call.scope)
-        heartbeat_s = fields.heartbeat_s(request.heartbeat_interval_ms, self._settings)
-        position = end = await ranges.start_of(self._log, request)
+        with Checks() as check:
+            event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
+            heartbeat_s = check(fields.heartbeat_s, request.heartbeat_interval_ms, self._settings)
+            start = check(ranges.start, request)
+        position = end = await ranges.start_of(self._log, request, start)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
             return [Delivery(e.sequence, e) for e in entries if _passes(event_filter, e)]

@@ -12,7 +12,7 @@ from contex.v1 import match_service_pb2 as pb
 from contex_server.agents.registry import NeedSpec
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import all_of, invalid_field
+from contex_server.kernel.errors import Checks, all_of, invalid_field
 from contex_server.kernel.model import MinDelta
 from contex_server.match.result import ContextBudget
 from contex_server.matching.context import ContextFormat
@@ -34,20 +34,22 @@ def needs(
 
 
 def _need_spec(spec: agent_pb.Need, field: str, limits: Limits) -> NeedSpec:
-    return NeedSpec(
-        fields.characters(spec.text, 1, limits.need_chars, f"{field}.text"),
-        threshold(spec, f"{field}.threshold"),
-        own_max_matches(spec, limits, f"{field}.max_matches"),
-        fields.key_glob.all_of(spec.exclude_data_keys, f"{field}.exclude_data_keys", limits),
-    )
+    with Checks() as check:
+        text = check(fields.characters, spec.text, 1, limits.need_chars, f"{field}.text")
+        lowest = check(threshold, spec, f"{field}.threshold")
+        most = check(own_max_matches, spec, limits, f"{field}.max_matches")
+        name = f"{field}.exclude_data_keys"
+        excluded = check(fields.key_glob.all_of, spec.exclude_data_keys, name, limits)
+    return NeedSpec(text, lowest, most, excluded)
 
 
 def min_delta(message: agent_pb.MinDelta, limits: Limits) -> MinDelta | None:
     """Which updates are pushed; None: all."""
     pointers = message.json_pointers
     fields.check_count("min_delta.json_pointers", len(pointers), limits.json_pointers)
-    for index, pointer in enumerate(pointers):
-        fields.json_pointer(pointer, f"min_delta.json_pointers[{index}]", limits)
+    with Checks() as check:
+        for index, pointer in enumerate(pointers):
+            check(fields.json_pointer, pointer, f"min_delta.json_pointers[{index}]", limits)
     if not message.payload_changed and not pointers:
         return None
     return MinDelta(tuple(pointers))
@@ -55,12 +57,12 @@ def min_delta(message: agent_pb.MinDelta, limits: Limits) -> MinDelta | None:
 
 def budget(request: BudgetLike, limits: Limits) -> ContextBudget:
     """How an answer is written out, and the most tokens that it may take."""
-    tokens = None
-    if request.HasField("max_context_tokens"):
-        tokens = fields.within(
-            request.max_context_tokens, 1, limits.context_tokens, "max_context_tokens"
-        )
-    return ContextBudget(tokens, context_format(request.context_format))
+    tokens, most = None, limits.context_tokens
+    with Checks() as check:
+        if request.HasField("max_context_tokens"):
+            tokens = check(fields.within, request.max_context_tokens, 1, most, "max_context_tokens")
+        written = check(context_format, request.context_format)
+    return ContextBudget(tokens, written)
 
 
 def context_format(value: int) -> ContextFormat:

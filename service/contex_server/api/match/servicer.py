@@ -13,10 +13,10 @@ from contex_server.api.shared import fields
 from contex_server.api.shared.ranges import log_range
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
-from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import BEGINNING, Need
+from contex_server.kernel.errors import Checks, invalid_field
+from contex_server.kernel.model import BEGINNING, Need, Sequence
 from contex_server.match.backtest import BacktestQuery
-from contex_server.state.moments import resolve_moment
+from contex_server.state.moments import MomentQuery, resolve_moment
 
 
 class MatchServicer(Servicer):
@@ -24,29 +24,40 @@ class MatchServicer(Servicer):
 
     async def match(self, request: pb.MatchRequest, call: Call) -> pb.MatchResponse:
         limits = self._limits
-        maximum = checks.max_matches(request, limits)
-        specs = checks.needs(request.questions, "questions", limits)
+        with Checks() as check:
+            maximum = check(checks.max_matches, request, limits)
+            specs = check(checks.needs, request.questions, "questions", limits)
+            threshold = check(checks.threshold, request)
+            data_keys = check(fields.key_glob.all_of, request.data_keys, "data_keys", limits)
+            as_of = check(fields.optional_moment, request)
+            budget = check(checks.budget, request, limits)
         answer = await self._rooms.match.queries.match(
             call.project,
-            self._needs(specs, checks.threshold(request), maximum),
-            data_keys=fields.key_glob.all_of(request.data_keys, "data_keys", limits),
-            as_of=fields.optional_moment(request),
-            budget=checks.budget(request, limits),
+            self._needs(specs, threshold, maximum),
+            data_keys=data_keys,
+            as_of=as_of,
+            budget=budget,
             scope=call.scope,
         )
         return pb.MatchResponse(**messages.answer_fields(answer))
 
     async def explain(self, request: pb.ExplainRequest, call: Call) -> pb.ExplainResponse:
-        if request.WhichOneof("datum") is None:
-            raise invalid_field("datum", "a data key or a sequence is required")
-        data_key = fields.data_key(request.data_key) if request.HasField("data_key") else ""
-        sequence = fields.optional_sequence(request)
+        data_key = ""
+        with Checks() as check:
+            if request.WhichOneof("datum") is None:
+                check.refuse("datum", "a data key or a sequence is required")
+            if request.HasField("data_key"):
+                data_key = check(fields.data_key, request.data_key)
+            sequence = check(fields.optional_sequence, request)
+            threshold = check(checks.threshold, request)
+            asked = check(self._asked, request)
+            as_of = check(fields.optional_moment, request)
         explained = await self._rooms.match.queries.explain(
             call.project,
-            await self._need(request, call),
+            await self._need(call, asked, sequence, as_of, threshold),
             data_key=data_key,
             sequence=sequence,
-            as_of=fields.optional_moment(request),
+            as_of=as_of,
             scope=call.scope,
         )
         response = messages.explanation_message(explained)
@@ -55,10 +66,13 @@ class MatchServicer(Servicer):
 
     async def backtest(self, request: pb.BacktestRequest, call: Call) -> None:
         limits = self._limits
-        specs = checks.needs(request.needs, "needs", limits)
-        needs = self._needs(specs, checks.threshold(request), 1)
-        delta = checks.min_delta(request.min_delta, limits)
-        span, _ = await log_range(self._log, request)
+        with Checks() as check:
+            specs = check(checks.needs, request.needs, "needs", limits)
+            threshold = check(checks.threshold, request)
+            delta = check(checks.min_delta, request.min_delta, limits)
+            span = check(fields.span, request)
+        needs = self._needs(specs, threshold, 1)
+        span, _ = await log_range(self._log, request, span)
         events = not request.summary_only
         query = BacktestQuery(call.project, needs, span, delta, events, call.scope)
         async with aclosing(self._rooms.match.backtests.run(query)) as parts:
@@ -69,10 +83,12 @@ class MatchServicer(Servicer):
     async def record_feedback(
         self, request: pb.RecordFeedbackRequest, call: Call
     ) -> pb.RecordFeedbackResponse:
-        judged = fields.sequence(request.sequence, "sequence")
-        comment = fields.characters(request.comment, 0, self._limits.comment_chars, "comment")
-        request_id = fields.request_id(request.request_id)
-        reference = self._reference(request)
+        most = self._limits.comment_chars
+        with Checks() as check:
+            judged = check(fields.sequence, request.sequence, "sequence")
+            comment = check(fields.characters, request.comment, 0, most, "comment")
+            request_id = check(fields.request_id, request.request_id)
+            reference = check(self._reference, request)
         sequence = await self._rooms.match.feedback.record(
             call.project,
             reference.agent_id,
@@ -90,7 +106,7 @@ class MatchServicer(Servicer):
         return pb.RecordFeedbackResponse(sequence=str(sequence))
 
     async def export_feedback(self, request: pb.ExportFeedbackRequest, call: Call) -> None:
-        span, _ = await log_range(self._log, request)
+        span, _ = await log_range(self._log, request, fields.span(request))
         count = 0
         try:
             pages = self._rooms.match.feedback.export(call.project, span, call.scope)
@@ -141,33 +157,42 @@ class MatchServicer(Servicer):
     def _reference(
         self, message: pb.RecordFeedbackRequest | pb.AgentNeed, prefix: str = ""
     ) -> NeedReference:
-        return NeedReference(
-            fields.agent_id(message.agent_id, f"{prefix}agent_id"),
-            message.need_index,
-            fields.characters(message.need, 0, self._limits.need_chars, f"{prefix}need"),
-            prefix,
-        )
+        most = self._limits.need_chars
+        with Checks() as check:
+            agent_id = check(fields.agent_id, message.agent_id, f"{prefix}agent_id")
+            need = check(fields.characters, message.need, 0, most, f"{prefix}need")
+        return NeedReference(agent_id, message.need_index, need, prefix)
 
-    async def _need(self, request: pb.ExplainRequest, call: Call) -> Need:
-        threshold = checks.threshold(request)
+    def _asked(self, request: pb.ExplainRequest) -> str | NeedReference:
         match request.WhichOneof("need"):
             case "text":
-                text = fields.characters(request.text, 1, self._limits.need_chars, "text")
-                (need,) = self._needs((NeedSpec(text),), threshold, 1)
+                return fields.characters(request.text, 1, self._limits.need_chars, "text")
             case "agent_need":
-                as_of = fields.optional_moment(request)
-                if as_of is not None:
-                    as_of = (await resolve_moment(self._log, call.project, as_of)).sequence
-                need = await self._rooms.agents.needs.get(
-                    call.project,
-                    self._reference(request.agent_need, "agent_need."),
-                    event=fields.optional_sequence(request),
-                    as_of=as_of,
-                    scope=call.scope,
-                )
-                if threshold is not None:
-                    spec = NeedSpec(need.text, exclude=need.exclude)
-                    (need,) = self._needs((spec,), threshold, 1)
-            case _:
-                raise invalid_field("need", "a text or an agent's need is required")
+                return self._reference(request.agent_need, "agent_need.")
+        raise invalid_field("need", "a text or an agent's need is required")
+
+    async def _need(
+        self,
+        call: Call,
+        asked: str | NeedReference,
+        event: Sequence | None,
+        as_of: MomentQuery,
+        threshold: float | None,
+    ) -> Need:
+        if isinstance(asked, str):
+            spec = NeedSpec(asked)
+        else:
+            if as_of is not None:
+                as_of = (await resolve_moment(self._log, call.project, as_of)).sequence
+            need = await self._rooms.agents.needs.get(
+                call.project,
+                asked,
+                event=event,
+                as_of=as_of,
+                scope=call.scope,
+            )
+            if threshold is None:
+                return need
+            spec = NeedSpec(need.text, exclude=need.exclude)
+        (need,) = self._needs((spec,), threshold, 1)
         return need

@@ -9,7 +9,7 @@ from contex.v1 import project_service_pb2 as pb
 
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.errors import Checks, invalid_field
 from contex_server.kernel.globs import match
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.kernel.names import Glob
@@ -31,10 +31,11 @@ _NAME_CHARS = 1_200
 
 def retention(message: pb.Retention) -> Retention:
     values = {field.name: value for field, value in message.ListFields()}
-    for name, value in values.items():
-        limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
-        limit = _MAX_REVISIONS if name == "keep_revisions" else limit
-        fields.within(value, 0, limit, f"retention.{name}")
+    with Checks() as check:
+        for name, value in values.items():
+            limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
+            limit = _MAX_REVISIONS if name == "keep_revisions" else limit
+            check(fields.within, value, 0, limit, f"retention.{name}")
     return Retention(**values)
 
 
@@ -50,22 +51,51 @@ def erasure(request: pb.EraseDataRequest) -> tuple[str, str]:
     """The subject or the data key whose data are erased; the other is ""."""
     match request.WhichOneof("target"):
         case "subject":
-            target = fields.subject(request.subject), ""
+            return fields.subject(request.subject), ""
         case "data_key":
-            target = "", fields.data_key(request.data_key)
-        case _:
-            raise invalid_field("target", "must be a subject or a data_key")
-    if not request.request_id:
+            return "", fields.data_key(request.data_key)
+    raise invalid_field("target", "must be a subject or a data_key")
+
+
+def required_request_id(value: str) -> str:
+    """A request id where it must be given."""
+    if not value:
         raise invalid_field("request_id", "must not be empty")
-    return target
+    return fields.request_id(value)
+
+
+def reason(value: str, limits: Limits) -> str:
+    """Why something is removed for good."""
+    return fields.characters(value, 1, limits.comment_chars, "reason")
 
 
 def activity(request: pb.GetActivityRequest, bounds: Bounds, limits: Limits) -> ActivityQuery:
     """What an activity is asked for; `bounds` fill in what the request leaves open."""
-    now_ms = bounds.now_ms
-    fields.enum(request.dimension, pb.ActivityDimension.DESCRIPTOR, "dimension")
+    length, most = request.bucket_seconds, _OFFSET_MINUTES
+    with Checks() as check:
+        check(fields.enum, request.dimension, pb.ActivityDimension.DESCRIPTOR, "dimension")
+        span = check(_activity_span, request, bounds)
+        unit = HOUR if length >= HOUR else MINUTE
+        if length % unit or length > _MAX_BUCKET_S:
+            limit = f"must be a multiple of {unit} and at most {_MAX_BUCKET_S}, not {length}"
+            check.refuse("bucket_seconds", limit)
+        if request.dimension <= pb.ACTIVITY_DIMENSION_TOTAL and request.names:
+            check.refuse("names", "must be empty where all events are counted together")
+        check(fields.check_count, "names", len(request.names), limits.filter_entries)
+        for index, name in enumerate(request.names):
+            if not 1 <= len(name) <= _NAME_CHARS:
+                check.refuse(f"names[{index}]", f"must have 1 to {_NAME_CHARS} characters")
+        top = check(fields.within, request.top, 0, _MAX_TOP, "top")
+        offset = check(fields.within, request.utc_offset_minutes, -most, most, "utc_offset_minutes")
     name = pb.ActivityDimension.Name(request.dimension).removeprefix("ACTIVITY_DIMENSION_")
     by = Dimension.__members__.get(name)  # None for TOTAL: all events are counted together.
+    names = frozenset(request.names)
+    return ActivityQuery(by, *span, length, names, top or _TOP, offset * MINUTE)
+
+
+def _activity_span(request: pb.GetActivityRequest, bounds: Bounds) -> tuple[int, int]:
+    """From when until when, in milliseconds."""
+    now_ms = bounds.now_ms
     until_ms = _unix_ms(request.until, "until", now_ms) if request.HasField("until") else now_ms
     since_ms = max(0, until_ms - DAY * 1000)
     if bounds.first is not None and not bounds.trimmed:
@@ -74,25 +104,7 @@ def activity(request: pb.GetActivityRequest, bounds: Bounds, limits: Limits) -> 
         since_ms = _unix_ms(request.since, "since", now_ms)
         if since_ms > until_ms:
             raise invalid_field("since", "must not be after until")
-    length = request.bucket_seconds
-    unit = HOUR if length >= HOUR else MINUTE
-    if length % unit or length > _MAX_BUCKET_S:
-        raise invalid_field(
-            "bucket_seconds",
-            f"must be a multiple of {unit} and at most {_MAX_BUCKET_S}, not {length}",
-        )
-    names = list(request.names)
-    if by is None and names:
-        raise invalid_field("names", "must be empty where all events are counted together")
-    fields.check_count("names", len(names), limits.filter_entries)
-    for index, name in enumerate(names):
-        if not 1 <= len(name) <= _NAME_CHARS:
-            raise invalid_field(f"names[{index}]", f"must have 1 to {_NAME_CHARS} characters")
-    top = fields.within(request.top, 0, _MAX_TOP, "top") or _TOP
-    offset_s = MINUTE * fields.within(
-        request.utc_offset_minutes, -_OFFSET_MINUTES, _OFFSET_MINUTES, "utc_offset_minutes"
-    )
-    return ActivityQuery(by, since_ms, until_ms, length, frozenset(names), top, offset_s)
+    return since_ms, until_ms
 
 
 def _unix_ms(position: event_pb2.Position, field: str, now_ms: int) -> int:

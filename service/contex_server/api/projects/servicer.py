@@ -13,7 +13,7 @@ from contex_server.api.shared.convert import convert
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.errors import Checks
 from contex_server.kernel.model import END_OF_TIME
 from contex_server.kernel.protobuf import timestamp
 from contex_server.log.projects import Deletion, Dimension, Tier
@@ -26,9 +26,10 @@ class ProjectServicer(Servicer):
     async def list_projects(
         self, request: pb.ListProjectsRequest, call: Call
     ) -> pb.ListProjectsResponse:
-        size = fields.page_size(request.page_size, self._limits)
-        after = cursors.decode_text(Token.PROJECTS_PAGE, "", request.page_token)
-        fits = checks.project_filter(request.name)
+        with Checks() as check:
+            size = check(fields.page_size, request.page_size, self._limits)
+            after = check(cursors.decode_text, Token.PROJECTS_PAGE, "", request.page_token)
+            fits = check(checks.project_filter, request.name)
         names = await self._rooms.storage.store.projects.names(after, fits, size + 1)
         summaries = await asyncio.gather(*map(self._summary, names[:size]))
         response = pb.ListProjectsResponse(projects=filter(None, summaries))
@@ -65,12 +66,13 @@ class ProjectServicer(Servicer):
     async def delete_project(
         self, request: pb.DeleteProjectRequest, call: Call
     ) -> pb.DeleteProjectResponse:
-        if not request.request_id:
-            raise invalid_field("request_id", "must not be empty")
+        with Checks() as check:
+            request_id = check(checks.required_request_id, request.request_id)
+            reason = check(checks.reason, request.reason, self._limits)
         deletion, duplicate = await self._rooms.projects.deleter.delete(
             call.project,
-            request_id=fields.request_id(request.request_id),
-            reason=fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
+            request_id=request_id,
+            reason=reason,
             origin=call.origin,
         )
         return pb.DeleteProjectResponse(deletion=_deletion(deletion), duplicate=duplicate)
@@ -139,24 +141,28 @@ class ProjectServicer(Servicer):
     async def remove_events(
         self, request: pb.RemoveEventsRequest, call: Call
     ) -> pb.RemoveEventsResponse:
+        with Checks() as check:
+            before = check(fields.moment, request.before, "before")
+            reason = check(checks.reason, request.reason, self._limits)
         removed, first = await self._rooms.projects.retention.remove(
-            call.project,
-            fields.moment(request.before, "before"),
-            fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
-            call.origin,
+            call.project, before, reason, call.origin
         )
         return pb.RemoveEventsResponse(
             removed_count=removed, first_sequence=str(first) if first else ""
         )
 
     async def erase_data(self, request: pb.EraseDataRequest, call: Call) -> pb.EraseDataResponse:
-        subject, data_key = checks.erasure(request)
+        with Checks() as check:
+            target = check(checks.erasure, request)
+            request_id = check(checks.required_request_id, request.request_id)
+            reason = check(checks.reason, request.reason, self._limits)
+        subject, data_key = target
         count, sequence, duplicate = await self._rooms.projects.eraser.erase(
             call.project,
             subject=subject,
             data_key=data_key,
-            request_id=fields.request_id(request.request_id),
-            reason=fields.characters(request.reason, 1, self._limits.comment_chars, "reason"),
+            request_id=request_id,
+            reason=reason,
             origin=call.origin,
         )
         return pb.EraseDataResponse(

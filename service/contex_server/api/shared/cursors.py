@@ -102,8 +102,12 @@ def page_token(token: Token, request: Listing, numbers: tuple[int, ...], last: s
     return encode_place(token, request.project, (fingerprint(request), *numbers), last)
 
 
-def read_page_token(token: Token, request: Listing, count: int) -> tuple[tuple[int, ...], str]:
-    """Reads what `page_token` wrote with `count` numbers for the same request."""
+def read_page_token(
+    token: Token, request: Listing, count: int
+) -> tuple[tuple[int, ...], str] | None:
+    """Reads what `page_token` wrote with `count` numbers for the same request; None: no token."""
+    if not request.page_token:
+        return None
     numbers, last = decode_place(
         token, request.project, request.page_token, "page_token", count + 1
     )

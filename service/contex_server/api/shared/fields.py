@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.kernel import names
 from contex_server.kernel.config import Limits, Settings
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.errors import Checks, invalid_field
 from contex_server.kernel.event_rules import check_metadata
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Range, Sequence
 from contex_server.kernel.names import Glob, Name, PrintableName
@@ -61,14 +61,20 @@ def event_filter(
     message: event_pb2.EventFilter, limits: Limits, scope: Scope, name: str = "filter"
 ) -> EventFilter:
     """A filter, which also keeps out what the caller may not see."""
-    prefixes = message.event_type_prefixes
+    with Checks() as check:
+        types = check(event_type.all_of, message.event_types, f"{name}.event_types", limits)
+        keys = check(key_glob.all_of, message.data_keys, f"{name}.data_keys", limits)
+        publishers = check(publisher.all_of, message.publishers, f"{name}.publishers", limits)
+        field = f"{name}.event_type_prefixes"
+        prefixes = check(type_prefix.all_of, message.event_type_prefixes, field, limits)
+        entries = check(metadata, message.metadata, f"{name}.metadata", limits)
     return EventFilter(
-        event_type.all_of(message.event_types, f"{name}.event_types", limits),
-        key_glob.all_of(message.data_keys, f"{name}.data_keys", limits),
-        publisher.all_of(message.publishers, f"{name}.publishers", limits),
+        types,
+        keys,
+        publishers,
         scope,
-        tuple(sorted(type_prefix.all_of(prefixes, f"{name}.event_type_prefixes", limits))),
-        frozenset(metadata(message.metadata, f"{name}.metadata", limits).items()),
+        tuple(sorted(prefixes)),
+        frozenset(entries.items()),
         message.exclude_service_events,
     )
 
@@ -81,13 +87,14 @@ def metadata(entries: Mapping[str, str], field: str, limits: Limits) -> dict[str
 
 def span(request: Message, prefix: str = "", order: int = event_pb2.ORDER_FORWARDS) -> Range:
     """The range from the request's `since` to its `until`; by default the whole log."""
-    after = optional_moment(request, "since", prefix) or BEGINNING
-    until = optional_moment(request, "until", prefix) or END_OF_TIME
+    with Checks() as check:
+        after = check(optional_moment, request, "since", prefix) or BEGINNING
+        until = check(optional_moment, request, "until", prefix) or END_OF_TIME
+        check(enum, order, event_pb2.Order.DESCRIPTOR, "order")
     if isinstance(after, Instant):
         after = _before_instant(after.unix_ms)
     if isinstance(until, Instant):
         until = Sequence(until.unix_ms, END_OF_TIME.n)
-    enum(order, event_pb2.Order.DESCRIPTOR, "order")
     return Range(after, until, order == event_pb2.ORDER_BACKWARDS)
 
 

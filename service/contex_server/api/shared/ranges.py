@@ -14,12 +14,12 @@ from contex_server.log.pages import check_readable
 from contex_server.log.port import Bounds, EventLog
 
 PagedLike = event_pb.ListEventsRequest | event_pb.ReplayRequest
+StreamLike = event_pb.SubscribeRequest | agent_pb.ListenRequest
 RangeLike = PagedLike | match_pb.BacktestRequest | match_pb.ExportFeedbackRequest
 
 
-async def log_range(log: EventLog, request: RangeLike, order: int = 0) -> tuple[Range, Bounds]:
-    """The range of a request; its upper end is fixed by the current end of the log."""
-    span = fields.span(request, order=order)
+async def log_range(log: EventLog, request: RangeLike, span: Range) -> tuple[Range, Bounds]:
+    """The checked range of a request; its upper end is fixed by the current end of the log."""
     bounds = await log.bounds(request.project)
     if request.HasField("since"):
         check_readable(bounds, min(span.after, bounds.tail) if _is_time(request) else span.after)
@@ -30,43 +30,53 @@ def _is_time(request: RangeLike) -> bool:
     return request.since.WhichOneof("at") != "sequence"
 
 
-async def remaining(log: EventLog, request: PagedLike, token: Token) -> Range:
-    """What is left of the range after the position of a token; forwards it must have no gap."""
-    span, bounds = await log_range(log, request, request.order)
+def resumed(request: PagedLike, token: Token) -> Sequence | None:
+    """The position of a request's token; None if it has none."""
     field = "cursor" if isinstance(request, event_pb.ReplayRequest) else "page_token"
     text = getattr(request, field)
-    if not text:
+    return decode_position(token, request.project, text, field) if text else None
+
+
+async def remaining(
+    log: EventLog, request: PagedLike, span: Range, position: Sequence | None
+) -> Range:
+    """What is left of the range after the position of a token; forwards it must have no gap."""
+    span, bounds = await log_range(log, request, span)
+    if position is None:
         return span
-    position = decode_position(token, request.project, text, field)
     if not span.backwards:
         check_readable(bounds, position)
     return span.rest(position)
 
 
-async def start_of(
-    log: EventLog,
-    request: event_pb.SubscribeRequest | agent_pb.ListenRequest,
-    default: Sequence = BEGINNING,
-) -> Sequence:
-    """The position after which a stream begins: that of its cursor, its start, or `default`."""
-    bounds = await log.bounds(request.project)
-    start = request.WhichOneof("start")
+def start(request: StreamLike) -> Sequence | None:
+    """The position that a request's cursor or start names; None for an edge, or if it has none."""
     if request.cursor:
-        position = decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
-        if position.n == END_OF_TIME.n and position > bounds.tail:
-            # The place before an instant, from a stream that started at that instant: nothing
-            # has been published since, or the instant is still to come.
-            return position
-    elif start == "from_time":
-        position = fields.from_time(request.from_time)
-        if position > bounds.tail:
-            return position  # The instant is still to come.
-    elif start == "after_sequence":
-        position = fields.sequence(request.after_sequence, "after_sequence")
-    elif start == "edge":
-        edge = fields.enum(request.edge, event.Edge.DESCRIPTOR, "edge", unspecified=False)
-        return bounds.tail if edge == event.EDGE_END else BEGINNING
-    else:
+        return decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
+    match request.WhichOneof("start"):
+        case "from_time":
+            return fields.from_time(request.from_time)
+        case "after_sequence":
+            return fields.sequence(request.after_sequence, "after_sequence")
+        case "edge":
+            fields.enum(request.edge, event.Edge.DESCRIPTOR, "edge", unspecified=False)
+    return None
+
+
+async def start_of(
+    log: EventLog, request: StreamLike, position: Sequence | None, default: Sequence = BEGINNING
+) -> Sequence:
+    """The position after which a stream begins: what `start` returned, its edge, or `default`."""
+    bounds = await log.bounds(request.project)
+    if position is None:
+        if request.WhichOneof("start") == "edge":
+            return bounds.tail if request.edge == event.EDGE_END else BEGINNING
         position = default
+    elif position > bounds.tail and (
+        position.n == END_OF_TIME.n if request.cursor else request.HasField("from_time")
+    ):
+        # The place before an instant, by itself or in the cursor of a stream that started there:
+        # nothing has been published since, or the instant is still to come.
+        return position
     check_readable(bounds, position)
     return position

@@ -19,7 +19,7 @@ from contex_server.api.shared.servicer import Servicer
 from contex_server.api.state import messages
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import invalid_field, shutting_down
+from contex_server.kernel.errors import Checks, shutting_down
 from contex_server.kernel.model import KeyState, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.state.diff import count_changes, data_of, read_changes
@@ -38,12 +38,14 @@ class StateServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["StateService"]
 
     async def get_state(self, request: pb.GetStateRequest, call: Call) -> pb.GetStateResponse:
-        selection = _selection(request, self._limits, call.scope)
-        whole = _is_whole(request.view)
-        size = fields.page_size(request.page_size, self._limits)
-        as_of = fields.optional_moment(request)
-        if request.page_token:
-            (*numbers, count), after = read_page_token(Token.STATE_PAGE, request, 4)
+        with Checks() as check:
+            selection = check(_selection, request, self._limits, call.scope)
+            whole = check(_is_whole, request.view)
+            size = check(fields.page_size, request.page_size, self._limits)
+            as_of = check(fields.optional_moment, request)
+            page = check(read_page_token, Token.STATE_PAGE, request, 4)
+        if page is not None:
+            (*numbers, count), after = page
             moment, state = await self._again(call, numbers)
             recent = None
         else:
@@ -70,10 +72,11 @@ class StateServicer(Servicer):
         return response
 
     async def stream_state(self, request: pb.StreamStateRequest, call: Call) -> None:
-        selection = _selection(request, self._limits, call.scope)
-        whole = _is_whole(request.view)
-        after = fields.key_prefix(request.after_data_key, "after_data_key")
-        as_of = fields.optional_moment(request)
+        with Checks() as check:
+            selection = check(_selection, request, self._limits, call.scope)
+            whole = check(_is_whole, request.view)
+            after = check(fields.key_prefix, request.after_data_key, "after_data_key")
+            as_of = check(fields.optional_moment, request)
         recent = RecentEntries() if whole else None
         moment, state = await self._rooms.state.reader.read(call.project, as_of, recent)
         count = await _searched(state, lambda: state.count(selection))
@@ -108,14 +111,16 @@ class StateServicer(Servicer):
             self._audit.exported(call.project, call.origin, call.method, written)
 
     async def diff_states(self, request: pb.DiffStatesRequest, call: Call) -> pb.DiffStatesResponse:
-        selection = _selection(request, self._limits, call.scope)
-        whole = _is_whole(request.view)
-        size = fields.page_size(request.page_size, self._limits)
-        base_query = fields.moment(request.base, "base")
-        target_query = fields.optional_moment(request, "target")
+        with Checks() as check:
+            selection = check(_selection, request, self._limits, call.scope)
+            whole = check(_is_whole, request.view)
+            size = check(fields.page_size, request.page_size, self._limits)
+            base_query = check(fields.moment, request.base, "base")
+            target_query = check(fields.optional_moment, request, "target")
+            token = check(read_page_token, Token.DIFF_PAGE, request, 6)
         after = ""
-        if request.page_token:
-            numbers, after = read_page_token(Token.DIFF_PAGE, request, 6)
+        if token is not None:
+            numbers, after = token
             base_moment, base = await self._again(call, numbers[:3])
             target_moment, target = await self._again(call, numbers[3:])
         else:
@@ -154,11 +159,13 @@ class StateServicer(Servicer):
         return response
 
     async def get_history(self, request: pb.GetHistoryRequest, call: Call) -> pb.GetHistoryResponse:
-        data_key = fields.data_key(request.data_key)
-        size = fields.page_size(request.page_size, self._limits)
-        as_of = fields.optional_moment(request)
-        if request.page_token:
-            numbers, _ = read_page_token(Token.HISTORY_PAGE, request, 5)
+        with Checks() as check:
+            data_key = check(fields.data_key, request.data_key)
+            size = check(fields.page_size, request.page_size, self._limits)
+            as_of = check(fields.optional_moment, request)
+            token = check(read_page_token, Token.HISTORY_PAGE, request, 5)
+        if token is not None:
+            numbers, _ = token
             moment, start = _moment(numbers[:3]), Sequence(*numbers[3:])
         else:
             moment = await resolve_moment(self._log, call.project, as_of)
@@ -186,9 +193,10 @@ class StateServicer(Servicer):
     async def get_revision(
         self, request: pb.GetRevisionRequest, call: Call
     ) -> pb.GetRevisionResponse:
-        data_key = fields.data_key(request.data_key)
-        if request.revision < 1:
-            raise invalid_field("revision", "must be at least 1")
+        with Checks() as check:
+            data_key = check(fields.data_key, request.data_key)
+            if request.revision < 1:
+                check.refuse("revision", "must be at least 1")
         revision = await self._rooms.state.history.revision(
             call.project, data_key, request.revision, call.scope
         )
@@ -197,8 +205,9 @@ class StateServicer(Servicer):
         return response
 
     async def get_blame(self, request: pb.GetBlameRequest, call: Call) -> pb.GetBlameResponse:
-        data_key = fields.data_key(request.data_key)
-        as_of = fields.optional_moment(request)
+        with Checks() as check:
+            data_key = check(fields.data_key, request.data_key)
+            as_of = check(fields.optional_moment, request)
         moment = await resolve_moment(self._log, call.project, as_of)
         latest = await self._key_at(call, data_key, moment)
         if latest.deleted:
@@ -234,8 +243,9 @@ def _selection(
     scope: Scope,
 ) -> Selection:
     """Which keys of a state to return, of those that the caller may see."""
-    prefix = fields.key_prefix(request.prefix)
-    globs = fields.key_glob.all_of(request.data_keys, "data_keys", limits)
+    with Checks() as check:
+        prefix = check(fields.key_prefix, request.prefix)
+        globs = check(fields.key_glob.all_of, request.data_keys, "data_keys", limits)
     deleted = not isinstance(request, pb.DiffStatesRequest) and request.include_deleted
     return Selection(globs, prefix, deleted, scope)
 
