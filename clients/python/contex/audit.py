@@ -19,8 +19,10 @@ def audit_filter(
     return wire.message(
         audit_service_pb2.AuditFilter,
         actions=[
-            wire.enum_number(AuditAction(action), audit_service_pb2.AuditAction)
-            for action in wire.several(actions, "actions")
+            wire.enum_number(
+                AuditAction, action, audit_service_pb2.AuditAction, f"actions[{index}]"
+            )
+            for index, action in enumerate(wire.several(actions, "actions"))
         ],
         actors=wire.several(actors, "actors"),
         agent_ids=wire.several(agent_ids, "agent_ids"),

@@ -108,7 +108,7 @@ def to_key_state(state: KeyState | None) -> event_service_pb2.KeyState.ValueType
     """The state to expect; None expects none."""
     if state is None:
         return event_service_pb2.KEY_STATE_UNSPECIFIED
-    return wire.enum_number(KeyState(state), event_service_pb2.KeyState)
+    return wire.enum_number(KeyState, state, event_service_pb2.KeyState, "expected_state")
 
 
 def to_new_events(events: Iterable[NewEvent]) -> list[event_service_pb2.NewEvent]:
@@ -127,16 +127,16 @@ def to_durability(durability: Durability | None) -> event_pb2.Durability.ValueTy
     """The level to ask for; None leaves it to the server."""
     if durability is None:
         return event_pb2.DURABILITY_UNSPECIFIED
-    if isinstance(durability, bool):
-        raise TypeError(f"durability: expected a Durability, not {durability}")
-    return event_pb2.Durability.ValueType(Durability(durability))
+    return event_pb2.Durability.ValueType(wire.member(Durability, durability, "durability"))
 
 
 def to_context_format(context_format: ContextFormat | None) -> event_pb2.ContextFormat.ValueType:
     """The format to ask for; None asks for no text."""
     if context_format is None:
         return event_pb2.CONTEXT_FORMAT_UNSPECIFIED
-    return wire.enum_number(ContextFormat(context_format), event_pb2.ContextFormat)
+    return wire.enum_number(
+        ContextFormat, context_format, event_pb2.ContextFormat, "context_format"
+    )
 
 
 def sequence_of(event: str | Event | MatchedEvent) -> str:

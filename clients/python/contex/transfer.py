@@ -31,7 +31,9 @@ def to_redactions(redactions: Iterable[Redaction]) -> list[transfer_service_pb2.
             transfer_service_pb2.Redaction,
             data_keys=wire.several(redaction.data_keys, "data_keys"),
             json_pointer=redaction.json_pointer,
-            action=wire.enum_number(redaction.action, transfer_service_pb2.RedactionAction),
+            action=wire.enum_number(
+                RedactionAction, redaction.action, transfer_service_pb2.RedactionAction, "action"
+            ),
             replacement=redaction.replacement,
         )
         for redaction in redactions

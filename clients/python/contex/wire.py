@@ -24,6 +24,7 @@ Metadata: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M")
+E = TypeVar("E", bound=enum.Enum)
 V = TypeVar("V", bound=int, covariant=True)
 
 
@@ -284,9 +285,26 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-def enum_number(member: enum.Enum, numbers: WireEnum[V]) -> V:
+def member(kind: type[E], value: object, name: str) -> E:
+    """The member of an enumeration that an argument of this name gives, by itself or by its value.
+
+    Raises:
+        TypeError: It is True or False.
+        ValueError: There is no such member.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected a {kind.__name__}, not {value}")
+    try:
+        return kind(value)
+    except ValueError:
+        # "other" is only ever an answer.
+        members = [one for one in kind if one.name != "OTHER"]
+        choices = ", ".join(repr(m.value) if isinstance(m.value, str) else m.name for m in members)
+        message = f"{name}: {value!r} is no {kind.__name__}, which are {choices}"
+        raise ValueError(message) from None
+
+
+def enum_number(kind: type[enum.Enum], value: object, numbers: WireEnum[V], name: str) -> V:
     """The number by which the protocol knows a member; both enumerations have the same names."""
-    if not isinstance(member, enum.Enum):
-        raise TypeError(f"expected a member of an enumeration, not {member!r}")
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", type(member).__name__).upper()
-    return numbers.Value(f"{prefix}_{member.name}")
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
+    return numbers.Value(f"{prefix}_{member(kind, value, name).name}")

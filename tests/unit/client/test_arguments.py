@@ -53,6 +53,26 @@ Call = Callable[[Any], object]
             "durability: expected a Durability, not True",
         ),
         (
+            lambda c: c.publish("p", "k", 1, durability="disk"),
+            ValueError,
+            "durability: 'disk' is no Durability, which are MEMORY, FSYNC, REPLICATED",
+        ),
+        (
+            lambda c: c.publish("p", "k", 1, expected_state="gone"),
+            ValueError,
+            "expected_state: 'gone' is no KeyState, which are 'absent', 'present', 'deleted'",
+        ),
+        (
+            lambda c: c.activity("p", dimension="colour"),
+            ValueError,
+            "dimension: 'colour' is no ActivityDimension, which are 'total', ",
+        ),
+        (
+            lambda c: c.audit("p", actions=["published", "hope"]),
+            ValueError,
+            r"actions\[1\]: 'hope' is no AuditAction, which are 'published', ",
+        ),
+        (
             lambda c: c.publish("p", "k", 1, expected_revision=2**70),
             ValueError,
             "expected_revision: ",

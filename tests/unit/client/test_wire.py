@@ -39,7 +39,7 @@ def test_every_member_has_a_number_and_the_other_way_round(
     kind: type[enum.Enum], numbers: Any
 ) -> None:
     members = [member for member in kind if member.name != "OTHER"]
-    assert [wire.enum_number(member, numbers) for member in members] == (
+    assert [wire.enum_number(kind, member, numbers, "x") for member in members] == (
         numbers.values()[1:]  # all but unspecified
     )
 
@@ -72,7 +72,7 @@ def test_the_members_of_messages_are_read(kind: type[enum.Enum], read: Any) -> N
         if member.name == "OTHER":  # a newer server has added it
             assert read(99) is member
         else:
-            assert read(wire.enum_number(member, numbers)) is member
+            assert read(wire.enum_number(kind, member, numbers, "x")) is member
 
 
 def test_what_is_unspecified_or_unknown_is_none_where_a_value_may_be_missing() -> None:

@@ -117,11 +117,15 @@ class AsyncProjectService(AsyncCalls):
             top: Maximum number of names, 1 to 100.
             utc_offset_minutes: How far local time is ahead of UTC.
         """
-        by = values.ActivityDimension(dimension or values.ActivityDimension.TOTAL)
         request = wire.message(
             project_service_pb2.GetActivityRequest,
             project=project,
-            dimension=wire.enum_number(by, project_service_pb2.ActivityDimension),
+            dimension=wire.enum_number(
+                values.ActivityDimension,
+                dimension or values.ActivityDimension.TOTAL,
+                project_service_pb2.ActivityDimension,
+                "dimension",
+            ),
             since=wire.position(since, "since"),
             until=wire.position(until, "until"),
             bucket_seconds=bucket_seconds,

@@ -72,7 +72,10 @@ class AsyncTransferService(AsyncCalls):
                 transfer_service_pb2.ExportProjectRequest,
                 project=project,
                 format=wire.enum_number(
-                    format or values.ExportFormat.NATIVE, transfer_service_pb2.ExportFormat
+                    values.ExportFormat,
+                    format or values.ExportFormat.NATIVE,
+                    transfer_service_pb2.ExportFormat,
+                    "format",
                 ),
                 compress=compress,
                 since=wire.position(since, "since"),
@@ -86,7 +89,10 @@ class AsyncTransferService(AsyncCalls):
                     exclude_service_events,
                 ),
                 include=[
-                    wire.enum_number(part, transfer_service_pb2.ExportPart) for part in include
+                    wire.enum_number(
+                        values.ExportPart, part, transfer_service_pb2.ExportPart, f"include[{i}]"
+                    )
+                    for i, part in enumerate(wire.several(include, "include"))
                 ],
                 resume_token=resume_token,
             )
@@ -199,11 +205,16 @@ class AsyncTransferService(AsyncCalls):
                 transfer_service_pb2.ImportStart,
                 project=project,
                 mode=wire.enum_number(
-                    mode or values.ImportMode.EXACT, transfer_service_pb2.ImportMode
+                    values.ImportMode,
+                    mode or values.ImportMode.EXACT,
+                    transfer_service_pb2.ImportMode,
+                    "mode",
                 ),
                 format=transfer_service_pb2.EXPORT_FORMAT_UNSPECIFIED
                 if format is None
-                else wire.enum_number(format, transfer_service_pb2.ExportFormat),
+                else wire.enum_number(
+                    values.ExportFormat, format, transfer_service_pb2.ExportFormat, "format"
+                ),
                 since=wire.position(since, "since"),
                 until=wire.position(until, "until"),
                 filter=wire.event_filter(

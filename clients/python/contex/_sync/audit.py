@@ -96,7 +96,10 @@ class AuditService(Calls):
             until=wire.position(until, "until"),
             filter=values.audit_filter(actions, actors, agent_ids, data_keys, request_id),
             format=wire.enum_number(
-                values.AuditFormat(format or values.AuditFormat.CSV), audit_service_pb2.AuditFormat
+                values.AuditFormat,
+                format or values.AuditFormat.CSV,
+                audit_service_pb2.AuditFormat,
+                "format",
             ),
         )
         return self._answers(
