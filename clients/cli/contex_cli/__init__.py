@@ -6,7 +6,7 @@ import os
 import sys
 
 from contex_cli.commands import COMMANDS, help_page, load, subcommands
-from contex_cli.exits import ExitCode
+from contex_cli.exits import ExitCode, end_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,9 +16,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:  # outside of a command: while modules are imported
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # outside of a command: help
+        return end_quietly()
 
 
 def _run(words: list[str]) -> int:

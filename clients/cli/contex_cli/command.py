@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from contex_cli.commands import COMMANDS, command_list
-from contex_cli.exits import ExitCode, InputError, Unreached, complain_about
+from contex_cli.exits import (
+    ExitCode,
+    InputError,
+    Unreached,
+    complain_about,
+    end_quietly,
+    is_broken_pipe,
+)
 from contex_cli.parameters import argument_of, bind, declared, option
 from contex_cli.targets import parse_target, unreached
 
@@ -168,7 +175,9 @@ class Command(click.Command):
             context = self.make_context(f"contex {self.name}", list(words))
             arguments = bind(self._function, context.params)
             work = self._function(**arguments)
-            return _run(work, arguments["session"]) if isawaitable(work) else work
+            code = _run(work, arguments["session"]) if isawaitable(work) else work
+            sys.stdout.flush()
+            return code
         except click.exceptions.Exit:  # after --help
             return ExitCode.OK
         except click.UsageError as error:
@@ -179,12 +188,9 @@ class Command(click.Command):
             print("Aborted!", file=sys.stderr)
             return ExitCode.UNEXPECTED
         except Exception as error:
-            if not _is_broken_pipe(error):
-                return complain_about(error, partial(argument_of, self))
-            # A reader that goes away (`| head`) ends a command quietly. The interpreter flushes
-            # stdout at exit, which would fail, and say so, once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ExitCode.OK
+            if is_broken_pipe(error):
+                return end_quietly()
+            return complain_about(error, partial(argument_of, self))
 
 
 def command(
@@ -205,9 +211,7 @@ def command(
 def _run(work: Awaitable[ExitCode | None], session: Session) -> int:
     import asyncio
 
-    code = asyncio.run(_until_signal(work, session))
-    sys.stdout.flush()
-    return code
+    return asyncio.run(_until_signal(work, session))
 
 
 async def _until_signal(work: Awaitable[ExitCode | None], session: Session) -> ExitCode:
@@ -242,9 +246,3 @@ async def _until_signal(work: Awaitable[ExitCode | None], session: Session) -> E
     if not received or session.follows:
         return code
     return ExitCode.TERMINATED if received[0] is signal.SIGTERM else ExitCode.INTERRUPTED
-
-
-def _is_broken_pipe(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_broken_pipe, error.exceptions))
-    return isinstance(error, BrokenPipeError)

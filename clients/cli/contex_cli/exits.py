@@ -97,6 +97,22 @@ def describe(error: ContexError, argument_of: Callable[[str], str] = lambda fiel
     return " ".join(text.split())
 
 
+def is_broken_pipe(error: BaseException) -> bool:
+    """Whether all that went wrong is that nobody reads the output any more."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_broken_pipe, error.exceptions))
+    return isinstance(error, BrokenPipeError)
+
+
+def end_quietly() -> ExitCode:
+    """The end of a command whose reader went away, as `| head` does.
+
+    The interpreter flushes stdout at exit, which would fail, and say so, once more.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.OK
+
+
 def complain(message: str) -> None:
     print(f"contex: {message}", file=sys.stderr)
 

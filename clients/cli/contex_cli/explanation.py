@@ -43,7 +43,8 @@ def _show_verdict(explanation: contex.Explanation) -> None:
     verb = "matches" if explanation.matched else "does not match"
     out.say((out.plain(match.need), "bold"))
     out.say(f"{out.plain(event.data_key)} r{event.revision}  {event.sequence}")
-    verdict = f"{verb}: score {match.score:.2f} {sign} threshold {match.threshold:.2f}"
+    score, threshold = out.told_apart(match.score, match.threshold)
+    verdict = f"{verb}: score {score} {sign} threshold {threshold}"
     out.say((verdict, "bold green" if explanation.matched else "bold yellow"))
     if explanation.verdict:
         out.say(out.plain(explanation.verdict))

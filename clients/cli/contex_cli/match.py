@@ -122,7 +122,7 @@ async def _match_thresholds(
 def _show_thresholds(
     questions: tuple[str, ...], by_need: list[list[Step]], applied: float, sequence: str
 ) -> None:
-    for question, steps in zip(questions, by_need, strict=True):
+    for question, steps in dict(zip(questions, by_need, strict=True)).items():
         out.say((out.plain(question), "bold"))
         show_steps(steps, applied, "data")
         if any(step.cut for step in steps):

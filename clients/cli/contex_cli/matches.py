@@ -97,10 +97,9 @@ def parts_lines(match: contex.Match) -> list[str]:
 
 def probability_line(match: contex.Match) -> str:
     """The score as a bar with a mark at the threshold."""
-    return (
-        f"probability  {marked_bar(match.score, match.threshold, _BAR)}  {match.score:5.2f}  "
-        f"┃ threshold {match.threshold:.2f}"
-    )
+    score, threshold = out.told_apart(match.score, match.threshold)
+    drawn = marked_bar(match.score, match.threshold, _BAR)
+    return f"probability  {drawn}  {score:>5}  ┃ threshold {threshold}"
 
 
 def _signed_line(name: str, value: float, scale: float, about: str) -> str:

@@ -92,17 +92,24 @@ def _open(path: Path) -> BinaryIO:
 @cache
 def console() -> Console:
     """Where tables go."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    return _console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 @cache
 def error_console() -> Console:
     """Where progress and remarks go: stderr."""
+    return _console(stderr=True)
+
+
+def _console(**settings: Any) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            """Lets the command end as after any other write; rich would exit with 1."""
+            raise
+
+    return Piped(highlight=False, **settings)
 
 
 def say(*parts: str | Text | tuple[str, str], cut: bool = False) -> None:
@@ -269,6 +276,12 @@ def plain(text: str, limit: int | None = None) -> str:
 def printable(line: str) -> str:
     """A line with its spaces kept, that can't steer a terminal."""
     return _escaped(line.expandtabs(4))
+
+
+def told_apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers with two digits, or as many more as show which is larger."""
+    digits = next((d for d in range(2, 17) if f"{one:.{d}f}" != f"{other:.{d}f}"), 2)
+    return f"{one:.{digits}f}", f"{other:.{digits}f}"
 
 
 def shortened(text: str, limit: int) -> str:

@@ -22,10 +22,13 @@ MatchesByNeed: TypeAlias = "dict[str, list[tuple[MatchedEvent, Match]]]"
 
 
 def by_need(needs: Iterable[str], data: Iterable[MatchedEvent]) -> MatchesByNeed:
-    """Groups data by need: the needs in their order, the data of each by best score first."""
+    """Groups data by need: the needs in their order, the data of each by best score first.
+
+    Needs with the same text are one.
+    """
     grouped: MatchesByNeed = {need: [] for need in needs}
     for datum in data:
-        for match in datum.matches:
+        for match in {match.need: match for match in reversed(datum.matches)}.values():
             grouped.setdefault(match.need, []).append((datum, match))
     for matches in grouped.values():
         matches.sort(key=lambda pair: pair[1].score, reverse=True)

@@ -37,6 +37,7 @@ from contex import (
 )
 from contex_cli import output, records, state
 from contex_cli.match import summary_record
+from contex_cli.output import told_apart
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -278,3 +279,10 @@ def test_an_erased_judgement_says_so_for_programs() -> None:
     match = Match(0, "n", 0.7, 0.7, 0.35, "m")
     record = records.record(Feedback("2-0", event().time, "a", "n", erased, match, True))
     assert record["erased"].reason == "asked"
+
+
+def test_numbers_are_shown_so_that_their_comparison_is_true() -> None:
+    assert told_apart(0.1474, 0.15) == ("0.147", "0.150")
+    assert told_apart(0.149999, 0.15) == ("0.149999", "0.150000")
+    assert told_apart(0.5, 0.15) == ("0.50", "0.15")
+    assert told_apart(0.15, 0.15) == ("0.15", "0.15")

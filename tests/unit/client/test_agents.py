@@ -14,12 +14,13 @@ from tests.unit.client.recording import RecordingChannel
 
 def test_a_registration_groups_its_data_by_need() -> None:
     message = agent_service_pb2.RegisterAgentResponse(sequence="2-0", cursor="c")
-    message.agent.needs.extend(agent_service_pb2.Need(text=need) for need in "abc")
+    message.agent.needs.extend(agent_service_pb2.Need(text=need) for need in "abca")
     first = message.data.add(event=fakes.event(1))
     first.matches.add(need_index=0, need="a", score=0.5)
     second = message.data.add(event=fakes.event(2))
     second.matches.add(need_index=1, need="b", score=0.9)
     second.matches.add(need_index=0, need="a", score=0.6)
+    second.matches.add(need_index=3, need="a", score=0.6)  # the same need once more
     registration = agents.registration(message)
     found = {
         need: [(datum.event.sequence, match.score) for datum, match in data]
