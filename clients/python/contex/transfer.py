@@ -119,8 +119,10 @@ class PartialFile:
         self._note.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leaves the file to be resumed, unless it is complete."""
+        """Leaves the file if it can be resumed; of what can't, nothing."""
         self._file.close()
+        if not self._note.exists():
+            self._part.unlink(missing_ok=True)
 
 
 class ImportFile:

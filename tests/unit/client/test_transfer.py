@@ -45,6 +45,13 @@ def test_a_partial_file_is_resumed_at_its_last_token(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_of_a_partial_file_that_cannot_be_resumed_nothing_is_left(tmp_path: Path) -> None:
+    file = transfer.PartialFile(tmp_path / "out")
+    file.write(ExportPiece(b"one", 0, 0, 0, 0, ""))
+    file.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_import_of_the_same_file_has_the_same_id(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"0123456789")
