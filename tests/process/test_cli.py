@@ -287,6 +287,27 @@ def test_a_legal_hold_is_no_conflict(contex: Contex) -> None:
     assert (done.code, "[LEGAL_HOLD]" in done.err) == (ExitCode.NOT_ALLOWED, True)
 
 
+def test_an_import_without_vectors_differs_in_nothing(contex: Contex, tmp_path: Path) -> None:
+    publish(contex, "k", "1", "--description", "a number")
+    file, copied = str(tmp_path / "file"), ("-p", "copied")
+    assert contex("export", "-o", file).code == ExitCode.OK
+    assert contex("import", file, *copied).code == ExitCode.OK
+    done = contex("verify", *copied)
+    assert done.code == ExitCode.OK
+    assert "1 missing, computed when they are needed" in done.out
+    findings = contex("verify", *copied, "--json").records
+    assert [finding.get("kind") for finding in findings] == ["vector", None]
+    assert "1 missing, computed now" in contex("verify", *copied, "--repair").out
+    assert "missing" not in contex("verify", *copied).out
+
+
+@pytest.mark.parametrize("command", ["export -o", "feedback export", "activity --html"])
+def test_a_mistyped_project_leaves_no_file(contex: Contex, command: str, tmp_path: Path) -> None:
+    done = contex(*command.split(), str(tmp_path / "x.svg"), "-p", "mistyped")
+    assert done.code == ExitCode.NOT_FOUND
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_filters_ranges_and_orders(contex: Contex) -> None:
     places = [publish(contex, f"k{n}", str(n), "--publisher", f"p{n % 2}") for n in range(4)]
     sequences = [place["sequence"] for place in places]

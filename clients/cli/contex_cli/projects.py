@@ -20,8 +20,7 @@ from contex_cli.times import Place, parse_place, sequence_text
 _DAY_S = 86_400
 _BEGINNING = "0-0"
 _SHOWN_OF_A_KIND = 20
-"""Findings of one kind that are listed for people: an import brings no vectors, which is one for
-each datum."""
+"""Findings of one kind that are listed for people."""
 REASON = option(..., "Why, for the audit.", metavar="TEXT")
 YES = option(False, "Do not ask.")
 
@@ -220,8 +219,9 @@ def erase(
 async def verify(
     session: Session, repair: bool = option(False, "Rebuild what can be derived.")
 ) -> ExitCode:
-    """Compares the log, the archive, the state, the snapshots, the counters and the vectors. Exits
-    with 9 if a difference is left.
+    """Compares the log, the archive, the state, the snapshots and the counters. Exits with 9 if a
+    difference is left. Vectors that are missing, as after an import without them, are none: they
+    are computed when they are needed, or by --repair.
     """
     findings: list[contex.Finding] = []
     with Progress("verified", bar=True) as progress:
@@ -240,10 +240,13 @@ async def verify(
         _show_findings(findings, summary)
     if not summary.event_count:
         out.remark(f"project {session.project} has no events")
-    return ExitCode.OK if all(finding.repaired for finding in findings) else ExitCode.DAMAGED
+    left = [f for f in findings if not f.repaired and f.kind is not contex.FindingKind.VECTOR]
+    return ExitCode.DAMAGED if left else ExitCode.OK
 
 
 def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary) -> None:
+    vectors = [f for f in findings if f.kind is contex.FindingKind.VECTOR]
+    findings = [f for f in findings if f.kind is not contex.FindingKind.VECTOR]
     shown: list[contex.Finding] = []
     left_out: Counter[tuple[str, str]] = Counter()
     kinds: Counter[contex.FindingKind] = Counter()
@@ -265,14 +268,17 @@ def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary
         )
     for (kind, outlook), count in left_out.items():
         out.say(f"and {count:,} more: {kind}, {outlook}; --json lists them all")
-    out.show_rows(
-        {
-            "as of": sequence_text(summary.as_of_sequence),
-            "read": f"{summary.event_count:,} events, {summary.segment_count:,} segments, "
-            f"{summary.snapshot_count:,} snapshots, {summary.data_key_count:,} data keys",
-            "differences": f"{summary.finding_count:,}, {summary.repaired_count:,} repaired",
-        }
-    )
+    rows = {
+        "as of": sequence_text(summary.as_of_sequence),
+        "read": f"{summary.event_count:,} events, {summary.segment_count:,} segments, "
+        f"{summary.snapshot_count:,} snapshots, {summary.data_key_count:,} data keys",
+        "differences": f"{len(findings):,}, {sum(f.repaired for f in findings):,} repaired",
+    }
+    if vectors:
+        computed = all(finding.repaired for finding in vectors)
+        when = "computed now" if computed else "computed when they are needed"
+        rows["vectors"] = f"{len(vectors):,} missing, {when}"
+    out.show_rows(rows)
 
 
 def _outlook(finding: contex.Finding) -> str:
