@@ -158,6 +158,8 @@ async def check_erased(api: Api, before: list[event_pb2.Event], sequence: str) -
     newest, oldest = (await api.states.GetHistory(history)).revisions
     assert oldest.event.HasField("erased")
     assert not newest.event.HasField("erased")
+    assert newest.patch.omitted == state_service_pb2.PATCH_OMITTED_ERASED
+    assert not newest.patch.WhichOneof("form")
     blame = state_service_pb2.GetBlameRequest(project=P, data_key="second")
     await api.states.GetBlame(blame, timeout=DEADLINE_S)
 
