@@ -234,10 +234,10 @@ def test_a_deletion(contex: Contex) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "KEY (events[0].data_key): must"),
+        (["publish", "bad\nkey", "1"], ExitCode.INVALID_ARGUMENT, "KEY: must"),
         (["publish", "k", "1", "-p", "bad project"], ExitCode.INVALID_ARGUMENT, "project"),
         (["publish", "k", "1", "--type", "data_deleted"], ExitCode.INVALID_ARGUMENT, "RESERVED"),
-        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "--need (needs[0].text):"),
+        (["register", "a", "--need", " "], ExitCode.INVALID_ARGUMENT, "--need 1: must"),
         (["register", "a", "--need", "x", "--threshold", "2"], ExitCode.INVALID_ARGUMENT, "thresh"),
         (["agents", "show", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),
         (["agents", "unregister", "nobody"], ExitCode.NOT_FOUND, "AGENT_NOT_FOUND"),

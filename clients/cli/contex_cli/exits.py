@@ -79,21 +79,22 @@ def exit_code(error: ContexError) -> ExitCode:
 def describe(error: ContexError, argument_of: Callable[[str], str] = lambda field: "") -> str:
     """One line: the message, the reason, and each field at fault.
 
-    `argument_of` says which argument of the command stands for a field, where one does.
+    `argument_of` says which argument of the command stands for a field, where one does: people are
+    told of that.
     """
     from contex_cli.targets import unreached
 
+    def named(field: str) -> str:
+        return argument_of(field) or field
+
     text = unreached(error) or error.message or error.code.name
+    if at_fault := re.match(r"([a-z_.\[\]0-9]+): ", text):
+        text = f"{named(at_fault[1])}: {text[at_fault.end() :]}"
     if error.reason:
         text += f" [{error.reason}]"
-    fields = re.findall(r"^([a-z_.\[\]0-9]+): ", text)
     for field, problem in error.violations:
-        if problem not in error.message:
-            text += f"; {field}: {problem}"
-        fields.append(field)
-    for field in dict.fromkeys(fields):
-        if argument := argument_of(field):
-            text = text.replace(f"{field}: ", f"{argument} ({field}): ", 1)
+        if error.message not in (problem, f"{field}: {problem}"):
+            text += f"; {named(field)}: {problem}"
     return " ".join(text.split())
 
 

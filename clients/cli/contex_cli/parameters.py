@@ -21,7 +21,30 @@ from typing import Any, get_args, get_origin
 
 import click
 
-_OTHER_NAMES = {"max_matches": "top", "threshold": "min_score", "data_keys": "keys"}
+_OTHER_NAMES = {
+    "max_matches": ("top",),
+    "threshold": ("min_score",),
+    "data_keys": ("keys",),
+    "data_key": ("second", "key"),
+    "text": ("first",),
+    "need": ("need_text", "first"),
+    "exclude_data_keys": ("exclude",),
+    "json_pointers": ("pointers",),
+    "max_context_tokens": ("max_tokens",),
+    "context_format": ("written",),
+    "last_seen_sequence": ("last_seen",),
+    "cursor": ("after",),
+    "after_sequence": ("after",),
+    "payload": ("value",),
+    "dimension": ("by",),
+    "bucket_seconds": ("bucket",),
+    "format": ("file_format",),
+    "store_seconds": ("store_days",),
+    "archive_seconds": ("archive_days",),
+    "remap_keys": ("remap",),
+    "json_pointer": ("redact",),
+    "replacement": ("redact_with",),
+}
 """Of fields of requests: parameters of some commands that are called otherwise."""
 
 
@@ -134,13 +157,18 @@ def _as_text(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def argument_of(command: click.Command, field: str) -> str:
-    """What was typed for a field of a request: "--type" for "event_type"; empty if unknown."""
+    """What was typed for a field of a request: "--type" for "event_type"; empty if unknown.
+
+    One of several has its number: "--key 2" for "filter.data_keys[1]".
+    """
     known = {param.name: param for param in command.params}
-    for name in reversed(re.findall(r"[a-z_]+", field)):
-        param = known.get(name) or known.get(_OTHER_NAMES.get(name, ""))
-        if param is not None:
-            option = isinstance(param, click.Option)
-            return param.opts[0] if option else (param.metavar or "").strip("[].")
+    for name, index in reversed(re.findall(r"([a-z_]+)(?:\[([0-9]+)\])?", field)):
+        for param in map(known.get, (name, *_OTHER_NAMES.get(name, ()))):
+            if param is not None:
+                option = isinstance(param, click.Option)
+                typed = param.opts[0] if option else (param.metavar or "").strip("[].")
+                many = param.nargs == -1 or param.multiple
+                return f"{typed} {int(index) + 1}" if index and many else typed
     return ""
 
 

@@ -14,6 +14,7 @@ from contex import (
     ResourceExhausted,
     Unavailable,
 )
+from contex_cli.commands import load
 from contex_cli.exits import (
     ExitCode,
     InputError,
@@ -21,6 +22,7 @@ from contex_cli.exits import (
     describe,
     exit_code,
 )
+from contex_cli.parameters import argument_of
 
 _CODES: list[tuple[type[ContexError], grpc.StatusCode, ExitCode]] = [
     (InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, ExitCode.INVALID_ARGUMENT),
@@ -99,3 +101,38 @@ def test_a_trace_is_shown_on_demand(
     except RuntimeError as error:
         complain_about(error)
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "typed"),
+    [
+        ("explain", "agent_need.need", "--need"),
+        ("explain", "agent_need.agent_id", "--agent"),
+        ("explain", "text", "NEED"),
+        ("explain", "data_key", "KEY"),
+        ("match", "questions[1].text", "QUESTION 2"),
+        ("match", "max_context_tokens", "--max-tokens"),
+        ("register", "needs[1].text", "--need 2"),
+        ("register", "needs[0].exclude_data_keys[1]", "--exclude 2"),
+        ("register", "min_delta.json_pointers[0]", "--min-delta-pointer 1"),
+        ("publish", "events[0].payload", "VALUE|-|@FILE"),
+        ("events", "filter.data_keys[1]", "--key 2"),
+        ("activity", "bucket_seconds", "--bucket"),
+        ("import", "start.redactions[0].json_pointer", "--redact"),
+        ("retention set", "retention.store_seconds", "--store-days"),
+        ("listen", "cursor", "--after"),
+        ("health", "data_key", ""),
+    ],
+)
+def test_people_are_told_of_what_they_typed(command: str, field: str, typed: str) -> None:
+    assert argument_of(load(command), field) == typed
+
+
+def test_each_field_is_told_of_once_by_what_was_typed() -> None:
+    error = InvalidArgument(
+        "agent_need.need: is missing",
+        grpc.StatusCode.INVALID_ARGUMENT,
+        violations=[("agent_need.need", "is missing"), ("need", "is missing")],
+    )
+    told = {"need": "NEED", "agent_need.need": "--need"}
+    assert describe(error, told.__getitem__) == "--need: is missing; NEED: is missing"
