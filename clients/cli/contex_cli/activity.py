@@ -193,7 +193,9 @@ def _show_series(activity: contex.Activity, heading: str) -> None:
     """A row for each name: how many, their share as a bar, and when as a sparkline."""
     whole = activity.total.total
     highest = max((series.total for series in activity.series), default=1) or 1
-    longest = max((len(series_name(series, _NAME)) for series in activity.series), default=0)
+    longest = max(
+        (out.width_of(series_name(series, _NAME)) for series in activity.series), default=0
+    )
     # Beside the name there are 40 characters of numbers, bars and gaps.
     width = min(max(out.console().width - longest - 40, 12), _SPARK)
     out.show_table(

@@ -267,7 +267,7 @@ _BREAKS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    """Text on one line, at most `limit` characters, that can't steer a terminal."""
+    """Text on one line, of at most `limit` characters and columns, that can't steer a terminal."""
     text = text if limit is None else text[: 4 * limit]
     text = _escaped(_BREAKS.sub(" ", text).strip())
     return text if limit is None else shortened(text, limit)
@@ -284,8 +284,25 @@ def told_apart(one: float, other: float) -> tuple[str, str]:
     return f"{one:.{digits}f}", f"{other:.{digits}f}"
 
 
+def width_of(text: str) -> int:
+    """How many columns of a terminal a line takes: some characters take two, some none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """Text of at most as many characters, and columns."""
+    if max(len(text), width_of(text)) <= limit:
+        return text
+    text = text[: limit - 1]
+    if width_of(text) >= limit:
+        from rich.cells import set_cell_size
+
+        text = set_cell_size(text, limit - 1)
+    return text + "…"
 
 
 def size_text(size_bytes: int) -> str:
@@ -394,8 +411,8 @@ def fitted_lines(parts: Sequence[str], width: int) -> list[str]:
     for number, part in enumerate(parts, 1):
         joined = f"{lines[-1]}  {part}" if lines[-1] else part
         is_last = number == len(parts)
-        room = width - len(lines[-1]) - 2
-        if len(joined) <= width or not lines[-1] or (is_last and room >= _LEAST_PAYLOAD):
+        room = width - width_of(lines[-1]) - 2
+        if width_of(joined) <= width or not lines[-1] or (is_last and room >= _LEAST_PAYLOAD):
             lines[-1] = shortened(joined, width)
         else:
             lines.append(shortened(f"      {part}", width))

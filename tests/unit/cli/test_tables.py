@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from contex_cli import output
+from rich.cells import cell_len
 from rich.console import Console
 
 COLUMNS: output.Columns[int] = {
@@ -56,3 +57,23 @@ def test_a_line_that_is_too_long_goes_on_below_so_that_the_payload_is_seen() -> 
     assert "service/payments/config r1" in lines[1]
     assert lines[-1].endswith("x" * 30 + "…")
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    "text", ["日本語のキー", "emoji 😀😀", "한국어 데이터", "e\u0301te\u0301", "plain"]
+)
+def test_a_line_of_wide_characters_fits_the_terminal(text: str) -> None:
+    parts = ["12:00:00.000", text * 3, text * 20]
+    for width in (30, 41, 80):
+        lines = output.fitted_lines(parts, width)
+        assert all(cell_len(line) <= width for line in lines)
+        assert cell_len(output.shortened(text * 20, width)) <= width
+    assert output.shortened(text, max(cell_len(text), len(text))) == text
+
+
+def test_columns_of_wide_characters_align(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ["日本語のキー", "emoji 😀😀", "plain"]
+    output.show_table(keys, {"data key": lambda key: key, "sequence": lambda _: "|"})
+    rows = [line for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert len({cell_len(row) for row in rows}) == 1
+    assert len(rows) == 3
