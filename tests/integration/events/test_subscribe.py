@@ -144,6 +144,33 @@ async def test_a_place_beyond_the_end_is_refused(api: Api) -> None:
     assert refused.metadata == {"tail_sequence": s[2]}
 
 
+@pytest.mark.parametrize("project", ["never", "begun"])
+async def test_so_it_is_in_a_project_without_data(api: Api, project: str) -> None:
+    """One that nothing was published to, and one that has an agent and nothing else."""
+    tail = "0-0"
+    if project == "begun":
+        tail = (await api.register("agent", "a need", project=project)).sequence
+    beyond = f"{4_102_444_800_000}-0"
+    streams = [api.subscribe(project, after_sequence=beyond)]
+    if project == "begun":
+        streams += [
+            api.listen("agent", project, after_sequence=beyond),
+            api.replay(project, since=event_pb2.Position(sequence=beyond)),
+        ]
+    for stream in streams:
+        refused = await stream.refusal()
+        assert (refused.code, refused.reason) == ("OUT_OF_RANGE", "SEQUENCE_IN_FUTURE")
+        assert refused.metadata == {"tail_sequence": tail}
+
+
+async def test_an_instant_that_is_still_to_come_is_awaited_in_an_empty_project(api: Api) -> None:
+    stream = await api.subscribe("never", from_time=instant(4_102_444_800_000)).live()
+    again = api.subscribe("never", cursor=stream.cursor)
+    assert (await again.live()).kinds == ["caught_up"]
+    await stream.cancel()
+    await again.cancel()
+
+
 async def _cursor(api: Api) -> str:
     return (await api.subscribe().live()).cursor
 
