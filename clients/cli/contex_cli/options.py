@@ -12,7 +12,7 @@ import contex
 from contex_cli import output as out
 from contex_cli.exits import InputError
 from contex_cli.parameters import UsageError, argument, option
-from contex_cli.times import Place, parse_moment, parse_place
+from contex_cli.times import Place, parse_moment, parse_place, parse_since
 
 T = TypeVar("T")
 AGENT_ID = argument(..., "AGENT", "The agent's id.")
@@ -74,7 +74,7 @@ def exact_key(glob: str) -> str | None:
 class Range:
     """Where reading begins and ends, as the client's methods take it."""
 
-    since: Place | None = option(None, _SINCE, metavar="POSITION", parse=parse_place)
+    since: Place | None = option(None, _SINCE, metavar="POSITION", parse=parse_since)
     until: Place | None = option(None, _UNTIL, metavar="POSITION", parse=parse_place)
 
 

@@ -60,6 +60,16 @@ def parse_place(text: str) -> Place:
     return place
 
 
+def parse_since(text: str) -> Place:
+    """The same for the place where reading begins; says on stderr if that is still to come."""
+    place = parse_place(text)
+    if not isinstance(place, str):
+        time = place if isinstance(place, datetime) else datetime.fromtimestamp(place / 1_000, UTC)
+        if time > datetime.now(UTC):
+            print(f"nothing yet: {rfc3339(time)} is in the future", file=sys.stderr)
+    return place
+
+
 def parse_moment(text: str) -> Place | None:
     """The same for an option that defaults to now: "now" is then the server's, not this clock's."""
     return None if text == "now" else parse_place(text)

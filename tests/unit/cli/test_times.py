@@ -4,7 +4,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from contex_cli.times import parse_moment, parse_place
+from contex_cli.times import parse_moment, parse_place, parse_since
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,3 +108,19 @@ def test_every_time_with_a_zone_is_read(naive: datetime, offset_minutes: int) ->
 def test_no_text_raises_anything_else(text: str) -> None:
     with suppress(ValueError):
         parse_place(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2999-01-31T15:30:00Z", "nothing yet: 2999-01-31T15:30:00.000Z is in the future\n"),
+        ("4102444800000", "nothing yet: 2100-01-01T00:00:00.000Z is in the future\n"),
+        ("2026-01-31T15:30:00Z", ""),
+        ("99999999999999-0", ""),  # which the server refuses
+    ],
+)
+def test_a_beginning_that_is_still_to_come_is_told_of(
+    text: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse_since(text) == parse_place(text)
+    assert capsys.readouterr().err == told
