@@ -719,8 +719,9 @@ def differences(recorded: Json, answered: Json, place: str = "") -> list[str]:
 
 
 _SCORE_TOLERANCE = 1e-3
-ADDED = frozenset({"keep_revisions"})
-"""Fields of answers that came after the recording."""
+ADDED = frozenset({"keep_revisions", "truncated"})
+"""Fields of answers that came after the recording, or that say more: a blame that ends at an erased
+payload is truncated."""
 _ERASED_PATCH = {"omitted": "PATCH_OMITTED_ERASED"}
 """What stands where the recorded version told the difference from an empty payload."""
 _RENAMED = {"match": "need_match", "need_specs": "needs", "final": "last"}
