@@ -42,7 +42,7 @@ VALUES = {
         MinDelta payload_changed=
         Agent min_delta?=
         Registration=RegisterAgentResponse context?=
-        NeedsChanged!
+        NeedsChanged! omitted_count=
         DeliveredNeed
         KnownDatum event?=
         HeldBackReason(Enum) OTHER

@@ -102,7 +102,8 @@ class Server:
         self._grpc = grpc.aio.server(options=_options(settings))
         exists = partial(require_project, existence=self.rooms.projects.existence)
         chain = links(self.calls, self.counts, self.rooms.audit.writer, exists)
-        self._grpc.add_generic_rpc_handlers(handlers(services, chain))
+        most = settings.limits.response_message_bytes
+        self._grpc.add_generic_rpc_handlers(handlers(services, chain, most))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         add_reflection((*self._services, health.SERVICE_NAME), self._grpc)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -58,6 +58,7 @@ _OF_REASON = {
     "ARCHIVE_DISABLED": ExitCode.UNSUPPORTED,
     "MASTER_KEY_MISSING": ExitCode.UNSUPPORTED,
     "KEY_UNAVAILABLE": ExitCode.UNSUPPORTED,
+    "RESPONSE_TOO_LARGE": ExitCode.UNSUPPORTED,
 }
 """Reasons whose status is too broad to tell the exit code."""
 

@@ -49,4 +49,4 @@ def updated(message: agent_service_pb2.UpdateAgentResponse) -> Registration:
 def needs_changed(message: agent_service_pb2.NeedsChanged) -> NeedsChanged:
     """A change of a registration, as a stream reports it."""
     data = tuple(events.matched_event(datum, backfilled=True) for datum in message.data)
-    return NeedsChanged(agent(message.agent), data)
+    return NeedsChanged(agent(message.agent), data, message.omitted_count)

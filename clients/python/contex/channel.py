@@ -13,7 +13,8 @@ from urllib.parse import quote, unquote
 from . import __version__
 
 MAX_MESSAGE_BYTES = 32 << 20
-"""Largest message that is accepted. Streams send about 1 MiB unless one event is larger."""
+"""Largest message that is accepted. A server sends at most `limits.response_message_bytes`: 4 MiB,
+up to 11 MiB where it takes larger payloads, and more only where its pages are larger, too."""
 
 IDENTITY = "contex-identity"
 

@@ -10,18 +10,19 @@ from contex_server.agents.journal import AgentKnowledge, SentDatum, Stream
 from contex_server.agents.journal_reader import (
     DeliveredNeed,
     JournalReader,
+    TextRoom,
     delivered_needs,
     need_texts,
 )
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match
+from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import decode_agent
 from contex_server.match.engine import MatchEngine
 from contex_server.match.queries import MatchQueries
-from contex_server.match.result import MatchedDatum, fetch_data
+from contex_server.match.result import MatchedDatum, Room
 from contex_server.state.moments import Moment
 from contex_server.state.reader import StateReader
 from contex_server.state.state import State
@@ -33,6 +34,11 @@ _UPDATES = 64
 """Updates of a datum that are searched for one that passes the agent's `min_delta`."""
 _UPDATES_BYTES = 4 * 1024 * 1024
 _FETCH = 64
+_HEADS_BYTES = 128 * 1024
+"""What each list of matched data has for those without payloads, once that for payloads is used."""
+_NEED_BYTES = 24
+_KNOWN_BYTES = 128
+"""What a datum that was sent takes besides texts: sequences, numbers, times."""
 
 
 class HeldBackReason(Enum):
@@ -63,7 +69,11 @@ class KnownDatum:
 
 @dataclass(frozen=True, slots=True)
 class AgentContext:
-    """What an agent knew; see `contex.v1.GetAgentContextResponse`."""
+    """What an agent knew; see `contex.v1.GetAgentContextResponse`.
+
+    Attributes:
+        known_omitted: How many known data there was no room for; the others likewise.
+    """
 
     moment: Moment
     agent: Agent
@@ -71,6 +81,9 @@ class AgentContext:
     known: list[KnownDatum]
     pending: list[MatchedDatum]
     held_back: list[tuple[HeldBackReason, MatchedDatum]]
+    known_omitted: int
+    pending_omitted: int
+    held_back_omitted: int
 
     @property
     def streams(self) -> list[Stream]:
@@ -130,50 +143,42 @@ class AgentContextReader:
         unsent = await self._unsent(
             project, agent, knowledge, deliveries, moment, near_misses, scope
         )
-        max_bytes = self.answer_bytes // 3 if payloads else 0
+        known, size_bytes = _known(knowledge, deliveries, state, self.answer_bytes // 3)
+        # What they leave is for events, a third for those of each list.
+        max_bytes = (self.answer_bytes - size_bytes) // 3
+        if payloads:
+            known = await self._with_events(project, known, max_bytes)
+        room = Room(max_bytes if payloads else 0, max_bytes + _HEADS_BYTES)
         pending = [datum for datum in unsent if datum.reason is None]
         held_back = [datum for datum in unsent if datum.reason is not None]
+        fetched, pending_omitted = await self._fetch(project, pending, moment, room)
+        fetched_back, held_back_omitted = await self._fetch(project, held_back, moment, room)
         return AgentContext(
             moment,
             agent,
             knowledge,
-            await self._known(project, knowledge, deliveries, state, max_bytes),
-            [datum for _, datum in await self._fetch(project, pending, moment, max_bytes)],
-            [
-                (reason, datum)
-                for reason, datum in await self._fetch(project, held_back, moment, max_bytes)
-                if reason is not None
-            ],
+            known,
+            [datum for _, datum in fetched],
+            [(reason, datum) for reason, datum in fetched_back if reason is not None],
+            len(deliveries) - len(known),
+            pending_omitted,
+            held_back_omitted,
         )
 
-    async def _known(
-        self,
-        project: str,
-        knowledge: AgentKnowledge,
-        deliveries: dict[str, SentDatum],
-        state: State,
-        max_bytes: int,
+    async def _with_events(
+        self, project: str, known: list[KnownDatum], max_bytes: int
     ) -> list[KnownDatum]:
-        texts = need_texts(knowledge.records.values()) | knowledge.texts
-        keys = sorted(deliveries)
-        entries: dict[str, Entry] = {}
-        for start in range(0, len(keys) if max_bytes else 0, _FETCH):
-            part = keys[start : start + _FETCH]
-            fetched = await self.log.get(project, [deliveries[key].event for key in part])
-            for data_key, entry in zip(part, fetched, strict=True):
+        """The same with the events that were sent, as far as these have room."""
+        complete: list[KnownDatum] = []
+        for start in range(0, len(known), _FETCH):
+            part = known[start : start + _FETCH]
+            entries = await self.log.get(project, [datum.delivery.event for datum in part])
+            for datum, entry in zip(part, entries, strict=True):
                 if entry is not None and len(entry.body) <= max_bytes:
-                    entries[data_key] = entry
                     max_bytes -= len(entry.body)
-        return [
-            KnownDatum(
-                delivery := deliveries[data_key],
-                delivered_needs(delivery, texts),
-                delivery.event <= knowledge.cursor,
-                state.get(data_key),
-                entries.get(data_key),
-            )
-            for data_key in keys
-        ]
+                    datum = replace(datum, entry=entry)
+                complete.append(datum)
+        return complete
 
     async def _unsent(
         self,
@@ -248,13 +253,37 @@ class AgentContextReader:
         return None
 
     async def _fetch(
-        self, project: str, unsent: Sequence[_UnsentDatum], moment: Moment, max_bytes: int
-    ) -> list[tuple[HeldBackReason | None, MatchedDatum]]:
-        listed = unsent[:_MAX_LISTED]
-        matched = [(datum.sequence, datum.matches) for datum in listed]
-        data = await fetch_data(self.engine, project, matched, moment.sequence, max_bytes)
-        return [
-            (datum.reason, fetched[0])
-            for datum, fetched in zip(listed, data, strict=True)
+        self, project: str, unsent: Sequence[_UnsentDatum], moment: Moment, room: Room
+    ) -> tuple[list[tuple[HeldBackReason | None, MatchedDatum]], int]:
+        """The first of the data, and how many there is no room for."""
+        matched = [(datum.sequence, datum.matches) for datum in unsent[:_MAX_LISTED]]
+        data = await self.engine.fetch(project, matched, moment.sequence, room)
+        listed = [
+            (datum.reason, fetched)
+            for datum, fetched in zip(unsent, data, strict=False)
             if fetched is not None
         ]
+        return listed, len(unsent) - len(data)
+
+
+def _known(
+    knowledge: AgentKnowledge, deliveries: dict[str, SentDatum], state: State, max_bytes: int
+) -> tuple[list[KnownDatum], int]:
+    """The data that an agent had been sent, by key, without events, as far as they have room.
+
+    With them comes how many bytes they take.
+    """
+    texts = need_texts(knowledge.records.values()) | knowledge.texts
+    known: list[KnownDatum] = []
+    room, size_bytes = TextRoom(), 0
+    for data_key in sorted(deliveries):
+        delivery = deliveries[data_key]
+        needs = delivered_needs(delivery, texts, room)
+        size = _KNOWN_BYTES + utf8_bytes(data_key)
+        size += sum(_NEED_BYTES + utf8_bytes(need.need) for need in needs)
+        if size_bytes + size > max_bytes:
+            break
+        size_bytes += size
+        acknowledged = delivery.event <= knowledge.cursor
+        known.append(KnownDatum(delivery, needs, acknowledged, state.get(data_key), None))
+    return known, size_bytes

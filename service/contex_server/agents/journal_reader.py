@@ -19,7 +19,7 @@ from contex_server.agents.journal import (
     note_pages,
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence, utf8_bytes
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
@@ -31,17 +31,34 @@ _AGENTS = 200
 _RESENDS = 32
 """Messages with an event that are looked at: the first, and the newest."""
 
+_TEXTS_BYTES = 512 * 1024
+
 NeedTexts = dict[int, list[str]]
 """The texts of an agent's needs, by when the registration was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveredNeed:
-    """A need that an event was sent for; `need` is "" if it is no longer on record."""
+    """A need that an event was sent for; `need` is "" if it is not on record, or has no room."""
 
     need_index: int
     need: str
     score: float
+
+
+@dataclass(slots=True)
+class TextRoom:
+    """Bytes that a response has for the texts of needs."""
+
+    left: int = _TEXTS_BYTES
+
+    def take(self, text: str) -> str:
+        """The text, or "" if there is no room for it."""
+        size = utf8_bytes(text)
+        if size > self.left:
+            return ""
+        self.left -= size
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +120,7 @@ class JournalReader:
                     break
         if not messages and await self._is_unknown(project, agent_id):
             raise agent_not_found(project, agent_id)
-        return await self._deliveries(project, agent_id, messages, scope), place
+        return await self._deliveries(project, agent_id, messages, scope, TextRoom()), place
 
     async def recipients(
         self, project: str, event: Sequence, after: str, count: int, scope: Scope
@@ -116,6 +133,7 @@ class JournalReader:
         places = await self.store.receivers(project, event)
         agent_ids = sorted(agent_id for agent_id in places if agent_id > after)
         recorded: list[RecordedDelivery] = []
+        room = TextRoom()
         for start in range(0, len(agent_ids), _AGENTS):
             part = agent_ids[start : start + _AGENTS]
             pairs = [(agent_id, place) for agent_id in part for place in places[agent_id]]
@@ -126,7 +144,7 @@ class JournalReader:
                 if isinstance(message, SentMessage):
                     by_agent[agent_id].append(message)
             for agent_id, messages in by_agent.items():
-                deliveries = await self._deliveries(project, agent_id, messages, scope)
+                deliveries = await self._deliveries(project, agent_id, messages, scope, room)
                 recorded += [d for d in deliveries if d.datum.event == event]
                 if len(recorded) >= count and agent_id != agent_ids[-1]:
                     return recorded, agent_id
@@ -181,11 +199,16 @@ class JournalReader:
         return b""
 
     async def _deliveries(
-        self, project: str, agent_id: str, messages: list[SentMessage], scope: Scope
+        self,
+        project: str,
+        agent_id: str,
+        messages: list[SentMessage],
+        scope: Scope,
+        room: TextRoom,
     ) -> list[RecordedDelivery]:
         texts = await self._texts(project, agent_id, messages)
         return [
-            RecordedDelivery(agent_id, message, datum, delivered_needs(datum, texts))
+            RecordedDelivery(agent_id, message, datum, delivered_needs(datum, texts, room))
             for message in messages
             for datum in message.events
             if scope.admits(datum.data_key)
@@ -258,11 +281,13 @@ def need_texts(records: Iterable[bytes]) -> NeedTexts:
     return {record["updated_ms"]: [need[0] for need in record["needs"]] for record in fields}
 
 
-def delivered_needs(datum: SentDatum, texts: NeedTexts) -> tuple[DeliveredNeed, ...]:
+def delivered_needs(
+    datum: SentDatum, texts: NeedTexts, room: TextRoom
+) -> tuple[DeliveredNeed, ...]:
     """The needs that a datum was sent for, with their texts."""
     known = texts.get(datum.registration, [])
     return tuple(
-        DeliveredNeed(index, known[index] if index < len(known) else "", score)
+        DeliveredNeed(index, room.take(known[index]) if index < len(known) else "", score)
         for index, score in datum.needs
     )
 

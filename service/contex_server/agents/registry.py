@@ -232,7 +232,7 @@ class AgentRegistry:
         await self.recorder.answered(
             project,
             agent,
-            [(event_codec.decode(datum.entry), datum.matches) for datum in answer.data],
+            [(datum.event, datum.matches) for datum in answer.data],
         )
         return Registration(agent, acknowledged, answer, cursor or answer.sequence)
 

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from contex_server.edge.bound import bound
 from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
 from contex_server.kernel.errors import ContexError, Reason
@@ -30,20 +31,22 @@ _STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def handlers(
-    servicers: Iterable[tuple[ServiceDescriptor, object]], links: Sequence[Link]
+    servicers: Iterable[tuple[ServiceDescriptor, object]], links: Sequence[Link], max_bytes: int
 ) -> tuple[grpc.GenericRpcHandler, ...]:
     """gRPC's handlers for services, all of whose calls pass the links.
 
     A servicer's method is named as in the proto, in snake case. It takes the request, or the
     iterator of requests where they are streamed, and the `Call`. It returns the response message,
     or None where the response is a stream, which goes through `Call.write`. The project of a
-    single request has been checked.
+    single request has been checked. No response has more than `max_bytes`; see `edge.bound`.
     """
     return tuple(
         grpc.method_handlers_generic_handler(
             service.full_name,
             {
-                method.name: _handler(method, getattr(servicer, _snake(method.name)), links)
+                method.name: _handler(
+                    method, getattr(servicer, _snake(method.name)), links, bound(method, max_bytes)
+                )
                 for method in service.methods
             },
         )
@@ -52,7 +55,10 @@ def handlers(
 
 
 def _handler(
-    method: MethodDescriptor, behavior: Callable[..., Awaitable[Any]], links: Sequence[Link]
+    method: MethodDescriptor,
+    behavior: Callable[..., Awaitable[Any]],
+    links: Sequence[Link],
+    bounded: Callable[[bytes], bytes],
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     service, name = method.containing_service.full_name, method.name
     message_class = message_factory.GetMessageClass(method.input_type)
@@ -76,7 +82,8 @@ def _handler(
         if project_of is not None and not method.client_streaming:
             PROJECT(call.project)
         try:
-            return await behavior(call.request, call)
+            response: Message | None = await behavior(call.request, call)
+            return None if response is None else bounded(response.SerializeToString())
         except grpc.aio.InternalError:
             # A write failed: the client has left, and gRPC is about to cancel the call. It
             # would log its own error with a trace, as if it were a defect.
@@ -90,7 +97,7 @@ def _handler(
             service,
             name,
             deadline=None if left is None else asyncio.get_running_loop().time() + left,
-            write=context.write,
+            write=lambda message: context.write(bounded(message)),
             headers=dict(context.invocation_metadata() or ()),
             peer=context.peer(),
             read=read_request,
@@ -106,8 +113,8 @@ def _handler(
         raise AssertionError("abort raises")
 
     async def unary(raw: bytes, context: Context) -> bytes:
-        response: Message = await run(partial(read, raw), context)
-        return response.SerializeToString()
+        response: bytes = await run(partial(read, raw), context)
+        return response
 
     async def stream(raw: bytes, context: Context) -> None:
         await run(partial(read, raw), context)
@@ -148,14 +155,8 @@ async def _abort(context: Context, error: ContexError) -> None:
     info = error_details_pb2.ErrorInfo(
         reason=error.reason.value, domain=_DOMAIN, metadata=error.metadata
     )
-    details = [info]
-    violations = [
-        error_details_pb2.BadRequest.FieldViolation(
-            field=field, description=problem, reason=error.reason.value
-        )
-        for field, problem in error.violations
-    ]
-    if violations:
+    details: list[Message] = [info]
+    if violations := _violations(error, info.ByteSize()):
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     trailers: list[tuple[str, str | bytes]] = []
     if error.retry_after_ms is not None:
@@ -169,3 +170,25 @@ async def _abort(context: Context, error: ContexError) -> None:
         status.details.add().Pack(detail)
     trailers.append(("grpc-status-details-bin", status.SerializeToString()))
     await context.abort(_STATUS_CODES[code], error.message, trailing_metadata=tuple(trailers))
+
+
+def _violations(
+    error: ContexError, taken: int
+) -> list[error_details_pb2.BadRequest.FieldViolation]:
+    """The fields at fault: the first, and as many more as the headers have room for."""
+    violations: list[error_details_pb2.BadRequest.FieldViolation] = []
+    # The message is there twice, and in the header escaped.
+    room = _DETAILS_BYTES - taken - 2 * len(error.message.encode())
+    for field, problem in error.violations:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=field, description=problem, reason=error.reason.value
+        )
+        room -= violation.ByteSize() + 3
+        if violations and room < 0:
+            break
+        violations.append(violation)
+    return violations
+
+
+_DETAILS_BYTES = 5_500
+"""Clients take 8 KiB of headers, in which the details are base64, and a third longer."""

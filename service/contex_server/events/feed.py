@@ -27,11 +27,13 @@ class NeedsChange:
     Attributes:
         acknowledged: The agent's durable cursor.
         data: What matches now and did not before, each event with its matches.
+        omitted: How many such data there was no room for.
     """
 
     agent: Agent
     acknowledged: Sequence
     data: tuple[Delivery, ...]
+    omitted: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +48,7 @@ class Delivery:
         change: In an agent's feed: the change of its registration that is sent instead of the
             event, as a message of its own.
         agent: In an agent's feed: the registration by which it matched.
+        payload_omitted: In a change of needs: the entry's payload is left out, for want of room.
     """
 
     sequence: Sequence
@@ -54,28 +57,31 @@ class Delivery:
     event: Event | None = None
     change: NeedsChange | None = None
     agent: Agent | None = None
+    payload_omitted: bool = False
 
     @property
     def size(self) -> int:
-        """Approximate bytes in memory."""
+        """Approximate bytes, in memory and in a message."""
         if self.change is not None:
             return 64 + sum(delivery.size for delivery in self.change.data)
-        return len(self.entry.body) + 64
+        return len(self.entry.body) + 64 + sum([match.nbytes for match in self.matches])
 
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Deliveries that go out as one message.
+    """Deliveries that go out together, mostly as one message.
 
     Attributes:
         deliveries: In log order; may be empty. A change of needs is alone in its chunk.
         position: Everything up to here has been delivered, with this chunk.
-        rendered: The message's bytes by format, rendered on first use.
+        rendered: The message's bytes, rendered on first use.
+        parts: In an agent's feed, by format: the messages that it makes, with what each carries.
     """
 
     deliveries: SequenceOf[Delivery]
     position: Sequence
-    rendered: dict[int, bytes] = field(default_factory=dict)
+    rendered: bytes | None = None
+    parts: dict[int, list[tuple[Chunk, bytes]]] = field(default_factory=dict)
 
     @property
     def change(self) -> NeedsChange | None:

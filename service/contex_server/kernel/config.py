@@ -36,6 +36,7 @@ class Limits(BaseModel):
     metadata_bytes: int = 4_096
     needs_per_agent: int = 32
     need_chars: int = 1_000
+    needs_bytes: int = 256 * KIB
     json_pointers: int = 16
     json_pointer_chars: int = 256
     comment_chars: int = 1_000
@@ -52,9 +53,9 @@ class Limits(BaseModel):
 
     @property
     def response_message_bytes(self) -> int:
-        """The largest message that is sent: one event with a payload that takes six times its size
-        as a JSON string (control characters), its matches; or an answer with its context."""
-        return 8 * (self.payload_bytes + MIB)
+        """The largest message that is sent: one event and what goes with it (a patch, the parts of
+        a blame, a context), or an answer. With the default limits it is gRPC's own default."""
+        return MIB + max(self.answer_bytes, self.payload_bytes + self.page_bytes)
 
 
 class EmbedderSettings(BaseModel):

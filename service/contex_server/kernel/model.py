@@ -474,3 +474,18 @@ class Match:
     usual: float = 0.0
     coverage: float = 0.0
     expected: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """About how long its message is; not less."""
+        texts = (self.need, self.path, self.passage_text, self.model, self.scorer)
+        return _NUMBERS_BYTES + sum(map(utf8_bytes, texts))
+
+
+_NUMBERS_BYTES = 208
+"""What a match takes besides its texts: 12 doubles, four integers, a sequence, tags and lengths."""
+
+
+def utf8_bytes(text: str) -> int:
+    """The length of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

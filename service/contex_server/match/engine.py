@@ -21,6 +21,7 @@ from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
 from contex_server.match.agent_codec import registered_agent
 from contex_server.match.index import Index
+from contex_server.match.result import HEADS_BYTES, MatchedDatum, MatchedEvents, Room
 from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
 from contex_server.matching.embeddings import Embeddings
@@ -33,6 +34,7 @@ Ts = TypeVarTuple("Ts")
 
 _WORKERS = 2
 _CACHED_DESCRIPTIONS = 256
+_FETCH_EVENTS = 16
 _INDEX_CHUNK = 200
 """Unpacking this many encodings holds the event loop for 3 ms."""
 
@@ -47,12 +49,15 @@ class MatchEngine:
         agents: AgentStore,
         match: MatchStore,
         embeddings: Embeddings,
+        *,
+        answer_bytes: int,
     ) -> None:
         self.log = log
         self.state = state
         self.agents = agents
         self.match = match
         self.embeddings = embeddings
+        self._room = Room(answer_bytes, answer_bytes + HEADS_BYTES)
         self._workers = ThreadPoolExecutor(
             _WORKERS, thread_name_prefix="contex-match", initializer=use_one_thread
         )
@@ -153,6 +158,34 @@ class MatchEngine:
             )
         return tuple(completed)
 
+    async def fetch(
+        self, project: str, matched: MatchedEvents, as_of: LogSequence, room: Room
+    ) -> list[MatchedDatum | None]:
+        """Reads the events that matched, as far as there is room; None for each that is gone.
+
+        `as_of` is what the data are as of.
+        """
+        data: list[MatchedDatum | None] = []
+        size_bytes = 0
+        for start in range(0, len(matched), _FETCH_EVENTS):
+            part = matched[start : start + _FETCH_EVENTS]
+            entries = await self.log.get(project, [sequence for sequence, _ in part])
+            for entry, (_, matches) in zip(entries, part, strict=True):
+                if entry is None:
+                    data.append(None)
+                    continue
+                event = event_codec.decode(entry)
+                matches = await self.with_passages(project, event, matches, as_of)
+                datum = MatchedDatum(entry, matches, False, event)
+                if size_bytes + datum.nbytes > room.payloads:
+                    entry = event_codec.without_payload(entry)
+                    datum = MatchedDatum(entry, matches, True, event)
+                size_bytes += datum.nbytes
+                if size_bytes > room.total:
+                    return data
+                data.append(datum)
+        return data
+
     async def delivery(
         self,
         project: str,
@@ -184,14 +217,23 @@ class MatchEngine:
             (previous, await self.encode_needs(index, previous)),
             event.sequence,
         )
-        entries = await self.log.get(index.project, [index.latest[key] for key, _ in matched])
-        data = []
-        for (_, matches), entry in zip(matched, entries, strict=True):
-            if entry is not None:
-                datum = event_codec.decode(entry)
-                data.append(await self.delivery(index.project, agent, entry, datum, matches, as_of))
+        located = [(index.latest[key], matches) for key, matches in matched]
+        fetched = await self.fetch(index.project, located, as_of, self._room)
+        data = [
+            Delivery(
+                datum.event.sequence,
+                datum.entry,
+                datum.matches,
+                datum.event,
+                agent=agent,
+                payload_omitted=datum.payload_omitted,
+            )
+            for datum in fetched
+            if datum is not None
+        ]
         stored = await self.agents.agent(index.project, agent_id)
-        return NeedsChange(agent, stored.cursor if stored else BEGINNING, tuple(data))
+        cursor = stored.cursor if stored else BEGINNING
+        return NeedsChange(agent, cursor, tuple(data), len(located) - len(fetched))
 
     async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
         """Whether an event that matched passes the agent's `min_delta`."""

@@ -14,12 +14,14 @@ from contex_server.kernel.scope import Scope
 from contex_server.match.index import Index
 from contex_server.match.pool import MatcherPool
 from contex_server.match.result import (
+    HEADS_BYTES,
+    LISTED_BYTES,
     ContextBudget,
     MatchedEvents,
     MatchResult,
     OmittedDatum,
     RenderedContext,
-    fetch_data,
+    Room,
 )
 from contex_server.matching.context import ContextItem, fit_to_budget
 from contex_server.matching.explanation import Explanation
@@ -188,32 +190,41 @@ class MatchQueries:
         max_bytes = self._answer_bytes
         if budget.is_requested:
             max_bytes //= 2  # The other half of the response is for the context.
-        fetched = await fetch_data(self._engine, project, matched, as_of, max_bytes)
+        room = Room(max_bytes, max_bytes + HEADS_BYTES)
+        fetched = await self._engine.fetch(project, matched, as_of, room)
         data = [found for found in fetched if found is not None]
+        left_out = len(matched) - len(fetched)
         if not budget.is_requested:
-            return MatchResult(tuple(datum for datum, _ in data), as_of)
+            return MatchResult(tuple(data), as_of, omitted=left_out)
         # What is too large for any response is not rendered to be counted.
-        candidates = [i for i, (datum, _) in enumerate(data) if not datum.payload_omitted]
+        candidates = [i for i, datum in enumerate(data) if not datum.payload_omitted]
         items = [
-            ContextItem(event, frozenset(match.need_index for match in datum.matches))
-            for datum, event in (data[i] for i in candidates)
+            ContextItem(datum.event, frozenset(match.need_index for match in datum.matches))
+            for datum in (data[i] for i in candidates)
         ]
         counter = self._counter
-        fitted = await self._engine.work(fit_to_budget, items, budget.tokens, budget.form, counter)
+        fitted = await self._engine.work(
+            fit_to_budget,
+            items,
+            budget.tokens,
+            budget.form,
+            counter,
+            max_bytes - LISTED_BYTES if budget.form else None,
+        )
         kept = {candidates[i] for i in fitted.kept}
         tokens = {candidates[i]: count for i, count in fitted.omitted}
         omitted = tuple(
             OmittedDatum(
-                event.data_key,
-                event.sequence,
+                datum.event.data_key,
+                datum.event.sequence,
                 datum.matches[0].score,
-                tokens[i] if i in tokens else -(-len(event.payload) // ESTIMATED_BYTES),
+                tokens[i] if i in tokens else -(-len(datum.event.payload) // ESTIMATED_BYTES),
             )
-            for i, (datum, event) in enumerate(data)
+            for i, datum in enumerate(data)
             if i not in kept
         )
         context = RenderedContext(fitted.text, budget.form, fitted.tokens, counter.name, omitted)
-        return MatchResult(tuple(data[i][0] for i in sorted(kept)), as_of, context)
+        return MatchResult(tuple(data[i] for i in sorted(kept)), as_of, context, left_out)
 
 
 def _not_found(sequence: LogSequence, problem: str) -> ContexError:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contex_server.kernel import event_codec
-from contex_server.kernel.model import Entry, Event, Match
+from contex_server.kernel.model import Entry, Event, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
-from contex_server.match.engine import MatchEngine
 from contex_server.matching.context import ContextFormat
 
 MatchedEvents = Sequence[tuple[LogSequence, tuple[Match, ...]]]
 """Sequences of events with their matches, best first."""
-_FETCH = 64
+HEADS_BYTES = 512 * 1024
+"""What a response has for data without their payloads, once that for payloads is used up."""
+LISTED_BYTES = 256 * 1024
+"""What a response has for the names of data that did not fit into its context."""
+_OMITTED_BYTES = 64
+"""What a datum that did not fit takes besides its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,35 @@ class ContextBudget:
 
 @dataclass(frozen=True, slots=True)
 class MatchedDatum:
-    """A datum with its latest event; the payload is left out if the response had no room."""
+    """A datum with its latest event.
+
+    Attributes:
+        entry: The event as it lies in the log; without its payload if the response had no room.
+        event: The event, decoded; with its payload.
+    """
 
     entry: Entry
     matches: tuple[Match, ...]
     payload_omitted: bool
+    event: Event
+
+    @property
+    def nbytes(self) -> int:
+        """About how long its message is."""
+        return len(self.entry.body) + 64 + sum([match.nbytes for match in self.matches])
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that a response has for data.
+
+    Attributes:
+        payloads: A datum beyond this many comes without its payload.
+        total: A datum that even so is beyond this many is left out, with all that follow.
+    """
+
+    payloads: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +86,21 @@ class RenderedContext:
     counter: str
     omitted: tuple[OmittedDatum, ...]
 
+    def listed(self) -> tuple[OmittedDatum, ...]:
+        """The first of those that did not fit, as many as a response has room for."""
+        size_bytes = 0
+        for count, datum in enumerate(self.omitted):
+            size_bytes += _OMITTED_BYTES + utf8_bytes(datum.data_key)
+            if size_bytes > LISTED_BYTES:
+                return self.omitted[:count]
+        return self.omitted
+
 
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """The data that match as of a sequence, best first."""
+    """The data that match as of a sequence, best first; `omitted` counts those without room."""
 
     data: tuple[MatchedDatum, ...]
     sequence: LogSequence
     context: RenderedContext | None = None
-
-
-async def fetch_data(
-    engine: MatchEngine,
-    project: str,
-    matched: MatchedEvents,
-    as_of: LogSequence,
-    max_bytes: int,
-) -> list[tuple[MatchedDatum, Event] | None]:
-    """Reads the events that matched; None for each that can no longer be read.
-
-    Payloads beyond a total of `max_bytes` are left out; `as_of` is what the data are as of.
-    """
-    data: list[tuple[MatchedDatum, Event] | None] = []
-    for start in range(0, len(matched), _FETCH):
-        part = matched[start : start + _FETCH]
-        entries = await engine.log.get(project, [sequence for sequence, _ in part])
-        for entry, (_, matches) in zip(entries, part, strict=True):
-            if entry is None:
-                data.append(None)
-                continue
-            event = event_codec.decode(entry)
-            matches = await engine.with_passages(project, event, matches, as_of)
-            omit = len(entry.body) > max_bytes
-            if omit:
-                entry = event_codec.without_payload(entry)
-            max_bytes -= len(entry.body)
-            data.append((MatchedDatum(entry, matches, omit), event))
-    return data
+    omitted: int = 0

@@ -49,7 +49,10 @@ def open_match(
     log, store = storage.log, storage.store
     reembedding = Reembedding(log, store, embeddings)
     stack.push_async_callback(reembedding.close)
-    engine = MatchEngine(log, store.state, store.agents, store.match, embeddings)
+    answer_bytes = settings.limits.answer_bytes
+    engine = MatchEngine(
+        log, store.state, store.agents, store.match, embeddings, answer_bytes=answer_bytes
+    )
     start = partial(
         ProjectMatcher,
         engine=engine,
@@ -63,6 +66,6 @@ def open_match(
         counter = token_counter(settings.tokenizer)
     except ValueError as error:
         raise StartupError(str(error)) from error
-    queries = MatchQueries(states, pool, counter, answer_bytes=settings.limits.answer_bytes)
+    queries = MatchQueries(states, pool, counter, answer_bytes=answer_bytes)
     feedback = Feedback(log, queries)
     return MatchRoom(pool, queries, BacktestRunner(states, engine), feedback, reembedding)

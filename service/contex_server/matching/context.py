@@ -18,11 +18,12 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
+from math import inf
 from typing import Any, NamedTuple
 
 import orjson
 
-from contex_server.kernel.model import Event
+from contex_server.kernel.model import Event, utf8_bytes
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import LongInteger, plain_value, text_of
 from contex_server.matching.tokens import TokenCounter
@@ -69,7 +70,11 @@ def render_one(event: Event, form: ContextFormat) -> str:
 
 
 def fit_to_budget(
-    items: Sequence[ContextItem], budget: int | None, form: ContextFormat, counter: TokenCounter
+    items: Sequence[ContextItem],
+    budget: int | None,
+    form: ContextFormat,
+    counter: TokenCounter,
+    max_bytes: int | None = None,
 ) -> FittedContext:
     """Selects the data that fit into a budget, each as a whole.
 
@@ -79,11 +84,13 @@ def fit_to_budget(
     may differ a little from what it adds; the result itself is counted, and never exceeds the
     budget, except that the empty list is rendered whatever the budget.
 
-    The items are given best first. The budget is the maximum tokens of the rendered text; None is
-    no limit. The format `UNSPECIFIED` counts as JSON.
+    The items are given best first. The budget is the maximum tokens of the rendered text, and
+    `max_bytes` that of its bytes; None is no limit. The format `UNSPECIFIED` counts as JSON.
     """
     written = form or ContextFormat.JSON
-    packing = _Packing([_piece(item.event, written) for item in items], budget, written, counter)
+    pieces = [_piece(item.event, written) for item in items]
+    most = _Size(*(inf if limit is None else limit for limit in (budget, max_bytes)))
+    packing = _Packing(pieces, most, written, counter)
     everything = range(len(items))
     if not packing.add(everything):
         leaders = _leaders(items)
@@ -98,7 +105,7 @@ def fit_to_budget(
     return FittedContext(
         kept,
         packing.tokens,
-        tuple([(index, packing.cost(index)) for index in everything if index not in packing.kept]),
+        tuple([(i, int(packing.cost(i).tokens)) for i in everything if i not in packing.kept]),
         packing.text if form else "",
     )
 
@@ -112,28 +119,49 @@ def _leaders(items: Sequence[ContextItem]) -> list[int]:
     return sorted(set(best.values()))
 
 
+class _Size(NamedTuple):
+    """How large a text is, or may be."""
+
+    tokens: float
+    size_bytes: float
+
+    def fits(self, room: _Size) -> bool:
+        return self.tokens <= room.tokens and self.size_bytes <= room.size_bytes
+
+    def minus(self, other: _Size) -> _Size:
+        return _Size(self.tokens - other.tokens, self.size_bytes - other.size_bytes)
+
+
 class _Packing:
     """The data kept so far; they never exceed the budget."""
 
     def __init__(
-        self, pieces: Sequence[Any], budget: int | None, form: ContextFormat, counter: TokenCounter
+        self, pieces: Sequence[Any], budget: _Size, form: ContextFormat, counter: TokenCounter
     ) -> None:
         self.kept: set[int] = set()
         self._pieces = pieces
         self._budget = budget
         self._form = form
         self._counter = counter
-        self._costs: dict[int, int] = {}
+        self._costs: dict[int, _Size] = {}
         self._refused: set[int] = set()
-        self._shares: dict[int, int] = {}
+        self._shares: dict[int, _Size] = {}
         self.text = _join([], form)
-        self.tokens = self._nothing = counter.count(self.text)
+        self._taken = self._nothing = self._size(self.text)
 
-    def cost(self, index: int) -> int:
-        """Tokens of a datum by itself."""
+    @property
+    def tokens(self) -> int:
+        """Tokens of the text."""
+        return int(self._taken.tokens)
+
+    def cost(self, index: int) -> _Size:
+        """The size of a datum by itself."""
         if index not in self._costs:
-            self._costs[index] = self._counter.count(_join([self._pieces[index]], self._form))
+            self._costs[index] = self._size(_join([self._pieces[index]], self._form))
         return self._costs[index]
+
+    def _size(self, text: str) -> _Size:
+        return _Size(self._counter.count(text), utf8_bytes(text))
 
     def add(self, indices: Sequence[int]) -> bool:
         """Keeps these too, if all of them fit."""
@@ -141,25 +169,24 @@ class _Packing:
         if kept == self.kept:
             return True
         text = _join([self._pieces[index] for index in sorted(kept)], self._form)
-        tokens = self._counter.count(text)
-        if self._budget is not None and tokens > self._budget:
+        size = self._size(text)
+        if not size.fits(self._budget):
             return False
-        self.kept, self.text, self.tokens = kept, text, tokens
+        self.kept, self.text, self._taken = kept, text, size
         return True
 
     def fill(self, candidates: Container[int], max_added: int | None = None) -> None:
         """Keeps each candidate that fits, in order, but no more than `max_added`."""
-        assert self._budget is not None
         for _ in range(_REFITS):
-            room = self._budget - self.tokens
+            room = self._budget.minus(self._taken)
             added: list[int] = []
             for index in range(len(self._pieces)):
                 if len(added) == max_added:
                     break
                 if index in self.kept or index in self._refused or index not in candidates:
                     continue
-                if self.cost(index) <= self._budget and self._share(index) <= room:
-                    room -= self._share(index)
+                if self.cost(index).fits(self._budget) and self._share(index).fits(room):
+                    room = room.minus(self._share(index))
                     added.append(index)
             if not added:
                 return
@@ -175,14 +202,14 @@ class _Packing:
             if max_added is not None and fitting:
                 return
 
-    def _share(self, index: int) -> int:
-        """The estimated tokens that a datum adds."""
+    def _share(self, index: int) -> _Size:
+        """Estimates how much a datum adds."""
         if self._form is not ContextFormat.TOON:
-            return self.cost(index) - self._nothing
+            return self.cost(index).minus(self._nothing)
         if index not in self._shares:
             # A table has its header once: the second row is what a datum adds.
             twice = _join([self._pieces[index]] * 2, self._form)
-            self._shares[index] = self._counter.count(twice) - self.cost(index)
+            self._shares[index] = self._size(twice).minus(self.cost(index))
         return self._shares[index]
 
 

@@ -30,6 +30,8 @@ _BLAME_S = 10.0
 _WALK_REVISIONS = 64
 """A revision this close to a known one is walked to; others are searched by snapshots."""
 _CHUNK = 50
+_REVISION_BYTES = 64
+"""What a revision takes besides event and patch."""
 _INLINE_BYTES = 64 * 1024
 """Up to this size revisions are compared on the event loop, in less than 1 ms."""
 
@@ -115,7 +117,7 @@ class HistoryReader:
         Args:
             patches: Whether to compare each with the one before.
             payloads: Whether payloads count for `max_bytes`; they are returned in any case.
-            max_bytes: Total size of payloads and patches; a single revision may exceed it.
+            max_bytes: Total size of events and patches; a single revision may exceed it.
         """
         chain: list[Revision] = []
         size, cut = 0, False
@@ -134,7 +136,8 @@ class HistoryReader:
         for begin in range(0, len(page), _CHUNK):
             compared = await _compared(chain[begin : begin + _CHUNK + 1], patches=patches)
             for revision in compared[: min(_CHUNK, len(page) - begin)]:
-                total += revision.patch_bytes + (len(revision.entry.body) if payloads else 0)
+                total += revision.patch_bytes + len(revision.entry.body) + _REVISION_BYTES
+                total -= 0 if payloads else len(revision.event.payload)
                 if revisions and total > max_bytes:
                     return HistoryPage(revisions, revision.event.sequence, trimmed=False)
                 revisions.append(revision)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
-from contex_server.api.agents.messages import listen_response
+from contex_server.api.agents.messages import listen_responses
 from contex_server.api.events.servicer import subscribe_response
+from contex_server.api.match.messages import BatchRoom
 from contex_server.api.shared import wire
 from contex_server.api.shared.cursors import Token, decode_position
 from contex_server.events.feed import Chunk, Delivery
@@ -75,9 +76,11 @@ def test_matches_travel_with_their_event() -> None:
     )
     event = event_pb2.Event(data_key="k", payload=b"x" * 300)
     chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
-    raw = listen_response(
-        "p", Message(Kind.EVENTS, chunk.position, chunk), ContextFormat.UNSPECIFIED
-    )
+    message = Message(Kind.EVENTS, chunk.position, chunk)
+    room = BatchRoom(1_000, 1_000)
+    ((part, raw),) = listen_responses("p", message, ContextFormat.UNSPECIFIED, room)
+    assert part is not None
+    assert part.deliveries == chunk.deliveries
     (matched,) = agent_service_pb2.ListenResponse.FromString(raw).events.events
     assert matched.event.sequence == "7-1"
     assert matched.event.payload == event.payload
@@ -90,6 +93,23 @@ def test_matches_travel_with_their_event() -> None:
     assert (parts.background_mean, parts.background_deviation) == (0.0625, 0.03125)
     assert (parts.background_passages, parts.background_sequence) == (7, "7-0")
     assert parts.scorer == "scorer"
+
+
+def test_what_is_written_out_is_split_and_cut() -> None:
+    def delivery(n: int, payload: bytes) -> Delivery:
+        event = event_pb2.Event(data_key="k", payload=payload, content_type="text/plain")
+        return Delivery(Sequence(n, 0), entry(n, 0, event))
+
+    deliveries = [delivery(1, b"a" * 100), delivery(2, b"b" * 100), delivery(3, b"\x01" * 300)]
+    chunk = Chunk(deliveries, Sequence(9, 0))
+    message = Message(Kind.EVENTS, chunk.position, chunk)
+    parts = listen_responses("p", message, ContextFormat.JSON, BatchRoom(400, 1_000))
+    read = [agent_service_pb2.ListenResponse.FromString(raw) for _, raw in parts]
+    assert [r.events.events[0].context_omitted for r in read] == [False, False, True]
+    positions = [decode_position(Token.CURSOR, "p", r.cursor, "cursor") for r in read]
+    assert positions == [(1, 0), (2, 0), (9, 0)]
+    assert [part.position for part, _ in parts if part is not None] == positions
+    assert listen_responses("p", message, ContextFormat.JSON, BatchRoom(400, 1_000)) == parts
 
 
 def test_every_kind_of_message_parses() -> None:

@@ -389,6 +389,18 @@ def test_each_need_comes_before_the_rest() -> None:
     assert fit_to_budget(data, cost[0] - 1, ContextFormat.JSON, ESTIMATE).kept == (5,)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_text_keeps_to_its_bytes(form: ContextFormat) -> None:
+    data = [item("é" * 150), item("é" * 100), item("é" * 50), item("é" * 2_000)]
+    for budget in (None, 1_000):
+        fitted = fit_to_budget(data, budget, form, ESTIMATE, 400)
+        assert fitted.kept == (0,)
+        assert len(fitted.text.encode()) <= 400
+        assert [index for index, _ in fitted.omitted] == [1, 2, 3]
+        room = len(render([data[0], data[2]], form).encode())
+        assert fit_to_budget(data, budget, form, ESTIMATE, room).kept == (0, 2)
+
+
 def test_a_datum_may_serve_several_needs() -> None:
     data = [item("a", needs=(0, 1)), item("b", needs=(0,)), item("c", needs=(1,))]
     budget = ESTIMATE.count(render(data[:2], ContextFormat.JSON))

@@ -165,6 +165,9 @@ class Registration(RegistrationMethods):
         cursor: Pass this to `listen` to continue without a gap: the position of last_seen_sequence
             if that was given, of `sequence` otherwise.
         context: The data written out; set if max_context_tokens or context_format was given.
+        omitted_count: Number of data that matched but are in neither `data` nor `context`, because
+            even without their payloads the response would have grown beyond 3.5 MiB: those with the
+            lowest scores.
     """
 
     agent: Agent
@@ -172,6 +175,7 @@ class Registration(RegistrationMethods):
     sequence: str
     cursor: str
     context: Context | None = None
+    omitted_count: int = 0
 
 
 def registration(message: agent_service_pb2.RegisterAgentResponse) -> Registration:
@@ -182,6 +186,7 @@ def registration(message: agent_service_pb2.RegisterAgentResponse) -> Registrati
         sequence=message.sequence,
         cursor=message.cursor,
         context=context(message.context) if message.HasField("context") else None,
+        omitted_count=message.omitted_count,
     )
 
 
@@ -197,10 +202,12 @@ class NeedsChanged:
         data: The data that match as of this item's cursor and did not match before: best score
             first, at most max_matches for each need, with their context if the stream has a
             context_format. What is published later follows as events.
+        omitted_count: Same as in `Registration`.
     """
 
     agent: Agent
     data: tuple[MatchedEvent, ...]
+    omitted_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +216,8 @@ class DeliveredNeed:
 
     Attributes:
         need_index: Position of the need in the agent's list at the time, from 0.
-        need: The text of the need. Empty if that registration is no longer on record.
+        need: The text of the need. Empty if that registration is no longer on record, or if the
+            response has no room for it: it holds at most 512 KiB of them.
         score: The calibrated probability, rounded to four digits.
     """
 
@@ -363,6 +371,11 @@ class AgentContext:
         streams: The agent's streams, newest first, at most 10. They show whether it was connected.
         last_sent_time: When the agent was last sent anything (UTC). None: never.
         last_sent_sequence: The newest event that it had been sent. Empty if there was none.
+        known_omitted_count: Number of data that are missing in `known`, as the response has room
+            for 1 MiB of them without their payloads: the last by key.
+        pending_omitted_count: Number of data that are missing in `pending`, as it holds at most
+            1,000, and about 1 MiB: those with the lowest scores.
+        held_back_omitted_count: Number of data that are missing in `held_back`, likewise.
     """
 
     as_of: Moment
@@ -373,6 +386,9 @@ class AgentContext:
     streams: tuple[AgentStream, ...]
     last_sent_time: datetime | None = None
     last_sent_sequence: str = ""
+    known_omitted_count: int = 0
+    pending_omitted_count: int = 0
+    held_back_omitted_count: int = 0
 
 
 def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentContext:
@@ -388,6 +404,9 @@ def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentCo
         if message.HasField("last_sent_time")
         else None,
         last_sent_sequence=message.last_sent_sequence,
+        known_omitted_count=message.known_omitted_count,
+        pending_omitted_count=message.pending_omitted_count,
+        held_back_omitted_count=message.held_back_omitted_count,
     )
 
 

@@ -277,10 +277,13 @@ class MatchedEvent(MatchedEventMethods):
     Attributes:
         event: The complete event (but see payload_omitted).
         matches: One entry for each need that was met, best score first. Never empty.
-        payload_omitted: True if the payload was left out because the response would have grown
-            beyond 3 MiB; read it with `get_event`. Only in unary responses.
+        payload_omitted: True if the payload was left out because the message would have grown
+            beyond 3 MiB; read it with `get_event`. Only in unary responses and in NeedsChanged.
         context: The event, written out in the format that the stream asked for. Empty if it asked
-            for none.
+            for none, or if context_omitted.
+        context_omitted: True if `context` was left out because the message would have grown beyond
+            limits.response_message_bytes: written out, an event can be six times as large. What it
+            would have held is in `event`.
         backfilled: True for a datum that matches since the needs were changed, and is older than
             the stream's position.
     """
@@ -289,6 +292,7 @@ class MatchedEvent(MatchedEventMethods):
     matches: tuple[Match, ...]
     payload_omitted: bool = False
     context: str = ""
+    context_omitted: bool = False
     backfilled: bool = False
 
 
@@ -299,6 +303,7 @@ def matched_event(message: event_pb2.MatchedEvent, backfilled: bool = False) -> 
         matches=tuple(map(match, message.matches)),
         payload_omitted=message.payload_omitted,
         context=message.context,
+        context_omitted=message.context_omitted,
         backfilled=backfilled,
     )
 
@@ -311,7 +316,7 @@ class OmittedDatum:
         data_key: Its key.
         sequence: Its latest event.
         score: Its best score.
-        tokens: The number of tokens it would have needed.
+        tokens: The number of tokens it would have needed by itself.
     """
 
     data_key: str
@@ -332,7 +337,10 @@ def omitted_datum(message: event_pb2.OmittedDatum) -> OmittedDatum:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Data written out within a token budget.
+    """Data written out within a token budget, and within what a message has room for: 1.25 MiB of
+    text.
+
+    All of the data that match take about tokens + omitted_tokens.
 
     Attributes:
         text: The data that fit, best score first, in `format`. Empty if the format is unspecified.
@@ -341,7 +349,10 @@ class Context:
         token_counter: What counted the tokens: the name of the server's tokenizer, or "estimate".
             The estimate is one token for every 3 bytes of UTF-8, rounded up, and errs on the high
             side for English and JSON.
-        omitted: The data that matched but did not fit, best score first.
+        omitted: The data that matched but did not fit, best score first; at most 256 KiB of them
+            are listed.
+        omitted_count: Number of the data that matched but did not fit, listed or not.
+        omitted_tokens: Number of tokens that they would have needed, each by itself.
     """
 
     text: str
@@ -349,6 +360,8 @@ class Context:
     tokens: int
     token_counter: str
     omitted: tuple[OmittedDatum, ...] = ()
+    omitted_count: int = 0
+    omitted_tokens: int = 0
 
 
 def context(message: event_pb2.PromptContext) -> Context:
@@ -359,6 +372,8 @@ def context(message: event_pb2.PromptContext) -> Context:
         tokens=message.tokens,
         token_counter=message.token_counter,
         omitted=tuple(map(omitted_datum, message.omitted)),
+        omitted_count=message.omitted_count,
+        omitted_tokens=message.omitted_tokens,
     )
 
 

@@ -62,12 +62,14 @@ class MatchAnswer(MatchAnswerMethods):
             (need_index is the position of the question).
         sequence: The sequence as of which the data are returned.
         context: The data written out; set if max_context_tokens or context_format was given.
+        omitted_count: Same as in `Registration`.
         questions: The questions, in their order.
     """
 
     data: tuple[MatchedEvent, ...]
     sequence: str
     context: Context | None = None
+    omitted_count: int = 0
     questions: tuple[str, ...] = ()
 
 
@@ -79,6 +81,7 @@ def match_answer(
         data=tuple(map(matched_event, message.data)),
         sequence=message.sequence,
         context=context(message.context) if message.HasField("context") else None,
+        omitted_count=message.omitted_count,
         questions=questions,
     )
 

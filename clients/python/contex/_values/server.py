@@ -54,8 +54,9 @@ class ServerLimits:
         request_message_bytes: Bytes of any request message. gRPC itself refuses larger ones,
             without a reason.
         response_message_bytes: Bytes of the largest message that the server sends, on a stream or
-            in answer: a client must be able to receive it. gRPC's own default, 4 MiB, is too small:
-            a single event that is written out for a prompt may be larger.
+            in answer: a client must be able to receive it. 4 MiB, gRPC's own default, as long as
+            payloads have at most 1 MiB; otherwise payload_bytes and 3 MiB, which is at most 11 MiB
+            unless page_bytes is raised too. What would exceed it is cut, and the message says so.
         batches_in_flight: Batches of a PublishStream that the server works on at a time. To send
             more ahead gains nothing.
         project_chars: Characters of a project's name.
@@ -82,6 +83,7 @@ class ServerLimits:
         page_size: Items of a page.
         page_bytes: Bytes after which a page ends, whatever its size.
         page_scanned_events: Events after which a page ends that examines them.
+        needs_bytes: Bytes of all needs of an agent, or questions of a Match, texts and exclusions.
     """
 
     payload_bytes: int
@@ -114,6 +116,7 @@ class ServerLimits:
     page_size: int
     page_bytes: int
     page_scanned_events: int
+    needs_bytes: int
 
 
 def server_limits(message: server_service_pb2.ServerLimits) -> ServerLimits:
@@ -149,6 +152,7 @@ def server_limits(message: server_service_pb2.ServerLimits) -> ServerLimits:
         page_size=message.page_size,
         page_bytes=message.page_bytes,
         page_scanned_events=message.page_scanned_events,
+        needs_bytes=message.needs_bytes,
     )
 
 

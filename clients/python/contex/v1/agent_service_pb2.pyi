@@ -256,13 +256,13 @@ class RegisterAgentRequest(_message.Message):
     max_context_tokens: _builtins.int
     """Maximum number of tokens for the returned data when written out, 1 to 10,000,000. Whole
     data items are kept, best score first, including the best one for each need if it fits; the
-    response's context lists the ones left out. Unset: no limit.
+    response's context says how many are left out, and lists them. Unset: no limit.
     """
     context_format: _event_pb2.ContextFormat.ValueType
     """Format in which the response's context holds the data, written out for a prompt."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
-        """What the agent needs, 1 to 32 of them; a text is enough."""
+        """What the agent needs, 1 to 32 of them with 256 KiB in total; a text is enough."""
 
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
@@ -311,11 +311,16 @@ class RegisterAgentResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """The sequence as of which the data are returned."""
     cursor: _builtins.str
     """Pass this to Listen to continue without a gap: the position of last_seen_sequence if that
     was given, of `sequence` otherwise.
+    """
+    omitted_count: _builtins.int
+    """Number of data that matched but are in neither `data` nor `context`, because even without their
+    payloads the response would have grown beyond 3.5 MiB: those with the lowest scores.
     """
     @_builtins.property
     def agent(self) -> Global___Agent:
@@ -339,10 +344,11 @@ class RegisterAgentResponse(_message.Message):
         sequence: _builtins.str = ...,
         cursor: _builtins.str = ...,
         context: _event_pb2.PromptContext | None = ...,
+        omitted_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "cursor", b"cursor", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "cursor", b"cursor", "data", b"data", "omitted_count", b"omitted_count", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,8 +429,11 @@ class UpdateAgentResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """The sequence as of which the data are returned."""
+    omitted_count: _builtins.int
+    """Same as in RegisterAgentResponse."""
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The registration as it stands."""
@@ -444,10 +453,11 @@ class UpdateAgentResponse(_message.Message):
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
         context: _event_pb2.PromptContext | None = ...,
+        omitted_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "data", b"data", "omitted_count", b"omitted_count", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,7 +525,7 @@ class ListAgentsRequest(_message.Message):
     project: _builtins.str
     """The project."""
     page_size: _builtins.int
-    """Maximum number of agents per page, 1 to 1,000; 0 means 100."""
+    """Maximum number of agents per page, 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
     page_token: _builtins.str
     """next_page_token of the previous page."""
     def __init__(
@@ -743,6 +753,9 @@ class NeedsChanged(_message.Message):
 
     AGENT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    OMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    omitted_count: _builtins.int
+    """Same as in RegisterAgentResponse."""
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The registration."""
@@ -759,10 +772,11 @@ class NeedsChanged(_message.Message):
         *,
         agent: Global___Agent | None = ...,
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
+        omitted_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "data", b"data", "omitted_count", b"omitted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -882,8 +896,21 @@ class GetAgentContextResponse(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     LAST_SENT_TIME_FIELD_NUMBER: _builtins.int
     LAST_SENT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    KNOWN_OMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_OMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    HELD_BACK_OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     last_sent_sequence: _builtins.str
     """The newest event that it had been sent. Empty if there was none."""
+    known_omitted_count: _builtins.int
+    """Number of data that are missing in `known`, as the response has room for 1 MiB of them without
+    their payloads: the last by key.
+    """
+    pending_omitted_count: _builtins.int
+    """Number of data that are missing in `pending`, as it holds at most 1,000, and about 1 MiB: those
+    with the lowest scores.
+    """
+    held_back_omitted_count: _builtins.int
+    """Number of data that are missing in `held_back`, likewise."""
     @_builtins.property
     def as_of(self) -> _event_pb2.Moment:
         """The moment."""
@@ -923,10 +950,13 @@ class GetAgentContextResponse(_message.Message):
         streams: _abc.Iterable[Global___AgentStream] | None = ...,
         last_sent_time: _timestamp_pb2.Timestamp | None = ...,
         last_sent_sequence: _builtins.str = ...,
+        known_omitted_count: _builtins.int = ...,
+        pending_omitted_count: _builtins.int = ...,
+        held_back_omitted_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "last_sent_time", b"last_sent_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "held_back", b"held_back", "known", b"known", "last_sent_sequence", b"last_sent_sequence", "last_sent_time", b"last_sent_time", "pending", b"pending", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "held_back", b"held_back", "held_back_omitted_count", b"held_back_omitted_count", "known", b"known", "known_omitted_count", b"known_omitted_count", "last_sent_sequence", b"last_sent_sequence", "last_sent_time", b"last_sent_time", "pending", b"pending", "pending_omitted_count", b"pending_omitted_count", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1012,7 +1042,9 @@ class DeliveredNeed(_message.Message):
     need_index: _builtins.int
     """Position of the need in the agent's list at the time, from 0."""
     need: _builtins.str
-    """The text of the need. Empty if that registration is no longer on record."""
+    """The text of the need. Empty if that registration is no longer on record, or if the response has
+    no room for it: it holds at most 512 KiB of them.
+    """
     score: _builtins.float
     """The calibrated probability, rounded to four digits."""
     def __init__(

@@ -299,7 +299,7 @@ class ListRecordsRequest(_message.Message):
     """The order. Unset: oldest first."""
     page_size: _builtins.int
     """Maximum number of records per page, 1 to 1,000; 0 means 100. A page can hold fewer and still
-    have a next one: it also ends after 20,000 records have been examined.
+    have a next one: it also ends at 2 MiB, and after 20,000 records have been examined.
     """
     page_token: _builtins.str
     """next_page_token of the previous page, with the other fields unchanged."""

@@ -162,6 +162,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     if it was deleted. A project begins with its first event; see ProjectService. Check the name.
     Not retryable.
     """
+    ERROR_REASON_RESPONSE_TOO_LARGE: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. What the call returns next exceeds limits.response_message_bytes, so it was
+    not sent: "size_bytes", "limit_bytes". The server cuts what it returns to fit, so this happens
+    only to what was stored under larger limits. "sequence" is its first event; on a stream that can
+    be resumed, "cursor" is the position after the message. Continue there to leave it out; to read
+    it, an operator must raise the limit (CONTEX_LIMITS__PAYLOAD_BYTES). Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
@@ -310,5 +317,12 @@ ERROR_REASON_PROJECT_NOT_FOUND: ErrorReason.ValueType  # 33
 """NOT_FOUND. The project has never had an event, or was deleted since: "delete_time" (RFC 3339),
 if it was deleted. A project begins with its first event; see ProjectService. Check the name.
 Not retryable.
+"""
+ERROR_REASON_RESPONSE_TOO_LARGE: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. What the call returns next exceeds limits.response_message_bytes, so it was
+not sent: "size_bytes", "limit_bytes". The server cuts what it returns to fit, so this happens
+only to what was stored under larger limits. "sequence" is its first event; on a stream that can
+be resumed, "cursor" is the position after the message. Continue there to leave it out; to read
+it, an operator must raise the limit (CONTEX_LIMITS__PAYLOAD_BYTES). Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

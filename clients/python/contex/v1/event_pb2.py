@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63ontex/v1/event.proto\x12\tcontex.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x02\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x11\n\tpublisher\x18\x07 \x01(\t\x12\x30\n\x08metadata\x18\x08 \x03(\x0b\x32\x1e.contex.v1.Event.MetadataEntry\x12\x10\n\x08revision\x18\t \x01(\x04\x12\x19\n\x11previous_sequence\x18\n \x01(\t\x12\x13\n\x0btext_digest\x18\x0b \x01(\x0c\x12\x0e\n\x06opaque\x18\x0c \x01(\x08\x12!\n\x06\x65rased\x18\r \x01(\x0b\x32\x11.contex.v1.Erased\x12\x0e\n\x06sealed\x18\x0e \x01(\x0c\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\x06\x45rased\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x16\n\x0epayload_digest\x18\x04 \x01(\x0c\"}\n\x05Match\x12\x12\n\nneed_index\x18\x01 \x01(\r\x12\x0c\n\x04need\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12$\n\x05parts\x18\x04 \x01(\x0b\x32\x15.contex.v1.ScoreParts\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0f\n\x07passage\x18\x06 \x01(\t\"\xb4\x02\n\nScoreParts\x12\x0e\n\x06\x63osine\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0f\x62\x61\x63kground_mean\x18\x04 \x01(\x01\x12\x1c\n\x14\x62\x61\x63kground_deviation\x18\x05 \x01(\x01\x12\x10\n\x08standing\x18\x06 \x01(\x01\x12\x0f\n\x07lexical\x18\x07 \x01(\x01\x12\x1b\n\x13\x62\x61\x63kground_passages\x18\x08 \x01(\x04\x12\x1b\n\x13\x62\x61\x63kground_sequence\x18\t \x01(\t\x12\x0e\n\x06scorer\x18\n \x01(\t\x12\r\n\x05share\x18\x0b \x01(\x01\x12\x14\n\x0cusual_cosine\x18\x0c \x01(\x01\x12\x10\n\x08\x63overage\x18\r \x01(\x01\x12\x19\n\x11\x65xpected_coverage\x18\x0e \x01(\x01\"|\n\x0cMatchedEvent\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12!\n\x07matches\x18\x02 \x03(\x0b\x32\x10.contex.v1.Match\x12\x17\n\x0fpayload_omitted\x18\x03 \x01(\x08\x12\x0f\n\x07\x63ontext\x18\x04 \x01(\t\"\x98\x01\n\rPromptContext\x12\x0c\n\x04text\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.contex.v1.ContextFormat\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\x15\n\rtoken_counter\x18\x04 \x01(\t\x12(\n\x07omitted\x18\x05 \x03(\x0b\x32\x17.contex.v1.OmittedDatum\"Q\n\x0cOmittedDatum\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\r\".\n\nEventBatch\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\"<\n\x11MatchedEventBatch\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\"\n\n\x08\x43\x61ughtUp\"#\n\nFellBehind\x12\x15\n\rtail_sequence\x18\x01 \x01(\t\"\x1a\n\nCheckpoint\x12\x0c\n\x04last\x18\x01 \x01(\x08\"\x0b\n\tHeartbeat\"\xef\x01\n\x0b\x45ventFilter\x12\x13\n\x0b\x65vent_types\x18\x01 \x03(\t\x12\x11\n\tdata_keys\x18\x02 \x03(\t\x12\x12\n\npublishers\x18\x03 \x03(\t\x12\x1b\n\x13\x65vent_type_prefixes\x18\x04 \x03(\t\x12\x36\n\x08metadata\x18\x05 \x03(\x0b\x32$.contex.v1.EventFilter.MetadataEntry\x12\x1e\n\x16\x65xclude_service_events\x18\x06 \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x08Position\x12\x12\n\x08sequence\x18\x01 \x01(\tH\x00\x12*\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x11\n\x07unix_ms\x18\x03 \x01(\x03H\x00\x42\x04\n\x02\x61t\"D\n\x06Moment\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x97\x01\n\rContextFormat\x12\x1e\n\x1a\x43ONTEXT_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONTEXT_FORMAT_JSON\x10\x01\x12\x17\n\x13\x43ONTEXT_FORMAT_YAML\x10\x02\x12\x1b\n\x17\x43ONTEXT_FORMAT_MARKDOWN\x10\x03\x12\x17\n\x13\x43ONTEXT_FORMAT_TOON\x10\x04*>\n\x04\x45\x64ge\x12\x14\n\x10\x45\x44GE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45\x44GE_BEGINNING\x10\x01\x12\x0c\n\x08\x45\x44GE_END\x10\x02*G\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x12\n\x0eORDER_FORWARDS\x10\x01\x12\x13\n\x0fORDER_BACKWARDS\x10\x02*p\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x14\n\x10\x44URABILITY_FSYNC\x10\x02\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x03\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63ontex/v1/event.proto\x12\tcontex.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x02\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x11\n\tpublisher\x18\x07 \x01(\t\x12\x30\n\x08metadata\x18\x08 \x03(\x0b\x32\x1e.contex.v1.Event.MetadataEntry\x12\x10\n\x08revision\x18\t \x01(\x04\x12\x19\n\x11previous_sequence\x18\n \x01(\t\x12\x13\n\x0btext_digest\x18\x0b \x01(\x0c\x12\x0e\n\x06opaque\x18\x0c \x01(\x08\x12!\n\x06\x65rased\x18\r \x01(\x0b\x32\x11.contex.v1.Erased\x12\x0e\n\x06sealed\x18\x0e \x01(\x0c\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\x06\x45rased\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x16\n\x0epayload_digest\x18\x04 \x01(\x0c\"}\n\x05Match\x12\x12\n\nneed_index\x18\x01 \x01(\r\x12\x0c\n\x04need\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12$\n\x05parts\x18\x04 \x01(\x0b\x32\x15.contex.v1.ScoreParts\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0f\n\x07passage\x18\x06 \x01(\t\"\xb4\x02\n\nScoreParts\x12\x0e\n\x06\x63osine\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0f\x62\x61\x63kground_mean\x18\x04 \x01(\x01\x12\x1c\n\x14\x62\x61\x63kground_deviation\x18\x05 \x01(\x01\x12\x10\n\x08standing\x18\x06 \x01(\x01\x12\x0f\n\x07lexical\x18\x07 \x01(\x01\x12\x1b\n\x13\x62\x61\x63kground_passages\x18\x08 \x01(\x04\x12\x1b\n\x13\x62\x61\x63kground_sequence\x18\t \x01(\t\x12\x0e\n\x06scorer\x18\n \x01(\t\x12\r\n\x05share\x18\x0b \x01(\x01\x12\x14\n\x0cusual_cosine\x18\x0c \x01(\x01\x12\x10\n\x08\x63overage\x18\r \x01(\x01\x12\x19\n\x11\x65xpected_coverage\x18\x0e \x01(\x01\"\x95\x01\n\x0cMatchedEvent\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12!\n\x07matches\x18\x02 \x03(\x0b\x32\x10.contex.v1.Match\x12\x17\n\x0fpayload_omitted\x18\x03 \x01(\x08\x12\x0f\n\x07\x63ontext\x18\x04 \x01(\t\x12\x17\n\x0f\x63ontext_omitted\x18\x05 \x01(\x08\"\xc7\x01\n\rPromptContext\x12\x0c\n\x04text\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.contex.v1.ContextFormat\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\x15\n\rtoken_counter\x18\x04 \x01(\t\x12(\n\x07omitted\x18\x05 \x03(\x0b\x32\x17.contex.v1.OmittedDatum\x12\x15\n\romitted_count\x18\x06 \x01(\r\x12\x16\n\x0eomitted_tokens\x18\x07 \x01(\x04\"Q\n\x0cOmittedDatum\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\r\".\n\nEventBatch\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\"<\n\x11MatchedEventBatch\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\"\n\n\x08\x43\x61ughtUp\"#\n\nFellBehind\x12\x15\n\rtail_sequence\x18\x01 \x01(\t\"\x1a\n\nCheckpoint\x12\x0c\n\x04last\x18\x01 \x01(\x08\"\x0b\n\tHeartbeat\"\xef\x01\n\x0b\x45ventFilter\x12\x13\n\x0b\x65vent_types\x18\x01 \x03(\t\x12\x11\n\tdata_keys\x18\x02 \x03(\t\x12\x12\n\npublishers\x18\x03 \x03(\t\x12\x1b\n\x13\x65vent_type_prefixes\x18\x04 \x03(\t\x12\x36\n\x08metadata\x18\x05 \x03(\x0b\x32$.contex.v1.EventFilter.MetadataEntry\x12\x1e\n\x16\x65xclude_service_events\x18\x06 \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x08Position\x12\x12\n\x08sequence\x18\x01 \x01(\tH\x00\x12*\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x11\n\x07unix_ms\x18\x03 \x01(\x03H\x00\x42\x04\n\x02\x61t\"D\n\x06Moment\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x97\x01\n\rContextFormat\x12\x1e\n\x1a\x43ONTEXT_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONTEXT_FORMAT_JSON\x10\x01\x12\x17\n\x13\x43ONTEXT_FORMAT_YAML\x10\x02\x12\x1b\n\x17\x43ONTEXT_FORMAT_MARKDOWN\x10\x03\x12\x17\n\x13\x43ONTEXT_FORMAT_TOON\x10\x04*>\n\x04\x45\x64ge\x12\x14\n\x10\x45\x44GE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45\x44GE_BEGINNING\x10\x01\x12\x0c\n\x08\x45\x44GE_END\x10\x02*G\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x12\n\x0eORDER_FORWARDS\x10\x01\x12\x13\n\x0fORDER_BACKWARDS\x10\x02*p\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x14\n\x10\x44URABILITY_FSYNC\x10\x02\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x03\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_EVENTFILTER_METADATAENTRY']._loaded_options = None
   _globals['_EVENTFILTER_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_CONTEXTFORMAT']._serialized_start=1974
-  _globals['_CONTEXTFORMAT']._serialized_end=2125
-  _globals['_EDGE']._serialized_start=2127
-  _globals['_EDGE']._serialized_end=2189
-  _globals['_ORDER']._serialized_start=2191
-  _globals['_ORDER']._serialized_end=2262
-  _globals['_DURABILITY']._serialized_start=2264
-  _globals['_DURABILITY']._serialized_end=2376
+  _globals['_CONTEXTFORMAT']._serialized_start=2047
+  _globals['_CONTEXTFORMAT']._serialized_end=2198
+  _globals['_EDGE']._serialized_start=2200
+  _globals['_EDGE']._serialized_end=2262
+  _globals['_ORDER']._serialized_start=2264
+  _globals['_ORDER']._serialized_end=2335
+  _globals['_DURABILITY']._serialized_start=2337
+  _globals['_DURABILITY']._serialized_end=2449
   _globals['_EVENT']._serialized_start=70
   _globals['_EVENT']._serialized_end=444
   _globals['_EVENT_METADATAENTRY']._serialized_start=397
@@ -55,30 +55,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MATCH']._serialized_end=683
   _globals['_SCOREPARTS']._serialized_start=686
   _globals['_SCOREPARTS']._serialized_end=994
-  _globals['_MATCHEDEVENT']._serialized_start=996
-  _globals['_MATCHEDEVENT']._serialized_end=1120
-  _globals['_PROMPTCONTEXT']._serialized_start=1123
-  _globals['_PROMPTCONTEXT']._serialized_end=1275
-  _globals['_OMITTEDDATUM']._serialized_start=1277
-  _globals['_OMITTEDDATUM']._serialized_end=1358
-  _globals['_EVENTBATCH']._serialized_start=1360
-  _globals['_EVENTBATCH']._serialized_end=1406
-  _globals['_MATCHEDEVENTBATCH']._serialized_start=1408
-  _globals['_MATCHEDEVENTBATCH']._serialized_end=1468
-  _globals['_CAUGHTUP']._serialized_start=1470
-  _globals['_CAUGHTUP']._serialized_end=1480
-  _globals['_FELLBEHIND']._serialized_start=1482
-  _globals['_FELLBEHIND']._serialized_end=1517
-  _globals['_CHECKPOINT']._serialized_start=1519
-  _globals['_CHECKPOINT']._serialized_end=1545
-  _globals['_HEARTBEAT']._serialized_start=1547
-  _globals['_HEARTBEAT']._serialized_end=1558
-  _globals['_EVENTFILTER']._serialized_start=1561
-  _globals['_EVENTFILTER']._serialized_end=1800
+  _globals['_MATCHEDEVENT']._serialized_start=997
+  _globals['_MATCHEDEVENT']._serialized_end=1146
+  _globals['_PROMPTCONTEXT']._serialized_start=1149
+  _globals['_PROMPTCONTEXT']._serialized_end=1348
+  _globals['_OMITTEDDATUM']._serialized_start=1350
+  _globals['_OMITTEDDATUM']._serialized_end=1431
+  _globals['_EVENTBATCH']._serialized_start=1433
+  _globals['_EVENTBATCH']._serialized_end=1479
+  _globals['_MATCHEDEVENTBATCH']._serialized_start=1481
+  _globals['_MATCHEDEVENTBATCH']._serialized_end=1541
+  _globals['_CAUGHTUP']._serialized_start=1543
+  _globals['_CAUGHTUP']._serialized_end=1553
+  _globals['_FELLBEHIND']._serialized_start=1555
+  _globals['_FELLBEHIND']._serialized_end=1590
+  _globals['_CHECKPOINT']._serialized_start=1592
+  _globals['_CHECKPOINT']._serialized_end=1618
+  _globals['_HEARTBEAT']._serialized_start=1620
+  _globals['_HEARTBEAT']._serialized_end=1631
+  _globals['_EVENTFILTER']._serialized_start=1634
+  _globals['_EVENTFILTER']._serialized_end=1873
   _globals['_EVENTFILTER_METADATAENTRY']._serialized_start=397
   _globals['_EVENTFILTER_METADATAENTRY']._serialized_end=444
-  _globals['_POSITION']._serialized_start=1802
-  _globals['_POSITION']._serialized_end=1901
-  _globals['_MOMENT']._serialized_start=1903
-  _globals['_MOMENT']._serialized_end=1971
+  _globals['_POSITION']._serialized_start=1875
+  _globals['_POSITION']._serialized_end=1974
+  _globals['_MOMENT']._serialized_start=1976
+  _globals['_MOMENT']._serialized_end=2044
 # @@protoc_insertion_point(module_scope)

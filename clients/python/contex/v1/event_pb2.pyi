@@ -468,13 +468,19 @@ class MatchedEvent(_message.Message):
     MATCHES_FIELD_NUMBER: _builtins.int
     PAYLOAD_OMITTED_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    CONTEXT_OMITTED_FIELD_NUMBER: _builtins.int
     payload_omitted: _builtins.bool
-    """True if the payload was left out because the response would have grown beyond 3 MiB; read it
-    with EventService.GetEvent. Only in unary responses.
+    """True if the payload was left out because the message would have grown beyond 3 MiB; read it
+    with EventService.GetEvent. Only in unary responses and in NeedsChanged.
     """
     context: _builtins.str
     """The event, written out in the format that the stream asked for
-    (ListenRequest.context_format). Empty if it asked for none.
+    (ListenRequest.context_format). Empty if it asked for none, or if context_omitted.
+    """
+    context_omitted: _builtins.bool
+    """True if `context` was left out because the message would have grown beyond
+    limits.response_message_bytes: written out, an event can be six times as large. What it would
+    have held is in `event`.
     """
     @_builtins.property
     def event(self) -> Global___Event:
@@ -491,10 +497,11 @@ class MatchedEvent(_message.Message):
         matches: _abc.Iterable[Global___Match] | None = ...,
         payload_omitted: _builtins.bool = ...,
         context: _builtins.str = ...,
+        context_omitted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "event", b"event", "matches", b"matches", "payload_omitted", b"payload_omitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "context_omitted", b"context_omitted", "event", b"event", "matches", b"matches", "payload_omitted", b"payload_omitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -502,7 +509,9 @@ Global___MatchedEvent: _TypeAlias = MatchedEvent  # noqa: Y015
 
 @_typing.final
 class PromptContext(_message.Message):
-    """Data written out within a token budget."""
+    """Data written out within a token budget, and within what a message has room for: 1.25 MiB of
+    text. All of the data that match take about tokens + omitted_tokens.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -511,6 +520,8 @@ class PromptContext(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TOKEN_COUNTER_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
+    OMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    OMITTED_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The data that fit, best score first, in `format`. Empty if the format is unspecified."""
     format: Global___ContextFormat.ValueType
@@ -521,9 +532,13 @@ class PromptContext(_message.Message):
     """What counted the tokens: the name of the server's tokenizer, or "estimate". The estimate is one
     token for every 3 bytes of UTF-8, rounded up, and errs on the high side for English and JSON.
     """
+    omitted_count: _builtins.int
+    """Number of the data that matched but did not fit, listed or not."""
+    omitted_tokens: _builtins.int
+    """Number of tokens that they would have needed, each by itself."""
     @_builtins.property
     def omitted(self) -> _containers.RepeatedCompositeFieldContainer[Global___OmittedDatum]:
-        """The data that matched but did not fit, best score first."""
+        """The data that matched but did not fit, best score first; at most 256 KiB of them are listed."""
 
     def __init__(
         self,
@@ -533,10 +548,12 @@ class PromptContext(_message.Message):
         tokens: _builtins.int = ...,
         token_counter: _builtins.str = ...,
         omitted: _abc.Iterable[Global___OmittedDatum] | None = ...,
+        omitted_count: _builtins.int = ...,
+        omitted_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "omitted", b"omitted", "text", b"text", "token_counter", b"token_counter", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "omitted", b"omitted", "omitted_count", b"omitted_count", "omitted_tokens", b"omitted_tokens", "text", b"text", "token_counter", b"token_counter", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,7 +576,7 @@ class OmittedDatum(_message.Message):
     score: _builtins.float
     """Its best score."""
     tokens: _builtins.int
-    """The number of tokens it would have needed."""
+    """The number of tokens it would have needed by itself."""
     def __init__(
         self,
         *,
@@ -609,7 +626,9 @@ class MatchedEventBatch(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___MatchedEvent]:
-        """At least one event, and about 1 MiB at most unless a single event is larger."""
+        """At least one event, and about 1 MiB at most, with matches and contexts, unless a single event is
+        larger.
+        """
 
     def __init__(
         self,

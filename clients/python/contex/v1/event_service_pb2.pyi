@@ -367,7 +367,7 @@ class Refusal(_message.Message):
 
     @_builtins.property
     def field_violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
-        """Every field that is outside its limits."""
+        """Every field that is outside its limits, at most 50."""
 
     def __init__(
         self,

@@ -47,8 +47,8 @@ class MatchRequest(_message.Message):
     """Same as in RegisterAgentRequest."""
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_service_pb2.Need]:
-        """1 to 32 questions, each optionally with its own threshold (a minimum probability), maximum
-        and exclusions.
+        """1 to 32 questions with 256 KiB in total, each optionally with its own threshold (a minimum
+        probability), maximum and exclusions.
         """
 
     @_builtins.property
@@ -95,8 +95,11 @@ class MatchResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """The sequence as of which the data are returned."""
+    omitted_count: _builtins.int
+    """Same as in RegisterAgentResponse."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
         """The data that match: each item once, best score first, with the questions it answers
@@ -113,10 +116,11 @@ class MatchResponse(_message.Message):
         data: _abc.Iterable[_event_pb2.MatchedEvent] | None = ...,
         sequence: _builtins.str = ...,
         context: _event_pb2.PromptContext | None = ...,
+        omitted_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "data", b"data", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "data", b"data", "omitted_count", b"omitted_count", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

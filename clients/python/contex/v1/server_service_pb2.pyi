@@ -181,6 +181,7 @@ class ServerLimits(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_BYTES_FIELD_NUMBER: _builtins.int
     PAGE_SCANNED_EVENTS_FIELD_NUMBER: _builtins.int
+    NEEDS_BYTES_FIELD_NUMBER: _builtins.int
     payload_bytes: _builtins.int
     """Bytes of an event's payload."""
     events_per_batch: _builtins.int
@@ -191,8 +192,9 @@ class ServerLimits(_message.Message):
     """Bytes of any request message. gRPC itself refuses larger ones, without a reason."""
     response_message_bytes: _builtins.int
     """Bytes of the largest message that the server sends, on a stream or in answer: a client must be
-    able to receive it. gRPC's own default, 4 MiB, is too small: a single event that is written out
-    for a prompt may be larger.
+    able to receive it. 4 MiB, gRPC's own default, as long as payloads have at most 1 MiB; otherwise
+    payload_bytes and 3 MiB, which is at most 11 MiB unless page_bytes is raised too. What would
+    exceed it is cut, and the message says so.
     """
     batches_in_flight: _builtins.int
     """Batches of a PublishStream that the server works on at a time. To send more ahead gains nothing."""
@@ -244,6 +246,8 @@ class ServerLimits(_message.Message):
     """Bytes after which a page ends, whatever its size."""
     page_scanned_events: _builtins.int
     """Events after which a page ends that examines them."""
+    needs_bytes: _builtins.int
+    """Bytes of all needs of an agent, or questions of a Match, texts and exclusions."""
     def __init__(
         self,
         *,
@@ -277,10 +281,11 @@ class ServerLimits(_message.Message):
         page_size: _builtins.int = ...,
         page_bytes: _builtins.int = ...,
         page_scanned_events: _builtins.int = ...,
+        needs_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id_chars", b"agent_id_chars", "batch_bytes", b"batch_bytes", "batches_in_flight", b"batches_in_flight", "comment_chars", b"comment_chars", "content_type_chars", b"content_type_chars", "context_tokens", b"context_tokens", "data_key_chars", b"data_key_chars", "description_bytes", b"description_bytes", "event_type_chars", b"event_type_chars", "events_per_batch", b"events_per_batch", "filter_entries", b"filter_entries", "glob_chars", b"glob_chars", "json_pointer_chars", b"json_pointer_chars", "json_pointers", b"json_pointers", "max_matches", b"max_matches", "metadata_bytes", b"metadata_bytes", "metadata_entries", b"metadata_entries", "metadata_key_chars", b"metadata_key_chars", "need_chars", b"need_chars", "needs_per_agent", b"needs_per_agent", "page_bytes", b"page_bytes", "page_scanned_events", b"page_scanned_events", "page_size", b"page_size", "payload_bytes", b"payload_bytes", "project_chars", b"project_chars", "publisher_chars", b"publisher_chars", "request_id_chars", b"request_id_chars", "request_message_bytes", b"request_message_bytes", "response_message_bytes", b"response_message_bytes", "subject_chars", b"subject_chars"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id_chars", b"agent_id_chars", "batch_bytes", b"batch_bytes", "batches_in_flight", b"batches_in_flight", "comment_chars", b"comment_chars", "content_type_chars", b"content_type_chars", "context_tokens", b"context_tokens", "data_key_chars", b"data_key_chars", "description_bytes", b"description_bytes", "event_type_chars", b"event_type_chars", "events_per_batch", b"events_per_batch", "filter_entries", b"filter_entries", "glob_chars", b"glob_chars", "json_pointer_chars", b"json_pointer_chars", "json_pointers", b"json_pointers", "max_matches", b"max_matches", "metadata_bytes", b"metadata_bytes", "metadata_entries", b"metadata_entries", "metadata_key_chars", b"metadata_key_chars", "need_chars", b"need_chars", "needs_bytes", b"needs_bytes", "needs_per_agent", b"needs_per_agent", "page_bytes", b"page_bytes", "page_scanned_events", b"page_scanned_events", "page_size", b"page_size", "payload_bytes", b"payload_bytes", "project_chars", b"project_chars", "publisher_chars", b"publisher_chars", "request_id_chars", b"request_id_chars", "request_message_bytes", b"request_message_bytes", "response_message_bytes", b"response_message_bytes", "subject_chars", b"subject_chars"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

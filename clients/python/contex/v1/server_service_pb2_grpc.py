@@ -38,7 +38,8 @@ class ServerServiceStub:
     What every client does
     Identity   Sends the metadata "contex-identity" with every call: its name for the audit, in
     UTF-8 with what is not ASCII, and "%", escaped as in URLs.
-    Messages   Receives up to limits.response_message_bytes. gRPC's default is less.
+    Messages   Receives up to limits.response_message_bytes: with the default limits 4 MiB, which is
+    gRPC's default, so that nothing has to be set.
     Pings      Sends keepalive pings while calls are open, not more often than
     min_ping_interval_ms.
     Heartbeats Takes a stream for broken that was silent for three heartbeat intervals, and
@@ -74,7 +75,8 @@ class ServerServiceServicer:
     What every client does
     Identity   Sends the metadata "contex-identity" with every call: its name for the audit, in
     UTF-8 with what is not ASCII, and "%", escaped as in URLs.
-    Messages   Receives up to limits.response_message_bytes. gRPC's default is less.
+    Messages   Receives up to limits.response_message_bytes: with the default limits 4 MiB, which is
+    gRPC's default, so that nothing has to be set.
     Pings      Sends keepalive pings while calls are open, not more often than
     min_ping_interval_ms.
     Heartbeats Takes a stream for broken that was silent for three heartbeat intervals, and
@@ -120,7 +122,8 @@ class ServerService:
     What every client does
     Identity   Sends the metadata "contex-identity" with every call: its name for the audit, in
     UTF-8 with what is not ASCII, and "%", escaped as in URLs.
-    Messages   Receives up to limits.response_message_bytes. gRPC's default is less.
+    Messages   Receives up to limits.response_message_bytes: with the default limits 4 MiB, which is
+    gRPC's default, so that nothing has to be set.
     Pings      Sends keepalive pings while calls are open, not more often than
     min_ping_interval_ms.
     Heartbeats Takes a stream for broken that was silent for three heartbeat intervals, and

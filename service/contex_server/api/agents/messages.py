@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,12 +12,14 @@ from contex_server.agents.context import AgentContext, KnownDatum
 from contex_server.agents.journal import Stream
 from contex_server.agents.journal_reader import RecordedDelivery
 from contex_server.api.match import messages as match_messages
+from contex_server.api.match.messages import BatchRoom
 from contex_server.api.shared import wire
 from contex_server.api.shared.convert import convert
+from contex_server.api.shared.cursors import Token
 from contex_server.api.state.messages import moment_message
 from contex_server.events.feed import Chunk, NeedsChange
 from contex_server.events.stream import Message
-from contex_server.kernel.model import BEGINNING, Agent, Need, Sequence
+from contex_server.kernel.model import BEGINNING, Agent, Need, Sequence, utf8_bytes
 from contex_server.kernel.protobuf import timestamp
 from contex_server.matching.context import ContextFormat
 
@@ -45,29 +49,60 @@ def _need_message(need: Need) -> pb.Need:
     )
 
 
-def listen_response(project: str, message: Message, form: ContextFormat) -> bytes:
-    """A serialised ListenResponse."""
+def listen_responses(
+    project: str, message: Message, form: ContextFormat, room: BatchRoom
+) -> list[tuple[Chunk | None, bytes]]:
+    """Serialised ListenResponses, each with the events that it carries.
 
-    def render(chunk: Chunk) -> tuple[int, bytes]:
-        if chunk.change is not None:
-            return wire.RESPONSE_NEEDS_CHANGED, _needs_changed_bytes(chunk.change, form)
-        return wire.RESPONSE_EVENTS, match_messages.matched_batch_bytes(chunk, form)
+    They are several if one would be too large with what is written out.
+    """
+    chunk = message.chunk
+    if chunk is None:
+        return [(None, wire.bare_response(project, message))]
+    if form not in chunk.parts:
+        chunk.parts[form] = list(_parts(project, chunk, form, room))
+    return [*chunk.parts[form]]
 
-    return wire.stream_response(project, message, render, form)
+
+def _parts(
+    project: str, chunk: Chunk, form: ContextFormat, room: BatchRoom
+) -> Iterator[tuple[Chunk, bytes]]:
+    kind, batches = wire.RESPONSE_EVENTS, match_messages.matched_batches(chunk, form, room)
+    if chunk.change is not None:
+        kind = wire.RESPONSE_NEEDS_CHANGED
+        batches = iter([(chunk, _needs_changed_bytes(chunk.change, form, room.single))])
+    for part, content in batches:
+        yield part, wire.response(project, kind, content, part.position, Token.CURSOR)
 
 
-def _needs_changed_bytes(change: NeedsChange, form: ContextFormat) -> bytes:
-    return pb.NeedsChanged(
+def _needs_changed_bytes(change: NeedsChange, form: ContextFormat, max_bytes: int) -> bytes:
+    message = pb.NeedsChanged(
         agent=agent_message(change.agent, change.acknowledged),
         data=[
             event_pb2.MatchedEvent(
                 event=wire.event_message(delivery.entry),
                 matches=[match_messages.match_message(match) for match in delivery.matches],
-                context=match_messages.event_context(delivery, form),
+                payload_omitted=delivery.payload_omitted,
             )
             for delivery in change.data
         ],
-    ).SerializeToString()
+        omitted_count=change.omitted,
+    )
+    if form:
+        left = max_bytes - message.ByteSize()
+        for datum, delivery in zip(message.data, change.data, strict=True):
+            left -= _CONTEXT_BYTES
+            text = None
+            if not delivery.payload_omitted:
+                text = match_messages.event_context(delivery, form, left)
+            datum.context_omitted = text is None
+            datum.context = text or ""
+            left -= utf8_bytes(datum.context)
+    return message.SerializeToString()
+
+
+_CONTEXT_BYTES = 16
+"""What a context takes besides its text: tags, and lengths that grow with it."""
 
 
 def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
@@ -87,6 +122,9 @@ def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
         streams=map(_stream_message, context.streams),
         last_sent_time=_time(knowledge.sent_ms),
         last_sent_sequence="" if knowledge.sent == BEGINNING else str(knowledge.sent),
+        known_omitted_count=context.known_omitted,
+        pending_omitted_count=context.pending_omitted,
+        held_back_omitted_count=context.held_back_omitted,
     )
 
 

@@ -12,11 +12,11 @@ from contex.v1 import event_pb2
 from contex_server.agents.registry import AgentSpec
 from contex_server.api.agents import messages
 from contex_server.api.match import checks
-from contex_server.api.match.messages import answer_fields
+from contex_server.api.match.messages import answer_fields, batch_room
 from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
-from contex_server.events.feed import Delivery
+from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import Message, stream
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
@@ -88,10 +88,17 @@ class AgentServicer(Servicer):
             size = check(fields.page_size, request.page_size, self._limits)
             after = check(cursors.decode_text, token, call.project, request.page_token)
         page = await self._rooms.agents.registry.page(call.project, after, size + 1)
-        agents = [messages.agent_message(*registered) for registered in page[:size]]
-        response = pb.ListAgentsResponse(agents=agents)
-        if len(page) > size:
-            response.next_page_token = cursors.encode_text(token, call.project, agents[-1].agent_id)
+        response = pb.ListAgentsResponse()
+        size_bytes = 0
+        for registered in page[:size]:
+            agent = messages.agent_message(*registered)
+            size_bytes += agent.ByteSize()
+            if response.agents and size_bytes > self._limits.page_bytes:
+                break
+            response.agents.append(agent)
+        if len(page) > len(response.agents):
+            last = response.agents[-1].agent_id
+            response.next_page_token = cursors.encode_text(token, call.project, last)
         return response
 
     async def unregister_agent(
@@ -135,14 +142,18 @@ class AgentServicer(Servicer):
                 with self._rooms.events.presence.listener(call.project):
                     async with aclosing(source):
                         async for message in source:
-                            if message.chunk is not None:
-                                await record.sending(message.chunk)
-                            await call.write(await self._rendered(call.project, message, form))
+                            for part, response in await self._responses(call, message, form):
+                                if part is not None:
+                                    await record.sending(part)
+                                await call.write(response)
             finally:
                 record.closed()
 
-    async def _rendered(self, project: str, message: Message, form: ContextFormat) -> bytes:
-        render = partial(messages.listen_response, project, message, form)
+    async def _responses(
+        self, call: Call, message: Message, form: ContextFormat
+    ) -> list[tuple[Chunk | None, bytes]]:
+        room = batch_room(self._settings)
+        render = partial(messages.listen_responses, call.project, message, form, room)
         deliveries = message.chunk.deliveries if message.chunk is not None else ()
         if form and sum(delivery.size for delivery in deliveries) > _INLINE_BYTES:
             return await asyncio.to_thread(render)

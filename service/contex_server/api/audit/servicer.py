@@ -49,17 +49,22 @@ class AuditServicer(Servicer):
             span = check(fields.span, request, order=request.order)
             last = check(_last_read, token, call.project, request.page_token)
         response = pb.ListRecordsResponse()
-        scanned = 0
+        scanned = size_bytes = 0
         rows = self._rooms.audit.reader.read(call.project, span, record_filter, resume=last)
         async with aclosing(rows):
             async for row, passes in rows:
-                if len(response.records) == size or scanned == _SCANNED_ROWS:
+                record = _record_message(row) if passes else None
+                size_bytes += 0 if record is None else record.ByteSize()
+                full = len(response.records) == size or (
+                    response.records and size_bytes > self._limits.page_bytes
+                )
+                if full or scanned == _SCANNED_ROWS:
                     response.next_page_token = encode_text(token, call.project, str(last))
                     break
                 scanned += 1
                 last = row.id
-                if passes:
-                    response.records.append(_record_message(row))
+                if record is not None:
+                    response.records.append(record)
         return response
 
     async def export_records(self, request: pb.ExportRecordsRequest, call: Call) -> None:

@@ -14,7 +14,7 @@ from contex_server.api.events.pipeline import publish_all, published_message
 from contex_server.api.shared import fields, ranges, wire
 from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.api.shared.servicer import Servicer
-from contex_server.events.feed import Chunk, Delivery
+from contex_server.events.feed import Delivery
 from contex_server.events.stream import Message, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
@@ -161,9 +161,13 @@ def _passes(event_filter: EventFilter, entry: Entry) -> bool:
 
 
 def subscribe_response(project: str, message: Message) -> bytes:
-    """A serialised SubscribeResponse."""
-    return wire.stream_response(project, message, _render)
-
-
-def _render(chunk: Chunk) -> tuple[int, bytes]:
-    return wire.RESPONSE_EVENTS, wire.batch_bytes(delivery.entry for delivery in chunk.deliveries)
+    """A serialised SubscribeResponse; events are rendered once for all readers of a chunk."""
+    chunk = message.chunk
+    if chunk is None:
+        return wire.bare_response(project, message)
+    if chunk.rendered is None:
+        batch = wire.batch_bytes(delivery.entry for delivery in chunk.deliveries)
+        chunk.rendered = wire.response(
+            project, wire.RESPONSE_EVENTS, batch, message.position, Token.CURSOR
+        )
+    return chunk.rendered

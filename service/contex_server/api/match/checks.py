@@ -30,6 +30,9 @@ def needs(
     fields.check_count(field, len(messages), limits.needs_per_agent, at_least=at_least)
     specs = [partial(_need_spec, n, f"{field}[{i}]", limits) for i, n in enumerate(messages)]
     all_of(specs)
+    size = sum(len(text.encode()) for n in messages for text in (n.text, *n.exclude_data_keys))
+    if size > limits.needs_bytes:
+        raise invalid_field(field, f"must have at most {limits.needs_bytes} bytes, not {size}")
     return tuple(spec() for spec in specs)
 
 

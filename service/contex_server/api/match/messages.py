@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from contex.v1 import event_pb2
 from contex.v1 import match_service_pb2 as pb
@@ -10,8 +11,9 @@ from contex.v1 import match_service_pb2 as pb
 from contex_server.api.shared import wire
 from contex_server.api.shared.convert import convert
 from contex_server.events.feed import Chunk, Delivery
-from contex_server.events.stream import split
-from contex_server.kernel.model import BEGINNING, Match
+from contex_server.kernel import event_codec
+from contex_server.kernel.config import Settings
+from contex_server.kernel.model import BEGINNING, Match, utf8_bytes
 from contex_server.kernel.protobuf import field, timestamp
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
@@ -24,6 +26,10 @@ _BATCH_EVENTS = 1 << 3 | 2
 _MATCHED_EVENT = 1 << 3 | 2
 _MATCHED_MATCHES = 2 << 3 | 2
 _MATCHED_CONTEXT = 4 << 3 | 2
+_CONTEXT_OMITTED = bytes([5 << 3, 1])
+
+_ENVELOPE_BYTES = 1024
+"""What a stream's message takes besides events: cursor, time, tags and lengths."""
 
 
 def match_message(match: Match) -> event_pb2.Match:
@@ -72,30 +78,71 @@ def answer_fields(answer: MatchResult) -> dict[str, Any]:
             rendered,
             format=event_pb2.ContextFormat.ValueType(rendered.form),
             token_counter=rendered.counter,
+            omitted=[convert(event_pb2.OmittedDatum, datum) for datum in rendered.listed()],
+            omitted_count=len(rendered.omitted),
+            omitted_tokens=sum(datum.tokens for datum in rendered.omitted),
         )
     return {
         "data": map(datum_message, answer.data),
         "sequence": str(answer.sequence),
         "context": context,
+        "omitted_count": answer.omitted,
     }
 
 
-def matched_batch_bytes(chunk: Chunk, form: ContextFormat = ContextFormat.UNSPECIFIED) -> bytes:
-    """A serialised `contex.v1.MatchedEventBatch`."""
+class BatchRoom(NamedTuple):
+    """Bytes that a stream's message has for events.
+
+    Attributes:
+        several: For more than one.
+        single: For a single one; a context beyond it is left out.
+    """
+
+    several: int
+    single: int
+
+
+def batch_room(settings: Settings) -> BatchRoom:
+    """What messages of streams have room for."""
+    most = settings.limits.response_message_bytes - _ENVELOPE_BYTES
+    return BatchRoom(min(settings.message_bytes, most), most)
+
+
+def matched_batches(
+    chunk: Chunk, form: ContextFormat, room: BatchRoom
+) -> Iterator[tuple[Chunk, bytes]]:
+    """Serialised `contex.v1.MatchedEventBatch`es, each with what it carries; mostly one."""
     batch: list[bytes] = []
-    for delivery in chunk.deliveries:
-        parts = [field(_MATCHED_EVENT, wire.event_bytes(delivery.entry))]
-        for match in delivery.matches:
-            parts.append(field(_MATCHED_MATCHES, match_message(match).SerializeToString()))
-        if text := event_context(delivery, form):
+    start = size_bytes = 0
+    for index, delivery in enumerate(chunk.deliveries):
+        event = field(_BATCH_EVENTS, _matched_event_bytes(delivery, form, room.single))
+        size_bytes += len(event)
+        if batch and size_bytes > room.several:
+            taken = chunk.deliveries[start:index]
+            yield Chunk(taken, taken[-1].sequence), b"".join(batch)
+            batch, start, size_bytes = [], index, len(event)
+        batch.append(event)
+    yield Chunk(chunk.deliveries[start:], chunk.position), b"".join(batch)
+
+
+def _matched_event_bytes(delivery: Delivery, form: ContextFormat, max_bytes: int) -> bytes:
+    parts = [field(_MATCHED_EVENT, wire.event_bytes(delivery.entry))]
+    for match in delivery.matches:
+        parts.append(field(_MATCHED_MATCHES, match_message(match).SerializeToString()))
+    if form:
+        text = event_context(delivery, form, max_bytes - sum(map(len, parts)))
+        if text is None:
+            parts.append(_CONTEXT_OMITTED)
+        else:
             parts.append(field(_MATCHED_CONTEXT, text.encode()))
-        batch.append(field(_BATCH_EVENTS, b"".join(parts)))
-    return b"".join(batch)
+    return b"".join(parts)
 
 
-def event_context(delivery: Delivery, form: ContextFormat) -> str:
-    """An event written out in a form; "" where no form was asked for."""
-    return "" if delivery.event is None else render_one(delivery.event, form)
+def event_context(delivery: Delivery, form: ContextFormat, max_bytes: int) -> str | None:
+    """An event written out in a form; None if that takes more bytes."""
+    event = delivery.event or event_codec.decode(delivery.entry)
+    text = render_one(event, form)
+    return text if utf8_bytes(text) <= max_bytes else None
 
 
 def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
@@ -105,16 +152,15 @@ def explanation_message(explained: ExplainedMatch) -> pb.ExplainResponse:
 
 
 def backtest_messages(
-    part: Chunk | BacktestProgress | BacktestSummary, message_bytes: int
+    part: Chunk | BacktestProgress | BacktestSummary, room: BatchRoom
 ) -> list[pb.BacktestResponse]:
-    """What a backtest tells, in messages of about `message_bytes`."""
+    """What a backtest tells, in messages that have room for it."""
     match part:
         case Chunk():
-            chunks = split(list(part.deliveries), part.position, message_bytes)
             batch = event_pb2.MatchedEventBatch
             return [
-                pb.BacktestResponse(events=batch.FromString(matched_batch_bytes(chunk)))
-                for chunk in chunks
+                pb.BacktestResponse(events=batch.FromString(content))
+                for _, content in matched_batches(part, ContextFormat.UNSPECIFIED, room)
             ]
         case BacktestProgress():
             return [pb.BacktestResponse(progress=convert(pb.BacktestProgress, part))]

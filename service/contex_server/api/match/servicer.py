@@ -75,9 +75,10 @@ class MatchServicer(Servicer):
         span, _ = await log_range(self._log, request, span)
         events = not request.summary_only
         query = BacktestQuery(call.project, needs, span, delta, events, call.scope)
+        room = messages.batch_room(self._settings)
         async with aclosing(self._rooms.match.backtests.run(query)) as parts:
             async for part in parts:
-                for message in messages.backtest_messages(part, self._settings.message_bytes):
+                for message in messages.backtest_messages(part, room):
                     await call.write(message.SerializeToString())
 
     async def record_feedback(

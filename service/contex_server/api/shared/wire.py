@@ -8,13 +8,12 @@ as fast as building messages. `tests/unit/api/test_wire.py` holds it to the real
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from contex.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.api.shared.cursors import Token, encode_position
-from contex_server.events.feed import Chunk
 from contex_server.events.stream import Kind, Message
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.protobuf import field, varint
@@ -63,22 +62,8 @@ def batch_bytes(entries: Iterable[Entry]) -> bytes:
     return b"".join(parts)
 
 
-Render = Callable[[Chunk], tuple[int, bytes]]
-"""The field of the response that a chunk goes into, and its content."""
-
-
-def stream_response(project: str, message: Message, render: Render, form: int = 0) -> bytes:
-    """A response of Subscribe or Listen.
-
-    What carries events is rendered once for all readers of a chunk that want the same form.
-    """
-    chunk = message.chunk
-    if chunk is not None:
-        rendered = chunk.rendered.get(form)
-        if rendered is None:
-            rendered = response(project, *render(chunk), message.position, Token.CURSOR)
-            chunk.rendered[form] = rendered
-        return rendered
+def bare_response(project: str, message: Message) -> bytes:
+    """A response of Subscribe or Listen that carries no events."""
     content = b""
     if message.kind is Kind.FELL_BEHIND and message.tail is not None:
         content = event_pb2.FellBehind(tail_sequence=str(message.tail)).SerializeToString()

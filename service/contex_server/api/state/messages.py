@@ -8,7 +8,7 @@ from contex.v1 import event_pb2
 from contex.v1 import state_service_pb2 as pb
 
 from contex_server.api.shared import wire
-from contex_server.kernel.model import Entry
+from contex_server.kernel.model import Entry, utf8_bytes
 from contex_server.kernel.protobuf import timestamp
 from contex_server.state.blame import BlamedPart
 from contex_server.state.diff import Change, Datum
@@ -26,13 +26,13 @@ def moment_message(moment: Moment) -> event_pb2.Moment:
 
 def size_of(datum: Datum) -> int:
     """About how long its message is."""
-    size = 2 * len(datum.state.data_key) + _DATUM_BYTES
+    size = 2 * utf8_bytes(datum.state.data_key) + _DATUM_BYTES
     return size + len(datum.entry.body) if datum.entry is not None else size
 
 
 def size_of_change(change: Change, *, whole: bool) -> int:
     """About how long its message is."""
-    size = len(change.data_key) + _DATUM_BYTES
+    size = utf8_bytes(change.data_key) + _DATUM_BYTES
     if change.patch is not None:
         size += change.patch.nbytes
     for datum in (change.before, change.after):
@@ -113,7 +113,7 @@ def part_messages(parts: Iterable[BlamedPart], max_bytes: int) -> tuple[list[pb.
             publisher=event.publisher,
         )
         size_bytes += message.ByteSize()
-        if messages and size_bytes > max_bytes:
+        if size_bytes > max_bytes:
             return messages, False
         messages.append(message)
     return messages, True
