@@ -12,7 +12,14 @@ import contex
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.matches import data_match, need_lines, show_context, show_matches, show_omitted
+from contex_cli.matches import (
+    data_match,
+    need_lines,
+    show_context,
+    show_matches,
+    show_missing,
+    show_omitted,
+)
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import picked
 
@@ -46,7 +53,8 @@ class Spec:
 
     def answer(self, session: Session, registration: contex.Registration) -> None:
         if self.context_format is not None and not session.json:
-            show_context(registration.context)
+            show_context(registration.context, len(registration.data))
+            show_missing(registration.omitted_count, out.remark)
         else:
             session.answer(registration, _show_registration)
 
@@ -93,7 +101,8 @@ def _show_registration(registration: contex.Registration) -> None:
     )
     count = len(registration.data)
     out.say(f"{out.plain(agent.agent_id)}: {data_match(count)}, as of {registration.sequence}")
-    show_omitted(registration.context, out.say)
+    show_omitted(registration.context, out.say, count)
+    show_missing(registration.omitted_count, out.say)
 
 
 @command("agents")
@@ -196,9 +205,11 @@ async def listen(
             async for matched in stream:
                 if session.json:
                     out.print_json(matched)
-                elif written is not None:
+                elif written is not None and not matched.context_omitted:
                     sys.stdout.write(matched.context.rstrip("\n") + "\n")
                 else:
+                    if matched.context_omitted:
+                        out.remark("cut: too large for a message when written out; as it is:")
                     out.print_parts(out.matched_parts(matched))
                 out.flush()
                 if acknowledger is not None:
@@ -219,6 +230,7 @@ def _tell_change(changed: contex.NeedsChanged) -> None:
         f"the registration was changed: {count} need{'s' if count != 1 else ''}; "
         f"{data_match(len(changed.data))} now and did not before"
     )
+    show_missing(changed.omitted_count, out.remark)
 
 
 class Acknowledger:

@@ -66,7 +66,8 @@ def _show(context: contex.AgentContext) -> None:
         out.say(f"  {i}  {need}")
 
     stale = sum(known.stale for known in context.known)
-    _heading("What it knew", len(context.known), f"{stale:,} out of date" if stale else "")
+    notes = [f"{stale:,} out of date"] if stale else []
+    _heading("What it knew", len(context.known), *notes, cut=context.known_omitted_count)
     if context.known:
         out.show_table(
             context.known,
@@ -83,10 +84,10 @@ def _show(context: contex.AgentContext) -> None:
                 "payload": lambda datum: out.payload_preview(datum.event) if datum.event else "",
             },
         )
-    _heading("What had not reached it", len(context.pending))
+    _heading("What had not reached it", len(context.pending), cut=context.pending_omitted_count)
     if context.pending:
         _show_matched([("", datum) for datum in context.pending])
-    _heading("What was held back", len(context.held_back))
+    _heading("What was held back", len(context.held_back), cut=context.held_back_omitted_count)
     if context.held_back:
         _show_matched([(_REASONS[held.reason.name], held.data) for held in context.held_back])
 
@@ -102,11 +103,11 @@ def _show_connection(context: contex.AgentContext) -> None:
     out.say(("  not connected ", "yellow"), since)
 
 
-def _heading(text: str, count: int, more: str = "") -> None:
+def _heading(text: str, count: int, *notes: str, cut: int = 0) -> None:
+    if cut:
+        notes += (f"cut: {cut:,} more had no room in the answer",)
     out.say()
-    out.say(
-        (text, "bold"), f"  {f'{count:,}' if count else 'nothing'}", f", {more}" if more else ""
-    )
+    out.say((text, "bold"), f"  {', '.join([f'{count:,}' if count else 'nothing', *notes])}")
 
 
 def _freshness(datum: contex.KnownDatum) -> out.Text:

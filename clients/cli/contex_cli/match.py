@@ -14,7 +14,7 @@ from contex_cli import output as out
 from contex_cli.bars import bar
 from contex_cli.command import Session, command
 from contex_cli.explanation import show_explanation
-from contex_cli.matches import data_match, show_context, show_matches, show_omitted
+from contex_cli.matches import data_match, show_context, show_matches, show_missing, show_omitted
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.records import encode, record
@@ -76,11 +76,13 @@ async def match(
 
     def show(answer: contex.MatchAnswer) -> None:
         if written is not None:
-            show_context(answer.context)
+            show_context(answer.context, len(answer.data))
+            show_missing(answer.omitted_count, out.remark)
             return
         show_matches(answer.by_need(), explain)
         out.say(f"{data_match(len(answer.data))}, as of {answer.sequence}")
-        show_omitted(answer.context, out.say)
+        show_omitted(answer.context, out.say, len(answer.data))
+        show_missing(answer.omitted_count, out.say)
 
     session.answer(answer, show)
 

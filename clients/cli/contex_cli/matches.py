@@ -137,13 +137,16 @@ def need_lines(agent: contex.Agent) -> list[str]:
     return list(map(need_line, agent.needs))
 
 
-def show_context(context: contex.Context | None) -> None:
-    """Prints the data as they are written out, and on stderr their tokens and what is left out."""
+def show_context(context: contex.Context | None, data: int) -> None:
+    """Prints the data as they are written out, and on stderr their tokens and what is left out.
+
+    `data` is how many there are.
+    """
     if context is None:
         return
     text = context.text if not context.text or context.text.endswith("\n") else context.text + "\n"
     sys.stdout.write(text)
-    show_omitted(context, out.remark)
+    show_omitted(context, out.remark, data)
     out.remark(f"{context.tokens:,} tokens ({out.plain(context.token_counter, 60)})")
 
 
@@ -152,10 +155,22 @@ def data_match(count: int) -> str:
     return "1 datum matches" if count == 1 else f"{count} data match"
 
 
-def show_omitted(context: contex.Context | None, tell: Callable[[str], None]) -> None:
-    """Names the data that a budget left out, if any."""
-    if context is None or not context.omitted:
+def show_omitted(context: contex.Context | None, tell: Callable[[str], None], data: int) -> None:
+    """Says what a budget left out, if anything, beside the `data` that it kept."""
+    if context is None or not context.omitted_count:
         return
-    tell(f"left out, as {context.tokens:,} tokens are taken:")
+    total, tokens = data + context.omitted_count, context.tokens + context.omitted_tokens
+    tell(
+        f"cut: {context.omitted_count:,} of {total:,} data left out; "
+        f"the rest takes {context.tokens:,} of {tokens:,} tokens"
+    )
     for datum in context.omitted:
         tell(f"  {datum.score:.2f}  {out.plain(datum.data_key)}  {datum.tokens:,} tokens")
+    if unlisted := context.omitted_count - len(context.omitted):
+        tell(f"  and {unlisted:,} more")
+
+
+def show_missing(count: int, tell: Callable[[str], None]) -> None:
+    """Says how many data an answer had no room for, if any."""
+    if count:
+        tell(f"cut: {count:,} more with lower scores match, and had no room in the answer")

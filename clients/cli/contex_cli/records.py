@@ -121,8 +121,9 @@ def _payload(event: Event) -> dict[str, Any]:
 
 def _matched(matched: MatchedEvent) -> dict[str, Any]:
     values = _merged("event", "score")(matched)
-    if not matched.context:
-        del values["context"]
+    for name in ("context", "context_omitted"):
+        if not values[name]:
+            del values[name]
     return values
 
 

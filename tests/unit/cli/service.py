@@ -58,6 +58,8 @@ def context() -> event_pb2.PromptContext:
         format=event_pb2.CONTEXT_FORMAT_YAML,
         tokens=120,
         token_counter="estimate",
+        omitted_count=3,
+        omitted_tokens=21_000,
     )
     message.omitted.add(data_key="big", sequence="7-0", score=0.4, tokens=9000)
     return message

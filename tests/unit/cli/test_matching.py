@@ -89,7 +89,8 @@ def test_match_explained_draws_the_parts(contex: Contex) -> None:
 def test_match_writes_out_a_context(contex: Contex) -> None:
     out, err = contex("match", NEED, "--format", "yaml", "--max-tokens", "200")
     assert out == "- data_key: payments.yaml\n"
-    assert "0.40  big  9,000 tokens" in err
+    assert "cut: 3 of 4 data left out; the rest takes 120 of 21,120 tokens" in err
+    assert "0.40  big  9,000 tokens\n  and 2 more" in err
     assert "120 tokens (estimate)" in err
     (request,) = contex.matching.requests
     assert request.context_format == event_pb2.CONTEXT_FORMAT_YAML
@@ -99,7 +100,7 @@ def test_match_writes_out_a_context(contex: Contex) -> None:
 
 def test_match_for_programs(contex: Contex) -> None:
     (record,) = contex.records("match", NEED, "--format", "yaml")
-    assert record.keys() == {"questions", "sequence", "data", "context"}
+    assert record.keys() == {"questions", "sequence", "data", "context", "omitted_count"}
     assert record["data"][0]["matches"][0].keys() == MATCH_KEYS
     assert record["context"] == {
         "text": "- data_key: payments.yaml",
@@ -107,6 +108,8 @@ def test_match_for_programs(contex: Contex) -> None:
         "tokens": 120,
         "token_counter": "estimate",
         "omitted": [{"data_key": "big", "sequence": "7-0", "score": 0.4, "tokens": 9000}],
+        "omitted_count": 3,
+        "omitted_tokens": 21_000,
     }
     assert contex.records("match", NEED)[0]["context"] is None
 
@@ -318,7 +321,9 @@ def test_register_with_all_options(contex: Contex) -> None:
 
 def test_a_registration_for_programs(contex: Contex) -> None:
     (record,) = contex.records("register", "a", "--need", NEED)
-    assert record.keys() == AGENT_KEYS | {"sequence", "cursor", "data", "context"}
+    assert record.keys() == AGENT_KEYS | {
+        *("sequence", "cursor", "data", "context", "omitted_count")
+    }
     assert (record["context"], record["min_delta"]) == (None, None)
     assert not contex.agents.requests[0].HasField("min_delta")
 
