@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (2, "3a099548aa4917eeb71652bad2f2154be70df4d11efc0c34eda3c6fc426729f3")
+RECORDED = (2, "2a527db1c013eef501cd07f1e0b4070bcbbe4f6e4e5ddcf2aea1cef0d0d0e56d")
 """A revision, and the digest of what the protos declare with it."""
 
 
