@@ -49,6 +49,8 @@ SERVICERS: tuple[type[Servicer], ...] = (
 )
 """The services of the API: the only list of them."""
 _STORE_CHECK_S = 1.0
+_PING_AFTER_MS = 60_000
+_PING_TIMEOUT_MS = 20_000
 
 
 class Server:
@@ -186,9 +188,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Idle clients may ping this often; with the default, 5 minutes, they are cut off.
         ("grpc.http2.min_ping_interval_without_data_ms", settings.limits.ping_interval_ms),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Dead clients are noticed, and their streams' memory freed.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        # Dead clients are noticed, and their streams' memory freed, 80 s after their last byte.
+        ("grpc.keepalive_time_ms", _PING_AFTER_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        # Where it is longer than that timeout, this one counts; by default it is a minute.
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         # The port is reserved already; see _reserved_port.
         ("grpc.so_reuseport", 1),
     ]

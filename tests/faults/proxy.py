@@ -1,4 +1,4 @@
-"""A TCP proxy that can be slow, cut connections, or let nobody through."""
+"""A TCP proxy that can be slow, fall silent, cut connections, or let nobody through."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class Proxy:
 
     Attributes:
         open: Whether connections are let through; those there are end when it is closed.
+        silent: Whether nothing is passed on any more, as if either end had lost its power.
         delay_s: How long each piece waits before it goes on.
         cut_after: So many more bytes towards the server are let through, then every
             connection is cut; None: no limit.
@@ -24,6 +25,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.open = True
+        self.silent = False
         self.delay_s = 0.0
         self.cut_after: int | None = None
         self.sent = 0
@@ -78,6 +80,8 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while piece := await reader.read(16_384):
+                if self.silent:
+                    continue
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 if counted:
@@ -89,4 +93,5 @@ class Proxy:
                             return
                 writer.write(piece)
                 await writer.drain()
-        writer.transport.abort()
+        if not self.silent:
+            writer.transport.abort()

@@ -20,6 +20,9 @@ IDENTITY = "contex-identity"
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
+_PING_AFTER_MS = 30_000
+_PING_TIMEOUT_MS = 10_000
+
 # Calls that only read: repeating one is always safe, so gRPC does it. Calls that write are
 # retried by backoff.py, streams are resumed by resume.py. UnregisterAgent is not retried at all:
 # a second attempt would answer that there is no such agent.
@@ -181,8 +184,10 @@ def channel_options(timeout: float = 10.0, *, target: str = "") -> list[tuple[st
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         # Detects a dead connection under a quiet stream. Well above the server's limit of one
         # ping in 5 s, and never on a channel without calls.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", _PING_AFTER_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        # Where it is longer than that timeout, this one counts; by default it is a minute.
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),
         # By default the channel's own backoff grows from 1 s to 120 s: however often the client
