@@ -17,7 +17,7 @@ import structlog
 from contex_server import workers
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
-from contex_server.kernel.telemetry import configure_logging
+from contex_server.kernel.telemetry import configure_logging, loop_failed
 
 if TYPE_CHECKING:
     from contex_server.log.embedded import EmbeddedValkey
@@ -32,13 +32,19 @@ def serve(settings: Settings) -> int:
     Raises:
         StartupError: It can't start, for a reason that an operator can fix.
     """
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, settings.secrets)
     try:
         asyncio.run(_serve(settings))
     except asyncio.CancelledError:
         log.info("stopped", during="start")
     except ContexError as error:
         raise StartupError(error.message) from error
+    except (StartupError, OSError):
+        raise
+    except Exception:
+        # A trace that the interpreter prints would quote values.
+        log.critical("uncaught", exc_info=True)
+        return 1
     return 0
 
 
@@ -54,6 +60,7 @@ async def _serve(settings: Settings) -> None:
         stop.set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(loop_failed)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     async with AsyncExitStack() as stack:
@@ -95,7 +102,8 @@ async def _serve_worker(settings: Settings, store_url: str, lifeline: workers.Li
     """Serves until the lifeline ends; what a worker process runs."""
     from contex_server.server import Server
 
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, settings.secrets)
+    asyncio.get_running_loop().set_exception_handler(loop_failed)
     server = await Server.start(settings, store_url)
     _calm_garbage_collector()
     await lifeline.report_until_ended(server.counts.totals)

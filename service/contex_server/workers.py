@@ -130,6 +130,9 @@ def _run(worker: Worker, connection: Connection) -> None:
     except (StartupError, ContexError) as error:
         log.error("worker_failed", error=str(error))
         sys.exit(1)
+    except Exception:
+        log.critical("uncaught", exc_info=True)
+        sys.exit(1)
 
 
 async def _received(connection: Connection) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -175,6 +175,16 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
 
     @property
+    def secrets(self) -> set[str]:
+        """Passwords and keys among the settings, in every form in which they may be met."""
+        urls = (self.redis_url, self.archive_url)
+        found = {part for url in urls if url for part in _userinfo(url)}
+        for embedder in (self.embedder, self.previous_embedder):
+            if embedder is not None and embedder.api_key is not None:
+                found.add(embedder.api_key.get_secret_value())
+        return found | {unquote(part) for part in found}
+
+    @property
     def audit_retention_ms(self) -> int:
         """How long audit records are kept; 0: for ever."""
         return self.audit_retention_days * _DAY_MS
@@ -192,6 +202,12 @@ class Settings(BaseSettings):
                 "authentication yet; listen on 127.0.0.1, or pass --insecure"
             )
         return self
+
+
+def _userinfo(url: str) -> list[str]:
+    """The password of a URL, if it has one; also where it is not escaped as it should be."""
+    before, found, _ = url.partition("://")[2].rpartition("@")
+    return [before, before.partition(":")[2]] if found else []
 
 
 def _is_loopback(host: str) -> bool:

@@ -133,6 +133,8 @@ class EmbeddedValkey:
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
+            # Nor does it write arguments of commands there if it crashes.
+            "hide-user-data-from-log": "yes",
             # A torn last write is cut off at start; it was never acknowledged.
             "aof-load-truncated": "yes",
         }
@@ -185,8 +187,8 @@ class EmbeddedValkey:
             try:
                 await self._spawn()
                 backoff.reset()
-            except Exception as error:
-                log.error("valkey_restart_failed", error=str(error))
+            except Exception:
+                log.exception("valkey_restart_failed")
 
     async def _outlive_orphan(self) -> IO[str]:
         """Ends a Valkey whose server was killed; returns the lock that it held."""

@@ -98,7 +98,8 @@ class Embeddings:
                 recipes = {d: description_recipe(t) for d, t in missing.items() if d not in stored}
                 encodings = await self._embed(project, model, recipes, Role.DATUM)
         except (ContexError, TimeoutError) as error:
-            log.warning("embedding_late", project=project, texts=len(texts), error=repr(error))
+            told = error.message if isinstance(error, ContexError) else "no answer in time"
+            log.warning("embedding_late", project=project, texts=len(texts), error=told)
             return model, {}
         return model, {digest: pack(encoding) for digest, encoding in encodings.items()}
 

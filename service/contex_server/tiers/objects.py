@@ -16,6 +16,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.telemetry import cleaned_text
 
 T = TypeVar("T")
 
@@ -57,24 +58,25 @@ class Objects:
         Raises:
             ValueError: The URL names no supported storage, or a variable can't be used.
         """
+        shown = repr(cleaned_text(url))
         for character in "#?":
             # Neither has a meaning here, and what follows it would be dropped without a word.
             if character in url:
-                raise ValueError(f"{url!r}: write {character!r} as %{ord(character):02X}")
+                raise ValueError(f"{shown}: write {character!r} as %{ord(character):02X}")
         parts = urlsplit(url)
         if parts.scheme == "file":
             path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
             if parts.netloc or not path.is_absolute():
-                raise ValueError(f"{url!r}: a directory is named file:///absolute/path")
+                raise ValueError(f"{shown}: a directory is named file:///absolute/path")
             path.mkdir(parents=True, exist_ok=True)
             return cls(LocalStore(path), url)
         try:
             # No client options: any of them would replace all that the environment has.
             store = from_url(url, retry_config=_RETRY)
         except (BaseError, ValueError) as error:
-            raise ValueError(f"{url!r}: {_told(error)}") from error
+            raise ValueError(f"{shown}: {_told(error)}") from error
         if not isinstance(store, S3Store | GCSStore | AzureStore):
-            raise ValueError(f"{url!r}: an archive's URL starts with file, s3, gs or az")
+            raise ValueError(f"{shown}: an archive's URL starts with file, s3, gs or az")
         return cls(store, url)
 
     async def put(self, name: str, data: bytes) -> None:
@@ -151,7 +153,7 @@ def _told(cause: object) -> str:
     which says what its summary doesn't, such as `InvalidCertificate( UnknownIssuer )`."""
     summary, _, dump = str(cause).partition("Debug source:")
     text = f"{summary} {dump.partition('inner: ')[2]}"
-    return " ".join(text.split())[:600] or type(cause).__name__
+    return cleaned_text(" ".join(text.split()), 600) or type(cause).__name__
 
 
 def _sync(path: Path, root: Path) -> None:

@@ -43,7 +43,16 @@ def test_another_url_is_refused(url: str) -> None:
         ("unix://tmp/valkey.sock", "unix:///absolute/path"),
         ("unix:///tmp/" + 50 * "\u00e9\u00e9", "a path of 205 bytes, and the system allows 10"),
         ("redis://:se#cret@localhost", "has a '#'"),
-        ("redis://:se/cret@localhost", "a port that is no number"),
+        ("redis://:se/cret@localhost", "an '@' .*; write a '/'"),
+        ("redis://:12/cret@localhost", "an '@' .*; write a '/'"),
+        ("redis://:12?cret@localhost", "an '@' .*; write a '/'"),
+        ("redis://:12?cret=a@localhost", "an '@' .*; write a '/'"),
+        ("redis+cluster://:12/cret@localhost", "an '@' .*; write a '/'"),
+        ("redis+sentinel://:12/cret@localhost/s", "an '@' .*; write a '/'"),
+        ("unix://:1/cret@/tmp/valkey.sock", "a host where none belongs"),
+        ("redis://:[cret@localhost", "malformed"),
+        ("redis://:cret\u2100@localhost", "malformed"),
+        ("secret:word@localhost", "starts with redis://"),
         ("redis+sentinel://one:x/s", "a port that is no number"),
         ("redis+sentinel://one/s?db=x", "db is not a number"),
         ("redis+cluster://one:70000", "a port that is no number"),
@@ -62,6 +71,13 @@ def test_a_password_is_decoded(scheme: str) -> None:
     connections = connect(scheme)
     found = vars(connections).get("_cluster") or vars(connections)["_pool"]
     assert "p#w" in str(getattr(found, "connection_kwargs", None) or found.get_connection_kwargs())
+
+
+@pytest.mark.parametrize(
+    "told", ["ERR unknown command 'X', with args beginning with: 'cret'", "Protocol Error: b'cret'"]
+)
+def test_a_store_error_tells_no_arguments(told: str) -> None:
+    assert "cret" not in translate(ResponseError(told)).message
 
 
 def test_a_project_keeps_its_bucket_and_its_slot() -> None:

@@ -124,7 +124,9 @@ class Appender:
                 _fail(batch, await self._translated(error))
             except BaseException as error:
                 # A defect, or the end: nobody may be left waiting.
-                _fail(batch, ContexError(Reason.INTERNAL, f"append failed: {error!r}"))
+                failure = ContexError(Reason.INTERNAL, f"append failed: {type(error).__name__}")
+                failure.__cause__ = error
+                _fail(batch, failure)
                 if not isinstance(error, Exception):
                     raise
 

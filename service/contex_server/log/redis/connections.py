@@ -165,7 +165,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
     """
     if "#" in url:
         raise ValueError("the store URL has a '#': write it as %23")
-    parts = urlsplit(url)
+    parts = _parts(url)
     if parts.scheme in ("redis", "rediss", "unix"):
         _check_options(parts)
         if parts.scheme == "unix":
@@ -214,10 +214,35 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
             ),
             max_connections,
         )
+    # What it starts with is not shown: without a scheme, that may be a password.
     raise ValueError(
-        f"a store URL can't start with {parts.scheme!r}: use redis://, rediss://, unix://, "
-        "redis+sentinel:// or redis+cluster://"
+        "a store URL starts with redis://, rediss://, unix://, redis+sentinel:// or "
+        "redis+cluster://"
     )
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of a URL whose password, if any, is before its host and not elsewhere.
+
+    No part of the URL is shown where this refuses it: each may be one of the password.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("the store URL is malformed: brackets are for IPv6 addresses") from None
+    if parts.scheme == "unix":
+        misplaced = "@" in parts.query or (parts.netloc and "@" not in parts.netloc)
+    else:
+        misplaced = parts.scheme.startswith("redis") and "@" in parts.path + parts.query
+    if misplaced:
+        raise ValueError(_ESCAPES)
+    return parts
+
+
+_ESCAPES = (
+    "the store URL has an '@' or a host where none belongs; write a '/', '?', '@' or '#' of a "
+    "password as %2F, %3F, %40 or %23; a socket's URL is unix:///absolute/path"
+)
 
 
 def _check_options(parts: SplitResult) -> None:
@@ -293,10 +318,16 @@ def translate(error: Exception) -> ContexError:
             retry_after_ms=5_000,
         )
     if type(error) is ResponseError and not str(error).startswith(_TRANSIENT):
-        return ContexError(Reason.INTERNAL, f"the store refused a command: {error}")
-    return store_unavailable(str(error) or type(error).__name__)
+        return ContexError(Reason.INTERNAL, f"the store refused a command: {_told(error)}")
+    return store_unavailable(_told(error) or type(error).__name__)
 
 
+def _told(error: Exception) -> str:
+    """What an error says, without the arguments of the command, which some replies quote."""
+    return str(error).partition(", with args")[0].partition("Protocol ")[0][:_REPLY_CHARS]
+
+
+_REPLY_CHARS = 300
 _TRANSIENT = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "TRYAGAIN", "FAILOVER")
 
 

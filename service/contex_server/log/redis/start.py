@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
 
 from redis.exceptions import ResponseError
 
 from contex_server.kernel.errors import StartupError
+from contex_server.kernel.telemetry import cleaned_text
 from contex_server.kernel.waiting import announced
 from contex_server.log.redis.connections import STORE_ERRORS, connect, execute_one, translate
 
@@ -23,8 +23,7 @@ async def reach(url: str) -> None:
     """
     deadline = asyncio.get_running_loop().time() + STORE_WAIT_S
     told = "no answer yet"
-    parts = urlsplit(url)
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    place = cleaned_text(url.partition("?")[0])
 
     async with announced(lambda: f"the store {place}: {told}"):
         while True:

@@ -32,6 +32,10 @@ _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 _LONGEST_RETRY_AFTER_S = 30.0
 _SHOWN_CHARS = 300
+_QUOTED_CHARS, _SHORT_CHARS = 16, 8
+"""This many characters that a message and a text share are a quotation, or a text of so many."""
+_COMPARED_CHARS = 1_000
+"""Of each text: a message quotes its beginning."""
 _SHORTEST_TEXT = 64
 """A text no longer than this that is still too long is given up."""
 _RETRIED = frozenset({408, 409, 429, *range(500, 600)})
@@ -201,11 +205,15 @@ class OpenAIEmbedder:
         if answer.status_code == 200:
             return bytes(body)
         message = self._redacted(_error_message(bytes(body)))[:_SHOWN_CHARS]
+        too_long = answer.status_code == 413 or _TOO_LONG.search(message) is not None
+        if _quotes(message, texts):
+            # It would reach the log, and callers whose text was embedded in the same request.
+            message = "(it quotes a text)"
         raise _Answered(
             f"{url} answered {answer.status_code}{message and f': {message}'}",
             answer.status_code,
             retry_after_s=_retry_after_s(answer.headers.get("Retry-After")),
-            too_long=answer.status_code == 413 or _TOO_LONG.search(message) is not None,
+            too_long=too_long,
         )
 
     def _vectors(self, body: bytes, count: int) -> Vector:
@@ -265,6 +273,19 @@ def _wait(error: Exception) -> bool | float:
             return bounded + random.random() * _FIRST_WAIT_S
         return True
     return isinstance(error, _Unanswered)
+
+
+def _quotes(message: str, texts: list[str]) -> bool:
+    """Whether a message, which is one line, has a part of a text in it, or a whole short one."""
+    told, size = message.casefold(), _QUOTED_CHARS
+    parts = {told[at : at + size] for at in range(len(told) - size + 1)}
+    for text in texts:
+        line = " ".join(text[:_COMPARED_CHARS].split()).casefold()
+        if _SHORT_CHARS <= len(line) < size and line in told:
+            return True
+        if any(line[at : at + size] in parts for at in range(len(line) - size + 1)):
+            return True
+    return False
 
 
 def _is_loopback(url: str) -> bool:

@@ -198,6 +198,21 @@ async def test_attempts_are_bounded(there: loopback.Endpoint, build: Build) -> N
     assert [entry["event"] for entry in logs] == ["stamina.retry_scheduled"] * 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a whole long text, which is quoted in a part", "short text", "lines\nof a payload, too"],
+)
+async def test_an_answer_that_quotes_a_text_is_not_told(
+    there: loopback.Endpoint, build: Build, text: str
+) -> None:
+    line = " ".join(text.split())[:30]
+    there.answer = lambda _: Answer(401, {"error": {"message": f"can't embed: {line!r}"}})
+    embedder = build()
+    with capture_logs(), pytest.raises(EmbeddingFailed) as failed:
+        await embedder.embed(["another", text], DATUM)
+    assert str(failed.value).endswith("answered 401: (it quotes a text)")
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 307])
 async def test_what_stays_wrong_is_not_tried_again(
     there: loopback.Endpoint, build: Build, status: int
