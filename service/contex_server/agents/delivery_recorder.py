@@ -20,6 +20,7 @@ import structlog
 from contex_server.events.feed import Chunk
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import DATA_DELETED, Agent, Event, Match, Origin, Sequence
 from contex_server.log.agents import JournalStore, Sent, SentEvent
 
@@ -51,6 +52,7 @@ class DeliveryRecorder:
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
+        self._failures = Failures("recording_failed")
         self._task = asyncio.create_task(self._run(), name="contex-recorder")
 
     async def close(self) -> None:
@@ -117,8 +119,8 @@ class DeliveryRecorder:
             else:
                 error = refused
         except Exception as failure:
-            log.exception("recording_failed", project=project)
-            error = ContexError(Reason.INTERNAL, f"recording failed: {failure!r}")
+            self._failures.failed(project, failure)
+            error = ContexError(Reason.INTERNAL, f"recording failed: {type(failure).__name__}")
         for item in pending:
             if not item.future.done():
                 if error is None:

@@ -19,7 +19,8 @@ from cachetools import LRUCache
 
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel.backoff import Backoff
-from contex_server.kernel.errors import ContexError
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
 from contex_server.log.audit import AuditStore
 from contex_server.log.port import EventLog
@@ -87,6 +88,7 @@ class AuditWriter:
         self._queue: deque[_Note] = deque()
         self._refusals: LRUCache[str, _Refusals] = LRUCache(_REFUSED_PROJECTS)
         self._allowance = _Allowance(REFUSED_BURST_ALL, REFUSED_EVERY_ALL_S)
+        self._failures = Failures("audit_failed")
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -169,6 +171,13 @@ class AuditWriter:
         """Writes a batch of notes of one project."""
         project = self._queue[0].project
         batch = [note for note in self._queue if note.project == project][:_BATCH]
+        with self._failures.isolated(project, Reason.STORE_FULL):
+            await self._write_batch(project, batch)
+        # Notes of a project that takes none are lost: others wait behind them.
+        done = set(map(id, batch))
+        self._queue = deque(note for note in self._queue if id(note) not in done)
+
+    async def _write_batch(self, project: str, batch: list[_Note]) -> None:
         refusals = [note.body for note in batch if note.of_refusal]
         # Refused calls are only recorded in projects that exist: they must not create any.
         if refusals and (await self._log.bounds(project)).tail > BEGINNING:
@@ -176,5 +185,3 @@ class AuditWriter:
         if len(refusals) < len(batch):
             actions = [note.body for note in batch if not note.of_refusal]
             await self._store.note_actions(project, actions)
-        written = set(map(id, batch))
-        self._queue = deque(note for note in self._queue if id(note) not in written)

@@ -13,9 +13,10 @@ from contex_server.events.feed import Delivery, Feed
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason, project_not_found
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import Entry, EventFilter, Sequence
 from contex_server.log.buckets import bucket_of
-from contex_server.log.port import EventLog, Follower
+from contex_server.log.port import EventLog, Follower, Unfollowable
 
 log = structlog.get_logger(__name__)
 
@@ -93,9 +94,10 @@ class Channel:
 class Tailer:
     """One task and one connection. An outage of the store only delays: ids are explicit."""
 
-    def __init__(self, follower: Follower, bucket: int) -> None:
+    def __init__(self, follower: Follower, bucket: int, failures: Failures) -> None:
         self._follower = follower
         self._bucket = bucket
+        self._failures = failures
         self._followed: dict[str, Channel] = {}
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"contex-tailer-{bucket}")
@@ -116,20 +118,23 @@ class Tailer:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _hand_over(self, channel: Channel, entries: list[Entry]) -> None:
+    def _hand_over(self, channel: Channel, entries: list[Entry]) -> None:
         try:
             channel.receive(entries)
-        except Exception:
-            # The log holds something that is not an event. Followers of the project have
-            # to know; the other projects of the bucket go on.
-            log.exception("tailer_failed", project=channel.project, first=entries[0].id)
-            channel.fail(
-                ContexError(Reason.INTERNAL, "the log holds an entry that is not an event")
-            )
-            await asyncio.sleep(_BACKOFF_S[1])
+        except Exception as error:
+            self._give_up(channel, error)
+
+    def _give_up(self, channel: Channel, error: Exception) -> None:
+        """Ends what follows a project whose log can't be read; the others of the bucket go on."""
+        self._failures.failed(channel.project, error)
+        self.remove(channel)
+        if not isinstance(error, ContexError):
+            told = "the log holds an entry that is not an event"
+            error = ContexError(Reason.INTERNAL, told)
+        channel.fail(error)
 
     async def _run(self) -> None:
-        backoff = Backoff(*_BACKOFF_S)
+        backoff, interrupted = Backoff(*_BACKOFF_S), False
         changed = asyncio.create_task(self._changed.wait())
         try:
             while True:
@@ -149,16 +154,23 @@ class Tailer:
                         await asyncio.gather(poll, return_exceptions=True)
                         continue
                     received = poll.result()
-                except ContexError as error:
-                    log.warning("tailer_interrupted", bucket=self._bucket, error=error.message)
+                except Unfollowable as failure:
+                    if failure.project in self._followed:
+                        self._give_up(self._followed[failure.project], failure.error)
+                    continue
+                except Exception as error:
+                    if not interrupted:  # Not with every attempt: there may be 256 tailers.
+                        log.warning("tailer_interrupted", bucket=self._bucket, exc_info=error)
+                    interrupted = True
                     await backoff.wait()
                     continue
                 finally:
                     poll.cancel()
                 backoff.reset()
+                interrupted = False
                 for project, entries in received.items():
                     if entries and project in self._followed:
-                        await self._hand_over(self._followed[project], entries)
+                        self._hand_over(self._followed[project], entries)
                 for _ in range(_TURNS):
                     await asyncio.sleep(0)
         finally:
@@ -177,6 +189,7 @@ class Hub:
     def __init__(self, log: EventLog, *, feed_bytes: int) -> None:
         self._log = log
         self._feed_bytes = feed_bytes
+        self._failures = Failures("tailer_failed")
         self.channels: dict[str, Channel] = {}
         self.tailers: dict[int, Tailer] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -196,7 +209,9 @@ class Hub:
                 channel = self.channels[project] = Channel(project, tail, self._feed_bytes)
                 bucket = bucket_of(project)
                 if bucket not in self.tailers:
-                    self.tailers[bucket] = Tailer(self._log.follower(bucket), bucket)
+                    self.tailers[bucket] = Tailer(
+                        self._log.follower(bucket), bucket, self._failures
+                    )
                 self.tailers[bucket].add(channel)
         channel.users += 1
         try:

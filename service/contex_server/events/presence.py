@@ -13,6 +13,7 @@ from uuid import uuid4
 import structlog
 
 from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import Failures
 from contex_server.log.port import PresenceStore
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ class Presence:
         self._owner = f"{os.getpid()}-{uuid4().hex[:12]}"
         self._open: dict[str, list[int]] = {}
         self._said: set[str] = set()
+        self._failures = Failures("presence_unsaid")
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="contex-presence")
 
@@ -103,9 +105,11 @@ class Presence:
     async def _say(self) -> None:
         now_ms = time.time_ns() // 1_000_000
         for project, (subscribers, listeners) in tuple(self._open.items()):
-            said = f"{now_ms} {subscribers} {listeners}"
-            await self._store.put_presence(project, self._owner, said)
-            self._said.add(project)
+            with self._failures.isolated(project):
+                said = f"{now_ms} {subscribers} {listeners}"
+                await self._store.put_presence(project, self._owner, said)
+                self._said.add(project)
         for project in self._said - self._open.keys():
-            await self._store.put_presence(project, self._owner, "")
             self._said.discard(project)
+            with self._failures.isolated(project):
+                await self._store.put_presence(project, self._owner, "")

@@ -6,9 +6,12 @@ What one capability needs beside it is a facet of its own, in `log/<capability>.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import AWAY
 from contex_server.kernel.model import (
     BEGINNING,
     Append,
@@ -48,6 +51,31 @@ class Bounds(NamedTuple):
         return self.tail > self.deleted
 
 
+class Unfollowable(Exception):
+    """What follows in one project can't be read.
+
+    Attributes:
+        project: Which of those that a `Follower` was asked for.
+        error: Why.
+    """
+
+    def __init__(self, project: str, error: Exception) -> None:
+        super().__init__(project)
+        self.project = project
+        self.error = error
+
+
+@contextmanager
+def following(project: str) -> Iterator[None]:
+    """Turns a failure of the block that is the project's own into `Unfollowable`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ContexError) and error.reason in AWAY:
+            raise
+        raise Unfollowable(project, error) from error
+
+
 class Follower(Protocol):
     """Waits for new events of the projects of one bucket. Not shared between tasks."""
 
@@ -57,7 +85,8 @@ class Follower(Protocol):
         Cancelling is safe: nothing is consumed until the result is returned.
 
         Raises:
-            ContexError: STORE_UNAVAILABLE; the next poll reconnects.
+            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE; the next poll reconnects.
+            Unfollowable: One of the projects has to be left out from now on.
         """
 
     async def close(self) -> None:

@@ -260,7 +260,7 @@ class ProjectMatcher:
 
     async def _retrying(self, work: Callable[[], Awaitable[T]]) -> T:
         """Does the work with the lock held, again and again while store or model are away."""
-        backoff = Backoff(*_BACKOFF_S)
+        backoff, told = Backoff(*_BACKOFF_S), ""
         while True:
             try:
                 async with self._lock:
@@ -268,7 +268,9 @@ class ProjectMatcher:
             except ContexError as error:
                 if _is_of_deleted(error):
                     raise
-                log.warning("matching_interrupted", project=self.project, error=error.message)
+                if error.reason != told:  # Not with every attempt: there are some for each project.
+                    told = error.reason
+                    log.warning("matching_interrupted", project=self.project, error=error.message)
                 await backoff.wait()
 
     async def _build(self, reader: Reader) -> None:

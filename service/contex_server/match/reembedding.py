@@ -17,7 +17,7 @@ import structlog
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
-from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import MODEL_CHANGED, Sequence
 from contex_server.log.port import EventLog
 from contex_server.log.store import Store
@@ -54,6 +54,7 @@ class Reembedding:
         self._embeddings = embeddings
         self._claims = Claims(store.tasks, _TASK, hold_ms=_HOLD_MS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failures = Failures("reembedding_interrupted")
 
     def start_if_outdated(self, project: str) -> None:
         """Re-embeds a project in the background if its model is not the configured one."""
@@ -95,8 +96,9 @@ class Reembedding:
                 finally:
                     await self._claims.give_back(project)
                 backoff.reset()
-            except ContexError as error:
-                log.warning("reembedding_interrupted", project=project, error=error.message)
+                self._failures.worked(project)
+            except Exception as error:
+                self._failures.failed(project, error)
             await backoff.wait()
 
     async def _embed_all(self, project: str, current: str, target: str) -> bool:

@@ -16,8 +16,9 @@ import structlog
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError
 from contex_server.kernel.failpoints import reached
+from contex_server.kernel.failures import AWAY, Failures
 from contex_server.kernel.model import Entry, Range, Sequence
 from contex_server.log.archive import Archived
 from contex_server.log.pages import pages
@@ -48,7 +49,6 @@ _SLACK = 1.25
 _SNAPSHOTS = 10_000
 _BACKOFF_S = (1.0, 60.0)
 _TROUBLE_MS = 180_000
-_UNREACHABLE = (Reason.STORE_UNAVAILABLE, Reason.ARCHIVE_UNAVAILABLE)
 
 
 class Due(NamedTuple):
@@ -118,6 +118,7 @@ class Archiver:
         self._paused: dict[str, float] = {}
         """When a project that failed is visited again."""
         self._failing: set[str] = set()
+        self._failures = Failures("archiving_failed")
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -174,16 +175,17 @@ class Archiver:
             with suppress(ContexError):
                 problem = refusal.message if refusal else "an internal error, see the server's log"
                 await projects.put_trouble(project, problem, _TROUBLE_MS)
-            if refusal is not None and refusal.reason in _UNREACHABLE:
+            if refusal is not None and refusal.reason in AWAY:
                 self._grown.add(project)
                 raise
             self._paused[project] = time.monotonic() + _BACKOFF_S[1]
-            log.exception("archiving_failed", project=project, retry_s=_BACKOFF_S[1])
+            self._failures.failed(project, error)
         else:
             self._paused.pop(project, None)
-            if project in self._failing:
-                await projects.put_trouble(project, "", _TROUBLE_MS)
-                self._failing.discard(project)
+            with self._failures.isolated(project):
+                if project in self._failing:
+                    await projects.put_trouble(project, "", _TROUBLE_MS)
+                    self._failing.discard(project)
 
     async def archive_due(self, project: str) -> int:
         """Archives what is due, unless somebody else is working on the project; returns how many

@@ -16,6 +16,7 @@ import structlog
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel.errors import ContexError, Reason, project_not_found
 from contex_server.kernel.failpoints import reached
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Origin, Sequence
 from contex_server.log.projects import REMAINS, Deleting, Deletion, RetentionChanged
@@ -54,6 +55,7 @@ class Deleter:
         self._models = models
         self._growth = growth
         self._announced: Sequence | None = None
+        self._failures = Failures("deletion_failed")
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -148,26 +150,23 @@ class Deleter:
                     await self._sweep()
             except ContexError as error:
                 log.warning("deletions_interrupted", error=error.message)
-            except Exception:
-                log.exception("deletions_failed")
+            except Exception as error:
+                self._failures.failed("", error)
             await asyncio.sleep(_WATCH_S)
 
     async def _notice(self) -> None:
         self._announced, deletions = await self._projects.announced(self._announced)
         for project, last in deletions:
-            self._growth.deleted(project, last)
+            with self._failures.isolated(project):
+                self._growth.deleted(project, last)
 
     async def _sweep(self) -> None:
         """Finishes the deletions that were interrupted."""
         for remains in await self._projects.projects():
             project, mark, last = remains.partition(REMAINS)
             if mark:
-                try:
+                with self._failures.isolated(project):
                     await self._finish(project, Sequence.parse(last), remains)
-                except ContexError as error:
-                    if error.reason is not Reason.ARCHIVE_DISABLED:
-                        raise
-                    log.warning("project_remains", project=project, error=error.message)
 
 
 def _archive_missing() -> ContexError:

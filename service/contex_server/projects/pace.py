@@ -17,6 +17,7 @@ import structlog
 from cachetools import TTLCache
 
 from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import Failures
 from contex_server.log.projects import ProjectStore
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,7 @@ class Pace:
         self._observations: TTLCache[str, _Observation] = TTLCache(10_000, _KNOWN_S)
         self._limits: TTLCache[str, _Limit] = TTLCache(10_000, _KNOWN_S)
         self._refreshing: set[asyncio.Task[None]] = set()
+        self._failures = Failures("pace_unknown")
 
     async def close(self) -> None:
         """Stops asking for rates."""
@@ -122,5 +124,5 @@ class Pace:
             await asyncio.sleep(start - now)
 
     async def _refresh(self, project: str, limit: _Limit) -> None:
-        with suppress(ContexError):
+        with suppress(ContexError), self._failures.isolated(project):
             limit.rate = await self._store.pace(project)

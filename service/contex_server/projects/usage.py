@@ -10,6 +10,7 @@ from typing import NamedTuple
 import structlog
 
 from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import Failures
 from contex_server.log.archive import Archived
 from contex_server.log.buckets import target_project
 from contex_server.log.projects import Counters, ProjectStore
@@ -134,6 +135,7 @@ class UsageMonitor:
     on_usages: Callable[[dict[str, Usage]], None]
     interval_s: float = _WATCH_S
     _warned: set[tuple[str, str]] = field(default_factory=set)
+    _failures: Failures = field(default_factory=lambda: Failures("usage_unknown"))
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -143,7 +145,7 @@ class UsageMonitor:
             except ContexError as error:
                 log.debug("usage_unknown", error=error.message)
             except Exception:
-                log.exception("usage_unknown")
+                log.exception("usages_unknown")
             await asyncio.sleep(self.interval_s)
 
     async def look(self) -> None:
@@ -151,7 +153,10 @@ class UsageMonitor:
         projects = [
             project for project in await self.store.projects() if target_project(project) == project
         ]
-        usages = {project: await self.usages.of(project) for project in projects}
+        usages: dict[str, Usage] = {}
+        for project in projects:
+            with self._failures.isolated(project):
+                usages[project] = await self.usages.of(project)
         warnings = {
             (project, limit.name): limit.warning
             for project, usage in usages.items()
@@ -161,7 +166,9 @@ class UsageMonitor:
         for project, name in warnings.keys() - self._warned:
             warning = warnings[project, name]
             log.warning("limit_near", project=project, limit=name, warning=warning)
-        for project, name in self._warned - warnings.keys():
+        unknown = set(projects) - usages.keys()
+        warned = {*warnings, *(each for each in self._warned if each[0] in unknown)}
+        for project, name in self._warned - warned:
             log.info("limit_kept", project=project, limit=name)
-        self._warned = set(warnings)
+        self._warned = warned
         self.on_usages(usages)

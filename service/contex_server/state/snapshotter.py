@@ -12,6 +12,7 @@ from contextlib import aclosing
 import structlog
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, KeyState, Range, Sequence
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
@@ -69,6 +70,8 @@ class Snapshotter:
         self._rolled_up: dict[str, int] = {}
         """The hour when each project's counts were last rolled up."""
         self._slots = asyncio.Semaphore(_PROJECTS)
+        self._failures = Failures("snapshot_failed")
+        self._interruptions = Failures("snapshot_interrupted")
 
     async def close(self) -> None:
         """Stops, even halfway through a snapshot; existing ones stay valid."""
@@ -104,11 +107,13 @@ class Snapshotter:
                     grown = await self.look(project)
                     next_due = delay * self._events / max(grown, 1)
                     delay = min(max(next_due, _MIN_LOOK_S), self._look_s)
+                    self._failures.worked(project)
+                    self._interruptions.worked(project)
                 except ContexError as error:
                     self._appended.add(project)
-                    log.warning("snapshot_interrupted", project=project, error=error.message)
-                except Exception:
-                    log.exception("snapshot_failed", project=project)
+                    self._interruptions.failed(project, error)
+                except Exception as error:
+                    self._failures.failed(project, error)
         self._newest.pop(project, None)
         await self.claims.give_back(project)
 

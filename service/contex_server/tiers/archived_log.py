@@ -7,7 +7,7 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
-from contex_server.log.port import Bounds, EventLog, Follower, TailFollower
+from contex_server.log.port import Bounds, EventLog, Follower, TailFollower, following
 from contex_server.log.state import SnapshotInfo, SnapshotReader
 from contex_server.log.store import Store
 from contex_server.tiers.archive import Archive
@@ -113,8 +113,9 @@ class _Follower(Follower):
         for project, (entries, archived) in (await self._below.poll_tail(positions)).items():
             position = positions[project]
             if archived > position and entries:
-                span = Range(position, entries[-1].sequence)
-                entries = await self._log.read(project, span, len(entries))
+                with following(project):
+                    span = Range(position, entries[-1].sequence)
+                    entries = await self._log.read(project, span, len(entries))
             received[project] = entries
         return received
 

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
-from contex_server.log.port import Bounds, EventLog, Follower
+from contex_server.log.port import Bounds, EventLog, Follower, following
 from contex_server.tiers.sealer import Sealer
 
 
@@ -51,11 +51,11 @@ class _Follower(Follower):
         self._sealer = sealer
 
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
-        received = await self._below.poll(positions)
-        return {
-            project: await self._sealer.open(project, entries)
-            for project, entries in received.items()
-        }
+        opened: dict[str, list[Entry]] = {}
+        for project, entries in (await self._below.poll(positions)).items():
+            with following(project):
+                opened[project] = await self._sealer.open(project, entries)
+        return opened
 
     async def close(self) -> None:
         await self._below.close()

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import structlog
@@ -22,6 +22,7 @@ from contex_server.events.publisher import Publisher
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, invalid_field
 from contex_server.kernel.failpoints import reached
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, Entry, Origin, Range
 from contex_server.log.transfer import Restored
@@ -56,6 +57,7 @@ class Importer:
     growth: Growth
     limits: Limits
     _swept: float = -_SWEEP_S
+    _failures: Failures = field(default_factory=lambda: Failures("import_not_dropped"))
 
     async def begin(self, request: ImportRequest, origin: Origin) -> Import:
         """Begins an import, or resumes it.
@@ -77,10 +79,14 @@ class Importer:
         self._swept = now
         for project in await self.storage.store.projects.projects():
             if "~" in project:
-                stored = Checkpoint.decode(await self.storage.store.transfer.import_note(project))
-                if stored is not None and stored.at < time.time() - _ABANDONED_S:
-                    log.info("import_dropped", project=project)
-                    await Staging(project, self.storage, self.projects).drop(stored.models)
+                with self._failures.isolated(project):
+                    await self._drop_abandoned(project)
+
+    async def _drop_abandoned(self, project: str) -> None:
+        stored = Checkpoint.decode(await self.storage.store.transfer.import_note(project))
+        if stored is not None and stored.at < time.time() - _ABANDONED_S:
+            log.info("import_dropped", project=project)
+            await Staging(project, self.storage, self.projects).drop(stored.models)
 
 
 class Import:

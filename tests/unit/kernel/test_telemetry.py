@@ -45,11 +45,11 @@ def of(read: Any, *arguments: Any) -> Exception:
     "error",
     [
         ValueError(f"no number: {CANARY}"),
-        of(int, CANARY),
+        of(int, f"x{CANARY}"),
         of({}.__getitem__, CANARY),
         of(orjson.loads, f"{{{CANARY}"),
         of((CANARY.encode() + b"\xff").decode),
-        of(Settings.model_validate, {"port": CANARY}),
+        of(Settings.model_validate, {"port": f"x{CANARY}"}),
         ExceptionGroup(CANARY, [ValueError(CANARY)]),
         OSError(CANARY),
     ],

@@ -14,6 +14,7 @@ from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import END_OF_TIME
 from contex_server.kernel.protobuf import timestamp
 from contex_server.log.projects import Deletion, Dimension, Tier
@@ -22,6 +23,7 @@ from contex_server.projects.activity import HOUR, rate, read_activity
 
 class ProjectServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["ProjectService"]
+    _unlisted = Failures("project_damaged")
 
     async def list_projects(
         self, request: pb.ListProjectsRequest, call: Call
@@ -38,17 +40,20 @@ class ProjectServicer(Servicer):
         return response
 
     async def _summary(self, project: str) -> pb.ProjectSummary | None:
-        bounds = await self._log.bounds(project)
-        if not bounds.exists:
-            return None
-        counters = await self._rooms.storage.store.projects.counters(project)
-        return pb.ProjectSummary(
-            project=project,
-            event_count=bounds.length,
-            first_sequence=str(bounds.first) if bounds.first else "",
-            last_sequence=str(bounds.tail),
-            event_bytes=counters.bytes,
-        )
+        """What a list tells of a project: its name alone where what is stored is damaged."""
+        with self._unlisted.isolated(project):
+            bounds = await self._log.bounds(project)
+            if not bounds.exists:
+                return None
+            counters = await self._rooms.storage.store.projects.counters(project)
+            return pb.ProjectSummary(
+                project=project,
+                event_count=bounds.length,
+                first_sequence=str(bounds.first) if bounds.first else "",
+                last_sequence=str(bounds.tail),
+                event_bytes=counters.bytes,
+            )
+        return pb.ProjectSummary(project=project)
 
     async def get_project(self, request: pb.GetProjectRequest, call: Call) -> pb.GetProjectResponse:
         project, store = call.project, self._rooms.storage.store

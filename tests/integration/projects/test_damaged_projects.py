@@ -1,0 +1,126 @@
+"""A project whose stored data are damaged fails alone, and its log says so once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contex.v1 import project_service_pb2 as pb
+from contex_server.kernel import event_codec
+from contex_server.log.buckets import bucket_of
+from contex_server.log.projects import REMAINS
+from contex_server.log.redis.key_names import key, projects_key
+from contex_server.projects.room import usage_reader
+from contex_server.projects.usage import Usage, UsageMonitor
+from contex_server.server import Server
+
+from tests.canaries import CANARY, captured_logs, check_for_canaries
+from tests.integration.logs import exported, imported
+from tests.integration.support import DEADLINE_S, Api, P, event, eventually
+
+BAD = next(f"bad{n}" for n in range(5_000) if bucket_of(f"bad{n}") == bucket_of(P))
+"""A project that shares its bucket, and so its tailer, with the one that is whole."""
+RAW = f"what no version wrote: {CANARY}".encode()
+
+
+@pytest.fixture(autouse=True)
+async def projects(small_api: Api) -> None:
+    for project in (BAD, P):
+        await small_api.publish(event("k"), project=project)
+
+
+async def test_usage_of_the_others_is_measured_and_warned_of(
+    small_server: Server, store: Any
+) -> None:
+    await store.set(key(BAD, "retention"), RAW)
+    seen: list[dict[str, Usage]] = []
+    opened = small_server.rooms.storage.store
+    reader = usage_reader(small_server.settings, opened, small_server.rooms.projects.retentions)
+    monitor = UsageMonitor(opened.projects, reader, seen.append)
+    with captured_logs() as logs:
+        for _ in range(3):
+            await monitor.look()
+        assert [set(usages) for usages in seen] == [{P}] * 3
+        await store.delete(key(BAD, "retention"))
+        await monitor.look()
+    assert set(seen[-1]) == {P, BAD}
+    assert [(line["event"], line["project"]) for line in logs] == [
+        ("usage_unknown", BAD),
+        ("works_again", BAD),
+    ]
+    check_for_canaries(logs)
+
+
+async def test_a_list_has_a_damaged_project_too(small_api: Api, store: Any) -> None:
+    await store.hset(key(BAD, "stats"), "bytes", RAW)
+    listed = await small_api.projects.ListProjects(pb.ListProjectsRequest(), timeout=DEADLINE_S)
+    found = {each.project: each.event_count for each in listed.projects}
+    assert found == {BAD: 0, P: 1}
+
+
+SEALED = bytes([event_codec.SEALED_TAG, 100]) + b"0" * 64 + RAW
+"""An event that is sealed with a key that is nowhere."""
+
+
+@pytest.mark.parametrize("body", [RAW, SEALED], ids=["no event", "sealed"])
+async def test_followers_of_other_projects_go_on(small_api: Api, store: Any, body: bytes) -> None:
+    with captured_logs() as logs:
+        bad, good = [small_api.subscribe(project, data_keys=["k*"]) for project in (BAD, P)]
+        await bad.live()
+        await good.live()
+        await store.xadd(key(BAD, "events"), {b"e": body})
+        assert (await bad.refusal()).reason == "INTERNAL"
+        for _ in range(3):
+            await small_api.publish(event("k"))
+        await good.count(4)
+        again = small_api.subscribe(BAD, data_keys=["k*"])
+        assert (await again.refusal()).reason == "INTERNAL"
+    assert [line["project"] for line in logs if line["event"] == "tailer_failed"] == [BAD]
+    check_for_canaries(logs)
+
+
+async def test_what_others_did_is_audited(small_api: Api, store: Any) -> None:
+    await store.set(key(BAD, "audit"), RAW)
+    for project in (BAD, P):
+        stream = await small_api.subscribe(project).live()
+        await stream.cancel()
+
+    async def recorded() -> bool:
+        return await store.xlen(key(P, "audit")) >= 2
+
+    await eventually(recorded)
+
+
+async def test_streams_of_others_are_counted(small_api: Api, store: Any) -> None:
+    await store.set(key(BAD, "presence"), RAW)
+    for project in (BAD, P):
+        await small_api.subscribe(project).live()
+
+    async def reported() -> bool:
+        return bool(await store.hgetall(key(P, "presence")))
+
+    await eventually(reported)
+
+
+async def test_a_deletion_that_can_not_be_finished_keeps_no_other(
+    small_api: Api, small_server: Server, store: Any
+) -> None:
+    bad, interrupted = f"{BAD}{REMAINS}never", f"{P}{REMAINS}1-0"
+    for remains in (bad, interrupted):
+        await store.sadd(projects_key(bucket_of(remains)), remains)
+    with captured_logs() as logs:
+        for _ in range(2):
+            await small_server.rooms.projects.deleter._sweep()
+    assert await store.sismember(projects_key(bucket_of(bad)), bad)
+    assert not await store.sismember(projects_key(bucket_of(interrupted)), interrupted)
+    assert [line["project"] for line in logs if line["event"] == "deletion_failed"] == [BAD]
+
+
+async def test_an_import_begins_beside_one_whose_note_is_damaged(
+    small_api: Api, store: Any
+) -> None:
+    staged = f"other~{BAD}"
+    await store.sadd(projects_key(bucket_of(staged)), staged)
+    await store.set(key(staged, "import"), RAW)
+    report = await imported(small_api, await exported(small_api))
+    assert report.imported_count == 1
