@@ -20,7 +20,8 @@ from contex_server.matching.embedders.port import Embedder, Role, Vector
 from contex_server.server import Server
 from hypothesis import settings
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
+
+from tests.canaries import captured_logs, check_for_canaries
 
 # Tests run beside each other: how long an example takes says nothing.
 settings.register_profile("quick", deadline=None, max_examples=50)
@@ -130,12 +131,13 @@ async def start_server(
         servers.append(server)
         return server
 
-    with capture_logs() as logs:
+    with captured_logs() as logs:
         yield start
         for server in reversed(servers):
             if not server.drain.started:
                 await server.stop()
     assert [entry for entry in logs if entry["event"] in _DEFECTS] == []
+    check_for_canaries(logs)
 
 
 _DEFECTS = ("internal_error", "matcher_failed", "tailer_failed", "background_failed")

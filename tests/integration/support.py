@@ -33,6 +33,8 @@ from contex_server.matching.embedders.port import Role, Vector
 from contex_server.server import Server
 from google.rpc import error_details_pb2, status_pb2
 
+from tests.canaries import CANARY
+
 DEADLINE_S = 30.0
 """How long anything may take that must happen; generous, for it only bounds a failure."""
 
@@ -146,13 +148,15 @@ def _filter(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | ({"filter": EventFilter(**given)} if given else {})
 
 
-def event(key: str = "k", payload: bytes = b"{}", **fields: Any) -> event_service_pb2.NewEvent:
+def event(
+    key: str = "k", payload: bytes = CANARY.encode(), **fields: Any
+) -> event_service_pb2.NewEvent:
     return NewEvent(data_key=key, payload=payload, **fields)
 
 
 def own(event_type: str = "note", **fields: Any) -> event_service_pb2.NewEvent:
     """An event of the publisher's own type, about no datum."""
-    return NewEvent(event_type=event_type, **{"payload": b"{}", **fields})
+    return NewEvent(event_type=event_type, **{"payload": CANARY.encode(), **fields})
 
 
 def after(sequence: str) -> event_pb2.Position:

@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.canaries import check_for_canaries
 from tests.process.servers import ServerProcess
 
 NewServer = Callable[..., ServerProcess]
@@ -22,6 +23,7 @@ async def new_server(data_dir: Path) -> AsyncIterator[NewServer]:
 
     yield new
     for server in servers:
+        check_for_canaries(server.log)
         if server.running:
             children = psutil.Process(server.pid).children(recursive=True)
             await server.kill()

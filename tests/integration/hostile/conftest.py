@@ -10,8 +10,8 @@ import pytest_asyncio
 from contex_server.kernel.config import Settings
 from contex_server.matching.embedders.port import Embedder
 from contex_server.server import Server
-from structlog.testing import capture_logs
 
+from tests.canaries import captured_logs, check_for_canaries
 from tests.conftest import running_store
 from tests.integration.hostile.scene import AGENT, Scene
 from tests.integration.support import Api, event
@@ -20,7 +20,7 @@ from tests.integration.support import Api, event
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(minilm: Embedder) -> AsyncIterator[Scene]:
     # A short name: Unix sockets lie in it.
-    with tempfile.TemporaryDirectory(prefix="ctx") as name, capture_logs() as logs:
+    with tempfile.TemporaryDirectory(prefix="ctx") as name, captured_logs() as logs:
         directory = Path(name)
         async with running_store(directory) as store:
             settings = Settings(port=0, data_dir=directory)
@@ -31,6 +31,7 @@ async def scene(minilm: Embedder) -> AsyncIterator[Scene]:
                 await api.register(AGENT, "a need")
                 yield Scene(server, api, logs)
             await server.stop()
+            check_for_canaries(logs)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -41,4 +42,5 @@ async def unharmed(scene: Scene) -> AsyncIterator[Scene]:
     yield scene
     assert await scene.state() == before
     assert await scene.count() == count
+    check_for_canaries(scene.defects)
     assert [entry for entry in scene.defects if entry["event"] == "internal_error"] == []

@@ -22,6 +22,7 @@ from contex.v1.match_service_pb2 import (
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
 
+from tests.canaries import CANARY
 from tests.conftest import StartServer
 from tests.integration.support import (
     Api,
@@ -251,7 +252,7 @@ async def test_changed_needs_bring_what_newly_matches_first(word_api: Api) -> No
     assert sorted(d.event.data_key for d in change.data) == ["beta.one", "beta.two"]
     assert all(m.need_index == 1 for d in change.data for m in d.matches)
     assert json.loads(change.data[0].context)["data_key"].startswith("beta")
-    assert json.loads(stream.matched[0].context) == {"data_key": "beta.three", "data": {}}
+    assert json.loads(stream.matched[0].context) == {"data_key": "beta.three", "data": int(CANARY)}
     # Who was away reads of it in the log, with the data as of then.
     away = await api.listen("a", cursor=registered.cursor).live()
     (change,) = [m.needs_changed for m in away.messages if m.HasField("needs_changed")]
