@@ -27,7 +27,7 @@ VALUES = {
         ContextFormat(StrEnum)
         KeyState(StrEnum)
         Erasure=Erased
-        Event -text_digest -sealed opaque= erased?
+        Event -text_digest -sealed opaque= erased? valid_until?
         Match need_index need score parts.cosine parts.threshold parts.model path= passage
             parts.background_mean parts.background_deviation parts.standing parts.lexical
             parts.background_passages parts.background_sequence parts.scorer parts.share

@@ -21,7 +21,7 @@ from contex_server.events.feed import Chunk
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failures import Failures
-from contex_server.kernel.model import DATA_DELETED, Agent, Event, Match, Origin, Sequence
+from contex_server.kernel.model import Agent, Event, Match, Origin, Sequence
 from contex_server.log.agents import JournalStore, Sent, SentEvent
 
 log = structlog.get_logger(__name__)
@@ -230,6 +230,6 @@ def _sent_event(event: Event | None, matches: tuple[Match, ...]) -> SentEvent:
         event.sequence,
         event.data_key,
         event.revision,
-        event.event_type == DATA_DELETED,
+        event.deletes,
         tuple((match.need_index, match.score) for match in matches),
     )

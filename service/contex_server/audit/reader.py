@@ -28,7 +28,6 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
     BACKGROUND_CHANGED,
     BEGINNING,
-    DATA_DELETED,
     MATCH_FEEDBACK,
     MODEL_CHANGED,
     SERVICE,
@@ -246,10 +245,9 @@ def _publish_records(
                 detail="useful" if feedback["useful"] else "not useful",
             )
         else:
-            deleted = event.event_type == DATA_DELETED
             record = replace(
                 record,
-                action=AuditAction.DELETED if deleted else AuditAction.PUBLISHED,
+                action=AuditAction.DELETED if event.deletes else AuditAction.PUBLISHED,
                 actor=event.publisher,
                 data_key=event.data_key,
                 revision=event.revision,

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from contex_server.events.descriptions import Descriptions
+from contex_server.events.expirer import Expirer
 from contex_server.events.hub import Hub
 from contex_server.events.presence import Presence
 from contex_server.events.publisher import Publisher
@@ -17,7 +18,7 @@ from contex_server.tiers.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class EventsRoom:
-    """Publishes events, and follows those that others publish."""
+    """Publishes events, follows those that others publish, and lets facts expire."""
 
     publisher: Publisher
     hub: Hub
@@ -39,4 +40,7 @@ def open_events(
     stack.push_async_callback(presence.close)
     descriptions = Descriptions(storage.log, storage.store.descriptions)
     publisher = Publisher(storage.log, descriptions, embeddings, storage.sealer, growth)
+    expirer = Expirer(storage.store, growth)
+    stack.push_async_callback(expirer.close)
+    expirer.start()
     return EventsRoom(publisher, hub, presence)

@@ -50,6 +50,8 @@ class Limits(BaseModel):
     heartbeat_ms: tuple[int, int] = (100, 60_000)
     ping_interval_ms: int = 5_000
     context_tokens: int = 10_000_000
+    min_valid_seconds: int = 1
+    max_valid_seconds: int = 10 * 365 * 24 * 3600
 
     @property
     def response_message_bytes(self) -> int:

@@ -14,7 +14,7 @@ from contex.v1 import event_pb2
 from google.protobuf.message import DecodeError
 
 from contex_server.kernel.model import (
-    DATA_DELETED,
+    DELETIONS,
     SEALED_TAG,
     Entry,
     Erasure,
@@ -32,6 +32,8 @@ _DESCRIPTION = event_pb2.Event.DESCRIPTION_FIELD_NUMBER << 3 | 2
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
 _NO_METADATA: dict[str, str] = {}
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999, where a Timestamp ends."""
 
 
 def decode(entry: Entry) -> Event:
@@ -56,6 +58,7 @@ def decode(entry: Entry) -> Event:
         opaque=message.opaque,
         erased=_erasure(message.erased) if message.HasField("erased") else None,
         metadata=dict(message.metadata) if message.metadata else _NO_METADATA,
+        valid_until_ms=_valid_until_ms(message),
     )
 
 
@@ -71,7 +74,7 @@ def key_state(entry: Entry) -> KeyState | None:
             data_key,
             message.revision,
             entry.sequence,
-            message.event_type == DATA_DELETED,
+            message.event_type in DELETIONS,
             message.text_digest,
         ),
     )
@@ -93,6 +96,7 @@ def entry(event: Event) -> Entry:
         text_digest=event.text_digest,
         opaque=event.opaque,
         erased=None if event.erased is None else _erased_message(event.erased),
+        valid_until=None if event.valid_until_ms is None else timestamp(event.valid_until_ms),
     )
     body = message.SerializeToString(deterministic=True)
     return Entry(str(event.sequence).encode(), body)
@@ -163,6 +167,7 @@ def links(entry: Entry) -> Links:
             message.text_digest,
             message.event_type,
             message.publisher,
+            _valid_until_ms(message),
         ),
     )
 
@@ -221,6 +226,14 @@ def _message(entry: Entry) -> event_pb2.Event:
 def _bound_to(message: event_pb2.Event) -> bytes:
     """What a sealed content must stay with."""
     return f"{message.event_type}\0{message.data_key}".encode()
+
+
+def _valid_until_ms(message: event_pb2.Event) -> int | None:
+    if not message.HasField("valid_until"):
+        return None
+    time = message.valid_until
+    # A file can say anything.
+    return min(max(time.seconds * 1000 + time.nanos // 1_000_000, 0), _LAST_MS)
 
 
 def _erasure(message: event_pb2.Erased) -> Erasure:

@@ -14,6 +14,7 @@ from contex_server.kernel.scope import Scope
 
 DATA_PUBLISHED = "data_published"
 DATA_DELETED = "data_deleted"
+DATA_EXPIRED = "data_expired"
 AGENT_REGISTERED = "agent_registered"
 AGENT_UNREGISTERED = "agent_unregistered"
 MATCH_FEEDBACK = "match_feedback"
@@ -31,7 +32,9 @@ SERVICE_TYPES = frozenset(
     }
 )
 """What the service writes about itself: never matched."""
-RESERVED_TYPES = SERVICE_TYPES | {DATA_PUBLISHED, DATA_DELETED}
+DELETIONS = frozenset({DATA_DELETED, DATA_EXPIRED})
+"""What leaves a data key without a datum."""
+RESERVED_TYPES = SERVICE_TYPES | DELETIONS | {DATA_PUBLISHED}
 
 SUBJECT = "subject"
 """The metadata that names the person whose data an event holds."""
@@ -154,6 +157,8 @@ class NewEvent:
         tombstone: Deletes the key; the event takes over the digest of the deleted datum.
         expected_revision: The revision of the key that the append depends on, if any.
         expected_state: Or what the key is: "absent", "present" or "deleted"; "" if it may be any.
+        validity: How long it is valid: "+<milliseconds>" after the append, "<unix milliseconds>",
+            a time to come, or "=<unix milliseconds>", which the body says already; "" if it lasts.
         subject: Whose data it holds; it is sealed then.
         digest: Identifies the describing text, 16 bytes; empty: not matched.
         carries: Keeps the datum's description; `description` is then what that is taken to be.
@@ -177,6 +182,7 @@ class NewEvent:
     was: str = "*"
     described: str = "?"
     expected_state: str = ""
+    validity: str = ""
 
 
 @dataclass(slots=True)
@@ -287,6 +293,12 @@ class Event:
     opaque: bool = False
     erased: Erasure | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    valid_until_ms: int | None = None
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it leaves its data key without a datum."""
+        return self.event_type in DELETIONS
 
     @property
     def links(self) -> Links:
@@ -299,6 +311,7 @@ class Event:
             self.text_digest,
             self.event_type,
             self.publisher,
+            self.valid_until_ms,
         )
 
 
@@ -308,6 +321,7 @@ class Links(NamedTuple):
     Attributes:
         data_key: Its data key, or "".
         previous_sequence: That of the key's event before it, or "".
+        valid_until_ms: Until when it is valid, in unix milliseconds; None if it lasts.
     """
 
     data_key: str
@@ -316,6 +330,7 @@ class Links(NamedTuple):
     text_digest: bytes
     event_type: str
     publisher: str
+    valid_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.archive import ArchiveStore
 from contex_server.log.audit import AuditStore
+from contex_server.log.expiry import ExpiryStore
 from contex_server.log.keys import KeyStore
 from contex_server.log.match import MatchStore
 from contex_server.log.port import DescriptionStore, PresenceStore, StoreLog
@@ -23,6 +24,7 @@ class Store:
     events: StoreLog
     presence: PresenceStore
     descriptions: DescriptionStore
+    expiry: ExpiryStore
     state: StateStore
     snapshots: SnapshotStore
     match: MatchStore

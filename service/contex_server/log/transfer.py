@@ -23,13 +23,14 @@ class Restored(NamedTuple):
     digest: bytes
     event_type: str
     publisher: str
+    valid_until_ms: int | None = None
 
     @classmethod
     def of(cls, entry: Entry, links: Links) -> Restored:
         """An entry with its links."""
-        key, revision, _, digest, event_type, publisher = links
+        key, revision, _, digest, event_type, publisher, until_ms = links
         # A named tuple's own constructor takes twice as long.
-        fields = (entry.id, entry.body, key, revision, digest, event_type, publisher)
+        fields = (entry.id, entry.body, key, revision, digest, event_type, publisher, until_ms)
         return tuple.__new__(cls, fields)
 
 

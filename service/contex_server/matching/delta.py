@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from contex_server.kernel.model import DATA_DELETED, Event, MinDelta
+from contex_server.kernel.model import Event, MinDelta
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import exact_json, may_be_inexact
 
@@ -39,7 +39,7 @@ def is_significant_update(previous: Event, event: Event, delta: MinDelta) -> boo
     not null. Any other payload is compared by its bytes. Equal bytes are never parsed. The pointers
     of `delta` are valid.
     """
-    if (previous.event_type == DATA_DELETED) != (event.event_type == DATA_DELETED):
+    if previous.deletes != event.deletes:
         return True
     if _content_type(previous) != _content_type(event):
         return True

@@ -10,7 +10,7 @@ from cachetools import LRUCache, TTLCache
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
-from contex_server.kernel.model import DATA_DELETED, Event
+from contex_server.kernel.model import Event
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
@@ -154,7 +154,7 @@ class Embeddings:
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; for a deletion, those of the deleted datum."""
-        while event.event_type == DATA_DELETED and event.previous_sequence is not None:
+        while event.deletes and event.previous_sequence is not None:
             (entry,) = await self._log.get(project, [event.previous_sequence])
             if entry is None:
                 break

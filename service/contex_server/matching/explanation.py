@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contex_server.kernel.model import DATA_DELETED, Event, Match
+from contex_server.kernel.model import DATA_EXPIRED, Event, Match
 
 
 class Contribution(NamedTuple):
@@ -69,7 +69,9 @@ def listed(words: Sequence[str]) -> str:
 def decision(match: Match, event: Event, *, matched: bool, excluded: bool) -> str:
     """The sentence that says whether the event's datum matches, and by what."""
     score, threshold = f"{match.score:.2f}", f"{match.threshold:.2f}"
-    what = "The datum deleted here" if event.event_type == DATA_DELETED else "It"
+    what = "The datum deleted here" if event.deletes else "It"
+    if event.event_type == DATA_EXPIRED:
+        what = "The datum that expired here"
     if excluded:
         return f"{what} does not match: its key is one that the need excludes."
     if matched:

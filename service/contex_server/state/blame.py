@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from contex_server.kernel.model import DATA_DELETED, Event
+from contex_server.kernel.model import Event
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import text_of
 from contex_server.state.json_values import is_same, parse_all_digits, write
@@ -59,7 +59,7 @@ class Blame:
 
     def add(self, before: Event) -> None:
         """Adds the event before the one that was added last."""
-        if before.event_type == DATA_DELETED:
+        if before.deletes:
             self._settle(self._open)
         else:
             self._compare(before)

@@ -12,7 +12,6 @@ from contextlib import aclosing
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
     BEGINNING,
-    DATA_DELETED,
     Entry,
     Event,
     KeyState,
@@ -80,7 +79,7 @@ def key_state_of(event: Event) -> KeyState:
         event.data_key,
         event.revision,
         event.sequence,
-        event.event_type == DATA_DELETED,
+        event.deletes,
         event.text_digest,
     )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, DATA_DELETED, Entry, Event, KeyState, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, Event, KeyState, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -284,11 +284,11 @@ def _compare(chain: list[Revision]) -> list[Revision]:
     revisions = []
     for after, before in zip_longest(chain, chain[1:]):
         compared = None
-        if after.event.event_type == DATA_DELETED or after.event.previous_sequence is None:
+        if after.event.deletes or after.event.previous_sequence is None:
             pass
         elif before is None:
             compared = Patch(omitted=PatchOmitted.TRIMMED)
-        elif before.event.event_type != DATA_DELETED:
+        elif not before.event.deletes:
             compared = patch(before.event, after.event)
         revisions.append(after._replace(patch=compared))
     return revisions

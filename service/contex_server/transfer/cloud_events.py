@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from contex_server.kernel.model import DATA_DELETED, Event, Sequence
+from contex_server.kernel.model import DELETIONS, Event, Sequence
 from contex_server.matching.formats.media import Format, media
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.event_json import (
@@ -27,9 +27,11 @@ from contex_server.transfer.event_json import (
     read_sequence,
     read_text,
     read_texts,
+    read_time,
     write_bytes,
     write_erasure,
     write_payload,
+    write_time,
 )
 from contex_server.transfer.items import Manifest, Summary
 
@@ -41,7 +43,7 @@ _UTF_8 = ("", "utf-8")
 _EVENT_FIELDS = {
     *("specversion", "type", "subject", "datacontenttype", "data", "data_base64"),
     *("contexrevision", "contexprevious", "contexdigest", "contexdescription"),
-    *("contexpublisher", "contexmetadata", "contexopaque", "contexerased"),
+    *("contexpublisher", "contexmetadata", "contexopaque", "contexerased", "contexvaliduntil"),
 }
 """The attributes that an event has a field for."""
 
@@ -82,6 +84,7 @@ class CloudEventsEncoding(JsonEncoding):
             "contexerased": (
                 orjson.dumps(write_erasure(record.erased)).decode() if record.erased else ""
             ),
+            "contexvaliduntil": write_time(record.valid_until_ms),
         }
         fields.update({name: value for name, value in extensions.items() if value})
         return {**fields, **_write_data(record.payload, record.content_type)}
@@ -109,7 +112,7 @@ class CloudEventsEncoding(JsonEncoding):
             metadata |= read_texts(orjson.loads(contex_metadata), "contexmetadata")
         content_type = read_text(fields, "datacontenttype")
         payload = self._payload(fields, content_type)
-        if own is None and kind != DATA_DELETED and _is_unlabelled(payload, content_type, fields):
+        if own is None and kind not in DELETIONS and _is_unlabelled(payload, content_type, fields):
             if content_type:
                 metadata["cloudevents_datacontenttype"] = content_type
             content_type = _BINARY
@@ -128,6 +131,7 @@ class CloudEventsEncoding(JsonEncoding):
             text_digest=bytes.fromhex(read_text(fields, "contexdigest")),
             opaque=fields.get("contexopaque", False) is True,
             erased=read_erasure(orjson.loads(erased)) if erased else None,
+            valid_until_ms=read_time(fields, "contexvaliduntil"),
         )
 
     def _payload(self, fields: dict[str, Any], content_type: str) -> bytes:

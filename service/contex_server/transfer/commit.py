@@ -15,10 +15,10 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import (
     BEGINNING,
-    DATA_DELETED,
     SUBJECT,
     Append,
     Entry,
+    Event,
     NewEvent,
     Origin,
     Range,
@@ -148,7 +148,8 @@ class ImportCommit:
         number = 0
         async for entries in self._staged_after(BEGINNING):
             # An append names one publisher.
-            for publisher, run in groupby(map(_new_event, entries), lambda pair: pair[1]):
+            events = await self._new_events(entries)
+            for publisher, run in groupby(events, lambda pair: pair[1]):
                 number += 1
                 append = Append(
                     self.request.project,
@@ -164,6 +165,21 @@ class ImportCommit:
             await self.staging.claim()
         return first, last
 
+    async def _new_events(self, entries: list[Entry]) -> list[tuple[NewEvent, str]]:
+        """Events as they were published, with their publishers. Those that are valid up to some
+        time expire if nothing in the file comes after them: otherwise that tells what did."""
+        records = list(map(event_codec.decode, entries))
+        expiring = {r.data_key for r in records if r.valid_until_ms is not None}
+        latest = await self.storage.store.state.latest(self.staging.project, expiring)
+        pairs = []
+        for record in records:
+            event = _new_event(record)
+            state = latest.get(record.data_key)
+            if record.valid_until_ms is not None and state and state.sequence == record.sequence:
+                event.validity = f"={record.valid_until_ms}"
+            pairs.append((event, record.publisher))
+        return pairs
+
     async def _staged_after(self, after: Sequence) -> AsyncGenerator[list[Entry], None]:
         staged = self.staging.project
         tail = (await self.storage.log.bounds(staged)).tail
@@ -174,21 +190,19 @@ class ImportCommit:
                     yield page.entries
 
 
-def _new_event(entry: Entry) -> tuple[NewEvent, str]:
-    """An event as it was published, and its publisher."""
-    record = event_codec.decode(entry)
+def _new_event(record: Event) -> NewEvent:
+    """An event as it was published."""
     bare = replace(record, revision=0, previous_sequence=None, text_digest=b"", opaque=False)
-    event = NewEvent(
+    return NewEvent(
         event_codec.entry(bare).body,
         record.data_key,
         record.event_type,
         record.payload,
         record.content_type,
         record.description,
-        record.event_type == DATA_DELETED,
+        record.deletes,
         subject=record.metadata.get(SUBJECT, ""),
     )
-    return event, record.publisher
 
 
 def not_empty(project: str, tail: Sequence) -> ContexError:

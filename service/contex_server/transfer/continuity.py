@@ -70,7 +70,7 @@ class Continuity:
             except ValueError as error:
                 raise ContinuityError(f"not an event: {error!s:.100}") from error
         latest = self._latest
-        for entry, (key, revision, previous, _, _, _) in zip(entries, links, strict=True):
+        for entry, (key, revision, previous, *_) in zip(entries, links, strict=True):
             if not key:
                 continue
             before = latest.get(key)

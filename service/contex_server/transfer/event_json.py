@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import orjson
@@ -21,6 +21,7 @@ from contex_server.kernel.model import Erasure, Event, Sequence
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import Manifest, Summary
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG_NUMBER = re.compile(rb"\d{19}")
 """Integers of more than 64 bits are floats to orjson."""
 
@@ -58,6 +59,7 @@ class JsonEncoding:
             "text_digest": record.text_digest.hex(),
             "opaque": record.opaque,
             "erased": write_erasure(record.erased),
+            "valid_until": write_time(record.valid_until_ms),
         }
         fields = {name: value for name, value in fields.items() if value}
         return {**fields, **write_payload(record.payload, "payload")}
@@ -93,6 +95,7 @@ class JsonEncoding:
             text_digest=bytes.fromhex(read_text(fields, "text_digest")),
             opaque=fields.get("opaque", False) is True,
             erased=read_erasure(fields.get("erased")),
+            valid_until_ms=read_time(fields, "valid_until"),
         )
 
 
@@ -143,6 +146,24 @@ def read_erasure(fields: dict[str, Any] | None) -> Erasure | None:
     digest = bytes.fromhex(read_text(fields, "payload_digest"))
     unix_ms = round(when.timestamp() * 1000)
     return Erasure(unix_ms, read_text(fields, "request_id"), read_text(fields, "reason"), digest)
+
+
+def write_time(unix_ms: int | None) -> str:
+    """A time as text; "" if there is none."""
+    return "" if unix_ms is None else rfc3339(unix_ms)
+
+
+def read_time(fields: dict[str, Any], name: str) -> int | None:
+    """Reads what `write_time` wrote; a time without a zone is in UTC."""
+    text = read_text(fields, name)
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError(f"{name}: {text!r:.40} is not a time as in RFC 3339") from None
+    since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
+    return max(0, since // timedelta(milliseconds=1))
 
 
 def write_payload(payload: bytes, name: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import (
-    DATA_DELETED,
     DATA_PUBLISHED,
+    DELETIONS,
     SERVICE_TYPES,
     Entry,
     Event,
@@ -89,7 +89,7 @@ def _record(fields: dict[str, Any]) -> Event:
     if not data.get("data_key"):
         return Event(sequence, kind, payload=dumps(data))
     key = read_text(data, "data_key")
-    if kind == DATA_DELETED:
+    if kind in DELETIONS:
         return Event(sequence, kind, data_key=key)
     if data.get("description") is None:
         data.pop("description", None)

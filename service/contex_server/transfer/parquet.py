@@ -27,6 +27,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Event], Any]]] = {
     "metadata": (TEXT, lambda event: orjson.dumps(event.metadata).decode()),
     "text_digest": (TEXT, lambda event: event.text_digest.hex()),
     "opaque": (TRUTH, lambda event: event.opaque),
+    "valid_until": (TIME, lambda event: event.valid_until_ms),
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import BEGINNING, DATA_DELETED, SUBJECT, Entry, KeyState
+from contex_server.kernel.model import BEGINNING, DELETIONS, SUBJECT, Entry, KeyState
 from contex_server.log.buckets import target_project
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.tasks import HOLD_MS, Claims
@@ -226,7 +226,7 @@ class Staging:
         for key, event in {event.data_key: event for event in events}.items():
             if key:
                 sequence = Entry(event.id, b"").sequence
-                deleted = event.event_type == DATA_DELETED
+                deleted = event.event_type in DELETIONS
                 self._states[key] = KeyState(key, event.revision, sequence, deleted, event.digest)
 
     async def _restore(self, events: list[Restored], note: bytes, *, archived: bool) -> None:

@@ -18,8 +18,8 @@ from contex_server.kernel.event_rules import (
 )
 from contex_server.kernel.model import (
     BEGINNING,
-    DATA_DELETED,
     DATA_PUBLISHED,
+    DELETIONS,
     SERVICE_TYPES,
     Entry,
     Event,
@@ -169,14 +169,14 @@ class EventTransform:
         _check_names(key, kind, record.publisher)
         if self._exact:
             return
-        if kind in (DATA_PUBLISHED, DATA_DELETED) and not record.data_key:
+        if (kind == DATA_PUBLISHED or kind in DELETIONS) and not record.data_key:
             DATA_KEY("")
         check_payload(record.payload, limits)
         check_description(record.description, limits)
         check_metadata({k: v for k, v in record.metadata.items() if k not in _MARKS}, limits)
         if record.content_type:
             check_content_type(record.content_type, limits)
-        if kind == DATA_DELETED:
+        if kind in DELETIONS:
             if record.payload or record.content_type:
                 raise invalid_field("payload", "must be empty where data are deleted")
             return
@@ -224,7 +224,7 @@ class EventTransform:
         self._report.redacted += payload is not record.payload
         digest = record.text_digest
         changed = key != record.data_key or payload is not record.payload
-        if changed and digest and record.event_type != DATA_DELETED:
+        if changed and digest and not record.deletes:
             text = describe_event(replace(record, data_key=key, payload=payload))
             digest = text.digest()
         before = self._latest.get(key) if key else None

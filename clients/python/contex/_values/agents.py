@@ -249,7 +249,7 @@ class KnownDatum(KnownDatumMethods):
         latest_sequence: The latest event of the datum at that moment. If it differs from
             `sequence`, the agent's knowledge was out of date.
         latest_revision: The revision of the latest event.
-        deleted: Whether the datum had been deleted by then.
+        deleted: Whether the datum had been deleted, or had expired, by then.
         event: The event that the agent had been sent. None with omit_payloads, if the response
             would have grown beyond 3 MiB, or if the event can no longer be read.
     """
@@ -365,7 +365,8 @@ class AgentContext:
     Attributes:
         as_of: The moment.
         agent: The registration as of that moment, with the cursor that the agent had acknowledged.
-        known: The data that the agent had been sent, by key, except those it was told were deleted.
+        known: The data that the agent had been sent, by key, except those it was told were deleted
+            or had expired.
         pending: What existed and matched its needs but had not been sent yet, best score first.
         held_back: What matched or nearly matched but was held back for a reason.
         streams: The agent's streams, newest first, at most 10. They show whether it was connected.

@@ -23,7 +23,7 @@ class AuditAction(enum.Enum):
     PUBLISHED = "published"
     """An event was published."""
     DELETED = "deleted"
-    """A datum was deleted."""
+    """A datum was deleted, or expired ("data_expired", by the service itself)."""
     REGISTERED = "registered"
     """An agent was registered, or its registration replaced or changed."""
     UNREGISTERED = "unregistered"

@@ -84,9 +84,9 @@ class KeyState(enum.StrEnum):
     ABSENT = "absent"
     """It has never had an event."""
     PRESENT = "present"
-    """It has a datum: its latest event is no deletion."""
+    """It has a datum: its latest event is neither a deletion nor an expiry."""
     DELETED = "deleted"
-    """Its latest event deleted it."""
+    """Its latest event deleted it, or says that it expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,11 @@ class Event(EventMethods):
     Attributes:
         sequence: Position in the project's log, "{unix_ms}-{n}". Set by the store.
         event_type: What happened. The service itself writes "data_published", "data_deleted",
-            "agent_registered", "agent_unregistered", "match_feedback", "data_erased",
-            "matching_model_changed" and "matching_background_changed"; publishers can use any other
-            type.
+            "data_expired", "agent_registered", "agent_unregistered", "match_feedback",
+            "data_erased", "matching_model_changed" and "matching_background_changed"; publishers
+            can use any other type.
         data_key: The datum that this event is about. Empty if it is not about a datum.
-        payload: The fact itself, exactly as published. Empty in "data_deleted".
+        payload: The fact itself, exactly as published. Empty in "data_deleted" and "data_expired".
         content_type: Media type of the payload. Empty means "application/json".
         description: The publisher's description of the datum, in plain words: given with this
             event, or with an earlier one and kept. Used for matching.
@@ -140,14 +140,18 @@ class Event(EventMethods):
             person whose data the event holds (1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -);
             payload and description are then encrypted at rest and can be erased.
         revision: Number of events of this data key, including this one: 1 for the first. Deletions
-            count, and a key that is published again after a deletion continues the count. 0 if the
-            event has no data key.
+            and expiries count, and a key that is published again after one continues the count. 0
+            if the event has no data key.
         previous_sequence: Sequence of the previous event of the same data key; empty for the first.
         opaque: True if the payload's bytes could not be described; the event is then matched by its
             key and description only.
         erased: Set if payload and description were erased or removed as later revisions came
             (Retention.keep_revisions). Both are then empty, and the event no longer matches
             anything. All other fields are unchanged.
+        valid_until: Until when the datum is valid, if it does not last: as published, or
+            `valid_for` after the append, by the store's clock (UTC). Within about a second of this
+            time the service writes "data_expired", unless a later event of the data key comes
+            first; until then the datum is part of the state.
     """
 
     sequence: str
@@ -162,6 +166,7 @@ class Event(EventMethods):
     previous_sequence: str
     opaque: bool = False
     erased: Erasure | None = None
+    valid_until: datetime | None = None
 
 
 def event(message: event_pb2.Event) -> Event:
@@ -179,6 +184,9 @@ def event(message: event_pb2.Event) -> Event:
         previous_sequence=message.previous_sequence,
         opaque=message.opaque,
         erased=erasure(message.erased) if message.HasField("erased") else None,
+        valid_until=message.valid_until.ToDatetime(tzinfo=UTC)
+        if message.HasField("valid_until")
+        else None,
     )
 
 

@@ -84,6 +84,8 @@ class ServerLimits:
         page_bytes: Bytes after which a page ends, whatever its size.
         page_scanned_events: Events after which a page ends that examines them.
         needs_bytes: Bytes of all needs of an agent, or questions of a Match, texts and exclusions.
+        min_valid_seconds: Seconds that a fact which expires must be valid at least.
+        max_valid_seconds: Seconds that it may be valid at most.
     """
 
     payload_bytes: int
@@ -117,6 +119,8 @@ class ServerLimits:
     page_bytes: int
     page_scanned_events: int
     needs_bytes: int
+    min_valid_seconds: int
+    max_valid_seconds: int
 
 
 def server_limits(message: server_service_pb2.ServerLimits) -> ServerLimits:
@@ -153,6 +157,8 @@ def server_limits(message: server_service_pb2.ServerLimits) -> ServerLimits:
         page_bytes=message.page_bytes,
         page_scanned_events=message.page_scanned_events,
         needs_bytes=message.needs_bytes,
+        min_valid_seconds=message.min_valid_seconds,
+        max_valid_seconds=message.max_valid_seconds,
     )
 
 

@@ -55,7 +55,7 @@ class Datum:
         data_key: Its key.
         sequence: Its latest event.
         revision: Number of events that the key has had.
-        deleted: Whether the latest event is a deletion.
+        deleted: Whether the latest event is a deletion or an expiry.
         event: The latest event. None with `keys_only`, or if it can no longer be read.
         payload_omitted: True if the payload was left out because the response would have grown
             beyond 2 MiB; read it with `get_event`.
@@ -231,7 +231,8 @@ class Revision:
         event: The event, with publisher, revision and previous_sequence.
         time: When it was appended (UTC).
         patch: From the previous revision to this one. None for the first revision, and for
-            deletions and the revisions that follow them, which have nothing to compare with.
+            deletions, expiries and the revisions that follow them, which have nothing to compare
+            with.
         payload_omitted: True if the payload was left out because the response would have grown
             beyond 2 MiB.
     """

@@ -921,7 +921,9 @@ class GetAgentContextResponse(_message.Message):
 
     @_builtins.property
     def known(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownDatum]:
-        """The data that the agent had been sent, by key, except those it was told were deleted."""
+        """The data that the agent had been sent, by key, except those it was told were deleted or
+        had expired.
+        """
 
     @_builtins.property
     def pending(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
@@ -993,7 +995,7 @@ class KnownDatum(_message.Message):
     latest_revision: _builtins.int
     """The revision of the latest event."""
     deleted: _builtins.bool
-    """Whether the datum had been deleted by then."""
+    """Whether the datum had been deleted, or had expired, by then."""
     @_builtins.property
     def sent_time(self) -> _timestamp_pb2.Timestamp:
         """When that event was sent."""

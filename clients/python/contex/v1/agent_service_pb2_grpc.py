@@ -45,7 +45,7 @@ class AgentServiceStub:
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
     every project, and a (need, event) pair has the same score at registration and live. A
-    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
     also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
@@ -133,7 +133,7 @@ class AgentServiceServicer:
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
     every project, and a (need, event) pair has the same score at registration and live. A
-    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
     also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
@@ -297,7 +297,7 @@ class AgentService:
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
     every project, and a (need, event) pair has the same score at registration and live. A
-    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
     also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 

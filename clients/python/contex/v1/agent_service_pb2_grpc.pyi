@@ -46,7 +46,7 @@ class AgentServiceStub:
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
     every project, and a (need, event) pair has the same score at registration and live. A
-    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
     also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
@@ -121,7 +121,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
     every project, and a (need, event) pair has the same score at registration and live. A
-    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
     also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 
@@ -192,7 +192,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
     every project, and a (need, event) pair has the same score at registration and live. A
-    deletion is matched by the text of the datum that it deletes. The agent's current needs
+    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
     also apply to past events. Events that the service writes about agents, feedback and
     models never match.
 

@@ -32,7 +32,7 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     AUDIT_ACTION_PUBLISHED: _AuditAction.ValueType  # 1
     """An event was published."""
     AUDIT_ACTION_DELETED: _AuditAction.ValueType  # 2
-    """A datum was deleted."""
+    """A datum was deleted, or expired ("data_expired", by the service itself)."""
     AUDIT_ACTION_REGISTERED: _AuditAction.ValueType  # 3
     """An agent was registered, or its registration replaced or changed."""
     AUDIT_ACTION_UNREGISTERED: _AuditAction.ValueType  # 4
@@ -69,7 +69,7 @@ AUDIT_ACTION_UNSPECIFIED: AuditAction.ValueType  # 0
 AUDIT_ACTION_PUBLISHED: AuditAction.ValueType  # 1
 """An event was published."""
 AUDIT_ACTION_DELETED: AuditAction.ValueType  # 2
-"""A datum was deleted."""
+"""A datum was deleted, or expired ("data_expired", by the service itself)."""
 AUDIT_ACTION_REGISTERED: AuditAction.ValueType  # 3
 """An agent was registered, or its registration replaced or changed."""
 AUDIT_ACTION_UNREGISTERED: AuditAction.ValueType  # 4

@@ -99,8 +99,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     with care.
     """
     ERROR_REASON_DATA_KEY_NOT_FOUND: _ErrorReason.ValueType  # 19
-    """NOT_FOUND. At the requested moment the data key had no event or was deleted: "data_key". Not
-    retryable.
+    """NOT_FOUND. At the requested moment the data key had no event, was deleted or had expired:
+    "data_key". Not retryable.
     """
     ERROR_REASON_TIME_IN_FUTURE: _ErrorReason.ValueType  # 20
     """OUT_OF_RANGE. The time is in the future of the store's clock: "now". One second of clock
@@ -255,8 +255,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
 with care.
 """
 ERROR_REASON_DATA_KEY_NOT_FOUND: ErrorReason.ValueType  # 19
-"""NOT_FOUND. At the requested moment the data key had no event or was deleted: "data_key". Not
-retryable.
+"""NOT_FOUND. At the requested moment the data key had no event, was deleted or had expired:
+"data_key". Not retryable.
 """
 ERROR_REASON_TIME_IN_FUTURE: ErrorReason.ValueType  # 20
 """OUT_OF_RANGE. The time is in the future of the store's clock: "now". One second of clock

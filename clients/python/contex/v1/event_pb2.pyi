@@ -197,10 +197,11 @@ class Event(_message.Message):
     OPAQUE_FIELD_NUMBER: _builtins.int
     ERASED_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """Position in the project's log, "{unix_ms}-{n}". Set by the store."""
     event_type: _builtins.str
-    """What happened. The service itself writes "data_published", "data_deleted",
+    """What happened. The service itself writes "data_published", "data_deleted", "data_expired",
     "agent_registered", "agent_unregistered", "match_feedback", "data_erased",
     "matching_model_changed" and "matching_background_changed"; publishers can use any other
     type.
@@ -208,7 +209,7 @@ class Event(_message.Message):
     data_key: _builtins.str
     """The datum that this event is about. Empty if it is not about a datum."""
     payload: _builtins.bytes
-    """The fact itself, exactly as published. Empty in "data_deleted"."""
+    """The fact itself, exactly as published. Empty in "data_deleted" and "data_expired"."""
     content_type: _builtins.str
     """Media type of the payload. Empty means "application/json"."""
     description: _builtins.str
@@ -218,9 +219,9 @@ class Event(_message.Message):
     publisher: _builtins.str
     """The publisher's name, as given by the publisher. Not verified yet."""
     revision: _builtins.int
-    """Number of events of this data key, including this one: 1 for the first. Deletions count,
-    and a key that is published again after a deletion continues the count. 0 if the event has
-    no data key.
+    """Number of events of this data key, including this one: 1 for the first. Deletions and
+    expiries count, and a key that is published again after one continues the count. 0 if the
+    event has no data key.
     """
     previous_sequence: _builtins.str
     """Sequence of the previous event of the same data key; empty for the first."""
@@ -251,6 +252,14 @@ class Event(_message.Message):
         anything. All other fields are unchanged.
         """
 
+    @_builtins.property
+    def valid_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the datum is valid, if it does not last: as published, or `valid_for` after the
+        append, by the store's clock. Within about a second of this time the service writes
+        "data_expired", unless a later event of the data key comes first; until then the datum is part
+        of the state.
+        """
+
     def __init__(
         self,
         *,
@@ -268,10 +277,11 @@ class Event(_message.Message):
         opaque: _builtins.bool = ...,
         erased: Global___Erased | None = ...,
         sealed: _builtins.bytes = ...,
+        valid_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "erased", b"erased", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sealed", b"sealed", "sequence", b"sequence", "text_digest", b"text_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "erased", b"erased", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sealed", b"sealed", "sequence", b"sequence", "text_digest", b"text_digest", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -767,7 +777,8 @@ class EventFilter(_message.Message):
     EXCLUDE_SERVICE_EVENTS_FIELD_NUMBER: _builtins.int
     exclude_service_events: _builtins.bool
     """Leaves out what the service writes about itself: registrations, feedback, erasures and changes
-    of matching, that is all reserved types but "data_published" and "data_deleted".
+    of matching, that is all reserved types but "data_published", "data_deleted" and
+    "data_expired".
     """
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/event_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x02\n\x08NewEvent\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x08metadata\x18\x06 \x03(\x0b\x32!.contex.v1.NewEvent.MetadataEntry\x12\x11\n\ttombstone\x18\x07 \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12+\n\x0e\x65xpected_state\x18\t \x01(\x0e\x32\x13.contex.v1.KeyState\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_descriptionB\x14\n\x12_expected_revision\"-\n\x07Receipt\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x98\x01\n\x0ePublishRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"u\n\x0fPublishResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.contex.v1.Receipt\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"B\n\x14PublishStreamRequest\x12*\n\x07publish\x18\x01 \x01(\x0b\x32\x19.contex.v1.PublishRequest\"\x8e\x01\n\x15PublishStreamResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"\x82\x02\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x32\n\x08metadata\x18\x04 \x03(\x0b\x32 .contex.v1.Refusal.MetadataEntry\x12\x1b\n\x0eretry_delay_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x33\n\x10\x66ield_violations\x18\x06 \x03(\x0b\x32\x19.contex.v1.FieldViolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_retry_delay_ms\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"4\n\x0fGetEventRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\"3\n\x10GetEventResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\"\xdc\x01\n\x11ListEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc1\x01\n\rReplayRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\"\xb2\x01\n\x0eReplayResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\xef\x01\n\x10SubscribeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1f\n\x04\x65\x64ge\x18\x02 \x01(\x0e\x32\x0f.contex.v1.EdgeH\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\tH\x00\x12/\n\tfrom_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12&\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1d\n\x15heartbeat_interval_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\tB\x07\n\x05start\"\xb8\x02\n\x11SubscribeResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ABSENT\x10\x01\x12\x15\n\x11KEY_STATE_PRESENT\x10\x02\x12\x15\n\x11KEY_STATE_DELETED\x10\x03\x32\xc3\x03\n\x0c\x45ventService\x12@\n\x07Publish\x12\x19.contex.v1.PublishRequest\x1a\x1a.contex.v1.PublishResponse\x12V\n\rPublishStream\x12\x1f.contex.v1.PublishStreamRequest\x1a .contex.v1.PublishStreamResponse(\x01\x30\x01\x12\x43\n\x08GetEvent\x12\x1a.contex.v1.GetEventRequest\x1a\x1b.contex.v1.GetEventResponse\x12I\n\nListEvents\x12\x1c.contex.v1.ListEventsRequest\x1a\x1d.contex.v1.ListEventsResponse\x12?\n\x06Replay\x12\x18.contex.v1.ReplayRequest\x1a\x19.contex.v1.ReplayResponse0\x01\x12H\n\tSubscribe\x12\x1b.contex.v1.SubscribeRequest\x1a\x1c.contex.v1.SubscribeResponse0\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/event_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x08NewEvent\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x33\n\x08metadata\x18\x06 \x03(\x0b\x32!.contex.v1.NewEvent.MetadataEntry\x12\x11\n\ttombstone\x18\x07 \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12+\n\x0e\x65xpected_state\x18\t \x01(\x0e\x32\x13.contex.v1.KeyState\x12.\n\tvalid_for\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x31\n\x0bvalid_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08validityB\x0e\n\x0c_descriptionB\x14\n\x12_expected_revision\"-\n\x07Receipt\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x98\x01\n\x0ePublishRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"u\n\x0fPublishResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.contex.v1.Receipt\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"B\n\x14PublishStreamRequest\x12*\n\x07publish\x18\x01 \x01(\x0b\x32\x19.contex.v1.PublishRequest\"\x8e\x01\n\x15PublishStreamResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"\x82\x02\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x32\n\x08metadata\x18\x04 \x03(\x0b\x32 .contex.v1.Refusal.MetadataEntry\x12\x1b\n\x0eretry_delay_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x33\n\x10\x66ield_violations\x18\x06 \x03(\x0b\x32\x19.contex.v1.FieldViolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_retry_delay_ms\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"4\n\x0fGetEventRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\"3\n\x10GetEventResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\"\xdc\x01\n\x11ListEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc1\x01\n\rReplayRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\"\xb2\x01\n\x0eReplayResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\xef\x01\n\x10SubscribeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1f\n\x04\x65\x64ge\x18\x02 \x01(\x0e\x32\x0f.contex.v1.EdgeH\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\tH\x00\x12/\n\tfrom_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12&\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1d\n\x15heartbeat_interval_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\tB\x07\n\x05start\"\xb8\x02\n\x11SubscribeResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ABSENT\x10\x01\x12\x15\n\x11KEY_STATE_PRESENT\x10\x02\x12\x15\n\x11KEY_STATE_DELETED\x10\x03\x32\xc3\x03\n\x0c\x45ventService\x12@\n\x07Publish\x12\x19.contex.v1.PublishRequest\x1a\x1a.contex.v1.PublishResponse\x12V\n\rPublishStream\x12\x1f.contex.v1.PublishStreamRequest\x1a .contex.v1.PublishStreamResponse(\x01\x30\x01\x12\x43\n\x08GetEvent\x12\x1a.contex.v1.GetEventRequest\x1a\x1b.contex.v1.GetEventResponse\x12I\n\nListEvents\x12\x1c.contex.v1.ListEventsRequest\x1a\x1d.contex.v1.ListEventsResponse\x12?\n\x06Replay\x12\x18.contex.v1.ReplayRequest\x1a\x19.contex.v1.ReplayResponse0\x01\x12H\n\tSubscribe\x12\x1b.contex.v1.SubscribeRequest\x1a\x1c.contex.v1.SubscribeResponse0\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,44 +39,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEWEVENT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_REFUSAL_METADATAENTRY']._loaded_options = None
   _globals['_REFUSAL_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_KEYSTATE']._serialized_start=2646
-  _globals['_KEYSTATE']._serialized_end=2751
-  _globals['_NEWEVENT']._serialized_start=101
-  _globals['_NEWEVENT']._serialized_end=450
-  _globals['_NEWEVENT_METADATAENTRY']._serialized_start=365
-  _globals['_NEWEVENT_METADATAENTRY']._serialized_end=412
-  _globals['_RECEIPT']._serialized_start=452
-  _globals['_RECEIPT']._serialized_end=497
-  _globals['_PUBLISHREQUEST']._serialized_start=500
-  _globals['_PUBLISHREQUEST']._serialized_end=652
-  _globals['_PUBLISHRESPONSE']._serialized_start=654
-  _globals['_PUBLISHRESPONSE']._serialized_end=771
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=773
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=839
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=842
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=984
-  _globals['_REFUSAL']._serialized_start=987
-  _globals['_REFUSAL']._serialized_end=1245
-  _globals['_REFUSAL_METADATAENTRY']._serialized_start=365
-  _globals['_REFUSAL_METADATAENTRY']._serialized_end=412
-  _globals['_FIELDVIOLATION']._serialized_start=1247
-  _globals['_FIELDVIOLATION']._serialized_end=1299
-  _globals['_GETEVENTREQUEST']._serialized_start=1301
-  _globals['_GETEVENTREQUEST']._serialized_end=1353
-  _globals['_GETEVENTRESPONSE']._serialized_start=1355
-  _globals['_GETEVENTRESPONSE']._serialized_end=1406
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1409
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1629
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1631
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1710
-  _globals['_REPLAYREQUEST']._serialized_start=1713
-  _globals['_REPLAYREQUEST']._serialized_end=1906
-  _globals['_REPLAYRESPONSE']._serialized_start=1909
-  _globals['_REPLAYRESPONSE']._serialized_end=2087
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=2090
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=2329
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=2332
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=2644
-  _globals['_EVENTSERVICE']._serialized_start=2754
-  _globals['_EVENTSERVICE']._serialized_end=3205
+  _globals['_KEYSTATE']._serialized_start=2789
+  _globals['_KEYSTATE']._serialized_end=2894
+  _globals['_NEWEVENT']._serialized_start=133
+  _globals['_NEWEVENT']._serialized_end=593
+  _globals['_NEWEVENT_METADATAENTRY']._serialized_start=496
+  _globals['_NEWEVENT_METADATAENTRY']._serialized_end=543
+  _globals['_RECEIPT']._serialized_start=595
+  _globals['_RECEIPT']._serialized_end=640
+  _globals['_PUBLISHREQUEST']._serialized_start=643
+  _globals['_PUBLISHREQUEST']._serialized_end=795
+  _globals['_PUBLISHRESPONSE']._serialized_start=797
+  _globals['_PUBLISHRESPONSE']._serialized_end=914
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=916
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=982
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=985
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=1127
+  _globals['_REFUSAL']._serialized_start=1130
+  _globals['_REFUSAL']._serialized_end=1388
+  _globals['_REFUSAL_METADATAENTRY']._serialized_start=496
+  _globals['_REFUSAL_METADATAENTRY']._serialized_end=543
+  _globals['_FIELDVIOLATION']._serialized_start=1390
+  _globals['_FIELDVIOLATION']._serialized_end=1442
+  _globals['_GETEVENTREQUEST']._serialized_start=1444
+  _globals['_GETEVENTREQUEST']._serialized_end=1496
+  _globals['_GETEVENTRESPONSE']._serialized_start=1498
+  _globals['_GETEVENTRESPONSE']._serialized_end=1549
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1552
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1772
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1774
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1853
+  _globals['_REPLAYREQUEST']._serialized_start=1856
+  _globals['_REPLAYREQUEST']._serialized_end=2049
+  _globals['_REPLAYRESPONSE']._serialized_start=2052
+  _globals['_REPLAYRESPONSE']._serialized_end=2230
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=2233
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=2472
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=2475
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=2787
+  _globals['_EVENTSERVICE']._serialized_start=2897
+  _globals['_EVENTSERVICE']._serialized_end=3348
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from contex.v1 import event_pb2 as _event_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -32,9 +33,9 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     KEY_STATE_ABSENT: _KeyState.ValueType  # 1
     """It has never had an event."""
     KEY_STATE_PRESENT: _KeyState.ValueType  # 2
-    """It has a datum: its latest event is no deletion."""
+    """It has a datum: its latest event is neither a deletion nor an expiry."""
     KEY_STATE_DELETED: _KeyState.ValueType  # 3
-    """Its latest event deleted it."""
+    """Its latest event deleted it, or says that it expired."""
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """What a data key is at a place in the log."""
@@ -44,9 +45,9 @@ KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
 KEY_STATE_ABSENT: KeyState.ValueType  # 1
 """It has never had an event."""
 KEY_STATE_PRESENT: KeyState.ValueType  # 2
-"""It has a datum: its latest event is no deletion."""
+"""It has a datum: its latest event is neither a deletion nor an expiry."""
 KEY_STATE_DELETED: KeyState.ValueType  # 3
-"""Its latest event deleted it."""
+"""Its latest event deleted it, or says that it expired."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final
@@ -84,6 +85,8 @@ class NewEvent(_message.Message):
     TOMBSTONE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     EXPECTED_STATE_FIELD_NUMBER: _builtins.int
+    VALID_FOR_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_FIELD_NUMBER: _builtins.int
     data_key: _builtins.str
     """Name of the datum: 1 to 256 printable characters, in any script and without white space around
     them; nothing is normalised. Refused are controls, separators of lines and paragraphs,
@@ -105,13 +108,13 @@ class NewEvent(_message.Message):
     """
     description: _builtins.str
     """What the datum is, in plain words, at most 4,096 bytes; the best way to get it found. Unset: the
-    datum keeps the description of its latest event. A datum that is new, or deleted, has none; one
-    whose latest event names a subject keeps it only if this event names the same. Set to "": it has
+    datum keeps the description of its latest event. A datum that is new, deleted or expired has
+    none; one whose latest event names a subject keeps it only if this event names the same. Set to "": it has
     none any more. The event holds the description that results.
     """
     tombstone: _builtins.bool
     """Deletes the datum: the service writes "data_deleted". Payload, content_type and event_type
-    must be empty. The history is kept.
+    must be empty, and validity unset. The history is kept.
     """
     expected_revision: _builtins.int
     """Publish only if the key's current revision is this one: 0 means that the key has never had an
@@ -127,6 +130,19 @@ class NewEvent(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Annotations: at most 32 entries, keys of 1 to 64 characters, 4,096 bytes in total."""
 
+    @_builtins.property
+    def valid_for(self) -> _duration_pb2.Duration:
+        """So long after the append, by the store's clock: 1 second to 10 years of 365 days, in whole
+        milliseconds.
+        """
+
+    @_builtins.property
+    def valid_until(self) -> _timestamp_pb2.Timestamp:
+        """Up to this time, which must lie in the future by the store's clock, at most 10 years of 365
+        days ahead; rounded down to milliseconds. A repeated request is answered as the first one was,
+        also when the time has passed.
+        """
+
     def __init__(
         self,
         *,
@@ -139,19 +155,25 @@ class NewEvent(_message.Message):
         tombstone: _builtins.bool = ...,
         expected_revision: _builtins.int | None = ...,
         expected_state: Global___KeyState.ValueType = ...,
+        valid_for: _duration_pb2.Duration | None = ...,
+        valid_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "description", b"description", "expected_revision", b"expected_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "description", b"description", "expected_revision", b"expected_revision", "valid_for", b"valid_for", "valid_until", b"valid_until", "validity", b"validity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "expected_revision", b"expected_revision", "expected_state", b"expected_state", "metadata", b"metadata", "payload", b"payload", "tombstone", b"tombstone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expected_revision", b"_expected_revision", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "event_type", b"event_type", "expected_revision", b"expected_revision", "expected_state", b"expected_state", "metadata", b"metadata", "payload", b"payload", "tombstone", b"tombstone", "valid_for", b"valid_for", "valid_until", b"valid_until", "validity", b"validity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    _WhichOneofReturnType_validity: _TypeAlias = _typing.Literal["valid_for", "valid_until"]  # noqa: Y015
+    _WhichOneofArgType_validity: _TypeAlias = _typing.Literal["validity", b"validity"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_validity) -> _WhichOneofReturnType_validity | None: ...
 
 Global___NewEvent: _TypeAlias = NewEvent  # noqa: Y015
 

@@ -182,6 +182,8 @@ class ServerLimits(_message.Message):
     PAGE_BYTES_FIELD_NUMBER: _builtins.int
     PAGE_SCANNED_EVENTS_FIELD_NUMBER: _builtins.int
     NEEDS_BYTES_FIELD_NUMBER: _builtins.int
+    MIN_VALID_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_VALID_SECONDS_FIELD_NUMBER: _builtins.int
     payload_bytes: _builtins.int
     """Bytes of an event's payload."""
     events_per_batch: _builtins.int
@@ -248,6 +250,10 @@ class ServerLimits(_message.Message):
     """Events after which a page ends that examines them."""
     needs_bytes: _builtins.int
     """Bytes of all needs of an agent, or questions of a Match, texts and exclusions."""
+    min_valid_seconds: _builtins.int
+    """Seconds that a fact which expires must be valid at least."""
+    max_valid_seconds: _builtins.int
+    """Seconds that it may be valid at most."""
     def __init__(
         self,
         *,
@@ -282,10 +288,12 @@ class ServerLimits(_message.Message):
         page_bytes: _builtins.int = ...,
         page_scanned_events: _builtins.int = ...,
         needs_bytes: _builtins.int = ...,
+        min_valid_seconds: _builtins.int = ...,
+        max_valid_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id_chars", b"agent_id_chars", "batch_bytes", b"batch_bytes", "batches_in_flight", b"batches_in_flight", "comment_chars", b"comment_chars", "content_type_chars", b"content_type_chars", "context_tokens", b"context_tokens", "data_key_chars", b"data_key_chars", "description_bytes", b"description_bytes", "event_type_chars", b"event_type_chars", "events_per_batch", b"events_per_batch", "filter_entries", b"filter_entries", "glob_chars", b"glob_chars", "json_pointer_chars", b"json_pointer_chars", "json_pointers", b"json_pointers", "max_matches", b"max_matches", "metadata_bytes", b"metadata_bytes", "metadata_entries", b"metadata_entries", "metadata_key_chars", b"metadata_key_chars", "need_chars", b"need_chars", "needs_bytes", b"needs_bytes", "needs_per_agent", b"needs_per_agent", "page_bytes", b"page_bytes", "page_scanned_events", b"page_scanned_events", "page_size", b"page_size", "payload_bytes", b"payload_bytes", "project_chars", b"project_chars", "publisher_chars", b"publisher_chars", "request_id_chars", b"request_id_chars", "request_message_bytes", b"request_message_bytes", "response_message_bytes", b"response_message_bytes", "subject_chars", b"subject_chars"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id_chars", b"agent_id_chars", "batch_bytes", b"batch_bytes", "batches_in_flight", b"batches_in_flight", "comment_chars", b"comment_chars", "content_type_chars", b"content_type_chars", "context_tokens", b"context_tokens", "data_key_chars", b"data_key_chars", "description_bytes", b"description_bytes", "event_type_chars", b"event_type_chars", "events_per_batch", b"events_per_batch", "filter_entries", b"filter_entries", "glob_chars", b"glob_chars", "json_pointer_chars", b"json_pointer_chars", "json_pointers", b"json_pointers", "max_matches", b"max_matches", "max_valid_seconds", b"max_valid_seconds", "metadata_bytes", b"metadata_bytes", "metadata_entries", b"metadata_entries", "metadata_key_chars", b"metadata_key_chars", "min_valid_seconds", b"min_valid_seconds", "need_chars", b"need_chars", "needs_bytes", b"needs_bytes", "needs_per_agent", b"needs_per_agent", "page_bytes", b"page_bytes", "page_scanned_events", b"page_scanned_events", "page_size", b"page_size", "payload_bytes", b"payload_bytes", "project_chars", b"project_chars", "publisher_chars", b"publisher_chars", "request_id_chars", b"request_id_chars", "request_message_bytes", b"request_message_bytes", "response_message_bytes", b"response_message_bytes", "subject_chars", b"subject_chars"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

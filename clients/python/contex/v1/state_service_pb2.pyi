@@ -124,7 +124,7 @@ class Datum(_message.Message):
     revision: _builtins.int
     """Number of events that the key has had."""
     deleted: _builtins.bool
-    """Whether the latest event is a deletion."""
+    """Whether the latest event is a deletion or an expiry."""
     payload_omitted: _builtins.bool
     """True if the payload was left out because the response would have grown beyond 2 MiB; read it
     with EventService.GetEvent.
@@ -204,7 +204,7 @@ class GetStateRequest(_message.Message):
     view: Global___StateView.ValueType
     """How much of each datum to return."""
     include_deleted: _builtins.bool
-    """Also returns deleted keys, each with the event that deleted it."""
+    """Also returns deleted and expired keys, each with the event that ended it."""
     page_size: _builtins.int
     """Maximum number of data items per page, 1 to 1,000; 0 means 100. A page also ends at 2 MiB."""
     page_token: _builtins.str
@@ -297,7 +297,7 @@ class StreamStateRequest(_message.Message):
     view: Global___StateView.ValueType
     """How much of each datum to return."""
     include_deleted: _builtins.bool
-    """Also returns deleted keys."""
+    """Also returns deleted and expired keys."""
     after_data_key: _builtins.str
     """Resume after this key."""
     @_builtins.property
@@ -543,8 +543,8 @@ class Revision(_message.Message):
 
     @_builtins.property
     def patch(self) -> Global___Patch:
-        """From the previous revision to this one. Unset for the first revision, and for deletions and
-        the revisions that follow them, which have nothing to compare with.
+        """From the previous revision to this one. Unset for the first revision, and for deletions,
+        expiries and the revisions that follow them, which have nothing to compare with.
         """
 
     def __init__(
@@ -715,7 +715,9 @@ class GetBlameRequest(_message.Message):
     project: _builtins.str
     """The project."""
     data_key: _builtins.str
-    """The key. DATA_KEY_NOT_FOUND if it does not exist, or is deleted, at the moment."""
+    """The key. DATA_KEY_NOT_FOUND if it does not exist, is deleted or has expired, at the
+    moment.
+    """
     @_builtins.property
     def as_of(self) -> _event_pb2.Position:
         """The moment. Unset: now."""

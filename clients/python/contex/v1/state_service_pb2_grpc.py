@@ -39,6 +39,8 @@ class StateServiceStub:
     the millionth event costs the same as reading the hundredth.
     Deletion    A deletion is an event like any other. A deleted key is not part of the state,
     keeps its history, and continues to count revisions when it is published again.
+    The same holds where a fact expires: it is part of the state up to the event
+    that says so, also if that came a little after it was valid until.
 
     Moments are Positions: a sequence includes its event, and a time includes all of its
     millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
@@ -108,6 +110,8 @@ class StateServiceServicer:
     the millionth event costs the same as reading the hundredth.
     Deletion    A deletion is an event like any other. A deleted key is not part of the state,
     keeps its history, and continues to count revisions when it is published again.
+    The same holds where a fact expires: it is part of the state up to the event
+    that says so, also if that came a little after it was valid until.
 
     Moments are Positions: a sequence includes its event, and a time includes all of its
     millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence
@@ -224,6 +228,8 @@ class StateService:
     the millionth event costs the same as reading the hundredth.
     Deletion    A deletion is an event like any other. A deleted key is not part of the state,
     keeps its history, and continues to count revisions when it is published again.
+    The same holds where a fact expires: it is part of the state up to the event
+    that says so, also if that came a little after it was valid until.
 
     Moments are Positions: a sequence includes its event, and a time includes all of its
     millisecond; unset means now. A time in the future is refused with TIME_IN_FUTURE, a sequence

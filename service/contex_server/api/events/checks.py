@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -185,9 +186,43 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
         if expected is not None:
             raise invalid_field("expected_state", "not together with expected_revision")
         state = _STATES[event.expected_state]
+    validity = _validity(event, limits) if event.WhichOneof("validity") else ""
     subject = metadata.get(SUBJECT, "") if metadata else ""
     return NewEvent(
         *(body, key, kind, payload, content_type, description, tombstone, expected, subject),
         carries=carries,
         expected_state=state,
+        validity=validity,
     )
+
+
+def _validity(event: pb.NewEvent, limits: Limits) -> str:
+    """How long an event is valid, as `NewEvent` has it.
+
+    That `valid_until` has not passed is left to the store: a request that was answered before is
+    answered again, whatever the time is.
+    """
+    name = event.WhichOneof("validity") or ""
+    if event.tombstone:
+        raise invalid_field(name, "must be unset where tombstone is set")
+    if not event.data_key:
+        raise invalid_field(name, "needs a data_key")
+    longest = limits.max_valid_seconds
+    if name == "valid_for":
+        length = event.valid_for
+        if not (
+            limits.min_valid_seconds <= length.seconds <= longest
+            and 0 <= length.nanos < 1_000_000_000
+            and (length.seconds < longest or not length.nanos)
+        ):
+            raise invalid_field(
+                name, f"must be from {limits.min_valid_seconds} to {longest} seconds"
+            )
+        return f"+{length.seconds * 1000 + length.nanos // 1_000_000}"
+    end = event.valid_until
+    if not 0 <= end.nanos < 1_000_000_000:
+        raise invalid_field(name, "has nanos that are not from 0 to 999,999,999")
+    unix_ms = end.seconds * 1000 + end.nanos // 1_000_000
+    if end.seconds > time.time() + longest:
+        raise invalid_field(name, f"must be at most {longest} seconds ahead")
+    return str(max(unix_ms, 0))

@@ -20,9 +20,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from contex_server.kernel.config import Settings
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.protobuf import timestamp
 from contex_server.log.port import DescriptionChanged, KeyDescription
 from contex_server.log.redis.client import Client, execute_or_load, fcall
 from contex_server.log.redis.connections import (
@@ -259,10 +260,11 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
                 event.body,
                 event.was,
                 event.described,
+                event.validity,
             )
     return fcall(
         project,
-        "contex1_append_expecting",
+        "contex1_append_expiring",
         (
             *(*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
             "descriptions",
@@ -357,6 +359,12 @@ def _resolve(
     text = answer.decode()
     if text[0] == "!":
         future.set_exception(_conflict(append, *text[1:].split(" ")))
+        return
+    if text[0] == "<":
+        index, now_ms = text[1:].split(" ")
+        now = timestamp(int(now_ms)).ToJsonString()
+        field = f"events[{index}].valid_until"
+        future.set_exception(invalid_field(field, f"must be after now, {now} by the store's clock"))
         return
     first, *revisions = text.lstrip("=").split(" ")
     ms, n = first.split("-")

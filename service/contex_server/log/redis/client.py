@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from contex_server.kernel.config import Settings
 from contex_server.kernel.model import END_OF_TIME, Entry, Range
-from contex_server.log.buckets import bucket_of
+from contex_server.log.buckets import BUCKETS, bucket_of
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
@@ -29,6 +29,7 @@ _FUNCTIONS = "\n".join(
     for name in (
         "common",
         "projects",
+        "expiry",
         "events",
         "agents",
         "match",
@@ -103,6 +104,15 @@ class Client:
     async def run(self, project: str, *commands: Command) -> list[Any]:
         """Runs commands whose keys are named in full; raises the first error reply."""
         return await self.run_in(bucket_of(project), *commands) if commands else []
+
+    def buckets(self, count: int) -> Iterator[list[int]]:
+        """All buckets, at most `count` of one server at a time."""
+        nodes: dict[str, list[int]] = {}
+        for bucket in range(BUCKETS):
+            nodes.setdefault(self.connections.node(bucket), []).append(bucket)
+        for buckets in nodes.values():
+            for start in range(0, len(buckets), count):
+                yield buckets[start : start + count]
 
     async def run_in(self, bucket: int, *commands: Command) -> list[Any]:
         """`run`, for any project of a bucket."""

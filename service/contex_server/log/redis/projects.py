@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from contex_server.kernel.model import BEGINNING, Sequence
-from contex_server.log.buckets import BUCKETS, bucket_of, target_project
+from contex_server.log.buckets import bucket_of, target_project
 from contex_server.log.projects import (
     REMAINS,
     Counters,
@@ -49,7 +49,7 @@ _ANNOUNCEMENTS = 10_000
 _KINDS = (
     *("events", "stats", "activity-open", "retention", "pace", "trouble"),
     *("state", "snapshots", "snapshot-data", "descriptions", "requests:0", "requests:1"),
-    *("matching", "agents", "cursors", "journals", "presence", "subjects"),
+    *("matching", "agents", "cursors", "journals", "presence", "subjects", "expiring"),
     *("archive", "segments", "task:archive"),
 )
 """What a project may have that comes into being while its keys are listed."""
@@ -69,15 +69,10 @@ class RedisProjects(Facet, ProjectStore):
 
     async def _listed(self) -> AsyncIterator[list[str]]:
         """All names, of a few buckets at a time: neither store nor event loop is held for long."""
-        nodes: dict[str, list[int]] = {}
-        for bucket in range(BUCKETS):
-            nodes.setdefault(self._client.connections.node(bucket), []).append(bucket)
-        for buckets in nodes.values():
-            for start in range(0, len(buckets), _LISTED):
-                some = buckets[start : start + _LISTED]
-                commands = [("SMEMBERS", projects_key(bucket)) for bucket in some]
-                replies = await self._client.run_in(some[0], *commands)
-                yield [member.decode() for members in replies for member in members]
+        for buckets in self._client.buckets(_LISTED):
+            commands = [("SMEMBERS", projects_key(bucket)) for bucket in buckets]
+            replies = await self._client.run_in(buckets[0], *commands)
+            yield [member.decode() for members in replies for member in members]
 
     async def delete(
         self, project: str, request: Deleting, models: Iterable[str]

@@ -14,6 +14,7 @@ from contex_server.log.redis.audit import RedisAudit
 from contex_server.log.redis.client import Client, load_functions
 from contex_server.log.redis.connections import connect, execute_one
 from contex_server.log.redis.events import RedisDescriptions, RedisEventLog, RedisPresence
+from contex_server.log.redis.expiry import RedisExpiry
 from contex_server.log.redis.keys import RedisKeys
 from contex_server.log.redis.match import RedisMatch
 from contex_server.log.redis.projects import RedisProjects
@@ -66,6 +67,7 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
         events=RedisEventLog(client, fsync),
         presence=RedisPresence(client),
         descriptions=RedisDescriptions(client),
+        expiry=RedisExpiry(client),
         state=RedisState(client),
         snapshots=RedisSnapshots(client),
         match=RedisMatch(client),

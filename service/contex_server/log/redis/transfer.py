@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from contex_server.kernel.model import DATA_DELETED, Sequence
+from contex_server.kernel.model import DELETIONS, Sequence
 from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import COUNTED, backgrounds_kind, key, vectors_kind
 from contex_server.log.redis.state import state_value
@@ -30,6 +30,7 @@ _KINDS = (
     "segments",
     "retention",
     "subjects",
+    "expiring",
 )
 
 
@@ -46,7 +47,7 @@ class RedisTransfer(Facet, TransferStore):
         arguments = _arguments(list(events), archived)
         return await self._client.attempt(
             project,
-            "contex1_restore",
+            "contex2_restore",
             (*COUNTED[:4], "state", "import"),
             str(expected),
             note,
@@ -91,7 +92,7 @@ def _kinds_of(models: Iterable[str]) -> list[str]:
 
 
 def _arguments(events: list[Restored], archived: bool) -> list[Any]:
-    """What `contex1_restore` takes of events; see transfer.lua."""
+    """What `contex2_restore` takes of events; see transfer.lua."""
     size = sum([len(event.body) for event in events])
     arguments: list[Any] = [events[0].id, events[-1].id, len(events), size]
     if archived:
@@ -103,8 +104,10 @@ def _arguments(events: list[Restored], archived: bool) -> list[Any]:
     latest = {event.data_key: event for event in events if event.data_key}
     arguments.append(len(latest))
     for name, event in latest.items():
-        deleted = event.event_type == DATA_DELETED
-        arguments += (name, state_value(event.revision, event.id, deleted, event.digest))
+        deleted = event.event_type in DELETIONS
+        value = state_value(event.revision, event.id, deleted, event.digest)
+        until_ms = "" if event.valid_until_ms is None else event.valid_until_ms
+        arguments += (name, value, until_ms)
     start = 0
     while start < len(events):
         minute = _minute(events[start])

@@ -11,6 +11,7 @@
 local TAG_REVISION = '\72' -- field 9, varint: 9 * 8
 local TAG_PREVIOUS_SEQUENCE = '\82' -- field 10, bytes: 10 * 8 + 2
 local TAG_TEXT_DIGEST = '\90' -- field 11, bytes: 11 * 8 + 2
+local TAG_VALID_UNTIL = '\122' -- field 15, a google.protobuf.Timestamp: 15 * 8 + 2
 
 -- Values of the state hash: "<revision> <sequence> <mark><digest>". The mark is D of a key that
 -- is deleted. Of a live one it tells what is known of its description: that it has (N)one, that
@@ -76,8 +77,13 @@ local function record(stream, now_s, retention_ms, ...)
   return redis.call('XADD', stream, '*', ...)
 end
 
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
 local function now()
-  return tonumber(redis.call('TIME')[1])
+  return math.floor(now_ms() / 1000)
 end
 
 -- What the store says of a stream, by name; nothing of one that there is not.

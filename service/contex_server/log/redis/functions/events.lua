@@ -1,6 +1,8 @@
 -- Arguments before a publish's events, and of each event.
-local HEAD, EACH = 5, 8
--- The same where nothing is said of descriptions.
+local HEAD, EACH = 5, 9
+-- Of each event where nothing is said of validity.
+local LASTING_EACH = 8
+-- Both where nothing is said of descriptions either.
 local PLAIN_HEAD, PLAIN_EACH = 4, 6
 
 local function put_vectors(key, args, from, count)
@@ -20,6 +22,8 @@ end
 -- Appends the events of many publishes, each publish whole or not at all; see `append_described`.
 local function append_all(keys, args, head, each, tells_state)
   local events, state = keys[1], keys[6]
+  local expiring = (string.gsub(events, 'events$', 'expiring'))
+  local describes, expires = each >= LASTING_EACH, each == EACH
   local window, retention_ms = tonumber(args[1]), tonumber(args[2])
   local vectors = tonumber(args[4])
   local first = put_vectors(keys[7], args, 5, vectors)
@@ -27,7 +31,8 @@ local function append_all(keys, args, head, each, tells_state)
 
   -- Request ids lie in one of two hashes, by turns of a window; each expires when
   -- its turn comes again, so an id is known for one window at least and two at most.
-  local now_s = now()
+  local time_ms = now_ms()
+  local now_s = math.floor(time_ms / 1000)
   local turn = math.floor(now_s / window)
   local current, before = keys[8 + turn % 2], keys[9 - turn % 2]
 
@@ -57,7 +62,7 @@ local function append_all(keys, args, head, each, tells_state)
     -- An erasure leaves no digest.
     if m == 'K' and d ~= '' then known[#known + 1] = name end
   end
-  if each == EACH then
+  if describes then
     kept = lookup(keys[11], known)
     for _, name in ipairs(names) do
       local m = mark[name]
@@ -67,6 +72,10 @@ local function append_all(keys, args, head, each, tells_state)
   end
 
   local replies, requests, touched, tallied, earliest = {}, {}, {}, tally(), nil
+  local valid_until, was_valid = {}, {}
+  if redis.call('EXISTS', expiring) == 1 then
+    for name, s in pairs(sequence) do was_valid[name] = s .. ' ' .. name end
+  end
   local held = {}
   at = first
   while at <= #args do
@@ -91,8 +100,13 @@ local function append_all(keys, args, head, each, tells_state)
             reply = '!' .. (i - from) / each .. ' ' .. whole(actual) .. (tells_state and ' ' .. is or '')
             break
           end
+          local until_ms, sign = validity_of(expires and args[i + 8], time_ms)
+          if until_ms and sign == '' and until_ms <= time_ms then
+            reply = '<' .. (i - from) / each .. ' ' .. whole(time_ms)
+            break
+          end
           becomes[name] = args[i + 2] == 'T' and 'deleted' or 'present'
-          if each == EACH then
+          if describes then
             local was = args[i + 6]
             if was ~= '*' and not planned[name]
               and not is_right(was, args[i + 7], text_of[name], sequence[name]) then
@@ -120,6 +134,9 @@ local function append_all(keys, args, head, each, tells_state)
         if name ~= '' then
           count_now = (revision[name] or 0) + 1
           if tombstone then text = digest[name] or '' end
+          local until_ms, sign = validity_of(expires and args[i + 8], time_ms)
+          valid_until[name] = until_ms
+          if until_ms and sign ~= '=' then body = body .. validity_field(until_ms) end
           body = body .. TAG_REVISION .. varint(count_now)
           if sequence[name] then
             body = body .. TAG_PREVIOUS_SEQUENCE .. varint(#sequence[name]) .. sequence[name]
@@ -135,7 +152,7 @@ local function append_all(keys, args, head, each, tells_state)
             tallied.deleted = tallied.deleted + (tombstone and 1 or -1)
           end
           revision[name], sequence[name], digest[name] = count_now, placed, text
-          local described = each == EACH and args[i + 7] or '?'
+          local described = describes and args[i + 7] or '?'
           if tombstone then
             mark[name], text_of[name] = 'D', ''
           elseif described == '?' then
@@ -160,9 +177,15 @@ local function append_all(keys, args, head, each, tells_state)
   end
 
   local values, texts, gone = {}, {}, {}
+  local was, now_valid = {}, {}
   for name in pairs(touched) do
     values[#values + 1] = name
     values[#values + 1] = whole(revision[name]) .. ' ' .. sequence[name] .. ' ' .. mark[name] .. digest[name]
+    was[#was + 1] = was_valid[name]
+    if valid_until[name] then
+      now_valid[#now_valid + 1] = whole(valid_until[name])
+      now_valid[#now_valid + 1] = sequence[name] .. ' ' .. name
+    end
     if mark[name] == 'K' then
       if text_of[name] ~= kept[name] then
         texts[#texts + 1] = name
@@ -173,7 +196,8 @@ local function append_all(keys, args, head, each, tells_state)
     end
   end
   chunked('HSET', state, values)
-  if each == EACH then
+  put_validity(expiring, was, now_valid)
+  if describes then
     chunked('HSET', keys[11], texts)
     chunked('HDEL', keys[11], gone)
   end
@@ -208,17 +232,24 @@ end
 --       data key, its latest sequence or "", its description or "?"
 --       Nothing of the lane is appended after it in this call; for that, "?" stands alone.
 local function append_described(keys, args)
-  return append_all(keys, args, HEAD, EACH, false)
+  return append_all(keys, args, HEAD, LASTING_EACH, false)
 end
 
 -- The same, where the expected revision may also be what the key is to be ("absent", "present",
 -- "deleted"), and a refusal says what it is: "!<index> <actual revision> <actual state>".
 local function append_expecting(keys, args)
+  return append_all(keys, args, HEAD, LASTING_EACH, true)
+end
+
+-- The same, where each event has one argument more: how long it is valid; see functions/expiry.lua.
+-- A time that has passed is refused, after the requests that were answered before:
+--       "<<index of the event> <the store's time in unix ms>"
+local function append_expiring(keys, args)
   return append_all(keys, args, HEAD, EACH, true)
 end
 
--- The same as servers call it that know of no descriptions that carry over: without lanes, and
--- without the last two arguments of each event.
+-- The same as servers call it that know neither of descriptions that carry over nor of validity:
+-- without lanes, and without the last three arguments of each event.
 local function append(keys, args)
   return append_all(keys, args, PLAIN_HEAD, PLAIN_EACH, false)
 end
@@ -278,4 +309,5 @@ end
 redis.register_function('contex1_append', append)
 redis.register_function('contex1_append_described', append_described)
 redis.register_function('contex1_append_expecting', append_expecting)
+redis.register_function('contex1_append_expiring', append_expiring)
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

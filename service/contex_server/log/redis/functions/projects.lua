@@ -150,8 +150,7 @@ local function delete_project(keys, args)
   if (redis.call('GET', keys[3]) or '') ~= args[2] then return 0 end
 
   local own = string.match(events, '^(.*:)events$')
-  local time = redis.call('TIME')
-  local ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local ms = now_ms()
   last = whole(ms) .. '-0'
   if not is_after(last, tail) then last = whole(split(tail) + 1) .. '-0' end
   local count = info['length']
@@ -181,6 +180,7 @@ local function delete_project(keys, args)
   end
   redis.call('SREM', bucket .. ':projects', name)
   redis.call('SADD', bucket .. ':projects', gone)
+  redis.call('ZREM', bucket .. ':expiring', name)
 
   redis.call('XADD', events, 'MAXLEN', '=', 0, last, 'e', '')
   redis.call('XSETID', events, last, 'ENTRIESADDED', 0, 'MAXDELETEDID', last)

@@ -9,11 +9,12 @@
 --       first and the last event, how many they are, the bytes of their bodies,
 --       the number of events that follow, none if the archive has them and they are only
 --       counted here, then for each: sequence, body,
---       the number of data keys, then for each: key, value in <state>,
+--       the number of data keys, then for each: key, value in <state>, until when it is valid in
+--       unix ms, or "",
 --       then for each minute: a time in it in unix ms, the number of counts, then for each:
 --       dimension and name, count
 -- Returns 1; also where this very call has been done before. 0 where the tail is another.
-local function restore(keys, args)
+local function restore_all(keys, args, each)
   local events, state = keys[1], keys[5]
   local before = stream_info(events)
   local tail = before['last-generated-id'] or '0-0'
@@ -27,23 +28,30 @@ local function restore(keys, args)
     redis.call('XSETID', events, last, 'ENTRIESADDED', whole(added), 'MAXDELETEDID', last)
   end
 
-  at, upto = upto + 2, upto + 1 + 2 * tonumber(args[upto + 1])
-  local names, values = {}, {}
-  for i = at, upto, 2 do
+  at, upto = upto + 2, upto + 1 + each * tonumber(args[upto + 1])
+  local names, values, now_valid = {}, {}, {}
+  for i = at, upto, each do
     names[#names + 1] = args[i]
     values[#values + 1], values[#values + 2] = args[i], args[i + 1]
+    if each == 3 and args[i + 2] ~= '' then
+      local _, sequence = string.match(args[i + 1], STATE)
+      now_valid[#now_valid + 1] = args[i + 2]
+      now_valid[#now_valid + 1] = sequence .. ' ' .. args[i]
+    end
   end
-  local held = lookup(state, names)
+  local held, was = lookup(state, names), {}
   local tallied = tally()
   tallied.events, tallied.bytes = events_all, tonumber(args[6])
   for i = 1, #values, 2 do
-    local _, _, was = string.match(held[values[i]] or '', STATE)
+    local _, before, mark = string.match(held[values[i]] or '', STATE)
+    if before then was[#was + 1] = before .. ' ' .. values[i] end
     local _, _, is = string.match(values[i + 1], STATE)
-    if (was == 'D') ~= (is == 'D') then
+    if (mark == 'D') ~= (is == 'D') then
       tallied.deleted = tallied.deleted + (is == 'D' and 1 or -1)
     end
   end
   chunked('HSET', state, values)
+  put_validity((string.gsub(events, 'events$', 'expiring')), was, now_valid)
   count_project(events, keys[2], tallied, first)
 
   at = upto + 1
@@ -56,6 +64,15 @@ local function restore(keys, args)
   end
   if args[2] ~= '' then redis.call('SET', keys[6], args[2]) end
   return 1
+end
+
+local function restore_expiring(keys, args)
+  return restore_all(keys, args, 3)
+end
+
+-- The same as servers call it that know of no validity.
+local function restore(keys, args)
+  return restore_all(keys, args, 2)
 end
 
 -- Lets a staged project take the place of one that is empty.
@@ -81,6 +98,7 @@ local function commit_import(keys, args)
   redis.call('SREM', bucket .. ':projects', string.match(staged, '^ctx:{%d+}:p:(.*):$'))
   redis.call('SADD', bucket .. ':projects', name)
   redis.call('DEL', staged .. 'import')
+  schedule(target .. 'expiring')
   -- The project has the sequences that it is imported with, also those before its deletion.
   redis.call('HDEL', target .. 'deletions', 'last')
   record(keys[3], now(), tonumber(args[2]), 'x', args[1])
@@ -103,5 +121,6 @@ local function drop_import(keys, args)
 end
 
 redis.register_function('contex1_restore', restore)
+redis.register_function('contex2_restore', restore_expiring)
 redis.register_function('contex1_commit_import', commit_import)
 redis.register_function('contex1_drop_import', drop_import)

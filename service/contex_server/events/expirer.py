@@ -1,0 +1,79 @@
+"""Lets facts expire: appends the event that says so when their time has come.
+
+Of the processes that look, the first to claim a project's task does it. The store decides what has
+expired, so an event is written once even if two processes have a claim one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failpoints import reached
+from contex_server.kernel.growth import Growth
+from contex_server.log.store import Store
+from contex_server.log.tasks import Claims
+
+log = structlog.get_logger(__name__)
+
+_TASK = "expire"
+_LOOK_S = 1.0
+"""Longest time between two looks: a fact that another process appended is noticed within it."""
+_SHORTEST_S = 0.1
+_HOLD_MS = 1_000
+"""Short, so that after a process was killed another one goes on in time."""
+_BATCH = 500
+"""Facts that expire in one call, in some 5 ms during which the store serves nobody else."""
+
+
+class Expirer:
+    """Looks once a second, and when the next fact is due, whose time has come.
+
+    Args:
+        growth: Is told of the projects that grow by it.
+    """
+
+    def __init__(self, store: Store, growth: Growth) -> None:
+        self._store = store
+        self._growth = growth
+        self._claims = Claims(store.tasks, _TASK, hold_ms=_HOLD_MS)
+        self._loop: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts looking; what was due while no server ran expires at once."""
+        self._loop = asyncio.create_task(self._run(), name="contex-expirer")
+
+    async def close(self) -> None:
+        """Stops, perhaps before everything that is due has expired."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        await self._claims.give_all_back()
+
+    async def _run(self) -> None:
+        while True:
+            wait_s = _LOOK_S
+            try:
+                due = await self._store.expiry.due()
+                for project in due.projects:
+                    await self._expire(project)
+                if due.next_ms is not None:
+                    wait_s = min(max(due.next_ms / 1000, _SHORTEST_S), _LOOK_S)
+            except ContexError as error:
+                log.warning("expiry_interrupted", error=error.message)
+            except Exception:
+                log.exception("expiry_failed")
+            await asyncio.sleep(wait_s)
+
+    async def _expire(self, project: str) -> None:
+        """Lets everything of a project expire that is due, unless another process does."""
+        more = True
+        while more and await self._claims.take(project):
+            expired, more = await self._store.expiry.expire(project, _BATCH)
+            reached("facts-expired")
+            if expired:
+                log.debug("facts_expired", project=project, count=expired)
+                self._growth.grown(project)
+        await self._claims.give_back(project)

@@ -1,0 +1,56 @@
+"""Facts that expire, on Redis or Valkey.
+
+expiring                sorted set: "<sequence> <data key>" of the latest revisions that are valid
+                        only up to a time, by that time; see functions/expiry.lua
+ctx:{b}:expiring        sorted set: the projects of a bucket that have such, by the first time
+"""
+
+from __future__ import annotations
+
+from contex_server.kernel.model import SERVICE
+from contex_server.log.expiry import Due, ExpiryStore
+from contex_server.log.redis.client import Facet
+from contex_server.log.redis.key_names import COUNTED
+
+_ASKED = 64
+"""Buckets that are asked about at a time, in half a millisecond."""
+_PROJECTS = 100
+"""Projects of a bucket that are returned at a time."""
+
+
+class RedisExpiry(Facet, ExpiryStore):
+    async def due(self) -> Due:
+        projects: list[str] = []
+        waits: list[int] = []
+        for buckets in self._client.buckets(_ASKED):
+            time, *firsts = await self._client.run_in(
+                buckets[0],
+                ("TIME",),
+                *(("ZRANGE", _expiring(bucket), 0, 0, "WITHSCORES") for bucket in buckets),
+            )
+            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+            for bucket, first in zip(buckets, firsts, strict=True):
+                if not first:
+                    continue
+                ((_, due_ms),) = first
+                waits.append(max(int(due_ms) - now_ms, 0))
+                if due_ms <= now_ms:
+                    command = ("ZRANGE", _expiring(bucket), "-inf", now_ms, "BYSCORE", "LIMIT")
+                    (names,) = await self._client.run_in(bucket, (*command, 0, _PROJECTS))
+                    projects += [name.decode() for name in names]
+        return Due(projects, min(waits, default=None))
+
+    async def expire(self, project: str, count: int) -> tuple[int, bool]:
+        expired, more = await self._client.call(
+            project,
+            "contex1_expire",
+            (*COUNTED, "state", "descriptions", "expiring"),
+            count,
+            str(SERVICE),
+            self._settings.audit_retention_ms,
+        )
+        return int(expired), bool(more)
+
+
+def _expiring(bucket: int) -> str:
+    return f"ctx:{{{bucket}}}:expiring"
