@@ -7,6 +7,7 @@ import json
 import mimetypes
 import sys
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -34,7 +35,7 @@ _PAYLOADS: dict[str, tuple[Callable[[Any], bytes], str]] = {
 """By the key of a line: how its value becomes a payload, and of which type."""
 _LINE_KEYS = {
     *("data_key", "description", "event_type", "metadata", "content_type", *_PAYLOADS),
-    *("tombstone", "expected_revision", "expected_state"),
+    *("tombstone", "expected_revision", "expected_state", "valid_for", "valid_until"),
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     *("sequence", "time", "revision", "previous_sequence", "publisher", "opaque", "score"),
     *("matches", "payload_omitted", "backfilled", "context", "deleted", "erased"),
@@ -44,6 +45,7 @@ _SERVICE_TYPES = {
     *("agent_registered", "agent_unregistered", "match_feedback", "matching_model_changed"),
     *("matching_background_changed", "data_erased"),
 }
+_ENDED = ("data_deleted", "data_expired")
 # Python's own table has these from 3.14 on, or not at all.
 _SUFFIXES = {
     ".yaml": "application/yaml",
@@ -124,11 +126,12 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     """One line of a bulk publish as an event; None where a line publishes nothing.
 
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
-    optionally description, event_type, content_type, metadata, tombstone and expected_revision or
-    expected_state.
+    optionally description, event_type, content_type, metadata, tombstone, expected_revision or
+    expected_state, and valid_for or valid_until.
     Without a description the datum keeps the one that it has. What `contex replay --json` and
-    `contex state --json` print is understood too: a deletion becomes a tombstone, and summaries,
-    erased events and what the service wrote about agents, feedback and models are left out.
+    `contex state --json` print is understood too: what ended a datum becomes a tombstone, a time
+    that has passed is left out, since the event that says so comes later, and so are summaries,
+    erased events and what the service wrote about agents, feedback and models.
     """
     if not line.strip():
         return None
@@ -155,7 +158,7 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         state = contex.KeyState(text) if (text := _text(record, "expected_state")) else None
     except ValueError:
         raise InputError("expected_state is not absent, present or deleted") from None
-    tombstone = bool(record.get("tombstone")) or event_type == "data_deleted"
+    tombstone = bool(record.get("tombstone")) or event_type in _ENDED
     payload, content_type = (None, None) if tombstone else _line_payload(record)
     description: str | None = _text(record, "description")
     if not description and (tombstone or not {"description", "sequence"} & record.keys()):
@@ -165,13 +168,35 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         data_key=_text(record, "data_key"),
         payload=payload,
         description=description,
-        event_type="" if event_type in ("data_published", "data_deleted") else event_type,
+        event_type="" if event_type in ("data_published", *_ENDED) else event_type,
         content_type=None if tombstone else _text(record, "content_type") or content_type,
         metadata=metadata,
         tombstone=tombstone,
         expected_revision=revision,
         expected_state=state,
+        **_validity(record),
     )
+
+
+def _validity(record: dict[str, Any]) -> dict[str, Any]:
+    length, end = record.get("valid_for"), _text(record, "valid_until")
+    if length is not None:
+        if isinstance(length, bool) or not isinstance(length, int | float):
+            raise InputError("valid_for is not a number of seconds")
+        if end:
+            raise InputError("valid_for: not together with valid_until")
+        return {"valid_for": length}
+    if not end:
+        return {}
+    try:
+        time = datetime.fromisoformat(end)
+    except ValueError:
+        raise InputError(f"valid_until: {end!r:.40} is not a time as in RFC 3339") from None
+    if time.tzinfo is None:
+        raise InputError("valid_until has no time zone")
+    if "sequence" in record and time <= datetime.now(UTC):
+        return {}
+    return {"valid_until": time}
 
 
 def _line_payload(record: dict[str, Any]) -> tuple[bytes, str]:

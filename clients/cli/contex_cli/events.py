@@ -32,6 +32,7 @@ async def events(
         "rev": lambda event: event.revision or "",
         "type": "event_type",
         "publisher": "publisher",
+        "valid until": "valid_until",
         "payload": out.payload_preview,
     }
     await limit.show(items, columns, "no events", as_json=session.json)

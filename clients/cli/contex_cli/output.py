@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import zip_longest
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 from contex_cli.exits import InputError
@@ -34,12 +35,17 @@ _LEAST_PAYLOAD = 30
 _EXPENDABLE = (
     *("", "stem", "version", "licence", "from", "registered", "acknowledged", "publisher", "type"),
     *("how", "lexical", "cosine", "over time", "sent", "published", "detail", "time", "path"),
+    "valid until",
 )
 """Columns that are left out of a table that is too wide, in this order."""
 _NUMBERS = {
     *("rev", "score", "threshold", "cosine", "lexical", "value", "weight", "log-odds", "hit"),
     *("events", "data", "share", "matches", "after"),
 }
+_WHERE_GIVEN = ("valid until",)
+"""Columns of tables in which one of the items has a value there."""
+ENDED = {"data_deleted": "(deleted)", "data_expired": "(expired)"}
+"""What is shown in place of the payload that an event of these types does not have."""
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -155,7 +161,7 @@ def table(*headings: str, title: str | None = None) -> Table:
         result.add_column(
             heading,
             justify="right" if number else "left",
-            no_wrap=number or heading in ("", "sequence", "time", "payload"),
+            no_wrap=number or heading in ("", "sequence", "time", "valid until", "payload"),
             overflow="ellipsis" if number or heading == "payload" else "fold",
         )
     return result
@@ -170,9 +176,17 @@ def table_of(
     scores and foreign text are printed as everywhere, styled text as it is; a list takes a row for
     each of its elements.
     """
-    result = table(*columns)
+    items = list(items)
+    makers = {
+        heading: attrgetter(column) if isinstance(column, str) else column
+        for heading, column in columns.items()
+    }
+    for heading in _WHERE_GIVEN:
+        if heading in makers and not any(map(makers[heading], items)):
+            del makers[heading]
+    result = table(*makers)
     for item in items:
-        values = (getattr(item, c) if isinstance(c, str) else c(item) for c in columns.values())
+        values = (make(item) for make in makers.values())
         lists = (value if isinstance(value, list) else [value] for value in values)
         for row in zip_longest(*lists, fillvalue=""):
             result.add_row(*map(_cell, row), style=style and style(item))
@@ -319,7 +333,7 @@ def payload_preview(event: Event, limit: int = 60) -> str:
     if event.erased is not None:
         return erasure_text(event.erased, limit)
     if not event.payload:
-        return "(deleted)" if event.event_type == "data_deleted" else ""
+        return ENDED.get(event.event_type, "")
     text = event.payload[: 8 * limit].decode(errors="replace")
     if "\ufffd" in text[:limit]:
         return f"({len(event.payload):,} bytes of {plain(event.content_type, 40)})"
@@ -367,7 +381,9 @@ def event_line(event: Event, limit: int = 100, path: str = "") -> str:
 
 
 def event_parts(event: Event, limit: int = 100, path: str = "") -> list[str]:
-    """An event for people: time, sequence, key and revision, path, type, payload."""
+    """An event for people: time, sequence, key and revision, path, type, validity, payload."""
+    from contex_cli.times import rfc3339
+
     parts = [event.time.strftime("%H:%M:%S.%f")[:-3], event.sequence]
     if event.data_key:
         parts.append(f"{plain(event.data_key)} r{event.revision}")
@@ -378,7 +394,9 @@ def event_parts(event: Event, limit: int = 100, path: str = "") -> list[str]:
     if event.publisher:
         parts.append(f"by {plain(event.publisher)}")
     preview = payload_preview(event, limit)
-    if preview and preview != "(deleted)":
+    if event.valid_until is not None:
+        parts.append(f"until {rfc3339(event.valid_until)}")
+    if preview and preview not in ENDED.values():
         parts.append(preview)
     return parts
 

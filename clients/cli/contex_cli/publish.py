@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import contex
@@ -23,8 +24,12 @@ from contex_cli.exits import ExitCode, InputError, complain, complain_about, des
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.records import picked
+from contex_cli.times import parse_end, parse_length
 
-_NOT_DELETED = ("VALUE", "--description", "--type", "--content-type", "--meta")
+_NOT_DELETED = (
+    *("VALUE", "--description", "--type", "--content-type", "--meta"),
+    *("--valid-for", "--valid-until"),
+)
 """What a deletion does not have."""
 _REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a replica"}
 _STATES = {state.value: state for state in contex.KeyState}
@@ -63,6 +68,18 @@ def publish(
         metavar="STATE",
         parse=_STATES,
     ),
+    valid_for: timedelta | None = option(
+        None,
+        "Let it expire so long after it was published: 90s, 10m, 1h30m, 2d. [default: it lasts]",
+        metavar="LENGTH",
+        parse=parse_length,
+    ),
+    valid_until: datetime | None = option(
+        None,
+        "Let it expire at this time: 18:00, '2030-01-31 10:00'.",
+        metavar="TIME",
+        parse=parse_end,
+    ),
     delete: bool = option(False, "Delete the datum."),
     request_id: str | None = option(None, "Makes a repetition safe. [default: a new UUID]"),
     durability: contex.Durability | None = option(
@@ -79,8 +96,9 @@ def publish(
     """VALUE is published as JSON if it is JSON, otherwise as text.
 
     A line for --stream is an object with data_key, data (any JSON value; or payload_text, or
-    payload_base64), and optionally description, event_type, content_type, metadata, tombstone and
-    expected_revision or expected_state. Refused batches are reported; the others are published.
+    payload_base64), and optionally description, event_type, content_type, metadata, tombstone,
+    expected_revision or expected_state, and valid_for (seconds) or valid_until (a time as in RFC
+    3339). Refused batches are reported; the others are published.
 
     With --dir the data key is the path below DIR, and the content type goes by the suffix. Hidden
     files are left out, symbolic links are not followed, and an empty file is an empty text.
@@ -94,6 +112,8 @@ def publish(
         "--meta": metadata,
         "--expected-revision": expected_revision,
         "--expect": expected_state,
+        "--valid-for": valid_for,
+        "--valid-until": valid_until,
         "--delete": delete,
         "--request-id": request_id,
     }
@@ -114,6 +134,8 @@ def publish(
             raise UsageError(f"takes no {name}", "--delete")
     elif value is None:
         raise UsageError("missing; - reads stdin, @FILE a file", "VALUE")
+    if valid_for is not None and valid_until is not None:
+        raise UsageError("not together with --valid-until", "--valid-for")
     if description and not description.strip():
         raise UsageError("has only spaces; '' removes the description", "--description")
     fields: dict[str, Any] = {
@@ -130,6 +152,8 @@ def publish(
             "description": description,
             "event_type": event_type,
             "metadata": drafts.parse_metadata(metadata),
+            "valid_for": valid_for,
+            "valid_until": valid_until,
         }
     return _publish(session, data_key, fields)
 

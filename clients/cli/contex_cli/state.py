@@ -14,7 +14,15 @@ from contex_cli.command import Session, command
 from contex_cli.exits import ExitCode, complain
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import is_json, json_or_text, picked, record
-from contex_cli.times import Place, misread_clock, moment_text, parse_place, read_place, rfc3339
+from contex_cli.times import (
+    Place,
+    instant_text,
+    misread_clock,
+    moment_text,
+    parse_place,
+    read_place,
+    rfc3339,
+)
 
 _KINDS = {"ADDED": ("+", "green"), "REMOVED": ("-", "red"), "CHANGED": ("~", "yellow")}
 # Revisions next to each other are told apart; the newest is the brightest.
@@ -45,7 +53,7 @@ async def state(
     as_of: Place | None = options.AS_OF,
     prefix: str = options.PREFIX,
     keys_only: bool = option(False, "Only keys, revisions and sequences.", "--keys"),
-    deleted: bool = option(False, "Show deleted keys too."),
+    deleted: bool = option(False, "Show deleted and expired keys too."),
 ) -> ExitCode:
     """One KEY shows the datum in full. Exits with 4 if a KEY without * or ? has no datum."""
     data_keys += more_keys
@@ -75,7 +83,7 @@ async def state(
             out.print_table(_state_table(shown))
         out.say(f"{f'{len(shown):,}' if shown else 'no'} data, as of {moment_text(data.as_of)}")
     for key in missing:
-        complain(f"no datum {key!r} at that moment; `contex history` shows whether it was deleted")
+        complain(f"no datum {key!r} at that moment; `contex history` shows whether there was one")
     return ExitCode.NOT_FOUND if missing else ExitCode.OK
 
 
@@ -101,6 +109,7 @@ def _state_table(data: list[contex.Datum]) -> out.Table:
     else:
         columns["time"] = lambda d: d.event.time
         columns["publisher"] = lambda d: d.event.publisher
+        columns["valid until"] = lambda d: d.event.valid_until
         columns["payload"] = lambda d: (
             "(omitted)" if d.payload_omitted else out.payload_preview(d.event)
         )
@@ -112,6 +121,8 @@ def _show_datum(event: contex.Event) -> None:
     facts = f"  revision {event.revision}  {rfc3339(event.time)}  {event.sequence}"
     by = f"  by {out.plain(event.publisher)}" if event.publisher else ""
     out.say((out.plain(event.data_key), "bold"), facts, by, cut=True)
+    if event.valid_until is not None:
+        out.say((f"valid until {instant_text(event.valid_until)}", "dim"))
     if event.description:
         out.say((out.plain(event.description), "dim"))
     out.say()
@@ -280,6 +291,8 @@ def _show_headline(revision: contex.Revision, more: str = "") -> None:
         facts += f"  {out.plain(event.event_type)}"
     if event.publisher:
         facts += f"  by {out.plain(event.publisher)}"
+    if event.valid_until is not None:
+        facts += f"  until {rfc3339(event.valid_until)}"
     out.say((f"r{event.revision}", "bold yellow"), facts + more, cut=True)
 
 

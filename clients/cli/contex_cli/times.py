@@ -17,6 +17,8 @@ _SEQUENCE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|0")
 # From 1973 on, and up to the year 5138.
 _UNIX_S = re.compile(r"[1-9][0-9]{8,10}")
 _UNIX_MS = re.compile(r"[1-9][0-9]{11,13}")
+_LENGTH_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _NOT_UNDERSTOOD = (
     "is neither a sequence (1764000000000-0, or 0 for the beginning) nor a time; times are "
     "written as 2026-01-31T15:30:00Z, 1764000000 (Unix seconds), 1764000000000 (milliseconds), "
@@ -68,6 +70,36 @@ def parse_since(text: str) -> Place:
         if time > datetime.now(UTC):
             print(f"nothing yet: {rfc3339(time)} is in the future", file=sys.stderr)
     return place
+
+
+def parse_end(text: str) -> datetime:
+    """Reads a time to come, in the forms of `parse_place`; a time of day is the next there will be.
+
+    One that has passed is left to the server, whose clock counts.
+    """
+    place = parse_place(text)
+    if isinstance(place, str):
+        raise ValueError(f"{text!r} is a sequence; give a time")
+    if isinstance(place, int):
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=place)
+    if _CLOCK.fullmatch(text.strip()) and place <= datetime.now(UTC):
+        place += timedelta(days=1)
+        print(f"{text} = {place.isoformat(timespec='seconds')}", file=sys.stderr)
+    return place
+
+
+def parse_length(text: str) -> timedelta:
+    """Reads a length of time: "90s", "10m", "1h30m", "2 d"."""
+    parts = _LENGTH_PART.findall(text)
+    if not parts or "".join(f"{n}{u}" for n, u in parts) != re.sub(r"\s", "", text):
+        raise ValueError(
+            f"{text!r} is no length of time; write it as 90s, 10m, 1h30m or 2d "
+            "(s, m, h, d and w are the units)"
+        )
+    try:
+        return sum((timedelta(**{_UNITS[u]: float(n)}) for n, u in parts), timedelta())
+    except OverflowError:
+        raise ValueError(f"{text!r} is too long") from None
 
 
 def parse_moment(text: str) -> Place | None:

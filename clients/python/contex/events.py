@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 
 from . import payload as payloads
 from ._values.events import *
@@ -32,6 +34,9 @@ class NewEvent:
             an event.
         expected_state: Refuse to publish unless the key is in this state, events before it in the
             same batch included.
+        valid_for: How long the fact is valid after it was appended: seconds, or a `timedelta`; None
+            for a fact that lasts. It then expires, which is an event `data_expired`.
+        valid_until: Until when it is valid instead, a `datetime` with a time zone.
     """
 
     data_key: str = ""
@@ -43,6 +48,8 @@ class NewEvent:
     tombstone: bool = False
     expected_revision: int | None = None
     expected_state: KeyState | None = None
+    valid_for: float | timedelta | None = None
+    valid_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,24 @@ def to_new_event(event: NewEvent) -> event_service_pb2.NewEvent:
         tombstone=event.tombstone,
         expected_revision=event.expected_revision,
         expected_state=to_key_state(event.expected_state),
+        **to_validity(event),
     )
+
+
+def to_validity(event: NewEvent) -> dict[str, Any]:
+    """The field that says how long an event is valid, if one does.
+
+    Raises:
+        TypeError: It has another type.
+        ValueError: Both do, or the time has no zone.
+    """
+    if event.valid_for is not None and event.valid_until is not None:
+        raise ValueError("valid_for: not together with valid_until")
+    if event.valid_for is not None:
+        return {"valid_for": wire.duration(event.valid_for, "valid_for")}
+    if event.valid_until is not None:
+        return {"valid_until": wire.timestamp(event.valid_until, "valid_until")}
+    return {}
 
 
 def to_key_state(state: KeyState | None) -> event_service_pb2.KeyState.ValueType:

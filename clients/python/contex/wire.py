@@ -7,10 +7,10 @@ import functools
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
-from google.protobuf import timestamp_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from .v1 import event_pb2
 
@@ -79,6 +79,26 @@ def timestamp(time: datetime, name: str) -> timestamp_pb2.Timestamp:
         raise ValueError(f"{name}: a datetime needs a time zone: {time!r}")
     message = timestamp_pb2.Timestamp()
     message.FromDatetime(time)
+    return message
+
+
+def duration(length: float | timedelta, name: str) -> duration_pb2.Duration:
+    """The message for seconds or a timedelta, which an argument of this name gives.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is no finite number, or too long.
+    """
+    if isinstance(length, bool) or not isinstance(length, int | float | timedelta):
+        wrong = f"{type(length).__name__} {length!r}"
+        raise TypeError(f"{name}: expected seconds or a timedelta, not {wrong}")
+    message = duration_pb2.Duration()
+    try:
+        message.FromTimedelta(
+            length if isinstance(length, timedelta) else timedelta(seconds=length)
+        )
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name}: {length} s is no length of time") from None
     return message
 
 

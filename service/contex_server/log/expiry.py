@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
+
+from contex_server.kernel.model import Sequence
+
+Revision = tuple[str, Sequence]
+"""A data key and the sequence of its event."""
 
 
 class Due(NamedTuple):
@@ -31,3 +37,12 @@ class ExpiryStore(Protocol):
         Returns:
             How many there were, and whether there may be more.
         """
+
+    async def times(self, project: str) -> dict[Revision, int]:
+        """When which revisions expire, in unix milliseconds; some of them may be replaced."""
+
+    async def repair(
+        self, project: str, expected: Sequence, times: Mapping[Revision, int | None]
+    ) -> bool:
+        """Sets when revisions expire, None: never. Returns False and does nothing if the tail of
+        the project is another than `expected`."""

@@ -12,12 +12,14 @@ from typing import NamedTuple
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Entry, KeyState, Range, Sequence
 from contex_server.log.archive import SegmentRecord
+from contex_server.log.expiry import Revision
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
 from contex_server.log.state import SnapshotInfo
 from contex_server.matching.embeddings import Embeddings
 from contex_server.projects.recovery import Recovery, UnrecordedSegments
 from contex_server.state.fold import fold_entries, key_state_of, read_current_state
+from contex_server.state.moments import rfc3339
 from contex_server.state.snapshot import Snapshot, SnapshotDamaged, decode_snapshot
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.objects import ObjectMissing
@@ -116,6 +118,8 @@ class _Run:
         self.total = 0
         self._state: dict[str, KeyState] = {}
         """What the events read so far lead to."""
+        self._valid_until: dict[str, int | None] = {}
+        """Of the keys of these events, until when each is valid."""
         self._base = BEGINNING
         """The sequence of the snapshot that stands for removed events."""
 
@@ -226,6 +230,7 @@ class _Run:
         before = self._state.get(key)
         revision, previous = (before.revision, before.sequence) if before else (0, None)
         self._state[key] = key_state_of(event)
+        self._valid_until[key] = event.valid_until_ms
         unlinked = event.previous_sequence != previous and not bounds.trimmed
         if event.revision == revision + 1 and not unlinked:
             return None
@@ -270,6 +275,9 @@ class _Run:
             async for page in pages(self._log, project, span, max_events=_PAGE_EVENTS):
                 summary.event_count += len(page.entries)
                 fold_entries(state, page.entries)
+                for link in map(event_codec.links, page.entries):
+                    if link.data_key:
+                        self._valid_until[link.data_key] = link.valid_until_ms
             summary.as_of_sequence, summary.data_key_count = str(sequence), len(state)
             wrong = {
                 key: state.get(key)
@@ -279,18 +287,23 @@ class _Run:
             counters = await self._store.projects.counters(project)
             deleted = sum(each.deleted for each in state.values())
             miscounted = complete and counters.deleted != deleted
+            untimely = self._untimely(await self._store.expiry.times(project))
             if (await self._store.events.bounds(project)).tail != sequence:
                 continue  # Something was published in between.
             repaired = False
-            if self._repair and (wrong or miscounted):
+            if self._repair and (wrong or miscounted or untimely):
                 repaired = await self._store.state.repair_state(
                     project, sequence, wrong, deleted if complete else None
-                )
+                ) and await self._store.expiry.repair(project, sequence, untimely)
                 if not repaired:
                     continue
             findings = []
             for key, expected in sorted(wrong.items()):
                 detail = f"the store has {_text(stored.get(key))}, the log {_text(expected)}"
+                findings.append(Finding(FindingKind.STATE, key, detail, True, repaired))
+            for (key, _), unix_ms in sorted(untimely.items()):
+                when = "lasts" if unix_ms is None else f"expires at {rfc3339(unix_ms)}"
+                detail = f"by the log it {when}, by the store not"
                 findings.append(Finding(FindingKind.STATE, key, detail, True, repaired))
             if miscounted:
                 detail = f"{counters.deleted} are counted, but there are {deleted}"
@@ -299,6 +312,15 @@ class _Run:
                 )
             return findings
         return []
+
+    def _untimely(self, stored: dict[Revision, int]) -> dict[Revision, int | None]:
+        """When the latest revisions expire, of those of which the store has another time."""
+        return {
+            (key, state.sequence): unix_ms
+            for key, unix_ms in self._valid_until.items()
+            if (state := self._state[key]).deleted is False
+            and stored.get((key, state.sequence)) != unix_ms
+        }
 
     async def _vectors(self) -> list[Finding]:
         """Checks that the vectors of the data are present."""

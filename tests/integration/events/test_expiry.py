@@ -10,8 +10,10 @@ import pytest
 from contex.v1 import agent_service_pb2, event_pb2, match_service_pb2, state_service_pb2
 from contex.v1 import event_service_pb2 as pb
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis.key_names import key
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from redis.asyncio import Redis
 
 from tests.conftest import StartServer
 from tests.integration.support import DEADLINE_S, Api, P, Words, asked, event, refusal
@@ -53,17 +55,20 @@ async def state(api: Api, as_of: str = "", **fields: Any) -> dict[str, Any]:
     return {datum.data_key: datum for datum in answer.data}
 
 
-async def test_a_fact_expires_once_and_in_order(api: Api) -> None:
+async def test_a_fact_expires_once_and_in_order(api: Api, store: Any) -> None:
+    minute = Duration(seconds=60)
     await api.publish(
         event("lasts", b'"door is open"'),
         event("short", b'"door is open"', valid_for=SECOND, description="A door"),
-        event("renewed", b"1", valid_for=SECOND),
-        event("prolonged", b"1", valid_for=SECOND),
-        event("deleted", b"1", valid_for=SECOND),
+        event("at_once", b"1", valid_for=SECOND),
+        event("at_once", b"2"),
+        event("renewed", b"1", valid_for=minute),
+        event("prolonged", b"1", valid_for=minute),
+        event("deleted", b"1", valid_for=minute),
         event("again", b"1", valid_for=Duration(seconds=1, nanos=500_000_000)),
     )
     await api.publish(event("renewed", b"2"))
-    await api.publish(event("prolonged", b"2", valid_until=after_s(60)))
+    await api.publish(event("prolonged", b"2", valid_until=after_s(120)))
     await api.publish(event("deleted", b"", tombstone=True))
     events = await expired(api, 2)
     by_key: dict[str, list[event_pb2.Event]] = {}
@@ -76,11 +81,17 @@ async def test_a_fact_expires_once_and_in_order(api: Api) -> None:
     assert not end.HasField("valid_until")
     assert 0 <= ms_of(end) - first.valid_until.ToMilliseconds() < 1_500
     assert [e.event_type for e in by_key["again"]] == ["data_published", "data_expired"]
-    assert [len(by_key[k]) for k in ("lasts", "renewed", "prolonged", "deleted")] == [1, 2, 2, 2]
+    kept = ("lasts", "at_once", "renewed", "prolonged", "deleted")
+    assert [len(by_key[k]) for k in kept] == [1, 2, 2, 2, 2]
+    # What was replaced or deleted has no time any more.
+    prolonged = by_key["prolonged"][1]
+    assert await store.zrange(key(P, "expiring"), 0, -1, withscores=True) == [
+        (f"{prolonged.sequence} prolonged".encode(), prolonged.valid_until.ToMilliseconds())
+    ]
     assert not by_key["renewed"][1].HasField("valid_until")
 
     now = await state(api)
-    assert sorted(now) == ["lasts", "prolonged", "renewed"]
+    assert sorted(now) == ["at_once", "lasts", "prolonged", "renewed"]
     assert now["prolonged"].event.HasField("valid_until")
     assert (await state(api, include_deleted=True))["short"].deleted
     # The past is as the log says, also between its time and the event.
@@ -161,16 +172,18 @@ async def test_an_agent_is_told(word_api: Api) -> None:
 async def test_what_was_due_while_no_server_ran(
     valkey: EmbeddedValkey, start_server: StartServer
 ) -> None:
-    """Several servers start over what expired meanwhile, in many projects and in one."""
+    """Two servers start over what came due meanwhile."""
     server = await start_server(valkey.url, embedder=Words())
-    end = after_s(3)
+    end = after_s(3_600)
     async with Api.of(server) as api:
         await api.publish(event("k", valid_until=end), project="other")
         for start in range(0, 2_400, 800):
             some = (event(f"k{n}", b"1", valid_until=end) for n in range(start, start + 800))
             await api.publish(*some)
         await server.stop()
-    await asyncio.sleep(max(0, end.ToMilliseconds() / 1000 - time.time()) + 0.05)
+    async with Redis.from_url(valkey.url) as store:
+        for place in await store.keys("*:expiring"):
+            await store.zunionstore(place, {place: 0})  # all of them in 1970
     servers = await asyncio.gather(*(start_server(valkey.url, embedder=Words()) for _ in "ab"))
     async with Api.of(servers[1]) as api:
         events = await expired(api, 2_400)

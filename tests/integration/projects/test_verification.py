@@ -17,6 +17,7 @@ from contex_server.kernel.model import BEGINNING, END_OF_TIME
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key, vectors_kind
 from contex_server.server import Server
+from google.protobuf.duration_pb2 import Duration
 
 from tests.conftest import StartServer
 from tests.integration.logs import archive, exported, fold, imported, listed, state, story
@@ -103,6 +104,23 @@ async def test_what_is_derived_is_repaired(api: Api, small_server: Server, store
     assert summary.repaired_count == len(found)
     assert (await verify(api))[0] == []
     assert await state(api, events[-1].sequence) == fold(events)
+
+
+async def test_when_facts_expire_is_repaired(api: Api, store: Any) -> None:
+    year = Duration(seconds=365 * 24 * 3600)
+    await api.publish(
+        *(event(k, valid_for=year) for k in ("sound", "lost", "other")), event("lasts")
+    )
+    _, lost, other, lasts = await listed(api)
+    place = key(P, "expiring")
+    before = await store.zrange(place, 0, -1, withscores=True)
+    await store.zrem(place, f"{lost.sequence} lost")
+    await store.zadd(place, {f"{other.sequence} other": 5e12, f"{lasts.sequence} lasts": 5e12})
+    found, _ = await verify(api)
+    assert found == [("STATE", "lasts"), ("STATE", "lost"), ("STATE", "other")]
+    assert (await verify(api, repair=True))[0] == found
+    assert await store.zrange(place, 0, -1, withscores=True) == before
+    assert (await verify(api))[0] == []
 
 
 async def test_a_damaged_archive_is_told(api: Api, small_server: Server, tmp_path: Path) -> None:

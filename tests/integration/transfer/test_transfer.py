@@ -26,7 +26,9 @@ from contex.v1.transfer_service_pb2 import (
     KeyMapping,
     Redaction,
 )
+from contex_server.log.redis.key_names import key
 from contex_server.server import Server
+from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.logs import exported, imported
 from tests.integration.support import (
@@ -595,3 +597,46 @@ async def test_imports_and_exports_are_audited(api: Api) -> None:
         return ("ExportProject", len(events)) in [(r.detail, r.count) for r in found]
 
     await eventually(noted)
+
+
+async def expired(api: Api, project: str, count: int) -> list[event_pb2.Event]:
+    """The log, once so many facts have expired."""
+    found: list[event_pb2.Event] = []
+
+    async def is_over() -> bool:
+        found[:] = await api.log(project)
+        return sum(e.event_type == "data_expired" for e in found) >= count
+
+    await eventually(is_over)
+    return found
+
+
+async def test_facts_expire_where_they_are_imported(api: Api, store: Any) -> None:
+    """One has expired in the file, one does afterwards, and one is valid for long."""
+    second, year = Duration(seconds=1), Duration(seconds=365 * 24 * 3600)
+    await api.publish(event("first", valid_for=second), event("renewed", valid_for=year))
+    await api.publish(event("renewed"), event("long", valid_for=year))
+    await expired(api, P, 1)
+    await api.publish(event("last", valid_for=second))
+    events = await api.log()
+    files = [await exported(api, format=form) for form in (NATIVE, LINES, CLOUD)]
+    await expired(api, P, 2)
+    for number, data in enumerate(files):
+        await imported(api, data, f"exact-{number}")
+        assert (await api.log(f"exact-{number}"))[: len(events)] == events
+    await imported(api, await exported(api, until=position(events[1])), "half")
+    await imported(api, files[0], "half")
+    await imported(api, files[0], "anew", mode=REPLAY)
+    await imported(
+        api, files[0], "renamed", remap_keys=[KeyMapping(from_prefix="last", to_prefix="end")]
+    )
+    for name in ("exact-0", "exact-1", "exact-2", "half", "anew"):
+        log = await expired(api, name, 2)
+        ended = [e.data_key for e in log if e.event_type == "data_expired"]
+        assert ended == ["first", "last"]
+        assert len(log) == len(events) + 1
+        assert [e.valid_until for e in log[:-1]] == [e.valid_until for e in events]
+        due = await store.zrange(key(name, "expiring"), 0, -1)
+        assert [member.split(b" ")[1] for member in due] == [b"long"]
+    assert (await expired(api, "renamed", 2))[-1].data_key == "end"
+    assert not await store.keys("*~*:expiring")

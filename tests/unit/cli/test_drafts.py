@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,10 @@ def test_payloads_of_lines(record: dict[str, Any], payload: bytes, content_type:
         (b'{"data_key":"k","data":1,"metadata":[1]}', "metadata"),
         (b'{"data_key":"k","data":1,"expected_revision":-1}', "expected_revision"),
         (b'{"data_key":"k","data":1,"expected_revision":true}', "expected_revision"),
+        (b'{"data_key":"k","data":1,"valid_for":"1h"}', "valid_for is not a number of seconds"),
+        (b'{"data_key":"k","data":1,"valid_until":"soon"}', "valid_until: 'soon' is not a time"),
+        (b'{"data_key":"k","data":1,"valid_until":"2030-01-01"}', "valid_until has no time zone"),
+        (b'{"data_key":"k","data":1,"valid_for":1,"valid_until":"x"}', "not together with valid_u"),
     ],
 )
 def test_a_wrong_line_says_what_is_wrong(line: bytes, told: str) -> None:
@@ -184,8 +189,24 @@ def test_a_line_can_publish_nothing(line: bytes) -> None:
     assert drafts.parse_line(line) is None
 
 
+def test_a_line_says_how_long_a_fact_is_valid() -> None:
+    def valid(**record: Any) -> tuple[Any, Any]:
+        event = parsed(data_key="k", data=1, **record)
+        assert event is not None
+        return event.valid_for, event.valid_until
+
+    assert valid(valid_for=1.5) == (1.5, None)
+    end = "2999-01-31T10:00:00+01:00"
+    assert valid(valid_until=end) == (None, datetime.fromisoformat(end))
+    # What has expired since it was printed: the line that says so comes later.
+    past = "2020-01-31T10:00:00Z"
+    assert valid(valid_until=past, sequence="1-0") == (None, None)
+    assert valid(valid_until=past) != (None, None)
+
+
 def test_a_deletion_becomes_a_tombstone() -> None:
-    for record in ({"event_type": "data_deleted"}, {"tombstone": True}):
+    ended = ({"event_type": "data_deleted"}, {"event_type": "data_expired"})
+    for record in (*ended, {"tombstone": True}):
         event = parsed(data_key="k", description="", **record)
         assert event == NewEvent(data_key="k", payload=None, tombstone=True)
 

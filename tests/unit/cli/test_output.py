@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,18 @@ def test_a_line_for_people_says_what_happened() -> None:
         '16:00:00.123  1764000000123-4  api_config r2  by ops  {"timeout":30}'
     )
     assert "data_deleted" in output.event_line(event(event_type="data_deleted", payload=b""))
+    expired = event(event_type="data_expired", payload=b"")
+    assert "data_expired" in output.event_line(expired)
+    assert output.payload_preview(expired) == "(expired)"
+    end = datetime(2030, 1, 31, 10, tzinfo=UTC)
+    assert "  until 2030-01-31T10:00:00.000Z  {" in output.event_line(event(valid_until=end))
+
+
+def test_a_column_that_few_items_have_is_shown_where_one_has() -> None:
+    columns: output.Columns[Event] = {"data key": "data_key", "valid until": "valid_until"}
+    lasts, ends = event(), event(valid_until=datetime(2030, 1, 31, 10, tzinfo=UTC))
+    assert [c.header for c in output.table_of([lasts], columns).columns] == ["data key"]
+    assert [c.header for c in output.table_of([lasts, ends], columns).columns] == [*columns]
 
 
 def test_a_match_for_people_names_the_best_need() -> None:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from contex_cli.times import parse_moment, parse_place, parse_since
+from contex_cli.times import parse_end, parse_length, parse_moment, parse_place, parse_since
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,3 +124,35 @@ def test_a_beginning_that_is_still_to_come_is_told_of(
 ) -> None:
     assert parse_since(text) == parse_place(text)
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5_400),
+        ("2 d", 172_800),
+        ("1.5h", 5_400),
+        ("1w", 604_800),
+    ],
+)
+def test_a_length_of_time(text: str, seconds: int) -> None:
+    assert parse_length(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "10y", "10m ago", "-5s", "1h-5m", "9" * 30 + "w"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no length of time; write it as 90s|too long"):
+        parse_length(text)
+
+
+def test_an_end_lies_ahead(capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    past = (now - timedelta(minutes=5)).astimezone()
+    assert timedelta(hours=23) < parse_end(f"{past:%H:%M}") - now < timedelta(days=1)
+    assert capsys.readouterr().err
+    assert parse_end("2999-01-31T15:30:00Z") == datetime(2999, 1, 31, 15, 30, tzinfo=UTC)
+    assert parse_end("1764000000000") == datetime.fromtimestamp(1_764_000_000, UTC)
+    with pytest.raises(ValueError, match="is a sequence; give a time"):
+        parse_end("5-0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -113,3 +114,31 @@ def test_a_match_tells_its_parts() -> None:
     parts = {field.name for field in event_pb2.ScoreParts.DESCRIPTOR.fields}
     own = {field.name for field in event_pb2.Match.DESCRIPTOR.fields} - {"parts"}
     assert {field.name for field in fields(found)} == parts | own
+
+
+def test_how_long_a_fact_is_valid() -> None:
+    until = datetime(2030, 1, 31, 10, tzinfo=UTC)
+    message = events.to_new_event(NewEvent("k", valid_until=until))
+    assert message.valid_until.ToDatetime(tzinfo=UTC) == until
+    for length in (90, 90.0, timedelta(minutes=1, seconds=30)):
+        message = events.to_new_event(NewEvent("k", valid_for=length))
+        assert message.valid_for.ToTimedelta() == timedelta(seconds=90)
+    assert events.to_new_event(NewEvent("k")).WhichOneof("validity") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"valid_for": 1, "valid_until": datetime.now(UTC)}, "^valid_for: not together with"),
+        ({"valid_for": True}, "^valid_for: expected seconds or a timedelta, not bool True"),
+        ({"valid_for": "1h"}, "^valid_for: expected seconds or a timedelta, not str '1h'"),
+        ({"valid_for": math.nan}, "^valid_for: nan s is no length of time"),
+        ({"valid_for": math.inf}, "^valid_for: inf s is no length of time"),
+        ({"valid_for": 1e300}, "^valid_for: 1e\\+300 s is no length of time"),
+        ({"valid_until": datetime(2030, 1, 31)}, "^valid_until: a datetime needs a time zone"),
+        ({"valid_until": 5}, "^valid_until: expected a datetime, not int 5"),
+    ],
+)
+def test_what_is_no_validity(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=problem):
+        events.to_new_event(NewEvent("k", **fields))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
@@ -40,6 +40,8 @@ class AsyncEventService(AsyncCalls):
         metadata: Mapping[str, str] | None = None,
         expected_revision: int | None = None,
         expected_state: KeyState | None = None,
+        valid_for: float | timedelta | None = None,
+        valid_until: datetime | None = None,
         durability: Durability | None = None,
         request_id: str | None = None,
     ) -> Receipt:
@@ -60,6 +62,11 @@ class AsyncEventService(AsyncCalls):
             expected_revision: Refuse unless the key is at this revision; 0: it never had an event.
             expected_state: Refuse unless the key is absent (it never had an event), present or
                 deleted; a name in lower case will do.
+            valid_for: How long the fact is valid after it was appended: seconds, or a `timedelta`,
+                from one second to ten years. It then expires: the service publishes
+                `data_expired`, and the datum is no longer part of the state. None lets it last,
+                also where the datum's last event was valid for some time.
+            valid_until: Until when it is valid instead: a `datetime` with a time zone, to come.
             durability: What the receipt must guarantee; by default that the event is on disk.
             request_id: Idempotency key; by default a fresh one. Without one (empty), the call is
                 not repeated if it is unknown whether the event was published.
@@ -68,7 +75,8 @@ class AsyncEventService(AsyncCalls):
             RevisionConflict: The key is at another revision.
             InvalidArgument: The event is not acceptable.
             Unavailable: The server could not be reached in time.
-            ValueError: The payload has no JSON form; the message says which part.
+            ValueError: The payload has no JSON form; the message says which part. Or there are both
+                `valid_for` and `valid_until`.
             TypeError: An argument has another type than it should; the message names it.
         """
         event = values.NewEvent(
@@ -80,6 +88,8 @@ class AsyncEventService(AsyncCalls):
             metadata=metadata or {},
             expected_revision=expected_revision,
             expected_state=expected_state,
+            valid_for=valid_for,
+            valid_until=valid_until,
         )
         batch = await self.publish_batch(
             project, [event], durability=durability, request_id=request_id

@@ -91,12 +91,12 @@ class Client:
         return reply
 
     async def scan(
-        self, project: str, kind: str, count: int
+        self, project: str, kind: str, count: int, command: str = "HSCAN"
     ) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-        """The fields and values of a hash, about `count` at a time."""
+        """The fields and values of a hash, or as `command` has it, about `count` at a time."""
         cursor = b"0"
         while True:
-            cursor, fields = await self.command(project, "HSCAN", kind, cursor, "COUNT", count)
+            cursor, fields = await self.command(project, command, kind, cursor, "COUNT", count)
             yield [*zip(fields[::2], fields[1::2], strict=True)]
             if cursor == b"0":
                 return

@@ -7,13 +7,17 @@ ctx:{b}:expiring        sorted set: the projects of a bucket that have such, by 
 
 from __future__ import annotations
 
-from contex_server.kernel.model import SERVICE
-from contex_server.log.expiry import Due, ExpiryStore
+from collections.abc import Mapping
+from typing import Any
+
+from contex_server.kernel.model import SERVICE, Sequence
+from contex_server.log.expiry import Due, ExpiryStore, Revision
 from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import COUNTED
 
 _ASKED = 64
 """Buckets that are asked about at a time, in half a millisecond."""
+_SCAN_COUNT = 1_000
 _PROJECTS = 100
 """Projects of a bucket that are returned at a time."""
 
@@ -50,6 +54,24 @@ class RedisExpiry(Facet, ExpiryStore):
             self._settings.audit_retention_ms,
         )
         return int(expired), bool(more)
+
+    async def times(self, project: str) -> dict[Revision, int]:
+        times: dict[Revision, int] = {}
+        async for chunk in self._client.scan(project, "expiring", _SCAN_COUNT, "ZSCAN"):
+            for member, score in chunk:
+                sequence, _, name = member.decode().partition(" ")
+                times[name, Sequence.parse(sequence)] = int(float(score))
+        return times
+
+    async def repair(
+        self, project: str, expected: Sequence, times: Mapping[Revision, int | None]
+    ) -> bool:
+        arguments: list[Any] = [str(expected)]
+        for (name, sequence), unix_ms in times.items():
+            arguments += (f"{sequence} {name}", "" if unix_ms is None else unix_ms)
+        return await self._client.attempt(
+            project, "contex1_repair_expiring", ("events", "expiring"), *arguments
+        )
 
 
 def _expiring(bucket: int) -> str:

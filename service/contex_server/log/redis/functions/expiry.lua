@@ -92,4 +92,23 @@ local function expire(keys, args)
   return { #gone, #due == most and 1 or 0 }
 end
 
+-- Makes the times at which facts expire what they should be.
+--
+-- KEYS  events, expiring
+-- ARGV  the tail as it must be, then "<sequence> <data key>" and the time in unix ms or "" for none
+-- Returns 1, or 0 if the tail is another.
+local function repair_expiring(keys, args)
+  if tail_of(keys[1]) ~= args[1] then return 0 end
+  for i = 2, #args, 2 do
+    if args[i + 1] == '' then
+      redis.call('ZREM', keys[2], args[i])
+    else
+      redis.call('ZADD', keys[2], args[i + 1], args[i])
+    end
+  end
+  schedule(keys[2])
+  return 1
+end
+
 redis.register_function('contex1_expire', expire)
+redis.register_function('contex1_repair_expiring', repair_expiring)
