@@ -149,3 +149,30 @@ async def test_health_follows_the_store(server: ServerProcess) -> None:
         finally:
             os.kill(store.pid, signal.SIGCONT)
         await healthy(client)
+
+
+async def test_facts_expire_once_though_the_server_is_killed_among_them(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed when the first of two batches has expired."""
+    await server.kill()
+    monkeypatch.setenv("CONTEX_FAILPOINT", "facts-expired=0")
+    await server.start()
+    keys = [f"k{n}" for n in range(700)]
+    async with AsyncClient(server.target) as client:
+        events = [NewEvent(key, 1, valid_for=1) for key in keys]
+        await client.publish_batch("p", events)
+        await server.ended()
+        monkeypatch.delenv("CONTEX_FAILPOINT")
+        await server.start()
+        await healthy(client)
+        ended: list[str] = []
+        async with asyncio.timeout(30), client.subscribe("p") as log:
+            async for event in log:
+                if event.event_type == "data_expired":
+                    ended.append(event.data_key)
+                if len(ended) == len(keys):
+                    break
+        await asyncio.sleep(0.3)
+        found = client.list_events("p", event_types=["data_expired"], page_size=1_000)
+        assert sorted([event.data_key async for event in found]) == sorted(ended) == sorted(keys)
