@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from contex_server.kernel.model import RESERVED_TYPES
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.hostile.scene import MIB
 from tests.integration.hostile.table import (
@@ -84,6 +86,26 @@ for _name, _metadata in BAD_METADATA.items():
     refuse_event(f"metadata {_name}", "metadata", event(metadata=_metadata))
 refuse_event("state without key", "expected_state", own(expected_state=1))
 refuse_event("state that is none", "expected_state", event(expected_state=4))
+for _length in (
+    Duration(),
+    Duration(seconds=-1),
+    Duration(seconds=2**62),
+    Duration(nanos=2**31 - 1),
+):
+    refuse_event(f"valid for {_length}".strip(), "valid_for", event(valid_for=_length))
+for _end in (
+    Timestamp(),
+    Timestamp(seconds=-(2**62)),
+    Timestamp(seconds=2**62),
+    Timestamp(nanos=-1),
+):
+    refuse_event(f"valid until {_end}".strip(), "valid_until", event(valid_until=_end))
+refuse_event("validity without key", "valid_for", own(valid_for=Duration(seconds=5)))
+refuse_event(
+    "validity of a deletion",
+    "valid_until",
+    event("k", b"", tombstone=True, valid_until=Timestamp(seconds=2**31)),
+)
 refuse_event("state and revision", "expected_state", event(expected_state=1, expected_revision=0))
 refuse_event("revision without key", "expected_revision", own(expected_revision=0))
 for _value in (2**53 + 1, 2**63, 2**64 - 1):

@@ -34,8 +34,8 @@ end
 -- "=<unix ms>" up to a time that its body says already and that may have passed, or "": it lasts.
 -- Returns the time or nil, and the sign.
 local function validity_of(text, time_ms)
-  local sign, ms = string.match(text or '', '^([+=]?)(%d+)$')
-  if not ms then return nil end
+  if not text or text == '' then return nil end
+  local sign, ms = string.match(text, '^([+=]?)(%d+)$')
   return sign == '+' and time_ms + tonumber(ms) or tonumber(ms), sign
 end
 
