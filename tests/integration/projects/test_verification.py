@@ -13,7 +13,7 @@ from contex.v1 import (
     project_service_pb2,
 )
 from contex.v1.project_service_pb2 import VerifyProjectRequest
-from contex_server.kernel.model import BEGINNING, END_OF_TIME
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Sequence
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key, vectors_kind
 from contex_server.server import Server
@@ -218,6 +218,7 @@ async def test_a_store_that_is_lost(
 async def test_a_store_that_was_brought_back_from_an_older_copy(
     api: Api, small_server: Server, start_server: StartServer
 ) -> None:
+    await api.publish(event("year", valid_for=Duration(seconds=365 * 24 * 3600)))
     await story(api, 10)
     await archive(small_server)
     await story(api, 10)
@@ -234,6 +235,8 @@ async def test_a_store_that_was_brought_back_from_an_older_copy(
         async with Api.of(server) as again:
             await verify(again, repair=True)
             assert await listed(again) == everything
+            (due,) = await server.rooms.storage.store.expiry.times(P)
+            assert due == ("year", Sequence.parse(everything[0].sequence))
         async with _forgotten(fresh, 2) as kept:
             assert kept < len(everything)
             async with Api.of(server) as again:

@@ -90,7 +90,7 @@ class Stats:
         last_sequence: The newest event ever appended; "0-0" if there is none.
         event_bytes: Size in the log of the events appended since counted_since, in bytes.
         data_key_count: Number of live data items.
-        deleted_key_count: Number of keys whose latest event is a deletion.
+        deleted_key_count: Number of keys whose latest event is a deletion or an expiry.
         agent_count: Number of registered agents.
         subscriber_count: Number of open `subscribe` streams in the whole deployment. Can lag by a
             few seconds.

@@ -434,7 +434,7 @@ class GetStatsResponse(_message.Message):
     data_key_count: _builtins.int
     """Number of live data items."""
     deleted_key_count: _builtins.int
-    """Number of keys whose latest event is a deletion."""
+    """Number of keys whose latest event is a deletion or an expiry."""
     agent_count: _builtins.int
     """Number of registered agents."""
     subscriber_count: _builtins.int
