@@ -12,6 +12,7 @@ import structlog
 
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.failpoints import reached
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
@@ -39,6 +40,7 @@ class Expirer:
         self._store = store
         self._growth = growth
         self._claims = Claims(store.tasks, _TASK, hold_ms=_HOLD_MS)
+        self._failures = Failures("expiry_failed")
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -58,13 +60,14 @@ class Expirer:
             try:
                 due = await self._store.expiry.due()
                 for project in due.projects:
-                    await self._expire(project)
+                    with self._failures.isolated(project):
+                        await self._expire(project)
                 if due.next_ms is not None:
                     wait_s = min(max(due.next_ms / 1000, _SHORTEST_S), _LOOK_S)
             except ContexError as error:
                 log.warning("expiry_interrupted", error=error.message)
             except Exception:
-                log.exception("expiry_failed")
+                log.exception("expiry_interrupted")
             await asyncio.sleep(wait_s)
 
     async def _expire(self, project: str) -> None:

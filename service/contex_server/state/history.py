@@ -250,7 +250,7 @@ class HistoryReader:
 
 def _has_payload(link: Revision) -> bool:
     event = link.event
-    return event.erased is None or event.event_type == DATA_DELETED
+    return event.erased is None or event.deletes
 
 
 def _add_all(blamed: Blame, older: list[Revision], deadline: float) -> None:

