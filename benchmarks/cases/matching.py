@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 from contex_server.kernel.model import BEGINNING, Agent, Need
-from contex_server.matching.background import shipped_prior
+from contex_server.matching.background import Snapshot, shipped_prior
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.rules import AbsoluteRule
 
@@ -40,7 +40,8 @@ class Project:
             _ms(lambda key=f"k{n}", text=text: self.index.put(key, next(self.digests), text))
             for n, text in enumerate(self.data)
         ]
-        snapshot = self.rule.snapshot(self.index)
+        due = self.rule.size_due(self.index)
+        snapshot = Snapshot.of(self.rule.texts(self.index), data).pack() if due else None
         self.rule.set_background(self.index, self.needs, snapshot, BEGINNING)
         self.encodings = texts.needs(needs)
         self.set_ms = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 from contex_server.kernel.model import BEGINNING, Agent, Need
-from contex_server.matching.background import Prior
+from contex_server.matching.background import Prior, Snapshot
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.relative import background as relative_background
 from contex_server.matching.relative.score import shipped_weights as relative_weights
@@ -117,8 +117,8 @@ class Live:
         matched = self.listening.match(encoding, found, data_key, text.serial if text else None)
         for match in matched.get("agent", ()):
             self.delivered[data_key, match.need_index] = match.score
-        snapshot = self.rule.snapshot(self.data)
-        if snapshot is not None:
+        if self.rule.size_due(self.data):
+            snapshot = Snapshot.of(self.rule.texts(self.data), len(self.data)).pack()
             self.rule.set_background(self.data, self.listening, snapshot, BEGINNING)
 
     def scores(self) -> dict[tuple[str, int], float]:

@@ -103,6 +103,15 @@ class Server:
         self._services = tuple(service.full_name for service, _ in services)
         self._grpc = grpc.aio.server(options=_options(settings))
         exists = partial(require_project, existence=self.rooms.projects.existence)
+        matchers = self.rooms.match.pool
+        self.counts.watch(
+            {"contex_matchers_evicted": lambda: matchers.evicted},
+            {
+                "contex_matchers": lambda: len(matchers),
+                "contex_matcher_bytes": lambda: matchers.nbytes,
+                "contex_scans_waiting": lambda: matchers.engine.scans.waiting,
+            },
+        )
         chain = links(self.calls, self.counts, self.rooms.audit.writer, exists)
         most = settings.limits.response_message_bytes
         self._grpc.add_generic_rpc_handlers(handlers(services, chain, most))

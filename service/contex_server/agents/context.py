@@ -204,7 +204,9 @@ class AgentContextReader:
                 )
                 for need in agent.needs
             ]
-            matched = await engine.work(index.data.search, wide_needs, encodings, scope.admits)
+            matched = await index.worker.work(
+                index.data.search, wide_needs, encodings, scope.admits
+            )
             latest = {data_key: index.latest[data_key] for data_key, _ in matched}
         unsent: list[_UnsentDatum] = []
         for data_key, wide_matches in matched:

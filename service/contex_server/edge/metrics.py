@@ -28,6 +28,15 @@ _BOUNDS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 )  # fmt: skip
 
+_COUNTERS = {
+    "contex_matchers_evicted": "Indexes dropped so that all take at most CONTEX_INDEX_BYTES.",
+}
+_GAUGES = {
+    "contex_matchers": "Projects that have an index in memory.",
+    "contex_matcher_bytes": "Memory of these indexes.",
+    "contex_scans_waiting": "Backtests and questions about the past that wait for their turn.",
+}
+
 
 @dataclass(slots=True)
 class Totals:
@@ -38,17 +47,23 @@ class Totals:
         buckets: By service, method and index in `_BOUNDS_S`, the calls that took at most that
             bound and longer than the one before it; the last bucket has no bound.
         seconds: By service and method, how long all of them took together.
+        counters: What else the process counts, by name.
+        gauges: What it holds now, by name.
     """
 
     calls: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     buckets: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    gauges: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Totals) -> None:
-        """Adds what another has counted."""
+        """Adds what another has counted, and what it holds."""
         self.calls.update(other.calls)
         self.buckets.update(other.buckets)
         self.seconds.update(other.seconds)
+        self.counters.update(other.counters)
+        self.gauges.update(other.gauges)
 
 
 class CallCounts:
@@ -56,12 +71,26 @@ class CallCounts:
 
     def __init__(self) -> None:
         self._totals = Totals()
+        self._counters: dict[str, Callable[[], int]] = {}
+        self._gauges: dict[str, Callable[[], int]] = {}
+
+    def watch(
+        self, counters: dict[str, Callable[[], int]], gauges: dict[str, Callable[[], int]]
+    ) -> None:
+        """Asks these for their numbers, too; from any thread. `_COUNTERS`, `_GAUGES` name them."""
+        self._counters, self._gauges = counters, gauges
 
     def totals(self) -> Totals:
         """A copy of what was counted so far; from any thread."""
         # Each copy is one step of the interpreter, so the event loop can go on counting.
         totals = self._totals
-        return Totals(totals.calls.copy(), totals.buckets.copy(), totals.seconds.copy())
+        return Totals(
+            totals.calls.copy(),
+            totals.buckets.copy(),
+            totals.seconds.copy(),
+            Counter({name: count() for name, count in self._counters.items()}),
+            Counter({name: held() for name, held in self._gauges.items()}),
+        )
 
     async def count(self, call: Incoming, rest: Rest) -> Any:
         """Link: counts the call when it ends."""
@@ -106,11 +135,16 @@ class CallMetrics(Collector):
             ended = Totals()
             ended.add(self._ended)
             ended.add(last())
+            ended.gauges.clear()
             self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector.collect`; called from any thread."""
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
         totals = Totals()
         totals.add(self._ended)
@@ -135,3 +169,7 @@ class CallMetrics(Collector):
                 buckets.append((bound, upto))
             seconds.add_metric(method, buckets, sum_s)
         yield from (calls, seconds)
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=totals.counters[name])
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=totals.gauges[name])

@@ -143,6 +143,7 @@ class Settings(BaseSettings):
     """The threshold with the best F1 when the score was fitted; see matching/data/weights.json."""
     embed_timeout_ms: int = Field(default=5_000, ge=1)
     index_idle_s: float = Field(default=600.0, gt=0)
+    index_bytes: int = Field(default=512 * MIB, ge=0)
     tokenizer: Path | None = None
 
     embedder: EmbedderSettings = EmbedderSettings()

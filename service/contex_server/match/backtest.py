@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
@@ -25,6 +26,7 @@ from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index
+from contex_server.match.turns import each
 from contex_server.matching.encoding import Encoding
 from contex_server.state.reader import StateReader
 
@@ -75,6 +77,7 @@ class BacktestQuery:
     min_delta: MinDelta | None
     events: bool  # whether to return the events that match, too
     scope: Scope  # what the caller may see; other events are not judged
+    caller: str  # who shares turns with their other backtests
 
 
 class BacktestRunner:
@@ -111,9 +114,11 @@ class BacktestRunner:
                     break
                 if index is None:
                     state = await self._states.at(project, query.span.after)
-                    index = await engine.new_index(project, state.all(), query.span.after)
+                    scan = engine.scans.scan(project, query.caller)
+                    states, since = state.all(), query.span.after
+                    index = await engine.new_index(project, states, since, worker=scan)
                     encodings = await engine.encode_needs(index, needs, registered=False)
-                    await engine.work(index.needs.set_agent, agent, encodings)
+                    await index.worker.work(index.needs.set_agent, agent, encodings)
                 chunk = await self._judge(query, agent, index, page.entries, summary)
                 if chunk.deliveries and query.events:
                     yield chunk
@@ -149,7 +154,7 @@ class BacktestRunner:
         encodings = await engine.encode_events(index, events)
         matched: list[tuple[Match, ...]] = []
         for part in _split(events):
-            matched += await engine.work(_match_one_by_one, index, part, encodings)
+            matched += await each(index.worker, partial(_match_alone, index, encodings), part)
             if part[-1].event_type == BACKGROUND_CHANGED:
                 await engine.use_background(index, part[-1].sequence)
         deliveries: list[Delivery] = []
@@ -188,7 +193,5 @@ def _split(events: Sequence[Event]) -> list[list[Event]]:
     return [part for part in parts if part]
 
 
-def _match_one_by_one(
-    index: Index, events: Sequence[Event], encodings: dict[bytes, Encoding]
-) -> list[tuple[Match, ...]]:
-    return [index.match([event], encodings)[0].get(_AGENT, ()) for event in events]
+def _match_alone(index: Index, encodings: dict[bytes, Encoding], event: Event) -> tuple[Match, ...]:
+    return index.match([event], encodings)[0].get(_AGENT, ())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TypeVar, TypeVarTuple
 
@@ -22,17 +21,18 @@ from contex_server.log.state import StateStore
 from contex_server.match.agent_codec import registered_agent
 from contex_server.match.index import Index
 from contex_server.match.result import HEADS_BYTES, MatchedDatum, MatchedEvents, Room
+from contex_server.match.turns import Threads, Turns, Worker, each
+from contex_server.matching.background import Summary
 from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.encoding import Encoding
 from contex_server.matching.rules import is_absolute
-from contex_server.matching.vectors import use_one_thread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_WORKERS = 2
+_LIVE_THREADS = 2
 _CACHED_DESCRIPTIONS = 256
 _FETCH_EVENTS = 16
 _INDEX_CHUNK = 200
@@ -40,7 +40,11 @@ _INDEX_CHUNK = 200
 
 
 class MatchEngine:
-    """The stores, the models, the formula and the worker threads that matchers and queries use."""
+    """The stores, the models, the formula and the threads that matchers and queries use.
+
+    Live matching has threads of its own. What scans, in an index that it builds for itself,
+    takes turns on another.
+    """
 
     def __init__(
         self,
@@ -58,30 +62,20 @@ class MatchEngine:
         self.match = match
         self.embeddings = embeddings
         self._room = Room(answer_bytes, answer_bytes + HEADS_BYTES)
-        self._workers = ThreadPoolExecutor(
-            _WORKERS, thread_name_prefix="contex-match", initializer=use_one_thread
-        )
+        self.live = Threads(_LIVE_THREADS, "contex-match")
+        self.scans = Turns("contex-scan")
         self._descriptions: LRUCache[tuple[bytes, LogSequence], Description] = LRUCache(
             _CACHED_DESCRIPTIONS
         )
 
     async def close(self) -> None:
-        """Waits for the worker threads to finish."""
-        await asyncio.to_thread(self._workers.shutdown)
+        """Waits for the threads to finish."""
+        await self.live.close()
+        await self.scans.close()
 
     async def work(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Runs CPU-bound work in a worker thread.
-
-        If the caller is cancelled, this still waits for the work to end: nobody else may touch
-        the index it works on before that.
-        """
-        future = asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if not future.done():
-                await asyncio.wait([future])
-            raise
+        """Does CPU-bound work of live matching; see `Worker.work`."""
+        return await self.live.work(function, *args)
 
     async def encode_needs(
         self, index: Index, needs: Sequence[Need], *, registered: bool = True
@@ -98,14 +92,21 @@ class MatchEngine:
         return await self.embeddings.of_events(index.project, index.rule.decider, events)
 
     async def new_index(
-        self, project: str, states: Iterable[KeyState] = (), as_of: LogSequence = BEGINNING
+        self,
+        project: str,
+        states: Iterable[KeyState] = (),
+        as_of: LogSequence = BEGINNING,
+        *,
+        worker: Worker | None = None,
     ) -> Index:
         """An index of some data, under what decides in the project now.
 
-        They are judged against the background that this has as of a sequence.
+        They are judged against the background that this has as of a sequence. `worker` does all
+        work on the index; None: the threads of live matching.
         """
         decider = await self.embeddings.decider_of(project, fresh=True)
-        index = Index(project, await self.embeddings.models.rule(decider))
+        rule = await self.embeddings.models.rule(decider)
+        index = Index(project, rule, worker or self.live)
         await self.use_background(index, as_of)
         await self.apply(index, states)
         return index
@@ -116,7 +117,16 @@ class MatchEngine:
         If that one is lost, the one before it counts, in the end the shipped one.
         """
         found = await self.match.background(index.project, index.rule.decider, as_of)
-        await self.work(index.set_background, found)
+        await index.worker.work(index.set_background, found)
+
+    async def take_snapshot(self, index: Index) -> tuple[int, int, bytes] | None:
+        """The size that a new background is due for, how many data it sums up, and it, packed."""
+        size, data = index.rule.size_due(index.data), len(index.data)
+        if not size:
+            return None
+        summary = Summary()
+        await each(index.worker, summary.add, index.rule.texts(index.data))
+        return size, data, await index.worker.work(lambda: summary.snapshot(data).pack())
 
     async def apply(self, index: Index, states: Iterable[KeyState]) -> None:
         """Applies the latest events of data keys to an index; encodes what the store lacks."""
@@ -129,7 +139,7 @@ class MatchEngine:
                 entries = await self.log.get(project, missing)
                 events = [event_codec.decode(entry) for entry in entries if entry is not None]
                 encodings |= await self.encode_events(index, events)
-            await self.work(index.apply, part, encodings)
+            await each(index.worker, partial(index.apply_one, encodings), part)
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; those of recent events are cached."""
@@ -211,7 +221,7 @@ class MatchEngine:
         agent_id, previous = registered_agent(event.payload)
         if agent_id != agent.agent_id or previous is None:
             return None
-        matched = await self.work(
+        matched = await index.worker.work(
             index.search_new,
             (agent.needs, await self.encode_needs(index, agent.needs)),
             (previous, await self.encode_needs(index, previous)),

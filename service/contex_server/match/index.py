@@ -17,6 +17,7 @@ from contex_server.kernel.model import (
     Need,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.match.turns import Worker
 from contex_server.matching.background import SnapshotDamaged
 from contex_server.matching.changes import SearchResult
 from contex_server.matching.encoding import Encoding
@@ -25,30 +26,47 @@ from contex_server.state.fold import key_state_of
 
 log = structlog.get_logger(__name__)
 
+_LATEST_BYTES = 400
+"""A datum's key and sequence, and their places in dictionaries."""
+
 MatchesByAgent = dict[str, tuple[Match, ...]]
 
 
 class Index:
-    """The data of a project and the needs that are matched with them."""
+    """The data of a project and the needs that are matched with them.
 
-    def __init__(self, project: str, rule: Rule) -> None:
+    Attributes:
+        worker: Does whatever takes long here.
+    """
+
+    def __init__(self, project: str, rule: Rule, worker: Worker) -> None:
         self.project = project
         self.rule = rule
+        self.worker = worker
         self.data = rule.data()
         self.needs = rule.needs(self.data)
         self.latest: dict[str, LogSequence] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes; may be asked while the index is being changed."""
+        return self.data.nbytes + self.needs.nbytes + _LATEST_BYTES * len(self.latest)
+
     def apply(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
         """Applies the latest events of data keys."""
         for state in states:
-            encoding = encodings.get(state.digest)
-            if state.deleted or encoding is None:
-                change = self.data.remove(state.data_key)
-                self.latest.pop(state.data_key, None)
-            else:
-                change = self.data.put(state.data_key, state.digest, encoding)
-                self.latest[state.data_key] = state.sequence
-            self.needs.changed(change)
+            self.apply_one(encodings, state)
+
+    def apply_one(self, encodings: dict[bytes, Encoding], state: KeyState) -> None:
+        """Applies the latest event of a data key."""
+        encoding = encodings.get(state.digest)
+        if state.deleted or encoding is None:
+            change = self.data.remove(state.data_key)
+            self.latest.pop(state.data_key, None)
+        else:
+            change = self.data.put(state.data_key, state.digest, encoding)
+            self.latest[state.data_key] = state.sequence
+        self.needs.changed(change)
 
     def set_background(self, found: tuple[LogSequence, bytes] | None) -> None:
         """Scores against a stored background from here on; None: against the shipped one.
@@ -66,11 +84,6 @@ class Index:
                 error=str(error),
             )
             self.rule.set_background(self.data, self.needs, None, BEGINNING)
-
-    def take_snapshot(self) -> tuple[int, int, bytes] | None:
-        """The size that a new background is due for, how many data it sums up, and it, packed."""
-        size, packed = self.rule.size_due(self.data), self.rule.snapshot(self.data)
-        return None if packed is None else (size, len(self.data), packed)
 
     def match(self, events: list[Event], encodings: dict[bytes, Encoding]) -> list[MatchesByAgent]:
         """Applies events, in log order, and matches each with the needs of all agents.

@@ -50,6 +50,8 @@ _BACKOFF_S = (0.1, 5.0)
 _PATIENCE_S = 10.0
 """How long a registration waits for matching to reach it."""
 _CHUNK_BYTES = 1024 * 1024
+_IDLE_BYTES = 48 * 1024
+"""Memory of a matcher without data: its tasks, its channel, an empty index."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +105,12 @@ class ProjectMatcher:
     def failed(self) -> bool:
         """Whether it has stopped for good; a new matcher is needed then."""
         return self._reached.error is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory in bytes, as it is now."""
+        index = self._index.nbytes if hasattr(self, "_index") else 0
+        return _IDLE_BYTES + index + sum(feed.buffered_bytes for feed in self.feeds)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -439,7 +447,7 @@ class ProjectMatcher:
     async def _store_background(self, index: Index) -> Sequence | None:
         """Takes the background that is due; returns its event if this process was the first."""
         async with self._lock:
-            taken = await self._engine.work(index.take_snapshot)
+            taken = await self._engine.take_snapshot(index)
             as_of = self._reached.position
         if taken is None:
             return None

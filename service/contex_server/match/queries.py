@@ -135,7 +135,7 @@ class MatchQueries:
                 raise _not_found(place, f"event {place} is {kind}, which is not matched")
             (encoding,) = await engine.encode_needs(index, [need], registered=False)
             event_encodings = await engine.encode_events(index, [event])
-            explanation = await engine.work(
+            explanation = await index.worker.work(
                 index.rule.explain,
                 index.data,
                 need,
@@ -168,7 +168,8 @@ class MatchQueries:
                     yield index, position
                     return
         state = await self._states.at(project, moment)
-        yield await self._engine.new_index(project, state.all(), moment), moment
+        scan = self._engine.scans.scan(project)
+        yield await self._engine.new_index(project, state.all(), moment, worker=scan), moment
 
     async def _search(
         self,
@@ -180,7 +181,7 @@ class MatchQueries:
     ) -> MatchedEvents:
         """The latest events of the data that match."""
         encodings = await self._engine.encode_needs(index, needs, registered=registered)
-        matched = await self._engine.work(index.data.search, needs, encodings, admits)
+        matched = await index.worker.work(index.data.search, needs, encodings, admits)
         return [(index.latest[data_key], matches) for data_key, matches in matched]
 
     async def _result(
@@ -203,7 +204,8 @@ class MatchQueries:
             for datum in (data[i] for i in candidates)
         ]
         counter = self._counter
-        fitted = await self._engine.work(
+        scan = self._engine.scans.scan(project)
+        fitted = await scan.work(
             fit_to_budget,
             items,
             budget.tokens,

@@ -60,7 +60,7 @@ def open_match(
         feed_bytes=settings.feed_bytes,
         on_model_in_use=reembedding.start_if_outdated,
     )
-    pool = MatcherPool(engine, start, idle_s=settings.index_idle_s)
+    pool = MatcherPool(engine, start, idle_s=settings.index_idle_s, max_bytes=settings.index_bytes)
     stack.push_async_callback(pool.close)
     try:
         counter = token_counter(settings.tokenizer)

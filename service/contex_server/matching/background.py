@@ -50,6 +50,8 @@ MAX_TEXTS = 20_000
 """A larger project is summed up by a sample: nothing is matched meanwhile."""
 _COMPARED = 1_000
 """Different data that further ones are compared with, at most."""
+_FLUSH = 64
+"""Texts whose moments are added together."""
 PASSAGES_PER_TEXT = 8
 """Maximum number of passages counted per text, so that no long document dominates."""
 MIN_DEVIATION = 0.02
@@ -123,36 +125,10 @@ class Snapshot:
         Of texts that are alike only the first counts: twenty that say the same are no more usual
         than one, and so don't take standing from each other.
         """
-        frequencies: Counter[int] = Counter()
-        passages = different = 0
-        mean: Floats | float = 0.0
-        second: Floats | float = 0.0
-        heads: Vector | None = None
+        summary = Summary()
         for text in encodings:
-            head = text.vectors[0]
-            if heads is None:
-                heads = np.zeros((_COMPARED, len(head)), np.float32)
-            known = heads[: min(different, _COMPARED)]
-            if len(known) and float((known @ head).max()) >= ALIKE_COSINE:
-                continue
-            if different < _COMPARED:
-                heads[different] = head
-            different += 1
-            rows = text.vectors[:PASSAGES_PER_TEXT].astype(np.float64)
-            mean = mean + rows.sum(0)
-            second = second + rows.T @ rows
-            for terms in text.terms[:PASSAGES_PER_TEXT]:
-                frequencies.update(single_words(terms).tolist())
-                passages += 1
-        kept = sorted(term for term, n in frequencies.most_common(MAX_TERMS) if n > 1)
-        return cls(
-            data,
-            different,
-            np.asarray(mean / passages, np.float64),
-            np.asarray(second / passages, np.float64),
-            np.array(kept, np.uint32),
-            np.array([frequencies[term] / passages for term in kept], np.float32),
-        )
+            summary.add(text)
+        return summary.snapshot(data)
 
     def pack(self) -> bytes:
         """The snapshot as it is stored: a compressed numpy archive."""
@@ -205,6 +181,58 @@ class Snapshot:
         )
 
 
+class Summary:
+    """A snapshot in the making: texts are added one by one, as time allows."""
+
+    def __init__(self) -> None:
+        self._frequencies: Counter[int] = Counter()
+        self._passages = self._different = 0
+        self._mean: Floats | float = 0.0
+        self._second: Floats | float = 0.0
+        self._heads = np.zeros((0, 0), np.float32)
+        self._pending: list[Vector] = []
+
+    def add(self, text: Encoding) -> None:
+        """Adds a text, unless an earlier one says the same."""
+        head = text.vectors[0]
+        if not self._different:
+            self._heads = np.zeros((_COMPARED, len(head)), np.float32)
+        known = self._heads[: min(self._different, _COMPARED)]
+        if len(known) and float((known @ head).max()) >= ALIKE_COSINE:
+            return
+        if self._different < _COMPARED:
+            self._heads[self._different] = head
+        self._different += 1
+        self._pending.append(text.vectors[:PASSAGES_PER_TEXT])
+        if len(self._pending) >= _FLUSH:
+            self._flush()
+        for terms in text.terms[:PASSAGES_PER_TEXT]:
+            self._frequencies.update(single_words(terms).tolist())
+            self._passages += 1
+
+    def snapshot(self, data: int) -> Snapshot:
+        """The snapshot of the texts so far, which are those of that many data."""
+        self._flush()
+        frequencies, passages = self._frequencies, self._passages
+        kept = sorted(term for term, n in frequencies.most_common(MAX_TERMS) if n > 1)
+        return Snapshot(
+            data,
+            self._different,
+            np.asarray(self._mean / passages, np.float64),
+            np.asarray(self._second / passages, np.float64),
+            np.array(kept, np.uint32),
+            np.array([frequencies[term] / passages for term in kept], np.float32),
+        )
+
+    def _flush(self) -> None:
+        # Many at once: one row's products alone take longer to add than to compute.
+        if self._pending:
+            rows = np.concatenate(self._pending).astype(np.float64)
+            self._pending.clear()
+            self._mean = self._mean + rows.sum(0)
+            self._second = self._second + rows.T @ rows
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Baseline:
     """A need against a background."""
@@ -231,15 +259,21 @@ class Background:
     data: int  # of the project, that it sums up
     mean: Floats
     covariance: Floats  # within the shipped texts and within the project, not between the two
-    own: Snapshot | None
+    term_ids: TermIds  # the project's own, ascending
+    term_share: NDArray[np.float32]
     prior: Prior
     weight: float  # of the snapshot, 0 to 1; the rest is the prior's
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes of what is the project's own: the prior alone is shared by all."""
+        own = self.mean, self.covariance, self.term_ids, self.term_share
+        return sum(array.nbytes for array in own) if self.data else 0
 
     def shares(self, ids: TermIds) -> Floats:
         """The share of passages that have each term."""
         shares = (1 - self.weight) * look_up(ids, self.prior.term_ids, self.prior.term_share)
-        if self.own is not None:
-            shares += self.weight * look_up(ids, self.own.term_ids, self.own.term_share)
+        shares += self.weight * look_up(ids, self.term_ids, self.term_share)
         return np.asarray(shares, np.float64)
 
     def rarities(self, ids: TermIds) -> Floats:
@@ -273,14 +307,16 @@ def background(
     """The background that a snapshot makes with the prior, since its event."""
     shipped = _covariance(prior)
     if snapshot is None:
-        return Background(sequence, 0, prior.mean, shipped, None, prior, 0.0)
+        no_ids, no_shares = np.empty(0, np.uint32), np.empty(0, np.float32)
+        return Background(sequence, 0, prior.mean, shipped, no_ids, no_shares, prior, 0.0)
     own = snapshot.different / (snapshot.different + PRIOR_DATA)
     return Background(
         sequence,
         snapshot.data,
         (1 - own) * prior.mean + own * snapshot.mean,
         (1 - own) * shipped + own * _covariance(snapshot),
-        snapshot,
+        snapshot.term_ids,
+        snapshot.term_share,
         prior,
         own,
     )

@@ -63,6 +63,11 @@ class IndexedText:
     words: tuple[TermIds, ...]  # of each passage
     data_keys: set[str]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, without its vectors."""
+        return sum(ids.nbytes + 112 for ids in self.words) + 500
+
 
 class DataIndex:
     """The texts of a project's live data under a model. Not for use by several threads at once.
@@ -91,6 +96,7 @@ class DataIndex:
         self._passage_of = np.zeros(0, np.int64)
         # By place: the number of a text's different words.
         self._words = np.zeros(0)
+        self._text_bytes = 0
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -105,13 +111,14 @@ class DataIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes, of vectors, terms and what belongs to each slot."""
-        words = sum(
-            sum(ids.nbytes + 112 for ids in text.words) + 500 for text in self._texts.values()
-        )
+        """Memory in bytes, of vectors, terms, what belongs to each slot, and the background.
+
+        Costs nothing to ask, also while another thread changes the index.
+        """
         columns = self._serial_of, self._place_of, self._passage_of, self._words
         arrays = sum(column.nbytes for column in columns)
-        return self._vectors.nbytes + self._postings.nbytes + words + arrays
+        texts = self._vectors.nbytes + self._postings.nbytes + self._text_bytes
+        return texts + arrays + self.background.nbytes
 
     def digest_of(self, data_key: str) -> bytes | None:
         """The digest of a datum's text; None if there is no such datum."""
@@ -252,6 +259,7 @@ class DataIndex:
         self._words[place] = len(different.ids)
         self._postings.add(place, different)
         self._texts[digest] = self._by_serial[text.serial] = text
+        self._text_bytes += text.nbytes
         return text
 
     def _release(self, data_key: str, digest: bytes) -> None:
@@ -260,6 +268,7 @@ class DataIndex:
         if text.data_keys:
             return
         del self._texts[digest], self._by_serial[text.serial]
+        self._text_bytes -= text.nbytes
         self._postings.remove(text.place, once(different_words(text.words)))
         self._vectors.remove(text.slots)
         self._serial_of[text.slots] = 0

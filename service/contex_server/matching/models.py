@@ -45,6 +45,7 @@ class Models:
         self._embedders = {e.model_id: e for e in (*others, configured)}
         self.configured_id = absolute_decider(configured.model_id)
         self._moments: dict[str, asyncio.Task[_Moments]] = {}
+        self._rules: dict[str, Rule] = {}
 
     def ids(self) -> list[str]:
         """The deciders that this process has."""
@@ -65,7 +66,15 @@ class Models:
         return relative_weights().version
 
     async def rule(self, decider: str) -> Rule:
-        """The rule and model that a decider names; raises EMBEDDER_UNAVAILABLE."""
+        """The rule and model that a decider names; raises EMBEDDER_UNAVAILABLE.
+
+        One for all projects: its matrices take megabytes.
+        """
+        if decider not in self._rules:
+            self._rules.setdefault(decider, await self._new_rule(decider))
+        return self._rules[decider]
+
+    async def _new_rule(self, decider: str) -> Rule:
         builtin = embedder_of(decider) in _OF_SHIPPED_PRIOR
         if is_absolute(decider):
             prior = background.shipped_prior()

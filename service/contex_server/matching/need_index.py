@@ -53,14 +53,14 @@ class NeedIndex(NeedsByAgent):
         # The product at which the threshold is reached; infinite in a free row.
         self._levels = np.zeros(0)
         self._masses = np.zeros(0)
+        self._term_bytes = 0
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
         columns = self._vectors, self._rows, self._offsets, self._thresholds, self._levels
         arrays = sum(column.nbytes for column in (*columns, self._masses))
-        terms = sum(2 * terms.ids.nbytes + 900 for terms in self._terms.values())
-        return self._postings.nbytes + arrays + terms
+        return self._postings.nbytes + arrays + self._term_bytes
 
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data: what other data there are makes no difference."""
@@ -149,6 +149,7 @@ class NeedIndex(NeedsByAgent):
         self._vectors[rows] = np.concatenate([need.vectors[:1] for need in needs])
         for row, need in zip(rows, needs, strict=True):
             self._terms[row] = need.terms[0]
+            self._term_bytes += _nbytes(need.terms[0])
             if need.foreign:
                 self._foreign.add(row)
             self._postings.add(row, once(single_words(need.terms[0])))
@@ -184,8 +185,15 @@ class NeedIndex(NeedsByAgent):
             self._set_level(row)
 
     def _remove(self, row: int) -> None:
-        self._postings.remove(row, once(single_words(self._terms.pop(row))))
+        terms = self._terms.pop(row)
+        self._term_bytes -= _nbytes(terms)
+        self._postings.remove(row, once(single_words(terms)))
         del self._baselines[row]
         self._foreign.discard(row)
         self._levels[row] = np.inf
         self._free.append(row)
+
+
+def _nbytes(terms: Terms) -> int:
+    """Memory of a need's terms and what is known of it, in bytes."""
+    return 2 * terms.ids.nbytes + 900

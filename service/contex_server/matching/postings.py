@@ -29,6 +29,7 @@ class Postings:
 
     def __init__(self) -> None:
         self._lists: dict[int, array[int]] = {}
+        self._items = 0
 
     def __len__(self) -> int:
         return len(self._lists)
@@ -39,11 +40,12 @@ class Postings:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        return sum(4 * len(each) for each in self._lists.values()) + _BYTES_EACH * len(self)
+        return 4 * self._items + _BYTES_EACH * len(self)
 
     def add(self, slot: int, terms: Terms) -> None:
         """Adds a text."""
         packed = ((slot << _COUNT_BITS) | terms.counts.astype(np.int64)).tolist()
+        self._items += len(packed)
         for term, one in zip(terms.ids.tolist(), packed, strict=True):
             occurrences = self._lists.get(term)
             if occurrences is None:
@@ -54,6 +56,7 @@ class Postings:
     def remove(self, slot: int, terms: Terms) -> None:
         """Removes a text that was added with these terms."""
         packed = ((slot << _COUNT_BITS) | terms.counts.astype(np.int64)).tolist()
+        self._items -= len(packed)
         for term, one in zip(terms.ids.tolist(), packed, strict=True):
             occurrences = self._lists[term]
             last = occurrences.pop()

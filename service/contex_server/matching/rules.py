@@ -8,10 +8,10 @@ score as it is to another model: encoded anew in the background, then switched b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from contex_server.kernel.model import BEGINNING, Agent, Event, Match, Need
+from contex_server.kernel.model import Agent, Event, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching import explain as absolute
 from contex_server.matching.background import (
@@ -111,8 +111,8 @@ class Rule(Protocol):
         """The size at which the background should be taken anew, as the data are; 0: none."""
         ...
 
-    def snapshot(self, data: Data) -> bytes | None:
-        """A new snapshot of the data, packed, if their background should be taken anew."""
+    def texts(self, data: Data) -> Iterator[Encoding]:
+        """The texts that a new background of the data sums up."""
         ...
 
     def set_background(
@@ -133,9 +133,10 @@ class AbsoluteRule:
         self.decider = decider
         self.prior = prior
         self.scorer = scorer or Scorer(shipped_weights(embedder_of(decider)))
+        self._shipped = background(prior)  # One for all projects that have no snapshot.
 
     def data(self) -> DataIndex:
-        return DataIndex(self.decider, self.scorer, background(self.prior))
+        return DataIndex(self.decider, self.scorer, self._shipped)
 
     def needs(self, data: Data) -> NeedIndex:
         assert isinstance(data, DataIndex)
@@ -151,11 +152,9 @@ class AbsoluteRule:
         size = size_reached(len(data))
         return size if size > size_reached(data.background.data) else 0
 
-    def snapshot(self, data: Data) -> bytes | None:
+    def texts(self, data: Data) -> Iterator[Encoding]:
         assert isinstance(data, DataIndex)
-        if not self.size_due(data):
-            return None
-        return Snapshot.of(data.encodings(MAX_TEXTS), len(data)).pack()
+        return data.encodings(MAX_TEXTS)
 
     def set_background(
         self, data: Data, needs: Needs, snapshot: bytes | None, since: LogSequence
@@ -165,7 +164,7 @@ class AbsoluteRule:
         own = None if snapshot is None else Snapshot.unpack(snapshot)
         if own is not None and len(own.mean) != data.dimension:
             raise SnapshotDamaged(f"of {len(own.mean)} dimensions, not {data.dimension}")
-        data.background = background(self.prior, own, since if own else BEGINNING)
+        data.background = background(self.prior, own, since) if own else self._shipped
         needs.background_changed()
 
 
@@ -191,8 +190,8 @@ class RelativeRule:
     def size_due(self, data: Data) -> int:
         return 0
 
-    def snapshot(self, data: Data) -> None:
-        return None
+    def texts(self, data: Data) -> Iterator[Encoding]:
+        return iter(())
 
     def set_background(
         self, data: Data, needs: Needs, snapshot: bytes | None, since: LogSequence

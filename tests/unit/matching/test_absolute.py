@@ -175,10 +175,10 @@ def test_a_score_changes_with_the_background_alone() -> None:
         return found
 
     before = live()
-    assert project.rule.snapshot(data) is not None
-    packed = project.rule.snapshot(data)
+    assert project.rule.size_due(data)
+    packed = Snapshot.of(project.rule.texts(data), len(data)).pack()
     project.rule.set_background(data, needs, packed, SINCE)
-    assert project.rule.snapshot(data) is None  # The next one is due at 1,000.
+    assert not project.rule.size_due(data)  # The next one is due at 1,000.
     after = live()
     assert after != before
     searched = {pair: match.score for pair, match in project.searched(data, 0.05).items()}

@@ -74,7 +74,8 @@ class MatchServicer(Servicer):
         needs = self._needs(specs, threshold, 1)
         span, _ = await log_range(self._log, request, span)
         events = not request.summary_only
-        query = BacktestQuery(call.project, needs, span, delta, events, call.scope)
+        caller = call.origin.identity or call.origin.peer
+        query = BacktestQuery(call.project, needs, span, delta, events, call.scope, caller)
         room = messages.batch_room(self._settings)
         async with aclosing(self._rooms.match.backtests.run(query)) as parts:
             async for part in parts:

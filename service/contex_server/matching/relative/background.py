@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from io import BytesIO
 
@@ -81,8 +81,7 @@ class Background:
 
     def __init__(self, prior: Prior) -> None:
         self._prior = prior
-        self._sum = np.rint(PRIOR_PASSAGES * prior.mean * _SCALE)
-        self._products = np.rint(PRIOR_PASSAGES * prior.second * _SCALE**2)
+        self._sum, self._products = _sums(prior)
         self._frequencies: Counter[int] = Counter()
         self._length = 0
         self._pending: list[tuple[Floats, float]] = []
@@ -98,6 +97,12 @@ class Background:
         """The average length of a passage in terms."""
         prior = self._prior
         return (self._length + PRIOR_PASSAGES * prior.length) / self.weight
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes of what is the project's own."""
+        counts = 100 * len(self._frequencies)
+        return counts + (self._products.nbytes + self._sum.nbytes if self.passages else 0)
 
     def add(self, encoding: Encoding) -> None:
         """Adds a text."""
@@ -130,8 +135,9 @@ class Background:
             rows = np.concatenate([vectors for vectors, _ in self._pending])
             signs = np.concatenate([np.full(len(v), sign) for v, sign in self._pending])
             self._pending.clear()
-            self._sum += signs @ rows
-            self._products += (rows * signs[:, None]).T @ rows
+            # Not in place: at first they are those of all projects.
+            self._sum = self._sum + signs @ rows
+            self._products = self._products + (rows * signs[:, None]).T @ rows
 
     def moments(self) -> tuple[Floats, Floats]:
         """The mean vector and the second moment, with the prior."""
@@ -170,6 +176,13 @@ class Background:
                 means.tolist(), deviations(means, squares).tolist(), weights, strict=True
             )
         ]
+
+
+@lru_cache(maxsize=8)
+def _sums(prior: Prior) -> tuple[Floats, Floats]:
+    """The sums of a prior's vectors and of their products; one for all projects under it."""
+    products = np.rint(PRIOR_PASSAGES * prior.second * _SCALE**2)
+    return np.rint(PRIOR_PASSAGES * prior.mean * _SCALE), products
 
 
 def deviations(means: Floats, squares: Floats) -> Floats:

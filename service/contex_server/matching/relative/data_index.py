@@ -56,6 +56,11 @@ class IndexedText:
     terms: tuple[Terms, ...]  # of each passage
     data_keys: set[str]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, without its vectors."""
+        return sum(t.ids.nbytes + t.counts.nbytes + 300 for t in self.terms) + 500
+
 
 class DataIndex:
     """The texts of a project's live data under a model. Not for use by several threads at once."""
@@ -74,6 +79,7 @@ class DataIndex:
         self._serial_of = np.zeros(0, np.int64)
         self._passage_of = np.zeros(0, np.int64)
         self._lengths = np.zeros(0)
+        self._text_bytes = 0
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -93,13 +99,13 @@ class DataIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes, of vectors, terms and what belongs to each slot."""
-        terms = sum(
-            sum(t.ids.nbytes + t.counts.nbytes + 300 for t in text.terms) + 500
-            for text in self._texts.values()
-        )
+        """Memory in bytes, of vectors, terms, what belongs to each slot, and the background.
+
+        Costs nothing to ask, also while another thread changes the index.
+        """
         arrays = self._serial_of.nbytes + self._passage_of.nbytes + self._lengths.nbytes
-        return self._vectors.nbytes + self._postings.nbytes + terms + arrays
+        texts = self._vectors.nbytes + self._postings.nbytes + self._text_bytes
+        return texts + arrays + self.background.nbytes
 
     def digest_of(self, data_key: str) -> bytes | None:
         """The digest of a datum's text; None if there is no such datum."""
@@ -270,6 +276,7 @@ class DataIndex:
             self._lengths[slot] = terms.length
             self._postings.add(slot, terms)
         self._texts[digest] = self._by_serial[text.serial] = text
+        self._text_bytes += text.nbytes
         self.background.add(encoding)
         return text
 
@@ -279,6 +286,7 @@ class DataIndex:
         if text.data_keys:
             return None
         del self._texts[digest], self._by_serial[text.serial]
+        self._text_bytes -= text.nbytes
         encoding = Encoding(self._vectors.vectors(text.slots), text.terms)
         self.background.remove(encoding)
         for slot, terms in zip(text.slots.tolist(), text.terms, strict=True):

@@ -67,12 +67,13 @@ class NeedRows:
         self._pending_passages = 0
         self._mass_weight = 0.0
         self._crowd = 0.0
+        self._term_bytes = 0
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
-        terms = sum(terms.ids.nbytes + 600 for terms in self.terms.values())
-        return self.vectors.nbytes + self._postings.nbytes + self.numbers.nbytes + terms
+        arrays = self.vectors.nbytes + self.numbers.nbytes
+        return arrays + self._postings.nbytes + self._term_bytes
 
     def need(self, row: int) -> Encoding:
         """The need of a row."""
@@ -98,6 +99,7 @@ class NeedRows:
         numbers.set_moments(np.array(rows), means, squares, background.weight)
         for row, need in zip(rows, needs, strict=True):
             terms = self.terms[row] = need.terms[0]
+            self._term_bytes += _nbytes(terms)
             self._postings.add(row, terms)
             frequencies = background.frequencies(terms.ids)
             numbers.mass[row] = rarities(terms.ids, frequencies, self._mass_weight).sum()
@@ -105,7 +107,9 @@ class NeedRows:
 
     def remove(self, row: int) -> None:
         """Removes a need."""
-        self._postings.remove(row, self.terms.pop(row))
+        terms = self.terms.pop(row)
+        self._term_bytes -= _nbytes(terms)
+        self._postings.remove(row, terms)
         self.numbers.clear(row)
         self._free.append(row)
 
@@ -287,3 +291,8 @@ def _pairs(parts: Sequence[Candidates]) -> Candidates:
     if len(parts) == 1:
         return parts[0]
     return Candidates(*map(np.concatenate, zip(_NO_CANDIDATES, *parts, strict=True)))
+
+
+def _nbytes(terms: Terms) -> int:
+    """Memory of a need's terms, in bytes."""
+    return terms.ids.nbytes + 600
