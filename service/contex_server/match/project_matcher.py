@@ -8,6 +8,7 @@ While the embedding model or the store is unavailable it waits, then goes on whe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
@@ -50,6 +51,7 @@ _BACKOFF_S = (0.1, 5.0)
 _PATIENCE_S = 10.0
 """How long a registration waits for matching to reach it."""
 _CHUNK_BYTES = 1024 * 1024
+_PROGRESS_S = 5.0
 _IDLE_BYTES = 48 * 1024
 """Memory of a matcher without data: its tasks, its channel, an empty index."""
 
@@ -86,7 +88,7 @@ class ProjectMatcher:
         self._hub = hub
         self._feed_bytes = feed_bytes
         self._on_model_in_use = on_model_in_use
-        self._index: Index  # There is one once the matcher has started.
+        self._index: Index  # There is one soon, and it is complete once the matcher has started.
         self._live: dict[str, LiveAgent] = {}
         self._reached = PositionWaiters()
         self._removals: set[asyncio.Task[None]] = set()
@@ -109,8 +111,13 @@ class ProjectMatcher:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes, as it is now."""
-        index = self._index.nbytes if hasattr(self, "_index") else 0
+        index = 0 if self.index is None else self.index.nbytes
         return _IDLE_BYTES + index + sum(feed.buffered_bytes for feed in self.feeds)
+
+    @property
+    def index(self) -> Index | None:
+        """The index to be counted, perhaps while it is being built; None: not even begun."""
+        return getattr(self, "_index", None)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -294,8 +301,12 @@ class ProjectMatcher:
             await self._new_index()
             decider = self._index.rule.decider
             newest: dict[str, Sequence] = {}
+            told = time.monotonic()
             async for states in engine.state.state(self.project):
                 await self._apply_newer(states, newest)
+                if time.monotonic() - told >= _PROGRESS_S:
+                    told = time.monotonic()
+                    log.info("indexing", project=self.project, data=len(self._index.data))
             tail = (await engine.log.bounds(self.project)).tail
             try:
                 while self._reached.position < tail:

@@ -186,6 +186,7 @@ async def test_a_call_is_known_while_it_runs() -> None:
 
 def totals(**calls: int) -> Totals:
     found = Totals()
+    found.gauges["contex_matchers"] = found.counters["contex_matchers_evicted"] = 1
     for method, count in calls.items():
         found.calls[SERVICE, method, "OK", ""] = count
         found.buckets[SERVICE, method, 0] = count
@@ -195,7 +196,7 @@ def totals(**calls: int) -> Totals:
 
 def samples(metrics: CallMetrics) -> dict[str, float]:
     return {
-        f"{s.name}{{{s.labels['method']}}}": s.value
+        f"{s.name}{{{s.labels.get('method', '')}}}": s.value
         for family in metrics.collect()
         for s in family.samples
         if s.labels.get("le", "+Inf") == "+Inf"
@@ -221,3 +222,6 @@ async def test_processes_add_up_and_no_counter_falls_when_one_ends() -> None:
     metrics.reported(1, None)
     assert samples(metrics)["contex_calls_total{Publish}"] == 9
     assert samples(metrics)["contex_calls_total{Listen}"] == 1
+    # Three reports in all, one of a process that is still there.
+    assert samples(metrics)["contex_matchers_evicted_total{}"] == 3
+    assert samples(metrics)["contex_matchers{}"] == 1

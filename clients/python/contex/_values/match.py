@@ -347,7 +347,8 @@ class MatchingStatus(MatchingStatusMethods):
         texts_embedded: Number of the project's texts already embedded with configured_model. 0
             unless the models differ.
         texts_total: Total number of the project's texts. 0 unless the models differ.
-        data_indexed: Number of live data items in this server's index.
+        data_indexed: Number of live data items in this server's index; grows while the index is
+            being built.
         passages_indexed: Number of their passages.
         needs_indexed: Number of needs of the agents that listen on this server.
         index_bytes: Memory that the index takes on this server, in bytes.

@@ -828,7 +828,7 @@ class GetMatchingStatusResponse(_message.Message):
     texts_total: _builtins.int
     """Total number of the project's texts. 0 unless the models differ."""
     data_indexed: _builtins.int
-    """Number of live data items in this server's index."""
+    """Number of live data items in this server's index; grows while the index is being built."""
     passages_indexed: _builtins.int
     """Number of their passages."""
     needs_indexed: _builtins.int

@@ -14,7 +14,7 @@ from contex_server.api.shared.ranges import log_range
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, invalid_field
-from contex_server.kernel.model import BEGINNING, Need, Sequence
+from contex_server.kernel.model import Need, Sequence
 from contex_server.match.backtest import BacktestQuery
 from contex_server.state.moments import MomentQuery, resolve_moment
 
@@ -139,15 +139,12 @@ class MatchServicer(Servicer):
         if response.model != response.configured_model:
             room.reembedding.start_if_outdated(call.project)
         matcher = room.pool.open_matcher(call.project)
-        if matcher is not None:
-            await matcher.started()
-            async with matcher.index_at(BEGINNING) as (index, _):
-                response.data_indexed = len(index.data)
-                response.passages_indexed = index.data.passages
-                response.needs_indexed = index.needs.needs
-                response.index_bytes = await room.pool.engine.work(
-                    lambda: index.data.nbytes + index.needs.nbytes
-                )
+        index = None if matcher is None else matcher.index
+        if index is not None:
+            response.data_indexed = len(index.data)
+            response.passages_indexed = index.data.passages
+            response.needs_indexed = index.needs.needs
+            response.index_bytes = index.nbytes
         return response
 
     def _needs(

@@ -1,0 +1,108 @@
+"""What projects share in matching: threads, in turns, and memory, within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from contex.v1.agent_service_pb2 import Need
+from contex.v1.match_service_pb2 import BacktestRequest, GetMatchingStatusRequest, MatchRequest
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.server import Server
+
+from tests.conftest import StartServer
+from tests.integration.support import Api, Words, event, eventually
+
+
+async def match(api: Api, project: str) -> Any:
+    return await api.matches.Match(MatchRequest(project=project, questions=[Need(text="red fox")]))
+
+
+def backtest(api: Api, project: str) -> Any:
+    request = BacktestRequest(project=project, needs=[Need(text="red fox")])
+    return api.matches.Backtest(request)
+
+
+async def test_backtests_do_not_hold_up_another_projects_deliveries(
+    word_server: Server, word_api: Api
+) -> None:
+    await word_api.publish(event(description="a red fox"), project="scanned")
+    await word_api.register("a", "red fox", project="live")
+    stream = await word_api.listen("a", "live").live()
+    engine, go = word_server.rooms.match.pool.engine, threading.Event()
+    holding = asyncio.create_task(engine.scans.scan("scanned").work(go.wait))
+    calls = [backtest(word_api, "scanned") for _ in range(4)]
+    try:
+        await eventually(lambda: engine.scans.waiting == 4)
+        await word_api.publish(event(description="a red fox"), project="live")
+        await stream.count(1)
+        calls[0].cancel()
+        await eventually(lambda: engine.scans.waiting == 3)
+    finally:
+        go.set()
+    await holding
+    for call in calls[1:]:
+        assert [answer async for answer in call][-1].summary.events_matched == 1
+
+
+async def test_matchers_take_what_the_setting_allows(
+    start_server: StartServer, valkey: EmbeddedValkey
+) -> None:
+    server = await start_server(valkey.url, embedder=Words(), index_bytes=1)
+    pool = server.rooms.match.pool
+    async with Api.of(server) as api:
+        for project in ("heard", "b", "c", "d"):
+            await api.publish(event(description="a red fox"), project=project)
+        await api.register("a", "red fox", project="heard")
+        stream = await api.listen("a", "heard").live()
+        for project in ("b", "c", "d", "d"):
+            assert len((await match(api, project)).data) == 1
+        # What is in use stays, and what was used last.
+        open_now = [p for p in ("heard", "b", "c", "d") if pool.open_matcher(p)]
+        assert open_now == ["heard", "d"]
+        totals = server.counts.totals()
+        assert totals.counters == {"contex_matchers_evicted": 2}
+        assert totals.gauges["contex_matchers"] == 2
+        assert totals.gauges["contex_matcher_bytes"] == pool.nbytes > 0
+        await api.publish(event("k2", description="a red fox"), project="heard")
+        await stream.count(1)
+        assert len((await match(api, "b")).data) == 1
+        await stream.cancel()
+
+
+async def test_a_matcher_of_little_data_takes_little(word_server: Server, word_api: Api) -> None:
+    pool, projects = word_server.rooms.match.pool, ("a", "b")
+    async with pool.matcher("a") as one, pool.matcher("b") as other:
+        for project in projects:
+            await word_api.publish(event(description="a red fox"), project=project)
+            await match(word_api, project)
+        assert one.index is not None
+        assert other.index is not None
+        assert one.index.rule is other.index.rule
+        assert one.nbytes < 256 * 1024
+    assert pool.nbytes == one.nbytes + other.nbytes
+
+
+async def test_status_tells_of_an_index_that_is_being_built(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> None:
+    words.down = True
+    server = await start_server(valkey.url, embedder=words)
+    async with Api.of(server) as api:
+        for start in range(0, 500, 100):
+            keys = [event(f"k{n}", description="a red fox") for n in range(start, start + 100)]
+            await api.publish(*keys)
+        words.down, words.delay_s = False, 0.3
+        answer = asyncio.create_task(api.register("a", "red fox"))
+        seen = set[int]()
+
+        async def grows() -> bool:
+            request = GetMatchingStatusRequest(project="shop")
+            status = await api.matches.GetMatchingStatus(request, timeout=1)
+            seen.add(status.data_indexed)
+            return status.data_indexed == 500
+
+        await eventually(grows)
+        assert len((await answer).data) > 0
+        assert len(seen) > 2
