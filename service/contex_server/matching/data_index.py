@@ -31,6 +31,8 @@ from contex_server.matching.vectors import ROUNDING, VectorIndex, resized
 _FIRST_CANDIDATES = 64
 _MAX_CANDIDATES = 4_096
 """Maximum number requested from FAISS when its answers are approximate."""
+_SLOTS_PER_STEP = 1_024
+"""Passages whose vectors are copied at a time: a search of many that are alike takes no more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -314,10 +316,13 @@ class DataIndex:
     def _ranking(self, query: _Query, slots: NDArray[np.int64], required: float) -> Ranking:
         """The ranking of the texts of these passages that reach the log-odds required."""
         baseline, scorer = query.baseline, self.scorer
-        rows = self._vectors.vectors(slots)
-        cosines = cosines_of(rows[:, :-1], query.need.vectors[0])
+        cosines, usual = np.empty(len(slots)), np.empty(len(slots))
+        for start in range(0, len(slots), _SLOTS_PER_STEP):
+            step = slice(start, start + _SLOTS_PER_STEP)
+            rows = self._vectors.vectors(slots[step])
+            cosines[step] = cosines_of(rows[:, :-1], query.need.vectors[0])
+            usual[step] = rows[:, -1]
         cosines = np.minimum(cosines, baseline.ceiling)
-        usual = rows[:, -1].astype(np.float64)
         standing, contrast = (cosines - baseline.mean) / baseline.deviation, cosines - usual
         fits = scorer.fit(standing, contrast)
         # Of each text its best passage; where fits are equal, the first.
