@@ -30,12 +30,16 @@ for _field in ("store_seconds", "archive_seconds"):
             f"retention.{_field}",
             retention=Retention(**{_field: _value}),
         )
-for _field in ("store_events", "store_bytes"):
+for _field, _most in {
+    "store_events": 2**53,
+    "store_bytes": 2**53,
+    "keep_revisions": 1_000_000,
+}.items():
     refuse(
         "SetRetention",
         f"{_field} too large",
         f"retention.{_field}",
-        retention=Retention(**{_field: 2**53 + 1}),
+        retention=Retention(**{_field: _most + 1}),
     )
 raw(
     "SetRetention",

@@ -131,4 +131,5 @@ async def test_so_are_those_inside_messages(
 async def test_no_more_than_50_are_named(scene: Scene) -> None:
     keys = ["\\"] * 32
     needs = [Need(text="", exclude_data_keys=keys) for _ in range(32)]
-    assert len(await fields(scene, "RegisterAgent", {"needs": needs})) == 50
+    named = await fields(scene, "RegisterAgent", {"needs": needs})
+    assert 32 < len(named) <= 50  # As many as an error's headers have room for.
