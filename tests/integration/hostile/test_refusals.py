@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Each of them puts its cases into the table.
 TABLES = (agents, audit, events, matches, projects, shared, states, transfers)
 IDS = [str(case) for case in CASES]
+_CLOCK = re.compile(r"[-0-9T:.]{20,}Z")
+"""The store's time, in errors that tell it."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{i}-{name}" for i, name in enumerate(IDS)])
@@ -119,8 +122,8 @@ async def test_a_stream_refuses_the_same_in_the_same_words_and_goes_on(scene: Sc
         unary = await refusal(scene.call("Publish", case.raw))
         told = refused.refused
         assert told.code == getattr(grpc.StatusCode, unary.code).value[0], case
-        name = f"ERROR_REASON_{told.reason}"
-        assert (name, told.message) == (f"ERROR_REASON_{unary.reason}", unary.message), case
+        assert told.reason == unary.reason, case
+        assert _CLOCK.sub("", told.message) == _CLOCK.sub("", unary.message), case
         assert dict(told.metadata) == unary.metadata, case
         assert not told.HasField("retry_delay_ms"), case
         # Headers have room for fewer.
