@@ -24,7 +24,7 @@ from contex_server.kernel.model import (
 from contex_server.log.agents import AgentWrite
 from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.port import Bounds, EventLog
+from contex_server.log.port import Bounds, EventLog, Part
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.log.state import SnapshotInfo
@@ -53,9 +53,9 @@ class ArchivingLog(ArchivedLog):
         super().__init__(store, archive)
         self._archiver = archiver
 
-    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
+    async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
         await self._archiver.archive_all(project)
-        return await super().read(project, span, count)
+        return await super().read_part(project, span, count, max_bytes)
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         await self._archiver.archive_all(project)
@@ -283,6 +283,43 @@ async def test_ranges_are_exclusive_below_and_inclusive_above(log: EventLog) -> 
     assert got[0] is not None
     assert got[0].sequence == s[2]
     assert got[1] is None
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_a_part_ends_by_bytes_also_after_small_events(log: EventLog, backwards: bool) -> None:
+    sizes = [100, *[10] * 40, *[5_000] * 12, *[10] * 40]
+    for size in sizes:
+        await log.append(one(text="x" * size))
+    everything_there = await everything(log)
+    span, read = Range(backwards=backwards), list[Entry]()
+    for _ in range(200):
+        part = await log.read_part(P, span, 1_000, 12_000)
+        assert part.entries or part.ended
+        # Nothing is added once there are so many bytes.
+        assert sum(len(entry.body) for entry in part.entries[:-1]) < 12_000
+        read += part.entries
+        if part.ended:
+            break
+        span = span.rest(part.entries[-1].sequence)
+    assert read == (everything_there[::-1] if backwards else everything_there)
+
+
+async def test_a_follower_that_falls_behind_asks_for_few_large_events(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contex_server.log.redis.events._BACKLOG_BYTES", 30_000)
+    for size in (*[10] * 64, *[5_000] * 40):
+        await log.append(one(text="x" * size))
+    follower, position, polls = log.follower(bucket_of(P)), BEGINNING, list[int]()
+    try:
+        while sum(polls) < 104:
+            entries = (await follower.poll({P: position}))[P]
+            polls.append(len(entries))
+            position = entries[-1].sequence
+    finally:
+        await follower.close()
+    assert polls[0] == 64
+    assert max(polls[1:]) <= 6
 
 
 async def test_bounds_tell_what_can_be_read(log: EventLog) -> None:

@@ -38,7 +38,7 @@ from contex_server.kernel.model import (
 )
 from contex_server.log.agents import JournalStore
 from contex_server.log.audit import AuditStore, Note
-from contex_server.log.port import EventLog
+from contex_server.log.port import READ_BYTES, EventLog
 
 _PAGE_NOTES = 100
 _MAX_EVENTS = 2_000
@@ -140,15 +140,15 @@ class AuditReader:
             return events
         unread = Range(min(spans)[0].prev(), max(last for _, last in spans))
         while not unread.is_empty:
-            entries = await self.log.read(project, unread, _MAX_EVENTS)
-            for entry in entries:
+            part = await self.log.read_part(project, unread, _MAX_EVENTS, READ_BYTES)
+            for entry in part.entries:
                 event = event_codec.decode(entry)
                 if event.event_type != MATCH_FEEDBACK:
                     event = replace(event, payload=b"")
                 events[event.sequence] = event
-            if len(entries) < _MAX_EVENTS:
+            if part.ended:
                 break
-            unread = unread.rest(entries[-1].sequence)
+            unread = unread.rest(part.entries[-1].sequence)
         return events
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, Range, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
+from contex_server.log.port import Part
 
 
 class SegmentRecord(NamedTuple):
@@ -99,9 +100,9 @@ class ArchiveStore(Protocol):
     """
 
     async def read_tail(
-        self, project: str, span: Range, count: int
-    ) -> tuple[list[Entry], Sequence]:
-        """`EventLog.read` of the store's events, and `Archived.last` as of just afterwards."""
+        self, project: str, span: Range, count: int, max_bytes: int
+    ) -> tuple[Part, Sequence]:
+        """`EventLog.read_part` of the store's events, and `Archived.last` as of just afterwards."""
 
     async def archived(self, project: str) -> Archived:
         """How far the project is archived."""

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Range, Sequence
-from contex_server.log.port import Bounds, EventLog
+from contex_server.log.port import READ_BYTES, Bounds, EventLog, Part
 
 _FIRST_PAGE = 64
-_PAGE_BYTES = 1024 * 1024
 
 
 class Page(NamedTuple):
@@ -40,43 +39,48 @@ async def pages(
 
     With `resumed`, `span.after` has been read already, and a gap behind it is refused too.
 
-    Page sizes adapt to the events, so that about 1 MiB is held at a time, and twice that
-    with the page that is fetched ahead.
+    A page ends with the event with which it has `READ_BYTES`. About as much again is held with the
+    page that is fetched ahead.
 
     Raises:
         ContexError: SEQUENCE_TRIMMED if, forwards, the log was trimmed beyond what was read.
     """
 
-    async def fetch(span: Range, count: int, *, follows: bool) -> tuple[list[Entry], Range]:
-        """A page, and what is left of the range then."""
+    async def fetch(span: Range, count: int, before: int | None) -> tuple[list[Entry], Range]:
+        """A page, and what is left of the range then. `before` is the size of the event that was
+        read before it, which is `span.after`; None if none was."""
         part = span
         if not event_filter.is_open:
             part = await log.narrow(project, span, event_filter)
-            if follows and part.after != span.after > BEGINNING and not span.backwards:
+            if before is not None and part.after != span.after > BEGINNING and not span.backwards:
                 check_readable(await log.bounds(project), span.after)
-                follows = False
-        entries = await read(part, count, follows=follows)
-        if len(entries) == count:
+                before = None
+        entries, ended = await read(part, count, before)
+        if not ended:
             return entries, span.rest(entries[-1].sequence)
         if span.backwards:
             return entries, span._replace(until=part.after)
         return entries, span._replace(after=part.until)
 
-    async def read(span: Range, count: int, *, follows: bool) -> list[Entry]:
+    async def read(span: Range, count: int, before: int | None) -> Part:
         after = span.after
-        if span.backwards or not follows or after == BEGINNING:
-            return await log.read(project, span, count)
+        if span.backwards or before is None or after == BEGINNING:
+            return await log.read_part(project, span, count, READ_BYTES)
         # Together with the event that was read last: while that one is there, none behind
         # it can be missing. Checked in the same read, so a log that is being trimmed in
         # front of a slow reader makes no gap.
-        entries = await log.read(project, Range(after.prev(), span.until), count + 1)
-        if entries and entries[0].sequence == after:
-            return entries[1:]
-        check_readable(await log.bounds(project), after)
-        return entries[:count]
+        with_it, room = Range(after.prev(), span.until), READ_BYTES + before
+        while True:
+            part = await log.read_part(project, with_it, count + 1, room)
+            if not part.entries or part.entries[0].sequence != after:
+                check_readable(await log.bounds(project), after)
+                return part
+            if part.ended or len(part.entries) > 1:
+                return part._replace(entries=part.entries[1:])
+            room *= 4  # It is larger in the store, where it is sealed.
 
-    count = min(_FIRST_PAGE, max_events)
-    ahead = asyncio.create_task(fetch(span, count, follows=resumed))
+    count, before = min(_FIRST_PAGE, max_events), 0
+    ahead = asyncio.create_task(fetch(span, count, 0 if resumed else None))
     try:
         while True:
             entries, span = await ahead
@@ -85,8 +89,9 @@ async def pages(
                 return
             if entries:
                 size = sum([len(body) for _, body in entries]) // len(entries) + 64
-                count = max(1, min(max_events, _PAGE_BYTES // size, count * 8))
-            ahead = asyncio.create_task(fetch(span, count, follows=True))
+                count = max(1, min(max_events, READ_BYTES // size, count * 8))
+                before = len(entries[-1].body)
+            ahead = asyncio.create_task(fetch(span, count, before))
             if entries:
                 yield Page(entries, last=False)
     finally:

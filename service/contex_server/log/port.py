@@ -1,4 +1,4 @@
-"""The event log: the core of seven methods that every layer of it implements.
+"""The event log: the core of seven methods that every layer of it implements, and `read`.
 
 What one capability needs beside it is a facet of its own, in `log/<capability>.py`.
 `tests/contract` holds every implementation to these contracts.
@@ -21,6 +21,9 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
+
+READ_BYTES = 1024 * 1024
+"""About what is read at once."""
 
 
 class Bounds(NamedTuple):
@@ -49,6 +52,31 @@ class Bounds(NamedTuple):
     def exists(self) -> bool:
         """Whether the project has had an event, since it was deleted last."""
         return self.tail > self.deleted
+
+
+class Part(NamedTuple):
+    """The first events of a range, in its direction.
+
+    Attributes:
+        entries: At least one, unless `ended`.
+        ended: Whether the range has no more.
+    """
+
+    entries: list[Entry]
+    ended: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the events."""
+        return sum([len(body) for _, body in self.entries])
+
+    def within(self, max_bytes: int) -> Part:
+        """As many of the events as `EventLog.read_part` returns."""
+        for index, (_, body) in enumerate(self.entries):
+            max_bytes -= len(body)
+            if max_bytes <= 0 and index + 1 < len(self.entries):
+                return Part(self.entries[: index + 1], ended=False)
+        return self
 
 
 class Unfollowable(Exception):
@@ -137,8 +165,21 @@ class EventLog(Protocol):
             DescriptionChanged: See there.
         """
 
+    async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
+        """The first events of a range, in its direction.
+
+        Stops after `count` events, or once they have `max_bytes`; perhaps earlier.
+        """
+
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
-        """The first `count` events of a range, in its direction."""
+        """The first `count` events of a range, in its direction; for few, whatever their size."""
+        entries: list[Entry] = []
+        while True:
+            part = await self.read_part(project, span, count - len(entries), READ_BYTES)
+            entries += part.entries
+            if part.ended or len(entries) == count:
+                return entries
+            span = span.rest(entries[-1].sequence)
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         """The part of a range to read next for events that pass a filter.

@@ -19,6 +19,7 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
+from contex_server.log.port import Part
 from contex_server.log.state import SnapshotInfo
 from contex_server.tiers.objects import ObjectMissing, Objects
 from contex_server.tiers.segment import (
@@ -167,8 +168,10 @@ class Archive:
         return self._directories.get(project, _NOTHING).archived.last
 
     @_in_directory
-    async def read(self, directory: Directory, span: Range, count: int) -> list[Entry]:
-        """See `EventLog.read`."""
+    async def read_part(
+        self, directory: Directory, span: Range, count: int, max_bytes: int
+    ) -> Part:
+        """See `EventLog.read_part`."""
         result: list[Entry] = []
         after, until, backwards = span
         for record in directory.touched_by(span):
@@ -181,14 +184,17 @@ class Archive:
                 high = bisect_right(entries, until, key=_sequence)
                 room = count - len(result)
                 if backwards:
-                    result += reversed(entries[max(low, high - room) : high])
+                    some = Part(entries[max(low, high - room) : high][::-1], ended=True)
                 else:
-                    result += entries[low : min(high, low + room)]
-                if len(result) == count:
-                    return result
+                    some = Part(entries[low : min(high, low + room)], ended=True)
+                some = some.within(max_bytes)
+                result += some.entries
+                max_bytes -= some.size
+                if result and (len(result) == count or max_bytes <= 0):
+                    return Part(result, ended=False)
             if not backwards and record.last < until:
                 self._run_ahead(directory, record)
-        return result
+        return Part(result, ended=True)
 
     @_in_directory
     async def narrow(self, directory: Directory, span: Range, event_filter: EventFilter) -> Range:

@@ -7,7 +7,15 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
-from contex_server.log.port import Bounds, EventLog, Follower, TailFollower, following
+from contex_server.log.port import (
+    READ_BYTES,
+    Bounds,
+    EventLog,
+    Follower,
+    Part,
+    TailFollower,
+    following,
+)
 from contex_server.log.state import SnapshotInfo, SnapshotReader
 from contex_server.log.store import Store
 from contex_server.tiers.archive import Archive
@@ -29,31 +37,34 @@ class ArchivedLog(EventLog):
     def append(self, append: Append) -> Coroutine[Any, Any, Appended]:
         return self._events.append(append)  # Awaited by the caller: no frame of its own.
 
-    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
+    async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
         read = self._read_backwards if span.backwards else self._read_forwards
-        return await read(project, span, count)
+        return await read(project, span, count, max_bytes)
 
-    async def _read_forwards(self, project: str, span: Range, count: int) -> list[Entry]:
-        entries, archived = await self._store.read_tail(project, span, count)
+    async def _read_forwards(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
+        part, archived = await self._store.read_tail(project, span, count, max_bytes)
         if archived <= span.after:
-            return entries
+            return part
         within = Range(span.after, min(span.until, archived))
-        old = await self._archive.read(project, within, count)
-        if len(old) >= count:
-            return old[:count]
-        fresh = [entry for entry in entries if entry.sequence > archived]
-        if len(entries) == count and len(old) + len(fresh) < count:
-            # Many of the store's entries were archived too.
-            rest = span.rest(max(entries[-1].sequence, archived))
-            fresh += await self._events.read(project, rest, count - len(old) - len(fresh))
-        return (old + fresh)[:count]
+        old = await self._archive.read_part(project, within, count, max_bytes)
+        if not old.ended:
+            return old
+        fresh = [entry for entry in part.entries if entry.sequence > archived]
+        both = old.entries + fresh
+        if not both and not part.ended:
+            # Of all that was read, the archive has nothing any more.
+            rest = span.rest(max(part.entries[-1].sequence, archived))
+            return await self._events.read_part(project, rest, count, max_bytes)
+        return Part(both[:count], ended=part.ended and len(both) <= count).within(max_bytes)
 
-    async def _read_backwards(self, project: str, span: Range, count: int) -> list[Entry]:
-        entries = await self._events.read(project, span, count)
-        if len(entries) == count:
-            return entries
+    async def _read_backwards(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
+        part = await self._events.read_part(project, span, count, max_bytes)
+        entries, room = part.entries, max_bytes - part.size
+        if not part.ended or len(entries) == count or (entries and room <= 0):
+            return part._replace(ended=False)
         rest = span.rest(entries[-1].sequence) if entries else span
-        return entries + await self._archive.read(project, rest, count - len(entries))
+        old = await self._archive.read_part(project, rest, count - len(entries), room)
+        return Part(entries + old.entries, old.ended)
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return await self._archive.narrow(project, span, event_filter)
@@ -115,7 +126,8 @@ class _Follower(Follower):
             if archived > position and entries:
                 with following(project):
                     span = Range(position, entries[-1].sequence)
-                    entries = await self._log.read(project, span, len(entries))
+                    part = await self._log.read_part(project, span, len(entries), READ_BYTES)
+                    entries = part.entries
             received[project] = entries
         return received
 

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
-from contex_server.log.port import Bounds, EventLog, Follower, following
+from contex_server.log.port import Bounds, EventLog, Follower, Part, following
 from contex_server.tiers.sealer import Sealer
 
 
@@ -20,8 +20,9 @@ class SealedLog(EventLog):
     def append(self, append: Append) -> Coroutine[Any, Any, Appended]:
         return self._below.append(append)  # Awaited by the caller: no frame of its own.
 
-    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
-        return await self._sealer.open(project, await self._below.read(project, span, count))
+    async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
+        part = await self._below.read_part(project, span, count, max_bytes)
+        return part._replace(entries=await self._sealer.open(project, part.entries))
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return await self._below.narrow(project, span, event_filter)

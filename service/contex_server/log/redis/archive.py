@@ -6,10 +6,12 @@ segments  stream: the segments, by the sequences of their last events
 
 from __future__ import annotations
 
-from contex_server.kernel.model import Entry, Range, Sequence
+from contex_server.kernel.model import Range, Sequence
 from contex_server.log.archive import Archived, ArchiveStore, Compaction, SegmentRecord, is_remains
-from contex_server.log.redis.client import Facet, entries_of, range_command
-from contex_server.log.redis.key_names import parse_sequence
+from contex_server.log.port import Part
+from contex_server.log.redis.client import Client, Facet
+from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.log.redis.parts import PartReader
 
 _NUMBERS = ("segments", "events", "bytes", "size", "moved", "removed", "rewrites", "compacted")
 _KINDS = ("task:archive", "archive", "segments")
@@ -18,13 +20,16 @@ _TRIMMED = 5_000
 
 
 class RedisArchive(Facet, ArchiveStore):
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self._parts = PartReader(client)
+
     async def read_tail(
-        self, project: str, span: Range, count: int
-    ) -> tuple[list[Entry], Sequence]:
-        rows, last = await self._client.commands(
-            project, range_command("events", span, count), ("HGET", "archive", "last")
-        )
-        return entries_of(rows), parse_sequence(last)
+        self, project: str, span: Range, count: int, max_bytes: int
+    ) -> tuple[Part, Sequence]:
+        asked = ("HGET", key(project, "archive"), "last")
+        part, (last,) = await self._parts.read(project, span, count, max_bytes, asked)
+        return part, parse_sequence(last)
 
     async def archived(self, project: str) -> Archived:
         values = await self._client.command(project, "HMGET", "archive", *Archived._fields)

@@ -29,6 +29,7 @@ from contex_server.log.port import (
     Bounds,
     DescriptionStore,
     KeyDescription,
+    Part,
     PresenceStore,
     StoreLog,
     TailFollower,
@@ -43,11 +44,15 @@ from contex_server.log.redis.connections import (
     execute_one,
 )
 from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.log.redis.parts import PartReader
 
 _BLOCK_MS = 2_000
-_FOLLOW_COUNT = 1_000
-_FOLLOW_BYTES = 4 * 1024 * 1024
-"""What one poll should return at most; the count adapts to the size of the events."""
+_FOLLOW_COUNT = 64
+"""Events of one poll, of all projects: XREAD takes no bound of bytes, so they may be large."""
+_BACKLOG_COUNT = 1_000
+"""The same of a poll that follows one that left some behind, ..."""
+_BACKLOG_BYTES = 16 * 1024 * 1024
+"""... unless they may have more bytes than this."""
 
 
 class RedisEventLog(Facet, StoreLog):
@@ -57,6 +62,7 @@ class RedisEventLog(Facet, StoreLog):
         super().__init__(client)
         self._fsync = fsync
         self._appenders: dict[tuple[str, bool], Appender] = {}
+        self._parts = PartReader(client)
 
     async def append(self, append: Append) -> Appended:
         bucket = bucket_of(append.project)
@@ -68,8 +74,9 @@ class RedisEventLog(Facet, StoreLog):
             self._appenders[lane] = appender
         return await appender.append(append)
 
-    async def read(self, project: str, span: Range, count: int) -> list[Entry]:
-        return entries_of(await self._client.read(project, "events", span, count))
+    async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
+        part, _ = await self._parts.read(project, span, count, max_bytes)
+        return part
 
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return span  # The store has no index.
@@ -125,7 +132,7 @@ class RedisFollower(TailFollower):
         self._connections = connections
         self._bucket = bucket
         self._connection: AbstractConnection | None = None
-        self._count = 64
+        self._count = _FOLLOW_COUNT
 
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
         received, _ = await self._receive(positions)
@@ -149,8 +156,9 @@ class RedisFollower(TailFollower):
     ) -> tuple[dict[str, list[Entry]], list[Any]]:
         """New events by project, and the replies to further commands, run after the read."""
         names: dict[Any, str] = {key(project, "events").encode(): project for project in positions}
+        count = max(1, self._count // len(names))
         command = (
-            *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", self._count, "STREAMS"),
+            *("XREAD", "BLOCK", _BLOCK_MS, "COUNT", count, "STREAMS"),
             *names,
             *(str(position) for position in positions.values()),
         )
@@ -163,16 +171,21 @@ class RedisFollower(TailFollower):
             for each in (reply, *replies):
                 if isinstance(each, Exception):
                     raise each
+            if not reply:
+                return {}, replies
+            streams = reply.items() if isinstance(reply, dict) else reply
+            received = {names[name]: entries_of(rows) for name, rows in streams}
+            largest = max(len(body) for entries in received.values() for _, body in entries)
+            most = _FOLLOW_COUNT
+            if any(len(entries) == count for entries in received.values()):
+                stats = [("HGET", key(project, "stats"), "largest") for project in positions]
+                sizes = await execute(self._connection, *stats)
+                if all(isinstance(size, bytes) for size in sizes):
+                    most, largest = _BACKLOG_COUNT, max(map(int, sizes))
+            self._count = max(1, min(most, _BACKLOG_BYTES // (largest + 1)))
         except STORE_ERRORS as error:
             await self.close()
             raise await self._connections.translated(error) from error
-        if not reply:
-            return {}, replies
-        streams = reply.items() if isinstance(reply, dict) else reply
-        received = {names[name]: entries_of(rows) for name, rows in streams}
-        entries = [entry for several in received.values() for entry in several]
-        size = sum(len(entry.body) for entry in entries) // len(entries) + 1
-        self._count = max(1, min(_FOLLOW_COUNT, _FOLLOW_BYTES // size, self._count * 8))
         return received, replies
 
     async def close(self) -> None:

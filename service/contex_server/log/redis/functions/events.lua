@@ -306,8 +306,40 @@ local function history(keys, args)
   return found
 end
 
+-- The first events of a range, in its direction. It reads in steps, so that no more than the last
+-- of them is read in vain.
+--
+-- KEYS  events
+-- ARGV  XRANGE or XREVRANGE, where it begins and ends, how many at most, bytes after which no
+--       further one is added
+-- Returns {1 if the range has no more, or 0, then for each: sequence, body}.
+local function read_part(keys, args)
+  local at, left, room = args[2], tonumber(args[4]), tonumber(args[5])
+  local found, n, step = { 0 }, 1, 16
+  while left > 0 do
+    step = math.min(step, left)
+    local rows = redis.call(args[1], keys[1], at, args[3], 'COUNT', step)
+    local largest = 1
+    for i = 1, #rows do
+      local body = rows[i][2][2]
+      found[n + 1], found[n + 2] = rows[i][1], body
+      n, room = n + 2, room - #body
+      if room <= 0 then return found end
+      if #body > largest then largest = #body end
+    end
+    if #rows < step then
+      found[1] = 1
+      return found
+    end
+    at, left = '(' .. rows[#rows][1], left - #rows
+    step = math.max(1, math.min(64, math.floor(room / largest)))
+  end
+  return found
+end
+
 redis.register_function('contex1_append', append)
 redis.register_function('contex1_append_described', append_described)
 redis.register_function('contex1_append_expecting', append_expecting)
 redis.register_function('contex1_append_expiring', append_expiring)
+redis.register_function{ function_name = 'contex1_read_part', callback = read_part, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

@@ -71,22 +71,29 @@ local function rolled_up(keys, args)
 end
 
 local function tally()
-  return { events = 0, bytes = 0, deleted = 0, keys = {}, types = {}, publishers = {} }
+  return { events = 0, bytes = 0, largest = 0, deleted = 0, keys = {}, types = {}, publishers = {} }
 end
 
 local function counted(tallied, bytes, name, kind, publisher)
   local keys, types, publishers = tallied.keys, tallied.types, tallied.publishers
   tallied.events = tallied.events + 1
   tallied.bytes = tallied.bytes + bytes
+  tallied.largest = math.max(tallied.largest, bytes)
   if name ~= '' then keys[name] = (keys[name] or 0) + 1 end
   types[kind] = (types[kind] or 0) + 1
   publishers[publisher] = (publishers[publisher] or 0) + 1
 end
 
 -- Adds to what is counted of a project at all; `first` is the sequence of the first of the
--- events, which are in the stream already.
+-- events, which are in the stream already. `largest` is the size of the largest event that ever
+-- came into the stream, by which readers choose how to read; a project that had events before
+-- that was noted has none.
 local function count_project(events, stats, tallied, first)
   local bytes = redis.call('HINCRBY', stats, 'bytes', tallied.bytes)
+  local largest = redis.call('HGET', stats, 'largest')
+  if bytes == tallied.bytes or (largest and tallied.largest > tonumber(largest)) then
+    redis.call('HSET', stats, 'largest', whole(tallied.largest))
+  end
   if tallied.deleted ~= 0 then redis.call('HINCRBY', stats, 'deleted', tallied.deleted) end
   if bytes == tallied.bytes then
     local alone = stream_info(events)['entries-added'] == tallied.events

@@ -22,6 +22,8 @@ local function restore_all(keys, args, each)
   if tail ~= args[1] then return tail == last and 1 or 0 end
   local at, upto = 8, 7 + 2 * tonumber(args[7])
   for i = at, upto, 2 do redis.call('XADD', events, args[i], 'e', args[i + 1]) end
+  local largest = 0
+  for i = at, upto, 2 do largest = math.max(largest, #args[i + 1]) end
   if upto < at then
     redis.call('XADD', events, 'MAXLEN', '=', 0, last, 'e', '')
     local added = (before['entries-added'] or 0) + events_all
@@ -41,7 +43,7 @@ local function restore_all(keys, args, each)
   end
   local held, was = lookup(state, names), {}
   local tallied = tally()
-  tallied.events, tallied.bytes = events_all, tonumber(args[6])
+  tallied.events, tallied.bytes, tallied.largest = events_all, tonumber(args[6]), largest
   for i = 1, #values, 2 do
     local _, before, mark = string.match(held[values[i]] or '', STATE)
     if before then was[#was + 1] = before .. ' ' .. values[i] end
