@@ -23,6 +23,7 @@ from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
 from contex_server.edge.chain import Calls, links, require_project
 from contex_server.edge.grpc import handlers
+from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts, CallMetrics
 from contex_server.edge.reflection import add_reflection
 from contex_server.kernel.config import Settings
@@ -64,6 +65,7 @@ class Server:
         self.drain = Drain()
         self.calls = Calls(self.drain)
         self.counts = CallCounts()
+        self.intake = Intake(settings.request_bytes)
         self._services: tuple[str, ...] = ()
         self._stack = AsyncExitStack()
         self._health = health.aio.HealthServicer()
@@ -112,9 +114,13 @@ class Server:
                 "contex_scans_waiting": lambda: matchers.engine.scans.waiting,
             },
         )
-        chain = links(self.calls, self.counts, self.rooms.audit.writer, exists)
+        chain = links(self.calls, self.counts, self.rooms.audit.writer, self.intake, exists)
+        self.counts.budgets = {
+            "large requests": self.intake.large,
+            "small requests": self.intake.small,
+        }
         most = settings.limits.response_message_bytes
-        self._grpc.add_generic_rpc_handlers(handlers(services, chain, most))
+        self._grpc.add_generic_rpc_handlers(handlers(services, chain, self.intake, most))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         add_reflection((*self._services, health.SERVICE_NAME), self._grpc)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

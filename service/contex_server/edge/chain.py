@@ -8,7 +8,8 @@ fill in what it finds out, refuse by raising `ContexError`, and see how the rest
     metrics     counts the call and its code and reason, however it ends
     translate   turns what is not a `ContexError` into INTERNAL, and logs it
     audit       records in the project's audit that the call was refused
-    read        parses the request; links below know the project it names
+    read        lets the request in, unless that is too much at once, and parses it; links below
+                know the project it names
     identity    finds out who calls
     drain       refuses new calls during a shutdown
     existence   refuses to read a project that does not exist
@@ -34,6 +35,7 @@ import structlog
 
 from contex_server.audit.writer import AuditWriter
 from contex_server.edge.incoming import Incoming, Link, Rest
+from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts
 from contex_server.kernel.codes import Code
 from contex_server.kernel.drain import Drain
@@ -107,7 +109,7 @@ class Calls:
 
 
 def links(
-    calls: Calls, counts: CallCounts, audit: AuditWriter, *innermost: Link
+    calls: Calls, counts: CallCounts, audit: AuditWriter, intake: Intake, *innermost: Link
 ) -> tuple[Link, ...]:
     """Every link, outermost first; `innermost` are those that ask the store."""
     return (
@@ -115,7 +117,7 @@ def links(
         counts.count,
         translate,
         partial(record_refusal, audit=audit),
-        read,
+        partial(read, intake=intake),
         identify,
         calls.refuse_when_draining,
         *innermost,
@@ -174,10 +176,17 @@ async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
         raise
 
 
-async def read(call: Incoming, rest: Rest) -> Any:
-    """Link: parses the request, or refuses it with MALFORMED_REQUEST."""
-    call.request = call.read(call)
-    return await rest(call)
+async def read(call: Incoming, rest: Rest, intake: Intake) -> Any:
+    """Link: lets the request in, or refuses it with OVERLOADED; parses it, or refuses it with
+    MALFORMED_REQUEST."""
+    share = await intake.take(call.size)
+    try:
+        call.request = call.read(call)
+        if call.streams:
+            share.give_back()  # It may last for days, and what is valid of its request is small.
+        return await rest(call)
+    finally:
+        share.give_back()
 
 
 async def identify(call: Incoming, rest: Rest) -> Any:

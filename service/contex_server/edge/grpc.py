@@ -21,6 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 from contex_server.edge.bound import bound
 from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
+from contex_server.edge.intake import Intake
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.names import PROJECT
 
@@ -31,21 +32,29 @@ _STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def handlers(
-    servicers: Iterable[tuple[ServiceDescriptor, object]], links: Sequence[Link], max_bytes: int
+    servicers: Iterable[tuple[ServiceDescriptor, object]],
+    links: Sequence[Link],
+    intake: Intake,
+    max_bytes: int,
 ) -> tuple[grpc.GenericRpcHandler, ...]:
     """gRPC's handlers for services, all of whose calls pass the links.
 
     A servicer's method is named as in the proto, in snake case. It takes the request, or the
     iterator of requests where they are streamed, and the `Call`. It returns the response message,
     or None where the response is a stream, which goes through `Call.write`. The project of a
-    single request has been checked. No response has more than `max_bytes`; see `edge.bound`.
+    single request has been checked. Requests of a stream wait to be let in; see `edge.intake`.
+    No response has more than `max_bytes`; see `edge.bound`.
     """
     return tuple(
         grpc.method_handlers_generic_handler(
             service.full_name,
             {
                 method.name: _handler(
-                    method, getattr(servicer, _snake(method.name)), links, bound(method, max_bytes)
+                    method,
+                    getattr(servicer, _snake(method.name)),
+                    links,
+                    intake,
+                    bound(method, max_bytes),
                 )
                 for method in service.methods
             },
@@ -58,6 +67,7 @@ def _handler(
     method: MethodDescriptor,
     behavior: Callable[..., Awaitable[Any]],
     links: Sequence[Link],
+    intake: Intake,
     bounded: Callable[[bytes], bytes],
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     service, name = method.containing_service.full_name, method.name
@@ -76,7 +86,12 @@ def _handler(
 
     async def read_all(raws: AsyncIterator[bytes], call: Incoming) -> AsyncIterator[Message]:
         async for raw in raws:
-            yield read(raw, call)
+            # Nothing more is read of the stream until then.
+            call.share = await intake.take(len(raw), wait_s=None)
+            try:
+                yield read(raw, call)
+            finally:
+                call.take_share().give_back()
 
     async def serve(call: Incoming) -> Any:
         if project_of is not None and not method.client_streaming:
@@ -91,7 +106,7 @@ def _handler(
 
     handle = chained(links, serve)
 
-    async def run(read_request: Callable[[Incoming], Any], context: Context) -> Any:
+    async def run(read_request: Callable[[Incoming], Any], context: Context, size: int = 0) -> Any:
         left = context.time_remaining()
         call = Incoming(
             service,
@@ -101,6 +116,8 @@ def _handler(
             headers=dict(context.invocation_metadata() or ()),
             peer=context.peer(),
             read=read_request,
+            size=size,
+            streams=method.server_streaming,
         )
         try:
             return await handle(call)
@@ -113,11 +130,11 @@ def _handler(
         raise AssertionError("abort raises")
 
     async def unary(raw: bytes, context: Context) -> bytes:
-        response: bytes = await run(partial(read, raw), context)
+        response: bytes = await run(partial(read, raw), context, len(raw))
         return response
 
     async def stream(raw: bytes, context: Context) -> None:
-        await run(partial(read, raw), context)
+        await run(partial(read, raw), context, len(raw))
 
     async def duplex(raws: AsyncIterator[bytes], context: Context) -> None:
         await run(partial(read_all, raws), context)

@@ -17,6 +17,8 @@ class Incoming(Call):
         headers: What the client sent beside the request, by lower-case name.
         peer: Its address, as the transport writes it.
         read: Parses the request; returns it, and the project that it names.
+        size: Bytes of the request; 0 in calls with a stream of requests.
+        streams: Whether the answer is a stream.
         request: The parsed request; in calls with a stream of requests, its iterator.
         served: Whether the call passed every link.
     """
@@ -25,6 +27,8 @@ class Incoming(Call):
     peer: str = ""
     read: Callable[[Incoming], Any] = lambda _call: None
     request: Any = None
+    size: int = 0
+    streams: bool = False
     served: bool = False
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contex_server.edge.incoming import Incoming, Rest
+from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.errors import ContexError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Totals:
         seconds: By service and method, how long all of them took together.
         counters: What else the process counts, by name.
         gauges: What it holds now, by name.
+        held: By budget, the bytes that are given out at the moment.
+        waited: By budget, how often somebody had to wait for bytes.
     """
 
     calls: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -56,6 +59,8 @@ class Totals:
     seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     gauges: Counter[str] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)
+    waited: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Totals) -> None:
         """Adds what another has counted, and what it holds."""
@@ -64,12 +69,19 @@ class Totals:
         self.seconds.update(other.seconds)
         self.counters.update(other.counters)
         self.gauges.update(other.gauges)
+        self.held.update(other.held)
+        self.waited.update(other.waited)
 
 
 class CallCounts:
-    """Counts the calls of one process."""
+    """Counts the calls of one process.
+
+    Attributes:
+        budgets: By name, the bytes that calls share.
+    """
 
     def __init__(self) -> None:
+        self.budgets: dict[str, ByteBudget] = {}
         self._totals = Totals()
         self._counters: dict[str, Callable[[], int]] = {}
         self._gauges: dict[str, Callable[[], int]] = {}
@@ -90,6 +102,8 @@ class CallCounts:
             totals.seconds.copy(),
             Counter({name: count() for name, count in self._counters.items()}),
             Counter({name: held() for name, held in self._gauges.items()}),
+            Counter({name: budget.held for name, budget in self.budgets.items()}),
+            Counter({name: budget.waited for name, budget in self.budgets.items()}),
         )
 
     async def count(self, call: Incoming, rest: Rest) -> Any:
@@ -136,6 +150,7 @@ class CallMetrics(Collector):
             ended.add(self._ended)
             ended.add(last())
             ended.gauges.clear()
+            ended.held.clear()
             self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
@@ -173,3 +188,17 @@ class CallMetrics(Collector):
             yield CounterMetricFamily(name, text, value=totals.counters[name])
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(name, text, value=totals.gauges[name])
+        held = GaugeMetricFamily(
+            "contex_held_bytes",
+            "Bytes of requests and of pages of the log that are held at the moment.",
+            labels=["budget"],
+        )
+        waits = CounterMetricFamily(
+            "contex_byte_waits",
+            "How often a request or a reader had to wait for bytes, or was refused.",
+            labels=["budget"],
+        )
+        for name, count in totals.waited.items():
+            held.add_metric([name], totals.held[name])
+            waits.add_metric([name], count)
+        yield from (held, waits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from contex_server.kernel.byte_budget import NO_SHARE, Share
 from contex_server.kernel.model import UNKNOWN, Origin
 from contex_server.kernel.scope import EVERYTHING, Scope
 
@@ -30,6 +31,8 @@ class Call:
         scope: What the caller may see.
         project: The project that the request names, which the edge has checked. In calls with a
             stream of requests it is known from the first one on, and not checked.
+        share: In calls with a stream of requests: what the one that was read last takes of what is
+            let in. It is given back when the next one is read, unless it is taken away.
     """
 
     service: str
@@ -39,3 +42,9 @@ class Call:
     origin: Origin = UNKNOWN
     scope: Scope = EVERYTHING
     project: str = ""
+    share: Share = NO_SHARE
+
+    def take_share(self) -> Share:
+        """The share, to be given back by who takes it."""
+        share, self.share = self.share, NO_SHARE
+        return share

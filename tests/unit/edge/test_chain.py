@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from contex_server.edge.chain import Calls, chained, links
 from contex_server.edge.incoming import Incoming, Rest
+from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts, CallMetrics, Totals
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, event_not_found, store_unavailable
@@ -26,6 +27,7 @@ class Edge:
         self.calls = Calls(self.drain)
         self.counts = CallCounts()
         self.audited: list[tuple[str, Origin, str, str]] = []
+        self.intake = Intake(max_bytes=400_000)
 
     def refused(self, project: str, origin: Origin, method: str, reason: str) -> None:
         self.audited.append((project, origin, method, str(reason)))
@@ -36,7 +38,7 @@ class Edge:
             return "request"
 
         call = Incoming(SERVICE, METHOD, **{"read": read, "peer": "ipv4:1.2.3.4:5", **fields})
-        chain = links(self.calls, self.counts, self)  # type: ignore[arg-type]
+        chain = links(self.calls, self.counts, self, self.intake)  # type: ignore[arg-type]
         return await chained(chain, servicer)(call)
 
     @property

@@ -12,6 +12,7 @@ from contex.v1 import event_service_pb2 as pb
 from contex_server.api.events import checks
 from contex_server.api.shared import fields
 from contex_server.events.publisher import Publisher
+from contex_server.kernel.byte_budget import Share
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.drain import Drain
@@ -23,8 +24,9 @@ T = TypeVar("T")
 _OUTCOME_UNKNOWN = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 
 
-_Batch = tuple[str, asyncio.Task[T]]
-"""The request id of a batch of the stream, and what is being done with it."""
+_Batch = tuple[str, asyncio.Task[T], Share]
+"""The request id of a batch of the stream, what is being done with it, and the share it takes of
+what is let in."""
 _End = Exception | None
 """Why the stream takes no more batches; None if the client ended it."""
 
@@ -46,6 +48,7 @@ async def publish_all(
     inbox: asyncio.Queue[_Batch[Append] | _End] = asyncio.Queue()
     outbox: asyncio.Queue[_Batch[Appended] | _End] = asyncio.Queue()
     tasks: set[asyncio.Task[Any]] = set()
+    shares: set[Share] = set()
 
     def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -64,7 +67,8 @@ async def publish_all(
         try:
             async for request in requests:
                 await window.acquire()
-                inbox.put_nowait((request.publish.request_id, start(prepare(request))))
+                shares.add(share := call.take_share())
+                inbox.put_nowait((request.publish.request_id, start(prepare(request)), share))
         except Exception as error:
             end = error
         inbox.put_nowait(end)
@@ -74,7 +78,7 @@ async def publish_all(
         unfinished: set[asyncio.Task[Any]] = set()
         before: Durability | None = None
         while isinstance(batch := await inbox.get(), tuple):
-            request_id, prepared = batch
+            request_id, prepared, share = batch
             await asyncio.wait([prepared])
             durability = None
             if not prepared.exception():
@@ -91,7 +95,7 @@ async def publish_all(
             unfinished.add(last)
             last.add_done_callback(unfinished.discard)
             tasks.discard(prepared)
-            outbox.put_nowait((request_id, last))
+            outbox.put_nowait((request_id, last, share))
         outbox.put_nowait(batch)
 
     def stop() -> None:
@@ -102,7 +106,7 @@ async def publish_all(
     start(append_all())
     try:
         while isinstance(batch := await outbox.get(), tuple):
-            request_id, appended = batch
+            request_id, appended, share = batch
             response = pb.PublishStreamResponse(request_id=request_id)
             try:
                 response.published.CopyFrom(published_message(await appended))
@@ -114,11 +118,15 @@ async def publish_all(
                 response.refused.CopyFrom(_refusal_message(error))
             tasks.discard(appended)
             window.release()
+            shares.discard(share)
+            share.give_back()
             await call.write(response.SerializeToString())
         if batch is not None:
             raise batch
     finally:
         drain.remove(stop)
+        for share in shares:
+            share.give_back()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
