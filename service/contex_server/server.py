@@ -118,6 +118,7 @@ class Server:
         self.counts.budgets = {
             "large requests": self.intake.large,
             "small requests": self.intake.small,
+            "pages": self.rooms.storage.log.reading,
         }
         most = settings.limits.response_message_bytes
         self._grpc.add_generic_rpc_handlers(handlers(services, chain, self.intake, most))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf
 
 
@@ -87,6 +89,15 @@ class ByteBudget:
                 future.result().give_back()
             self._serve()  # There may be room for what comes after it.
             raise
+
+    @asynccontextmanager
+    async def held_for(self, size: int) -> AsyncIterator[None]:
+        """Holds a share for the `async with` block."""
+        share = await self.take(size)
+        try:
+            yield
+        finally:
+            share.give_back()
 
     def change(self, share: Share, by: int) -> None:
         """Takes note of a share's new size; only for `Share`."""

@@ -138,6 +138,7 @@ class Settings(BaseSettings):
     message_bytes: int = Field(default=MIB, ge=16 * KIB, le=3 * MIB)
     pending_appends: int = Field(default=10_000, ge=1)
     request_bytes: int = Field(default=16 * MIB, ge=256 * KIB)
+    read_bytes: int = Field(default=64 * MIB, ge=256 * KIB)
 
     heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
     match_threshold: float = Field(default=0.15, gt=0, le=1)

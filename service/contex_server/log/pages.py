@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
+from contex_server.kernel.byte_budget import NO_SHARE, Share
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Range, Sequence
 from contex_server.log.port import READ_BYTES, Bounds, EventLog, Part
@@ -40,7 +41,8 @@ async def pages(
     With `resumed`, `span.after` has been read already, and a gap behind it is refused too.
 
     A page ends with the event with which it has `READ_BYTES`. About as much again is held with the
-    page that is fetched ahead.
+    page that is fetched ahead. Both count against what all readers may hold, `log.reading`: a page
+    from before it is fetched until the next one is asked for.
 
     Raises:
         ContexError: SEQUENCE_TRIMMED if, forwards, the log was trimmed beyond what was read.
@@ -79,11 +81,25 @@ async def pages(
                 return part._replace(entries=part.entries[1:])
             room *= 4  # It is larger in the store, where it is sealed.
 
+    async def fetch_counted(
+        span: Range, count: int, before: int | None
+    ) -> tuple[list[Entry], Range, Share]:
+        share = await log.reading.take(READ_BYTES)
+        try:
+            entries, rest = await fetch(span, count, before)
+            share.resize(sum([len(body) for _, body in entries]))
+        except BaseException:
+            share.give_back()
+            raise
+        return entries, rest, share
+
     count, before = min(_FIRST_PAGE, max_events), 0
-    ahead = asyncio.create_task(fetch(span, count, 0 if resumed else None))
+    share = NO_SHARE
+    ahead = asyncio.create_task(fetch_counted(span, count, 0 if resumed else None))
     try:
         while True:
-            entries, span = await ahead
+            share.give_back()
+            entries, span, share = await ahead
             if span.is_empty:
                 yield Page(entries, last=True)
                 return
@@ -91,12 +107,15 @@ async def pages(
                 size = sum([len(body) for _, body in entries]) // len(entries) + 64
                 count = max(1, min(max_events, READ_BYTES // size, count * 8))
                 before = len(entries[-1].body)
-            ahead = asyncio.create_task(fetch(span, count, before))
+            ahead = asyncio.create_task(fetch_counted(span, count, before))
             if entries:
                 yield Page(entries, last=False)
     finally:
+        share.give_back()
         ahead.cancel()
         await asyncio.gather(ahead, return_exceptions=True)
+        if not ahead.cancelled() and ahead.exception() is None:
+            ahead.result()[-1].give_back()
 
 
 def check_readable(bounds: Bounds, position: Sequence) -> None:

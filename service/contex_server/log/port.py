@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
+from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.failures import AWAY
 from contex_server.kernel.model import (
@@ -154,6 +155,11 @@ class EventLog(Protocol):
     STORE_UNAVAILABLE; writes also with STORE_FULL. After STORE_UNAVAILABLE the outcome of a
     write is unknown.
     """
+
+    @property
+    def reading(self) -> ByteBudget:
+        """What all readers of this process may hold of the log together, until they have passed it
+        on."""
 
     async def append(self, append: Append) -> Appended:
         """Appends events, all or none, and returns once they are as durable as asked.

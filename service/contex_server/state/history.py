@@ -119,9 +119,22 @@ class HistoryReader:
             payloads: Whether payloads count for `max_bytes`; they are returned in any case.
             max_bytes: Total size of events and patches; a single revision may exceed it.
         """
+        room = max_bytes if payloads else _PAGE_BYTES
+        async with self.log.reading.held_for(room):
+            return await self._page(project, start, count, room, patches, payloads, max_bytes)
+
+    async def _page(
+        self,
+        project: str,
+        start: Sequence,
+        count: int,
+        room: int,
+        patches: bool,
+        payloads: bool,
+        max_bytes: int,
+    ) -> HistoryPage:
         chain: list[Revision] = []
         size, cut = 0, False
-        room = max_bytes if payloads else _PAGE_BYTES
         async for part in self.walk(project, start, max_part=count + 1):
             chain += part
             size += sum(len(link.entry.body) for link in part)

@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel import event_codec
+from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
 from contex_server.log.port import (
     READ_BYTES,
@@ -33,6 +34,10 @@ class ArchivedLog(EventLog):
         self._events = store.events
         self._store = store.archive
         self._archive = archive
+
+    @property
+    def reading(self) -> ByteBudget:
+        return self._events.reading
 
     def append(self, append: Append) -> Coroutine[Any, Any, Appended]:
         return self._events.append(append)  # Awaited by the caller: no frame of its own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
+from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
 from contex_server.log.port import Bounds, EventLog, Follower, Part, following
 from contex_server.tiers.sealer import Sealer
@@ -16,6 +17,10 @@ class SealedLog(EventLog):
     def __init__(self, below: EventLog, sealer: Sealer) -> None:
         self._below = below
         self._sealer = sealer
+
+    @property
+    def reading(self) -> ByteBudget:
+        return self._below.reading
 
     def append(self, append: Append) -> Coroutine[Any, Any, Appended]:
         return self._below.append(append)  # Awaited by the caller: no frame of its own.

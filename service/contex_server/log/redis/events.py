@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.model import (
     BEGINNING,
     Append,
@@ -55,6 +56,10 @@ _BACKLOG_BYTES = 16 * 1024 * 1024
 """... unless they may have more bytes than this."""
 
 
+_LEND_AFTER_S = 1.0
+"""A reader whose client takes nothing for so long does not hold up the others."""
+
+
 class RedisEventLog(Facet, StoreLog):
     """`StoreLog` on any Redis >= 7.2 or Valkey >= 8."""
 
@@ -63,6 +68,11 @@ class RedisEventLog(Facet, StoreLog):
         self._fsync = fsync
         self._appenders: dict[tuple[str, bool], Appender] = {}
         self._parts = PartReader(client)
+        self._reading = ByteBudget(client.settings.read_bytes, lend_after_s=_LEND_AFTER_S)
+
+    @property
+    def reading(self) -> ByteBudget:
+        return self._reading
 
     async def append(self, append: Append) -> Appended:
         bucket = bucket_of(append.project)
