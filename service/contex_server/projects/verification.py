@@ -29,6 +29,8 @@ from contex_server.tiers.storage import Storage
 _PAGE_EVENTS = 2_000
 _SNAPSHOTS = 100_000
 _BATCH = 500
+_READ = 32
+"""Events read together for their texts, however large they are."""
 _STATE_ATTEMPTS = 5
 
 
@@ -335,9 +337,10 @@ class _Run:
         if missing and self._repair:
             self._embeddings.forget(project)
             sequences = [states[digest].sequence for digest in missing]
-            entries = await self._log.get(project, sequences)
-            events = [event_codec.decode(entry) for entry in entries if entry is not None]
-            await self._embeddings.of_events(project, model, events)
+            for start in range(0, len(sequences), _READ):
+                entries = await self._log.get(project, sequences[start : start + _READ])
+                events = [event_codec.decode(entry) for entry in entries if entry is not None]
+                await self._embeddings.of_events(project, model, events)
         keys = [states[digest].data_key for digest in sorted(missing)]
         problem = "its vector is missing"
         return [Finding(FindingKind.VECTOR, key, problem, True, self._repair) for key in keys]

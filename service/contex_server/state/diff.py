@@ -16,6 +16,8 @@ from contex_server.state.state import State
 
 _FIRST_PART = 16
 _MAX_PART = 500
+_MAX_EVENTS = 64
+"""Keys of a part whose events are read: any of them may be of the largest size."""
 _PART_BYTES = 1024 * 1024
 _INLINE_BYTES = 64 * 1024
 """Payloads up to this size are compared on the event loop, in less than 1 ms."""
@@ -145,4 +147,4 @@ def _live(state: State, data_key: str) -> KeyState | None:
 def _next_count(count: int, size: int, entries: list[Entry | None]) -> int:
     """Size of the next part, given the sizes of the entries of this one."""
     total = sum(len(entry.body) for entry in entries if entry is not None)
-    return max(1, min(_MAX_PART, 4 * count, _PART_BYTES * size // (total + 1)))
+    return max(1, min(_MAX_EVENTS, 4 * count, _PART_BYTES * size // (total + 1)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
-from contex_server.kernel.model import Range
+from contex_server.kernel.model import Entry, Range, Sequence
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.pages import pages
 from contex_server.server import Server
+from contex_server.state.diff import data_of
 
 from tests.conftest import StartServer
 from tests.integration.support import DEADLINE_S, Api, P, Words, event
@@ -58,3 +59,24 @@ async def test_a_reader_that_takes_nothing_holds_up_nobody_for_long(tight: Serve
     assert sum(read) == EVENTS
     await stalled.aclose()
     assert log.reading.held == 0
+
+
+async def test_the_events_of_a_state_are_read_in_parts_that_may_be_large(
+    server: Server, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.publish(*(event(f"k{n}") for n in range(300)))
+    asked: list[int] = []
+    events = server.rooms.storage.store.events
+    get = events.get
+
+    async def counted(project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
+        asked.append(len(requested := list(sequences)))
+        return await get(project, requested)
+
+    monkeypatch.setattr(events, "get", counted)
+    rooms = server.rooms
+    _, state = await rooms.state.reader.read(P, None)
+    keys = [f"k{n}" for n in range(300)]
+    data = [d async for d in data_of(rooms.storage.log, P, state, keys, events=True)]
+    assert len(data) == 300
+    assert max(asked) == 64
