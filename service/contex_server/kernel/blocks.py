@@ -28,6 +28,8 @@ _LEVEL = 3
 _HEAD = np.dtype("<u4")
 _MAX_BYTES = 64 * 1024 * 1024
 """No block decompresses to more; what claims to is damaged. (An event has at most 8 MiB.)"""
+_MAX_EVENTS = BLOCK_BYTES
+"""No block holds more: each has a byte at least. In memory an event takes some 150 besides."""
 _entry = tuple.__new__
 
 
@@ -76,10 +78,14 @@ def decode_block(block: bytes) -> list[Entry]:
         lengths = np.frombuffer(data, _HEAD, count, 8)
     except ValueError as error:
         raise BlockDamaged(f"not a block of events: {error}") from error
-    ids = data[start : start + id_bytes].split(b"\n")
+    if count > _MAX_EVENTS:
+        raise BlockDamaged(f"a block of {count:,} events, and the limit is {_MAX_EVENTS:,}")
+    # Counted first: of what is damaged or made up, the ids may be any number.
     ends = np.cumsum(lengths, dtype=np.int64) + (start + id_bytes)
-    if count != len(ids) or not count or ends[-1] != len(data):
+    separators = data.count(b"\n", start, start + id_bytes)
+    if not count or separators != count - 1 or ends[-1] != len(data):
         raise BlockDamaged("a block of events of other lengths than it says")
+    ids = data[start : start + id_bytes].split(b"\n")
     edges = [start + id_bytes, *ends.tolist()]
     return [
         _entry(Entry, (sequence, data[low:high]))

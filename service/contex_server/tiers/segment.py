@@ -304,8 +304,10 @@ def decode_index(data: bytes) -> SegmentIndex:
         offsets, counts = column("<u8", blocks + 1), column("<u4", blocks)
         ms, n = column("<u8", blocks).tolist(), column("<u8", blocks).tolist()
         (size,) = _LENGTH.unpack_from(raw, at)
-        names = raw[at + 4 : at + 4 + size].decode()
         at += 4 + size
+        if raw.count(b"\n", at - size, at) != max(keys - 1, 0):
+            raise ValueError("it has another number of keys than it says")
+        names = raw[at - size : at].decode()
         ends = np.cumsum(column("<u4", keys), dtype=np.uint64)
         places = column("<u4", int(ends[-1]) if keys else 0)
         index = SegmentIndex(

@@ -17,11 +17,14 @@ from typing import Any, ClassVar
 
 import orjson
 
+from contex_server.kernel.config import Limits
 from contex_server.kernel.model import Erasure, Event, Sequence
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.items import Manifest, Summary
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ELSE_BYTES = 1024 * 1024
+"""What the other fields of an event take, with a good margin."""
 _LONG_NUMBER = re.compile(rb"\d{19}")
 """Integers of more than 64 bits are floats to orjson."""
 
@@ -97,6 +100,23 @@ class JsonEncoding:
             erased=read_erasure(fields.get("erased")),
             valid_until_ms=read_time(fields, "valid_until"),
         )
+
+
+def line_bytes(limits: Limits) -> int:
+    """The largest JSON of one event: a payload is written with 6 bytes for a character at most."""
+    return 6 * limits.payload_bytes + _ELSE_BYTES
+
+
+def check_values(text: bytes, limits: Limits) -> None:
+    """Checks that JSON has no more values than the largest payload may have: in memory each is
+    many times what it takes as text.
+
+    Raises:
+        ValueError: It has more.
+    """
+    limit = limits.payload_bytes + _ELSE_BYTES
+    if len(text) > limit and sum(map(text.count, (b",", b"[", b"{"))) > limit:
+        raise ValueError(f"more than {limit:,} values")
 
 
 def loads(text: bytes) -> Any:

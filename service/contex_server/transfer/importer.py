@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -43,7 +43,8 @@ _BATCH_EVENTS = 1_000
 _BATCH_BYTES = 2 * 1024 * 1024
 _ABANDONED_S = 7 * 24 * 3600
 _SWEEP_S = 3600.0
-_SLICE = 200
+_SLICE_EVENTS = 200
+_SLICE_BYTES = 256 * 1024
 """Events handled before other tasks get their turn."""
 
 
@@ -173,7 +174,7 @@ class Import:
         self._transform.staged_tail = self._staging.tail
         if not stored.checked:
             await self._plan_staging()
-            self._opened = make_reader(items.FileFormat(stored.format))
+            self._opened = make_reader(items.FileFormat(stored.format), self._importer.limits)
             self._reader.resume(stored.offset, stored.reader)
             continuity.all_keys_known = self._request.verbatim
             await self._load_latest(staged)
@@ -250,7 +251,7 @@ class Import:
         if format is None:
             return False
         self._checkpoint.format = self.report.format = format
-        self._opened = make_reader(format)
+        self._opened = make_reader(format, self._importer.limits)
         return True
 
     async def _check(self) -> None:
@@ -268,9 +269,12 @@ class Import:
         self._checkpoint.checked = True
         await self._flush(always=True)
 
-    async def _import(self, read: Iterable[items.Item]) -> None:
-        for item in read:
-            await self._import_item(item)
+    async def _import(self, read: Iterator[items.Item | None]) -> None:
+        ended = items.Summary()
+        # In a thread, and not for long at a time: what is read may be large, or hold nothing.
+        while (item := await asyncio.to_thread(next, read, ended)) is not ended:
+            if item is not None:
+                await self._import_item(item)
             if len(self._batch) >= _BATCH_EVENTS or self._batch_bytes >= _BATCH_BYTES:
                 await self._flush()
 
@@ -323,16 +327,15 @@ class Import:
         if self._exact and transform.continuity.last < self._project_tail:
             left = await self._skip_present(entries)
             entries, places = left, places[len(entries) - len(left) :]
-        for start in range(0, len(entries), _SLICE):
-            taken, where = entries[start : start + _SLICE], places[start : start + _SLICE]
-            if self._exact:
-                imported = transform.take(taken, reader, where)
-            else:
-                # It describes them, which takes long where payloads are large.
-                imported = await asyncio.to_thread(transform.take, taken, reader, where)
+        start = 0
+        while start < len(entries):
+            taken = _slice(entries, start)
+            where = places[start : start + len(taken)]
+            start += len(taken)
+            # It describes or redacts them, which takes long where payloads are large.
+            imported = await asyncio.to_thread(transform.take, taken, reader, where)
             self._batch += imported
             self._batch_bytes += sum([len(event.body) for event in imported])
-            await asyncio.sleep(0)
             if self._batch_bytes >= _BATCH_BYTES and reader.state() is None:
                 await self._stage()
 
@@ -373,6 +376,17 @@ class Import:
 
     async def _drop(self) -> None:
         await self._staging.drop(self._checkpoint.models)
+
+
+def _slice(entries: list[Entry], start: int) -> list[Entry]:
+    """The next events that are handled together, at least one."""
+    taken, size = list[Entry](), 0
+    for entry in entries[start : start + _SLICE_EVENTS]:
+        taken.append(entry)
+        size += len(entry.body)
+        if size >= _SLICE_BYTES:
+            break
+    return taken
 
 
 @contextmanager

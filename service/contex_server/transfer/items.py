@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
@@ -219,8 +220,32 @@ class Writer:
         raise NotImplementedError
 
 
+TURN_S = 0.005
+"""For about so long a file is read before others have their turn."""
+
+
+class Turn:
+    """The time that a reader takes between two items."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins the next one."""
+        self._until = time.perf_counter() + TURN_S
+
+    def over(self) -> bool:
+        """Whether others should have theirs; if so, the next one begins."""
+        if time.perf_counter() < self._until:
+            return False
+        self.begin()
+        return True
+
+
 class Reader:
     """Reads a file piece by piece.
+
+    What it yields comes after a few milliseconds each: None where there is no item yet.
 
     Attributes:
         offset: Everything up to here was returned as items.
@@ -241,7 +266,7 @@ class Reader:
         self.ended = False
         self.chain = Chain()
 
-    def feed(self, data: bytes) -> Iterator[Item]:
+    def feed(self, data: bytes) -> Iterator[Item | None]:
         """The items that are complete with these bytes.
 
         Raises:
@@ -249,7 +274,7 @@ class Reader:
         """
         raise NotImplementedError
 
-    def finish(self) -> Iterator[Item]:
+    def finish(self) -> Iterator[Item | None]:
         """The remaining items, at the end of the file.
 
         Raises:

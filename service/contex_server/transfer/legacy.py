@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from contex_server.kernel import event_codec
+from contex_server.kernel.config import Limits
 from contex_server.kernel.model import (
     DATA_PUBLISHED,
     DELETIONS,
@@ -22,60 +23,99 @@ from contex_server.kernel.model import (
     Event,
     Sequence,
 )
-from contex_server.transfer.cutting import BOM
-from contex_server.transfer.event_json import dumps, loads, read_text
-from contex_server.transfer.items import Events, Item, MalformedFile, Manifest, Place, Reader
+from contex_server.transfer.cutting import BOM, MemberCutter
+from contex_server.transfer.event_json import (
+    check_values,
+    dumps,
+    line_bytes,
+    loads,
+    read_text,
+)
+from contex_server.transfer.items import (
+    Events,
+    Item,
+    MalformedFile,
+    Manifest,
+    Place,
+    Reader,
+    Turn,
+)
 
-_MAX_BYTES = 256 * 1024 * 1024
+_BATCH = 500
 
 
 class LegacyReader(Reader):
-    """The file is one JSON value, read once it is complete."""
+    """The events of one JSON object."""
 
     noun = "event"
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         super().__init__()
         self.fields = {"description": "data.description", "payload": "data"}
-        self._data = bytearray()
+        self._limits = limits
+        self._cutter = MemberCutter("events")
+        self._began = False
 
-    def feed(self, data: bytes) -> Iterator[Item]:
-        self._data += data
-        if len(self._data) > _MAX_BYTES:
-            raise MalformedFile(f"more than {_MAX_BYTES >> 20} MiB of JSON", 0, 1)
-        return iter(())
-
-    def finish(self) -> Iterator[Item]:
-        try:
-            answer = loads(bytes(self._data.removeprefix(BOM)))
-            events, count = answer["events"], answer.get("count")
-            if not isinstance(events, list):
-                raise TypeError("events is not an array")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            missing = "is missing" if isinstance(error, KeyError) else ""
-            problem = f"not a response of the former service: {error!s:.100} {missing}".rstrip()
-            raise MalformedFile(problem, 0, 1) from None
-        if count is not None and count != len(events):
-            raise MalformedFile(f"count is {count!r:.20}, but there are {len(events)} events", 0, 1)
-        yield Manifest()
+    def feed(self, data: bytes) -> Iterator[Item | None]:
+        if not self._began:
+            self._began = True
+            yield Manifest()
+        turn = Turn()
         entries, places = list[Entry](), list[Place]()
-        for index, fields in enumerate(events):
-            place = Place(0, index + 1)
-            try:
-                entries.append(event_codec.entry(_record(fields)))
-            except KeyError as error:
-                raise self.malformed(f"{error.args[0]}: is missing", place) from error
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise self.malformed(f"an invalid event: {error!s:.200}", place) from error
-            places.append(place)
-            self.item += 1
+        for piece in self._pieces(data):
+            if piece:
+                self.offset = self.offset or self._cutter.started_at
+                places.append(Place(self.offset, self.item + 1))
+                entries.append(self._read(piece))
+                self.offset += len(piece)
+                self.item += 1
+            if not turn.over() and len(entries) < _BATCH:
+                continue
+            yield Events(entries, places) if entries else None
+            entries, places = [], []
+            turn.begin()
         if entries:
             yield Events(entries, places)
+        if len(self._cutter.rest) > line_bytes(self._limits):
+            raise self.malformed(f"more than {line_bytes(self._limits):,} bytes")
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        try:
+            yield from self._cutter.feed(data)
+        except ValueError as error:
+            raise _no_response(error) from None
+
+    def _read(self, piece: bytes) -> Entry:
+        try:
+            text = self._cutter.json(piece)
+            check_values(text, self._limits)
+            return event_codec.entry(_record(loads(text)))
+        except KeyError as error:
+            raise self.malformed(f"{error.args[0]}: is missing") from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self.malformed(f"an invalid event: {error!s:.200}") from error
+
+    def finish(self) -> Iterator[Item | None]:
+        yield from self.feed(b"")
+        try:
+            answer = loads(self._cutter.finish().removeprefix(BOM))
+            events, count = answer["events"], answer.get("count")
+            if events != []:
+                raise TypeError("events is not an array of objects")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_response(error) from None
+        if count is not None and count != self.item:
+            raise MalformedFile(f"count is {count!r:.20}, but there are {self.item} events", 0, 1)
         self.ended = True
-        self.offset = len(self._data)
 
     def state(self) -> None:
         return None
+
+
+def _no_response(error: Exception) -> MalformedFile:
+    missing = "is missing" if isinstance(error, KeyError) else ""
+    problem = f"not a response of the former service: {error!s:.100} {missing}".rstrip()
+    return MalformedFile(problem, 0, 1)
 
 
 def _record(fields: dict[str, Any]) -> Event:

@@ -11,14 +11,15 @@ from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import orjson
-import zstandard
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import packed
+from contex_server.kernel.config import Limits
+from contex_server.kernel.inflating import MAGIC, Inflater
 from contex_server.kernel.model import Entry, Event
 from contex_server.transfer.cloud_events import CloudEventsEncoding
 from contex_server.transfer.cutting import BOM, LineCutter, cutter_for, resumed
-from contex_server.transfer.event_json import JsonEncoding, loads
+from contex_server.transfer.event_json import JsonEncoding, check_values, line_bytes, loads
 from contex_server.transfer.items import (
     Chain,
     Events,
@@ -27,14 +28,15 @@ from contex_server.transfer.items import (
     Place,
     Reader,
     Summary,
+    Turn,
     Writer,
 )
 
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_MAX_LINE = 32 * 1024 * 1024
-_PIECE = 1024
-"""Compressed bytes decompressed at a time: at most 32 MiB come out."""
 _BATCH = 500
+_BATCH_BYTES = 1024 * 1024
+_BLANK_BYTES = 64 * 1024
+_FREE_ITEMS = 100_000
+"""A compressed file holds no more lines than this and one a byte."""
 _INVALID = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 """What is raised where fields are not what they should be."""
 
@@ -73,8 +75,9 @@ class LinesReader(Reader):
 
     noun = "line"
 
-    def __init__(self, *, cloud: bool) -> None:
+    def __init__(self, limits: Limits, *, cloud: bool) -> None:
         super().__init__()
+        self._limits = limits
         self._cloud = cloud
         self._encoding = CloudEventsEncoding() if cloud else JsonEncoding()
         self.fields = self._encoding.fields
@@ -82,57 +85,61 @@ class LinesReader(Reader):
         self._start = bytearray()
         """The beginning of the text, until its shape is known."""
         self._started = False
-        self._inflate: Any = None
-        self._consumed = 0
-        self._in_frame = False
-        """Whether a compressed frame has begun and not ended."""
+        self._inflater: Inflater | None = None
+        self._passed = 0
+        """Of the inflater's bytes, those before `offset`."""
+        self._blank = 0
+        """White space since the last line."""
 
-    def feed(self, data: bytes) -> Iterator[Item]:
+    def feed(self, data: bytes) -> Iterator[Item | None]:
         if not self._started and data:
             self._started = True
-            if self._inflate is None and data.startswith(ZSTD_MAGIC[: len(data)]):
-                self._inflate = zstandard.ZstdDecompressor().decompressobj()
-        if self._inflate is None:
+            if self._inflater is None and data.startswith(MAGIC[: len(data)]):
+                self._inflater = Inflater()
+        if self._inflater is None:
             yield from self._feed_text(data)
             return
-        for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE]
-            while piece:
-                try:
-                    text = self._inflate.decompress(piece)
-                except zstandard.ZstdError as error:
-                    raise self.malformed(f"compression: {error}") from error
-                rest = self._inflate.unused_data
-                self._consumed += len(piece) - len(rest)
-                self._in_frame = not self._inflate.eof
-                yield from self._feed_text(text, compressed=True)
-                if self._inflate.eof:
-                    self._inflate = zstandard.ZstdDecompressor().decompressobj()
-                    if self._cutter is not None and not self._cutter.rest:
-                        self.offset += self._consumed
-                        self._consumed = 0
-                piece = rest
+        steps = self._inflater.feed(data)
+        while True:
+            try:
+                text = next(steps)
+            except StopIteration:
+                return
+            except ValueError as error:
+                raise self.malformed(f"compression: {error}") from error
+            yield from self._feed_text(text)
+            ended = not self._inflater.in_frame
+            if ended and self._cutter is not None and not self._cutter.rest:
+                self.offset += self._inflater.taken - self._passed
+                self._passed = self._inflater.taken
 
-    def _feed_text(self, text: bytes, *, compressed: bool = False) -> Iterator[Item]:
+    def _feed_text(self, text: bytes) -> Iterator[Item | None]:
         text = self._begun(text)
         if self._cutter is None:
             return
+        turn, size = Turn(), 0
         entries, places = list[Entry](), list[Place]()
         for piece in self._cutter.feed(text):
             place = Place(self.offset, self.item + 1)
-            item = self._read(piece)
-            if not compressed:
+            item = self._read(piece) if piece else None
+            if self._inflater is None:
                 self.offset += len(piece)
+            over = turn.over()
             if isinstance(item, Entry):
                 entries.append(item)
                 places.append(place)
-                if len(entries) < _BATCH:
-                    continue
-            if entries:
+                size += len(item.body)
+                over |= len(entries) >= _BATCH or size >= _BATCH_BYTES
+                item = None
+            if entries and (over or item is not None):
                 yield Events(entries, places)
-                entries, places = [], []
-            if item is not None and not isinstance(item, Entry):
+                entries, places, size = [], [], 0
+            elif over:
+                yield None
+            if item is not None:
                 yield item
+            if over:
+                turn.begin()
         if entries:
             yield Events(entries, places)
         self._check_rest(self._cutter.rest)
@@ -154,16 +161,23 @@ class LinesReader(Reader):
         text, self._start = bytes(self._start), bytearray()
         return text
 
-    def _check_rest(self, rest: bytearray) -> None:
-        if len(rest) > _MAX_LINE:
-            raise self.malformed(f"more than {_MAX_LINE >> 20} MiB")
+    def _pass_blank(self, size: int) -> None:
+        self.item += 1
+        self._blank += size
+        if self._blank > _BLANK_BYTES:
+            raise self.malformed(f"more than {_BLANK_BYTES >> 10} KiB of white space")
 
-    def finish(self) -> Iterator[Item]:
-        if self._in_frame:
+    def _check_rest(self, rest: bytes | bytearray) -> None:
+        limit = line_bytes(self._limits)
+        if len(rest) > limit:
+            raise self.malformed(f"more than {limit:,} bytes")
+
+    def finish(self) -> Iterator[Item | None]:
+        if self._inflater is not None and self._inflater.in_frame:
             raise self.malformed("the file is truncated")
         if self._cutter is None:
             text = self._begun(b"", complete=True)
-            yield from self._feed_text(text, compressed=self._inflate is not None)
+            yield from self._feed_text(text)
         assert self._cutter is not None
         try:
             last = self._cutter.finish()
@@ -182,12 +196,14 @@ class LinesReader(Reader):
             raise self.malformed("the file is truncated")
 
     def state(self) -> dict[str, Any] | None:
-        if self._consumed or not self.offset or self._cutter is None:
+        inflater = self._inflater
+        passed = inflater is None or inflater.taken == self._passed
+        if not passed or not self.offset or self._cutter is None:
             return None
         return {
             **(super().state() or {}),
             "exported": self.exported,
-            "compressed": self._inflate is not None,
+            "compressed": inflater is not None,
             "shape": self._cutter.shape,
             "version": self._encoding.version,
         }
@@ -197,7 +213,7 @@ class LinesReader(Reader):
         self.exported = state["exported"]
         self._started = True
         if state["compressed"]:
-            self._inflate = zstandard.ZstdDecompressor().decompressobj()
+            self._inflater = Inflater()
         # States of earlier versions have neither.
         self._cutter = resumed(state.get("shape", "lines"))
         self.noun = self._cutter.noun
@@ -207,11 +223,20 @@ class LinesReader(Reader):
         if not self.item:
             piece = piece.removeprefix(BOM)
         assert self._cutter is not None
+        self._check_rest(piece)
+        if self._inflater is not None:
+            compressed = self.offset + self._inflater.taken - self._passed
+            if self.item > _FREE_ITEMS + compressed:
+                raise self.malformed(
+                    f"more than {_FREE_ITEMS:,} {self.noun}s in {compressed:,} bytes"
+                )
         try:
             text = self._cutter.json(piece)
             if not text:
-                self.item += 1
+                self._pass_blank(len(piece))
                 return None
+            self._blank = 0
+            check_values(text, self._limits)
             fields = orjson.loads(text) if self.exported else loads(text)
             if not isinstance(fields, dict):
                 raise TypeError("not an object")

@@ -38,6 +38,10 @@ MAGIC = b"CTXEXP1\n"
 _HEAD = struct.Struct("<BII")
 _NUMBER = struct.Struct("<QB")
 _MAX_BYTES = 64 * 1024 * 1024
+_MAX_HEAD_BYTES = 64 * 1024
+"""Of manifest, settings and summary."""
+_MAX_ROWS = 100_000
+"""Agents in a frame; in memory, JSON is many times as large as it is as text."""
 _MANIFEST, _EVENTS, _AGENTS, _VECTORS, _BACKGROUNDS, _SETTINGS, _SUMMARY = b"MEAVBSZ"
 
 
@@ -86,7 +90,7 @@ class NativeReader(items.Reader):
         super().__init__()
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[items.Item]:
+    def feed(self, data: bytes) -> Iterator[items.Item | None]:
         self._buffer += data
         at = 0
         try:
@@ -100,25 +104,25 @@ class NativeReader(items.Reader):
                 kind, length, crc = _HEAD.unpack_from(self._buffer, at)
                 if length > _MAX_BYTES:
                     raise self.malformed(f"a frame of more than {_MAX_BYTES >> 20} MiB")
-                end = at + _HEAD.size + length
+                start = at + _HEAD.size
+                end = start + length
                 if end > len(self._buffer):
                     return
-                frame = bytes(memoryview(self._buffer)[at:end])
-                payload = frame[_HEAD.size :]
+                head, payload = bytes(self._buffer[at:start]), bytes(self._buffer[start:end])
                 if zlib.crc32(payload, zlib.crc32(_NUMBER.pack(self.item, kind))) != crc:
                     raise self.malformed("a frame that is damaged or out of place")
                 if self.ended:
                     raise self.malformed("data after the summary")
                 item = self._read(kind, payload)
-                at = end
-                self.chain.add(frame)
-                self.offset += len(frame)
+                self.chain.add(head, payload)
+                self.offset += end - at
                 self.item += 1
+                at = end
                 yield item
         finally:
             del self._buffer[:at]
 
-    def finish(self) -> Iterator[items.Item]:
+    def finish(self) -> Iterator[items.Item | None]:
         if self._buffer or not self.ended:
             raise self.malformed("the file is truncated")
         return iter(())
@@ -134,6 +138,10 @@ class NativeReader(items.Reader):
                 return items.Vectors({bytes.fromhex(row.id.decode()): row.body for row in rows})
             if kind == _BACKGROUNDS:
                 return items.Backgrounds({row.sequence: row.body for row in decode_block(payload)})
+            if kind != _AGENTS and len(payload) > _MAX_HEAD_BYTES:
+                raise ValueError(f"more than {_MAX_HEAD_BYTES >> 10} KiB")
+            if kind == _AGENTS and payload.count(b",") + payload.count(b"[") > 4 * _MAX_ROWS:
+                raise ValueError(f"more than {_MAX_ROWS:,} agents")
             fields = orjson.loads(payload)
             if kind == _MANIFEST:
                 return items.Manifest.of_json(fields)

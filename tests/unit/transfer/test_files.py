@@ -11,6 +11,7 @@ import orjson
 import pytest
 import zstandard
 from contex_server.kernel import event_codec
+from contex_server.kernel.config import Limits
 from contex_server.kernel.model import Event, Sequence
 from contex_server.transfer import items
 from contex_server.transfer.cloud_events import CloudEventsEncoding
@@ -35,8 +36,8 @@ def line(**fields: Any) -> bytes:
 
 def read(data: bytes, format: FileFormat = CLOUD, size: int = 1 << 20) -> list[Event]:
     """The events of a file that comes in pieces of a size."""
-    reader = make_reader(format)
-    found: list[items.Item] = []
+    reader = make_reader(format, Limits())
+    found: list[items.Item | None] = []
     for at in range(0, len(data), size):
         found += reader.feed(data[at : at + size])
     found += reader.finish()
@@ -185,12 +186,12 @@ def test_reading_goes_on_where_it_was(shape: str) -> None:
     data = SHAPES[shape]
     wanted = [e.metadata for e in read(data)]
     for cut in range(1, len(data), 11):
-        reader = make_reader(CLOUD)
+        reader = make_reader(CLOUD, Limits())
         found = list(reader.feed(data[:cut]))
         state = reader.state()
         if state is None:
             continue
-        rest = make_reader(CLOUD)
+        rest = make_reader(CLOUD, Limits())
         rest.resume(reader.offset, orjson.loads(orjson.dumps(state)))
         found += rest.feed(data[reader.offset :])
         found += rest.finish()
@@ -239,15 +240,15 @@ def test_an_event_of_a_batch_is_named_by_its_number() -> None:
 
 
 def test_an_event_without_an_end_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contex_server.transfer.lines._MAX_LINE", 100_000)
+    monkeypatch.setattr("contex_server.transfer.event_json._ELSE_BYTES", 100_000)
     for start in (b"[", b'[{"a":"', b'{"a":"', b"  ", b'{"a":\n"'):
 
-        def feed(start: bytes = start) -> Iterator[items.Item]:
-            reader = make_reader(CLOUD)
+        def feed(start: bytes = start) -> Iterator[items.Item | None]:
+            reader = make_reader(CLOUD, Limits(payload_bytes=1))
             for data in (start, *[b" " * 4_000] * 100):
                 yield from reader.feed(data)
 
-        with pytest.raises(MalformedFile, match="MiB"):
+        with pytest.raises(MalformedFile, match="more than 100,006 bytes"):
             list(feed())
 
 
