@@ -9,6 +9,7 @@ from typing import Any
 import contex
 import pytest
 from contex.v1 import event_pb2, project_service_pb2, state_service_pb2, transfer_service_pb2
+from contex_server.log.redis import key_names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -193,12 +194,37 @@ async def test_a_replay_may_be_replayed_though_its_metadata_are_full(api: Api) -
     assert len(again.metadata) == 34
 
 
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b" " * 400 + b"]" * depth
+
+
 async def test_a_payload_as_deep_as_it_may_be_is_exported(api: Api) -> None:
-    for depth in (253, 254, 1_000):
-        await api.publish(event("k", b"[" * depth + b"]" * depth), own("note"))
+    for depth in (249, 250):
+        await api.publish(event("k", nested(depth)), own("note"))
+    for depth in (251, 2_000):
+        refused = await refusal(api.publish(event("k", nested(depth))))
+        assert refused.reason == "PAYLOAD_MALFORMED"
+        assert "events[0].payload: JSON nests deeper than 250 levels" in refused.message
     for format in FORMATS:
         await imported(api, await exported(api, format=format), f"copy-{format}")
         assert await api.log(f"copy-{format}") == await api.log()
+
+
+@pytest.mark.parametrize("depth", [251, 1_000, 2_000])
+async def test_a_payload_of_before_the_limit_is_exported_and_not_imported(
+    api: Api, store: Any, depth: int
+) -> None:
+    await api.publish(event("j", b"1"))
+    deep = event_pb2.Event(
+        event_type="data_published", data_key="k", payload=nested(depth), revision=1
+    )
+    await store.xadd(key_names.key(P, "events"), {b"e": deep.SerializeToString()})
+    assert [e.payload for e in await api.log()] == [b"1", nested(depth)]
+    for format in FORMATS:
+        data = await exported(api, format=format)
+        refused = await refusal(imported(api, data, "copy"))
+        assert ": JSON nests deeper than 250 levels" in refused.message
+        assert refused.reason == "IMPORT_MALFORMED"
 
 
 NASTY = st.sampled_from(

@@ -9,11 +9,16 @@ from typing import Any
 
 import orjson
 
-from contex_server.matching.formats.media import Format, Media, decode
+from contex_server.matching.formats.media import Format, Media, decode, media
 from contex_server.matching.formats.passages import Content, Passage, PayloadMalformed
 from contex_server.matching.formats.tree import NamePlace, describe_tree, pointer
 
+JSON_NESTING = 250
+"""Maximum depth of JSON. orjson writes 254 levels, and answers and exports put a payload into up to
+four of their own."""
 _NOTHING = Content((Passage("", ""),))
+_WRITTEN_LEVELS = 254
+_TOO_DEEP = "depth limit"
 _HTML = ("<!doctype html", "<html")
 
 
@@ -39,8 +44,52 @@ def read_json(payload: bytes) -> Content:
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
+        if _TOO_DEEP in error.msg:
+            raise _nests_too_deep() from None
         raise PayloadMalformed(f"not valid JSON: {error.msg}", error.lineno, error.colno) from None
+    _check_json_nesting(payload, value)
     return describe_tree(value, pointer)
+
+
+def nests_json(payload: bytes, content_type: str) -> bool:
+    """Whether a payload is JSON that may nest too deep: it is enough to count what opens."""
+    return _opens_much(payload) and media(content_type).format is Format.JSON
+
+
+def check_nesting(payload: bytes) -> None:
+    """Checks how deep JSON nests; not whether it is JSON.
+
+    Raises:
+        PayloadMalformed: Deeper than `JSON_NESTING`.
+    """
+    try:
+        value = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        if _TOO_DEEP in error.msg:
+            raise _nests_too_deep() from None
+        return
+    _check_json_nesting(payload, value)
+
+
+def _opens_much(payload: bytes) -> bool:
+    if len(payload) <= 2 * JSON_NESTING:
+        return False
+    return payload.count(b"[") + payload.count(b"{") > JSON_NESTING
+
+
+def _nests_too_deep() -> PayloadMalformed:
+    return PayloadMalformed(f"JSON nests deeper than {JSON_NESTING} levels", 1, 1)
+
+
+def _check_json_nesting(payload: bytes, value: Any) -> None:
+    if not _opens_much(payload):
+        return
+    for _ in range(_WRITTEN_LEVELS - JSON_NESTING):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise _nests_too_deep() from None
 
 
 def _detected(payload: bytes, kind: Media) -> tuple[Format, Content]:
