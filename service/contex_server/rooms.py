@@ -57,5 +57,5 @@ async def open_rooms(
     agents = open_agents(settings, storage, embeddings, state.reader, match, stack)
     audit = open_audit(storage, stack)
     projects = await open_projects(settings, storage, embeddings, state.reader, growth, stack)
-    transfer = open_transfer(storage, events.publisher, projects, growth, settings.limits)
+    transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)
     return Rooms(storage, events, state, match, agents, audit, projects, transfer)

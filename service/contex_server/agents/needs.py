@@ -12,7 +12,7 @@ from contex_server.kernel.errors import ContexError, agent_not_found, invalid_fi
 from contex_server.kernel.model import Agent, Need, Sequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore
-from contex_server.match.agent_codec import decode_agent
+from contex_server.match.agent_codec import decode_agent, intact
 
 _SHOWN = 100
 """Characters of a need's text in an error."""
@@ -68,7 +68,9 @@ class NeedReader:
         stored = await self.agents.agent(project, reference.agent_id)
         if stored is None:
             raise agent_not_found(project, reference.agent_id)
-        current = decode_agent(stored.record)
+        current = next((agent for agent, _ in intact(project, [stored])), None)
+        if current is None:
+            raise agent_not_found(project, reference.agent_id)
         first: Agent | None = None
         async with aclosing(
             self._registrations(project, reference, current, event, as_of, scope)

@@ -25,8 +25,8 @@ from contex_server.log.agents import AgentStore, AgentWrite
 from contex_server.log.pages import check_not_beyond, check_readable
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import (
-    decode_agent,
     encode_agent,
+    intact,
     make_need,
     registered_payload,
 )
@@ -143,12 +143,20 @@ class AgentRegistry:
         stored = await self.store.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
-        return decode_agent(stored.record), stored.cursor
+        for registered in intact(project, [stored]):
+            return registered
+        raise agent_not_found(project, agent_id)
 
     async def page(self, project: str, after: str, count: int) -> list[tuple[Agent, LogSequence]]:
         """The next `count` registrations by id."""
-        stored = await self.store.agents(project, after, count)
-        return [(decode_agent(record.record), record.cursor) for record in stored]
+        found: list[tuple[Agent, LogSequence]] = []
+        while len(found) < count:
+            stored = await self.store.agents(project, after, count)
+            found += intact(project, stored)
+            if len(stored) < count:
+                break
+            after = stored[-1].agent_id
+        return found[:count]
 
     async def unregister(self, project: str, agent_id: str, origin: Origin) -> LogSequence:
         """Removes a registration and its cursor; returns the event's sequence.
@@ -196,7 +204,8 @@ class AgentRegistry:
         for _ in range(_TRIES):
             stored = await self.store.agent(project, agent_id)
             now_ms = time.time_ns() // 1_000_000
-            before = decode_agent(stored.record) if stored else None
+            # One that is damaged is registered anew.
+            before = next((a for a, _ in intact(project, [stored] if stored else [])), None)
             if before is not None:
                 # Journals tell registrations apart by this time.
                 now_ms = max(now_ms, before.updated_ms + 1)

@@ -137,6 +137,12 @@ def erase(entry: Entry, erasure: Erasure) -> Entry:
     return _erased(entry, message, erasure)
 
 
+def is_foreign(entry: Entry) -> bool:
+    """Whether an entry has what no export holds: sealed content, or a sequence in its body."""
+    message = _message(entry)
+    return bool(message.sealed or message.sequence)
+
+
 def has_content(entry: Entry) -> bool:
     """Whether an entry has a payload or a description, sealed or not."""
     message = _parse(entry.body)

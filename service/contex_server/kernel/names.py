@@ -109,6 +109,8 @@ IDENTITY = PrintableName("contex-identity", 0, 128)
 DATA_KEY = PrintableName("data_key", 1, 256)
 EVENT_TYPE = PrintableName("event_type", 1, 64)
 PUBLISHER = PrintableName("publisher", 0, 128)
+AGENT_ID = Name("agent_id", 1, 128, "A-Z a-z 0-9 _ . : / @ + -", "a letter or digit")
+KEY_GLOB = Glob("data_keys", 1, 512)
 SUBJECT_NAME = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")
 """The person whose data an event holds."""
 

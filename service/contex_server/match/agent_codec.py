@@ -7,7 +7,9 @@ from typing import Any
 
 import orjson
 
-from contex_server.kernel.model import Agent, MinDelta, Need
+from contex_server.kernel.failures import Failures
+from contex_server.kernel.model import Agent, MinDelta, Need, Sequence
+from contex_server.log.agents import AgentRecord
 from contex_server.matching.describe import text_digest
 
 
@@ -24,13 +26,56 @@ def encode_agent(agent: Agent) -> bytes:
     )
 
 
+_set_aside = Failures("agent_set_aside")
+
+
+class AgentDamaged(ValueError):
+    """A record is no registration."""
+
+
 def decode_agent(record: bytes) -> Agent:
-    """Reads what `encode_agent` wrote."""
-    fields = orjson.loads(record)
-    fields["needs"] = _decode_needs(fields["needs"], fields["threshold"], fields["max_matches"])
-    pointers = fields["min_delta"]
-    fields["min_delta"] = None if pointers is None else MinDelta(tuple(pointers))
-    return Agent(**fields)
+    """Reads what `encode_agent` wrote.
+
+    Raises:
+        AgentDamaged: It is nothing that `encode_agent` wrote.
+    """
+    try:
+        fields = orjson.loads(record)
+        fields["needs"] = _decode_needs(fields["needs"], fields["threshold"], fields["max_matches"])
+        pointers = fields["min_delta"]
+        fields["min_delta"] = None if pointers is None else MinDelta(tuple(pointers))
+        agent = Agent(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AgentDamaged(f"no registration: {type(error).__name__}") from error
+    if not _is_typed(agent):
+        raise AgentDamaged("no registration: a field is of another type")
+    return agent
+
+
+def intact(project: str, records: Iterable[AgentRecord]) -> list[tuple[Agent, Sequence]]:
+    """Registrations with their cursors, without those that are damaged: these are logged."""
+    agents = []
+    for record in records:
+        try:
+            agents.append((decode_agent(record.record), record.cursor))
+        except AgentDamaged as error:
+            _set_aside.failed(project, error)
+    return agents
+
+
+def _thresholds(agent: Agent) -> list[float]:
+    return [need.threshold for need in agent.needs]
+
+
+def _is_typed(agent: Agent) -> bool:
+    numbers = (agent.max_matches, agent.registered_ms, agent.updated_ms)
+    pointers = () if agent.min_delta is None else agent.min_delta.json_pointers
+    return (
+        all(type(number) is int for number in (*numbers, *(n.max_matches for n in agent.needs)))
+        and all(type(n) in (int, float) for n in (agent.threshold, *_thresholds(agent)))
+        and all(isinstance(text, str) for n in agent.needs for text in (n.text, *n.exclude))
+        and all(isinstance(text, str) for text in (agent.agent_id, *pointers))
+    )
 
 
 def make_need(
@@ -76,13 +121,19 @@ def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
     """The agent that an agent_registered event is about, and the needs that it replaced.
 
     The needs are None if there were none before, or the same.
+
+    Raises:
+        AgentDamaged: It is no payload of such an event.
     """
-    fields = orjson.loads(payload)
-    previous = fields.get("previous")
-    if previous is None:
-        return fields["agent_id"], None
-    needs = _decode_needs(previous["needs"], previous["threshold"], previous["max_matches"])
-    return fields["agent_id"], needs
+    try:
+        fields = orjson.loads(payload)
+        agent_id, previous = str(fields["agent_id"]), fields.get("previous")
+        if previous is None:
+            return agent_id, None
+        needs = _decode_needs(previous["needs"], previous["threshold"], previous["max_matches"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AgentDamaged(f"no registration: {type(error).__name__}") from error
+    return agent_id, needs
 
 
 def _decode_needs(records: list[list[Any]], threshold: float, max_matches: int) -> tuple[Need, ...]:

@@ -18,7 +18,7 @@ from contex_server.log.agents import AgentStore
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
-from contex_server.match.agent_codec import registered_agent
+from contex_server.match.agent_codec import AgentDamaged, registered_agent
 from contex_server.match.index import Index
 from contex_server.match.result import HEADS_BYTES, MatchedDatum, MatchedEvents, Room
 from contex_server.match.turns import Threads, Turns, Worker, each
@@ -218,7 +218,10 @@ class MatchEngine:
         registration is another agent's, or leaves the needs as they were. Data later than it
         are left out.
         """
-        agent_id, previous = registered_agent(event.payload)
+        try:
+            agent_id, previous = registered_agent(event.payload)
+        except AgentDamaged:
+            return None  # It tells of nobody: the registration itself is in the store.
         if agent_id != agent.agent_id or previous is None:
             return None
         matched = await index.worker.work(

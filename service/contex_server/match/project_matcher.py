@@ -38,7 +38,7 @@ from contex_server.kernel.model import (
     KeyState,
     Sequence,
 )
-from contex_server.match.agent_codec import decode_agent
+from contex_server.match.agent_codec import intact
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
 from contex_server.match.waiters import PositionWaiters
@@ -220,7 +220,8 @@ class ProjectMatcher:
 
     async def _registered(self, agent_id: str) -> Agent | None:
         stored = await self._engine.agents.agent(self.project, agent_id)
-        return None if stored is None else decode_agent(stored.record)
+        records = [] if stored is None else [stored]
+        return next((agent for agent, _ in intact(self.project, records)), None)
 
     async def _set_agent(self, live: LiveAgent, agent: Agent) -> None:
         """Matches an agent's needs from here on as this registration has them."""

@@ -22,7 +22,7 @@ from contex_server.kernel.model import MODEL_CHANGED, Sequence
 from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
-from contex_server.match.agent_codec import decode_agent
+from contex_server.match.agent_codec import intact
 from contex_server.matching.embedders.batcher import unhurried
 from contex_server.matching.embeddings import Embeddings
 
@@ -153,6 +153,6 @@ class Reembedding:
             yield {s.digest: s.sequence for s in states if not s.deleted and s.digest}
         after = ""
         while page := await self._store.agents.agents(project, after, _AGENTS_PAGE):
-            agents = [decode_agent(stored.record) for stored in page]
+            agents = [agent for agent, _ in intact(project, page)]
             yield {need.digest: need.text for agent in agents for need in agent.needs}
             after = page[-1].agent_id

@@ -59,6 +59,7 @@ MAX_TERMS = 100_000
 """The words that a snapshot keeps: the most frequent ones, of those that occur twice."""
 _MAX_BYTES = 64 * 1024 * 1024
 """What an unpacked snapshot may take: one of 4,000 dimensions and `MAX_TERMS` words is smaller."""
+_MAX_DATA = 2**53
 _FOREIGN_STANDING = 2.0
 """The highest standing of a need in a script that the model can't read: to such a model all texts
 of that script are alike, so that words have to decide."""
@@ -159,6 +160,7 @@ class Snapshot:
         except (
             BadZipFile,
             EOFError,
+            MemoryError,
             OSError,
             KeyError,
             TypeError,
@@ -170,15 +172,19 @@ class Snapshot:
     @classmethod
     def _read(cls, archive: Mapping[str, NDArray[Any]]) -> Snapshot:
         data, different = archive["counts"].tolist()
-        mean = archive["mean"].astype(np.float64)
-        return cls(
-            data,
-            different,
-            mean,
-            _square(archive["second"], len(mean)),
-            archive["term_ids"],
-            archive["term_share"],
-        )
+        mean, triangle = archive["mean"].astype(np.float64), archive["second"]
+        ids, shares = archive["term_ids"], archive["term_share"]
+        size = len(mean)
+        # Before the square is made: whatever the numbers of dimensions say, it has their product.
+        if mean.ndim != 1 or triangle.shape != (size * (size + 1) // 2,):
+            raise ValueError("its moments do not fit together")
+        if ids.dtype != np.uint32 or shares.shape != ids.shape or (ids[1:] <= ids[:-1]).any():
+            raise ValueError("its words are not in order")
+        if not all(np.isfinite(numbers).all() for numbers in (mean, triangle, shares)):
+            raise ValueError("its numbers are not finite")
+        if not 0 <= different <= data <= _MAX_DATA:
+            raise ValueError("it sums up no number of data")
+        return cls(data, different, mean, _square(triangle, size), ids, shares)
 
 
 class Summary:

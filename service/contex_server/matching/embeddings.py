@@ -10,6 +10,7 @@ from cachetools import LRUCache, TTLCache
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import Event
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
@@ -21,7 +22,7 @@ from contex_server.matching.encoding import (
     as_stored,
     description_recipe,
     pack,
-    unpack,
+    unpack_finite,
 )
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.matching.models import Models
@@ -49,6 +50,7 @@ class Embeddings:
         self._store = store
         self.models = models
         self._timeout_s = timeout_s
+        self._failures = Failures("encoding_set_aside")
         self._cache: LRUCache[tuple[str, str, bytes], Encoding] = LRUCache(
             _CACHED_BYTES, getsizeof=_size
         )
@@ -145,12 +147,28 @@ class Embeddings:
                 encodings[digest] = encoding
         packed = await self._store.vectors(project, model, absent)
         for digest in absent:
-            if digest in packed:
+            encoding = self._unpacked(project, model, packed.get(digest))
+            if encoding is not None:
                 self._stored[project, model, digest] = True
-                encodings[digest] = self._keep(project, model, digest, unpack(packed[digest]))
+                encodings[digest] = self._keep(project, model, digest, encoding)
             else:
                 self._stored.pop((project, model, digest), None)
         return encodings
+
+    def _unpacked(self, project: str, model: str, packed: bytes | None) -> Encoding | None:
+        """A stored encoding; None, and logged, if it is damaged: it is computed anew."""
+        if packed is None:
+            return None
+        try:
+            encoding = unpack_finite(packed)
+            if model in self.models.ids():
+                dimension = self.models.embedder(model).dimension
+                if encoding.vectors.shape[1] != dimension:
+                    raise ValueError(f"not of {dimension} dimensions")
+        except ValueError as error:
+            self._failures.failed(project, error)
+            return None
+        return encoding
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; for a deletion, those of the deleted datum."""

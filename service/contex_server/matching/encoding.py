@@ -130,6 +130,30 @@ def unpack(packed: bytes) -> Encoding:
     return Encoding(unit(vectors), tuple(terms), bool(foreign))
 
 
+def unpack_finite(packed: bytes) -> Encoding:
+    """Reads an encoding that may be of elsewhere, or damaged.
+
+    Raises:
+        ValueError: The bytes are not a valid encoding, or its vectors are not finite.
+    """
+    with np.errstate(all="ignore"):
+        encoding = unpack(packed)
+    if not np.isfinite(encoding.vectors).all():
+        raise ValueError("an encoding that is not finite")
+    return encoding
+
+
+def dimension_of(packed: bytes) -> int:
+    """The dimension that an encoding says it has.
+
+    Raises:
+        ValueError: It is no encoding.
+    """
+    if len(packed) < _HEADER.size:
+        raise ValueError("a truncated encoding")
+    return int(_HEADER.unpack_from(packed)[3])
+
+
 def as_stored(encoding: Encoding) -> Encoding:
     """The encoding rounded as the store does, so that every process scores alike."""
     return unpack(pack(encoding))

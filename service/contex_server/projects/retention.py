@@ -7,10 +7,13 @@ from typing import Self
 
 import orjson
 
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import Checks, ContexError, Reason, invalid_field
 from contex_server.log.projects import ProjectStore
 
 _OVER = 1.5
+_MAX_SECONDS = 3_155_760_000
+_MAX_COUNT = 2**53
+_MAX_REVISIONS = 1_000_000
 
 
 def is_over(used: float, limit: float, segment: int) -> bool:
@@ -40,6 +43,17 @@ class Retention:
     keep_revisions: int | None = None
     legal_hold: bool = False
 
+    def check(self) -> Self:
+        """Checks every field against its limit, and returns it.
+
+        Raises:
+            ContexError: INVALID_FIELD.
+        """
+        with Checks() as check:
+            for name, value in asdict(self).items():
+                check(_check_field, name, value)
+        return self
+
     def over(self, defaults: Retention) -> Retention:
         """Fills in the defaults."""
         own = {name: value for name, value in asdict(self).items() if value is not None}
@@ -52,8 +66,29 @@ class Retention:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Reads what `encode` wrote; b"" leaves everything to the defaults."""
-        return cls(**orjson.loads(data)) if data else cls()
+        """Reads what `encode` wrote; b"" leaves everything to the defaults.
+
+        Raises:
+            ValueError: It is nothing that `encode` wrote.
+        """
+        if not data:
+            return cls()
+        try:
+            return cls(**orjson.loads(data)).check()
+        except (TypeError, ContexError) as error:
+            raise ValueError(f"no retention: {error}") from error
+
+
+def _check_field(name: str, value: object) -> None:
+    field = f"retention.{name}"
+    if name == "legal_hold":
+        if not isinstance(value, bool):
+            raise invalid_field(field, "must be true or false")
+        return
+    limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
+    limit = _MAX_REVISIONS if name == "keep_revisions" else limit
+    if value is not None and (type(value) is not int or not 0 <= value <= limit):
+        raise invalid_field(field, f"must be 0 to {limit}, not {value!r:.20}")
 
 
 @dataclass(slots=True)

@@ -16,8 +16,11 @@ from contex_server.log.expiry import Revision
 from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
 from contex_server.log.state import SnapshotInfo
+from contex_server.match.agent_codec import AgentDamaged, decode_agent
 from contex_server.matching.embeddings import Embeddings
+from contex_server.matching.encoding import unpack_finite
 from contex_server.projects.recovery import Recovery, UnrecordedSegments
+from contex_server.projects.retention import Retention
 from contex_server.state.fold import fold_entries, key_state_of, read_current_state
 from contex_server.state.moments import rfc3339
 from contex_server.state.snapshot import Snapshot, SnapshotDamaged, decode_snapshot
@@ -145,6 +148,8 @@ class _Run:
         for finding in await self._current_state(complete=not bounds.trimmed):
             yield finding
         for finding in await self._vectors():
+            yield finding
+        for finding in await self._settings():
             yield finding
 
     async def _unrecorded_segments(
@@ -330,20 +335,58 @@ class _Run:
         model = await self._embeddings.decider_of(project)
         states = {s.digest: s for s in self._state.values() if s.digest and not s.deleted}
         digests = list(states)
-        missing: set[bytes] = set()
+        missing, damaged = set[bytes](), set[bytes]()
         for start in range(0, len(digests), _BATCH):
             batch = digests[start : start + _BATCH]
-            missing |= await vectors.missing_vectors(project, model, batch)
+            packed = await vectors.vectors(project, model, batch)
+            damaged |= {digest for digest in packed if not _is_encoding(packed[digest])}
+            missing |= set(batch) - packed.keys()
+        missing |= damaged
         if missing and self._repair:
+            await vectors.drop_vectors(project, model, damaged)
             self._embeddings.forget(project)
             sequences = [states[digest].sequence for digest in missing]
             for start in range(0, len(sequences), _READ):
                 entries = await self._log.get(project, sequences[start : start + _READ])
                 events = [event_codec.decode(entry) for entry in entries if entry is not None]
                 await self._embeddings.of_events(project, model, events)
-        keys = [states[digest].data_key for digest in sorted(missing)]
-        problem = "its vector is missing"
-        return [Finding(FindingKind.VECTOR, key, problem, True, self._repair) for key in keys]
+        return [
+            Finding(
+                FindingKind.VECTOR,
+                states[digest].data_key,
+                f"its vector is {'damaged' if digest in damaged else 'missing'}",
+                True,
+                self._repair,
+            )
+            for digest in sorted(missing)
+        ]
+
+    async def _settings(self) -> list[Finding]:
+        """Checks that registrations and retention can be read; what can't be is set aside."""
+        project, findings = self._project, list[Finding]()
+        after = ""
+        while page := await self._store.agents.agents(project, after, _BATCH):
+            after = page[-1].agent_id
+            for stored in page:
+                try:
+                    decode_agent(stored.record)
+                except AgentDamaged as error:
+                    findings.append(
+                        Finding(FindingKind.STATE, f"agent {stored.agent_id}", str(error))
+                    )
+        try:
+            Retention.decode(await self._store.projects.retention(project))
+        except ValueError as error:
+            findings.append(Finding(FindingKind.STATE, "retention", str(error)))
+        return findings
+
+
+def _is_encoding(packed: bytes) -> bool:
+    try:
+        unpack_finite(packed)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_same(one: KeyState | None, other: KeyState) -> bool:

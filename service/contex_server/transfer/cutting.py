@@ -151,7 +151,12 @@ class MemberCutter(ObjectCutter):
             text = self._begun(text)
         if self._head is None:
             return
-        for piece in super().feed(text) if not self._tail else [text]:
+        if self._tail:
+            self._tail += self.rest + text
+            self.rest.clear()
+            self._check(self._tail)
+            return
+        for piece in super().feed(text):
             if self._tail or piece.lstrip(_BLANK).startswith(b"]"):
                 self._tail += piece
                 self._check(self._tail)

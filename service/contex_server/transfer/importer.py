@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -25,8 +25,15 @@ from contex_server.kernel.failpoints import reached
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, Entry, Origin, Range
+from contex_server.log.agents import AgentRecord
 from contex_server.log.transfer import Restored
+from contex_server.match.agent_codec import AgentDamaged, decode_agent
+from contex_server.match.agent_rules import check_agent
 from contex_server.matching.background import Snapshot, SnapshotDamaged, size_reached
+from contex_server.matching.describe import DIGEST_BYTES
+from contex_server.matching.encoding import dimension_of, unpack_finite
+from contex_server.matching.models import Models
+from contex_server.projects.retention import Retention
 from contex_server.projects.room import ProjectsRoom
 from contex_server.tiers.storage import Storage
 from contex_server.transfer import items
@@ -56,6 +63,7 @@ class Importer:
     publisher: Publisher
     projects: ProjectsRoom
     growth: Growth
+    models: Models
     limits: Limits
     _swept: float = -_SWEEP_S
     _failures: Failures = field(default_factory=lambda: Failures("import_not_dropped"))
@@ -111,6 +119,8 @@ class Import:
         """The beginning of the file, until its format is known."""
         self._batch: list[Restored] = []
         self._batch_bytes = 0
+        self._dimension = 0
+        """Of the vectors; 0 until that is known."""
         self._project_tail = BEGINNING
         """The end of the project when an exact import began."""
         self.byte_count = 0
@@ -292,11 +302,15 @@ class Import:
                 except ContinuityError as error:
                     raise self._reader.malformed(str(error)) from error
             case items.Agents():
+                self._check_agents(item.records)
                 self.report.agents += len(item.records)
                 if not self._request.dry_run and self._exact:
-                    agents = {a.agent_id: (a.record, a.cursor) for a in item.records}
+                    # A cursor beyond the last event that is imported can't be read from.
+                    last = self._transform.continuity.last
+                    agents = {a.agent_id: (a.record, min(a.cursor, last)) for a in item.records}
                     await self._store.agents.restore_agents(self._staging.project, agents)
             case items.Vectors():
+                await asyncio.to_thread(self._check_vectors, item.encodings)
                 self.report.vectors += len(item.encodings)
                 project, model = self._staging.project, self._checkpoint.model
                 if not self._request.dry_run and model:
@@ -304,7 +318,11 @@ class Import:
             case items.Backgrounds():
                 await self._import_backgrounds(item)
             case items.SettingsItem():
-                self._checkpoint.retention = item.retention.decode()
+                try:
+                    retention = Retention.decode(item.retention)
+                except ValueError as error:
+                    raise self._malformed(f"settings: {error}") from error
+                self._checkpoint.retention = retention.encode().decode()
             case items.Summary():
                 if item.events != self.report.read:
                     problem = f"{self.report.read} events, but the summary says {item.events}"
@@ -313,14 +331,54 @@ class Import:
 
     async def _import_backgrounds(self, item: items.Backgrounds) -> None:
         """Keeps backgrounds if every event is imported unchanged: they sum up all of them."""
-        try:
-            sizes = [Snapshot.unpack(packed).data for packed in item.packed.values()]
-        except SnapshotDamaged as error:
-            raise self._reader.malformed(f"a background: {error}") from error
-        model = self._checkpoint.model
+        model, last = self._checkpoint.model, self._transform.continuity.last
+        sizes: list[int] = []
+        for sequence, packed in item.packed.items():
+            try:
+                snapshot = await asyncio.to_thread(Snapshot.unpack, packed)
+            except SnapshotDamaged as error:
+                raise self._malformed(f"a background: {error}") from error
+            self._check_dimension(len(snapshot.mean), "a background")
+            if sequence > last:
+                raise self._malformed(f"a background: of {sequence}, after the last event")
+            sizes.append(snapshot.data)
         if sizes and model and not self._request.dry_run and self._exact and self._request.verbatim:
             size = size_reached(max(sizes))
             await self._store.match.put_backgrounds(self._staging.project, model, item.packed, size)
+
+    def _check_agents(self, records: list[AgentRecord]) -> None:
+        for stored in records:
+            name = f"agent {stored.agent_id!r:.60}"
+            try:
+                agent = decode_agent(stored.record)
+                check_agent(agent, stored.agent_id, self._importer.limits)
+            except AgentDamaged as error:
+                raise self._malformed(f"{name}: {error}") from error
+            except ContexError as error:
+                raise self._malformed(f"{name}: {error.message}") from error
+
+    def _check_vectors(self, encodings: Mapping[bytes, bytes]) -> None:
+        for digest, packed in encodings.items():
+            try:
+                self._check_dimension(dimension_of(packed), "a vector")
+                unpack_finite(packed)
+            except ValueError as error:
+                raise self._malformed(f"a vector: {error}") from error
+            if len(digest) != DIGEST_BYTES:
+                raise self._malformed(f"a vector: its digest must have {DIGEST_BYTES} bytes")
+
+    def _check_dimension(self, dimension: int, name: str) -> None:
+        """Checks a dimension against the model's, or if the model isn't here, the first one's."""
+        models, model = self._importer.models, self._checkpoint.model
+        if model in models.ids():
+            self._dimension = models.embedder(model).dimension
+        self._dimension = self._dimension or dimension
+        if dimension != self._dimension:
+            raise self._malformed(f"{name}: {dimension} dimensions, not {self._dimension}")
+
+    def _malformed(self, problem: str) -> items.MalformedFile:
+        """What is wrong with the item that was read last."""
+        return self._reader.malformed(problem, items.Place(self._reader.offset, self._reader.item))
 
     async def _import_events(self, entries: list[Entry], places: list[items.Place]) -> None:
         transform, reader = self._transform, self._reader

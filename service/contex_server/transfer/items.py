@@ -11,8 +11,12 @@ from enum import IntEnum
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.event_rules import MAX_NUMBER
 from contex_server.kernel.model import Entry, Sequence
+from contex_server.kernel.names import PrintableName
 from contex_server.log.agents import AgentRecord
+
+_SHORT = PrintableName("manifest", 0, 1_024)
 
 
 class FileFormat(IntEnum):
@@ -52,7 +56,7 @@ class Manifest:
         """Reads the fields of a file's manifest, ignoring unknown fields.
 
         Raises:
-            ValueError: A field has the wrong type.
+            ValueError: A field has the wrong type, or exceeds its limit.
         """
         known = {name: fields[name] for name in cls.__slots__ if name in fields}
         made = cls(**known)
@@ -60,6 +64,11 @@ class Manifest:
         for name, value in asdict(made).items():
             if type(value) is not kinds[name]:
                 raise ValueError(f"{name} is {value!r:.40}")
+            if isinstance(value, str):
+                if not _SHORT.fits(value):
+                    raise ValueError(f"{name} must be {_SHORT.limit}")
+            elif not 0 <= value <= MAX_NUMBER:
+                raise ValueError(f"{name} must be 0 to 2^53")
         return made
 
 
@@ -221,7 +230,7 @@ class Writer:
 
 
 TURN_S = 0.005
-"""For about so long a file is read before others have their turn."""
+"""For about so long, in processor time, a file is read before others have their turn."""
 
 
 class Turn:
@@ -232,11 +241,11 @@ class Turn:
 
     def begin(self) -> None:
         """Begins the next one."""
-        self._until = time.perf_counter() + TURN_S
+        self._until = time.thread_time() + TURN_S
 
     def over(self) -> bool:
         """Whether others should have theirs; if so, the next one begins."""
-        if time.perf_counter() < self._until:
+        if time.thread_time() < self._until:
             return False
         self.begin()
         return True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from contex_server.events.publisher import Publisher
 from contex_server.kernel.config import Limits
 from contex_server.kernel.growth import Growth
+from contex_server.matching.models import Models
 from contex_server.projects.room import ProjectsRoom
 from contex_server.tiers.storage import Storage
 from contex_server.transfer.exporter import Exporter
@@ -26,7 +27,10 @@ def open_transfer(
     publisher: Publisher,
     projects: ProjectsRoom,
     growth: Growth,
+    models: Models,
     limits: Limits,
 ) -> TransferRoom:
     """Builds the room."""
-    return TransferRoom(Exporter(storage), Importer(storage, publisher, projects, growth, limits))
+    return TransferRoom(
+        Exporter(storage), Importer(storage, publisher, projects, growth, models, limits)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
@@ -11,25 +12,27 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.event_rules import (
-    check_content_type,
-    check_description,
-    check_metadata,
-    check_payload,
+    AHEAD_MS,
+    check_body,
+    check_content,
+    check_names,
+    check_place,
 )
 from contex_server.kernel.model import (
     BEGINNING,
-    DATA_PUBLISHED,
     DELETIONS,
     SERVICE_TYPES,
     Entry,
     Event,
     Sequence,
 )
-from contex_server.kernel.names import DATA_KEY, EVENT_TYPE, PUBLISHER
+from contex_server.kernel.names import DATA_KEY
 from contex_server.log.transfer import Restored
+from contex_server.match.service_events import check_service_event
 from contex_server.matching.describe import describe
 from contex_server.matching.embeddings import describe_event
 from contex_server.matching.formats.passages import PayloadMalformed
+from contex_server.matching.formats.reading import check_nesting, nests_json
 from contex_server.state.moments import rfc3339
 from contex_server.transfer.continuity import Continuity
 from contex_server.transfer.items import FileFormat, Place, Reader
@@ -95,13 +98,13 @@ class EventTransform:
             ContinuityError: They are not the next ones of an exported file.
             MalformedFile: They are not events, or what a publish would refuse.
         """
+        records = []
+        for index, entry in enumerate(entries):
+            with _refused_at(reader, places, index):
+                records.append(self._decode(entry))
         verbatim = self._exact and self._request.verbatim and not self.continuity.partial
         if verbatim and reader.exported:
-            return self._take_verbatim(entries, reader, places)
-        try:
-            records = list(map(event_codec.decode, entries))
-        except ValueError as error:
-            raise reader.malformed(f"not an event: {error!s:.100}") from error
+            return self._take_verbatim(entries, records, reader, places)
         if reader.exported:
             self.continuity.check_order(entries)
             fresh = [r for r in records if r.sequence > self.staged_tail]
@@ -128,8 +131,21 @@ class EventTransform:
             self._report.add_imported(entry, entry, 1)
         return taken
 
+    def _decode(self, entry: Entry) -> Event:
+        check_body(entry.body, self._limits)
+        try:
+            if event_codec.is_foreign(entry):
+                raise ValueError("it is sealed, or has a sequence besides its own")
+            return event_codec.decode(entry)
+        except ValueError as error:
+            raise invalid_field("event", f"not an event: {error!s:.100}") from error
+
     def _take_verbatim(
-        self, entries: list[Entry], reader: Reader, places: SequenceOf[Place]
+        self,
+        entries: list[Entry],
+        records: list[Event],
+        reader: Reader,
+        places: SequenceOf[Place],
     ) -> list[Restored]:
         """Events that are imported unchanged: the same as in `take`, several times as fast."""
         self.continuity.check_order(entries)
@@ -139,21 +155,21 @@ class EventTransform:
         if entries[0].sequence <= self.staged_tail:
             done = len([entry for entry in entries if entry.sequence <= self.staged_tail])
             entries = entries[done:]
-        links = self.continuity.check_links(entries)
-        for index, link in enumerate(links, done):
-            names = (link.data_key, link.event_type, link.publisher)
-            if names not in self._checked:
-                with _refused_at(reader, places, index):
-                    _check_names(*names)
-                if len(self._checked) >= _REMEMBERED:
-                    self._checked.clear()
-                self._checked.add(names)
+        links = [record.links for record in records[done:]]
+        self.continuity.check_links(entries, links)
+        for index, record in enumerate(records[done:], done):
+            with _refused_at(reader, places, index):
+                self._check(record)
         return list(map(Restored.of, entries, links))
 
     def _in_file_order(self, record: Event) -> Event:
         """An event of a foreign file at the sequence at which it is imported: the order of the
         file takes precedence over its times."""
-        sequence = self.continuity.last = max(record.sequence, self.continuity.last.next())
+        sequence = record.sequence
+        if self._report.format == FileFormat.CLOUD_EVENTS:
+            # A time far ahead counts as the last that is accepted.
+            sequence = min(sequence, Sequence(time.time_ns() // 1_000_000 + AHEAD_MS, 0))
+        sequence = self.continuity.last = max(sequence, self.continuity.last.next())
         return record if sequence == record.sequence else replace(record, sequence=sequence)
 
     def _check(self, record: Event) -> None:
@@ -166,33 +182,32 @@ class EventTransform:
         key, kind, limits = record.data_key, record.event_type, self._limits
         if remap_key(key, self._request.mappings) != key:
             key = ""  # `apply` checks what it is renamed to.
-        _check_names(key, kind, record.publisher)
-        if self._exact:
-            return
-        if (kind == DATA_PUBLISHED or kind in DELETIONS) and not record.data_key:
-            DATA_KEY("")
-        check_payload(record.payload, limits)
-        check_description(record.description, limits)
-        check_metadata({k: v for k, v in record.metadata.items() if k not in _MARKS}, limits)
-        if record.content_type:
-            check_content_type(record.content_type, limits)
-        if kind in DELETIONS:
-            if record.payload or record.content_type:
-                raise invalid_field("payload", "must be empty where data are deleted")
-            return
-        # Appending would find out too late.
+        self._check_names(key, record)
+        check_place(record, time.time_ns() // 1_000_000)
+        check_content(record, limits, _MARKS)
         try:
-            describe(
-                record.data_key,
-                record.description,
-                record.payload,
-                record.content_type,
-                record.event_type,
-            )
+            if not self._exact and kind not in DELETIONS:
+                # Appending would find out too late.
+                describe(key, record.description, record.payload, record.content_type, kind)
+            elif kind in SERVICE_TYPES:
+                check_service_event(kind, record.payload)
+            elif nests_json(record.payload, record.content_type):
+                check_nesting(record.payload)
         except PayloadMalformed as error:
             raise ContexError(
                 Reason.PAYLOAD_MALFORMED, f"payload: {error}", field="payload"
             ) from error
+
+    def _check_names(self, key: str, record: Event) -> None:
+        names = (key, record.event_type, record.publisher)
+        if names not in self._checked:
+            if key or not record.data_key:
+                check_names(*names)
+            else:
+                check_names("renamed", *names[1:])
+            if len(self._checked) >= _REMEMBERED:
+                self._checked.clear()
+            self._checked.add(names)
 
     def _selects(self, record: Event) -> bool:
         request = self._request
@@ -247,14 +262,6 @@ class EventTransform:
             )
             entry = event_codec.entry(record)
         return Restored.of(entry, record.links)
-
-
-def _check_names(data_key: str, event_type: str, publisher: str) -> None:
-    if data_key:
-        DATA_KEY(data_key)
-    EVENT_TYPE(event_type)
-    if publisher:
-        PUBLISHER(publisher)
 
 
 @contextmanager

@@ -20,9 +20,6 @@ from contex_server.projects.retention import Retention
 from contex_server.state.moments import check_not_in_future
 
 _PROJECT_GLOB = Glob("name", 1, 64)
-_MAX_SECONDS = 3_155_760_000
-_MAX_COUNT = 2**53
-_MAX_REVISIONS = 1_000_000
 _TOP, _MAX_TOP = 10, 100
 _MAX_BUCKET_S = 366 * DAY
 _OFFSET_MINUTES = 24 * 60
@@ -30,13 +27,7 @@ _NAME_CHARS = 1_200
 
 
 def retention(message: pb.Retention) -> Retention:
-    values = {field.name: value for field, value in message.ListFields()}
-    with Checks() as check:
-        for name, value in values.items():
-            limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
-            limit = _MAX_REVISIONS if name == "keep_revisions" else limit
-            check(fields.within, value, 0, limit, f"retention.{name}")
-    return Retention(**values)
+    return Retention(**{field.name: value for field, value in message.ListFields()}).check()
 
 
 def project_filter(glob: str) -> Callable[[str], bool]:

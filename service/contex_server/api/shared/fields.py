@@ -20,7 +20,7 @@ from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.errors import Checks, invalid_field
 from contex_server.kernel.event_rules import check_metadata
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, EventFilter, Range, Sequence
-from contex_server.kernel.names import Glob, Name, PrintableName
+from contex_server.kernel.names import Name, PrintableName
 from contex_server.kernel.scope import Scope
 from contex_server.matching.delta import parse_pointer
 from contex_server.state.moments import Instant, MomentQuery
@@ -31,11 +31,11 @@ _YEARS = "must be a time between the years 1970 and 9999"
 _LAST_MS = 253_402_300_799_999
 
 project = names.PROJECT
-agent_id = Name("agent_id", 1, 128, "A-Z a-z 0-9 _ . : / @ + -", "a letter or digit")
+agent_id = names.AGENT_ID
 data_key = names.DATA_KEY
 key_prefix = PrintableName("prefix", 0, 256, part=True)
 key_start = PrintableName("prefix", 1, 256, part=True)
-key_glob = Glob("data_keys", 1, 512)
+key_glob = names.KEY_GLOB
 event_type = names.EVENT_TYPE
 type_prefix = PrintableName("event_type_prefixes", 1, names.EVENT_TYPE.high, part=True)
 publisher = names.PUBLISHER

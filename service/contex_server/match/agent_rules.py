@@ -1,0 +1,62 @@
+"""What a registration may be, where it is not made here: as in a request."""
+
+from __future__ import annotations
+
+from contex_server.kernel.config import Limits
+from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.model import Agent, Need
+from contex_server.kernel.names import AGENT_ID, KEY_GLOB
+from contex_server.matching.delta import parse_pointer
+
+_MAX_MS = 253_402_300_799_999
+"""The end of the year 9999."""
+
+
+def check_agent(agent: Agent, agent_id: str, limits: Limits) -> None:
+    """Checks every field against its limit.
+
+    Raises:
+        ContexError: INVALID_FIELD.
+    """
+    AGENT_ID(agent_id)
+    if agent.agent_id != agent_id:
+        raise invalid_field("agent_id", f"{agent_id!r} is registered as another one")
+    _check_count("needs", len(agent.needs), 1, limits.needs_per_agent)
+    for index, need in enumerate(agent.needs):
+        _check_need(need, f"needs[{index}]", limits)
+    size = sum(len(text.encode()) for n in agent.needs for text in (n.text, *n.exclude))
+    if size > limits.needs_bytes:
+        raise invalid_field("needs", f"must have at most {limits.needs_bytes} bytes, not {size}")
+    _check_scores(agent.threshold, agent.max_matches, "", limits)
+    if not 0 <= agent.registered_ms <= agent.updated_ms <= _MAX_MS:
+        raise invalid_field("updated_ms", "must be after registered_ms, and before the year 10000")
+    if agent.min_delta is not None:
+        pointers = agent.min_delta.json_pointers
+        _check_count("min_delta", len(pointers), 0, limits.json_pointers)
+        for pointer in pointers:
+            _check_count("min_delta", len(pointer), 0, limits.json_pointer_chars)
+            try:
+                parse_pointer(pointer)
+            except ValueError as error:
+                raise invalid_field("min_delta", f"must be JSON pointers: {error}") from None
+
+
+def _check_need(need: Need, field: str, limits: Limits) -> None:
+    _check_count(f"{field}.text", len(need.text), 1, limits.need_chars)
+    if not need.text.strip():
+        raise invalid_field(f"{field}.text", "must not be blank")
+    _check_scores(need.threshold, need.max_matches, f"{field}.", limits)
+    _check_count(f"{field}.exclude", len(need.exclude), 0, limits.filter_entries)
+    for glob in need.exclude:
+        KEY_GLOB(glob, f"{field}.exclude")
+
+
+def _check_scores(threshold: float, max_matches: int, prefix: str, limits: Limits) -> None:
+    if not 0 < threshold <= 1:
+        raise invalid_field(f"{prefix}threshold", "must be above 0 and at most 1")
+    _check_count(f"{prefix}max_matches", max_matches, 1, limits.max_matches)
+
+
+def _check_count(field: str, count: int, low: int, high: int) -> None:
+    if not low <= count <= high:
+        raise invalid_field(field, f"must be {low} to {high}, not {count}")
