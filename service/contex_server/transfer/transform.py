@@ -199,12 +199,11 @@ class EventTransform:
             ) from error
 
     def _check_names(self, key: str, record: Event) -> None:
+        if record.data_key and not key:
+            key = "renamed"
         names = (key, record.event_type, record.publisher)
         if names not in self._checked:
-            if key or not record.data_key:
-                check_names(*names)
-            else:
-                check_names("renamed", *names[1:])
+            check_names(*names)
             if len(self._checked) >= _REMEMBERED:
                 self._checked.clear()
             self._checked.add(names)
