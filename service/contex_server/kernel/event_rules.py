@@ -17,8 +17,6 @@ AHEAD_MS = 24 * 3600 * 1000
 """A stored event is no further in the future: those that are published have to come after it."""
 MAX_NUMBER = 2**53
 """Of revisions, and of the events of one millisecond: the store's functions count no further."""
-_LAST_MS = 253_402_300_799_999
-"""The end of the year 9999."""
 _DIGEST_BYTES = (0, 16)
 _ELSE_BYTES = 64 * 1024
 """What an event has besides payload, description and metadata, with a margin."""
@@ -110,8 +108,6 @@ def check_place(record: Event, now_ms: int) -> None:
     previous = record.previous_sequence
     if previous is not None and previous >= record.sequence:
         raise invalid_field("previous_sequence", f"must be before {record.sequence}")
-    if record.valid_until_ms is not None and not 0 <= record.valid_until_ms <= _LAST_MS:
-        raise invalid_field("valid_until", "must be from the year 1970 to the year 9999")
     if len(record.text_digest) not in _DIGEST_BYTES:
         raise invalid_field("text_digest", f"must have {_DIGEST_BYTES[1]} bytes")
 

@@ -79,6 +79,7 @@ EVENTS = {
     "a payload": (replace(GOOD, payload=b"1" * (1024**2 + 1)), "the limit is 1048576"),
     "nesting": (replace(GOOD, payload=b"[" * 300 + b"]" * 300), "deeper than 250 levels"),
     "a deletion": (replace(GOOD, event_type="data_deleted"), "must be empty where data are"),
+    "an expiry": (replace(GOOD, event_type="data_expired"), "must be empty where data are"),
     "a digest": (replace(GOOD, text_digest=b"short"), "text_digest: must have 16 bytes"),
     "a registration": (
         Event(GOOD.sequence, "agent_registered", payload=b'{"agent_id":"a","previous":5}'),
