@@ -119,6 +119,8 @@ class Server:
             "large requests": self.intake.large,
             "small requests": self.intake.small,
             "pages": self.rooms.storage.log.reading,
+            "indexes of the past": self.rooms.match.past.large,
+            "small indexes of the past": self.rooms.match.past.small,
         }
         most = settings.limits.response_message_bytes
         self._grpc.add_generic_rpc_handlers(handlers(services, chain, self.intake, most))

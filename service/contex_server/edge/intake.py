@@ -7,8 +7,6 @@ have bytes of their own, so they never wait behind large ones.
 
 from __future__ import annotations
 
-import asyncio
-
 from contex_server.kernel.byte_budget import ByteBudget, Share
 from contex_server.kernel.errors import ContexError, Reason
 
@@ -38,17 +36,9 @@ class Intake:
             ContexError: OVERLOADED.
         """
         budget = self.small if size < SMALL_BYTES else self.large
-        share = budget.take_now(size)
+        share = await budget.take_within(size, wait_s)
         if share is not None:
             return share
-        if budget.waiting < budget.total:
-            try:
-                async with asyncio.timeout(wait_s):
-                    return await budget.take(size)
-            except TimeoutError:
-                pass
-        else:
-            budget.waited += 1
         raise ContexError(
             Reason.OVERLOADED,
             f"requests of {budget.held} bytes are being handled already, and {size} more are too "

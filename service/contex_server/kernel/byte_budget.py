@@ -90,6 +90,23 @@ class ByteBudget:
             self._serve()  # There may be room for what comes after it.
             raise
 
+    async def take_within(self, size: int, wait_s: float | None) -> Share | None:
+        """A share, if it is there within a time; None if not, or if too many wait already.
+
+        Without a time it is waited for.
+        """
+        share = self.take_now(size)
+        if share is not None:
+            return share
+        if self.waiting >= self.total > 0:
+            self.waited += 1
+            return None
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self.take(size)
+        except TimeoutError:
+            return None
+
     @asynccontextmanager
     async def held_for(self, size: int) -> AsyncIterator[None]:
         """Holds a share for the `async with` block."""

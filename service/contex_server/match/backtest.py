@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from contex_server.kernel.scope import Scope
 from contex_server.log.pages import pages
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index
+from contex_server.match.past import PastIndex, PastIndexes
 from contex_server.match.turns import each
 from contex_server.matching.encoding import Encoding
 from contex_server.state.reader import StateReader
@@ -83,9 +84,10 @@ class BacktestQuery:
 class BacktestRunner:
     """Runs backtests, with the code that matches live."""
 
-    def __init__(self, states: StateReader, engine: MatchEngine) -> None:
+    def __init__(self, states: StateReader, engine: MatchEngine, past: PastIndexes) -> None:
         self._states = states
         self._engine = engine
+        self._past = past
 
     async def run(
         self, query: BacktestQuery
@@ -96,7 +98,7 @@ class BacktestRunner:
         event on its own: it is judged against data and background as of itself.
 
         Raises:
-            ContexError: SEQUENCE_TRIMMED.
+            ContexError: SEQUENCE_TRIMMED, OVERLOADED.
         """
         # Matches down to the lowest step; the needs' own thresholds are applied in `_judge`.
         lowest = min(THRESHOLD_STEPS[0], *(need.threshold for need in query.needs))
@@ -105,21 +107,23 @@ class BacktestRunner:
         summary = BacktestSummary([NeedSummary(need.threshold) for need in query.needs])
         progress = BacktestProgress(query.span.after, 0, await self._estimate(query), 0)
         reported = time.monotonic()
-        index: Index | None = None
+        past: PastIndex | None = None
         engine, project = self._engine, query.project
         source = pages(engine.log, project, query.span, max_events=_PAGE_EVENTS)
-        async with aclosing(source):
+        async with aclosing(source), AsyncExitStack() as stack:
             async for page in source:
                 if not page.entries:
                     break
-                if index is None:
-                    state = await self._states.at(project, query.span.after)
-                    scan = engine.scans.scan(project, query.caller)
-                    states, since = state.all(), query.span.after
-                    index = await engine.new_index(project, states, since, worker=scan)
+                if past is None:
+                    since = query.span.after
+                    state = await self._states.at(project, since)
+                    opening = self._past.open(project, state, since, query.caller)
+                    past = await stack.enter_async_context(opening)
+                    index = past.index
                     encodings = await engine.encode_needs(index, needs, registered=False)
                     await index.worker.work(index.needs.set_agent, agent, encodings)
-                chunk = await self._judge(query, agent, index, page.entries, summary)
+                chunk = await self._judge(query, agent, past.index, page.entries, summary)
+                past.grown()
                 if chunk.deliveries and query.events:
                     yield chunk
                 progress.sequence = chunk.position

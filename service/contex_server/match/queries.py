@@ -12,6 +12,7 @@ from contex_server.kernel.model import Entry, Event, EventFilter, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.match.index import Index
+from contex_server.match.past import PastIndexes
 from contex_server.match.pool import MatcherPool
 from contex_server.match.result import (
     HEADS_BYTES,
@@ -46,6 +47,7 @@ class MatchQueries:
         self,
         states: StateReader,
         matchers: MatcherPool,
+        past: PastIndexes,
         counter: TokenCounter,
         *,
         answer_bytes: int,
@@ -53,6 +55,7 @@ class MatchQueries:
         self._log = matchers.engine.log
         self._states = states
         self._matchers = matchers
+        self._past = past
         self._engine = matchers.engine
         self._counter = counter
         self._answer_bytes = answer_bytes
@@ -168,8 +171,8 @@ class MatchQueries:
                     yield index, position
                     return
         state = await self._states.at(project, moment)
-        scan = self._engine.scans.scan(project)
-        yield await self._engine.new_index(project, state.all(), moment, worker=scan), moment
+        async with self._past.open(project, state, moment) as past:
+            yield past.index, moment
 
     async def _search(
         self,

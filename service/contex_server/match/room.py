@@ -12,6 +12,7 @@ from contex_server.kernel.errors import StartupError
 from contex_server.match.backtest import BacktestRunner
 from contex_server.match.engine import MatchEngine
 from contex_server.match.feedback import Feedback
+from contex_server.match.past import PastIndexes
 from contex_server.match.pool import MatcherPool
 from contex_server.match.project_matcher import ProjectMatcher
 from contex_server.match.queries import MatchQueries
@@ -31,6 +32,7 @@ class MatchRoom:
     backtests: BacktestRunner
     feedback: Feedback
     reembedding: Reembedding
+    past: PastIndexes
 
 
 def open_match(
@@ -66,6 +68,7 @@ def open_match(
         counter = token_counter(settings.tokenizer)
     except ValueError as error:
         raise StartupError(str(error)) from error
-    queries = MatchQueries(states, pool, counter, answer_bytes=answer_bytes)
-    feedback = Feedback(log, queries)
-    return MatchRoom(pool, queries, BacktestRunner(states, engine), feedback, reembedding)
+    past = PastIndexes(engine, settings.index_bytes // 2)
+    queries = MatchQueries(states, pool, past, counter, answer_bytes=answer_bytes)
+    backtests = BacktestRunner(states, engine, past)
+    return MatchRoom(pool, queries, backtests, Feedback(log, queries), reembedding, past)

@@ -6,13 +6,16 @@ import asyncio
 import threading
 from typing import Any
 
+import pytest
 from contex.v1.agent_service_pb2 import Need
+from contex.v1.event_pb2 import Position
 from contex.v1.match_service_pb2 import BacktestRequest, GetMatchingStatusRequest, MatchRequest
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.match import past
 from contex_server.server import Server
 
 from tests.conftest import StartServer
-from tests.integration.support import Api, Words, event, eventually
+from tests.integration.support import Api, P, Words, event, eventually, refusal
 
 
 async def match(api: Api, project: str) -> Any:
@@ -69,6 +72,28 @@ async def test_matchers_take_what_the_setting_allows(
         await stream.count(1)
         assert len((await match(api, "b")).data) == 1
         await stream.cancel()
+
+
+async def test_indexes_of_the_past_share_bytes(
+    word_server: Server, word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "_WAIT_S", 0.2)
+    budget = word_server.rooms.match.past.small
+    first = await word_api.publish(event(description="a red fox"), event("k2", description="a fox"))
+    question = MatchRequest(
+        project=P, questions=[Need(text="red fox")], as_of=Position(sequence=first[0])
+    )
+    share = await budget.take(budget.total)
+    for call in (backtest(word_api, P).read(), word_api.matches.Match(question)):
+        refused = await refusal(call)
+        assert (refused.reason, refused.retry_after_ms) == ("OVERLOADED", 5_000)
+    monkeypatch.setattr(past, "_WAIT_S", 60)
+    waiting = asyncio.create_task(backtest(word_api, P).read())
+    await eventually(lambda: budget.waiting)
+    share.give_back()
+    await waiting
+    assert len((await word_api.matches.Match(question)).data) == 1
+    await eventually(lambda: not budget.held)
 
 
 async def test_a_matcher_of_little_data_takes_little(word_server: Server, word_api: Api) -> None:

@@ -75,8 +75,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. Other calls kept changing the registration at the same time. Retryable at once."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 13
     """RESOURCE_EXHAUSTED. The server's queue of unanswered publishes is full, requests of too many
-    bytes are being handled, or others kept changing the descriptions that a publish was to keep.
-    Nothing was done. RetryInfo says how long to wait. Retryable.
+    bytes are being handled, backtests and questions about the past hold too much memory, or others
+    kept changing the descriptions that a publish was to keep. Nothing was done. RetryInfo says how long to wait. Retryable.
     """
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED. The store has reached its memory limit and refuses writes; reads still
@@ -231,8 +231,8 @@ ERROR_REASON_AGENT_CONFLICT: ErrorReason.ValueType  # 12
 """ABORTED. Other calls kept changing the registration at the same time. Retryable at once."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED. The server's queue of unanswered publishes is full, requests of too many
-bytes are being handled, or others kept changing the descriptions that a publish was to keep.
-Nothing was done. RetryInfo says how long to wait. Retryable.
+bytes are being handled, backtests and questions about the past hold too much memory, or others
+kept changing the descriptions that a publish was to keep. Nothing was done. RetryInfo says how long to wait. Retryable.
 """
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED. The store has reached its memory limit and refuses writes; reads still
