@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -18,6 +19,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
+from contex_server.kernel.slices import sliced
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import decode_agent
 from contex_server.match.engine import MatchEngine
@@ -135,7 +137,7 @@ class AgentContextReader:
         agent = decode_agent(knowledge.record)
         deliveries = {
             data_key: delivery
-            for data_key, delivery in knowledge.deliveries.items()
+            async for data_key, delivery in sliced(knowledge.deliveries.items())
             # Later events of the same millisecond don't belong to this moment.
             if delivery.event <= moment.sequence and not delivery.deleted and scope.admits(data_key)
         }
@@ -143,7 +145,9 @@ class AgentContextReader:
         unsent = await self._unsent(
             project, agent, knowledge, deliveries, moment, near_misses, scope
         )
-        known, size_bytes = _known(knowledge, deliveries, state, self.answer_bytes // 3)
+        known, size_bytes = await asyncio.to_thread(
+            _known, knowledge, deliveries, state, self.answer_bytes // 3
+        )
         # What they leave is for events, a third for those of each list.
         max_bytes = (self.answer_bytes - size_bytes) // 3
         if payloads:
@@ -209,7 +213,7 @@ class AgentContextReader:
             )
             latest = {data_key: index.latest[data_key] for data_key, _ in matched}
         unsent: list[_UnsentDatum] = []
-        for data_key, wide_matches in matched:
+        async for data_key, wide_matches in sliced(matched):
             sequence = latest[data_key]
             delivery = deliveries.get(data_key)
             if delivery is not None and delivery.event >= sequence:

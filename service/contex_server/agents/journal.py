@@ -6,15 +6,22 @@ knew at a moment is the fold of its journal, from the newest checkpoint before t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar, TypeVarTuple
 
 import orjson
 
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Needs = tuple[tuple[int, float], ...]
+
+_INLINE_BYTES = 16 * 1024
+"""Larger notes, of several hundred events, are read in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +184,12 @@ async def note_pages(
         if len(page) < count:
             return
         span = span.rest(page[-1].sequence)
+
+
+async def read_note(note: Note, read: Callable[[*Ts], T], *args: *Ts) -> T:
+    """What a function makes of a note; a large one holds the event loop for too long."""
+    large = sum(map(len, note.fields.values())) > _INLINE_BYTES
+    return await asyncio.to_thread(read, *args) if large else read(*args)
 
 
 def decode_note(note: Note) -> JournalNote:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,10 +18,12 @@ from contex_server.agents.journal import (
     decode_note,
     fold_journal,
     note_pages,
+    read_note,
 )
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence, utf8_bytes
 from contex_server.kernel.scope import Scope
+from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
 
@@ -88,7 +91,7 @@ class JournalReader:
         notes = await self._since_checkpoint(project, agent_id, until)
         if notes is None:
             return await self._knowledge_without_journal(project, agent_id, until)
-        knowledge = fold_journal(notes)
+        knowledge = await asyncio.to_thread(fold_journal, notes)
         if not knowledge.record:
             raise _not_registered(project, agent_id, until_ms)
         return knowledge
@@ -111,7 +114,7 @@ class JournalReader:
         messages: list[SentMessage] = []
         events, place = 0, None
         async for note in self._notes(project, agent_id, span):
-            message = decode_note(note)
+            message = await read_note(note, decode_note, note)
             if isinstance(message, SentMessage):
                 messages.append(message)
                 events += len(message.events)
@@ -210,7 +213,7 @@ class JournalReader:
         return [
             RecordedDelivery(agent_id, message, datum, delivered_needs(datum, texts, room))
             for message in messages
-            for datum in message.events
+            async for datum in sliced(message.events)
             if scope.admits(datum.data_key)
         ]
 

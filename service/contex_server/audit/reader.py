@@ -36,6 +36,7 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
+from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import JournalStore
 from contex_server.log.audit import AuditStore, Note
 from contex_server.log.port import READ_BYTES, EventLog
@@ -97,7 +98,9 @@ class AuditReader:
                 if record is not None
             ]
             heapq.heapify(heap)
+            slices = Slices()
             while heap:
+                await slices.pause()
                 order, index = heap[0]
                 record = heads[index]
                 assert record is not None
@@ -126,7 +129,7 @@ class AuditReader:
                 events = {} if name else await self._events(project, group)
                 for note in group:
                     if is_journal:
-                        records = _journal_records(note, name)
+                        records = await journal.read_note(note, _journal_records, note, name)
                     else:
                         records = _audit_records(note, name, events)
                     for record in reversed(records) if span.backwards else records:
@@ -141,7 +144,7 @@ class AuditReader:
         unread = Range(min(spans)[0].prev(), max(last for _, last in spans))
         while not unread.is_empty:
             part = await self.log.read_part(project, unread, _MAX_EVENTS, READ_BYTES)
-            for entry in part.entries:
+            async for entry in sliced(part.entries):
                 event = event_codec.decode(entry)
                 if event.event_type != MATCH_FEEDBACK:
                     event = replace(event, payload=b"")

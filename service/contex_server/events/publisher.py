@@ -12,6 +12,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
+from contex_server.kernel.slices import sliced
 from contex_server.log.port import DescriptionChanged, EventLog, KeyDescription
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
 from contex_server.matching.embeddings import Embeddings
@@ -103,7 +104,7 @@ class Publisher:
     ) -> None:
         """Describes, embeds and seals events, by their places in the append."""
         texts: dict[bytes, Description] = {}
-        for index, event in events:
+        async for index, event in sliced(events):
             if event.bare and event.description:
                 event.body = event_codec.with_description(event.bare, event.description)
             if not event.tombstone:

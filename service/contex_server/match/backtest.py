@@ -23,6 +23,7 @@ from contex_server.kernel.model import (
 )
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
+from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index
@@ -162,7 +163,7 @@ class BacktestRunner:
             if part[-1].event_type == BACKGROUND_CHANGED:
                 await engine.use_background(index, part[-1].sequence)
         deliveries: list[Delivery] = []
-        for entry, event, matches in zip(entries, events, matched, strict=True):
+        async for entry, event, matches in sliced(zip(entries, events, matched, strict=True)):
             if event.event_type in SERVICE_TYPES or not query.scope.admits(event.data_key):
                 continue
             summary.events_judged += 1

@@ -14,6 +14,7 @@ from contex_server.events.feed import Delivery, NeedsChange
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Agent, Entry, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentStore
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
@@ -180,7 +181,7 @@ class MatchEngine:
         for start in range(0, len(matched), _FETCH_EVENTS):
             part = matched[start : start + _FETCH_EVENTS]
             entries = await self.log.get(project, [sequence for sequence, _ in part])
-            for entry, (_, matches) in zip(entries, part, strict=True):
+            async for entry, (_, matches) in sliced(zip(entries, part, strict=True)):
                 if entry is None:
                     data.append(None)
                     continue

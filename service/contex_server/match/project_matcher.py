@@ -38,6 +38,7 @@ from contex_server.kernel.model import (
     KeyState,
     Sequence,
 )
+from contex_server.kernel.slices import Slices, sliced
 from contex_server.match.agent_codec import intact
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
@@ -206,7 +207,7 @@ class ProjectMatcher:
                 self._index.match_alone, agent, live.encodings, events, encodings
             )
             deliveries: list[Delivery] = []
-            for entry, event, matches in zip(entries, events, matched, strict=True):
+            async for entry, event, matches in sliced(zip(entries, events, matched, strict=True)):
                 if event.event_type == AGENT_REGISTERED:
                     change = await self._engine.needs_change(self._index, agent, event, position)
                     if change is not None:
@@ -358,8 +359,10 @@ class ProjectMatcher:
         matched = await engine.work(self._index.match, events, encodings)
         position, last = span[-1].sequence, events[-1]
         outgoing: defaultdict[str, list[Delivery]] = defaultdict(list)
+        slices = Slices()
         for delivery, event, by_agent in zip(span, events, matched, strict=True):
             for agent_id, matches in by_agent.items():
+                await slices.pause()
                 live = self._live.get(agent_id)
                 if live is None:
                     continue

@@ -12,6 +12,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, embedder_unavailable
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import Event
+from contex_server.kernel.slices import sliced
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
@@ -97,13 +98,17 @@ class Embeddings:
             async with asyncio.timeout(self._timeout_s):
                 model = await self.decider_of(project)
                 stored = await self.stored(project, model, missing)
-                recipes = {d: description_recipe(t) for d, t in missing.items() if d not in stored}
+                recipes = {
+                    d: description_recipe(t)
+                    async for d, t in sliced(missing.items())
+                    if d not in stored
+                }
                 encodings = await self._embed(project, model, recipes, Role.DATUM)
         except (ContexError, TimeoutError) as error:
             told = error.message if isinstance(error, ContexError) else "no answer in time"
             log.warning("embedding_late", project=project, texts=len(texts), error=told)
             return model, {}
-        return model, {digest: pack(encoding) for digest, encoding in encodings.items()}
+        return model, await _packed(encodings)
 
     def appended(self, project: str, model: str, digests: Iterable[bytes]) -> None:
         """Remembers that the store has these encodings now."""
@@ -128,7 +133,7 @@ class Embeddings:
         encodings = await self.stored(project, model, by_digest)
         recipes = {
             digest: description_recipe(await self.description(project, event))
-            for digest, event in by_digest.items()
+            async for digest, event in sliced(by_digest.items())
             if digest not in encodings
         }
         return encodings | await self._compute(project, model, recipes, Role.DATUM)
@@ -146,7 +151,7 @@ class Embeddings:
             else:
                 encodings[digest] = encoding
         packed = await self._store.vectors(project, model, absent)
-        for digest in absent:
+        async for digest in sliced(absent):
             encoding = self._unpacked(project, model, packed.get(digest))
             if encoding is not None:
                 self._stored[project, model, digest] = True
@@ -187,7 +192,7 @@ class Embeddings:
         encodings = await self._embed(project, model, recipes, role)
         if encodings:
             try:
-                packed = {digest: pack(encoding) for digest, encoding in encodings.items()}
+                packed = await _packed(encodings)
                 await self._store.put_vectors(project, model, packed)
                 self.appended(project, model, packed)
             except ContexError as error:
@@ -207,7 +212,7 @@ class Embeddings:
             raise embedder_unavailable(error) from error
         encodings: dict[bytes, Encoding] = {}
         at = 0
-        for digest, recipe in recipes.items():
+        async for digest, recipe in sliced(recipes.items()):
             vectors = rows[at : at + len(recipe.texts)]
             at += len(recipe.texts)
             # Rounded as the store does, so that every process scores the same.
@@ -219,6 +224,10 @@ class Embeddings:
         if _size(encoding) <= _CACHED_BYTES:
             self._cache[project, model, digest] = encoding
         return encoding
+
+
+async def _packed(encodings: Mapping[bytes, Encoding]) -> dict[bytes, bytes]:
+    return {digest: pack(encoding) async for digest, encoding in sliced(encodings.items())}
 
 
 def describe_event(event: Event) -> Description:

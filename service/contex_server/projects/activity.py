@@ -6,12 +6,14 @@ The store counts events by minute, and by hour once an hour is over; see
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, EventFilter, Sequence
+from contex_server.kernel.slices import sliced
 from contex_server.log.port import EventLog
 from contex_server.log.projects import Dimension, ProjectStore, Tier
 from contex_server.state.moments import rfc3339
@@ -136,9 +138,9 @@ async def read_activity(
         part = numbers[start : start + _READ_HOURS]
         stored = await store.activity(project, dimension, tier, part)
         for number, counts in zip(part, stored, strict=True):
-            tally.add(number * span, slot_s, counts)
+            await tally.add(number * span, slot_s, counts)
     counters = await store.counters(project)
-    return tally.result(counters.counted_since)
+    return await asyncio.to_thread(tally.result, counters.counted_since)
 
 
 class _Tally:
@@ -153,11 +155,11 @@ class _Tally:
         self._counts = [0] * len(buckets)
         self._hours = [0] * 24
 
-    def add(self, begin: int, slot_s: int, counts: dict[bytes, bytes]) -> None:
+    async def add(self, begin: int, slot_s: int, counts: dict[bytes, bytes]) -> None:
         """Adds the counts of the hour or day that begins at `begin`."""
         start, end, length = self._buckets.start, self._buckets.stop, self._buckets.step
         offset = self._query.offset_s
-        for name, value in counts.items():
+        async for name, value in sliced(counts.items()):
             if not self._filter.admits_key(name.decode()):
                 continue
             own = self._by_name[name]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry, KeyState
+from contex_server.kernel.slices import Slices
 from contex_server.log.port import EventLog
 from contex_server.state.fold import RecentEntries
 from contex_server.state.patch import Patch, PatchOmitted, patch
@@ -62,10 +63,12 @@ async def data_of(
     """
     states = (latest for key in data_keys if (latest := state.get(key)) is not None)
     count = _FIRST_PART if events else _MAX_PART
+    slices = Slices()
     while part := list(islice(states, count)):
         if not events:
             for latest in part:
                 yield Datum(latest)
+            await slices.pause()
             continue
         entries = await _read_entries(log, project, part, recent)
         count = _next_count(count, len(part), entries)

@@ -238,7 +238,8 @@ class HistoryReader:
                 break
         if newest is None or blamed is None:
             raise await self._gone(project, f"event {start}")
-        return BlameResult(newest, blamed.parts(), truncated=not (reached and blamed.complete))
+        parts = await asyncio.to_thread(blamed.parts)
+        return BlameResult(newest, parts, truncated=not (reached and blamed.complete))
 
     async def _nearest(self, project: str, latest: KeyState, revision: int) -> KeyState:
         """The state of a key in the snapshot nearest after a revision: a binary search."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
@@ -21,6 +22,8 @@ from contex_server.state.snapshot_cache import NO_SNAPSHOT, SnapshotCache, Store
 from contex_server.state.state import State
 
 LONG_FOLD_EVENTS = 4_000
+INLINE_KEYS = 10_000
+"""Searching a larger state takes over 10 ms and is done in a thread."""
 
 
 class StateReader:
@@ -64,7 +67,8 @@ class StateReader:
             if error.reason is not Reason.SEQUENCE_TRIMMED or query is not None:
                 raise
         sequence, state = await read_current_state(self._log, self._store, project)
-        return Moment(sequence, moment.unix_ms), State(sequence, EMPTY, state)
+        prepared = await _prepared(State(sequence, EMPTY, state))
+        return Moment(sequence, moment.unix_ms), prepared
 
     async def at(self, project: str, until: Sequence, recent: RecentEntries | None = None) -> State:
         """The state as of a sequence, which is not beyond the end of the log.
@@ -89,7 +93,7 @@ class StateReader:
             if sequence != until:
                 raise await self._trimmed(project, until) from None
             snapshot = StoredSnapshot(NO_SNAPSHOT, EMPTY)
-        state = State(until, snapshot.snapshot, changes)
+        state = await _prepared(State(until, snapshot.snapshot, changes))
         if state.nbytes <= self._cache.maxsize:
             self._cache[project, until] = state
         return state
@@ -171,3 +175,9 @@ class StateReader:
             f"the state as of {until} can no longer be read; the earliest is as of {earliest}",
             metadata={"earliest_sequence": str(earliest)},
         )
+
+
+async def _prepared(state: State) -> State:
+    if state.most_keys > INLINE_KEYS:
+        await asyncio.to_thread(state.prepare)
+    return state

@@ -70,10 +70,17 @@ class SnapshotCache:
             if len(data) <= _INLINE_BYTES:
                 snapshot = decode_snapshot(data)
             else:
-                snapshot = await asyncio.to_thread(decode_snapshot, data)
+                snapshot = await asyncio.to_thread(_decoded, data)
         except SnapshotDamaged as error:
             log.error("snapshot_damaged", project=project, sequence=str(sequence), error=str(error))
             return None
         if snapshot.nbytes <= self._cache.maxsize:
             self._cache[project, sequence] = snapshot
         return snapshot
+
+
+def _decoded(data: bytes) -> Snapshot:
+    """Decodes a large snapshot, and counts its bytes while that holds nobody."""
+    snapshot = decode_snapshot(data)
+    _ = snapshot.nbytes
+    return snapshot

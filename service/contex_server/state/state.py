@@ -89,6 +89,15 @@ class State:
         """Number of keys, deleted ones included."""
         return len(self._keys)
 
+    @property
+    def most_keys(self) -> int:
+        """At most how many keys it has; unlike their number this needs no search."""
+        return len(self.base) + len(self.changes)
+
+    def prepare(self) -> None:
+        """Computes what all searches need: afterwards none of them holds who asks for it."""
+        _ = self._keys, self.deleted, self.nbytes
+
     @cached_property
     def _keys(self) -> list[str]:
         fresh = [key for key in self.changes if key not in self.base]

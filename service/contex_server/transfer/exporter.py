@@ -13,7 +13,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.model import BEGINNING, EventFilter, Range, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
 from contex_server.state.moments import rfc3339
@@ -143,7 +143,7 @@ class Exporter:
                     continue
                 entries = page.entries
                 if not request.filter.is_open:
-                    entries = [e for e in entries if request.filter.passes(event_codec.decode(e))]
+                    entries = await asyncio.to_thread(_passing, request.filter, entries)
                 data = b""
                 if entries:
                     data = await asyncio.to_thread(writer.events, entries)
@@ -192,6 +192,10 @@ class Exporter:
             retention = await self.storage.store.projects.retention(project)
             if retention:
                 yield writer.settings(retention)
+
+
+def _passing(event_filter: EventFilter, entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if event_filter.passes(event_codec.decode(entry))]
 
 
 def _writer(request: ExportRequest) -> Writer:

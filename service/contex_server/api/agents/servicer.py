@@ -22,12 +22,15 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, event_not_found, invalid_field
 from contex_server.kernel.model import Entry, MinDelta, Sequence
+from contex_server.kernel.slices import sliced
 from contex_server.matching.context import ContextFormat
 from contex_server.state.moments import resolve_moment
 
 _MAX_NEAR_MISSES = 100
 _INLINE_BYTES = 16 * 1024
 """Larger messages are written out in a thread: 1 MiB of JSON as YAML takes 0.9 s."""
+_PLAIN_BYTES = 64 * 1024
+"""The same without a format: 64 KiB of small events, each with a match, take 5 ms."""
 
 
 class AgentServicer(Servicer):
@@ -53,7 +56,7 @@ class AgentServicer(Servicer):
         return pb.RegisterAgentResponse(
             agent=messages.agent_message(registered.agent, registered.acknowledged),
             cursor=cursors.encode_position(Token.CURSOR, call.project, registered.resume),
-            **answer_fields(registered.answer),
+            **await answer_fields(registered.answer),
         )
 
     async def update_agent(
@@ -73,7 +76,7 @@ class AgentServicer(Servicer):
         )
         return pb.UpdateAgentResponse(
             agent=messages.agent_message(updated.agent, updated.acknowledged),
-            **answer_fields(updated.answer),
+            **await answer_fields(updated.answer),
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:
@@ -155,7 +158,8 @@ class AgentServicer(Servicer):
         room = batch_room(self._settings)
         render = partial(messages.listen_responses, call.project, message, form, room)
         deliveries = message.chunk.deliveries if message.chunk is not None else ()
-        if form and sum(delivery.size for delivery in deliveries) > _INLINE_BYTES:
+        most = _INLINE_BYTES if form else _PLAIN_BYTES
+        if sum(delivery.size for delivery in deliveries) > most:
             return await asyncio.to_thread(render)
         return render()
 
@@ -187,7 +191,7 @@ class AgentServicer(Servicer):
             near_misses=near_misses,
             scope=call.scope,
         )
-        return messages.context_message(context)
+        return await asyncio.to_thread(messages.context_message, context)
 
     async def list_deliveries(
         self, request: pb.ListDeliveriesRequest, call: Call
@@ -233,7 +237,8 @@ class AgentServicer(Servicer):
                 if place:
                     next_page_token = cursors.encode_position(token, call.project, place)
         return pb.ListDeliveriesResponse(
-            deliveries=map(messages.delivery_message, deliveries), next_page_token=next_page_token
+            deliveries=[messages.delivery_message(d) async for d in sliced(deliveries)],
+            next_page_token=next_page_token,
         )
 
 

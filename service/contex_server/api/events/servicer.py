@@ -20,6 +20,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, event_not_found, shutting_down
 from contex_server.kernel.model import Entry, EventFilter
+from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 
 
@@ -60,7 +61,7 @@ class EventServicer(Servicer):
         source = pages(self._log, call.project, span, max_events=count, event_filter=event_filter)
         async with aclosing(source):
             async for page in source:
-                for entry in page.entries:
+                async for entry in sliced(page.entries):
                     full = len(response.events) == size or (
                         response.events and size_bytes + len(entry.body) > self._limits.page_bytes
                     )
@@ -99,7 +100,8 @@ class EventServicer(Servicer):
         try:
             async with aclosing(source):
                 async for page in source:
-                    for entries in self._batches(event_filter, page.entries):
+                    passing = await _passing(event_filter, page.entries)
+                    for entries in self._batches(passing):
                         await send(wire.RESPONSE_EVENTS, wire.batch_bytes(entries), entries[-1])
                         count += len(entries)
                     if page.entries and loop.time() - last >= checkpoint_s:
@@ -117,7 +119,7 @@ class EventServicer(Servicer):
         position = end = await ranges.start_of(self._log, request, start)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
-            return [Delivery(e.sequence, e) for e in entries if _passes(event_filter, e)]
+            return [Delivery(e.sequence, e) for e in await _passing(event_filter, entries)]
 
         room = self._rooms.events
         async with room.hub.channel(call.project) as channel, channel.feed(event_filter) as feed:
@@ -142,10 +144,8 @@ class EventServicer(Servicer):
             finally:
                 self._audit.stream_closed(call.project, call.origin, call.method, stream_id, end)
 
-    def _batches(self, event_filter: EventFilter, entries: list[Entry]) -> Iterator[list[Entry]]:
-        """The events that pass, in batches of bounded size."""
-        if not event_filter.is_open:
-            entries = [entry for entry in entries if _passes(event_filter, entry)]
+    def _batches(self, entries: list[Entry]) -> Iterator[list[Entry]]:
+        """Events in batches of bounded size."""
         start = size = 0
         for index, (_, body) in enumerate(entries):
             size += len(body)
@@ -158,6 +158,12 @@ class EventServicer(Servicer):
 
 def _passes(event_filter: EventFilter, entry: Entry) -> bool:
     return event_filter.is_open or event_filter.passes(event_codec.decode(entry))
+
+
+async def _passing(event_filter: EventFilter, entries: list[Entry]) -> list[Entry]:
+    if event_filter.is_open:
+        return entries
+    return [entry async for entry in sliced(entries) if _passes(event_filter, entry)]
 
 
 def subscribe_response(project: str, message: Message) -> bytes:

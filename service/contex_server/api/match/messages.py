@@ -15,6 +15,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
 from contex_server.kernel.model import BEGINNING, Match, utf8_bytes
 from contex_server.kernel.protobuf import field, timestamp
+from contex_server.kernel.slices import sliced
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
 from contex_server.match.queries import ExplainedMatch
@@ -69,7 +70,7 @@ def datum_message(datum: MatchedDatum) -> event_pb2.MatchedEvent:
     )
 
 
-def answer_fields(answer: MatchResult) -> dict[str, Any]:
+async def answer_fields(answer: MatchResult) -> dict[str, Any]:
     """The data that match, and the answer rendered where that was asked for."""
     context = None
     if (rendered := answer.context) is not None:
@@ -83,7 +84,7 @@ def answer_fields(answer: MatchResult) -> dict[str, Any]:
             omitted_tokens=sum(datum.tokens for datum in rendered.omitted),
         )
     return {
-        "data": map(datum_message, answer.data),
+        "data": [datum_message(datum) async for datum in sliced(answer.data)],
         "sequence": str(answer.sequence),
         "context": context,
         "omitted_count": answer.omitted,

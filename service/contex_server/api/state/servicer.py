@@ -22,16 +22,14 @@ from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, shutting_down
 from contex_server.kernel.model import KeyState, Sequence
 from contex_server.kernel.scope import Scope
-from contex_server.state.diff import count_changes, data_of, read_changes
+from contex_server.state.diff import ChangeCounts, count_changes, data_of, read_changes
 from contex_server.state.fold import RecentEntries
 from contex_server.state.history import data_key_not_found
 from contex_server.state.moments import Moment, resolve_moment
+from contex_server.state.reader import INLINE_KEYS
 from contex_server.state.state import Selection, State, changed_keys
 
 T = TypeVar("T")
-
-_INLINE_KEYS = 10_000
-"""Searching a larger state takes over 10 ms and is done in a thread."""
 
 
 class StateServicer(Servicer):
@@ -126,9 +124,8 @@ class StateServicer(Servicer):
         else:
             base_moment, base = await self._rooms.state.reader.read(call.project, base_query)
             target_moment, target = await self._rooms.state.reader.read(call.project, target_query)
-        larger = max(base, target, key=len)
-        keys = await _searched(larger, lambda: changed_keys(base, target, selection))
-        counts = count_changes(base, target, keys)
+        larger = max(base, target, key=lambda state: state.most_keys)
+        keys, counts = await _searched(larger, lambda: _compared(base, target, selection))
         page = keys[bisect_right(keys, after) :][: size + 1]
         response = pb.DiffStatesResponse(
             base=messages.moment_message(base_moment),
@@ -213,7 +210,9 @@ class StateServicer(Servicer):
         if latest.deleted:
             raise data_key_not_found(call.project, data_key, moment.sequence)
         blamed = await self._rooms.state.history.blame(call.project, latest.sequence)
-        parts, whole = messages.part_messages(blamed.parts, self._limits.page_bytes)
+        parts, whole = await asyncio.to_thread(
+            messages.part_messages, blamed.parts, self._limits.page_bytes
+        )
         return pb.GetBlameResponse(
             event=wire.event_message(blamed.newest.entry),
             parts=parts,
@@ -264,5 +263,10 @@ def _moment(numbers: SequenceOf[int]) -> Moment:
     return Moment(Sequence(ms, n), unix_ms)
 
 
+def _compared(base: State, target: State, selection: Selection) -> tuple[list[str], ChangeCounts]:
+    keys = changed_keys(base, target, selection)
+    return keys, count_changes(base, target, keys)
+
+
 async def _searched(state: State, search: Callable[[], T]) -> T:
-    return search() if len(state) <= _INLINE_KEYS else await asyncio.to_thread(search)
+    return search() if state.most_keys <= INLINE_KEYS else await asyncio.to_thread(search)

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from contex_server.kernel.model import BEGINNING, Sequence
+from contex_server.kernel.slices import sliced
 from contex_server.log.buckets import bucket_of, target_project
 from contex_server.log.projects import (
     REMAINS,
@@ -171,21 +172,23 @@ class RedisProjects(Facet, ProjectStore):
         periods = list(numbers)
         if tier is Tier.MINUTES:
             return await self._hours(project, dimension, periods)
-        commands = [("HGETALL", f"activity:{dimension}:{day}") for day in periods]
         # The open hours first: one that is rolled up meanwhile is then read twice, which the
         # day's slots show, and never missed.
         open_hours = await self._open_hours(project)
         hours = [hour for hour in open_hours if hour // 24 in set(periods)]
         counts = await self._hours(project, dimension, hours)
-        replies = await self._client.commands(project, *commands)
-        days = {day: pairs(reply) for day, reply in zip(periods, replies, strict=True)}
+        kinds = [f"activity:{dimension}:{day}" for day in periods]
+        days = dict(zip(periods, await self._hashes(project, kinds), strict=True))
         for hour, names in zip(hours, counts, strict=True):
             day, slot = days[hour // 24], hour % 24
-            for name, value in names.items():
+            async for name, value in sliced(names.items()):
                 if not _has_slot(day.get(name, b""), slot):
                     total = sum(int(part.partition(b":")[2]) for part in value.split(b" "))
                     day[name] = b"%d:%d %s" % (slot, total, day.get(name, b""))
-        return [{name: value.rstrip() for name, value in days[day].items()} for day in periods]
+        return [
+            {name: value.rstrip() async for name, value in sliced(days[day].items())}
+            for day in periods
+        ]
 
     async def _open_hours(self, project: str) -> list[int]:
         hours = await self._client.command(project, "SMEMBERS", "activity-open")
@@ -194,13 +197,32 @@ class RedisProjects(Facet, ProjectStore):
     async def _hours(
         self, project: str, dimension: Dimension, hours: list[int]
     ) -> list[dict[bytes, bytes]]:
-        commands = [("HGETALL", f"activity:{hour}") for hour in hours]
-        replies = await self._client.commands(project, *commands)
-        letter = dimension.value.encode()
+        kinds = [f"activity:{hour}" for hour in hours]
+        hashes = await self._hashes(project, kinds, f"{dimension}*")
         return [
-            {name[1:]: value for name, value in pairs(reply).items() if name.startswith(letter)}
-            for reply in replies
+            {name[1:]: value async for name, value in sliced(counts.items())} for counts in hashes
         ]
+
+    async def _hashes(
+        self, project: str, kinds: list[str], names: str = "*"
+    ) -> list[dict[bytes, bytes]]:
+        """Whole hashes, side by side, in parts: neither store nor event loop is held for long."""
+        hashes: list[dict[bytes, bytes]] = [{} for _ in kinds]
+        cursors = dict.fromkeys(range(len(kinds)), b"0")
+        while cursors:
+            count = max(_SCAN_COUNT // len(cursors), 16)
+            commands = [
+                ("HSCAN", kinds[place], cursor, "MATCH", names, "COUNT", count)
+                for place, cursor in cursors.items()
+            ]
+            replies = await self._client.commands(project, *commands)
+            for place, (cursor, fields) in zip(list(cursors), replies, strict=True):
+                hashes[place].update(zip(fields[::2], fields[1::2], strict=True))
+                if cursor == b"0":
+                    del cursors[place]
+                else:
+                    cursors[place] = cursor
+        return hashes
 
     async def roll_up(self, project: str) -> int:
         (time,) = await self._client.run(project, ("TIME",))

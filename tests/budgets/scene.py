@@ -1,0 +1,244 @@
+"""A server with enough data that a step shows which grows with them, and calls to it as bytes.
+
+The server runs in the loop that is measured, calls come from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import numpy as np
+import orjson
+from contex.v1 import agent_service_pb2, event_service_pb2
+from contex_server.api.events import checks
+from contex_server.kernel.config import Limits, Settings
+from contex_server.kernel.model import Origin
+from contex_server.log.embedded import EmbeddedValkey
+from contex_server.matching.embedders.port import Role, Vector
+from contex_server.server import Server
+from google.protobuf.message import Message
+
+from tests.budgets.meter import Cost
+from tests.integration.hostile.scene import METHODS
+
+P = "budget"
+AGENT = "agent.000"
+AGENTS = 100
+MIB = 1024 * 1024
+BATCH = 1_000
+TEXTS = 100
+"""How many texts the events of a batch have."""
+DEADLINE_S = 300.0
+_LARGE_BYTES = MIB - 4096
+
+LIMITS = Limits()
+
+
+class Vectors:
+    """An embedder that costs next to nothing: a text's vector is one of some random ones."""
+
+    model_id = "vectors@1"
+    dimension = 64
+    max_tokens = 256
+
+    def __init__(self) -> None:
+        rows = np.random.default_rng(1).standard_normal((1024, self.dimension), np.float32)
+        self._rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    async def start(self) -> None:
+        pass
+
+    async def embed(self, texts: Any, role: Role) -> Vector:
+        await asyncio.sleep(0)
+        places = [zlib.crc32(text.encode()) % len(self._rows) for text in texts]
+        return cast(Vector, self._rows[places])
+
+    async def close(self) -> None:
+        pass
+
+
+def large(content_type: str) -> bytes:
+    """A payload of nearly 1 MiB."""
+    row = "Blue running shoes for the autumn collection, number"
+    lines: dict[str, Callable[[int], str]] = {
+        "application/json": lambda n: orjson.dumps({"name": f"{row} {n}", "n": n}).decode(),
+        "application/yaml": lambda n: f'row_{n}: {{name: "{row} {n}", n: {n}}}',
+        "application/toml": lambda n: f'row_{n} = {{name = "{row} {n}", n = {n}}}',
+        "application/xml": lambda n: f"<row n='{n}'><name>{row} {n}</name></row>",
+        "text/csv": lambda n: f"{n},{row} {n},{n * n}",
+        "text/markdown": lambda n: f"## Part {n}\n\n{row} {n}.\n",
+        "text/plain": lambda n: f"{row} {n}.",
+    }
+    ends = {"application/json": ("[", "]", ","), "application/xml": ("<rows>", "</rows>", "\n")}
+    head, foot, between = ends.get(content_type, ("", "", "\n"))
+    written, size, n = [], 0, 0
+    while True:
+        line = lines[content_type](n)
+        size += len(line) + len(between)
+        if size > _LARGE_BYTES:
+            return f"{head}{between.join(written)}{foot}".encode()
+        written.append(line)
+        n += 1
+
+
+TYPES = (
+    *("application/json", "application/yaml", "application/toml", "application/xml"),
+    *("text/csv", "text/markdown", "text/plain"),
+)
+
+
+def large_event(key: str, content_type: str) -> event_service_pb2.NewEvent:
+    return event_service_pb2.NewEvent(
+        data_key=key, payload=large(content_type), content_type=content_type
+    )
+
+
+def small_event(key: str, n: int) -> event_service_pb2.NewEvent:
+    payload = orjson.dumps({"name": f"item {n % 500}", "price": n})
+    return event_service_pb2.NewEvent(data_key=key, payload=payload)
+
+
+def some_needs(count: int) -> list[agent_service_pb2.Need]:
+    return [agent_service_pb2.Need(text=f"prices of item {n} of the shop") for n in range(count)]
+
+
+class Scene:
+    """A server and its project of many keys.
+
+    Attributes:
+        keys: How many keys the project has.
+        first: Where the log is before the last of its events.
+        large: A key with two revisions of 1 MiB of JSON.
+    """
+
+    large = "large/application/json"
+
+    def __init__(self, server: Server, channel: grpc.Channel, keys: int) -> None:
+        self.server = server
+        self.keys = keys
+        self.sequences: list[str] = []
+        self.exports: dict[int, bytes] = {}
+        self.serial = 0
+        self.channel = channel
+
+    async def call(
+        self,
+        rpc: str,
+        requests: Iterable[Message],
+        until: Callable[[bytes], bool] | None = None,
+        cost: Cost | None = None,
+    ) -> list[bytes]:
+        """Sends requests; the answers, up to that one that `until` fits. `cost` only counts them."""
+        raws = [request.SerializeToString() for request in requests]
+        return await asyncio.to_thread(self._call, rpc, raws, until, cost)
+
+    def _call(
+        self,
+        rpc: str,
+        raws: list[bytes],
+        until: Callable[[bytes], bool] | None,
+        cost: Cost | None,
+    ) -> list[bytes]:
+        answers = []
+        for answer in self._answers(rpc, raws):
+            if cost is None:
+                answers.append(answer)
+            else:
+                cost.answer_mib += len(answer) / MIB
+            if until is not None and until(answer):
+                break
+        return answers
+
+    def _answers(self, rpc: str, raws: list[bytes]) -> Iterator[bytes]:
+        method, channel = METHODS[rpc], self.channel
+        path = f"/{method.containing_service.full_name}/{rpc}"
+        if method.client_streaming:
+            yield from channel.stream_stream(path)(iter(raws), timeout=DEADLINE_S)
+        elif method.server_streaming:
+            stream: Any = channel.unary_stream(path)(raws[0], timeout=DEADLINE_S)
+            try:
+                yield from stream
+            finally:
+                stream.cancel()
+        else:
+            yield channel.unary_unary(path)(raws[0], timeout=DEADLINE_S)
+
+    async def publish(
+        self, events: Iterable[event_service_pb2.NewEvent], project: str = P
+    ) -> list[str]:
+        """Publishes a batch; its sequences."""
+        request = event_service_pb2.PublishRequest(project=project, events=events)
+        (answer,) = await self.call("Publish", [request])
+        receipts = event_service_pb2.PublishResponse.FromString(answer).receipts
+        return [receipt.sequence for receipt in receipts]
+
+    async def load(self) -> None:
+        """Fills the project: agents first, while nothing matches them."""
+        for n in range(AGENTS):
+            request = agent_service_pb2.RegisterAgentRequest(
+                project=P, agent_id=f"agent.{n:03}", needs=some_needs(4), threshold=0.001
+            )
+            await self.call("RegisterAgent", [request])
+        await self._append_small()
+        for content_type in TYPES:
+            await self.publish([large_event(f"large/{content_type}", content_type)])
+        changed = orjson.dumps([*orjson.loads(large("application/json"))[1:], {"name": "new"}])
+        self.sequences += await self.publish(
+            [event_service_pb2.NewEvent(data_key=self.large, payload=changed)]
+        )
+
+    async def _append_small(self) -> None:
+        """Appends the small events by the log itself: ten keys at a time share an encoding."""
+        publisher, log = self.server.rooms.events.publisher, self.server.rooms.storage.log
+        for start in range(0, self.keys, BATCH):
+            events = [small_event(f"item/{n:06}", n) for n in range(start, start + BATCH)]
+            request = event_service_pb2.PublishRequest(project=P, events=events)
+            append = checks.publish(request, Origin("loader"), LIMITS)
+            described = replace(append, events=append.events[:: len(append.events) // TEXTS])
+            await publisher.prepare(described)
+            for n, event in enumerate(append.events):
+                event.digest, event.payload = described.events[n % TEXTS].digest, b""
+            append.model, append.vectors = described.model, described.vectors
+            appended = await log.append(append)
+            self.sequences.append(str(appended.first))
+
+
+@asynccontextmanager
+async def running(keys: int) -> AsyncIterator[Scene]:
+    """A project that another server has loaded, for the `async with` block."""
+    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
+        store = EmbeddedValkey(Path(directory))
+        await store.start()
+        try:
+            async with _serving(store.url, Path(directory), index_idle_s=0.05) as (server, channel):
+                scene = Scene(server, channel, keys)
+                await scene.load()
+            async with _serving(store.url, Path(directory)) as (server, channel):
+                scene.server, scene.channel = server, channel
+                yield scene
+        finally:
+            await store.stop()
+
+
+@asynccontextmanager
+async def _serving(
+    url: str, directory: Path, **settings: Any
+) -> AsyncIterator[tuple[Server, grpc.Channel]]:
+    chosen = Settings(
+        port=0, data_dir=directory, create_master_key=True, shutdown_grace_s=1.0, **settings
+    )
+    server = await Server.start(chosen, url, embedder=Vectors())
+    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}", options) as channel:
+            yield server, channel
+    finally:
+        await server.stop()

@@ -1,0 +1,584 @@
+"""What one request may cost: a heavy one for each RPC, and for each format it knows.
+
+A new RPC gets a row here: the suite fails without. Limits are about three times what was measured
+with 20,000 keys, for processors differ; only `HELD_MS` is the same for all and without slack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from contex.v1 import agent_service_pb2 as agents
+from contex.v1 import audit_service_pb2 as audits
+from contex.v1 import event_pb2
+from contex.v1 import event_service_pb2 as events
+from contex.v1 import match_service_pb2 as matches
+from contex.v1 import project_service_pb2 as projects
+from contex.v1 import server_service_pb2 as servers
+from contex.v1 import state_service_pb2 as states
+from contex.v1 import transfer_service_pb2 as transfers
+from contex_server.kernel.model import BEGINNING
+from google.protobuf.message import Message
+
+from tests.budgets.scene import (
+    AGENT,
+    BATCH,
+    MIB,
+    TYPES,
+    P,
+    Scene,
+    large_event,
+    small_event,
+    some_needs,
+)
+
+HELD_MS = 20.0
+"""How long any step of a call may hold the event loop, in processor time of its thread."""
+
+Make = Callable[[Scene], Iterable[Message]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A request and what it may cost.
+
+    Attributes:
+        name: What is heavy about it.
+        make: Makes the messages that are sent; called again for each try.
+        cpu_ms: Processor time of all threads, those of the caller too.
+        memory_mib: Growth of memory, with the answers as the caller reads them.
+        log_bytes: Length of what is logged.
+        grows: By how many keys the processor time is proportional to: it is for 20,000.
+        until: Ends a stream that would go on.
+        before: Called before each try, and not measured.
+    """
+
+    rpc: str
+    name: str
+    make: Make
+    cpu_ms: float
+    memory_mib: float
+    log_bytes: int = 0
+    until: Callable[[bytes], bool] | None = None
+    before: Callable[[Scene], Coroutine[Any, Any, object]] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rpc} ({self.name})" if self.name else self.rpc
+
+
+def _caught_up(kind: Any) -> Callable[[bytes], bool]:
+    return lambda answer: bool(kind.FromString(answer).HasField("caught_up"))
+
+
+def _fresh(scene: Scene) -> str:
+    """A name that was not used before."""
+    scene.serial += 1
+    return f"fresh.{scene.serial}"
+
+
+def _beginning() -> event_pb2.Position:
+    return event_pb2.Position(sequence="0")
+
+
+def _middle(scene: Scene) -> event_pb2.Position:
+    return event_pb2.Position(sequence=scene.sequences[len(scene.sequences) // 2])
+
+
+def _large(content_type: str) -> Callable[[Scene], list[Message]]:
+    return lambda scene: [
+        events.PublishRequest(project=_fresh(scene), events=[large_event("a", content_type)])
+    ]
+
+
+def _batches(scene: Scene) -> list[Message]:
+    project = _fresh(scene)
+    return [
+        events.PublishStreamRequest(
+            publish=events.PublishRequest(
+                project=project,
+                events=[small_event(f"item/{n}/{i}", i) for i in range(BATCH)],
+            )
+        )
+        for n in range(3)
+    ]
+
+
+def _medium(scene: Scene) -> list[Message]:
+    """Events that are each small enough to be described at once."""
+    payload = b'{"text": "%s"}' % (b"many blue shoes, of leather. " * 550)
+    batch = [
+        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(400)
+    ]
+    return [events.PublishRequest(project=_fresh(scene), events=batch)]
+
+
+def _imported(format: transfers.ExportFormat.ValueType, mode: Any) -> Make:
+    def make(scene: Scene) -> list[Message]:
+        start = transfers.ImportStart(project=_fresh(scene), format=format, mode=mode)
+        data = scene.exports[format]
+        return [
+            transfers.ImportProjectRequest(start=start),
+            *(
+                transfers.ImportProjectRequest(data=data[at : at + MIB])
+                for at in range(0, len(data), MIB)
+            ),
+            transfers.ImportProjectRequest(finish=transfers.ImportFinish()),
+        ]
+
+    return make
+
+
+async def _small_project(scene: Scene) -> None:
+    await scene.publish((small_event(f"k{n}", n) for n in range(BATCH)), "small")
+
+
+async def _load_exports(scene: Scene) -> None:
+    for format in (NATIVE, LINES, CLOUD):
+        if format not in scene.exports:
+            request = transfers.ExportProjectRequest(project=P, format=format)
+            answers = await scene.call("ExportProject", [request])
+            parsed = map(transfers.ExportProjectResponse.FromString, answers)
+            scene.exports[format] = b"".join(answer.data for answer in parsed)
+
+
+NATIVE, LINES, CLOUD, PARQUET, LEGACY = (
+    transfers.EXPORT_FORMAT_NATIVE,
+    transfers.EXPORT_FORMAT_JSON_LINES,
+    transfers.EXPORT_FORMAT_CLOUD_EVENTS,
+    transfers.EXPORT_FORMAT_PARQUET,
+    transfers.EXPORT_FORMAT_LEGACY_JSON,
+)
+_EVERYTHING = {"page_size": 1000}
+_GLOBS = [f"item/*{n}" for n in range(8)]
+_FORMS = {
+    "JSON": event_pb2.CONTEXT_FORMAT_JSON,
+    "YAML": event_pb2.CONTEXT_FORMAT_YAML,
+    "Markdown": event_pb2.CONTEXT_FORMAT_MARKDOWN,
+    "TOON": event_pb2.CONTEXT_FORMAT_TOON,
+}
+
+ROWS = [
+    Row("GetServerInfo", "", lambda s: [servers.GetServerInfoRequest()], 1000, 30),
+    # -- the past ------------------------------------------------------------------
+    Row(
+        "GetState",
+        "a page of all keys",
+        lambda s: [states.GetStateRequest(project=P, **_EVERYTHING)],
+        1000,
+        30,
+    ),
+    Row(
+        "GetState",
+        "globs",
+        lambda s: [states.GetStateRequest(project=P, data_keys=_GLOBS, **_EVERYTHING)],
+        1000,
+        30,
+    ),
+    Row(
+        "GetState",
+        "in the middle of the log",
+        lambda s: [states.GetStateRequest(project=P, as_of=_middle(s), **_EVERYTHING)],
+        1000,
+        30,
+    ),
+    Row(
+        "GetState",
+        "1 MiB payloads",
+        lambda s: [states.GetStateRequest(project=P, prefix="large/")],
+        1000,
+        30,
+    ),
+    Row("StreamState", "", lambda s: [states.StreamStateRequest(project=P)], 1000, 30),
+    Row(
+        "StreamState",
+        "keys alone",
+        lambda s: [states.StreamStateRequest(project=P, view=states.STATE_VIEW_KEYS)],
+        1000,
+        30,
+    ),
+    Row(
+        "DiffStates",
+        "all keys were added",
+        lambda s: [states.DiffStatesRequest(project=P, base=_beginning(), **_EVERYTHING)],
+        1000,
+        30,
+    ),
+    Row(
+        "DiffStates",
+        "half of the keys, keys alone",
+        lambda s: [
+            states.DiffStatesRequest(
+                project=P, base=_middle(s), view=states.STATE_VIEW_KEYS, **_EVERYTHING
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row(
+        "GetHistory",
+        "1 MiB revisions",
+        lambda s: [states.GetHistoryRequest(project=P, data_key=s.large)],
+        1000,
+        30,
+    ),
+    Row(
+        "GetRevision",
+        "1 MiB",
+        lambda s: [states.GetRevisionRequest(project=P, data_key=s.large, revision=1)],
+        1000,
+        30,
+    ),
+    Row(
+        "GetBlame",
+        "1 MiB",
+        lambda s: [states.GetBlameRequest(project=P, data_key=s.large)],
+        1000,
+        30,
+    ),
+    # -- events --------------------------------------------------------------------
+    *(Row("Publish", f"1 MiB of {kind}", _large(kind), 1000, 30) for kind in TYPES),
+    Row(
+        "Publish",
+        "1,000 events",
+        lambda s: [
+            events.PublishRequest(
+                project=_fresh(s), events=[small_event(f"k{n}", n) for n in range(BATCH)]
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row("Publish", "400 events of 16 KiB", _medium, 1000, 30),
+    Row("PublishStream", "3 batches of 1,000", _batches, 1000, 30),
+    Row(
+        "GetEvent",
+        "1 MiB",
+        lambda s: [events.GetEventRequest(project=P, sequence=s.sequences[-1])],
+        1000,
+        30,
+    ),
+    Row(
+        "ListEvents",
+        "a page",
+        lambda s: [events.ListEventsRequest(project=P, **_EVERYTHING)],
+        1000,
+        30,
+    ),
+    Row(
+        "ListEvents",
+        "globs that pass few",
+        lambda s: [
+            events.ListEventsRequest(
+                project=P,
+                filter=event_pb2.EventFilter(data_keys=[f"*x{n}*y" for n in range(30)]),
+                **_EVERYTHING,
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row("Replay", "", lambda s: [events.ReplayRequest(project=P)], 1000, 30),
+    Row(
+        "Subscribe",
+        "from the beginning",
+        lambda s: [events.SubscribeRequest(project=P, edge=event_pb2.EDGE_BEGINNING)],
+        1000,
+        30,
+        until=_caught_up(events.SubscribeResponse),
+    ),
+    # -- matching ------------------------------------------------------------------
+    Row(
+        "Match",
+        "as of the middle: an index of its own",
+        lambda s: [matches.MatchRequest(project=P, questions=some_needs(2), as_of=_middle(s))],
+        1000,
+        30,
+    ),
+    Row(
+        "Match",
+        "the first: the index is built",
+        lambda s: [matches.MatchRequest(project=P, questions=some_needs(1))],
+        1000,
+        30,
+    ),
+    Row(
+        "Match",
+        "32 questions, 100 answers each",
+        lambda s: [
+            matches.MatchRequest(
+                project=P, questions=some_needs(32), threshold=0.001, max_matches=100
+            )
+        ],
+        1000,
+        30,
+    ),
+    *(
+        Row(
+            "Match",
+            f"a context in {name}",
+            lambda s, form=form: [
+                matches.MatchRequest(
+                    project=P,
+                    questions=some_needs(4),
+                    threshold=0.001,
+                    max_matches=100,
+                    max_context_tokens=100_000,
+                    context_format=form,
+                )
+            ],
+            1000,
+            30,
+        )
+        for name, form in _FORMS.items()
+    ),
+    Row(
+        "Explain",
+        "1 MiB",
+        lambda s: [
+            matches.ExplainRequest(project=P, text="shoes", data_key=s.large, threshold=0.001)
+        ],
+        1000,
+        30,
+    ),
+    Row(
+        "Backtest",
+        "",
+        lambda s: [matches.BacktestRequest(project=P, needs=some_needs(2), since=_middle(s))],
+        1000,
+        30,
+    ),
+    Row(
+        "GetMatchingStatus",
+        "",
+        lambda s: [matches.GetMatchingStatusRequest(project=P)],
+        1000,
+        30,
+    ),
+    # -- agents --------------------------------------------------------------------
+    Row(
+        "RegisterAgent",
+        "32 needs",
+        lambda s: [
+            agents.RegisterAgentRequest(
+                project=P, agent_id=_fresh(s), needs=some_needs(32), threshold=0.001
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row(
+        "UpdateAgent",
+        "32 needs",
+        lambda s: [
+            agents.UpdateAgentRequest(
+                project=P, agent_id=AGENT, needs=some_needs(32), threshold=0.001
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row("GetAgent", "", lambda s: [agents.GetAgentRequest(project=P, agent_id=AGENT)], 1000, 30),
+    Row("ListAgents", "", lambda s: [agents.ListAgentsRequest(project=P)], 1000, 30),
+    Row(
+        "Listen",
+        "2,000 events that all match",
+        lambda s: [agents.ListenRequest(project=P, agent_id=AGENT, after_sequence=s.sequences[-4])],
+        1000,
+        30,
+        until=_caught_up(agents.ListenResponse),
+    ),
+    *(
+        Row(
+            "Listen",
+            f"in {name}",
+            lambda s, form=form: [
+                agents.ListenRequest(
+                    project=P,
+                    agent_id="agent.001",
+                    after_sequence=s.sequences[-2],
+                    context_format=form,
+                )
+            ],
+            1000,
+            30,
+            until=_caught_up(agents.ListenResponse),
+        )
+        for name, form in _FORMS.items()
+    ),
+    Row(
+        "Acknowledge",
+        "",
+        lambda s: [agents.AcknowledgeRequest(project=P, agent_id=AGENT, sequence=s.sequences[-1])],
+        1000,
+        30,
+    ),
+    Row(
+        "GetAgentContext",
+        "all that it was sent, near misses",
+        lambda s: [agents.GetAgentContextRequest(project=P, agent_id=AGENT, near_misses=100)],
+        1000,
+        30,
+    ),
+    Row(
+        "ListDeliveries",
+        "a page",
+        lambda s: [agents.ListDeliveriesRequest(project=P, agent_id=AGENT, page_size=1000)],
+        1000,
+        30,
+    ),
+    Row(
+        "UnregisterAgent",
+        "",
+        lambda s: [agents.UnregisterAgentRequest(project=P, agent_id="agent.099")],
+        1000,
+        30,
+    ),
+    Row(
+        "RecordFeedback",
+        "",
+        lambda s: [
+            matches.RecordFeedbackRequest(
+                project=P,
+                agent_id="agent.002",
+                sequence=s.sequences[-1],
+                useful=True,
+                comment="x" * 1000,
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row("ExportFeedback", "", lambda s: [matches.ExportFeedbackRequest(project=P)], 1000, 30),
+    # -- audit ---------------------------------------------------------------------
+    Row(
+        "ListRecords",
+        "a page",
+        lambda s: [audits.ListRecordsRequest(project=P, **_EVERYTHING)],
+        1000,
+        30,
+    ),
+    *(
+        Row(
+            "ExportRecords",
+            name,
+            lambda s, form=form: [audits.ExportRecordsRequest(project=P, format=form)],
+            1000,
+            30,
+        )
+        for name, form in {
+            "CSV": audits.AUDIT_FORMAT_CSV,
+            "JSON Lines": audits.AUDIT_FORMAT_JSON_LINES,
+            "Parquet": audits.AUDIT_FORMAT_PARQUET,
+        }.items()
+    ),
+    # -- transfer ------------------------------------------------------------------
+    *(
+        Row(
+            "ExportProject",
+            name,
+            lambda s, form=form: [
+                transfers.ExportProjectRequest(
+                    project=P,
+                    format=form,
+                    compress=form == NATIVE,
+                    include=[1, 2, 3] if form == NATIVE else [],
+                )
+            ],
+            1000,
+            30,
+        )
+        for name, form in {
+            "native": NATIVE,
+            "JSON Lines": LINES,
+            "CloudEvents": CLOUD,
+            "Parquet": PARQUET,
+        }.items()
+    ),
+    *(
+        Row("ImportProject", name, _imported(form, mode), 1000, 30, before=_load_exports)
+        for name, form, mode in (
+            ("native", NATIVE, transfers.IMPORT_MODE_EXACT),
+            ("JSON Lines", LINES, transfers.IMPORT_MODE_EXACT),
+            ("CloudEvents", CLOUD, transfers.IMPORT_MODE_REPLAY),
+        )
+    ),
+    # -- projects ------------------------------------------------------------------
+    Row("ListProjects", "", lambda s: [projects.ListProjectsRequest()], 1000, 30),
+    Row("GetProject", "", lambda s: [projects.GetProjectRequest(project=P)], 1000, 30),
+    Row("GetStats", "", lambda s: [projects.GetStatsRequest(project=P)], 1000, 30),
+    *(
+        Row(
+            "GetActivity",
+            name,
+            lambda s, by=by: [
+                projects.GetActivityRequest(project=P, dimension=by, bucket_seconds=3600)
+            ],
+            1000,
+            30,
+        )
+        for name, by in {
+            "by key": projects.ACTIVITY_DIMENSION_DATA_KEY,
+            "by event type": projects.ACTIVITY_DIMENSION_EVENT_TYPE,
+            "by need": projects.ACTIVITY_DIMENSION_NEED,
+        }.items()
+    ),
+    Row(
+        "GetActivity",
+        "by key and minute",
+        lambda s: [
+            projects.GetActivityRequest(
+                project=P,
+                dimension=projects.ACTIVITY_DIMENSION_DATA_KEY,
+                bucket_seconds=60,
+                names=_GLOBS,
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row("GetRetention", "", lambda s: [projects.GetRetentionRequest(project=P)], 1000, 30),
+    Row(
+        "SetRetention",
+        "",
+        lambda s: [
+            projects.SetRetentionRequest(project=P, retention=projects.Retention(archive_days=0))
+        ],
+        1000,
+        30,
+    ),
+    Row("VerifyProject", "", lambda s: [projects.VerifyProjectRequest(project=P)], 1000, 30),
+    Row(
+        "EraseData",
+        "a subject",
+        lambda s: [
+            projects.EraseDataRequest(
+                project=P, subject="nobody", request_id=_fresh(s), reason="asked"
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row(
+        "RemoveEvents",
+        "none",
+        lambda s: [
+            projects.RemoveEventsRequest(
+                project=P, before=event_pb2.Position(sequence=str(BEGINNING.next())), reason="asked"
+            )
+        ],
+        1000,
+        30,
+    ),
+    Row(
+        "DeleteProject",
+        "",
+        lambda s: [
+            projects.DeleteProjectRequest(project="small", request_id=_fresh(s), reason="asked")
+        ],
+        1000,
+        30,
+        before=_small_project,
+    ),
+]
