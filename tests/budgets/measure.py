@@ -69,7 +69,9 @@ async def _measure(scene: Scene, meter: LoopMeter, row: Row, logs: list) -> Resu
             await scene.call(row.rpc, requests, row.until, cost)
         except Exception as raised:
             error = f"{raised}"[:300]
-    cost.log_bytes = sum(len(orjson.dumps(entry, default=str)) for entry in logs)
+    cost.log_bytes = sum(
+        len(orjson.dumps(entry, default=str)) for entry in logs if entry["log_level"] != "debug"
+    )
     return Result(row, cost, error)
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class LoopMeter:
                 held = clock() - start - meter._garbage
                 if held > meter._longest:
                     meter._longest = held
-                    meter._where = meter._step[-1] if meter._step else repr(self)
+                    meter._where = _most_common(meter._step) or repr(self)
 
         gc.callbacks.append(self._collected)
         handle._run = run
@@ -116,13 +117,13 @@ class LoopMeter:
             if self._since is not None:
                 frame = sys._current_frames().get(self._thread)
                 stack = traceback.extract_stack(frame)[-7:] if frame else []
-                step = self._step
-                step.append(
+                self._step.append(
                     " > ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in stack)
                 )
-                if len(step) > 3:
-                    # The middle one tells most.
-                    step[:] = [*step[:3], step[len(step) // 2]]
+
+
+def _most_common(stacks: list[str]) -> str:
+    return "; ".join(f"{n} x {stack}" for stack, n in Counter(stacks).most_common(2))
 
 
 def _reset_memory() -> float:

@@ -115,7 +115,9 @@ class Scene:
 
     Attributes:
         keys: How many keys the project has.
-        first: Where the log is before the last of its events.
+        sequences: The first of each batch, and the last of all.
+        late: After it come three large events.
+        exports: Files of the project, by format.
         large: A key with two revisions of 1 MiB of JSON.
     """
 
@@ -125,6 +127,7 @@ class Scene:
         self.server = server
         self.keys = keys
         self.sequences: list[str] = []
+        self.late = ""
         self.exports: dict[int, bytes] = {}
         self.serial = 0
         self.channel = channel
@@ -136,7 +139,7 @@ class Scene:
         until: Callable[[bytes], bool] | None = None,
         cost: Cost | None = None,
     ) -> list[bytes]:
-        """Sends requests; the answers, up to that one that `until` fits. `cost` only counts them."""
+        """Sends requests; the answers up to one that `until` fits, or with `cost` only their size."""
         raws = [request.SerializeToString() for request in requests]
         return await asyncio.to_thread(self._call, rpc, raws, until, cost)
 
@@ -189,7 +192,8 @@ class Scene:
             await self.call("RegisterAgent", [request])
         await self._append_small()
         for content_type in TYPES:
-            await self.publish([large_event(f"large/{content_type}", content_type)])
+            (sequence,) = await self.publish([large_event(f"large/{content_type}", content_type)])
+            self.late = sequence if content_type == "text/csv" else self.late
         changed = orjson.dumps([*orjson.loads(large("application/json"))[1:], {"name": "new"}])
         self.sequences += await self.publish(
             [event_service_pb2.NewEvent(data_key=self.large, payload=changed)]

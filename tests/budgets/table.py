@@ -109,7 +109,7 @@ def _medium(scene: Scene) -> list[Message]:
     """Events that are each small enough to be described at once."""
     payload = b'{"text": "%s"}' % (b"many blue shoes, of leather. " * 550)
     batch = [
-        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(400)
+        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(100)
     ]
     return [events.PublishRequest(project=_fresh(scene), events=batch)]
 
@@ -132,6 +132,12 @@ def _imported(format: transfers.ExportFormat.ValueType, mode: Any) -> Make:
 
 async def _small_project(scene: Scene) -> None:
     await scene.publish((small_event(f"k{n}", n) for n in range(BATCH)), "small")
+
+
+async def _fewer_matches(scene: Scene) -> None:
+    """The agent keeps what it was sent, and is told of little else."""
+    request = agents.UpdateAgentRequest(project=P, agent_id=AGENT, threshold=0.9)
+    await scene.call("UpdateAgent", [request])
 
 
 async def _load_exports(scene: Scene) -> None:
@@ -250,7 +256,7 @@ ROWS = [
         1000,
         30,
     ),
-    Row("Publish", "400 events of 16 KiB", _medium, 1000, 30),
+    Row("Publish", "100 events of 16 KiB", _medium, 1000, 30),
     Row("PublishStream", "3 batches of 1,000", _batches, 1000, 30),
     Row(
         "GetEvent",
@@ -362,7 +368,7 @@ ROWS = [
         "32 needs",
         lambda s: [
             agents.RegisterAgentRequest(
-                project=P, agent_id=_fresh(s), needs=some_needs(32), threshold=0.001
+                project=P, agent_id=_fresh(s), needs=some_needs(32), threshold=0.05
             )
         ],
         1000,
@@ -373,7 +379,7 @@ ROWS = [
         "32 needs",
         lambda s: [
             agents.UpdateAgentRequest(
-                project=P, agent_id=AGENT, needs=some_needs(32), threshold=0.001
+                project=P, agent_id="agent.003", needs=some_needs(32), threshold=0.001
             )
         ],
         1000,
@@ -383,8 +389,8 @@ ROWS = [
     Row("ListAgents", "", lambda s: [agents.ListAgentsRequest(project=P)], 1000, 30),
     Row(
         "Listen",
-        "2,000 events that all match",
-        lambda s: [agents.ListenRequest(project=P, agent_id=AGENT, after_sequence=s.sequences[-4])],
+        "1,000 events that all match",
+        lambda s: [agents.ListenRequest(project=P, agent_id=AGENT, after_sequence=s.sequences[-2])],
         1000,
         30,
         until=_caught_up(agents.ListenResponse),
@@ -397,7 +403,7 @@ ROWS = [
                 agents.ListenRequest(
                     project=P,
                     agent_id="agent.001",
-                    after_sequence=s.sequences[-2],
+                    after_sequence=s.late,
                     context_format=form,
                 )
             ],
@@ -420,6 +426,7 @@ ROWS = [
         lambda s: [agents.GetAgentContextRequest(project=P, agent_id=AGENT, near_misses=100)],
         1000,
         30,
+        before=_fewer_matches,
     ),
     Row(
         "ListDeliveries",
@@ -482,7 +489,7 @@ ROWS = [
                 transfers.ExportProjectRequest(
                     project=P,
                     format=form,
-                    compress=form == NATIVE,
+                    compress=form in (LINES, CLOUD),
                     include=[1, 2, 3] if form == NATIVE else [],
                 )
             ],
@@ -542,9 +549,7 @@ ROWS = [
     Row(
         "SetRetention",
         "",
-        lambda s: [
-            projects.SetRetentionRequest(project=P, retention=projects.Retention(archive_days=0))
-        ],
+        lambda s: [projects.SetRetentionRequest(project=P, retention=projects.Retention())],
         1000,
         30,
     ),

@@ -42,6 +42,8 @@ from contex_server.log.audit import AuditStore, Note
 from contex_server.log.port import READ_BYTES, EventLog
 
 _PAGE_NOTES = 100
+_INLINE_EVENTS = 100
+"""The records of a publish of more events are made in a thread."""
 _MAX_EVENTS = 2_000
 """Maximum number of events that are read together for the publishes of a page."""
 _CONCURRENT_SOURCES = 32
@@ -130,6 +132,8 @@ class AuditReader:
                 for note in group:
                     if is_journal:
                         records = await journal.read_note(note, _journal_records, note, name)
+                    elif _published(note) > _INLINE_EVENTS:
+                        records = await asyncio.to_thread(_audit_records, note, name, events)
                     else:
                         records = _audit_records(note, name, events)
                     for record in reversed(records) if span.backwards else records:
@@ -172,14 +176,19 @@ def _groups(notes: list[Note]) -> list[list[Note]]:
     groups: list[list[Note]] = [[]]
     events = 0
     for note in notes:
-        span = _span(note)
-        size = span[1].n - span[0].n + 1 if span else 0
+        size = _published(note)
         if groups[-1] and events + size > _MAX_EVENTS:
             groups.append([])
             events = 0
         groups[-1].append(note)
         events += size
     return groups
+
+
+def _published(note: Note) -> int:
+    """How many events a publish has; 0 for other notes."""
+    span = _span(note)
+    return span[1].n - span[0].n + 1 if span else 0
 
 
 def _span(note: Note) -> tuple[Sequence, Sequence] | None:

@@ -58,13 +58,18 @@ class Delivery:
     change: NeedsChange | None = None
     agent: Agent | None = None
     payload_omitted: bool = False
+    _size: int = field(default=0, init=False)
 
     @property
     def size(self) -> int:
-        """Approximate bytes, in memory and in a message."""
-        if self.change is not None:
-            return 64 + sum(delivery.size for delivery in self.change.data)
-        return len(self.entry.body) + 64 + sum([match.nbytes for match in self.matches])
+        """Approximate bytes, in memory and in a message; counted once."""
+        if not self._size:
+            self._size = 64 + (
+                len(self.entry.body) + sum([match.nbytes for match in self.matches])
+                if self.change is None
+                else sum(delivery.size for delivery in self.change.data)
+            )
+        return self._size
 
 
 @dataclass(slots=True, eq=False)

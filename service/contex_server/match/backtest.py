@@ -155,7 +155,7 @@ class BacktestRunner:
         summary: BacktestSummary,
     ) -> Chunk:
         engine, project = self._engine, query.project
-        events = [event_codec.decode(entry) for entry in entries]
+        events = [event_codec.decode(entry) async for entry in sliced(entries)]
         encodings = await engine.encode_events(index, events)
         matched: list[tuple[Match, ...]] = []
         for part in _split(events):

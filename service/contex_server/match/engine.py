@@ -208,7 +208,9 @@ class MatchEngine:
     ) -> Delivery:
         """An event for an agent whose needs it matches."""
         matches = await self.with_passages(project, event, matches, as_of)
-        return Delivery(event.sequence, entry, matches, event, agent=agent)
+        delivery = Delivery(event.sequence, entry, matches, event, agent=agent)
+        _ = delivery.size  # Counted here, and not for a whole page at once.
+        return delivery
 
     async def needs_change(
         self, index: Index, agent: Agent, event: Event, as_of: LogSequence

@@ -23,6 +23,7 @@ from contex_server.kernel.model import (
 )
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
+from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.match.queries import MatchQueries
@@ -106,7 +107,7 @@ class Feedback:
         source = pages(self._log, project, span, max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
-                events = [event_codec.decode(entry) for entry in page.entries]
+                events = [event_codec.decode(entry) async for entry in sliced(page.entries)]
                 verdicts = [event for event in events if event.event_type == MATCH_FEEDBACK]
                 records = [orjson.loads(event.payload) for event in verdicts]
                 judged = await self._log.get(
@@ -114,7 +115,9 @@ class Feedback:
                 )
                 judgements = [
                     _judgement(event.sequence, record, entry)
-                    for event, record, entry in zip(verdicts, records, judged, strict=True)
+                    async for event, record, entry in sliced(
+                        zip(verdicts, records, judged, strict=True)
+                    )
                     if entry is not None and scope.admits(record["data_key"])
                 ]
                 if judgements:

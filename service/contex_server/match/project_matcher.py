@@ -197,7 +197,7 @@ class ProjectMatcher:
         Raises:
             ContexError: AGENT_NOT_FOUND.
         """
-        events = [event_codec.decode(entry) for entry in entries]
+        events = [event_codec.decode(entry) async for entry in sliced(entries)]
         async with self._lock:
             encodings = await self._engine.encode_events(self._index, events)
             if live.feed.error is not None:

@@ -68,12 +68,13 @@ async def data_of(
         if not events:
             for latest in part:
                 yield Datum(latest)
-            await slices.pause()
+                await slices.pause()
             continue
         entries = await _read_entries(log, project, part, recent)
         count = _next_count(count, len(part), entries)
         for latest, entry in zip(part, entries, strict=True):
             yield Datum(latest, entry)
+            await slices.pause()
 
 
 async def _read_entries(
@@ -110,6 +111,7 @@ async def read_changes(
         patches: Whether to compare the payloads of keys that are in both states.
     """
     remaining, count = iter(data_keys), _FIRST_PART
+    slices = Slices()
     while part := list(islice(remaining, count)):
         pairs = [(_live(base, key), _live(target, key)) for key in part]
         sequences = [
@@ -131,6 +133,7 @@ async def read_changes(
             if patches and before is not None and after is not None:
                 compared = await _patch(before.entry, after.entry)
             yield Change(key, before, after, compared)
+            await slices.pause()
 
 
 async def _patch(before: Entry | None, after: Entry | None) -> Patch:

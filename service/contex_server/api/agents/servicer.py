@@ -12,7 +12,7 @@ from contex.v1 import event_pb2
 from contex_server.agents.registry import AgentSpec
 from contex_server.api.agents import messages
 from contex_server.api.match import checks
-from contex_server.api.match.messages import answer_fields, batch_room
+from contex_server.api.match.messages import answered, batch_room
 from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
@@ -53,10 +53,11 @@ class AgentServicer(Servicer):
             origin=call.origin,
             scope=call.scope,
         )
-        return pb.RegisterAgentResponse(
+        return await answered(
+            pb.RegisterAgentResponse,
+            registered.answer,
             agent=messages.agent_message(registered.agent, registered.acknowledged),
             cursor=cursors.encode_position(Token.CURSOR, call.project, registered.resume),
-            **await answer_fields(registered.answer),
         )
 
     async def update_agent(
@@ -74,9 +75,10 @@ class AgentServicer(Servicer):
             origin=call.origin,
             scope=call.scope,
         )
-        return pb.UpdateAgentResponse(
+        return await answered(
+            pb.UpdateAgentResponse,
+            updated.answer,
             agent=messages.agent_message(updated.agent, updated.acknowledged),
-            **await answer_fields(updated.answer),
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:

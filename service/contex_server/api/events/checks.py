@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +33,8 @@ from contex_server.kernel.model import (
     Origin,
 )
 
+_INLINE_EVENTS = 100
+"""A batch of them takes up to 5 ms."""
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
@@ -48,6 +51,13 @@ def publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Appen
     except ContexError:
         all_of(_checks(request, origin, limits))
         raise
+
+
+async def read_publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
+    """`publish`, in a thread where there is much to check and to copy."""
+    if len(request.events) <= _INLINE_EVENTS:
+        return publish(request, origin, limits)
+    return await asyncio.to_thread(publish, request, origin, limits)
 
 
 def _checked(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:

@@ -57,7 +57,8 @@ async def publish_all(
 
     async def prepare(request: pb.PublishStreamRequest) -> Append:
         fields.project(request.publish.project)
-        return await publisher.prepare(checks.publish(request.publish, call.origin, limits))
+        append = await checks.read_publish(request.publish, call.origin, limits)
+        return await publisher.prepare(append)
 
     async def append(prepared: asyncio.Task[Append], earlier: set[asyncio.Task[Any]]) -> Appended:
         return await publisher.append(prepared.result(), earlier)

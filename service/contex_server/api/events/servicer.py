@@ -29,7 +29,8 @@ class EventServicer(Servicer):
 
     async def publish(self, request: pb.PublishRequest, call: Call) -> pb.PublishResponse:
         publisher = self._rooms.events.publisher
-        prepared = await publisher.prepare(checks.publish(request, call.origin, self._limits))
+        append = await checks.read_publish(request, call.origin, self._limits)
+        prepared = await publisher.prepare(append)
         return published_message(await publisher.append(prepared))
 
     async def publish_stream(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from contex.v1 import event_pb2
 from contex.v1 import match_service_pb2 as pb
@@ -15,7 +16,6 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
 from contex_server.kernel.model import BEGINNING, Match, utf8_bytes
 from contex_server.kernel.protobuf import field, timestamp
-from contex_server.kernel.slices import sliced
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
 from contex_server.match.queries import ExplainedMatch
@@ -29,6 +29,10 @@ _MATCHED_MATCHES = 2 << 3 | 2
 _MATCHED_CONTEXT = 4 << 3 | 2
 _CONTEXT_OMITTED = bytes([5 << 3, 1])
 
+T = TypeVar("T")
+
+_INLINE_DATA = 100
+"""That many data, each with some matches, take 5 ms."""
 _ENVELOPE_BYTES = 1024
 """What a stream's message takes besides events: cursor, time, tags and lengths."""
 
@@ -70,7 +74,7 @@ def datum_message(datum: MatchedDatum) -> event_pb2.MatchedEvent:
     )
 
 
-async def answer_fields(answer: MatchResult) -> dict[str, Any]:
+def answer_fields(answer: MatchResult) -> dict[str, Any]:
     """The data that match, and the answer rendered where that was asked for."""
     context = None
     if (rendered := answer.context) is not None:
@@ -84,11 +88,20 @@ async def answer_fields(answer: MatchResult) -> dict[str, Any]:
             omitted_tokens=sum(datum.tokens for datum in rendered.omitted),
         )
     return {
-        "data": [datum_message(datum) async for datum in sliced(answer.data)],
+        "data": map(datum_message, answer.data),
         "sequence": str(answer.sequence),
         "context": context,
         "omitted_count": answer.omitted,
     }
+
+
+async def answered(response: Callable[..., T], answer: MatchResult, **fields: Any) -> T:
+    """A response with an answer; a large one is put together in a thread."""
+
+    def make() -> T:
+        return response(**answer_fields(answer), **fields)
+
+    return make() if len(answer.data) <= _INLINE_DATA else await asyncio.to_thread(make)
 
 
 class BatchRoom(NamedTuple):

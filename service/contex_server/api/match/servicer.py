@@ -39,7 +39,7 @@ class MatchServicer(Servicer):
             budget=budget,
             scope=call.scope,
         )
-        return pb.MatchResponse(**await messages.answer_fields(answer))
+        return await messages.answered(pb.MatchResponse, answer)
 
     async def explain(self, request: pb.ExplainRequest, call: Call) -> pb.ExplainResponse:
         data_key = ""

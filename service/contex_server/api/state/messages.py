@@ -12,7 +12,7 @@ from contex_server.kernel.model import Entry, utf8_bytes
 from contex_server.kernel.protobuf import timestamp
 from contex_server.state.blame import BlamedPart
 from contex_server.state.diff import Change, Datum
-from contex_server.state.history import Revision
+from contex_server.state.history import BlameResult, Revision
 from contex_server.state.moments import Moment
 from contex_server.state.patch import Patch
 
@@ -96,6 +96,16 @@ def _fill_event(message: event_pb2.Event, entry: Entry, *, payload: bool) -> Non
     message.MergeFromString(wire.event_bytes(entry))
     if not payload:
         message.ClearField("payload")
+
+
+def blame_message(blamed: BlameResult, moment: Moment, max_bytes: int) -> pb.GetBlameResponse:
+    parts, whole = part_messages(blamed.parts, max_bytes)
+    return pb.GetBlameResponse(
+        event=wire.event_message(blamed.newest.entry),
+        parts=parts,
+        as_of=moment_message(moment),
+        truncated=blamed.truncated or not whole,
+    )
 
 
 def part_messages(parts: Iterable[BlamedPart], max_bytes: int) -> tuple[list[pb.BlamedPart], bool]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from contex.v1 import state_service_pb2 as pb
 
-from contex_server.api.shared import fields, wire
+from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, invalid_token, page_token, read_page_token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.api.state import messages
@@ -210,15 +210,8 @@ class StateServicer(Servicer):
         if latest.deleted:
             raise data_key_not_found(call.project, data_key, moment.sequence)
         blamed = await self._rooms.state.history.blame(call.project, latest.sequence)
-        parts, whole = await asyncio.to_thread(
-            messages.part_messages, blamed.parts, self._limits.page_bytes
-        )
-        return pb.GetBlameResponse(
-            event=wire.event_message(blamed.newest.entry),
-            parts=parts,
-            as_of=messages.moment_message(moment),
-            truncated=blamed.truncated or not whole,
-        )
+        most = self._limits.page_bytes
+        return await asyncio.to_thread(messages.blame_message, blamed, moment, most)
 
     async def _key_at(self, call: Call, data_key: str, moment: Moment) -> KeyState:
         latest = await self._rooms.state.reader.key_at(

@@ -5,6 +5,7 @@ import  string, of a staged project: how far the import is
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ class RedisTransfer(Facet, TransferStore):
         *,
         archived: bool = False,
     ) -> bool:
-        arguments = _arguments(list(events), archived)
+        arguments = await asyncio.to_thread(_arguments, list(events), archived)
         return await self._client.attempt(
             project,
             "contex2_restore",
