@@ -6,6 +6,7 @@ The server runs in the loop that is measured, calls come from another thread.
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -139,7 +140,7 @@ class Scene:
         until: Callable[[bytes], bool] | None = None,
         cost: Cost | None = None,
     ) -> list[bytes]:
-        """Sends requests; the answers up to one that `until` fits, or with `cost` only their size."""
+        """Sends requests; the answers up to one that fits `until`; with `cost`, only their size."""
         raws = [request.SerializeToString() for request in requests]
         return await asyncio.to_thread(self._call, rpc, raws, until, cost)
 
@@ -227,7 +228,13 @@ async def running(keys: int) -> AsyncIterator[Scene]:
                 await scene.load()
             async with _serving(store.url, Path(directory)) as (server, channel):
                 scene.server, scene.channel = server, channel
-                yield scene
+                # Collecting garbage between the rows then looks at little.
+                gc.collect()
+                gc.freeze()
+                try:
+                    yield scene
+                finally:
+                    gc.unfreeze()
         finally:
             await store.stop()
 

@@ -50,7 +50,8 @@ class Row:
         cpu_ms: Processor time of all threads, those of the caller too.
         memory_mib: Growth of memory, with the answers as the caller reads them.
         log_bytes: Length of what is logged.
-        grows: By how many keys the processor time is proportional to: it is for 20,000.
+        quick: Whether `make test` tries it; `make test-all` tries all.
+        held_ms: The longest step, where that is not `HELD_MS`.
         until: Ends a stream that would go on.
         before: Called before each try, and not measured.
     """
@@ -60,9 +61,11 @@ class Row:
     make: Make
     cpu_ms: float
     memory_mib: float
-    log_bytes: int = 0
+    log_bytes: int = 500
     until: Callable[[bytes], bool] | None = None
     before: Callable[[Scene], Coroutine[Any, Any, object]] | None = None
+    quick: bool = True
+    held_ms: float = HELD_MS
 
     def __str__(self) -> str:
         return f"{self.rpc} ({self.name})" if self.name else self.rpc
@@ -109,7 +112,7 @@ def _medium(scene: Scene) -> list[Message]:
     """Events that are each small enough to be described at once."""
     payload = b'{"text": "%s"}' % (b"many blue shoes, of leather. " * 550)
     batch = [
-        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(100)
+        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(40)
     ]
     return [events.PublishRequest(project=_fresh(scene), events=batch)]
 
@@ -166,50 +169,50 @@ _FORMS = {
 }
 
 ROWS = [
-    Row("GetServerInfo", "", lambda s: [servers.GetServerInfoRequest()], 1000, 30),
+    Row("GetServerInfo", "", lambda s: [servers.GetServerInfoRequest()], 100, 32),
     # -- the past ------------------------------------------------------------------
     Row(
         "GetState",
         "a page of all keys",
         lambda s: [states.GetStateRequest(project=P, **_EVERYTHING)],
-        1000,
-        30,
+        200,
+        32,
     ),
     Row(
         "GetState",
         "globs",
         lambda s: [states.GetStateRequest(project=P, data_keys=_GLOBS, **_EVERYTHING)],
-        1000,
-        30,
+        200,
+        32,
     ),
     Row(
         "GetState",
         "in the middle of the log",
         lambda s: [states.GetStateRequest(project=P, as_of=_middle(s), **_EVERYTHING)],
-        1000,
-        30,
+        400,
+        32,
     ),
     Row(
         "GetState",
         "1 MiB payloads",
         lambda s: [states.GetStateRequest(project=P, prefix="large/")],
-        1000,
-        30,
+        100,
+        32,
     ),
-    Row("StreamState", "", lambda s: [states.StreamStateRequest(project=P)], 1000, 30),
+    Row("StreamState", "", lambda s: [states.StreamStateRequest(project=P)], 1500, 32),
     Row(
         "StreamState",
         "keys alone",
         lambda s: [states.StreamStateRequest(project=P, view=states.STATE_VIEW_KEYS)],
-        1000,
-        30,
+        500,
+        32,
     ),
     Row(
         "DiffStates",
         "all keys were added",
         lambda s: [states.DiffStatesRequest(project=P, base=_beginning(), **_EVERYTHING)],
-        1000,
-        30,
+        600,
+        32,
     ),
     Row(
         "DiffStates",
@@ -219,32 +222,32 @@ ROWS = [
                 project=P, base=_middle(s), view=states.STATE_VIEW_KEYS, **_EVERYTHING
             )
         ],
-        1000,
-        30,
+        500,
+        32,
     ),
     Row(
         "GetHistory",
         "1 MiB revisions",
         lambda s: [states.GetHistoryRequest(project=P, data_key=s.large)],
-        1000,
-        30,
+        200,
+        32,
     ),
     Row(
         "GetRevision",
         "1 MiB",
         lambda s: [states.GetRevisionRequest(project=P, data_key=s.large, revision=1)],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "GetBlame",
         "1 MiB",
         lambda s: [states.GetBlameRequest(project=P, data_key=s.large)],
-        1000,
-        30,
+        700,
+        32,
     ),
     # -- events --------------------------------------------------------------------
-    *(Row("Publish", f"1 MiB of {kind}", _large(kind), 1000, 30) for kind in TYPES),
+    *(Row("Publish", f"1 MiB of {kind}", _large(kind), 1500, 32) for kind in TYPES),
     Row(
         "Publish",
         "1,000 events",
@@ -253,24 +256,24 @@ ROWS = [
                 project=_fresh(s), events=[small_event(f"k{n}", n) for n in range(BATCH)]
             )
         ],
-        1000,
-        30,
+        600,
+        32,
     ),
-    Row("Publish", "100 events of 16 KiB", _medium, 1000, 30),
-    Row("PublishStream", "3 batches of 1,000", _batches, 1000, 30),
+    Row("Publish", "40 events of 16 KiB", _medium, 2300, 32),
+    Row("PublishStream", "3 batches of 1,000", _batches, 1800, 32),
     Row(
         "GetEvent",
         "1 MiB",
         lambda s: [events.GetEventRequest(project=P, sequence=s.sequences[-1])],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "ListEvents",
         "a page",
         lambda s: [events.ListEventsRequest(project=P, **_EVERYTHING)],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "ListEvents",
@@ -282,16 +285,16 @@ ROWS = [
                 **_EVERYTHING,
             )
         ],
-        1000,
-        30,
+        1700,
+        32,
     ),
-    Row("Replay", "", lambda s: [events.ReplayRequest(project=P)], 1000, 30),
+    Row("Replay", "", lambda s: [events.ReplayRequest(project=P)], 400, 32),
     Row(
         "Subscribe",
         "from the beginning",
         lambda s: [events.SubscribeRequest(project=P, edge=event_pb2.EDGE_BEGINNING)],
-        1000,
-        30,
+        700,
+        32,
         until=_caught_up(events.SubscribeResponse),
     ),
     # -- matching ------------------------------------------------------------------
@@ -300,25 +303,25 @@ ROWS = [
         "as of the middle: an index of its own",
         lambda s: [matches.MatchRequest(project=P, questions=some_needs(2), as_of=_middle(s))],
         1000,
-        30,
+        32,
     ),
     Row(
         "Match",
         "the first: the index is built",
         lambda s: [matches.MatchRequest(project=P, questions=some_needs(1))],
-        1000,
-        30,
+        3500,
+        32,
     ),
     Row(
         "Match",
-        "32 questions, 100 answers each",
+        "16 questions, 100 answers each",
         lambda s: [
             matches.MatchRequest(
-                project=P, questions=some_needs(32), threshold=0.001, max_matches=100
+                project=P, questions=some_needs(16), threshold=0.001, max_matches=100
             )
         ],
-        1000,
-        30,
+        4100,
+        48,
     ),
     *(
         Row(
@@ -334,8 +337,8 @@ ROWS = [
                     context_format=form,
                 )
             ],
-            1000,
-            30,
+            4200,
+            32,
         )
         for name, form in _FORMS.items()
     ),
@@ -345,22 +348,26 @@ ROWS = [
         lambda s: [
             matches.ExplainRequest(project=P, text="shoes", data_key=s.large, threshold=0.001)
         ],
-        1000,
-        30,
+        900,
+        32,
     ),
     Row(
         "Backtest",
-        "",
-        lambda s: [matches.BacktestRequest(project=P, needs=some_needs(2), since=_middle(s))],
-        1000,
-        30,
+        "3,000 events",
+        lambda s: [
+            matches.BacktestRequest(
+                project=P, needs=some_needs(2), since=event_pb2.Position(sequence=s.sequences[-4])
+            )
+        ],
+        4300,
+        32,
     ),
     Row(
         "GetMatchingStatus",
         "",
         lambda s: [matches.GetMatchingStatusRequest(project=P)],
-        1000,
-        30,
+        100,
+        32,
     ),
     # -- agents --------------------------------------------------------------------
     Row(
@@ -371,8 +378,8 @@ ROWS = [
                 project=P, agent_id=_fresh(s), needs=some_needs(32), threshold=0.05
             )
         ],
-        1000,
-        30,
+        2100,
+        32,
     ),
     Row(
         "UpdateAgent",
@@ -382,17 +389,17 @@ ROWS = [
                 project=P, agent_id="agent.003", needs=some_needs(32), threshold=0.001
             )
         ],
-        1000,
-        30,
+        3600,
+        32,
     ),
-    Row("GetAgent", "", lambda s: [agents.GetAgentRequest(project=P, agent_id=AGENT)], 1000, 30),
-    Row("ListAgents", "", lambda s: [agents.ListAgentsRequest(project=P)], 1000, 30),
+    Row("GetAgent", "", lambda s: [agents.GetAgentRequest(project=P, agent_id=AGENT)], 100, 32),
+    Row("ListAgents", "", lambda s: [agents.ListAgentsRequest(project=P)], 100, 32),
     Row(
         "Listen",
         "1,000 events that all match",
         lambda s: [agents.ListenRequest(project=P, agent_id=AGENT, after_sequence=s.sequences[-2])],
-        1000,
-        30,
+        7000,
+        32,
         until=_caught_up(agents.ListenResponse),
     ),
     *(
@@ -407,8 +414,8 @@ ROWS = [
                     context_format=form,
                 )
             ],
-            1000,
-            30,
+            1800,
+            32,
             until=_caught_up(agents.ListenResponse),
         )
         for name, form in _FORMS.items()
@@ -417,30 +424,30 @@ ROWS = [
         "Acknowledge",
         "",
         lambda s: [agents.AcknowledgeRequest(project=P, agent_id=AGENT, sequence=s.sequences[-1])],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "GetAgentContext",
         "all that it was sent, near misses",
         lambda s: [agents.GetAgentContextRequest(project=P, agent_id=AGENT, near_misses=100)],
-        1000,
-        30,
+        500,
+        32,
         before=_fewer_matches,
     ),
     Row(
         "ListDeliveries",
         "a page",
         lambda s: [agents.ListDeliveriesRequest(project=P, agent_id=AGENT, page_size=1000)],
-        1000,
-        30,
+        300,
+        32,
     ),
     Row(
         "UnregisterAgent",
         "",
         lambda s: [agents.UnregisterAgentRequest(project=P, agent_id="agent.099")],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "RecordFeedback",
@@ -454,25 +461,25 @@ ROWS = [
                 comment="x" * 1000,
             )
         ],
-        1000,
-        30,
+        100,
+        32,
     ),
-    Row("ExportFeedback", "", lambda s: [matches.ExportFeedbackRequest(project=P)], 1000, 30),
+    Row("ExportFeedback", "", lambda s: [matches.ExportFeedbackRequest(project=P)], 1000, 32),
     # -- audit ---------------------------------------------------------------------
     Row(
         "ListRecords",
         "a page",
         lambda s: [audits.ListRecordsRequest(project=P, **_EVERYTHING)],
-        1000,
-        30,
+        600,
+        32,
     ),
     *(
         Row(
             "ExportRecords",
             name,
             lambda s, form=form: [audits.ExportRecordsRequest(project=P, format=form)],
-            1000,
-            30,
+            4800,
+            112,
         )
         for name, form in {
             "CSV": audits.AUDIT_FORMAT_CSV,
@@ -493,8 +500,8 @@ ROWS = [
                     include=[1, 2, 3] if form == NATIVE else [],
                 )
             ],
-            1000,
-            30,
+            2500,
+            128,
         )
         for name, form in {
             "native": NATIVE,
@@ -504,7 +511,7 @@ ROWS = [
         }.items()
     ),
     *(
-        Row("ImportProject", name, _imported(form, mode), 1000, 30, before=_load_exports)
+        Row("ImportProject", name, _imported(form, mode), 33800, 192, before=_load_exports)
         for name, form, mode in (
             ("native", NATIVE, transfers.IMPORT_MODE_EXACT),
             ("JSON Lines", LINES, transfers.IMPORT_MODE_EXACT),
@@ -512,18 +519,18 @@ ROWS = [
         )
     ),
     # -- projects ------------------------------------------------------------------
-    Row("ListProjects", "", lambda s: [projects.ListProjectsRequest()], 1000, 30),
-    Row("GetProject", "", lambda s: [projects.GetProjectRequest(project=P)], 1000, 30),
-    Row("GetStats", "", lambda s: [projects.GetStatsRequest(project=P)], 1000, 30),
+    Row("ListProjects", "", lambda s: [projects.ListProjectsRequest()], 200, 32),
+    Row("GetProject", "", lambda s: [projects.GetProjectRequest(project=P)], 100, 32),
+    Row("GetStats", "", lambda s: [projects.GetStatsRequest(project=P)], 100, 32),
     *(
         Row(
             "GetActivity",
             name,
             lambda s, by=by: [
-                projects.GetActivityRequest(project=P, dimension=by, bucket_seconds=3600)
+                projects.GetActivityRequest(project=P, dimension=by, bucket_seconds=3600, top=100)
             ],
-            1000,
-            30,
+            700,
+            32,
         )
         for name, by in {
             "by key": projects.ACTIVITY_DIMENSION_DATA_KEY,
@@ -542,18 +549,18 @@ ROWS = [
                 names=_GLOBS,
             )
         ],
-        1000,
-        30,
+        400,
+        32,
     ),
-    Row("GetRetention", "", lambda s: [projects.GetRetentionRequest(project=P)], 1000, 30),
+    Row("GetRetention", "", lambda s: [projects.GetRetentionRequest(project=P)], 100, 32),
     Row(
         "SetRetention",
         "",
         lambda s: [projects.SetRetentionRequest(project=P, retention=projects.Retention())],
-        1000,
-        30,
+        100,
+        32,
     ),
-    Row("VerifyProject", "", lambda s: [projects.VerifyProjectRequest(project=P)], 1000, 30),
+    Row("VerifyProject", "", lambda s: [projects.VerifyProjectRequest(project=P)], 2100, 32),
     Row(
         "EraseData",
         "a subject",
@@ -562,8 +569,8 @@ ROWS = [
                 project=P, subject="nobody", request_id=_fresh(s), reason="asked"
             )
         ],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "RemoveEvents",
@@ -573,8 +580,8 @@ ROWS = [
                 project=P, before=event_pb2.Position(sequence=str(BEGINNING.next())), reason="asked"
             )
         ],
-        1000,
-        30,
+        100,
+        32,
     ),
     Row(
         "DeleteProject",
@@ -582,8 +589,8 @@ ROWS = [
         lambda s: [
             projects.DeleteProjectRequest(project="small", request_id=_fresh(s), reason="asked")
         ],
-        1000,
-        30,
+        100,
+        32,
         before=_small_project,
     ),
 ]

@@ -35,6 +35,9 @@ _CACHED_BYTES = 48 * 1024 * 1024
 _KNOWN_DIGESTS = 200_000
 _KNOWN_MODELS = 10_000
 _MODEL_TTL_S = 30.0
+_Place = tuple[str, int, str, bytes]
+_INLINE_PASSAGES = 4
+"""The terms of more take over 2 ms, and are found in a thread."""
 
 
 class Embeddings:
@@ -52,11 +55,11 @@ class Embeddings:
         self.models = models
         self._timeout_s = timeout_s
         self._failures = Failures("encoding_set_aside")
-        self._cache: LRUCache[tuple[str, str, bytes], Encoding] = LRUCache(
-            _CACHED_BYTES, getsizeof=_size
-        )
+        self._cache: LRUCache[_Place, Encoding] = LRUCache(_CACHED_BYTES, getsizeof=_size)
         # What the store is known to have; it may have more.
-        self._stored: LRUCache[tuple[str, str, bytes], bool] = LRUCache(_KNOWN_DIGESTS)
+        self._stored: LRUCache[_Place, bool] = LRUCache(_KNOWN_DIGESTS)
+        self._forgotten: dict[str, int] = {}
+        """How often each project was forgotten, if ever."""
         self._deciding: TTLCache[str, str] = TTLCache(_KNOWN_MODELS, _MODEL_TTL_S)
 
     async def decider_of(self, project: str, *, fresh: bool = False) -> str:
@@ -76,11 +79,13 @@ class Embeddings:
         self._deciding[project] = model
 
     def forget(self, project: str) -> None:
-        """Drops what is cached of a project."""
+        """Nothing that is cached of a project is found again; it leaves the caches by its age."""
         self._deciding.pop(project, None)
-        for cache in (self._cache, self._stored):
-            for place in [place for place in cache if place[0] == project]:
-                cache.pop(place, None)
+        self._forgotten[project] = self._forgotten.get(project, 0) + 1
+
+    def _place(self, project: str, model: str, digest: bytes) -> _Place:
+        """Where the caches have an encoding."""
+        return project, self._forgotten.get(project, 0), model, digest
 
     async def for_append(
         self, project: str, texts: Mapping[bytes, Description]
@@ -91,7 +96,9 @@ class Embeddings:
         whoever needs an encoding first computes it (`of_events`).
         """
         model = self._deciding.get(project, "")
-        missing = {d: t for d, t in texts.items() if (project, model, d) not in self._stored}
+        missing = {
+            d: t for d, t in texts.items() if self._place(project, model, d) not in self._stored
+        }
         if not missing:
             return model, {}
         try:
@@ -99,9 +106,7 @@ class Embeddings:
                 model = await self.decider_of(project)
                 stored = await self.stored(project, model, missing)
                 recipes = {
-                    d: description_recipe(t)
-                    async for d, t in sliced(missing.items())
-                    if d not in stored
+                    d: await _recipe(t) async for d, t in sliced(missing.items()) if d not in stored
                 }
                 encodings = await self._embed(project, model, recipes, Role.DATUM)
         except (ContexError, TimeoutError) as error:
@@ -113,7 +118,7 @@ class Embeddings:
     def appended(self, project: str, model: str, digests: Iterable[bytes]) -> None:
         """Remembers that the store has these encodings now."""
         for digest in digests:
-            self._stored[project, model, digest] = True
+            self._stored[self._place(project, model, digest)] = True
 
     async def of_needs(
         self, project: str, model: str, needs: Mapping[bytes, str], *, store: bool = True
@@ -132,7 +137,7 @@ class Embeddings:
         by_digest = {event.text_digest: event for event in events if event.text_digest}
         encodings = await self.stored(project, model, by_digest)
         recipes = {
-            digest: description_recipe(await self.description(project, event))
+            digest: await _recipe(await self.description(project, event))
             async for digest, event in sliced(by_digest.items())
             if digest not in encodings
         }
@@ -145,7 +150,7 @@ class Embeddings:
         encodings: dict[bytes, Encoding] = {}
         absent: list[bytes] = []
         for digest in digests:
-            encoding = self._cache.get((project, model, digest))
+            encoding = self._cache.get(self._place(project, model, digest))
             if encoding is None:
                 absent.append(digest)
             else:
@@ -154,10 +159,10 @@ class Embeddings:
         async for digest in sliced(absent):
             encoding = self._unpacked(project, model, packed.get(digest))
             if encoding is not None:
-                self._stored[project, model, digest] = True
+                self._stored[self._place(project, model, digest)] = True
                 encodings[digest] = self._keep(project, model, digest, encoding)
             else:
-                self._stored.pop((project, model, digest), None)
+                self._stored.pop(self._place(project, model, digest), None)
         return encodings
 
     def _unpacked(self, project: str, model: str, packed: bytes | None) -> Encoding | None:
@@ -222,8 +227,14 @@ class Embeddings:
 
     def _keep(self, project: str, model: str, digest: bytes, encoding: Encoding) -> Encoding:
         if _size(encoding) <= _CACHED_BYTES:
-            self._cache[project, model, digest] = encoding
+            self._cache[self._place(project, model, digest)] = encoding
         return encoding
+
+
+async def _recipe(description: Description) -> Recipe:
+    if len(description.passages) <= _INLINE_PASSAGES:
+        return description_recipe(description)
+    return await asyncio.to_thread(description_recipe, description)
 
 
 async def _packed(encodings: Mapping[bytes, Encoding]) -> dict[bytes, bytes]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Entry, KeyState, Range, Sequence
+from contex_server.kernel.slices import sliced
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.expiry import Revision
 from contex_server.log.pages import pages
@@ -203,13 +204,13 @@ class _Run:
         if bounds.trimmed and snapshots:
             first = await self._snapshot(snapshots[0].sequence)
             if first is not None:
-                self._state.update(first.states())
+                self._state.update(await asyncio.to_thread(first.states))
                 self._base = snapshots[0].sequence
         last, pending = self._base, snapshots[::-1]
         source = pages(self._log, project, Range(self._base, bounds.tail), max_events=_PAGE_EVENTS)
         async with aclosing(source):
             async for page in source:
-                for entry in page.entries:
+                async for entry in sliced(page.entries):
                     sequence = entry.sequence
                     while pending and pending[-1].sequence < sequence:
                         yield await self._check_snapshot(pending.pop())
@@ -258,11 +259,7 @@ class _Run:
         if sequence == self._base:
             return None
         snapshot = await self._snapshot(sequence)
-        if (
-            snapshot is not None
-            and len(snapshot) == len(self._state)
-            and all(_is_same(snapshot.get(key), state) for key, state in self._state.items())
-        ):
+        if snapshot is not None and await asyncio.to_thread(_is_of, snapshot, self._state):
             return None
         in_store = await self._store.snapshots.get(self._project, sequence) is not None
         if self._repair and in_store:
@@ -286,15 +283,14 @@ class _Run:
                     if link.data_key:
                         self._valid_until[link.data_key] = link.valid_until_ms
             summary.as_of_sequence, summary.data_key_count = str(sequence), len(state)
-            wrong = {
-                key: state.get(key)
-                for key in state.keys() | stored.keys()
-                if state.get(key) != stored.get(key) and (complete or key in state)
-            }
+            wrong = await asyncio.to_thread(_differences, state, stored)
+            if not complete:
+                wrong = {key: expected for key, expected in wrong.items() if key in state}
             counters = await self._store.projects.counters(project)
-            deleted = sum(each.deleted for each in state.values())
+            deleted = await asyncio.to_thread(_count_deleted, state)
             miscounted = complete and counters.deleted != deleted
-            untimely = self._untimely(await self._store.expiry.times(project))
+            times = await self._store.expiry.times(project)
+            untimely = await asyncio.to_thread(self._untimely, times)
             if (await self._store.events.bounds(project)).tail != sequence:
                 continue  # Something was published in between.
             repaired = False
@@ -333,7 +329,7 @@ class _Run:
         """Checks that the vectors of the data are present."""
         project, vectors = self._project, self._store.match
         model = await self._embeddings.decider_of(project)
-        states = {s.digest: s for s in self._state.values() if s.digest and not s.deleted}
+        states = await asyncio.to_thread(_by_digest, self._state)
         digests = list(states)
         missing, damaged = set[bytes](), set[bytes]()
         for start in range(0, len(digests), _BATCH):
@@ -387,6 +383,32 @@ def _is_encoding(packed: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_of(snapshot: Snapshot, state: dict[str, KeyState]) -> bool:
+    """Whether a snapshot is of a state."""
+    same_size = len(snapshot) == len(state)
+    return same_size and all(_is_same(snapshot.get(key), each) for key, each in state.items())
+
+
+def _differences(
+    expected: dict[str, KeyState], stored: dict[str, KeyState]
+) -> dict[str, KeyState | None]:
+    """What is expected of each key of which the store has something else."""
+    return {
+        key: expected.get(key)
+        for key in expected.keys() | stored.keys()
+        if expected.get(key) != stored.get(key)
+    }
+
+
+def _count_deleted(state: dict[str, KeyState]) -> int:
+    return sum(each.deleted for each in state.values())
+
+
+def _by_digest(state: dict[str, KeyState]) -> dict[bytes, KeyState]:
+    """A datum of each text."""
+    return {each.digest: each for each in state.values() if each.digest and not each.deleted}
 
 
 def _is_same(one: KeyState | None, other: KeyState) -> bool:

@@ -24,6 +24,7 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
+from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 from contex_server.log.transfer import Restored
 from contex_server.matching.background import Snapshot, size_reached
@@ -168,11 +169,11 @@ class ImportCommit:
     async def _new_events(self, entries: list[Entry]) -> list[tuple[NewEvent, str]]:
         """Events as they were published, with their publishers. Those that are valid up to some
         time expire if nothing in the file comes after them: otherwise that tells what did."""
-        records = list(map(event_codec.decode, entries))
+        records = [event_codec.decode(entry) async for entry in sliced(entries)]
         expiring = {r.data_key for r in records if r.valid_until_ms is not None}
         latest = await self.storage.store.state.latest(self.staging.project, expiring)
         pairs = []
-        for record in records:
+        async for record in sliced(records):
             event = _new_event(record)
             state = latest.get(record.data_key)
             if record.valid_until_ms is not None and state and state.sequence == record.sequence:

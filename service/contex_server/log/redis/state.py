@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from contex_server.kernel.model import KeyState, Range, Sequence
+from contex_server.kernel.slices import sliced
 from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import parse_sequence
 from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
@@ -33,7 +34,8 @@ class RedisState(Facet, StateStore):
             return None
         newest, fields = reply
         states = [
-            _key_state(name, value) for name, value in zip(fields[::2], fields[1::2], strict=True)
+            _key_state(name, value)
+            async for name, value in sliced(zip(fields[::2], fields[1::2], strict=True))
         ]
         return parse_sequence(newest), states
 
