@@ -36,6 +36,8 @@ from tests.budgets.scene import (
 
 HELD_MS = 20.0
 """How long any step of a call may hold the event loop, in processor time of its thread."""
+IMPORT_HELD_MS = 100.0
+"""The same for imports, which decode a file's pieces as they come."""
 
 Make = Callable[[Scene], Iterable[Message]]
 
@@ -50,7 +52,6 @@ class Row:
         cpu_ms: Processor time of all threads, those of the caller too.
         memory_mib: Growth of memory, with the answers as the caller reads them.
         log_bytes: Length of what is logged.
-        quick: Whether `make test` tries it; `make test-all` tries all.
         held_ms: The longest step, where that is not `HELD_MS`.
         until: Ends a stream that would go on.
         before: Called before each try, and not measured.
@@ -64,7 +65,6 @@ class Row:
     log_bytes: int = 500
     until: Callable[[bytes], bool] | None = None
     before: Callable[[Scene], Coroutine[Any, Any, object]] | None = None
-    quick: bool = True
     held_ms: float = HELD_MS
 
     def __str__(self) -> str:
@@ -511,7 +511,15 @@ ROWS = [
         }.items()
     ),
     *(
-        Row("ImportProject", name, _imported(form, mode), 33800, 192, before=_load_exports)
+        Row(
+            "ImportProject",
+            name,
+            _imported(form, mode),
+            33800,
+            192,
+            before=_load_exports,
+            held_ms=IMPORT_HELD_MS,
+        )
         for name, form, mode in (
             ("native", NATIVE, transfers.IMPORT_MODE_EXACT),
             ("JSON Lines", LINES, transfers.IMPORT_MODE_EXACT),
@@ -594,3 +602,15 @@ ROWS = [
         before=_small_project,
     ),
 ]
+
+SLOW = {
+    *("ImportProject (CloudEvents)", "ImportProject (JSON Lines)"),
+    *("ExportProject (JSON Lines)", "ExportProject (CloudEvents)", "ExportProject (Parquet)"),
+    *("ExportRecords (JSON Lines)", "ExportRecords (Parquet)"),
+    *("Match (a context in JSON)", "Match (a context in TOON)", "Match (a context in YAML)"),
+    "Match (16 questions, 100 answers each)",
+    *("Publish (1 MiB of application/toml)", "Publish (1 MiB of application/xml)"),
+    "Listen (in YAML)",
+}
+"""Rows that `make test` leaves out, for a similar one is there or their time; `make test-all` has
+them all."""

@@ -10,29 +10,34 @@ import asyncio
 import time
 
 import pytest
+from contex_server.server import SERVICERS
 
 from tests.budgets.measure import KEYS, Result, measured, printed
 from tests.budgets.meter import Cost, LoopMeter
-from tests.budgets.table import ROWS
+from tests.budgets.table import ROWS, SLOW
 from tests.integration.hostile.scene import METHODS
 
 TRIES = 3
+QUICK_KEYS = KEYS // 2
 
 
 def test_every_rpc_has_a_budget() -> None:
-    assert METHODS.keys() - {row.rpc for row in ROWS} == set()
+    quick = {row.rpc for row in ROWS if str(row) not in SLOW}
+    served = {method.name for kind in SERVICERS for method in kind.SERVICE.methods}
+    assert served == METHODS.keys() == quick
+    assert {str(row) for row in ROWS} > SLOW
 
 
 async def test_budgets() -> None:
-    results = await measured([row for row in ROWS if row.quick], KEYS, tries=TRIES)
+    results = await measured([row for row in ROWS if str(row) not in SLOW], QUICK_KEYS, tries=TRIES)
     assert _exceeded(results) == []
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(900)
 async def test_budgets_of_a_larger_project() -> None:
-    """With five times the keys no step is longer, and no request takes more than in proportion."""
-    times = 5
+    """With more keys no step is longer, and no request takes more than in proportion."""
+    times = 2
     results = await measured(ROWS, times * KEYS, tries=TRIES, times=times)
     assert _exceeded(results) == []
 
