@@ -112,7 +112,7 @@ def _medium(scene: Scene) -> list[Message]:
     """Events that are each small enough to be described at once."""
     payload = b'{"text": "%s"}' % (b"many blue shoes, of leather. " * 550)
     batch = [
-        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(40)
+        events.NewEvent(data_key=f"k{n}", payload=payload[:-2] + b'%d"}' % n) for n in range(20)
     ]
     return [events.PublishRequest(project=_fresh(scene), events=batch)]
 
@@ -259,7 +259,7 @@ ROWS = [
         600,
         32,
     ),
-    Row("Publish", "40 events of 16 KiB", _medium, 2300, 32),
+    Row("Publish", "20 events of 16 KiB", _medium, 2300, 32),
     Row("PublishStream", "3 batches of 1,000", _batches, 1800, 32),
     Row(
         "GetEvent",
@@ -353,10 +353,10 @@ ROWS = [
     ),
     Row(
         "Backtest",
-        "3,000 events",
+        "1,000 events",
         lambda s: [
             matches.BacktestRequest(
-                project=P, needs=some_needs(2), since=event_pb2.Position(sequence=s.sequences[-4])
+                project=P, needs=some_needs(2), since=event_pb2.Position(sequence=s.sequences[-2])
             )
         ],
         4300,
