@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import IntEnum
@@ -335,7 +335,7 @@ class _Run:
         for start in range(0, len(digests), _BATCH):
             batch = digests[start : start + _BATCH]
             packed = await vectors.vectors(project, model, batch)
-            damaged |= {digest for digest in packed if not _is_encoding(packed[digest])}
+            damaged |= await asyncio.to_thread(_damaged, packed)
             missing |= set(batch) - packed.keys()
         missing |= damaged
         if missing and self._repair:
@@ -377,12 +377,15 @@ class _Run:
         return findings
 
 
-def _is_encoding(packed: bytes) -> bool:
-    try:
-        unpack_finite(packed)
-    except ValueError:
-        return False
-    return True
+def _damaged(packed: Mapping[bytes, bytes]) -> set[bytes]:
+    """The digests of encodings that can't be used."""
+    damaged = set()
+    for digest, encoding in packed.items():
+        try:
+            unpack_finite(encoding)
+        except ValueError:
+            damaged.add(digest)
+    return damaged
 
 
 def _is_of(snapshot: Snapshot, state: dict[str, KeyState]) -> bool:

@@ -22,7 +22,7 @@ from contex_server.state.snapshot_cache import NO_SNAPSHOT, SnapshotCache, Store
 from contex_server.state.state import State
 
 LONG_FOLD_EVENTS = 4_000
-INLINE_KEYS = 10_000
+INLINE_KEYS = 1_000
 """Searching a larger state takes over 10 ms and is done in a thread."""
 
 
