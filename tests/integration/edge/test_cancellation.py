@@ -112,7 +112,7 @@ async def subscribe_opening_its_channel(scene: Scene) -> None:
 @phase
 async def subscribe_reading_the_log(scene: Scene) -> None:
     await scene.fill(3, 10)
-    reached = scene.block("read")
+    reached = scene.block("read_part")
     scene.subscribe()
     await reached.wait()
 
@@ -147,7 +147,7 @@ async def subscribe_fallen_behind(scene: Scene) -> None:
 
 @phase
 async def replay_reading_the_log(scene: Scene) -> None:
-    reached = scene.block("read")
+    reached = scene.block("read_part")
     scene.calls.append(scene.leaver.replay().call)
     await reached.wait()
 
@@ -183,7 +183,7 @@ async def listen_starting_the_matcher(scene: Scene) -> None:
 
 @phase
 async def listen_reading_the_log(scene: Scene) -> None:
-    reached = scene.block("read")
+    reached = scene.block("read_part")
     scene.listen(after_sequence="0")
     await reached.wait()
 

@@ -244,7 +244,7 @@ def test_elements_that_differ_keep_what_they_share() -> None:
     [
         (b"", 1, 1),
         (b'{"a":\n 1,}', 2, 3),
-        (b"[" * 200_000, 1, 1026),
+        (b"[" * 200_000, 1, 1),
         (b'"\xff"', 1, 1),
         (b"NaN", 1, 1),
     ],
