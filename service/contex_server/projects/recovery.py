@@ -1,7 +1,8 @@
 """Restores from the archive what the store has lost.
 
 A segment names its project, its number, and the one before it: so the archive alone is enough to
-restore a project up to its newest segment.
+restore a project up to its newest segment. One that is damaged, or holds what no import could
+bring, ends what is restored: the project stands as of the segment before.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import structlog
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.event_rules import check_place
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SERVICE, Entry, Sequence
 from contex_server.log.archive import SegmentRecord
@@ -34,12 +36,17 @@ _HOLD_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class UnrecordedSegments:
-    """Segments that the store does not know of, in order; `empty` says whether it knows nothing
-    of the project."""
+    """Segments that the store does not know of, in order.
+
+    Attributes:
+        empty: Whether the store knows nothing of the project.
+        refused: The first one that can't be restored, and why; `records` are those before.
+    """
 
     directory: str
     records: tuple[SegmentRecord, ...]
     empty: bool
+    refused: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Recovery:
         return self.archiver.segments.archive
 
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
-        """Finds segments that the store does not know of; None if there are none."""
+        """Finds and checks segments that the store does not know of; None if there are none."""
         archived = await self.storage.store.archive.archived(project)
         bounds = await self.storage.store.events.bounds(project)
         prefix = archived.directory or project
@@ -87,8 +94,39 @@ class Recovery:
         chain = [record for record in chain if record.last > bounds.tail]
         if not chain:
             return None
-        empty = bounds.tail == Sequence(0, 0)
-        return UnrecordedSegments(directory, tuple(chain), empty)
+        empty, sound = bounds.tail == Sequence(0, 0), list[SegmentRecord]()
+        for record in chain:
+            problem = await self._problem(record, bounds.now_ms)
+            if problem:
+                log.warning("segment_refused", object=record.name, problem=problem)
+                refused = record.name, problem
+                return UnrecordedSegments(directory, tuple(sound), empty, refused)
+            sound.append(record)
+        return UnrecordedSegments(directory, tuple(sound), empty)
+
+    async def _problem(self, record: SegmentRecord, now_ms: int) -> str:
+        """Why a segment can't be restored; "" if it can.
+
+        Only what would keep the project from being published to and read: limits that are
+        settings, and revisions with gaps, were accepted when the events were published.
+        """
+        last = Sequence(0, 0)
+        try:
+            async for entries in self._archive.entries(record):
+                for entry in entries:
+                    event = event_codec.decode(entry)
+                    check_place(event, now_ms)
+                    if event.sequence <= last:
+                        return f"{event.sequence} stands after {last}"
+                    last = event.sequence
+                await asyncio.sleep(0)
+        except ContexError as error:
+            if error.reason not in (Reason.INVALID_FIELD, Reason.ARCHIVE_DAMAGED):
+                raise
+            return f"after {last}: {error.message}"
+        except ValueError as error:
+            return f"after {last}: {error}"
+        return ""
 
     async def recover(self, project: str, ahead: UnrecordedSegments) -> None:
         """Restores the events of segments, and records the segments.

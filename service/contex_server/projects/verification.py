@@ -133,8 +133,10 @@ class _Run:
         """The differences; None where there is only progress to report."""
         if self._recovery is not None:
             unrecorded = await self._recovery.find_unrecorded(self._project)
-            if unrecorded is not None:
+            if unrecorded is not None and unrecorded.records:
                 yield await self._unrecorded_segments(self._recovery, unrecorded)
+            if unrecorded is not None and unrecorded.refused is not None:
+                yield Finding(FindingKind.SEGMENT, *unrecorded.refused)
         readable = True
         if self._storage.archive is not None:
             async for finding in self._segments(self._storage.archive):
