@@ -59,8 +59,9 @@ class Compactor:
         Raises:
             ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE, ARCHIVE_DAMAGED.
         """
+        # As it is stored first: the store refuses what was decided by one that was replaced since.
         stored = await self.store.projects.retention(project)
-        retention = Retention.decode(stored).over(self.retentions.defaults)
+        retention = await self.retentions.of(project)
         directory = await self.segments.archive.directory(project)
         compaction = next_pass(directory.archived, retention)
         if compaction is None:

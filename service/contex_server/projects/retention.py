@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 import orjson
 
 from contex_server.kernel.errors import Checks, ContexError, Reason, invalid_field
+from contex_server.kernel.failures import Failures
 from contex_server.log.projects import ProjectStore
 
 _OVER = 1.5
@@ -78,17 +79,26 @@ class Retention:
         except (TypeError, ContexError) as error:
             raise ValueError(f"no retention: {error}") from error
 
+    @classmethod
+    def is_readable(cls, data: bytes) -> bool:
+        """Whether `decode` reads it."""
+        try:
+            cls.decode(data)
+        except ValueError:
+            return False
+        return True
+
 
 def _check_field(name: str, value: object) -> None:
-    field = f"retention.{name}"
+    place = f"retention.{name}"
     if name == "legal_hold":
         if not isinstance(value, bool):
-            raise invalid_field(field, "must be true or false")
+            raise invalid_field(place, "must be true or false")
         return
     limit = _MAX_SECONDS if name.endswith("seconds") else _MAX_COUNT
     limit = _MAX_REVISIONS if name == "keep_revisions" else limit
     if value is not None and (type(value) is not int or not 0 <= value <= limit):
-        raise invalid_field(field, f"must be 0 to {limit}, not {value!r:.20}")
+        raise invalid_field(place, f"must be 0 to {limit}, not {value!r:.20}")
 
 
 @dataclass(slots=True)
@@ -101,10 +111,22 @@ class RetentionStore:
 
     store: ProjectStore
     defaults: Retention
+    _failures: Failures = field(default_factory=lambda: Failures("retention_damaged"))
 
     async def own(self, project: str) -> Retention:
-        """The retention that the project sets."""
-        return Retention.decode(await self.store.retention(project))
+        """The retention that the project sets.
+
+        Of one that can't be read nothing is known but that somebody set it: until it is set
+        again, the defaults apply and nothing is removed.
+        """
+        try:
+            retention = Retention.decode(await self.store.retention(project))
+        except ValueError:
+            told = "the stored retention can't be read: the defaults apply, with legal hold"
+            self._failures.failed(project, ContexError(Reason.INTERNAL, told))
+            return Retention(legal_hold=True)
+        self._failures.worked(project)
+        return retention
 
     async def of(self, project: str) -> Retention:
         """The retention that applies; nothing in it is None."""

@@ -16,6 +16,8 @@ from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
 from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
+from contex_server.match.agent_codec import AgentDamaged, decode_agent
+from contex_server.projects.retention import Retention
 from contex_server.state.moments import rfc3339
 from contex_server.tiers.storage import Storage
 from contex_server.transfer.items import Chain, FileFormat, Manifest, Summary, Writer
@@ -164,13 +166,20 @@ class Exporter:
     async def _parts(
         self, request: ExportRequest, writer: Writer, cut: Sequence, summary: Summary
     ) -> AsyncGenerator[bytes, None]:
-        """What goes with the events; counts agents and vectors in the summary."""
+        """What goes with the events; counts agents and vectors in the summary.
+
+        What is damaged is left out, as every import would refuse it; `verify` names it.
+        """
         project = request.project
         if ExportPart.AGENTS in request.parts:
             after = ""
             while records := await self.storage.store.agents.agents(project, after, _AGENTS):
                 after = records[-1].agent_id
-                kept = [AgentRecord(a.agent_id, a.record, min(a.cursor, cut)) for a in records]
+                kept = [
+                    AgentRecord(a.agent_id, a.record, min(a.cursor, cut))
+                    for a in records
+                    if _is_agent(a.record)
+                ]
                 summary.agents += len(kept)
                 yield writer.agents(kept)
         if ExportPart.VECTORS in request.parts:
@@ -190,12 +199,20 @@ class Exporter:
                     yield await asyncio.to_thread(writer.backgrounds, packed)
         if ExportPart.SETTINGS in request.parts:
             retention = await self.storage.store.projects.retention(project)
-            if retention:
+            if retention and Retention.is_readable(retention):
                 yield writer.settings(retention)
 
 
 def _passing(event_filter: EventFilter, entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if event_filter.passes(event_codec.decode(entry))]
+
+
+def _is_agent(record: bytes) -> bool:
+    try:
+        decode_agent(record)
+    except AgentDamaged:
+        return False
+    return True
 
 
 def _writer(request: ExportRequest) -> Writer:

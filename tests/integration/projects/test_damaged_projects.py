@@ -16,7 +16,8 @@ from contex_server.server import Server
 
 from tests.canaries import CANARY, captured_logs, check_for_canaries
 from tests.integration.logs import exported, imported
-from tests.integration.support import DEADLINE_S, Api, P, event, eventually
+from tests.integration.projects.test_verification import verify
+from tests.integration.support import DEADLINE_S, Api, P, event, eventually, refusal
 
 BAD = next(f"bad{n}" for n in range(5_000) if bucket_of(f"bad{n}") == bucket_of(P))
 """A project that shares its bucket, and so its tailer, with the one that is whole."""
@@ -32,7 +33,7 @@ async def projects(small_api: Api) -> None:
 async def test_usage_of_the_others_is_measured_and_warned_of(
     small_server: Server, store: Any
 ) -> None:
-    await store.set(key(BAD, "retention"), RAW)
+    await store.hset(key(BAD, "stats"), "bytes", RAW)
     seen: list[dict[str, Usage]] = []
     opened = small_server.rooms.storage.store
     reader = usage_reader(small_server.settings, opened, small_server.rooms.projects.retentions)
@@ -41,13 +42,12 @@ async def test_usage_of_the_others_is_measured_and_warned_of(
         for _ in range(3):
             await monitor.look()
         assert [set(usages) for usages in seen] == [{P}] * 3
-        await store.delete(key(BAD, "retention"))
+        await store.hset(key(BAD, "stats"), "bytes", 0)
         await monitor.look()
     assert set(seen[-1]) == {P, BAD}
-    assert [(line["event"], line["project"]) for line in logs] == [
-        ("usage_unknown", BAD),
-        ("works_again", BAD),
-    ]
+    assert {line["project"] for line in logs} == {BAD}
+    told = [line for line in logs if "usage_unknown" in (line["event"], line.get("after"))]
+    assert [line["event"] for line in told] == ["usage_unknown", "works_again"]
     check_for_canaries(logs)
 
 
@@ -124,3 +124,32 @@ async def test_an_import_begins_beside_one_whose_note_is_damaged(
     await store.set(key(staged, "import"), RAW)
     report = await imported(small_api, await exported(small_api))
     assert report.imported_count == 1
+
+
+async def test_nothing_is_removed_on_the_guess_of_a_damaged_retention(
+    small_api: Api, small_server: Server, store: Any
+) -> None:
+    projects, archiver = small_api.projects, small_server.rooms.projects.archiver
+    assert archiver is not None
+    await store.set(key(P, "retention"), RAW)
+    with captured_logs() as logs:
+        for _ in range(2):
+            answer = await projects.GetRetention(pb.GetRetentionRequest(project=P))
+            await archiver.archive_all(P)
+            await archiver.archive_due(P)
+        assert answer.effective.legal_hold
+        assert answer.effective.store_events > 0
+        stats = await projects.GetStats(pb.GetStatsRequest(project=P))
+        assert stats.archive_event_count == 1
+        erase = pb.EraseDataRequest(project=P, data_key="k", request_id="r", reason="a test")
+        assert (await refusal(projects.EraseData(erase))).reason == "LEGAL_HOLD"
+        delete = pb.DeleteProjectRequest(project=P, request_id="r", reason="a test")
+        assert (await refusal(projects.DeleteProject(delete))).reason == "LEGAL_HOLD"
+        data = await exported(small_api, include=[1, 2, 3])
+        assert (await imported(small_api, data)).imported_count == 1
+        assert ("STATE", "retention") in (await verify(small_api))[0]
+        await projects.SetRetention(pb.SetRetentionRequest(project=P, retention={}))
+        assert (await projects.EraseData(erase)).erased_count == 1
+    told = [line["event"] for line in logs if line.get("project") == P]
+    assert told.count("retention_damaged") == told.count("works_again") == 1
+    check_for_canaries(logs)

@@ -123,7 +123,7 @@ async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived
     small_api: Api, store: Any
 ) -> None:
     await set_retention(small_api, store_events=25)
-    await store.set(key("bad", "retention"), b"what no version wrote")
+    await store.hset(key("bad", "archive"), "segments", b"what no version wrote")
 
     async def moved() -> bool:
         # Told of both, the archiver looks at both each time.
@@ -138,7 +138,7 @@ async def test_what_is_wrong_with_one_project_keeps_no_other_from_being_archived
         return bool(await store.get(key("bad", "trouble")))
 
     await eventually(said)
-    await store.delete(key("bad", "retention"))
+    await store.delete(key("bad", "archive"))
     assert (
         "no events are moved to the archive: an internal"
         in (await stats(small_api, "bad")).warnings[0]
