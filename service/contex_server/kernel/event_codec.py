@@ -1,6 +1,11 @@
 """Between events and their bytes in the log: a serialised `contex.v1.Event` without its sequence.
 
 The sequence is the entry's id and is not repeated in the body.
+
+What is stored may have been damaged since. It costs no more than itself: a body that is no event
+is read as an event of type `event_damaged` without a data key, whose `erased` says so. So readers
+of everything see that something is missing in its place; one who filters can't be told whether it
+would have passed. A later revision of its key goes on, and `verify` names it.
 """
 
 from __future__ import annotations
@@ -32,17 +37,31 @@ _DESCRIPTION = event_pb2.Event.DESCRIPTION_FIELD_NUMBER << 3 | 2
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
 _NO_METADATA: dict[str, str] = {}
+DAMAGED = "event_damaged"
+"""The type of what is no event."""
+_DAMAGE = "damaged: what is stored can't be read"
 _LAST_MS = 253_402_300_799_999
 """The end of the year 9999, where a Timestamp ends."""
 
 
 def decode(entry: Entry) -> Event:
-    """Reads an entry.
+    """Reads an entry; one that is no event as one that is damaged."""
+    try:
+        return decode_new(entry)
+    except ValueError:
+        return Event(entry.sequence, DAMAGED, erased=_damage(entry))
+
+
+def decode_new(entry: Entry) -> Event:
+    """Reads an entry that is not stored yet.
 
     Raises:
         ValueError: It is not an event.
     """
-    message = _message(entry)
+    try:
+        message = _parse(entry.body)
+    except DecodeError as error:
+        raise ValueError(f"no event: {error}") from error
     previous = message.previous_sequence
     return Event(
         sequence=entry.sequence,
@@ -64,7 +83,10 @@ def decode(entry: Entry) -> Event:
 
 def key_state(entry: Entry) -> KeyState | None:
     """The state of an entry's data key after it; None if it is about none."""
-    message = _parse(entry.body)
+    try:
+        message = _parse(entry.body)
+    except DecodeError:
+        return None
     data_key = message.data_key
     if not data_key:
         return None
@@ -115,13 +137,18 @@ def seal(body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
     return field(SEALED_TAG, sealed) + message.SerializeToString()
 
 
-def unseal(entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> Entry:
-    """The entry that was sealed; `unlock` undoes `lock`, or tells that it was erased.
-    What is not sealed is returned as it is."""
-    message = _parse(entry.body)
+def unseal(entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure | None]) -> Entry:
+    """The entry that was sealed; `unlock` undoes `lock`, or tells that it was erased, or can't.
+    What is not sealed, or is no event, is returned as it is."""
+    try:
+        message = _parse(entry.body)
+    except DecodeError:
+        return entry
     if not message.sealed:
         return entry
     content = unlock(message.sealed, _bound_to(message))
+    if content is None:
+        content = _damage(entry)
     if isinstance(content, Erasure):
         return _erased(entry, message, content)
     message.ClearField("sealed")
@@ -131,21 +158,21 @@ def unseal(entry: Entry, unlock: Callable[[bytes, bytes], bytes | Erasure]) -> E
 
 def erase(entry: Entry, erasure: Erasure) -> Entry:
     """The entry without its payload and description; unless it has none any more."""
-    message = _parse(entry.body)
+    message = _message(entry)
     if message.HasField("erased"):
         return entry
     return _erased(entry, message, erasure)
 
 
 def is_foreign(entry: Entry) -> bool:
-    """Whether an entry has what no export holds: sealed content, or a sequence in its body."""
+    """Whether an event has what no export holds: sealed content, or a sequence in its body."""
     message = _message(entry)
     return bool(message.sealed or message.sequence)
 
 
 def has_content(entry: Entry) -> bool:
     """Whether an entry has a payload or a description, sealed or not."""
-    message = _parse(entry.body)
+    message = _message(entry)
     return bool(message.payload or message.description or message.sealed)
 
 
@@ -158,11 +185,7 @@ def _erased(entry: Entry, message: event_pb2.Event, erasure: Erasure) -> Entry:
 
 
 def links(entry: Entry) -> Links:
-    """What ties an entry to others.
-
-    Raises:
-        ValueError: It is no event.
-    """
+    """What ties an entry to others; nothing one that is damaged."""
     message = _message(entry)
     return _links(
         Links,
@@ -190,7 +213,7 @@ def contents(entry: Entry) -> tuple[str, str]:
 
 def without_payload(entry: Entry) -> Entry:
     """The same entry with an empty payload."""
-    message = _parse(entry.body)
+    message = _message(entry)
     message.ClearField("payload")
     return Entry(entry.id, message.SerializeToString())
 
@@ -222,11 +245,30 @@ def mark_opaque(body: bytes) -> bytes:
     return body + _OPAQUE
 
 
+def readable(entry: Entry) -> Entry:
+    """The entry as every client can read it: itself, or what stands for one that is damaged."""
+    try:
+        _parse(entry.body)
+    except DecodeError:
+        return Entry(entry.id, _message(entry).SerializeToString())
+    return entry
+
+
+def is_damaged(event: Event) -> bool:
+    """Whether an event, or what it sealed, is not as it was stored."""
+    erased = event.erased
+    return erased is not None and (erased.request_id, erased.reason) == ("", _DAMAGE)
+
+
 def _message(entry: Entry) -> event_pb2.Event:
     try:
         return _parse(entry.body)
-    except DecodeError as error:
-        raise ValueError(f"no event: {error}") from error
+    except DecodeError:
+        return event_pb2.Event(event_type=DAMAGED, erased=_erased_message(_damage(entry)))
+
+
+def _damage(entry: Entry) -> Erasure:
+    return Erasure(entry.sequence.ms, "", _DAMAGE)
 
 
 def _bound_to(message: event_pb2.Event) -> bytes:

@@ -124,8 +124,6 @@ class Recovery:
             if error.reason not in (Reason.INVALID_FIELD, Reason.ARCHIVE_DAMAGED):
                 raise
             return f"after {last}: {error.message}"
-        except ValueError as error:
-            return f"after {last}: {error}"
         return ""
 
     async def recover(self, project: str, ahead: UnrecordedSegments) -> None:

@@ -126,6 +126,8 @@ class _Run:
         """What the events read so far lead to."""
         self._valid_until: dict[str, int | None] = {}
         """Of the keys of these events, until when each is valid."""
+        self._damaged = set[Sequence]()
+        """Events that can't be read; what the store knows of them is all that is known."""
         self._base = BEGINNING
         """The sequence of the snapshot that stands for removed events."""
 
@@ -235,15 +237,19 @@ class _Run:
         """Updates the state; returns what is wrong with the revision of the event."""
         event = event_codec.decode(entry)
         key = event.data_key
+        damage = None
+        if event_codec.is_damaged(event):
+            self._damaged.add(event.sequence)
+            damage = Finding(FindingKind.EVENT, str(event.sequence), "it can't be read")
         if not key:
-            return None
+            return damage
         before = self._state.get(key)
         revision, previous = (before.revision, before.sequence) if before else (0, None)
         self._state[key] = key_state_of(event)
         self._valid_until[key] = event.valid_until_ms
         unlinked = event.previous_sequence != previous and not bounds.trimmed
         if event.revision == revision + 1 and not unlinked:
-            return None
+            return damage
         detail = f"revision {event.revision} of {key} after {revision}"
         return Finding(FindingKind.EVENT, str(event.sequence), detail)
 
@@ -261,6 +267,8 @@ class _Run:
         if sequence == self._base:
             return None
         snapshot = await self._snapshot(sequence)
+        if snapshot is not None and self._damaged:
+            return None  # It may know what the log has lost.
         if snapshot is not None and await asyncio.to_thread(_is_of, snapshot, self._state):
             return None
         in_store = await self._store.snapshots.get(self._project, sequence) is not None
@@ -284,6 +292,10 @@ class _Run:
                 for link in map(event_codec.links, page.entries):
                     if link.data_key:
                         self._valid_until[link.data_key] = link.valid_until_ms
+            for key, latest in stored.items():
+                if latest.sequence in self._damaged:
+                    state[key] = latest
+                    self._valid_until.pop(key, None)
             summary.as_of_sequence, summary.data_key_count = str(sequence), len(state)
             wrong = await asyncio.to_thread(_differences, state, stored)
             if not complete:

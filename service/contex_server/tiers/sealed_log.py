@@ -1,10 +1,15 @@
-"""A log whose readers see events as they were published, or that they were erased."""
+"""A log whose readers see events as they were published, or that they were erased.
+
+Single events come as every client can read them. Pages come as they are stored, damaged events
+too: who reads them decodes every event, or checks them as it sends them (`api/shared/wire.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
 from contex_server.log.port import Bounds, EventLog, Follower, Part, following
@@ -34,7 +39,8 @@ class SealedLog(EventLog):
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         entries = await self._below.get(project, sequences)
-        opened = iter(await self._sealer.open(project, [e for e in entries if e is not None]))
+        stored = [event_codec.readable(entry) for entry in entries if entry is not None]
+        opened = iter(await self._sealer.open(project, stored))
         return [None if entry is None else next(opened) for entry in entries]
 
     async def bounds(self, project: str) -> Bounds:
@@ -43,9 +49,8 @@ class SealedLog(EventLog):
     async def history(
         self, project: str, sequence: Sequence, count: int, max_bytes: int
     ) -> list[Entry]:
-        return await self._sealer.open(
-            project, await self._below.history(project, sequence, count, max_bytes)
-        )
+        entries = await self._below.history(project, sequence, count, max_bytes)
+        return await self._sealer.open(project, list(map(event_codec.readable, entries)))
 
     def follower(self, bucket: int) -> Follower:
         return _Follower(self._below.follower(bucket), self._sealer)

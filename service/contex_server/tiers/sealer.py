@@ -74,17 +74,17 @@ class Sealer:
         return event_codec.seal(body, lock)
 
     async def open(self, project: str, entries: list[Entry]) -> list[Entry]:
-        """Entries as they were before they were sealed; erased ones say so.
+        """Entries as they were before they were sealed; erased and damaged ones say so.
 
         Raises:
-            ContexError: KEY_UNAVAILABLE.
+            ContexError: KEY_UNAVAILABLE. Nothing stands for such an event: the key may come back.
         """
         if not [None for _, body in entries if body[:1] == _SEALED]:
             return entries
         ids = [key_id_of(entry) for entry in entries]
         keys = await self._keys_of(project, {key_id for key_id in ids if key_id})
 
-        def unlock(sealed: bytes, bound_to: bytes) -> bytes | Erasure:
+        def unlock(sealed: bytes, bound_to: bytes) -> bytes | Erasure | None:
             key = keys.get(sealed[:_ID_CHARS])
             if key is None:
                 raise _unavailable(sealed[:_ID_CHARS], "was encrypted with an unknown key")
@@ -93,7 +93,7 @@ class Sealer:
             try:
                 return key.decrypt(sealed[_ID_CHARS:_HEAD], sealed[_HEAD:], bound_to)
             except InvalidTag:
-                raise _unavailable(sealed[:_ID_CHARS], "is damaged") from None
+                return None
 
         return [
             event_codec.unseal(entry, unlock) if key_id else entry

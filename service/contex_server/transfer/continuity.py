@@ -66,7 +66,7 @@ class Continuity:
         """
         if links is None:
             try:
-                links = list(map(event_codec.links, entries))
+                links = [event_codec.decode_new(entry).links for entry in entries]
             except ValueError as error:
                 raise ContinuityError(f"not an event: {error!s:.100}") from error
         latest = self._latest

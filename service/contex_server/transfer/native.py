@@ -29,6 +29,7 @@ from dataclasses import asdict
 
 import orjson
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.log.agents import AgentRecord
@@ -52,7 +53,7 @@ class NativeWriter(items.Writer):
         return MAGIC + self._frame(_MANIFEST, orjson.dumps(asdict(manifest)))
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
-        return self._frame(_EVENTS, encode_block(entries))
+        return self._frame(_EVENTS, encode_block(list(map(event_codec.readable, entries))))
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
         rows = [[a.agent_id, str(a.cursor), base64.b64encode(a.record).decode()] for a in records]

@@ -134,9 +134,10 @@ class EventTransform:
     def _decode(self, entry: Entry) -> Event:
         check_body(entry.body, self._limits)
         try:
+            record = event_codec.decode_new(entry)
             if event_codec.is_foreign(entry):
                 raise ValueError("it is sealed, or has a sequence besides its own")
-            return event_codec.decode(entry)
+            return record
         except ValueError as error:
             raise invalid_field("event", f"not an event: {error!s:.100}") from error
 

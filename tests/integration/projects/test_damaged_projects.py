@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from contex.v1 import event_pb2
 from contex.v1 import project_service_pb2 as pb
+from contex.v1.event_service_pb2 import GetEventRequest
+from contex.v1.state_service_pb2 import GetHistoryRequest
 from contex_server.kernel import event_codec
 from contex_server.log.buckets import bucket_of
 from contex_server.log.projects import REMAINS
@@ -15,7 +18,7 @@ from contex_server.projects.usage import Usage, UsageMonitor
 from contex_server.server import Server
 
 from tests.canaries import CANARY, captured_logs, check_for_canaries
-from tests.integration.logs import exported, imported
+from tests.integration.logs import archive, exported, imported, listed, state
 from tests.integration.projects.test_verification import verify
 from tests.integration.support import DEADLINE_S, Api, P, event, eventually, refusal
 
@@ -58,25 +61,100 @@ async def test_a_list_has_a_damaged_project_too(small_api: Api, store: Any) -> N
     assert found == {BAD: 0, P: 1}
 
 
-SEALED = bytes([event_codec.SEALED_TAG, 100]) + b"0" * 64 + RAW
-"""An event that is sealed with a key that is nowhere."""
+SEALED = bytes([event_codec.SEALED_TAG, 64]) + b"0" * 64
+"""An event that is sealed with a key that is nowhere: the key may come back, so it is refused."""
 
 
-@pytest.mark.parametrize("body", [RAW, SEALED], ids=["no event", "sealed"])
-async def test_followers_of_other_projects_go_on(small_api: Api, store: Any, body: bytes) -> None:
+async def test_followers_of_other_projects_go_on(small_api: Api, store: Any) -> None:
     with captured_logs() as logs:
         bad, good = [small_api.subscribe(project, data_keys=["k*"]) for project in (BAD, P)]
         await bad.live()
         await good.live()
-        await store.xadd(key(BAD, "events"), {b"e": body})
-        assert (await bad.refusal()).reason == "INTERNAL"
+        await store.xadd(key(BAD, "events"), {b"e": SEALED})
+        assert (await bad.refusal()).reason == "KEY_UNAVAILABLE"
         for _ in range(3):
             await small_api.publish(event("k"))
         await good.count(4)
         again = small_api.subscribe(BAD, data_keys=["k*"])
-        assert (await again.refusal()).reason == "INTERNAL"
+        assert (await again.refusal()).reason == "KEY_UNAVAILABLE"
     assert [line["project"] for line in logs if line["event"] == "tailer_failed"] == [BAD]
     check_for_canaries(logs)
+
+
+CUT = event_pb2.Event(data_key="k", payload=CANARY.encode() * 9).SerializeToString()[:-20]
+"""What is missing at its end must not be taken from what comes after."""
+
+
+@pytest.mark.parametrize("body", [RAW, SEALED[:30], CUT], ids=["no event", "sealed", "cut"])
+@pytest.mark.parametrize("archived", [False, True])
+async def test_an_event_that_is_damaged_costs_itself(
+    small_api: Api, small_server: Server, store: Any, body: bytes, archived: bool
+) -> None:
+    with captured_logs() as logs:
+        await small_api.register("a", "apples")
+        everything = await small_api.subscribe(P).live()
+        some = await small_api.subscribe(P, data_keys=["k*"]).live()
+        agent = await small_api.listen("a").live()
+        at = (await store.xadd(key(P, "events"), {b"e": body})).decode()
+        await small_api.publish(event("k", b'"apples"'))
+        await agent.count(1)
+        live = (await everything.count(4)).events
+        assert [e.revision for e in (await some.count(2)).events] == [1, 2]
+        if archived:
+            await archive(small_server)
+        events = await listed(small_api)
+        replayed = await small_api.log()
+        assert events == replayed == live
+        assert [e.sequence for e in events if e.event_type == "event_damaged"] == [at]
+        assert events[2].erased.reason.startswith("damaged")
+        got = await small_api.events.GetEvent(GetEventRequest(project=P, sequence=at))
+        assert got.event == events[2]
+        assert (await state(small_api, events[-1].sequence))["k"] == (
+            events[-1].sequence,
+            b'"apples"',
+        )
+        history = await small_api.states.GetHistory(GetHistoryRequest(project=P, data_key="k"))
+        assert [r.event.revision for r in history.revisions] == [2, 1]
+        for form in (1, 2):
+            data = await exported(small_api, format=form)
+            report = await imported(small_api, data, f"copy-{form}")
+            assert report.imported_count == 4
+            assert (await listed(small_api, f"copy-{form}"))[2] == events[2]
+        for repair in (False, True):
+            assert (await verify(small_api, repair=repair))[0] == [("EVENT", at)]
+    check_for_canaries(logs)
+
+
+async def test_the_latest_event_of_a_key_is_damaged(small_api: Api, store: Any) -> None:
+    await small_api.register("a", "apples")
+    await small_api.publish(event("k", b'"apples"'))
+    last = (await listed(small_api))[-1].sequence
+    rows = await store.xrange(key(P, "events"))
+    await store.delete(key(P, "events"))
+    for row, fields in rows:
+        await store.xadd(key(P, "events"), {b"e": RAW} if row.decode() == last else fields, id=row)
+    agent = small_api.listen("a", after_sequence="0")
+    await agent.live()
+    assert (await state(small_api, last))["k"][1] == CANARY.encode()
+    found, _ = await verify(small_api, repair=True)
+    assert [f for f in found if f[0] != "VECTOR"] == [("EVENT", last)]
+    await small_api.publish(event("k", b'"apples"'))
+    assert (await listed(small_api))[-1].revision == 3
+    await agent.count(1)
+
+
+async def test_sealed_content_that_is_damaged_costs_itself(small_api: Api, store: Any) -> None:
+    await small_api.publish(event("s", b'"of anna"', metadata={"subject": "anna"}))
+    row, fields = (await store.xrevrange(key(P, "events"), count=1))[0]
+    body = bytearray(fields[b"e"])
+    body[60] ^= 1
+    await store.xdel(key(P, "events"), row)
+    await store.xadd(key(P, "events"), {b"e": bytes(body)})
+    await small_api.publish(event("k"))
+    events = await small_api.log()
+    assert [(e.data_key, e.payload) for e in events][1] == ("s", b"")
+    assert events[1].erased.reason.startswith("damaged")
+    assert ("EVENT", events[1].sequence) in (await verify(small_api))[0]
 
 
 async def test_what_others_did_is_audited(small_api: Api, store: Any) -> None:

@@ -173,7 +173,7 @@ def subscribe_response(project: str, message: Message) -> bytes:
     if chunk is None:
         return wire.bare_response(project, message)
     if chunk.rendered is None:
-        batch = wire.batch_bytes(delivery.entry for delivery in chunk.deliveries)
+        batch = wire.batch_bytes([delivery.entry for delivery in chunk.deliveries])
         chunk.rendered = wire.response(
             project, wire.RESPONSE_EVENTS, batch, message.position, Token.CURSOR
         )

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 
 from contex.v1 import event_pb2
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.events.stream import Kind, Message
+from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.protobuf import field, varint
 
@@ -40,24 +43,37 @@ _SEQUENCE_HEADS = tuple(bytes([_EVENT_SEQUENCE, n]) for n in range(64))
 
 def event_bytes(entry: Entry) -> bytes:
     """A serialised `contex.v1.Event`."""
-    return entry.body + _SEQUENCE_HEADS[len(entry.id)] + entry.id
+    return _SEQUENCE_HEADS[len(entry.id)] + entry.id + entry.body
 
 
 def event_message(entry: Entry) -> event_pb2.Event:
     """A parsed `contex.v1.Event`."""
-    return event_pb2.Event.FromString(event_bytes(entry))
+    try:
+        return event_pb2.Event.FromString(event_bytes(entry))
+    except DecodeError:
+        return event_pb2.Event.FromString(event_bytes(event_codec.readable(entry)))
 
 
-def batch_bytes(entries: Iterable[Entry]) -> bytes:
-    """A serialised `contex.v1.EventBatch`."""
+def batch_bytes(entries: SequenceOf[Entry]) -> bytes:
+    """A serialised `contex.v1.EventBatch`, with every event as `event_codec.readable` has it."""
+    joined = _joined(entries)
+    try:
+        event_pb2.EventBatch.FromString(joined)
+    except DecodeError:
+        return _joined(map(event_codec.readable, entries))
+    return joined
+
+
+def _joined(entries: Iterable[Entry]) -> bytes:
     parts: list[bytes] = []
     for sequence, body in entries:
         size = len(body) + len(sequence) + 2
         parts += (
             _HEADS[size] if size < 4_096 else bytes([_BATCH_EVENTS]) + varint(size),
-            body,
+            # In front: a body that was cut must not take it for its own.
             _SEQUENCE_HEADS[len(sequence)],
             sequence,
+            body,
         )
     return b"".join(parts)
 
