@@ -15,6 +15,7 @@ import orjson
 
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
+from contex_server.match.agent_codec import decode_agent
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -129,12 +130,23 @@ class AgentKnowledge:
     sent_ms: int = 0
 
     def add_record(self, record: bytes) -> None:
-        """Remembers a registration by when it was made; see `match/agent_codec.py`."""
-        self.records[int(orjson.loads(record)["updated_ms"])] = record
+        """Remembers a registration by when it was made."""
+        self.records[made_ms(record)] = record
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedNote:
+    """What can't be read: it is passed over, and what it told is not known."""
 
 
 JournalNote = (
-    RegistrationNote | Stream | StreamClosed | SentMessage | Acknowledgement | AgentKnowledge
+    DamagedNote
+    | RegistrationNote
+    | Stream
+    | StreamClosed
+    | SentMessage
+    | Acknowledgement
+    | AgentKnowledge
 )
 """A checkpoint is what the agent knew: the fold of everything before it."""
 
@@ -171,6 +183,11 @@ def fold_journal(notes: Iterable[Note]) -> AgentKnowledge:
     return knowledge
 
 
+def made_ms(record: bytes) -> int:
+    """When a registration that can be read was made; see `match/agent_codec.py`."""
+    return int(orjson.loads(record)["updated_ms"])
+
+
 async def note_pages(
     read: Callable[[Range, int], Awaitable[list[Note]]], span: Range, count: int
 ) -> AsyncGenerator[list[Note], None]:
@@ -193,11 +210,14 @@ async def read_note(note: Note, read: Callable[[*Ts], T], *args: *Ts) -> T:
 
 
 def decode_note(note: Note) -> JournalNote:
-    """Decodes a note of a journal.
+    """Decodes a note of a journal; one that is damaged costs no more than itself."""
+    try:
+        return _decode_note(note)
+    except (ValueError, KeyError, TypeError):
+        return DamagedNote()
 
-    Raises:
-        ValueError: It is not one.
-    """
+
+def _decode_note(note: Note) -> JournalNote:
     kind, body = next(iter(note.fields.items()))
     if kind == b"d":
         return _decode_message(body.decode(), note.sequence)
@@ -215,12 +235,15 @@ def decode_note(note: Note) -> JournalNote:
             opened_ms, origin = note.sequence.ms, Origin.parse(raw_origin)
             return Stream(stream_id, opened_ms, 0, Sequence.parse(start), origin)
         case b"r", [event, mark, cursor]:
+            record = note.fields.get(b"record", b"")
+            if record:
+                decode_agent(record)
             return RegistrationNote(
                 Sequence.parse(event),
                 mark == "L",
                 Origin.parse(raw_origin),
                 _decode_cursor(cursor),
-                note.fields.get(b"record", b""),
+                record,
             )
     raise ValueError(f"{kind!r} is not a note of a journal")
 
@@ -295,5 +318,6 @@ def _decode_checkpoint(fields: dict[bytes, bytes]) -> AgentKnowledge:
         sent_ms=max((delivery.sent_ms for delivery in deliveries.values()), default=0),
     )
     if knowledge.record:
+        decode_agent(knowledge.record)
         knowledge.add_record(knowledge.record)
     return knowledge

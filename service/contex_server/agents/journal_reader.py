@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-import orjson
-
 from contex_server.agents.journal import (
     AgentKnowledge,
     RegistrationNote,
@@ -17,6 +15,7 @@ from contex_server.agents.journal import (
     SentMessage,
     decode_note,
     fold_journal,
+    made_ms,
     note_pages,
     read_note,
 )
@@ -26,6 +25,7 @@ from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
+from contex_server.match.agent_codec import AgentDamaged, decode_agent
 
 _PAGE = 256
 _AGENTS = 200
@@ -178,7 +178,7 @@ class JournalReader:
                 before = await self._since_checkpoint(project, agent_id, place)
                 for _, record in _records_in(before or ()):
                     if record:
-                        records[orjson.loads(record)["updated_ms"]] = record
+                        records[made_ms(record)] = record
         return [(sent, records[made]) for made, (sent, _) in first.items() if made in records]
 
     async def registration_at(self, project: str, agent_id: str, event: Sequence) -> bytes:
@@ -244,7 +244,7 @@ class JournalReader:
         span = Range(until=until, backwards=True)
         async for note in self._notes(project, agent_id, span):
             notes.append(note)
-            if b"k" in note.fields:
+            if b"k" in note.fields and isinstance(decode_note(note), AgentKnowledge):
                 return notes[::-1]
         return None
 
@@ -254,7 +254,7 @@ class JournalReader:
         """What an agent knew whose journal has no checkpoint up to a place."""
         async for note in self._notes(project, agent_id, Range()):
             if b"k" in note.fields:
-                if note.sequence > until and not note.fields[b"record"]:
+                if note.sequence > until and not note.fields.get(b"record"):
                     raise _not_registered(project, agent_id, until.ms)
                 raise ContexError(
                     Reason.RECORDS_EXPIRED,
@@ -279,9 +279,15 @@ class JournalReader:
 
 
 def need_texts(records: Iterable[bytes]) -> NeedTexts:
-    """The texts of the needs of stored registrations."""
-    fields = [orjson.loads(record) for record in records]
-    return {record["updated_ms"]: [need[0] for need in record["needs"]] for record in fields}
+    """The texts of the needs of stored registrations; none of those that are damaged."""
+    texts: NeedTexts = {}
+    for record in records:
+        try:
+            agent = decode_agent(record)
+        except AgentDamaged:
+            continue
+        texts[made_ms(record)] = [need.text for need in agent.needs]
+    return texts
 
 
 def delivered_needs(
@@ -301,11 +307,11 @@ def _records_in(notes: Iterable[Note]) -> Iterator[tuple[Sequence | None, bytes]
     That of a checkpoint, which is written before a change, has no event.
     """
     for note in notes:
-        if b"k" in note.fields:
-            yield None, note.fields[b"record"]
-        elif b"r" in note.fields:
+        if b"k" in note.fields or b"r" in note.fields:
             decoded = decode_note(note)
-            if isinstance(decoded, RegistrationNote):
+            if isinstance(decoded, AgentKnowledge):
+                yield None, decoded.record
+            elif isinstance(decoded, RegistrationNote):
                 yield decoded.event, decoded.record
 
 

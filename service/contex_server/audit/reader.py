@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import orjson
-
 from contex_server.agents import journal
 from contex_server.audit.records import (
     AUDIT,
@@ -40,6 +38,7 @@ from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import JournalStore
 from contex_server.log.audit import AuditStore, Note
 from contex_server.log.port import READ_BYTES, EventLog
+from contex_server.match.service_events import readable_feedback
 
 _PAGE_NOTES = 100
 _INLINE_EVENTS = 100
@@ -245,8 +244,7 @@ def _publish_records(
         event = events.get(sequence)
         if event is None:
             record = replace(record, detail="the event can no longer be read")
-        elif event.event_type == MATCH_FEEDBACK:
-            feedback = orjson.loads(event.payload)
+        elif feedback := readable_feedback(event):
             record = replace(
                 record,
                 action=AuditAction.JUDGED,

@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
     MATCH_FEEDBACK,
     Append,
     Entry,
+    Event,
     Match,
     Need,
     NewEvent,
@@ -27,6 +27,7 @@ from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.match.queries import MatchQueries
+from contex_server.match.service_events import readable_feedback
 
 _PAGE_EVENTS = 1_000
 
@@ -99,7 +100,7 @@ class Feedback:
     ) -> AsyncGenerator[list[Judgement], None]:
         """The verdicts in a range, in log order.
 
-        Skips verdicts on events that can no longer be read.
+        Skips verdicts that are damaged, and those on events that can no longer be read.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, STORE_UNAVAILABLE.
@@ -108,32 +109,27 @@ class Feedback:
         async with aclosing(source):
             async for page in source:
                 events = [event_codec.decode(entry) async for entry in sliced(page.entries)]
-                verdicts = [event for event in events if event.event_type == MATCH_FEEDBACK]
-                records = [orjson.loads(event.payload) for event in verdicts]
+                records = [(e, r) for e in events if (r := readable_feedback(e))]
                 judged = await self._log.get(
-                    project, [LogSequence.parse(record["sequence"]) for record in records]
+                    project, [LogSequence.parse(record["sequence"]) for _, record in records]
                 )
                 judgements = [
-                    _judgement(event.sequence, record, entry)
-                    async for event, record, entry in sliced(
-                        zip(verdicts, records, judged, strict=True)
-                    )
+                    _judgement(event, record, entry)
+                    async for (event, record), entry in sliced(zip(records, judged, strict=True))
                     if entry is not None and scope.admits(record["data_key"])
                 ]
                 if judgements:
                     yield judgements
 
 
-def _judgement(sequence: LogSequence, record: dict[str, Any], event: Entry) -> Judgement:
+def _judgement(event: Event, record: dict[str, Any], judged: Entry) -> Judgement:
     fields = record["match"]
-    if not isinstance(fields, dict):
-        raise ContexError(Reason.INTERNAL, f"the feedback at {sequence} is damaged")
     as_of = LogSequence.parse(fields["background_as_of"])
     return Judgement(
-        sequence,
+        event.sequence,
         record["agent_id"],
         record["need"],
-        event,
+        judged,
         Match(**{**fields, "background_as_of": as_of}),
         record["useful"],
         record["comment"],

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import AGENT_REGISTERED, MATCH_FEEDBACK, Sequence
+from contex_server.kernel.model import AGENT_REGISTERED, MATCH_FEEDBACK, Event, Sequence
 from contex_server.match.agent_codec import registered_agent
 
 
@@ -24,6 +24,16 @@ def check_service_event(event_type: str, payload: bytes) -> None:
             read_feedback(payload)
     except ValueError as error:
         raise invalid_field("payload", f"is none of {event_type}: {error}") from error
+
+
+def readable_feedback(event: Event) -> dict[str, Any] | None:
+    """The fields of a verdict; None if the event is none or is damaged, which `verify` names."""
+    if event.event_type != MATCH_FEEDBACK:
+        return None
+    try:
+        return read_feedback(event.payload)
+    except ValueError:
+        return None
 
 
 def read_feedback(payload: bytes) -> dict[str, Any]:

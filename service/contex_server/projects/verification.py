@@ -10,7 +10,15 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, Entry, KeyState, Range, Sequence
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.model import (
+    BEGINNING,
+    SERVICE_TYPES,
+    Entry,
+    KeyState,
+    Range,
+    Sequence,
+)
 from contex_server.kernel.slices import sliced
 from contex_server.log.archive import SegmentRecord
 from contex_server.log.expiry import Revision
@@ -18,6 +26,7 @@ from contex_server.log.pages import pages
 from contex_server.log.port import Bounds
 from contex_server.log.state import SnapshotInfo
 from contex_server.match.agent_codec import AgentDamaged, decode_agent
+from contex_server.match.service_events import check_service_event
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.encoding import unpack_finite
 from contex_server.projects.recovery import Recovery, UnrecordedSegments
@@ -241,6 +250,11 @@ class _Run:
         if event_codec.is_damaged(event):
             self._damaged.add(event.sequence)
             damage = Finding(FindingKind.EVENT, str(event.sequence), "it can't be read")
+        elif event.event_type in SERVICE_TYPES and event.erased is None:
+            try:
+                check_service_event(event.event_type, event.payload)
+            except ContexError as error:
+                damage = Finding(FindingKind.EVENT, str(event.sequence), error.message)
         if not key:
             return damage
         before = self._state.get(key)

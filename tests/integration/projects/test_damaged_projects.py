@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from contex.v1 import event_pb2
 from contex.v1 import project_service_pb2 as pb
+from contex.v1.agent_service_pb2 import GetAgentContextRequest, ListDeliveriesRequest
 from contex.v1.event_service_pb2 import GetEventRequest
+from contex.v1.match_service_pb2 import ExportFeedbackRequest, RecordFeedbackRequest
 from contex.v1.state_service_pb2 import GetHistoryRequest
 from contex_server.kernel import event_codec
 from contex_server.log.buckets import bucket_of
@@ -231,3 +233,53 @@ async def test_nothing_is_removed_on_the_guess_of_a_damaged_retention(
     told = [line["event"] for line in logs if line.get("project") == P]
     assert told.count("retention_damaged") == told.count("works_again") == 1
     check_for_canaries(logs)
+
+
+async def test_a_state_that_is_damaged_is_passed_over_and_repaired(
+    small_api: Api, store: Any
+) -> None:
+    await store.hset(key(P, "state"), "k", RAW)
+    with captured_logs() as logs:
+        await small_api.register("a", "apples")
+        await small_api.publish(event("other", b'"apples"'))
+        await small_api.listen("a").count(1)
+        assert len(await state(small_api, (await listed(small_api))[-1].sequence)) == 2
+        assert ("STATE", "k") in (await verify(small_api))[0]
+        await verify(small_api, repair=True)
+        assert (await verify(small_api))[0] == []
+    assert "state_damaged" in [line["event"] for line in logs if line.get("project") == P]
+    check_for_canaries(logs)
+    await small_api.publish(event("k"))
+    assert (await listed(small_api))[-1].revision == 2
+
+
+async def test_a_verdict_that_is_damaged_is_passed_over(small_api: Api, store: Any) -> None:
+    await small_api.register("a", "apples")
+    (sequence,) = await small_api.publish(event("fruit", b'"apples"'))
+    judge = RecordFeedbackRequest(
+        project=P, agent_id="a", sequence=sequence, useful=True, request_id="r"
+    )
+    await small_api.matches.RecordFeedback(judge)
+    damaged = event_codec.encode("match_feedback", b'{"match": 7}', {})
+    at = (await store.xadd(key(P, "events"), {b"e": damaged})).decode()
+    request = ExportFeedbackRequest(project=P)
+    found = [verdict async for verdict in small_api.matches.ExportFeedback(request)]
+    assert [f.event.sequence for f in found] == [sequence]
+    assert ("EVENT", at) in (await verify(small_api))[0]
+
+
+async def test_a_note_of_a_journal_that_is_damaged_is_passed_over(
+    small_api: Api, store: Any
+) -> None:
+    await small_api.register("a", "apples")
+    (sequence,) = await small_api.publish(event("fruit", b'"apples"'))
+    await small_api.listen("a").count(1)
+    for fields in ({b"d": RAW}, {b"k": RAW}, {b"r": b"1-0 L 0\t", b"record": RAW}, {b"x": RAW}):
+        await store.xadd(key(P, "journal:a"), fields)
+    request = ListDeliveriesRequest(project=P, agent_id="a")
+    answer = await small_api.agents.ListDeliveries(request)
+    assert [d.sequence for d in answer.deliveries] == [sequence]
+    context = await small_api.agents.GetAgentContext(
+        GetAgentContextRequest(project=P, agent_id="a")
+    )
+    assert [d.data_key for d in context.known] == ["fruit"]

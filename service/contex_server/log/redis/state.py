@@ -7,9 +7,11 @@ snapshot-data  hash: that sequence -> the snapshot
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import KeyState, Range, Sequence
 from contex_server.kernel.slices import sliced
 from contex_server.log.redis.client import Facet
@@ -17,12 +19,13 @@ from contex_server.log.redis.key_names import parse_sequence
 from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
 
 _SCAN_COUNT = 1_000
+_failures = Failures("state_damaged")
 
 
 class RedisState(Facet, StateStore):
     async def state(self, project: str) -> AsyncIterator[list[KeyState]]:
         async for chunk in self._client.scan(project, "state", _SCAN_COUNT):
-            yield [_key_state(name, value) for name, value in chunk]
+            yield list(self._key_states(project, chunk))
 
     async def state_now(
         self, project: str, max_keys: int
@@ -33,22 +36,29 @@ class RedisState(Facet, StateStore):
         if reply is None:
             return None
         newest, fields = reply
-        states = [
-            _key_state(name, value)
-            async for name, value in sliced(zip(fields[::2], fields[1::2], strict=True))
-        ]
-        return parse_sequence(newest), states
+        named = self._key_states(project, zip(fields[::2], fields[1::2], strict=True))
+        return parse_sequence(newest), [state async for state in sliced(named)]
 
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
         keys = list(data_keys)
         if not keys:
             return {}
         values = await self._client.command(project, "HMGET", "state", *keys)
-        return {
-            name: _key_state(name.encode(), value)
-            for name, value in zip(keys, values, strict=True)
-            if value is not None
-        }
+        told = zip((name.encode() for name in keys), values, strict=True)
+        found = self._key_states(project, (pair for pair in told if pair[1] is not None))
+        return {state.data_key: state for state in found}
+
+    def _key_states(
+        self, project: str, fields: Iterable[tuple[bytes, bytes]]
+    ) -> Iterator[KeyState]:
+        """The states in fields of the hash. One that is damaged is passed over, as if the key had
+        no event; `verify` finds it missing and can repair it from the log."""
+        for name, value in fields:
+            try:
+                yield _key_state(name, value)
+            except ValueError:
+                told = "the stored state of a data key can't be read: verify the project"
+                _failures.failed(project, ContexError(Reason.INTERNAL, told))
 
     async def repair_state(
         self,
