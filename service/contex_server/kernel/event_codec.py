@@ -247,11 +247,16 @@ def mark_opaque(body: bytes) -> bytes:
 
 def readable(entry: Entry) -> Entry:
     """The entry as every client can read it: itself, or what stands for one that is damaged."""
+    return entry if is_event(entry) else Entry(entry.id, _message(entry).SerializeToString())
+
+
+def is_event(entry: Entry) -> bool:
+    """Whether an entry can be read at all."""
     try:
         _parse(entry.body)
     except DecodeError:
-        return Entry(entry.id, _message(entry).SerializeToString())
-    return entry
+        return False
+    return True
 
 
 def is_damaged(event: Event) -> bool:
