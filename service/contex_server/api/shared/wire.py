@@ -40,9 +40,6 @@ _HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n) for n in range(4_096))
 """Tag and length of a batch's event, for the usual lengths."""
 _SEQUENCE_HEADS = tuple(bytes([_EVENT_SEQUENCE, n]) for n in range(64))
 
-_SMALL_BYTES = 512
-"""Smaller events are checked together: a third of a microsecond each, and up to one beyond."""
-
 
 def event_bytes(entry: Entry) -> bytes:
     """A serialised `contex.v1.Event`."""
@@ -59,19 +56,9 @@ def event_message(entry: Entry) -> event_pb2.Event:
 
 def batch_bytes(entries: SequenceOf[Entry]) -> bytes:
     """A serialised `contex.v1.EventBatch`, with every event as `event_codec.readable` has it."""
-    joined = _joined(entries)
-    if len(joined) > _SMALL_BYTES * len(entries):
-        # One by one: a message of many of these is slow to get memory for.
-        return joined if all(map(event_codec.is_event, entries)) else _readable(entries)
-    try:
-        event_pb2.EventBatch.FromString(joined)
-    except DecodeError:
-        return _readable(entries)
-    return joined
-
-
-def _readable(entries: Iterable[Entry]) -> bytes:
-    return _joined(map(event_codec.readable, entries))
+    if not event_codec.are_events(entries):
+        entries = list(map(event_codec.readable, entries))
+    return _joined(entries)
 
 
 def _joined(entries: Iterable[Entry]) -> bytes:
