@@ -84,7 +84,7 @@ EXPORTS = {
 }
 """What is exported besides the exceptions and the dataclasses and enumerations of services."""
 
-HIDDEN = {"StateProgress", "ExportProgress", "ImportFile", "PartialFile"}
+HIDDEN = {"StateProgress", "ExportProgress", "ImportFile", "DirectFile", "PartialFile"}
 """Classes of these modules that are not exported."""
 
 INIT = '''"""The Python client of Contex, the event-sourced context bus for AI agents.

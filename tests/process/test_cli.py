@@ -308,6 +308,33 @@ def test_a_mistyped_project_leaves_no_file(contex: Contex, command: str, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command", ["export -o", "audit --format csv -o", "feedback export", "activity --html"]
+)
+def test_a_symlink_is_followed_and_a_pipe_is_written_into(
+    contex: Contex, command: str, tmp_path: Path
+) -> None:
+    publish(contex, "k", "1")
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.svg", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    target.write_text("old")
+    before = target.stat().st_ino
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for path in (pipe, link):
+            assert contex(*command.split(), str(path)).code == ExitCode.OK
+        came = os.read(reader, 65_536)
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert target.stat().st_ino != before, "not replaced at once"
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link.svg", "target"}
+    assert bool(came) is (command != "feedback export")  # there are no judgements
+    assert target.read_text(errors="replace") != "old"
+
+
 def test_filters_ranges_and_orders(contex: Contex) -> None:
     places = [publish(contex, f"k{n}", str(n), "--publisher", f"p{n % 2}") for n in range(4)]
     sequences = [place["sequence"] for place in places]

@@ -64,7 +64,8 @@ def flush() -> None:
 def open_file(file: str) -> Iterator[BinaryIO]:
     """Opens a file that gets its name when everything is in it; "-" is stdout.
 
-    After an error, what had the name before is still there.
+    After an error, what had the name before is still there. A symlink is followed; a device or a
+    pipe is written into.
     """
     if file == "-":
         yield sys.stdout.buffer
@@ -72,9 +73,11 @@ def open_file(file: str) -> Iterator[BinaryIO]:
         return
     from pathlib import Path
 
-    path = Path(file)
-    if path.exists() and not path.is_file():  # a device, a pipe, or a directory: the error tells
-        with _open(path) as stream:
+    from contex.files import replaced_file
+
+    path = replaced_file(file)
+    if path is None:
+        with _open(Path(file)) as stream:
             yield stream
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -121,8 +121,9 @@ def _show_export(
     summary: contex.ExportSummary, file: str, file_format: contex.ExportFormat
 ) -> None:
     name = next(name for name, value in _FORMATS.items() if value is file_format)
+    size = f", {out.size_text(os.stat(file).st_size)}" if os.path.isfile(file) else ""
     rows = {
-        "file": f"{file}, {name}, {out.size_text(os.stat(file).st_size)}",
+        "file": f"{file}, {name}{size}",
         "events": f"{summary.event_count:,}",
         "first": sequence_text(summary.first_sequence),
         "last": sequence_text(summary.last_sequence),

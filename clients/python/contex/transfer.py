@@ -15,6 +15,7 @@ from typing import BinaryIO
 from ._values.transfer import *
 from .backoff import Retry
 from .errors import ContexError
+from .files import replaced_file
 from .lazy import transfer_service_pb2, wire
 
 TAKEOVER_S = 15.0
@@ -86,11 +87,39 @@ class ExportProgress:
 # -- files ---------------------------------------------------------------------------------------
 
 
-class PartialFile:
-    """A file that is written as `<path>.part`, and resumed where an earlier attempt ended."""
+def export_file(path: str | os.PathLike[str]) -> PartialFile | DirectFile:
+    """Opens what an export is written to."""
+    file = replaced_file(path)
+    return PartialFile(file) if file is not None else DirectFile(path)
+
+
+class DirectFile:
+    """A device or a pipe, written into as it is; an export into it is never resumed."""
+
+    resume_token = ""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        self._file = self._path.open("wb")
+
+    def write(self, piece: ExportPiece) -> None:
+        """Adds a piece."""
+        self._file.write(piece.data)
+
+    def complete(self) -> None:
+        """Sees to it that everything is written."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """What was written stays."""
+        self._file.close()
+
+
+class PartialFile:
+    """A file that is written as `<path>.part`, and resumed where an earlier attempt ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._part = self._path.with_name(f"{self._path.name}.part")
         self._note = self._path.with_name(f"{self._path.name}.part.resume")
         self.resume_token = ""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 from contex import ExportPiece, transfer
+from contex.files import replaced_file
 from contex.v1 import transfer_service_pb2
 
 
@@ -50,6 +52,18 @@ def test_of_a_partial_file_that_cannot_be_resumed_nothing_is_left(tmp_path: Path
     file.write(ExportPiece(b"one", 0, 0, 0, 0, ""))
     file.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rename_replaces_only_files_and_those_that_symlinks_lead_to(tmp_path: Path) -> None:
+    file, there, dangling = tmp_path / "file", tmp_path / "there", tmp_path / "dangling"
+    file.touch()
+    there.symlink_to(file)
+    dangling.symlink_to("folder")
+    os.mkfifo(tmp_path / "pipe")
+    assert replaced_file(file) == replaced_file(there) == file
+    assert replaced_file(dangling) == tmp_path / "folder"
+    for special in (tmp_path / "pipe", os.devnull, tmp_path):
+        assert replaced_file(special) is None
 
 
 def test_an_import_of_the_same_file_has_the_same_id(tmp_path: Path) -> None:

@@ -124,12 +124,13 @@ class AsyncTransferService(AsyncCalls):
         """Exports into a file.
 
         It is written as `<path>.part` and moved to its place when it is complete. An earlier
-        attempt with the same arguments is continued. Other arguments as in `export`.
+        attempt with the same arguments is continued. A symlink is followed; a device or a pipe is
+        written into, and nothing of that is continued. Other arguments as in `export`.
 
         Args:
             format: The format of the file; by default native.
         """
-        file = values.PartialFile(path)
+        file = values.export_file(path)
         try:
             summary = None
             async with self.export(
