@@ -143,7 +143,9 @@ ADDED = {
 """What is said of fields that are not in the messages, and their types; converters take them."""
 
 TEXTS = {
-    r"^A page of data\.": "A project's data at a moment: iterate over it, or look up a key.",
+    r"^A page of data\.": (
+        "A project's data at a moment: iterate over its `Datum`s, or look up one by its key."
+    ),
     r"^A page of changes\.": "What differs between two moments.",
     r"^The format\.$": "The format; None if there is none or if this client does not know it.",
     r"^The parts of a score\.$": "Why a need and a datum match, or don't.",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
+from contex.v1.project_service_pb2 import GetActivityRequest
+from contex.v1.state_service_pb2 import GetStateRequest
 from contex_server.kernel.config import Limits
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.conftest import StartServer
 from tests.integration.support import (
+    AcknowledgeRequest,
     Api,
     GetEventRequest,
     P,
@@ -282,3 +287,40 @@ async def test_the_store_does_not_walk_a_stream_for_what_is_before_it(api: Api, 
     page = await api.page(until=at_ms(1_000), order=BACKWARDS)
     assert not page.events
     assert "cmdstat_xrevrange" not in await store.info("commandstats")
+
+
+async def test_streams_take_the_cursors_of_each_other(word_api: Api) -> None:
+    await word_api.register("a", "a need")
+    first = await word_api.publish(event("a"))
+    cursors = {
+        "replay": (await word_api.replay().to_end()).cursor,
+        "subscribe": (await word_api.subscribe().live()).cursor,
+        "listen": (await word_api.listen("a").live()).cursor,
+    }
+    rest = await word_api.publish(event("b"))
+    assert first != rest
+    for made_by, cursor in cursors.items():
+        assert (await word_api.replay(cursor=cursor).to_end()).sequences == rest, made_by
+        assert (await word_api.subscribe(cursor=cursor).count(1)).sequences == rest, made_by
+        await word_api.listen("a", cursor=cursor).live()
+        await word_api.agents.Acknowledge(
+            AcknowledgeRequest(project=P, agent_id="a", cursor=cursor)
+        )
+
+
+async def test_a_range_may_begin_and_end_in_the_future_but_a_moment_may_not(word_api: Api) -> None:
+    await word_api.register("a", "a need")
+    sequences = await word_api.publish(event("a"))
+    later = time.time_ns() // 1_000_000 + 3_600_000
+    assert (await word_api.replay(until=at_ms(later)).to_end()).sequences[-1:] == sequences
+    assert (await word_api.replay(since=at_ms(later)).to_end()).sequences == []
+    assert not (await word_api.page(since=at_ms(later))).events
+    start = Timestamp(seconds=later // 1_000)
+    for stream in (word_api.subscribe(from_time=start), word_api.listen("a", from_time=start)):
+        assert (await stream.live()).sequences == []
+        await stream.cancel()
+    for refused in (
+        word_api.states.GetState(GetStateRequest(project=P, as_of=at_ms(later))),
+        word_api.projects.GetActivity(GetActivityRequest(project=P, until=at_ms(later))),
+    ):
+        assert (await refusal(refused)).reason == "TIME_IN_FUTURE"

@@ -204,7 +204,7 @@ def state_diff(message: state_service_pb2.DiffStatesResponse) -> StateDiff:
 
 @dataclass(frozen=True, slots=True)
 class State(StateMethods):
-    """A project's data at a moment: iterate over it, or look up a key.
+    """A project's data at a moment: iterate over its `Datum`s, or look up one by its key.
 
     Attributes:
         data: The data, ordered by the bytes of their keys.
