@@ -335,6 +335,22 @@ def test_a_symlink_is_followed_and_a_pipe_is_written_into(
     assert target.read_text(errors="replace") != "old"
 
 
+def test_an_import_reads_stdin_and_pipes(contex: Contex, tmp_path: Path) -> None:
+    publish(contex, "k", "1")
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    assert contex("export", "-o", str(file)).code == ExitCode.OK
+    os.mkfifo(pipe)
+    from_stdin = contex.start("import", "-", "-p", "from-stdin", stdin=subprocess.PIPE)
+    assert from_stdin.stdin is not None
+    from_stdin.stdin.buffer.write(file.read_bytes())
+    from_pipe = contex.start("import", str(pipe), "-p", "from-pipe")
+    pipe.write_bytes(file.read_bytes())
+    for process in (from_stdin, from_pipe):
+        assert re.search(r"imported +1\b", process.communicate(timeout=60)[0])
+    for project in ("from-stdin", "from-pipe"):
+        assert contex.ok("get", "k", "-p", project).out == contex.ok("get", "k").out
+
+
 def test_filters_ranges_and_orders(contex: Contex) -> None:
     places = [publish(contex, f"k{n}", str(n), "--publisher", f"p{n % 2}") for n in range(4)]
     sequences = [place["sequence"] for place in places]

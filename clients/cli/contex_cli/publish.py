@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import sys
-import threading
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import contex
 
-from contex_cli import drafts, files
+from contex_cli import drafts, files, pipes
 from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.exits import ExitCode, InputError, complain, complain_about, describe, exit_code
@@ -34,7 +31,6 @@ _NOT_DELETED = (
 _REACHED = {"MEMORY": "memory", "FSYNC": "disk", "REPLICATED": "disk and a replica"}
 _STATES = {state.value: state for state in contex.KeyState}
 _DURABILITY = {level.name.lower(): level for level in contex.Durability}
-_READ_BYTES = 256 * 1024
 BATCH_EVENTS = 256
 BATCH_BYTES = 1024 * 1024
 """A batch is closed at either bound; the API allows 1,000 events and 8 MiB."""
@@ -216,7 +212,7 @@ async def publish_lines(
 
     Stops at a line that can't be read, after what came before has been published.
     """
-    descriptor = _open(source)
+    descriptor = pipes.open_source(source)
     status = os.fstat(descriptor)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     return await publish_batches(session, batches(descriptor), size, durability)
@@ -332,20 +328,11 @@ async def _each(batches: list[Batch]) -> AsyncIterator[Batch]:
         yield batch
 
 
-def _open(source: str) -> int:
-    if source == "-":
-        return sys.stdin.fileno()
-    try:
-        return os.open(source, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"can't read {source!r}: {error.strerror}") from None
-
-
 async def batches(descriptor: int) -> AsyncIterator[Batch]:
     """Batches of what has arrived: a slow pipe is published line by line, a file in big pieces."""
     tail = b""
     number = 0
-    while chunk := await _read(descriptor):
+    while chunk := await pipes.read(descriptor):
         *lines, tail = (tail + chunk).split(b"\n")
         for batch in pack(lines, number):
             yield batch
@@ -375,22 +362,3 @@ def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
             events.append(event)
     if events:
         yield Batch(events, first, before + len(lines), size_bytes)
-
-
-async def _read(descriptor: int) -> bytes:
-    """Reads what there is, at most `_READ_BYTES`; empty at the end.
-
-    In a daemon thread of its own: a pool's thread would have to be waited for after Ctrl-C, until
-    somebody closes the pipe.
-    """
-    read: Future[bytes] = Future()
-    read.set_running_or_notify_cancel()  # from now on only its thread settles it
-
-    def work() -> None:
-        try:
-            read.set_result(os.read(descriptor, _READ_BYTES))
-        except OSError as error:
-            read.set_exception(InputError(f"can't read on: {error.strerror}"))
-
-    threading.Thread(target=work, daemon=True).start()
-    return await asyncio.wrap_future(read)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import sys
+import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import contex
 
-from contex_cli import options
+from contex_cli import options, pipes
 from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.exits import InputError
@@ -142,7 +145,8 @@ async def import_(
     file: str = argument(
         ...,
         "FILE",
-        "What `contex export` wrote, CloudEvents, or what the older HTTP service returned.",
+        "What `contex export` wrote, CloudEvents, or what the older HTTP service returned; - is "
+        "stdin.",
     ),
     mode: contex.ImportMode = option(
         contex.ImportMode.EXACT, "exact: as they are, into an empty project. replay: as new events."
@@ -164,17 +168,19 @@ async def import_(
     ),
 ) -> None:
     """No event can be seen before the whole file was checked. The same command again goes on with
-    an import that was interrupted.
+    an import that was interrupted; after a pipe, only with the same --import-id.
     """
     changes = redactions.of_client()
-    try:
-        total_bytes = os.stat(file).st_size
-    except OSError as error:
-        raise InputError(f"can't read {file!r}: {error.strerror}") from None
-    with Progress("read", bar=True) as progress:
+    with contextlib.ExitStack() as opened, Progress("read", bar=True) as progress:
+        source: str | BinaryIO = file
+        if _is_pipe(file):
+            source = opened.enter_context(tempfile.TemporaryFile(prefix="contex-import"))
+            total_bytes = await _copy(file, source)
+        else:
+            total_bytes = os.stat(file).st_size
         report = await session.client.import_from(
             session.project,
-            file,
+            source,
             mode=mode,
             **vars(selection),
             dry_run=dry_run,
@@ -184,6 +190,31 @@ async def import_(
             progress=lambda now: progress.reach(now.event_count, total_bytes, done=now.byte_count),
         )
     session.answer(report, _show_import)
+
+
+def _is_pipe(file: str) -> bool:
+    """Whether it can be read once only: an import goes back after a lost connection."""
+    if file == "-":
+        return True
+    try:
+        mode = os.stat(file).st_mode
+    except OSError as error:
+        raise InputError(f"can't read {file!r}: {error.strerror}") from None
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+async def _copy(file: str, copy: BinaryIO) -> int:
+    """Copies a pipe to the end; returns its bytes."""
+    descriptor = pipes.open_source(file)
+    try:
+        while data := await pipes.read(descriptor):
+            copy.write(data)
+    finally:
+        if file != "-":
+            os.close(descriptor)
+    size = copy.tell()
+    copy.seek(0)
+    return size
 
 
 @command("clone", without=["project"])

@@ -177,8 +177,14 @@ class ImportFile:
 
 @contextlib.contextmanager
 def import_file(source: str | os.PathLike[str] | BinaryIO, project: str) -> Iterator[ImportFile]:
-    """Opens the source of an import, unless it is open."""
+    """Opens the source of an import, unless it is open.
+
+    Raises:
+        ValueError: The open file can't be read from an earlier place again.
+    """
     if not isinstance(source, str | os.PathLike):
+        if not source.seekable():
+            raise ValueError("source: must be seekable; copy a pipe to a file first")
         yield ImportFile(source, uuid.uuid4().hex)
         return
     path = Path(source)

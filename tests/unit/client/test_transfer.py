@@ -4,6 +4,7 @@ import io
 import os
 from pathlib import Path
 
+import pytest
 from contex import ExportPiece, transfer
 from contex.files import replaced_file
 from contex.v1 import transfer_service_pb2
@@ -80,3 +81,14 @@ def test_an_import_of_the_same_file_has_the_same_id(tmp_path: Path) -> None:
     opened.seek(2)
     with transfer.import_file(opened, "p") as file:
         assert [file.read(place) for place in (0, 2, 4)] == [b"0123", b"23", b""]
+
+
+def test_an_open_pipe_is_no_source_of_an_import() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    with (
+        open(reader, "rb") as pipe,
+        pytest.raises(ValueError, match="must be seekable"),
+        transfer.import_file(pipe, "p"),
+    ):
+        pass

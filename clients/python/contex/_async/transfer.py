@@ -198,6 +198,7 @@ class AsyncTransferService(AsyncCalls):
                 from the path, size and time of the file; an open file can't be resumed.
 
         Raises:
+            ValueError: The open file is not seekable, as a pipe is.
             InvalidArgument: The file is damaged (IMPORT_MALFORMED).
             FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
         """

@@ -199,6 +199,7 @@ class TransferService(Calls):
                 from the path, size and time of the file; an open file can't be resumed.
 
         Raises:
+            ValueError: The open file is not seekable, as a pipe is.
             InvalidArgument: The file is damaged (IMPORT_MALFORMED).
             FailedPrecondition: PROJECT_NOT_EMPTY, IMPORT_IN_PROGRESS.
         """
