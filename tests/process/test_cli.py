@@ -351,6 +351,31 @@ def test_an_import_reads_stdin_and_pipes(contex: Contex, tmp_path: Path) -> None
         assert contex.ok("get", "k", "-p", project).out == contex.ok("get", "k").out
 
 
+def test_one_of_a_thing_is_not_several(contex: Contex, tmp_path: Path) -> None:
+    publish(contex, "k", "1")
+    file = str(tmp_path / "file")
+    told = {
+        "projects": contex(
+            "projects", "--name", contex.ok("projects", "--json").records[0]["project"]
+        ),
+        "replay": contex("replay", "--key", "k"),
+        "state": contex("state", "--key", "k*"),
+        "export": contex("export", "-o", file),
+        "import": contex("import", file, "-p", "one-event"),
+        "verify": contex("verify"),
+        "backtest": contex("backtest", "number"),
+        "activity": contex("activity"),
+        "cut": contex("events", "-n", "1", "-p", "one-event"),
+    }
+    for name, done in told.items():
+        assert not re.search(
+            r"(?<![\d,.])1 (events|data(?! key\b)|projects)\b", done.out + done.err
+        ), name
+    assert "\n1 project\n" in told["projects"].out
+    assert "replayed 1 event in " in told["replay"].err
+    assert "1 datum, as of " in told["state"].out
+
+
 def test_filters_ranges_and_orders(contex: Contex) -> None:
     places = [publish(contex, f"k{n}", str(n), "--publisher", f"p{n % 2}") for n in range(4)]
     sequences = [place["sequence"] for place in places]

@@ -134,8 +134,8 @@ class Report:
         for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
             if seconds % size == 0:
                 count = seconds // size
-                return unit if count == 1 else f"{count:,} {unit}s"
-        return f"{seconds:,} seconds"
+                return unit if count == 1 else out.counted(count, unit)
+        return out.counted(seconds, "second")
 
 
 def show(report: Report) -> None:
@@ -145,7 +145,7 @@ def show(report: Report) -> None:
     steps = f"in steps of {steps}" if steps[0].isdigit() else f"by the {steps}"
     out.say(
         (out.plain(report.project), "bold"),
-        f"  {activity.total.total:,} events, {report.range_text}, {steps}",
+        f"  {out.counted(activity.total.total, 'event')}, {report.range_text}, {steps}",
     )
     out.say()
     if not activity.total.total:
@@ -163,7 +163,7 @@ def show(report: Report) -> None:
         _show_series(activity, report.heading)
     if any(hours):
         busiest = max(range(len(hours)), key=lambda hour: hours[hour])
-        peak = f"busiest at {busiest:02}:00, {hours[busiest]:,} events"
+        peak = f"busiest at {busiest:02}:00, {out.counted(hours[busiest], 'event')}"
         out.say(f"by hour of the day ({report.zone}); {peak}")
         for line in columns(hours, 3):
             out.say("".join(f" {column}{column}" for column in line))
@@ -209,7 +209,9 @@ def _show_series(activity: contex.Activity, heading: str) -> None:
         },
     )
     if (left_out := activity.name_count - len(activity.series)) > 0:
-        out.remark(f"{left_out:,} more are not shown; --top shows up to 100")
+        out.remark(
+            f"{left_out:,} more {'is' if left_out == 1 else 'are'} not shown; --top shows up to 100"
+        )
 
 
 def _write(file: str, content: bytes) -> None:

@@ -225,9 +225,8 @@ async def listen(
 
 
 def _tell_change(changed: contex.NeedsChanged) -> None:
-    count = len(changed.agent.needs)
     out.remark(
-        f"the registration was changed: {count} need{'s' if count != 1 else ''}; "
+        f"the registration was changed: {out.counted(len(changed.agent.needs), 'need')}; "
         f"{data_match(len(changed.data))} now and did not before"
     )
     show_missing(changed.omitted_count, out.remark)

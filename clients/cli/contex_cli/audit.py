@@ -68,7 +68,7 @@ async def audit(
     }
     if file_format is not None:
         with (
-            Progress("exported", things="records") as progress,
+            Progress("exported", thing="record") as progress,
             out.open_file(output or "-") as opened,
         ):
             async with session.client.export_audit(format=file_format, **arguments) as pieces:

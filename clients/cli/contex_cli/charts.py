@@ -50,7 +50,7 @@ def _title(report: Report) -> str:
 
 
 def _subtitle(report: Report) -> str:
-    return f"{report.activity.total.total:,} events, {report.range_text}"
+    return f"{out.counted(report.activity.total.total, 'event')}, {report.range_text}"
 
 
 def _layers(report: Report) -> list[tuple[str, int, tuple[int, ...], str]]:

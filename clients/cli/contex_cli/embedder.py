@@ -73,7 +73,7 @@ def fetch_model(
         if base is None:
             raise UsageError("needed: the base URL of Maven Central, or of a mirror", "--from")
         try:
-            with Progress("fetched", bar=True, things="bytes") as progress:
+            with Progress("fetched", bar=True, thing="byte") as progress:
                 models.fetch(
                     model, path, base, timeout, lambda done: progress.reach(done, model.bytes)
                 )

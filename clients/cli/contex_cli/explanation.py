@@ -33,7 +33,8 @@ def show_explanation(explanation: contex.Explanation) -> None:
     if explanation.passages:
         _show_passages(explanation)
     if explanation.rank:
-        out.say(f"place {explanation.rank:,} of {explanation.data_count:,} data for this need")
+        data = out.counted(explanation.data_count, "datum")
+        out.say(f"place {explanation.rank:,} of {data} for this need")
 
 
 def _show_verdict(explanation: contex.Explanation) -> None:

@@ -152,7 +152,7 @@ async def explain(
     expected = (["NEED"] if agent_id is None else []) + (["KEY"] if sequence is None else [])
     if len(words) != len(expected):
         takes = " and ".join(expected) or "nothing"
-        raise UsageError(f"takes {takes} here, not {len(words)} arguments")
+        raise UsageError(f"takes {takes} here, not {out.counted(len(words), 'argument')}")
     if need_text is not None and agent_id is None:
         raise UsageError("it goes together with --agent only", "--need")
     given = dict(zip(expected, words, strict=True))
@@ -245,9 +245,9 @@ def _show_summary(summary: contex.BacktestSummary, needs: list[tuple[str, float]
     held_back = summary.updates_held_back
     out.say()
     out.say(
-        f"{summary.events_matched:,} of {summary.events_judged:,} events would have been "
-        f"delivered, about {summary.data_keys_matched:,} data"
-        + (f"; --min-delta held back {held_back:,} updates" if held_back else "")
+        f"{summary.events_matched:,} of {out.counted(summary.events_judged, 'event')} "
+        f"would have been delivered, about {out.counted(summary.data_keys_matched, 'datum')}"
+        + (f"; --min-delta held back {out.counted(held_back, 'update')}" if held_back else "")
     )
     for (text, threshold), counted in zip(needs, summary.needs, strict=False):
         out.say()
@@ -295,7 +295,7 @@ async def export(
     """Each has the need, the datum, the verdict, and what the match was made of when it was
     judged.
     """
-    with Progress("exported", things="judgements") as progress, out.open_file(file) as lines:
+    with Progress("exported", thing="judgement") as progress, out.open_file(file) as lines:
         async with session.client.export_feedback(session.project, **vars(range)) as judgements:
             async for judgement in judgements:
                 lines.write(encode(judgement))
@@ -342,8 +342,8 @@ def progress_line(status: contex.MatchingStatus) -> str:
     total = status.texts_total
     share = status.texts_embedded / total if total else 0.0
     return (
-        f"re-embedding  {bar(share, _PROGRESS_BAR)}  {status.texts_embedded:,} of {total:,} texts "
-        f"({share:.0%})"
+        f"re-embedding  {bar(share, _PROGRESS_BAR)}  {status.texts_embedded:,} "
+        f"of {out.counted(total, 'text')} ({share:.0%})"
     )
 
 
@@ -354,8 +354,9 @@ def _show_status(status: contex.MatchingStatus) -> None:
     rows["scorer"] = status.scorer
     rows["default threshold"] = f"{status.default_threshold:.2f}"
     rows["index here"] = (
-        f"{status.data_indexed:,} data, {status.passages_indexed:,} passages, "
-        f"{status.needs_indexed:,} needs of agents that listen, "
+        f"{out.counted(status.data_indexed, 'datum')}, "
+        f"{out.counted(status.passages_indexed, 'passage')}, "
+        f"{out.counted(status.needs_indexed, 'need')} of agents that listen, "
         f"{status.index_bytes / 2**20:,.1f} MiB"
     )
     out.show_rows(rows)

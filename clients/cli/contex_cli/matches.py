@@ -112,9 +112,11 @@ def usual_line(match: contex.Match) -> str:
     usual = f"{match.background_mean:.2f} ± {match.background_deviation:.2f}"
     count, since = match.background_passages, match.background_sequence
     if is_relative(match):
-        background = f"{count:,} passages as of {since}"
+        background = f"{out.counted(count, 'passage')} as of {since}"
         return f"cosine {match.cosine:.2f}; need: usually {usual}; background: {background}"
-    background = f"{count:,} data since {since}" if since != "0" else "the shipped one"
+    background = (
+        f"{out.counted(count, 'datum')} since {since}" if since != "0" else "the shipped one"
+    )
     return (
         f"cosine {match.cosine:.2f}; need: usually {usual} with data; "
         f"datum: usually {match.usual_cosine:.2f} with needs; background: {background}"
@@ -147,12 +149,12 @@ def show_context(context: contex.Context | None, data: int) -> None:
     text = context.text if not context.text or context.text.endswith("\n") else context.text + "\n"
     sys.stdout.write(text)
     show_omitted(context, out.remark, data)
-    out.remark(f"{context.tokens:,} tokens ({out.plain(context.token_counter, 60)})")
+    out.remark(f"{out.counted(context.tokens, 'token')} ({out.plain(context.token_counter, 60)})")
 
 
 def data_match(count: int) -> str:
     """How many data match, as a clause."""
-    return "1 datum matches" if count == 1 else f"{count} data match"
+    return f"{out.counted(count, 'datum')} {'matches' if count == 1 else 'match'}"
 
 
 def show_omitted(context: contex.Context | None, tell: Callable[[str], None], data: int) -> None:
@@ -161,11 +163,12 @@ def show_omitted(context: contex.Context | None, tell: Callable[[str], None], da
         return
     total, tokens = data + context.omitted_count, context.tokens + context.omitted_tokens
     tell(
-        f"cut: {context.omitted_count:,} of {total:,} data left out; "
-        f"the rest takes {context.tokens:,} of {tokens:,} tokens"
+        f"cut: {context.omitted_count:,} of {out.counted(total, 'datum')} left out; "
+        f"the rest takes {context.tokens:,} of {out.counted(tokens, 'token')}"
     )
     for datum in context.omitted:
-        tell(f"  {datum.score:.2f}  {out.plain(datum.data_key)}  {datum.tokens:,} tokens")
+        tokens_text = out.counted(datum.tokens, "token")
+        tell(f"  {datum.score:.2f}  {out.plain(datum.data_key)}  {tokens_text}")
     if unlisted := context.omitted_count - len(context.omitted):
         tell(f"  and {unlisted:,} more")
 
@@ -173,4 +176,5 @@ def show_omitted(context: contex.Context | None, tell: Callable[[str], None], da
 def show_missing(count: int, tell: Callable[[str], None]) -> None:
     """Says how many data an answer had no room for, if any."""
     if count:
-        tell(f"cut: {count:,} more with lower scores match, and had no room in the answer")
+        match = "matches" if count == 1 else "match"
+        tell(f"cut: {count:,} more with lower scores {match}, and had no room in the answer")

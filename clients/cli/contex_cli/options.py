@@ -136,7 +136,8 @@ class Limit:
     def remark(self, which: str = "first") -> None:
         """Says on stderr that there is more, if there is."""
         if self._has_more:
-            out.remark(f"the {which} {self.limit:,} are shown; --limit 0 shows all")
+            verb = "is" if self.limit == 1 else "are"
+            out.remark(f"the {which} {self.limit:,} {verb} shown; --limit 0 shows all")
 
     async def show(
         self, items: AsyncIterator[T], columns: out.Columns[T], nothing: str, *, as_json: bool

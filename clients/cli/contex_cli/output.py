@@ -322,6 +322,12 @@ def shortened(text: str, limit: int) -> str:
     return text + "…"
 
 
+def counted(count: int, thing: str) -> str:
+    """How many there are of a thing, which is given in the singular: "1 datum", "2,000 data"."""
+    plural = "data" if thing == "datum" else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
+
+
 def size_text(size_bytes: int) -> str:
     """Bytes in the unit in which they have up to four digits before the point."""
     size = float(size_bytes)
@@ -329,7 +335,7 @@ def size_text(size_bytes: int) -> str:
         if size < 1024 or unit == _UNITS[-1]:
             break
         size /= 1024
-    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+    return counted(size_bytes, "byte") if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 def payload_preview(event: Event, limit: int = 60) -> str:
@@ -339,7 +345,7 @@ def payload_preview(event: Event, limit: int = 60) -> str:
         return ENDED.get(event.event_type, "")
     text = event.payload[: 8 * limit].decode(errors="replace")
     if "\ufffd" in text[:limit]:
-        return f"({len(event.payload):,} bytes of {plain(event.content_type, 40)})"
+        return f"({counted(len(event.payload), 'byte')} of {plain(event.content_type, 40)})"
     return plain(text, limit)
 
 

@@ -21,17 +21,17 @@ class Progress:
         verb: What happens to the events, in the past tense: "replayed".
         shown: Whether to print anything at all.
         bar: Whether there is a bar that `reach` moves.
-        things: What is counted.
+        thing: What is counted.
     """
 
     def __init__(
-        self, verb: str, *, shown: bool = True, bar: bool = False, things: str = "events"
+        self, verb: str, *, shown: bool = True, bar: bool = False, thing: str = "event"
     ) -> None:
         self.events = 0
         self._verb = verb
         self._shown = shown
         self._has_bar = bar
-        self._things = things
+        self._thing = thing
         self._started = self._refreshed = time.monotonic()
         self._bar: RichProgress | None = None
 
@@ -63,7 +63,7 @@ class Progress:
     def summary(self) -> str:
         seconds = max(self.seconds, 1e-6)
         return (
-            f"{self._verb} {self.events:,} {self._things} in {seconds:.1f} s "
+            f"{self._verb} {out.counted(self.events, self._thing)} in {seconds:.1f} s "
             f"({self.events / seconds:,.0f}/s)"
         )
 

@@ -38,7 +38,7 @@ async def projects(
                 "last": lambda p: sequence_text(p.last_sequence),
             },
         )
-    out.say(f"{f'{len(found):,}' if found else 'no'} projects")
+    out.say(out.counted(len(found), "project") if found else "no projects")
 
 
 @command("projects show")
@@ -80,7 +80,7 @@ async def delete(
     deleted = await session.client.delete_project(name, reason=reason, request_id=request_id)
     again = ", by an earlier call of this request" if deleted.duplicate else ""
     rows = {
-        "deleted": f"{name}, {deleted.deletion.event_count:,} events{again}",
+        "deleted": f"{name}, {out.counted(deleted.deletion.event_count, 'event')}{again}",
         "at": rfc3339(deleted.deletion.delete_time),
     }
     session.answer(deleted, lambda _: out.show_rows(rows))

@@ -59,14 +59,15 @@ def stats_rows(stats: contex.Stats) -> dict[str, str]:
         )
     if stats.archived_sequence:
         rows["archived"] = (
-            f"{stats.archive_event_count:,} events in {stats.segment_count:,} segments, "
+            f"{out.counted(stats.archive_event_count, 'event')} in "
+            f"{out.counted(stats.segment_count, 'segment')}, "
             f"{out.size_text(stats.archive_bytes)}, up to {sequence_text(stats.archived_sequence)}"
         )
-        rows["in the store"] = f"{stats.store_event_count:,} events"
+        rows["in the store"] = out.counted(stats.store_event_count, "event")
     if stats.removed_event_count:
-        rows["removed"] = f"{stats.removed_event_count:,} events, for good"
+        rows["removed"] = f"{out.counted(stats.removed_event_count, 'event')}, for good"
     if stats.compacted_event_count:
-        rows["compacted"] = f"{stats.compacted_event_count:,} events have lost their payloads"
+        rows["compacted"] = f"{out.counted(stats.compacted_event_count, 'event')} without payloads"
     return rows
 
 
@@ -172,7 +173,10 @@ def remove(
 
     async def work() -> None:
         removed = await session.client.remove_events(session.project, before, reason=reason)
-        count, first = f"{removed.removed_count:,} events", sequence_text(removed.first_sequence)
+        count, first = (
+            out.counted(removed.removed_count, "event"),
+            sequence_text(removed.first_sequence),
+        )
         session.answer(removed, lambda _: out.show_rows({"removed": count, "first": first}))
 
     return work()
@@ -205,7 +209,7 @@ def erase(
         )
         again = ", by an earlier call of this request" if erased.duplicate else ""
         rows = {
-            "erased": f"{erased.erased_count:,} events{again}",
+            "erased": f"{out.counted(erased.erased_count, 'event')}{again}",
             "recorded in": sequence_text(erased.sequence),
         }
         session.answer(erased, lambda _: out.show_rows(rows))
@@ -270,8 +274,10 @@ def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary
         out.say(f"and {count:,} more: {kind}, {outlook}; --json lists them all")
     rows = {
         "as of": sequence_text(summary.as_of_sequence),
-        "read": f"{summary.event_count:,} events, {summary.segment_count:,} segments, "
-        f"{summary.snapshot_count:,} snapshots, {summary.data_key_count:,} data keys",
+        "read": f"{out.counted(summary.event_count, 'event')}, "
+        f"{out.counted(summary.segment_count, 'segment')}, "
+        f"{out.counted(summary.snapshot_count, 'snapshot')}, "
+        f"{out.counted(summary.data_key_count, 'data key')}",
         "differences": f"{len(findings):,}, {sum(f.repaired for f in findings):,} repaired",
     }
     if vectors:

@@ -81,7 +81,8 @@ async def state(
             _show_datum(shown[0].event)
         elif shown:
             out.print_table(_state_table(shown))
-        out.say(f"{f'{len(shown):,}' if shown else 'no'} data, as of {moment_text(data.as_of)}")
+        count = out.counted(len(shown), "datum") if shown else "no data"
+        out.say(f"{count}, as of {moment_text(data.as_of)}")
     for key in missing:
         complain(f"no datum {key!r} at that moment; `contex history` shows whether there was one")
     return ExitCode.NOT_FOUND if missing else ExitCode.OK

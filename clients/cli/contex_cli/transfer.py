@@ -133,7 +133,8 @@ def _show_export(
         "cut": sequence_text(summary.cut_sequence),
     }
     if summary.agent_count or summary.vector_count:
-        rows["with"] = f"{summary.agent_count:,} agents, {summary.vector_count:,} vectors"
+        agents = out.counted(summary.agent_count, "agent")
+        rows["with"] = f"{agents}, {out.counted(summary.vector_count, 'vector')}"
     if summary.digest:
         rows["digest"] = summary.digest
     out.show_rows(rows)
@@ -251,7 +252,7 @@ def _show_import(report: contex.ImportReport) -> None:
     verb = "would be imported" if report.dry_run else "imported"
     source = f", of project {report.source_project}" if report.source_project else ""
     rows = {
-        "file": f"{report.format.name.lower()}{source}, {report.read_count:,} events",
+        "file": f"{report.format.name.lower()}{source}, {out.counted(report.read_count, 'event')}",
         verb: f"{report.imported_count:,}",
     }
     for name, count in {

@@ -294,6 +294,20 @@ def test_an_erased_judgement_says_so_for_programs() -> None:
     assert record["erased"].reason == "asked"
 
 
+@pytest.mark.parametrize(
+    ("count", "thing", "text"),
+    [
+        (1, "datum", "1 datum"),
+        (0, "datum", "0 data"),
+        (2_000, "datum", "2,000 data"),
+        (1, "event", "1 event"),
+        (0, "data key", "0 data keys"),
+    ],
+)
+def test_counted_things_have_their_number(count: int, thing: str, text: str) -> None:
+    assert output.counted(count, thing) == text
+
+
 def test_numbers_are_shown_so_that_their_comparison_is_true() -> None:
     assert told_apart(0.1474, 0.15) == ("0.147", "0.150")
     assert told_apart(0.149999, 0.15) == ("0.149999", "0.150000")

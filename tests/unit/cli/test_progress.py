@@ -25,7 +25,7 @@ def test_a_total_that_is_told_on_the_way_moves_the_bar(errors: io.StringIO) -> N
 
 
 def test_what_is_counted_can_be_named(errors: io.StringIO) -> None:
-    with progress.Progress("exported", things="judgements") as shown:
+    with progress.Progress("exported", thing="judgement") as shown:
         shown.advance(2)
     assert "exported 2 judgements in" in errors.getvalue()
     assert "%" not in errors.getvalue()

@@ -64,7 +64,7 @@ def test_state(contex: Contex) -> None:
     one = contex("state", "api_config")
     assert "api_config  revision 2" in one
     assert '  "timeout": 60\n' in one
-    assert "1 data, as of" in contex("state", "--key", "api_config")
+    assert "1 datum, as of" in contex("state", "--key", "api_config")
     assert "no data, as of" in contex("state", "none?")
 
 
@@ -187,7 +187,7 @@ def test_audit(contex: Contex, tmp_path: Path) -> None:
     file = tmp_path / "records.csv"
     done = contex.run("audit", "--output", str(file))
     assert (file.read_bytes(), done.stdout) == (b"time,action\nthen,PUBLISHED\n", "")
-    assert done.stderr.startswith("exported 1 records in ")
+    assert done.stderr.startswith("exported 1 record in ")
     refused = contex.run("audit", "--output", str(tmp_path / "records.parquet"))
     assert refused.exit_code == ExitCode.UNSUPPORTED
     assert list(tmp_path.iterdir()) == [file]
