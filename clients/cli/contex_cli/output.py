@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import zip_longest
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from contex_cli.exits import InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from contex import Erasure, Event, MatchedEvent
     from rich.console import Console
+    from rich.table import Column
     from rich.table import Table as Table
     from rich.text import Text as Text
 
@@ -27,21 +28,36 @@ Columns: TypeAlias = Mapping[str, str | Callable[[T], Any]]
 """By heading: the name of an attribute, or what makes the value of an item."""
 _PIPE_COLUMNS = 1_000_000
 """A line in a pipe is never wrapped or cut."""
-_LEAST_TEXT = 16
-"""Characters that a column of texts keeps, if it has any as long."""
-_WORD = 32
-"""Longer words are broken where a column is narrow."""
+
+
+class _Bounds(NamedTuple):
+    """How narrow a table may become.
+
+    Attributes:
+        text: Characters that a column of texts keeps, if it has any as long.
+        word: Longer words are broken.
+        columns: So many stay, if they are not in `_EXPENDABLE`.
+    """
+
+    text: int
+    word: int
+    columns: int
+
+
+_BOUNDS = (_Bounds(16, 32, sys.maxsize), _Bounds(8, 16, 2), _Bounds(8, 8, 1))
+"""One after the other, until a table has room."""
 _LEAST_PAYLOAD = 30
 _EXPENDABLE = (
     *("", "stem", "version", "licence", "from", "registered", "acknowledged", "publisher", "type"),
     *("how", "lexical", "cosine", "over time", "sent", "published", "detail", "time", "path"),
-    "valid until",
+    *("valid until", "first", "last", "size"),
 )
 """Columns that are left out of a table that is too wide, in this order."""
 _NUMBERS = {
     *("rev", "score", "threshold", "cosine", "lexical", "value", "weight", "log-odds", "hit"),
     *("events", "data", "share", "matches", "after"),
 }
+_ONE_LINE = ("", "sequence", "time", "valid until", "size", "payload")
 _WHERE_GIVEN = ("valid until",)
 """Columns of tables in which one of the items has a value there."""
 ENDED = {"data_deleted": "(deleted)", "data_expired": "(expired)"}
@@ -164,8 +180,8 @@ def table(*headings: str, title: str | None = None) -> Table:
         result.add_column(
             heading,
             justify="right" if number else "left",
-            no_wrap=number or heading in ("", "sequence", "time", "valid until", "payload"),
-            overflow="ellipsis" if number or heading == "payload" else "fold",
+            no_wrap=number or heading in _ONE_LINE,
+            overflow="ellipsis" if heading == "payload" else "fold",
         )
     return result
 
@@ -220,37 +236,52 @@ def print_table(table: Table) -> None:
 def _fit(table: Table, printer: Console) -> list[str]:
     """Gives each column the width at which no word is broken, or its own; returns what had to go.
 
-    Left to itself rich narrows columns to single letters.
+    Left to itself rich narrows columns to single letters. Where even the important columns have no
+    room, texts are cut shorter and words broken, before the last columns go, too.
     """
     from rich.measure import measure_renderables
 
     options = printer.options.update(width=_PIPE_COLUMNS)
-    widths: dict[int, tuple[int, int]] = {}  # the least, and all of it
+    measured: dict[int, tuple[int, int]] = {}  # the longest word, and all of it
     for column in table.columns:
         shown = [column.header, *column.cells] if table.show_header else [*column.cells]
         word, whole = measure_renderables(printer, options, shown or [""])
-        if column.no_wrap:
-            least = _LEAST_TEXT if column.overflow == "ellipsis" else whole
-        else:
-            least = max(_LEAST_TEXT, min(word, _WORD))
-        widths[id(column)] = min(whole, least), whole
+        measured[id(column)] = word, whole
 
-    def room() -> int:
+    def least(column: Column) -> int:
+        word, whole = measured[id(column)]
+        if column.no_wrap:
+            return min(whole, bounds.text) if column.overflow == "ellipsis" else whole
+        return min(whole, max(bounds.text, min(word, bounds.word)))
+
+    def is_too_wide() -> bool:
         # Between columns there are three spaces, and one at each end.
-        return printer.width + 1 - sum(widths[id(c)][0] + 3 for c in table.columns)
+        return sum(least(column) + 3 for column in table.columns) > printer.width + 1
 
     left_out: list[str] = []
+
+    def leave_out(column: Column) -> None:
+        table.columns.remove(column)
+        left_out.append(str(column.header) or "bars")
+
+    bounds = _BOUNDS[0]
     for heading in _EXPENDABLE:
-        if room() >= 0 or len(table.columns) < 3:
-            break
         for column in [column for column in table.columns[1:] if column.header == heading]:
-            table.columns.remove(column)
-            left_out.append(heading or "bars")
-    left = max(room(), 0)
+            if is_too_wide() and len(table.columns) > 2:
+                leave_out(column)
+    for bounds in _BOUNDS:
+        while is_too_wide() and len(table.columns) > bounds.columns and table.show_header:
+            leave_out(table.columns[-1])
+        if not is_too_wide():
+            break
+    if is_too_wide():  # rather wrapped than cut without a mark
+        for column in table.columns:
+            column.no_wrap, column.overflow = False, "fold"
+    left = max(printer.width + 1 - sum(least(column) + 3 for column in table.columns), 0)
     for index, column in enumerate(table.columns):
-        least, whole = widths[id(column)]
-        column._index, column.width = index, least + min(whole - least, left)
-        left -= column.width - least
+        narrow, whole = least(column), measured[id(column)][1]
+        column._index, column.width = index, narrow + min(whole - narrow, left)
+        left -= column.width - narrow
     return left_out
 
 

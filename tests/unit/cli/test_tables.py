@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from contex_cli import output
 from rich.cells import cell_len
@@ -37,6 +39,38 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(
         assert "service/payments/config" in line
         assert '{"base_url' in line
         assert "-0 " in line
+
+
+@pytest.mark.parametrize("width", [12, 20, 30, 40, 60])
+def test_on_a_very_narrow_terminal_nothing_is_cut_without_a_mark(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = show(width, monkeypatch, capsys).splitlines()
+    assert max(map(len, lines)) <= width
+    words = "".join(line[1:16].strip() for line in lines)
+    assert "1764000000001-0" in words
+    if width == 60:
+        assert any("service/payments/config     1   {" in line and "…" in line for line in lines)
+
+
+@pytest.mark.parametrize(("width", "headings"), [(60, "project events size"), (80, "last")])
+def test_counts_and_names_of_projects_are_whole(
+    width: int, headings: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=width, highlight=False))
+    place = "1764000000000-0  2026-01-31T15:30:00.000Z"
+    columns: output.Columns[int] = {
+        "project": lambda n: f"shop-of-the-north-{n}",
+        "events": lambda n: "1,234,567",
+        "size": lambda n: "1,012.3 KiB",
+        "first": lambda n: place,
+        "last": lambda n: place,
+    }
+    output.show_table([1, 2], columns)
+    shown, told = capsys.readouterr()
+    assert re.search(r"shop-of-the-north-2 +1,234,567 +1,012.3 KiB", shown)
+    assert set(headings.split()) <= set(shown.split())
+    assert "left out: first" in told
 
 
 def test_a_pipe_gets_all_columns_a_line_a_row_without_spaces_at_the_end(
