@@ -191,6 +191,27 @@ def test_a_description_stays_until_it_is_removed(contex: Contex, tmp_path: Path)
     assert contex("publish", "k", "--delete", "-d", "").code == ExitCode.USAGE
 
 
+def test_a_fact_that_expired_after_it_was_printed_does_not_come_back(
+    contex: Contex, tmp_path: Path
+) -> None:
+    publish(contex, "lasts", "1")
+    publish(contex, "once", "1", "--valid-for", "1s")
+    publish(contex, "replaced", "1")
+    publish(contex, "replaced", "2", "--valid-for", "1s")
+    path = tmp_path / "lines"
+    path.write_text(contex.ok("events", "--json").out)
+    time.sleep(1.1)
+    done = contex("publish", "--stream", str(path), "-p", "later")
+    assert (done.code, done.out.split("  up")[0]) == (ExitCode.OK, "published 3  refused 0")
+    told = "2 facts had expired: left out, or a deletion where it replaced another\n"
+    assert done.err.endswith(told)
+    state = contex.ok("state", "-p", "later", "--json").records
+    assert [datum.get("data_key") for datum in state if "data_key" in datum] == ["lasts"]
+    # Nor does the line harm that says so.
+    path.write_text(contex.ok("events", "--json").out)
+    assert contex("publish", "--stream", str(path), "-p", "later").code == ExitCode.OK
+
+
 def test_names_of_any_printable_text(contex: Contex) -> None:
     names = ["PDF&URL Tool", "Größen/übersicht", "価格/東京", "a  b", "a*", "[b]", ":smile:"]
     for name in names:

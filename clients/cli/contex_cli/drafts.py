@@ -6,6 +6,7 @@ import base64
 import json
 import mimetypes
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
@@ -122,16 +123,17 @@ def guess_content_type(payload: bytes, file_name: str | None) -> str:
     return JSON_CONTENT_TYPE
 
 
-def parse_line(line: bytes) -> contex.NewEvent | None:
+def parse_line(line: bytes, left_out: Counter[str] | None = None) -> contex.NewEvent | None:
     """One line of a bulk publish as an event; None where a line publishes nothing.
 
     An object with data_key, one of data (or payload), payload_text and payload_base64, and
     optionally description, event_type, content_type, metadata, tombstone, expected_revision or
     expected_state, and valid_for or valid_until.
     Without a description the datum keeps the one that it has. What `contex replay --json` and
-    `contex state --json` print is understood too: what ended a datum becomes a tombstone, a time
-    that has passed is left out, since the event that says so comes later, and so are summaries,
-    erased events and what the service wrote about agents, feedback and models.
+    `contex state --json` print is understood too: what ended a datum becomes a tombstone, while
+    summaries, erased events and what the service wrote about agents, feedback and models are left
+    out. So is a fact that has expired since, or it would last for good: `left_out["expired"]`
+    counts those. Where it had replaced another, it is a tombstone, lest that one returns.
     """
     if not line.strip():
         return None
@@ -159,6 +161,13 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
     except ValueError:
         raise InputError("expected_state is not absent, present or deleted") from None
     tombstone = bool(record.get("tombstone")) or event_type in _ENDED
+    validity = _validity(record)
+    if not tombstone and "sequence" in record and _has_passed(validity):
+        if left_out is not None:
+            left_out["expired"] += 1
+        if record.get("revision") in (None, 1):
+            return None
+        return contex.NewEvent(_text(record, "data_key"), None, tombstone=True)
     payload, content_type = (None, None) if tombstone else _line_payload(record)
     description: str | None = _text(record, "description")
     if not description and (tombstone or not {"description", "sequence"} & record.keys()):
@@ -174,7 +183,7 @@ def parse_line(line: bytes) -> contex.NewEvent | None:
         tombstone=tombstone,
         expected_revision=revision,
         expected_state=state,
-        **_validity(record),
+        **validity,
     )
 
 
@@ -194,9 +203,12 @@ def _validity(record: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"valid_until: {end!r:.40} is not a time as in RFC 3339") from None
     if time.tzinfo is None:
         raise InputError("valid_until has no time zone")
-    if "sequence" in record and time <= datetime.now(UTC):
-        return {}
     return {"valid_until": time}
+
+
+def _has_passed(validity: dict[str, Any]) -> bool:
+    end = validity.get("valid_until")
+    return end is not None and end <= datetime.now(UTC)
 
 
 def _line_payload(record: dict[str, Any]) -> tuple[bytes, str]:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import stat
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -215,7 +215,12 @@ async def publish_lines(
     descriptor = pipes.open_source(source)
     status = os.fstat(descriptor)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
-    return await publish_batches(session, batches(descriptor), size, durability)
+    left_out = Counter[str]()
+    code = await publish_batches(session, batches(descriptor, left_out), size, durability)
+    if count := left_out["expired"]:
+        facts = "1 fact" if count == 1 else f"{count:,} facts"
+        out.remark(f"{facts} had expired: left out, or a deletion where it replaced another")
+    return code
 
 
 async def publish_folder(
@@ -328,21 +333,25 @@ async def _each(batches: list[Batch]) -> AsyncIterator[Batch]:
         yield batch
 
 
-async def batches(descriptor: int) -> AsyncIterator[Batch]:
+async def batches(
+    descriptor: int, left_out: Counter[str] | None = None
+) -> AsyncIterator[Batch]:
     """Batches of what has arrived: a slow pipe is published line by line, a file in big pieces."""
     tail = b""
     number = 0
     while chunk := await pipes.read(descriptor):
         *lines, tail = (tail + chunk).split(b"\n")
-        for batch in pack(lines, number):
+        for batch in pack(lines, number, left_out):
             yield batch
         number += len(lines)
     if tail:
-        for batch in pack([tail], number):
+        for batch in pack([tail], number, left_out):
             yield batch
 
 
-def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
+def pack(
+    lines: list[bytes], before: int, left_out: Counter[str] | None = None
+) -> Iterator[Batch]:
     """Splits lines into batches, up to one that can't be read; `before` lines came before them."""
     events: list[contex.NewEvent] = []
     size_bytes = 0
@@ -352,7 +361,7 @@ def pack(lines: list[bytes], before: int) -> Iterator[Batch]:
             yield Batch(events, first, number - 1, size_bytes)
             events, size_bytes, first = [], 0, number
         try:
-            event = drafts.parse_line(line)
+            event = drafts.parse_line(line, left_out)
         except InputError as error:
             if events:
                 yield Batch(events, first, number - 1, size_bytes)

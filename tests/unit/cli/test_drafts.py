@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -198,10 +199,21 @@ def test_a_line_says_how_long_a_fact_is_valid() -> None:
     assert valid(valid_for=1.5) == (1.5, None)
     end = "2999-01-31T10:00:00+01:00"
     assert valid(valid_until=end) == (None, datetime.fromisoformat(end))
-    # What has expired since it was printed: the line that says so comes later.
-    past = "2020-01-31T10:00:00Z"
-    assert valid(valid_until=past, sequence="1-0") == (None, None)
-    assert valid(valid_until=past) != (None, None)
+    # One that was written by hand is left to the server, which refuses it.
+    assert valid(valid_until="2020-01-31T10:00:00Z") != (None, None)
+
+
+def test_a_fact_that_has_expired_since_it_was_printed_is_left_out() -> None:
+    def line(revision: int) -> bytes:
+        event = {"data_key": "k", "data": 1, "sequence": "1-0", "revision": revision}
+        return json.dumps(event | {"valid_until": "2020-01-31T10:00:00Z"}).encode()
+
+    left_out = Counter[str]()
+    assert drafts.parse_line(line(1), left_out) is None
+    # Not the fact before it, either.
+    deletion = NewEvent(data_key="k", payload=None, tombstone=True)
+    assert drafts.parse_line(line(2), left_out) == deletion
+    assert left_out == {"expired": 2}
 
 
 def test_a_deletion_becomes_a_tombstone() -> None:
