@@ -212,6 +212,23 @@ def test_a_fact_that_expired_after_it_was_printed_does_not_come_back(
     assert contex("publish", "--stream", str(path), "-p", "later").code == ExitCode.OK
 
 
+def test_events_that_are_written_out_are_told_apart(contex: Contex) -> None:
+    contex.ok("register", "writer", "--need", "a door")
+    publish(contex, "door", "", "-d", "A door", "--content-type", "text/plain")
+    contex.ok("publish", "door", "--delete")
+
+    def written(form: str) -> str:
+        listen = ("listen", "writer", "--after", "0", "--count", "2")
+        return contex.ok(*listen, "--format", form).out
+
+    first, second = written("json").splitlines()
+    assert json.loads(first)["data"] == ""
+    assert json.loads(second) == {"data_key": "door", "deleted": True}
+    first, second = written("yaml").split("---\n")
+    assert (first[:14], second) == ("data_key: door", "data_key: door\ndeleted: true\n")
+    assert written("markdown").endswith("\n\n## door\n\n(deleted)\n")
+
+
 def test_names_of_any_printable_text(contex: Contex) -> None:
     names = ["PDF&URL Tool", "Größen/übersicht", "価格/東京", "a  b", "a*", "[b]", ":smile:"]
     for name in names:

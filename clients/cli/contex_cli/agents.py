@@ -23,6 +23,8 @@ from contex_cli.matches import (
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import picked
 
+_BETWEEN = {contex.ContextFormat.JSON: "", contex.ContextFormat.YAML: "---\n"}
+"""What keeps events apart that are written out one after another; a blank line in other formats."""
 _ACKNOWLEDGE_EVERY_S = 0.5
 _ACKNOWLEDGE_AT_EXIT_S = 5.0
 
@@ -206,6 +208,8 @@ async def listen(
                 if session.json:
                     out.print_json(matched)
                 elif written is not None and not matched.context_omitted:
+                    if printed:
+                        sys.stdout.write(_BETWEEN.get(written, "\n"))
                     sys.stdout.write(matched.context.rstrip("\n") + "\n")
                 else:
                     if matched.context_omitted:

@@ -333,9 +333,7 @@ async def _each(batches: list[Batch]) -> AsyncIterator[Batch]:
         yield batch
 
 
-async def batches(
-    descriptor: int, left_out: Counter[str] | None = None
-) -> AsyncIterator[Batch]:
+async def batches(descriptor: int, left_out: Counter[str] | None = None) -> AsyncIterator[Batch]:
     """Batches of what has arrived: a slow pipe is published line by line, a file in big pieces."""
     tail = b""
     number = 0
@@ -349,9 +347,7 @@ async def batches(
             yield batch
 
 
-def pack(
-    lines: list[bytes], before: int, left_out: Counter[str] | None = None
-) -> Iterator[Batch]:
+def pack(lines: list[bytes], before: int, left_out: Counter[str] | None = None) -> Iterator[Batch]:
     """Splits lines into batches, up to one that can't be read; `before` lines came before them."""
     events: list[contex.NewEvent] = []
     size_bytes = 0

@@ -1,13 +1,15 @@
 """Renders data for an agent's prompt, within a budget of tokens.
 
 JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without empty descriptions,
-and with `data` from `plain_value`. They parse back to exactly that, so that no payload or
-description can break out of its place or pass for another datum.
+and with `data` from `plain_value`; "deleted", "expired" or "erased", which is true, takes the place
+of "data" where the fact is gone. They parse back to exactly that, so that no payload or description
+can break out of its place or pass for another datum.
 
 Markdown has a heading for each datum, its description in one line that is neither heading nor
-fence, and the payload. A payload can't leave its fence, which is longer than any inside. But
-Markdown and plain text payloads are unfenced: they may contain headings, or open a fence or
-comment that swallows what follows. Use another format if you don't trust the publishers.
+fence, and the payload, or "(deleted)" and the like. A payload can't leave its fence, which is
+longer than any inside. But Markdown and plain text payloads are unfenced: they may contain
+headings, or open a fence or comment that swallows what follows. Use another format if you don't
+trust the publishers.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from contex_server.kernel.model import Event, utf8_bytes
+from contex_server.kernel.model import DATA_EXPIRED, Event, utf8_bytes
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import LongInteger, plain_value, text_of
 from contex_server.matching.tokens import TokenCounter
@@ -235,8 +237,17 @@ def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
 
 def _object(event: Event) -> dict[str, Any]:
     described = {"description": event.description} if event.description else {}
-    data = plain_value(event.payload, event.content_type)
-    return {"data_key": event.data_key or event.event_type, **described, "data": data}
+    named = {"data_key": event.data_key or event.event_type, **described}
+    if gone := _gone(event):
+        return {**named, gone: True}
+    return {**named, "data": plain_value(event.payload, event.content_type)}
+
+
+def _gone(event: Event) -> str:
+    """What became of the fact, if it is no more: an agent must not take it for an empty text."""
+    if event.deletes:
+        return "expired" if event.event_type == DATA_EXPIRED else "deleted"
+    return "erased" if event.erased else ""
 
 
 def _json(value: Any) -> str:
@@ -275,7 +286,9 @@ def _section(event: Event) -> str:
         parts.append(f"{escape}{description}\n")
     kind = media(event.content_type)
     text = text_of(event.payload, kind)
-    if text is None:
+    if gone := _gone(event):
+        parts.append(f"({gone})\n")
+    elif text is None:
         media_type = event.content_type.partition(";")[0].replace("`", "").strip()
         encoded = base64.b64encode(event.payload).decode()
         parts.append(_fenced(encoded, f"base64 {media_type}".strip()))

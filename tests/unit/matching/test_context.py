@@ -13,7 +13,14 @@ import pytest
 import toon_format
 import yaml
 from contex_server.kernel.config import Settings
-from contex_server.kernel.model import BEGINNING, DATA_PUBLISHED, Event
+from contex_server.kernel.model import (
+    BEGINNING,
+    DATA_DELETED,
+    DATA_EXPIRED,
+    DATA_PUBLISHED,
+    Erasure,
+    Event,
+)
 from contex_server.matching.context import (
     ContextFormat,
     ContextItem,
@@ -176,6 +183,24 @@ def test_one_datum_is_an_object(form: ContextFormat) -> None:
     alone = [parsed(render_one(one.event, form), form) for one in TWO]
     assert alone == parsed(render(TWO, form), form)
     assert parsed(render([], form), form) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "word"),
+    [
+        (Event(BEGINNING, DATA_DELETED, "off", description="A switch."), "deleted"),
+        (Event(BEGINNING, DATA_EXPIRED, "off", description="A switch."), "expired"),
+        (
+            Event(BEGINNING, "own", "off", description="A switch.", erased=Erasure(1, "", "")),
+            "erased",
+        ),
+    ],
+)
+def test_what_is_gone_is_no_empty_text(gone: Event, word: str) -> None:
+    for form in STRUCTURED:
+        said = {"data_key": "off", "description": "A switch.", word: True}
+        assert parsed(render_one(gone, form), form) == said
+    assert render_one(gone, ContextFormat.MARKDOWN) == f"## off\n\nA switch.\n\n({word})\n"
 
 
 def test_one_datum_in_markdown_and_in_no_form() -> None:

@@ -65,12 +65,18 @@ class ContextFormat(enum.StrEnum):
     """How data are written out for an agent's prompt."""
 
     JSON = "json"
-    """A JSON array of {"data_key", "description", "data"}."""
+    """A JSON array of {"data_key", "description", "data"}.
+
+    Where a fact that was listened to is gone, "deleted", "expired" or "erased", which is true,
+    takes the place of "data".
+    """
     YAML = "yaml"
     """The same as YAML."""
     MARKDOWN = "markdown"
     """For each datum a heading, its description and the payload: Markdown and text unchanged,
     everything else in a code block.
+
+    "(deleted)" and so on where the fact is gone.
     """
     TOON = "toon"
     """The structure of the JSON form in TOON (token-oriented object notation), which needs fewer
