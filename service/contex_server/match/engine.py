@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -170,11 +170,17 @@ class MatchEngine:
         return tuple(completed)
 
     async def fetch(
-        self, project: str, matched: MatchedEvents, as_of: LogSequence, room: Room
+        self,
+        project: str,
+        matched: MatchedEvents,
+        as_of: LogSequence,
+        room: Room,
+        bare: Container[int] = (),
     ) -> list[MatchedDatum | None]:
         """Reads the events that matched, as far as there is room; None for each that is gone.
 
-        `as_of` is what the data are as of.
+        `as_of` is what the data are as of; `bare` are the indices of those whose payloads are left
+        out, to leave the room to others.
         """
         data: list[MatchedDatum | None] = []
         size_bytes = 0
@@ -188,7 +194,7 @@ class MatchEngine:
                 event = event_codec.decode(entry)
                 matches = await self.with_passages(project, event, matches, as_of)
                 datum = MatchedDatum(entry, matches, False, event)
-                if size_bytes + datum.nbytes > room.payloads:
+                if size_bytes + datum.nbytes > room.payloads or len(data) in bare:
                     entry = event_codec.without_payload(entry)
                     datum = MatchedDatum(entry, matches, True, event)
                 size_bytes += datum.nbytes

@@ -18,17 +18,21 @@ from contex_server.match.result import (
     HEADS_BYTES,
     LISTED_BYTES,
     ContextBudget,
+    MatchedDatum,
     MatchedEvents,
     MatchResult,
     OmittedDatum,
     RenderedContext,
     Room,
 )
-from contex_server.matching.context import ContextItem, fit_to_budget
+from contex_server.matching.context import ContextItem, fit_to_budget, sizes_alone
 from contex_server.matching.explanation import Explanation
 from contex_server.matching.tokens import ESTIMATED_BYTES, TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
+
+_MEASURED_BYTES = 8 * 1024 * 1024
+"""Payloads that are written out to learn their size, where an answer lacks room for them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,13 @@ class MatchQueries:
             max_bytes //= 2  # The other half of the response is for the context.
         room = Room(max_bytes, max_bytes + HEADS_BYTES)
         fetched = await self._engine.fetch(project, matched, as_of, room)
+        text_bytes = max_bytes - LISTED_BYTES if budget.form else None
+        sizes: dict[LogSequence, int] = {}
+        if budget.is_requested and any(d is not None and d.payload_omitted for d in fetched):
+            # Whatever fits by no means must not use up the room of what does.
+            sizes, hopeless = await self._sizes(project, fetched, budget, text_bytes)
+            if hopeless:
+                fetched = await self._engine.fetch(project, matched, as_of, room, hopeless)
         data = [found for found in fetched if found is not None]
         left_out = len(matched) - len(fetched)
         if not budget.is_requested:
@@ -214,22 +225,51 @@ class MatchQueries:
             budget.tokens,
             budget.form,
             counter,
-            max_bytes - LISTED_BYTES if budget.form else None,
+            text_bytes,
         )
         kept = {candidates[i] for i in fitted.kept}
-        tokens = {candidates[i]: count for i, count in fitted.omitted}
+        sizes |= {data[candidates[i]].event.sequence: count for i, count in fitted.omitted}
         omitted = tuple(
             OmittedDatum(
                 datum.event.data_key,
                 datum.event.sequence,
                 datum.matches[0].score,
-                tokens[i] if i in tokens else -(-len(datum.event.payload) // ESTIMATED_BYTES),
+                sizes.get(datum.event.sequence) or -(-len(datum.event.payload) // ESTIMATED_BYTES),
             )
             for i, datum in enumerate(data)
             if i not in kept
         )
         context = RenderedContext(fitted.text, budget.form, fitted.tokens, counter.name, omitted)
         return MatchResult(tuple(data[i] for i in sorted(kept)), as_of, context, left_out)
+
+    async def _sizes(
+        self,
+        project: str,
+        fetched: Sequence[MatchedDatum | None],
+        budget: ContextBudget,
+        max_bytes: int | None,
+    ) -> tuple[dict[LogSequence, int], set[int]]:
+        """The tokens of each datum by itself, and the indices of those that fit by no means.
+
+        The best are measured, up to `_MEASURED_BYTES`.
+        """
+        room = _MEASURED_BYTES
+        measured: dict[int, Event] = {}
+        for index, datum in enumerate(fetched):
+            if datum is not None and len(datum.event.payload) <= room:
+                room -= len(datum.event.payload)
+                measured[index] = datum.event
+        scan = self._engine.scans.scan(project)
+        events = list(measured.values())
+        sizes = await scan.work(sizes_alone, events, budget.form, self._counter)
+        hopeless = {
+            index
+            for index, (tokens, size_bytes) in zip(measured, sizes, strict=True)
+            if (budget.tokens is not None and tokens > budget.tokens)
+            or (max_bytes is not None and size_bytes > max_bytes)
+        }
+        counts = {event.sequence: size[0] for event, size in zip(events, sizes, strict=True)}
+        return counts, hopeless
 
 
 def _not_found(sequence: LogSequence, problem: str) -> ContexError:

@@ -71,6 +71,15 @@ def render_one(event: Event, form: ContextFormat) -> str:
     return _toon(piece) if form is ContextFormat.TOON else str(piece)
 
 
+def sizes_alone(
+    events: Sequence[Event], form: ContextFormat, counter: TokenCounter
+) -> list[tuple[int, int]]:
+    """Tokens and bytes of each datum, rendered by itself as `fit_to_budget` does."""
+    written = form or ContextFormat.JSON
+    texts = (_join([_piece(event, written)], written) for event in events)
+    return [(counter.count(text), utf8_bytes(text)) for text in texts]
+
+
 def fit_to_budget(
     items: Sequence[ContextItem],
     budget: int | None,

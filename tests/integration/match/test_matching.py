@@ -283,6 +283,21 @@ async def test_the_answer_keeps_to_its_budget_and_names_the_rest(word_api: Api) 
     assert context.tokens == -(-len(context.text) // 3) <= 200
 
 
+async def test_what_fits_by_no_means_takes_no_room_from_what_does(word_api: Api) -> None:
+    api = word_api
+    control = b"\x01" * (1024 * 1024 - 100)
+    for name, payload in (("best", control), ("large", b"x" * 700_000), ("tiny", b"x")):
+        words = "alpha" if name == "best" else "alpha beta"
+        await api.publish(event(name, payload, description=words, content_type="text/plain"))
+    form = event_pb2.CONTEXT_FORMAT_YAML
+    answer = await match(api, "alpha", max_context_tokens=2_000_000, context_format=form)
+    assert sorted(keys(answer)) == ["large", "tiny"]
+    assert not any(datum.payload_omitted for datum in answer.data)
+    (omitted,) = answer.context.omitted
+    assert omitted.data_key == "best"
+    assert omitted.tokens > len(control)  # as it would be written: \\x01
+
+
 async def test_feedback_is_kept_once_and_exported(word_api: Api) -> None:
     api = word_api
     s = await api.publish(event("alpha.one"), event("alpha.two"))
