@@ -13,7 +13,9 @@ from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
 from contex_cli.matches import (
+    data_fit,
     data_match,
+    is_cut,
     need_lines,
     show_context,
     show_matches,
@@ -99,11 +101,14 @@ def _show_registration(registration: contex.Registration) -> None:
         {
             need: matches[: limits.get(need) or agent.max_matches]
             for need, matches in registration.by_need().items()
-        }
+        },
+        is_cut=is_cut(registration.context),
     )
-    count = len(registration.data)
-    out.say(f"{out.plain(agent.agent_id)}: {data_match(count)}, as of {registration.sequence}")
-    show_omitted(registration.context, out.say, count)
+    count, context = len(registration.data), registration.context
+    out.say(
+        f"{out.plain(agent.agent_id)}: {data_fit(count, context)}, as of {registration.sequence}"
+    )
+    show_omitted(context, out.say, count)
     show_missing(registration.omitted_count, out.say)
 
 

@@ -14,7 +14,14 @@ from contex_cli import output as out
 from contex_cli.bars import bar
 from contex_cli.command import Session, command
 from contex_cli.explanation import show_explanation
-from contex_cli.matches import data_match, show_context, show_matches, show_missing, show_omitted
+from contex_cli.matches import (
+    data_fit,
+    is_cut,
+    show_context,
+    show_matches,
+    show_missing,
+    show_omitted,
+)
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.progress import Progress
 from contex_cli.records import encode, record
@@ -79,8 +86,8 @@ async def match(
             show_context(answer.context, len(answer.data))
             show_missing(answer.omitted_count, out.remark)
             return
-        show_matches(answer.by_need(), explain)
-        out.say(f"{data_match(len(answer.data))}, as of {answer.sequence}")
+        show_matches(answer.by_need(), explain, is_cut=is_cut(answer.context))
+        out.say(f"{data_fit(len(answer.data), answer.context)}, as of {answer.sequence}")
         show_omitted(answer.context, out.say, len(answer.data))
         show_missing(answer.omitted_count, out.say)
 

@@ -17,12 +17,15 @@ _STANDING_SCALE = 4.0
 """Deviations that fill half a bar: nearly all passages lie within."""
 
 
-def show_matches(grouped: dict[str, Pairs], explained: bool = False) -> None:
-    """Prints what matches, need by need: a table each, or the scores with their parts."""
+def show_matches(grouped: dict[str, Pairs], explained: bool = False, *, is_cut: bool) -> None:
+    """Prints what matches, need by need: a table each, or the scores with their parts.
+
+    `is_cut` says that a budget left out some of what matches.
+    """
     for need, pairs in grouped.items():
         out.say((out.plain(need), "bold"))
         if not pairs:
-            out.say("  nothing yet\n")
+            out.say("  nothing that fits\n" if is_cut else "  nothing yet\n")
         elif explained:
             for matched, match in pairs:
                 _show_parts(matched, match)
@@ -155,6 +158,19 @@ def show_context(context: contex.Context | None, data: int) -> None:
 def data_match(count: int) -> str:
     """How many data match, as a clause."""
     return f"{out.counted(count, 'datum')} {'matches' if count == 1 else 'match'}"
+
+
+def data_fit(kept: int, context: contex.Context | None) -> str:
+    """The same, and how many of them a budget kept, if it left out any."""
+    if context is None or not context.omitted_count:
+        return data_match(kept)
+    fit = "none fits" if not kept else "1 fits" if kept == 1 else f"{kept} fit"
+    return f"{data_match(kept + context.omitted_count)} and {fit}"
+
+
+def is_cut(context: contex.Context | None) -> bool:
+    """Whether a budget left out any of what matches."""
+    return context is not None and context.omitted_count > 0
 
 
 def show_omitted(context: contex.Context | None, tell: Callable[[str], None], data: int) -> None:

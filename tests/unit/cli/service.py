@@ -134,6 +134,8 @@ class Matching(match_service_pb2_grpc.MatchServiceServicer):
             self._add_many(response, len(request.questions))
         if request.context_format or request.HasField("max_context_tokens"):
             response.context.CopyFrom(context())
+        if request.max_context_tokens == 1:
+            del response.data[:]
         return response
 
     @staticmethod

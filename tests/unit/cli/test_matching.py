@@ -98,6 +98,15 @@ def test_match_writes_out_a_context(contex: Contex) -> None:
     assert "big  9,000 tokens" in contex("match", NEED, "--max-tokens", "200")[0]
 
 
+def test_what_matches_but_does_not_fit_is_counted(contex: Contex) -> None:
+    out, _ = contex("match", NEED, "--max-tokens", "200")
+    assert "\n4 data match and 1 fits, as of 9-0\n" in out
+    out, _ = contex("match", NEED, "--max-tokens", "1")
+    assert out.startswith(f"{NEED}\n  nothing that fits\n\n3 data match and none fits, as of 9-0\n")
+    out, _ = contex("register", "a", "-n", NEED, "--max-tokens", "200")
+    assert "\na: 4 data match and 1 fits, as of 9-0\n" in out
+
+
 def test_match_for_programs(contex: Contex) -> None:
     (record,) = contex.records("match", NEED, "--format", "yaml")
     assert record.keys() == {"questions", "sequence", "data", "context", "omitted_count"}
@@ -310,7 +319,7 @@ def test_register_with_all_options(contex: Contex) -> None:
         *("register", "a", "--need", NEED, "--exclude", "test/*", "--min-delta"),
         *("--max-tokens", "100"),
     )
-    for shown in ("/providers/0-1", "stripe adyen", "a: 1 datum matches", "big  9,000 tokens"):
+    for shown in ("/providers/0-1", "stripe adyen", "a: 4 data match and 1 fits", "big  9,000 tokens"):
         assert shown in out
     (request,) = contex.agents.requests
     assert list(request.needs[0].exclude_data_keys) == ["test/*"]
