@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import contex
+from contex.transfer import format_of, is_compressed
 
 from contex_cli import options, pipes
 from contex_cli import output as out
@@ -26,7 +27,6 @@ _FORMATS = {
     "cloudevents": contex.ExportFormat.CLOUD_EVENTS,
     "parquet": contex.ExportFormat.PARQUET,
 }
-_SUFFIXES = {".ce.jsonl": "cloudevents", ".jsonl": "jsonl", ".parquet": "parquet"}
 _PLACE = "[HOST:PORT/]PROJECT"
 _INCLUDE = "What else goes with the events: agents, vectors, settings; native only. Repeatable."
 
@@ -96,12 +96,10 @@ async def export(
     """What is published meanwhile is left out. FILE.part grows and becomes FILE when it is
     complete; the same command again resumes an interrupted export.
     """
-    name = output.removesuffix(".zst").lower()
-    by_suffix = next((format for s, format in _SUFFIXES.items() if name.endswith(s)), "native")
-    chosen = file_format or _FORMATS[by_suffix]
+    chosen = file_format or format_of(output)
     arguments: dict[str, Any] = {
         **vars(selection),
-        "compress": zstd or output.endswith(".zst"),
+        "compress": zstd or is_compressed(output),
         "include": include,
     }
     with Progress("exported", bar=True) as progress:

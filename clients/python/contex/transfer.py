@@ -25,6 +25,26 @@ _CHUNK_BYTES = 512 * 1024
 _MAX_HELD_BYTES = 4 * 1024 * 1024
 
 
+_SUFFIXES = {
+    ".ce.jsonl": ExportFormat.CLOUD_EVENTS,
+    ".jsonl": ExportFormat.JSON_LINES,
+    ".parquet": ExportFormat.PARQUET,
+}
+"""What a file is by its suffix, unless it says otherwise; anything else is native."""
+_COMPRESSED_SUFFIX = ".zst"
+
+
+def format_of(path: str | os.PathLike[str]) -> ExportFormat:
+    """The format of a file by its suffix, compressed or not."""
+    name = os.fspath(path).lower().removesuffix(_COMPRESSED_SUFFIX)
+    return next((form for s, form in _SUFFIXES.items() if name.endswith(s)), ExportFormat.NATIVE)
+
+
+def is_compressed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is compressed by its suffix."""
+    return os.fspath(path).lower().endswith(_COMPRESSED_SUFFIX)
+
+
 def to_redactions(redactions: Iterable[Redaction]) -> list[transfer_service_pb2.Redaction]:
     """The messages for redactions."""
     return [

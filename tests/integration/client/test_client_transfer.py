@@ -67,6 +67,27 @@ async def test_files_go_out_and_come_in(
     assert await log(client, "copy-3") == events
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "form"),
+    [
+        ("a.jsonl", b"{", ExportFormat.JSON_LINES),
+        ("A.JSONL.zst", b"\x28\xb5\x2f\xfd", ExportFormat.JSON_LINES),
+        ("a.ce.jsonl", b"{", ExportFormat.CLOUD_EVENTS),
+        ("a.parquet", b"PAR1", ExportFormat.PARQUET),
+        ("a.ctx", b"", ExportFormat.NATIVE),
+        ("jsonl", b"", ExportFormat.NATIVE),
+    ],
+)
+async def test_a_files_suffix_tells_its_format(
+    client: AsyncClient, tmp_path: Path, name: str, start: bytes, form: ExportFormat
+) -> None:
+    await client.publish(P, "k", 1)
+    await client.export_to(P, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+    if form is not ExportFormat.PARQUET:
+        assert (await client.import_from("copy", tmp_path / name, dry_run=True)).format is form
+
+
 async def test_an_export_goes_on_where_it_was_left(client: AsyncClient, tmp_path: Path) -> None:
     events = await story(client)
     path = tmp_path / "a.ctx"

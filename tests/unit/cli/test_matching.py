@@ -319,7 +319,12 @@ def test_register_with_all_options(contex: Contex) -> None:
         *("register", "a", "--need", NEED, "--exclude", "test/*", "--min-delta"),
         *("--max-tokens", "100"),
     )
-    for shown in ("/providers/0-1", "stripe adyen", "a: 4 data match and 1 fits", "big  9,000 tokens"):
+    for shown in (
+        "/providers/0-1",
+        "stripe adyen",
+        "a: 4 data match and 1 fits",
+        "big  9,000 tokens",
+    ):
         assert shown in out
     (request,) = contex.agents.requests
     assert list(request.needs[0].exclude_data_keys) == ["test/*"]

@@ -128,15 +128,18 @@ class AsyncTransferService(AsyncCalls):
         written into, and nothing of that is continued. Other arguments as in `export`.
 
         Args:
-            format: The format of the file; by default native.
+            format: The format of the file. By default its suffix tells: `.jsonl` is JSON lines,
+                `.ce.jsonl` CloudEvents and `.parquet` Parquet, anything else native.
+            compress: Compresses JSON lines and CloudEvents with zstandard; without it, only a
+                file with a further suffix `.zst` is compressed.
         """
         file = values.export_file(path)
         try:
             summary = None
             async with self.export(
                 project,
-                format,
-                compress=compress,
+                format or values.format_of(path),
+                compress=compress or values.is_compressed(path),
                 since=since,
                 until=until,
                 event_types=event_types,
