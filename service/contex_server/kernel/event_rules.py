@@ -100,6 +100,20 @@ def check_content(record: Event, limits: Limits, annotations: tuple[str, ...] = 
         raise invalid_field("payload", "must be empty where data are deleted")
 
 
+def check_validity(record: Event, now_ms: int, limits: Limits) -> None:
+    """Until when an event is valid that is published anew; a time that has passed is none ahead."""
+    if record.valid_until_ms is None:
+        return
+    if record.deletes:
+        raise invalid_field("valid_until", "must be unset where data are deleted")
+    if not record.data_key:
+        raise invalid_field("valid_until", "needs a data_key")
+    if record.valid_until_ms > now_ms + limits.max_valid_seconds * 1000:
+        raise invalid_field(
+            "valid_until", f"must be at most {limits.max_valid_seconds} seconds ahead"
+        )
+
+
 def check_place(record: Event, now_ms: int) -> None:
     """What the store gives an event: where it is imported or restored."""
     check_sequence(record.sequence, now_ms)

@@ -59,6 +59,7 @@ class CloudEventsEncoding(JsonEncoding):
         "content_type": "datacontenttype",
         "description": "contexdescription",
         "publisher": "contexpublisher",
+        "valid_until": "contexvaliduntil",
     }
 
     def manifest(self, manifest: Manifest) -> dict[str, Any]:

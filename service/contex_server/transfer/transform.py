@@ -17,6 +17,7 @@ from contex_server.kernel.event_rules import (
     check_content,
     check_names,
     check_place,
+    check_validity,
 )
 from contex_server.kernel.model import (
     BEGINNING,
@@ -184,7 +185,10 @@ class EventTransform:
         if remap_key(key, self._request.mappings) != key:
             key = ""  # `apply` checks what it is renamed to.
         self._check_names(key, record)
-        check_place(record, time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        check_place(record, now_ms)
+        if not self._exact:
+            check_validity(record, now_ms, limits)
         check_content(record, limits, _MARKS)
         try:
             if not self._exact and kind not in DELETIONS:

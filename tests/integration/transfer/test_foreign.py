@@ -101,6 +101,15 @@ LONG = {f"x{n}": "y" for n in range(40)}
         (LONG, "metadata: must hold at most 32, not 42"),
         ({"x" * 53: "y"}, "metadata: keys must have 1 to 64 characters"),
         ({"contexmetadata": '{"subject":"a b"}'}, "metadata: the subject must be"),
+        (
+            {"subject": "k", "contexvaliduntil": "2126-11-28T00:00:00Z"},
+            "contexvaliduntil: must be at most 315360000 seconds ahead",
+        ),
+        ({"contexvaliduntil": "2027-01-01T00:00:00Z"}, "contexvaliduntil: needs a data_key"),
+        (
+            {"type": "data_deleted", "subject": "k", "contexvaliduntil": "2027-01-01T00:00:00Z"},
+            "contexvaliduntil: must be unset where data are deleted",
+        ),
     ],
 )
 async def test_what_a_publish_would_refuse_is_refused(
