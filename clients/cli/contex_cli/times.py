@@ -30,7 +30,14 @@ _DAY = re.compile(r"\b(?:today|yesterday|tomorrow)\b(?: at\b)?", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(?<![0-9:+-])([0-9]+):([0-9]+)(?::([0-9]+))?(?:[.,][0-9]+)?(?: ?([ap])\.?m\b)?", re.IGNORECASE
 )
-_ELAPSED = re.compile(r".*\bago", re.IGNORECASE)
+_HOUR = re.compile(r"[0-9]{1,2} ?[ap]\.?m\.?", re.IGNORECASE)
+_SPOKEN_LENGTH = (
+    r"(?:[0-9]+(?:\.[0-9]+)?\s*"
+    r"(?:s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|months?|years?)"
+    r"(?:,?\s*(?:and\b\s*)?))+"
+)
+_LENGTH = re.compile(_SPOKEN_LENGTH, re.IGNORECASE)
+_ELAPSED = re.compile(rf".*\bago|in {_SPOKEN_LENGTH}", re.IGNORECASE)
 # "5" would be the fifth of this month, and "01/02/2026" one of two days.
 _NAMES_SOMETHING = re.compile(r"(?=.*([a-z]|\d:\d))[ -~]{1,64}", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"(?<![\d:])\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}\b")
@@ -42,14 +49,14 @@ _PARSERS: list[dict[str, Any]] = [
 _BEFORE_THE_FIRST = "0-0"
 
 
-def parse_place(text: str) -> Place:
+def parse_place(text: str, *, ahead: bool = False) -> Place:
     """Reads a sequence (kept as text), Unix milliseconds, or a time in any of several forms.
 
     A bare number of 9 to 11 digits is Unix seconds, of 12 to 14 digits milliseconds; "0" is the
     beginning. Seconds, a time without a zone, or in words, are repeated on stderr as the instant
-    that was understood.
+    that was understood. `ahead` is of a time to come: see `parse_end`.
     """
-    place = read_place(text)
+    place = read_place(text, ahead=ahead)
     if place is None:
         if problem := clock_problem(text):
             raise ValueError(f"{text!r} is not a time: {problem}")
@@ -73,18 +80,16 @@ def parse_since(text: str) -> Place:
 
 
 def parse_end(text: str) -> datetime:
-    """Reads a time to come, in the forms of `parse_place`; a time of day is the next there will be.
+    """Reads a time to come, in the forms of `parse_place`; a time of day is the next there will be,
+    and a length of time counts from now.
 
     One that has passed is left to the server, whose clock counts.
     """
-    place = parse_place(text)
+    place = parse_place(text, ahead=True)
     if isinstance(place, str):
         raise ValueError(f"{text!r} is a sequence; give a time")
     if isinstance(place, int):
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=place)
-    if _CLOCK.fullmatch(text.strip()) and place <= datetime.now(UTC):
-        place += timedelta(days=1)
-        print(f"{text} = {place.isoformat(timespec='seconds')}", file=sys.stderr)
     return place
 
 
@@ -107,7 +112,7 @@ def parse_moment(text: str) -> Place | None:
     return None if text == "now" else parse_place(text)
 
 
-def read_place(text: str) -> Place | None:
+def read_place(text: str, *, ahead: bool = False) -> Place | None:
     """As `parse_place`, but returns None for what can't be understood."""
     if _SEQUENCE.fullmatch(text):
         return text
@@ -120,11 +125,19 @@ def read_place(text: str) -> Place | None:
         time = datetime.fromisoformat(text)
         if time.tzinfo is not None:
             return time
-    understood = None if text.isdecimal() else read_time(text, datetime.now().astimezone())
+    now = datetime.now().astimezone()
+    spoken = f"in {text.strip()}" if ahead and _LENGTH.fullmatch(text.strip()) else text
+    understood = None if text.isdecimal() else read_time(spoken, now)
     if understood is not None:
+        if ahead and understood <= now and _is_time_of_day(text.strip()):
+            understood += timedelta(days=1)
         precision = "milliseconds" if understood.microsecond else "seconds"
         print(f"{text} = {understood.isoformat(timespec=precision)}", file=sys.stderr)
     return understood
+
+
+def _is_time_of_day(text: str) -> bool:
+    return bool(_CLOCK.fullmatch(text) or _HOUR.fullmatch(text))
 
 
 def clock_problem(text: str) -> str:

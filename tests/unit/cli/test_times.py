@@ -150,8 +150,20 @@ def test_what_is_no_length_of_time(text: str) -> None:
 def test_an_end_lies_ahead(capsys: pytest.CaptureFixture[str]) -> None:
     now = datetime.now(UTC)
     past = (now - timedelta(minutes=5)).astimezone()
-    assert timedelta(hours=23) < parse_end(f"{past:%H:%M}") - now < timedelta(days=1)
-    assert capsys.readouterr().err
+    for clock in (f"{past:%H:%M}", f"{past:%I:%M %p}"):
+        end = parse_end(clock)
+        assert timedelta(hours=23) < end - now < timedelta(days=1)
+        # The one that holds, alone.
+        assert capsys.readouterr().err == f"{clock} = {end.isoformat(timespec='seconds')}\n"
+    for length, hours in (
+        ("1h", 1),
+        ("90 minutes", 1.5),
+        ("1h30m", 1.5),
+        ("1 day and 2 hours", 26),
+    ):
+        end = parse_end(length)
+        assert timedelta() <= end - now - timedelta(hours=hours) < timedelta(minutes=1)
+        assert capsys.readouterr().err.count("\n") == 1
     assert parse_end("2999-01-31T15:30:00Z") == datetime(2999, 1, 31, 15, 30, tzinfo=UTC)
     assert parse_end("1764000000000") == datetime.fromtimestamp(1_764_000_000, UTC)
     with pytest.raises(ValueError, match="is a sequence; give a time"):
