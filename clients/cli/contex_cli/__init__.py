@@ -6,7 +6,7 @@ import os
 import sys
 
 from contex_cli.commands import COMMANDS, help_page, load, subcommands
-from contex_cli.exits import ExitCode, end_quietly
+from contex_cli.exits import ExitCode, complain, complain_about, end_quietly, open_streams
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     No command's module is imported but the one that runs.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if not open_streams() and words[:1] != ["serve"]:
+        complain("can't write: stdout is closed")
+        return ExitCode.USAGE
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -23,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # outside of a command: help
         return end_quietly()
+    except OSError as error:
+        return complain_about(error)
 
 
 def _run(words: list[str]) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -26,7 +29,7 @@ class ExitCode(IntEnum):
 
     OK = 0, "done; also: Ctrl-C or SIGTERM ended tail -f or listen"
     UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
-    USAGE = 2, "wrong use of the command, or a setting out of its range"
+    USAGE = 2, "wrong use of the command, a file that can't be used, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
     NOT_FOUND = 4, "no such project, agent, event, datum or revision"
     CONFLICT = 5, "conflict: somebody else changed the datum or the agent first"
@@ -61,6 +64,10 @@ _OF_REASON = {
     "RESPONSE_TOO_LARGE": ExitCode.UNSUPPORTED,
 }
 """Reasons whose status is too broad to tell the exit code."""
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a disk says that is full or broken."""
 
 
 class InputError(Exception):
@@ -107,12 +114,25 @@ def is_broken_pipe(error: BaseException) -> bool:
 
 
 def end_quietly() -> ExitCode:
-    """The end of a command whose reader went away, as `| head` does.
-
-    The interpreter flushes stdout at exit, which would fail, and say so, once more.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """The end of a command whose reader went away, as `| head` does."""
+    _drop_output()
     return ExitCode.OK
+
+
+def _drop_output() -> None:
+    """The interpreter flushes stdout at exit, which would fail, and say so, once more."""
+    with suppress(io.UnsupportedOperation):  # not a file: a test's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_streams() -> bool:
+    """Opens /dev/null in place of streams that were closed; returns whether stdout was open."""
+    had_stdout = sys.stdout is not None
+    if not had_stdout:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    return had_stdout
 
 
 def complain(message: str) -> None:
@@ -137,6 +157,10 @@ def complain_about(
         return ExitCode.USAGE if isinstance(error, InputError) else ExitCode.UNAVAILABLE
     if isinstance(error, OSError) and error.filename:
         complain(f"can't use {str(error.filename)!r}: {error.strerror}")
+        return ExitCode.USAGE
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        _drop_output()
+        complain(f"can't write: {error.strerror}")
         return ExitCode.USAGE
     first_line = next(iter(str(error).splitlines()), "")
     complain(f"{type(error).__name__}: {first_line} (CONTEX_DEBUG=1 shows where)")
