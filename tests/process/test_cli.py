@@ -203,7 +203,7 @@ def test_a_fact_that_expired_after_it_was_printed_does_not_come_back(
     time.sleep(1.1)
     done = contex("publish", "--stream", str(path), "-p", "later")
     assert (done.code, done.out.split("  up")[0]) == (ExitCode.OK, "published 3  refused 0")
-    told = "2 facts had expired: left out, or a deletion where it replaced another\n"
+    told = "expired facts left out (a deletion where one replaced another): 2\n"
     assert done.err.endswith(told)
     state = contex.ok("state", "-p", "later", "--json").records
     assert [datum.get("data_key") for datum in state if "data_key" in datum] == ["lasts"]

@@ -218,8 +218,7 @@ async def publish_lines(
     left_out = Counter[str]()
     code = await publish_batches(session, batches(descriptor, left_out), size, durability)
     if count := left_out["expired"]:
-        facts = "1 fact" if count == 1 else f"{count:,} facts"
-        out.remark(f"{facts} had expired: left out, or a deletion where it replaced another")
+        out.remark(f"expired facts left out (a deletion where one replaced another): {count:,}")
     return code
 
 
