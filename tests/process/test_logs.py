@@ -34,13 +34,12 @@ async def test_errors_log_neither_payloads_nor_keys_and_little(
         assert {*hidden.values()} == {"yes"}
         await client.publish(P, "k", PAYLOAD)
         await client.publish(P, "sealed", PAYLOAD, metadata=ANNA)
-        for kind in ("state", "stats", "retention", "agents"):
+        for kind in ("state", "stats", "agents"):
             await store.set(key(P, kind), CANARY * 10)
         calls = [
             lambda: client.publish(P, "k", PAYLOAD),
             lambda: client.publish(P, "sealed", PAYLOAD, metadata=ANNA),
             lambda: client.stats(P),
-            lambda: client.retention(P),
             lambda: client.register_agent(P, "agent", [CANARY]),
         ]
         for call in calls:
