@@ -11,7 +11,7 @@ would have passed. A later revision of its key goes on, and `verify` names it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -39,8 +39,6 @@ _OPAQUE = bytes([12 << 3, 1])
 _NO_METADATA: dict[str, str] = {}
 DAMAGED = "event_damaged"
 """The type of what is no event."""
-_READ_TOGETHER = 32 * 1024
-"""Bytes of bodies that one message holds."""
 _DAMAGE = "damaged: what is stored can't be read"
 _LAST_MS = 253_402_300_799_999
 """The end of the year 9999, where a Timestamp ends."""
@@ -249,26 +247,11 @@ def mark_opaque(body: bytes) -> bytes:
 
 def readable(entry: Entry) -> Entry:
     """The entry as every client can read it: itself, or what stands for one that is damaged."""
-    if are_events((entry,)):
-        return entry
-    return Entry(entry.id, _message(entry).SerializeToString())
-
-
-def are_events(entries: Iterable[Entry]) -> bool:
-    """Whether entries can be read at all: some 0.5 µs each, half of what decoding takes.
-
-    They are read over one another, as making a message takes as long as reading it.
-    """
-    merge, size = event_pb2.Event().MergeFromString, 0
     try:
-        for _, body in entries:
-            size += len(body)
-            if size > _READ_TOGETHER:
-                merge, size = event_pb2.Event().MergeFromString, len(body)
-            merge(body)
+        _parse(entry.body)
     except DecodeError:
-        return False
-    return True
+        return Entry(entry.id, _message(entry).SerializeToString())
+    return entry
 
 
 def is_damaged(event: Event) -> bool:

@@ -55,10 +55,16 @@ def event_message(entry: Entry) -> event_pb2.Event:
 
 
 def batch_bytes(entries: SequenceOf[Entry]) -> bytes:
-    """A serialised `contex.v1.EventBatch`, with every event as `event_codec.readable` has it."""
-    if not event_codec.are_events(entries):
-        entries = list(map(event_codec.readable, entries))
-    return _joined(entries)
+    """A serialised `contex.v1.EventBatch`, with every event as `event_codec.readable` has it.
+
+    It is read as clients will read it, which takes half as long as joining it.
+    """
+    joined = _joined(entries)
+    try:
+        event_pb2.EventBatch.FromString(joined)
+    except DecodeError:
+        return _joined(map(event_codec.readable, entries))
+    return joined
 
 
 def _joined(entries: Iterable[Entry]) -> bytes:
