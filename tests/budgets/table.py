@@ -337,7 +337,7 @@ ROWS = [
                     context_format=form,
                 )
             ],
-            4200,
+            10_700,
             32,
         )
         for name, form in _FORMS.items()
