@@ -283,10 +283,15 @@ async def test_readers_do_not_disturb_each_other(server: Server) -> None:
 
 async def test_the_store_does_not_walk_a_stream_for_what_is_before_it(api: Api, store: Any) -> None:
     await api.publish(*(event(f"k{n}") for n in range(10)))
-    await store.config_resetstat()
-    page = await api.page(until=at_ms(1_000), order=BACKWARDS)
-    assert not page.events
-    assert "cmdstat_xrevrange" not in await store.info("commandstats")
+
+    async def walks() -> bool:
+        await store.config_resetstat()
+        page = await api.page(until=at_ms(1_000), order=BACKWARDS)
+        assert not page.events
+        return "cmdstat_xrevrange" in await store.info("commandstats")
+
+    # What the server does by itself may walk one in between, not each time.
+    assert not all([await walks() for _ in range(5)])
 
 
 async def test_streams_take_the_cursors_of_each_other(word_api: Api) -> None:
