@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from operator import itemgetter
 from typing import NamedTuple, Self
 
 from contex_server.kernel import globs
@@ -254,6 +255,15 @@ class Entry(NamedTuple):
         """Its position, parsed."""
         ms, n = self.id.split(b"-")
         return _sequence(Sequence, (int(ms), int(n)))
+
+
+body_of = itemgetter(1)
+"""The body of an `Entry`, for `map`: where each of many is looked at, a frame is what costs."""
+
+
+def body_bytes(entries: Iterable[Entry]) -> int:
+    """The bytes of events' bodies."""
+    return sum(map(len, map(body_of, entries)))
 
 
 class KeyState(NamedTuple):

@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 from contex_server.kernel.byte_budget import NO_SHARE, Share
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import (
+    BEGINNING,
+    EVERYTHING,
+    Entry,
+    EventFilter,
+    Range,
+    Sequence,
+    body_bytes,
+)
 from contex_server.log.port import READ_BYTES, Bounds, EventLog, Part
 
 _FIRST_PAGE = 64
@@ -83,15 +91,16 @@ async def pages(
 
     async def fetch_counted(
         span: Range, count: int, before: int | None
-    ) -> tuple[list[Entry], Range, Share]:
+    ) -> tuple[list[Entry], int, Range, Share]:
         share = await log.reading.take(READ_BYTES)
         try:
             entries, rest = await fetch(span, count, before)
-            share.resize(sum([len(body) for _, body in entries]))
+            nbytes = body_bytes(entries)
+            share.resize(nbytes)
         except BaseException:
             share.give_back()
             raise
-        return entries, rest, share
+        return entries, nbytes, rest, share
 
     count, before = min(_FIRST_PAGE, max_events), 0
     share = NO_SHARE
@@ -99,12 +108,12 @@ async def pages(
     try:
         while True:
             share.give_back()
-            entries, span, share = await ahead
+            entries, nbytes, span, share = await ahead
             if span.is_empty:
                 yield Page(entries, last=True)
                 return
             if entries:
-                size = sum([len(body) for _, body in entries]) // len(entries) + 64
+                size = nbytes // len(entries) + 64
                 count = max(1, min(max_events, READ_BYTES // size, count * 8))
                 before = len(entries[-1].body)
             ahead = asyncio.create_task(fetch_counted(span, count, before))

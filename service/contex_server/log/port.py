@@ -21,6 +21,7 @@ from contex_server.kernel.model import (
     EventFilter,
     Range,
     Sequence,
+    body_bytes,
 )
 
 READ_BYTES = 1024 * 1024
@@ -69,7 +70,7 @@ class Part(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the events."""
-        return sum([len(body) for _, body in self.entries])
+        return body_bytes(self.entries)
 
     def within(self, max_bytes: int) -> Part:
         """As many of the events as `EventLog.read_part` returns."""

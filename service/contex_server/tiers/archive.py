@@ -17,7 +17,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import BlockDamaged, decode_block
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence, body_bytes
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
 from contex_server.log.port import Part
 from contex_server.log.state import SnapshotInfo
@@ -505,7 +505,7 @@ def _sequence(entry: Entry) -> Sequence:
 
 
 def _block_bytes(entries: list[Entry]) -> int:
-    return sum([len(entry.body) for entry in entries]) + _EVENT_BYTES * len(entries)
+    return body_bytes(entries) + _EVENT_BYTES * len(entries)
 
 
 def _run_end(index: SegmentIndex, block: int) -> int:

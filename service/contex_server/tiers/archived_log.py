@@ -7,7 +7,15 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.byte_budget import ByteBudget
-from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import (
+    Append,
+    Appended,
+    Entry,
+    EventFilter,
+    Range,
+    Sequence,
+    body_bytes,
+)
 from contex_server.log.port import (
     READ_BYTES,
     Bounds,
@@ -104,7 +112,7 @@ class ArchivedLog(EventLog):
         self, project: str, sequence: Sequence, count: int, max_bytes: int
     ) -> list[Entry]:
         entries = await self._events.history(project, sequence, count, max_bytes)
-        max_bytes -= sum(len(entry.body) for entry in entries)
+        max_bytes -= body_bytes(entries)
         if len(entries) >= count or max_bytes <= 0:
             return entries
         before = event_codec.decode(entries[-1]).previous_sequence if entries else sequence

@@ -7,6 +7,7 @@ nonce and the ciphertext.
 from __future__ import annotations
 
 import os
+from operator import itemgetter
 
 import orjson
 from cachetools import TTLCache
@@ -15,11 +16,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import SEALED_TAG, Entry, Erasure
+from contex_server.kernel.model import SEALED_TAG, Entry, Erasure, body_of
 from contex_server.log.keys import KeyStore
 from contex_server.tiers.master_keys import KEY_BYTES, NONCE_BYTES, MasterKeys
 
 _SEALED = bytes([SEALED_TAG])
+_FIRST_BYTE = itemgetter(slice(1))
 _ID_CHARS = 16
 _HEAD = _ID_CHARS + NONCE_BYTES
 _KEY, _TOMBSTONE = b"K", b"E"
@@ -79,7 +81,7 @@ class Sealer:
         Raises:
             ContexError: KEY_UNAVAILABLE. Nothing stands for such an event: the key may come back.
         """
-        if not [None for _, body in entries if body[:1] == _SEALED]:
+        if _SEALED not in map(_FIRST_BYTE, map(body_of, entries)):
             return entries
         ids = [key_id_of(entry) for entry in entries]
         keys = await self._keys_of(project, {key_id for key_id in ids if key_id})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from itertools import accumulate
 
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
@@ -19,7 +21,7 @@ from contex_server.events.stream import Message, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, event_not_found, shutting_down
-from contex_server.kernel.model import Entry, EventFilter
+from contex_server.kernel.model import Entry, EventFilter, body_of
 from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 
@@ -147,14 +149,13 @@ class EventServicer(Servicer):
 
     def _batches(self, entries: list[Entry]) -> Iterator[list[Entry]]:
         """Events in batches of bounded size."""
-        start = size = 0
-        for index, (_, body) in enumerate(entries):
-            size += len(body)
-            if size > self._settings.message_bytes and index > start:
-                yield entries[start:index]
-                start, size = index, len(body)
-        if entries:
-            yield entries[start:]
+        ends = list(accumulate(map(len, map(body_of, entries))))
+        start = sent = 0
+        while start < len(entries):
+            end = bisect_right(ends, sent + self._settings.message_bytes, start)
+            end = max(end, start + 1)
+            yield entries[start:end]
+            start, sent = end, ends[end - 1]
 
 
 def _passes(event_filter: EventFilter, entry: Entry) -> bool:

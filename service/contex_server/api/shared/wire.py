@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
+from itertools import chain
+from operator import add
 
 from contex.v1 import event_pb2
 from google.protobuf.message import DecodeError
@@ -36,8 +38,8 @@ _KINDS = {
     Kind.HEARTBEAT: 5 << 3 | 2,
 }
 
-_HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n) for n in range(4_096))
-"""Tag and length of a batch's event, for the usual lengths."""
+_HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n + 2) for n in range(4_096))
+"""Tag and length of a batch's event, for the usual lengths of sequence and body together."""
 _SEQUENCE_HEADS = tuple(bytes([_EVENT_SEQUENCE, n]) for n in range(64))
 
 
@@ -68,17 +70,17 @@ def batch_bytes(entries: SequenceOf[Entry]) -> bytes:
 
 
 def _joined(entries: Iterable[Entry]) -> bytes:
-    parts: list[bytes] = []
-    for sequence, body in entries:
-        size = len(body) + len(sequence) + 2
-        parts += (
-            _HEADS[size] if size < 4_096 else bytes([_BATCH_EVENTS]) + varint(size),
-            # In front: a body that was cut must not take it for its own.
-            _SEQUENCE_HEADS[len(sequence)],
-            sequence,
-            body,
-        )
-    return b"".join(parts)
+    # By columns, and without a frame for each event: the hottest path of a replay.
+    columns = tuple(zip(*entries, strict=True))
+    if not columns:
+        return b""
+    ids, bodies = columns
+    id_sizes = list(map(len, ids))
+    sizes = map(add, id_sizes, map(len, bodies))
+    heads = [_HEADS[n] if n < 4_096 else bytes([_BATCH_EVENTS]) + varint(n + 2) for n in sizes]
+    # The sequence in front: a body that was cut must not take it for its own.
+    id_heads = map(_SEQUENCE_HEADS.__getitem__, id_sizes)
+    return b"".join(chain.from_iterable(zip(heads, id_heads, ids, bodies, strict=True)))
 
 
 def bare_response(project: str, message: Message) -> bytes:
