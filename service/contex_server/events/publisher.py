@@ -12,7 +12,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
-from contex_server.kernel.slices import sliced
+from contex_server.kernel.slices import Slices
 from contex_server.log.port import DescriptionChanged, EventLog, KeyDescription
 from contex_server.matching.describe import INLINE_BYTES, Description, describe
 from contex_server.matching.embeddings import Embeddings
@@ -104,7 +104,8 @@ class Publisher:
     ) -> None:
         """Describes, embeds and seals events, by their places in the append."""
         texts: dict[bytes, Description] = {}
-        async for index, event in sliced(events):
+        slices = Slices()
+        for index, event in events:
             if event.bare and event.description:
                 event.body = event_codec.with_description(event.bare, event.description)
             if not event.tombstone:
@@ -119,6 +120,8 @@ class Publisher:
                 event.payload = b""
             if event.subject:
                 event.body = await self._sealer.seal(append.project, event.subject, event.body)
+            if slices.is_over():
+                await slices.pause()
         if texts and embed:
             model, vectors = await self._embeddings.for_append(append.project, texts)
             if model == append.model:

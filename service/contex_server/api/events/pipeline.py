@@ -110,7 +110,7 @@ async def publish_all(
             request_id, appended, share = batch
             response = pb.PublishStreamResponse(request_id=request_id)
             try:
-                response.published.CopyFrom(published_message(await appended))
+                put_published(response.published, await appended)
             except ContexError as error:
                 if error.reason in _OUTCOME_UNKNOWN:
                     # "Refused" promises that nothing was appended. The client resends what
@@ -133,17 +133,14 @@ async def publish_all(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def published_message(appended: Appended) -> pb.PublishResponse:
-    """Where a publish went."""
-    first = appended.first
-    return pb.PublishResponse(
-        receipts=[
-            pb.Receipt(sequence=f"{first.ms}-{first.n + i}", revision=revision)
-            for i, revision in enumerate(appended.revisions)
-        ],
-        durability=event_pb2.Durability.ValueType(appended.durability),
-        duplicate=appended.duplicate,
-    )
+def put_published(message: pb.PublishResponse, appended: Appended) -> None:
+    """Says where a publish went."""
+    ms, n = appended.first
+    add = message.receipts.add
+    for index, revision in enumerate(appended.revisions):
+        add(sequence=f"{ms}-{n + index}", revision=revision)
+    message.durability = event_pb2.Durability.ValueType(appended.durability)
+    message.duplicate = appended.duplicate
 
 
 def _refusal_message(error: ContexError) -> pb.Refusal:

@@ -12,7 +12,7 @@ from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.events import checks
-from contex_server.api.events.pipeline import publish_all, published_message
+from contex_server.api.events.pipeline import publish_all, put_published
 from contex_server.api.shared import fields, ranges, wire
 from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.api.shared.servicer import Servicer
@@ -33,7 +33,9 @@ class EventServicer(Servicer):
         publisher = self._rooms.events.publisher
         append = await checks.read_publish(request, call.origin, self._limits)
         prepared = await publisher.prepare(append)
-        return published_message(await publisher.append(prepared))
+        response = pb.PublishResponse()
+        put_published(response, await publisher.append(prepared))
+        return response
 
     async def publish_stream(
         self, requests: AsyncIterator[pb.PublishStreamRequest], call: Call
