@@ -4,8 +4,8 @@
 
 The other checkout needs its `.venv`. Both servers run at the same time, on stores of their own,
 and take turns: each figure is measured on one, then on the other, as often as asked, so that
-whatever else the machine does hits both. The ratios are of medians; those of the servers'
-processor time, which is the same work each time, of the least, and the steadier for that.
+whatever else the machine does hits both. A ratio is the median of those of the rounds; so are
+those of the processor time that servers and stores used for the same work.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.load import (
     unary,
 )
 from benchmarks.messages import BATCH, example, request, with_request_id
-from benchmarks.processes import ROOT, contex_server
+from benchmarks.processes import ROOT, CpuSeconds, contex_server
 
 _GET_STATE = "/contex.v1.StateService/GetState"
 _CALLS, _IN_FLIGHT = 3_000, 64
@@ -119,7 +119,7 @@ async def _compare(
 ) -> None:
     sides = {"before": before, "now": ROOT}
     measured: dict[str, dict[str, list[float]]] = {name: {} for name in names}
-    spent: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    spent: dict[str, dict[str, list[CpuSeconds]]] = {name: {} for name in names}
     async with AsyncExitStack() as stack:
         opened = {}
         for side, checkout in sides.items():
@@ -133,26 +133,30 @@ async def _compare(
                 measure, project = _FIGURES[name]
                 for side in order:
                     channel, server = opened[side]
-                    used = server.cpu().server
+                    start = server.cpu()
                     figure = await measure(channel, server.target, f"{project}-{turn}")
                     if turn:
                         measured[name].setdefault(side, []).append(figure)
-                        spent[name].setdefault(side, []).append(server.cpu().server - used)
+                        spent[name].setdefault(side, []).append(server.cpu() - start)
             console.print(f"round {turn} of {rounds}", highlight=False)
-    table = Table("figure", "before", "now", "ratio", "server CPU", "ratios by round")
+    table = Table("figure", "before", "now", "ratio", "server CPU", "store CPU", "ratios by round")
     for name, found in measured.items():
-        old, new = found["before"], found["now"]
-        ratio = statistics.median(new) / statistics.median(old)
-        each = " ".join(f"{b / a:.2f}" for a, b in zip(old, new, strict=True))
+        each = _ratios(found["before"], found["now"])
+        old, new = spent[name]["before"], spent[name]["now"]
         table.add_row(
             name,
-            f"{statistics.median(old):,.0f}",
-            f"{statistics.median(new):,.0f}",
-            f"{ratio:.2f}",
-            f"{min(spent[name]['now']) / min(spent[name]['before']):.2f}",
-            each,
+            f"{statistics.median(found['before']):,.0f}",
+            f"{statistics.median(found['now']):,.0f}",
+            f"{statistics.median(each):.2f}",
+            f"{statistics.median(_ratios([s.server for s in old], [s.server for s in new])):.2f}",
+            f"{statistics.median(_ratios([s.store for s in old], [s.store for s in new])):.2f}",
+            " ".join(f"{ratio:.2f}" for ratio in each),
         )
     console.print(table)
+
+
+def _ratios(before: list[float], now: list[float]) -> list[float]:
+    return [b / max(a, 1e-9) for a, b in zip(before, now, strict=True)]
 
 
 def main() -> None:

@@ -34,6 +34,9 @@ class CpuSeconds:
     server: float
     store: float
 
+    def __sub__(self, earlier: CpuSeconds) -> CpuSeconds:
+        return CpuSeconds(self.server - earlier.server, self.store - earlier.store)
+
 
 class Measured:
     """A running server.
