@@ -190,7 +190,7 @@ async def test_names_that_mean_something_somewhere(api: Api, small_server: Serve
 
 
 @settings(
-    max_examples=6,
+    max_examples=3,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(names=st.lists(printable_names(256), min_size=1, max_size=4, unique=True))

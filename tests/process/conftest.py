@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import contex.channel
 import psutil
 import pytest
 
@@ -10,6 +11,18 @@ from tests.canaries import check_for_canaries
 from tests.process.servers import ServerProcess
 
 NewServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture(autouse=True)
+def _clients_try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not up to 5 s after a server that was killed has come back."""
+    soon = ("grpc.max_reconnect_backoff_ms", 200)
+    options = contex.channel.channel_options
+    monkeypatch.setattr(
+        "contex._async.transport.channel_options",
+        lambda *args, **named: [*dict([*options(*args, **named), soon]).items()],
+    )
+    monkeypatch.setattr("contex.backoff.CAP_S", 0.2)
 
 
 @pytest.fixture

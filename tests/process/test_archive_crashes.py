@@ -1,5 +1,9 @@
 """kill -9 at each step of archiving, removing, erasing, exporting and importing, of the server
-and of the store: nothing is lost, nothing is there twice, and the project is sound."""
+and of the store: nothing is lost, nothing is there twice, and the project is sound.
+
+`make test` has one of each kind: the server while it archives, compacts, erases, imports, exports
+and deletes, and the store while it is archived.
+"""
 
 from __future__ import annotations
 
@@ -231,6 +235,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", one_of("removal-recorded", "removal-recording"))
 async def test_a_server_that_is_killed_while_it_removes(crashing: Crashing, place: str) -> None:
     await crashing.server.start()
@@ -362,6 +367,7 @@ def _batch(start: int, count: int) -> list[Any]:
     return [NewEvent(f"k{n % 50}", {"n": n}) for n in range(start, start + count)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("place", "mode"),
     one_of(("import-added", ImportMode.EXACT), ("import-replayed", ImportMode.REPLAY)),
@@ -394,6 +400,7 @@ async def test_a_server_that_is_killed_while_an_import_becomes_visible(
         await sound(client, "copy")
 
 
+@pytest.mark.thorough
 @pytest.mark.own_store
 @pytest.mark.parametrize(
     ("place", "mode"),
@@ -433,6 +440,7 @@ async def test_a_store_that_is_killed_while_something_is_imported(
     await stored.server.end()
 
 
+@pytest.mark.thorough
 @pytest.mark.own_store
 async def test_a_store_that_is_killed_while_something_is_exported(
     stored: Crashing, tmp_path: Path, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch

@@ -361,8 +361,18 @@ async def nothing_is_kept() -> None:
         raise AssertionError(f"kept: {kept}") from None
 
 
-@pytest.mark.parametrize("how", ["cancels", "disconnects"])
-@pytest.mark.parametrize("name", PHASES)
+WAYS = ("cancels", "disconnects")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        # One way and the other in turn; both of each phase in `make test-all`.
+        pytest.param(name, WAYS[way], marks=() if way == number % 2 else pytest.mark.thorough)
+        for number, name in enumerate(PHASES)
+        for way in range(2)
+    ],
+)
 async def test_who_leaves_leaves_nothing_behind(scene: Scene, name: str, how: str) -> None:
     server = scene.server
     await eventually(lambda: not left_behind(server, asyncio.all_tasks()))

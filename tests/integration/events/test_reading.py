@@ -254,9 +254,9 @@ async def test_the_upper_end_is_fixed_when_a_replay_starts(api: Api) -> None:
 async def test_a_replay_in_which_nothing_passes_tells_its_progress(
     start_server: StartServer, valkey: EmbeddedValkey
 ) -> None:
-    server = await start_server(valkey.url, heartbeat_interval_ms=100, replay_page_events=64)
+    server = await start_server(valkey.url, heartbeat_interval_ms=100, replay_page_events=16)
     async with Api.of(server) as api:
-        every = await fill(api, 30_000)
+        every = await fill(api, 8_000)
         for direction, expected in ((0, every), (BACKWARDS, every[::-1])):
             replay = await api.replay(order=direction, data_keys=["never"]).to_end()
             assert replay.events == []

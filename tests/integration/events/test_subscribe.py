@@ -27,6 +27,7 @@ from tests.integration.support import (
     own,
     refusal,
 )
+from tests.thorough import one_of
 
 
 def instant(unix_ms: int) -> Timestamp:
@@ -197,7 +198,7 @@ async def tail(api: Api) -> str:
     return str(last.sequence)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", one_of(*range(3)))
 async def test_whoever_joins_at_whatever_moment_gets_everything_once(
     server: Server, seed: int
 ) -> None:

@@ -786,7 +786,7 @@ class History(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("histories", one_of(8, 40))
+@pytest.mark.parametrize("histories", one_of(4, 40))
 def test_every_read_of_the_past_is_the_fold_of_the_log(world: World, histories: int) -> None:
     History.world = world
     run_state_machine_as_test(
