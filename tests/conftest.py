@@ -28,6 +28,18 @@ settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("quick")
 
+_SLOW = ("tests/process", "tests/budgets", "tests/golden", "tests/docs", "tests/integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no process ends long after the others."""
+
+    def place(item: pytest.Item) -> int:
+        return next((i for i, name in enumerate(_SLOW) if item.nodeid.startswith(name)), len(_SLOW))
+
+    items.sort(key=place)
+
+
 StartServer = Callable[..., Coroutine[Any, Any, Server]]
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import grpc
 import pytest
+from contex_server.agents import journal_reader
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import client
 from contex_server.server import Server
 from redis.asyncio import Redis
 
@@ -38,6 +40,15 @@ async def word_api(word_server: Server) -> AsyncIterator[Api]:
     """The services of `word_server`."""
     async with Api.of(word_server) as api:
         yield api
+
+
+@pytest.fixture
+def short_journals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after 32 entries of a journal, and pages of 32: ask for it before the server."""
+    text, shipped = client._FUNCTIONS, "CHECKPOINT_ENTRIES = 256"
+    assert shipped in text
+    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(shipped, "CHECKPOINT_ENTRIES = 32"))
+    monkeypatch.setattr(journal_reader, "_PAGE", 32)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A server in a process that has loaded its modules: half of what starting one costs.
+"""A server in a process that has loaded its modules and the model: most of what a start costs.
 
 A process of its own imports this module, and is forked for each server; see `servers.py`.
 """
@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from multiprocessing.connection import Connection
 
 import psutil
@@ -26,6 +27,10 @@ for _module in (
     "tokenizers",
 ):
     importlib.import_module(_module)
+
+_minilm = importlib.import_module("contex_server.matching.embedders.minilm")
+_minilm._read = cache(_minilm._read)  # type: ignore[attr-defined]
+_minilm._read(None)
 
 _THREADS = psutil.Process().num_threads()
 """Of the process that is forked: with more than one, that isn't safe."""

@@ -86,7 +86,7 @@ class ServerProcess:
         assert process.exitcode is not None
         return process.exitcode
 
-    async def logged(self, event: str, count: int = 1, timeout: float = 60) -> dict[str, Any]:
+    async def logged(self, event: str, count: int = 1, timeout: float = 120) -> dict[str, Any]:
         """Waits for the `count`-th line of this event."""
         async with asyncio.timeout(timeout):
             while True:

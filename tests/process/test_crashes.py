@@ -20,7 +20,7 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged(server: Serve
 
     async def publish(number: int) -> None:
         async with AsyncClient(server.target, timeout=60) as client:
-            for n in range(150):
+            for n in range(60):
                 key = f"k{number}.{n}"
                 receipt = await client.publish("p", key, {"n": n}, request_id=uuid.uuid4().hex)
                 acknowledged[key] = receipt.sequence
@@ -29,7 +29,7 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged(server: Serve
         async with AsyncClient(server.target) as client, client.subscribe("p") as events:
             async for event in events:
                 received.append(event)
-                if len(received) == 600:
+                if len(received) == 240:
                     done.set()
                     return
 
@@ -37,7 +37,7 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged(server: Serve
     publishers = [asyncio.create_task(publish(n)) for n in range(4)]
     for _ in range(2):
         before = len(acknowledged)
-        await eventually(lambda before=before: len(acknowledged) > before + 60)  # type: ignore[misc]
+        await eventually(lambda before=before: len(acknowledged) > before + 25)  # type: ignore[misc]
         await server.kill()
         await server.start()
     await asyncio.gather(*publishers)
@@ -48,12 +48,12 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged(server: Serve
     async with AsyncClient(server.target) as client:
         log = [event async for event in client.list_events("p", page_size=1_000)]
     assert {event.data_key: event.sequence for event in log} == acknowledged
-    assert len(log) == 600
+    assert len(log) == 240
     assert [event.sequence for event in received] == [event.sequence for event in log]
 
 
 async def test_a_batch_stream_survives_a_killed_server(server: ServerProcess) -> None:
-    batches = [[NewEvent(f"k{b}.{n}", {"n": n}) for n in range(20)] for b in range(120)]
+    batches = [[NewEvent(f"k{b}.{n}", {"n": n}) for n in range(10)] for b in range(80)]
     answered = []
     async with (
         AsyncClient(server.target, timeout=60) as client,
@@ -62,7 +62,7 @@ async def test_a_batch_stream_survives_a_killed_server(server: ServerProcess) ->
         async for answer in answers:
             assert answer.error is None
             answered.append(answer)
-            if len(answered) == 40:
+            if len(answered) == 25:
                 await server.kill()
                 await server.start()
     async with AsyncClient(server.target) as client:
@@ -134,6 +134,7 @@ async def test_agents_resume_after_a_crash(server: ServerProcess) -> None:
         await asyncio.gather(listener, return_exceptions=True)
 
 
+@pytest.mark.thorough  # In one process: test_store_limits.py.
 async def test_health_follows_the_store(server: ServerProcess) -> None:
     async with AsyncClient(server.target) as client:
         assert await client.health() == "SERVING"

@@ -219,19 +219,21 @@ async def test_deleted_data(word_api: Api) -> None:
     await stream.cancel()
 
 
-async def test_knowledge_beyond_checkpoints_of_the_journal(word_api: Api, store: Any) -> None:
+async def test_knowledge_beyond_checkpoints_of_the_journal(
+    short_journals: None, word_api: Api, store: Any
+) -> None:
     """Each moment is folded from the nearest checkpoint; there are several of them here."""
     api = word_api
     await api.register("a", "apples")
     stream = await api.listen("a").live()
     expected: list[tuple[int, dict[str, int]]] = []
     state: dict[str, int] = {}
-    for n in range(900):
+    for n in range(150):
         name = f"k{n * 7 % 13}"
         await api.publish(event(name, description="apples"), durability=1)
         await stream.count(n + 1)
         state[name] = state.get(name, 0) + 1
-        if n % 90 == 50:
+        if n % 15 == 8:
             expected.append((await moment(), dict(state)))
     notes = await store.xrange(key(P, "journal:a"))
     assert sum(b"k" in fields for _, fields in notes) >= 4

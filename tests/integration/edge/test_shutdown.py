@@ -22,6 +22,7 @@ from tests.integration.support import (
     Stream,
     Words,
     event,
+    eventually,
     in_stream,
     refusal,
 )
@@ -144,7 +145,7 @@ async def test_an_import_that_waits_for_its_client_ends_and_can_go_on(
 async def test_what_is_in_flight_is_answered(
     start_server: StartServer, valkey: EmbeddedValkey, words: Words
 ) -> None:
-    server = await start_server(valkey.url, embedder=words, shutdown_grace_s=4)
+    server = await start_server(valkey.url, embedder=words, shutdown_grace_s=6)
     async with Api.of(server) as api:
         await api.publish(event("warm"))
         words.delay_s = 0.5
@@ -158,7 +159,8 @@ async def test_what_is_in_flight_is_answered(
         for name in "ijklmnop":
             await call.write(in_stream(project=P, events=[event(f"new.{name}")]))
         registering = asyncio.ensure_future(api.register("a", "quite new"))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: server.calls.active == 10)
+        await asyncio.sleep(0.2)  # For the stream's batches.
         await server.stop()
         sequences = [(await p).receipts[0].sequence for p in publishes]
         answers = []

@@ -426,8 +426,9 @@ def frozen(valkey: EmbeddedValkey) -> Iterator[None]:
 
 @pytest.mark.own_store
 async def test_health_follows_a_store_that_hangs(
-    server: Server, api: Api, valkey: EmbeddedValkey
+    server: Server, api: Api, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("contex_server.log.redis.connections.TIMEOUT_S", 1.0)
     health = Health(api.channel)
     await api.publish(event("before"))
     with frozen(valkey):
