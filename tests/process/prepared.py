@@ -17,8 +17,14 @@ import psutil
 from contex_cli import main
 from contex_server.kernel import failpoints
 
+importlib.import_module("contex_server.matching")  # Before numpy, so that it starts no threads.
+
+# Before it is imported elsewhere: who takes a task over from a killed server waits this long.
+_tasks = importlib.import_module("contex_server.log.tasks")
+_tasks.HOLD_MS = 2_000  # type: ignore[attr-defined]
+_tasks.Claims.__init__.__kwdefaults__["hold_ms"] = 2_000
+
 for _module in (
-    "contex_server.matching",  # Before numpy, so that it starts no threads.
     "contex_server.app",
     "contex_cli.server",
     "contex_server.serve",

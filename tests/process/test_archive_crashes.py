@@ -154,7 +154,7 @@ async def read_on(client: AsyncClient, receipts: dict[str, str]) -> None:
             latest = states[f"k{n % 7}"]
             assert latest is not None
             assert int(latest.payload) >= n
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
 
 
 async def sound(client: AsyncClient, project: str = P) -> None:

@@ -282,7 +282,7 @@ LEGACY = st.builds(lambda one, n: {"sequence": str(n), **one}, _LEGACY_DATA, st.
 
 
 @settings(
-    max_examples=12,
+    max_examples=6,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
