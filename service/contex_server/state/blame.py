@@ -65,13 +65,14 @@ class Blame:
             self._compare(before)
         self._event = before
 
-    def parts(self) -> list[BlamedPart]:
-        """All parts; open ones are attributed to the last event added."""
-        events = [by or self._event for by in self._set_by]
-        return [
-            BlamedPart(*self._written(index, value), event)
-            for index, (value, event) in enumerate(zip(self._values, events, strict=True))
-        ]
+    def parts(self) -> Iterator[BlamedPart]:
+        """All parts; open ones are attributed to the last event added.
+
+        One by one, for a path repeats the names that it leads through: all of them may be many
+        times as long as the document.
+        """
+        for index, (value, by) in enumerate(zip(self._values, self._set_by, strict=True)):
+            yield BlamedPart(*self._written(index, value), by or self._event)
 
     def _compare(self, before: Event) -> None:
         """Settles the parts that an event does not have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
 from typing import NamedTuple
@@ -70,11 +70,12 @@ class BlameResult(NamedTuple):
     """A datum's latest event, and which event set each part of it.
 
     Attributes:
+        parts: Written out as they are taken, once.
         truncated: Whether a part may have been set earlier, or parts are left out.
     """
 
     newest: Revision
-    parts: list[BlamedPart]
+    parts: Iterator[BlamedPart]
     truncated: bool
 
 
@@ -238,8 +239,7 @@ class HistoryReader:
                 break
         if newest is None or blamed is None:
             raise await self._gone(project, f"event {start}")
-        parts = await asyncio.to_thread(blamed.parts)
-        return BlameResult(newest, parts, truncated=not (reached and blamed.complete))
+        return BlameResult(newest, blamed.parts(), truncated=not (reached and blamed.complete))
 
     async def _nearest(self, project: str, latest: KeyState, revision: int) -> KeyState:
         """The state of a key in the snapshot nearest after a revision: a binary search."""

@@ -81,51 +81,71 @@ def json_patch(before: bytes, after: bytes) -> str:
     Raises:
         ValueError: One of them is not JSON.
     """
+    most = max(len(after), _VERBOSE_BYTES)
     try:
-        text = write(operations(*parse(before, after)))
+        text = write(operations(*parse(before, after), most))
     except (ValueError, RecursionError):
         orjson.loads(before)
         orjson.loads(after)
         return _whole(after)
-    if len(text) > _VERBOSE_BYTES and len(text) > len(after):
-        return _whole(after)
-    return text
+    return text if len(text) <= most else _whole(after)
 
 
 def _whole(document: bytes) -> str:
     return f'[{{"op":"replace","path":"","value":{document.decode()}}}]'
 
 
-def operations(before: Any, after: Any) -> list[Operation]:
+class _Edits:
+    """The operations so far, whose paths have no more than `most` characters.
+
+    A path takes the names of all that it leads through: those of a document of 256 KiB could take
+    gigabytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.operations: list[Operation] = []
+        self._left = most
+
+    def add(self, op: str, path: str, **value: Any) -> None:
+        self._left -= len(path)
+        if self._left < 0:
+            raise ValueError("the patch is longer than the document")
+        self.operations.append({"op": op, "path": path, **value})
+
+
+def operations(before: Any, after: Any, most: int) -> list[Operation]:
     """The operations from one parsed document to another.
 
     Compares objects name by name. Of arrays, equal items at both ends are left alone, the rest is
     compared index by index, and surplus items are removed or added.
+
+    Raises:
+        ValueError: Their paths have more than `most` characters.
     """
-    edits: list[Operation] = []
+    edits = _Edits(most)
     _compare(before, after, "", edits)
-    return edits
+    return edits.operations
 
 
-def _compare(before: Any, after: Any, path: str, edits: list[Operation]) -> None:
+def _compare(before: Any, after: Any, path: str, edits: _Edits) -> None:
     kind = type(before)
     if kind is not type(after):
-        edits.append({"op": "replace", "path": path, "value": after})
+        edits.add("replace", path, value=after)
     elif kind is dict:
         _compare_objects(before, after, path, edits)
     elif kind is list:
         _compare_arrays(before, after, path, edits)
     elif before != after:
-        edits.append({"op": "replace", "path": path, "value": after})
+        edits.add("replace", path, value=after)
 
 
 def _compare_objects(
-    before: dict[str, Any], after: dict[str, Any], path: str, edits: list[Operation]
+    before: dict[str, Any], after: dict[str, Any], path: str, edits: _Edits
 ) -> None:
     for name, value in before.items():
         other = after.get(name, _ABSENT)
         if other is _ABSENT:
-            edits.append({"op": "remove", "path": f"{path}/{escape(name)}"})
+            edits.add("remove", f"{path}/{escape(name)}")
             continue
         kind = type(value)
         # Most values are equal: builds no path for them.
@@ -133,10 +153,10 @@ def _compare_objects(
             _compare(value, other, f"{path}/{escape(name)}", edits)
     for name, value in after.items():
         if name not in before:
-            edits.append({"op": "add", "path": f"{path}/{escape(name)}", "value": value})
+            edits.add("add", f"{path}/{escape(name)}", value=value)
 
 
-def _compare_arrays(before: list[Any], after: list[Any], path: str, edits: list[Operation]) -> None:
+def _compare_arrays(before: list[Any], after: list[Any], path: str, edits: _Edits) -> None:
     if is_same(before, after):
         return
     shorter = min(len(before), len(after))
@@ -151,9 +171,9 @@ def _compare_arrays(before: list[Any], after: list[Any], path: str, edits: list[
     for index in range(start, min(old, new)):
         _compare(before[index], after[index], f"{path}/{index}", edits)
     for index in range(old - 1, new - 1, -1):
-        edits.append({"op": "remove", "path": f"{path}/{index}"})
+        edits.add("remove", f"{path}/{index}")
     for index in range(old, new):
-        edits.append({"op": "add", "path": f"{path}/{index}", "value": after[index]})
+        edits.add("add", f"{path}/{index}", value=after[index])
 
 
 def escape(name: str) -> str:

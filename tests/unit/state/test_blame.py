@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
+from contex_server.api.state.messages import part_messages
 from contex_server.kernel.model import DATA_DELETED, Event
 from contex_server.state.blame import BlamedPart, blame
 from hypothesis import given
@@ -19,7 +21,7 @@ def blamed(events: list[Event]) -> list[BlamedPart]:
     found = blame(newest)
     for before in older:
         found.add(before)
-    return found.parts()
+    return list(found.parts())
 
 
 def history(*payloads: Any, content_type: str = "") -> list[Event]:
@@ -143,3 +145,15 @@ def test_a_datum_of_very_many_parts_tells_the_first() -> None:
     found = blame(event(json.dumps(list(range(20_000))).encode()))
     assert not found.complete
     assert [part.path for part in found.parts()][-1] == "/9999"
+
+
+def test_paths_are_written_only_as_far_as_they_are_sent() -> None:
+    name, values = "n" * 100_000, 5_000  # Half a gigabyte of paths.
+    (only,) = history({name: list(range(values))})
+    tracemalloc.start()
+    parts, whole = part_messages(blame(only).parts(), max_bytes=1024 * 1024)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [part.path[-2:] for part in parts] == [f"/{n}" for n in range(len(parts))]
+    assert not whole
+    assert peak < 8 * 1024 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -157,3 +158,14 @@ def test_hostile_texts_are_compared_in_bounded_time(words: int) -> None:
     found = patch(event(one.encode(), "text/plain"), event(other.encode(), "text/plain"))
     assert time.process_time() - started < 5
     assert patched(one, found.unified_diff) == other
+
+
+def test_paths_longer_than_the_document_are_not_collected() -> None:
+    name, values = "n" * 100_000, 5_000  # Half a gigabyte of paths.
+    before, after = (json.dumps({name: [value] * values}) for value in (1, 2))
+    tracemalloc.start()
+    operations = json_patch(before.encode(), after.encode())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert operations == f'[{{"op":"replace","path":"","value":{after}}}]'
+    assert peak < 8 * 1024 * 1024
