@@ -13,15 +13,16 @@ class Target:
     """What is asked for.
 
     Attributes:
-        kind: "ratio": at least `bound` times the ceiling; "least" and "most" bound the value.
+        kind: "ratio": at least `bound` times the ceiling, "times": at most; "least" and "most"
+            bound the value.
     """
 
-    kind: Literal["ratio", "least", "most"]
+    kind: Literal["ratio", "times", "least", "most"]
     bound: float
 
     def __str__(self) -> str:
-        sign = "≤" if self.kind == "most" else "≥"
-        return f"{sign} {number(self.bound)}{' x' if self.kind == 'ratio' else ''}"
+        sign = "≤" if self.kind in ("times", "most") else "≥"
+        return f"{sign} {number(self.bound)}{' x' if self.kind in ('ratio', 'times') else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Figure:
             return None
         if self.target.kind == "ratio":
             return self.ratio is not None and self.ratio >= self.target.bound
+        if self.target.kind == "times":
+            return self.ratio is not None and self.ratio <= self.target.bound
         value = median(self.ours)
         return (
             value <= self.target.bound

@@ -3,6 +3,7 @@
 from benchmarks.bench import Case
 from benchmarks.cases import (
     archive,
+    beside,
     embedding,
     fanout,
     latency,
@@ -27,4 +28,5 @@ CASES: dict[str, Case] = {
     "matching": matching.run,
     "time": time_travel.run,
     "archive": archive.run,
+    "beside": beside.run,
 }

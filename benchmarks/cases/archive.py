@@ -108,12 +108,17 @@ async def _long(bench: Bench) -> list[Figure]:
 
 
 def _events(first: int, count: int) -> Iterator[bytes]:
+    return events_of(PROJECT, first, count, KEYS)
+
+
+def events_of(project: str, first: int, count: int, keys: int) -> Iterator[bytes]:
+    """Requests to publish the state of services, in batches."""
     for start in range(first, first + count, BATCH):
         yield request(
-            PROJECT,
+            project,
             [
                 event_service_pb2.NewEvent(
-                    data_key=f"service.{n % KEYS}",
+                    data_key=f"service.{n % keys}",
                     payload=(
                         b'{"replicas":%d,"timeout":%d,"region":"eu-west-%d","version":"1.%d",'
                         b'"cpu":0.%d,"memory":%d,"status":"running","requests":%d,"errors":%d}'
@@ -121,8 +126,8 @@ def _events(first: int, count: int) -> Iterator[bytes]:
                     % (
                         n % 7,
                         n,
-                        n % KEYS % 3,
-                        n // KEYS,
+                        n % keys % 3,
+                        n // keys,
                         random.randrange(10**9),
                         random.randrange(10**9),
                         random.randrange(10**9),
