@@ -64,7 +64,7 @@ async def run(bench: Bench) -> list[Figure]:
     return [
         *(
             Figure(
-                f"{name}, 20 events/s, beside heavy work, p{percent}",
+                f"{name}, 20 events/s beside heavy work, p{percent}",
                 "ms",
                 [times.of(what, percent) for times in beside],
                 [times.of(what, percent) for times in alone],
@@ -75,7 +75,10 @@ async def run(bench: Bench) -> list[Figure]:
                     "alone_max_ms": [times.of(what, 100) for times in alone],
                 },
             )
-            for what, name in (("publish", "Publish"), ("deliver", "publish → delivery to an agent"))
+            for what, name in (
+                ("publish", "Publish"),
+                ("deliver", "publish → delivery"),
+            )
             for percent in (50, 99)
         ),
         *(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ import structlog
 from contex_server import workers
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import ContexError, StartupError
+from contex_server.kernel.right_of_way import SWITCH_S
 from contex_server.kernel.telemetry import configure_logging, loop_failed
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ async def _serve(settings: Settings) -> None:
         metrics.follow(server.counts)
         stack.push_async_callback(server.stop)
         _calm_garbage_collector()
+        sys.setswitchinterval(SWITCH_S)
         serving = True
         await stop.wait()
 
@@ -106,6 +109,7 @@ async def _serve_worker(settings: Settings, store_url: str, lifeline: workers.Li
     asyncio.get_running_loop().set_exception_handler(loop_failed)
     server = await Server.start(settings, store_url)
     _calm_garbage_collector()
+    sys.setswitchinterval(SWITCH_S)
     await lifeline.report_until_ended(server.counts.totals)
     await server.stop()
 

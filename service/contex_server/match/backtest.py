@@ -22,6 +22,7 @@ from contex_server.kernel.model import (
     Range,
 )
 from contex_server.kernel.model import Sequence as LogSequence
+from contex_server.kernel.right_of_way import RIGHT_OF_WAY
 from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
@@ -154,6 +155,7 @@ class BacktestRunner:
         entries: list[Entry],
         summary: BacktestSummary,
     ) -> Chunk:
+        await RIGHT_OF_WAY.give()
         engine, project = self._engine, query.project
         events = [event_codec.decode(entry) async for entry in sliced(entries)]
         encodings = await engine.encode_events(index, events)

@@ -38,6 +38,7 @@ from contex_server.kernel.model import (
     KeyState,
     Sequence,
 )
+from contex_server.kernel.right_of_way import RIGHT_OF_WAY
 from contex_server.kernel.slices import Slices, sliced
 from contex_server.match.agent_codec import intact
 from contex_server.match.engine import MatchEngine
@@ -265,8 +266,9 @@ class ProjectMatcher:
             if chunk is None:
                 await reader.wait()
                 continue
-            for span in _spans(chunk.deliveries):
-                await self._retrying(partial(self._match_span, span))
+            with RIGHT_OF_WAY.taken():
+                for span in _spans(chunk.deliveries):
+                    await self._retrying(partial(self._match_span, span))
             self._reached.advance(chunk.position)
             self._take_background_if_due()
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, TypeVarTuple
 
+from contex_server.kernel.right_of_way import RIGHT_OF_WAY, giving
 from contex_server.matching.vectors import use_one_thread
 
 S = TypeVar("S")
@@ -136,6 +137,7 @@ class Scan:
         """See `Worker.work`."""
         await self.turns.take(self.project, self.caller)
         try:
+            await RIGHT_OF_WAY.give()
             return await self.turns.run(function, *args)
         finally:
             self.turns.end()
@@ -152,7 +154,7 @@ async def each(worker: Worker, function: Callable[[S], T], items: Iterable[S]) -
 def _slice(function: Callable[[S], T], todo: Iterator[S], results: list[T]) -> bool:
     """Goes on with the items for a while; whether all are done."""
     until = time.perf_counter() + SLICE_S
-    for item in todo:
+    for item in giving(todo):
         results.append(function(item))
         if time.perf_counter() >= until:
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import astuple, dataclass, replace
@@ -14,6 +13,7 @@ import orjson
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.right_of_way import heavily
 from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
 from contex_server.match.agent_codec import AgentDamaged, decode_agent
@@ -25,7 +25,7 @@ from contex_server.transfer.lines import LinesWriter
 from contex_server.transfer.native import NativeWriter
 from contex_server.transfer.parquet import ParquetWriter
 
-_PAGE_EVENTS = 4_000
+_PAGE_EVENTS = 1_000
 _AGENTS = 500
 
 
@@ -99,7 +99,7 @@ class Exporter:
                 FORMAT_UNAVAILABLE, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         project = request.project
-        writer = await asyncio.to_thread(_writer, request)
+        writer = await heavily(_writer, request)
         bounds = await self.storage.log.bounds(project)
         if request.after > BEGINNING:
             check_readable(bounds, request.after)
@@ -145,10 +145,10 @@ class Exporter:
                     continue
                 entries = page.entries
                 if not request.filter.is_open:
-                    entries = await asyncio.to_thread(_passing, request.filter, entries)
+                    entries = await heavily(_passing, request.filter, entries)
                 data = b""
                 if entries:
-                    data = await asyncio.to_thread(writer.events, entries)
+                    data = await heavily(writer.events, entries)
                     at.first = at.first or entries[0].id.decode()
                     at.last = entries[-1].id.decode()
                     at.events += len(entries)
@@ -160,7 +160,7 @@ class Exporter:
             yield chunk(data, resumable=False)
         if request.format is not FileFormat.PARQUET:
             summary.digest = writer.chain.digest
-        last = await asyncio.to_thread(writer.end, summary)
+        last = await heavily(writer.end, summary)
         yield chunk(last, resumable=False, summary=summary)
 
     async def _parts(
@@ -190,13 +190,13 @@ class Exporter:
                 seen |= unseen.keys()
                 if unseen:
                     summary.vectors += len(unseen)
-                    yield await asyncio.to_thread(writer.vectors, unseen)
+                    yield await heavily(writer.vectors, unseen)
             if request.filter.is_open:
                 # They sum up all data: those of other data than the file has mean nothing there.
                 found = await self.storage.store.match.backgrounds(project, model)
                 packed = {s: background for s, background in found.items() if s <= cut}
                 if packed:
-                    yield await asyncio.to_thread(writer.backgrounds, packed)
+                    yield await heavily(writer.backgrounds, packed)
         if ExportPart.SETTINGS in request.parts:
             retention = await self.storage.store.projects.retention(project)
             if retention and Retention.is_readable(retention):

@@ -8,7 +8,6 @@ project has events already or if they are appended as new ones.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from contex_server.kernel.failpoints import reached
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, Entry, Origin, Range
+from contex_server.kernel.right_of_way import heavily
 from contex_server.log.agents import AgentRecord
 from contex_server.log.transfer import Restored
 from contex_server.match.agent_codec import AgentDamaged, decode_agent
@@ -46,7 +46,7 @@ from contex_server.transfer.transform import EventTransform
 
 log = structlog.get_logger(__name__)
 
-_BATCH_EVENTS = 1_000
+_BATCH_EVENTS = 250
 _BATCH_BYTES = 2 * 1024 * 1024
 _ABANDONED_S = 7 * 24 * 3600
 _SWEEP_S = 3600.0
@@ -282,7 +282,7 @@ class Import:
     async def _import(self, read: Iterator[items.Item | None]) -> None:
         ended = items.Summary()
         # In a thread, and not for long at a time: what is read may be large, or hold nothing.
-        while (item := await asyncio.to_thread(next, read, ended)) is not ended:
+        while (item := await heavily(next, read, ended)) is not ended:
             if item is not None:
                 await self._import_item(item)
             if len(self._batch) >= _BATCH_EVENTS or self._batch_bytes >= _BATCH_BYTES:
@@ -310,7 +310,7 @@ class Import:
                     agents = {a.agent_id: (a.record, min(a.cursor, last)) for a in item.records}
                     await self._store.agents.restore_agents(self._staging.project, agents)
             case items.Vectors():
-                await asyncio.to_thread(self._check_vectors, item.encodings)
+                await heavily(self._check_vectors, item.encodings)
                 self.report.vectors += len(item.encodings)
                 project, model = self._staging.project, self._checkpoint.model
                 if not self._request.dry_run and model:
@@ -335,7 +335,7 @@ class Import:
         sizes: list[int] = []
         for sequence, packed in item.packed.items():
             try:
-                snapshot = await asyncio.to_thread(Snapshot.unpack, packed)
+                snapshot = await heavily(Snapshot.unpack, packed)
             except SnapshotDamaged as error:
                 raise self._malformed(f"a background: {error}") from error
             self._check_dimension(len(snapshot.mean), "a background")
@@ -391,7 +391,7 @@ class Import:
             where = places[start : start + len(taken)]
             start += len(taken)
             # It describes or redacts them, which takes long where payloads are large.
-            imported = await asyncio.to_thread(transform.take, taken, reader, where)
+            imported = await heavily(transform.take, taken, reader, where)
             self._batch += imported
             self._batch_bytes += sum([len(event.body) for event in imported])
             if self._batch_bytes >= _BATCH_BYTES and reader.state() is None:

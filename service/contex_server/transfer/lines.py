@@ -17,6 +17,7 @@ from contex_server.kernel.blocks import packed
 from contex_server.kernel.config import Limits
 from contex_server.kernel.inflating import MAGIC, Inflater
 from contex_server.kernel.model import Entry, Event
+from contex_server.kernel.right_of_way import giving
 from contex_server.transfer.cloud_events import CloudEventsEncoding
 from contex_server.transfer.cutting import BOM, LineCutter, cutter_for, resumed
 from contex_server.transfer.event_json import JsonEncoding, check_values, line_bytes, loads
@@ -55,15 +56,18 @@ class LinesWriter(Writer):
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
         return self._lines(
-            [self._encoding.event(event_codec.decode(entry), self._project) for entry in entries]
+            [
+                self._encoding.event(event_codec.decode(entry), self._project)
+                for entry in giving(entries)
+            ]
         )
 
     def end(self, summary: Summary) -> bytes:
         return self._lines([self._encoding.summary(summary)])
 
     def _lines(self, objects: list[dict[str, Any]]) -> bytes:
-        lines = [orjson.dumps(fields) + b"\n" for fields in objects]
-        for line in lines:
+        lines = [orjson.dumps(fields) + b"\n" for fields in giving(objects)]
+        for line in giving(lines):
             self.chain.add(line)
         self.items += len(lines)
         data = b"".join(lines)

@@ -32,6 +32,7 @@ import orjson
 from contex_server.kernel import event_codec
 from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
+from contex_server.kernel.right_of_way import giving
 from contex_server.log.agents import AgentRecord
 from contex_server.transfer import items
 
@@ -53,7 +54,7 @@ class NativeWriter(items.Writer):
         return MAGIC + self._frame(_MANIFEST, orjson.dumps(asdict(manifest)))
 
     def events(self, entries: SequenceOf[Entry]) -> bytes:
-        return self._frame(_EVENTS, encode_block(list(map(event_codec.readable, entries))))
+        return self._frame(_EVENTS, encode_block(list(map(event_codec.readable, giving(entries)))))
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
         rows = [[a.agent_id, str(a.cursor), base64.b64encode(a.record).decode()] for a in records]

@@ -11,6 +11,7 @@ import orjson
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Entry, Event
 from contex_server.kernel.parquet import BYTES, NUMBER, TEXT, TIME, TRUTH, ParquetFile
+from contex_server.kernel.right_of_way import giving
 from contex_server.transfer.items import Manifest, Summary, Writer
 
 _COLUMNS: dict[str, tuple[str, Callable[[Event], Any]]] = {
@@ -49,7 +50,7 @@ class ParquetWriter(Writer):
         self.items += len(entries)
         return self._file.add(
             [value(event) for _, value in _COLUMNS.values()]
-            for event in map(event_codec.decode, entries)
+            for event in map(event_codec.decode, giving(entries))
         )
 
     def end(self, summary: Summary) -> bytes:

@@ -28,6 +28,7 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.kernel.names import DATA_KEY
+from contex_server.kernel.right_of_way import giving
 from contex_server.log.transfer import Restored
 from contex_server.match.service_events import check_service_event
 from contex_server.matching.describe import describe
@@ -100,7 +101,7 @@ class EventTransform:
             MalformedFile: They are not events, or what a publish would refuse.
         """
         records = []
-        for index, entry in enumerate(entries):
+        for index, entry in enumerate(giving(entries)):
             with _refused_at(reader, places, index):
                 records.append(self._decode(entry))
         verbatim = self._exact and self._request.verbatim and not self.continuity.partial
@@ -119,7 +120,7 @@ class EventTransform:
             reader.exported or self._report.format == FileFormat.LEGACY_JSON
         )
         taken = []
-        for index, (entry, record) in enumerate(zip(entries, records, strict=True)):
+        for index, (entry, record) in enumerate(giving(zip(entries, records, strict=True))):
             if not self._selects(record):
                 self._report.skipped += 1
                 continue
@@ -159,7 +160,7 @@ class EventTransform:
             entries = entries[done:]
         links = [record.links for record in records[done:]]
         self.continuity.check_links(entries, links)
-        for index, record in enumerate(records[done:], done):
+        for index, record in enumerate(giving(records[done:]), done):
             with _refused_at(reader, places, index):
                 self._check(record)
         return list(map(Restored.of, entries, links))

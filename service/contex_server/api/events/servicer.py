@@ -22,6 +22,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, event_not_found, shutting_down
 from contex_server.kernel.model import Entry, EventFilter, body_of
+from contex_server.kernel.right_of_way import RIGHT_OF_WAY
 from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
 
@@ -31,10 +32,11 @@ class EventServicer(Servicer):
 
     async def publish(self, request: pb.PublishRequest, call: Call) -> pb.PublishResponse:
         publisher = self._rooms.events.publisher
-        append = await checks.read_publish(request, call.origin, self._limits)
-        prepared = await publisher.prepare(append)
-        response = pb.PublishResponse()
-        put_published(response, await publisher.append(prepared))
+        with RIGHT_OF_WAY.taken():
+            append = await checks.read_publish(request, call.origin, self._limits)
+            prepared = await publisher.prepare(append)
+            response = pb.PublishResponse()
+            put_published(response, await publisher.append(prepared))
         return response
 
     async def publish_stream(

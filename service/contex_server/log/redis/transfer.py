@@ -5,13 +5,13 @@ import  string, of a staged project: how far the import is
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from contex_server.kernel.model import DELETIONS, Sequence
+from contex_server.kernel.right_of_way import heavily
 from contex_server.log.redis.client import Facet
 from contex_server.log.redis.key_names import COUNTED, backgrounds_kind, key, vectors_kind
 from contex_server.log.redis.state import state_value
@@ -45,7 +45,7 @@ class RedisTransfer(Facet, TransferStore):
         *,
         archived: bool = False,
     ) -> bool:
-        arguments = await asyncio.to_thread(_arguments, list(events), archived)
+        arguments = await heavily(_arguments, list(events), archived)
         return await self._client.attempt(
             project,
             "contex2_restore",
