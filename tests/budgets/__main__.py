@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from tests.budgets.measure import HEAD, KEYS, Result, measured, printed
+from tests.budgets.measure import HEAD, KEYS, PEAK_MIB, Result, measured, printed
 from tests.budgets.table import ROWS
 
 
@@ -21,9 +21,15 @@ def main() -> None:
     def tell(result: Result) -> None:
         print(printed(result, where=given.where), flush=True)
 
+    def tell_peak(mib: float) -> None:
+        over = "   ! exceeded" if mib > PEAK_MIB else ""
+        print(f"highest memory, of server and callers: {mib:.0f} / {PEAK_MIB} MiB{over}")
+
     print(HEAD)
     times = max(1, -(-given.keys // KEYS))
-    asyncio.run(measured(rows, given.keys, sampled=given.where, times=times, told=tell))
+    asyncio.run(
+        measured(rows, given.keys, sampled=given.where, times=times, told=tell, peak=tell_peak)
+    )
 
 
 main()

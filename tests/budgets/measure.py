@@ -15,6 +15,8 @@ from tests.budgets.table import Row
 from tests.canaries import captured_logs
 
 KEYS = 20_000
+PEAK_MIB = 1024
+"""What the whole suite may take."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ async def measured(
     sampled: bool = False,
     times: int = 1,
     told: Callable[[Result], None] = lambda _: None,
+    peak: Callable[[float], None] = lambda _: None,
 ) -> list[Result]:
     """Measures rows, one after the other.
 
@@ -58,6 +61,8 @@ async def measured(
         sampled: Whether to find out where the longest steps were.
         times: How many times the limits there may be used, but for the longest step.
         told: Called with each result.
+        peak: Called at the end with the highest memory of the process, in MiB: that of the server
+            and of those who call it, as both are in this process.
     """
     meter, results = LoopMeter(sampled=sampled), list[Result]()
     with captured_logs() as logs:
@@ -70,6 +75,7 @@ async def measured(
                             break
                     results.append(result)
                     told(result)
+            peak(meter.peak_mib)
     return results
 
 

@@ -45,11 +45,16 @@ class Cost:
 
 
 class LoopMeter:
-    """Measures the steps of the loop that runs in the thread which made it."""
+    """Measures the steps of the loop that runs in the thread which made it.
+
+    Attributes:
+        peak_mib: The highest memory of this process while anything was measured or before it.
+    """
 
     def __init__(self, *, sampled: bool = False) -> None:
         self._thread = threading.get_ident()
         self._sampled = sampled
+        self.peak_mib = 0.0
         self._longest = 0.0
         self._where = ""
         self._step: list[str] = []
@@ -95,13 +100,16 @@ class LoopMeter:
     def measuring(self, cost: Cost) -> Iterator[None]:
         """Fills in what the block costs."""
         gc.collect()
+        self.peak_mib = max(self.peak_mib, _peak_memory())
         before = _reset_memory()
         self._longest, self._where = 0.0, ""
         cpu = time.process_time()
         yield
         cost.cpu_ms = (time.process_time() - cpu) * 1000
         cost.held_ms = self._longest * 1000
-        cost.memory_mib = _peak_memory() - before
+        peak = _peak_memory()
+        self.peak_mib = max(self.peak_mib, peak)
+        cost.memory_mib = peak - before
         cost.where = self._where
 
     def _collected(self, phase: str, _: object) -> None:

@@ -1,7 +1,7 @@
 """Publishing and delivering go first; work that takes long gives way.
 
-Of all threads one runs at a time, the one that holds the interpreter. The event loop's thread has to
-ask for it anew after each call to the system, some ten times for a publish, and waits for every
+Of all threads one runs at a time, the one that holds the interpreter. The event loop's thread has
+to ask for it anew after each call to the system, some ten times for a publish, and waits for every
 thread that computes. So the work of exports and imports is done in one thread for all of them, and
 it and that of backtests pauses while somebody publishes or is delivered to. After `MOST_S` it goes
 on for `SLICE_S` all the same, so that it ends under a flood of publishes, too.

@@ -25,7 +25,7 @@ from contex_server.transfer.lines import LinesWriter
 from contex_server.transfer.native import NativeWriter
 from contex_server.transfer.parquet import ParquetWriter
 
-_PAGE_EVENTS = 1_000
+_PAGE_EVENTS = 2_000
 _AGENTS = 500
 
 
