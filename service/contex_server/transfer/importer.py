@@ -50,7 +50,7 @@ _BATCH_EVENTS = 500
 _BATCH_BYTES = 2 * 1024 * 1024
 _ABANDONED_S = 7 * 24 * 3600
 _SWEEP_S = 3600.0
-_SLICE_EVENTS = 200
+_SLICE_EVENTS = 1_000
 _SLICE_BYTES = 256 * 1024
 """Events handled before other tasks get their turn."""
 
