@@ -46,7 +46,7 @@ from contex_server.transfer.transform import EventTransform
 
 log = structlog.get_logger(__name__)
 
-_BATCH_EVENTS = 500
+_BATCH_EVENTS = 1_000
 _BATCH_BYTES = 2 * 1024 * 1024
 _ABANDONED_S = 7 * 24 * 3600
 _SWEEP_S = 3600.0

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import BEGINNING, DELETIONS, SUBJECT, Entry, KeyState
+from contex_server.kernel.model import BEGINNING, DELETIONS, SUBJECT, Entry, KeyState, Sequence
 from contex_server.log.buckets import target_project
 from contex_server.log.state import SnapshotInfo
 from contex_server.log.tasks import HOLD_MS, Claims
@@ -27,6 +27,8 @@ _SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
 """The name of the metadata entry, as encoded in an event."""
 _TASK = "import"
 _entry = tuple.__new__
+_PART_EVENTS = 250
+"""Events that the store restores in one call, in some 5 ms."""
 _COUNTED_KEYS = 2_000
 """Keys whose archived events are counted in one call: more would block the store for too long."""
 
@@ -230,12 +232,25 @@ class Staging:
                 self._states[key] = KeyState(key, event.revision, sequence, deleted, event.digest)
 
     async def _restore(self, events: list[Restored], note: bytes, *, archived: bool) -> None:
-        done = await self._store.transfer.restore(
-            self.project, self.tail, events, note, archived=archived
-        )
-        if not done:
-            raise self._in_progress()
-        self.tail = Entry(events[-1].id, b"").sequence
+        """Restores events in parts that the store doesn't take long for; the note is put with the
+        last one. Those that an import which stopped in between has restored already are left out.
+        """
+        part = len(events) if archived else _PART_EVENTS
+        for start in range(0, len(events), part):
+            last = start + part >= len(events)
+            rest = events[start : start + part]
+            if _sequence(rest[0]) <= self.tail:
+                rest = [event for event in rest if _sequence(event) > self.tail]
+            if rest:
+                done = await self._store.transfer.restore(
+                    self.project, self.tail, rest, note if last else b"", archived=archived
+                )
+                if not done:
+                    raise self._in_progress()
+                self.tail = _sequence(rest[-1])
+                reached("import-part-staged")
+            elif last and note:
+                await self._store.transfer.put_import_note(self.project, note)
 
     def _in_progress(self) -> ContexError:
         return ContexError(
@@ -244,6 +259,10 @@ class Staging:
             retry_after_ms=HOLD_MS,
             field="start.import_id",
         )
+
+
+def _sequence(event: Restored) -> Sequence:
+    return Entry(event.id, b"").sequence
 
 
 def _split_by_keys(events: list[Restored]) -> Iterator[list[Restored]]:
