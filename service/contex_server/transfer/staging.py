@@ -27,8 +27,8 @@ _SUBJECT = bytes([len(SUBJECT)]) + SUBJECT.encode()
 """The name of the metadata entry, as encoded in an event."""
 _TASK = "import"
 _entry = tuple.__new__
-_PART_EVENTS = 250
-"""Events that the store restores in one call, in some 5 ms."""
+_PART_EVENTS = 500
+"""Events that the store restores in one call, in some 15 ms."""
 _COUNTED_KEYS = 2_000
 """Keys whose archived events are counted in one call: more would block the store for too long."""
 

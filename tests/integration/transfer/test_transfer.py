@@ -26,8 +26,10 @@ from contex.v1.transfer_service_pb2 import (
     KeyMapping,
     Redaction,
 )
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.log.redis.key_names import key
 from contex_server.server import Server
+from contex_server.transfer import staging
 from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.logs import exported, imported
@@ -520,6 +522,29 @@ async def test_an_interrupted_import_is_gone_on_with(api: Api) -> None:
         report = (await call.read()).report
         assert report.imported_count == len(events)
         assert await api.log(project) == events
+
+
+async def test_an_import_that_stopped_within_a_batch_is_gone_on_with(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await story(api, 60)
+    data = await exported(api, format=NATIVE)
+    monkeypatch.setattr(staging, "_PART_EVENTS", 7)
+    parts = 0
+
+    def stop(place: str) -> None:
+        nonlocal parts
+        parts += place == "import-part-staged"
+        if place == "import-part-staged" and parts == 3:
+            raise ContexError(Reason.STORE_UNAVAILABLE, "the store has gone")
+
+    monkeypatch.setattr(staging, "reached", stop)
+    refused = await refusal(imported(api, data, "copy", import_id="mine"))
+    assert "the store has gone" in refused.message
+    report = await imported(api, data, "copy", import_id="mine")
+    assert report.imported_count == len(events)
+    assert parts > len(events) // 7
+    assert await api.log("copy") == events
 
 
 async def test_a_selective_import_is_gone_on_with(api: Api) -> None:
