@@ -38,6 +38,10 @@ class Worker(Protocol):
         """
         ...
 
+    def paced(self, items: Iterator[T]) -> Iterator[T]:
+        """Items as they are to be worked on in that thread, perhaps with pauses between them."""
+        ...
+
 
 class Threads:
     """A worker that takes work in the order of asking."""
@@ -56,6 +60,10 @@ class Threads:
             if not future.done():
                 await asyncio.wait([future])
             raise
+
+    def paced(self, items: Iterator[T]) -> Iterator[T]:
+        """See `Worker.paced`: without pauses."""
+        return items
 
     async def close(self) -> None:
         """Waits for the threads to finish."""
@@ -142,10 +150,14 @@ class Scan:
         finally:
             self.turns.end()
 
+    def paced(self, items: Iterator[T]) -> Iterator[T]:
+        """See `Worker.paced`: it gives way to publishing and delivering."""
+        return giving(items)
+
 
 async def each(worker: Worker, function: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """What a function returns for each item, computed in slices."""
-    todo, results = iter(items), list[T]()
+    todo, results = worker.paced(iter(items)), list[T]()
     while not await worker.work(_slice, function, todo, results):
         pass
     return results
@@ -154,7 +166,7 @@ async def each(worker: Worker, function: Callable[[S], T], items: Iterable[S]) -
 def _slice(function: Callable[[S], T], todo: Iterator[S], results: list[T]) -> bool:
     """Goes on with the items for a while; whether all are done."""
     until = time.perf_counter() + SLICE_S
-    for item in giving(todo):
+    for item in todo:
         results.append(function(item))
         if time.perf_counter() >= until:
             return False
