@@ -7,6 +7,7 @@ used first. The one used last stays however large it is, since building it takes
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,7 +35,8 @@ class _Lease:
 class MatcherPool:
     """The matchers of this process, and the engine that they share, which is closed with them.
 
-    A matcher without users stays open for `idle_s`, and while all take at most `max_bytes`.
+    A matcher without users stays open for `idle_s`, and while all take at most `max_bytes`. One
+    that is being loaded is not idle, however long that takes: whoever gave up waiting comes again.
     """
 
     def __init__(
@@ -87,14 +89,27 @@ class MatcherPool:
             if not lease.users and lease.matcher.failed:
                 self._evict(lease)
             elif not lease.users:
-                loop = asyncio.get_running_loop()
-                lease.eviction = loop.call_later(self._idle_s, self._evict, lease)
+                self._evict_later(lease, self._idle_s)
             self._make_room(lease)
 
     def open_matcher(self, project: str) -> ProjectMatcher | None:
         """The project's matcher if it has one already."""
         lease = self._leases.get(project)
         return None if lease is None else lease.matcher
+
+    def _evict_later(self, lease: _Lease, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        lease.eviction = loop.call_later(seconds, self._evict_if_idle, lease)
+
+    def _evict_if_idle(self, lease: _Lease) -> None:
+        matcher = lease.matcher
+        left = self._idle_s
+        if not matcher.is_loading:
+            left += matcher.loaded_at - time.monotonic()
+        if left > 0 and not matcher.failed:
+            self._evict_later(lease, left)
+        else:
+            self._evict(lease)
 
     def _make_room(self, *counted: _Lease) -> None:
         """Counts some matchers anew, then drops what nobody uses until the rest fits."""

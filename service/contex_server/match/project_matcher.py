@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -102,6 +102,10 @@ class ProjectMatcher:
         # Held while events are matched, agents are loaded and data are searched: an agent's
         # needs are never older than the events they are matched with.
         self._lock = asyncio.Lock()
+        self.is_loading = True
+        """Whether the index is being built: the first one, or another in its place."""
+        self.loaded_at = 0.0
+        """When the last one was built, by the monotonic clock."""
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(), name=f"contex-matcher-{project}")
 
@@ -240,8 +244,9 @@ class ProjectMatcher:
                 reader = feed.attach(feed.position)
                 assert reader is not None, "a feed serves its own position"
                 with closing(reader):
-                    await self._build(reader)
-                    await self._take_first_background()
+                    with self._loads():
+                        await self._build(reader)
+                        await self._take_first_background()
                     self._opened.set_result(None)
                     self._take_background_if_due()
                     await self._follow(reader)
@@ -253,6 +258,16 @@ class ProjectMatcher:
                 log.exception("matcher_failed", project=self.project)
             failed = ContexError(Reason.INTERNAL, f"matching failed in project {self.project!r}")
             self._fail(error if isinstance(error, ContexError) and deleted else failed)
+
+    @contextmanager
+    def _loads(self) -> Iterator[None]:
+        """The index is being built while the block lasts."""
+        self.is_loading = True
+        try:
+            yield
+        finally:
+            self.is_loading = False
+            self.loaded_at = time.monotonic()
 
     async def _follow(self, reader: Reader) -> None:
         while True:
@@ -333,7 +348,8 @@ class ProjectMatcher:
 
     async def _rebuild(self, reader: Reader) -> None:
         """Starts over after the log was faster; agents read what they missed from the log."""
-        await self._build(reader)
+        with self._loads():
+            await self._build(reader)
         for agent_id, live in tuple(self._live.items()):
             agent = await self._registered(agent_id)
             if agent is None:
@@ -413,7 +429,8 @@ class ProjectMatcher:
             KeyState(key, 0, sequence, False, old.data.digest_of(key) or b"")
             for key, sequence in old.latest.items()
         ]
-        await self._new_index(states, position)
+        with self._loads():
+            await self._new_index(states, position)
         for live in tuple(self._live.values()):
             await self._set_agent(live, live.agent)
         log.info("matching_model_changed", project=self.project, model=self._index.rule.decider)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
+import grpc
 import pytest
 from contex.v1.agent_service_pb2 import Need
 from contex.v1.event_pb2 import Position
@@ -131,3 +132,57 @@ async def test_status_tells_of_an_index_that_is_being_built(
         await eventually(grows)
         assert len((await answer).data) > 0
         assert len(seen) > 2
+
+
+async def publish_without_encodings(api: Api, words: Words, count: int) -> None:
+    """Publishes red foxes while the model is down."""
+    words.down = True
+    for start in range(0, count, 100):
+        await api.publish(
+            *(event(f"k{n}", description="a red fox") for n in range(start, start + 100))
+        )
+    words.down = False
+
+
+async def test_an_index_that_is_being_built_is_not_idle(
+    word_server: Server, word_api: Api, words: Words
+) -> None:
+    await publish_without_encodings(word_api, words, 1_000)
+    words.delay_s = 0.1  # Longer in all than what is idle stays.
+    request = MatchRequest(project=P, questions=[Need(text="red fox")])
+    with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
+        await word_api.matches.Match(request, timeout=0.15)
+    pool = word_server.rooms.match.pool
+    matcher = pool.open_matcher(P)
+    assert matcher is not None
+    assert matcher.is_loading
+    await matcher.started()
+    assert matcher.index is not None
+    assert len(matcher.index.data) == 1_000
+    await eventually(lambda: not len(pool))
+
+
+async def test_an_index_is_built_on_from_what_an_attempt_has_embedded(
+    start_server: StartServer, valkey: EmbeddedValkey, words: Words
+) -> None:
+    def foxes() -> set[str]:
+        return {text for text in words.embedded if "red fox" in text}
+
+    server = await start_server(valkey.url, embedder=words)
+    async with Api.of(server) as api:
+        await publish_without_encodings(api, words, 1_000)
+        words.embedded.clear()
+        words.delay_s = 0.1
+        answer = asyncio.create_task(match(api, P))
+        await eventually(lambda: len(foxes()) >= 800)
+        answer.cancel()
+    await server.stop()
+    embedded = foxes()
+    words.embedded.clear()
+    server = await start_server(valkey.url, embedder=words)
+    async with Api.of(server) as api:
+        await match(api, P)
+        status = await api.matches.GetMatchingStatus(GetMatchingStatusRequest(project=P))
+        assert status.data_indexed == 1_000
+    again = embedded & foxes()
+    assert len(again) < len(embedded) - 200  # What was under way when the server stopped.
