@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Container, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -12,6 +13,7 @@ from cachetools import LRUCache
 
 from contex_server.events.feed import Delivery, NeedsChange
 from contex_server.kernel import event_codec
+from contex_server.kernel.ahead import ahead
 from contex_server.kernel.model import BEGINNING, Agent, Entry, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.slices import sliced
@@ -27,7 +29,7 @@ from contex_server.matching.background import Summary
 from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
 from contex_server.matching.embeddings import Embeddings
-from contex_server.matching.encoding import Encoding
+from contex_server.matching.encoding import Encoding, Recipe
 from contex_server.matching.rules import is_absolute
 
 T = TypeVar("T")
@@ -38,6 +40,9 @@ _CACHED_DESCRIPTIONS = 256
 _FETCH_EVENTS = 16
 _INDEX_CHUNK = 200
 """Unpacking this many encodings holds the event loop for 3 ms."""
+_CHUNKS_AHEAD = 1
+"""While one is applied, and while its encodings are stored, the model has the next one's texts."""
+_Encoded = tuple[list[KeyState], dict[bytes, Encoding]]
 
 
 class MatchEngine:
@@ -131,16 +136,28 @@ class MatchEngine:
 
     async def apply(self, index: Index, states: Iterable[KeyState]) -> None:
         """Applies the latest events of data keys to an index; encodes what the store lacks."""
-        states, project = iter(states), index.project
-        while part := list(islice(states, _INDEX_CHUNK)):
-            live = {state.digest: state for state in part if not state.deleted and state.digest}
-            encodings = await self.embeddings.stored(project, index.rule.decider, live)
-            missing = [state.sequence for digest, state in live.items() if digest not in encodings]
-            if missing:
-                entries = await self.log.get(project, missing)
-                events = [event_codec.decode(entry) for entry in entries if entry is not None]
-                encodings |= await self.encode_events(index, events)
-            await each(index.worker, partial(index.apply_one, encodings), part)
+        await self.load(index, _page(states))
+
+    async def load(self, index: Index, pages: AsyncIterable[Iterable[KeyState]]) -> None:
+        """Applies pages of them. The model always has texts: it takes most of the time."""
+        found = ahead(_chunks(pages), partial(self._encoded, index), _CHUNKS_AHEAD)
+        async with aclosing(found):
+            async for states, encodings in found:
+                await each(index.worker, partial(index.apply_one, encodings), states)
+
+    async def _encoded(self, index: Index, states: list[KeyState]) -> _Encoded:
+        """The latest events of data keys, and their encodings by digest."""
+        project, decider = index.project, index.rule.decider
+        live = {state.digest: state for state in states if not state.deleted and state.digest}
+        encodings = await self.embeddings.stored(project, decider, live)
+        # In the order of the log: an archived block is unpacked once.
+        missing = sorted(s.sequence for digest, s in live.items() if digest not in encodings)
+        recipes: dict[bytes, Recipe] = {}
+        for start in range(0, len(missing), _FETCH_EVENTS):
+            entries = await self.log.get(project, missing[start : start + _FETCH_EVENTS])
+            events = [event_codec.decode(entry) for entry in entries if entry is not None]
+            recipes |= await self.embeddings.recipes(project, events)
+        return states, encodings | await self.embeddings.compute(project, decider, recipes)
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; those of recent events are cached."""
@@ -270,3 +287,14 @@ class MatchEngine:
         return before.text_digest != event.text_digest or is_significant_update(
             before, event, delta
         )
+
+
+async def _chunks(pages: AsyncIterable[Iterable[KeyState]]) -> AsyncIterator[list[KeyState]]:
+    async for page in pages:
+        states = iter(page)
+        while chunk := list(islice(states, _INDEX_CHUNK)):
+            yield chunk
+
+
+async def _page(states: Iterable[KeyState]) -> AsyncIterator[Iterable[KeyState]]:
+    yield states

@@ -320,12 +320,7 @@ class ProjectMatcher:
             await self._new_index()
             decider = self._index.rule.decider
             newest: dict[str, Sequence] = {}
-            told = time.monotonic()
-            async for states in engine.state.state(self.project):
-                await self._apply_newer(states, newest)
-                if time.monotonic() - told >= _PROGRESS_S:
-                    told = time.monotonic()
-                    log.info("indexing", project=self.project, data=len(self._index.data))
+            await engine.load(self._index, self._states(newest))
             tail = (await engine.log.bounds(self.project)).tail
             try:
                 while self._reached.position < tail:
@@ -336,7 +331,7 @@ class ProjectMatcher:
                             await reader.wait()
                         continue
                     events = [event_codec.decode(d.entry) for d in chunk.deliveries]
-                    await self._apply_newer(data_states(events), newest)
+                    await engine.apply(self._index, _newer(data_states(events), newest))
                     self._reached.position = chunk.position
             except Behind:
                 continue
@@ -360,14 +355,14 @@ class ProjectMatcher:
                 live.feed.reset(self._reached.position)
         self._reached.advance(self._reached.position)
 
-    async def _apply_newer(self, states: list[KeyState], newest: dict[str, Sequence]) -> None:
-        """Applies states, except where the index has newer ones."""
-        fresh: dict[str, KeyState] = {}
-        for state in states:
-            if newest.get(state.data_key, BEGINNING) <= state.sequence:
-                newest[state.data_key] = state.sequence
-                fresh[state.data_key] = state
-        await self._engine.apply(self._index, fresh.values())
+    async def _states(self, newest: dict[str, Sequence]) -> AsyncIterator[Iterable[KeyState]]:
+        """The latest event of every key; logs how far the index is."""
+        told = time.monotonic()
+        async for states in self._engine.state.state(self.project):
+            yield _newer(states, newest)
+            if time.monotonic() - told >= _PROGRESS_S:
+                told = time.monotonic()
+                log.info("indexing", project=self.project, data=len(self._index.data))
 
     async def _match_span(self, span: list[Delivery]) -> None:
         """Matches events; the last one may change who is matched, or how, from there on."""
@@ -512,6 +507,16 @@ class ProjectMatcher:
 def _is_of_deleted(error: Exception) -> bool:
     """Whether the log has ended because the project was deleted."""
     return isinstance(error, ContexError) and error.reason is Reason.PROJECT_NOT_FOUND
+
+
+def _newer(states: Iterable[KeyState], newest: dict[str, Sequence]) -> Iterable[KeyState]:
+    """States, except where there were newer ones before, and notes which are the newest now."""
+    fresh: dict[str, KeyState] = {}
+    for state in states:
+        if newest.get(state.data_key, BEGINNING) <= state.sequence:
+            newest[state.data_key] = state.sequence
+            fresh[state.data_key] = state
+    return fresh.values()
 
 
 def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:

@@ -136,12 +136,23 @@ class Embeddings:
         """The encodings of events, by digest; stores missing ones."""
         by_digest = {event.text_digest: event for event in events if event.text_digest}
         encodings = await self.stored(project, model, by_digest)
-        recipes = {
-            digest: await _recipe(await self.description(project, event))
-            async for digest, event in sliced(by_digest.items())
-            if digest not in encodings
+        absent = [event for digest, event in by_digest.items() if digest not in encodings]
+        recipes = await self.recipes(project, absent)
+        return encodings | await self.compute(project, model, recipes)
+
+    async def recipes(self, project: str, events: Iterable[Event]) -> dict[bytes, Recipe]:
+        """How the texts of events become encodings, by digest."""
+        return {
+            event.text_digest: await _recipe(await self.description(project, event))
+            async for event in sliced(events)
+            if event.text_digest
         }
-        return encodings | await self._compute(project, model, recipes, Role.DATUM)
+
+    async def compute(
+        self, project: str, model: str, recipes: Mapping[bytes, Recipe]
+    ) -> dict[bytes, Encoding]:
+        """The encodings of data that the store lacks, by digest; stores them."""
+        return await self._compute(project, model, recipes, Role.DATUM)
 
     async def stored(
         self, project: str, model: str, digests: Iterable[bytes]
