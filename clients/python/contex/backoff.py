@@ -25,6 +25,9 @@ PROMISED_WINDOW_S = 600.0
 """How long every server remembers a request_id at the least; most say how long they do."""
 
 _MIN_ATTEMPT_S = 1.0
+_SPARE_S = 45.0
+"""What an attempt leaves for others. Pings find a dead connection in 40 s, so that a longer attempt
+is one that the server works on."""
 
 
 def safe_s(window_s: float) -> float:
@@ -105,15 +108,19 @@ class Retry:
     def attempt_timeout(self) -> float:
         """Seconds for the next attempt.
 
-        Half of what is left, so that an attempt that hangs leaves time for others; all of it
-        if no second attempt would be made.
+        Half of what is left, or all but `_SPARE_S`, so that an attempt that hangs leaves time for
+        others; all of it if no second attempt would be made.
         """
         if self._attempt_s is not None:
             return self._attempt_s
-        left = max(0.0, self._deadline - self._clock())
-        if not self._idempotent:
-            return left
-        return min(left, max(left / 2, _MIN_ATTEMPT_S))
+        now = self._clock()
+        left = max(0.0, self._deadline - now)
+        attempt = min(left, max(left / 2, left - _SPARE_S, _MIN_ATTEMPT_S))
+        return attempt if self._idempotent and now + attempt < self._last_retry else left
+
+    @property
+    def _last_retry(self) -> float:
+        return min(self._deadline, self._started + safe_s(self.window_s))
 
     def delay_after(self, error: ContexError) -> float:
         """Notes a failed attempt.
@@ -129,7 +136,6 @@ class Retry:
         if not is_transient(error) or not (self._idempotent or refused):
             raise error
         delay = self._backoff.next_delay(error.retry_after)
-        last_retry = min(self._deadline, self._started + safe_s(self.window_s))
-        if self._attempt_s is None and self._clock() + delay >= last_retry:
+        if self._attempt_s is None and self._clock() + delay >= self._last_retry:
             raise error
         return delay

@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.1, 5.0)
 _PATIENCE_S = 10.0
-"""How long a registration waits for matching to reach it."""
+"""How long a registration waits for matching to go on towards it."""
 _CHUNK_BYTES = 1024 * 1024
 _PROGRESS_S = 5.0
 _IDLE_BYTES = 48 * 1024
@@ -148,7 +148,8 @@ class ProjectMatcher:
     @asynccontextmanager
     async def index_at(self, at_least: Sequence) -> AsyncIterator[tuple[Index, Sequence]]:
         """The index, unchanged while the block lasts, and its position: `at_least` or later."""
-        await self._reached.wait_for(max(at_least, self._first_background), _PATIENCE_S)
+        position = max(at_least, self._first_background)
+        await self._reached.wait_for(position, _PATIENCE_S, lambda: self.is_loading)
         async with self._locked():
             yield self._index, self._reached.position
 

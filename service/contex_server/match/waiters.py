@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from contex_server.kernel.errors import ContexError, embedder_unavailable
 from contex_server.kernel.model import BEGINNING, Sequence
@@ -17,11 +18,18 @@ class PositionWaiters:
         """Why matching has stopped for good, if it has."""
         self._waiters: list[tuple[Sequence, asyncio.Future[None]]] = []
 
-    async def wait_for(self, position: Sequence, timeout_s: float) -> None:
-        """Returns when the position is reached.
+    async def wait_for(
+        self, position: Sequence, patience_s: float, busy: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Returns when the position is reached, however long that takes while matching goes on.
+
+        Args:
+            position: The position.
+            patience_s: How long the position may stay where it is.
+            busy: Whether matching is at work meanwhile all the same.
 
         Raises:
-            ContexError: EMBEDDER_UNAVAILABLE if that takes too long; what made matching stop.
+            ContexError: EMBEDDER_UNAVAILABLE if matching does not go on; what made it stop.
         """
         if self.error is not None:
             raise self.error
@@ -30,12 +38,15 @@ class PositionWaiters:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((position, future))
         try:
-            async with asyncio.timeout(timeout_s):
-                await future
-        except TimeoutError:
-            raise embedder_unavailable(
-                f"matching did not reach {position} within {timeout_s:.0f} s"
-            ) from None
+            while not future.done():
+                before = self.position
+                await asyncio.wait([future], timeout=patience_s)
+                if not future.done() and self.position <= before and not busy():
+                    told = f"matching has stayed at {before} for {patience_s:.0f} s"
+                    raise embedder_unavailable(f"{told}, before {position}")
+            future.result()
+        finally:
+            future.cancel()
 
     def advance(self, position: Sequence) -> None:
         """Moves the position forward and wakes those who waited for it."""

@@ -76,6 +76,16 @@ def test_attempts_end_with_the_timeout() -> None:
         retry.delay_after(error(Code.UNAVAILABLE, retry_after=1.0))
 
 
+def test_a_long_attempt_is_not_cut_short() -> None:
+    clock = Clock()
+    assert Retry(2400.0, clock=clock).attempt_timeout() == 2400.0  # Too late for another one then.
+    retry = Retry(300.0, clock=clock)
+    assert retry.attempt_timeout() == 255.0
+    clock.now += 255.0
+    assert retry.delay_after(error(Code.DEADLINE_EXCEEDED)) <= BASE_S
+    assert retry.attempt_timeout() == 22.5
+
+
 def test_a_call_that_is_not_idempotent_is_repeated_only_after_a_refusal() -> None:
     retry = Retry(10.0, idempotent=False)
     assert retry.attempt_timeout() > 9.0
