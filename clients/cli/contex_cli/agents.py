@@ -12,6 +12,7 @@ import contex
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
+from contex_cli.indexing import indexing_shown, when_indexed
 from contex_cli.matches import (
     data_fit,
     data_match,
@@ -76,8 +77,11 @@ async def register(
     needs = spec.read_needs()
     if not needs:
         raise UsageError("missing; or use --needs-file", "--need")
-    registration = await session.client.register_agent(
-        session.project, agent_id, needs, last_seen_sequence=last_seen, **spec.arguments()
+    registration = await when_indexed(
+        session,
+        lambda: session.client.register_agent(
+            session.project, agent_id, needs, last_seen_sequence=last_seen, **spec.arguments()
+        ),
     )
     spec.answer(session, registration)
 
@@ -88,8 +92,11 @@ async def update(session: Session, spec: Spec, agent_id: str = options.AGENT_ID)
     needs = spec.read_needs()
     if not needs and all(value is None for value in spec.arguments().values()):
         raise UsageError("nothing to change: give needs or another option")
-    registration = await session.client.update_agent(
-        session.project, agent_id, needs=needs or None, **spec.arguments()
+    registration = await when_indexed(
+        session,
+        lambda: session.client.update_agent(
+            session.project, agent_id, needs=needs or None, **spec.arguments()
+        ),
     )
     spec.answer(session, registration)
 
@@ -202,13 +209,14 @@ async def listen(
     acknowledger = Acknowledger(client, session.project, agent_id) if acknowledge else None
     printed = 0
     try:
-        async with client.listen(
+        opened = client.listen(
             session.project,
             agent_id,
             after_sequence=after,
             context_format=written,
             on_needs_changed=_tell_change,
-        ) as stream:
+        )
+        async with indexing_shown(session), opened as stream:
             async for matched in stream:
                 if session.json:
                     out.print_json(matched)

@@ -46,6 +46,7 @@ class Session:
             better.
         follows: The command runs until it is interrupted: that is its regular end.
         waits: The command waits for a server by itself.
+        is_limited: Whether --timeout was given.
     """
 
     project: str = option("default", "The project.", "--project", "-p", env="CONTEX_PROJECT")
@@ -61,6 +62,7 @@ class Session:
     )
     follows: bool = field(default=False, init=False)
     waits: bool = field(default=False, init=False)
+    is_limited: bool = field(default=False, init=False)
     _clients: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
     _attempts: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
@@ -174,6 +176,9 @@ class Command(click.Command):
         try:
             context = self.make_context(f"contex {self.name}", list(words))
             arguments = bind(self._function, context.params)
+            if isinstance(session := arguments.get("session"), Session):
+                source = context.get_parameter_source("timeout")
+                session.is_limited = source is not click.core.ParameterSource.DEFAULT
             work = self._function(**arguments)
             code = _run(work, arguments["session"]) if isawaitable(work) else work
             sys.stdout.flush()

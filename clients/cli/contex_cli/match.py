@@ -14,6 +14,7 @@ from contex_cli import output as out
 from contex_cli.bars import bar
 from contex_cli.command import Session, command
 from contex_cli.explanation import show_explanation
+from contex_cli.indexing import indexing_line, when_indexed
 from contex_cli.matches import (
     data_fit,
     is_cut,
@@ -70,15 +71,18 @@ async def match(
             raise UsageError(f"it doesn't go together with {others}", "--thresholds")
         await _match_thresholds(session, questions, min_score, keys, as_of)
         return
-    answer = await session.client.match(
-        session.project,
-        questions,
-        threshold=min_score,
-        max_matches=top,
-        data_keys=keys,
-        as_of=as_of,
-        max_context_tokens=max_tokens,
-        context_format=written,
+    answer = await when_indexed(
+        session,
+        lambda: session.client.match(
+            session.project,
+            questions,
+            threshold=min_score,
+            max_matches=top,
+            data_keys=keys,
+            as_of=as_of,
+            max_context_tokens=max_tokens,
+            context_format=written,
+        ),
     )
 
     def show(answer: contex.MatchAnswer) -> None:
@@ -105,13 +109,16 @@ async def _match_thresholds(
     applied = min_score
     if applied is None:
         applied = (await session.client.matching_status(session.project)).default_threshold
-    answer = await session.client.match(
-        session.project,
-        questions,
-        threshold=min(applied, *THRESHOLDS),
-        max_matches=_MOST_MATCHES,
-        data_keys=keys,
-        as_of=as_of,
+    answer = await when_indexed(
+        session,
+        lambda: session.client.match(
+            session.project,
+            questions,
+            threshold=min(applied, *THRESHOLDS),
+            max_matches=_MOST_MATCHES,
+            data_keys=keys,
+            as_of=as_of,
+        ),
     )
     found: list[list[tuple[float, str]]] = [[] for _ in questions]
     for matched in answer.data:
@@ -367,5 +374,7 @@ def _show_status(status: contex.MatchingStatus) -> None:
         f"{status.index_bytes / 2**20:,.1f} MiB"
     )
     out.show_rows(rows)
+    if status.is_indexing:
+        out.say(indexing_line(status))
     if status.is_embedding_anew:
         out.say(progress_line(status))

@@ -116,11 +116,17 @@ class MatchingStatusMethods:
     __slots__ = ()
     model: str
     configured_model: str
+    data_total: int
 
     @property
     def is_embedding_anew(self) -> bool:
         """Whether the project is being re-embedded with another model."""
         return self.configured_model != self.model
+
+    @property
+    def is_indexing(self) -> bool:
+        """Whether the server is building the project's index."""
+        return self.data_total > 0
 
 
 class PatchMethods:

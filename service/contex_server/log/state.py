@@ -27,6 +27,9 @@ class StateStore(Protocol):
         long.
         """
 
+    async def live_keys(self, project: str) -> int:
+        """How many keys have a latest event that is no deletion."""
+
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
         """The latest events of the given keys; keys without events are left out."""
 

@@ -104,6 +104,8 @@ class ProjectMatcher:
         self._lock = asyncio.Lock()
         self.is_loading = True
         """Whether the index is being built: the first one, or another in its place."""
+        self.data_total = 0
+        """How many data it will have, about, while the log's state is read; otherwise 0."""
         self.loaded_at = 0.0
         """When the last one was built, by the monotonic clock."""
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -268,6 +270,7 @@ class ProjectMatcher:
             yield
         finally:
             self.is_loading = False
+            self.data_total = 0
             self.loaded_at = time.monotonic()
 
     async def _follow(self, reader: Reader) -> None:
@@ -321,6 +324,7 @@ class ProjectMatcher:
             await self._new_index()
             decider = self._index.rule.decider
             newest: dict[str, Sequence] = {}
+            self.data_total = await engine.state.live_keys(self.project)
             await engine.load(self._index, self._states(newest))
             tail = (await engine.log.bounds(self.project)).tail
             try:
@@ -363,7 +367,8 @@ class ProjectMatcher:
             yield _newer(states, newest)
             if time.monotonic() - told >= _PROGRESS_S:
                 told = time.monotonic()
-                log.info("indexing", project=self.project, data=len(self._index.data))
+                data, total = len(self._index.data), self.data_total
+                log.info("indexing", project=self.project, data=data, of=max(data, total))
 
     async def _match_span(self, span: list[Delivery]) -> None:
         """Matches events; the last one may change who is matched, or how, from there on."""

@@ -121,17 +121,19 @@ async def test_status_tells_of_an_index_that_is_being_built(
             await api.publish(*keys)
         words.down, words.delay_s = False, 0.3
         answer = asyncio.create_task(api.register("a", "red fox"))
-        seen = set[int]()
+        seen, totals = set[int](), set[int]()
 
         async def grows() -> bool:
             request = GetMatchingStatusRequest(project="shop")
             status = await api.matches.GetMatchingStatus(request, timeout=1)
             seen.add(status.data_indexed)
-            return status.data_indexed == 500
+            totals.add(status.data_total)
+            return status.data_indexed == 500 and not status.data_total
 
         await eventually(grows)
         assert len((await answer).data) > 0
         assert len(seen) > 2
+        assert totals == {0, 500}
 
 
 async def publish_without_encodings(api: Api, words: Words, count: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (2, "2c3e697f25d18479be11e53d0ae8e8a5055ebfd701064150adabdc9ada9885aa")
+RECORDED = (2, "3cb61661c1942c486c7a5a13d21c6616c4eab3d95281266a8f1909c1422c12ab")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -126,6 +126,8 @@ class Matching(match_service_pb2_grpc.MatchServiceServicer):
         self.requests: list[Any] = []
         self.texts_embedded: list[int] = []
         """What the next questions for the status tell; then it is done."""
+        self.data_indexed: list[int] = []
+        """The same of an index that is being built."""
 
     def Match(self, request, _context):
         self.requests.append(request)
@@ -224,6 +226,8 @@ class Matching(match_service_pb2_grpc.MatchServiceServicer):
             response.texts_embedded, response.texts_total = self.texts_embedded.pop(0), 400
         else:
             response.model = "new"
+        if self.data_indexed:
+            response.data_indexed, response.data_total = self.data_indexed.pop(0), 1200
         return response
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
-from contex import Match
+from contex import DeadlineExceeded, Match
 from contex.v1 import event_pb2
+from contex_cli import indexing
 from contex_cli import match as match_commands
+from contex_cli.command import Session
 from contex_cli.exits import ExitCode
 from contex_cli.matches import usual_line
 
@@ -34,6 +38,7 @@ class Contex:
 
     def __init__(self, target: str, agents: Agents, matching: Matching) -> None:
         self._environment = {"CONTEX_TARGET": target, "CONTEX_PROJECT": "p", "CONTEX_DEBUG": ""}
+        self.target = target
         self.agents = agents
         self.matching = matching
 
@@ -62,6 +67,7 @@ def contex(service: Contex) -> Contex:
     service.agents.requests.clear()
     service.matching.requests.clear()
     service.matching.texts_embedded.clear()
+    service.matching.data_indexed.clear()
     return service
 
 
@@ -312,6 +318,44 @@ def test_matching_shows_how_a_change_of_the_model_comes_on(
     records = contex.records("matching", "--watch")
     assert [record["texts_embedded"] for record in records] == [100, 300, 0]
     assert records[-1]["model"] == records[-1]["configured_model"]
+
+
+def test_matching_shows_how_far_an_index_is(contex: Contex) -> None:
+    contex.matching.data_indexed = [300]
+    assert "300 of 1,200 data (25%)" in contex("matching")[0]
+    assert "of 1,200" not in contex("matching")[0]
+
+
+async def test_a_call_that_is_out_of_time_is_made_again_when_the_index_is_built(
+    contex: Contex, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(indexing, "_ASK_EVERY_S", 0.01)
+    calls = 0
+
+    async def call() -> int:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.1)
+        if calls == 1:
+            raise DeadlineExceeded("too late", grpc.StatusCode.DEADLINE_EXCEEDED)
+        return calls
+
+    session = Session(project="p", target=contex.target, timeout=10.0, json=False)
+    try:
+        contex.matching.data_indexed = [300] * 30
+        assert await indexing.when_indexed(session, call) == 2
+        assert "300 of 1,200 data (25%)" in capfd.readouterr().err
+        assert not contex.matching.data_indexed
+
+        calls = 0
+        with pytest.raises(DeadlineExceeded):  # It isn't for the index.
+            await indexing.when_indexed(session, call)
+        calls, session.is_limited = 0, True
+        contex.matching.data_indexed = [300] * 30
+        with pytest.raises(DeadlineExceeded):
+            await indexing.when_indexed(session, call)
+    finally:
+        await session.close()
 
 
 def test_register_with_all_options(contex: Contex) -> None:

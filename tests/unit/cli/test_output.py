@@ -141,7 +141,7 @@ def test_every_key_is_documented() -> None:
         Explanation(event(), match, True, "v", *terms, passages),
         summary_record(summary, [("n", 0.3)]),
         Feedback("2-0", event().time, "a", "n", event(), match, True),
-        MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3),
+        MatchingStatus("m", "m", 0, 0, 1, 1, 1, 1, "s", 0.3, 0),
         erased,
     ]
     assert keys_of(json.loads(records.encode(printed))) <= (

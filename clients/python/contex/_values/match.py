@@ -354,6 +354,8 @@ class MatchingStatus(MatchingStatusMethods):
         index_bytes: Memory that the index takes on this server, in bytes.
         scorer: Identity of the formula and of its fitted weights.
         default_threshold: Threshold of needs and agents that set none.
+        data_total: How many data items the index will have, about, while this server builds it:
+            `data_indexed` of them are in it. 0 when it is built.
     """
 
     model: str
@@ -366,6 +368,7 @@ class MatchingStatus(MatchingStatusMethods):
     index_bytes: int
     scorer: str
     default_threshold: float
+    data_total: int
 
 
 def matching_status(message: match_service_pb2.GetMatchingStatusResponse) -> MatchingStatus:
@@ -381,4 +384,5 @@ def matching_status(message: match_service_pb2.GetMatchingStatusResponse) -> Mat
         index_bytes=message.index_bytes,
         scorer=message.scorer,
         default_threshold=message.default_threshold,
+        data_total=message.data_total,
     )

@@ -815,6 +815,7 @@ class GetMatchingStatusResponse(_message.Message):
     INDEX_BYTES_FIELD_NUMBER: _builtins.int
     SCORER_FIELD_NUMBER: _builtins.int
     DEFAULT_THRESHOLD_FIELD_NUMBER: _builtins.int
+    DATA_TOTAL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Identity of the model whose vectors are used now."""
     configured_model: _builtins.str
@@ -839,6 +840,10 @@ class GetMatchingStatusResponse(_message.Message):
     """Identity of the formula and of its fitted weights."""
     default_threshold: _builtins.float
     """Threshold of needs and agents that set none."""
+    data_total: _builtins.int
+    """How many data items the index will have, about, while this server builds it: `data_indexed` of
+    them are in it. 0 when it is built.
+    """
     def __init__(
         self,
         *,
@@ -852,10 +857,11 @@ class GetMatchingStatusResponse(_message.Message):
         index_bytes: _builtins.int = ...,
         scorer: _builtins.str = ...,
         default_threshold: _builtins.float = ...,
+        data_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured_model", b"configured_model", "data_indexed", b"data_indexed", "default_threshold", b"default_threshold", "index_bytes", b"index_bytes", "model", b"model", "needs_indexed", b"needs_indexed", "passages_indexed", b"passages_indexed", "scorer", b"scorer", "texts_embedded", b"texts_embedded", "texts_total", b"texts_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured_model", b"configured_model", "data_indexed", b"data_indexed", "data_total", b"data_total", "default_threshold", b"default_threshold", "index_bytes", b"index_bytes", "model", b"model", "needs_indexed", b"needs_indexed", "passages_indexed", b"passages_indexed", "scorer", b"scorer", "texts_embedded", b"texts_embedded", "texts_total", b"texts_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -145,6 +145,8 @@ class MatchServicer(Servicer):
             response.passages_indexed = index.data.passages
             response.needs_indexed = index.needs.needs
             response.index_bytes = index.nbytes
+        if matcher is not None and matcher.data_total:
+            response.data_total = max(matcher.data_total, response.data_indexed)
         return response
 
     def _needs(

@@ -15,7 +15,7 @@ from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import KeyState, Range, Sequence
 from contex_server.kernel.slices import sliced
 from contex_server.log.redis.client import Facet
-from contex_server.log.redis.key_names import parse_sequence
+from contex_server.log.redis.key_names import key, parse_sequence
 from contex_server.log.state import SnapshotInfo, SnapshotStore, StateStore
 
 _SCAN_COUNT = 1_000
@@ -38,6 +38,14 @@ class RedisState(Facet, StateStore):
         newest, fields = reply
         named = self._key_states(project, zip(fields[::2], fields[1::2], strict=True))
         return parse_sequence(newest), [state async for state in sliced(named)]
+
+    async def live_keys(self, project: str) -> int:
+        keys, deleted = await self._client.run(
+            project,
+            ("HLEN", key(project, "state")),
+            ("HGET", key(project, "stats"), "deleted"),
+        )
+        return int(keys) - int(deleted or 0)
 
     async def latest(self, project: str, data_keys: Iterable[str]) -> dict[str, KeyState]:
         keys = list(data_keys)
