@@ -67,6 +67,9 @@ class EventTransform:
         self._renumbers = bool(request.mappings) or not self._exact
         self._latest: dict[str, tuple[int, Sequence]] = {}
         """Revision and sequence of the latest event of each key, as imported."""
+        self._digests: dict[str, bytes] = {}
+        """Of the latest event of each key, if the file has none: deletions have that of what they
+        delete."""
         self._checked = set[tuple[str, str, str]]()
         """Keys, types and publishers that were checked together: mostly they come again."""
 
@@ -74,6 +77,35 @@ class EventTransform:
         """Adds the latest event of a key, unless the key is known already."""
         self._latest.setdefault(data_key, (revision, sequence))
         self.continuity.add_latest(data_key, revision, sequence)
+
+    def with_digests(self, entries: list[Entry]) -> list[Entry]:
+        """Exported events as they are imported without a change."""
+        return self._with_digests(entries, list(map(event_codec.decode, entries)))[0]
+
+    def _with_digests(
+        self, entries: list[Entry], records: list[Event]
+    ) -> tuple[list[Entry], list[Event]]:
+        """Events, each with the digest of its text where a publish gives it one.
+
+        Every exported event has its own. What another tool has written in the same format may have
+        none, and would match nothing.
+        """
+        if not any(map(_lacks_digest, records)):
+            return entries, records
+        entries, records = list(entries), list(records)
+        for index, record in enumerate(records):
+            if not _lacks_digest(record):
+                continue
+            if record.deletes:
+                digest, opaque = self._digests.get(record.data_key, b""), record.opaque
+            else:
+                text = describe_event(record)
+                digest, opaque = text.digest(), record.opaque or not text.described
+                self._digests[record.data_key] = digest
+            if digest:
+                records[index] = replace(record, text_digest=digest, opaque=opaque)
+                entries[index] = event_codec.entry(records[index])
+        return entries, records
 
     def add_present(self, entries: list[Entry]) -> None:
         """Adds events that the project has already.
@@ -104,6 +136,8 @@ class EventTransform:
         for index, entry in enumerate(giving(entries)):
             with _refused_at(reader, places, index):
                 records.append(self._decode(entry))
+        if self._exact:
+            entries, records = self._with_digests(entries, records)
         verbatim = self._exact and self._request.verbatim and not self.continuity.partial
         if verbatim and reader.exported:
             return self._take_verbatim(entries, records, reader, places)
@@ -267,6 +301,12 @@ class EventTransform:
             )
             entry = event_codec.entry(record)
         return Restored.of(entry, record.links)
+
+
+def _lacks_digest(record: Event) -> bool:
+    """Whether an event has no digest of a text, although a publish gives it one."""
+    erased = record.erased is not None
+    return not (record.text_digest or erased or record.event_type in SERVICE_TYPES)
 
 
 @contextmanager

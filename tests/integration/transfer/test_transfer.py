@@ -30,6 +30,7 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.log.redis.key_names import key
 from contex_server.server import Server
 from contex_server.transfer import staging
+from contex_server.transfer.items import Chain
 from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.logs import exported, imported
@@ -220,6 +221,26 @@ async def test_lines_are_imported_exactly(api: Api, form: int, compress: bool) -
     assert (report.imported_count, report.format) == (len(events), form)
     assert await api.log("copy") == events
     await check_same(api, events)
+
+
+async def test_lines_without_digests_match_when_they_are_imported_exactly(api: Api) -> None:
+    events = await story(api)
+    lines = [json.loads(line) for line in (await exported(api, format=LINES)).splitlines()]
+    assert all("text_digest" in line for line in lines if line.get("data_key") == "text")
+    chain, text = Chain(), b""
+    for line in lines:
+        line.pop("text_digest", None)
+        if "summary" in line:
+            line["summary"]["digest"] = chain.digest
+        written = json.dumps(line).encode() + b"\n"
+        chain.add(written)
+        text += written
+    assert (await imported(api, text)).imported_count == len(events)
+    assert await api.log("copy") == events
+    again = await imported(api, text)
+    assert (again.present_count, again.imported_count) == (len(events), 0)
+    found = await api.register("another", "apples", project="copy")
+    assert "fruit" in [datum.event.data_key for datum in found.data]
 
 
 async def test_cloud_events_are_as_the_specification_says(api: Api) -> None:
