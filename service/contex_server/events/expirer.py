@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from contex_server.kernel.errors import ContexError
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
@@ -55,6 +55,7 @@ class Expirer:
         await self._claims.give_all_back()
 
     async def _run(self) -> None:
+        told: Reason | None = None
         while True:
             wait_s = _LOOK_S
             try:
@@ -64,8 +65,11 @@ class Expirer:
                         await self._expire(project)
                 if due.next_ms is not None:
                     wait_s = min(max(due.next_ms / 1000, _SHORTEST_S), _LOOK_S)
+                told = None
             except ContexError as error:
-                log.warning("expiry_interrupted", error=error.message)
+                if error.reason != told:  # Not with every attempt: there is one a second.
+                    told = error.reason
+                    log.warning("expiry_interrupted", error=error.message)
             except Exception:
                 log.exception("expiry_interrupted")
             await asyncio.sleep(wait_s)

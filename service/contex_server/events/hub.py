@@ -94,10 +94,14 @@ class Channel:
 class Tailer:
     """One task and one connection. An outage of the store only delays: ids are explicit."""
 
-    def __init__(self, follower: Follower, bucket: int, failures: Failures) -> None:
+    def __init__(
+        self, follower: Follower, bucket: int, failures: Failures, interrupted: dict[int, object]
+    ) -> None:
+        """Starts it; `interrupted` is what interrupts each tailer of the process now, by bucket."""
         self._follower = follower
         self._bucket = bucket
         self._failures = failures
+        self._interrupted = interrupted
         self._followed: dict[str, Channel] = {}
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"contex-tailer-{bucket}")
@@ -117,6 +121,7 @@ class Tailer:
         """Ends the task and closes the connection."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        self._interrupted.pop(self._bucket, None)
 
     def _hand_over(self, channel: Channel, entries: list[Entry]) -> None:
         try:
@@ -133,8 +138,18 @@ class Tailer:
             error = ContexError(Reason.INTERNAL, told)
         channel.fail(error)
 
+    def _interrupt(self, error: Exception) -> None:
+        """Logs what interrupts it, unless that is so for another: there may be 256 tailers."""
+        kind: object = error.reason if isinstance(error, ContexError) else type(error)
+        if kind not in self._interrupted.values():
+            told: dict[str, object] = {"exc_info": error}
+            if isinstance(error, ContexError):
+                told = {"error": error.message}
+            log.warning("tailer_interrupted", bucket=self._bucket, **told)
+        self._interrupted[self._bucket] = kind
+
     async def _run(self) -> None:
-        backoff, interrupted = Backoff(*_BACKOFF_S), False
+        backoff = Backoff(*_BACKOFF_S)
         changed = asyncio.create_task(self._changed.wait())
         try:
             while True:
@@ -159,15 +174,13 @@ class Tailer:
                         self._give_up(self._followed[failure.project], failure.error)
                     continue
                 except Exception as error:
-                    if not interrupted:  # Not with every attempt: there may be 256 tailers.
-                        log.warning("tailer_interrupted", bucket=self._bucket, exc_info=error)
-                    interrupted = True
+                    self._interrupt(error)
                     await backoff.wait()
                     continue
                 finally:
                     poll.cancel()
                 backoff.reset()
-                interrupted = False
+                self._interrupted.pop(self._bucket, None)
                 for project, entries in received.items():
                     if entries and project in self._followed:
                         self._hand_over(self._followed[project], entries)
@@ -192,6 +205,7 @@ class Hub:
         self._failures = Failures("tailer_failed")
         self.channels: dict[str, Channel] = {}
         self.tailers: dict[int, Tailer] = {}
+        self._interrupted: dict[int, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -210,7 +224,7 @@ class Hub:
                 bucket = bucket_of(project)
                 if bucket not in self.tailers:
                     self.tailers[bucket] = Tailer(
-                        self._log.follower(bucket), bucket, self._failures
+                        self._log.follower(bucket), bucket, self._failures, self._interrupted
                     )
                 self.tailers[bucket].add(channel)
         channel.users += 1
