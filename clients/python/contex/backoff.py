@@ -93,6 +93,7 @@ class Retry:
         self._idempotent = idempotent
         self._backoff = backoff or Backoff()
         self._attempt_s = timeout if endless else None
+        self._timeout_s = timeout
         now = clock()
         self._started = now
         self._deadline = now + timeout
@@ -103,7 +104,7 @@ class Retry:
     def outlasts_window(self) -> bool:
         """Whether attempts might be made when the server has forgotten the call's request_id."""
         is_bounded = self._idempotent and self._attempt_s is None
-        return is_bounded and self._deadline - self._started > safe_s(self.window_s)
+        return is_bounded and self._timeout_s > safe_s(self.window_s)
 
     def attempt_timeout(self) -> float:
         """Seconds for the next attempt.
