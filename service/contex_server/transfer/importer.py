@@ -405,9 +405,7 @@ class Import:
             raise not_empty(project, self._project_tail)
         span = Range(matched, max(present[-1].sequence, matched))
         stored = await self._importer.storage.log.read(project, span, len(present) + 1)
-        if stored != present and stored != await asyncio.to_thread(
-            self._transform.with_digests, present
-        ):
+        if stored != present and stored != await heavily(self._transform.with_digests, present):
             raise not_empty(project, self._project_tail)
         self._transform.add_present(present)
         self._checkpoint.matched = present[-1].sequence
