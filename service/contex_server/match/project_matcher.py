@@ -285,9 +285,8 @@ class ProjectMatcher:
             if chunk is None:
                 await reader.wait()
                 continue
-            with RIGHT_OF_WAY.taken():
-                for span in _spans(chunk.deliveries):
-                    await self._retrying(partial(self._match_span, span))
+            for span in _spans(chunk.deliveries):
+                await self._retrying(partial(self._match_span, span))
             self._reached.advance(chunk.position)
             self._take_background_if_due()
 
@@ -375,7 +374,8 @@ class ProjectMatcher:
         engine = self._engine
         events = [delivery.event for delivery in span if delivery.event is not None]
         encodings = await self._engine.encode_events(self._index, events)
-        matched = await engine.work(self._index.match, events, encodings)
+        with RIGHT_OF_WAY.taken():
+            matched = await engine.work(self._index.match, events, encodings)
         position, last = span[-1].sequence, events[-1]
         outgoing: defaultdict[str, list[Delivery]] = defaultdict(list)
         slices = Slices()
