@@ -62,12 +62,20 @@ async def running_store(directory: Path) -> AsyncIterator[EmbeddedValkey]:
         await store.stop()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_valkey() -> AsyncIterator[EmbeddedValkey]:
-    """A bundled Valkey for one test after the other: see `valkey`."""
+@asynccontextmanager
+async def fresh_store() -> AsyncIterator[EmbeddedValkey]:
+    """The same, in a directory of its own."""
+    # A short name: Unix sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="ctx") as directory:
         async with running_store(Path(directory)) as store:
             yield store
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_valkey() -> AsyncIterator[EmbeddedValkey]:
+    """A bundled Valkey for one test after the other: see `valkey`."""
+    async with fresh_store() as store:
+        yield store
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ from contex.v1 import agent_service_pb2, event_service_pb2
 from contex_server.api.events import checks
 from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.model import Origin
-from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders.port import Role, Vector
 from contex_server.server import Server
 from google.protobuf.message import Message
 
 from tests.budgets.meter import Cost
+from tests.conftest import running_store
 from tests.integration.hostile.scene import METHODS
 
 P = "budget"
@@ -220,9 +220,7 @@ class Scene:
 async def running(keys: int) -> AsyncIterator[Scene]:
     """A project that another server has loaded, for the `async with` block."""
     with tempfile.TemporaryDirectory(prefix="ctx") as directory:
-        store = EmbeddedValkey(Path(directory))
-        await store.start()
-        try:
+        async with running_store(Path(directory)) as store:
             async with _serving(store.url, Path(directory), index_idle_s=0.05) as (server, channel):
                 scene = Scene(server, channel, keys)
                 await scene.load()
@@ -235,8 +233,6 @@ async def running(keys: int) -> AsyncIterator[Scene]:
                     yield scene
                 finally:
                     gc.unfreeze()
-        finally:
-            await store.stop()
 
 
 @asynccontextmanager

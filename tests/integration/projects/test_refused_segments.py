@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import pytest
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Sequence
-from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
 from contex_server.tiers.segment import SegmentBuilder
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, fresh_store
 from tests.integration.logs import archive, listed, story
 from tests.integration.projects.test_verification import verify
 from tests.integration.support import Api, P, Words, event
@@ -53,9 +51,7 @@ async def test_a_segment_that_breaks_the_rules(
     await archive(small_server)
     name, kept = await spoil(small_server, tmp_path / "archive", change)
     await small_server.stop()
-    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
-        fresh = EmbeddedValkey(Path(directory))
-        await fresh.start()
+    async with fresh_store() as fresh:
         server = await start_server(
             fresh.url, embedder=Words(), segment_events=10, snapshot_events=10
         )
@@ -70,4 +66,3 @@ async def test_a_segment_that_breaks_the_rules(
             assert (await listed(api))[:kept] == events[:kept]
             assert set((await verify(api))[0]) <= {("SEGMENT", name)}
         await server.stop()
-        await fresh.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from contex_server.log.redis.key_names import key, vectors_kind
 from contex_server.server import Server
 from google.protobuf.duration_pb2 import Duration
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, fresh_store
 from tests.integration.logs import archive, exported, fold, imported, listed, state, story
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, eventually, refusal
 
@@ -168,9 +167,7 @@ async def test_a_store_that_is_lost(
     everything = await listed(api)
     states = {at: await state(api, everything[at].sequence) for at in (40, 90, len(everything) - 1)}
     await small_server.stop()
-    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
-        fresh = EmbeddedValkey(Path(directory))
-        await fresh.start()
+    async with fresh_store() as fresh:
         server = await start_server(
             fresh.url, embedder=Words(), segment_events=10, snapshot_events=10
         )
@@ -211,7 +208,6 @@ async def test_a_store_that_is_lost(
             refused = await refusal(imported(again, early, P))
             assert refused.reason == "PROJECT_NOT_EMPTY"
         await server.stop()
-        await fresh.stop()
     assert len(events) == len(more) - 2
 
 
@@ -225,9 +221,7 @@ async def test_a_store_that_was_brought_back_from_an_older_copy(
     await archive(small_server)
     everything = await listed(api)
     await small_server.stop()
-    with tempfile.TemporaryDirectory(prefix="ctx") as directory:
-        fresh = EmbeddedValkey(Path(directory))
-        await fresh.start()
+    async with fresh_store() as fresh:
         # Just the first segments are known, as an older copy of the store would.
         server = await start_server(
             fresh.url, embedder=Words(), segment_events=10, snapshot_events=10
@@ -245,7 +239,6 @@ async def test_a_store_that_was_brought_back_from_an_older_copy(
                 assert await listed(again) == everything
                 assert (await verify(again))[0] == []
         await server.stop()
-        await fresh.stop()
 
 
 def _forgotten(valkey: EmbeddedValkey, segments: int) -> Any:
