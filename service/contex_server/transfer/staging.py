@@ -255,7 +255,8 @@ class Staging:
     def _in_progress(self) -> ContexError:
         return ContexError(
             Reason.IMPORT_IN_PROGRESS,
-            f"this import into {target_project(self.project)!r} is running in another process",
+            f"this import into {target_project(self.project)!r} is running in another process, or "
+            f"was until one ended without a word: it can go on within {HOLD_MS // 1000} s",
             retry_after_ms=HOLD_MS,
             field="start.import_id",
         )

@@ -545,6 +545,24 @@ async def test_an_interrupted_import_is_gone_on_with(api: Api) -> None:
         assert await api.log(project) == events
 
 
+async def test_an_import_without_an_end_is_no_success(api: Api) -> None:
+    events = await story(api, 20)
+    data = await exported(api, format=LINES)
+    call = api.transfers.ImportProject(timeout=DEADLINE_S)
+    await call.write(ImportProjectRequest(start=ImportStart(project="copy", import_id="mine")))
+    await call.write(ImportProjectRequest(data=data))
+    await call.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    refused = Refusal.of(caught.value)
+    assert refused.reason == "INVALID_FIELD"
+    assert refused.message.startswith("finish: must come last")
+    assert not await api.exists("copy")
+    report = await imported(api, data, "copy", import_id="mine")
+    assert report.imported_count == len(events)
+
+
 async def test_an_import_that_stopped_within_a_batch_is_gone_on_with(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

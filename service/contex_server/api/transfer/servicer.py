@@ -56,7 +56,9 @@ class TransferServicer(Servicer):
                             return
                         case part:
                             raise invalid_field(part or "part", "must be data or finish")
-                # The client went away without finishing: it can continue later.
+                raise invalid_field(
+                    "finish", "must come last: what was sent is kept, and the import can go on"
+                )
             except ContexError as error:
                 keep = error.reason not in _FINAL
                 raise
