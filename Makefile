@@ -1,7 +1,7 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all budgets lint generate bench bench-compare bench-time bench-archive bench-matching fit-matching clean
+.PHONY: help demo serve test test-all budgets lint generate bench bench-compare bench-time bench-archive bench-matching fit-matching tune-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -78,6 +78,9 @@ bench-matching: $(STAMP) ## measure matching, each set left out; writes the tabl
 
 fit-matching: $(STAMP) ## fit the weights of matching, for EMBEDDER=minilm or the directory of a model
 	$(MATCHING) fit --data $(DATA) --embedder $(EMBEDDER)
+
+tune-matching: $(STAMP) ## tune the built-in model on benchmarks/matching/tuning/sets; then give its digest to minilm.py and fit
+	$(UV) run --frozen --isolated --no-progress --python-preference only-system --group tuning python -m benchmarks.matching.tuning
 
 clean: ## remove what the verbs made, but not ./data
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis

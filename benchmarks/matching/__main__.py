@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from contex_server.matching import relative
-from contex_server.matching.background import pack_prior, shipped_prior, shipped_texts
-from contex_server.matching.embedders.port import Role, unit
+from contex_server.matching.background import pack_prior, shipped_prior
 from contex_server.matching.score import Weights, shipped_weights
 
 from benchmarks.matching import left_out, report, robustness
-from benchmarks.matching.encoded import BUILTIN, Embeddings, Encoded
+from benchmarks.matching.encoded import BUILTIN, UNTUNED, Embeddings, Encoded
 from benchmarks.matching.fitting import fit
 from benchmarks.matching.pairs import sample
 from benchmarks.matching.priors import ABOUT_NEEDS, Priors, need_lines
-from benchmarks.matching.sets import load_all
+from benchmarks.matching.sets import DataSet, load_all
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "service" / "contex_server" / "matching" / "data"
@@ -38,15 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, default=1_000_000, help="of a set, at most")
     parser.add_argument("--print", action="store_true", help="write no file")
     options = parser.parse_args(arguments)
-    embeddings = Embeddings(options.embedder, options.cache)
-    print(f"{embeddings.model_id}: embedding what is not in {options.cache}", flush=True)
-    sets = embeddings.encode(load_all(options.data, options.needs, options.documents))
-    priors = Priors(sets, embeddings)
+    data = load_all(options.data, options.needs, options.documents)
+    embeddings, sets, priors = _embedded(options.embedder, options.cache, data)
     if options.verb == "fit":
         _fit(sets, priors, embeddings, write=not options.print)
     else:
-        _bench(sets, priors, embeddings, write=not options.print)
+        former, untuned, their_priors = _embedded(UNTUNED, options.cache, data)
+        former.close()
+        _bench(sets, priors, embeddings, (untuned, their_priors), write=not options.print)
     embeddings.close()
+
+
+def _embedded(
+    name: str, cache: Path, data: list[DataSet]
+) -> tuple[Embeddings, list[Encoded], Priors]:
+    embeddings = Embeddings(name, cache)
+    print(f"{embeddings.model_id}: embedding what is not in {cache}", flush=True)
+    sets = embeddings.encode(data)
+    return embeddings, sets, Priors(sets, embeddings)
 
 
 def _fit(sets: list[Encoded], priors: Priors, embeddings: Embeddings, *, write: bool) -> None:
@@ -66,14 +72,17 @@ def _fit(sets: list[Encoded], priors: Priors, embeddings: Embeddings, *, write: 
         (SHIPPED / "needs.txt").write_text(ABOUT_NEEDS + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _bench(sets: list[Encoded], priors: Priors, embeddings: Embeddings, *, write: bool) -> None:
+def _bench(
+    sets: list[Encoded],
+    priors: Priors,
+    embeddings: Embeddings,
+    untuned: tuple[list[Encoded], Priors],
+    *,
+    write: bool,
+) -> None:
     """Measures each set with what was fitted without it, and writes the guide's tables."""
-    former = relative.background.shipped_prior()
-    if not embeddings.builtin:
-        texts = embeddings.vectors(shipped_texts(), Role.DATUM)
-        former = former.under(unit(np.stack([texts[text] for text in shipped_texts()])))
     print("leaving each set out", flush=True)
-    results = left_out.leave_each_out(sets, priors, former)
+    results = left_out.leave_each_out(sets, priors, untuned)
     print(report.summary(results), flush=True)
     shipped, steady = _shipped(embeddings), None
     if embeddings.builtin:

@@ -14,6 +14,7 @@ import numpy as np
 from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.describe import describe
 from contex_server.matching.embedders import create
+from contex_server.matching.embedders.minilm import UntunedMiniLM
 from contex_server.matching.embedders.port import Embedder, Role
 from contex_server.matching.encoding import (
     Encoding,
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.matching.sets import DataSet
 
 Vectors = NDArray[np.float32]
-BUILTIN = "minilm"
+BUILTIN, UNTUNED = "minilm", "untuned"
 
 _BATCH = 256
 
@@ -40,19 +41,19 @@ class Encoded:
     set: DataSet
     documents: tuple[Encoding, ...]
     needs: tuple[Encoding, ...]  # as the absolute score has them
-    whole_needs: tuple[Encoding, ...]  # as the relative score has them
+    whole_needs: tuple[Encoding, ...]  # as they are written
 
 
 class Embeddings:
     """The texts' vectors under a model; what was embedded before comes from a file."""
 
     def __init__(self, name: str, cache: Path) -> None:
-        """`name` is "minilm", the built-in model, or the directory of another."""
-        self.builtin = name == BUILTIN
+        """`name` is the built-in model, the same before it was tuned, or another's directory."""
+        self.builtin = name in (BUILTIN, UNTUNED)
         settings = EmbedderSettings()
         if not self.builtin:
             settings = EmbedderSettings(kind="local", path=Path(name))
-        self._embedder: Embedder = create(settings)
+        self._embedder: Embedder = UntunedMiniLM() if name == UNTUNED else create(settings)
         self._loop = asyncio.new_event_loop()
         self._loop.run_until_complete(self._embedder.start())
         self._cache = cache

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from contex_server.matching.relative.background import Prior as RelativePrior
-from contex_server.matching.relative.score import shipped_weights as relative_weights
 from contex_server.matching.score import Floats, Scorer, Weights
 
 from benchmarks.matching.baselines import bm25
 from benchmarks.matching.encoded import Encoded
 from benchmarks.matching.fitting import best_cut, fit
-from benchmarks.matching.pairs import cosines, measured, project, relative_scores, sample
+from benchmarks.matching.pairs import cosines, measured, project, sample
 from benchmarks.matching.priors import Priors
 from benchmarks.matching.quality import (
     DecisionQuality,
@@ -24,7 +22,7 @@ from benchmarks.matching.quality import (
 )
 from benchmarks.matching.sets import DataSet, Kind
 
-OURS, RELATIVE, COSINE, BM25 = "Contex", "relative", "cosine", "BM25"
+OURS, UNTUNED, COSINE, BM25 = "Contex", "untuned", "cosine", "BM25"
 _CUTS = 200
 
 
@@ -49,45 +47,45 @@ class Result:
 
 
 def leave_each_out(
-    sets: Sequence[Encoded], priors: Priors, relative: RelativePrior | None = None
+    sets: Sequence[Encoded], priors: Priors, untuned: tuple[Sequence[Encoded], Priors]
 ) -> list[Result]:
     """Measures every set; prior, weights and threshold know nothing of it.
 
-    Cosine and BM25 have the cut with the best mean F1 over the other team sets.
+    Cosine and BM25 have the cut with the best mean F1 over the other team sets. `untuned` are the
+    same sets under the model as it was before it was tuned.
     """
-    samples = [sample(each) for each in sets]
+    models = {OURS: (sets, priors), UNTUNED: untuned}
+    samples = {name: [sample(each) for each in of_model] for name, (of_model, _) in models.items()}
     others = {
         name: [method(each) for each in sets] for name, method in ((COSINE, cosines), (BM25, bm25))
     }
     results = []
     for at, each in enumerate(sets):
-        weights = fit(samples, priors, {each.set.name})
-        results.append(_result(each, weights, priors, relative))
-        labels, methods = results[-1].labels, results[-1].methods
+        labels = each.set.labels()
+        fitted = {
+            name: fit(samples[name], known, {each.set.name}) for name, (_, known) in models.items()
+        }
+        methods = {
+            name: _absolute(of_model[at], fitted[name], known, labels)
+            for name, (of_model, known) in models.items()
+        }
         for name, values in others.items():
             cut = _cut(sets, values, at)
             methods[name] = _scored(values[at], labels, cut)
+        results.append(Result(each.set, labels, fitted[OURS], methods))
         own = methods[OURS].decisions
         print(
             f"  {each.set.name}: F1 {own.f1:.3f}, best {own.best_f1:.3f}, "
-            f"threshold {weights.default_threshold:.2f}",
+            f"threshold {methods[OURS].threshold:.2f}",
             flush=True,
         )
     return results
 
 
-def _result(
-    each: Encoded, weights: Weights, priors: Priors, relative: RelativePrior | None
-) -> Result:
+def _absolute(each: Encoded, weights: Weights, priors: Priors, labels: Labels) -> Scored:
     index = project(each, priors.without({each.set.name}), Scorer(weights))
     scores = measured(index, each, range(len(each.needs)))[1]
-    labels = each.set.labels()
-    former = relative_weights().default_threshold
-    methods = {
-        OURS: _scored(scores, labels, weights.default_threshold),
-        RELATIVE: _scored(relative_scores(each, relative), labels, former),
-    }
-    return Result(each.set, labels, weights, methods)
+    return _scored(scores, labels, weights.default_threshold)
 
 
 def _cut(sets: Sequence[Encoded], values: Sequence[Floats], left_out: int) -> float:

@@ -9,10 +9,6 @@ from functools import cache
 import numpy as np
 from contex_server.matching.background import Prior, Snapshot, background, size_reached
 from contex_server.matching.data_index import DataIndex
-from contex_server.matching.relative.background import Model, shipped_prior
-from contex_server.matching.relative.background import Prior as RelativePrior
-from contex_server.matching.relative.data_index import DataIndex as RelativeIndex
-from contex_server.matching.relative.score import Scorer as RelativeScorer
 from contex_server.matching.score import Floats, Scorer, probability
 from numpy.typing import NDArray
 
@@ -68,18 +64,6 @@ def measured(index: DataIndex, encoded: Encoded, needs: Sequence[int]) -> tuple[
         features[row, at] = np.stack([found.standing, found.contrast, surplus], 1)
         scores[row, at] = probability(found.log_odds)
     return features, scores
-
-
-def relative_scores(encoded: Encoded, prior: RelativePrior | None = None) -> Floats:
-    """The relative score of every pair, [needs, documents]; all documents are there."""
-    index = RelativeIndex(Model("benchmark", prior or shipped_prior()), RelativeScorer())
-    for at, document in enumerate(encoded.documents):
-        index.put(str(at), at.to_bytes(16), document)
-    found = np.zeros((len(encoded.needs), len(encoded.documents)))
-    for row, need in enumerate(encoded.whole_needs):
-        ranking = index.rank(need, -1.0)
-        found[row, ranking.serials - 1] = index.scores(ranking)[1]
-    return found
 
 
 def cosines(encoded: Encoded) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from contex_server.matching.score import Floats, Weights
 from numpy.typing import NDArray
 
-from benchmarks.matching.left_out import COSINE, OURS, RELATIVE, Result
+from benchmarks.matching.left_out import BM25, COSINE, OURS, UNTUNED, Result
 from benchmarks.matching.pairs import FEATURES
 from benchmarks.matching.quality import bins, judged, precision_recall
 from benchmarks.matching.robustness import COPIES, NEAR, Steadiness
@@ -20,13 +20,13 @@ BEGIN = "<!-- begin: make bench-matching -->"
 END = "<!-- end: make bench-matching -->"
 _FEW = 20
 """Bins with fewer pairs are not drawn."""
-_COLOURS = {OURS: "#1f6feb", RELATIVE: "#d4760a", COSINE: "#2a8a4a", "BM25": "#888888"}
+_COLOURS = {OURS: "#1f6feb", UNTUNED: "#d4760a", COSINE: "#2a8a4a", BM25: "#888888"}
 _DECIDED = (Kind.TEAM, Kind.MIXED, Kind.SINGLE)
 
 
 def summary(results: Sequence[Result]) -> str:
     """Means over the team sets in English."""
-    head = ["12 team sets" if len(_of(results, Kind.TEAM)) == 12 else "team sets"]
+    head = [f"{len(_of(results, Kind.TEAM))} team sets"]
     head += ["F1", "precision", "recall", "best F1", "average precision", "ECE", "MRR", "nDCG@10"]
     rows = []
     for method in results[0].methods:
@@ -45,15 +45,13 @@ def summary(results: Sequence[Result]) -> str:
             for s in scored
         ]
         means = [f"{value:.3f}" for value in np.mean(values, 0)]
-        if method not in (OURS, RELATIVE):
+        if method not in (OURS, UNTUNED):
             means[5] = ""  # No probabilities.
         rows.append([method, *means])
     return _table(head, rows)
 
 
-def markdown(
-    results: Sequence[Result], shipped: Weights, steady: Mapping[str, Steadiness] | None
-) -> str:
+def markdown(results: Sequence[Result], shipped: Weights, steady: Steadiness | None) -> str:
     """The tables."""
     parts = [
         f"Shipped weights `{shipped.version}`: bias {shipped.bias}, "
@@ -86,15 +84,15 @@ def write(tables: str, results: Sequence[Result], guide: Path) -> None:
 
 def _decisions(results: Sequence[Result]) -> str:
     head = ["set", "threshold", "F1", "precision", "recall", "best F1", "ECE"]
-    head += ["relative: F1", "best", "ECE", "cosine: F1", "best", "BM25: F1", "best"]
+    head += ["untuned: F1", "best", "ECE", "cosine: F1", "best", "BM25: F1", "best"]
     rows = []
     for kind in _DECIDED:
         for r in _of(results, kind):
-            ours, old = r.methods[OURS], r.methods[RELATIVE].decisions
+            ours, old = r.methods[OURS], r.methods[UNTUNED].decisions
             own = ours.decisions
             numbers = [own.f1, own.precision, own.recall, own.best_f1, own.calibration_error]
             numbers += [old.f1, old.best_f1, old.calibration_error]
-            for name in (COSINE, "BM25"):
+            for name in (COSINE, BM25):
                 numbers += [r.methods[name].decisions.f1, r.methods[name].decisions.best_f1]
             rows.append([_label(r), f"{ours.threshold:.2f}", *(f"{n:.3f}" for n in numbers)])
     return _table(head, rows)
@@ -102,12 +100,12 @@ def _decisions(results: Sequence[Result]) -> str:
 
 def _ranking(results: Sequence[Result]) -> str:
     head = ["set", "needs, documents", "hit@1", "MRR", "nDCG@10", "first 10 right"]
-    head += ["MRR: relative", "cosine", "BM25", "nDCG@10: relative", "cosine", "BM25"]
+    head += ["MRR: untuned", "cosine", "BM25", "nDCG@10: untuned", "cosine", "BM25"]
     rows = []
     for kind in Kind:
         for r in _of(results, kind):
             own = r.methods[OURS].ranking
-            others = [r.methods[name].ranking for name in (RELATIVE, COSINE, "BM25")]
+            others = [r.methods[name].ranking for name in (UNTUNED, COSINE, BM25)]
             numbers = [own.hit1, own.mrr, own.ndcg10, own.precision10]
             numbers += [other.mrr for other in others] + [other.ndcg10 for other in others]
             size = f"{len(r.set.needs):,}, {len(r.set.documents):,}"
@@ -115,30 +113,29 @@ def _ranking(results: Sequence[Result]) -> str:
     return _table(head, rows)
 
 
-def _steady(steady: Mapping[str, Steadiness]) -> str:
+def _steady(steady: Steadiness) -> str:
     far = f"not within {NEAR:.2f} of the threshold"
-    rows = [["a copy alone: mean score", *(f"{s.alone:.3f}" for s in steady.values())]]
-    for where in ("first", "late"):
-        place = "all that there is" if where == "first" else "after 100 others"
-        for k in COPIES[1:]:
-            values = [getattr(s, f"{where}_copies")[k] for s in steady.values()]
-            text = f"{k} data that say the same, {place}: a score against its score alone, at most"
-            rows.append([text, *(f"{value:.3f}" for value in values)])
-    for text, name in (
-        ("200 strangers in a project of 50: decisions changed", "strangers"),
-        (f"the same, of pairs {far}", "strangers_far"),
-        ("two orders of publishing: deliveries that differ", "orders"),
-        (f"the same, of pairs {far}", "orders_far"),
+    rows = [["a copy alone: mean score", f"{steady.alone:.3f}"]]
+    for place, moved in (
+        ("all that there is", steady.first_copies),
+        ("after 100 others", steady.late_copies),
     ):
-        rows.append([text, *(f"{getattr(s, name):.2%}" for s in steady.values())])
-    directions = [s.directions for s in steady.values()]
-    rows.append(
-        [
-            "by need and by datum: largest difference; in one direction only",
-            *(f"{d.difference:.0e}; {d.one_only} of {d.pairs:,}" for d in directions if d),
-        ]
-    )
-    return _table(["", *steady], rows)
+        for k in COPIES[1:]:
+            text = f"{k} data that say the same, {place}: a score against its score alone, at most"
+            rows.append([text, f"{moved[k]:.3f}"])
+    rows += [
+        [text, f"{share:.2%}"]
+        for text, share in (
+            ("200 strangers in a project of 50: decisions changed", steady.strangers),
+            (f"the same, of pairs {far}", steady.strangers_far),
+            ("two orders of publishing: deliveries that differ", steady.orders),
+            (f"the same, of pairs {far}", steady.orders_far),
+        )
+    ]
+    both = steady.directions
+    text = "by need and by datum: largest difference; in one direction only"
+    rows.append([text, f"{both.difference:.0e}; {both.one_only} of {both.pairs:,}"])
+    return _table(["", OURS], rows)
 
 
 def _plot_precision(results: Sequence[Result], path: Path) -> None:
@@ -163,7 +160,7 @@ def _plot_reliability(results: Sequence[Result], path: Path) -> None:
     figure, axes = _axes(2)
     for axis, kind, title in _panels(axes):
         axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
-        for method in (OURS, RELATIVE):
+        for method in (OURS, UNTUNED):
             scores, right = _pooled(results, kind, method)
             kept = [(mean, share) for mean, share, n in bins(scores, right) if n >= _FEW]
             axis.plot(*zip(*kept, strict=True), "o-", ms=4, color=_COLOURS[method], label=method)

@@ -14,9 +14,7 @@ import orjson
 from contex_server.kernel.model import BEGINNING, Agent, Need
 from contex_server.matching.background import Prior, Snapshot
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.relative import background as relative_background
-from contex_server.matching.relative.score import shipped_weights as relative_weights
-from contex_server.matching.rules import AbsoluteRule, RelativeRule, Rule
+from contex_server.matching.rules import AbsoluteRule, Rule
 from contex_server.matching.score import Scorer, Weights
 
 from benchmarks.matching.encoded import Embeddings, Encoded
@@ -78,7 +76,6 @@ class Steadiness:
         strangers_far: The same of pairs that are not near the threshold.
         orders: Share of delivered pairs that are decided differently in two orders.
         orders_far: The same of pairs that are not near the threshold.
-        directions: None if not measured.
     """
 
     first_copies: dict[int, float]
@@ -88,7 +85,7 @@ class Steadiness:
     strangers_far: float
     orders: float
     orders_far: float
-    directions: Directions | None
+    directions: Directions
 
 
 class Live:
@@ -132,38 +129,16 @@ class Live:
 
 def measure_all(
     sets: Sequence[Encoded], embeddings: Embeddings, prior: Prior, weights: Weights
-) -> dict[str, Steadiness]:
-    """By name, of the absolute rule and of the relative one."""
+) -> Steadiness:
+    """Measures the rule on the team sets, each in a project of its own."""
     (copies,) = embeddings.encode([_copies()])
     teams = [each for each in sets if each.set.kind is Kind.TEAM]
-    former = relative_background.shipped_prior()
-    absolute = _measured(
-        lambda: AbsoluteRule("benchmark", prior, Scorer(weights)),
-        weights.default_threshold,
-        teams,
-        copies,
-        lambda each: each.needs,
-    )
-    relative = _measured(
-        lambda: RelativeRule("benchmark", former),
-        relative_weights().default_threshold,
-        teams,
-        copies,
-        lambda each: each.whole_needs,
-    )
-    return {"Contex": absolute, "relative": relative}
+    rule = AbsoluteRule("benchmark", prior, Scorer(weights))
+    threshold = weights.default_threshold
 
-
-def _measured(
-    rule: Callable[[], Rule],
-    threshold: float,
-    teams: Sequence[Encoded],
-    copies: Encoded,
-    needs: Callable[[Encoded], Sequence[Encoding]],
-) -> Steadiness:
     def live(each: Encoded, lowest: float = _LOWEST) -> Live:
         texts = [need.text for need in each.set.needs]
-        return Live(rule(), list(zip(texts, needs(each), strict=True)), lowest)
+        return Live(rule, list(zip(texts, each.needs, strict=True)), lowest)
 
     def copied() -> Live:
         return live(copies, _NO_FLOOR)

@@ -36,7 +36,7 @@ for _module in (
 
 _minilm = importlib.import_module("contex_server.matching.embedders.minilm")
 _minilm._read = cache(_minilm._read)  # type: ignore[attr-defined]
-_minilm._read(None)
+_minilm._read(None, _minilm.MODEL_ID, _minilm._TUNED)
 
 _THREADS = psutil.Process().num_threads()
 """Of the process that is forked: with more than one, that isn't safe."""

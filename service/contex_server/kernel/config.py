@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     read_bytes: int = Field(default=64 * MIB, ge=256 * KIB)
 
     heartbeat_interval_ms: int = Field(default=15_000, ge=100, le=60_000)
-    match_threshold: float = Field(default=0.15, gt=0, le=1)
-    """The threshold with the best F1 when the score was fitted; see matching/data/weights.json."""
+    match_threshold: float = Field(default=0.2, gt=0, le=1)
+    """Near the best by F1 when the score was fitted, 0.21 (matching/data/weights.json)."""
     embed_timeout_ms: int = Field(default=5_000, ge=1)
     index_idle_s: float = Field(default=600.0, gt=0)
     index_bytes: int = Field(default=512 * MIB, ge=0)

@@ -11,7 +11,13 @@ from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import embedder_unavailable
 from contex_server.matching import background
 from contex_server.matching.embedders import create, load
-from contex_server.matching.embedders.minilm import EARLIER_MODEL_ID, MODEL_ID, EarlierMiniLM
+from contex_server.matching.embedders.minilm import (
+    EARLIER_MODEL_ID,
+    MODEL_ID,
+    UNTUNED_MODEL_ID,
+    EarlierMiniLM,
+    UntunedMiniLM,
+)
 from contex_server.matching.embedders.port import Embedder, Role, Vector, unit
 from contex_server.matching.relative import background as relative
 from contex_server.matching.relative.score import shipped_weights as relative_weights
@@ -27,8 +33,7 @@ from contex_server.matching.score import shipped_weights
 
 log = structlog.get_logger(__name__)
 
-_OF_SHIPPED_PRIOR = (MODEL_ID, EARLIER_MODEL_ID)
-"""Their vectors of a text have a cosine of 0.999."""
+_BUILTIN = (MODEL_ID, UNTUNED_MODEL_ID, EARLIER_MODEL_ID)
 _LATIN_ONLY = ("bge-small-en-v1.5", "e5-small-v2")
 _Moments = tuple[Vector, Vector]
 """The vectors of the shipped texts and needs under a model."""
@@ -75,11 +80,12 @@ class Models:
         return self._rules[decider]
 
     async def _new_rule(self, decider: str) -> Rule:
-        builtin = embedder_of(decider) in _OF_SHIPPED_PRIOR
+        model_id = embedder_of(decider)
+        builtin = model_id in _BUILTIN
         if is_absolute(decider):
-            prior = background.shipped_prior()
+            prior = background.shipped_prior(tuned=model_id == MODEL_ID or not builtin)
             if not builtin:
-                latin_only = embedder_of(decider).partition("@")[0] in _LATIN_ONLY
+                latin_only = model_id.partition("@")[0] in _LATIN_ONLY
                 prior = prior.under(*await self._moments_of(decider), latin_only=latin_only)
             return AbsoluteRule(decider, prior)
         former = relative.shipped_prior()
@@ -128,7 +134,7 @@ async def open_models(
     if former is not None and former != settings.embedder:
         others.append(await load(former, stack))
     # Their identity is known without loading them; that happens when they have to embed something.
-    builtin: list[Embedder] = [EarlierMiniLM()]
+    builtin: list[Embedder] = [UntunedMiniLM(), EarlierMiniLM()]
     if settings.embedder.kind != "builtin":
         builtin.append(create(EmbedderSettings()))
     for other in builtin:

