@@ -21,7 +21,7 @@ from contex_server.matching.embedders.onnx import (
 from contex_server.matching.embedders.port import ModelCorrupt
 
 MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
-_TUNED = "minilm-tuned.npz", "7b65b43c997e9d143aa14d6a1d8115fdb0941b806d5289d8cc22da7babf7f1f9"
+_TUNED = "minilm-tuned.npz", "e8c562d461efd19fc99fe6184c6f8395c074657d00aaf7f5b0fe58e2c4dfcb14"
 _UNTUNED = (
     "minilm-int8.npz",
     "3583a44afd6555f67ad160dc8894d1c3e69caf8e7b4244188e6de24d556f1011",

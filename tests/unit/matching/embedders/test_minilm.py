@@ -149,7 +149,7 @@ async def test_another_model_file_is_refused(tmp_path: Path) -> None:
 async def test_it_is_the_default() -> None:
     embedder: Embedder = create(EmbedderSettings())
     assert isinstance(embedder, MiniLM)
-    assert embedder.model_id == "all-MiniLM-L6-v2-tuned@8199be6f-7b65b43c"
+    assert embedder.model_id == "all-MiniLM-L6-v2-tuned@8199be6f-e8c562d4"
     assert (embedder.dimension, embedder.max_tokens) == (384, 256)
     await embedder.close()
 
