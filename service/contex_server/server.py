@@ -151,12 +151,12 @@ class Server:
         log.info("stopped")
 
     async def _watch_store(self) -> None:
-        """Health follows the store: without it nothing can be answered."""
+        """Health says whether the store would take a write."""
         serving = True
         while True:
             await asyncio.sleep(_STORE_CHECK_S)
             try:
-                await self.rooms.storage.store.events.ping()
+                await self.rooms.storage.store.events.probe()
                 reached = True
             except ContexError:
                 reached = False

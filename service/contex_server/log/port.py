@@ -229,8 +229,8 @@ class StoreLog(EventLog, Protocol):
     def follower(self, bucket: int) -> TailFollower:
         """See `EventLog.follower`."""
 
-    async def ping(self) -> None:
-        """Returns if the store answers."""
+    async def probe(self) -> None:
+        """Returns if a write would succeed, whatever project it is of. It waits for nothing."""
 
     async def close(self) -> None:
         """Writes what is pending, then closes every connection."""

@@ -69,8 +69,8 @@ def test_a_url_with_a_fault_is_refused(url: str, said: str) -> None:
 )
 def test_a_password_is_decoded(scheme: str) -> None:
     connections = connect(scheme)
-    found = vars(connections).get("_cluster") or vars(connections)["_pool"]
-    assert "p#w" in str(getattr(found, "connection_kwargs", None) or found.get_connection_kwargs())
+    found = vars(connections).get("_cluster") or vars(connections)["_options"]
+    assert "p#w" in str(found if isinstance(found, dict) else found.get_connection_kwargs())
 
 
 @pytest.mark.parametrize(

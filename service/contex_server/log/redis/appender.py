@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
+from math import inf
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -24,13 +26,16 @@ from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import Append, Appended, Durability
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.protobuf import timestamp
+from contex_server.log.buckets import bucket_of
 from contex_server.log.port import DescriptionChanged, KeyDescription
 from contex_server.log.redis.client import Client, execute_or_load, fcall
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
+    execute,
     execute_one,
-    is_topology_change,
+    is_refusal,
+    translate,
 )
 from contex_server.log.redis.key_names import COUNTED, vectors_kind
 
@@ -44,6 +49,9 @@ _FULL_EVENTS = 128
 _TRUSTED_S = 0.1
 """An idle connection is looked at before it is used: the store may have gone meanwhile."""
 _GATHER_S = 0.004
+_ASK_REPLICAS_MS, _ASK_REPLICAS_MAX_MS = 10, 200
+_POLICY_S = 10.0
+"""How long the store's fsync policy is believed, on the connection on which it was asked for."""
 
 _Waiting = tuple[Append, "asyncio.Future[Appended]"]
 
@@ -57,29 +65,26 @@ class Fsync(StrEnum):
 
 
 class Appender:
-    """Appends to the buckets of one server, over one connection, in order.
+    """Appends in order, over one connection to each server that it meets.
 
-    It connects with the first append.
+    Those of a bucket always go through the same one, so that their order holds wherever the bucket
+    moves.
 
     Args:
-        fsync: The policy of the store.
         replicated: Whether its appends are to be replicated.
     """
 
-    def __init__(self, client: Client, bucket: int, fsync: Fsync, *, replicated: bool) -> None:
+    def __init__(self, client: Client, *, replicated: bool) -> None:
         self._connections = client.connections
         self._settings = client.settings
-        self._bucket = bucket
-        self._fsync = fsync
         self._replicated = replicated
+        self._links: dict[str, _Link] = {}
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._events = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._connection: AbstractConnection | None = None
-        self._used = 0.0
         self._task = asyncio.create_task(self._run(), name="contex-appender")
 
     async def append(self, append: Append) -> Appended:
@@ -106,8 +111,8 @@ class Appender:
                 await self._idle.wait()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
+        for link in self._links.values():
+            await link.close()
 
     async def _run(self) -> None:
         while True:
@@ -121,8 +126,6 @@ class Appender:
                 continue
             try:
                 await self._commit(batch)
-            except STORE_ERRORS as error:
-                _fail(batch, await self._translated(error))
             except BaseException as error:
                 # A defect, or the end: nobody may be left waiting.
                 failure = ContexError(Reason.INTERNAL, f"append failed: {type(error).__name__}")
@@ -167,71 +170,149 @@ class Appender:
         projects: dict[str, list[_Waiting]] = {}
         for waiting in batch:
             projects.setdefault(waiting[0].project, []).append(waiting)
-        commands = [
-            append_command(project, [append for append, _ in group], self._settings)
-            for project, group in projects.items()
-        ]
-        asks = any(append.durability > Durability.MEMORY for append, _ in batch)
-        confirm = self._confirmation(asks)
-        connection = await self._connected()
-        replies = await execute_or_load(connection, commands, *confirm)
-        self._used = time.monotonic()
-        reached = self._reached(replies[-1] if confirm else None)
-        for group, reply in zip(projects.values(), replies, strict=False):
-            if isinstance(reply, Exception):
-                _fail(group, await self._translated(reply))
-                continue
-            for (append, future), answer in zip(group, reply, strict=True):
-                lane = append.lane
-                if lane is not None and isinstance(answer, list) and append.turn == lane.turn:
-                    lane.turn += 1
-                if not future.done():
-                    _resolve(append, future, answer, reached)
+        refused = await self._attempt(projects)
+        if refused:
+            async for _ in self._connections.attempts():
+                refused = await self._attempt({project: projects[project] for project in refused})
+                if not refused:
+                    break
+        for project, error in refused.items():
+            _fail(projects[project], translate(error))
 
-    async def _connected(self) -> AbstractConnection:
-        """The connection, opened anew if it was idle and the store has closed it meanwhile."""
-        connection = self._connection
-        if connection is not None and time.monotonic() > self._used + _TRUSTED_S:
+    async def _attempt(self, projects: Mapping[str, list[_Waiting]]) -> dict[str, Exception]:
+        """Commits on the servers that hold the projects now; returns what those have refused, with
+        nothing done."""
+        nodes: dict[str, list[str]] = {}
+        for project in projects:
+            nodes.setdefault(self._connections.node(bucket_of(project)), []).append(project)
+        refused: dict[str, Exception] = {}
+        for node, names in nodes.items():
+            groups = [projects[name] for name in names]
             try:
-                closed = await connection.can_read()
-            except STORE_ERRORS:
-                closed = True
-            if closed:
-                await connection.disconnect(nowait=True)
-                self._connection = connection = None
-        if connection is None:
-            self._connection = connection = await self._connections.open(self._bucket)
-        return connection
+                replies, reached = await self._execute(node, groups)
+            except STORE_ERRORS as error:
+                link = self._links.pop(node, None)
+                if link is not None:
+                    await link.close()
+                failure = await self._connections.translated(error)
+                for group in groups:
+                    _fail(group, failure)
+                continue
+            for name, group, reply in zip(names, groups, replies, strict=True):
+                if is_refusal(reply):
+                    refused[name] = reply
+                elif isinstance(reply, Exception):
+                    _fail(group, translate(reply))
+                else:
+                    _answer(group, reply, reached)
+        return refused
 
-    def _confirmation(self, asks: bool) -> list[Command]:
-        """The command that confirms the durability of all before it, if one is needed.
+    async def _execute(
+        self, node: str, groups: list[list[_Waiting]]
+    ) -> tuple[list[Any], Durability]:
+        """The replies to one call for each group, and how durable what they have done is."""
+        appends = [[append for append, _ in group] for group in groups]
+        commands = [append_command(each[0].project, each, self._settings) for each in appends]
+        asks = any(append.durability > Durability.MEMORY for each in appends for append in each)
+        link = await self._linked(node, bucket_of(appends[0][0].project))
+        if self._replicated:
+            replies = await execute_or_load(link.connection, commands)
+            reached = await self._replicas(link)
+        elif asks and link.fsync is Fsync.LATER:
+            confirm = ("WAITAOF", 1, 0, self._settings.replication_timeout_ms)
+            *replies, confirmed = await execute_or_load(link.connection, commands, confirm)
+            reached = _reached(confirmed, inf)
+        else:
+            replies = await execute_or_load(link.connection, commands)
+            reached = Durability.FSYNC if link.fsync is Fsync.ALWAYS else Durability.MEMORY
+        link.used = time.monotonic()
+        return replies, reached
 
-        Args:
-            asks: Whether anybody asks for more than MEMORY.
+    async def _linked(self, node: str, bucket: int) -> _Link:
+        """The connection to a server, opened anew if it was idle and the store has closed it
+        meanwhile, or if another server may be in charge."""
+        link = self._links.get(node)
+        if link is not None and (
+            link.generation != self._connections.generation or await link.has_ended()
+        ):
+            await self._links.pop(node).close()
+            link = None
+        if link is None:
+            generation = self._connections.generation
+            connection = await self._connections.open(bucket)
+            link = self._links[node] = _Link(connection, generation)
+        if time.monotonic() > link.asked + _POLICY_S:
+            link.fsync = await fsync_policy(link.connection)
+            link.asked = time.monotonic()
+        return link
+
+    async def _replicas(self, link: _Link) -> Durability:
+        """Waits for replicas to have what was written on a connection; tells what they have.
+
+        They are asked again and again: a replica that is asked in one breath with what it is to
+        write has not written it yet, and says more a second later.
         """
-        timeout_ms = self._settings.replication_timeout_ms
-        if self._replicated and self._fsync is Fsync.NEVER:
-            return [("WAIT", 1, timeout_ms)]
-        if self._replicated or (asks and self._fsync is Fsync.LATER):
-            return [("WAITAOF", 1, int(self._replicated), timeout_ms)]
-        return []
+        settings = self._settings
+        end = time.monotonic() + settings.replication_timeout_ms / 1_000
+        wait_ms, reached = _ASK_REPLICAS_MS, Durability.MEMORY
+        kind = ("WAIT",) if link.fsync is Fsync.NEVER else ("WAITAOF", 1)
+        while reached < Durability.REPLICATED and (left := end - time.monotonic()) > 0:
+            asked = (*kind, settings.confirming_replicas, min(wait_ms, int(left * 1_000) + 1))
+            (reply,) = await execute(link.connection, asked)
+            reached = _reached(reply, settings.confirming_replicas)
+            if link.fsync is Fsync.NEVER and reply == settings.confirming_replicas:
+                break
+            wait_ms = min(2 * wait_ms, _ASK_REPLICAS_MAX_MS)
+        return reached
 
-    def _reached(self, reply: Any) -> Durability:
-        """What the reply to the confirmation says; an error, or WAIT, confirms nothing."""
-        if reply is None:
-            return Durability.FSYNC if self._fsync is Fsync.ALWAYS else Durability.MEMORY
-        if not isinstance(reply, list) or not int(reply[0]):
-            return Durability.MEMORY
-        # A replica without an append-only file never confirms, and then the answer honestly
-        # says FSYNC.
-        replicated = self._replicated and int(reply[1])
-        return Durability.REPLICATED if replicated else Durability.FSYNC
 
-    async def _translated(self, error: Exception) -> ContexError:
-        if is_topology_change(error) and self._connection is not None:
-            await self._connection.disconnect(nowait=True)
-            self._connection = None
-        return await self._connections.translated(error)
+def _reached(reply: Any, replicas: float) -> Durability:
+    """What the reply to WAITAOF says; an error, or WAIT's, confirms nothing.
+
+    A replica without an append-only file never confirms, and then the answer honestly says FSYNC.
+    """
+    if not isinstance(reply, list) or not int(reply[0]):
+        return Durability.MEMORY
+    return Durability.REPLICATED if int(reply[1]) >= replicas else Durability.FSYNC
+
+
+@dataclass(slots=True)
+class _Link:
+    """A connection for appends.
+
+    Attributes:
+        generation: That of the connections when it was opened.
+        used: When it was used last.
+        fsync: What the server has said of its policy, at the time `asked`.
+    """
+
+    connection: AbstractConnection
+    generation: int
+    used: float = -inf
+    fsync: Fsync = Fsync.NEVER
+    asked: float = -inf
+
+    async def has_ended(self) -> bool:
+        """Whether the store has closed it; that is looked at where it was idle."""
+        if time.monotonic() <= self.used + _TRUSTED_S:
+            return False
+        try:
+            return bool(await self.connection.can_read())
+        except STORE_ERRORS:
+            return True
+
+    async def close(self) -> None:
+        await self.connection.disconnect(nowait=True)
+
+
+def _answer(group: list[_Waiting], reply: list[Any], reached: Durability) -> None:
+    """Answers the appends of one call."""
+    for (append, future), answer in zip(group, reply, strict=True):
+        lane = append.lane
+        if lane is not None and isinstance(answer, list) and append.turn == lane.turn:
+            lane.turn += 1
+        if not future.done():
+            _resolve(append, future, answer, reached)
 
 
 def append_command(project: str, appends: Sequence[Append], settings: Settings) -> Command:

@@ -18,6 +18,7 @@ from contex_server.log.redis.connections import (
     Connections,
     execute,
     execute_one,
+    is_refusal,
 )
 from contex_server.log.redis.key_names import key
 
@@ -114,24 +115,54 @@ class Client:
             for start in range(0, len(buckets), count):
                 yield buckets[start : start + count]
 
-    async def run_in(self, bucket: int, *commands: Command) -> list[Any]:
-        """`run`, for any project of a bucket."""
+    async def run_in(self, bucket: int, *commands: Command, patient: bool = True) -> list[Any]:
+        """`run`, for any project of a bucket.
 
-        async def execute_all(connection: AbstractConnection) -> list[Any]:
-            replies = await execute_or_load(connection, commands)
-            for index, reply in enumerate(replies):
-                if isinstance(reply, Exception):
-                    if "no such key" not in str(reply):
-                        raise reply
-                    replies[index] = None
-            return replies
+        Args:
+            patient: Whether an outage that has just begun is waited out, and commands that were not
+                done since another server is in charge are repeated there.
+        """
 
-        return await self.leased(bucket, execute_all)
+        async def attempt(commands: Sequence[Command]) -> list[Any]:
+            return await self.leased(
+                bucket, lambda connection: execute_or_load(connection, commands), patient=patient
+            )
 
-    async def leased(self, bucket: int, work: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+        replies = await attempt(commands)
+        if patient and any(map(is_refusal, replies)):
+            await self._repeat(commands, replies, attempt)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                if "no such key" not in str(reply):
+                    raise await self.connections.translated(reply) from reply
+                replies[index] = None
+        return replies
+
+    async def _repeat(
+        self,
+        commands: Sequence[Command],
+        replies: list[Any],
+        attempt: Callable[[Sequence[Command]], Awaitable[list[Any]]],
+    ) -> None:
+        """Repeats what was refused, until it is done or that has taken too long."""
+        async for _ in self.connections.attempts():
+            refused = [index for index, reply in enumerate(replies) if is_refusal(reply)]
+            if not refused:
+                return
+            again = await attempt([commands[index] for index in refused])
+            for index, reply in zip(refused, again, strict=True):
+                replies[index] = reply
+
+    async def leased(
+        self,
+        bucket: int,
+        work: Callable[[AbstractConnection], Awaitable[T]],
+        *,
+        patient: bool = True,
+    ) -> T:
         """Does something with a connection to the server of a bucket."""
         try:
-            async with self.connections.lease(bucket) as connection:
+            async with self.connections.lease(bucket, patient=patient) as connection:
                 return await work(connection)
         except STORE_ERRORS as error:
             raise await self.connections.translated(error) from error

@@ -10,27 +10,32 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
     ClusterDownError,
-    MovedError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
+from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason, store_unavailable
 
 Command = tuple[Any, ...]
@@ -38,7 +43,12 @@ TIMEOUT_S = 5.0
 """Of a connection attempt, and of a call with its replies. Not redis-py's socket timeout:
 that wraps each write in asyncio.wait_for, which costs a task and, up to Python 3.11, loses
 a cancellation that comes in the turn of the loop in which the write ends."""
+PATIENCE_S = 5.0
+"""How long an outage may last until calls fail at once: a failover, or a store that starts anew."""
+_RETRY_S = (0.05, 0.5)
 _READ_BYTES = 256 * 1024
+
+T = TypeVar("T")
 
 
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
@@ -55,25 +65,61 @@ _OPTIONS: dict[str, Any] = {
 
 
 class Connections:
-    """Connections to one server, or to the master that Sentinel names."""
+    """Connections to the servers of a store: to one, or to those that somebody names.
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    A connection outlives what it was opened for: a primary becomes a replica, a slot moves. So
+    whoever keeps one looks at `generation`, and opens it anew when that has changed.
+
+    Args:
+        max_connections: Bound of the leased connections for each server.
+        patience_s: How long after the first sign of an outage a connection is still waited for.
+
+    Attributes:
+        generation: Grows whenever another server may have taken over.
+    """
+
+    def __init__(self, max_connections: int, patience_s: float) -> None:
+        self._max_connections = max_connections
+        self._patience_s = patience_s
+        self._pools: dict[str, BlockingConnectionPool] = {}
+        self._away_since: dict[int, float] = {}
+        self.generation = 0
 
     def node(self, bucket: int) -> str:
         """Names the server that holds the bucket; buckets of one name share connections."""
         return ""
 
-    async def pool_of(self, bucket: int) -> Any:
+    async def _target(self, bucket: int) -> tuple[str, type[AbstractConnection], dict[str, Any]]:
+        """Names the server that holds a bucket, and how to connect to it."""
+        raise NotImplementedError
+
+    async def _pool_of(self, bucket: int) -> BlockingConnectionPool:
         """The pool of connections to the server that holds the bucket."""
-        return self._pool
+        name, kind, options = await self._target(bucket)
+        if name not in self._pools:
+            self._pools[name] = BlockingConnectionPool(
+                connection_class=kind,
+                max_connections=self._max_connections,
+                timeout=TIMEOUT_S,
+                **{**options, **_OPTIONS},
+            )
+        return self._pools[name]
 
     @asynccontextmanager
-    async def lease(self, bucket: int) -> AsyncIterator[AbstractConnection]:
-        """A connection for the `async with` block; closed if the block fails."""
-        pool = await self.pool_of(bucket)
-        async with asyncio.timeout(TIMEOUT_S):
-            connection = await pool.get_connection()
+    async def lease(
+        self, bucket: int, *, patient: bool = True
+    ) -> AsyncIterator[AbstractConnection]:
+        """A connection for the `async with` block; closed if the block fails.
+
+        Args:
+            patient: Whether it is waited for in an outage that has just begun.
+        """
+
+        async def get() -> tuple[BlockingConnectionPool, AbstractConnection]:
+            pool = await self._pool_of(bucket)
+            return pool, await pool.get_connection()  # type: ignore[no-untyped-call]
+
+        pool, connection = await self._opened(bucket, get, patient=patient)
         try:
             yield connection
         except ResponseError:
@@ -86,39 +132,115 @@ class Connections:
 
     async def open(self, bucket: int) -> AbstractConnection:
         """A connection of the caller's own, to be closed by it."""
-        connection: AbstractConnection = (await self.pool_of(bucket)).make_connection()
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
+
+        async def get() -> AbstractConnection:
+            pool = await self._pool_of(bucket)
+            connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            return connection
+
+        return await self._opened(bucket, get, patient=True)
+
+    async def _opened(self, bucket: int, get: Callable[[], Awaitable[T]], *, patient: bool) -> T:
+        """What opens a connection, repeated while an outage is young: nothing was sent yet."""
+        backoff = Backoff(*_RETRY_S)
+        while True:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    opened = await get()
+            except STORE_ERRORS:
+                since = self._away_since.setdefault(bucket, began)
+                if not patient or time.monotonic() > since + self._patience_s:
+                    raise
+                await self.topology_changed()
+                await backoff.wait()
+            else:
+                self._away_since.pop(bucket, None)
+                return opened
+
+    async def attempts(self) -> AsyncIterator[None]:
+        """Each time for another attempt of what a server has refused; ends with the patience."""
+        backoff, end = Backoff(*_RETRY_S), time.monotonic() + self._patience_s
+        while time.monotonic() < end:
+            await self.topology_changed()
+            await backoff.wait()
+            yield
 
     async def topology_changed(self) -> None:
         """Looks again who holds what."""
-        # Sentinel is asked at every connect; leased connections to the old master go.
-        await self._pool.disconnect(inuse_connections=False)
+        self.generation += 1
+        for pool in self._pools.values():
+            await pool.disconnect(inuse_connections=False)
 
     async def translated(self, error: Exception) -> ContexError:
         """The domain's error for one of the store; looks again who holds what if it says so."""
-        if is_topology_change(error):
+        if is_refusal(error) or not isinstance(error, ResponseError):
             await self.topology_changed()
         return translate(error)
 
     async def close(self) -> None:
         """Closes the leased connections."""
-        await self._pool.disconnect()
+        for pool in self._pools.values():
+            await pool.disconnect()
+
+
+class _Single(Connections):
+    """One server, always the same."""
+
+    def __init__(self, pool: BlockingConnectionPool, patience_s: float) -> None:
+        super().__init__(pool.max_connections, patience_s)
+        self._pools[""] = pool
+
+    async def _pool_of(self, bucket: int) -> BlockingConnectionPool:
+        return self._pools[""]
+
+
+class _Watched(Connections):
+    """The primary that Sentinels name."""
+
+    def __init__(
+        self,
+        sentinel: Sentinel,
+        service: str,
+        options: dict[str, Any],
+        max_connections: int,
+        patience_s: float,
+    ) -> None:
+        super().__init__(max_connections, patience_s)
+        self._sentinel = sentinel
+        self._service = service
+        self._options = options
+        self._primary: tuple[str, int] | None = None
+
+    async def _target(self, bucket: int) -> tuple[str, type[AbstractConnection], dict[str, Any]]:
+        if self._primary is None:
+            self._primary = await self._sentinel.discover_master(self._service)
+        host, port = self._primary
+        kind = SSLConnection if self._options.get("ssl") else Connection
+        return f"{host}:{port}", kind, {"host": host, "port": port, **self._options}
+
+    async def topology_changed(self) -> None:
+        self._primary = None
+        await super().topology_changed()
+
+    async def close(self) -> None:
+        await super().close()
+        for client in self._sentinel.sentinels:
+            await client.aclose()
 
 
 class _Clustered(Connections):
     """A cluster: every bucket is one slot, so each has one node."""
 
-    def __init__(self, cluster: RedisCluster, max_connections: int) -> None:
+    def __init__(self, cluster: RedisCluster, max_connections: int, patience_s: float) -> None:
+        super().__init__(max_connections, patience_s)
         self._cluster = cluster
-        self._max_connections = max_connections
-        self._pools: dict[str, BlockingConnectionPool] = {}
-        self._ready = asyncio.Lock()
+        self._looking = asyncio.Lock()
 
     def _node(self, bucket: int) -> ClusterNode:
         slot = self._cluster.keyslot(f"{{{bucket}}}")
@@ -128,37 +250,38 @@ class _Clustered(Connections):
     def node(self, bucket: int) -> str:
         return str(self._node(bucket).name) if self._cluster.nodes_manager.slots_cache else ""
 
-    async def pool_of(self, bucket: int) -> BlockingConnectionPool:
-        async with self._ready:
+    async def _target(self, bucket: int) -> tuple[str, type[AbstractConnection], dict[str, Any]]:
+        async with self._looking:
             if not self._cluster.nodes_manager.slots_cache:
                 await self._cluster.initialize()
         node = self._node(bucket)
-        if node.name not in self._pools:
-            self._pools[node.name] = BlockingConnectionPool(
-                connection_class=node.connection_class,
-                max_connections=self._max_connections,
-                timeout=TIMEOUT_S,
-                **{**node.connection_kwargs, **_OPTIONS},
-            )
-        return self._pools[node.name]
+        return node.name, node.connection_class, node.connection_kwargs
 
     async def topology_changed(self) -> None:
-        await self._cluster.nodes_manager.initialize()
+        seen = self.generation
+        async with self._looking:
+            # Of many that notice it, one looks.
+            if self.generation == seen:
+                with suppress(*STORE_ERRORS):  # Nobody is there: who asks next will hear it.
+                    await self._cluster.nodes_manager.initialize()
+                await super().topology_changed()
 
     async def close(self) -> None:
-        for pool in self._pools.values():
-            await pool.disconnect()
+        await super().close()
         await self._cluster.aclose()
 
 
-def connect(url: str, *, max_connections: int = 64) -> Connections:
+def connect(url: str, *, max_connections: int = 64, patience_s: float = PATIENCE_S) -> Connections:
     """Connections for a URL; nothing is opened yet.
 
     Args:
         url: redis://, rediss:// or unix:// for one server,
-            redis+sentinel://[user:password@]host:port[,host:port…]/service[?db=0],
+            redis+sentinel://[user:password@]host:port[,host:port…]/service[?db=0], where user and
+            password are the store's; the options sentinel_username and sentinel_password are those
+            of the Sentinels,
             redis+cluster://[user:password@]host:port.
         max_connections: Bound of the leased connections for each server.
+        patience_s: How long after the first sign of an outage a connection is waited for.
 
     Raises:
         ValueError: The URL has another form.
@@ -180,26 +303,23 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
         except TypeError as error:  # "… got an unexpected keyword argument 'name'"
             name = str(error).rpartition(" ")[2]
             raise ValueError(f"the store URL has an option {name}, which is unknown") from error
-        return Connections(pool)
+        return _Single(pool, patience_s)
     if parts.scheme == "redis+sentinel":
         service = parts.path.strip("/")
         if not service:
             raise ValueError("the store URL names no service: redis+sentinel://host:port/service")
         hosts = [_host(h, 26379) for h in parts.netloc.rpartition("@")[2].split(",")]
-        database = dict(parse_qsl(parts.query)).get("db", "0")
-        if not database.isdecimal():
-            raise ValueError("the store URL's db is not a number")
-        sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": TIMEOUT_S})  # type: ignore[no-untyped-call]
-        return Connections(
-            SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                service,
-                sentinel,
-                max_connections=max_connections,
-                db=int(database),
-                username=_decoded(parts.username),
-                password=_decoded(parts.password),
-                **_OPTIONS,
-            )
+        options = _sentinel_options(parts.query)
+        return _Watched(
+            Sentinel(hosts, sentinel_kwargs=options.pop("sentinel")),  # type: ignore[no-untyped-call]
+            service,
+            {
+                "username": _decoded(parts.username),
+                "password": _decoded(parts.password),
+                **options,
+            },
+            max_connections,
+            patience_s,
         )
     if parts.scheme == "redis+cluster":
         host, port = _host(parts.netloc.rpartition("@")[2], 6379)
@@ -213,6 +333,7 @@ def connect(url: str, *, max_connections: int = 64) -> Connections:
                 socket_timeout=TIMEOUT_S,
             ),
             max_connections,
+            patience_s,
         )
     # What it starts with is not shown: without a scheme, that may be a password.
     raise ValueError(
@@ -243,6 +364,23 @@ _ESCAPES = (
     "the store URL has an '@' or a host where none belongs; write a '/', '?', '@' or '#' of a "
     "password as %2F, %3F, %40 or %23; a socket's URL is unix:///absolute/path"
 )
+
+
+def _sentinel_options(query: str) -> dict[str, Any]:
+    """The options of a Sentinel URL: "db" of the store, and "sentinel", those of its Sentinels."""
+    given = dict(option.partition("=")[::2] for option in query.split("&")) if query else {}
+    unknown = given.keys() - {"db", "sentinel_username", "sentinel_password"}
+    if unknown:
+        raise ValueError(f"the store URL has an option {min(unknown)!r}, which is unknown")
+    database = given.get("db", "0")
+    if not database.isdecimal():
+        raise ValueError("the store URL's db is not a number")
+    secrets = {
+        name: unquote(given[f"sentinel_{name}"])
+        for name in ("username", "password")
+        if f"sentinel_{name}" in given
+    }
+    return {"db": int(database), "sentinel": {"socket_timeout": TIMEOUT_S, **secrets}}
 
 
 def _check_options(parts: SplitResult) -> None:
@@ -296,7 +434,7 @@ async def execute(connection: AbstractConnection, *commands: Command) -> list[An
         for _ in commands:
             try:
                 replies.append(await connection.read_response(disable_decoding=True))
-            except ResponseError as error:
+            except (ResponseError, BusyLoadingError) as error:
                 replies.append(error)
     return replies
 
@@ -328,12 +466,18 @@ def _told(error: Exception) -> str:
 
 
 _REPLY_CHARS = 300
-_TRANSIENT = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "TRYAGAIN", "FAILOVER")
+_TRANSIENT = (
+    *("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "FAILOVER", "UNBLOCKED"),
+    "Function not found",
+)
 
 
-def is_topology_change(error: Exception) -> bool:
-    """Whether the error says that another server is in charge now."""
-    return isinstance(error, MovedError | ReadOnlyError | ClusterDownError)
+def is_refusal(error: object) -> bool:
+    """Whether a server says that it has not done anything, since another one is in charge, it is
+    not ready, or a slot is on its way: the same may be asked again, of whoever holds the bucket."""
+    return isinstance(error, _REFUSALS)
 
 
-STORE_ERRORS = (RedisError, OSError, TimeoutError)
+# MOVED is an ASK, MASTERDOWN a CLUSTERDOWN.
+_REFUSALS = (AskError, TryAgainError, ClusterDownError, ReadOnlyError, BusyLoadingError)
+STORE_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)

@@ -25,7 +25,7 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
-from contex_server.log.buckets import bucket_of
+from contex_server.log.buckets import BUCKETS, bucket_of
 from contex_server.log.port import (
     Bounds,
     DescriptionStore,
@@ -35,14 +35,13 @@ from contex_server.log.port import (
     StoreLog,
     TailFollower,
 )
-from contex_server.log.redis.appender import Appender, Fsync
+from contex_server.log.redis.appender import Appender
 from contex_server.log.redis.client import Client, Facet, entries_of, pairs
 from contex_server.log.redis.connections import (
     STORE_ERRORS,
     Command,
     Connections,
     execute,
-    execute_one,
 )
 from contex_server.log.redis.key_names import key, parse_sequence
 from contex_server.log.redis.parts import PartReader
@@ -56,6 +55,7 @@ _BACKLOG_BYTES = 16 * 1024 * 1024
 """... unless they may have more bytes than this."""
 
 
+_PROBE_MS = 60_000
 _LEND_AFTER_S = 1.0
 """A reader whose client takes nothing for so long does not hold up the others."""
 
@@ -63,10 +63,11 @@ _LEND_AFTER_S = 1.0
 class RedisEventLog(Facet, StoreLog):
     """`StoreLog` on any Redis >= 7.2 or Valkey >= 8."""
 
-    def __init__(self, client: Client, fsync: Fsync) -> None:
+    def __init__(self, client: Client) -> None:
         super().__init__(client)
-        self._fsync = fsync
         self._appenders: dict[tuple[str, bool], Appender] = {}
+        # Which of them serves a bucket: by the server that held it first.
+        self._homes: dict[int, str] = {}
         self._parts = PartReader(client)
         self._reading = ByteBudget(client.settings.read_bytes, lend_after_s=_LEND_AFTER_S)
 
@@ -77,11 +78,11 @@ class RedisEventLog(Facet, StoreLog):
     async def append(self, append: Append) -> Appended:
         bucket = bucket_of(append.project)
         replicated = append.durability is Durability.REPLICATED
-        lane = (self._client.connections.node(bucket), replicated)
-        appender = self._appenders.get(lane)
+        home = self._homes.setdefault(bucket, self._client.connections.node(bucket))
+        appender = self._appenders.get((home, replicated))
         if appender is None:
-            appender = Appender(self._client, bucket, self._fsync, replicated=replicated)
-            self._appenders[lane] = appender
+            appender = Appender(self._client, replicated=replicated)
+            self._appenders[home, replicated] = appender
         return await appender.append(append)
 
     async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
@@ -126,8 +127,10 @@ class RedisEventLog(Facet, StoreLog):
     def follower(self, bucket: int) -> TailFollower:
         return RedisFollower(self._client.connections, bucket)
 
-    async def ping(self) -> None:
-        await self._client.leased(0, lambda connection: execute_one(connection, "PING"))
+    async def probe(self) -> None:
+        for bucket, *_ in self._client.buckets(BUCKETS):
+            written = ("SET", f"ctx:{{{bucket}}}:probe", "1", "PX", _PROBE_MS)
+            await self._client.run_in(bucket, written, patient=False)
 
     async def close(self) -> None:
         await asyncio.gather(*(appender.close() for appender in self._appenders.values()))
@@ -142,6 +145,7 @@ class RedisFollower(TailFollower):
         self._connections = connections
         self._bucket = bucket
         self._connection: AbstractConnection | None = None
+        self._generation = 0
         self._count = _FOLLOW_COUNT
 
     async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
@@ -173,7 +177,10 @@ class RedisFollower(TailFollower):
             *(str(position) for position in positions.values()),
         )
         try:
+            if self._generation != self._connections.generation:
+                await self.close()
             if self._connection is None:
+                self._generation = self._connections.generation
                 self._connection = await self._connections.open(self._bucket)
             # It blocks for less than the timeout, so a store that hangs is noticed. Any
             # failure, also a cancellation, closes the connection.

@@ -41,7 +41,7 @@ async def reach(url: str) -> None:
 
 async def ask(url: str, *command: str) -> object:
     """A store's reply, or the error if it can't be reached or ends the connection."""
-    connections = connect(url)
+    connections = connect(url, patience_s=0)
     try:
         async with connections.lease(0) as connection:
             return await execute_one(connection, *command)

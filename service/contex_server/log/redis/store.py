@@ -64,7 +64,7 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
             "fsync without waiting for it each time",
         )
     return Store(
-        events=RedisEventLog(client, fsync),
+        events=RedisEventLog(client),
         presence=RedisPresence(client),
         descriptions=RedisDescriptions(client),
         expiry=RedisExpiry(client),

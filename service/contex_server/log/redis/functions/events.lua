@@ -86,6 +86,10 @@ local function append_all(keys, args, head, each, tells_state)
     local reply
     if id ~= '' and answered[id] then
       reply = '=' .. answered[id]
+      -- Written again, so that whoever waits for what this connection has written to be on disk or
+      -- on a replica waits for what was appended then, too.
+      requests[#requests + 1] = id
+      requests[#requests + 1] = answered[id]
     elseif held[lane] then
       reply = { '?' }
     else

@@ -1,0 +1,78 @@
+"""What a receipt claims of replicas is true, and publishing goes on after a failover."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contex.v1 import event_pb2
+from contex.v1.event_service_pb2 import PublishRequest
+from contex_server.log.buckets import bucket_of
+from contex_server.log.redis import appender
+
+from tests.conftest import StartServer
+from tests.faults.stores import Replicated, running
+from tests.integration.support import DEADLINE_S, Api, P, Words, event
+
+REPLICATED, FSYNC = event_pb2.DURABILITY_REPLICATED, event_pb2.DURABILITY_FSYNC
+
+
+@pytest.fixture
+async def replicated(tmp_path: Path) -> AsyncIterator[Replicated]:
+    async with running(Replicated(tmp_path / "store", replicas=1, sentinels=1)) as store:
+        yield store
+
+
+async def _publish(api: Api, key: str) -> Any:
+    request = PublishRequest(project=P, events=[event(key)], request_id=key, durability=REPLICATED)
+    return await api.events.Publish(request, timeout=DEADLINE_S)
+
+
+async def test_a_repeated_publish_claims_what_was_confirmed_of_its_events(
+    replicated: Replicated, start_server: StartServer
+) -> None:
+    servers = [
+        await start_server(replicated.url, embedder=Words(), replication_timeout_ms=300)
+        for _ in range(2)
+    ]
+    replica = replicated.servers[1]
+    async with Api.of(servers[0]) as one, Api.of(servers[1]) as other:
+        assert (await _publish(one, "before")).durability == REPLICATED
+        replica.pause()
+        first = await _publish(one, "a")
+        # On a connection that has written nothing yet, too.
+        for api in (one, other):
+            again = await _publish(api, "a")
+            assert (again.duplicate, again.durability) == (True, FSYNC)
+            assert again.receipts == first.receipts
+        replica.go_on()
+        for api in (one, other):
+            again = await _publish(api, "a")
+            assert (again.duplicate, again.durability) == (True, REPLICATED)
+        held = await replica.client.xlen(f"ctx:{{{bucket_of(P)}}}:p:{P}:events")
+        assert held == 2
+
+
+async def test_as_many_replicas_confirm_as_have_to(
+    replicated: Replicated, start_server: StartServer
+) -> None:
+    server = await start_server(
+        replicated.url, embedder=Words(), replication_timeout_ms=300, confirming_replicas=2
+    )
+    async with Api.of(server) as api:
+        assert (await _publish(api, "a")).durability == FSYNC
+
+
+async def test_the_fsync_policy_is_that_of_the_store_as_it_is_now(
+    replicated: Replicated, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "_POLICY_S", 0.0)
+    server = await start_server(replicated.url, embedder=Words())
+    async with Api.of(server) as api:
+        answer = await api.events.Publish(PublishRequest(project=P, events=[event("a")]))
+        assert answer.durability == FSYNC
+        await replicated.servers[0].client.config_set("appendonly", "no")
+        answer = await api.events.Publish(PublishRequest(project=P, events=[event("a")]))
+        assert answer.durability == event_pb2.DURABILITY_MEMORY
