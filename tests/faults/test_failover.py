@@ -118,8 +118,12 @@ async def test_a_primary_that_dies(replicated: Replicated, start_server: StartSe
         # What was sent when it died may or may not have been done.
         assert len(traffic.refused) <= 2
         health = health_pb2_grpc.HealthStub(api.channel)
-        answer = await health.Check(health_pb2.HealthCheckRequest())
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+        async def serves() -> bool:
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        await until(serves)  # The store is looked at from time to time.
 
 
 @pytest.mark.thorough
