@@ -140,11 +140,13 @@ class Reembedding:
         missing = await self._store.match.missing_vectors(project, target, texts)
         needs = {d: text for d in missing if isinstance(text := texts[d], str)}
         sequences = [s for d in missing if isinstance(s := texts[d], Sequence)]
-        await self._embeddings.of_needs(project, target, needs)
+        found = await self._embeddings.of_needs(project, target, needs, store=False)
         entries = await self._log.get(project, sequences)
         events = [event_codec.decode(entry) for entry in entries if entry is not None]
         # Stored under the log's digest, even if this version would compute another one.
-        await self._embeddings.of_events(project, target, events)
+        found |= await self._embeddings.of_events(project, target, events, store=False)
+        # Also what this process has cached: another one may have dropped it from the store.
+        await self._embeddings.put(project, target, found)
         return len(needs) + len(events)
 
     async def _texts(self, project: str) -> AsyncIterator[_Texts]:

@@ -131,14 +131,21 @@ class Embeddings:
         return encodings | await encode(project, model, recipes, Role.NEED)
 
     async def of_events(
-        self, project: str, model: str, events: Iterable[Event]
+        self, project: str, model: str, events: Iterable[Event], *, store: bool = True
     ) -> dict[bytes, Encoding]:
-        """The encodings of events, by digest; stores missing ones."""
+        """The encodings of events, by digest; stores missing ones if it is to."""
         by_digest = {event.text_digest: event for event in events if event.text_digest}
         encodings = await self.stored(project, model, by_digest)
         absent = [event for digest, event in by_digest.items() if digest not in encodings]
         recipes = await self.recipes(project, absent)
-        return encodings | await self.compute(project, model, recipes)
+        encode = self._compute if store else self._embed
+        return encodings | await encode(project, model, recipes, Role.DATUM)
+
+    async def put(self, project: str, model: str, encodings: Mapping[bytes, Encoding]) -> None:
+        """Stores encodings that the store lacks; may raise STORE_FULL."""
+        packed = await _packed(encodings)
+        await self._store.put_vectors(project, model, packed)
+        self.appended(project, model, packed)
 
     async def recipes(self, project: str, events: Iterable[Event]) -> dict[bytes, Recipe]:
         """How the texts of events become encodings, by digest."""
@@ -208,9 +215,7 @@ class Embeddings:
         encodings = await self._embed(project, model, recipes, role)
         if encodings:
             try:
-                packed = await _packed(encodings)
-                await self._store.put_vectors(project, model, packed)
-                self.appended(project, model, packed)
+                await self.put(project, model, encodings)
             except ContexError as error:
                 if error.reason is not Reason.STORE_FULL:
                     raise  # A full store keeps no encodings, but reads go on.

@@ -381,9 +381,30 @@ async def test_another_model_takes_over_without_a_gap(
         assert not [text for text in again.embedded if "alpha" in text]
 
 
-async def eventually_changed(api: Api) -> None:
+async def test_a_project_that_another_server_took_back_is_moved_again(
+    start_server: StartServer, valkey: EmbeddedValkey
+) -> None:
+    """What this server has cached of the new model, the other one has dropped from the store."""
+    server = await start_server(valkey.url, embedder=OtherWords(), previous=(Words(),))
+    async with Api.of(server) as api:
+        await api.publish(*(event(f"alpha.{n}") for n in "abcdefgh"))
+        await api.register("a", "alpha")
+        assert (await status(api)).model == "words@2#2"
+        former = await start_server(valkey.url, embedder=Words())
+        async with Api.of(former) as other:
+            await match(other, "alpha")
+            await eventually_changed(other, "words@1#2")
+        await former.stop()
+        await match(api, "alpha")
+        await eventually_changed(api)
+        assert len(keys(await match(api, "alpha"))) == 8
+        changes = [e for e in await api.log() if e.event_type == "matching_model_changed"]
+        assert len(changes) == 2
+
+
+async def eventually_changed(api: Api, model: str = "words@2#2") -> None:
     for _ in range(200):
-        if (await status(api)).model == "words@2#2":
+        if (await status(api)).model == model:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("the model was not changed")

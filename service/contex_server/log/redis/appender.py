@@ -217,7 +217,8 @@ class Appender:
         link = await self._linked(node, bucket_of(appends[0][0].project))
         if self._replicated:
             replies = await execute_or_load(link.connection, commands)
-            reached = await self._replicas(link)
+            done = not all(isinstance(reply, Exception) for reply in replies)
+            reached = await self._replicas(link) if done else Durability.MEMORY
         elif asks and link.fsync is Fsync.LATER:
             confirm = ("WAITAOF", 1, 0, self._settings.replication_timeout_ms)
             *replies, confirmed = await execute_or_load(link.connection, commands, confirm)
@@ -259,6 +260,9 @@ class Appender:
         while reached < Durability.REPLICATED and (left := end - time.monotonic()) > 0:
             asked = (*kind, settings.confirming_replicas, min(wait_ms, int(left * 1_000) + 1))
             (reply,) = await execute(link.connection, asked)
+            if isinstance(reply, Exception):
+                link.asked = -inf  # It may have no append-only file any more.
+                break
             reached = _reached(reply, settings.confirming_replicas)
             if link.fsync is Fsync.NEVER and reply == settings.confirming_replicas:
                 break
