@@ -76,3 +76,22 @@ async def test_the_fsync_policy_is_that_of_the_store_as_it_is_now(
         await replicated.servers[0].client.config_set("appendonly", "no")
         answer = await api.events.Publish(PublishRequest(project=P, events=[event("a")]))
         assert answer.durability == event_pb2.DURABILITY_MEMORY
+
+
+async def test_replicas_that_cannot_be_asked_are_asked_once(
+    replicated: Replicated, start_server: StartServer
+) -> None:
+    """WAITAOF is an error without an append-only file, which the server has not noticed yet."""
+    primary = replicated.servers[0]
+    server = await start_server(replicated.url, embedder=Words())
+    async with Api.of(server) as api:
+        assert (await _publish(api, "a")).durability == REPLICATED
+        await primary.client.config_set("appendonly", "no")
+        await primary.client.config_resetstat()
+        assert (await _publish(api, "b")).durability == event_pb2.DURABILITY_MEMORY
+        asked = (await primary.info("commandstats"))["cmdstat_waitaof"]
+        assert asked["calls"] == 1
+        # The next one knows.
+        assert (await _publish(api, "c")).durability == event_pb2.DURABILITY_MEMORY
+        asked = (await primary.info("commandstats"))["cmdstat_waitaof"]
+        assert asked["calls"] == 1
