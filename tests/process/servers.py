@@ -88,13 +88,14 @@ class ServerProcess:
 
     async def logged(self, event: str, count: int = 1, timeout: float = 120) -> dict[str, Any]:
         """Waits for the `count`-th line of this event."""
-        async with asyncio.timeout(timeout):
-            while True:
-                found = [line for line in self.log if line.get("event") == event]
-                if len(found) >= count:
-                    return found[count - 1]
-                assert self.running, f"the server ended: {self.log}"
-                await asyncio.sleep(0.02)
+        until = time.monotonic() + timeout
+        while True:
+            found = [line for line in self.log if line.get("event") == event]
+            if len(found) >= count:
+                return found[count - 1]
+            assert self.running, f"the server ended: {self.log}"
+            assert time.monotonic() < until, f"{event} not in {timeout} s: {self.log}"
+            await asyncio.sleep(0.02)
 
     async def kill(self) -> None:
         await self.end(signal.SIGKILL)

@@ -169,6 +169,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     be resumed, "cursor" is the position after the message. Continue there to leave it out; to read
     it, an operator must raise the limit (CONTEX_LIMITS__PAYLOAD_BYTES). Not retryable.
     """
+    ERROR_REASON_LOG_CHANGED: _ErrorReason.ValueType  # 35
+    """DATA_LOSS. The log is not, or no longer, the one that this position is of: the store lost events,
+    came back from an older copy, or another store took its place: "sequence" (the position, if one
+    was given) and "tail_sequence" (the newest event that there is). What was read up to there may
+    include events that are gone. A publish is refused so where the archive holds events that the
+    store doesn't: an operator decides (VerifyProject with repair). Read again from a sequence, not
+    from a cursor. Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
@@ -324,5 +332,13 @@ not sent: "size_bytes", "limit_bytes". The server cuts what it returns to fit, s
 only to what was stored under larger limits. "sequence" is its first event; on a stream that can
 be resumed, "cursor" is the position after the message. Continue there to leave it out; to read
 it, an operator must raise the limit (CONTEX_LIMITS__PAYLOAD_BYTES). Not retryable.
+"""
+ERROR_REASON_LOG_CHANGED: ErrorReason.ValueType  # 35
+"""DATA_LOSS. The log is not, or no longer, the one that this position is of: the store lost events,
+came back from an older copy, or another store took its place: "sequence" (the position, if one
+was given) and "tail_sequence" (the newest event that there is). What was read up to there may
+include events that are gone. A publish is refused so where the archive holds events that the
+store doesn't: an operator decides (VerifyProject with repair). Read again from a sequence, not
+from a cursor. Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
