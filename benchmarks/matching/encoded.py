@@ -50,6 +50,7 @@ class Embeddings:
     def __init__(self, name: str, cache: Path) -> None:
         """`name` is the built-in model, the same before it was tuned, or another's directory."""
         self.builtin = name in (BUILTIN, UNTUNED)
+        self.tuned = name == BUILTIN
         settings = EmbedderSettings()
         if not self.builtin:
             settings = EmbedderSettings(kind="local", path=Path(name))

@@ -36,9 +36,12 @@ def fit(samples: Sequence[Sample], priors: Priors, without: Collection[str] = ()
     """
     chosen = [s for s in samples if s.kind in FITTED_ON and s.name not in without]
     scorer = Scorer(START)
+    # With a project's own moments in full, for those that know them: what is fitted so serves
+    # projects best that have none yet (ADR 26).
+    of = [replace(priors.without({*without, s.name}), own_moments=1.0) for s in chosen]
     indexes = [
-        project(s.encoded, priors.without({*without, s.name}), scorer, s.documents.tolist())
-        for s in chosen
+        project(s.encoded, prior, scorer, s.documents.tolist())
+        for s, prior in zip(chosen, of, strict=True)
     ]
     for _ in range(_ROUNDS):
         features = _features(chosen, indexes, scorer)

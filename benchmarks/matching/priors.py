@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from contex_server.matching.background import (
+    OWN_MOMENTS,
     PASSAGES_PER_TEXT,
     Prior,
     shipped_texts,
@@ -66,6 +67,7 @@ class Priors:
         needs = embeddings.vectors(lines, Role.NEED)
         self._needs = unit(np.stack([needs[line] for line in lines]))
         self._of_need = list(lines.values())
+        self._own_moments = OWN_MOMENTS if embeddings.tuned else 1.0
         self._texts = None
         if not embeddings.builtin:
             texts = embeddings.vectors(shipped_texts(), Role.DATUM)
@@ -84,6 +86,7 @@ class Priors:
             self._needs[kept],
             self._terms[known],
             self._shares[rows][:, known].mean(0),
+            own_moments=self._own_moments,
         )
         if self._texts is None:
             return prior

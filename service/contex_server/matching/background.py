@@ -36,10 +36,10 @@ from contex_server.matching.terms import TermIds, look_up, single_words
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
 """Numbers of data at which a project's background is taken anew."""
 PRIOR_DATA = 60
-"""The shipped prior weighs as much as this many different data of the project.
-
-With less, F1 is a little better and the first snapshot overturns decisions (ADR 23).
-"""
+"""The shipped prior weighs as much as this many different data of the project."""
+OWN_MOMENTS = 0.2
+"""What a project's own moments weigh at most, under the built-in model. With more, F1 is a little
+better, and the first snapshot takes away half of what agents got until then (ADR 26)."""
 NEAREST_NEEDS = 8
 """The shipped needs that a passage is compared with: the nearest ones."""
 _SPARE_NEEDS = 8
@@ -81,6 +81,7 @@ class Prior:
     term_ids: TermIds  # ascending: the known terms
     term_share: NDArray[np.float32]  # the share of passages that contain each
     latin_only: bool = False  # whether the model reads no other script
+    own_moments: float = 1.0  # what a project's moments weigh beside these at most
 
     def under(self, passages: Vector, needs: Vector, *, latin_only: bool) -> Prior:
         """The same words with the moments under another model; a row of length 1 for each text."""
@@ -91,6 +92,7 @@ class Prior:
             second=rows.T @ rows / len(rows),
             needs=needs,
             latin_only=latin_only,
+            own_moments=1.0,
         )
 
     def usual_cosines(self, passages: Vector) -> Floats:
@@ -268,7 +270,7 @@ class Background:
     term_ids: TermIds  # the project's own, ascending
     term_share: NDArray[np.float32]
     prior: Prior
-    weight: float  # of the snapshot, 0 to 1; the rest is the prior's
+    weight: float  # of the project's words, 0 to 1; the rest is the prior's
 
     @property
     def nbytes(self) -> int:
@@ -316,11 +318,12 @@ def background(
         no_ids, no_shares = np.empty(0, np.uint32), np.empty(0, np.float32)
         return Background(sequence, 0, prior.mean, shipped, no_ids, no_shares, prior, 0.0)
     own = snapshot.different / (snapshot.different + PRIOR_DATA)
+    moments = min(own, prior.own_moments)
     return Background(
         sequence,
         snapshot.data,
-        (1 - own) * prior.mean + own * snapshot.mean,
-        (1 - own) * shipped + own * _covariance(snapshot),
+        (1 - moments) * prior.mean + moments * snapshot.mean,
+        (1 - moments) * shipped + moments * _covariance(snapshot),
         snapshot.term_ids,
         snapshot.term_share,
         prior,
@@ -386,7 +389,8 @@ def shipped_prior(*, tuned: bool = True) -> Prior:
     The earliest model shares the former one's: their vectors of a text have a cosine of 0.999.
     """
     packed = _data() / ("prior.npz" if tuned else "prior-untuned.npz")
-    return replace(unpack_prior(packed.read_bytes()), latin_only=True)
+    own_moments = OWN_MOMENTS if tuned else 1.0
+    return replace(unpack_prior(packed.read_bytes()), latin_only=True, own_moments=own_moments)
 
 
 @cache

@@ -50,8 +50,9 @@ class BruteForce:
         count = len(passages) or 1
         rows = np.stack([vector for vector, _ in passages]) if passages else np.zeros((1, 1))
         mean, second = (rows.mean(0), rows.T @ rows / count) if passages else (0.0, 0.0)
-        self.mean = (1 - self.own) * prior.mean + self.own * mean
-        self.moments = [(1 - self.own, prior.mean, prior.second), (self.own, mean, second)]
+        moments = min(self.own, prior.own_moments)
+        self.mean = (1 - moments) * prior.mean + moments * mean
+        self.moments = [(1 - moments, prior.mean, prior.second), (moments, mean, second)]
         having = Counter(i for _, terms in passages for i in terms.ids.tolist())
         self.share = {i: n / count for i, n in having.items() if n > 1}
         self.known = dict(zip(prior.term_ids.tolist(), prior.term_share.tolist(), strict=True))

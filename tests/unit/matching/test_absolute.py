@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,10 +14,12 @@ from contex_server.kernel.model import BEGINNING, Agent, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching import data_index as data_module
 from contex_server.matching.background import (
+    OWN_MOMENTS,
     SIZES,
     Snapshot,
     background,
     pack_prior,
+    shipped_prior,
     size_reached,
     unpack_prior,
 )
@@ -244,6 +247,15 @@ def test_what_is_usual_moves_from_the_prior_to_the_project() -> None:
     (own,) = background(prior, snapshot(texts), SINCE).baselines([need])
     assert own.mean == pytest.approx(float((rows @ q).mean()), abs=0.02)
     assert own.deviation == pytest.approx(float((rows @ q).std()), abs=0.02)
+    bounded = replace(prior, own_moments=0.2)
+    (mixed,) = background(bounded, snapshot(texts), SINCE).baselines([need])
+    assert mixed.mean == pytest.approx(0.8 * shipped.mean + 0.2 * float((rows @ q).mean()))
+
+
+def test_the_first_background_of_a_project_does_not_overturn_what_is_usual() -> None:
+    """What agents get of data about one thing must not fall by half as the hundredth arrives."""
+    assert shipped_prior().own_moments == OWN_MOMENTS < 0.25
+    assert shipped_prior(tuned=False).own_moments == 1.0  # As what they decided was decided.
 
 
 @pytest.mark.parametrize(
