@@ -7,6 +7,7 @@ server or the clients are built.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import math
@@ -713,9 +714,20 @@ def differences(recorded: Json, answered: Json, place: str = "") -> list[str]:
         if len(recorded) == len(answered):
             pairs = enumerate(zip(recorded, answered, strict=True))
             return [line for n, pair in pairs for line in differences(*pair, f"{place}/{n}")]
-    elif recorded == answered:
+    elif recorded == answered or _is_same_position(recorded, answered):
         return []
     return [f"{place}: {str(recorded)[:200]} was recorded, {str(answered)[:200]} answered"]
+
+
+def _is_same_position(recorded: Json, answered: Json) -> bool:
+    """Whether two tokens are of the same kind and position; the recorded one has no proof."""
+    if not (isinstance(recorded, str) and isinstance(answered, str) and len(recorded) == 28):
+        return False
+    try:
+        old, new = (base64.urlsafe_b64decode(t + "=" * (-len(t) % 4)) for t in (recorded, answered))
+    except ValueError:
+        return False
+    return len(new) == 29 and (old[0], old[5:]) == (new[0], new[5:21])
 
 
 _SCORE_TOLERANCE = 1e-3

@@ -22,7 +22,7 @@ from contex_server.kernel.model import (
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore, AgentWrite
-from contex_server.log.pages import check_not_beyond, check_readable
+from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import (
     encode_agent,
@@ -183,9 +183,10 @@ class AgentRegistry:
         """Moves the durable cursor forward; returns its position.
 
         Raises:
-            ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE.
+            ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE, LOG_CHANGED.
         """
-        check_not_beyond(await self.log.bounds(project), sequence)
+        bounds = await self.log.bounds(project)
+        await check_same_log(self.log, project, bounds, sequence, readable=False)
         cursor = await self.store.acknowledge(project, agent_id, sequence, origin)
         if cursor is None:
             raise agent_not_found(project, agent_id)

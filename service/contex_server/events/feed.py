@@ -14,6 +14,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import islice
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import Agent, Entry, Event, Match, Sequence
 
@@ -193,7 +194,8 @@ class Feed:
                 break
             taken.append(delivery)
         complete = start + len(taken) == end
-        chunk = Chunk(taken, self.position if complete else taken[-1].sequence)
+        last = self.position if complete else event_codec.proven(taken[-1].entry)
+        chunk = Chunk(taken, last)
         if len(self._chunks) >= _SHARED_CHUNKS:
             self._chunks.pop(next(iter(self._chunks)))
         self._chunks[start, end, max_bytes] = chunk

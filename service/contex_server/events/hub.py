@@ -72,7 +72,7 @@ class Channel:
             deliveries = [d for d in deliveries if d.sequence > self.tail]
             if not deliveries:
                 return
-        self.tail = deliveries[-1].sequence
+        self.tail = event_codec.proven(entries[-1])
         for event_filter, feed in self._feeds.items():
             if event_filter.is_open:
                 feed.extend(deliveries, self.tail)

@@ -17,7 +17,7 @@ from contex_server.kernel.errors import shutting_down
 from contex_server.kernel.model import EVERYTHING, Entry, EventFilter, Range, Sequence
 from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
 from contex_server.kernel.scope import Scope
-from contex_server.log.pages import check_readable, pages
+from contex_server.log.pages import check_same_log, pages
 from contex_server.log.port import EventLog
 
 
@@ -73,7 +73,7 @@ async def stream(
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
-            was cut off in front of a reader that fell behind; STORE_UNAVAILABLE.
+            was cut off in front of a reader that fell behind; LOG_CHANGED; STORE_UNAVAILABLE.
     """
     pulse = _Pulse(heartbeat_s)
     reader: Reader | None = None
@@ -95,7 +95,7 @@ async def stream(
                 async with aclosing(source):
                     async for page in source:
                         if page.entries:
-                            caught_up_to = page.entries[-1].sequence
+                            caught_up_to = event_codec.proven(page.entries[-1])
                         selected = await select(page.entries)
                         if not scope.is_open:
                             selected = _visible(selected, scope)
@@ -113,7 +113,7 @@ async def stream(
                         if not page.last and feed.floor <= position:
                             break
                 # The log was read to its end, so everything that the feed had seen is included.
-                position = max(position, floor) if page.last else position
+                position = max(floor, position) if page.last else position
                 reader = feed.attach(position)
             pulse.wake = reader.wake
             drain.add(reader.wake)
@@ -147,7 +147,7 @@ async def stream(
                             pulse.sent()
             except Behind:
                 fell_behind = True
-                check_readable(await log.bounds(project), position)
+                await check_same_log(log, project, await log.bounds(project), position)
                 yield Message(Kind.FELL_BEHIND, position, tail=feed.position)
                 pulse.sent()
             finally:
@@ -183,7 +183,8 @@ def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list
             chunks.append([])
             size = delivery.size
         chunks[-1].append(delivery)
-    return [Chunk(chunk, end if chunk is chunks[-1] else chunk[-1].sequence) for chunk in chunks]
+    ends = (event_codec.proven(chunk[-1].entry) for chunk in chunks[:-1])
+    return [Chunk(*each) for each in zip(chunks, (*ends, end), strict=True)]
 
 
 class _Pulse:

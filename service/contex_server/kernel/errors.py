@@ -170,6 +170,17 @@ def invalid_field(field: str, problem: str) -> ContexError:
     return ContexError(Reason.INVALID_FIELD, f"{field}: {problem}", field=field)
 
 
+def log_changed(project: str, position: object, tail: object) -> ContexError:
+    """A position is of another log than the one that there is; `tail` is where that ends."""
+    return ContexError(
+        Reason.LOG_CHANGED,
+        f"the log of project {project!r} has changed: the event {position} that was read is not in "
+        f"it, which ends at {tail}; the store lost events, came back from an older copy, or is "
+        "another one",
+        metadata={"sequence": str(position), "tail_sequence": str(tail)},
+    )
+
+
 def project_not_found(project: str, deleted_ms: int = 0) -> ContexError:
     """There is no such project; with when one of this name was deleted, if it was."""
     if deleted_ms:

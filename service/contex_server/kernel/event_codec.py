@@ -26,6 +26,7 @@ from contex_server.kernel.model import (
     Event,
     KeyState,
     Links,
+    Proven,
     Sequence,
 )
 from contex_server.kernel.protobuf import field, timestamp
@@ -37,6 +38,7 @@ _DESCRIPTION = event_pb2.Event.DESCRIPTION_FIELD_NUMBER << 3 | 2
 _OPAQUE = bytes([12 << 3, 1])
 """Event.opaque = true."""
 _NO_METADATA: dict[str, str] = {}
+PROOF_BYTES = 8
 DAMAGED = "event_damaged"
 """The type of what is no event."""
 _DAMAGE = "damaged: what is stored can't be read"
@@ -199,6 +201,24 @@ def links(entry: Entry) -> Links:
             _valid_until_ms(message),
         ),
     )
+
+
+def proven(entry: Entry) -> Proven:
+    """An entry's sequence, with the proof of what stands there."""
+    return Proven.of(entry.sequence, proof(entry))
+
+
+def proof(entry: Entry) -> bytes:
+    """Eight bytes that no other event with this sequence has; none for one that is damaged.
+
+    Sealing, erasure and compaction don't change what they are made of.
+    """
+    link = links(entry)
+    if link.event_type == DAMAGED:
+        return b""
+    tied = link.event_type, link.data_key, str(link.revision), link.previous_sequence
+    text = "\0".join((*tied, link.publisher))
+    return hashlib.blake2b(text.encode(), digest_size=PROOF_BYTES).digest()
 
 
 def contents(entry: Entry) -> tuple[str, str]:

@@ -87,6 +87,23 @@ class Sequence(NamedTuple):
         return f"{self.ms}-{self.n}"
 
 
+class Proven(Sequence):
+    """The sequence of an event, with what shows whether a log is the one that it was read from.
+
+    Attributes:
+        proof: `event_codec.proof` of the event; b"" where it isn't known which event stood there.
+    """
+
+    proof: bytes
+
+    @classmethod
+    def of(cls, sequence: Sequence, proof: bytes = b"") -> Self:
+        """A sequence at which there was an event."""
+        self = cls(*sequence)
+        self.proof = proof
+        return self
+
+
 BEGINNING = Sequence(0, 0)
 END_OF_TIME = Sequence(_U64_MAX, _U64_MAX)
 

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.byte_budget import NO_SHARE, Share
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason, log_changed
 from contex_server.kernel.model import (
     BEGINNING,
     EVERYTHING,
     Entry,
     EventFilter,
+    Proven,
     Range,
     Sequence,
     body_bytes,
@@ -144,6 +146,30 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
             f"events after {position} can no longer be read; the earliest is {earliest}",
             metadata={"earliest_sequence": str(earliest)},
         )
+
+
+async def check_same_log(
+    log: EventLog, project: str, bounds: Bounds, position: Sequence, *, readable: bool = True
+) -> None:
+    """Refuses a position that has no gapless continuation, or is of another log than this.
+
+    Args:
+        bounds: Those of the log.
+        readable: Whether what follows is to be read, forwards.
+
+    Raises:
+        ContexError: LOG_CHANGED; SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE.
+    """
+    proof = position.proof if isinstance(position, Proven) else None
+    if proof is not None and position > bounds.tail:
+        raise log_changed(project, position, bounds.tail)
+    (check_readable if readable else check_not_beyond)(bounds, position)
+    removed = bounds.trimmed and (bounds.first is None or position < bounds.first)
+    if proof is None or removed or position <= bounds.deleted:
+        return
+    (entry,) = await log.get(project, [position])
+    if entry is None or (proof and event_codec.proof(entry) not in (b"", proof)):
+        raise log_changed(project, position, bounds.tail)
 
 
 def check_not_deleted(bounds: Bounds, position: Sequence) -> None:

@@ -9,11 +9,12 @@ from contex_server.api.shared.cursors import (
     encode_text,
 )
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import END_OF_TIME, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Proven, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
 u64 = st.integers(0, 2**64 - 1)
+proofs = st.just(b"") | st.binary(min_size=8, max_size=8).filter(any)
 sequences = st.builds(Sequence, u64, u64).filter(lambda position: position != END_OF_TIME)
 
 
@@ -24,11 +25,28 @@ def invalid(token: Token, project: str, text: str) -> None:
     assert refused.value.field == "cursor"
 
 
-@given(st.sampled_from(Token), sequences)
-def test_a_position_comes_back(token: Token, position: Sequence) -> None:
+@given(st.sampled_from(Token), sequences, st.none() | proofs)
+def test_a_position_comes_back(token: Token, position: Sequence, proof: bytes | None) -> None:
+    if proof is not None:
+        position = Proven.of(position, proof)
     text = encode_position(token, "p", position)
-    assert decode_position(token, "p", text, "cursor") == position
-    assert len(text) == 28
+    read = decode_position(token, "p", text, "cursor")
+    assert read == position
+    if position > BEGINNING:
+        assert getattr(read, "proof", None) == proof
+    assert len(text) == (28 if proof == b"" else 39)
+
+
+def test_what_is_before_the_first_event_proves_nothing() -> None:
+    text = encode_position(Token.CURSOR, "p", BEGINNING)
+    assert not isinstance(decode_position(Token.CURSOR, "p", text), Proven)
+
+
+def test_a_token_from_before_tokens_had_proofs_is_of_an_event() -> None:
+    read = decode_position(Token.CURSOR, "p", "AaYRGRcAAAGatpfoAAAAAAAAAAAH", "cursor")
+    assert read == Sequence(1764000000000, 7)
+    assert isinstance(read, Proven)
+    assert not read.proof
 
 
 @given(st.text())

@@ -62,7 +62,7 @@ class EventServicer(Servicer):
         span = await ranges.remaining(self._log, request, span, position)
         response = pb.ListEventsResponse()
         scanned = size_bytes = 0
-        last = span.after
+        last: Entry | None = None
         # How much of a page passes a filter is unknown; without a filter all of it does.
         count = size if event_filter.is_open else self._settings.replay_page_events
         source = pages(self._log, call.project, span, max_events=count, event_filter=event_filter)
@@ -73,10 +73,11 @@ class EventServicer(Servicer):
                         response.events and size_bytes + len(entry.body) > self._limits.page_bytes
                     )
                     if full or scanned >= self._limits.page_scanned_events:
-                        response.next_page_token = encode_position(token, call.project, last)
+                        place = event_codec.proven(last) if last else span.after
+                        response.next_page_token = encode_position(token, call.project, place)
                         return response
                     scanned += 1
-                    last = entry.sequence
+                    last = entry
                     if _passes(event_filter, entry):
                         response.events.append(wire.event_message(entry))
                         size_bytes += len(entry.body)
@@ -101,7 +102,8 @@ class EventServicer(Servicer):
 
         async def send(kind: int, content: bytes, entry: Entry) -> None:
             nonlocal last
-            await call.write(wire.response(call.project, kind, content, entry.sequence, token))
+            place = event_codec.proven(entry)
+            await call.write(wire.response(call.project, kind, content, place, token))
             last = loop.time()
 
         try:

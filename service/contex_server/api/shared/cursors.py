@@ -1,8 +1,8 @@
 """Cursors and page tokens: opaque outside, checked inside. See docs/adr/0002.
 
 Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the project, the kind
-and the content, then the content: a position as two big-endian 64-bit integers, a text, or
-several such integers and a text.
+and the content, then the content: a position as two big-endian 64-bit integers and the proof of
+the event that stands there, a text, or several such integers and a text.
 The checksum finds damage and mix-ups between projects. It is no protection against forgery,
 and need not be: a cursor grants nothing. What can't be decoded is refused with CURSOR_INVALID.
 """
@@ -20,10 +20,12 @@ from functools import lru_cache
 from contex.v1 import state_service_pb2 as state_pb
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import END_OF_TIME, Sequence
+from contex_server.kernel.event_codec import PROOF_BYTES
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Proven, Sequence
 
 _HEAD = struct.Struct(">BI")
 _POSITION = struct.Struct(">QQ")
+_NO_EVENT = bytes(PROOF_BYTES)
 Listing = state_pb.GetStateRequest | state_pb.DiffStatesRequest | state_pb.GetHistoryRequest
 
 
@@ -48,18 +50,25 @@ class Token(IntEnum):
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:
-    """A token for a position in the project's log."""
-    return _encode(token, project, _POSITION.pack(position.ms, position.n))
+    """A token for a position in the project's log.
+
+    With the proof of the event there: zeros if none is known to be there, left out if it is not
+    known which one is there.
+    """
+    proof = position.proof if isinstance(position, Proven) else _NO_EVENT
+    return _encode(token, project, _POSITION.pack(position.ms, position.n) + proof)
 
 
 def decode_position(token: Token, project: str, text: str, field: str = "page_token") -> Sequence:
-    """Reads what `encode_position` wrote."""
-    numbers, rest = decode_place(token, project, text, field, 2)
-    position = Sequence(*numbers)
-    if rest or position == END_OF_TIME:
+    """Reads what `encode_position` wrote, also what was written before tokens had proofs."""
+    content = _content(token, project, text, field)
+    if len(content) not in (_POSITION.size, _POSITION.size + PROOF_BYTES):
+        raise invalid_token(field)
+    position, proof = Sequence(*_POSITION.unpack_from(content)), content[_POSITION.size :]
+    if position == END_OF_TIME:
         # Forged: there can be no event at this position, and no token is made for it.
         raise invalid_token(field)
-    return position
+    return position if position == BEGINNING or proof == _NO_EVENT else Proven.of(position, proof)
 
 
 def encode_text(token: Token, project: str, value: str) -> str:
@@ -84,6 +93,14 @@ def decode_place(
     token: Token, project: str, text: str, field: str, count: int
 ) -> tuple[tuple[int, ...], str]:
     """Reads what `encode_place` wrote with `count` numbers."""
+    content = _content(token, project, text, field)
+    try:
+        return struct.unpack_from(f">{count}Q", content), content[8 * count :].decode()
+    except (struct.error, UnicodeError) as error:
+        raise invalid_token(field) from error
+
+
+def _content(token: Token, project: str, text: str, field: str) -> bytes:
     try:
         if not _ALPHABET.issuperset(text):  # b64decode takes "/" for "_", too.
             raise invalid_token(field)
@@ -91,7 +108,7 @@ def decode_place(
         kind, checksum = _HEAD.unpack_from(raw)
         content = raw[_HEAD.size :]
         if kind == token and zlib.crc32(content, _checksum_start(token, project)) == checksum:
-            return struct.unpack_from(f">{count}Q", content), content[8 * count :].decode()
+            return content
     except (binascii.Error, struct.error, UnicodeError) as error:
         raise invalid_token(field) from error
     raise invalid_token(field)

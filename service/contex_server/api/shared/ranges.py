@@ -10,7 +10,7 @@ from contex.v1 import match_service_pb2 as match_pb
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_position
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
-from contex_server.log.pages import check_readable
+from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import Bounds, EventLog
 
 PagedLike = event_pb.ListEventsRequest | event_pb.ReplayRequest
@@ -44,8 +44,7 @@ async def remaining(
     span, bounds = await log_range(log, request, span)
     if position is None:
         return span
-    if not span.backwards:
-        check_readable(bounds, position)
+    await check_same_log(log, request.project, bounds, position, readable=not span.backwards)
     return span.rest(position)
 
 
@@ -78,5 +77,5 @@ async def start_of(
         # The place before an instant, by itself or in the cursor of a stream that started there:
         # nothing has been published since, or the instant is still to come.
         return position
-    check_readable(bounds, position)
+    await check_same_log(log, request.project, bounds, position)
     return position

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from contex_server.kernel import event_codec
 from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.model import (
     BEGINNING,
@@ -105,10 +106,11 @@ class RedisEventLog(Facet, StoreLog):
         if info is None:
             return Bounds(None, BEGINNING, trimmed=False, now_ms=_ms(time))
         fields = pairs(info)
-        first = fields[b"first-entry"]
+        first, last = fields[b"first-entry"], fields[b"last-entry"]
+        tail = parse_sequence(fields[b"last-generated-id"])
         return Bounds(
             parse_sequence(first[0]) if first else None,
-            parse_sequence(fields[b"last-generated-id"]),
+            event_codec.proven(Entry(last[0], last[1][1])) if last else tail,
             trimmed=fields[b"entries-added"] > fields[b"length"],
             length=fields[b"length"],
             now_ms=_ms(time),
