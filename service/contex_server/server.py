@@ -49,6 +49,8 @@ SERVICERS: tuple[type[Servicer], ...] = (
     ServerServicer,
 )
 """The services of the API: the only list of them."""
+LOG_HEALTH = "contex.log"
+"""Health of the logs, by the name of a service: whether none has lost what is in its archive."""
 _STORE_CHECK_S = 1.0
 _PING_AFTER_MS = 60_000
 _PING_TIMEOUT_MS = 20_000
@@ -112,6 +114,7 @@ class Server:
                 "contex_matchers": lambda: len(matchers),
                 "contex_matcher_bytes": lambda: matchers.nbytes,
                 "contex_scans_waiting": lambda: matchers.engine.scans.waiting,
+                "contex_projects_refused": lambda: len(self._refused),
             },
         )
         chain = links(self.calls, self.counts, self.rooms.audit.writer, self.intake, exists)
@@ -164,11 +167,19 @@ class Server:
                 serving = reached
                 log.warning("store_reachable" if reached else "store_unreachable")
                 await self._set_health(serving=serving)
+            elif not self.drain.started:
+                await self._health.set(LOG_HEALTH, _status(serving and not self._refused))
 
     async def _set_health(self, *, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse
         for name in ("", *self._services):
-            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+            await self._health.set(name, _status(serving))
+        await self._health.set(LOG_HEALTH, _status(serving and not self._refused))
+
+    @property
+    def _refused(self) -> set[str]:
+        """The projects of which the archive has more than the store."""
+        admission = self.rooms.projects.admission
+        return set() if admission is None else admission.refused
 
 
 @asynccontextmanager
@@ -194,6 +205,11 @@ async def monitored(settings: Settings, store_url: str) -> AsyncIterator[CallMet
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await store.events.close()
+
+
+def _status(serving: bool) -> int:
+    status = health_pb2.HealthCheckResponse
+    return status.SERVING if serving else status.NOT_SERVING
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -221,15 +221,22 @@ def erase(
 
 @command("verify")
 async def verify(
-    session: Session, repair: bool = option(False, "Rebuild what can be derived.")
+    session: Session,
+    repair: bool = option(False, "Rebuild what can be derived."),
+    set_aside: bool = option(False, "Do without archived events that the store does not have."),
 ) -> ExitCode:
     """Compares the log, the archive, the state, the snapshots and the counters. Exits with 9 if a
     difference is left. Vectors that are missing, as after an import without them, are none: they
     are computed when they are needed, or by --repair.
+
+    While the archive has events that the store does not have, publishes are refused: --repair
+    restores them, --set-aside does without and keeps them under other names.
     """
     findings: list[contex.Finding] = []
     with Progress("verified", bar=True) as progress:
-        async with session.client.verify(session.project, repair=repair) as steps:
+        async with session.client.verify(
+            session.project, repair=repair, set_aside=set_aside
+        ) as steps:
             async for step in steps:
                 progress.reach(step.event_count, step.total_count)
                 summary = step.summary

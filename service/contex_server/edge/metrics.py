@@ -35,6 +35,7 @@ _COUNTERS = {
 _GAUGES = {
     "contex_matchers": "Projects that have an index in memory.",
     "contex_matcher_bytes": "Memory of these indexes.",
+    "contex_projects_refused": "Projects of which the archive has more than the store.",
     "contex_scans_waiting": "Backtests and questions about the past that wait for their turn.",
 }
 

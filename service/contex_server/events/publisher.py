@@ -73,9 +73,10 @@ class Publisher:
                 order.
 
         Raises:
-            ContexError: As `EventLog.append` and `prepare`; OVERLOADED if others change the
-                descriptions of its data all the time.
+            ContexError: As `EventLog.append` and `prepare`; LOG_CHANGED; OVERLOADED if others
+                change the descriptions of its data all the time.
         """
+        await self._growth.admit(append.project)
         await self._growth.throttle(append.project, len(append.events))
         for attempt in range(_ATTEMPTS):
             try:

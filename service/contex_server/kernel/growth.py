@@ -7,6 +7,10 @@ from collections.abc import Awaitable, Callable
 from contex_server.kernel.model import Sequence
 
 
+async def _admitted(_project: str) -> None:
+    """Lets any project grow."""
+
+
 async def _unlimited(_project: str, _events: int) -> None:
     """Lets any number of events be appended at once."""
 
@@ -15,10 +19,12 @@ class Growth:
     """Connects whatever appends events with whatever works on projects as they grow.
 
     Attributes:
+        admit: Refuses a project that must not grow.
         throttle: Waits until a project may grow by a number of events.
     """
 
     def __init__(self) -> None:
+        self.admit: Callable[[str], Awaitable[None]] = _admitted
         self.throttle: Callable[[str, int], Awaitable[None]] = _unlimited
         self._listeners: list[Callable[[str], None]] = []
         self._deletion_listeners: list[Callable[[str, Sequence], None]] = []

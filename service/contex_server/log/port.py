@@ -226,6 +226,10 @@ class TailFollower(Follower, Protocol):
 class StoreLog(EventLog, Protocol):
     """The store's own log, which stands for the connection to it."""
 
+    @property
+    def generation(self) -> int:
+        """Grows whenever another server of the store may have taken over."""
+
     def follower(self, bucket: int) -> TailFollower:
         """See `EventLog.follower`."""
 

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.model import Sequence
 from contex_server.log.store import Store
 from contex_server.log.tasks import HOLD_MS, Claims
 from contex_server.tiers.archive import Archive
@@ -78,8 +79,8 @@ class ArchiveTask:
     async def _sweep(self, project: str) -> None:
         """Deletes orphans: segments that were stored and never recorded.
 
-        A segment newer than the store is not an orphan: the store was restored from an older
-        backup. Nothing is archived then until the project is repaired.
+        A segment with an event that the log does not have is not an orphan: the store was restored
+        from an older backup. Nothing is archived then until the project is repaired.
         """
         prefix = (await self._store.archive.archived(project)).directory
         if not prefix:
@@ -96,10 +97,10 @@ class ArchiveTask:
             if not name.endswith(".seg"):
                 continue
             try:
-                ahead = (await self._archive.describe(name, sizes[name]))[0].last > tail
+                last = (await self._archive.describe(name, sizes[name]))[0].last
             except SegmentDamaged:
-                ahead = False
-            if ahead:
+                last = Sequence(0, 0)
+            if last > tail or await self._is_lost(project, last):
                 raise ContexError(
                     Reason.ARCHIVE_DAMAGED,
                     "the archive has events that the store lacks: verify the project, with repair",
@@ -107,3 +108,11 @@ class ArchiveTask:
                 )
             log.info("archive_swept", project=project, object=name)
             await objects.delete(name)
+
+    async def _is_lost(self, project: str, last: Sequence) -> bool:
+        """Whether an event that the archive once had is not in the log, nor was removed."""
+        archived = await self._store.archive.archived(project)
+        if archived.first is None or last < archived.first:
+            return False
+        (entry,) = await self._store.events.get(project, [last])
+        return entry is None and not await self._archive.get(project, [last])

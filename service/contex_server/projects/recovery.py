@@ -8,7 +8,8 @@ bring, ends what is restored: the project stands as of the segment before.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -17,8 +18,9 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.event_rules import check_place
 from contex_server.kernel.failpoints import reached
-from contex_server.kernel.model import SERVICE, Entry, Sequence
-from contex_server.log.archive import SegmentRecord
+from contex_server.kernel.model import SERVICE, Entry, Proven, Sequence
+from contex_server.log.archive import Archived, SegmentRecord
+from contex_server.log.port import Bounds
 from contex_server.log.tasks import Claims
 from contex_server.log.transfer import Restored
 from contex_server.projects.archive_task import TASK
@@ -32,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH_EVENTS = 1_000
 _HOLD_MS = 30_000
+SET_ASIDE = ".aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,18 @@ class UnrecordedSegments:
 
     Attributes:
         empty: Whether the store knows nothing of the project.
+        continues: Whether they go on from where the store's log ends. Otherwise that has other
+            events in their place, and they can't be restored.
+        foreign: Whether the project has another directory by now: it began anew, and has been going
+            on since.
         refused: The first one that can't be restored, and why; `records` are those before.
     """
 
     directory: str
     records: tuple[SegmentRecord, ...]
     empty: bool
+    continues: bool = True
+    foreign: bool = False
     refused: tuple[str, str] | None = None
 
 
@@ -66,43 +75,92 @@ class Recovery:
 
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
         """Finds and checks segments that the store does not know of; None if there are none."""
+        lost = await self.find_lost(project)
+        if lost is None or not lost.continues:
+            return lost
+        now_ms = (await self.storage.store.events.bounds(project)).now_ms
+        sound = list[SegmentRecord]()
+        for record in lost.records:
+            problem = await self._problem(record, now_ms)
+            if problem:
+                log.warning("segment_refused", object=record.name, problem=problem)
+                return replace(lost, records=tuple(sound), refused=(record.name, problem))
+            sound.append(record)
+        return lost
+
+    async def find_lost(self, project: str) -> UnrecordedSegments | None:
+        """The same without a look at each event, which takes as long as there are many."""
         archived = await self.storage.store.archive.archived(project)
         bounds = await self.storage.store.events.bounds(project)
-        prefix = archived.directory or project
-        names = await self._archive.objects.list(f"{prefix}/")
+        names = await self._archive.objects.list(f"{project}/")
+        if archived.directory and not archived.directory.startswith(f"{project}/"):
+            names |= await self._archive.objects.list(f"{archived.directory}/")
         segments: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
         staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
         for name, size in names.items():
             directory, _, leaf = name.rpartition("/")
             if not leaf.endswith(".seg") or leaf.startswith("remains-") or directory in staged:
                 continue
-            if archived.directory and int(leaf[:8]) < archived.segments:
+            if archived.directory == directory and int(leaf[:8]) < archived.segments:
                 continue
             try:
                 index, record = await self._archive.describe(name, size)
             except SegmentDamaged:
                 log.warning("segment_damaged", object=name)
                 continue
-            segments.setdefault(directory, []).append((index, record))
-        if not segments:
-            return None
-        if not archived.directory and bounds.tail > Sequence(0, 0):
-            return None  # The project has begun anew.
-        # Directories are named by time: the last one counts.
-        directory = max(segments)
-        chain = _chain(segments[directory], archived.segments, archived.digest)
-        chain = [record for record in chain if record.last > bounds.tail]
-        if not chain:
-            return None
-        empty, sound = bounds.tail == Sequence(0, 0), list[SegmentRecord]()
+            if record.last > bounds.deleted:
+                segments.setdefault(directory, []).append((index, record))
+        # First its own directory. Directories are named by time: of others the last one counts.
+        for directory in sorted(segments, key=lambda d: (d == archived.directory, d), reverse=True):
+            foreign = bool(archived.directory) and directory != archived.directory
+            after = (0, "") if foreign else (archived.segments, archived.digest)
+            chain = _chain(segments[directory], *after)
+            if directory == archived.directory:
+                chain = [record for record in chain if await self._is_lost(project, record)]
+            if chain:
+                continues = not foreign and await self._continues(chain, bounds, archived)
+                records, empty = tuple(chain), not bounds.exists
+                return UnrecordedSegments(directory, records, empty, continues, foreign)
+        return None
+
+    async def set_aside(self, project: str, lost: UnrecordedSegments) -> None:
+        """Keeps segments that the store does not know of under names that nothing reads."""
+        archived = await self.storage.store.archive.archived(project)
+        objects = self._archive.objects
+        for name in await objects.list(f"{lost.directory}/"):
+            leaf = name.rpartition("/")[2]
+            recorded = lost.directory == archived.directory and (
+                leaf.startswith("remains-") or leaf[:8] < f"{archived.segments:08d}"
+            )
+            if leaf.endswith(".seg") and not recorded:
+                await objects.put(name + SET_ASIDE, await objects.get(name))
+                await objects.delete(name)
+                log.warning("segment_set_aside", project=project, object=name)
+
+    async def _is_lost(self, project: str, record: SegmentRecord) -> bool:
+        """Whether a segment has what the log does not have; otherwise it was stored twice."""
+        bounds = await self.storage.raw.bounds(project)
+        if record.last > bounds.tail:
+            return True
+        if bounds.first is None or record.last < bounds.first:
+            return False  # It was removed since.
+        (entry,) = await self.storage.raw.get(project, [record.last])
+        return entry is None
+
+    async def _continues(
+        self, chain: SequenceOf[SegmentRecord], bounds: Bounds, archived: Archived
+    ) -> bool:
+        """Whether the store's log is the beginning of what the segments have."""
+        tail = bounds.tail
+        if tail <= max(archived.last, bounds.deleted):
+            return True
         for record in chain:
-            problem = await self._problem(record, bounds.now_ms)
-            if problem:
-                log.warning("segment_refused", object=record.name, problem=problem)
-                refused = record.name, problem
-                return UnrecordedSegments(directory, tuple(sound), empty, refused)
-            sound.append(record)
-        return UnrecordedSegments(directory, tuple(sound), empty)
+            if record.first <= tail <= record.last:
+                async for entries in self._archive.entries(record):
+                    found = [entry for entry in entries if entry.sequence == tail]
+                    if found and isinstance(tail, Proven):
+                        return event_codec.proof(found[0]) in (b"", tail.proof)
+        return False
 
     async def _problem(self, record: SegmentRecord, now_ms: int) -> str:
         """Why a segment can't be restored; "" if it can.

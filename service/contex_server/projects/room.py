@@ -9,6 +9,7 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.growth import Growth
 from contex_server.log.store import Store
 from contex_server.matching.embeddings import Embeddings
+from contex_server.projects.admission import Admission
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.deletion import Deleter
 from contex_server.projects.erasure import Eraser
@@ -41,6 +42,7 @@ class ProjectsRoom:
     verification: Verification
     archiver: Archiver | None
     recovery: Recovery | None
+    admission: Admission | None
 
 
 async def open_projects(
@@ -57,7 +59,7 @@ async def open_projects(
     pace = Pace(store.projects)
     stack.push_async_callback(pace.close)
     growth.throttle = pace.throttle
-    removal, archiver, recovery = None, None, None
+    removal, archiver, recovery, admission = None, None, None, None
     if archive is not None:
         removal = Removal(store, storage.raw, archive, states)
         archiver = Archiver(
@@ -74,6 +76,8 @@ async def open_projects(
         archiver.start()
         growth.listen(archiver.appended)
         recovery = Recovery(storage, archiver)
+        admission = Admission(store.events, recovery)
+        growth.admit = admission.check
     existence = Existence(storage.store.events)
     growth.listen_deleted(existence.forget)
     growth.listen_deleted(lambda project, _: storage.sealer.forget(project))
@@ -93,6 +97,7 @@ async def open_projects(
         Verification(storage, embeddings, recovery),
         archiver,
         recovery,
+        admission,
     )
 
 

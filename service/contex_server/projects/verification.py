@@ -100,9 +100,16 @@ class Verification:
     embeddings: Embeddings
     recovery: Recovery | None
 
-    async def verify(self, project: str, *, repair: bool) -> AsyncGenerator[VerifyProgress, None]:
-        """Reads everything, and reports differences as they are found."""
-        run = _Run(self, project, repair)
+    async def verify(
+        self, project: str, *, repair: bool, set_aside: bool = False
+    ) -> AsyncGenerator[VerifyProgress, None]:
+        """Reads everything, and reports differences as they are found.
+
+        Args:
+            repair: Whether to restore what can be restored.
+            set_aside: Whether to do without archived events that the store does not know of.
+        """
+        run = _Run(self, project, repair, set_aside)
         summary = run.summary
         async with aclosing(run.findings()) as findings:
             async for finding in findings:
@@ -121,7 +128,7 @@ class _Run:
         total: How many events there are; 0 until that is known.
     """
 
-    def __init__(self, of: Verification, project: str, repair: bool) -> None:
+    def __init__(self, of: Verification, project: str, repair: bool, set_aside: bool) -> None:
         self._storage = of.storage
         self._store = of.storage.store
         self._log = of.storage.log
@@ -129,6 +136,7 @@ class _Run:
         self._recovery = of.recovery
         self._project = project
         self._repair = repair
+        self._set_aside = set_aside
         self.summary = Summary()
         self.total = 0
         self._state: dict[str, KeyState] = {}
@@ -144,7 +152,7 @@ class _Run:
         """The differences; None where there is only progress to report."""
         if self._recovery is not None:
             unrecorded = await self._recovery.find_unrecorded(self._project)
-            if unrecorded is not None and unrecorded.records:
+            if unrecorded is not None and (unrecorded.records or self._set_aside):
                 yield await self._unrecorded_segments(self._recovery, unrecorded)
             if unrecorded is not None and unrecorded.refused is not None:
                 yield Finding(FindingKind.SEGMENT, *unrecorded.refused)
@@ -170,12 +178,18 @@ class _Run:
         self, recovery: Recovery, unrecorded: UnrecordedSegments
     ) -> Finding:
         """Segments of the archive that the store does not know of."""
-        if self._repair:
+        records, place = unrecorded.records, unrecorded.directory
+        many = f"{len(records)} segments up to {records[-1].last}" if records else "segments"
+        detail = f"{many} are unknown to the store"
+        if not unrecorded.continues:
+            detail += ", which has other events in their place: set them aside"
+        repaired = self._set_aside or (self._repair and unrecorded.continues)
+        if self._set_aside:
+            detail += "; they are kept, and are no part of the project any more"
+            await recovery.set_aside(self._project, unrecorded)
+        elif repaired:
             await recovery.recover(self._project, unrecorded)
-        records = unrecorded.records
-        detail = f"{len(records)} segments up to {records[-1].last} are unknown to the store"
-        place = unrecorded.directory
-        return Finding(FindingKind.ARCHIVE_AHEAD, place, detail, True, self._repair)
+        return Finding(FindingKind.ARCHIVE_AHEAD, place, detail, unrecorded.continues, repaired)
 
     async def _segments(self, archive: Archive) -> AsyncGenerator[Finding, None]:
         """Checks that every object is present, unchanged and in its place."""

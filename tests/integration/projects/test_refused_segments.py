@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from contex_server.tiers.segment import SegmentBuilder
 from tests.conftest import StartServer, fresh_store
 from tests.integration.logs import archive, listed, story
 from tests.integration.projects.test_verification import verify
-from tests.integration.support import Api, P, Words, event
+from tests.integration.support import Api, P, Words, event, refusal
 
 FAR = Sequence(10**15, 0)
 
@@ -61,8 +62,12 @@ async def test_a_segment_that_breaks_the_rules(
             assert 0 < kept < len(events)
             assert await listed(api) == events[:kept]
             assert (await verify(api))[0] == [("SEGMENT", name)]
+            assert (await refusal(api.publish(event("k")))).reason == "LOG_CHANGED"
+            assert (await verify(api, set_aside=True))[0][1:] == [("SEGMENT", name)]
+            await asyncio.sleep(1.1)
             for key in {e.data_key for e in events if e.data_key}:
                 await api.publish(event(key))
             assert (await listed(api))[:kept] == events[:kept]
-            assert set((await verify(api))[0]) <= {("SEGMENT", name)}
+            assert (await verify(api))[0] == []
+            assert (tmp_path / "archive" / f"{name}.aside").exists()
         await server.stop()

@@ -28,17 +28,20 @@ def api(small_api: Api) -> Api:
     return small_api
 
 
-async def verify(api: Api, repair: bool = False) -> tuple[list[tuple[str, str]], Any]:
+async def verify(
+    api: Api, repair: bool = False, set_aside: bool = False
+) -> tuple[list[tuple[str, str]], Any]:
     """The kinds and places of what was found, and the summary."""
     call = api.projects.VerifyProject(
-        VerifyProjectRequest(project=P, repair=repair), timeout=DEADLINE_S
+        VerifyProjectRequest(project=P, repair=repair, set_aside=set_aside), timeout=DEADLINE_S
     )
     found, summary = [], None
     async for step in call:
         if step.HasField("finding"):
             name = project_service_pb2.FindingKind.Name(step.finding.kind)
             assert step.finding.detail
-            assert step.finding.repaired == (repair and step.finding.repairable)
+            aside = set_aside and name.endswith("AHEAD")
+            assert step.finding.repaired == (aside or (repair and step.finding.repairable))
             found.append((name.removeprefix("FINDING_KIND_"), step.finding.place))
         if step.HasField("summary"):
             summary = step.summary

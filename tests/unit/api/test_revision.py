@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (2, "3cb61661c1942c486c7a5a13d21c6616c4eab3d95281266a8f1909c1422c12ab")
+RECORDED = (2, "5704f24bede4a900e822fad106938dee6063b7edc5b0dcdab233ea78448796ca")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -206,14 +206,21 @@ class AsyncProjectService(AsyncCalls):
         response = await self._repeated(self._projects.EraseData, request, Retry(_LONG_S))
         return values.erased_data(response)
 
-    def verify(self, project: str, *, repair: bool = False) -> AnswerStream[VerifyStep]:
+    def verify(
+        self, project: str, *, repair: bool = False, set_aside: bool = False
+    ) -> AnswerStream[VerifyStep]:
         """Reads a project end to end and reports differences between copies of the same facts.
 
         Args:
             repair: Rebuild whatever can be derived from the rest.
+            set_aside: Do without archived events that the store does not have; they are kept under
+                other names.
         """
         request = wire.message(
-            project_service_pb2.VerifyProjectRequest, project=project, repair=repair
+            project_service_pb2.VerifyProjectRequest,
+            project=project,
+            repair=repair,
+            set_aside=set_aside,
         )
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),

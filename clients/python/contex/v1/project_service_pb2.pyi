@@ -982,19 +982,26 @@ class VerifyProjectRequest(_message.Message):
 
     PROJECT_FIELD_NUMBER: _builtins.int
     REPAIR_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     repair: _builtins.bool
     """Rebuild what can be derived."""
+    set_aside: _builtins.bool
+    """Do without archived events that the store does not have: they are kept in the archive under other
+    names, and are no part of the project any more. This is for a store that came back older and has
+    grown since, or that is meant to begin anew; publishes are refused until it is decided.
+    """
     def __init__(
         self,
         *,
         project: _builtins.str = ...,
         repair: _builtins.bool = ...,
+        set_aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "repair", b"repair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "repair", b"repair", "set_aside", b"set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -217,7 +217,8 @@ class ProjectServiceServicer:
         """Reads a project from end to end and reports every inconsistency between what is stored in
         several places: the log and the archive, segments and their digests, the state, snapshots,
         counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
-        the store has lost, or of which it has only the beginning, is restored from the archive.
+        the store has lost, or of which it has only the beginning, is restored from the archive. Until
+        then, or until `set_aside`, publishes to such a project are refused with LOG_CHANGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,7 +99,8 @@ class ProjectServiceStub:
     """Reads a project from end to end and reports every inconsistency between what is stored in
     several places: the log and the archive, segments and their digests, the state, snapshots,
     counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
-    the store has lost, or of which it has only the beginning, is restored from the archive.
+    the store has lost, or of which it has only the beginning, is restored from the archive. Until
+    then, or until `set_aside`, publishes to such a project are refused with LOG_CHANGED.
     """
 
 @_typing.type_check_only
@@ -173,7 +174,8 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """Reads a project from end to end and reports every inconsistency between what is stored in
     several places: the log and the archive, segments and their digests, the state, snapshots,
     counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
-    the store has lost, or of which it has only the beginning, is restored from the archive.
+    the store has lost, or of which it has only the beginning, is restored from the archive. Until
+    then, or until `set_aside`, publishes to such a project are refused with LOG_CHANGED.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -304,7 +306,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads a project from end to end and reports every inconsistency between what is stored in
         several places: the log and the archive, segments and their digests, the state, snapshots,
         counters and vectors. With `repair`, whatever can be derived is rebuilt, and a project that
-        the store has lost, or of which it has only the beginning, is restored from the archive.
+        the store has lost, or of which it has only the beginning, is restored from the archive. Until
+        then, or until `set_aside`, publishes to such a project are refused with LOG_CHANGED.
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -175,7 +175,9 @@ class ProjectServicer(Servicer):
         )
 
     async def verify_project(self, request: pb.VerifyProjectRequest, call: Call) -> None:
-        steps = self._rooms.projects.verification.verify(call.project, repair=request.repair)
+        steps = self._rooms.projects.verification.verify(
+            call.project, repair=request.repair, set_aside=request.set_aside
+        )
         async with aclosing(steps):
             async for step in steps:
                 response = convert(

@@ -76,6 +76,10 @@ class RedisEventLog(Facet, StoreLog):
     def reading(self) -> ByteBudget:
         return self._reading
 
+    @property
+    def generation(self) -> int:
+        return self._client.connections.generation
+
     async def append(self, append: Append) -> Appended:
         bucket = bucket_of(append.project)
         replicated = append.durability is Durability.REPLICATED
