@@ -54,9 +54,10 @@ class Publisher:
         it; see docs/adr/0003.
 
         Raises:
-            ContexError: PAYLOAD_MALFORMED; STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE;
+            ContexError: LOG_CHANGED; PAYLOAD_MALFORMED; STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE;
                 MASTER_KEY_MISSING, KEY_UNAVAILABLE where an event names a subject.
         """
+        await self._growth.admit(append.project)  # Not in `append`, which must keep an order.
         for event in append.events:
             if event.carries:
                 event.bare = event.body
@@ -73,10 +74,9 @@ class Publisher:
                 order.
 
         Raises:
-            ContexError: As `EventLog.append` and `prepare`; LOG_CHANGED; OVERLOADED if others
-                change the descriptions of its data all the time.
+            ContexError: As `EventLog.append` and `prepare`; OVERLOADED if others change the
+                descriptions of its data all the time.
         """
-        await self._growth.admit(append.project)
         await self._growth.throttle(append.project, len(append.events))
         for attempt in range(_ATTEMPTS):
             try:

@@ -138,3 +138,21 @@ async def test_what_is_archived_and_trimmed_is_the_same_log(
     for cursor in cursors:
         assert await subscribed(small_api, cursor) is None
         assert await subscribed(small_api, without_proof(cursor)) is None
+
+
+async def test_a_sequence_is_not_given_twice(api: Api, store: Any) -> None:
+    """Not even where the store has lost the event, and its clock is behind."""
+    ahead_ms = await now_ms(store) + 3_600_000
+    await api.publish(event("k"))
+    await store.execute_command("XSETID", key(P, "events"), f"{ahead_ms}-7")
+    lost = await api.publish(event("k"), event("k"))
+    assert lost == [f"{ahead_ms}-8", f"{ahead_ms}-9"]
+    await store.delete(key(P, "events"), key(P, "state"))
+    again = await api.publish(event("k"), event("k"), event("k"))
+    assert again == [f"{ahead_ms}-{n}" for n in (10, 11, 12)]
+    assert await api.publish(event("k")) == [f"{ahead_ms}-13"]
+
+
+async def now_ms(store: Any) -> int:
+    seconds, micros = await store.time()
+    return int(seconds * 1_000 + micros // 1_000)

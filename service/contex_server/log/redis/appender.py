@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,13 +71,18 @@ class Appender:
     moves.
 
     Args:
+        seen: The highest known sequence of each project: what is appended comes after it, also on
+            a server that took over without it.
         replicated: Whether its appends are to be replicated.
     """
 
-    def __init__(self, client: Client, *, replicated: bool) -> None:
+    def __init__(
+        self, client: Client, seen: MutableMapping[str, LogSequence], *, replicated: bool
+    ) -> None:
         self._connections = client.connections
         self._settings = client.settings
         self._replicated = replicated
+        self._seen = seen
         self._links: dict[str, _Link] = {}
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
@@ -204,7 +209,9 @@ class Appender:
                 elif isinstance(reply, Exception):
                     _fail(group, translate(reply))
                 else:
-                    _answer(group, reply, reached)
+                    last = _answer(group, reply, reached)
+                    if last is not None:
+                        self._seen[name] = max(last, self._seen.get(name, last))
         return refused
 
     async def _execute(
@@ -212,7 +219,10 @@ class Appender:
     ) -> tuple[list[Any], Durability]:
         """The replies to one call for each group, and how durable what they have done is."""
         appends = [[append for append, _ in group] for group in groups]
-        commands = [append_command(each[0].project, each, self._settings) for each in appends]
+        commands = [
+            append_command(each[0].project, each, self._settings, self._seen.get(each[0].project))
+            for each in appends
+        ]
         asks = any(append.durability > Durability.MEMORY for each in appends for append in each)
         link = await self._linked(node, bucket_of(appends[0][0].project))
         if self._replicated:
@@ -309,18 +319,22 @@ class _Link:
         await self.connection.disconnect(nowait=True)
 
 
-def _answer(group: list[_Waiting], reply: list[Any], reached: Durability) -> None:
-    """Answers the appends of one call."""
+def _answer(group: list[_Waiting], reply: list[Any], reached: Durability) -> LogSequence | None:
+    """Answers the appends of one call; returns the last sequence of what they appended."""
+    last: LogSequence | None = None
     for (append, future), answer in zip(group, reply, strict=True):
         lane = append.lane
         if lane is not None and isinstance(answer, list) and append.turn == lane.turn:
             lane.turn += 1
-        if not future.done():
-            _resolve(append, future, answer, reached)
+        appended = None if future.done() else _resolve(append, future, answer, reached)
+        last = appended or last
+    return last
 
 
-def append_command(project: str, appends: Sequence[Append], settings: Settings) -> Command:
-    """The call that appends some publishes of one project."""
+def append_command(
+    project: str, appends: Sequence[Append], settings: Settings, seen: LogSequence | None = None
+) -> Command:
+    """The call that appends some publishes of one project, after the highest sequence seen."""
     vectors: dict[bytes, bytes] = {}
     publishes: list[Any] = []
     lanes: dict[int, int] = {}
@@ -349,7 +363,7 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
             )
     return fcall(
         project,
-        "contex1_append_expiring",
+        "contex1_append_after",
         (
             *(*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
             "descriptions",
@@ -360,6 +374,7 @@ def append_command(project: str, appends: Sequence[Append], settings: Settings) 
         len(vectors),
         *(item for pair in vectors.items() for item in pair),
         *publishes,
+        "" if seen is None else str(seen),
     )
 
 
@@ -436,28 +451,25 @@ def _resolve(
     future: asyncio.Future[Appended],
     answer: bytes | list[bytes],
     reached: Durability,
-) -> None:
-    """Reads one reply of the append function; see functions/."""
+) -> LogSequence | None:
+    """Reads one reply of the append function, see functions/; returns the sequence of the last
+    event, if it was appended."""
     if isinstance(answer, list):
         future.set_exception(DescriptionChanged(_descriptions(answer)))
-        return
+        return None
     text = answer.decode()
     if text[0] == "!":
         future.set_exception(_conflict(append, *text[1:].split(" ")))
-        return
+        return None
     if text[0] == "<":
         index, now_ms = text[1:].split(" ")
         now = timestamp(int(now_ms)).ToJsonString()
         field = f"events[{index}].valid_until"
         future.set_exception(invalid_field(field, f"must be after now, {now} by the store's clock"))
-        return
+        return None
     first, *revisions = text.lstrip("=").split(" ")
     ms, n = first.split("-")
-    future.set_result(
-        Appended(
-            LogSequence(int(ms), int(n)),
-            tuple(map(int, revisions)),
-            reached,
-            duplicate=text[0] == "=",
-        )
-    )
+    sequence = LogSequence(int(ms), int(n))
+    duplicate = text[0] == "="
+    future.set_result(Appended(sequence, tuple(map(int, revisions)), reached, duplicate))
+    return None if duplicate else LogSequence(sequence.ms, sequence.n + len(revisions) - 1)

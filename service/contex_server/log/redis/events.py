@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cachetools import LRUCache
 from redis.asyncio.connection import AbstractConnection
 
 from contex_server.kernel import event_codec
@@ -56,6 +57,7 @@ _BACKLOG_BYTES = 16 * 1024 * 1024
 """... unless they may have more bytes than this."""
 
 
+_SEEN_PROJECTS = 65_536
 _PROBE_MS = 60_000
 _LEND_AFTER_S = 1.0
 """A reader whose client takes nothing for so long does not hold up the others."""
@@ -69,6 +71,7 @@ class RedisEventLog(Facet, StoreLog):
         self._appenders: dict[tuple[str, bool], Appender] = {}
         # Which of them serves a bucket: by the server that held it first.
         self._homes: dict[int, str] = {}
+        self._seen: LRUCache[str, Sequence] = LRUCache(_SEEN_PROJECTS)
         self._parts = PartReader(client)
         self._reading = ByteBudget(client.settings.read_bytes, lend_after_s=_LEND_AFTER_S)
 
@@ -86,7 +89,7 @@ class RedisEventLog(Facet, StoreLog):
         home = self._homes.setdefault(bucket, self._client.connections.node(bucket))
         appender = self._appenders.get((home, replicated))
         if appender is None:
-            appender = Appender(self._client, replicated=replicated)
+            appender = Appender(self._client, self._seen, replicated=replicated)
             self._appenders[home, replicated] = appender
         return await appender.append(append)
 

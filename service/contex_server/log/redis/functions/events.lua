@@ -19,8 +19,24 @@ local function is_right(before, after, was, latest)
   return was == before or (was and was == after) or before == '@' .. (latest or '')
 end
 
+-- Adds an event to a stream, after a sequence even if the stream ends before it: there, with its
+-- clock behind, a store that took over without what was last appended would use it again.
+-- Returns where it is; and that again if the next one must be told to come after it, too, for it to
+-- be the next sequence.
+local function place(events, body, after, time_ms)
+  if after then
+    local ms, n = split(after)
+    if time_ms <= ms then
+      local placed = redis.pcall('XADD', events, whole(ms) .. '-' .. whole(n + 1), 'e', body)
+      if not placed.err then return placed, placed end
+    end
+  end
+  return redis.call('XADD', events, '*', 'e', body), nil
+end
+
 -- Appends the events of many publishes, each publish whole or not at all; see `append_described`.
-local function append_all(keys, args, head, each, tells_state)
+-- All are placed after the sequence `after`, if there is one.
+local function append_all(keys, args, head, each, tells_state, after)
   local events, state = keys[1], keys[6]
   local expiring = (string.gsub(events, 'events$', 'expiring'))
   local describes, expires = each >= LASTING_EACH, each == EACH
@@ -147,7 +163,8 @@ local function append_all(keys, args, head, each, tells_state)
           end
         end
         if text ~= '' then body = body .. TAG_TEXT_DIGEST .. varint(#text) .. text end
-        local placed = redis.call('XADD', events, '*', 'e', body)
+        local placed
+        placed, after = place(events, body, after, time_ms)
         if not parts[1] then parts[1] = placed end
         parts[#parts + 1] = whole(count_now)
         counted(tallied, #body, name, kind, publisher)
@@ -167,6 +184,7 @@ local function append_all(keys, args, head, each, tells_state)
           touched[name] = true
         end
       end
+      after = nil
       reply = table.concat(parts, ' ')
       earliest = earliest or parts[1]
       local line = parts[1] .. ' ' .. #parts - 1 .. ' ' .. id .. '\t' .. origin
@@ -250,6 +268,12 @@ end
 --       "<<index of the event> <the store's time in unix ms>"
 local function append_expiring(keys, args)
   return append_all(keys, args, HEAD, EACH, true)
+end
+
+-- The same with a last argument: the highest sequence of the project that the server has seen, or "".
+local function append_after(keys, args)
+  local after = table.remove(args)
+  return append_all(keys, args, HEAD, EACH, true, after ~= '' and after or nil)
 end
 
 -- The same as servers call it that know neither of descriptions that carry over nor of validity:
@@ -345,5 +369,6 @@ redis.register_function('contex1_append', append)
 redis.register_function('contex1_append_described', append_described)
 redis.register_function('contex1_append_expecting', append_expecting)
 redis.register_function('contex1_append_expiring', append_expiring)
+redis.register_function('contex1_append_after', append_after)
 redis.register_function{ function_name = 'contex1_read_part', callback = read_part, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }
