@@ -53,8 +53,12 @@ async def match(
         minimum=1,
         maximum=_MOST_MATCHES,
     ),
-    min_score: float | None = option(
-        None, "Lowest score that matches, above 0, at most 1. [default: the server's]", metavar="X"
+    threshold: float | None = option(
+        None,
+        "Lowest score that matches, above 0, at most 1. [default: the server's]",
+        "--threshold",
+        "--min-score",
+        metavar="X",
     ),
     keys: tuple[str, ...] = options.KEYS,
     as_of: Place | None = options.AS_OF,
@@ -69,14 +73,14 @@ async def match(
         if top is not None or explain or max_tokens is not None or written is not None:
             others = "--top, --explain, --max-tokens, --format"
             raise UsageError(f"it doesn't go together with {others}", "--thresholds")
-        await _match_thresholds(session, questions, min_score, keys, as_of)
+        await _match_thresholds(session, questions, threshold, keys, as_of)
         return
     answer = await when_indexed(
         session,
         lambda: session.client.match(
             session.project,
             questions,
-            threshold=min_score,
+            threshold=threshold,
             max_matches=top,
             data_keys=keys,
             as_of=as_of,
@@ -101,12 +105,12 @@ async def match(
 async def _match_thresholds(
     session: Session,
     questions: tuple[str, ...],
-    min_score: float | None,
+    threshold: float | None,
     keys: tuple[str, ...],
     as_of: Place | None,
 ) -> None:
     """Asks once, below the lowest threshold of the table, and counts here."""
-    applied = min_score
+    applied = threshold
     if applied is None:
         applied = (await session.client.matching_status(session.project)).default_threshold
     answer = await when_indexed(

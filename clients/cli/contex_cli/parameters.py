@@ -23,7 +23,6 @@ import click
 
 _OTHER_NAMES = {
     "max_matches": ("top",),
-    "threshold": ("min_score",),
     "data_keys": ("keys",),
     "data_key": ("second", "key"),
     "text": ("first",),

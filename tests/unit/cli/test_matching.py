@@ -72,7 +72,7 @@ def contex(service: Contex) -> Contex:
 
 
 def test_match_shows_score_place_and_words(contex: Contex) -> None:
-    out, err = contex("match", NEED, "--top", "3", "--min-score", "0.4", "--key", "pay*")
+    out, err = contex("match", NEED, "--top", "3", "--threshold", "0.4", "--key", "pay*")
     assert out.startswith(NEED)
     for shown in ("0.83", "payments.yaml", "/providers/0-1", "stripe adyen", "as of 9-0"):
         assert shown in out
