@@ -16,8 +16,9 @@ from cachetools import LRUCache, TTLCache
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failures import Failures
+from contex_server.kernel.model import Sequence
 from contex_server.log.port import StoreLog
-from contex_server.projects.recovery import Recovery, UnrecordedSegments
+from contex_server.projects.recovery import Recovery
 
 log = structlog.get_logger(__name__)
 
@@ -58,38 +59,32 @@ class Admission:
             raise self._refusals[project]
         if time.monotonic() < self._unknown.get(project, 0.0):
             return
-        lost, known = None, False
+        lost: Sequence | None = None
+        known = False
         try:
             with self._failures.isolated(project):
-                lost, known = await self._recovery.find_lost(project), True
+                lost, known = await self._recovery.last_lost(project), True
         except ContexError as error:
             if error.reason is not Reason.ARCHIVE_UNAVAILABLE:
                 raise
         if not known:
             self._unknown[project] = time.monotonic() + _UNKNOWN_S
             return
-        if lost is None or lost.foreign:  # It is too late to refuse; `verify` tells.
+        if lost is None:
             self._sound[project] = generation
             self.refused.discard(project)
             return
         if project not in self.refused:
             self.refused.add(project)
-            log.error("project_refused", project=project, directory=lost.directory)
+            log.error("project_refused", project=project, archived=str(lost))
         refusal = self._refusals[project] = _refusal(project, lost)
         raise refusal
 
 
-def _refusal(project: str, lost: UnrecordedSegments) -> ContexError:
-    last = lost.records[-1].last
-    way = (
-        "an operator restores them (contex verify --repair) or does without (--set-aside)"
-        if lost.continues
-        else "the store has other events in their place: an operator sets them aside "
-        "(contex verify --set-aside), or brings back the store"
-    )
+def _refusal(project: str, last: Sequence) -> ContexError:
     return ContexError(
         Reason.LOG_CHANGED,
-        f"the archive has events of project {project!r} up to {last} that the store does not have; "
-        f"{way}",
+        f"the archive has events of project {project!r} up to {last} that the store does not have: "
+        "an operator restores them (contex verify --repair) or does without (--set-aside)",
         metadata={"tail_sequence": str(last)},
     )

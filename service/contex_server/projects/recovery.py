@@ -8,6 +8,7 @@ bring, ends what is restored: the project stands as of the segment before.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
@@ -45,8 +46,6 @@ class UnrecordedSegments:
         empty: Whether the store knows nothing of the project.
         continues: Whether they go on from where the store's log ends. Otherwise that has other
             events in their place, and they can't be restored.
-        foreign: Whether the project has another directory by now: it began anew, and has been going
-            on since.
         refused: The first one that can't be restored, and why; `records` are those before.
     """
 
@@ -54,8 +53,32 @@ class UnrecordedSegments:
     records: tuple[SegmentRecord, ...]
     empty: bool
     continues: bool = True
-    foreign: bool = False
     refused: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Segments that are not recorded.
+
+    Attributes:
+        sizes: Of all objects of the project.
+        names: The segments, by directory.
+    """
+
+    archived: Archived
+    bounds: Bounds
+    sizes: Mapping[str, int]
+    names: Mapping[str, list[str]]
+
+    @property
+    def directories(self) -> list[str]:
+        """First the project's own. They are named by time: of others the last one counts."""
+        own = self.archived.directory
+        return sorted(self.names, key=lambda name: (name == own, name), reverse=True)
+
+    def of(self, directory: str) -> list[str]:
+        """The names in a directory."""
+        return self.names[directory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +96,52 @@ class Recovery:
     def _archive(self) -> Archive:
         return self.archiver.segments.archive
 
+    async def last_lost(self, project: str) -> Sequence | None:
+        """The last archived event that the log does not have, where the project has not gone on
+        without it for so long that it has other segments; None if it has all."""
+        candidates = await self._candidates(project)
+        archived = candidates.archived
+        for directory in candidates.directories:
+            if archived.directory not in ("", directory):
+                return None
+            for name in sorted(candidates.of(directory), reverse=True):
+                described = await self._described(name, candidates.sizes[name])
+                if described is not None:
+                    last = described[1].last
+                    if last > candidates.bounds.deleted and await self._is_lost(project, last):
+                        return last
+                    break
+        return None
+
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
-        """Finds and checks segments that the store does not know of; None if there are none."""
-        lost = await self.find_lost(project)
-        if lost is None or not lost.continues:
-            return lost
-        now_ms = (await self.storage.store.events.bounds(project)).now_ms
+        """Finds and checks segments with events that the log does not have, and those before them
+        that the store does not know of; None if there are none."""
+        candidates = await self._candidates(project)
+        archived, bounds = candidates.archived, candidates.bounds
+        for directory in candidates.directories:
+            found = [
+                described
+                for name in candidates.of(directory)
+                if (described := await self._described(name, candidates.sizes[name])) is not None
+                and described[1].last > bounds.deleted
+            ]
+            if not found:
+                continue
+            foreign = archived.directory not in ("", directory)
+            chain = _chain(found, *((0, "") if foreign else (archived.segments, archived.digest)))
+            for record in reversed(chain):
+                if await self._is_lost(project, record.last):
+                    break
+            else:
+                continue  # Some were stored twice.
+            lost = UnrecordedSegments(directory, tuple(chain), not bounds.exists)
+            if foreign or not await self._continues(chain, bounds, archived):
+                return replace(lost, continues=False)
+            return await self._sound(lost, bounds.now_ms)
+        return None
+
+    async def _sound(self, lost: UnrecordedSegments, now_ms: int) -> UnrecordedSegments:
+        """Those that can be restored."""
         sound = list[SegmentRecord]()
         for record in lost.records:
             problem = await self._problem(record, now_ms)
@@ -88,40 +151,29 @@ class Recovery:
             sound.append(record)
         return lost
 
-    async def find_lost(self, project: str) -> UnrecordedSegments | None:
-        """The same without a look at each event, which takes as long as there are many."""
+    async def _candidates(self, project: str) -> _Candidates:
+        """The objects in which there may be what the store does not know of."""
         archived = await self.storage.store.archive.archived(project)
         bounds = await self.storage.store.events.bounds(project)
-        names = await self._archive.objects.list(f"{project}/")
+        sizes = await self._archive.objects.list(f"{project}/")
         if archived.directory and not archived.directory.startswith(f"{project}/"):
-            names |= await self._archive.objects.list(f"{archived.directory}/")
-        segments: dict[str, list[tuple[SegmentIndex, SegmentRecord]]] = {}
-        staged = {name.rpartition("/")[0] for name in names if name.endswith(f"/{STAGED}")}
-        for name, size in names.items():
+            sizes |= await self._archive.objects.list(f"{archived.directory}/")
+        staged = {name.rpartition("/")[0] for name in sizes if name.endswith(f"/{STAGED}")}
+        names: dict[str, list[str]] = {}
+        for name in sizes:
             directory, _, leaf = name.rpartition("/")
             if not leaf.endswith(".seg") or leaf.startswith("remains-") or directory in staged:
                 continue
-            if archived.directory == directory and int(leaf[:8]) < archived.segments:
-                continue
-            try:
-                index, record = await self._archive.describe(name, size)
-            except SegmentDamaged:
-                log.warning("segment_damaged", object=name)
-                continue
-            if record.last > bounds.deleted:
-                segments.setdefault(directory, []).append((index, record))
-        # First its own directory. Directories are named by time: of others the last one counts.
-        for directory in sorted(segments, key=lambda d: (d == archived.directory, d), reverse=True):
-            foreign = bool(archived.directory) and directory != archived.directory
-            after = (0, "") if foreign else (archived.segments, archived.digest)
-            chain = _chain(segments[directory], *after)
-            if directory == archived.directory:
-                chain = [record for record in chain if await self._is_lost(project, record)]
-            if chain:
-                continues = not foreign and await self._continues(chain, bounds, archived)
-                records, empty = tuple(chain), not bounds.exists
-                return UnrecordedSegments(directory, records, empty, continues, foreign)
-        return None
+            if archived.directory != directory or int(leaf[:8]) >= archived.segments:
+                names.setdefault(directory, []).append(name)
+        return _Candidates(archived, bounds, sizes, names)
+
+    async def _described(self, name: str, size: int) -> tuple[SegmentIndex, SegmentRecord] | None:
+        try:
+            return await self._archive.describe(name, size)
+        except SegmentDamaged:
+            log.warning("segment_damaged", object=name)
+            return None
 
     async def set_aside(self, project: str, lost: UnrecordedSegments) -> None:
         """Keeps segments that the store does not know of under names that nothing reads."""
@@ -137,14 +189,14 @@ class Recovery:
                 await objects.delete(name)
                 log.warning("segment_set_aside", project=project, object=name)
 
-    async def _is_lost(self, project: str, record: SegmentRecord) -> bool:
-        """Whether a segment has what the log does not have; otherwise it was stored twice."""
+    async def _is_lost(self, project: str, last: Sequence) -> bool:
+        """Whether the log does not have the last event of a segment."""
         bounds = await self.storage.raw.bounds(project)
-        if record.last > bounds.tail:
+        if last > bounds.tail:
             return True
-        if bounds.first is None or record.last < bounds.first:
+        if bounds.trimmed and (bounds.first is None or last < bounds.first):
             return False  # It was removed since.
-        (entry,) = await self.storage.raw.get(project, [record.last])
+        (entry,) = await self.storage.raw.get(project, [last])
         return entry is None
 
     async def _continues(
