@@ -12,8 +12,8 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from contex import AsyncClient, ContexError, Durability
@@ -29,6 +29,9 @@ from tests.faults.suite.plan import Fault, Plan
 from tests.process.servers import ServerProcess
 
 MENDED_S = 90.0
+_PUT_OFF_S = 3.0
+"""A store that syncs once a second lets a write to its file wait two seconds for a slow sync."""
+_PROBE_S = 0.05
 _UNSYNCED = frozenset({Durability.MEMORY})
 _UNREPLICATED = frozenset({Durability.MEMORY, Durability.FSYNC})
 
@@ -93,6 +96,11 @@ class Lab:
         injected.victim = await make(fault, injected)
         await self.healthy()
         injected.mended = self.model.now()
+
+    def _may_lose_what_is_not_written(self, injected: Injected) -> None:
+        """Notes that a store may be killed that puts off writing its file while it syncs it."""
+        if self.plan.fsync == "everysec":
+            injected.loses, injected.loses_from = _UNSYNCED, self.model.now() - _PUT_OFF_S
 
     async def healthy(self) -> None:
         """Returns when the store is whole and every server serves."""
@@ -203,7 +211,8 @@ class Pair(Lab):
         number = fault.pick % len(self._proxies)
         return self._proxies[number], f"the connections of server {number}"
 
-    async def kill_store(self, fault: Fault, _: Injected) -> str:
+    async def kill_store(self, fault: Fault, injected: Injected) -> str:
+        self._may_lose_what_is_not_written(injected)
         await self._store.kill()
         await asyncio.sleep(fault.for_s)
         await self._store.start()
@@ -218,52 +227,37 @@ class Pair(Lab):
         return "the store"
 
     async def lose_power(self, fault: Fault, injected: Injected) -> str:
-        """Kills the store and takes from its file all that was not on disk for certain.
+        """Kills the store, and takes from its file what nobody was told to be on disk.
 
-        What the servers were told last is made sure of first: no reply passes any more, or, where
-        the store syncs once a second, it has not synced since its file had the size that is kept.
+        That begins with the first of some probes that the store had not confirmed when its last
+        reply passed; a store that syncs every write has confirmed all of them.
         """
-        for _ in range(20):
-            kept = self.model.now()
-            later: asyncio.Task[Any] | None = None
-            if self.plan.fsync == "always":
-                self._mute(True)
-                await asyncio.sleep(0.05)
-                size = self._file().stat().st_size
-                await asyncio.sleep(0.2)
-            else:
-                await self._synced()
-                size = self._file().stat().st_size
-                kept = self.model.now()
-                later = asyncio.create_task(self._synced())
-                await asyncio.sleep(0.1 + fault.pick % 500 / 1_000)
-                self._mute(True)
-                if later.done():
-                    self._mute(False)
-                    continue
-                injected.loses, injected.loses_from = _UNSYNCED, kept - 0.2
-            await self._store.kill()
-            if later is not None:
-                await asyncio.gather(later, return_exceptions=True)
-            cut = self._file().stat().st_size - size
-            os.truncate(self._file(), size)
-            await asyncio.sleep(fault.for_s)
-            await self._store.start()
-            self._mute(False)
-            return f"the store, with {cut} bytes of its file"
-        raise AssertionError("the store synced again and again")
+        probes = _Probes(self._store.port, self.model)
+        if self.plan.fsync == "everysec":
+            await probes.send(1.2 + fault.pick % 700 / 1_000)
+        self._mute(True)
+        await asyncio.sleep(0.1)
+        size = self._file().stat().st_size
+        await asyncio.sleep(0.1)
+        lost = probes.unconfirmed
+        await self._store.kill()
+        await probes.stop()
+        content = self._file().read_bytes()
+        if lost is not None:
+            found = content.find(lost.value)
+            size = found if found >= 0 else len(content)
+            injected.loses, injected.loses_from = _UNSYNCED, lost.safe
+        os.truncate(self._file(), size)
+        await asyncio.sleep(fault.for_s)
+        await self._store.start()
+        self._mute(False)
+        return f"the store, with {len(content) - size} bytes of its file"
 
     def _mute(self, mute: bool) -> None:
         for proxy in self._proxies:
             proxy.mute = mute
             if not mute:
                 proxy.cut()  # What it has swallowed is missing.
-
-    async def _synced(self) -> None:
-        """Returns when all that was written before the call is on the store's disk."""
-        async with Redis(port=self._store.port) as client:
-            await client.set("fault-suite", 1)
-            await client.execute_command("WAITAOF", 1, 0, 0)  # type: ignore[no-untyped-call]
 
     def _file(self) -> Path:
         files = (self._store.directory / "appendonlydir").glob("*.incr.aof")
@@ -296,6 +290,55 @@ class Pair(Lab):
         await asyncio.sleep(fault.for_s)
         proxy.open = True
         return victim
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A write to a store.
+
+    Attributes:
+        value: What stands in its file.
+        safe: Whatever was written before this time precedes a probe that was confirmed.
+    """
+
+    value: bytes
+    safe: float
+
+
+class _Probes:
+    """Writes, one after the other, of which it is known whether they are on the store's disk."""
+
+    def __init__(self, port: int, model: Model) -> None:
+        self._port = port
+        self._model = model
+        self._tasks: list[tuple[float, asyncio.Task[None]]] = []
+
+    async def send(self, for_s: float) -> None:
+        """Writes for some time."""
+        end = self._model.now() + for_s
+        while self._model.now() < end:
+            task = asyncio.create_task(self._confirmed(len(self._tasks)))
+            self._tasks.append((self._model.now(), task))
+            await asyncio.sleep(_PROBE_S)
+
+    async def _confirmed(self, number: int) -> None:
+        async with Redis(port=self._port) as client:
+            await client.set("fault-suite", f"probe-{number}-")
+            await client.execute_command("WAITAOF", 1, 0, 0)  # type: ignore[no-untyped-call]
+
+    @property
+    def unconfirmed(self) -> _Probe | None:
+        """The first that isn't on disk for certain."""
+        safe = 0.0
+        for number, (sent, task) in enumerate(self._tasks):
+            if not task.done():
+                return _Probe(f"probe-{number}-".encode(), safe)
+            safe = sent
+        return None
+
+    async def stop(self) -> None:
+        """Ends those that wait."""
+        await asyncio.gather(*(task for _, task in self._tasks), return_exceptions=True)
 
 
 class Nodes(Lab):
@@ -361,7 +404,8 @@ class Nodes(Lab):
         await self._store_is_whole()
         promoted = before != {server.port for server in await self._primaries()}
         if not promoted:
-            injected.loses = frozenset()
+            injected.loses = _UNSYNCED if self.plan.fsync == "everysec" else frozenset()
+            injected.loses_from -= _PUT_OFF_S
         return f"primary {primary.port}" + (", a replica took over" if promoted else "")
 
     def _following(self, port: int) -> Sequence[str]:

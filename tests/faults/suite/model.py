@@ -15,6 +15,9 @@ from contex import Durability, Receipt
 END = "zip.end"
 """The key of each project's last event, published when all is quiet."""
 
+TOLD = ("LOG_CHANGED", "SEQUENCE_IN_FUTURE")
+"""The reasons by which a follower learns that its position is of another log."""
+
 Place = tuple[int, int]
 Tag = tuple[int, int]
 """An event's request, and its place in it; its payload holds both. (0, 0): not of the suite."""

@@ -23,13 +23,23 @@ from contex.errors import is_transient
 from contex.v1 import event_pb2
 
 from tests.faults.suite.labs import Lab
-from tests.faults.suite.model import END, Entry, Follower, Model, Request, Stretch, tag_of
+from tests.faults.suite.model import (
+    END,
+    TOLD,
+    Entry,
+    Follower,
+    Model,
+    Request,
+    Stretch,
+    tag_of,
+)
 from tests.faults.suite.verdict import is_complete
 
 AGENT, NEED, DESCRIPTION = "archivist", "zip archives", "read and write zip archives"
 PLAIN_KEYS = [f"k{n}" for n in range(20)]
 AGENT_KEYS = [f"zip.{n}" for n in range(4)]
 SLOW_S = 10.0
+_QUICK_TO_GO_ON = ("kill_primary", "hand_over", "cut_clients", "kill_replica", "pause_replica")
 _TIMEOUT_S = 8.0
 _GIVE_UP_S = 90.0
 _END_S = 60.0
@@ -40,7 +50,7 @@ class Traffic:
     """What goes on at the servers of a lab.
 
     Attributes:
-        slow: Publishes that took longer than `SLOW_S`.
+        slow: Publishes that took longer than `SLOW_S`, though every server could be reached.
     """
 
     def __init__(self, lab: Lab, model: Model) -> None:
@@ -141,11 +151,14 @@ class Traffic:
 
     def _answered(self, request: Request, receipts: Sequence[Any]) -> None:
         self._model.answered(request, receipts)
-        took = self._model.now() - request.sent
-        if took > SLOW_S and len(request.answers) == 1:
+        now = self._model.now()
+        out_of_order = (f for f in self._model.faults if f.began < now and f.mended > request.sent)
+        explained = any(fault.kind not in _QUICK_TO_GO_ON for fault in out_of_order)
+        if now > request.sent + SLOW_S and len(request.answers) == 1 and not explained:
+            reached = request.answers[0].receipts[0].durability.name
             self.slow.append(
                 f"{request.asked.name} of {request.project} sent at {request.sent:.1f} s took "
-                f"{took:.1f} s"
+                f"{now - request.sent:.1f} s, answered {reached}"
             )
 
     async def _streaming(self, project: str, name: str) -> None:
@@ -236,10 +249,16 @@ class Traffic:
                 cursor = subscription.cursor or cursor
                 follower.resumed += 1
                 number += 1
-            if stretch.ended != "LOG_CHANGED":
-                self._model.oddities.append(f"{follower.name} was ended: {stretch.ended}")
+            if not self._begins_again(follower, stretch):
                 return
             after = "0"
+
+    def _begins_again(self, follower: Follower, stretch: Stretch) -> bool:
+        """Whether a follower may go on from the beginning after the end of a stretch."""
+        if stretch.ended in TOLD and any(fault.loses for fault in self._model.faults):
+            return True
+        self._model.oddities.append(f"{follower.name} was ended: {stretch.ended}")
+        return False
 
     def _newest(self, project: str) -> str:
         """A sequence that a follower may begin after."""
@@ -292,8 +311,7 @@ class Traffic:
                 cursor = subscription.cursor or cursor
                 follower.resumed += 1
                 number += 1
-            if stretch.ended != "LOG_CHANGED":
-                self._model.oddities.append(f"the agent was ended: {stretch.ended}")
+            if not self._begins_again(follower, stretch):
                 return
 
     def _entry(self, event: event_pb2.Event) -> Entry:
@@ -313,7 +331,10 @@ class Traffic:
                 self._model.oddities.append(f"{request} was not answered, though all is mended")
         with suppress(TimeoutError):
             async with asyncio.timeout(_END_S):
-                while not all(map(is_complete, self._model.followers)):
+                while not all(
+                    task.done() or is_complete(follower)
+                    for follower, task in zip(self._model.followers, self._readers, strict=True)
+                ):
                     await asyncio.sleep(0.05)
 
     async def logs(self) -> dict[str, list[Entry]]:

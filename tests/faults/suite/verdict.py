@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.faults.suite.model import (
     END,
+    TOLD,
     Answer,
     Entry,
     Follower,
@@ -35,7 +36,7 @@ class Verdict:
         violations: Kind and evidence.
         lost: Acknowledged events that are gone, as their receipts and the faults allow.
         unnoticed: Followers that hold what the log has lost, and were not told.
-        told: Those that were, by LOG_CHANGED.
+        told: Those that were.
     """
 
     violations: list[tuple[str, str]] = field(default_factory=list)
@@ -162,7 +163,7 @@ def _of_follower(
     name = f"{follower.name} of {follower.project}"
     in_log = {(entry.sequence, entry.tag) for entry in log}
     losing = [fault for fault in model.faults if fault.loses]
-    verdict.told += sum(stretch.ended == "LOG_CHANGED" for stretch in follower.stretches)
+    verdict.told += sum(stretch.ended in TOLD for stretch in follower.stretches)
     for stretch in follower.stretches:
         received = stretch.entries
         for before, entry in itertools.pairwise(received):
@@ -170,7 +171,7 @@ def _of_follower(
                 kind = "double" if before.sequence == entry.sequence else "order"
                 yield kind, f"{name} was given {entry} after {before}. {_around(model, entry.at)}"
         gone = [entry for entry in received if (entry.sequence, entry.tag) not in in_log]
-        told = stretch.ended == "LOG_CHANGED"
+        told = stretch.ended in TOLD
         if gone and not told:
             if any(fault.loses_from <= gone[0].at for fault in losing):
                 verdict.unnoticed.append(f"{name} holds {len(gone)} lost events, as {gone[0]}")
