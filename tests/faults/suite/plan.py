@@ -27,7 +27,7 @@ QUICK: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "bundled": ("kill_store", "kill_server", "full_store"),
         "pair": ("lose_power", "cut", "silence", "kill_store", "kill_server"),
-        "sentinel": ("kill_replica", "cut_clients", "kill_server"),
+        "sentinel": ("kill_replica", "cut_clients", "pause_replica"),
         "cluster": ("move_slots", "cut_clients", "pause_replica"),
     }
 )
