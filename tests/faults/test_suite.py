@@ -13,7 +13,7 @@ from tests.faults.suite.plan import FAULTS, Plan
 from tests.faults.suite.run import run
 from tests.faults.suite.verdict import Verdict, judge
 
-QUICK_SEEDS = (1, 2, 11, 16)
+QUICK_SEEDS = (2, 9, 11, 12)
 """One of each topology."""
 
 

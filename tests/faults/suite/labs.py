@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -93,7 +93,11 @@ class Lab:
         injected = Injected(fault.kind, "", self.model.now())
         self.model.faults.append(injected)
         make: Callable[[Fault, Injected], Awaitable[str]] = getattr(self, fault.kind)
-        injected.victim = await make(fault, injected)
+        if fault.beside:
+            other = replace(fault, kind=fault.beside, beside="")
+            injected.victim, _ = await asyncio.gather(make(fault, injected), self.inject(other))
+        else:
+            injected.victim = await make(fault, injected)
         await self.healthy()
         injected.mended = self.model.now()
 
@@ -167,7 +171,8 @@ class Bundled(Lab):
 
     async def kill_store(self, fault: Fault, _: Injected) -> str:
         killed = await self._store()
-        os.kill(killed, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # Its server may be killed beside it.
+            os.kill(killed, signal.SIGKILL)
         while await self._store() == killed:
             await asyncio.sleep(0.02)
         return "the bundled store"
@@ -481,13 +486,22 @@ class Watched(Nodes):
         return ("--replicaof", "127.0.0.1", str(port))
 
     async def _hand_over(self, primary: Valkey) -> None:
+        await self._fail_over(primary)
+
+    async def _fail_over(self, primary: Valkey, *how: str) -> None:
         async def accepted() -> bool:
-            await self.store.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
+            await self.store.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE, *how)
             return True
 
         # It is refused while the one before is recent, or no replica is known to be good.
-        await until(accepted)
+        await until(accepted, MENDED_S)
         await self.store.new_primary(primary)
+
+    async def coordinate(self, fault: Fault, _: Injected) -> str:
+        """Has a replica promoted once it has all that the primary has taken, so nothing is lost."""
+        primary = await self._primary(fault)
+        await self._fail_over(primary, "COORDINATED")
+        return f"primary {primary.port}"
 
 
 class Sharded(Nodes):
@@ -553,8 +567,9 @@ LABS: dict[str, type[Lab]] = {
 
 
 async def _paused(pid: int, for_s: float) -> None:
-    os.kill(pid, signal.SIGSTOP)
     try:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(for_s)
     finally:
         with suppress(ProcessLookupError):
@@ -563,7 +578,6 @@ async def _paused(pid: int, for_s: float) -> None:
 
 async def _full(client: Redis, for_s: float) -> None:
     await client.config_set("maxmemory", 1)
-    try:
-        await asyncio.sleep(for_s)
-    finally:
+    await asyncio.sleep(for_s)
+    with suppress(RedisError, OSError):  # Killed with its server, it has forgotten it.
         await client.config_set("maxmemory", 0)

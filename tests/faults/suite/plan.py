@@ -16,7 +16,7 @@ FAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "bundled": (*_OF_SERVERS, *_OF_ONE_STORE),
         "pair": (*_OF_SERVERS, *_OF_ONE_STORE, "lose_power", "cut", "delay", "silence", "away"),
-        "sentinel": (*_OF_SERVERS, *_OF_PRIMARIES, *_OF_NODES),
+        "sentinel": (*_OF_SERVERS, *_OF_PRIMARIES, "coordinate", *_OF_NODES),
         "cluster": (*_OF_SERVERS, *_OF_PRIMARIES, *_OF_NODES, "move_slots"),
         "workers": (*_OF_SERVERS, *_OF_ONE_STORE),
     }
@@ -43,12 +43,14 @@ class Fault:
         after_s: How long nothing is wrong before.
         for_s: How long it lasts.
         pick: Chooses whom it is about.
+        beside: A fault of a server at the same time; empty: none.
     """
 
     kind: str
     after_s: float
     for_s: float
     pick: int
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,16 @@ class Plan:
         fsync = "everysec" if is_own and not quick and rng.random() < 0.3 else "always"
         replicas = {"sentinel": 1 if quick else rng.choice((1, 2)), "cluster": 1}.get(topology, 0)
         count = 2 if quick else rng.randint(2, 4)
-        faults = []
-        for _ in range(count):
-            lasts = rng.uniform(0.2, 0.5) if quick else rng.choice((0.2, 1, 3, 6)) * rng.random()
-            if not quick and rng.random() < 0.08:
-                lasts = rng.uniform(10, 60)
-            after = rng.uniform(0.2, 0.5) if quick else rng.uniform(0.5, 2.5)
-            faults.append(Fault(rng.choice(kinds[topology]), after, lasts, rng.randrange(1 << 16)))
+        faults = [_fault(rng, kinds[topology], quick=quick) for _ in range(count)]
         return cls(seed, topology, fsync, replicas, tuple(faults), quick)
+
+
+def _fault(rng: Random, kinds: tuple[str, ...], *, quick: bool) -> Fault:
+    kind, pick = rng.choice(kinds), rng.randrange(1 << 16)
+    if quick:
+        return Fault(kind, rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.5), pick)
+    after, lasts = rng.uniform(0.5, 2.5), rng.choice((0.5, 2, 4, 7)) * rng.uniform(0.3, 1)
+    if rng.random() < 0.08:
+        return Fault(kind, after, rng.uniform(10, 60), pick)
+    is_both = kind not in _OF_SERVERS and rng.random() < 0.25
+    return Fault(kind, after, lasts, pick, rng.choice(_OF_SERVERS) if is_both else "")
