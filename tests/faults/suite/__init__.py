@@ -1,7 +1,8 @@
 """Everything at once, from one seed: `make fault-suite SEEDS=20`, or `SEED=7` for one again.
 
     plan.py      what a seed stands for: a topology, and faults in their order
-    labs.py      the topologies, running, with a method for each kind of fault
+    lab.py       a topology, running, with a method for each kind of fault; one_store.py and
+                 nodes.py have the topologies
     traffic.py   publishers, followers, an agent
     model.py     what they were told and given, written down while it happens
     verdict.py   whether that and the log in the end are what is promised

@@ -9,12 +9,21 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.suite.labs import LABS
+from tests.faults.suite.lab import Lab
 from tests.faults.suite.model import Model
+from tests.faults.suite.nodes import Sharded, Watched
+from tests.faults.suite.one_store import Bundled, Pair
 from tests.faults.suite.plan import Plan
 from tests.faults.suite.traffic import Traffic
 from tests.faults.suite.verdict import Verdict, judge
 
+LABS: dict[str, type[Lab]] = {
+    "bundled": Bundled,
+    "pair": Pair,
+    "sentinel": Watched,
+    "cluster": Sharded,
+    "workers": Bundled,
+}
 LIMIT_S = 280.0
 """Four faults of a minute, with what it takes to mend them, are done by then."""
 

@@ -22,7 +22,7 @@ from contex.channel import channel_options
 from contex.errors import is_transient
 from contex.v1 import event_pb2
 
-from tests.faults.suite.labs import Lab
+from tests.faults.suite.lab import Lab
 from tests.faults.suite.model import (
     END,
     TOLD,
