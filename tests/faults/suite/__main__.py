@@ -9,11 +9,14 @@ import time
 from collections import defaultdict
 from itertools import islice
 
+from contex import Durability
+
 from tests.faults.suite.plan import FAULTS, Plan
 from tests.faults.suite.run import Run, run
 from tests.faults.suite.verdict import KINDS, shown
 
 _SHOWN = 3
+_WIDTH = 11
 
 
 def main() -> int:
@@ -86,19 +89,22 @@ def _table(runs: list[Run]) -> str:
     by_topology: dict[str, list[Run]] = defaultdict(list)
     for each in runs:
         by_topology[each.plan.topology].append(each)
-    head = ("topology", "seeds", "published", "acked", "delivered", *KINDS, "unnoticed", "told")
+    head = ("topology", "seeds", "published", "acked", *map(str.lower, Durability.__members__))
+    head += ("delivered", *KINDS, "unnoticed", "told")
     rows: list[tuple[object, ...]] = [head]
     for topology in FAULTS:
         some = by_topology[topology]
         rows.append(
             (
                 *(topology, len(some), sum(r.published for r in some)),
-                *(sum(r.acknowledged for r in some), sum(r.delivered for r in some)),
+                sum(r.acknowledged for r in some),
+                *(sum(r.reached(durability) for r in some) for durability in Durability),
+                sum(r.delivered for r in some),
                 *(sum(r.verdict.count(kind) for r in some) for kind in KINDS),
                 *(sum(len(r.verdict.unnoticed) for r in some), sum(r.verdict.told for r in some)),
             )
         )
-    return "\n".join("".join(f"{cell!s:>11}" for cell in row) for row in rows)
+    return "\n".join("".join(f"{cell!s:>{_WIDTH}}" for cell in row) for row in rows)
 
 
 if __name__ == "__main__":

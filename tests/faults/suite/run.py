@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from contex import Durability
+
 from tests.faults.suite.lab import Lab
 from tests.faults.suite.model import Model
 from tests.faults.suite.nodes import Sharded, Watched
@@ -47,6 +49,14 @@ class Run:
     def acknowledged(self) -> int:
         """Those that were answered with a receipt."""
         return sum(len(request.keys) for request in self.model.requests if request.answers)
+
+    def reached(self, durability: Durability) -> int:
+        """Those of them whose receipt says this."""
+        return sum(
+            len(request.keys)
+            for request in self.model.requests
+            if request.answers and request.answers[0].receipts[0].durability is durability
+        )
 
     @property
     def delivered(self) -> int:
