@@ -1,7 +1,7 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all budgets lint generate bench bench-compare bench-time bench-archive bench-matching fit-matching tune-matching clean
+.PHONY: help demo serve test test-all fault-suite budgets lint generate bench bench-compare bench-time bench-archive bench-matching fit-matching tune-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -36,6 +36,10 @@ test: $(STAMP) ## every kind of test that needs nothing but Python
 
 test-all: $(STAMP) ## also more cases of each kind, and what needs other toolchains
 	$(PYTEST) --hypothesis-profile thorough
+
+SEEDS ?= 20
+fault-suite: $(STAMP) ## run SEEDS=n random topologies with traffic and faults, for half an hour at most, or SEED=k again
+	$(RUN) python -m tests.faults.suite --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
 budgets: $(STAMP) ## print what one request of each kind costs, beside what it may
 	$(RUN) python -m tests.budgets

@@ -12,6 +12,7 @@ class Proxy:
     Attributes:
         open: Whether connections are let through; those there are end when it is closed.
         silent: Whether nothing is passed on any more, as if either end had lost its power.
+        mute: Whether nothing of what the server says is passed on any more.
         delay_s: How long each piece waits before it goes on.
         cut_after: So many more bytes towards the server are let through, then every
             connection is cut; None: no limit.
@@ -26,6 +27,7 @@ class Proxy:
         self.port = 0
         self.open = True
         self.silent = False
+        self.mute = False
         self.delay_s = 0.0
         self.cut_after: int | None = None
         self.sent = 0
@@ -80,7 +82,7 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while piece := await reader.read(16_384):
-                if self.silent:
+                if self.silent or (self.mute and not counted):
                     continue
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
@@ -93,5 +95,5 @@ class Proxy:
                             return
                 writer.write(piece)
                 await writer.drain()
-        if not self.silent:
+        if not (self.silent or (self.mute and not counted)):
             writer.transport.abort()

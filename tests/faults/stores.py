@@ -39,7 +39,8 @@ class Valkey:
         self._process: asyncio.subprocess.Process | None = None
         self.client = Redis(port=self.port, decode_responses=True)
 
-    async def start(self) -> None:
+    async def start(self, *more: str) -> None:
+        """Starts it, with more options than it always has."""
         self.directory.mkdir(parents=True, exist_ok=True)
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         if self._sentinel:
@@ -49,7 +50,8 @@ class Valkey:
                 file.write_text("".join(f"{option}\n" for option in self._options))
             arguments = [str(file), "--sentinel", *arguments]
         else:
-            arguments += ["--save", "", "--repl-diskless-sync-delay", "0", *self._options]
+            arguments += ["--save", "", "--repl-diskless-sync-delay", "0"]
+            arguments += [*self._options, *more]
         self._process = await asyncio.create_subprocess_exec(
             get_binary_path(),
             *arguments,
@@ -73,6 +75,11 @@ class Valkey:
         await self.client.aclose()
         await self._end(signal.SIGKILL)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def pause(self) -> None:
         """It neither answers nor ends."""
         assert self._process is not None
@@ -86,6 +93,10 @@ class Valkey:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
             await self._process.wait()
+
+    async def ask(self, *command: Any) -> Any:
+        """Its answer to a command."""
+        return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def info(self, section: str) -> dict[str, Any]:
         found: dict[str, Any] = await self.client.info(section)
@@ -181,9 +192,9 @@ class Cluster:
         url: The store's URL for Contex.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, fsync: str = "always") -> None:
         options = (
-            *("--appendonly", "yes", "--appendfsync", "always", "--cluster-enabled", "yes"),
+            *("--appendonly", "yes", "--appendfsync", fsync, "--cluster-enabled", "yes"),
             *("--cluster-node-timeout", str(_NODE_TIMEOUT_MS)),
             *("--cluster-allow-replica-migration", "no"),
         )
@@ -223,10 +234,15 @@ class Cluster:
                         return next(s for s in self.servers if s.port == port)
         raise AssertionError(f"nobody knows who holds slot {slot}")
 
+    async def primaries(self) -> list[Valkey]:
+        """The servers that are in charge of slots."""
+        roles = [(await server.info("replication"))["role"] for server in self.servers]
+        return [s for s, role in zip(self.servers, roles, strict=True) if role == "master"]
+
     async def move(self, slots: range, target: Valkey) -> None:
         """Moves slots with all that is in them, as a resharding does."""
         name = await target.client.execute_command("CLUSTER", "MYID")
-        primaries = self.servers[:3]
+        primaries = await self.primaries()
         for slot in slots:
             source = await self.primary_of(slot)
             if source is target:

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.crc import key_slot
 
 from tests.conftest import StartServer
-from tests.faults.stores import Cluster, Replicated, running, until
-from tests.integration.support import Api, Stream, Words, event
+from tests.faults.stores import SERVICE, Cluster, Replicated, running, until
+from tests.integration.support import Api, P, Stream, Words, event
 
 REPLICATED = event_pb2.DURABILITY_REPLICATED
 PASSWORD, SENTINELS = "p@ss:w/rd?#%", "an+other&one"
@@ -124,6 +124,23 @@ async def test_a_primary_that_dies(replicated: Replicated, start_server: StartSe
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
         await until(serves)  # The store is looked at from time to time.
+
+
+async def test_a_primary_that_is_replaced_while_it_answers(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    """It takes writes for some ten seconds more, all of which are lost: nothing goes there."""
+    async with running(Replicated(tmp_path / "store", replicas=1)) as store:
+        server = await start_server(store.url, embedder=Words())
+        async with Api.of(server) as api:
+            await api.publish(event("before"))
+            old = await store.primary()
+            await store.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
+            new = await store.new_primary(old)
+            await asyncio.sleep(2)
+            assert (await old.info("replication"))["role"] == "master"
+            await api.publish(event("after"))
+            assert await new.client.xlen(f"ctx:{{{bucket_of(P)}}}:p:{P}:events") == 2
 
 
 @pytest.mark.thorough

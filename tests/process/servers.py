@@ -31,6 +31,7 @@ class ServerProcess:
         self.data_dir = data_dir
         self.port = port
         self.flags = flags
+        self.environment: dict[str, str] = {}
         self.log: list[dict[str, Any]] = []
         self._process: ForkServerProcess | None = None
         self._running: asyncio.Task[int] | None = None
@@ -59,7 +60,7 @@ class ServerProcess:
         arguments += ["--port", str(self.port), *self.flags]
         log, theirs = _PREPARED.Pipe(duplex=False)
         self._process = _PREPARED.Process(
-            target=prepared.serve, args=(arguments, dict(os.environ), theirs)
+            target=prepared.serve, args=(arguments, os.environ | self.environment, theirs)
         )
         # In a thread: the first of all waits until the modules are loaded.
         await asyncio.to_thread(self._process.start)

@@ -46,6 +46,8 @@ a cancellation that comes in the turn of the loop in which the write ends."""
 PATIENCE_S = 5.0
 """How long an outage may last until calls fail at once: a failover, or a store that starts anew."""
 _RETRY_S = (0.05, 0.5)
+_WATCH_S = 0.5
+"""How often the Sentinels are asked who is in charge."""
 _READ_BYTES = 256 * 1024
 
 T = TypeVar("T")
@@ -216,10 +218,13 @@ class _Watched(Connections):
         self._service = service
         self._options = options
         self._primary: tuple[str, int] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def _target(self, bucket: int) -> tuple[str, type[AbstractConnection], dict[str, Any]]:
         if self._primary is None:
             self._primary = await self._sentinel.discover_master(self._service)
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch(), name="contex-sentinels")
         host, port = self._primary
         kind = SSLConnection if self._options.get("ssl") else Connection
         return f"{host}:{port}", kind, {"host": host, "port": port, **self._options}
@@ -228,7 +233,24 @@ class _Watched(Connections):
         self._primary = None
         await super().topology_changed()
 
+    async def _watch(self) -> None:
+        """Leaves a primary that has been replaced but still answers.
+
+        After a planned failover Sentinel makes it a replica some ten seconds later. Until then it
+        takes writes, no replica confirms them, and all of them are lost.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            known = self._primary
+            with suppress(*STORE_ERRORS):  # Nobody to ask, or nobody in charge: that is no other.
+                named = await self._sentinel.discover_master(self._service)
+                if known is not None and self._primary == known != named:
+                    await self.topology_changed()
+
     async def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         await super().close()
         for client in self._sentinel.sentinels:
             await client.aclose()
