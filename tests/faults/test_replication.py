@@ -78,6 +78,20 @@ async def test_the_fsync_policy_is_that_of_the_store_as_it_is_now(
         assert answer.durability == event_pb2.DURABILITY_MEMORY
 
 
+async def test_a_store_that_confirms_before_it_has_synced_is_not_believed(
+    replicated: Replicated, start_server: StartServer
+) -> None:
+    await replicated.servers[0].client.config_set("appendfsync", "everysec")
+    server = await start_server(replicated.url, embedder=Words())
+    async with Api.of(server) as api:
+        answer = await api.events.Publish(PublishRequest(project=P, events=[event("a")]))
+        assert answer.durability == event_pb2.DURABILITY_MEMORY
+        assert (await _publish(api, "b")).durability == REPLICATED
+        replicated.servers[1].pause()
+        assert (await _publish(api, "c")).durability == event_pb2.DURABILITY_MEMORY
+        replicated.servers[1].go_on()
+
+
 async def test_replicas_that_cannot_be_asked_are_asked_once(
     replicated: Replicated, start_server: StartServer
 ) -> None:

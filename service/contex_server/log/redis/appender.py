@@ -8,6 +8,7 @@ shared by everything that arrived meanwhile.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -53,6 +54,10 @@ _ASK_REPLICAS_MS, _ASK_REPLICAS_MAX_MS = 10, 200
 _POLICY_S = 10.0
 """How long the store's fsync policy is believed, on the connection on which it was asked for."""
 
+_CONFIRMS_TOO_EARLY = re.compile(rb"^(valkey_version:|redis_version:7\.4\.)", re.M)
+"""INFO of servers whose WAITAOF confirms before a sync, unless they sync always: Valkey, and Redis
+from 7.4 until redis/redis#13793. See findings/waitaof-confirms-what-is-not-synced.sh."""
+
 _Waiting = tuple[Append, "asyncio.Future[Appended]"]
 
 
@@ -61,6 +66,8 @@ class Fsync(StrEnum):
 
     ALWAYS = "always"
     LATER = "later"
+    UNCONFIRMED = "unconfirmed"
+    """Later, and the store says too early that it has: nothing on disk can be claimed."""
     NEVER = "never"
 
 
@@ -277,6 +284,8 @@ class Appender:
             if link.fsync is Fsync.NEVER and reply == settings.confirming_replicas:
                 break
             wait_ms = min(2 * wait_ms, _ASK_REPLICAS_MAX_MS)
+        if link.fsync is Fsync.UNCONFIRMED and reached is Durability.FSYNC:
+            return Durability.MEMORY
         return reached
 
 
@@ -383,13 +392,16 @@ async def fsync_policy(connection: AbstractConnection) -> Fsync:
     info = await execute_one(connection, "INFO", "persistence")
     if b"aof_enabled:1" not in info:
         return Fsync.NEVER
+    later = Fsync.LATER
+    if _CONFIRMS_TOO_EARLY.search(await execute_one(connection, "INFO", "server")):
+        later = Fsync.UNCONFIRMED
     try:
         reply = await execute_one(connection, "CONFIG", "GET", "appendfsync")
     except ResponseError:
         # Managed stores refuse CONFIG; WAITAOF finds out each time.
-        return Fsync.LATER
+        return later
     values = list(reply.values()) if isinstance(reply, dict) else reply[1::2]
-    return Fsync.ALWAYS if values == [b"always"] else Fsync.LATER
+    return Fsync.ALWAYS if values == [b"always"] else later
 
 
 def _size(append: Append) -> int:
