@@ -24,6 +24,11 @@ def projects_key(bucket: int) -> str:
     return f"ctx:{{{bucket}}}:projects"
 
 
+def appended_channel(bucket: int) -> str:
+    """The channel on which the names of a bucket's projects are announced that have new events."""
+    return f"ctx:{{{bucket}}}:appended"
+
+
 COUNTED = ("events", "stats", "activity", "activity-open", "audit")
 """The kinds that every append writes to, in the order the functions take them."""
 
