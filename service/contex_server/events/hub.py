@@ -34,6 +34,7 @@ class Channel:
     Attributes:
         tail: The newest event that the tailer has seen.
         start: Where it began to follow.
+        followed: Whether it is followed by now, or has failed.
         users: Number of holders that keep the channel open.
     """
 
@@ -42,6 +43,7 @@ class Channel:
     feed_bytes: int
     users: int = 0
     start: Sequence = field(init=False)
+    followed: asyncio.Event = field(default_factory=asyncio.Event)
     _error: ContexError | None = None
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
 
@@ -65,6 +67,7 @@ class Channel:
 
     def take(self, followed: Followed) -> None:
         """Takes what the tailer has of the project."""
+        self.followed.set()
         if followed.entries:
             self._receive(followed.entries)
         if followed.missed and followed.position > self.tail:
@@ -84,6 +87,7 @@ class Channel:
     def fail(self, error: ContexError) -> None:
         """Ends every feed; readers get the error."""
         self._error = error
+        self.followed.set()
         for feed in self._feeds.values():
             feed.fail(error)
 
@@ -195,18 +199,26 @@ class Hub:
     """
 
     def __init__(
-        self, log: EventLog, *, feed_bytes: int, changed: Callable[[str, Sequence], None]
+        self,
+        log: EventLog,
+        *,
+        feed_bytes: int,
+        confirmed: bool,
+        changed: Callable[[str, Sequence], None],
     ) -> None:
         """Follows nothing yet.
 
         Args:
             log: What is followed.
             feed_bytes: Size of each feed.
+            confirmed: Whether only what is replicated is handed over, so a channel opens when its
+                tail is.
             changed: Called with a project whose log is another one than before, and how far it was
                 followed.
         """
         self._log = log
         self._feed_bytes = feed_bytes
+        self._confirmed = confirmed
         self._changed = changed
         self._failures = Failures("tailer_failed")
         self.channels: dict[str, Channel] = {}
@@ -235,6 +247,8 @@ class Hub:
                 self.tailers[home].add(channel)
         channel.users += 1
         try:
+            if self._confirmed:
+                await channel.followed.wait()
             yield channel
         finally:
             channel.users -= 1

@@ -36,10 +36,9 @@ from contex_server.log.port import (
 from contex_server.log.redis.appender import Appender
 from contex_server.log.redis.client import Client, Facet, pairs
 from contex_server.log.redis.follower import RedisFollower
-from contex_server.log.redis.key_names import key, parse_sequence
+from contex_server.log.redis.key_names import PROBE_MS, key, parse_sequence
 from contex_server.log.redis.parts import PartReader
 
-_PROBE_MS = 60_000
 _LEND_AFTER_S = 1.0
 """A reader whose client takes nothing for so long does not hold up the others."""
 
@@ -116,7 +115,7 @@ class RedisEventLog(Facet, StoreLog):
 
     async def probe(self) -> None:
         for bucket, *_ in self._client.buckets(BUCKETS):
-            written = ("SET", f"ctx:{{{bucket}}}:probe", "1", "PX", _PROBE_MS)
+            written = ("SET", f"ctx:{{{bucket}}}:probe", "1", "PX", PROBE_MS)
             await self._client.run_in(bucket, written, patient=False)
 
     async def close(self) -> None:

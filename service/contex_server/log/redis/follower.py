@@ -24,9 +24,16 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.log.buckets import bucket_of
 from contex_server.log.port import Followed, Follower
+from contex_server.log.redis.appender import ASK_REPLICAS_MS, Fsync, fsync_policy
 from contex_server.log.redis.client import Client, execute_or_load
-from contex_server.log.redis.connections import STORE_ERRORS, TIMEOUT_S, Command, Connections
-from contex_server.log.redis.key_names import appended_channel, key, parse_sequence
+from contex_server.log.redis.connections import (
+    STORE_ERRORS,
+    TIMEOUT_S,
+    Command,
+    Connections,
+    execute_one,
+)
+from contex_server.log.redis.key_names import PROBE_MS, appended_channel, key, parse_sequence
 
 log = structlog.get_logger(__name__)
 
@@ -67,12 +74,19 @@ class RedisFollower(Follower):
             end = time.monotonic() + _WAIT_S
             while not received and await self._wait(end):
                 received = await self._read(positions)
+            if received and self._client.settings.feed_after == "replicated":
+                for link in {self._link_of[project] for project in received}:
+                    await link.confirm()
         except STORE_ERRORS as error:
             await self.close()
             raise await self._client.connections.translated(error) from error
         except BaseException:
             await self.close()
             raise
+        for project, followed in received.items():
+            if followed.entries:
+                digest = hashlib.sha1(followed.entries[-1].body).hexdigest().encode()
+                self._digests[project] = followed.position, digest
         self._returned = {
             project: followed.position
             for project, followed in received.items()
@@ -144,9 +158,14 @@ class _Link:
     """
 
     def __init__(
-        self, client: Client, digests: dict[str, tuple[Sequence, bytes]], woken: asyncio.Event
+        self,
+        client: Client,
+        digests: dict[str, tuple[Sequence, bytes]],
+        woken: asyncio.Event,
     ) -> None:
         self._connections: Connections = client.connections
+        self._settings = client.settings
+        self._confirms = client.settings.feed_after == "replicated"
         self._digests = digests
         self._woken = woken
         self.due: dict[str, None] = {}
@@ -156,9 +175,10 @@ class _Link:
         self._told: dict[str, list[bytes]] = {}
         """What was announced of each project since it was read."""
         self._told_bytes = 0
-        self._totals: dict[str, tuple[Sequence, int]] = {}
-        """Of each project the event that was read last, if it was the newest, and the bytes of all
-        events up to it: by those, an announcement tells what comes before it."""
+        self._totals: dict[str, tuple[Sequence, int, int]] = {}
+        """Of each project the event that was read last, if it was the newest, the bytes of all
+        events up to it, and how many the stream had then: by these, an announcement tells what
+        comes before it."""
         self._seen: dict[str, Sequence] = {}
         """Of each project the newest event that was seen in the log itself: if that vanishes, the
         log has been replaced, whatever was announced since."""
@@ -166,12 +186,14 @@ class _Link:
         """Those that were not read over this link yet, so the log may be another one."""
         self._swept = time.monotonic()
         self._error: Exception | None = None
+        self._fsync: Fsync | None = None
         self._reading: AbstractConnection
         self._listening: AbstractConnection
         self._task: asyncio.Task[None]
 
     async def open(self, bucket: int) -> None:
         """Connects to the server that holds a bucket."""
+        self._bucket = bucket
         self._reading = await self._connections.open(bucket)
         try:
             self._listening = await self._connections.open(bucket)
@@ -232,7 +254,7 @@ class _Link:
                 )
                 if message is None:
                     if asked:
-                        raise TimeoutError
+                        raise TimeoutError("the store is silent")
                     await self._send("PING")
                 asked = message is None
                 if not isinstance(message, list):
@@ -270,24 +292,24 @@ class _Link:
             if project in self.due:
                 continue  # It is in what is read.
             position = positions[project]
-            at, total = self._totals.get(project, (None, 0))
+            at, total, length = self._totals.get(project, (None, 0, 0))
             if at != position:
                 self.due[project] = None
                 continue
             entries: list[Entry] = []
             for announcement in announcements:
                 head, _, events = announcement.partition(b"\n")
-                _, reached, added = head.split(b" ")
-                if 0 < int(reached) <= total:
+                reached, there, added, count = map(int, head.split(b" ")[1:])
+                if 0 < reached <= total:
                     continue  # It was read already.
-                if int(reached) - int(added) != total or not events:
+                if not events or (reached - added, there - count) != (total, length):
                     self.due[project] = None
                     break
-                total = int(reached)
+                total, length = reached, there
                 entries += _announced(events)
             if entries:
-                position = self._note(project, entries)
-                self._totals[project] = position, total
+                position = entries[-1].sequence
+                self._totals[project] = position, total, length
                 received[project] = Followed(entries, position)
         return received
 
@@ -308,6 +330,8 @@ class _Link:
             if isinstance(reply, Exception):
                 raise reply
             for project, (what, told, *rest) in zip(call, reply, strict=True):
+                # What a channel begins with is to be confirmed as well.
+                is_new = self._confirms and project in self._unverified
                 if what == b"+":
                     followed = self._followed(project, positions[project], told, *rest)
                 else:
@@ -316,7 +340,7 @@ class _Link:
                     followed = Followed([], tail, None if what == b"<" else error, missed=True)
                     self._digests.pop(project, None)
                     self._seen.pop(project, None)
-                if followed.error or followed.position != positions[project]:
+                if is_new or followed.error or followed.position != positions[project]:
                     received[project] = followed
         return received
 
@@ -342,6 +366,7 @@ class _Link:
         digest: bytes,
         more: int,
         total: int,
+        length: int,
         *rest: bytes,
     ) -> Followed:
         """What a project has after a position whose event is there."""
@@ -354,22 +379,33 @@ class _Link:
                 del self._digests[project]
                 return Followed([], position, _log_changed(project, position, position))
         entries = [Entry(*pair) for pair in zip(rest[::2], rest[1::2], strict=True)]
-        if entries:
-            position = self._note(project, entries)
-        if self._digests.get(project) != (position, b""):
-            self._seen[project] = position
+        if entries or self._digests.get(project) != (position, b""):
+            self._seen[project] = position = entries[-1].sequence if entries else position
         if more:
             self.due[project] = None
             self._totals.pop(project, None)
         else:
-            self._totals[project] = position, total
+            self._totals[project] = position, total, length
         return Followed(entries, position)
 
-    def _note(self, project: str, entries: list[Entry]) -> Sequence:
-        """Notes which event was read last; returns its sequence."""
-        position, body = entries[-1].sequence, entries[-1].body
-        self._digests[project] = position, hashlib.sha1(body).hexdigest().encode()
-        return position
+    async def confirm(self) -> None:
+        """Returns when as many replicas as have to confirm have what was read and announced so far.
+
+        Replication is in order, so they do when they have what is written now.
+        """
+        probe = ("SET", f"ctx:{{{self._bucket}}}:probe", "1", "PX", PROBE_MS)
+        await execute_one(self._reading, *probe)
+        if self._fsync is None:
+            self._fsync = await fsync_policy(self._reading)
+        asked: Command = ("WAIT",) if self._fsync is Fsync.NEVER else ("WAITAOF", 0)
+        replicas, wait_ms = self._settings.confirming_replicas, ASK_REPLICAS_MS
+        while True:
+            reply = await execute_one(self._reading, *asked, replicas, wait_ms)
+            if int(reply[1] if isinstance(reply, list) else reply) >= replicas:
+                return
+            if self._error is not None:
+                raise self._error
+            wait_ms = min(2 * wait_ms, self._settings.replication_timeout_ms)
 
 
 def _announced(events: bytes) -> list[Entry]:

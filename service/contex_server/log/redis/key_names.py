@@ -29,6 +29,9 @@ def appended_channel(bucket: int) -> str:
     return f"ctx:{{{bucket}}}:appended"
 
 
+PROBE_MS = 60_000
+"""How long the key of a bucket lasts that shows that a write succeeds."""
+
 COUNTED = ("events", "stats", "activity", "activity-open", "audit")
 """The kinds that every append writes to, in the order the functions take them."""
 

@@ -374,7 +374,8 @@ end
 --       and that of an earlier one that has to be there as well, or ""
 -- Returns for each project one of
 --       {"+", the SHA-1 of that event's body, if "D" and it is there, or "", 1 if there may be more,
---         or 0, the bytes of all events that the project ever had, then for each: sequence, body}
+--         or 0, the bytes of all events that the project ever had, how many are in the stream, then
+--         for each: sequence, body}
 --       {"<", the tail}   what follows next is in the archive alone
 --       {"!", the tail}   the event is gone, and nobody has removed it: this is not the log any more
 --         in which it was read
@@ -390,7 +391,8 @@ local function follow(keys, args)
     if what == '+' then
       local stats, ended = string.sub(events, 1, -7) .. 'stats', false
       local digest = row and args[4 * i] == 'D' and redis.sha1hex(row[2][2]) or ''
-      local reply = { '+', digest, 0, tonumber(redis.call('HGET', stats, 'bytes') or 0) }
+      local bytes = tonumber(redis.call('HGET', stats, 'bytes') or 0) or 0
+      local reply = { '+', digest, 0, bytes, redis.call('XLEN', events) }
       if room > 0 then
         room, ended = add_entries(reply, 'XRANGE', events, '(' .. position, '+', most, room)
       end

@@ -92,12 +92,14 @@ local function counted(tallied, placed, body, name, kind, publisher)
   publishers[publisher] = (publishers[publisher] or 0) + 1
 end
 
--- What is announced of a project's new events: "<project> <bytes of all its events> <bytes of these>",
--- then, unless they are large, for each "\n<sequence> <bytes>\n<body>". Whoever knows of fewer bytes
--- has missed some.
+-- What is announced of a project's new events: "<project> <bytes of all that it ever had> <how many are
+-- in the stream> <bytes of the new ones> <how many they are>", then, unless they are large, for each
+-- "\n<sequence> <bytes>\n<body>". To whoever knows of other bytes or events before them, others are
+-- missing.
 local function announcement(events, bytes, tallied)
   local head = string.match(events, '^ctx:{%d+}:p:(.*):events$')
-    .. ' ' .. whole(bytes) .. ' ' .. whole(tallied.bytes)
+    .. ' ' .. whole(bytes) .. ' ' .. redis.call('XLEN', events)
+    .. ' ' .. whole(tallied.bytes) .. ' ' .. tallied.events
   if #tallied.told ~= tallied.events then return head end
   return head .. '\n' .. table.concat(tallied.told, '\n')
 end
