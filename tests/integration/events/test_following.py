@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from tests.conftest import StartServer
-from tests.integration.support import Api, P, event
+from tests.integration.support import Api, P, event, eventually
 
 EVENTS = key(P, "events")
 
@@ -229,3 +229,24 @@ async def test_what_was_archived_ahead_of_a_follower_is_read_from_the_archive(
         assert (await stream.count(31)).sequences == sent
         sent += await api.publish(event("n"))
         assert (await stream.count(32)).sequences == sent
+
+
+@pytest.mark.own_store
+async def test_a_connection_that_has_gone_silent_is_opened_anew(
+    api: Api, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contex_server.log.redis.follower.TIMEOUT_S", 1.0)
+    (first,) = await api.publish(event("a"))
+    stream = await api.subscribe().live()
+    (tailer,) = server.rooms.events.hub.tailers.values()
+    follower: Any = tailer._follower
+    await eventually(lambda: follower._below._links)
+    (link,) = follower._below._links.values()
+    link._listening._writer.transport.pause_reading()
+    # Read by and by, until another connection listens.
+    sent = [first]
+    async with asyncio.timeout(20):
+        while link in follower._below._links.values():
+            sent += await api.publish(event("b"))
+            await stream.count(len(sent))
+    assert stream.sequences == sent

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -185,6 +186,9 @@ class _Link:
         self._unverified: set[str] = set()
         """Those that were not read over this link yet, so the log may be another one."""
         self._swept = time.monotonic()
+        self._pinged = time.monotonic()
+        self._asked: float | None = None
+        """Since when the connection that listens owes an answer."""
         self._error: Exception | None = None
         self._fsync: Fsync | None = None
         self._reading: AbstractConnection
@@ -245,20 +249,15 @@ class _Link:
         await self._listening.send_packed_command([packed], check_health=False)
 
     async def _listen(self) -> None:
-        """Notes what is announced, until the connection ends or is silent though it is asked."""
-        asked = False
+        """Notes what is announced, until the connection ends."""
         try:
             while True:
                 message = await self._listening.read_response(
-                    disable_decoding=True, timeout=TIMEOUT_S, push_request=True
+                    disable_decoding=True, timeout=math.inf, push_request=True
                 )
-                if message is None:
-                    if asked:
-                        raise TimeoutError("the store is silent")
-                    await self._send("PING")
-                asked = message is None
+                self._asked = None
                 if not isinstance(message, list):
-                    continue
+                    continue  # The reply to PING.
                 kind, channel, what = message
                 projects = self._buckets[channel]
                 if kind == b"smessage":
@@ -279,6 +278,21 @@ class _Link:
         except Exception as error:
             self._error = error
             self._woken.set()
+
+    async def _ping(self) -> None:
+        """Asks whether the connection that listens is still there, from time to time.
+
+        Raises:
+            TimeoutError: It was asked before, and is silent.
+        """
+        now = time.monotonic()
+        if self._task.done():
+            return  # It may not listen, or has failed, which `read` tells.
+        if self._asked is not None and now > self._asked + TIMEOUT_S:
+            raise TimeoutError("the store is silent")
+        if self._asked is None and now > self._pinged + TIMEOUT_S:
+            self._asked = self._pinged = now
+            await self._send("PING")
 
     def _forget_told(self) -> None:
         self.due.update(dict.fromkeys(self._told))
@@ -321,6 +335,7 @@ class _Link:
         due = [*islice(self.due, _READ_PROJECTS)]
         if not due:
             return received
+        await self._ping()
         for project in due:  # What is announced from here on is read again.
             del self.due[project]
         calls = _by_bucket(due)
