@@ -42,6 +42,7 @@ _GET_STATE = "/contex.v1.StateService/GetState"
 _CALLS, _IN_FLIGHT = 3_000, 64
 _BATCHES = 600
 _SUBSCRIBERS, _FANNED_OUT = 100, 300
+_ONE_BY_ONE = 400
 _STATE_KEYS, _STATE_CALLS = 200, 150
 
 Measure = Callable[[grpc.aio.Channel, str, str], Awaitable[float]]
@@ -98,6 +99,24 @@ async def _fan_out(channel: grpc.aio.Channel, target: str, project: str) -> floa
         return _SUBSCRIBERS * _FANNED_OUT / (time.perf_counter() - start)
 
 
+async def _one_by_one(channel: grpc.aio.Channel, target: str, project: str) -> float:
+    """Events a second that are published and reach a subscriber one after the other: latency."""
+    delivered = asyncio.Event()
+
+    def receive(_index: int, raw: bytes) -> None:
+        if raw[0] == EVENTS:
+            delivered.set()
+
+    publish = unary(channel, PUBLISH)
+    async with connections(target, 1) as opened, audience(opened, 1, from_end(project), receive):
+        start = time.perf_counter()
+        for _ in range(_ONE_BY_ONE):
+            delivered.clear()
+            await publish(request(project, [example()]))
+            await delivered.wait()
+        return _ONE_BY_ONE / (time.perf_counter() - start)
+
+
 async def _get_state(channel: grpc.aio.Channel, _target: str, project: str) -> float:
     asked = state_service_pb2.GetStateRequest(
         project=project, page_size=_STATE_KEYS
@@ -110,6 +129,7 @@ _FIGURES: dict[str, tuple[Measure, str]] = {
     "PublishStream, events/s": (_stream, "stream"),
     "Replay, events/s": (_replay, "stream"),
     "Fan-out to 100, deliveries/s": (_fan_out, "fan"),
+    "Delivery one by one, events/s": (_one_by_one, "one"),
     "GetState, calls/s": (_get_state, "unary"),
 }
 

@@ -109,3 +109,45 @@ async def test_replicas_that_cannot_be_asked_are_asked_once(
         assert (await _publish(api, "c")).durability == event_pb2.DURABILITY_MEMORY
         asked = (await primary.info("commandstats"))["cmdstat_waitaof"]
         assert asked["calls"] == 1
+
+
+@pytest.mark.parametrize("appendonly", ["yes", "no"])
+async def test_a_feed_waits_for_replicas_where_it_is_to(
+    replicated: Replicated, start_server: StartServer, appendonly: str
+) -> None:
+    for each in replicated.servers:
+        await each.client.config_set("appendonly", appendonly)
+    server = await start_server(replicated.url, embedder=Words(), feed_after="replicated")
+    replica = replicated.servers[1]
+    async with Api.of(server) as api:
+        await api.register("agent", "alpha")
+        (first,) = await api.publish(event("alpha.0"))
+        subscribed, listening = await api.subscribe().live(), await api.listen("agent").live()
+        (second,) = await api.publish(event("alpha.1"))
+        await subscribed.until(lambda s: s.keys[-1:] == ["alpha.1"])
+        await listening.until(lambda s: s.keys[-1:] == ["alpha.1"])
+        replica.pause()
+        (third,) = await api.publish(event("alpha.2"))
+        # Nor does one get it that reads up to the end of the log.
+        late = await api.subscribe(after_sequence=first).live()
+        assert late.sequences == [second]
+        for stream in (subscribed, listening, late):
+            await stream.quiet(1.0)
+        replica.go_on()
+        for stream in (subscribed, listening, late):
+            await stream.until(lambda s: s.sequences[-1:] == [third])
+
+
+async def test_a_feed_begins_with_what_is_replicated(
+    replicated: Replicated, start_server: StartServer
+) -> None:
+    server = await start_server(replicated.url, embedder=Words(), feed_after="replicated")
+    replica = replicated.servers[1]
+    async with Api.of(server) as api:
+        replica.pause()
+        sent = await api.publish(event("a"))
+        stream = api.subscribe()
+        with pytest.raises(TimeoutError):
+            await stream.read(1.0)
+        replica.go_on()
+        assert (await stream.live()).sequences == sent

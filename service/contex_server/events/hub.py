@@ -1,9 +1,9 @@
-"""One tailer for each bucket, one channel for each project, one feed for each filter."""
+"""One tailer for each server of the store, one channel a project, one feed a filter."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,8 +15,7 @@ from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason, project_not_found
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import Entry, EventFilter, Sequence
-from contex_server.log.buckets import bucket_of
-from contex_server.log.port import EventLog, Follower, Unfollowable
+from contex_server.log.port import EventLog, Followed, Follower
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +34,7 @@ class Channel:
     Attributes:
         tail: The newest event that the tailer has seen.
         start: Where it began to follow.
+        followed: Whether it is followed by now, or has failed.
         users: Number of holders that keep the channel open.
     """
 
@@ -43,6 +43,7 @@ class Channel:
     feed_bytes: int
     users: int = 0
     start: Sequence = field(init=False)
+    followed: asyncio.Event = field(default_factory=asyncio.Event)
     _error: ContexError | None = None
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
 
@@ -64,14 +65,18 @@ class Channel:
             if not feed.users:
                 del self._feeds[event_filter]
 
-    def receive(self, entries: list[Entry]) -> None:
-        """Takes new events from the tailer, in log order."""
+    def take(self, followed: Followed) -> None:
+        """Takes what the tailer has of the project."""
+        self.followed.set()
+        if followed.entries:
+            self._receive(followed.entries)
+        if followed.missed and followed.position > self.tail:
+            self.tail = followed.position
+            for feed in self._feeds.values():
+                feed.reset(self.tail)
+
+    def _receive(self, entries: list[Entry]) -> None:
         deliveries = [Delivery(entry.sequence, entry) for entry in entries]
-        if deliveries[0].sequence <= self.tail:
-            # From a poll that began for an earlier channel of this project.
-            deliveries = [d for d in deliveries if d.sequence > self.tail]
-            if not deliveries:
-                return
         self.tail = event_codec.proven(entries[-1])
         for event_filter, feed in self._feeds.items():
             if event_filter.is_open:
@@ -82,6 +87,7 @@ class Channel:
     def fail(self, error: ContexError) -> None:
         """Ends every feed; readers get the error."""
         self._error = error
+        self.followed.set()
         for feed in self._feeds.values():
             feed.fail(error)
 
@@ -92,103 +98,96 @@ class Channel:
 
 
 class Tailer:
-    """One task and one connection. An outage of the store only delays: ids are explicit."""
+    """One task and one follower. An outage of the store only delays: positions are explicit."""
 
     def __init__(
-        self, follower: Follower, bucket: int, failures: Failures, interrupted: dict[int, object]
+        self,
+        follower: Follower,
+        home: str,
+        interrupted: dict[str, object],
+        give_up: Callable[[Channel, Exception], None],
     ) -> None:
-        """Starts it; `interrupted` is what interrupts each tailer of the process now, by bucket."""
+        """Starts it.
+
+        Args:
+            follower: Of projects of the home.
+            home: Names it.
+            interrupted: What interrupts each tailer of the process now, by home.
+            give_up: Called with a channel that can't be followed any more, and why.
+        """
         self._follower = follower
-        self._bucket = bucket
-        self._failures = failures
+        self._home = home
         self._interrupted = interrupted
+        self._give_up = give_up
         self._followed: dict[str, Channel] = {}
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name=f"contex-tailer-{bucket}")
+        self._task = asyncio.create_task(self._run(), name=f"contex-tailer-{home}")
 
     def add(self, channel: Channel) -> None:
         """Follows a project from its tail on."""
         self._followed[channel.project] = channel
         self._changed.set()
+        self._follower.wake()
 
     def remove(self, channel: Channel) -> int:
         """Stops following a project; returns how many are left."""
         # The poll under way may still report it; that is ignored.
-        self._followed.pop(channel.project, None)
+        if self._followed.get(channel.project) is channel:
+            del self._followed[channel.project]
+            self._changed.set()
         return len(self._followed)
 
     async def close(self) -> None:
-        """Ends the task and closes the connection."""
+        """Ends the task and closes the connections."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._interrupted.pop(self._bucket, None)
-
-    def _hand_over(self, channel: Channel, entries: list[Entry]) -> None:
-        try:
-            channel.receive(entries)
-        except Exception as error:
-            self._give_up(channel, error)
-
-    def _give_up(self, channel: Channel, error: Exception) -> None:
-        """Ends what follows a project whose log can't be read; the others of the bucket go on."""
-        self._failures.failed(channel.project, error)
-        self.remove(channel)
-        if not isinstance(error, ContexError):
-            told = "the log holds an entry that is not an event"
-            error = ContexError(Reason.INTERNAL, told)
-        channel.fail(error)
+        self._interrupted.pop(self._home, None)
 
     def _interrupt(self, error: Exception) -> None:
-        """Logs what interrupts it, unless that is so for another: there may be 256 tailers."""
+        """Logs what interrupts it, unless that is so for another."""
         kind: object = error.reason if isinstance(error, ContexError) else type(error)
         if kind not in self._interrupted.values():
             told: dict[str, object] = {"exc_info": error}
             if isinstance(error, ContexError):
                 told = {"error": error.message}
-            log.warning("tailer_interrupted", bucket=self._bucket, **told)
-        self._interrupted[self._bucket] = kind
+            log.warning("tailer_interrupted", **told)
+        self._interrupted[self._home] = kind
 
     async def _run(self) -> None:
-        backoff = Backoff(*_BACKOFF_S)
-        changed = asyncio.create_task(self._changed.wait())
+        backoff, positions = Backoff(*_BACKOFF_S), dict[str, Sequence]()
         try:
             while True:
                 if not self._followed:
                     await self._changed.wait()
-                self._changed.clear()
-                if changed.done():
-                    changed = asyncio.create_task(self._changed.wait())
-                positions = {p: followed.tail for p, followed in self._followed.items()}
-                poll = asyncio.create_task(self._follower.poll(positions))
+                if self._changed.is_set():
+                    self._changed.clear()
+                    positions = {p: channel.tail for p, channel in self._followed.items()}
                 try:
-                    await asyncio.wait({poll, changed}, return_when=asyncio.FIRST_COMPLETED)
-                    if not poll.done():
-                        # A project came in: ask again, with it. Ids are explicit, so
-                        # what the abandoned answer held is asked for again.
-                        poll.cancel()
-                        await asyncio.gather(poll, return_exceptions=True)
-                        continue
-                    received = poll.result()
-                except Unfollowable as failure:
-                    if failure.project in self._followed:
-                        self._give_up(self._followed[failure.project], failure.error)
-                    continue
+                    received = await self._follower.poll(positions)
                 except Exception as error:
                     self._interrupt(error)
                     await backoff.wait()
                     continue
-                finally:
-                    poll.cancel()
                 backoff.reset()
-                self._interrupted.pop(self._bucket, None)
-                for project, entries in received.items():
-                    if entries and project in self._followed:
-                        self._hand_over(self._followed[project], entries)
+                self._interrupted.pop(self._home, None)
+                for project, followed in received.items():
+                    channel = self._followed.get(project)
+                    # The poll may have begun for an earlier channel of the project.
+                    if channel is not None and channel.tail == positions[project]:
+                        self._hand_over(channel, followed)
+                        positions[project] = channel.tail
                 for _ in range(_TURNS):
                     await asyncio.sleep(0)
         finally:
-            changed.cancel()
             await self._follower.close()
+
+    def _hand_over(self, channel: Channel, followed: Followed) -> None:
+        try:
+            if followed.error is not None:
+                raise followed.error
+            channel.take(followed)
+        except Exception as error:
+            self._give_up(channel, error)
 
 
 class Hub:
@@ -196,16 +195,35 @@ class Hub:
 
     Attributes:
         channels: Of the projects that are followed.
-        tailers: One for each bucket that is followed.
+        tailers: One for each home of projects that are followed.
     """
 
-    def __init__(self, log: EventLog, *, feed_bytes: int) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        feed_bytes: int,
+        confirmed: bool,
+        changed: Callable[[str, Sequence], None],
+    ) -> None:
+        """Follows nothing yet.
+
+        Args:
+            log: What is followed.
+            feed_bytes: Size of each feed.
+            confirmed: Whether only what is replicated is handed over, so a channel opens when its
+                tail is.
+            changed: Called with a project whose log is another one than before, and how far it was
+                followed.
+        """
         self._log = log
         self._feed_bytes = feed_bytes
+        self._confirmed = confirmed
+        self._changed = changed
         self._failures = Failures("tailer_failed")
         self.channels: dict[str, Channel] = {}
-        self.tailers: dict[int, Tailer] = {}
-        self._interrupted: dict[int, object] = {}
+        self.tailers: dict[str, Tailer] = {}
+        self._interrupted: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -221,14 +239,16 @@ class Hub:
             channel = self.channels.get(project)  # Another may have been faster.
             if channel is None:
                 channel = self.channels[project] = Channel(project, tail, self._feed_bytes)
-                bucket = bucket_of(project)
-                if bucket not in self.tailers:
-                    self.tailers[bucket] = Tailer(
-                        self._log.follower(bucket), bucket, self._failures, self._interrupted
+                home = self._log.home(project)
+                if home not in self.tailers:
+                    self.tailers[home] = Tailer(
+                        self._log.follower(), home, self._interrupted, self._give_up
                     )
-                self.tailers[bucket].add(channel)
+                self.tailers[home].add(channel)
         channel.users += 1
         try:
+            if self._confirmed:
+                await channel.followed.wait()
             yield channel
         finally:
             channel.users -= 1
@@ -247,12 +267,28 @@ class Hub:
         tailers, self.tailers = list(self.tailers.values()), {}
         await asyncio.gather(*(tailer.close() for tailer in tailers), *self._closing)
 
+    def _give_up(self, channel: Channel, error: Exception) -> None:
+        """Ends what follows a project whose log can't be followed; who comes later starts anew."""
+        changed = isinstance(error, ContexError) and error.reason is Reason.LOG_CHANGED
+        if changed:
+            log.warning("log_changed", project=channel.project, followed_to=str(channel.tail))
+        else:
+            self._failures.failed(channel.project, error)
+        if not isinstance(error, ContexError):
+            told = "the log holds an entry that is not an event"
+            error = ContexError(Reason.INTERNAL, told)
+        if self.channels.get(channel.project) is channel:
+            self._close(channel)
+        channel.fail(error)
+        if changed:
+            self._changed(channel.project, channel.tail)
+
     def _close(self, channel: Channel) -> None:
         del self.channels[channel.project]
-        bucket = bucket_of(channel.project)
-        tailer = self.tailers.get(bucket)
+        home = self._log.home(channel.project)
+        tailer = self.tailers.get(home)
         if tailer is not None and not tailer.remove(channel):
-            del self.tailers[bucket]
+            del self.tailers[home]
             task = asyncio.create_task(tailer.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

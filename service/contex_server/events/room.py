@@ -33,7 +33,12 @@ def open_events(
     stack: AsyncExitStack,
 ) -> EventsRoom:
     """Builds the room; the stack closes it."""
-    hub = Hub(storage.log, feed_bytes=settings.feed_bytes)
+    hub = Hub(
+        storage.log,
+        feed_bytes=settings.feed_bytes,
+        confirmed=settings.feed_after == "replicated",
+        changed=growth.deleted,
+    )
     stack.push_async_callback(hub.close)
     growth.listen_deleted(hub.deleted)
     presence = Presence(storage.store.presence)

@@ -84,10 +84,12 @@ async def stream(
             while reader is None:
                 floor = feed.floor
                 caught_up_to = position
+                # Where the feed waits for replicas, the log is not read beyond it.
+                replicated = settings.feed_after == "replicated"
                 source = pages(
                     log,
                     project,
-                    Range(position),
+                    Range(position, feed.position) if replicated else Range(position),
                     resumed=fell_behind,
                     max_events=settings.replay_page_events,
                     event_filter=event_filter,

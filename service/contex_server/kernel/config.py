@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     request_window_s: int = Field(default=600, ge=600, le=86_400)
     replication_timeout_ms: int = Field(default=2_000, ge=1, le=4_000)
     confirming_replicas: int = Field(default=1, ge=1, le=10)
+    feed_after: Literal["appended", "replicated"] = "appended"
     replay_page_events: int = Field(default=1_000, ge=1, le=10_000)
     feed_bytes: int = Field(default=4 * MIB, ge=64 * KIB)
     message_bytes: int = Field(default=MIB, ge=16 * KIB, le=3 * MIB)

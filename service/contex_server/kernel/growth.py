@@ -40,10 +40,11 @@ class Growth:
 
     def listen_deleted(self, listener: Callable[[str, Sequence], None]) -> None:
         """Calls `listener` with the name of each project that was deleted, here or by another
-        process, and the sequence that ends it: there may be a new one of the name already."""
+        process, and the sequence that ends it: there may be a new one of the name already. So of
+        one whose log is another one than before: what is known of it holds no more."""
         self._deletion_listeners.append(listener)
 
     def deleted(self, project: str, last: Sequence) -> None:
-        """Tells every listener that a project was deleted."""
+        """Tells every listener that a project was deleted, or has another log."""
         for listener in self._deletion_listeners:
             listener(project, last)

@@ -1,4 +1,4 @@
-"""The event log: the core of seven methods that every layer of it implements, and `read`.
+"""The event log: the core of eight methods that every layer of it implements, and `read`.
 
 What one capability needs beside it is a facet of its own, in `log/<capability>.py`.
 `tests/contract` holds every implementation to these contracts.
@@ -6,13 +6,10 @@ What one capability needs beside it is a facet of its own, in `log/<capability>.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.byte_budget import ByteBudget
-from contex_server.kernel.errors import ContexError
-from contex_server.kernel.failures import AWAY
 from contex_server.kernel.model import (
     BEGINNING,
     Append,
@@ -81,46 +78,43 @@ class Part(NamedTuple):
         return self
 
 
-class Unfollowable(Exception):
-    """What follows in one project can't be read.
+class Followed(NamedTuple):
+    """What follows an event of a project.
 
     Attributes:
-        project: Which of those that a `Follower` was asked for.
-        error: Why.
+        entries: In log order.
+        position: Where to go on.
+        error: Why the project has to be left out from now on.
+        missed: What comes up to `position` is in the archive alone: the log is to be read instead.
     """
 
-    def __init__(self, project: str, error: Exception) -> None:
-        super().__init__(project)
-        self.project = project
-        self.error = error
-
-
-@contextmanager
-def following(project: str) -> Iterator[None]:
-    """Turns a failure of the block that is the project's own into `Unfollowable`."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ContexError) and error.reason in AWAY:
-            raise
-        raise Unfollowable(project, error) from error
+    entries: list[Entry]
+    position: Sequence
+    error: Exception | None = None
+    missed: bool = False
 
 
 class Follower(Protocol):
-    """Waits for new events of the projects of one bucket. Not shared between tasks."""
+    """Waits for new events of projects of one home. Not shared between tasks."""
 
-    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
+    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, Followed]:
         """Waits up to two seconds for events after the given position of each project.
+
+        The positions are events that were read, or tails. A project whose log has no such event
+        any more, though nobody has removed it, has the error LOG_CHANGED, whether or not there are
+        newer ones; so has one with another event there after the store was away.
 
         Cancelling is safe: nothing is consumed until the result is returned.
 
         Raises:
-            ContexError: STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE; the next poll reconnects.
-            Unfollowable: One of the projects has to be left out from now on.
+            ContexError: STORE_UNAVAILABLE; the next poll reconnects.
         """
 
+    def wake(self) -> None:
+        """Makes a poll that waits return: the positions are to be others."""
+
     async def close(self) -> None:
-        """Gives the connection back."""
+        """Gives the connections back."""
 
 
 class KeyDescription(NamedTuple):
@@ -210,17 +204,11 @@ class EventLog(Protocol):
         or at an event that can no longer be read.
         """
 
-    def follower(self, bucket: int) -> Follower:
-        """A new follower of a bucket; see `log.buckets.bucket_of`."""
+    def home(self, project: str) -> str:
+        """Names those that a project is followed together with; it stays the same."""
 
-
-class TailFollower(Follower, Protocol):
-    """A follower of the store's events that also tells how far each project is archived."""
-
-    async def poll_tail(
-        self, positions: Mapping[str, Sequence]
-    ) -> dict[str, tuple[list[Entry], Sequence]]:
-        """`poll`, and each project's `Archived.last` as of just afterwards, in one round trip."""
+    def follower(self) -> Follower:
+        """A new follower, of projects of one home."""
 
 
 class StoreLog(EventLog, Protocol):
@@ -229,9 +217,6 @@ class StoreLog(EventLog, Protocol):
     @property
     def generation(self) -> int:
         """Grows whenever another server of the store may have taken over."""
-
-    def follower(self, bucket: int) -> TailFollower:
-        """See `EventLog.follower`."""
 
     async def probe(self) -> None:
         """Returns if a write would succeed, whatever project it is of. It waits for nothing."""

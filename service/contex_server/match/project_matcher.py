@@ -254,13 +254,13 @@ class ProjectMatcher:
                     self._take_background_if_due()
                     await self._follow(reader)
         except Exception as error:
-            deleted = _is_of_deleted(error)
+            ended = _is_end(error)
             if not self._opened.done():
                 self._opened.set_exception(error)
-            elif not deleted:
+            elif not ended:
                 log.exception("matcher_failed", project=self.project)
             failed = ContexError(Reason.INTERNAL, f"matching failed in project {self.project!r}")
-            self._fail(error if isinstance(error, ContexError) and deleted else failed)
+            self._fail(error if isinstance(error, ContexError) and ended else failed)
 
     @contextmanager
     def _loads(self) -> Iterator[None]:
@@ -303,7 +303,7 @@ class ProjectMatcher:
                 async with self._lock:
                     return await work()
             except ContexError as error:
-                if _is_of_deleted(error):
+                if _is_end(error):
                     raise
                 if error.reason != told:  # Not with every attempt: there are some for each project.
                     told = error.reason
@@ -510,9 +510,10 @@ class ProjectMatcher:
             await self._engine.work(index.apply, erased, {})
 
 
-def _is_of_deleted(error: Exception) -> bool:
-    """Whether the log has ended because the project was deleted."""
-    return isinstance(error, ContexError) and error.reason is Reason.PROJECT_NOT_FOUND
+def _is_end(error: Exception) -> bool:
+    """Whether the log has ended: the project was deleted, or has another log now."""
+    ends = (Reason.PROJECT_NOT_FOUND, Reason.LOG_CHANGED)
+    return isinstance(error, ContexError) and error.reason in ends
 
 
 def _newer(states: Iterable[KeyState], newest: dict[str, Sequence]) -> Iterable[KeyState]:

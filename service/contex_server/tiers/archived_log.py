@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from contex_server.kernel import event_codec
@@ -17,13 +17,10 @@ from contex_server.kernel.model import (
     body_bytes,
 )
 from contex_server.log.port import (
-    READ_BYTES,
     Bounds,
     EventLog,
     Follower,
     Part,
-    TailFollower,
-    following,
 )
 from contex_server.log.state import SnapshotInfo, SnapshotReader
 from contex_server.log.store import Store
@@ -121,31 +118,11 @@ class ArchivedLog(EventLog):
         count -= len(entries)
         return entries + await self._archive.history(project, before, count, max_bytes)
 
-    def follower(self, bucket: int) -> Follower:
-        return _Follower(self._events.follower(bucket), self)
+    def home(self, project: str) -> str:
+        return self._events.home(project)
 
-
-class _Follower(Follower):
-    """Makes sure that a follower that was away for long misses nothing."""
-
-    def __init__(self, below: TailFollower, log: ArchivedLog) -> None:
-        self._below = below
-        self._log = log
-
-    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
-        received: dict[str, list[Entry]] = {}
-        for project, (entries, archived) in (await self._below.poll_tail(positions)).items():
-            position = positions[project]
-            if archived > position and entries:
-                with following(project):
-                    span = Range(position, entries[-1].sequence)
-                    part = await self._log.read_part(project, span, len(entries), READ_BYTES)
-                    entries = part.entries
-            received[project] = entries
-        return received
-
-    async def close(self) -> None:
-        await self._below.close()
+    def follower(self) -> Follower:
+        return self._events.follower()
 
 
 class ArchivedSnapshots(SnapshotReader):

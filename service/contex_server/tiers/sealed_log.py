@@ -11,8 +11,10 @@ from typing import Any
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.byte_budget import ByteBudget
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import AWAY
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
-from contex_server.log.port import Bounds, EventLog, Follower, Part, following
+from contex_server.log.port import Bounds, EventLog, Followed, Follower, Part
 from contex_server.tiers.sealer import Sealer
 
 
@@ -52,8 +54,11 @@ class SealedLog(EventLog):
         entries = await self._below.history(project, sequence, count, max_bytes)
         return await self._sealer.open(project, list(map(event_codec.readable, entries)))
 
-    def follower(self, bucket: int) -> Follower:
-        return _Follower(self._below.follower(bucket), self._sealer)
+    def home(self, project: str) -> str:
+        return self._below.home(project)
+
+    def follower(self) -> Follower:
+        return _Follower(self._below.follower(), self._sealer)
 
 
 class _Follower(Follower):
@@ -61,12 +66,20 @@ class _Follower(Follower):
         self._below = below
         self._sealer = sealer
 
-    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
-        opened: dict[str, list[Entry]] = {}
-        for project, entries in (await self._below.poll(positions)).items():
-            with following(project):
-                opened[project] = await self._sealer.open(project, entries)
+    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, Followed]:
+        opened: dict[str, Followed] = {}
+        for project, followed in (await self._below.poll(positions)).items():
+            try:
+                entries = await self._sealer.open(project, followed.entries)
+                opened[project] = followed._replace(entries=entries)
+            except Exception as error:
+                if isinstance(error, ContexError) and error.reason in AWAY:
+                    raise
+                opened[project] = followed._replace(entries=[], error=error)
         return opened
+
+    def wake(self) -> None:
+        self._below.wake()
 
     async def close(self) -> None:
         await self._below.close()

@@ -13,7 +13,6 @@ from contex_server.events.feed import Feed, Reader
 from contex_server.events.hub import Channel
 from contex_server.events.stream import _Pulse
 from contex_server.kernel.model import BEGINNING
-from contex_server.log.buckets import bucket_of
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.store import open_store
 from contex_server.match.project_matcher import LiveAgent, ProjectMatcher
@@ -428,7 +427,7 @@ async def test_a_poll_of_the_store_ends_in_whatever_turn_it_is_cancelled(
 ) -> None:
     log = (await open_store(valkey.url)).events
     for turns in range(40):
-        follower = log.follower(bucket_of(P))
+        follower = log.follower()
         poll = asyncio.create_task(follower.poll({P: BEGINNING}))
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from contex_server.events.hub import Channel, Tailer
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.failures import Failures
-from contex_server.kernel.model import BEGINNING, Entry, Sequence
+from contex_server.kernel.model import BEGINNING, Sequence
+from contex_server.log.port import Followed
 from structlog.testing import capture_logs
 
 
@@ -17,12 +17,15 @@ class Store:
         self.error: Exception | None = None
         self.polls = 0
 
-    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, list[Entry]]:
+    async def poll(self, positions: Mapping[str, Sequence]) -> dict[str, Followed]:
         await asyncio.sleep(0.001)
         self.polls += 1
         if self.error is not None:
             raise self.error
         return {}
+
+    def wake(self) -> None:
+        pass
 
     async def close(self) -> None:
         pass
@@ -33,9 +36,13 @@ class Store:
             await asyncio.sleep(0.01)
 
 
+def _ignore(_channel: Channel, _error: Exception) -> None:
+    pass
+
+
 async def test_an_outage_is_logged_once_and_without_a_trace() -> None:
-    store, interrupted, failures = Store(), dict[int, object](), Failures("tailer_failed")
-    tailers = [Tailer(store, bucket, failures, interrupted) for bucket in range(20)]
+    store, interrupted = Store(), dict[str, object]()
+    tailers = [Tailer(store, f"node-{n}", interrupted, _ignore) for n in range(20)]
     away = ContexError(Reason.STORE_UNAVAILABLE, "the store is unavailable")
     with capture_logs() as logs:
         for tailer in tailers:

@@ -50,7 +50,7 @@ _FULL_EVENTS = 128
 _TRUSTED_S = 0.1
 """An idle connection is looked at before it is used: the store may have gone meanwhile."""
 _GATHER_S = 0.004
-_ASK_REPLICAS_MS, _ASK_REPLICAS_MAX_MS = 10, 200
+ASK_REPLICAS_MS, _ASK_REPLICAS_MAX_MS = 10, 200
 _POLICY_S = 10.0
 """How long the store's fsync policy is believed, on the connection on which it was asked for."""
 
@@ -272,7 +272,7 @@ class Appender:
         """
         settings = self._settings
         end = time.monotonic() + settings.replication_timeout_ms / 1_000
-        wait_ms, reached = _ASK_REPLICAS_MS, Durability.MEMORY
+        wait_ms, reached = ASK_REPLICAS_MS, Durability.MEMORY
         kind = ("WAIT",) if link.fsync is Fsync.NEVER else ("WAITAOF", 1)
         while reached < Durability.REPLICATED and (left := end - time.monotonic()) > 0:
             asked = (*kind, settings.confirming_replicas, min(wait_ms, int(left * 1_000) + 1))

@@ -45,6 +45,12 @@ that wraps each write in asyncio.wait_for, which costs a task and, up to Python 
 a cancellation that comes in the turn of the loop in which the write ends."""
 PATIENCE_S = 5.0
 """How long an outage may last until calls fail at once: a failover, or a store that starts anew."""
+LEASED = 4
+"""The most leased connections to one server of the store. More read no faster: they take turns in
+the event loop here, and in the store."""
+CONNECTIONS = LEASED + 4
+"""All connections of a process to one server of the store: also two that append, one that hears of
+new events, one that reads them."""
 _RETRY_S = (0.05, 0.5)
 _WATCH_S = 0.5
 """How often the Sentinels are asked who is in charge."""
@@ -84,6 +90,9 @@ class Connections:
         self._max_connections = max_connections
         self._patience_s = patience_s
         self._pools: dict[str, BlockingConnectionPool] = {}
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._worked = time.monotonic()
+        """When a leased connection was given back that worked."""
         self._away_since: dict[int, float] = {}
         self.generation = 0
 
@@ -113,6 +122,8 @@ class Connections:
     ) -> AsyncIterator[AbstractConnection]:
         """A connection for the `async with` block; closed if the block fails.
 
+        Where all are in use, it waits for one for as long as others get theirs.
+
         Args:
             patient: Whether it is waited for in an outage that has just begun.
         """
@@ -121,16 +132,39 @@ class Connections:
             pool = await self._pool_of(bucket)
             return pool, await pool.get_connection()  # type: ignore[no-untyped-call]
 
-        pool, connection = await self._opened(bucket, get, patient=patient)
+        async with self._turn(bucket):
+            pool, connection = await self._opened(bucket, get, patient=patient)
+            try:
+                yield connection
+                self._worked = time.monotonic()
+            except ResponseError:
+                raise
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await pool.release(connection)
+
+    @asynccontextmanager
+    async def _turn(self, bucket: int) -> AsyncIterator[None]:
+        """One of the turns that there are with leased connections of a server.
+
+        Raises:
+            TimeoutError: Nobody's commands have worked for so long.
+        """
+        turns = self._turns.setdefault(self.node(bucket), asyncio.Semaphore(self._max_connections))
+        while True:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await turns.acquire()
+                break
+            except TimeoutError:
+                if time.monotonic() > self._worked + TIMEOUT_S:
+                    raise
         try:
-            yield connection
-        except ResponseError:
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+            yield
         finally:
-            await pool.release(connection)
+            turns.release()
 
     async def open(self, bucket: int) -> AbstractConnection:
         """A connection of the caller's own, to be closed by it."""
@@ -293,7 +327,9 @@ class _Clustered(Connections):
         await self._cluster.aclose()
 
 
-def connect(url: str, *, max_connections: int = 64, patience_s: float = PATIENCE_S) -> Connections:
+def connect(
+    url: str, *, max_connections: int = LEASED, patience_s: float = PATIENCE_S
+) -> Connections:
     """Connections for a URL; nothing is opened yet.
 
     Args:

@@ -24,6 +24,14 @@ def projects_key(bucket: int) -> str:
     return f"ctx:{{{bucket}}}:projects"
 
 
+def appended_channel(bucket: int) -> str:
+    """The channel on which the names of a bucket's projects are announced that have new events."""
+    return f"ctx:{{{bucket}}}:appended"
+
+
+PROBE_MS = 60_000
+"""How long the key of a bucket lasts that shows that a write succeeds."""
+
 COUNTED = ("events", "stats", "activity", "activity-open", "audit")
 """The kinds that every append writes to, in the order the functions take them."""
 

@@ -12,7 +12,7 @@ from contex_server.log.redis.appender import Fsync, fsync_policy
 from contex_server.log.redis.archive import RedisArchive
 from contex_server.log.redis.audit import RedisAudit
 from contex_server.log.redis.client import Client, load_functions
-from contex_server.log.redis.connections import connect, execute_one
+from contex_server.log.redis.connections import CONNECTIONS, connect, execute_one
 from contex_server.log.redis.events import RedisDescriptions, RedisEventLog, RedisPresence
 from contex_server.log.redis.expiry import RedisExpiry
 from contex_server.log.redis.keys import RedisKeys
@@ -41,13 +41,15 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
 
     Raises:
         ContexError: STORE_UNAVAILABLE.
-        StartupError: The store has a format that this version does not read.
+        StartupError: The store has a format that this version does not read, or takes too few
+            connections.
         ValueError: The URL is malformed.
     """
     client = Client(connect(url), settings or Settings())
 
     async def prepare(connection: AbstractConnection) -> Fsync:
         await _check_format(connection)
+        await _check_room(connection, client.settings.workers)
         await load_functions(connection)
         return await fsync_policy(connection)
 
@@ -80,6 +82,29 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
         keys=RedisKeys(client),
         transfer=RedisTransfer(client),
     )
+
+
+async def _check_room(connection: AbstractConnection, workers: int) -> None:
+    """Refuses a store that takes too few connections; warns if it has taken too many already."""
+    info = await execute_one(connection, "INFO", "clients")
+    found = dict(line.split(b":", 1) for line in info.split(b"\r\n") if b":" in line)
+    allowed, needed = int(found.get(b"maxclients", 0)), CONNECTIONS * workers
+    if not allowed:
+        return  # Some managed stores don't tell.
+    if needed > allowed:
+        raise StartupError(
+            f"the store takes {allowed} connections (maxclients), and this server needs "
+            f"{CONNECTIONS} for each of its {workers} processes, {needed} in all"
+        )
+    open_now = int(found[b"connected_clients"])
+    if open_now + CONNECTIONS > allowed:
+        log.warning(
+            "store_connections",
+            maxclients=allowed,
+            open=open_now,
+            needed=CONNECTIONS,
+            advice="raise maxclients: without a connection, calls fail with STORE_UNAVAILABLE",
+        )
 
 
 async def _check_format(connection: AbstractConnection) -> None:

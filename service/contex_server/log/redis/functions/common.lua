@@ -104,3 +104,12 @@ local function deleted_upto(key, kind)
   local own = string.sub(key, 1, #key - #kind)
   return redis.call('HGET', own .. 'deletions', 'last') or '0-0'
 end
+
+-- Tells the servers that follow projects of a bucket that one has new events, and perhaps which: see
+-- `told` in functions/projects.lua. Where the store's account may not publish, they notice when they
+-- look by themselves; nothing may fail after XADD.
+local function announce(events, message)
+  local channel = string.match(events, '^(ctx:{%d+}):p:') .. ':appended'
+  local listening = redis.pcall('PUBSUB', 'SHARDNUMSUB', channel)
+  if listening[2] ~= 0 then redis.pcall('SPUBLISH', channel, message) end
+end

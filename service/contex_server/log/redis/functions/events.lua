@@ -167,7 +167,7 @@ local function append_all(keys, args, head, each, tells_state, after)
         placed, after = place(events, body, after, time_ms)
         if not parts[1] then parts[1] = placed end
         parts[#parts + 1] = whole(count_now)
-        counted(tallied, #body, name, kind, publisher)
+        counted(tallied, placed, body, name, kind, publisher)
         if name ~= '' then
           if (mark[name] == 'D') ~= tombstone then
             tallied.deleted = tallied.deleted + (tombstone and 1 or -1)
@@ -334,35 +334,99 @@ local function history(keys, args)
   return found
 end
 
--- The first events of a range, in its direction. It reads in steps, so that no more than the last
--- of them is read in vain.
+-- Adds the first entries of a range to `found`, each as sequence and body. It reads in steps, so that
+-- no more than the last of them is read in vain.
+--
+-- command: XRANGE or XREVRANGE
+-- Returns how many bytes are left of `room`, after the last of which nothing is added, and whether
+-- the range has no more.
+local function add_entries(found, command, events, at, until_, left, room)
+  local n, step = #found, 16
+  while left > 0 do
+    step = math.min(step, left)
+    local rows = redis.call(command, events, at, until_, 'COUNT', step)
+    local largest = 1
+    for i = 1, #rows do
+      local body = rows[i][2][2]
+      found[n + 1], found[n + 2] = rows[i][1], body
+      n, room = n + 2, room - #body
+      if room <= 0 then return room, false end
+      if #body > largest then largest = #body end
+    end
+    if #rows < step then return room, true end
+    at, left = '(' .. rows[#rows][1], left - #rows
+    step = math.max(1, math.min(64, math.floor(room / largest)))
+  end
+  return room, false
+end
+
+-- The first events of a range, in its direction.
 --
 -- KEYS  events
 -- ARGV  XRANGE or XREVRANGE, where it begins and ends, how many at most, bytes after which no
 --       further one is added
 -- Returns {1 if the range has no more, or 0, then for each: sequence, body}.
 local function read_part(keys, args)
-  local at, left, room = args[2], tonumber(args[4]), tonumber(args[5])
-  local found, n, step = { 0 }, 1, 16
-  while left > 0 do
-    step = math.min(step, left)
-    local rows = redis.call(args[1], keys[1], at, args[3], 'COUNT', step)
-    local largest = 1
-    for i = 1, #rows do
-      local body = rows[i][2][2]
-      found[n + 1], found[n + 2] = rows[i][1], body
-      n, room = n + 2, room - #body
-      if room <= 0 then return found end
-      if #body > largest then largest = #body end
-    end
-    if #rows < step then
-      found[1] = 1
-      return found
-    end
-    at, left = '(' .. rows[#rows][1], left - #rows
-    step = math.max(1, math.min(64, math.floor(room / largest)))
-  end
+  local found = { 0 }
+  local _, ended = add_entries(
+    found, args[1], keys[1], args[2], args[3], tonumber(args[4]), tonumber(args[5]))
+  if ended then found[1] = 1 end
   return found
+end
+
+-- Finds the event that was read last in a log, to go on from there.
+--
+-- bare: Whether there may never have been an event there, as it was the tail of a log that somebody
+--   has trimmed
+-- Returns its row or nil, then "+", "<" or "!", see `follow`.
+local function find_position(events, position, bare)
+  local row = redis.call('XRANGE', events, position, position)[1]
+  if row then return row, '+' end
+  local archive = string.sub(events, 1, -7) .. 'archive'
+  local archived, tail = redis.call('HGET', archive, 'last') or '0-0', tail_of(events)
+  if is_after(archived, position) then return nil, '<' end
+  local explained = position == archived or position == tail or (bare and is_after(tail, position))
+    or not is_after(position, deleted_upto(events, 'events'))
+  return nil, explained and '+' or '!'
+end
+
+-- What follows in some projects after the events that were read last.
+--
+-- KEYS  for each project: events
+-- ARGV  how many of a project at most, bytes after which no further one is added, then for each
+--       project: the sequence of the event that was read last, "D" or "", "T" or "" (see `bare` above),
+--       and that of an earlier one that has to be there as well, or ""
+-- Returns for each project one of
+--       {"+", the SHA-1 of that event's body, if "D" and it is there, or "", 1 if there may be more,
+--         or 0, the bytes of all events that the project ever had, how many are in the stream, then
+--         for each: sequence, body}
+--       {"<", the tail}   what follows next is in the archive alone
+--       {"!", the tail}   the event is gone, and nobody has removed it: this is not the log any more
+--         in which it was read
+local function follow(keys, args)
+  local most, room, replies = tonumber(args[1]), tonumber(args[2]), {}
+  for i, events in ipairs(keys) do
+    local position, earlier = args[4 * i - 1], args[4 * i + 2]
+    local row, what = find_position(events, position, args[4 * i + 1] == 'T')
+    if earlier ~= '' then
+      local _, what_earlier = find_position(events, earlier, false)
+      if what_earlier == '!' then what = '!' end
+    end
+    if what == '+' then
+      local stats, ended = string.sub(events, 1, -7) .. 'stats', false
+      local digest = row and args[4 * i] == 'D' and redis.sha1hex(row[2][2]) or ''
+      local bytes = tonumber(redis.call('HGET', stats, 'bytes') or 0) or 0
+      local reply = { '+', digest, 0, bytes, redis.call('XLEN', events) }
+      if room > 0 then
+        room, ended = add_entries(reply, 'XRANGE', events, '(' .. position, '+', most, room)
+      end
+      if not ended then reply[3] = 1 end
+      replies[i] = reply
+    else
+      replies[i] = { what, tail_of(events) }
+    end
+  end
+  return replies
 end
 
 redis.register_function('contex1_append', append)
@@ -371,4 +435,5 @@ redis.register_function('contex1_append_expecting', append_expecting)
 redis.register_function('contex1_append_expiring', append_expiring)
 redis.register_function('contex1_append_after', append_after)
 redis.register_function{ function_name = 'contex1_read_part', callback = read_part, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'contex1_follow', callback = follow, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

@@ -73,7 +73,7 @@ local function expire(keys, args)
       if digest ~= '' then body = body .. TAG_TEXT_DIGEST .. varint(#digest) .. digest end
       local placed = redis.call('XADD', events, '*', 'e', body)
       first = first or placed
-      counted(tallied, #body, name, EXPIRED, '')
+      counted(tallied, placed, body, name, EXPIRED, '')
       tallied.deleted = tallied.deleted + 1
       values[#values + 1] = name
       values[#values + 1] = whole(count_now) .. ' ' .. placed .. ' D' .. digest

@@ -71,21 +71,41 @@ local function rolled_up(keys, args)
 end
 
 local function tally()
-  return { events = 0, bytes = 0, largest = 0, deleted = 0, keys = {}, types = {}, publishers = {} }
+  return {
+    events = 0, bytes = 0, largest = 0, deleted = 0, keys = {}, types = {}, publishers = {}, told = {},
+  }
 end
 
-local function counted(tallied, bytes, name, kind, publisher)
+-- The most bytes of events that are announced with the events themselves: they reach a server that
+-- follows sooner, and go to replicas twice.
+local TOLD_BYTES = 16 * 1024
+
+local function counted(tallied, placed, body, name, kind, publisher)
   local keys, types, publishers = tallied.keys, tallied.types, tallied.publishers
+  local bytes, told = #body, tallied.told
   tallied.events = tallied.events + 1
   tallied.bytes = tallied.bytes + bytes
   tallied.largest = math.max(tallied.largest, bytes)
+  if tallied.bytes <= TOLD_BYTES then told[#told + 1] = placed .. ' ' .. bytes .. '\n' .. body end
   if name ~= '' then keys[name] = (keys[name] or 0) + 1 end
   types[kind] = (types[kind] or 0) + 1
   publishers[publisher] = (publishers[publisher] or 0) + 1
 end
 
--- Adds to what is counted of a project at all; `first` is the sequence of the first of the
--- events, which are in the stream already. `largest` is the size of the largest event that ever
+-- What is announced of a project's new events: "<project> <bytes of all that it ever had> <how many are
+-- in the stream> <bytes of the new ones> <how many they are>", then, unless they are large, for each
+-- "\n<sequence> <bytes>\n<body>". To whoever knows of other bytes or events before them, others are
+-- missing.
+local function announcement(events, bytes, tallied)
+  local head = string.match(events, '^ctx:{%d+}:p:(.*):events$')
+    .. ' ' .. whole(bytes) .. ' ' .. redis.call('XLEN', events)
+    .. ' ' .. whole(tallied.bytes) .. ' ' .. tallied.events
+  if #tallied.told ~= tallied.events then return head end
+  return head .. '\n' .. table.concat(tallied.told, '\n')
+end
+
+-- Adds to what is counted of a project at all, and announces its events; `first` is the sequence of
+-- the first of them, which are in the stream already. `largest` is the size of the largest event that ever
 -- came into the stream, by which readers choose how to read; a project that had events before
 -- that was noted has none.
 local function count_project(events, stats, tallied, first)
@@ -101,6 +121,7 @@ local function count_project(events, stats, tallied, first)
     local bucket, project = string.match(events, '^(ctx:{%d+}):p:(.*):events$')
     redis.call('SADD', bucket .. ':projects', project)
   end
+  announce(events, announcement(events, bytes, tallied))
 end
 
 -- Writes what was tallied; `first` is the sequence of the first event.
@@ -121,7 +142,7 @@ end
 local function add_alone(keys, body, kind)
   local placed = redis.call('XADD', keys[1], '*', 'e', body)
   local tallied = tally()
-  counted(tallied, #body, '', kind, '')
+  counted(tallied, placed, body, '', kind, '')
   count(keys[1], keys[2], keys[3], keys[4], tallied, placed)
   return placed
 end

@@ -104,6 +104,7 @@ local function commit_import(keys, args)
   -- The project has the sequences that it is imported with, also those before its deletion.
   redis.call('HDEL', target .. 'deletions', 'last')
   record(keys[3], now(), tonumber(args[2]), 'x', args[1])
+  announce(keys[1], name .. ' 0 0 0 0')
   return 1
 end
 
