@@ -21,10 +21,10 @@ log = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.05, 2.0)
 
-_TURNS = 6
-"""Turns of the event loop between two polls. On an idle loop they take some 100 µs. On one that is
-busy with delivering they let events gather in the store: 100 subscribers of a saturated project
-get 2 events a message instead of 1.6, for about the same processor time a message."""
+_TURNS = 20
+"""Turns of the event loop between two polls. On an idle loop they take some 300 µs. On one that is
+busy with delivering they let events gather: 100 subscribers of a saturated project get 2.7 events
+a message instead of 2.2 with 6 turns, for less processor time."""
 
 
 @dataclass(slots=True, eq=False)
