@@ -182,8 +182,9 @@ async def test_a_store_of_an_older_copy_is_another_one(api: Api, store: Any, gro
 async def test_an_event_that_became_another_is_noticed_after_an_outage(
     api: Api, store: Any
 ) -> None:
-    (last,) = await api.publish(event("a"))
     stream = await api.subscribe().live()
+    (last,) = await api.publish(event("a"))
+    await stream.count(1)
     ((_, fields),) = await store.xrange(EVENTS)
     async with store.pipeline(transaction=True) as both:
         both.delete(EVENTS)
