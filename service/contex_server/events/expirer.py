@@ -76,6 +76,7 @@ class Expirer:
 
     async def _expire(self, project: str) -> None:
         """Lets everything of a project expire that is due, unless another process does."""
+        await self._growth.admit(project)
         more = True
         while more and await self._claims.take(project):
             expired, more = await self._store.expiry.expire(project, _BATCH)

@@ -181,6 +181,16 @@ def log_changed(project: str, position: object, tail: object) -> ContexError:
     )
 
 
+def log_lost(project: str, last: object) -> ContexError:
+    """The archive has events up to `last` that the store does not have."""
+    return ContexError(
+        Reason.LOG_CHANGED,
+        f"the archive has events of project {project!r} up to {last} that the store does not have: "
+        "an operator restores them (contex verify --repair) or does without (--set-aside)",
+        metadata={"tail_sequence": str(last)},
+    )
+
+
 def project_not_found(project: str, deleted_ms: int = 0) -> ContexError:
     """There is no such project; with when one of this name was deleted, if it was."""
     if deleted_ms:

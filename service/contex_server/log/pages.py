@@ -168,6 +168,8 @@ async def check_same_log(
     if proof is None or removed or position <= bounds.deleted:
         return
     (entry,) = await log.get(project, [position])
+    if entry is None and readable:
+        check_readable(await log.bounds(project), position)  # It may have been removed just now.
     if entry is None or (proof and event_codec.proof(entry) not in (b"", proof)):
         raise log_changed(project, position, bounds.tail)
 

@@ -9,16 +9,17 @@ looks into the archive. Where that has events that the store doesn't know of, an
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.errors import ContexError, Reason, log_lost
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import Sequence
 from contex_server.log.port import StoreLog
-from contex_server.projects.recovery import Recovery
+from contex_server.projects.unrecorded import UnrecordedFinder
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +37,15 @@ class Admission:
         refused: Those of which the archive had more when they were looked at last.
     """
 
-    def __init__(self, store: StoreLog, recovery: Recovery) -> None:
+    def __init__(self, store: StoreLog, unrecorded: UnrecordedFinder) -> None:
         self._store = store
-        self._recovery = recovery
+        self._unrecorded = unrecorded
         self._sound: LRUCache[str, int] = LRUCache(_PROJECTS)
         """The generation of the store in which a project was looked at."""
         self._unknown: LRUCache[str, float] = LRUCache(_PROJECTS)
         self._failures = Failures("archive_unknown")
-        self._refusals: TTLCache[str, ContexError] = TTLCache(_PROJECTS, _REFUSED_S)
+        self._lost: TTLCache[str, Sequence] = TTLCache(_PROJECTS, _REFUSED_S)
+        self._looking: dict[str, asyncio.Task[Sequence | None]] = {}
         self.refused: set[str] = set()
 
     async def check(self, project: str) -> None:
@@ -52,39 +54,37 @@ class Admission:
         Raises:
             ContexError: LOG_CHANGED, STORE_UNAVAILABLE.
         """
-        generation = self._store.generation
-        if self._sound.get(project) == generation:
+        if self._sound.get(project) == self._store.generation:
             return
-        if project in self._refusals:
-            raise self._refusals[project]
-        if time.monotonic() < self._unknown.get(project, 0.0):
-            return
+        lost = self._lost.get(project)
+        if lost is None and time.monotonic() >= self._unknown.get(project, 0.0):
+            # Many that come together look once.
+            looking = self._looking.get(project)
+            if looking is None:
+                looking = self._looking[project] = asyncio.create_task(self._look(project))
+                looking.add_done_callback(lambda _: self._looking.pop(project, None))
+            lost = await asyncio.shield(looking)
+        if lost is not None:
+            raise log_lost(project, lost)
+
+    async def _look(self, project: str) -> Sequence | None:
+        """The last event that the store has lost, if any and if that can be told."""
+        generation, known = self._store.generation, False
         lost: Sequence | None = None
-        known = False
         try:
             with self._failures.isolated(project):
-                lost, known = await self._recovery.last_lost(project), True
+                lost, known = await self._unrecorded.last_lost(project), True
         except ContexError as error:
             if error.reason is not Reason.ARCHIVE_UNAVAILABLE:
                 raise
         if not known:
             self._unknown[project] = time.monotonic() + _UNKNOWN_S
-            return
-        if lost is None:
+        elif lost is None:
             self._sound[project] = generation
             self.refused.discard(project)
-            return
-        if project not in self.refused:
-            self.refused.add(project)
-            log.error("project_refused", project=project, archived=str(lost))
-        refusal = self._refusals[project] = _refusal(project, lost)
-        raise refusal
-
-
-def _refusal(project: str, last: Sequence) -> ContexError:
-    return ContexError(
-        Reason.LOG_CHANGED,
-        f"the archive has events of project {project!r} up to {last} that the store does not have: "
-        "an operator restores them (contex verify --repair) or does without (--set-aside)",
-        metadata={"tail_sequence": str(last)},
-    )
+        else:
+            self._lost[project] = lost
+            if project not in self.refused:
+                self.refused.add(project)
+                log.error("project_refused", project=project, archived=str(lost))
+        return lost

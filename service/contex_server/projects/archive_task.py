@@ -14,13 +14,12 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import Sequence
+from contex_server.kernel.errors import log_lost
 from contex_server.log.store import Store
 from contex_server.log.tasks import HOLD_MS, Claims
+from contex_server.projects.unrecorded import UnrecordedFinder
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.objects import archive_unavailable
-from contex_server.tiers.segment import SegmentDamaged
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +38,8 @@ class ArchiveTask:
         self._archive = archive
         self.claims = Claims(store.tasks, TASK)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._swept: dict[str, float] = {}
+        self.unrecorded = UnrecordedFinder(store, archive)
+        self._swept: dict[str, tuple[int, float]] = {}
 
     @asynccontextmanager
     async def exclusive(self, project: str, *, sweep: bool = True) -> AsyncIterator[None]:
@@ -52,7 +52,7 @@ class ArchiveTask:
         async with self.lock(project):
             deadline = time.monotonic() + _WAIT_S
             if not sweep:
-                self._swept[project] = time.monotonic()
+                self._swept[project] = self._store.events.generation, time.monotonic()
             while not await self.claim(project):
                 if time.monotonic() > deadline:
                     raise archive_unavailable("another process is working on it")
@@ -71,48 +71,27 @@ class ArchiveTask:
         renewed = afresh or not self.claims.sure_of(project)
         if not await self.claims.take(project, afresh=afresh):
             return False
-        if renewed and time.monotonic() > self._swept.get(project, -_SWEEP_S) + _SWEEP_S:
-            await self._sweep(project)
-            self._swept[project] = time.monotonic()
+        generation = self._store.events.generation
+        swept_in, swept_at = self._swept.get(project, (-1, 0.0))
+        # Another server of the store may have taken over, and know less.
+        if renewed and (swept_in != generation or time.monotonic() > swept_at + _SWEEP_S):
+            try:
+                await self._sweep(project)
+            except BaseException:
+                await self.claims.give_back(project)  # Or the next one would not look again.
+                raise
+            self._swept[project] = generation, time.monotonic()
         return True
 
     async def _sweep(self, project: str) -> None:
         """Deletes orphans: segments that were stored and never recorded.
 
         A segment with an event that the log does not have is not an orphan: the store was restored
-        from an older backup. Nothing is archived then until the project is repaired.
+        from an older backup. Nothing is deleted or archived then until the project is repaired.
         """
-        prefix = (await self._store.archive.archived(project)).directory
-        if not prefix:
-            return
-        objects = self._archive.objects
-        sizes = await objects.list(f"{prefix}/")
-        # Read after the listing: what was recorded meanwhile is not an orphan.
-        directory = await self._archive.directory(project)
-        recorded = {record.name for record in directory.records}
-        if directory.archived.remains is not None:
-            recorded.add(directory.archived.remains.name)
-        tail = (await self._store.events.bounds(project)).tail
-        for name in sorted(sizes.keys() - recorded):
-            if not name.endswith(".seg"):
-                continue
-            try:
-                last = (await self._archive.describe(name, sizes[name]))[0].last
-            except SegmentDamaged:
-                last = Sequence(0, 0)
-            if last > tail or await self._is_lost(project, last):
-                raise ContexError(
-                    Reason.ARCHIVE_DAMAGED,
-                    "the archive has events that the store lacks: verify the project, with repair",
-                    metadata={"object": name},
-                )
+        orphans, lost = await self.unrecorded.orphans(project)
+        if lost is not None:
+            raise log_lost(project, lost)
+        for name in orphans:
             log.info("archive_swept", project=project, object=name)
-            await objects.delete(name)
-
-    async def _is_lost(self, project: str, last: Sequence) -> bool:
-        """Whether an event that the archive once had is not in the log, nor was removed."""
-        archived = await self._store.archive.archived(project)
-        if archived.first is None or last < archived.first:
-            return False
-        (entry,) = await self._store.events.get(project, [last])
-        return entry is None and not await self._archive.get(project, [last])
+            await self._archive.objects.delete(name)

@@ -89,7 +89,7 @@ class Eraser:
             whether the request was answered before.
 
         Raises:
-            ContexError: LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
+            ContexError: LOG_CHANGED, LEGAL_HOLD, DATA_KEY_NOT_FOUND, ARCHIVE_DISABLED,
                 ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
         """
         keys = self.storage.store.keys
@@ -97,6 +97,7 @@ class Eraser:
         if before is not None:
             return before[1], before[0], True
         await self.retentions.check_not_on_hold(project)
+        await self.growth.admit(project)
         now_ms = (await self.storage.store.events.bounds(project)).now_ms
         erasure = Erasure(now_ms, request_id, reason)
         key_id = b""

@@ -8,7 +8,6 @@ bring, ends what is restored: the project stands as of the segment before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
@@ -26,9 +25,8 @@ from contex_server.log.tasks import Claims
 from contex_server.log.transfer import Restored
 from contex_server.projects.archive_task import TASK
 from contex_server.projects.archiver import Archiver
-from contex_server.projects.segment_writer import STAGED
 from contex_server.tiers.archive import Archive
-from contex_server.tiers.segment import SegmentDamaged, SegmentIndex
+from contex_server.tiers.segment import SegmentIndex
 from contex_server.tiers.storage import Storage
 
 log = structlog.get_logger(__name__)
@@ -57,31 +55,6 @@ class UnrecordedSegments:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidates:
-    """Segments that are not recorded.
-
-    Attributes:
-        sizes: Of all objects of the project.
-        names: The segments, by directory.
-    """
-
-    archived: Archived
-    bounds: Bounds
-    sizes: Mapping[str, int]
-    names: Mapping[str, list[str]]
-
-    @property
-    def directories(self) -> list[str]:
-        """First the project's own. They are named by time: of others the last one counts."""
-        own = self.archived.directory
-        return sorted(self.names, key=lambda name: (name == own, name), reverse=True)
-
-    def of(self, directory: str) -> list[str]:
-        """The names in a directory."""
-        return self.names[directory]
-
-
-@dataclass(frozen=True, slots=True)
 class Recovery:
     """Restores projects; `archiver` must not archive meanwhile.
 
@@ -96,48 +69,35 @@ class Recovery:
     def _archive(self) -> Archive:
         return self.archiver.segments.archive
 
-    async def last_lost(self, project: str) -> Sequence | None:
-        """The last archived event that the log does not have, where the project has not gone on
-        without it for so long that it has other segments; None if it has all."""
-        candidates = await self._candidates(project)
-        archived = candidates.archived
-        for directory in candidates.directories:
-            if archived.directory not in ("", directory):
-                return None
-            for name in sorted(candidates.of(directory), reverse=True):
-                described = await self._described(name, candidates.sizes[name])
-                if described is not None:
-                    last = described[1].last
-                    if last > candidates.bounds.deleted and await self._is_lost(project, last):
-                        return last
-                    break
-        return None
-
     async def find_unrecorded(self, project: str) -> UnrecordedSegments | None:
         """Finds and checks segments with events that the log does not have, and those before them
         that the store does not know of; None if there are none."""
-        candidates = await self._candidates(project)
-        archived, bounds = candidates.archived, candidates.bounds
-        for directory in candidates.directories:
-            found = [
-                described
-                for name in candidates.of(directory)
-                if (described := await self._described(name, candidates.sizes[name])) is not None
-                and described[1].last > bounds.deleted
-            ]
-            if not found:
-                continue
-            foreign = archived.directory not in ("", directory)
-            chain = _chain(found, *((0, "") if foreign else (archived.segments, archived.digest)))
-            for record in reversed(chain):
-                if await self._is_lost(project, record.last):
-                    break
-            else:
+        finder = self.archiver.task.unrecorded
+        found = await finder.find(project)
+        archived, bounds = found.archived, found.bounds
+        for directory in found.directories:
+            described, damaged = list[tuple[SegmentIndex, SegmentRecord]](), ""
+            for name in found.names[directory]:
+                segment = await finder.described(found, name)
+                if segment is None:
+                    damaged = damaged or name
+                elif segment[1].last > bounds.deleted:
+                    described.append(segment)
+            newest = [record for _, record in described]
+            while newest and not await finder.is_lost(project, newest[-1].last):
+                newest.pop()
+            if not newest:
                 continue  # Some were stored twice.
+            foreign = archived.directory not in ("", directory)
+            chain = _chain(described, *((0, "") if foreign else _end_of(archived)))
             lost = UnrecordedSegments(directory, tuple(chain), not bounds.exists)
-            if foreign or not await self._continues(chain, bounds, archived):
-                return replace(lost, continues=False)
-            return await self._sound(lost, bounds.now_ms)
+            if damaged:
+                lost = replace(lost, refused=(damaged, "it is damaged"))
+            elif not chain or foreign or not await self._continues(chain, bounds, archived):
+                return replace(lost, records=tuple(newest), continues=False)
+            sound = await self._sound(lost, bounds.now_ms)
+            continues = await self._continues(sound.records, bounds, archived)
+            return replace(sound, continues=continues or not sound.records)
         return None
 
     async def _sound(self, lost: UnrecordedSegments, now_ms: int) -> UnrecordedSegments:
@@ -151,53 +111,15 @@ class Recovery:
             sound.append(record)
         return lost
 
-    async def _candidates(self, project: str) -> _Candidates:
-        """The objects in which there may be what the store does not know of."""
-        archived = await self.storage.store.archive.archived(project)
-        bounds = await self.storage.store.events.bounds(project)
-        sizes = await self._archive.objects.list(f"{project}/")
-        if archived.directory and not archived.directory.startswith(f"{project}/"):
-            sizes |= await self._archive.objects.list(f"{archived.directory}/")
-        staged = {name.rpartition("/")[0] for name in sizes if name.endswith(f"/{STAGED}")}
-        names: dict[str, list[str]] = {}
-        for name in sizes:
-            directory, _, leaf = name.rpartition("/")
-            if not leaf.endswith(".seg") or leaf.startswith("remains-") or directory in staged:
-                continue
-            if archived.directory != directory or int(leaf[:8]) >= archived.segments:
-                names.setdefault(directory, []).append(name)
-        return _Candidates(archived, bounds, sizes, names)
-
-    async def _described(self, name: str, size: int) -> tuple[SegmentIndex, SegmentRecord] | None:
-        try:
-            return await self._archive.describe(name, size)
-        except SegmentDamaged:
-            log.warning("segment_damaged", object=name)
-            return None
-
     async def set_aside(self, project: str, lost: UnrecordedSegments) -> None:
         """Keeps segments that the store does not know of under names that nothing reads."""
-        archived = await self.storage.store.archive.archived(project)
         objects = self._archive.objects
-        for name in await objects.list(f"{lost.directory}/"):
-            leaf = name.rpartition("/")[2]
-            recorded = lost.directory == archived.directory and (
-                leaf.startswith("remains-") or leaf[:8] < f"{archived.segments:08d}"
-            )
-            if leaf.endswith(".seg") and not recorded:
+        async with self.archiver.task.exclusive(project, sweep=False):
+            found = await self.archiver.task.unrecorded.find(project)
+            for name in found.names.get(lost.directory, ()):
                 await objects.put(name + SET_ASIDE, await objects.get(name))
                 await objects.delete(name)
                 log.warning("segment_set_aside", project=project, object=name)
-
-    async def _is_lost(self, project: str, last: Sequence) -> bool:
-        """Whether the log does not have the last event of a segment."""
-        bounds = await self.storage.raw.bounds(project)
-        if last > bounds.tail:
-            return True
-        if bounds.trimmed and (bounds.first is None or last < bounds.first):
-            return False  # It was removed since.
-        (entry,) = await self.storage.raw.get(project, [last])
-        return entry is None
 
     async def _continues(
         self, chain: SequenceOf[SegmentRecord], bounds: Bounds, archived: Archived
@@ -319,6 +241,11 @@ class Recovery:
             await restore()
 
 
+def _end_of(archived: Archived) -> tuple[int, str]:
+    """The number of the next segment, and the digest that it names."""
+    return archived.segments, archived.digest
+
+
 def _chain(
     segments: list[tuple[SegmentIndex, SegmentRecord]], ordinal: int, digest: str
 ) -> list[SegmentRecord]:
@@ -331,6 +258,8 @@ def _chain(
     for index, record in segments:
         by_ordinal.setdefault(index.ordinal, []).append((index, record))
     chain: list[SegmentRecord] = []
+    if not by_ordinal:
+        return chain
     known = {digest}
     first = min(by_ordinal)
     if ordinal == 0:

@@ -76,7 +76,7 @@ async def open_projects(
         archiver.start()
         growth.listen(archiver.appended)
         recovery = Recovery(storage, archiver)
-        admission = Admission(store.events, recovery)
+        admission = Admission(store.events, archiver.task.unrecorded)
         growth.admit = admission.check
     existence = Existence(storage.store.events)
     growth.listen_deleted(existence.forget)

@@ -18,14 +18,13 @@ from contex_server.kernel.model import SEALED_TAG, Entry
 from contex_server.log.archive import Archived, ArchiveStore, SegmentRecord
 from contex_server.log.buckets import target_project
 from contex_server.projects.archive_task import ArchiveTask
+from contex_server.projects.unrecorded import STAGED
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.objects import archive_unavailable
 from contex_server.tiers.sealer import key_id_of
 from contex_server.tiers.segment import SegmentBuilder
 
-STAGED = "staged"
-"""An object of this name marks a directory whose events do not belong to a project yet."""
 SNAPSHOT_EVENTS = 5_000
 """The least number of events between two snapshots in a segment."""
 _SEALED = bytes([SEALED_TAG])

@@ -12,6 +12,7 @@ from contex_server.kernel.model import (
     Appended,
     Entry,
     EventFilter,
+    Proven,
     Range,
     Sequence,
     body_bytes,
@@ -99,7 +100,11 @@ class ArchivedLog(EventLog):
         archived = await self._store.archived(project)
         if archived.first is None:
             return bounds
+        tail = bounds.tail
+        if tail == archived.last and not isinstance(tail, Proven):
+            tail = Proven.of(tail)  # The store has let go of its event.
         return bounds._replace(
+            tail=tail,
             first=archived.first,
             trimmed=archived.removed > 0,
             length=bounds.added - archived.removed,

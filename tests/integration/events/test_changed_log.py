@@ -20,7 +20,8 @@ Use = Callable[[Api, str], Awaitable[Refusal | None]]
 
 async def copied(store: Any) -> dict[bytes, bytes]:
     """All that the store holds."""
-    return {name: await store.dump(name) async for name in store.scan_iter(count=1_000)}
+    dumps = {name: await store.dump(name) async for name in store.scan_iter(count=1_000)}
+    return {name: dump for name, dump in dumps.items() if dump is not None}  # Some expire.
 
 
 async def put_back(store: Any, copy: dict[bytes, bytes]) -> None:
