@@ -9,9 +9,10 @@ import pytest
 
 def one_of(first: Any, *others: Any) -> list[Any]:
     """The values of a parametrized test, of which only the first is tried each time."""
-    return [first, *map(_thorough, others)]
+    return [first, *map(thorough, others)]
 
 
-def _thorough(value: Any) -> Any:
+def thorough(value: Any) -> Any:
+    """A value of a parametrized test that is not tried each time."""
     values = value if isinstance(value, tuple) else (value,)
     return pytest.param(*values, marks=pytest.mark.thorough)

@@ -12,12 +12,13 @@ from tests.faults.suite.model import Entry, Follower, Injected, Model, Stretch
 from tests.faults.suite.plan import FAULTS, Plan
 from tests.faults.suite.run import run
 from tests.faults.suite.verdict import Verdict, judge
+from tests.thorough import thorough
 
-QUICK_SEEDS = (2, 9, 11, 12)
-"""One of each topology."""
+QUICK_SEEDS = (2, 11, 9, 12)
+"""One of each topology. The first two run every time: a failover of Sentinel, a cluster."""
 
 
-@pytest.mark.parametrize("seed", QUICK_SEEDS)
+@pytest.mark.parametrize("seed", [*QUICK_SEEDS[:2], *map(thorough, QUICK_SEEDS[2:])])
 async def test_a_short_seed_keeps_what_is_promised(seed: int) -> None:
     done = await run(Plan.of(seed, quick=True))
     assert done.verdict.violations == []
