@@ -67,6 +67,10 @@ class Admission:
         if lost is not None:
             raise log_lost(project, lost)
 
+    def forget(self, project: str, _last: Sequence) -> None:
+        """A project was deleted, or has another log."""
+        self._sound.pop(project, None)
+
     async def _look(self, project: str) -> Sequence | None:
         """The last event that the store has lost, if any and if that can be told."""
         generation, known = self._store.generation, False

@@ -78,6 +78,7 @@ async def open_projects(
         recovery = Recovery(storage, archiver)
         admission = Admission(store.events, archiver.task.unrecorded)
         growth.admit = admission.check
+        growth.listen_deleted(admission.forget)
     existence = Existence(storage.store.events)
     growth.listen_deleted(existence.forget)
     growth.listen_deleted(lambda project, _: storage.sealer.forget(project))

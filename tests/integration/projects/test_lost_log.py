@@ -272,6 +272,18 @@ async def erase(api: Api) -> None:
     )
 
 
+@pytest.mark.own_store
+async def test_a_store_that_is_emptied_under_a_server_is_not_begun_anew(
+    small_api: Api, small_server: Server, store: Any
+) -> None:
+    await story(small_api, 5)
+    await archive(small_server)
+    stream = await small_api.subscribe().live()
+    await store.flushall()
+    assert (await stream.refusal()).reason == "LOG_CHANGED"
+    assert (await refusal(small_api.publish(event("k")))).reason == "LOG_CHANGED"
+
+
 async def test_many_that_come_first_look_once(
     small_api: Api, small_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
