@@ -131,13 +131,10 @@ class SegmentWriter:
         name = f"{record.name.removesuffix('.seg').rpartition('-')[0]}-{uuid4().hex[:8]}.seg"
         return await self.archive.store(sealed, name)
 
-    async def mark_staged(self, project: str, *, staged: bool) -> None:
-        """Marks the objects of a staged project as belonging to no project yet, so that a
-        recovery leaves them alone; or removes the mark."""
+    async def unmark_staged(self, project: str) -> None:
+        """Removes the mark of a directory that belonged to no project, and is a project's now."""
         directory = (await self.store.archived(project)).directory
-        if directory and staged:
-            await self.archive.objects.put(f"{directory}/{STAGED}", b"")
-        elif directory:
+        if directory:
             await self.archive.objects.delete(f"{directory}/{STAGED}")
 
     async def drop_staged(self, project: str) -> None:

@@ -72,6 +72,7 @@ class UnrecordedFinder:
             if (before.directory, before.segments) == (archived.directory, archived.segments):
                 break  # Otherwise some of them have been recorded meanwhile.
         staged = {name.rpartition("/")[0] for name in sizes if name.endswith(f"/{STAGED}")}
+        staged.discard(archived.directory)  # Its mark is about to go.
         names: dict[str, list[str]] = {}
         for name in sorted(sizes):
             directory, _, leaf = name.rpartition("/")
@@ -124,7 +125,9 @@ class UnrecordedFinder:
         remains = found.archived.remains
         if remains is not None:
             recorded.add(remains.name)
-        orphans = []
+        # The mark of a process that died as the directory became the project's.
+        mark = f"{own}/{STAGED}"
+        orphans = [mark] if mark in found.sizes else []
         for name in found.sizes:
             is_own = name.startswith(f"{own}/") and name.endswith(".seg")
             if not is_own or name in recorded:

@@ -101,11 +101,11 @@ class Staging:
         if self._archiver is None:
             return await self._store.transfer.commit_import(project, self.project, models, action)
         async with self._archiver.task.exclusive(self.project, sweep=False):
-            await self._archiver.segments.mark_staged(self.project, staged=False)
-            if await self._store.transfer.commit_import(project, self.project, models, action):
-                return True
-            await self._archiver.segments.mark_staged(self.project, staged=True)
-            return False
+            if not await self._store.transfer.commit_import(project, self.project, models, action):
+                return False
+            # Afterwards: until then it would pass for a directory that the store has lost.
+            await self._archiver.segments.unmark_staged(project)
+            return True
 
     async def drop(self, models: Iterable[str]) -> None:
         """Removes what is staged."""

@@ -16,6 +16,7 @@ from contex.v1 import event_pb2, project_service_pb2
 from contex_server.kernel.errors import ContexError
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.key_names import key
+from contex_server.projects.unrecorded import STAGED
 from contex_server.server import LOG_HEALTH, Server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -316,3 +317,20 @@ async def test_without_the_archive_publishing_goes_on(
     monkeypatch.setattr(admission._unrecorded.archive.objects, "list", away)
     await small_api.publish(event("k"))
     await small_api.publish(event("k"))
+
+
+async def test_a_mark_that_a_commit_left_behind_goes(
+    small_api: Api, small_server: Server, tmp_path: Path
+) -> None:
+    """The process died as a staged directory became the project's own."""
+    await story(small_api, 5)
+    await archive(small_server)
+    (segment, *_) = (tmp_path / "archive").rglob("*.seg")
+    mark = segment.with_name(STAGED)
+    mark.touch()
+    task = small_server.rooms.projects.archiver.task  # type: ignore[union-attr]
+    task._swept.clear()
+    await small_api.publish(event("k"))
+    await archive(small_server)
+    assert not mark.exists()
+    assert segment.exists()
