@@ -176,8 +176,10 @@ class ProjectMatcher:
                 if agent is None:
                     raise agent_not_found(self.project, agent_id)
                 feed = Feed(self._reached.position, self._feed_bytes)
-                live = self._live[agent_id] = LiveAgent(agent, (), feed)
+                live = LiveAgent(agent, (), feed)
                 await self._set_agent(live, agent)
+                # Only now: if this call is cancelled meanwhile, the next one begins anew.
+                self._live[agent_id] = live
             live.streams += 1
         try:
             yield live
