@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def explain(
         PassageScore(quote.path, quote.text, score, cosine, 0.0) for quote, score, cosine in rows
     ]
     chosen = listing[min(match.passage, len(listing) - 1)]
-    match = replace(match, path=chosen.path, passage_text=chosen.text)
+    match = match._replace(path=chosen.path, passage_text=chosen.text)
     terms = _term_hits(gist(need.text), encoding, data, baseline)
     excluded = need.excludes(event.data_key)
     matched = match.score >= need.threshold and not excluded
