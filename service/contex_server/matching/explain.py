@@ -43,7 +43,8 @@ def explain(
     (baseline,) = background.baselines([need_encoding])
     passages = measure(need_encoding.vectors[:1], [baseline], encoding, background, scorer)
     measured = passages.best(scorer)
-    match = data.match_of(need, 0, baseline, measured, 0)
+    (parts,) = measured.parts(np.array([0]))
+    match = data.match_of(need, 0, baseline, parts)
     scores = probability(
         scorer.log_odds(passages.fits[0], passages.coverage[0] - passages.expected[0])
     )
