@@ -9,8 +9,9 @@ memory gives at a time, would otherwise cost more than the work.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +29,11 @@ from contex_server.matching.score import log_odds_of, probability
 from contex_server.matching.terms import Terms, once, single_words
 from contex_server.matching.vectors import resized
 
+_T = TypeVar("_T")
 Rows = NDArray[np.int64]
 _BLOCK_ROWS = 8_192
-_BLOCK_PASSAGES = 512
-"""Needs, and passages, whose fits are computed together: 16 MiB."""
+_BLOCK_PASSAGES = 256
+"""Needs, and passages, whose fits are computed together: 8 MiB."""
 _WORDS_PASSAGES = 64
 """Passages whose words are looked up together."""
 _PAIRS_PER_STEP = 16_384
@@ -69,6 +71,16 @@ class _Words(NamedTuple):
         for start, stop in pairwise(edges.tolist()):
             step = slice(start, stop)
             yield _Words(self.ids[step], self.passages[step], self.rarities[step])
+
+
+class _Product(NamedTuple):
+    """What some texts are to some needs without words."""
+
+    first: int  # of the texts, among all of the batch
+    texts: Texts
+    words: _Words
+    rows: slice
+    fits: Vector  # [passages, rows]
 
 
 class NeedIndex(NeedsByAgent):
@@ -117,13 +129,14 @@ class NeedIndex(NeedsByAgent):
         found: list[list[Met]] = [[] for _ in encodings]
         if not self._terms:
             return found
-        for first, stop in _blocks([encoding.passages for encoding in encodings]):
-            texts = Texts.of(encodings[first:stop], self._data.background)
-            of, rows = self._likely(texts)
+        blocks = list(_blocks([encoding.passages for encoding in encodings]))
+        products = self._products(encodings, blocks)
+        for product in _ahead(products) if len(blocks) > 1 else products:
+            of, rows = self._likely(product)
             for start in range(0, len(rows), _PAIRS_PER_STEP):
                 step = slice(start, start + _PAIRS_PER_STEP)
-                for text, met in self._met(texts, of[step], rows[step]):
-                    found[first + text].append(met)
+                for text, met in self._met(product.texts, of[step], rows[step]):
+                    found[product.first + text].append(met)
         for each in found:
             each.sort(key=lambda met: (-met.match.score, met.match.need_index))
         return found
@@ -145,18 +158,23 @@ class NeedIndex(NeedsByAgent):
                 by_agent[agent_id] = alone if better is None else (*better, match)
         return by_agent
 
-    def _likely(self, texts: Texts) -> tuple[Rows, Rows]:
-        """Pairs that may reach the threshold, none of the others does: texts, and rows."""
-        words = _Words.of(texts, self._data.background)
-        pairs = []
-        for block, postings in enumerate(self._postings):
-            rows = slice(block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, self._used))
-            fits = texts.rows @ self._rows[rows].T
-            _add_words(fits, words, postings, self._gains[rows])
-            reached = np.flatnonzero(fits >= self._levels[rows])
-            passages, row = np.divmod(reached, fits.shape[1])
-            pairs.append(texts.owner[passages] * self._used + rows.start + row)
-        return np.divmod(np.unique(np.concatenate(pairs)), self._used)
+    def _products(
+        self, encodings: Sequence[Encoding], blocks: Sequence[tuple[int, int]]
+    ) -> Iterator[_Product]:
+        for first, stop in blocks:
+            texts = Texts.of(encodings[first:stop], self._data.background)
+            words = _Words.of(texts, self._data.background)
+            for start in range(0, self._used, _BLOCK_ROWS):
+                rows = slice(start, min(start + _BLOCK_ROWS, self._used))
+                yield _Product(first, texts, words, rows, texts.rows @ self._rows[rows].T)
+
+    def _likely(self, product: _Product) -> tuple[Rows, Rows]:
+        """The pairs that may reach the threshold, as texts and rows: no others do."""
+        _, texts, words, rows, fits = product
+        _add_words(fits, words, self._postings[rows.start // _BLOCK_ROWS], self._gains[rows])
+        passages, row = np.divmod(np.flatnonzero(fits >= self._levels[rows]), fits.shape[1])
+        pairs = np.unique(texts.owner[passages] * self._used + rows.start + row)
+        return np.divmod(pairs, self._used)
 
     def _met(self, texts: Texts, of: Rows, rows: Rows) -> Iterator[tuple[int, Met]]:
         """What texts meet of some pairs, each with its text."""
@@ -232,6 +250,15 @@ class NeedIndex(NeedsByAgent):
         self._foreign.discard(row)
         self._levels[row] = np.inf
         self._free.append(row)
+
+
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The same items; while one is used, another thread computes the next."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
 
 
 def _add_words(fits: Vector, words: _Words, postings: Postings, gains: NDArray[np.float32]) -> None:
