@@ -121,13 +121,14 @@ class NeedIndex(NeedsByAgent):
 
     def background_changed(self) -> None:
         """Follows a new background of the data index."""
+        self.version += 1
         rows = list(self._terms)
         self._set_baselines(rows, [self._need(row) for row in rows])
 
     def scan(self, encodings: Sequence[Encoding]) -> list[list[Met]]:
         """The needs that each text meets, best first."""
         found: list[list[Met]] = [[] for _ in encodings]
-        if not self._terms:
+        if not self._terms or not encodings:
             return found
         blocks = list(_blocks([encoding.passages for encoding in encodings]))
         products = self._products(encodings, blocks)

@@ -20,6 +20,7 @@ class NeedsByAgent(ABC):
     """
 
     def __init__(self) -> None:
+        self.version = 0
         self._agents: dict[str, Agent] = {}
         self._row_of: dict[bytes, int] = {}
         self._agents_of: dict[int, dict[Place, dict[str, None]]] = {}
@@ -34,6 +35,7 @@ class NeedsByAgent(ABC):
 
     def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
         """Adds an agent with the encodings of its needs, or replaces it."""
+        self.version += 1
         agent_id, before = agent.agent_id, self._agents.get(agent.agent_id)
         places = dict.fromkeys(enumerate(agent.needs))
         old = dict.fromkeys(enumerate(before.needs)) if before else {}
@@ -54,6 +56,7 @@ class NeedsByAgent(ABC):
 
     def remove_agent(self, agent_id: str) -> None:
         """Removes an agent, if present."""
+        self.version += 1
         agent = self._agents.pop(agent_id, None)
         if agent is not None:
             self._release(agent_id, list(enumerate(agent.needs)))

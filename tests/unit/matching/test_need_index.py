@@ -147,4 +147,5 @@ def test_a_batch_of_any_size_takes_no_more_memory_than_a_block() -> None:
         tracemalloc.stop()
         return peak_bytes
 
-    assert peak(texts * 8) < 1.5 * peak(texts)
+    # One block, and the products of the next.
+    assert peak(texts * 8) < 3 * peak(texts)

@@ -44,6 +44,7 @@ class NeedIndex(NeedsByAgent):
 
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data index."""
+        self.version += 1
         if change != NO_CHANGE:
             self._baselines.clear()
             self._rivals.clear()
