@@ -154,6 +154,9 @@ class NeedIndex(NeedsByAgent):
             if need.exclude and need.excludes(data_key):
                 continue
             alone = (match,)
+            if len(agents) > 1 and by_agent.keys().isdisjoint(agents.keys()):
+                by_agent.update(dict.fromkeys(agents, alone))
+                continue
             for agent_id in agents:
                 better = by_agent.get(agent_id)
                 by_agent[agent_id] = alone if better is None else (*better, match)
