@@ -4,6 +4,7 @@ from benchmarks.bench import Case
 from benchmarks.cases import (
     archive,
     beside,
+    deciding,
     embedding,
     fanout,
     latency,
@@ -26,6 +27,7 @@ CASES: dict[str, Case] = {
     "store_memory": store_memory.run,
     "embedding": embedding.run,
     "matching": matching.run,
+    "deciding": deciding.run,
     "time": time_travel.run,
     "archive": archive.run,
     "beside": beside.run,

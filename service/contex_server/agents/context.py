@@ -219,7 +219,7 @@ class AgentContextReader:
             if delivery is not None and delivery.event >= sequence:
                 continue
             matches = tuple(
-                replace(match, threshold=agent.needs[match.need_index].threshold)
+                match._replace(threshold=agent.needs[match.need_index].threshold)
                 for match in wide_matches
             )
             reached = tuple(match for match in matches if match.score >= match.threshold)

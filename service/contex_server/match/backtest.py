@@ -170,7 +170,7 @@ class BacktestRunner:
                 continue
             summary.events_judged += 1
             delivered = tuple(
-                replace(match, threshold=query.needs[match.need_index].threshold)
+                match._replace(threshold=query.needs[match.need_index].threshold)
                 for match in matches
                 if match.score >= query.needs[match.need_index].threshold
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Container, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar, TypeVarTuple
@@ -182,7 +181,7 @@ class MatchEngine:
             quoted = description.quoted(match.passage)
             version = match.background_as_of if is_absolute(match.model) else as_of
             completed.append(
-                replace(match, path=quoted.path, passage_text=quoted.text, background_as_of=version)
+                match._replace(path=quoted.path, passage_text=quoted.text, background_as_of=version)
             )
         return tuple(completed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -77,7 +77,7 @@ class Feedback:
         explained = await self._queries.explain(
             project, need, data_key="", sequence=sequence, as_of=None, scope=scope
         )
-        match = asdict(replace(explained.explanation.match, need_index=need_index))
+        match = explained.explanation.match._replace(need_index=need_index)._asdict()
         match["background_as_of"] = str(match["background_as_of"])
         payload = orjson.dumps(
             {

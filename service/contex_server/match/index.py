@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import structlog
+from cachetools import LRUCache
 
 from contex_server.kernel.model import (
     BEGINNING,
@@ -29,6 +32,11 @@ log = structlog.get_logger(__name__)
 _LATEST_BYTES = 400
 """A datum's key and sequence, and their places in dictionaries."""
 
+_KEPT = 50_000
+"""What is kept of scans, in needs found: many updates of a datum leave its text as it was."""
+_KEPT_BYTES = 400
+"""A need found and its match."""
+
 MatchesByAgent = dict[str, tuple[Match, ...]]
 
 
@@ -46,11 +54,16 @@ class Index:
         self.data = rule.data()
         self.needs = rule.needs(self.data)
         self.latest: dict[str, LogSequence] = {}
+        # By digest, and the version of the needs that it holds for.
+        self._scanned: LRUCache[bytes, Any] = LRUCache(_KEPT, _size_of)
+        self._scanned_version = 0
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes; may be asked while the index is being changed."""
-        return self.data.nbytes + self.needs.nbytes + _LATEST_BYTES * len(self.latest)
+        indexes = self.data.nbytes + self.needs.nbytes
+        kept = _KEPT_BYTES * int(self._scanned.currsize)
+        return indexes + kept + _LATEST_BYTES * len(self.latest)
 
     def apply(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
         """Applies the latest events of data keys."""
@@ -91,7 +104,16 @@ class Index:
         All of them are judged against the data as of the last one.
         """
         self.apply(data_states(events), encodings)
-        return self._match(self.needs, events, encodings)
+        return self.match_only(events, encodings)
+
+    def match_only(
+        self, events: list[Event], encodings: dict[bytes, Encoding]
+    ) -> list[MatchesByAgent]:
+        """Matches events with the needs of all agents, against the data as they are; applies none.
+
+        Two events of one text share their matches.
+        """
+        return self._match(self.needs, self._scan, events, encodings)
 
     def match_alone(
         self,
@@ -103,7 +125,7 @@ class Index:
         """Matches events with one agent's needs, against the data as they are; applies none."""
         index = self.rule.needs(self.data)
         index.set_agent(agent, needs)
-        matched = self._match(index, events, encodings)
+        matched = self._match(index, partial(_scanned, index), events, encodings)
         return [matches.get(agent.agent_id, ()) for matches in matched]
 
     def search_new(
@@ -122,22 +144,47 @@ class Index:
         matched = {key for key, _ in self.data.search(everything, encodings, is_older)}
         return self.data.search(*now, lambda key: is_older(key) and key not in matched)
 
+    def _scan(self, texts: dict[bytes, Encoding]) -> dict[bytes, Any]:
+        """What the scan of the needs returns of each text."""
+        if self._scanned_version != self.needs.version:
+            self._scanned.clear()
+            self._scanned_version = self.needs.version
+        found = {digest: self._scanned[digest] for digest in texts if digest in self._scanned}
+        new = {digest: text for digest, text in texts.items() if digest not in found}
+        scanned = _scanned(self.needs, new)
+        for digest, each in scanned.items():
+            if _size_of(each) < _KEPT:
+                self._scanned[digest] = each
+        return found | scanned
+
     def _match(
-        self, needs: Needs, events: list[Event], encodings: dict[bytes, Encoding]
+        self,
+        needs: Needs,
+        scan: Callable[[dict[bytes, Encoding]], dict[bytes, Any]],
+        events: list[Event],
+        encodings: dict[bytes, Encoding],
     ) -> list[MatchesByAgent]:
         matched: list[MatchesByAgent] = [{} for _ in events]
         if not needs.needs:
             return matched
         texts = {d: encodings[d] for e in events if (d := e.text_digest) in encodings}
-        candidates = dict(zip(texts, needs.scan(list(texts.values())), strict=True))
+        found = scan(texts)
         for place, event in enumerate(events):
             digest = event.text_digest
             if digest in texts:
                 text = self.data.text(digest)
                 matched[place] = needs.match(
-                    texts[digest], candidates[digest], event.data_key, text.serial if text else None
+                    texts[digest], found[digest], event.data_key, text.serial if text else None
                 )
         return matched
+
+
+def _size_of(found: Any) -> int:
+    return 1 + len(found)
+
+
+def _scanned(needs: Needs, texts: dict[bytes, Encoding]) -> dict[bytes, Any]:
+    return dict(zip(texts, needs.scan(list(texts.values())), strict=True))
 
 
 def data_states(events: Iterable[Event]) -> list[KeyState]:

@@ -17,7 +17,7 @@ from contex_server.matching.background import Background, Baseline
 from contex_server.matching.changes import NO_CHANGE, SearchResult, TextChange, best_first
 from contex_server.matching.embedders.port import Vector
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.measure import Measured, cosines_of, different_words, rows_of
+from contex_server.matching.measure import Measured, Parts, cosines_of, different_words, rows_of
 from contex_server.matching.postings import Postings
 from contex_server.matching.score import (
     Floats,
@@ -215,24 +215,23 @@ class DataIndex:
                 for data_key in self.data_keys(int(ranking.serials[at]))
                 if not need.excludes(data_key) and admits(data_key)
             )
-            for _, data_key, at in heapq.nsmallest(need.max_matches, candidates):
-                match = self.match_of(need, index, ranking.baseline, ranking.measured, at)
-                by_key[data_key].append(match)
+            best = heapq.nsmallest(need.max_matches, candidates)
+            chosen = np.array([at for _, _, at in best], np.int64)
+            for (_, data_key, _), parts in zip(best, ranking.measured.parts(chosen), strict=True):
+                by_key[data_key].append(self.match_of(need, index, ranking.baseline, parts))
         result = [(data_key, best_first(matches)) for data_key, matches in by_key.items()]
         result.sort(key=lambda item: (-item[1][0].score, item[0]))
         return result
 
-    def match_of(
-        self, need: Need, need_index: int, baseline: Baseline, measured: Measured, at: int
-    ) -> Match:
+    def match_of(self, need: Need, need_index: int, baseline: Baseline, parts: Parts) -> Match:
         """What is known of a match without its event."""
         return Match(
             need_index,
             need.text,
-            float(probability(measured.log_odds[at])),
-            int(measured.passages[at]),
-            float(measured.cosines[at]),
-            float(measured.standing[at]),
+            parts.score,
+            parts.passage,
+            parts.cosine,
+            parts.standing,
             0.0,
             0.0,
             baseline.mean,
@@ -242,9 +241,9 @@ class DataIndex:
             self.scorer.name,
             self.background.data,
             self.background.sequence,
-            usual=float(measured.usual[at]),
-            coverage=float(measured.coverage[at]),
-            expected=float(measured.expected[at]),
+            usual=parts.usual,
+            coverage=parts.coverage,
+            expected=parts.expected,
         )
 
     def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +43,8 @@ def explain(
     (baseline,) = background.baselines([need_encoding])
     passages = measure(need_encoding.vectors[:1], [baseline], encoding, background, scorer)
     measured = passages.best(scorer)
-    match = data.match_of(need, 0, baseline, measured, 0)
+    (parts,) = measured.parts(np.array([0]))
+    match = data.match_of(need, 0, baseline, parts)
     scores = probability(
         scorer.log_odds(passages.fits[0], passages.coverage[0] - passages.expected[0])
     )
@@ -54,7 +54,7 @@ def explain(
         PassageScore(quote.path, quote.text, score, cosine, 0.0) for quote, score, cosine in rows
     ]
     chosen = listing[min(match.passage, len(listing) - 1)]
-    match = replace(match, path=chosen.path, passage_text=chosen.text)
+    match = match._replace(path=chosen.path, passage_text=chosen.text)
     terms = _term_hits(gist(need.text), encoding, data, baseline)
     excluded = need.excludes(event.data_key)
     matched = match.score >= need.threshold and not excluded

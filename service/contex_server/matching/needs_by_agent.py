@@ -5,17 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
-from contex_server.kernel.model import Agent
+from contex_server.kernel.model import Agent, Need
 from contex_server.matching.encoding import Encoding
+
+Place = tuple[int, Need]
+"""A need as an agent has it: its index among the agent's needs, and its settings."""
 
 
 class NeedsByAgent(ABC):
-    """Agents, and the rows of their needs; the index that inherits it keeps what a row holds."""
+    """Agents, and the rows of their needs; the index that inherits it keeps what a row holds.
+
+    Agents that have a need at the same index with the same settings get the same matches for it,
+    so a row keeps them together: a thousand of them take one decision, and one match.
+    """
 
     def __init__(self) -> None:
+        self.version = 0
         self._agents: dict[str, Agent] = {}
         self._row_of: dict[bytes, int] = {}
-        self._agents_of: dict[int, dict[str, list[int]]] = {}
+        self._agents_of: dict[int, dict[Place, dict[str, None]]] = {}
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -27,29 +35,32 @@ class NeedsByAgent(ABC):
 
     def set_agent(self, agent: Agent, needs: Sequence[Encoding]) -> None:
         """Adds an agent with the encodings of its needs, or replaces it."""
-        indexes_of: dict[bytes, list[int]] = {}
-        for index, need in enumerate(agent.needs):
-            indexes_of.setdefault(need.digest, []).append(index)
-        new = [digest for digest in indexes_of if digest not in self._row_of]
-        rows = self._add([needs[indexes_of[digest][0]] for digest in new])
-        for digest, row in zip(new, rows, strict=True):
+        self.version += 1
+        agent_id, before = agent.agent_id, self._agents.get(agent.agent_id)
+        places = dict.fromkeys(enumerate(agent.needs))
+        old = dict.fromkeys(enumerate(before.needs)) if before else {}
+        new: dict[bytes, Encoding] = {}
+        for need, encoding in zip(agent.needs, needs, strict=True):
+            if need.digest not in self._row_of:
+                new.setdefault(need.digest, encoding)
+        for digest, row in zip(new, self._add(list(new.values())), strict=True):
             self._row_of[digest] = row
             self._agents_of[row] = {}
-        for digest, indexes in indexes_of.items():
-            self._agents_of[self._row_of[digest]][agent.agent_id] = indexes
-        before = self._agents.get(agent.agent_id)
-        self._agents[agent.agent_id] = agent
-        dropped = {need.digest for need in before.needs} - indexes_of.keys() if before else set()
-        self._release(agent.agent_id, dropped)
-        self._thresholds_changed(indexes_of.keys() | dropped)
+        for place in places:
+            _, need = place
+            row = self._row_of[need.digest]
+            self._agents_of[row].setdefault(place, {})[agent_id] = None
+        self._agents[agent_id] = agent
+        self._release(agent_id, [place for place in old if place not in places])
+        self._thresholds_changed(need.digest for _, need in (places | old))
 
     def remove_agent(self, agent_id: str) -> None:
         """Removes an agent, if present."""
+        self.version += 1
         agent = self._agents.pop(agent_id, None)
         if agent is not None:
-            digests = {need.digest for need in agent.needs}
-            self._release(agent_id, digests)
-            self._thresholds_changed(digests)
+            self._release(agent_id, list(enumerate(agent.needs)))
+            self._thresholds_changed(need.digest for need in agent.needs)
 
     @abstractmethod
     def _add(self, needs: Sequence[Encoding]) -> list[int]:
@@ -65,22 +76,18 @@ class NeedsByAgent(ABC):
 
     def _thresholds_changed(self, digests: Iterable[bytes]) -> None:
         """Sets each need's threshold to the lowest that an agent has set."""
-        rows = [row for digest in digests if (row := self._row_of.get(digest)) is not None]
-        thresholds = [
-            min(
-                self._agents[agent_id].needs[index].threshold
-                for agent_id, indexes in self._agents_of[row].items()
-                for index in indexes
-            )
-            for row in rows
-        ]
+        rows = [row for digest in {*digests} if (row := self._row_of.get(digest)) is not None]
+        thresholds = [min(need.threshold for _, need in self._agents_of[row]) for row in rows]
         self._set_thresholds(rows, thresholds)
 
-    def _release(self, agent_id: str, digests: Iterable[bytes]) -> None:
-        for digest in digests:
-            row = self._row_of[digest]
-            agents = self._agents_of[row]
-            del agents[agent_id]
-            if not agents:
-                del self._agents_of[row], self._row_of[digest]
+    def _release(self, agent_id: str, places: Sequence[Place]) -> None:
+        for place in places:
+            _, need = place
+            row = self._row_of[need.digest]
+            agents_of = self._agents_of[row]
+            del agents_of[place][agent_id]
+            if not agents_of[place]:
+                del agents_of[place]
+            if not agents_of:
+                del self._agents_of[row], self._row_of[need.digest]
                 self._remove(row)

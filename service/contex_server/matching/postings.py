@@ -16,6 +16,7 @@ from contex_server.matching.terms import Terms
 
 MAX_SLOTS = 1 << 24
 _COUNT_BITS = 8
+_NOWHERE = array("I")
 _BYTES_EACH = 200
 """Memory of a list and its entry in the dictionary, without its items."""
 
@@ -73,12 +74,12 @@ class Postings:
         return (packed >> _COUNT_BITS).astype(np.int64), counts
 
     def slots(self, terms: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where several terms occur, all of which must be present.
+        """Where several terms occur.
 
         Returns:
-            The slots, term by term, and the number of slots of each.
+            The slots, term by term, and the number of slots of each: 0 for one that is absent.
         """
-        lists = [self._lists[term] for term in terms]
+        lists = [self._lists.get(term, _NOWHERE) for term in terms]
         sizes = np.fromiter(map(len, lists), np.int64, len(lists))
         packed = np.frombuffer(b"".join(lists), np.uint32)
         return (packed >> _COUNT_BITS).astype(np.int64), sizes

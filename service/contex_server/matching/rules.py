@@ -66,7 +66,13 @@ class Data(Protocol):
 
 
 class Needs(Protocol):
-    """The needs that are matched with them; what `scan` returns of a text is for `match`."""
+    """The needs that are matched with them; what `scan` returns of a text is for `match`.
+
+    Attributes:
+        version: Changes whenever `scan` may return something else than before.
+    """
+
+    version: int
 
     @property
     def needs(self) -> int: ...

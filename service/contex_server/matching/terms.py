@@ -88,7 +88,7 @@ class Terms:
         return look_up(ids, self.ids, self.counts)
 
 
-def look_up(ids: TermIds, known: TermIds, values: NDArray[Any]) -> NDArray[np.float64]:
+def look_up(ids: NDArray[Any], known: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
     """The values of terms among known ones, which ascend; 0 where a term is unknown."""
     if not len(known):
         return np.zeros(len(ids))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from contex_server.kernel.model import Match
 from contex_server.matching.explain import _change
@@ -19,7 +17,7 @@ TERMS = (TermHit("ill", "ill", 0.5, 0.0), TermHit("zoo", "zoo", 0.5, 0.5))
     ],
 )
 def test_the_threshold_that_is_named_would_be_reached(score: float, told: str) -> None:
-    assert f"What would change that:{told}" in _change(False, replace(MATCH, score=score), TERMS)
+    assert f"What would change that:{told}" in _change(False, MATCH._replace(score=score), TERMS)
 
 
 def test_what_matches_needs_no_change() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from contex_server.kernel.model import Event, Match, Need
@@ -59,7 +57,7 @@ def explain(
     match = data.match_of(
         need, 0, baseline, best, (float(cosines[best]), *parts), float(scores[best])
     )
-    match = replace(match, background_as_of=as_of, path=chosen.path, passage_text=chosen.text)
+    match = match._replace(background_as_of=as_of, path=chosen.path, passage_text=chosen.text)
     terms = _term_hits(need.text, encoding, best, data, mass)
     excluded = need.excludes(event.data_key)
     matched = match.score >= need.threshold and not excluded

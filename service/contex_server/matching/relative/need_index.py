@@ -44,6 +44,7 @@ class NeedIndex(NeedsByAgent):
 
     def changed(self, change: TextChange) -> None:
         """Follows a change of the data index."""
+        self.version += 1
         if change != NO_CHANGE:
             self._baselines.clear()
             self._rivals.clear()
@@ -83,13 +84,11 @@ class NeedIndex(NeedsByAgent):
             score = float(self._scorer.score(standing[index], lexical[index], np.array(share)))
             parts = cosines[index], standing[index], lexical[index], share
             passage = int(best[index])
-            for agent_id, indexes in self._agents_of[row].items():
-                agent = self._agents[agent_id]
-                for need_index in indexes:
-                    need = agent.needs[need_index]
-                    if score < need.threshold or need.excludes(data_key):
-                        continue
-                    match = self._data.match_of(need, need_index, baseline, passage, parts, score)
+            for (need_index, need), agents in self._agents_of[row].items():
+                if score < need.threshold or need.excludes(data_key):
+                    continue
+                match = self._data.match_of(need, need_index, baseline, passage, parts, score)
+                for agent_id in agents:
                     by_agent[agent_id].append(match)
         return {agent_id: best_first(matches) for agent_id, matches in by_agent.items()}
 
